@@ -1,0 +1,23 @@
+/* compiler.h - the only place where compiler-specific syntax lives. */
+#ifndef FV_COMPILER_H
+#define FV_COMPILER_H
+
+#if defined(__GNUC__)
+#define FV_RESTRICT __restrict__
+#define FV_ALIGNED(n) __attribute__((aligned(n)))
+#define FV_INLINE static inline __attribute__((always_inline))
+#define FV_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#define FV_LIKELY(x) __builtin_expect(!!(x), 1)
+#define FV_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#else
+#define FV_RESTRICT
+#define FV_ALIGNED(n)
+#define FV_INLINE static inline
+#define FV_PRINTF(fmt, args)
+#define FV_LIKELY(x) (x)
+#define FV_UNLIKELY(x) (x)
+#endif
+
+#define FV_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+
+#endif

@@ -1,0 +1,136 @@
+/* engine.h - what the engines and the core's own files share beyond fovea.h. Not installed.
+ *
+ * Errors, checked sizes, memory, atomic files, JSON, hashes. Include it from .c files only. */
+#ifndef FV_ENGINE_H
+#define FV_ENGINE_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "compiler.h"
+#include "fovea.h"
+
+/* ---- Errors -----------------------------------------------------------------------------------
+ * return fv_fail(ctx, FV_ERR_SHAPE, "linear: x has %d columns, weight expects %d", a, b);
+ * One sentence, lower case start, what + where + what to do. ctx may be NULL (message is lost). */
+fv_status fv_fail(fv_ctx *ctx, fv_status status, const char *fmt, ...) FV_PRINTF(3, 4);
+fv_status fv_failv(fv_ctx *ctx, fv_status status, const char *fmt, va_list ap);
+/* Put `prefix: ` before the current message and return status (adds where it happened). */
+fv_status fv_fail_in(fv_ctx *ctx, fv_status status, const char *fmt, ...) FV_PRINTF(3, 4);
+
+#define FV_TRY(expr)                              \
+    do {                                          \
+        fv_status fv_try_s_ = (expr);             \
+        if (fv_try_s_ != FV_OK) return fv_try_s_; \
+    } while (0)
+/* The same inside a function with a local `fv_status s` and a label `fail`. */
+#define FV_TRY_GOTO(expr)                \
+    do {                                 \
+        s = (expr);                      \
+        if (s != FV_OK) goto fail;       \
+    } while (0)
+
+/* FV_ERR_CANCELLED if fv_ctx_cancel was called; else calls progress (if set) and obeys it. */
+fv_status fv_report(fv_ctx *ctx, const char *stage, uint64_t done, uint64_t total, const char *detail);
+bool fv_ctx_cancelled(const fv_ctx *ctx);
+
+/* ---- Sizes: true on success, false on overflow (then *out = 0) --------------------------------- */
+FV_INLINE bool fv_mul_size(size_t a, size_t b, size_t *out)
+{
+    if (a != 0 && b > SIZE_MAX / a) { *out = 0; return false; }
+    *out = a * b;
+    return true;
+}
+FV_INLINE bool fv_add_size(size_t a, size_t b, size_t *out)
+{
+    if (b > SIZE_MAX - a) { *out = 0; return false; }
+    *out = a + b;
+    return true;
+}
+
+/* ---- Memory: counted, capped, 64-byte aligned unless said ---------------------------------------
+ * All return NULL on failure with the context's message set. fv_free (fovea.h) releases. */
+void *fv_alloc(fv_ctx *ctx, size_t bytes);
+void *fv_calloc(fv_ctx *ctx, size_t count, size_t size); /* zeroed, overflow-checked */
+void *fv_realloc(fv_ctx *ctx, void *ptr, size_t old_bytes, size_t new_bytes); /* old stays on failure */
+char *fv_strdup(fv_ctx *ctx, const char *s);
+char *fv_format(fv_ctx *ctx, const char *fmt, ...) FV_PRINTF(2, 3); /* printf into owned memory */
+
+/* ---- Files ------------------------------------------------------------------------------------- */
+/* Read or map a whole file. Map: read-only, private; unmap with fv_unmap. Empty files map to
+ * size 0 with a non-NULL pointer. */
+typedef struct fv_mapping { const uint8_t *data; size_t size; } fv_mapping;
+fv_status fv_map_file(fv_ctx *ctx, fv_mapping *out, const char *path);
+void fv_unmap(fv_mapping *m);
+fv_status fv_read_file(fv_ctx *ctx, const char *path, uint64_t max_bytes, uint8_t **out, size_t *size);
+
+/* Atomic output: write to PATH.tmp.PID in the same folder, fsync, rename, fsync the folder.
+ * abort (or a failure of commit) removes the temporary file. When overwrite is 0 and the file
+ * exists, open and commit fail with FV_ERR_EXISTS. A path that is a device or pipe (/dev/full,
+ * /dev/stdout) is written directly. */
+typedef struct fv_out_file fv_out_file;
+fv_status fv_out_open(fv_ctx *ctx, fv_out_file **out, const char *path, int overwrite);
+fv_status fv_out_write(fv_out_file *f, const void *data, size_t size);
+fv_status fv_out_printf(fv_out_file *f, const char *fmt, ...) FV_PRINTF(2, 3);
+fv_status fv_out_commit(fv_out_file **f);
+void fv_out_abort(fv_out_file **f);
+/* The three in one. */
+fv_status fv_write_file(fv_ctx *ctx, const char *path, const void *data, size_t size, int overwrite);
+
+/* ---- Hashes ------------------------------------------------------------------------------------ */
+uint32_t fv_crc32(uint32_t crc, const void *data, size_t size);  /* zlib's polynomial; start with 0 */
+uint32_t fv_crc32c(uint32_t crc, const void *data, size_t size); /* Castagnoli; start with 0        */
+typedef struct fv_sha256 { uint32_t h[8]; uint64_t bytes; uint8_t block[64]; } fv_sha256;
+void fv_sha256_init(fv_sha256 *s);
+void fv_sha256_update(fv_sha256 *s, const void *data, size_t size);
+void fv_sha256_final(fv_sha256 *s, uint8_t out[32]);
+void fv_hex(const uint8_t *bytes, size_t n, char *out); /* out: 2n + 1 chars */
+
+/* ---- JSON: strict reader for headers, small writer --------------------------------------------- */
+typedef enum { FV_JSON_NULL, FV_JSON_BOOL, FV_JSON_NUMBER, FV_JSON_STRING, FV_JSON_ARRAY, FV_JSON_OBJECT } fv_json_type;
+typedef struct fv_json {       /* nodes live in one array inside fv_json_doc */
+    fv_json_type type;
+    const char *key;           /* member name or NULL; NUL-terminated, unescaped UTF-8 */
+    const char *str;           /* strings: text; numbers: the literal */
+    size_t str_bytes;          /* without the NUL; strings with embedded NUL are refused */
+    double num;                /* numbers; booleans 0/1 */
+    uint32_t first_child, next, count; /* node indices, 0 = none */
+} fv_json;
+typedef struct fv_json_doc fv_json_doc;
+/* Limits: nesting 64, nodes max_nodes (0 = 8 million). Duplicate keys, bad UTF-8, trailing text: error. */
+fv_status fv_json_parse(fv_ctx *ctx, fv_json_doc **out, const char *text, size_t size, size_t max_nodes);
+void fv_json_free(fv_json_doc **doc);
+const fv_json *fv_json_root(const fv_json_doc *doc);
+const fv_json *fv_json_first(const fv_json_doc *doc, const fv_json *parent); /* NULL if none */
+const fv_json *fv_json_next(const fv_json_doc *doc, const fv_json *node);
+const fv_json *fv_json_get(const fv_json_doc *doc, const fv_json *object, const char *key);
+/* Whole number without loss (|value| < 2^63, no fraction or exponent); false otherwise. */
+bool fv_json_int(const fv_json *n, int64_t *out);
+
+/* Growing text buffer; used for JSON output and messages. Errors stick: check at the end. */
+typedef struct fv_text { fv_ctx *ctx; char *data; size_t size, capacity; fv_status status; } fv_text;
+void fv_text_init(fv_text *t, fv_ctx *ctx);
+void fv_text_printf(fv_text *t, const char *fmt, ...) FV_PRINTF(2, 3);
+void fv_text_json_string(fv_text *t, const char *s); /* quoted and escaped */
+void fv_text_free(fv_text *t);
+
+/* ---- Numbers ----------------------------------------------------------------------------------- */
+FV_INLINE float fv_bf16_to_f32(uint16_t h)
+{
+    union { uint32_t u; float f; } v = { (uint32_t)h << 16 };
+    return v.f;
+}
+FV_INLINE uint16_t fv_f32_to_bf16(float f) /* nearest even; NaN stays NaN */
+{
+    union { float f; uint32_t u; } v = { f };
+    if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((v.u >> 16) | 0x40u);
+    return (uint16_t)((v.u + 0x7fffu + ((v.u >> 16) & 1u)) >> 16);
+}
+float fv_f16_to_f32(uint16_t h);
+uint16_t fv_f32_to_f16(float f);
+
+/* Seconds of a monotonic clock. */
+double fv_now(void);
+
+#endif

@@ -1,0 +1,547 @@
+/* fovea.h - public interface of the tensor and kernel core.
+ *
+ * Order of this header: version and status, context, tensors, random numbers, images, model files,
+ * data sets, metrics and plots, then the tape (recorded ops), plans (allocation-free execution) and
+ * training. The engines (fovea_diffusion.h, ...) stand on it; most applications need only an engine
+ * header and sections 1, 2 and 5 of this one.
+ *
+ * Rules that hold everywhere:
+ * - Every function that can fail returns an fv_status. fv_ctx_error(ctx) then holds one sentence
+ *   that says what failed, where, and what to do.
+ * - The library never prints, exits or aborts, has no global mutable state, and reads no environment
+ *   variable. Files are written to a temporary name in the same folder, fsynced and renamed.
+ * - Create and open functions return the new handle through their first parameter after the
+ *   context; on failure it is NULL. Destroy and close functions take the handle's address, accept
+ *   NULL, and set it to NULL.
+ * - Option structs start with struct_size (use the _INIT macros); zero means default.
+ * - A context belongs to one thread at a time; different contexts are independent and may run
+ *   concurrently. Opened models are immutable and may be shared by contexts.
+ * - CPU parallelism is OpenMP: do not fork() between two uses of a context with threads > 1.
+ */
+#ifndef FOVEA_H
+#define FOVEA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define FV_API __attribute__((visibility("default")))
+#define FV_NODISCARD __attribute__((warn_unused_result))
+#else
+#define FV_API
+#define FV_NODISCARD
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- 1. Version and status -------------------------------------------------------------------- */
+
+#define FV_VERSION_MAJOR 0
+#define FV_VERSION_MINOR 1
+#define FV_VERSION_PATCH 0
+#define FV_VERSION_STRING "0.1.0"
+#define FV_VERSION_NUMBER (FV_VERSION_MAJOR * 10000 + FV_VERSION_MINOR * 100 + FV_VERSION_PATCH)
+
+/* Version of the library that is running, to compare with FV_VERSION_NUMBER. */
+FV_API int fv_version(void);
+FV_API const char *fv_version_string(void);
+
+/* One list for all engines; numbers never change meaning. 1-19 caller, 20-39 input data,
+ * 40-59 environment, 60+ internal. */
+typedef enum fv_status {
+    FV_OK = 0,
+    FV_ERR_ARG = 1,         /* an argument is out of range or NULL                       */
+    FV_ERR_SHAPE = 2,       /* tensor shapes do not fit together                         */
+    FV_ERR_DTYPE = 3,       /* element type not accepted here                            */
+    FV_ERR_CAPACITY = 4,    /* a fixed capacity or buffer is too small                   */
+    FV_ERR_UNSUPPORTED = 5, /* valid, but this build or device does not do it            */
+    FV_ERR_INPLACE = 6,     /* a tensor needed for backward was overwritten              */
+    FV_ERR_STATE = 7,       /* calls in the wrong order                                  */
+    FV_ERR_EXISTS = 8,      /* output exists and overwriting was not allowed             */
+    FV_ERR_UNKNOWN = 9,     /* an unknown name (class, sampler, key, preset)             */
+    FV_ERR_FORMAT = 20,     /* input is corrupt or not of the expected format            */
+    FV_ERR_TRUNCATED = 21,  /* input ends too early                                      */
+    FV_ERR_VERSION = 22,    /* a format version that this library does not read          */
+    FV_ERR_LIMIT = 23,      /* input exceeds a limit (pixels, header bytes, tensors)     */
+    FV_ERR_MODEL = 24,      /* not the model that this file or call needs                */
+    FV_ERR_CHECKSUM = 25,   /* stored checksum differs                                   */
+    FV_ERR_OOM = 40,        /* out of memory, or the caller's memory cap is reached      */
+    FV_ERR_DEVICE = 41,     /* device missing or failed                                  */
+    FV_ERR_IO = 42,         /* reading or writing failed (message has the system's text) */
+    FV_ERR_CANCELLED = 43,  /* progress callback or fv_ctx_cancel asked to stop          */
+    FV_ERR_COMM = 44,       /* communication between ranks failed                        */
+    FV_ERR_NOT_FOUND = 45,  /* file or folder does not exist                             */
+    FV_ERR_INTERNAL = 60,   /* a bug in fovea                                            */
+    FV_ERR_NUMERIC = 61     /* NaN or infinity where none may be                         */
+} fv_status;
+
+/* Short name such as "FV_ERR_SHAPE"; "FV_ERR_?" for a number that is not in the list. */
+FV_API const char *fv_status_name(fv_status s);
+
+/* ---- 2. Context ------------------------------------------------------------------------------- */
+
+typedef struct fv_ctx fv_ctx;
+
+/* The host application's heap. alloc returns NULL on failure; align is a power of two >= 16.
+ * Must be callable from any thread. */
+typedef struct fv_allocator {
+    void *(*alloc)(void *user, size_t bytes, size_t align);
+    void (*free)(void *user, void *ptr); /* ptr may be NULL */
+    void *user;
+} fv_allocator;
+
+/* Progress of a long call. total is 0 when unknown. Return nonzero to stop: the call then returns
+ * FV_ERR_CANCELLED within one step. Called on the thread that made the call. */
+typedef struct fv_progress {
+    const char *stage;  /* "sampling", "calibrating", "training", ... static string            */
+    uint64_t done, total;
+    const char *detail; /* one short line for people (loss, file name) or NULL; valid in the call */
+} fv_progress;
+typedef int (*fv_progress_fn)(void *user, const fv_progress *p);
+
+typedef enum fv_device { FV_DEVICE_AUTO = 0, FV_DEVICE_CPU = 1, FV_DEVICE_CUDA = 2 } fv_device;
+
+/* CPU features; a context uses those that exist and are not masked out. */
+enum {
+    FV_CPU_AVX2 = 1u << 0,        /* AVX2 + FMA + F16C                      */
+    FV_CPU_AVX512 = 1u << 1,      /* AVX-512 F, BW, VL, DQ                  */
+    FV_CPU_AVX512VNNI = 1u << 2,
+    FV_CPU_AVX512BF16 = 1u << 3
+};
+FV_API uint32_t fv_cpu_features(void);
+
+typedef struct fv_ctx_options {
+    size_t struct_size;
+    fv_device device;
+    int threads;                /* 0 = all cores this process may use                          */
+    uint32_t cpu_disable;       /* FV_CPU_* bits not to use (tests, comparisons)               */
+    uint64_t memory_cap_bytes;  /* 0 = none; allocations beyond it fail with FV_ERR_OOM        */
+    const fv_allocator *alloc;  /* NULL = the C library's; copied                              */
+    fv_progress_fn progress;    /* may be NULL                                                 */
+    void *user;                 /* passed to progress                                          */
+} fv_ctx_options;
+#define FV_CTX_OPTIONS_INIT { .struct_size = sizeof(fv_ctx_options) }
+
+/* opts may be NULL. The only failure without a context to ask is out of memory or bad options. */
+FV_API FV_NODISCARD fv_status fv_ctx_create(fv_ctx **out, const fv_ctx_options *opts);
+FV_API void fv_ctx_destroy(fv_ctx **ctx);
+/* Message of the last failure in this context, "" if none; valid until the next call with it. */
+FV_API const char *fv_ctx_error(const fv_ctx *ctx);
+/* From any thread or signal handler: the running call stops within one step (FV_ERR_CANCELLED).
+ * Stays set until fv_ctx_uncancel. */
+FV_API void fv_ctx_cancel(fv_ctx *ctx);
+FV_API void fv_ctx_uncancel(fv_ctx *ctx);
+FV_API int fv_ctx_threads(const fv_ctx *ctx);
+FV_API fv_device fv_ctx_device(const fv_ctx *ctx);
+/* Features in use by this context. */
+FV_API uint32_t fv_ctx_cpu(const fv_ctx *ctx);
+
+typedef struct fv_memory_stats {
+    uint64_t current_bytes, peak_bytes; /* through this context's allocator */
+    uint64_t allocations;               /* calls so far; constant during inference loops */
+} fv_memory_stats;
+FV_API void fv_ctx_memory(const fv_ctx *ctx, fv_memory_stats *out);
+/* peak := current, for measuring one phase. */
+FV_API void fv_ctx_memory_reset_peak(fv_ctx *ctx);
+
+/* ---- 3. Tensors ------------------------------------------------------------------------------- */
+
+typedef enum fv_dtype {
+    FV_F32 = 0, FV_BF16 = 1, FV_I8 = 2, FV_I32 = 3, FV_F64 = 4, FV_F16 = 5,
+    FV_I64 = 6, FV_I16 = 7, FV_U16 = 8, FV_U8 = 9, FV_DTYPE_COUNT = 10
+} fv_dtype;
+FV_API size_t fv_dtype_size(fv_dtype t);        /* bytes per element */
+FV_API const char *fv_dtype_name(fv_dtype t);   /* "f32", "bf16", ... */
+
+#define FV_MAX_DIMS 6
+
+/* Contiguous row-major array; the last dimension varies fastest. A plain view: it never owns. */
+typedef struct fv_tensor {
+    void *data;
+    fv_dtype dtype;
+    int ndim;
+    int64_t dim[FV_MAX_DIMS];
+} fv_tensor;
+
+/* Elements (1 for ndim 0), -1 if a dimension is negative or the product overflows. */
+FV_API int64_t fv_tensor_count(const fv_tensor *t);
+/* Copy n elements with conversion (round to nearest even; integers saturate); no aliasing. */
+FV_API FV_NODISCARD fv_status fv_convert(fv_ctx *ctx, fv_dtype src_type, const void *src, int64_t n,
+                                         fv_dtype dst_type, void *dst);
+
+/* ---- 4. Random numbers ------------------------------------------------------------------------ */
+
+/* Philox4x32-10, counter based: a value depends on (seed, stream, sample, index) alone, never on
+ * thread count, order of calls or device. Streams keep uses apart. */
+enum { FV_STREAM_INIT = 1, FV_STREAM_SHUFFLE, FV_STREAM_AUGMENT, FV_STREAM_TIMESTEP, FV_STREAM_NOISE,
+       FV_STREAM_DROPOUT, FV_STREAM_CLASS_DROP, FV_STREAM_GUMBEL, FV_STREAM_SAMPLING, FV_STREAM_USER = 64 };
+
+/* 4 x 32 random bits for block number `block` (Salmon et al. 2011). */
+FV_API void fv_philox(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t block, uint32_t out[4]);
+FV_API void fv_rand_u32(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t first, int64_t n, uint32_t *out);
+/* Uniform in [0,1), 24 bits. Element i of the stream is out[i - first]. */
+FV_API void fv_rand_uniform(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t first, int64_t n, float *out);
+/* Standard normal by Box-Muller with our own polynomial log/sincos: same values on every machine. */
+FV_API void fv_rand_normal(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t first, int64_t n, float *out);
+/* Position i of a keyed pseudo-random permutation of [0, n) (cycle-walking Feistel); O(1). */
+FV_API uint64_t fv_rand_permute(uint64_t seed, uint64_t epoch, uint64_t n, uint64_t i);
+
+/* ---- 5. Images -------------------------------------------------------------------------------- */
+
+/* Interleaved rows from the top. depth 8: uint8_t; depth 16: uint16_t in machine byte order. */
+typedef struct fv_image {
+    int width, height;
+    int channels;           /* 1 grey, 2 grey+alpha, 3 RGB, 4 RGBA */
+    int depth;              /* 8 or 16 */
+    size_t stride_bytes;
+    void *pixels;           /* owned; release with fv_image_free */
+    /* Optional, owned, may be NULL. Text keys are Latin-1 keywords, values UTF-8. */
+    uint8_t *icc;   size_t icc_bytes;
+    uint8_t *exif;  size_t exif_bytes;
+    char **text;    int text_count; /* key, value, key, value: 2 * text_count strings */
+} fv_image;
+
+typedef enum fv_image_format {
+    FV_IMAGE_UNKNOWN = 0, FV_IMAGE_PNG, FV_IMAGE_JPEG, FV_IMAGE_WEBP, FV_IMAGE_PNM
+} fv_image_format;
+
+typedef struct fv_image_read_options {
+    size_t struct_size;
+    int channels;           /* convert to 1..4; 0 = as stored (palette and low depths expand)  */
+    int depth;              /* convert to 8 or 16; 0 = as stored                               */
+    float background[3];    /* colour under alpha when channels 1 or 3 is asked, 0..1 (default black) */
+    uint64_t max_pixels;    /* refuse larger images; 0 = FV_IMAGE_MAX_PIXELS                    */
+    int keep_metadata;      /* fill icc, exif and text                                          */
+} fv_image_read_options;
+#define FV_IMAGE_READ_OPTIONS_INIT { .struct_size = sizeof(fv_image_read_options) }
+#define FV_IMAGE_MAX_PIXELS 268435456u
+
+typedef struct fv_image_write_options {
+    size_t struct_size;
+    fv_image_format format; /* UNKNOWN = by the file's suffix (.png .jpg .jpeg .webp .ppm .pgm .pnm) */
+    int quality;            /* JPEG and lossy WebP 1..100; 0 = 90                               */
+    int lossless;           /* WebP lossless                                                    */
+    int overwrite;          /* 0 = FV_ERR_EXISTS when the file is there                         */
+    int effort;             /* PNG zlib level / WebP method; 0 = default                        */
+} fv_image_write_options;
+#define FV_IMAGE_WRITE_OPTIONS_INIT { .struct_size = sizeof(fv_image_write_options) }
+
+/* Allocate zeroed pixels. All image memory comes from ctx's allocator. */
+FV_API FV_NODISCARD fv_status fv_image_create(fv_ctx *ctx, fv_image *out, int width, int height, int channels, int depth);
+FV_API void fv_image_free(fv_ctx *ctx, fv_image *img);
+/* Add a text entry (copied). */
+FV_API FV_NODISCARD fv_status fv_image_add_text(fv_ctx *ctx, fv_image *img, const char *key, const char *value);
+FV_API const char *fv_image_text(const fv_image *img, const char *key); /* NULL if absent */
+FV_API fv_image_format fv_image_sniff(const void *bytes, size_t size);
+/* The format is found from the content. Hostile input gives a status, never undefined behaviour;
+ * *out is zeroed on failure. */
+FV_API FV_NODISCARD fv_status fv_image_decode(fv_ctx *ctx, fv_image *out, const void *bytes, size_t size, const fv_image_read_options *opts);
+FV_API FV_NODISCARD fv_status fv_image_read(fv_ctx *ctx, fv_image *out, const char *path, const fv_image_read_options *opts);
+/* *bytes is owned by the caller: fv_free(ctx, bytes). */
+FV_API FV_NODISCARD fv_status fv_image_encode(fv_ctx *ctx, const fv_image *img, const fv_image_write_options *opts, uint8_t **bytes, size_t *size);
+/* Atomic: the file appears complete or not at all. */
+FV_API FV_NODISCARD fv_status fv_image_write(fv_ctx *ctx, const fv_image *img, const char *path, const fv_image_write_options *opts);
+typedef enum fv_filter { FV_FILTER_BOX = 0, FV_FILTER_BILINEAR, FV_FILTER_BICUBIC /* a=-0.5 */, FV_FILTER_LANCZOS3, FV_FILTER_NEAREST } fv_filter;
+/* Antialiased separable resize, as PIL does it; same channels and depth. */
+FV_API FV_NODISCARD fv_status fv_image_resize(fv_ctx *ctx, fv_image *out, const fv_image *in, int width, int height, fv_filter filter);
+/* Copy a rectangle (must lie inside). */
+FV_API FV_NODISCARD fv_status fv_image_crop(fv_ctx *ctx, fv_image *out, const fv_image *in, int x, int y, int width, int height);
+/* n images of equal size -> one grid with `columns` columns (0 = near square) and `gap` pixels between. */
+FV_API FV_NODISCARD fv_status fv_image_grid(fv_ctx *ctx, fv_image *out, const fv_image *imgs, int n, int columns, int gap);
+/* HWC float <-> pixels: value = lo + (hi - lo) * pixel / max; on the way back clamped and rounded. */
+FV_API void fv_image_to_float(const fv_image *img, float lo, float hi, float *hwc);
+FV_API void fv_image_from_float(fv_image *img, float lo, float hi, const float *hwc);
+
+/* Memory handed out by the library (fv_image_encode, ...). */
+FV_API void fv_free(fv_ctx *ctx, void *ptr);
+
+/* ---- 6. Model files --------------------------------------------------------------------------- */
+
+/* A safetensors file (memory-mapped) or a PyTorch checkpoint (zip or legacy; tensors only, nothing
+ * is executed); the content decides. Immutable after opening, so it may be shared by threads.
+ * Every offset, size and name is checked at open: later calls cannot read outside the file. */
+typedef struct fv_model fv_model;
+
+typedef struct fv_model_options {
+    size_t struct_size;
+    uint64_t max_header_bytes;  /* 0 = 100 MiB   */
+    uint32_t max_tensors;       /* 0 = 1,000,000 */
+} fv_model_options;
+#define FV_MODEL_OPTIONS_INIT { .struct_size = sizeof(fv_model_options) }
+
+/* A shard NAME-00001-of-00003.safetensors opens all shards. */
+FV_API FV_NODISCARD fv_status fv_model_open(fv_ctx *ctx, fv_model **out, const char *path, const fv_model_options *opts);
+/* From memory; `bytes` must outlive the model (embedded models, tests). */
+FV_API FV_NODISCARD fv_status fv_model_open_memory(fv_ctx *ctx, fv_model **out, const void *bytes, size_t size, const fv_model_options *opts);
+FV_API void fv_model_close(fv_model **m);
+FV_API int fv_model_count(const fv_model *m);
+FV_API const char *fv_model_name(const fv_model *m, int i);
+/* View into the mapping, valid until close. *out zeroed if absent (returns 0), else returns 1.
+ * Alignment of data is only that of the file: convert or copy where SIMD loads need more. */
+FV_API int fv_model_find(const fv_model *m, const char *name, fv_tensor *out);
+FV_API void fv_model_tensor(const fv_model *m, int i, fv_tensor *out);
+/* Metadata value (safetensors __metadata__), NULL if absent. */
+FV_API const char *fv_model_meta(const fv_model *m, const char *key);
+FV_API int fv_model_meta_count(const fv_model *m);
+FV_API void fv_model_meta_at(const fv_model *m, int i, const char **key, const char **value);
+/* SHA-256 over sorted tensor names, types, shapes and bytes: identity independent of layout, file
+ * format and metadata. Reads the whole file once. */
+FV_API void fv_model_hash(const fv_model *m, uint8_t sha256[32]);
+
+/* Writer: add everything, then finish. Tensor data is read at finish, so it must stay valid. */
+typedef struct fv_model_writer fv_model_writer;
+FV_API FV_NODISCARD fv_status fv_model_writer_create(fv_ctx *ctx, fv_model_writer **out);
+FV_API FV_NODISCARD fv_status fv_model_writer_meta(fv_model_writer *w, const char *key, const char *value);
+FV_API FV_NODISCARD fv_status fv_model_writer_tensor(fv_model_writer *w, const char *name, const fv_tensor *t);
+/* Atomic write; tensors aligned to 64 bytes, sorted by the order of adding. */
+FV_API FV_NODISCARD fv_status fv_model_writer_finish(fv_model_writer *w, const char *path, int overwrite);
+FV_API void fv_model_writer_destroy(fv_model_writer **w);
+
+/* ---- 7. Image data sets ----------------------------------------------------------------------- */
+
+/* Labelled pictures for training: folders (class = first path component below the root), .tar,
+ * .tar.gz, .tar.xz; several sources may be joined. Class names may be merged or renamed. The
+ * compressed pictures are kept in memory; decoding runs on worker threads, a few batches ahead.
+ * Batches are a pure function of (options, step): any worker count, any rank layout, exact resume. */
+typedef struct fv_dataset fv_dataset;
+
+typedef enum fv_split { FV_SPLIT_ALL = 0, FV_SPLIT_TRAIN, FV_SPLIT_HELDOUT /* CRC32(path) % 20 == 7 */ } fv_split;
+
+typedef struct fv_dataset_options {
+    size_t struct_size;
+    const char *const *sources;   /* paths */
+    int source_count;
+    fv_split split;
+    int image_size;               /* side in pixels; short side is scaled, then square crop     */
+    int channels;                 /* 1 or 3; alpha is laid over `background`                     */
+    float background[3];          /* 0..1; default black: set 1,1,1 for white                   */
+    int flip;                     /* random horizontal flip                                     */
+    int random_crop;              /* crop position drawn; 0 = centre                            */
+    float crop_scale_min;         /* random scale in [crop_scale_min, 1] of the short side; 0 = 1 */
+    const char *const *class_map; /* pairs "from", "to": rename or merge classes ("to" "" drops);
+                                     a trailing * in "from" matches a prefix                     */
+    int class_map_count;          /* number of pairs                                            */
+    uint32_t min_per_class;       /* drop smaller classes                                       */
+    float class_balance;          /* 0 = as the data is, 1 = every class equally often          */
+    uint64_t seed;
+    int workers;                  /* decoding threads; 0 = 1; -1 = decode on the calling thread  */
+    int cache;                    /* keep decoded, resized pictures in memory (no random crop)   */
+    int rank, ranks;              /* ranks 0 = 1                                                */
+} fv_dataset_options;
+#define FV_DATASET_OPTIONS_INIT { .struct_size = sizeof(fv_dataset_options), .background = { 1, 1, 1 } }
+
+typedef struct fv_batch {
+    int64_t count;
+    float *images;    /* [count, size, size, channels] in [-1, 1]; owned by the data set, valid until
+                         the next fv_dataset_batch                                                */
+    int32_t *labels;  /* [count]                                                                  */
+    uint64_t *ids;    /* [count] index of the picture (identity for augmentation and statistics)  */
+} fv_batch;
+
+/* Unreadable pictures are skipped and counted; more than 1 % is FV_ERR_FORMAT naming the first. */
+FV_API FV_NODISCARD fv_status fv_dataset_open(fv_ctx *ctx, fv_dataset **out, const fv_dataset_options *opts);
+FV_API void fv_dataset_close(fv_dataset **ds);
+FV_API uint64_t fv_dataset_count(const fv_dataset *ds);
+FV_API int fv_dataset_classes(const fv_dataset *ds);
+FV_API const char *fv_dataset_class_name(const fv_dataset *ds, int label);
+FV_API uint64_t fv_dataset_class_count(const fv_dataset *ds, int label);
+/* Pictures that could not be read. */
+FV_API uint64_t fv_dataset_bad(const fv_dataset *ds);
+/* The batch of `step` (global batch = batch * ranks; position p of epoch e shows picture
+ * permute(seed, e, n, p)). Prefetches step + 1. */
+FV_API FV_NODISCARD fv_status fv_dataset_batch(fv_dataset *ds, uint64_t step, int batch, fv_batch *out);
+/* Picture i as stored in the set (no augmentation): for evaluation. hwc: [size, size, channels]. */
+FV_API FV_NODISCARD fv_status fv_dataset_get(fv_dataset *ds, uint64_t i, float *hwc, int32_t *label);
+/* SHA-256 of every source file, hex, one "hash  name" line each: the data manifest. Owned by ds. */
+FV_API const char *fv_dataset_manifest(const fv_dataset *ds);
+
+/* ---- 8. Metrics and plots --------------------------------------------------------------------- */
+
+/* Images of equal size and channels, 8 or 16 bit; alpha is ignored. */
+FV_API FV_NODISCARD fv_status fv_psnr(fv_ctx *ctx, const fv_image *a, const fv_image *b, double *db); /* equal: INFINITY */
+/* Wang et al. 2004: 11x11 Gaussian, sigma 1.5, on luma (BT.601); K 0.01, 0.03. */
+FV_API FV_NODISCARD fv_status fv_ssim(fv_ctx *ctx, const fv_image *a, const fv_image *b, double *ssim);
+/* Five scales; the short side must be at least 176 pixels. */
+FV_API FV_NODISCARD fv_status fv_ms_ssim(fv_ctx *ctx, const fv_image *a, const fv_image *b, double *ms_ssim);
+/* Xue et al. 2014, on luma; 0 = equal. */
+FV_API FV_NODISCARD fv_status fv_gmsd(fv_ctx *ctx, const fv_image *a, const fv_image *b, double *gmsd);
+
+/* Frechet distance |m1-m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2) between two sets of features [n, dim],
+ * computed in double with a symmetric eigen-solver. */
+FV_API FV_NODISCARD fv_status fv_frechet(fv_ctx *ctx, const float *a, int64_t na, const float *b, int64_t nb, int dim, double *out);
+
+typedef struct fv_curve { const char *name; const double *x, *y; int n; int dots; /* 1 = markers only */ } fv_curve;
+typedef struct fv_plot_options {
+    size_t struct_size;
+    const char *title, *x_label, *y_label;
+    int width, height;      /* 0 = 800 x 500 */
+    int log_x, log_y;
+} fv_plot_options;
+#define FV_PLOT_OPTIONS_INIT { .struct_size = sizeof(fv_plot_options) }
+/* Line plot with axes, ticks and legend (built-in bitmap font). */
+FV_API FV_NODISCARD fv_status fv_plot(fv_ctx *ctx, fv_image *out, const fv_curve *curves, int n, const fv_plot_options *opts);
+/* Matrix as a colour map [rows, cols] with a value scale (lo == hi: from the data). */
+FV_API FV_NODISCARD fv_status fv_plot_map(fv_ctx *ctx, fv_image *out, const float *v, int rows, int cols, double lo, double hi, const fv_plot_options *opts);
+/* Latin text into an image at x,y (top left); scale 1 = 6x12 pixels a character. */
+FV_API void fv_plot_text(fv_image *img, int x, int y, int scale, const uint8_t rgb[3], const char *text);
+
+/* ---- 9. Parameters, tape, plan ---------------------------------------------------------------- */
+
+/* A model is a C function that calls op functions on handles. The tape records one node per call,
+ * checks shapes and computes nothing. fv_plan_build then decides buffers, kernels and the backward
+ * order; fv_plan_forward / fv_plan_backward run it without allocating. The same model code serves
+ * training (one tape of everything) and inference (one small tape per module).
+ *
+ *     fv_t x = fv_input(t, "x", FV_F32, 2, (int64_t[]){ 64, 256 });
+ *     fv_t y = fv_linear(t, x, w, b, FV_ACT_SILU);
+ *     if (fv_tape_status(t) != FV_OK) ...      one check per model: after a failed op every handle is 0
+ */
+typedef struct fv_params fv_params;
+typedef struct fv_tape fv_tape;
+typedef struct fv_plan fv_plan;
+typedef uint32_t fv_t;    /* tensor in a tape; 0 = none */
+typedef int32_t fv_pid;   /* parameter in an fv_params; -1 = none */
+
+enum { FV_PARAM_DECAY = 1 /* weight decay applies */, FV_PARAM_FROZEN = 2 /* no gradient */ };
+
+/* Named parameters in a fixed order. Training keeps one flat f32 array (masters), one flat gradient
+ * array, and bf16 copies of matrices when asked; inference keeps each parameter once, packed for
+ * the matrix kernel that first uses it, or f32. Immutable and shareable between contexts after
+ * fv_params_freeze. */
+FV_API FV_NODISCARD fv_status fv_params_create(fv_ctx *ctx, fv_params **out);
+FV_API void fv_params_destroy(fv_params **p);
+/* Returns the id, or -1 (the failure sticks and is returned by alloc/load). */
+FV_API fv_pid fv_params_add(fv_params *p, const char *name, int ndim, const int64_t *dim, uint32_t flags);
+FV_API int fv_params_count(const fv_params *p);
+FV_API fv_pid fv_params_find(const fv_params *p, const char *name);
+FV_API const char *fv_params_name(const fv_params *p, fv_pid id);
+/* Shape; data is the f32 master in training, NULL in inference. */
+FV_API fv_tensor fv_params_tensor(const fv_params *p, fv_pid id);
+FV_API fv_tensor fv_params_grad(const fv_params *p, fv_pid id);
+FV_API int64_t fv_params_elements(const fv_params *p);
+/* Training storage: zeroed masters and gradients. */
+FV_API FV_NODISCARD fv_status fv_params_alloc(fv_params *p);
+/* Fill from a model file: each name, with `prefix` in front, must exist with the same shape. Names
+ * NAME.int8 [N,K] i8 with NAME.scale [N] f32 are accepted for NAME. With training storage the values
+ * are copied as f32; without, the model is kept by reference (it must outlive p) and read when
+ * plans pack it. */
+FV_API FV_NODISCARD fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix);
+/* Draw values (uniform Xavier on the 2-D view for xavier, else N(0, std)); std 0 = zeros. */
+FV_API void fv_params_init_normal(fv_params *p, fv_pid id, uint64_t seed, float std);
+FV_API void fv_params_init_xavier(fv_params *p, fv_pid id, uint64_t seed);
+FV_API void fv_params_fill(fv_params *p, fv_pid id, float value);
+FV_API void fv_params_zero_grad(fv_params *p);
+/* Masters changed (loading, optimiser): refresh the bf16 copies on the next forward. */
+FV_API void fv_params_touch(fv_params *p);
+/* Bytes held (packed and plain), for memory reports. */
+FV_API uint64_t fv_params_bytes(const fv_params *p);
+
+typedef enum fv_mode { FV_INFER = 0, FV_TRAIN = 1 } fv_mode;
+/* precision FV_F32 or FV_BF16: type of matrix-product inputs and of the activations between them;
+ * sums, norms, softmax statistics, residuals and losses are f32 in both. FV_BF16 without AVX-512
+ * falls back to FV_F32. */
+FV_API FV_NODISCARD fv_status fv_tape_create(fv_ctx *ctx, fv_tape **out, fv_params *params, fv_mode mode, fv_dtype precision);
+FV_API void fv_tape_destroy(fv_tape **t);
+FV_API fv_status fv_tape_status(const fv_tape *t);
+FV_API fv_mode fv_tape_mode(const fv_tape *t);
+FV_API fv_dtype fv_tape_precision(const fv_tape *t);
+/* Shape and type of a handle (data NULL). */
+FV_API fv_tensor fv_tape_tensor(const fv_tape *t, fv_t x);
+
+/* Tensor supplied by the caller at run time (fv_plan_bind). needs_grad: backward also fills
+ * fv_plan_grad(plan, x). Names must be unique. */
+FV_API fv_t fv_input(fv_tape *t, const char *name, fv_dtype dtype, int ndim, const int64_t *dim);
+FV_API fv_t fv_input_grad(fv_tape *t, const char *name, fv_dtype dtype, int ndim, const int64_t *dim);
+FV_API fv_t fv_param(fv_tape *t, fv_pid id);               /* as an operand */
+FV_API fv_t fv_param_row(fv_tape *t, fv_pid id, int64_t row); /* row of a parameter [L, ...] -> [...] */
+/* Keep x readable after the run, and let the caller bind its storage. */
+FV_API void fv_output(fv_tape *t, const char *name, fv_t x);
+
+typedef enum fv_act { FV_ACT_NONE = 0, FV_ACT_RELU, FV_ACT_SILU, FV_ACT_GELU_TANH, FV_ACT_GELU_ERF,
+                      FV_ACT_SIGMOID, FV_ACT_TANH, FV_ACT_LRELU /* 0.2 */, FV_ACT_SQUARE, FV_ACT_EXP,
+                      FV_ACT_LOG, FV_ACT_SQRT, FV_ACT_ABS, FV_ACT_SOFTPLUS, FV_ACT_COUNT } fv_act;
+typedef enum fv_binary { FV_ADD = 0, FV_SUB, FV_MUL, FV_DIV } fv_binary;
+
+/* y = act(x w^T + b). x [..., K], w [N, K], b [N] or -1 -> [..., N] in the tape's precision, or in
+ * `out` type with fv_linear_as. oneDNN; sums in f32. */
+FV_API fv_t fv_linear(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_act act);
+FV_API fv_t fv_linear_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_act act, fv_dtype out);
+typedef struct fv_conv { int stride, pad_top, pad_left, pad_bottom, pad_right; fv_act act; } fv_conv;
+/* x [B, H, W, C], w [O, C, kh, kw], b [O] or -1 -> [B, H', W', O]. stride 0 = 1. oneDNN. */
+FV_API fv_t fv_conv2d(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c);
+FV_API fv_t fv_cast(fv_tape *t, fv_t x, fv_dtype dtype);
+FV_API fv_t fv_reshape(fv_tape *t, fv_t x, int ndim, const int64_t *dim); /* view */
+FV_API fv_t fv_activate(fv_tape *t, fv_t x, fv_act act);
+FV_API fv_t fv_affine(fv_tape *t, fv_t x, float scale, float shift);      /* scale*x + shift */
+/* a op b; b has a's shape, or is broadcast: a trailing part of it ([C] on [B,T,C]) or [B] on [B,...]. */
+FV_API fv_t fv_binary_op(fv_tape *t, fv_binary op, fv_t a, fv_t b);
+
+typedef enum fv_norm_kind { FV_NORM_LAYER = 0, FV_NORM_RMS = 1 } fv_norm_kind;
+/* y = norm(x)*weight (+bias); then y*(1 + scale) + shift with scale, shift = chunks of mod.
+ * x [B, T, C] f32 or bf16; weight, bias [C] or 0; mod [B, n*C] f32 or 0, chunk c covers columns
+ * c*C .. c*C+C-1; -1 = not used. Output in the tape's precision. LayerNorm: biased variance. */
+typedef struct fv_norm { fv_norm_kind kind; float eps; fv_t weight, bias, mod; int shift_chunk, scale_chunk; } fv_norm;
+FV_API fv_t fv_norm_modulate(fv_tape *t, fv_t x, fv_norm n);
+/* h + gate*y; h [B,T,C] f32, y [B,T,C], gate = chunk of mod [B, n*C] (mod 0: plain addition) -> f32.
+ * The output may be bound to h's storage. */
+FV_API fv_t fv_gate_residual(fv_tape *t, fv_t h, fv_t y, fv_t mod, int gate_chunk);
+/* x [..., 2H] -> silu(x[..., :H]) * x[..., H:] */
+FV_API fv_t fv_swiglu(fv_tape *t, fv_t x);
+/* Softmax attention. qkv [B, T, 3, h, hd]; scale 0 = hd^-0.5 -> [B, T, h*hd]. hd a multiple of 4. */
+FV_API fv_t fv_sdpa(fv_tape *t, fv_t qkv, float scale, int causal);
+/* RMS norm of q and k per head (weights [hd]; 0 = no norm), then 2-D rotary embedding from `table`
+ * (an input or constant [T, 2, hd/2] f32: cos then sin; 0 = none). v passes. See fv_rope_table. */
+FV_API fv_t fv_qk_norm_rope(fv_tape *t, fv_t qkv, fv_t q_weight, fv_t k_weight, float eps, fv_t table);
+/* table [h*w, 2, hd/2]. Head split in halves of d2 = hd/2: first by row index, second by column;
+ * in a half, pairs (i, i + d2/2), angle = position * theta^(-2i/d2), i < d2/2. */
+FV_API void fv_rope_table(int rows, int columns, int head_dim, double theta, float *table);
+/* DiT's fixed position code, [h*w, C]: first half from the column, second from the row, each
+ * [sin | cos], frequencies 10000^(-k/(C/4)). */
+FV_API void fv_sincos_table(int rows, int columns, int channels, float *table);
+/* t [B] f32 -> [B, dim] f32: cos(s*t*f_j) | sin(s*t*f_j), f_j = exp(-ln(10000) j / den), j < dim/2.
+ * den 0 = dim/2 (official DiT). No gradient. */
+FV_API fv_t fv_timestep_embed(fv_tape *t, fv_t time, int dim, float scale, float den);
+/* ids [n] i32 -> [n, D]. Ids out of range: FV_ERR_ARG when the plan runs. */
+FV_API fv_t fv_embed(fv_tape *t, fv_pid table, fv_t ids);
+/* x [B,H,W,C] -> [B, (H/p)*(W/p), p*p*C]; channel_first: token order (c,di,dj), else (di,dj,c). */
+FV_API fv_t fv_patchify(fv_tape *t, fv_t x, int p, int channel_first);
+FV_API fv_t fv_unpatchify(fv_tape *t, fv_t x, int height, int width, int p, int channel_first);
+/* GroupNorm over [B,H,W,C] with affine weight, bias [C], then act (NONE, SILU or RELU). */
+FV_API fv_t fv_groupnorm(fv_tape *t, fv_t x, fv_t weight, fv_t bias, int groups, float eps, fv_act act);
+FV_API fv_t fv_upsample2x(fv_tape *t, fv_t x);        /* nearest, [B,H,W,C] -> [B,2H,2W,C] */
+FV_API fv_t fv_mean_axis1(fv_tape *t, fv_t x);        /* [B, T, C] -> [B, C] (f32) */
+/* Scalars [1] f32. weight [B] or 0 (ones): mean over all elements of weight[b]*(a - target)^2. */
+FV_API fv_t fv_loss_mse(fv_tape *t, fv_t a, fv_t target, fv_t weight);
+/* Mean cross-entropy of logits [n, V] and labels [n] i32 (label -1 is ignored). */
+FV_API fv_t fv_loss_cross_entropy(fv_tape *t, fv_t logits, fv_t labels);
+
+typedef struct fv_plan_options {
+    size_t struct_size;
+    int keep_all;        /* no buffer reuse: every value can be read after a run (debugging, tests) */
+    int external_work;   /* the caller supplies the activation memory with fv_plan_set_work         */
+} fv_plan_options;
+#define FV_PLAN_OPTIONS_INIT { .struct_size = sizeof(fv_plan_options) }
+
+/* The tape may be destroyed afterwards; params and ctx must outlive the plan. */
+FV_API FV_NODISCARD fv_status fv_plan_build(fv_ctx *ctx, fv_plan **out, const fv_tape *t, const fv_plan_options *opts);
+FV_API void fv_plan_destroy(fv_plan **p);
+FV_API uint64_t fv_plan_work_bytes(const fv_plan *p);      /* activations, gradients, scratch */
+/* Several plans that never run at the same time may share one block (64-byte aligned). */
+FV_API FV_NODISCARD fv_status fv_plan_set_work(fv_plan *p, void *work, uint64_t bytes);
+/* Storage of an input or output, by name; 64-byte alignment advised. Stays until changed. */
+FV_API FV_NODISCARD fv_status fv_plan_bind(fv_plan *p, const char *name, void *data);
+FV_API FV_NODISCARD fv_status fv_plan_forward(fv_plan *p);
+/* Gradients of `loss` (a scalar output): added to the parameters' gradients times `scale`. */
+FV_API FV_NODISCARD fv_status fv_plan_backward(fv_plan *p, const char *loss, float scale);
+/* Value or gradient after a run; only outputs and inputs unless keep_all. data NULL if unknown. */
+FV_API fv_tensor fv_plan_value(const fv_plan *p, const char *name);
+FV_API fv_tensor fv_plan_grad(const fv_plan *p, const char *name);
+FV_API fv_tensor fv_plan_value_of(const fv_plan *p, fv_t x);
+/* FLOP of one forward (2 per multiply-add; matrix products, convolutions and attention). */
+FV_API double fv_plan_flop(const fv_plan *p);
+/* Per-op time table as text (after fv_plan_profile(p, 1) and some runs); owned by the plan. */
+FV_API void fv_plan_profile(fv_plan *p, int on);
+FV_API const char *fv_plan_profile_text(fv_plan *p);
+

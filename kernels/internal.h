@@ -1,0 +1,42 @@
+/* internal.h - shared by the .c files of kernels/ only. */
+#ifndef FV_KERNELS_INTERNAL_H
+#define FV_KERNELS_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "engine.h"
+
+#define FVI_ERROR_BYTES 512
+
+struct fv_ctx {
+    fv_allocator alloc;
+    fv_progress_fn progress;
+    void *user;
+    fv_device device;
+    int threads;
+    uint32_t cpu;
+    uint64_t memory_cap;
+    _Atomic uint64_t mem_current, mem_peak, mem_calls;
+    atomic_int cancel;
+    char error[FVI_ERROR_BYTES];
+    void *dnnl_engine, *dnnl_stream; /* made on first use by matmul_dnnl.c */
+    struct fvi_cpu_ops *cpu_ops;     /* SIMD tables, filled once at creation (backend_cpu.c) */
+};
+
+/* Largest thread count we accept. */
+#define FVI_MAX_THREADS 256
+
+void fvi_dnnl_shutdown(fv_ctx *ctx);
+fv_status fvi_cpu_ops_create(fv_ctx *ctx);
+void fvi_cpu_ops_destroy(fv_ctx *ctx);
+
+/* Fixed partition for parallel loops: work of `n` items is always cut into the same lanes, whatever
+ * the thread count, so that sums have one order. lane in [0, FVI_LANES). */
+#define FVI_LANES 16
+FV_INLINE void fvi_lane(int64_t n, int lane, int64_t *begin, int64_t *end)
+{
+    *begin = n * lane / FVI_LANES;
+    *end = n * (lane + 1) / FVI_LANES;
+}
+
+#endif

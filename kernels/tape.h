@@ -1,0 +1,89 @@
+/* tape.h - private: nodes, op tables, and what a backend implements.
+ *
+ * A backend is one table of fvi_op_def indexed by op. The CPU table is in backend_cpu.c; the
+ * functions live in op_*.c (fused kernels, SIMD tables) and matmul_dnnl.c / conv_dnnl.c (oneDNN).
+ * A second backend adds op_x.cu beside op_x.c and its own table; tape, planner and engines do not
+ * change. Everything an op may look at is in fvi_exec. */
+#ifndef FV_TAPE_H
+#define FV_TAPE_H
+
+#include "internal.h"
+
+#define FVI_MAX_IN 5
+#define FVI_MAX_OUT 3
+
+typedef enum fvi_op {
+    FVI_OP_LINEAR = 0, FVI_OP_CONV2D, FVI_OP_CAST, FVI_OP_ACT, FVI_OP_AFFINE, FVI_OP_BINARY,
+    FVI_OP_NORM_MOD, FVI_OP_GATE_RES, FVI_OP_SWIGLU, FVI_OP_SDPA, FVI_OP_QK_NORM_ROPE,
+    FVI_OP_TIMESTEP, FVI_OP_EMBED, FVI_OP_PATCHIFY, FVI_OP_GROUPNORM, FVI_OP_UPSAMPLE2X,
+    FVI_OP_MEAN1, FVI_OP_LOSS_MSE, FVI_OP_LOSS_CE, FVI_OP_COUNT
+} fvi_op;
+
+/* Attributes, per op (in/out tensors listed; [] optional, then in[k].data is NULL):
+ * LINEAR      in x, w, [b]              out y               i0 act
+ * CONV2D      in x, w, [b]              out y               i0 stride i1..i4 pad t,l,b,r i5 act
+ * CAST        in x                      out y
+ * ACT         in x                      out y               i0 fv_act
+ * AFFINE      in x                      out y               f0 scale f1 shift
+ * BINARY      in a, b                   out y               i0 fv_binary i1 bcast: 0 same, 1 suffix, 2 per sample
+ * NORM_MOD    in x, [w], [b], [mod]     out y, stats[R,2]   i0 kind i1 shift chunk i2 scale chunk f0 eps
+ *             stats = mean, rstd per row (RMS: mean 0); stats.data NULL in inference
+ * GATE_RES    in h, y, [mod]            out h2              i0 gate chunk
+ * SWIGLU      in x                      out y
+ * SDPA        in qkv                    out o, lse[B,h,T]   i0 causal f0 scale; lse.data NULL in inference
+ * QK_NORM_ROPE in qkv, [qw], [kw], [table] out qkv2, rstd[B,T,2,h]  f0 eps; rstd.data NULL in inference
+ * TIMESTEP    in t                      out y               f0 scale f1 den
+ * EMBED       in table, ids             out y
+ * PATCHIFY    in x                      out y               i0 p i1 channel_first i2 inverse i3 H i4 W i5 C
+ * GROUPNORM   in x, w, b                out y, stats[B,G,2] i0 groups i1 act f0 eps
+ * UPSAMPLE2X  in x                      out y
+ * MEAN1       in x                      out y
+ * LOSS_MSE    in a, target, [weight]    out loss[1]
+ * LOSS_CE     in logits, labels         out loss[1], probs[n,V]
+ */
+typedef struct fvi_attr { int32_t i[6]; float f[2]; } fvi_attr;
+
+/* One execution of one node. gin/gout only in backward: gout[0] is the gradient of out[0];
+ * gin[k].data NULL = not wanted; gin_add[k]: add to what is there, else overwrite. A gradient has
+ * the type of its tensor; parameters' gradients are f32 and are always added. */
+typedef struct fvi_exec {
+    fv_ctx *ctx;
+    const fvi_attr *attr;
+    fv_tensor in[FVI_MAX_IN], out[FVI_MAX_OUT];
+    fv_tensor gin[FVI_MAX_IN], gout[1];
+    uint8_t gin_add[FVI_MAX_IN];
+    void *scratch;        /* 64-byte aligned, scratch_bytes() of this node and pass */
+    void *state;          /* from prepare */
+    bool training;
+} fvi_exec;
+
+typedef struct fvi_op_def {
+    const char *name;
+    uint8_t bwd_reads_in, bwd_reads_out; /* bit k: backward reads in[k] / out[k] */
+    bool grad_alias;   /* backward passes gout unchanged to gin[0]: the planner may give both one buffer
+                          (then gin[0].data == gout[0].data and gin_add[0] is 0)                          */
+    size_t (*scratch_bytes)(const fvi_exec *e, bool backward);  /* data pointers are NULL; may be NULL fn */
+    fv_status (*prepare)(fvi_exec *e);                           /* sets e->state; may be NULL fn          */
+    void (*release)(fv_ctx *ctx, void *state);
+    fv_status (*forward)(fvi_exec *e);
+    fv_status (*backward)(fvi_exec *e);                          /* NULL: not differentiable               */
+} fvi_op_def;
+
+const fvi_op_def *fvi_cpu_op(fvi_op op);
+
+/* CPU forward/backward, one pair per op: op_norm.c, op_pointwise.c, op_attention.c, op_layout.c,
+ * op_loss.c, op_groupnorm.c (fused, ours), matmul_dnnl.c, conv_dnnl.c (oneDNN). */
+extern const fvi_op_def fvi_cpu_linear, fvi_cpu_conv2d, fvi_cpu_cast, fvi_cpu_act, fvi_cpu_affine,
+    fvi_cpu_binary, fvi_cpu_norm_mod, fvi_cpu_gate_res, fvi_cpu_swiglu, fvi_cpu_sdpa,
+    fvi_cpu_qk_norm_rope, fvi_cpu_timestep, fvi_cpu_embed, fvi_cpu_patchify, fvi_cpu_groupnorm,
+    fvi_cpu_upsample2x, fvi_cpu_mean1, fvi_cpu_loss_mse, fvi_cpu_loss_ce;
+
+/* SIMD tables of one context: each area has `struct fvi_x_ops` and fvi_x_init(ops, cpu) in its .c;
+ * fvi_cpu_ops (backend_cpu.c) holds one of each. Row functions only: threading is in op_*.c. */
+
+/* Run body(lane) for the FVI_LANES lanes on ctx's threads. */
+#define FVI_PARALLEL_LANES(ctx, lane) \
+    _Pragma("omp parallel for schedule(static) num_threads((ctx)->threads)") \
+    for (int lane = 0; lane < FVI_LANES; lane++)
+
+#endif
