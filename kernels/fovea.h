@@ -408,8 +408,8 @@ enum { FV_PARAM_DECAY = 1 /* weight decay applies */, FV_PARAM_FROZEN = 2 /* no 
 
 /* Named parameters in a fixed order. Training keeps one flat f32 array (masters), one flat gradient
  * array, and bf16 copies of matrices when asked; inference keeps each parameter once, packed for
- * the matrix kernel that first uses it, or f32. Immutable and shareable between contexts after
- * fv_params_freeze. */
+ * the matrix kernel that first uses it, or f32. In inference an fv_params may be shared by contexts
+ * on several threads (packing is locked). */
 FV_API FV_NODISCARD fv_status fv_params_create(fv_ctx *ctx, fv_params **out);
 FV_API void fv_params_destroy(fv_params **p);
 /* Returns the id, or -1 (the failure sticks and is returned by alloc/load). */
@@ -545,3 +545,7 @@ FV_API double fv_plan_flop(const fv_plan *p);
 FV_API void fv_plan_profile(fv_plan *p, int on);
 FV_API const char *fv_plan_profile_text(fv_plan *p);
 
+#ifdef __cplusplus
+}
+#endif
+#endif

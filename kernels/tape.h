@@ -55,6 +55,11 @@ typedef struct fvi_exec {
     void *scratch;        /* 64-byte aligned, scratch_bytes() of this node and pass */
     void *state;          /* from prepare */
     bool training;
+    bool precise;         /* f32 tape: no bf16 inside (else matrix products may use bf16 inputs) */
+    fv_params *params;
+    fv_pid pid[FVI_MAX_IN]; /* parameter behind in[k], -1 if none. The weights of LINEAR and CONV2D are
+                               fetched by id (packed in inference, bf16 copies in training): in[1].data
+                               is then NULL in inference                                             */
 } fvi_exec;
 
 typedef struct fvi_op_def {
@@ -77,6 +82,48 @@ extern const fvi_op_def fvi_cpu_linear, fvi_cpu_conv2d, fvi_cpu_cast, fvi_cpu_ac
     fvi_cpu_binary, fvi_cpu_norm_mod, fvi_cpu_gate_res, fvi_cpu_swiglu, fvi_cpu_sdpa,
     fvi_cpu_qk_norm_rope, fvi_cpu_timestep, fvi_cpu_embed, fvi_cpu_patchify, fvi_cpu_groupnorm,
     fvi_cpu_upsample2x, fvi_cpu_mean1, fvi_cpu_loss_mse, fvi_cpu_loss_ce;
+
+/* ---- Parameters (params.c): thread-safe, may allocate; called at plan build ---------------------- */
+/* f32 values of a parameter (master in training). */
+fv_status fvi_param_f32(fv_ctx *ctx, fv_params *p, fv_pid id, const float **out);
+/* Training: bf16 copy, valid during a forward/backward (fvi_params_sync). */
+const uint16_t *fvi_param_bf16(const fv_params *p, fv_pid id);
+fv_status fvi_params_sync(fv_ctx *ctx, fv_params *p);   /* refresh bf16 copies if masters changed */
+fv_status fvi_params_need_bf16(fv_ctx *ctx, fv_params *p);
+float *fvi_param_grad_data(const fv_params *p, fv_pid id);
+/* Inference: the parameter in a packed form, made once per (id, key) by `pack` and kept. `key`
+ * names the form (a plain struct compared byte for byte, at most 64 bytes). */
+typedef fv_status (*fvi_pack_fn)(fv_ctx *ctx, const void *key, const float *f32, void *dst);
+fv_status fvi_param_packed(fv_ctx *ctx, fv_params *p, fv_pid id, const void *key, size_t key_bytes,
+                           size_t packed_bytes, fvi_pack_fn pack, const void **out);
+
+/* ---- oneDNN matrix products (matmul_dnnl.c) ------------------------------------------------------ */
+/* c[M,N] = act(a[M,K] b[K,N] + bias[N]) (+ c). Row-major with leading dimensions; *_trans: stored
+ * transposed. One object per shape; running allocates nothing of ours. b_packed: b is in oneDNN's
+ * own layout made by fvi_matmul_pack. a/b/c types: f32,f32,f32; bf16,bf16,{f32,bf16};
+ * s8,s8,{f32} with scale[N] applied (output scales) and optional bias. */
+typedef struct fvi_matmul fvi_matmul;
+typedef struct fvi_matmul_desc {
+    int64_t M, N, K;
+    fv_dtype a_type, b_type, c_type;
+    bool a_trans, b_trans, b_packed, bias, accumulate;
+    fv_act act;              /* NONE, RELU, SILU, GELU_TANH, GELU_ERF, SIGMOID, TANH */
+    int64_t lda, ldb, ldc;   /* 0 = dense */
+    bool scaled;             /* s8: run-time scale per column */
+} fvi_matmul_desc;
+fv_status fvi_matmul_create(fv_ctx *ctx, fvi_matmul **out, const fvi_matmul_desc *d);
+void fvi_matmul_destroy(fv_ctx *ctx, fvi_matmul **m);
+size_t fvi_matmul_packed_bytes(const fvi_matmul *m);
+/* b given dense as [N,K] (b_trans) or [K,N], of type b_type. */
+fv_status fvi_matmul_pack(fv_ctx *ctx, const fvi_matmul *m, const void *b, void *packed);
+fv_status fvi_matmul_run(fv_ctx *ctx, fvi_matmul *m, const void *a, const void *b, const float *bias,
+                         const float *scale, void *c);
+
+/* oneDNN uses the calling thread's OpenMP count: set it around building and running primitives. */
+int fvi_threads_enter(const fv_ctx *ctx);   /* returns the old count */
+void fvi_threads_leave(int old);
+/* Engine and stream of the context (dnnl_engine_t, dnnl_stream_t). */
+fv_status fvi_dnnl_start(fv_ctx *ctx);
 
 /* SIMD tables of one context: each area has `struct fvi_x_ops` and fvi_x_init(ops, cpu) in its .c;
  * fvi_cpu_ops (backend_cpu.c) holds one of each. Row functions only: threading is in op_*.c. */
