@@ -1,0 +1,50 @@
+/* backend_cpu.c - the CPU backend: op table, and the SIMD tables of a context.
+ *
+ * The tables are filled once, at fv_ctx_create, from the CPU features that the context may use;
+ * contexts with different masks can live side by side (tests compare them). */
+#include "cpu_ops.h"
+
+fv_status fvi_cpu_ops_create(fv_ctx *ctx)
+{
+    struct fvi_cpu_ops *o = fv_calloc(ctx, 1, sizeof *o);
+    if (!o) return FV_ERR_OOM;
+    fvi_pointwise_init(&o->pointwise, ctx->cpu);
+    fvi_norm_init(&o->norm, ctx->cpu);
+    fvi_loss_init(&o->loss, ctx->cpu);
+    fvi_group_init(&o->group, ctx->cpu);
+    fvi_attention_init(&o->attention, ctx->cpu);
+    ctx->cpu_ops = o;
+    return FV_OK;
+}
+
+void fvi_cpu_ops_destroy(fv_ctx *ctx)
+{
+    fv_free(ctx, ctx->cpu_ops);
+    ctx->cpu_ops = NULL;
+}
+
+const fvi_op_def *fvi_cpu_op(fvi_op op)
+{
+    static const fvi_op_def *const table[FVI_OP_COUNT] = {
+        [FVI_OP_LINEAR] = &fvi_cpu_linear,
+        [FVI_OP_CONV2D] = &fvi_cpu_conv2d,
+        [FVI_OP_CAST] = &fvi_cpu_cast,
+        [FVI_OP_ACT] = &fvi_cpu_act,
+        [FVI_OP_AFFINE] = &fvi_cpu_affine,
+        [FVI_OP_BINARY] = &fvi_cpu_binary,
+        [FVI_OP_NORM_MOD] = &fvi_cpu_norm_mod,
+        [FVI_OP_GATE_RES] = &fvi_cpu_gate_res,
+        [FVI_OP_SWIGLU] = &fvi_cpu_swiglu,
+        [FVI_OP_SDPA] = &fvi_cpu_sdpa,
+        [FVI_OP_QK_NORM_ROPE] = &fvi_cpu_qk_norm_rope,
+        [FVI_OP_TIMESTEP] = &fvi_cpu_timestep,
+        [FVI_OP_EMBED] = &fvi_cpu_embed,
+        [FVI_OP_PATCHIFY] = &fvi_cpu_patchify,
+        [FVI_OP_GROUPNORM] = &fvi_cpu_groupnorm,
+        [FVI_OP_UPSAMPLE2X] = &fvi_cpu_upsample2x,
+        [FVI_OP_MEAN1] = &fvi_cpu_mean1,
+        [FVI_OP_LOSS_MSE] = &fvi_cpu_loss_mse,
+        [FVI_OP_LOSS_CE] = &fvi_cpu_loss_ce,
+    };
+    return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
+}

@@ -1,0 +1,16 @@
+/* cpu_ops.h - private: the SIMD tables of one context, `ctx->cpu_ops`, filled by backend_cpu.c. */
+#ifndef FV_CPU_OPS_H
+#define FV_CPU_OPS_H
+
+#include "attention_tables.h"
+#include "op_tables.h"
+
+struct fvi_cpu_ops {
+    fvi_pointwise_ops pointwise;
+    fvi_norm_ops norm;
+    fvi_loss_ops loss;
+    fvi_group_ops group;
+    fvi_attention_ops attention;
+};
+
+#endif

@@ -1,0 +1,162 @@
+/* op_tables.h - private: SIMD tables of the fused CPU ops, one struct per area.
+ *
+ * A table holds row functions only: one call works on one contiguous row on the calling thread.
+ * Threads, shapes and the order of sums belong to op_*.c. The scalar functions in op_*.c are the
+ * definition; op_*_body.h has the vector form, compiled for AVX2 and AVX-512.
+ *
+ * All arithmetic is f32; a row's elements are f32 or bf16 as its fvi_in / fvi_out says. */
+#ifndef FV_OP_TABLES_H
+#define FV_OP_TABLES_H
+
+#include "tape.h"
+
+/* A row to read, and a row to write: with add, the new value is added to what is there. */
+typedef struct fvi_in { const void *p; bool bf16; } fvi_in;
+typedef struct fvi_out { void *p; bool bf16, add; } fvi_out;
+
+FV_INLINE fvi_in fvi_in_f32(const float *p)
+{
+    const fvi_in r = { p, false };
+    return r;
+}
+FV_INLINE fvi_out fvi_out_f32(float *p, bool add)
+{
+    const fvi_out r = { p, false, add };
+    return r;
+}
+/* Row of a tensor that begins at element `first`. A tensor without data gives p NULL. */
+FV_INLINE fvi_in fvi_in_at(const fv_tensor *t, int64_t first)
+{
+    const bool bf16 = t->dtype == FV_BF16;
+    const fvi_in r = { t->data ? (const char *)t->data + first * (bf16 ? 2 : 4) : NULL, bf16 };
+    return r;
+}
+FV_INLINE fvi_out fvi_out_at(const fv_tensor *t, int64_t first, bool add)
+{
+    const bool bf16 = t->dtype == FV_BF16;
+    const fvi_out r = { t->data ? (char *)t->data + first * (bf16 ? 2 : 4) : NULL, bf16, add };
+    return r;
+}
+FV_INLINE float fvi_get(fvi_in x, int64_t i)
+{
+    return x.bf16 ? fv_bf16_to_f32(((const uint16_t *)x.p)[i]) : ((const float *)x.p)[i];
+}
+FV_INLINE void fvi_put(fvi_out y, int64_t i, float v)
+{
+    if (y.bf16) {
+        uint16_t *p = (uint16_t *)y.p + i;
+        *p = fv_f32_to_bf16(y.add ? fv_bf16_to_f32(*p) + v : v);
+    } else {
+        float *p = (float *)y.p + i;
+        *p = y.add ? *p + v : v;
+    }
+}
+
+/* ---- Pointwise (op_pointwise.c) ---------------------------------------------------------------- */
+
+typedef struct fvi_pointwise_ops {
+    void (*cast)(fvi_out y, fvi_in x, int64_t n);                               /* y = x              */
+    void (*affine)(fvi_out y, fvi_in x, int64_t n, float scale, float shift);   /* scale*x + shift    */
+    void (*act)(fvi_out y, fvi_in x, int64_t n, fv_act act);
+    void (*act_bwd)(fvi_out dx, fvi_in x, fvi_in dy, int64_t n, fv_act act);    /* act'(x) * dy       */
+    void (*binary)(fvi_out y, fvi_in a, fvi_in b, int64_t n, fv_binary op);
+    void (*binary1)(fvi_out y, fvi_in a, float b, int64_t n, fv_binary op);     /* one b for the row  */
+    /* Derivative to b times dy: element by element, or summed over a row with one b. */
+    void (*binary_db)(fvi_out db, fvi_in dy, fvi_in a, fvi_in b, int64_t n, fv_binary op);
+    float (*binary_db1)(fvi_in dy, fvi_in a, float b, int64_t n, fv_binary op); /* n <= 65536         */
+    void (*add4)(fvi_out y, const fvi_in x[4], int64_t n);                      /* x0 + x1 + x2 + x3  */
+    void (*swiglu)(fvi_out y, fvi_in x, int64_t n);                             /* x [2n], y [n]      */
+    void (*swiglu_bwd)(fvi_out dx, fvi_in x, fvi_in dy, int64_t n);             /* dx [2n]            */
+} fvi_pointwise_ops;
+void fvi_pointwise_init(fvi_pointwise_ops *o, uint32_t cpu);
+void fvi_pointwise_init_avx2(fvi_pointwise_ops *o);
+void fvi_pointwise_init_avx512(fvi_pointwise_ops *o);
+
+/* ---- Norm and residual (op_norm.c) ------------------------------------------------------------- */
+
+/* One row of n channels. gain and offset combine weight, bias and modulation of the row's sample:
+ * y = (x - mean) * rstd * gain + offset. sum_dy, sum_dyx (backward; both NULL or both set) collect
+ * the columns of dy and dy * yhat over rows. */
+typedef struct fvi_norm_row {
+    fvi_out y;                    /* forward y, backward dx (p NULL: not wanted) */
+    fvi_in x, dy;
+    const float *gain, *offset;
+    int64_t n;
+    bool rms;
+    float eps;
+    float mean, rstd;             /* forward sets them, backward reads them */
+    float *sum_dy, *sum_dyx;
+} fvi_norm_row;
+
+typedef struct fvi_norm_ops {
+    void (*norm)(fvi_norm_row *r);
+    void (*norm_bwd)(const fvi_norm_row *r);
+    void (*gate)(fvi_out h2, fvi_in h, fvi_in y, const float *gate, int64_t n); /* gate NULL: ones */
+    /* dy = gate*g (dy.p NULL: not wanted); sum[n] += g*y (NULL: not wanted) */
+    void (*gate_bwd)(fvi_out dy, float *sum, fvi_in g, fvi_in y, const float *gate, int64_t n);
+} fvi_norm_ops;
+void fvi_norm_init(fvi_norm_ops *o, uint32_t cpu);
+void fvi_norm_init_avx2(fvi_norm_ops *o);
+void fvi_norm_init_avx512(fvi_norm_ops *o);
+
+/* ---- Losses (op_loss.c) ------------------------------------------------------------------------ */
+
+typedef struct fvi_loss_ops {
+    double (*sqdiff)(fvi_in a, fvi_in b, int64_t n);                      /* sum (a - b)^2      */
+    void (*diff)(fvi_out y, fvi_in a, fvi_in b, int64_t n, float scale);  /* scale * (a - b)    */
+    /* p = softmax(x) (p.p NULL: not wanted); returns log sum exp x */
+    float (*softmax)(fvi_out p, fvi_in x, int64_t n);
+} fvi_loss_ops;
+void fvi_loss_init(fvi_loss_ops *o, uint32_t cpu);
+void fvi_loss_init_avx2(fvi_loss_ops *o);
+void fvi_loss_init_avx512(fvi_loss_ops *o);
+
+/* ---- GroupNorm (op_groupnorm.c) ---------------------------------------------------------------- */
+
+/* Per-channel numbers of one sample, [n] each: v = (x - mean) * rstd * w + b, y = act(v);
+ * m1, m2 = means over the group of dv*w and dv*w*yhat (backward only). */
+typedef struct fvi_group_coef { const float *mean, *rstd, *w, *b, *m1, *m2; fv_act act; } fvi_group_coef;
+
+typedef struct fvi_group_ops {
+    void (*sqdev)(float *sum, fvi_in x, const float *mean, int64_t n);    /* sum += (x - mean)^2 */
+    void (*apply)(fvi_out y, fvi_in x, const fvi_group_coef *c, int64_t n);
+    /* sum_dv += dv, sum_dvx += dv * yhat */
+    void (*bwd_sums)(float *sum_dv, float *sum_dvx, fvi_in x, fvi_in dy, const fvi_group_coef *c, int64_t n);
+    void (*bwd_apply)(fvi_out dx, fvi_in x, fvi_in dy, const fvi_group_coef *c, int64_t n);
+} fvi_group_ops;
+void fvi_group_init(fvi_group_ops *o, uint32_t cpu);
+void fvi_group_init_avx2(fvi_group_ops *o);
+void fvi_group_init_avx512(fvi_group_ops *o);
+
+/* ---- Fixed partitions -------------------------------------------------------------------------- */
+
+/* B samples of T rows, each sample cut into S segments; item k is segment k % S of sample k / S.
+ * S depends on the shape alone: enough items for all lanes, and at most 1024 rows in one f32 sum. */
+typedef struct fvi_split { int64_t B, T, S; } fvi_split;
+FV_INLINE fvi_split fvi_split_of(int64_t B, int64_t T)
+{
+    fvi_split s = { B, T, 1 };
+    if (B > 0 && B < FVI_LANES) s.S = (FVI_LANES + B - 1) / B;
+    if (s.S < (T + 1023) / 1024) s.S = (T + 1023) / 1024;
+    if (s.S > T) s.S = T;
+    if (s.S < 1) s.S = 1;
+    return s;
+}
+FV_INLINE void fvi_split_rows(const fvi_split *s, int64_t item, int64_t *b, int64_t *t0, int64_t *t1)
+{
+    *b = item / s->S;
+    const int64_t k = item % s->S;
+    *t0 = s->T * k / s->S;
+    *t1 = s->T * (k + 1) / s->S;
+}
+/* Lane range of n elements in steps of 64, so that no two lanes write one cache line. */
+FV_INLINE void fvi_lane_flat(int64_t n, int lane, int64_t *begin, int64_t *end)
+{
+    fvi_lane((n + 63) / 64, lane, begin, end);
+    *begin *= 64;
+    *end = *end * 64 < n ? *end * 64 : n;
+}
+/* n floats, rounded up to whole cache lines. */
+FV_INLINE size_t fvi_pad16(int64_t n) { return ((size_t)n + 15) / 16 * 16; }
+
+#endif
