@@ -91,6 +91,12 @@ const uint16_t *fvi_param_bf16(const fv_params *p, fv_pid id);
 fv_status fvi_params_sync(fv_ctx *ctx, fv_params *p);   /* refresh bf16 copies if masters changed */
 fv_status fvi_params_need_bf16(fv_ctx *ctx, fv_params *p);
 float *fvi_param_grad_data(const fv_params *p, fv_pid id);
+uint32_t fvi_param_flags(const fv_params *p, fv_pid id);
+/* Flat arrays (training): element counts and offsets, padding included (padding stays 0). */
+int64_t fvi_params_flat_count(const fv_params *p);
+int64_t fvi_param_offset(const fv_params *p, fv_pid id);
+float *fvi_params_master(fv_params *p);
+float *fvi_params_grad_flat(fv_params *p);
 /* Inference: the parameter in a packed form, made once per (id, key) by `pack` and kept. `key`
  * names the form (a plain struct compared byte for byte, at most 64 bytes). */
 typedef fv_status (*fvi_pack_fn)(fv_ctx *ctx, const void *key, const float *f32, void *dst);

@@ -1,0 +1,398 @@
+/* params.c - named parameters.
+ *
+ * Training: one flat f32 array of masters, one of gradients, one of bf16 copies (made on demand),
+ * all with the same offsets, so that clipping, AdamW, EMA and checkpoints are single linear passes:
+ *
+ *     masters [ p0 .. pad16 | p1 .. pad16 | ... ]   gradients, bf16: the same layout
+ *
+ * Inference: no flat array. Each parameter is kept only in the forms that plans ask for: f32 (norm
+ * weights, biases, tables) or packed for a matrix kernel. Forms are made under a lock, once, so an
+ * fv_params may be shared by contexts. Weight-only int8 files (NAME.int8 + NAME.scale) are expanded
+ * while a form is made. */
+#include "tape.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <string.h>
+
+#define KEY_BYTES 64
+#define PAD 16
+
+typedef struct form {
+    struct form *next;
+    uint8_t key[KEY_BYTES];
+    void *data;
+} form;
+
+typedef struct param {
+    char *name;
+    fv_tensor t;            /* shape */
+    int64_t count, offset;  /* elements; offset in the flat arrays */
+    uint32_t flags;
+    fv_tensor src, scale;   /* inference: views into the model file */
+    float *f32;
+    form *forms;
+} param;
+
+struct fv_params {
+    fv_ctx *ctx;
+    param *p;
+    int count, capacity;
+    fv_status status;
+    int64_t flat_count, elements;
+    float *master, *grad;
+    uint16_t *half;
+    bool half_stale;
+    uint64_t form_bytes;
+    pthread_mutex_t lock;
+};
+
+fv_status fv_params_create(fv_ctx *ctx, fv_params **out)
+{
+    *out = NULL;
+    fv_params *p = fv_calloc(ctx, 1, sizeof *p);
+    if (!p) return FV_ERR_OOM;
+    p->ctx = ctx;
+    if (pthread_mutex_init(&p->lock, NULL) != 0) {
+        fv_free(ctx, p);
+        return fv_fail(ctx, FV_ERR_OOM, "params: no lock");
+    }
+    *out = p;
+    return FV_OK;
+}
+
+void fv_params_destroy(fv_params **pp)
+{
+    if (!pp || !*pp) return;
+    fv_params *p = *pp;
+    *pp = NULL;
+    for (int i = 0; i < p->count; i++) {
+        for (form *f = p->p[i].forms, *next; f; f = next) {
+            next = f->next;
+            fv_free(p->ctx, f->data);
+            fv_free(p->ctx, f);
+        }
+        fv_free(p->ctx, p->p[i].f32);
+        fv_free(p->ctx, p->p[i].name);
+    }
+    fv_free(p->ctx, p->p);
+    fv_free(p->ctx, p->master);
+    fv_free(p->ctx, p->grad);
+    fv_free(p->ctx, p->half);
+    pthread_mutex_destroy(&p->lock);
+    fv_free(p->ctx, p);
+}
+
+static fv_pid add_failed(fv_params *p, fv_status s)
+{
+    if (p->status == FV_OK) p->status = s;
+    return -1;
+}
+
+fv_pid fv_params_add(fv_params *p, const char *name, int ndim, const int64_t *dim, uint32_t flags)
+{
+    if (p->status != FV_OK) return -1;
+    if (p->master) return add_failed(p, fv_fail(p->ctx, FV_ERR_STATE, "params: %s added after alloc", name));
+    if (ndim < 1 || ndim > FV_MAX_DIMS)
+        return add_failed(p, fv_fail(p->ctx, FV_ERR_SHAPE, "params: %s has %d dimensions", name, ndim));
+    if (fv_params_find(p, name) >= 0)
+        return add_failed(p, fv_fail(p->ctx, FV_ERR_ARG, "params: %s added twice", name));
+    if (p->count == p->capacity) {
+        const int cap = p->capacity ? 2 * p->capacity : 64;
+        param *q = fv_realloc(p->ctx, p->p, (size_t)p->count * sizeof *q, (size_t)cap * sizeof *q);
+        if (!q) return add_failed(p, FV_ERR_OOM);
+        p->p = q;
+        p->capacity = cap;
+    }
+    param *q = &p->p[p->count];
+    memset(q, 0, sizeof *q);
+    q->t.dtype = FV_F32;
+    q->t.ndim = ndim;
+    memcpy(q->t.dim, dim, (size_t)ndim * sizeof *dim);
+    q->count = fv_tensor_count(&q->t);
+    if (q->count <= 0) return add_failed(p, fv_fail(p->ctx, FV_ERR_SHAPE, "params: %s is empty or too large", name));
+    q->flags = flags;
+    q->offset = p->flat_count;
+    q->name = fv_strdup(p->ctx, name);
+    if (!q->name) return add_failed(p, FV_ERR_OOM);
+    p->flat_count += (q->count + PAD - 1) / PAD * PAD;
+    p->elements += q->count;
+    return p->count++;
+}
+
+int fv_params_count(const fv_params *p) { return p->count; }
+const char *fv_params_name(const fv_params *p, fv_pid id) { return p->p[id].name; }
+int64_t fv_params_elements(const fv_params *p) { return p->elements; }
+uint32_t fvi_param_flags(const fv_params *p, fv_pid id) { return p->p[id].flags; }
+int64_t fvi_params_flat_count(const fv_params *p) { return p->flat_count; }
+int64_t fvi_param_offset(const fv_params *p, fv_pid id) { return p->p[id].offset; }
+float *fvi_params_master(fv_params *p) { return p->master; }
+float *fvi_params_grad_flat(fv_params *p) { return p->grad; }
+
+fv_pid fv_params_find(const fv_params *p, const char *name)
+{
+    for (int i = 0; i < p->count; i++)
+        if (strcmp(p->p[i].name, name) == 0) return i;
+    return -1;
+}
+
+fv_tensor fv_params_tensor(const fv_params *p, fv_pid id)
+{
+    fv_tensor t = p->p[id].t;
+    t.data = p->master ? p->master + p->p[id].offset : NULL;
+    return t;
+}
+
+fv_tensor fv_params_grad(const fv_params *p, fv_pid id)
+{
+    fv_tensor t = p->p[id].t;
+    t.data = p->grad ? p->grad + p->p[id].offset : NULL;
+    return t;
+}
+
+float *fvi_param_grad_data(const fv_params *p, fv_pid id)
+{
+    return p->grad && !(p->p[id].flags & FV_PARAM_FROZEN) ? p->grad + p->p[id].offset : NULL;
+}
+
+fv_status fv_params_alloc(fv_params *p)
+{
+    if (p->status != FV_OK) return p->status;
+    if (p->master) return FV_OK;
+    p->master = fv_calloc(p->ctx, (size_t)p->flat_count, sizeof(float));
+    p->grad = fv_calloc(p->ctx, (size_t)p->flat_count, sizeof(float));
+    p->half_stale = true;
+    if (p->master && p->grad) return FV_OK;
+    fv_free(p->ctx, p->master);
+    fv_free(p->ctx, p->grad);
+    p->master = p->grad = NULL;
+    return FV_ERR_OOM;
+}
+
+uint64_t fv_params_bytes(const fv_params *p)
+{
+    uint64_t n = p->form_bytes;
+    if (p->master) n += (uint64_t)p->flat_count * 8;
+    if (p->half) n += (uint64_t)p->flat_count * 2;
+    return n;
+}
+
+/* ---- Initial values ------------------------------------------------------------------------------ */
+
+void fv_params_init_normal(fv_params *p, fv_pid id, uint64_t seed, float std)
+{
+    if (id < 0 || !p->master) return;
+    float *w = p->master + p->p[id].offset;
+    fv_rand_normal(seed, FV_STREAM_INIT, (uint32_t)id, 0, p->p[id].count, w);
+    for (int64_t i = 0; i < p->p[id].count; i++) w[i] *= std;
+    p->half_stale = true;
+}
+
+void fv_params_init_xavier(fv_params *p, fv_pid id, uint64_t seed)
+{
+    if (id < 0 || !p->master) return;
+    const param *q = &p->p[id];
+    float *w = p->master + q->offset;
+    const double fan_out = (double)q->t.dim[0], fan_in = (double)q->count / fan_out;
+    const float a = (float)sqrt(6.0 / (fan_in + fan_out));
+    fv_rand_uniform(seed, FV_STREAM_INIT, (uint32_t)id, 0, q->count, w);
+    for (int64_t i = 0; i < q->count; i++) w[i] = a * (2.0f * w[i] - 1.0f);
+    p->half_stale = true;
+}
+
+void fv_params_fill(fv_params *p, fv_pid id, float value)
+{
+    if (id < 0 || !p->master) return;
+    float *w = p->master + p->p[id].offset;
+    for (int64_t i = 0; i < p->p[id].count; i++) w[i] = value;
+    p->half_stale = true;
+}
+
+void fv_params_zero_grad(fv_params *p)
+{
+    if (p->grad) memset(p->grad, 0, (size_t)p->flat_count * sizeof(float));
+}
+
+void fv_params_touch(fv_params *p) { p->half_stale = true; }
+
+/* ---- Loading ------------------------------------------------------------------------------------- */
+
+static bool same_shape(const fv_tensor *a, const fv_tensor *b)
+{
+    if (a->ndim != b->ndim) return false;
+    for (int i = 0; i < a->ndim; i++)
+        if (a->dim[i] != b->dim[i]) return false;
+    return true;
+}
+
+static void shape_text(const fv_tensor *t, char *out, size_t size)
+{
+    size_t n = 0;
+    out[0] = 0;
+    for (int i = 0; i < t->ndim && n + 24 < size; i++)
+        n += (size_t)snprintf(out + n, size - n, "%s%lld", i ? "x" : "", (long long)t->dim[i]);
+}
+
+/* f32 values from the source views; int8 rows are scaled. */
+static fv_status expand(fv_ctx *ctx, const param *q, float *dst)
+{
+    if (!q->scale.data) return fv_convert(ctx, q->src.dtype, q->src.data, q->count, FV_F32, dst);
+    const int64_t rows = q->t.dim[0], n = q->count / rows;
+    const int8_t *v = q->src.data;
+    for (int64_t r = 0; r < rows; r++) {
+        float s;
+        memcpy(&s, (const uint8_t *)q->scale.data + r * 4, 4);
+        for (int64_t i = 0; i < n; i++) dst[r * n + i] = s * (float)v[r * n + i];
+    }
+    return FV_OK;
+}
+
+static fv_status find_source(const fv_params *p, param *q, const fv_model *m, const char *prefix)
+{
+    char name[512];
+    const int n = snprintf(name, sizeof name - 8, "%s%s", prefix ? prefix : "", q->name);
+    if (n < 0 || n >= (int)sizeof name - 8) return fv_fail(p->ctx, FV_ERR_ARG, "params: name too long");
+    if (!fv_model_find(m, name, &q->src)) {
+        strcpy(name + n, ".int8");
+        const int have = fv_model_find(m, name, &q->src);
+        strcpy(name + n, ".scale");
+        if (!have || !fv_model_find(m, name, &q->scale)) {
+            name[n] = 0;
+            return fv_fail(p->ctx, FV_ERR_MODEL, "model: tensor %s is missing", name);
+        }
+        if (q->src.dtype != FV_I8 || q->scale.dtype != FV_F32 || q->scale.ndim != 1 ||
+            q->scale.dim[0] != q->t.dim[0])
+            return fv_fail(p->ctx, FV_ERR_MODEL, "model: %s: int8 tensor and scale do not fit", name);
+    }
+    name[n] = 0;
+    if (same_shape(&q->src, &q->t)) return FV_OK;
+    char a[128], b[128];
+    shape_text(&q->src, a, sizeof a);
+    shape_text(&q->t, b, sizeof b);
+    return fv_fail(p->ctx, FV_ERR_MODEL, "model: tensor %s is %s, expected %s", name, a, b);
+}
+
+fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix)
+{
+    if (p->status != FV_OK) return p->status;
+    for (int i = 0; i < p->count; i++) {
+        param *q = &p->p[i];
+        memset(&q->scale, 0, sizeof q->scale);
+        FV_TRY(find_source(p, q, m, prefix));
+        if (p->master) FV_TRY(expand(p->ctx, q, p->master + q->offset));
+    }
+    p->half_stale = true;
+    return FV_OK;
+}
+
+/* ---- Forms --------------------------------------------------------------------------------------- */
+
+static fv_status f32_locked(fv_ctx *ctx, fv_params *p, param *q, const float **out)
+{
+    if (!q->f32) {
+        if (!q->src.data) return fv_fail(ctx, FV_ERR_STATE, "params: %s has no values yet", q->name);
+        float *f = fv_alloc(p->ctx, (size_t)q->count * sizeof(float));
+        if (!f) return fv_fail(ctx, FV_ERR_OOM, "%s", fv_ctx_error(p->ctx));
+        const fv_status s = expand(ctx, q, f);
+        if (s != FV_OK) {
+            fv_free(p->ctx, f);
+            return s;
+        }
+        q->f32 = f;
+        p->form_bytes += (uint64_t)q->count * 4;
+    }
+    *out = q->f32;
+    return FV_OK;
+}
+
+fv_status fvi_param_f32(fv_ctx *ctx, fv_params *p, fv_pid id, const float **out)
+{
+    param *q = &p->p[id];
+    if (p->master) {
+        *out = p->master + q->offset;
+        return FV_OK;
+    }
+    pthread_mutex_lock(&p->lock);
+    const fv_status s = f32_locked(ctx, p, q, out);
+    pthread_mutex_unlock(&p->lock);
+    return s;
+}
+
+static fv_status make_form(fv_ctx *ctx, fv_params *p, param *q, const void *key, size_t key_bytes,
+                           size_t packed_bytes, fvi_pack_fn pack, const void **out)
+{
+    const float *values = q->f32;
+    float *temp = NULL;
+    form *f = fv_calloc(p->ctx, 1, sizeof *f);
+    void *data = fv_alloc(p->ctx, packed_bytes);
+    fv_status s = f && data ? FV_OK : fv_fail(ctx, FV_ERR_OOM, "%s", fv_ctx_error(p->ctx));
+    if (s == FV_OK && p->master) values = p->master + q->offset;
+    if (s == FV_OK && !values) {
+        temp = q->src.data ? fv_alloc(ctx, (size_t)q->count * sizeof(float)) : NULL;
+        if (!q->src.data) s = fv_fail(ctx, FV_ERR_STATE, "params: %s has no values yet", q->name);
+        else if (!temp) s = FV_ERR_OOM;
+        else s = expand(ctx, q, temp);
+        values = temp;
+    }
+    if (s == FV_OK) s = pack(ctx, key, values, data);
+    fv_free(ctx, temp);
+    if (s != FV_OK) {
+        fv_free(p->ctx, f);
+        fv_free(p->ctx, data);
+        return s;
+    }
+    memcpy(f->key, key, key_bytes);
+    f->data = data;
+    f->next = q->forms;
+    q->forms = f;
+    p->form_bytes += packed_bytes;
+    *out = data;
+    return FV_OK;
+}
+
+fv_status fvi_param_packed(fv_ctx *ctx, fv_params *p, fv_pid id, const void *key, size_t key_bytes,
+                           size_t packed_bytes, fvi_pack_fn pack, const void **out)
+{
+    *out = NULL;
+    if (key_bytes > KEY_BYTES) return fv_fail(ctx, FV_ERR_INTERNAL, "params: key of %zu bytes", key_bytes);
+    param *q = &p->p[id];
+    uint8_t padded[KEY_BYTES] = { 0 };
+    memcpy(padded, key, key_bytes);
+    fv_status s = FV_OK;
+    pthread_mutex_lock(&p->lock);
+    for (form *f = q->forms; f && !*out; f = f->next)
+        if (memcmp(f->key, padded, KEY_BYTES) == 0) *out = f->data;
+    if (!*out) s = make_form(ctx, p, q, key, key_bytes, packed_bytes, pack, out);
+    pthread_mutex_unlock(&p->lock);
+    return s;
+}
+
+/* ---- bf16 copies --------------------------------------------------------------------------------- */
+
+fv_status fvi_params_need_bf16(fv_ctx *ctx, fv_params *p)
+{
+    if (p->half) return FV_OK;
+    p->half = fv_calloc(p->ctx, (size_t)p->flat_count, sizeof(uint16_t));
+    p->half_stale = true;
+    return p->half ? FV_OK : fv_fail(ctx, FV_ERR_OOM, "%s", fv_ctx_error(p->ctx));
+}
+
+const uint16_t *fvi_param_bf16(const fv_params *p, fv_pid id) { return p->half + p->p[id].offset; }
+
+fv_status fvi_params_sync(fv_ctx *ctx, fv_params *p)
+{
+    if (!p->half || !p->half_stale) return FV_OK;
+    int failed = 0;
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
+        int64_t b, e;
+        fvi_lane(p->flat_count / PAD, lane, &b, &e);
+        if (fv_convert(NULL, FV_F32, p->master + b * PAD, (e - b) * PAD, FV_BF16, p->half + b * PAD) != FV_OK) {
+#pragma omp atomic write
+            failed = 1;
+        }
+    }
+    if (failed) return fv_fail(ctx, FV_ERR_INTERNAL, "params: conversion to bf16 failed");
+    p->half_stale = false;
+    return FV_OK;
+}

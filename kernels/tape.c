@@ -1,0 +1,562 @@
+/* tape.c - recording: every op function checks shapes, appends one node and returns a handle.
+ *
+ * After the first failure the tape is poisoned: all later handles are 0, all later calls return at
+ * once, and fv_tape_status gives the status (the message is in the context). Model code therefore
+ * reads like formulas and is checked once. */
+#include "graph.h"
+
+#include <string.h>
+
+fv_status fv_tape_create(fv_ctx *ctx, fv_tape **out, fv_params *params, fv_mode mode, fv_dtype precision)
+{
+    *out = NULL;
+    if (precision != FV_F32 && precision != FV_BF16)
+        return fv_fail(ctx, FV_ERR_ARG, "tape: precision must be f32 or bf16");
+    if (mode == FV_TRAIN && params) FV_TRY(fv_params_alloc(params));
+    fv_tape *t = fv_calloc(ctx, 1, sizeof *t);
+    if (!t) return FV_ERR_OOM;
+    t->ctx = ctx;
+    t->params = params;
+    t->mode = mode;
+    t->precision = ctx->cpu & FV_CPU_AVX512 ? precision : FV_F32;
+    t->nv = 1;
+    *out = t;
+    return FV_OK;
+}
+
+void fv_tape_destroy(fv_tape **tt)
+{
+    if (!tt || !*tt) return;
+    fv_tape *t = *tt;
+    *tt = NULL;
+    for (int i = 1; i < t->nv; i++) fv_free(t->ctx, (void *)(uintptr_t)t->v[i].name);
+    fv_free(t->ctx, t->v);
+    fv_free(t->ctx, t->n);
+    fv_free(t->ctx, t);
+}
+
+fv_status fv_tape_status(const fv_tape *t) { return t->status; }
+fv_mode fv_tape_mode(const fv_tape *t) { return t->mode; }
+fv_dtype fv_tape_precision(const fv_tape *t) { return t->precision; }
+
+fv_tensor fv_tape_tensor(const fv_tape *t, fv_t x)
+{
+    const fv_tensor none = { 0 };
+    return x > 0 && (int)x < t->nv ? t->v[x].t : none;
+}
+
+/* ---- Helpers ------------------------------------------------------------------------------------- */
+
+static fv_t poison(fv_tape *t, fv_status s)
+{
+    if (t->status == FV_OK) t->status = s;
+    return 0;
+}
+
+#define BAD(t, status, ...) poison((t), fv_fail((t)->ctx, (status), __VA_ARGS__))
+
+static fv_t new_value(fv_tape *t, fv_dtype dtype, int ndim, const int64_t *dim)
+{
+    if (t->nv >= t->cap_v) {
+        const int cap = t->cap_v ? 2 * t->cap_v : 256;
+        fvi_value *v = fv_realloc(t->ctx, t->v, t->v ? (size_t)t->nv * sizeof *v : 0, (size_t)cap * sizeof *v);
+        if (!v) return poison(t, FV_ERR_OOM);
+        if (!t->v) memset(v, 0, sizeof *v);
+        t->v = v;
+        t->cap_v = cap;
+    }
+    fvi_value *v = &t->v[t->nv];
+    memset(v, 0, sizeof *v);
+    v->pid = -1;
+    v->t.dtype = dtype;
+    v->t.ndim = ndim;
+    memcpy(v->t.dim, dim, (size_t)ndim * sizeof *dim);
+    if (fv_tensor_count(&v->t) <= 0) return BAD(t, FV_ERR_SHAPE, "tape: empty or too large tensor");
+    return (fv_t)t->nv++;
+}
+
+static bool handle_ok(fv_tape *t, const char *op, fv_t x, bool optional)
+{
+    if (t->status != FV_OK) return false;
+    if (x == 0 && optional) return true;
+    if (x > 0 && (int)x < t->nv) return true;
+    BAD(t, FV_ERR_ARG, "%s: an operand does not belong to this tape", op);
+    return false;
+}
+
+static fvi_node *new_node(fv_tape *t, fvi_op op)
+{
+    if (t->nn == t->cap_n) {
+        const int cap = t->cap_n ? 2 * t->cap_n : 128;
+        fvi_node *n = fv_realloc(t->ctx, t->n, (size_t)t->nn * sizeof *n, (size_t)cap * sizeof *n);
+        if (!n) {
+            poison(t, FV_ERR_OOM);
+            return NULL;
+        }
+        t->n = n;
+        t->cap_n = cap;
+    }
+    fvi_node *n = &t->n[t->nn++];
+    memset(n, 0, sizeof *n);
+    n->op = op;
+    return n;
+}
+
+/* Append `op` with one main output; inputs 0 = absent. */
+static fv_t record(fv_tape *t, fvi_op op, const fvi_attr *attr, const fv_t *in, int n_in, fv_dtype dtype,
+                   int ndim, const int64_t *dim)
+{
+    const fv_t y = new_value(t, dtype, ndim, dim);
+    fvi_node *n = y ? new_node(t, op) : NULL;
+    if (!n) return 0;
+    n->attr = *attr;
+    memcpy(n->in, in, (size_t)n_in * sizeof *in);
+    n->out[0] = y;
+    t->v[y].kind = FVI_NODE;
+    t->v[y].node = t->nn - 1;
+    if (t->mode == FV_TRAIN && fvi_cpu_op(op)->backward)
+        for (int k = 0; k < n_in; k++)
+            if (in[k] && t->v[in[k]].needs_grad) t->v[y].needs_grad = 1;
+    return y;
+}
+
+/* Further output of the last node, only kept for the backward pass. */
+static void record_saved(fv_tape *t, int slot, fv_dtype dtype, int ndim, const int64_t *dim)
+{
+    if (t->status != FV_OK || t->mode != FV_TRAIN) return;
+    const fv_t s = new_value(t, dtype, ndim, dim);
+    if (!s) return;
+    t->v[s].kind = FVI_NODE;
+    t->v[s].node = t->nn - 1;
+    t->v[s].slot = slot;
+    t->n[t->nn - 1].out[slot] = s;
+}
+
+static int64_t last_dim(const fv_tensor *x) { return x->dim[x->ndim - 1]; }
+
+static bool is_float(fv_dtype d) { return d == FV_F32 || d == FV_BF16; }
+
+static bool same_dims(const fv_tensor *a, const fv_tensor *b)
+{
+    return a->ndim == b->ndim && memcmp(a->dim, b->dim, (size_t)a->ndim * sizeof a->dim[0]) == 0;
+}
+
+/* ---- Inputs, parameters, outputs, views ------------------------------------------------------------ */
+
+static fv_t add_input(fv_tape *t, const char *name, fv_dtype dtype, int ndim, const int64_t *dim, int grad)
+{
+    if (t->status != FV_OK) return 0;
+    if (ndim < 1 || ndim > FV_MAX_DIMS) return BAD(t, FV_ERR_SHAPE, "input %s: %d dimensions", name, ndim);
+    for (int i = 1; i < t->nv; i++)
+        if (t->v[i].name && strcmp(t->v[i].name, name) == 0)
+            return BAD(t, FV_ERR_ARG, "input %s: name used twice", name);
+    const fv_t x = new_value(t, dtype, ndim, dim);
+    if (!x) return 0;
+    t->v[x].kind = FVI_INPUT;
+    t->v[x].needs_grad = (uint8_t)(grad && t->mode == FV_TRAIN);
+    t->v[x].name = fv_strdup(t->ctx, name);
+    return t->v[x].name ? x : poison(t, FV_ERR_OOM);
+}
+
+fv_t fv_input(fv_tape *t, const char *name, fv_dtype dtype, int ndim, const int64_t *dim)
+{
+    return add_input(t, name, dtype, ndim, dim, 0);
+}
+
+fv_t fv_input_grad(fv_tape *t, const char *name, fv_dtype dtype, int ndim, const int64_t *dim)
+{
+    return add_input(t, name, dtype, ndim, dim, 1);
+}
+
+fv_t fv_param(fv_tape *t, fv_pid id)
+{
+    if (t->status != FV_OK) return 0;
+    if (!t->params || id < 0 || id >= fv_params_count(t->params))
+        return BAD(t, FV_ERR_ARG, "tape: parameter id %d does not exist", (int)id);
+    for (int i = 1; i < t->nv; i++)
+        if (t->v[i].kind == FVI_PARAM && t->v[i].pid == id) return (fv_t)i;
+    const fv_tensor p = fv_params_tensor(t->params, id);
+    const fv_t x = new_value(t, FV_F32, p.ndim, p.dim);
+    if (!x) return 0;
+    t->v[x].kind = FVI_PARAM;
+    t->v[x].pid = id;
+    t->v[x].needs_grad = t->mode == FV_TRAIN && !(fvi_param_flags(t->params, id) & FV_PARAM_FROZEN);
+    return x;
+}
+
+static fv_t add_view(fv_tape *t, fv_t base, int64_t offset, int ndim, const int64_t *dim)
+{
+    const fv_t y = new_value(t, t->v[base].t.dtype, ndim, dim);
+    if (!y) return 0;
+    const fvi_value *b = &t->v[base];
+    t->v[y].kind = FVI_VIEW;
+    t->v[y].base = b->kind == FVI_VIEW ? b->base : base;
+    t->v[y].offset = offset + (b->kind == FVI_VIEW ? b->offset : 0);
+    t->v[y].needs_grad = b->needs_grad;
+    return y;
+}
+
+fv_t fv_param_row(fv_tape *t, fv_pid id, int64_t row)
+{
+    const fv_t p = fv_param(t, id);
+    if (!p) return 0;
+    const fv_tensor s = t->v[p].t;
+    if (s.ndim < 2 || row < 0 || row >= s.dim[0])
+        return BAD(t, FV_ERR_SHAPE, "param_row: %s has no row %lld", fv_params_name(t->params, id), (long long)row);
+    return add_view(t, p, row * (fv_tensor_count(&s) / s.dim[0]), s.ndim - 1, s.dim + 1);
+}
+
+fv_t fv_reshape(fv_tape *t, fv_t x, int ndim, const int64_t *dim)
+{
+    if (!handle_ok(t, "reshape", x, false)) return 0;
+    if (ndim < 1 || ndim > FV_MAX_DIMS) return BAD(t, FV_ERR_SHAPE, "reshape: %d dimensions", ndim);
+    fv_tensor s = { .ndim = ndim };
+    memcpy(s.dim, dim, (size_t)ndim * sizeof *dim);
+    if (fv_tensor_count(&s) != fv_tensor_count(&t->v[x].t))
+        return BAD(t, FV_ERR_SHAPE, "reshape: %lld elements cannot become %lld",
+                   (long long)fv_tensor_count(&t->v[x].t), (long long)fv_tensor_count(&s));
+    return add_view(t, x, 0, ndim, dim);
+}
+
+void fv_output(fv_tape *t, const char *name, fv_t x)
+{
+    if (!handle_ok(t, "output", x, false)) return;
+    for (int i = 1; i < t->nv; i++)
+        if (t->v[i].name && strcmp(t->v[i].name, name) == 0) {
+            BAD(t, FV_ERR_ARG, "output %s: name used twice", name);
+            return;
+        }
+    if (t->v[x].kind != FVI_NODE || t->v[x].name) {
+        BAD(t, FV_ERR_ARG, "output %s: must be the result of an op and not be named already", name);
+        return;
+    }
+    t->v[x].is_output = 1;
+    t->v[x].name = fv_strdup(t->ctx, name);
+    if (!t->v[x].name) poison(t, FV_ERR_OOM);
+}
+
+/* ---- Matrix products and convolution ---------------------------------------------------------------- */
+
+fv_t fv_cast(fv_tape *t, fv_t x, fv_dtype dtype)
+{
+    if (!handle_ok(t, "cast", x, false)) return 0;
+    const fv_tensor s = t->v[x].t;
+    if (s.dtype == dtype) return x;
+    if (!is_float(s.dtype) || !is_float(dtype)) return BAD(t, FV_ERR_DTYPE, "cast: only f32 and bf16");
+    const fvi_attr a = { { 0 }, { 0 } };
+    return record(t, FVI_OP_CAST, &a, &x, 1, dtype, s.ndim, s.dim);
+}
+
+fv_t fv_linear_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_act act, fv_dtype out)
+{
+    if (!handle_ok(t, "linear", x, false)) return 0;
+    x = fv_cast(t, x, t->precision);
+    const fv_t in[3] = { x, fv_param(t, w), b >= 0 ? fv_param(t, b) : 0 };
+    if (t->status != FV_OK) return 0;
+    const fv_tensor xs = t->v[x].t, ws = t->v[in[1]].t;
+    if (ws.ndim != 2 || last_dim(&xs) != ws.dim[1])
+        return BAD(t, FV_ERR_SHAPE, "linear %s: input has %lld columns, weight expects %lld",
+                   fv_params_name(t->params, w), (long long)last_dim(&xs), (long long)last_dim(&ws));
+    if (in[2] && fv_tensor_count(&t->v[in[2]].t) != ws.dim[0])
+        return BAD(t, FV_ERR_SHAPE, "linear %s: bias length differs", fv_params_name(t->params, b));
+    if (t->precision == FV_F32) out = FV_F32;
+    int64_t dim[FV_MAX_DIMS];
+    memcpy(dim, xs.dim, sizeof dim);
+    dim[xs.ndim - 1] = ws.dim[0];
+    const bool fuse = t->mode == FV_INFER && act <= FV_ACT_TANH;
+    const fvi_attr a = { { fuse ? (int32_t)act : FV_ACT_NONE }, { 0 } };
+    const fv_t y = record(t, FVI_OP_LINEAR, &a, in, 3, out, xs.ndim, dim);
+    return fuse || act == FV_ACT_NONE ? y : fv_activate(t, y, act);
+}
+
+fv_t fv_linear(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_act act)
+{
+    return fv_linear_as(t, x, w, b, act, t->precision);
+}
+
+fv_t fv_conv2d(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c)
+{
+    if (!handle_ok(t, "conv2d", x, false)) return 0;
+    x = fv_cast(t, x, t->precision);
+    const fv_t in[3] = { x, fv_param(t, w), b >= 0 ? fv_param(t, b) : 0 };
+    if (t->status != FV_OK) return 0;
+    const fv_tensor xs = t->v[x].t, ws = t->v[in[1]].t;
+    const int stride = c.stride ? c.stride : 1;
+    if (xs.ndim != 4 || ws.ndim != 4 || xs.dim[3] != ws.dim[1])
+        return BAD(t, FV_ERR_SHAPE, "conv2d %s: input [B,H,W,C] and weight [O,C,kh,kw] do not fit",
+                   fv_params_name(t->params, w));
+    if (in[2] && fv_tensor_count(&t->v[in[2]].t) != ws.dim[0])
+        return BAD(t, FV_ERR_SHAPE, "conv2d %s: bias length differs", fv_params_name(t->params, b));
+    const int64_t h = xs.dim[1] + c.pad_top + c.pad_bottom - ws.dim[2];
+    const int64_t wd = xs.dim[2] + c.pad_left + c.pad_right - ws.dim[3];
+    if (h < 0 || wd < 0 || stride < 1 || c.pad_top < 0 || c.pad_left < 0 || c.pad_bottom < 0 || c.pad_right < 0)
+        return BAD(t, FV_ERR_SHAPE, "conv2d %s: kernel larger than the padded input", fv_params_name(t->params, w));
+    const int64_t dim[4] = { xs.dim[0], h / stride + 1, wd / stride + 1, ws.dim[0] };
+    const bool fuse = t->mode == FV_INFER && c.act <= FV_ACT_TANH;
+    const fvi_attr a = { { stride, c.pad_top, c.pad_left, c.pad_bottom, c.pad_right, fuse ? (int32_t)c.act : 0 }, { 0 } };
+    const fv_t y = record(t, FVI_OP_CONV2D, &a, in, 3, t->precision, 4, dim);
+    return fuse || c.act == FV_ACT_NONE ? y : fv_activate(t, y, c.act);
+}
+
+/* ---- Elementwise --------------------------------------------------------------------------------- */
+
+fv_t fv_activate(fv_tape *t, fv_t x, fv_act act)
+{
+    if (!handle_ok(t, "activate", x, false)) return 0;
+    if (act == FV_ACT_NONE) return x;
+    const fv_tensor s = t->v[x].t;
+    if (act < 0 || act >= FV_ACT_COUNT || !is_float(s.dtype)) return BAD(t, FV_ERR_ARG, "activate: kind or type");
+    const fvi_attr a = { { (int32_t)act }, { 0 } };
+    return record(t, FVI_OP_ACT, &a, &x, 1, s.dtype, s.ndim, s.dim);
+}
+
+fv_t fv_affine(fv_tape *t, fv_t x, float scale, float shift)
+{
+    if (!handle_ok(t, "affine", x, false)) return 0;
+    const fv_tensor s = t->v[x].t;
+    if (!is_float(s.dtype)) return BAD(t, FV_ERR_DTYPE, "affine: f32 or bf16 expected");
+    const fvi_attr a = { { 0 }, { scale, shift } };
+    return record(t, FVI_OP_AFFINE, &a, &x, 1, s.dtype, s.ndim, s.dim);
+}
+
+/* 0 same shape, 1 trailing dimensions, 2 one value per first index, -1 none of these. */
+static int broadcast_kind(const fv_tensor *a, const fv_tensor *b)
+{
+    if (same_dims(a, b)) return 0;
+    if (b->ndim < a->ndim &&
+        memcmp(a->dim + (a->ndim - b->ndim), b->dim, (size_t)b->ndim * sizeof b->dim[0]) == 0)
+        return 1;
+    return b->ndim == 1 && b->dim[0] == a->dim[0] ? 2 : -1;
+}
+
+fv_t fv_binary_op(fv_tape *t, fv_binary op, fv_t a, fv_t b)
+{
+    if (!handle_ok(t, "binary", a, false) || !handle_ok(t, "binary", b, false)) return 0;
+    const fv_tensor as = t->v[a].t, bs = t->v[b].t;
+    if (!is_float(as.dtype) || !is_float(bs.dtype)) return BAD(t, FV_ERR_DTYPE, "binary: f32 or bf16 expected");
+    const int kind = broadcast_kind(&as, &bs);
+    if (kind < 0) return BAD(t, FV_ERR_SHAPE, "binary: second operand cannot be broadcast to the first");
+    const fvi_attr at = { { (int32_t)op, kind }, { 0 } };
+    const fv_t in[2] = { a, b };
+    return record(t, FVI_OP_BINARY, &at, in, 2, as.dtype, as.ndim, as.dim);
+}
+
+/* ---- Transformer ops ------------------------------------------------------------------------------ */
+
+/* mod is [B, n*C] with chunks 0..n-1; chunk -1 is "none". */
+static bool chunks_ok(fv_tape *t, const char *op, fv_t mod, int64_t B, int64_t C, int c0, int c1)
+{
+    if (!mod) return true;
+    const fv_tensor *m = &t->v[mod].t;
+    const int top = c0 > c1 ? c0 : c1;
+    if (m->ndim == 2 && m->dtype == FV_F32 && m->dim[0] == B && m->dim[1] % C == 0 && c0 >= -1 && c1 >= -1 &&
+        (top + 1) * C <= m->dim[1])
+        return true;
+    BAD(t, FV_ERR_SHAPE, "%s: modulation must be f32 [%lld, n*%lld] with n > %d", op, (long long)B, (long long)C, top);
+    return false;
+}
+
+static bool vector_ok(fv_tape *t, const char *op, fv_t w, int64_t C)
+{
+    if (!w || (t->v[w].t.dtype == FV_F32 && fv_tensor_count(&t->v[w].t) == C)) return true;
+    BAD(t, FV_ERR_SHAPE, "%s: weight or bias must be f32 [%lld]", op, (long long)C);
+    return false;
+}
+
+fv_t fv_norm_modulate(fv_tape *t, fv_t x, fv_norm n)
+{
+    const fv_t in[4] = { x, n.weight, n.bias, n.mod };
+    for (int k = 0; k < 4; k++)
+        if (!handle_ok(t, "norm_modulate", in[k], k > 0)) return 0;
+    const fv_tensor s = t->v[x].t;
+    if (s.ndim != 3 || !is_float(s.dtype)) return BAD(t, FV_ERR_SHAPE, "norm_modulate: x must be [B, T, C]");
+    if (!vector_ok(t, "norm_modulate", n.weight, s.dim[2]) || !vector_ok(t, "norm_modulate", n.bias, s.dim[2]) ||
+        !chunks_ok(t, "norm_modulate", n.mod, s.dim[0], s.dim[2], n.shift_chunk, n.scale_chunk))
+        return 0;
+    const fvi_attr a = { { (int32_t)n.kind, n.mod ? n.shift_chunk : -1, n.mod ? n.scale_chunk : -1 }, { n.eps } };
+    const fv_t y = record(t, FVI_OP_NORM_MOD, &a, in, 4, t->precision, 3, s.dim);
+    const int64_t stats[2] = { s.dim[0] * s.dim[1], 2 };
+    record_saved(t, 1, FV_F32, 2, stats);
+    return y;
+}
+
+fv_t fv_gate_residual(fv_tape *t, fv_t h, fv_t y, fv_t mod, int gate_chunk)
+{
+    if (!handle_ok(t, "gate_residual", h, false) || !handle_ok(t, "gate_residual", y, false) ||
+        !handle_ok(t, "gate_residual", mod, true))
+        return 0;
+    const fv_tensor s = t->v[h].t;
+    if (s.ndim != 3 || s.dtype != FV_F32 || !same_dims(&s, &t->v[y].t) || !is_float(t->v[y].t.dtype))
+        return BAD(t, FV_ERR_SHAPE, "gate_residual: h must be f32 [B, T, C] and y of the same shape");
+    if (!chunks_ok(t, "gate_residual", mod, s.dim[0], s.dim[2], gate_chunk, mod ? 0 : -1)) return 0;
+    const fvi_attr a = { { mod ? gate_chunk : -1 }, { 0 } };
+    const fv_t in[3] = { h, y, mod };
+    return record(t, FVI_OP_GATE_RES, &a, in, 3, FV_F32, 3, s.dim);
+}
+
+fv_t fv_swiglu(fv_tape *t, fv_t x)
+{
+    if (!handle_ok(t, "swiglu", x, false)) return 0;
+    fv_tensor s = t->v[x].t;
+    if (last_dim(&s) % 2 || !is_float(s.dtype)) return BAD(t, FV_ERR_SHAPE, "swiglu: last dimension must be even");
+    s.dim[s.ndim - 1] /= 2;
+    const fvi_attr a = { { 0 }, { 0 } };
+    return record(t, FVI_OP_SWIGLU, &a, &x, 1, s.dtype, s.ndim, s.dim);
+}
+
+static bool is_qkv(const fv_tensor *s)
+{
+    return s->ndim == 5 && s->dim[2] == 3 && s->dim[4] % 4 == 0 && is_float(s->dtype);
+}
+
+fv_t fv_sdpa(fv_tape *t, fv_t qkv, float scale, int causal)
+{
+    if (!handle_ok(t, "sdpa", qkv, false)) return 0;
+    const fv_tensor s = t->v[qkv].t;
+    if (!is_qkv(&s)) return BAD(t, FV_ERR_SHAPE, "sdpa: input must be [B, T, 3, h, hd] with hd a multiple of 4");
+    const fvi_attr a = { { causal != 0 }, { scale } };
+    const int64_t dim[3] = { s.dim[0], s.dim[1], s.dim[3] * s.dim[4] };
+    const fv_t y = record(t, FVI_OP_SDPA, &a, &qkv, 1, s.dtype, 3, dim);
+    const int64_t lse[3] = { s.dim[0], s.dim[3], s.dim[1] };
+    record_saved(t, 1, FV_F32, 3, lse);
+    return y;
+}
+
+fv_t fv_qk_norm_rope(fv_tape *t, fv_t qkv, fv_t q_weight, fv_t k_weight, float eps, fv_t table)
+{
+    const fv_t in[4] = { qkv, q_weight, k_weight, table };
+    for (int k = 0; k < 4; k++)
+        if (!handle_ok(t, "qk_norm_rope", in[k], k > 0)) return 0;
+    const fv_tensor s = t->v[qkv].t;
+    if (!is_qkv(&s)) return BAD(t, FV_ERR_SHAPE, "qk_norm_rope: input must be [B, T, 3, h, hd], hd a multiple of 4");
+    if (!vector_ok(t, "qk_norm_rope", q_weight, s.dim[4]) || !vector_ok(t, "qk_norm_rope", k_weight, s.dim[4])) return 0;
+    if (!q_weight != !k_weight) return BAD(t, FV_ERR_ARG, "qk_norm_rope: give both weights or none");
+    if (table && (t->v[table].t.dtype != FV_F32 || fv_tensor_count(&t->v[table].t) != s.dim[1] * s.dim[4]))
+        return BAD(t, FV_ERR_SHAPE, "qk_norm_rope: table must be f32 [T, 2, hd/2]");
+    const fvi_attr a = { { 0 }, { eps } };
+    const fv_t y = record(t, FVI_OP_QK_NORM_ROPE, &a, in, 4, s.dtype, 5, s.dim);
+    const int64_t rstd[4] = { s.dim[0], s.dim[1], 2, s.dim[3] };
+    record_saved(t, 1, FV_F32, 4, rstd);
+    return y;
+}
+
+fv_t fv_timestep_embed(fv_tape *t, fv_t time, int dim, float scale, float den)
+{
+    if (!handle_ok(t, "timestep_embed", time, false)) return 0;
+    const fv_tensor s = t->v[time].t;
+    if (s.ndim != 1 || s.dtype != FV_F32 || dim < 2 || dim % 2)
+        return BAD(t, FV_ERR_SHAPE, "timestep_embed: time must be f32 [B] and dim even");
+    const fvi_attr a = { { 0 }, { scale, den > 0 ? den : (float)(dim / 2) } };
+    const int64_t d[2] = { s.dim[0], dim };
+    return record(t, FVI_OP_TIMESTEP, &a, &time, 1, FV_F32, 2, d);
+}
+
+fv_t fv_embed(fv_tape *t, fv_pid table, fv_t ids)
+{
+    if (!handle_ok(t, "embed", ids, false)) return 0;
+    const fv_t in[2] = { fv_param(t, table), ids };
+    if (t->status != FV_OK) return 0;
+    const fv_tensor w = t->v[in[0]].t, s = t->v[ids].t;
+    if (w.ndim != 2 || s.ndim != 1 || s.dtype != FV_I32)
+        return BAD(t, FV_ERR_SHAPE, "embed: table [V, D] and ids i32 [n] expected");
+    const fvi_attr a = { { 0 }, { 0 } };
+    const int64_t d[2] = { s.dim[0], w.dim[1] };
+    return record(t, FVI_OP_EMBED, &a, in, 2, FV_F32, 2, d);
+}
+
+static fv_t record_patch(fv_tape *t, fv_t x, int p, int channel_first, int inverse, int64_t H, int64_t W, int64_t C)
+{
+    const fv_tensor s = t->v[x].t;
+    const fvi_attr a = { { p, channel_first != 0, inverse, (int32_t)H, (int32_t)W, (int32_t)C }, { 0 } };
+    const int64_t tokens[3] = { s.dim[0], (H / p) * (W / p), (int64_t)p * p * C };
+    const int64_t image[4] = { s.dim[0], H, W, C };
+    return inverse ? record(t, FVI_OP_PATCHIFY, &a, &x, 1, s.dtype, 4, image)
+                   : record(t, FVI_OP_PATCHIFY, &a, &x, 1, s.dtype, 3, tokens);
+}
+
+fv_t fv_patchify(fv_tape *t, fv_t x, int p, int channel_first)
+{
+    if (!handle_ok(t, "patchify", x, false)) return 0;
+    const fv_tensor s = t->v[x].t;
+    if (s.ndim != 4 || p < 1 || s.dim[1] % p || s.dim[2] % p || !is_float(s.dtype))
+        return BAD(t, FV_ERR_SHAPE, "patchify: [B, H, W, C] with sides that are multiples of %d expected", p);
+    return record_patch(t, x, p, channel_first, 0, s.dim[1], s.dim[2], s.dim[3]);
+}
+
+fv_t fv_unpatchify(fv_tape *t, fv_t x, int height, int width, int p, int channel_first)
+{
+    if (!handle_ok(t, "unpatchify", x, false)) return 0;
+    const fv_tensor s = t->v[x].t;
+    if (s.ndim != 3 || p < 1 || height % p || width % p || s.dim[1] != (int64_t)(height / p) * (width / p) ||
+        s.dim[2] % ((int64_t)p * p) || !is_float(s.dtype))
+        return BAD(t, FV_ERR_SHAPE, "unpatchify: [B, N, p*p*C] does not fit %d x %d pixels", width, height);
+    return record_patch(t, x, p, channel_first, 1, height, width, s.dim[2] / ((int64_t)p * p));
+}
+
+/* ---- Image ops and losses --------------------------------------------------------------------------- */
+
+fv_t fv_groupnorm(fv_tape *t, fv_t x, fv_t weight, fv_t bias, int groups, float eps, fv_act act)
+{
+    const fv_t in[3] = { x, weight, bias };
+    for (int k = 0; k < 3; k++)
+        if (!handle_ok(t, "groupnorm", in[k], k > 0)) return 0;
+    const fv_tensor s = t->v[x].t;
+    if (s.ndim != 4 || groups < 1 || s.dim[3] % groups || !is_float(s.dtype))
+        return BAD(t, FV_ERR_SHAPE, "groupnorm: [B, H, W, C] with C a multiple of %d expected", groups);
+    if (act != FV_ACT_NONE && act != FV_ACT_SILU && act != FV_ACT_RELU)
+        return BAD(t, FV_ERR_ARG, "groupnorm: activation must be none, silu or relu");
+    if (!vector_ok(t, "groupnorm", weight, s.dim[3]) || !vector_ok(t, "groupnorm", bias, s.dim[3])) return 0;
+    const fvi_attr a = { { groups, (int32_t)act }, { eps } };
+    const fv_t y = record(t, FVI_OP_GROUPNORM, &a, in, 3, s.dtype, 4, s.dim);
+    const int64_t stats[3] = { s.dim[0], groups, 2 };
+    record_saved(t, 1, FV_F32, 3, stats);
+    return y;
+}
+
+fv_t fv_upsample2x(fv_tape *t, fv_t x)
+{
+    if (!handle_ok(t, "upsample2x", x, false)) return 0;
+    const fv_tensor s = t->v[x].t;
+    if (s.ndim != 4 || !is_float(s.dtype)) return BAD(t, FV_ERR_SHAPE, "upsample2x: [B, H, W, C] expected");
+    const int64_t d[4] = { s.dim[0], 2 * s.dim[1], 2 * s.dim[2], s.dim[3] };
+    const fvi_attr a = { { 0 }, { 0 } };
+    return record(t, FVI_OP_UPSAMPLE2X, &a, &x, 1, s.dtype, 4, d);
+}
+
+fv_t fv_mean_axis1(fv_tape *t, fv_t x)
+{
+    if (!handle_ok(t, "mean_axis1", x, false)) return 0;
+    const fv_tensor s = t->v[x].t;
+    if (s.ndim != 3 || !is_float(s.dtype)) return BAD(t, FV_ERR_SHAPE, "mean_axis1: [B, T, C] expected");
+    const int64_t d[2] = { s.dim[0], s.dim[2] };
+    const fvi_attr a = { { 0 }, { 0 } };
+    return record(t, FVI_OP_MEAN1, &a, &x, 1, FV_F32, 2, d);
+}
+
+fv_t fv_loss_mse(fv_tape *t, fv_t a, fv_t target, fv_t weight)
+{
+    const fv_t in[3] = { a, target, weight };
+    for (int k = 0; k < 3; k++)
+        if (!handle_ok(t, "loss_mse", in[k], k == 2)) return 0;
+    const fv_tensor s = t->v[a].t;
+    if (!same_dims(&s, &t->v[target].t) || !is_float(s.dtype) || !is_float(t->v[target].t.dtype))
+        return BAD(t, FV_ERR_SHAPE, "loss_mse: prediction and target differ in shape");
+    if (!vector_ok(t, "loss_mse", weight, s.dim[0])) return 0;
+    const fvi_attr at = { { 0 }, { 0 } };
+    const int64_t one = 1;
+    return record(t, FVI_OP_LOSS_MSE, &at, in, 3, FV_F32, 1, &one);
+}
+
+fv_t fv_loss_cross_entropy(fv_tape *t, fv_t logits, fv_t labels)
+{
+    if (!handle_ok(t, "loss_cross_entropy", logits, false) || !handle_ok(t, "loss_cross_entropy", labels, false)) return 0;
+    const fv_tensor s = t->v[logits].t, l = t->v[labels].t;
+    if (s.ndim != 2 || l.ndim != 1 || l.dtype != FV_I32 || l.dim[0] != s.dim[0] || !is_float(s.dtype))
+        return BAD(t, FV_ERR_SHAPE, "loss_cross_entropy: logits [n, V] and labels i32 [n] expected");
+    const fvi_attr a = { { 0 }, { 0 } };
+    const fv_t in[2] = { logits, labels };
+    const int64_t one = 1;
+    const fv_t y = record(t, FVI_OP_LOSS_CE, &a, in, 2, FV_F32, 1, &one);
+    record_saved(t, 1, FV_F32, 2, s.dim);
+    return y;
+}
