@@ -545,6 +545,94 @@ FV_API double fv_plan_flop(const fv_plan *p);
 FV_API void fv_plan_profile(fv_plan *p, int on);
 FV_API const char *fv_plan_profile_text(fv_plan *p);
 
+/* ---- 10. Training ----------------------------------------------------------------------------- */
+
+/* Recipes: text files of "key = value" lines, # comments. Unknown keys are errors. */
+typedef struct fv_recipe fv_recipe;
+FV_API FV_NODISCARD fv_status fv_recipe_read(fv_ctx *ctx, fv_recipe **out, const char *path);
+FV_API FV_NODISCARD fv_status fv_recipe_parse(fv_ctx *ctx, fv_recipe **out, const char *text, size_t size);
+FV_API void fv_recipe_close(fv_recipe **r);
+FV_API FV_NODISCARD fv_status fv_recipe_set(fv_recipe *r, const char *key_equals_value); /* --set */
+/* A value, marking the key as known; missing: `fallback`. A value that is not a number, or outside
+ * [lo, hi], is a failure that fv_recipe_check returns. */
+FV_API const char *fv_recipe_string(fv_recipe *r, const char *key, const char *fallback);
+FV_API double fv_recipe_number(fv_recipe *r, const char *key, double fallback, double lo, double hi);
+FV_API int64_t fv_recipe_int(fv_recipe *r, const char *key, int64_t fallback, int64_t lo, int64_t hi);
+FV_API int fv_recipe_bool(fv_recipe *r, const char *key, int fallback);
+/* Comma or space separated items of a value; the array and strings are owned by the recipe. */
+FV_API int fv_recipe_list(fv_recipe *r, const char *key, const char *const **items);
+/* First failure so far, or a key that nobody asked for (named, with the nearest known key). */
+FV_API FV_NODISCARD fv_status fv_recipe_check(fv_recipe *r);
+/* Canonical "key = value" text of all keys in effect, for logs and metadata. */
+FV_API const char *fv_recipe_text(fv_recipe *r);
+
+/* AdamW (Loshchilov & Hutter 2019), decoupled decay on FV_PARAM_DECAY parameters, global-norm
+ * clipping, exponential moving average; all f32, one pass. */
+typedef struct fv_opt fv_opt;
+typedef struct fv_opt_options {
+    size_t struct_size;
+    float beta1, beta2, eps, weight_decay; /* 0 = 0.9, 0.95, 1e-8, 0                             */
+    float clip;                            /* global gradient norm; 0 = no clipping               */
+    float ema_decay;                       /* 0 = no EMA; effective min(ema_decay, (1+t)/(10+t))  */
+} fv_opt_options;
+#define FV_OPT_OPTIONS_INIT { .struct_size = sizeof(fv_opt_options) }
+typedef struct fv_opt_info { double grad_norm; int skipped; } fv_opt_info;
+FV_API FV_NODISCARD fv_status fv_opt_create(fv_ctx *ctx, fv_opt **out, fv_params *params, const fv_opt_options *opts);
+FV_API void fv_opt_destroy(fv_opt **o);
+/* One update from params' gradients, which are zeroed. A non-finite norm skips the update (counted);
+ * ten in a row are FV_ERR_NUMERIC. Same bits for any thread count. */
+FV_API FV_NODISCARD fv_status fv_opt_step(fv_opt *o, float lr, fv_opt_info *info);
+FV_API uint64_t fv_opt_steps(const fv_opt *o);
+/* Exchange masters and EMA (to evaluate, sample or export with the average); call again to undo. */
+FV_API void fv_opt_swap_ema(fv_opt *o);
+
+typedef enum fv_schedule_kind { FV_LR_CONSTANT = 0, FV_LR_COSINE, FV_LR_LINEAR, FV_LR_WSD } fv_schedule_kind;
+/* Linear warm-up over `warmup` steps to peak, then towards peak*final at `total`. WSD: constant, linear
+ * decay over the last 20 %. A pure function of step. */
+FV_API double fv_schedule(fv_schedule_kind kind, uint64_t step, uint64_t total, uint64_t warmup, double peak, double final);
+
+/* The loop that every `fovea train` shares: accumulation, schedule, progress, metrics.csv, loss.png,
+ * checkpoints (atomic, CRC per tensor, three kept), exact resume after any kill, export at the end. */
+typedef struct fv_train_hooks {
+    void *user;
+    /* Forward and backward of micro-batch `micro` of `step`: add gradients scaled by `scale`, set *loss. */
+    fv_status (*step)(void *user, uint64_t step, int micro, float scale, double *loss);
+    /* Optional; called with EMA weights in place: held-out metric (lower is better). */
+    fv_status (*evaluate)(void *user, uint64_t step, double *metric);
+    /* Optional; EMA weights in place: write pictures to `path_stem`.png. */
+    fv_status (*sample)(void *user, uint64_t step, const char *path_stem);
+    /* EMA weights in place: write the finished model file. */
+    fv_status (*export_model)(void *user, uint64_t step, const char *path);
+} fv_train_hooks;
+
+typedef struct fv_train_options {
+    size_t struct_size;
+    const char *out_dir;          /* made if missing: ckpt-*.safetensors, latest, metrics.csv, loss.png, model.safetensors */
+    const char *export_path;      /* NULL = out_dir/model.safetensors */
+    uint64_t steps, start_step;   /* start_step: position in data and schedule for --init runs */
+    int accumulate;               /* micro-batches a step; 0 = 1 */
+    uint64_t samples_per_step;    /* for the rate shown */
+    fv_schedule_kind schedule;
+    double lr, lr_final;          /* peak; final fraction */
+    uint64_t warmup;
+    uint64_t save_every, eval_every, sample_every, log_every; /* steps; 0 = 500, never, never, 10 */
+    double save_seconds;          /* also save when this much time passed; 0 = 300 */
+    int resume;                   /* go on from the newest intact checkpoint; without: FV_ERR_EXISTS if out_dir has one */
+    const char *recipe_text;      /* stored in checkpoints; a resume with another text is refused (steps and *_every may differ) */
+    uint64_t seed;
+} fv_train_options;
+#define FV_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_train_options) }
+typedef struct fv_train_result { uint64_t step; double loss, metric, seconds, samples_per_second; } fv_train_result;
+/* Cancelled (fv_ctx_cancel or progress callback): saves a checkpoint first, then FV_ERR_CANCELLED. */
+FV_API FV_NODISCARD fv_status fv_train_run(fv_ctx *ctx, fv_params *params, fv_opt *opt, const fv_train_hooks *hooks,
+                                           const fv_train_options *opts, fv_train_result *result);
+/* State of params and optimiser (masters, moments, EMA, step) as one checkpoint file. */
+FV_API FV_NODISCARD fv_status fv_checkpoint_write(fv_ctx *ctx, const fv_params *params, const fv_opt *opt, uint64_t step, const char *recipe_text, const char *path);
+FV_API FV_NODISCARD fv_status fv_checkpoint_read(fv_ctx *ctx, fv_params *params, fv_opt *opt, uint64_t *step, const char *recipe_text, const char *path);
+/* Write params (current masters) as a model file. quantise: FV_F32, FV_BF16 or FV_I8 (per row, matrices
+ * only; vectors stay f32). meta: key, value pairs. */
+FV_API FV_NODISCARD fv_status fv_params_export(fv_ctx *ctx, const fv_params *params, fv_dtype type, const char *const *meta, int meta_pairs, const char *path, int overwrite);
+
 #ifdef __cplusplus
 }
 #endif

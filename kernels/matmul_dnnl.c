@@ -342,8 +342,7 @@ fv_status fvi_matmul_run(fv_ctx *ctx, fvi_matmul *m, const void *a, const void *
 
 typedef struct linear_state {
     fvi_matmul *forward, *dx, *dw;
-    const void *weights;  /* inference: packed */
-    const float *bias;
+    const void *weights;  /* packed; NULL when masters exist (training): then the current values */
     int64_t M, N, K;
 } linear_state;
 
@@ -398,7 +397,7 @@ static fv_status pack_linear(fv_ctx *ctx, const void *call, const float *f32, vo
     return s;
 }
 
-static fv_status linear_prepare_infer(fvi_exec *e, linear_state *st)
+static fv_status linear_prepare_packed(fvi_exec *e, linear_state *st)
 {
     const fvi_matmul_desc d = { .M = st->M, .N = st->N, .K = st->K, .a_type = e->in[0].dtype,
                                 .b_type = e->in[0].dtype, .c_type = e->out[0].dtype, .b_trans = true,
@@ -412,11 +411,12 @@ static fv_status linear_prepare_infer(fvi_exec *e, linear_state *st)
                             fvi_matmul_packed_bytes(st->forward), pack_linear, &st->weights);
 }
 
-static fv_status linear_prepare_train(fvi_exec *e, linear_state *st)
+static fv_status linear_prepare_plain(fvi_exec *e, linear_state *st)
 {
     const fv_dtype t = e->in[0].dtype, g = e->out[0].dtype;
     const fvi_matmul_desc f = { .M = st->M, .N = st->N, .K = st->K, .a_type = t, .b_type = t,
-                                .c_type = g, .b_trans = true, .bias = e->in[2].ndim > 0 };
+                                .c_type = g, .b_trans = true, .bias = e->in[2].ndim > 0,
+                                .act = (fv_act)e->attr->i[0] };
     FV_TRY(fvi_matmul_create(e->ctx, &st->forward, &f));
     if (t == FV_BF16) FV_TRY(fvi_params_need_bf16(e->ctx, e->params));
     if (e->gin[0].ndim > 0) {
@@ -440,16 +440,20 @@ static fv_status linear_prepare(fvi_exec *e)
     st->N = e->in[1].dim[0];
     st->K = e->in[1].dim[1];
     st->M = fv_tensor_count(&e->in[0]) / st->K;
-    if (!e->training) return linear_prepare_infer(e, st);
-    return linear_prepare_train(e, st);
+    /* Masters may change between runs (training, also its sampling): nothing is packed then. */
+    return fvi_params_master(e->params) ? linear_prepare_plain(e, st) : linear_prepare_packed(e, st);
+}
+
+static const void *plain_weights(const fvi_exec *e)
+{
+    if (e->in[0].dtype == FV_BF16) return fvi_param_bf16(e->params, e->pid[1]);
+    return fv_params_tensor(e->params, e->pid[1]).data;
 }
 
 static fv_status linear_forward(fvi_exec *e)
 {
     linear_state *st = e->state;
-    const void *w = st->weights;
-    if (e->training)
-        w = e->in[0].dtype == FV_BF16 ? (const void *)fvi_param_bf16(e->params, e->pid[1]) : e->in[1].data;
+    const void *w = st->weights ? st->weights : plain_weights(e);
     return fvi_matmul_run(e->ctx, st->forward, e->in[0].data, w, e->in[2].data, NULL, e->out[0].data);
 }
 
@@ -486,12 +490,18 @@ static fv_status linear_backward(fvi_exec *e)
     const void *dy = e->gout[0].data;
     const bool half = e->in[0].dtype == FV_BF16;
     if (half && e->gout[0].dtype == FV_F32) {
-        FV_TRY(fv_convert(e->ctx, FV_F32, dy, fv_tensor_count(&e->gout[0]), FV_BF16, e->scratch));
-        dy = e->scratch;
+        const int64_t n = fv_tensor_count(&e->gout[0]);
+        uint16_t *rounded = e->scratch;
+        FVI_PARALLEL_LANES(e->ctx, lane)
+        {
+            int64_t i, end;
+            fvi_lane(n, lane, &i, &end);
+            for (; i < end; i++) rounded[i] = fv_f32_to_bf16(((const float *)dy)[i]);
+        }
+        dy = rounded;
     }
     if (st->dx && e->gin[0].data) {
-        const void *w = half ? (const void *)fvi_param_bf16(e->params, e->pid[1]) : e->in[1].data;
-        FV_TRY(fvi_matmul_run(e->ctx, st->dx, dy, w, NULL, NULL, e->gin[0].data));
+        FV_TRY(fvi_matmul_run(e->ctx, st->dx, dy, plain_weights(e), NULL, NULL, e->gin[0].data));
     }
     if (st->dw && e->gin[1].data)
         FV_TRY(fvi_matmul_run(e->ctx, st->dw, dy, e->in[0].data, NULL, NULL, e->gin[1].data));

@@ -235,7 +235,7 @@ static fv_status resolve_params(fv_plan *p)
             const fv_t in = p->s[i].node.in[k] ? base_of(p, p->s[i].node.in[k]) : 0;
             if (!in || p->v[in].kind != FVI_PARAM) continue;
             p->s[i].exec.pid[k] = p->v[in].pid;
-            if (p->mode == FV_INFER && is_matrix_weight(&p->s[i], k)) continue;
+            if (is_matrix_weight(&p->s[i], k) && !fvi_params_master(p->params)) continue;
             FV_TRY(fvi_param_f32(p->ctx, p->params, p->v[in].pid, &p->pf32[in]));
         }
     }
@@ -455,7 +455,7 @@ static fv_status run_step(fv_plan *p, step *s, bool back)
 fv_status fv_plan_forward(fv_plan *p)
 {
     if (p->dirty) FV_TRY(resolve(p));
-    if (p->mode == FV_TRAIN && p->params) FV_TRY(fvi_params_sync(p->ctx, p->params));
+    if (p->params) FV_TRY(fvi_params_sync(p->ctx, p->params));
     for (int i = 0; i < p->ns; i++) FV_TRY(run_step(p, &p->s[i], false));
     p->runs += p->profile;
     return FV_OK;

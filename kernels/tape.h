@@ -58,8 +58,10 @@ typedef struct fvi_exec {
     bool precise;         /* f32 tape: no bf16 inside (else matrix products may use bf16 inputs) */
     fv_params *params;
     fv_pid pid[FVI_MAX_IN]; /* parameter behind in[k], -1 if none. The weights of LINEAR and CONV2D are
-                               fetched by id (packed in inference, bf16 copies in training): in[1].data
-                               is then NULL in inference                                             */
+                               fetched by id: packed forms when there are no masters
+                               (fvi_params_master(params) == NULL; in[1].data is NULL then), else the
+                               current masters or bf16 copies, also in inference (values may change
+                               between runs while a model trains)                                    */
 } fvi_exec;
 
 typedef struct fvi_op_def {
@@ -135,8 +137,9 @@ fv_status fvi_dnnl_start(fv_ctx *ctx);
  * fvi_cpu_ops (backend_cpu.c) holds one of each. Row functions only: threading is in op_*.c. */
 
 /* Run body(lane) for the FVI_LANES lanes on ctx's threads. */
-#define FVI_PARALLEL_LANES(ctx, lane) \
-    _Pragma("omp parallel for schedule(static) num_threads((ctx)->threads)") \
+#define FVI_PRAGMA(text) _Pragma(#text)
+#define FVI_PARALLEL_LANES(c, lane) \
+    FVI_PRAGMA(omp parallel for schedule(static) num_threads((c)->threads)) \
     for (int lane = 0; lane < FVI_LANES; lane++)
 
 #endif
