@@ -1,6 +1,7 @@
 /* test_archive.c - tar archives are made here byte by byte, so that the reader is not tested
  * against itself. */
 #include "archive.h"
+#include "tar_writer.h"
 #include "test.h"
 
 #include <sys/stat.h>
@@ -11,74 +12,7 @@
 
 static fv_ctx *ctx;
 
-/* ---- A tar writer ------------------------------------------------------------------------------ */
-
-typedef struct tar { uint8_t *data; size_t size, capacity; } tar;
-
-static void put(tar *t, const void *p, size_t n)
-{
-    if (t->size + n > t->capacity) {
-        t->capacity = (t->size + n) * 2;
-        t->data = realloc(t->data, t->capacity);
-        if (!t->data) exit(1);
-    }
-    memcpy(t->data + t->size, p, n);
-    t->size += n;
-}
-
-static void put_zeros(tar *t, size_t n)
-{
-    static const uint8_t zeros[1024];
-    for (; n > 1024; n -= 1024) put(t, zeros, 1024);
-    put(t, zeros, n);
-}
-
-static void seal(uint8_t h[512])
-{
-    unsigned sum = 0;
-    memset(h + 148, ' ', 8);
-    for (int i = 0; i < 512; i++) sum += h[i];
-    snprintf((char *)h + 148, 8, "%06o", sum);
-}
-
-static void make_header(uint8_t h[512], const char *prefix, const char *name, char type, uint64_t size)
-{
-    memset(h, 0, 512);
-    memcpy(h, name, strlen(name) < 100 ? strlen(name) : 100);
-    memcpy(h + 100, "0000644", 8);
-    snprintf((char *)h + 124, 12, "%011llo", (unsigned long long)size);
-    h[156] = (uint8_t)type;
-    memcpy(h + 257, "ustar\0" "00", 8);
-    memcpy(h + 345, prefix, strlen(prefix));
-    seal(h);
-}
-
-static void put_data(tar *t, const void *data, size_t size)
-{
-    put(t, data, size);
-    put_zeros(t, (512 - size % 512) % 512);
-}
-
-static void put_entry(tar *t, const char *prefix, const char *name, char type, const void *data, size_t size)
-{
-    uint8_t h[512];
-    make_header(h, prefix, name, type, size);
-    put(t, h, 512);
-    put_data(t, data, size);
-}
-
-static void put_text(tar *t, const char *name, const char *text)
-{
-    put_entry(t, "", name, '0', text, strlen(text));
-}
-
-static void put_end(tar *t) { put_zeros(t, 1024); }
-
-static void drop(tar *t)
-{
-    free(t->data);
-    *t = (tar){ 0 };
-}
+/* ---- Packing ----------------------------------------------------------------------------------- */
 
 static tar pack_gzip(const tar *t)
 {
