@@ -48,3 +48,8 @@ const fvi_op_def *fvi_cpu_op(fvi_op op)
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
 }
+
+const fvi_attention_ops *fvi_attention_of(const fv_ctx *ctx)
+{
+    return &ctx->cpu_ops->attention;
+}

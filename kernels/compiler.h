@@ -18,6 +18,15 @@
 #define FV_UNLIKELY(x) (x)
 #endif
 
+/* Before a loop of constant, small count (register tiles): unroll it completely. */
+#if defined(__clang__)
+#define FV_UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define FV_UNROLL _Pragma("GCC unroll 16")
+#else
+#define FV_UNROLL
+#endif
+
 #define FV_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
 #endif

@@ -1,0 +1,90 @@
+/* op_rope_body.h - vector kernels of QK_NORM_ROPE, included by op_rope_avx2.c and op_rope_avx512.c.
+ * Definitions: op_rope.c. */
+#include "attention_tables.h"
+#include "simd.h"
+
+/* Pairs of one vector: elements at a and at b = a + q with angle number j. */
+typedef struct rotation { vf c, s; } rotation;
+FV_INLINE rotation rotation_at(const float *angle, int hd, int j, int n)
+{
+    if (!angle) return (rotation){ v_set1(1.0f), v_zero() };
+    return (rotation){ v_load(angle, j, 0, n), v_load(angle, hd / 2 + j, 0, n) };
+}
+
+static void rope(fvi_rope_row *r)
+{
+    const int hd = r->hd, q = hd / 4;
+    float rstd = 1.0f;
+    if (r->w) {
+        vf sum = v_zero();
+        for (int i = 0; i < hd; i += VW) {
+            const vf x = v_load(r->x, i, r->is_bf16, hd - i < VW ? hd - i : VW);
+            sum = v_fma(x, x, sum);
+        }
+        rstd = 1.0f / sqrtf(v_hsum(sum) / (float)hd + r->eps);
+    }
+    r->rstd = rstd;
+    const vf f = v_set1(rstd);
+    for (int half = 0; half < 2; half++)
+        for (int i = 0; i < q; i += VW) {
+            const int n = q - i < VW ? q - i : VW, a = half * 2 * q + i, b = a + q;
+            vf xa = v_load(r->x, a, r->is_bf16, n), xb = v_load(r->x, b, r->is_bf16, n);
+            if (r->w) {
+                xa = v_mul(v_mul(xa, f), v_load(r->w, a, 0, n));
+                xb = v_mul(v_mul(xb, f), v_load(r->w, b, 0, n));
+            }
+            const rotation t = rotation_at(r->angle, hd, half * q + i, n);
+            v_store(r->y, a, r->is_bf16, n, v_fnma(xb, t.s, v_mul(xa, t.c)));
+            v_store(r->y, b, r->is_bf16, n, v_fma(xb, t.c, v_mul(xa, t.s)));
+        }
+}
+
+FV_INLINE void put(const fvi_rope_row *r, int i, int n, vf g)
+{
+    if (!r->y) return;
+    if (r->add) g = v_add(g, v_load(r->y, i, r->is_bf16, n));
+    v_store(r->y, i, r->is_bf16, n, g);
+}
+
+/* u: gradient of element i after the norm. Leaves u*w in work, adds to dw; returns the new sum. */
+FV_INLINE vf norm_part(const fvi_rope_row *r, int i, int n, vf u, vf sum)
+{
+    const vf xh = v_mul(v_load(r->x, i, r->is_bf16, n), v_set1(r->rstd));
+    const vf uw = v_mul(u, v_load(r->w, i, 0, n));
+    if (r->dw) v_store(r->dw, i, 0, n, v_fma(u, xh, v_load(r->dw, i, 0, n)));
+    v_store(r->work, i, 0, n, uw);
+    return v_fma(uw, xh, sum);
+}
+
+static void rope_grad(fvi_rope_row *r)
+{
+    const int hd = r->hd, q = hd / 4;
+    vf sum = v_zero();
+    for (int half = 0; half < 2; half++)
+        for (int i = 0; i < q; i += VW) {
+            const int n = q - i < VW ? q - i : VW, a = half * 2 * q + i, b = a + q;
+            const vf ga = v_load(r->gy, a, r->is_bf16, n), gb = v_load(r->gy, b, r->is_bf16, n);
+            const rotation t = rotation_at(r->angle, hd, half * q + i, n);
+            const vf ua = v_fma(gb, t.s, v_mul(ga, t.c)), ub = v_fnma(ga, t.s, v_mul(gb, t.c));
+            if (r->w) {
+                sum = norm_part(r, a, n, ua, sum);
+                sum = norm_part(r, b, n, ub, sum);
+            } else {
+                put(r, a, n, ua);
+                put(r, b, n, ub);
+            }
+        }
+    if (!r->w) return;
+    const vf mean = v_set1(v_hsum(sum) / (float)hd), f = v_set1(r->rstd);
+    for (int i = 0; i < hd; i += VW) {
+        const int n = hd - i < VW ? hd - i : VW;
+        const vf xh = v_mul(v_load(r->x, i, r->is_bf16, n), f);
+        put(r, i, n, v_mul(f, v_fnma(xh, mean, v_load(r->work, i, 0, n))));
+    }
+}
+
+void ROPE_INIT(fvi_attention_ops *o)
+{
+    o->rope = rope;
+    o->rope_grad = rope_grad;
+}
