@@ -464,8 +464,8 @@ typedef enum fv_act { FV_ACT_NONE = 0, FV_ACT_RELU, FV_ACT_SILU, FV_ACT_GELU_TAN
                       FV_ACT_LOG, FV_ACT_SQRT, FV_ACT_ABS, FV_ACT_SOFTPLUS, FV_ACT_COUNT } fv_act;
 typedef enum fv_binary { FV_ADD = 0, FV_SUB, FV_MUL, FV_DIV } fv_binary;
 
-/* y = act(x w^T + b). x [..., K], w [N, K], b [N] or -1 -> [..., N] in the tape's precision, or in
- * `out` type with fv_linear_as. oneDNN; sums in f32. */
+/* y = act(x w^T + b). x [..., K], w [N, K] (or [N, ...] with K elements a row), b [N] or -1 -> [..., N]
+ * in the tape's precision, or in `out` type with fv_linear_as. oneDNN; sums in f32. */
 FV_API fv_t fv_linear(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_act act);
 FV_API fv_t fv_linear_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_act act, fv_dtype out);
 typedef struct fv_conv { int stride, pad_top, pad_left, pad_bottom, pad_right; fv_act act; } fv_conv;

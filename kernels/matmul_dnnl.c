@@ -1,7 +1,7 @@
 /* matmul_dnnl.c - matrix products on oneDNN, and the LINEAR op that stands on them.
  *
  * The only file that knows oneDNN's matmul interface, which changed between versions 2 (operation
- * descriptors, public memory descriptors) and 3 (opaque memory descriptors, one create call).
+ * descriptors, output scales) and 3 (one create call, scales per argument); see dnnl_call.h.
  * Measured with oneDNN 2.6 on two Zen 4 cores: f32 200-226 and bf16 410-453 GFLOP/s for DiT shapes;
  * packed weights 2-5 % faster than plain ones; dW as a matmul with transposed A runs at 90 % of the
  * forward's rate and can accumulate in place, so inner_product (same rate) is not used.
@@ -10,12 +10,10 @@
  *   inference: weights packed once per (type, N, K), bias and activation as post-ops.
  *   training:  y = x w^T + b (activations are their own nodes);
  *              dx (+)= dy w;  dw += dy^T x in f32;  db += column sums of dy. */
-#include "tape.h"
+#include "dnnl_call.h"
 
 #include <omp.h>
 #include <string.h>
-
-#include <oneapi/dnnl/dnnl.h>
 
 /* ---- Engine and threads ------------------------------------------------------------------------- */
 
@@ -48,97 +46,36 @@ void fvi_dnnl_shutdown(fv_ctx *ctx)
 {
     if (ctx->dnnl_stream) dnnl_stream_destroy(ctx->dnnl_stream);
     if (ctx->dnnl_engine) dnnl_engine_destroy(ctx->dnnl_engine);
-    ctx->dnnl_stream = ctx->dnnl_engine = NULL;
-}
-
-static dnnl_data_type_t type_of(fv_dtype t)
-{
-    switch (t) {
-    case FV_F32: return dnnl_f32;
-    case FV_BF16: return dnnl_bf16;
-    case FV_I8: return dnnl_s8;
-    case FV_I32: return dnnl_s32;
-    default: return dnnl_data_type_undef;
-    }
+    fv_free(ctx, ctx->dnnl_scratch);
+    ctx->dnnl_stream = ctx->dnnl_engine = ctx->dnnl_scratch = NULL;
+    ctx->dnnl_scratch_bytes = 0;
 }
 
 /* ---- Matrix product ------------------------------------------------------------------------------ */
 
 struct fvi_matmul {
     fvi_matmul_desc d;
-    dnnl_primitive_t prim;
-    dnnl_memory_t a, b, bias, c, scale;
-    dnnl_memory_desc_t b_md; /* layout of b: a struct in version 2, a handle in version 3 */
+    fvi_dnnl_call call; /* arguments: a, b, c, then bias and scale where they exist */
+    fvi_md b_md;        /* layout of b */
 };
 
-#if DNNL_VERSION_MAJOR >= 3
-typedef dnnl_memory_desc_t md_t;
-static dnnl_status_t md_strided(md_t *m, dnnl_data_type_t t, int64_t r, int64_t c, int64_t sr, int64_t sc)
+/* Version 2 multiplies by its output scales after the bias; we want act(scale * ab + bias), so there
+ * the bias is a binary post-op behind the scales. */
+static bool bias_as_post_op(const fvi_matmul_desc *d)
 {
-    const dnnl_dims_t dims = { r, c }, strides = { sr, sc };
-    return dnnl_memory_desc_create_with_strides(m, 2, dims, t, strides);
-}
-static dnnl_status_t md_any(md_t *m, dnnl_data_type_t t, int64_t r, int64_t c)
-{
-    const dnnl_dims_t dims = { r, c };
-    return dnnl_memory_desc_create_with_tag(m, 2, dims, t, dnnl_format_tag_any);
-}
-static void md_free(md_t *m)
-{
-    if (*m) dnnl_memory_desc_destroy(*m);
-    *m = NULL;
-}
-static size_t md_bytes(const md_t *m) { return dnnl_memory_desc_get_size(*m); }
-static dnnl_status_t mem_create(dnnl_memory_t *mem, const md_t *md, dnnl_engine_t e)
-{
-    return dnnl_memory_create(mem, *md, e, DNNL_MEMORY_NONE);
-}
-#else
-typedef dnnl_memory_desc_t md_t;
-static dnnl_status_t md_strided(md_t *m, dnnl_data_type_t t, int64_t r, int64_t c, int64_t sr, int64_t sc)
-{
-    const dnnl_dims_t dims = { r, c }, strides = { sr, sc };
-    return dnnl_memory_desc_init_by_strides(m, 2, dims, t, strides);
-}
-static dnnl_status_t md_any(md_t *m, dnnl_data_type_t t, int64_t r, int64_t c)
-{
-    const dnnl_dims_t dims = { r, c };
-    return dnnl_memory_desc_init_by_tag(m, 2, dims, t, dnnl_format_tag_any);
-}
-static void md_free(md_t *m) { (void)m; }
-static size_t md_bytes(const md_t *m) { return dnnl_memory_desc_get_size(m); }
-static dnnl_status_t mem_create(dnnl_memory_t *mem, const md_t *md, dnnl_engine_t e)
-{
-    return dnnl_memory_create(mem, md, e, DNNL_MEMORY_NONE);
-}
-#endif
-
-static dnnl_status_t append_act(dnnl_post_ops_t ops, fv_act act)
-{
-    dnnl_alg_kind_t kind;
-    switch (act) {
-    case FV_ACT_NONE: return dnnl_success;
-    case FV_ACT_RELU: kind = dnnl_eltwise_relu; break;
-    case FV_ACT_SILU: kind = dnnl_eltwise_swish; break;
-    case FV_ACT_GELU_TANH: kind = dnnl_eltwise_gelu_tanh; break;
-    case FV_ACT_GELU_ERF: kind = dnnl_eltwise_gelu_erf; break;
-    case FV_ACT_SIGMOID: kind = dnnl_eltwise_logistic; break;
-    case FV_ACT_TANH: kind = dnnl_eltwise_tanh; break;
-    default: return dnnl_unimplemented;
-    }
-    const float alpha = act == FV_ACT_SILU ? 1.0f : 0.0f;
-#if DNNL_VERSION_MAJOR >= 3
-    return dnnl_post_ops_append_eltwise(ops, kind, alpha, 0.0f);
-#else
-    return dnnl_post_ops_append_eltwise(ops, 1.0f, kind, alpha, 0.0f);
-#endif
+    return DNNL_VERSION_MAJOR < 3 && d->scaled && d->bias;
 }
 
-/* Post-ops: accumulate first (c_old is added to the product), then the activation. */
-static dnnl_status_t make_attr(dnnl_primitive_attr_t *attr, const fvi_matmul_desc *d)
+static dnnl_status_t md_2d(fvi_md *m, fv_dtype t, int64_t r, int64_t c, int64_t sr, int64_t sc)
 {
-    *attr = NULL;
-    dnnl_status_t s = dnnl_primitive_attr_create(attr);
+    const dnnl_dims_t dims = { r, c }, strides = { sr, sc };
+    return fvi_md_strided(m, 2, dims, fvi_dnnl_type(t), strides);
+}
+
+/* Post-ops: accumulate first (c_old is added to the product), then bias, then the activation. */
+static dnnl_status_t make_attr(dnnl_primitive_attr_t *attr, const fvi_matmul_desc *d, const fvi_md *bias)
+{
+    dnnl_status_t s = fvi_dnnl_attr(attr);
     if (s != dnnl_success) return s;
     if (d->scaled) {
 #if DNNL_VERSION_MAJOR >= 3
@@ -151,82 +88,86 @@ static dnnl_status_t make_attr(dnnl_primitive_attr_t *attr, const fvi_matmul_des
     }
     dnnl_post_ops_t ops = NULL;
     s = dnnl_post_ops_create(&ops);
-    if (s == dnnl_success && d->accumulate) {
-#if DNNL_VERSION_MAJOR >= 3
-        s = dnnl_post_ops_append_sum(ops, 1.0f, 0, dnnl_data_type_undef);
+    if (s == dnnl_success && d->accumulate) s = fvi_dnnl_append_sum(ops);
+#if DNNL_VERSION_MAJOR < 3
+    if (s == dnnl_success && bias_as_post_op(d)) s = dnnl_post_ops_append_binary(ops, dnnl_binary_add, bias);
 #else
-        s = dnnl_post_ops_append_sum(ops, 1.0f);
+    (void)bias;
 #endif
-    }
-    if (s == dnnl_success) s = append_act(ops, d->act);
+    if (s == dnnl_success) s = fvi_dnnl_append_act(ops, d->act);
     if (s == dnnl_success) s = dnnl_primitive_attr_set_post_ops(*attr, ops);
     if (ops) dnnl_post_ops_destroy(ops);
     return s;
 }
 
-static dnnl_status_t make_mds(const fvi_matmul_desc *d, md_t *a, md_t *b, md_t *bias, md_t *c)
+static dnnl_status_t make_mds(const fvi_matmul_desc *d, fvi_md *a, fvi_md *b, fvi_md *bias, fvi_md *c)
 {
     const int64_t lda = d->lda ? d->lda : (d->a_trans ? d->M : d->K);
     const int64_t ldb = d->ldb ? d->ldb : (d->b_trans ? d->K : d->N);
     const int64_t ldc = d->ldc ? d->ldc : d->N;
-    dnnl_status_t s = d->a_trans ? md_strided(a, type_of(d->a_type), d->M, d->K, 1, lda)
-                                 : md_strided(a, type_of(d->a_type), d->M, d->K, lda, 1);
+    const dnnl_dims_t b_dims = { d->K, d->N };
+    dnnl_status_t s = d->a_trans ? md_2d(a, d->a_type, d->M, d->K, 1, lda)
+                                 : md_2d(a, d->a_type, d->M, d->K, lda, 1);
     if (s != dnnl_success) return s;
-    if (d->b_packed) s = md_any(b, type_of(d->b_type), d->K, d->N);
-    else s = d->b_trans ? md_strided(b, type_of(d->b_type), d->K, d->N, 1, ldb)
-                        : md_strided(b, type_of(d->b_type), d->K, d->N, ldb, 1);
+    if (d->b_packed) s = fvi_md_tagged(b, 2, b_dims, fvi_dnnl_type(d->b_type), dnnl_format_tag_any);
+    else s = d->b_trans ? md_2d(b, d->b_type, d->K, d->N, 1, ldb) : md_2d(b, d->b_type, d->K, d->N, ldb, 1);
     if (s != dnnl_success) return s;
-    if (d->bias) s = md_strided(bias, dnnl_f32, 1, d->N, d->N, 1);
+    if (d->bias) s = md_2d(bias, FV_F32, 1, d->N, d->N, 1);
     if (s != dnnl_success) return s;
-    return md_strided(c, type_of(d->c_type), d->M, d->N, ldc, 1);
+    return md_2d(c, d->c_type, d->M, d->N, ldc, 1);
 }
 
-static dnnl_status_t make_primitive(fvi_matmul *m, dnnl_engine_t engine)
+static int argument_ids(const fvi_matmul_desc *d, int id[5])
+{
+    int n = 0;
+    id[n++] = DNNL_ARG_SRC;
+    id[n++] = DNNL_ARG_WEIGHTS;
+    id[n++] = DNNL_ARG_DST;
+    if (d->bias)
+        id[n++] = bias_as_post_op(d) ? DNNL_ARG_ATTR_MULTIPLE_POST_OP(d->accumulate ? 1 : 0) | DNNL_ARG_SRC_1
+                                     : DNNL_ARG_BIAS;
+#if DNNL_VERSION_MAJOR >= 3
+    if (d->scaled) id[n++] = DNNL_ARG_ATTR_SCALES | DNNL_ARG_WEIGHTS;
+#else
+    if (d->scaled) id[n++] = DNNL_ARG_ATTR_OUTPUT_SCALES;
+#endif
+    return n;
+}
+
+static dnnl_status_t make_primitive(fv_ctx *ctx, fvi_matmul *m)
 {
     const fvi_matmul_desc *d = &m->d;
-    md_t a, b, bias, c;
-    memset(&a, 0, sizeof a);
-    memset(&b, 0, sizeof b);
-    memset(&bias, 0, sizeof bias);
-    memset(&c, 0, sizeof c);
+    dnnl_engine_t engine = ctx->dnnl_engine;
+    fvi_md md[5]; /* a, b, c, bias, scale */
+    memset(md, 0, sizeof md);
     dnnl_primitive_attr_t attr = NULL;
     dnnl_primitive_desc_t pd = NULL;
-    dnnl_status_t s = make_mds(d, &a, &b, &bias, &c);
-    if (s == dnnl_success) s = make_attr(&attr, d);
-    if (s != dnnl_success) goto done;
+    const dnnl_dims_t scale_dims = { d->N };
+    int id[5];
+    const int n = argument_ids(d, id);
+    const bool own_bias = d->bias && !bias_as_post_op(d);
+    dnnl_status_t s = make_mds(d, &md[0], &md[1], &md[3], &md[2]);
+    if (s == dnnl_success) s = fvi_md_tagged(&md[4], 1, scale_dims, dnnl_f32, dnnl_a);
+    if (s == dnnl_success) s = make_attr(&attr, d, &md[3]);
 #if DNNL_VERSION_MAJOR >= 3
-    s = dnnl_matmul_primitive_desc_create(&pd, engine, a, b, d->bias ? bias : NULL, c, attr);
     if (s == dnnl_success)
-        s = dnnl_memory_desc_clone(&m->b_md, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0));
+        s = dnnl_matmul_primitive_desc_create(&pd, engine, md[0], md[1], own_bias ? md[3] : NULL, md[2], attr);
 #else
     dnnl_matmul_desc_t op;
-    s = dnnl_matmul_desc_init(&op, &a, &b, d->bias ? &bias : NULL, &c);
+    if (s == dnnl_success) s = dnnl_matmul_desc_init(&op, &md[0], &md[1], own_bias ? &md[3] : NULL, &md[2]);
     if (s == dnnl_success) s = dnnl_primitive_desc_create(&pd, &op, attr, engine, NULL);
-    if (s == dnnl_success) m->b_md = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
 #endif
-    if (s == dnnl_success) s = dnnl_primitive_create(&m->prim, pd);
-    if (s == dnnl_success) s = mem_create(&m->a, &a, engine);
-    if (s == dnnl_success) s = mem_create(&m->b, &m->b_md, engine);
-    if (s == dnnl_success && d->bias) s = mem_create(&m->bias, &bias, engine);
-    if (s == dnnl_success) s = mem_create(&m->c, &c, engine);
-    if (s == dnnl_success && d->scaled) {
-        md_t sc;
-        const dnnl_dims_t dims = { d->N };
-#if DNNL_VERSION_MAJOR >= 3
-        s = dnnl_memory_desc_create_with_tag(&sc, 1, dims, dnnl_f32, dnnl_a);
-#else
-        s = dnnl_memory_desc_init_by_tag(&sc, 1, dims, dnnl_f32, dnnl_a);
-#endif
-        if (s == dnnl_success) s = mem_create(&m->scale, &sc, engine);
-        md_free(&sc);
+    if (s == dnnl_success) s = fvi_md_query(&m->b_md, pd, dnnl_query_weights_md, 0);
+    if (s == dnnl_success) {
+        const fvi_md *arg[5] = { &md[0], &m->b_md, &md[2] };
+        int k = 3;
+        if (d->bias) arg[k++] = &md[3];
+        if (d->scaled) arg[k++] = &md[4];
+        s = fvi_dnnl_call_create(ctx, &m->call, pd, id, arg, n);
     }
-done:
     if (pd) dnnl_primitive_desc_destroy(pd);
     if (attr) dnnl_primitive_attr_destroy(attr);
-    md_free(&a);
-    md_free(&b);
-    md_free(&bias);
-    md_free(&c);
+    for (size_t i = 0; i < FV_ARRAY_LEN(md); i++) fvi_md_free(&md[i]);
     return s;
 }
 
@@ -241,11 +182,12 @@ fv_status fvi_matmul_create(fv_ctx *ctx, fvi_matmul **out, const fvi_matmul_desc
     if (!m) return FV_ERR_OOM;
     m->d = *d;
     const int old = fvi_threads_enter(ctx);
-    const dnnl_status_t s = make_primitive(m, ctx->dnnl_engine);
+    const dnnl_status_t s = make_primitive(ctx, m);
     fvi_threads_leave(old);
     if (s != dnnl_success) {
         fvi_matmul_destroy(ctx, &m);
-        return fv_fail(ctx, s == dnnl_out_of_memory ? FV_ERR_OOM : FV_ERR_UNSUPPORTED,
+        if (s == dnnl_out_of_memory) return fv_fail(ctx, FV_ERR_OOM, "matmul: out of memory");
+        return fv_fail(ctx, FV_ERR_UNSUPPORTED,
                        "matmul: oneDNN has no kernel for %s x %s -> %s, %lld x %lld x %lld (status %d)",
                        fv_dtype_name(d->a_type), fv_dtype_name(d->b_type), fv_dtype_name(d->c_type),
                        (long long)d->M, (long long)d->N, (long long)d->K, (int)s);
@@ -259,83 +201,40 @@ void fvi_matmul_destroy(fv_ctx *ctx, fvi_matmul **mm)
     if (!mm || !*mm) return;
     fvi_matmul *m = *mm;
     *mm = NULL;
-    if (m->prim) dnnl_primitive_destroy(m->prim);
-    dnnl_memory_t mem[] = { m->a, m->b, m->bias, m->c, m->scale };
-    for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++)
-        if (mem[i]) dnnl_memory_destroy(mem[i]);
-    md_free(&m->b_md);
+    fvi_dnnl_call_destroy(&m->call);
+    fvi_md_free(&m->b_md);
     fv_free(ctx, m);
 }
 
-size_t fvi_matmul_packed_bytes(const fvi_matmul *m) { return md_bytes(&m->b_md); }
+size_t fvi_matmul_packed_bytes(const fvi_matmul *m) { return fvi_md_bytes(&m->b_md); }
 
 fv_status fvi_matmul_pack(fv_ctx *ctx, const fvi_matmul *m, const void *b, void *packed)
 {
     const fvi_matmul_desc *d = &m->d;
-    md_t src;
+    fvi_md src;
     memset(&src, 0, sizeof src);
-    dnnl_status_t s = d->b_trans ? md_strided(&src, type_of(d->b_type), d->K, d->N, 1, d->K)
-                                 : md_strided(&src, type_of(d->b_type), d->K, d->N, d->N, 1);
-    dnnl_memory_t from = NULL, to = NULL;
-    dnnl_primitive_desc_t pd = NULL;
-    dnnl_primitive_t prim = NULL;
+    dnnl_status_t s = d->b_trans ? md_2d(&src, d->b_type, d->K, d->N, 1, d->K)
+                                 : md_2d(&src, d->b_type, d->K, d->N, d->N, 1);
+    fvi_dnnl_call call;
+    memset(&call, 0, sizeof call);
     const int old = fvi_threads_enter(ctx);
-    if (s == dnnl_success) s = mem_create(&from, &src, ctx->dnnl_engine);
-    if (s == dnnl_success) s = mem_create(&to, &m->b_md, ctx->dnnl_engine);
-    if (s == dnnl_success) s = dnnl_memory_set_data_handle(from, (void *)(uintptr_t)b);
-    if (s == dnnl_success) s = dnnl_memory_set_data_handle(to, packed);
-#if DNNL_VERSION_MAJOR >= 3
-    if (s == dnnl_success)
-        s = dnnl_reorder_primitive_desc_create(&pd, src, ctx->dnnl_engine, m->b_md, ctx->dnnl_engine, NULL);
-#else
-    if (s == dnnl_success)
-        s = dnnl_reorder_primitive_desc_create(&pd, &src, ctx->dnnl_engine, &m->b_md, ctx->dnnl_engine, NULL);
-#endif
-    if (s == dnnl_success) s = dnnl_primitive_create(&prim, pd);
-    if (s == dnnl_success) {
-        const dnnl_exec_arg_t args[] = { { DNNL_ARG_FROM, from }, { DNNL_ARG_TO, to } };
-        s = dnnl_primitive_execute(prim, ctx->dnnl_stream, 2, args);
-        if (s == dnnl_success) s = dnnl_stream_wait(ctx->dnnl_stream);
-    }
+    if (s == dnnl_success) s = fvi_dnnl_reorder_create(ctx, &call, &src, &m->b_md, false);
     fvi_threads_leave(old);
-    if (prim) dnnl_primitive_destroy(prim);
-    if (pd) dnnl_primitive_desc_destroy(pd);
-    if (from) dnnl_memory_destroy(from);
-    if (to) dnnl_memory_destroy(to);
-    md_free(&src);
+    fvi_md_free(&src);
     if (s != dnnl_success) return fv_fail(ctx, FV_ERR_DEVICE, "matmul: packing weights failed (%d)", (int)s);
-    return FV_OK;
+    const fv_status r = fvi_dnnl_call_run(ctx, &call, "matmul pack", (const void *const[]){ b, packed });
+    fvi_dnnl_call_destroy(&call);
+    return r;
 }
 
 fv_status fvi_matmul_run(fv_ctx *ctx, fvi_matmul *m, const void *a, const void *b, const float *bias,
                          const float *scale, void *c)
 {
-    dnnl_exec_arg_t args[5];
-    int n = 0;
-    dnnl_memory_set_data_handle(m->a, (void *)(uintptr_t)a);
-    dnnl_memory_set_data_handle(m->b, (void *)(uintptr_t)b);
-    dnnl_memory_set_data_handle(m->c, c);
-    args[n++] = (dnnl_exec_arg_t){ DNNL_ARG_SRC, m->a };
-    args[n++] = (dnnl_exec_arg_t){ DNNL_ARG_WEIGHTS, m->b };
-    args[n++] = (dnnl_exec_arg_t){ DNNL_ARG_DST, m->c };
-    if (m->bias) {
-        dnnl_memory_set_data_handle(m->bias, (void *)(uintptr_t)bias);
-        args[n++] = (dnnl_exec_arg_t){ DNNL_ARG_BIAS, m->bias };
-    }
-    if (m->scale) {
-        dnnl_memory_set_data_handle(m->scale, (void *)(uintptr_t)scale);
-#if DNNL_VERSION_MAJOR >= 3
-        args[n++] = (dnnl_exec_arg_t){ DNNL_ARG_ATTR_SCALES | DNNL_ARG_WEIGHTS, m->scale };
-#else
-        args[n++] = (dnnl_exec_arg_t){ DNNL_ARG_ATTR_OUTPUT_SCALES, m->scale };
-#endif
-    }
-    const int old = fvi_threads_enter(ctx);
-    dnnl_status_t s = dnnl_primitive_execute(m->prim, ctx->dnnl_stream, n, args);
-    if (s == dnnl_success) s = dnnl_stream_wait(ctx->dnnl_stream);
-    fvi_threads_leave(old);
-    if (s != dnnl_success) return fv_fail(ctx, FV_ERR_DEVICE, "matmul: oneDNN failed (%d)", (int)s);
-    return FV_OK;
+    const void *data[5] = { a, b, c };
+    int n = 3;
+    if (m->d.bias) data[n++] = bias;
+    if (m->d.scaled) data[n++] = scale;
+    return fvi_dnnl_call_run(ctx, &m->call, "matmul", data);
 }
 
 /* ---- LINEAR --------------------------------------------------------------------------------------- */
@@ -364,25 +263,6 @@ static void linear_release(fv_ctx *ctx, void *state)
     fv_free(ctx, st);
 }
 
-/* The packed layout is a function of oneDNN's choice; fingerprint its descriptor so that plans with
- * another row count share the copy whenever the layout is the same. */
-static uint64_t layout_id(const fvi_matmul *m)
-{
-#if DNNL_VERSION_MAJOR >= 3
-    size_t bytes = 0;
-    if (dnnl_memory_desc_get_blob(NULL, &bytes, m->b_md) != dnnl_success || bytes > 4096) return md_bytes(&m->b_md);
-    uint8_t blob[4096];
-    if (dnnl_memory_desc_get_blob(blob, &bytes, m->b_md) != dnnl_success) return md_bytes(&m->b_md);
-    return fv_crc32c(0, blob, bytes);
-#else
-    const dnnl_blocking_desc_t *k = &m->b_md.format_desc.blocking;
-    uint32_t c = fv_crc32c(0, k->strides, 2 * sizeof k->strides[0]);
-    c = fv_crc32c(c, &k->inner_nblks, sizeof k->inner_nblks);
-    c = fv_crc32c(c, k->inner_blks, (size_t)k->inner_nblks * sizeof k->inner_blks[0]);
-    return fv_crc32c(c, k->inner_idxs, (size_t)k->inner_nblks * sizeof k->inner_idxs[0]);
-#endif
-}
-
 static fv_status pack_linear(fv_ctx *ctx, const void *call, const float *f32, void *dst)
 {
     const pack_call *p = call;
@@ -405,7 +285,7 @@ static fv_status linear_prepare_packed(fvi_exec *e, linear_state *st)
                                 .act = (fv_act)e->attr->i[0] };
     FV_TRY(fvi_matmul_create(e->ctx, &st->forward, &d));
     pack_call call = { { 1, (int32_t)d.b_type, st->N, st->K,
-                         (int64_t)fvi_matmul_packed_bytes(st->forward), layout_id(st->forward) },
+                         (int64_t)fvi_matmul_packed_bytes(st->forward), fvi_md_layout(&st->forward->b_md, 2) },
                        st->forward };
     return fvi_param_packed(e->ctx, e->params, e->pid[1], &call, sizeof call.key,
                             fvi_matmul_packed_bytes(st->forward), pack_linear, &st->weights);
@@ -438,7 +318,7 @@ static fv_status linear_prepare(fvi_exec *e)
     if (!st) return FV_ERR_OOM;
     e->state = st;
     st->N = e->in[1].dim[0];
-    st->K = e->in[1].dim[1];
+    st->K = fv_tensor_count(&e->in[1]) / st->N;
     st->M = fv_tensor_count(&e->in[0]) / st->K;
     /* Masters may change between runs (training, also its sampling): nothing is packed then. */
     return fvi_params_master(e->params) ? linear_prepare_plain(e, st) : linear_prepare_packed(e, st);

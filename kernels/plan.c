@@ -246,7 +246,7 @@ static double node_flop(const fvi_exec *e, fvi_op op)
 {
     const fv_tensor *x = &e->in[0], *w = &e->in[1], *y = &e->out[0];
     switch (op) {
-    case FVI_OP_LINEAR: return 2.0 * (double)fv_tensor_count(y) * (double)w->dim[1];
+    case FVI_OP_LINEAR: return 2.0 * (double)fv_tensor_count(y) * (double)(fv_tensor_count(w) / w->dim[0]);
     case FVI_OP_CONV2D: return 2.0 * (double)fv_tensor_count(y) * (double)(w->dim[1] * w->dim[2] * w->dim[3]);
     case FVI_OP_SDPA: return 4.0 * (double)(x->dim[0] * x->dim[3] * x->dim[4]) * (double)x->dim[1] * (double)x->dim[1];
     default: return 0;

@@ -254,9 +254,10 @@ fv_t fv_linear_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_act act, fv_dtype o
     const fv_t in[3] = { x, fv_param(t, w), b >= 0 ? fv_param(t, b) : 0 };
     if (t->status != FV_OK) return 0;
     const fv_tensor xs = t->v[x].t, ws = t->v[in[1]].t;
-    if (ws.ndim != 2 || last_dim(&xs) != ws.dim[1])
+    const int64_t columns = fv_tensor_count(&ws) / ws.dim[0];
+    if (ws.ndim < 2 || last_dim(&xs) != columns)
         return BAD(t, FV_ERR_SHAPE, "linear %s: input has %lld columns, weight expects %lld",
-                   fv_params_name(t->params, w), (long long)last_dim(&xs), (long long)last_dim(&ws));
+                   fv_params_name(t->params, w), (long long)last_dim(&xs), (long long)columns);
     if (in[2] && fv_tensor_count(&t->v[in[2]].t) != ws.dim[0])
         return BAD(t, FV_ERR_SHAPE, "linear %s: bias length differs", fv_params_name(t->params, b));
     if (t->precision == FV_F32) out = FV_F32;

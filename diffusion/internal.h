@@ -1,0 +1,110 @@
+/* internal.h - shared by the .c files of diffusion/ only. */
+#ifndef FV_DIFFUSION_INTERNAL_H
+#define FV_DIFFUSION_INTERNAL_H
+
+#include "engine.h"
+#include "fovea_diffusion.h"
+
+/* ---- dit_model.c: architecture ---------------------------------------------------------------------- */
+
+typedef enum dit_family { DIT_OFFICIAL = 0, DIT_F = 1 } dit_family;
+
+typedef struct dit_config {
+    dit_family family;
+    char name[32];
+    int input_size, channels, out_channels; /* sampler state; out_channels 2x with learn_sigma */
+    int patch, width, depth, heads, hidden; /* hidden: MLP width (SwiGLU: of each half) */
+    int classes, has_null;
+    int bottleneck;      /* F, patch >= 8: width of the low-rank patch embedding, else 0 */
+    int refine;          /* F: channels of the convolution over the assembled picture, 0 = none */
+    float t_scale, t_den;/* timestep features: cos/sin(t * t_scale * f_j), exponent divisor */
+    float ln2_eps;
+    int steps;           /* defaults for sampling */
+    float cfg;
+    fv_sampler sampler;
+} dit_config;
+
+typedef struct dit_block {
+    fv_pid norm1, qkv_w, qkv_b, q_norm, k_norm, proj_w, proj_b, norm2, fc1_w, fc1_b, fc2_w, fc2_b, ada_w, ada_b;
+} dit_block;
+
+#define DIT_REFINE_LAYERS 3
+
+/* Parameters of one network; -1 where the family has none. */
+typedef struct dit_net {
+    dit_config cfg;
+    fv_params *params;
+    fv_pid patch0_w, patch_w, patch_b, pos, t0_w, t0_b, t2_w, t2_b, classes, ada_w, ada_b, ada_offset;
+    fv_pid final_norm, final_ada_w, final_ada_b, out_w, out_b;
+    fv_pid refine_w[DIT_REFINE_LAYERS], refine_b[DIT_REFINE_LAYERS];
+    dit_block *block;   /* [depth] */
+} dit_net;
+
+/* Fill cfg from a preset: "F32", "F64c", "F64", "F128", "F128L", "DiT-S/2" ... "DiT-XL/8". */
+fv_status dit_preset(fv_ctx *ctx, const char *name, int classes, dit_config *out);
+/* Configuration of a model file (fovea.* metadata, or from tensor shapes for official files). */
+fv_status dit_config_read(fv_ctx *ctx, const fv_model *m, const char *prefix, dit_config *out);
+/* Metadata pairs (key, value, ...) that dit_config_read understands; owned text, freed by dit_meta_free. */
+typedef struct dit_meta { char *item[64]; int pairs; } dit_meta;
+fv_status dit_config_meta(fv_ctx *ctx, const dit_config *c, dit_meta *out);
+fv_status dit_meta_add(fv_ctx *ctx, dit_meta *m, const char *key, const char *value);
+void dit_meta_free(fv_ctx *ctx, dit_meta *m);
+
+fv_status dit_net_create(fv_ctx *ctx, dit_net *n, const dit_config *c);
+void dit_net_destroy(fv_ctx *ctx, dit_net *n);
+/* Training values of the papers (Xavier, zero adaLN and output). Needs fv_params_alloc. */
+void dit_net_init(dit_net *n, uint64_t seed);
+int dit_tokens(const dit_config *c);
+
+/* Modules on a tape. Shapes: x [B,S,S,C] f32 (NHWC), h [B,N,D] f32, mod [B,6D] f32, cond [B,D]. */
+fv_t dit_embed(fv_tape *t, const dit_net *n, fv_t x, fv_t pos);            /* -> h                 */
+fv_t dit_condition(fv_tape *t, const dit_net *n, fv_t time, fv_t label);   /* -> silu(c)           */
+fv_t dit_block_mod(fv_tape *t, const dit_net *n, int l, fv_t cond);        /* -> mod               */
+fv_t dit_shared_mod(fv_tape *t, const dit_net *n, fv_t cond);              /* F: shared part       */
+fv_t dit_block_mod_from(fv_tape *t, const dit_net *n, int l, fv_t shared, fv_t cond);
+fv_t dit_final_mod(fv_tape *t, const dit_net *n, fv_t cond);               /* -> [B,2D]            */
+fv_t dit_attention(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod, fv_t rope); /* un-gated A */
+fv_t dit_mlp(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod);                  /* un-gated M */
+fv_t dit_final(fv_tape *t, const dit_net *n, fv_t h, fv_t mod2);           /* -> [B,S,S,Cout] f32  */
+/* Chunks of mod in this order (official DiT): shift1 scale1 gate1 shift2 scale2 gate2. */
+enum { DIT_SHIFT1 = 0, DIT_SCALE1, DIT_GATE1, DIT_SHIFT2, DIT_SCALE2, DIT_GATE2 };
+/* All of it: -> network output [B,S,S,Cout]. */
+fv_t dit_forward(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t label, fv_t pos, fv_t rope);
+/* Constant tables: pos [N, D] (official and F), rope [N, 2, hd/2] (F). */
+void dit_pos_table(const dit_config *c, float *pos);
+void dit_rope(const dit_config *c, float *rope);
+
+/* ---- sampler.c: schedules and updates (pure arithmetic on states) ------------------------------------- */
+
+/* A resolved sampler. All coefficients are float64, cast to f32 when used. One "evaluation" is one
+ * network call; Heun has two a step except in the last step. */
+typedef struct dit_schedule {
+    fv_sampler kind;
+    int steps, evals;
+    double *net_time;     /* [evals] what the network receives: original timestep 0..999, or t in 0..1 */
+    double *u;            /* [evals] position in 0 (noise) .. 1 (data), for guidance intervals and plots  */
+    double *coef;         /* [evals * DIT_COEF] meaning depends on kind (sampler.c) */
+    float cfg, cfg_start, cfg_end;
+    int cfg_channels;
+    float eta;
+    int needs_noise;      /* DDPM, or DDIM with eta > 0 */
+    int flow;             /* network predicts x (F family) */
+} dit_schedule;
+#define DIT_COEF 8
+/* Checks o against the family (flow samplers for F, the others for official models). */
+fv_status dit_schedule_create(fv_ctx *ctx, dit_schedule *s, const dit_config *c, const fv_generate_options *o);
+void dit_schedule_destroy(fv_ctx *ctx, dit_schedule *s);
+/* Respacing of `steps` kept timesteps out of 1000 [steps], ascending (official list). */
+void dit_respace(int steps, int *timesteps);
+/* Is guidance active at evaluation e (then the network runs cond and null rows)? */
+int dit_schedule_guided(const dit_schedule *s, int e);
+/* Combine one picture's network outputs [pixels, out_channels] into pred [pixels, channels] (eps, or xhat
+ * for flow) and var [pixels, channels] (learned range, or NULL); null_out NULL = no guidance. */
+void dit_schedule_guide(const dit_schedule *s, const float *cond_out, const float *null_out, int64_t pixels,
+                        int channels, int out_channels, float *pred, float *var);
+/* Advance the state x [n] of one picture by evaluation e. noise [n] for samplers that need it (else
+ * NULL); work [2 * n] belongs to the picture and is kept between calls. */
+void dit_schedule_step(const dit_schedule *s, int e, float *x, const float *pred, const float *var,
+                       const float *noise, float *work, int64_t n);
+
+#endif
