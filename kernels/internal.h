@@ -20,6 +20,7 @@ struct fv_ctx {
     atomic_int cancel;
     char error[FVI_ERROR_BYTES];
     void *dnnl_engine, *dnnl_stream; /* made on first use by matmul_dnnl.c */
+    void *dnnl_scratch; size_t dnnl_scratch_bytes; /* oneDNN's scratchpad, as large as any primitive needs */
     struct fvi_cpu_ops *cpu_ops;     /* SIMD tables, filled once at creation (backend_cpu.c) */
 };
 
