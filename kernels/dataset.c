@@ -82,6 +82,7 @@ typedef struct worker {
 
 struct fv_dataset {
     fv_ctx *ctx;
+    fv_ctx *own; /* one thread: for decoding on the caller's; small pictures lose by more */
     fv_dataset_options o; /* pointers inside are not used after open */
     int side, channels;
     size_t pixel_count; /* of one picture, with channels */
@@ -656,7 +657,7 @@ static fv_status finish_job(fv_dataset *ds)
     pthread_mutex_lock(&ds->lock);
     while (s == FV_OK && !(j->next == j->count && j->running == 0)) {
         if (ds->worker_count == 0)
-            do_next(ds, ds->ctx);
+            do_next(ds, ds->own);
         else
             wait_done(ds);
         const uint64_t finished = j->finished;
@@ -748,6 +749,8 @@ static fv_status start_workers(fv_dataset *ds)
     co.memory_cap_bytes = ds->ctx->memory_cap;
     sigset_t all, old;
     sigfillset(&all);
+    const fv_status own = fv_ctx_create(&ds->own, &co);
+    if (own != FV_OK) return fv_fail(ds->ctx, own, "data set: no context for decoding");
     for (int i = 0; i < n; i++) {
         worker *w = &ds->workers[i];
         w->ds = ds;
@@ -847,6 +850,7 @@ void fv_dataset_close(fv_dataset **dataset)
         pthread_cond_destroy(&ds->work);
         pthread_mutex_destroy(&ds->lock);
     }
+    fv_ctx_destroy(&ds->own);
     for (int i = 0; i < 2; i++) free_slot(ctx, &ds->slots[i]);
     for (size_t i = 0; i < ds->count; i++) {
         fv_free(ctx, ds->pics[i].data);
@@ -967,18 +971,15 @@ fv_status fv_dataset_get(fv_dataset *ds, uint64_t i, float *hwc, int32_t *label)
         stop_job(ds);
         FV_TRY(fill_cache(ds));
     }
-    fv_status s = FV_OK;
     if (atomic_load(&ds->is_bad[i]))
-        s = fv_fail(ds->ctx, FV_ERR_FORMAT, "%.200s cannot be read", ds->pics[i].path);
-    else if ((s = render(ds, ds->ctx, i, &plain, hwc)) != FV_OK) {
-        if (is_picture_fault(s)) {
-            char text[FVI_ERROR_BYTES];
-            snprintf(text, sizeof text, "%s", fv_ctx_error(ds->ctx));
-            FV_TRY(mark_bad(ds, ds->ctx, i));
-            fv_fail(ds->ctx, s, "%s", text);
-        }
-        s = fv_fail_in(ds->ctx, s, "%.200s", ds->pics[i].path);
+        return fv_fail(ds->ctx, FV_ERR_FORMAT, "%.200s cannot be read", ds->pics[i].path);
+    const fv_status s = render(ds, ds->own, i, &plain, hwc);
+    if (s == FV_OK) {
+        if (label) *label = ds->pics[i].label;
+        return FV_OK;
     }
-    if (s == FV_OK && label) *label = ds->pics[i].label;
+    fv_fail(ds->ctx, s, "%.200s: %.250s", ds->pics[i].path, fv_ctx_error(ds->own));
+    if (is_picture_fault(s) && mark_bad(ds, ds->own, i) != FV_OK)
+        return fv_fail(ds->ctx, FV_ERR_FORMAT, "%s", fv_ctx_error(ds->own));
     return s;
 }
