@@ -20,7 +20,7 @@ int dit_tokens(const dit_config *c) { return (c->input_size / c->patch) * (c->in
 
 /* ---- Presets ---------------------------------------------------------------------------------------- */
 
-static int swiglu_hidden(int width) { return (8 * width / 3 + 15) / 16 * 16; }
+int swiglu_width(int width) { return (8 * width / 3 + 15) / 16 * 16; }
 
 static void f_preset(dit_config *c, const char *name, int size, int patch, int width, int depth)
 {
@@ -33,7 +33,7 @@ static void f_preset(dit_config *c, const char *name, int size, int patch, int w
     c->width = width;
     c->depth = depth;
     c->heads = width / 64;
-    c->hidden = swiglu_hidden(width);
+    c->hidden = swiglu_width(width);
     c->has_null = 1;
     c->bottleneck = patch >= 8 ? 64 : 0;
     c->t_scale = 1000.0f;
@@ -362,4 +362,9 @@ fv_t dit_forward(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t label, fv
         h = fv_gate_residual(t, h, dit_mlp(t, n, l, h, mod), mod, DIT_GATE2);
     }
     return dit_final(t, n, h, dit_final_mod(t, n, cond));
+}
+
+fv_t dit_keep_channels(fv_tape *t, fv_t out, const dit_config *c)
+{
+    return fv_slice(t, out, 0, c->channels);
 }

@@ -70,9 +70,16 @@ fv_t dit_final(fv_tape *t, const dit_net *n, fv_t h, fv_t mod2);           /* ->
 enum { DIT_SHIFT1 = 0, DIT_SCALE1, DIT_GATE1, DIT_SHIFT2, DIT_SCALE2, DIT_GATE2 };
 /* All of it: -> network output [B,S,S,Cout]. */
 fv_t dit_forward(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t label, fv_t pos, fv_t rope);
+/* First `channels` of `out_channels` of a picture [B,S,S,Cout] (drops learned variance). */
+fv_t dit_keep_channels(fv_tape *t, fv_t out, const dit_config *c);
+int swiglu_width(int width);   /* ceil(8 width / 3, 16) */
 /* Constant tables: pos [N, D] (official and F), rope [N, 2, hd/2] (F). */
 void dit_pos_table(const dit_config *c, float *pos);
 void dit_rope(const dit_config *c, float *rope);
+
+/* ---- dit_engine.c: running a network -------------------------------------------------------------------- */
+/* Grid of samples, one class per row, to path_stem.png (training). */
+fv_status dit_sample_sheet(fv_ctx *ctx, const dit_net *net, fv_dtype precision, int columns, uint64_t seed, const char *path_stem);
 
 /* ---- sampler.c: schedules and updates (pure arithmetic on states) ------------------------------------- */
 

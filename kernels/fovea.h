@@ -512,6 +512,7 @@ FV_API fv_t fv_unpatchify(fv_tape *t, fv_t x, int height, int width, int p, int 
 FV_API fv_t fv_groupnorm(fv_tape *t, fv_t x, fv_t weight, fv_t bias, int groups, float eps, fv_act act);
 FV_API fv_t fv_upsample2x(fv_tape *t, fv_t x);        /* nearest, [B,H,W,C] -> [B,2H,2W,C] */
 FV_API fv_t fv_mean_axis1(fv_tape *t, fv_t x);        /* [B, T, C] -> [B, C] (f32) */
+FV_API fv_t fv_slice(fv_tape *t, fv_t x, int64_t first, int64_t n); /* columns of the last dimension */
 /* Scalars [1] f32. weight [B] or 0 (ones): mean over all elements of weight[b]*(a - target)^2. */
 FV_API fv_t fv_loss_mse(fv_tape *t, fv_t a, fv_t target, fv_t weight);
 /* Mean cross-entropy of logits [n, V] and labels [n] i32 (label -1 is ignored). */

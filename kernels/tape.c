@@ -534,6 +534,18 @@ fv_t fv_mean_axis1(fv_tape *t, fv_t x)
     return record(t, FVI_OP_MEAN1, &a, &x, 1, FV_F32, 2, d);
 }
 
+fv_t fv_slice(fv_tape *t, fv_t x, int64_t first, int64_t n)
+{
+    if (!handle_ok(t, "slice", x, false)) return 0;
+    fv_tensor s = t->v[x].t;
+    if (first < 0 || n < 1 || first > INT32_MAX || first + n > last_dim(&s) || !is_float(s.dtype))
+        return BAD(t, FV_ERR_SHAPE, "slice: columns %lld..%lld of %lld", (long long)first, (long long)(first + n),
+                   (long long)last_dim(&s));
+    s.dim[s.ndim - 1] = n;
+    const fvi_attr a = { { (int32_t)first }, { 0 } };
+    return record(t, FVI_OP_SLICE, &a, &x, 1, s.dtype, s.ndim, s.dim);
+}
+
 fv_t fv_loss_mse(fv_tape *t, fv_t a, fv_t target, fv_t weight)
 {
     const fv_t in[3] = { a, target, weight };

@@ -16,7 +16,7 @@ typedef enum fvi_op {
     FVI_OP_LINEAR = 0, FVI_OP_CONV2D, FVI_OP_CAST, FVI_OP_ACT, FVI_OP_AFFINE, FVI_OP_BINARY,
     FVI_OP_NORM_MOD, FVI_OP_GATE_RES, FVI_OP_SWIGLU, FVI_OP_SDPA, FVI_OP_QK_NORM_ROPE,
     FVI_OP_TIMESTEP, FVI_OP_EMBED, FVI_OP_PATCHIFY, FVI_OP_GROUPNORM, FVI_OP_UPSAMPLE2X,
-    FVI_OP_MEAN1, FVI_OP_LOSS_MSE, FVI_OP_LOSS_CE, FVI_OP_COUNT
+    FVI_OP_MEAN1, FVI_OP_SLICE, FVI_OP_LOSS_MSE, FVI_OP_LOSS_CE, FVI_OP_COUNT
 } fvi_op;
 
 /* Attributes, per op (in/out tensors listed; [] optional, then in[k].data is NULL):
@@ -38,6 +38,7 @@ typedef enum fvi_op {
  * GROUPNORM   in x, w, b                out y, stats[B,G,2] i0 groups i1 act f0 eps
  * UPSAMPLE2X  in x                      out y
  * MEAN1       in x                      out y
+ * SLICE       in x                      out y               i0 first column
  * LOSS_MSE    in a, target, [weight]    out loss[1]
  * LOSS_CE     in logits, labels         out loss[1], probs[n,V]
  */
@@ -83,7 +84,7 @@ const fvi_op_def *fvi_cpu_op(fvi_op op);
 extern const fvi_op_def fvi_cpu_linear, fvi_cpu_conv2d, fvi_cpu_cast, fvi_cpu_act, fvi_cpu_affine,
     fvi_cpu_binary, fvi_cpu_norm_mod, fvi_cpu_gate_res, fvi_cpu_swiglu, fvi_cpu_sdpa,
     fvi_cpu_qk_norm_rope, fvi_cpu_timestep, fvi_cpu_embed, fvi_cpu_patchify, fvi_cpu_groupnorm,
-    fvi_cpu_upsample2x, fvi_cpu_mean1, fvi_cpu_loss_mse, fvi_cpu_loss_ce;
+    fvi_cpu_upsample2x, fvi_cpu_mean1, fvi_cpu_slice, fvi_cpu_loss_mse, fvi_cpu_loss_ce;
 
 /* ---- Parameters (params.c): thread-safe, may allocate; called at plan build ---------------------- */
 /* f32 values of a parameter (master in training). */

@@ -1,0 +1,386 @@
+/* dit_train.c - training of F models: x-prediction with v-loss on rectified flow.
+ *
+ *     z = t x + (1-t) eps,  t = sigmoid(mu + sigma n),  eps ~ N(0, 1)
+ *     L = mean over batch and pixels of (net(z, t, y) - x)^2 / max(1-t, 0.05)^2
+ * (JiT, Li & He 2025: predict x, weigh as velocity). Labels are dropped with probability 0.1 so that
+ * the null row learns the unconditional model for guidance. Every draw is a function of (seed, sample
+ * number), so a resumed run is the same run.
+ *
+ * Official DiT models train with the same loop on the epsilon objective of Ho et al. 2020 (simple
+ * loss, timesteps uniform in 0..999): the learned variance channels are left at their start. */
+#include "internal.h"
+
+#include <math.h>
+#include <string.h>
+
+#include <omp.h>
+
+#define FLOOR_1_MINUS_T 0.05f
+#define MAX_CLASS_PAIRS 512
+
+typedef struct trainer {
+    fv_ctx *ctx;
+    dit_net net;
+    fv_dataset *data, *held;
+    fv_plan *plan;
+    fv_dtype precision, export_type;
+    int batch, accumulate, eval_batches, sample_columns;
+    float label_drop, t_mu, t_sigma;
+    uint64_t seed;
+    int64_t pixels;               /* values of one picture */
+    float *z, *target, *time, *weight, *pos, *rope, *abar;
+    int32_t *label;
+    const char *recipe_text;
+    fv_opt *opt;
+} trainer;
+
+/* ---- Batches ---------------------------------------------------------------------------------------- */
+
+/* Timestep, noise, weight and label of row i. `number` identifies the sample in the whole run. */
+static void make_row(trainer *tr, int i, uint64_t number, const float *x, int32_t label, bool drop)
+{
+    const dit_config *c = &tr->net.cfg;
+    const uint32_t lo = (uint32_t)number;
+    const uint64_t key = tr->seed ^ (number >> 32);
+    float n, u;
+    float *z = tr->z + i * tr->pixels, *goal = tr->target + i * tr->pixels;
+    fv_rand_uniform(key, FV_STREAM_CLASS_DROP, lo, 0, 1, &u);
+    tr->label[i] = drop && u < tr->label_drop && c->has_null ? c->classes : label;
+    fv_rand_normal(key, FV_STREAM_NOISE, lo, 0, tr->pixels, z);
+    if (c->family == DIT_F) {
+        fv_rand_normal(key, FV_STREAM_TIMESTEP, lo, 0, 1, &n);
+        const float t = 1.0f / (1.0f + expf(-(tr->t_mu + tr->t_sigma * n)));
+        const float d = 1.0f - t > FLOOR_1_MINUS_T ? 1.0f - t : FLOOR_1_MINUS_T;
+        tr->time[i] = t;
+        tr->weight[i] = 1.0f / (d * d);
+        for (int64_t k = 0; k < tr->pixels; k++) z[k] = t * x[k] + (1.0f - t) * z[k];
+        memcpy(goal, x, (size_t)tr->pixels * sizeof *x);
+        return;
+    }
+    fv_rand_uniform(key, FV_STREAM_TIMESTEP, lo, 0, 1, &u);
+    const int step = (int)(u * 1000.0f);
+    const float a = sqrtf(tr->abar[step]), s = sqrtf(1.0f - tr->abar[step]);
+    tr->time[i] = (float)step;
+    tr->weight[i] = 1.0f;
+    memcpy(goal, z, (size_t)tr->pixels * sizeof *z);
+    for (int64_t k = 0; k < tr->pixels; k++) z[k] = a * x[k] + s * z[k];
+}
+
+static void make_batch(trainer *tr, const fv_batch *b, uint64_t first, bool drop)
+{
+#pragma omp parallel for schedule(static) num_threads(fv_ctx_threads(tr->ctx))
+    for (int i = 0; i < tr->batch; i++)
+        make_row(tr, i, first + (uint64_t)i, b->images + i * tr->pixels, b->labels[i], drop);
+}
+
+static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
+{
+    trainer *tr = user;
+    const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
+    fv_batch b;
+    FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
+    make_batch(tr, &b, number * (uint64_t)tr->batch, true);
+    FV_TRY(fv_plan_forward(tr->plan));
+    *loss = *(const float *)fv_plan_value(tr->plan, "loss").data;
+    return fv_plan_backward(tr->plan, "loss", scale);
+}
+
+/* Mean loss on held-out pictures with fixed draws (EMA weights are in place). */
+static fv_status evaluate(void *user, uint64_t step, double *metric)
+{
+    trainer *tr = user;
+    (void)step;
+    double sum = 0;
+    for (int k = 0; k < tr->eval_batches; k++) {
+        fv_batch b;
+        FV_TRY(fv_dataset_batch(tr->held, (uint64_t)k, tr->batch, &b));
+        make_batch(tr, &b, (1ull << 40) + (uint64_t)k * (uint64_t)tr->batch, false);
+        FV_TRY(fv_plan_forward(tr->plan));
+        sum += *(const float *)fv_plan_value(tr->plan, "loss").data;
+    }
+    *metric = sum / tr->eval_batches;
+    return FV_OK;
+}
+
+/* ---- Pictures and export ------------------------------------------------------------------------------ */
+
+static fv_status sample(void *user, uint64_t step, const char *path_stem)
+{
+    trainer *tr = user;
+    (void)step;
+    return dit_sample_sheet(tr->ctx, &tr->net, tr->precision, tr->sample_columns, tr->seed, path_stem);
+}
+
+static fv_status class_names(trainer *tr, dit_meta *meta)
+{
+    fv_text t;
+    fv_text_init(&t, tr->ctx);
+    for (int i = 0; i < fv_dataset_classes(tr->data); i++)
+        fv_text_printf(&t, "%s%s", i ? "\n" : "", fv_dataset_class_name(tr->data, i));
+    fv_status s = t.status;
+    if (s == FV_OK) s = dit_meta_add(tr->ctx, meta, "fovea.classes", t.data ? t.data : "");
+    fv_text_free(&t);
+    return s;
+}
+
+static fv_status export_model(void *user, uint64_t step, const char *path)
+{
+    trainer *tr = user;
+    dit_meta meta;
+    char number[32];
+    fv_status s = dit_config_meta(tr->ctx, &tr->net.cfg, &meta);
+    if (s == FV_OK) s = class_names(tr, &meta);
+    snprintf(number, sizeof number, "%llu", (unsigned long long)step);
+    if (s == FV_OK) s = dit_meta_add(tr->ctx, &meta, "fovea.train.step", number);
+    if (s == FV_OK) s = dit_meta_add(tr->ctx, &meta, "fovea.train.recipe", tr->recipe_text);
+    if (s == FV_OK) s = dit_meta_add(tr->ctx, &meta, "fovea.train.data", fv_dataset_manifest(tr->data));
+    if (s == FV_OK)
+        s = fv_params_export(tr->ctx, tr->net.params, tr->export_type, (const char *const *)meta.item,
+                             meta.pairs, path, 1);
+    dit_meta_free(tr->ctx, &meta);
+    return s;
+}
+
+/* ---- Set-up ---------------------------------------------------------------------------------------------- */
+
+/* "a:b, c" keeps class a under the name b, c as it is, and drops all others. */
+static fv_status class_map(fv_ctx *ctx, fv_recipe *r, const char **map, char *text, size_t size, int *pairs)
+{
+    const char *const *item;
+    const int n = fv_recipe_list(r, "classes", &item);
+    size_t used = 0;
+    *pairs = 0;
+    if (n >= MAX_CLASS_PAIRS) return fv_fail(ctx, FV_ERR_LIMIT, "recipe: more than %d classes", MAX_CLASS_PAIRS - 1);
+    for (int i = 0; i < n; i++) {
+        const size_t len = strlen(item[i]) + 1;
+        if (used + len > size) return fv_fail(ctx, FV_ERR_LIMIT, "recipe: class list too long");
+        char *from = memcpy(text + used, item[i], len);
+        used += len;
+        char *colon = strchr(from, ':');
+        if (colon) *colon = 0;
+        map[2 * *pairs] = from;
+        map[2 * *pairs + 1] = colon ? colon + 1 : from;
+        ++*pairs;
+    }
+    if (n > 0) {
+        map[2 * *pairs] = "*";
+        map[2 * *pairs + 1] = "";
+        ++*pairs;
+    }
+    return FV_OK;
+}
+
+static fv_status open_data(trainer *tr, fv_recipe *r, const char *data_dir, int image_size)
+{
+    const char *const *item;
+    const int n = fv_recipe_list(r, "data", &item);
+    static const char *const none[1] = { "" };
+    char *path[64] = { 0 };
+    const char *map[2 * MAX_CLASS_PAIRS];
+    char text[16384];
+    int pairs = 0;
+    fv_status s = FV_OK;
+    if (n < 1 || n > 64) return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: data must name 1 to 64 archives or folders");
+    for (int i = 0; i < n && s == FV_OK; i++) {
+        path[i] = item[i][0] == '/' || !data_dir ? fv_strdup(tr->ctx, item[i]) : fv_format(tr->ctx, "%s/%s", data_dir, item[i]);
+        if (!path[i]) s = FV_ERR_OOM;
+    }
+    if (s == FV_OK) s = class_map(tr->ctx, r, map, text, sizeof text, &pairs);
+    fv_dataset_options o = FV_DATASET_OPTIONS_INIT;
+    o.sources = n ? (const char *const *)path : none;
+    o.source_count = n;
+    o.image_size = image_size;
+    o.channels = 3;
+    o.class_map = map;
+    o.class_map_count = pairs;
+    o.min_per_class = (uint32_t)fv_recipe_int(r, "min_per_class", 0, 0, 1000000);
+    o.seed = tr->seed;
+    o.split = FV_SPLIT_HELDOUT;
+    o.cache = 1;
+    if (s == FV_OK && tr->eval_batches > 0) s = fv_dataset_open(tr->ctx, &tr->held, &o);
+    o.split = tr->eval_batches > 0 || fv_recipe_bool(r, "split", 1) ? FV_SPLIT_TRAIN : FV_SPLIT_ALL;
+    o.flip = fv_recipe_bool(r, "flip", 1);
+    o.crop_scale_min = (float)fv_recipe_number(r, "crop_scale_min", 0, 0, 1);
+    o.random_crop = o.crop_scale_min > 0;
+    o.cache = !o.random_crop;
+    o.class_balance = (float)fv_recipe_number(r, "class_balance", 0, 0, 1);
+    o.workers = (int)fv_recipe_int(r, "workers", 1, -1, 64);
+    if (s == FV_OK) s = fv_dataset_open(tr->ctx, &tr->data, &o);
+    for (int i = 0; i < n; i++) fv_free(tr->ctx, path[i]);
+    return s;
+}
+
+static fv_status read_config(trainer *tr, fv_recipe *r)
+{
+    dit_config *c = &tr->net.cfg;
+    FV_TRY(dit_preset(tr->ctx, fv_recipe_string(r, "preset", "F32"), 0, c));
+    const int patch = (int)fv_recipe_int(r, "patch", c->patch, 1, 64);
+    const int width = (int)fv_recipe_int(r, "width", c->width, 16, 8192);
+    if (c->family == DIT_F && (patch != c->patch || width != c->width)) {
+        c->patch = patch;
+        c->width = width;
+        c->hidden = swiglu_width(width);
+        c->bottleneck = patch >= 8 ? 64 : 0;
+    }
+    c->depth = (int)fv_recipe_int(r, "depth", c->depth, 1, 256);
+    c->heads = (int)fv_recipe_int(r, "heads", width / (c->family == DIT_F ? 64 : width / c->heads), 1, 256);
+    c->refine = (int)fv_recipe_int(r, "refine", c->refine, 0, 256);
+    c->bottleneck = (int)fv_recipe_int(r, "bottleneck", c->bottleneck, 0, 4096);
+    c->cfg = (float)fv_recipe_number(r, "cfg", c->cfg, 1, 100);
+    if (c->width % c->heads || (c->width / c->heads) % 4 || c->input_size % c->patch)
+        return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: width %d, heads %d, patch %d do not fit", c->width, c->heads, c->patch);
+    return FV_OK;
+}
+
+static fv_status allocate(trainer *tr)
+{
+    const dit_config *c = &tr->net.cfg;
+    const size_t B = (size_t)tr->batch, hd = (size_t)(c->width / c->heads), N = (size_t)dit_tokens(c);
+    tr->pixels = (int64_t)c->input_size * c->input_size * c->channels;
+    tr->z = fv_calloc(tr->ctx, B * (size_t)tr->pixels, sizeof(float));
+    tr->target = fv_calloc(tr->ctx, B * (size_t)tr->pixels, sizeof(float));
+    tr->time = fv_calloc(tr->ctx, B, sizeof(float));
+    tr->weight = fv_calloc(tr->ctx, B, sizeof(float));
+    tr->label = fv_calloc(tr->ctx, B, sizeof(int32_t));
+    tr->pos = fv_calloc(tr->ctx, N * (size_t)c->width, sizeof(float));
+    tr->rope = fv_calloc(tr->ctx, N * hd, sizeof(float));
+    tr->abar = fv_calloc(tr->ctx, 1000, sizeof(float));
+    if (!tr->z || !tr->target || !tr->time || !tr->weight || !tr->label || !tr->pos || !tr->rope || !tr->abar)
+        return FV_ERR_OOM;
+    double product = 1;
+    for (int i = 0; i < 1000; i++) {
+        product *= 1.0 - (1e-4 + (0.02 - 1e-4) * i / 999.0);
+        tr->abar[i] = (float)product;
+    }
+    dit_pos_table(c, tr->pos);
+    dit_rope(c, tr->rope);
+    return FV_OK;
+}
+
+/* The whole step as one tape: inputs z, t, y, target, weight -> loss. */
+static fv_status build_plan(trainer *tr)
+{
+    const dit_config *c = &tr->net.cfg;
+    const int64_t S = c->input_size, B = tr->batch, N = dit_tokens(c);
+    const int64_t image[4] = { B, S, S, c->channels }, pos[2] = { N, c->width };
+    const int64_t rope[3] = { N, 2, c->width / c->heads / 2 };
+    fv_tape *t;
+    FV_TRY(fv_tape_create(tr->ctx, &t, tr->net.params, FV_TRAIN, tr->precision));
+    const fv_t z = fv_input(t, "z", FV_F32, 4, image), time = fv_input(t, "t", FV_F32, 1, &B);
+    const fv_t y = fv_input(t, "y", FV_I32, 1, &B), goal = fv_input(t, "target", FV_F32, 4, image);
+    const fv_t weight = fv_input(t, "weight", FV_F32, 1, &B);
+    const fv_t p = tr->net.pos >= 0 ? fv_param_row(t, tr->net.pos, 0) : fv_input(t, "pos", FV_F32, 2, pos);
+    const fv_t ro = c->family == DIT_F ? fv_input(t, "rope", FV_F32, 3, rope) : 0;
+    fv_t out = dit_forward(t, &tr->net, z, time, y, p, ro);
+    if (c->out_channels != c->channels) out = dit_keep_channels(t, out, c);
+    fv_output(t, "loss", fv_loss_mse(t, out, goal, weight));
+    fv_status s = fv_tape_status(t);
+    if (s == FV_OK) s = fv_plan_build(tr->ctx, &tr->plan, t, NULL);
+    fv_tape_destroy(&t);
+    if (s == FV_OK) s = fv_plan_bind(tr->plan, "z", tr->z);
+    if (s == FV_OK) s = fv_plan_bind(tr->plan, "t", tr->time);
+    if (s == FV_OK) s = fv_plan_bind(tr->plan, "y", tr->label);
+    if (s == FV_OK) s = fv_plan_bind(tr->plan, "target", tr->target);
+    if (s == FV_OK) s = fv_plan_bind(tr->plan, "weight", tr->weight);
+    if (s == FV_OK && tr->net.pos < 0) s = fv_plan_bind(tr->plan, "pos", tr->pos);
+    if (s == FV_OK && ro) s = fv_plan_bind(tr->plan, "rope", tr->rope);
+    return s;
+}
+
+static fv_dtype type_named(fv_recipe *r, const char *key, const char *fallback)
+{
+    const char *v = fv_recipe_string(r, key, fallback);
+    return strcmp(v, "bf16") == 0 ? FV_BF16 : strcmp(v, "int8") == 0 ? FV_I8 : FV_F32;
+}
+
+static fv_status start_net(trainer *tr, const char *init)
+{
+    dit_config c = tr->net.cfg;
+    c.classes = fv_dataset_classes(tr->data);
+    FV_TRY(dit_net_create(tr->ctx, &tr->net, &c));
+    FV_TRY(fv_params_alloc(tr->net.params));
+    dit_net_init(&tr->net, tr->seed);
+    if (!init) return FV_OK;
+    fv_model *m;
+    FV_TRY(fv_model_open(tr->ctx, &m, init, NULL));
+    const fv_status s = fv_params_load(tr->net.params, m, "");
+    fv_model_close(&m);
+    return s;
+}
+
+static fv_status read_optimiser(trainer *tr, fv_recipe *r)
+{
+    fv_opt_options o = FV_OPT_OPTIONS_INIT;
+    o.beta1 = (float)fv_recipe_number(r, "beta1", 0.9, 0, 1);
+    o.beta2 = (float)fv_recipe_number(r, "beta2", 0.95, 0, 1);
+    o.weight_decay = (float)fv_recipe_number(r, "weight_decay", 0, 0, 10);
+    o.clip = (float)fv_recipe_number(r, "clip", 1, 0, 1e9);
+    o.ema_decay = (float)fv_recipe_number(r, "ema", 0.9995, 0, 1);
+    return fv_opt_create(tr->ctx, &tr->opt, tr->net.params, &o);
+}
+
+static void read_run(trainer *tr, fv_recipe *r, const fv_dit_train_options *o, fv_train_options *t)
+{
+    t->out_dir = o->out_dir;
+    t->export_path = o->export_path;
+    t->resume = o->resume;
+    t->start_step = o->start_step;
+    t->steps = (uint64_t)fv_recipe_int(r, "steps", 1000, 1, 1000000000);
+    t->accumulate = tr->accumulate;
+    t->samples_per_step = (uint64_t)tr->batch * (uint64_t)tr->accumulate;
+    const char *kind = fv_recipe_string(r, "schedule", "cosine");
+    t->schedule = strcmp(kind, "constant") == 0 ? FV_LR_CONSTANT : strcmp(kind, "linear") == 0 ? FV_LR_LINEAR
+                  : strcmp(kind, "wsd") == 0    ? FV_LR_WSD                                    : FV_LR_COSINE;
+    t->lr = fv_recipe_number(r, "lr", 1e-3, 0, 10);
+    t->lr_final = fv_recipe_number(r, "lr_final", 0.05, 0, 1);
+    t->warmup = (uint64_t)fv_recipe_int(r, "warmup", (int64_t)(t->steps * 3 / 100), 0, 1000000000);
+    t->save_every = (uint64_t)fv_recipe_int(r, "save_every", 0, 0, 1000000000);
+    t->eval_every = tr->eval_batches ? (uint64_t)fv_recipe_int(r, "eval_every", 250, 0, 1000000000) : 0;
+    t->sample_every = (uint64_t)fv_recipe_int(r, "sample_every", 0, 0, 1000000000);
+    t->log_every = (uint64_t)fv_recipe_int(r, "log_every", 10, 1, 1000000);
+    t->seed = tr->seed;
+}
+
+static void trainer_free(trainer *tr)
+{
+    fv_opt_destroy(&tr->opt);
+    fv_plan_destroy(&tr->plan);
+    dit_net_destroy(tr->ctx, &tr->net);
+    fv_dataset_close(&tr->data);
+    fv_dataset_close(&tr->held);
+    void *mem[] = { tr->z, tr->target, tr->time, tr->weight, tr->label, tr->pos, tr->rope, tr->abar };
+    for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
+}
+
+fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *r, const fv_dit_train_options *o, fv_train_result *result)
+{
+    trainer tr = { .ctx = ctx };
+    fv_train_options t = FV_TRAIN_OPTIONS_INIT;
+    tr.seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
+    tr.batch = (int)fv_recipe_int(r, "batch", 64, 1, 65536);
+    tr.accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
+    tr.label_drop = (float)fv_recipe_number(r, "label_drop", 0.1, 0, 1);
+    tr.t_mu = (float)fv_recipe_number(r, "t_mu", -0.8, -10, 10);
+    tr.t_sigma = (float)fv_recipe_number(r, "t_sigma", 0.8, 0, 10);
+    tr.eval_batches = (int)fv_recipe_int(r, "eval_batches", 4, 0, 100000);
+    tr.sample_columns = (int)fv_recipe_int(r, "sample_columns", 6, 1, 64);
+    tr.precision = type_named(r, "precision", "bf16");
+    tr.export_type = type_named(r, "export", "bf16");
+    (void)fv_recipe_string(r, "engine", "dit");
+    fv_status s = read_config(&tr, r);
+    if (s == FV_OK) s = open_data(&tr, r, o->data_dir, tr.net.cfg.input_size);
+    read_run(&tr, r, o, &t);
+    if (s == FV_OK) s = start_net(&tr, o->init);
+    if (s == FV_OK) s = read_optimiser(&tr, r);
+    if (s == FV_OK) s = fv_recipe_check(r);
+    if (s == FV_OK) s = allocate(&tr);
+    if (s == FV_OK) s = build_plan(&tr);
+    if (s == FV_OK) {
+        t.recipe_text = tr.recipe_text = fv_recipe_text(r);
+        const fv_train_hooks hooks = { &tr, train_step, tr.eval_batches ? evaluate : NULL,
+                                       t.sample_every ? sample : NULL, export_model };
+        s = fv_train_run(ctx, tr.net.params, tr.opt, &hooks, &t, result);
+    }
+    trainer_free(&tr);
+    return s;
+}
