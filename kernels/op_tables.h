@@ -63,7 +63,7 @@ typedef struct fvi_pointwise_ops {
     void (*binary1)(fvi_out y, fvi_in a, float b, int64_t n, fv_binary op);     /* one b for the row  */
     /* Derivative to b times dy: element by element, or summed over a row with one b. */
     void (*binary_db)(fvi_out db, fvi_in dy, fvi_in a, fvi_in b, int64_t n, fv_binary op);
-    float (*binary_db1)(fvi_in dy, fvi_in a, float b, int64_t n, fv_binary op); /* n <= 65536         */
+    float (*binary_db1)(fvi_in dy, fvi_in a, float b, int64_t n, fv_binary op); /* n <= 4096: one f32 sum */
     void (*add4)(fvi_out y, const fvi_in x[4], int64_t n);                      /* x0 + x1 + x2 + x3  */
     void (*swiglu)(fvi_out y, fvi_in x, int64_t n);                             /* x [2n], y [n]      */
     void (*swiglu_bwd)(fvi_out dx, fvi_in x, fvi_in dy, int64_t n);             /* dx [2n]            */

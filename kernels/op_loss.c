@@ -1,0 +1,210 @@
+/* op_loss.c - mean squared error with a weight per sample, and softmax cross-entropy.
+ *
+ * Sums over elements are f32 in short pieces and double above, added in the order of a partition
+ * that the shape alone decides. */
+#include "cpu_ops.h"
+
+#include <math.h>
+
+/* ---- Scalar rows: the definition --------------------------------------------------------------- */
+
+static double sqdiff_c(fvi_in a, fvi_in b, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const float d = fvi_get(a, i) - fvi_get(b, i);
+        sum += (double)d * d;
+    }
+    return sum;
+}
+
+static void diff_c(fvi_out y, fvi_in a, fvi_in b, int64_t n, float scale)
+{
+    for (int64_t i = 0; i < n; i++) fvi_put(y, i, scale * (fvi_get(a, i) - fvi_get(b, i)));
+}
+
+static float softmax_c(fvi_out p, fvi_in x, int64_t n)
+{
+    float max = -INFINITY;
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) max = fvi_get(x, i) > max ? fvi_get(x, i) : max;
+    for (int64_t i = 0; i < n; i++) sum += expf(fvi_get(x, i) - max);
+    const float inv = (float)(1.0 / sum);
+    for (int64_t i = 0; i < n && p.p; i++) fvi_put(p, i, expf(fvi_get(x, i) - max) * inv);
+    return max + (float)log(sum);
+}
+
+void fvi_loss_init(fvi_loss_ops *o, uint32_t cpu)
+{
+    const fvi_loss_ops c = { sqdiff_c, diff_c, softmax_c };
+    *o = c;
+#if defined(__x86_64__)
+    if (cpu & FV_CPU_AVX2) fvi_loss_init_avx2(o);
+    if (cpu & FV_CPU_AVX512) fvi_loss_init_avx512(o);
+#endif
+    (void)cpu;
+}
+
+static const fvi_loss_ops *rows(const fvi_exec *e) { return &e->ctx->cpu_ops->loss; }
+
+/* ---- Mean squared error: L = (1/N) sum_b w_b sum (a - t)^2 -------------------------------------- */
+
+/* Samples are the first dimension of a; a vector without weights is one sample. */
+static fvi_split mse_split(const fvi_exec *e)
+{
+    const fv_tensor *a = &e->in[0];
+    const int64_t B = a->ndim > 1 || e->in[2].ndim > 0 ? a->dim[0] : 1;
+    return fvi_split_of(B, B > 0 ? fv_tensor_count(a) / B : 0);
+}
+
+static size_t mse_scratch(const fvi_exec *e, bool backward)
+{
+    (void)backward; /* backward needs the sums only for the gradient of the weights */
+    const fvi_split sp = mse_split(e);
+    return (size_t)(sp.B * sp.S) * sizeof(double);
+}
+
+/* part[b * S + s] = sum of squares of the segments */
+static double *mse_parts(const fvi_exec *e, const fvi_split *sp)
+{
+    fv_ctx *ctx = e->ctx;
+    double *part = e->scratch;
+    FVI_PARALLEL_LANES(ctx, lane) {
+        int64_t k, end, b, t0, t1;
+        for (fvi_lane(sp->B * sp->S, lane, &k, &end); k < end; k++) {
+            fvi_split_rows(sp, k, &b, &t0, &t1);
+            part[k] = rows(e)->sqdiff(fvi_in_at(&e->in[0], b * sp->T + t0),
+                                      fvi_in_at(&e->in[1], b * sp->T + t0), t1 - t0);
+        }
+    }
+    return part;
+}
+
+static fv_status mse_forward(fvi_exec *e)
+{
+    const fvi_split sp = mse_split(e);
+    const float *weight = e->in[2].data;
+    const double *part = mse_parts(e, &sp);
+    double total = 0;
+    for (int64_t b = 0; b < sp.B; b++) {
+        double sum = 0;
+        for (int64_t s = 0; s < sp.S; s++) sum += part[b * sp.S + s];
+        total += weight ? weight[b] * sum : sum;
+    }
+    *(float *)e->out[0].data = (float)(total / ((double)sp.B * (double)sp.T));
+    return FV_OK;
+}
+
+static void mse_weight_grad(fvi_exec *e, const fvi_split *sp, double scale)
+{
+    const double *part = mse_parts(e, sp);
+    for (int64_t b = 0; b < sp->B; b++) {
+        double sum = 0;
+        for (int64_t s = 0; s < sp->S; s++) sum += part[b * sp->S + s];
+        fvi_put(fvi_out_at(&e->gin[2], 0, e->gin_add[2]), b, (float)(scale * sum));
+    }
+}
+
+static fv_status mse_backward(fvi_exec *e)
+{
+    fv_ctx *ctx = e->ctx;
+    const fvi_split sp = mse_split(e);
+    const float *weight = e->in[2].data;
+    const double scale = *(const float *)e->gout[0].data / ((double)sp.B * (double)sp.T);
+    FVI_PARALLEL_LANES(ctx, lane) {
+        int64_t k, end, b, t0, t1;
+        for (fvi_lane(sp.B * sp.S, lane, &k, &end); k < end; k++) {
+            fvi_split_rows(&sp, k, &b, &t0, &t1);
+            const int64_t at = b * sp.T + t0;
+            const fvi_in a = fvi_in_at(&e->in[0], at), t = fvi_in_at(&e->in[1], at);
+            const float g = (float)(2.0 * scale * (weight ? weight[b] : 1.0f));
+            const fvi_out da = fvi_out_at(&e->gin[0], at, e->gin_add[0]);
+            const fvi_out dt = fvi_out_at(&e->gin[1], at, e->gin_add[1]);
+            if (da.p) rows(e)->diff(da, a, t, t1 - t0, g);
+            if (dt.p) rows(e)->diff(dt, a, t, t1 - t0, -g);
+        }
+    }
+    if (e->gin[2].data) mse_weight_grad(e, &sp, scale);
+    return FV_OK;
+}
+const fvi_op_def fvi_cpu_loss_mse = {
+    .name = "loss_mse", .bwd_reads_in = 1 | 2 | 4, .scratch_bytes = mse_scratch,
+    .forward = mse_forward, .backward = mse_backward
+};
+
+/* ---- Cross-entropy: L = mean over labels >= 0 of (log sum exp x - x[label]) --------------------- */
+
+/* Count of rows that take part; FV_ERR_ARG for a label outside [-1, V). */
+static fv_status count_labels(const fvi_exec *e, int64_t *used)
+{
+    const int32_t *label = e->in[1].data;
+    const int64_t n = fv_tensor_count(&e->in[1]), V = e->in[0].dim[e->in[0].ndim - 1];
+    *used = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (label[i] < -1 || label[i] >= V)
+            return fv_fail(e->ctx, FV_ERR_ARG, "loss_cross_entropy: label %d at row %lld, there are %lld classes",
+                           (int)label[i], (long long)i, (long long)V);
+        *used += label[i] >= 0;
+    }
+    return FV_OK;
+}
+
+static size_t ce_scratch(const fvi_exec *e, bool backward)
+{
+    return backward ? 0 : (size_t)fv_tensor_count(&e->in[1]) * sizeof(float);
+}
+
+static fv_status ce_forward(fvi_exec *e)
+{
+    fv_ctx *ctx = e->ctx;
+    const int32_t *label = e->in[1].data;
+    const int64_t n = fv_tensor_count(&e->in[1]), V = e->in[0].dim[e->in[0].ndim - 1];
+    float *loss = e->scratch; /* [n] */
+    int64_t used;
+    FV_TRY(count_labels(e, &used));
+    FVI_PARALLEL_LANES(ctx, lane) {
+        int64_t i, end;
+        for (fvi_lane(n, lane, &i, &end); i < end; i++) {
+            const fvi_in x = fvi_in_at(&e->in[0], i * V);
+            const float lse = rows(e)->softmax(fvi_out_at(&e->out[1], i * V, false), x, V);
+            loss[i] = label[i] < 0 ? 0.0f : lse - fvi_get(x, label[i]);
+        }
+    }
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += loss[i];
+    *(float *)e->out[0].data = used ? (float)(sum / (double)used) : 0.0f;
+    return FV_OK;
+}
+
+/* dx = scale * (p - onehot(label)); the label's element is written apart, so that bf16 rounds once. */
+static void ce_row_backward(const fvi_exec *e, int64_t i, int64_t V, int32_t label, float scale)
+{
+    const fvi_in p = fvi_in_at(&e->out[1], i * V);
+    const fvi_out dx = fvi_out_at(&e->gin[0], i * V, e->gin_add[0]);
+    const fvi_in here = { dx.p, dx.bf16 };
+    const float old = label >= 0 && dx.add ? fvi_get(here, label) : 0.0f;
+    e->ctx->cpu_ops->pointwise.affine(dx, p, V, label >= 0 ? scale : 0.0f, 0.0f);
+    if (label < 0) return;
+    const fvi_out put = { dx.p, dx.bf16, false };
+    fvi_put(put, label, old + scale * (fvi_get(p, label) - 1.0f));
+}
+
+static fv_status ce_backward(fvi_exec *e)
+{
+    fv_ctx *ctx = e->ctx;
+    const int32_t *label = e->in[1].data;
+    const int64_t n = fv_tensor_count(&e->in[1]), V = e->in[0].dim[e->in[0].ndim - 1];
+    int64_t used;
+    if (!e->gin[0].data) return FV_OK;
+    FV_TRY(count_labels(e, &used));
+    const float scale = used ? *(const float *)e->gout[0].data / (float)used : 0.0f;
+    FVI_PARALLEL_LANES(ctx, lane) {
+        int64_t i, end;
+        for (fvi_lane(n, lane, &i, &end); i < end; i++) ce_row_backward(e, i, V, label[i], scale);
+    }
+    return FV_OK;
+}
+const fvi_op_def fvi_cpu_loss_ce = {
+    .name = "loss_ce", .bwd_reads_in = 2, .bwd_reads_out = 2, .scratch_bytes = ce_scratch,
+    .forward = ce_forward, .backward = ce_backward
+};
