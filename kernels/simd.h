@@ -138,7 +138,7 @@ FV_INLINE vf v_select_gt(vf a, vf b, vf x, vf y) { return _mm256_blendv_ps(y, x,
 FV_INLINE vf v_exp(vf x)
 {
     const vf lo = v_set1(-87.3365f), hi = v_set1(88.3762f);
-    const vf c = v_min(v_max(x, lo), hi); /* a NaN becomes lo or hi here: put back below */
+    const vf c = v_min(hi, v_max(lo, x)); /* this operand order lets a NaN through */
     const vf n = v_round(v_mul(c, v_set1(1.44269504f)));
     vf r = v_fnma(n, v_set1(0.693359375f), c);
     r = v_fnma(n, v_set1(-2.12194440e-4f), r);
