@@ -3,10 +3,11 @@
  * Activations stay channels-last in memory ([B,H,W,C] = oneDNN's nhwc), so that no reorder stands
  * between a convolution and the norms, pointwise ops and attention around it. Weights are OIHW in
  * files and masters; oneDNN chooses its own blocked layout (`any`):
- *   inference: packed once per (type, layout), bias and activation as post-ops.
- *   training:  the master (or its bf16 copy) is reordered before each use into a buffer of the node;
- *              that is O*C*kh*kw elements against B*H'*W' times as many multiply-adds.
- *              dx = conv^T(dy, w): where a gradient is already there it goes to scratch in f32 and is
+ *   model files: packed once per (type, layout), bias and activation as post-ops.
+ *   masters (training, and sampling while it goes on): the master or its bf16 copy is reordered
+ *              before each use into a buffer of the node; that is O*C*kh*kw elements against
+ *              B*H'*W' times as many multiply-adds.
+ *   backward:  dx = conv^T(dy, w): where a gradient is already there it goes to scratch in f32 and is
  *              added with one rounding; dw comes in oneDNN's layout and is reordered with `+=` onto
  *              the OIHW gradient; db comes with dw.
  *
@@ -29,8 +30,8 @@ typedef struct conv_shape {
 typedef struct conv_state {
     fvi_dnnl_call forward, dx, dw;
     fvi_dnnl_call pack_forward, pack_dx, add_dw; /* reorders; prim NULL: the layouts are equal */
-    const void *packed;  /* inference: weights */
-    void *weights;       /* training: w in the layout of forward or dx; dw before it is added */
+    const void *packed;  /* weights, NULL when there are masters: then the current values */
+    void *weights;       /* masters: w in the layout of forward or dx; dw before it is added */
     float *db;
 } conv_state;
 
@@ -104,7 +105,7 @@ static dnnl_status_t forward_pd(const conv_shape *c, dnnl_engine_t e, bool train
     dnnl_status_t s = make_mds(c, &m, c->x, c->type, c->y);
     if (s == dnnl_success) s = fvi_dnnl_attr(&attr);
     if (s == dnnl_success) s = dnnl_post_ops_create(&ops);
-    if (s == dnnl_success && !train) s = fvi_dnnl_append_act(ops, c->act);
+    if (s == dnnl_success) s = fvi_dnnl_append_act(ops, c->act);
     if (s == dnnl_success) s = dnnl_primitive_attr_set_post_ops(attr, ops);
 #if DNNL_VERSION_MAJOR >= 3
     const dnnl_dims_t dilate = { 0, 0 };
@@ -281,13 +282,14 @@ static fv_status prepare_locked(fvi_exec *e, const conv_shape *c, conv_state *st
     dnnl_primitive_desc_t pd = NULL;
     size_t bytes = 0;
     fv_status r = FV_OK;
+    const bool masters = fvi_params_master(e->params) != NULL;
     dnnl_status_t s = forward_pd(c, e->ctx->dnnl_engine, e->training, &pd);
     if (s == dnnl_success) s = fvi_dnnl_call_create(e->ctx, &st->forward, pd, id, NULL, c->bias ? 4 : 3);
-    if (s == dnnl_success && e->training)
+    if (s == dnnl_success && masters)
         s = make_reorder(e, c, pd, c->type, false, &st->pack_forward, &bytes);
     if (s != dnnl_success) r = no_kernel(e, s, "forward");
-    else if (!e->training) r = pack_once(e, c, st, pd);
-    else r = prepare_backward(e, c, st, pd, &bytes);
+    else if (!masters) r = pack_once(e, c, st, pd);
+    if (r == FV_OK && e->training) r = prepare_backward(e, c, st, pd, &bytes);
     if (pd) dnnl_primitive_desc_destroy(pd);
     if (r == FV_OK && bytes > 0 && !(st->weights = fv_alloc(e->ctx, bytes))) r = FV_ERR_OOM;
     return r;
@@ -299,7 +301,9 @@ static fv_status conv_prepare(fvi_exec *e)
     e->state = NULL;
     FV_TRY(read_shape(e, &c));
     FV_TRY(fvi_dnnl_start(e->ctx));
-    if (e->training && is_half(e)) FV_TRY(fvi_params_need_bf16(e->ctx, e->params));
+    if (e->training && !fvi_params_master(e->params))
+        return fv_fail(e->ctx, FV_ERR_STATE, "conv2d: training needs fv_params_alloc first");
+    if (is_half(e) && fvi_params_master(e->params)) FV_TRY(fvi_params_need_bf16(e->ctx, e->params));
     conv_state *st = fv_calloc(e->ctx, 1, sizeof *st);
     if (!st) return FV_ERR_OOM;
     const int old = fvi_threads_enter(e->ctx); /* primitives are made for a thread count */
@@ -351,10 +355,11 @@ static fv_status as_product(const fvi_exec *e, const fv_tensor *t, size_t at, co
     return fv_convert(e->ctx, FV_F32, t->data, fv_tensor_count(t), FV_BF16, dst);
 }
 
-/* Weights of this step in the layout of a primitive. */
-static fv_status step_weights(fvi_exec *e, conv_state *st, fvi_dnnl_call *pack, const void **out)
+/* Current values of the weights in the layout of a primitive. */
+static fv_status current_weights(fvi_exec *e, conv_state *st, fvi_dnnl_call *pack, const void **out)
 {
-    const void *w = is_half(e) ? (const void *)fvi_param_bf16(e->params, e->pid[1]) : e->in[1].data;
+    const void *w = is_half(e) ? (const void *)fvi_param_bf16(e->params, e->pid[1])
+                               : fv_params_tensor(e->params, e->pid[1]).data;
     *out = w;
     if (!pack->prim) return FV_OK;
     *out = st->weights;
@@ -366,7 +371,7 @@ static fv_status conv_forward(fvi_exec *e)
     conv_state *st = e->state;
     const conv_scratch at = scratch_layout(e, false);
     const void *w = st->packed, *x;
-    if (e->training) FV_TRY(step_weights(e, st, &st->pack_forward, &w));
+    if (!w) FV_TRY(current_weights(e, st, &st->pack_forward, &w));
     FV_TRY(as_product(e, &e->in[0], at.x, &x));
     const void *const data[] = { x, w, e->out[0].data, e->in[2].data };
     return fvi_dnnl_call_run(e->ctx, &st->forward, "conv2d", data);
@@ -398,7 +403,7 @@ static fv_status conv_backward(fvi_exec *e)
     FV_TRY(as_product(e, &e->gout[0], at.dy, &dy));
     if (st->dx.prim && e->gin[0].data) {
         void *dx = e->gin_add[0] ? (void *)((uint8_t *)e->scratch + at.dx) : e->gin[0].data;
-        FV_TRY(step_weights(e, st, &st->pack_dx, &w));
+        FV_TRY(current_weights(e, st, &st->pack_dx, &w));
         FV_TRY(fvi_dnnl_call_run(e->ctx, &st->dx, "conv2d dx", (const void *const[]){ dy, w, dx }));
         if (e->gin_add[0]) add_gradient(e->ctx, &e->gin[0], dx);
     }

@@ -10,6 +10,7 @@
 
 #include <oneapi/dnnl/dnnl.h>
 
+#include "safetensors_writer.h"
 #include "tape.h"
 #include "test.h"
 
@@ -143,7 +144,12 @@ typedef struct node {
     float *out, *dx;            /* results widened */
     void *scratch;
     bool train, ready;
+    fv_model *file;             /* weights of FROM_FILE */
+    uint8_t *file_bytes;
 } node;
+
+/* Inference packs weights of a file; with masters it reads their current values. */
+typedef enum mode { FROM_FILE, FROM_MASTERS, TRAINING } mode;
 
 static void *buffer(size_t bytes)
 {
@@ -186,6 +192,8 @@ static void node_close(node *n)
 {
     if (n->ready) fvi_cpu_conv2d.release(n->ctx, n->e.state);
     fv_params_destroy(&n->params);
+    fv_model_close(&n->file);
+    free(n->file_bytes);
     void *p[] = { n->x, n->w, n->b, n->dy, n->xv, n->yv, n->dxv, n->dyv, n->out, n->dx, n->scratch };
     for (size_t i = 0; i < FV_ARRAY_LEN(p); i++) free(p[i]);
 }
@@ -229,9 +237,28 @@ static void node_values(node *n)
     to_type(n->yt, n->dy, y_count(s), n->dyv);
 }
 
-/* Prepared node; the status of prepare. */
-static fv_status node_open(node *n, fv_ctx *ctx, const shape *s, fv_dtype xt, fv_dtype yt, bool train, bool add)
+static fv_status node_weights(node *n, mode m)
 {
+    const shape *s = &n->s;
+    const int64_t wd[4] = { s->O, s->C, s->kh, s->kw }, bd[1] = { s->O };
+    FV_TRY(fv_params_create(n->ctx, &n->params));
+    fv_params_add(n->params, "w", 4, wd, 0);
+    if (s->bias) fv_params_add(n->params, "b", 1, bd, 0);
+    if (m != FROM_FILE) FV_TRY(fv_params_alloc(n->params));
+    st_writer st = { 0 };
+    const fv_tensor w = tensor(FV_F32, n->w, 4, wd), b = tensor(FV_F32, n->b, 1, bd);
+    size_t size;
+    st_add(&st, "w", &w);
+    st_add(&st, "b", &b);
+    n->file_bytes = st_finish(&st, &size);
+    FV_TRY(fv_model_open_memory(n->ctx, &n->file, n->file_bytes, size, NULL));
+    return fv_params_load(n->params, n->file, "");
+}
+
+/* Prepared node; the status of prepare. */
+static fv_status node_open(node *n, fv_ctx *ctx, const shape *s, fv_dtype xt, fv_dtype yt, mode m, bool add)
+{
+    const bool train = m == TRAINING;
     memset(n, 0, sizeof *n);
     n->s = *s;
     n->ctx = ctx;
@@ -239,14 +266,7 @@ static fv_status node_open(node *n, fv_ctx *ctx, const shape *s, fv_dtype xt, fv
     n->yt = yt;
     n->train = train;
     node_values(n);
-    const int64_t wd[4] = { s->O, s->C, s->kh, s->kw }, bd[1] = { s->O };
-    FV_TRY(fv_params_create(ctx, &n->params));
-    fv_params_add(n->params, "w", 4, wd, 0);
-    if (s->bias) fv_params_add(n->params, "b", 1, bd, 0);
-    FV_TRY(fv_params_alloc(n->params));
-    memcpy(fv_params_tensor(n->params, 0).data, n->w, (size_t)w_count(s) * 4);
-    if (s->bias) memcpy(fv_params_tensor(n->params, 1).data, n->b, (size_t)s->O * 4);
-    fv_params_touch(n->params);
+    FV_TRY(node_weights(n, m));
     n->attr = (fvi_attr){ .i = { s->stride, s->top, s->left, s->bottom, s->right, train ? 0 : (int32_t)s->act } };
     fvi_exec *e = &n->e;
     e->ctx = ctx;
@@ -261,7 +281,8 @@ static fv_status node_open(node *n, fv_ctx *ctx, const shape *s, fv_dtype xt, fv
     n->scratch = buffer(f > b ? f : b);
     e->scratch = n->scratch;
     e->in[0].data = n->xv;
-    if (!train) e->in[1].data = NULL;
+    e->in[1].data = NULL; /* fetched by id */
+    if (s->bias && m == FROM_FILE) e->in[2].data = n->b;
     e->out[0].data = n->yv;
     e->gin[0].data = n->dxv;
     e->gout[0].data = n->dyv;
@@ -294,10 +315,11 @@ static bool refused(fv_dtype xt, fv_dtype yt, fv_status s)
     return !bf16_offered && (xt == FV_BF16 || yt == FV_BF16) && s == FV_ERR_UNSUPPORTED;
 }
 
-static void forward_case(const shape *s, fv_dtype xt, fv_dtype yt, bool train)
+static void forward_case(const shape *s, fv_dtype xt, fv_dtype yt, mode m)
 {
+    const bool train = m == TRAINING;
     node n;
-    const fv_status st = node_open(&n, two, s, xt, yt, train, false);
+    const fv_status st = node_open(&n, two, s, xt, yt, m, false);
     if (refused(xt, yt, st)) {
         node_close(&n);
         return;
@@ -316,17 +338,19 @@ static void forward_case(const shape *s, fv_dtype xt, fv_dtype yt, bool train)
     node_close(&n);
 }
 
-static void forward_table(fv_dtype xt, fv_dtype yt, bool train)
+static void forward_table(fv_dtype xt, fv_dtype yt, mode m)
 {
-    for (size_t i = 0; i < FV_ARRAY_LEN(shapes) && !test_bad; i++) forward_case(&shapes[i], xt, yt, train);
+    for (size_t i = 0; i < FV_ARRAY_LEN(shapes) && !test_bad; i++) forward_case(&shapes[i], xt, yt, m);
 }
 
-static void forward_f32_matches_double(void) { forward_table(FV_F32, FV_F32, false); }
-static void forward_bf16_matches_double(void) { forward_table(FV_BF16, FV_BF16, false); }
-static void forward_bf16_to_f32_matches_double(void) { forward_table(FV_BF16, FV_F32, false); }
-static void forward_f32_to_bf16_rounds_once(void) { forward_table(FV_F32, FV_BF16, false); }
-static void training_forward_f32_matches_double(void) { forward_table(FV_F32, FV_F32, true); }
-static void training_forward_bf16_matches_double(void) { forward_table(FV_BF16, FV_BF16, true); }
+static void forward_f32_matches_double(void) { forward_table(FV_F32, FV_F32, FROM_FILE); }
+static void forward_bf16_matches_double(void) { forward_table(FV_BF16, FV_BF16, FROM_FILE); }
+static void forward_bf16_to_f32_matches_double(void) { forward_table(FV_BF16, FV_F32, FROM_FILE); }
+static void forward_f32_to_bf16_rounds_once(void) { forward_table(FV_F32, FV_BF16, FROM_FILE); }
+static void forward_f32_from_masters_matches_double(void) { forward_table(FV_F32, FV_F32, FROM_MASTERS); }
+static void forward_bf16_from_masters_matches_double(void) { forward_table(FV_BF16, FV_BF16, FROM_MASTERS); }
+static void training_forward_f32_matches_double(void) { forward_table(FV_F32, FV_F32, TRAINING); }
+static void training_forward_bf16_matches_double(void) { forward_table(FV_BF16, FV_BF16, TRAINING); }
 
 /* The convolution is linear in x and in w, so central differences are exact up to rounding. */
 static void reference_gradient_matches_central_differences(void)
@@ -358,7 +382,7 @@ static void reference_gradient_matches_central_differences(void)
 static void backward_case(const shape *s, fv_dtype xt, fv_dtype yt, bool add)
 {
     node n;
-    const fv_status st = node_open(&n, two, s, xt, yt, true, add);
+    const fv_status st = node_open(&n, two, s, xt, yt, TRAINING, add);
     if (refused(xt, yt, st)) {
         node_close(&n);
         return;
@@ -412,8 +436,8 @@ static void same_bytes_for_1_and_2_threads(void)
             const fv_dtype t = half ? FV_BF16 : FV_F32;
             const size_t e = half ? 2 : 4;
             node a, b;
-            OK(one, node_open(&a, one, s, t, t, true, false));
-            OK(two, node_open(&b, two, s, t, t, true, false));
+            OK(one, node_open(&a, one, s, t, t, TRAINING, false));
+            OK(two, node_open(&b, two, s, t, t, TRAINING, false));
             OK(one, node_forward(&a));
             OK(two, node_forward(&b));
             OK(one, node_backward(&a));
@@ -433,7 +457,7 @@ static void second_step_follows_the_masters(void)
     for (int half = 0; half <= (bf16_offered ? 1 : 0); half++) {
         const fv_dtype t = half ? FV_BF16 : FV_F32;
         node n;
-        OK(two, node_open(&n, two, &shapes[0], t, t, true, false));
+        OK(two, node_open(&n, two, &shapes[0], t, t, TRAINING, false));
         OK(two, node_forward(&n));
         float *first = buffer((size_t)y_count(&n.s) * 4);
         memcpy(first, n.out, (size_t)y_count(&n.s) * 4);
@@ -466,7 +490,7 @@ static void plan_made_on_one_thread_runs_on_another(void)
     for (int half = 0; half <= (bf16_offered ? 1 : 0); half++) {
         const fv_dtype t = half ? FV_BF16 : FV_F32;
         node n;
-        OK(one, node_open(&n, one, &shapes[1], t, t, false, false));
+        OK(one, node_open(&n, one, &shapes[1], t, t, FROM_FILE, false));
         OK(one, node_forward(&n));
         float *first = buffer((size_t)y_count(&n.s) * 4);
         memcpy(first, n.out, (size_t)y_count(&n.s) * 4);
@@ -484,7 +508,7 @@ static void plan_made_on_one_thread_runs_on_another(void)
 static void wrong_shapes_are_refused(void)
 {
     node n;
-    OK(one, node_open(&n, one, &shapes[0], FV_F32, FV_F32, false, false));
+    OK(one, node_open(&n, one, &shapes[0], FV_F32, FV_F32, FROM_FILE, false));
     fvi_exec e = n.e;
     e.out[0].dim[1]++;
     CHECK(fvi_cpu_conv2d.prepare(&e) == FV_ERR_SHAPE && strstr(fv_ctx_error(one), "conv2d"));
@@ -506,6 +530,8 @@ static void every_shape_runs(void)
     RUN(forward_bf16_matches_double);
     RUN(forward_bf16_to_f32_matches_double);
     RUN(forward_f32_to_bf16_rounds_once);
+    RUN(forward_f32_from_masters_matches_double);
+    RUN(forward_bf16_from_masters_matches_double);
     RUN(training_forward_f32_matches_double);
     RUN(training_forward_bf16_matches_double);
     RUN(reference_gradient_matches_central_differences);
