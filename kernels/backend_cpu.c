@@ -43,6 +43,7 @@ const fvi_op_def *fvi_cpu_op(fvi_op op)
         [FVI_OP_GROUPNORM] = &fvi_cpu_groupnorm,
         [FVI_OP_UPSAMPLE2X] = &fvi_cpu_upsample2x,
         [FVI_OP_MEAN1] = &fvi_cpu_mean1,
+        [FVI_OP_SLICE] = &fvi_cpu_slice,
         [FVI_OP_LOSS_MSE] = &fvi_cpu_loss_mse,
         [FVI_OP_LOSS_CE] = &fvi_cpu_loss_ce,
     };
