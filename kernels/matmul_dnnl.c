@@ -171,6 +171,14 @@ static dnnl_status_t make_primitive(fv_ctx *ctx, fvi_matmul *m)
     return s;
 }
 
+/* Without VNNI oneDNN adds pairs of int8 products in 16 bits, which saturate: wrong results for full
+ * range operands. What oneDNN may use counts, not what the CPU has. */
+static bool exact_int8(void)
+{
+    const unsigned vnni = (unsigned)dnnl_cpu_isa_avx512_core_vnni & ~(unsigned)dnnl_cpu_isa_avx512_core;
+    return ((unsigned)dnnl_get_effective_cpu_isa() & vnni) != 0;
+}
+
 fv_status fvi_matmul_create(fv_ctx *ctx, fvi_matmul **out, const fvi_matmul_desc *d)
 {
     *out = NULL;
@@ -178,6 +186,8 @@ fv_status fvi_matmul_create(fv_ctx *ctx, fvi_matmul **out, const fvi_matmul_desc
     if (d->M <= 0 || d->N <= 0 || d->K <= 0)
         return fv_fail(ctx, FV_ERR_SHAPE, "matmul: size %lld x %lld x %lld", (long long)d->M,
                        (long long)d->N, (long long)d->K);
+    if (d->a_type == FV_I8 && !exact_int8())
+        return fv_fail(ctx, FV_ERR_UNSUPPORTED, "matmul: int8 products need AVX-512 VNNI, use f32");
     fvi_matmul *m = fv_calloc(ctx, 1, sizeof *m);
     if (!m) return FV_ERR_OOM;
     m->d = *d;
