@@ -312,7 +312,7 @@ static fv_t norm(fv_tape *t, const dit_net *n, fv_t h, fv_pid weight, float eps,
     return fv_norm_modulate(t, h, o);
 }
 
-fv_t dit_attention(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod, fv_t rope)
+fv_t dit_attention(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod, fv_t rope, fv_dtype out)
 {
     const dit_block *b = &n->block[l];
     const fv_tensor s = fv_tape_tensor(t, h);
@@ -320,17 +320,17 @@ fv_t dit_attention(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod, fv_t r
     const fv_t u = norm(t, n, h, b->norm1, 1e-6f, mod, DIT_SHIFT1, DIT_SCALE1);
     fv_t q = fv_reshape(t, fv_linear(t, u, b->qkv_w, b->qkv_b, FV_ACT_NONE), 5, heads);
     if (b->q_norm >= 0) q = fv_qk_norm_rope(t, q, fv_param(t, b->q_norm), fv_param(t, b->k_norm), 1e-6f, rope);
-    return fv_linear(t, fv_sdpa(t, q, 0.0f, 0), b->proj_w, b->proj_b, FV_ACT_NONE);
+    return fv_linear_as(t, fv_sdpa(t, q, 0.0f, 0), b->proj_w, b->proj_b, FV_ACT_NONE, out);
 }
 
-fv_t dit_mlp(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod)
+fv_t dit_mlp(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod, fv_dtype out)
 {
     const dit_block *b = &n->block[l];
     const fv_t u = norm(t, n, h, b->norm2, n->cfg.ln2_eps, mod, DIT_SHIFT2, DIT_SCALE2);
     fv_t m;
     if (n->cfg.family == DIT_F) m = fv_swiglu(t, fv_linear(t, u, b->fc1_w, -1, FV_ACT_NONE));
     else m = fv_linear(t, u, b->fc1_w, b->fc1_b, FV_ACT_GELU_TANH);
-    return fv_linear(t, m, b->fc2_w, b->fc2_b, FV_ACT_NONE);
+    return fv_linear_as(t, m, b->fc2_w, b->fc2_b, FV_ACT_NONE, out);
 }
 
 static fv_t refine(fv_tape *t, const dit_net *n, fv_t x)
@@ -356,10 +356,11 @@ fv_t dit_forward(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t label, fv
 {
     fv_t h = dit_embed(t, n, x, pos);
     const fv_t cond = dit_condition(t, n, time, label), shared = dit_shared_mod(t, n, cond);
+    const fv_dtype out = fv_tape_precision(t);
     for (int l = 0; l < n->cfg.depth; l++) {
         const fv_t mod = dit_block_mod_from(t, n, l, shared, cond);
-        h = fv_gate_residual(t, h, dit_attention(t, n, l, h, mod, rope), mod, DIT_GATE1);
-        h = fv_gate_residual(t, h, dit_mlp(t, n, l, h, mod), mod, DIT_GATE2);
+        h = fv_gate_residual(t, h, dit_attention(t, n, l, h, mod, rope, out), mod, DIT_GATE1);
+        h = fv_gate_residual(t, h, dit_mlp(t, n, l, h, mod, out), mod, DIT_GATE2);
     }
     return dit_final(t, n, h, dit_final_mod(t, n, cond));
 }

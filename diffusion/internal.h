@@ -63,8 +63,9 @@ fv_t dit_block_mod(fv_tape *t, const dit_net *n, int l, fv_t cond);        /* ->
 fv_t dit_shared_mod(fv_tape *t, const dit_net *n, fv_t cond);              /* F: shared part       */
 fv_t dit_block_mod_from(fv_tape *t, const dit_net *n, int l, fv_t shared, fv_t cond);
 fv_t dit_final_mod(fv_tape *t, const dit_net *n, fv_t cond);               /* -> [B,2D]            */
-fv_t dit_attention(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod, fv_t rope); /* un-gated A */
-fv_t dit_mlp(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod);                  /* un-gated M */
+/* Un-gated module outputs A and M [B,N,D], in type `out` (FV_F32 or the tape's precision). */
+fv_t dit_attention(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod, fv_t rope, fv_dtype out);
+fv_t dit_mlp(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod, fv_dtype out);
 fv_t dit_final(fv_tape *t, const dit_net *n, fv_t h, fv_t mod2);           /* -> [B,S,S,Cout] f32  */
 /* Chunks of mod in this order (official DiT): shift1 scale1 gate1 shift2 scale2 gate2. */
 enum { DIT_SHIFT1 = 0, DIT_SCALE1, DIT_GATE1, DIT_SHIFT2, DIT_SCALE2, DIT_GATE2 };
@@ -76,10 +77,6 @@ int swiglu_width(int width);   /* ceil(8 width / 3, 16) */
 /* Constant tables: pos [N, D] (official and F), rope [N, 2, hd/2] (F). */
 void dit_pos_table(const dit_config *c, float *pos);
 void dit_rope(const dit_config *c, float *rope);
-
-/* ---- dit_engine.c: running a network -------------------------------------------------------------------- */
-/* Grid of samples, one class per row, to path_stem.png (training). */
-fv_status dit_sample_sheet(fv_ctx *ctx, const dit_net *net, fv_dtype precision, int columns, uint64_t seed, const char *path_stem);
 
 /* ---- sampler.c: schedules and updates (pure arithmetic on states) ------------------------------------- */
 
@@ -113,5 +110,68 @@ void dit_schedule_guide(const dit_schedule *s, const float *cond_out, const floa
  * NULL); work [2 * n] belongs to the picture and is kept between calls. */
 void dit_schedule_step(const dit_schedule *s, int e, float *x, const float *pred, const float *var,
                        const float *noise, float *work, int64_t n);
+
+/* ---- dit_engine.c: running a network -------------------------------------------------------------------- */
+/* Everything needed to evaluate one network for B pictures: module plans, modulation bank, caches.
+ * Rows: B conditional ones, then (guided evaluations) B null rows on the same states. */
+typedef struct dit_runner dit_runner;
+typedef enum dit_action { DIT_FULL = 0, DIT_REUSE = 1 } dit_action;
+enum { DIT_ATTN = 0, DIT_MLP = 1 };
+typedef struct dit_runner_options {
+    int B;
+    bool exact_cache;   /* module outputs kept in f32 */
+    bool keep_outputs;  /* a cache slot per module (needed for REUSE and for observers) */
+} dit_runner_options;
+fv_status dit_runner_create(fv_ctx *ctx, dit_runner **out, const dit_net *n, fv_dtype precision,
+                            const dit_schedule *s, const dit_runner_options *o);
+void dit_runner_destroy(dit_runner **r);
+/* Labels of the B pictures; classes = null label. Forgets caches and the modulation bank. */
+fv_status dit_runner_start(dit_runner *r, const int32_t *labels);
+/* Evaluation e on states x [B,S,S,C] -> out [rows,S,S,Cout] (rows = 2B if guided, conditional first).
+ * action [depth*2] or NULL = all FULL; REUSE without a valid cache computes in full. */
+fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const uint8_t *action, const float **out, int *rows);
+/* Output of module (l, m) at its last full computation: [rows, N, D], type *dtype. */
+const void *dit_runner_feature(const dit_runner *r, int l, int m, fv_dtype *dtype);
+/* Replace a cached module output (calibration); rows as of the evaluation that will use it. */
+fv_status dit_runner_set_feature(dit_runner *r, int l, int m, const void *data, int rows);
+size_t dit_runner_feature_bytes(const dit_runner *r, int rows);
+/* Counters since start. */
+void dit_runner_counters(const dit_runner *r, double *flop, int64_t *full, int64_t *reused);
+/* Median-friendly timing of one module on the current state: runs it once and returns seconds.
+ * what: 0 attention full, 1 MLP full, 2 reuse of one module, 3 embedding + final layer + modulation gather */
+fv_status dit_runner_time(dit_runner *r, int what, int guided, double *seconds);
+
+/* A resolved plan (accel.c). action[(e*depth + l)*2 + m]. */
+struct fv_accel {
+    fv_ctx *ctx;
+    int evals, depth, anchors;
+    uint8_t *action, *anchor;
+    double predicted_speedup, flop_ratio;
+    char mode[32];
+    uint8_t model_hash[32];
+    fv_sampler sampler;
+    int steps;
+    float cfg;
+};
+
+/* An opened model. */
+struct fv_dit {
+    fv_ctx *ctx;
+    dit_net net;
+    fv_dtype precision;
+    const fv_model *file;
+    fv_vae *vae;
+    char **class_name;   /* [classes] or NULL */
+    char *class_text;
+    uint8_t hash[32];
+    double row_flop;
+};
+fv_status dit_row_flop(fv_ctx *ctx, const dit_net *n, double *flop);
+
+/* Sampling loop on a bare network (training, calibration); states [count, S, S, C]. */
+fv_status dit_generate_net(fv_ctx *ctx, const dit_net *net, fv_dtype precision, const fv_generate_options *o,
+                           const float *noise, float *state, fv_generate_stats *stats);
+/* Grid of samples, one class per row, to path_stem.png (training). */
+fv_status dit_sample_sheet(fv_ctx *ctx, const dit_net *net, fv_dtype precision, int columns, uint64_t seed, const char *path_stem);
 
 #endif

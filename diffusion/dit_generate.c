@@ -1,0 +1,428 @@
+/* dit_generate.c - opened models, class names, and the sampling loop.
+ *
+ * Picture i of a call starts from noise of seed + i and class i, whatever the batch: batches only
+ * share matrix products. The loop allocates nothing: everything is made by dit_runner_create and
+ * the state buffers before the first step. */
+#include "internal.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+/* ---- Opening ------------------------------------------------------------------------------------------- */
+
+static fv_status read_class_names(fv_ctx *ctx, fv_dit *d)
+{
+    const char *text = fv_model_meta(d->file, "fovea.classes");
+    const int n = d->net.cfg.classes;
+    if (!text || !text[0]) return FV_OK;
+    d->class_text = fv_strdup(ctx, text);
+    d->class_name = fv_calloc(ctx, (size_t)n + 1, sizeof *d->class_name);
+    if (!d->class_text || !d->class_name) return FV_ERR_OOM;
+    char *p = d->class_text;
+    for (int i = 0; i < n; i++) {
+        d->class_name[i] = p;
+        char *end = strchr(p, '\n');
+        if (!end && i + 1 < n)
+            return fv_fail(ctx, FV_ERR_MODEL, "model: %d classes but only %d class names", n, i + 1);
+        if (!end) break;
+        *end = 0;
+        p = end + 1;
+    }
+    return FV_OK;
+}
+
+static fv_status open_decoder(fv_ctx *ctx, fv_dit *d, const fv_dit_options *o)
+{
+    if (d->net.cfg.family != DIT_OFFICIAL) return FV_OK;
+    if (o && o->decoder) {
+        if (fv_vae_open(ctx, &d->vae, o->decoder, "", d->precision) == FV_OK) return FV_OK;
+        return fv_vae_open(ctx, &d->vae, o->decoder, "vae.", d->precision);
+    }
+    for (int i = 0; i < fv_model_count(d->file); i++)
+        if (strncmp(fv_model_name(d->file, i), "vae.", 4) == 0)
+            return fv_vae_open(ctx, &d->vae, d->file, "vae.", d->precision);
+    return FV_OK; /* states can be sampled; pictures need a decoder (fv_generate says so) */
+}
+
+static fv_status open_net(fv_ctx *ctx, fv_dit *d, const fv_dit_options *o)
+{
+    dit_config c;
+    FV_TRY(dit_config_read(ctx, d->file, "", &c));
+    if (o && o->diffusers_numerics) {
+        c.t_den = 127.0f;
+        c.ln2_eps = 1e-5f;
+    }
+    FV_TRY(dit_net_create(ctx, &d->net, &c));
+    FV_TRY(fv_params_load(d->net.params, d->file, ""));
+    FV_TRY(dit_row_flop(ctx, &d->net, &d->row_flop));
+    FV_TRY(read_class_names(ctx, d));
+    fv_model_hash(d->file, d->hash);
+    return open_decoder(ctx, d, o);
+}
+
+fv_status fv_dit_open(fv_ctx *ctx, fv_dit **out, const fv_model *file, const fv_dit_options *opts)
+{
+    *out = NULL;
+    fv_dit *d = fv_calloc(ctx, 1, sizeof *d);
+    if (!d) return FV_ERR_OOM;
+    d->ctx = ctx;
+    d->file = file;
+    const fv_dtype want = opts && opts->struct_size >= sizeof *opts ? opts->precision : FV_F32;
+    d->precision = want == FV_BF16 && fv_ctx_cpu(ctx) & FV_CPU_AVX512 ? FV_BF16 : FV_F32;
+    const fv_status s = open_net(ctx, d, opts);
+    if (s != FV_OK) {
+        fv_dit_close(&d);
+        return s;
+    }
+    *out = d;
+    return FV_OK;
+}
+
+void fv_dit_close(fv_dit **dd)
+{
+    if (!dd || !*dd) return;
+    fv_dit *d = *dd;
+    *dd = NULL;
+    fv_vae_close(&d->vae);
+    dit_net_destroy(d->ctx, &d->net);
+    fv_free(d->ctx, d->class_name);
+    fv_free(d->ctx, d->class_text);
+    fv_free(d->ctx, d);
+}
+
+void fv_dit_get_info(const fv_dit *d, fv_dit_info *o)
+{
+    const dit_config *c = &d->net.cfg;
+    memset(o, 0, sizeof *o);
+    o->name = c->name;
+    o->is_official = c->family == DIT_OFFICIAL;
+    o->is_latent = c->family == DIT_OFFICIAL;
+    o->width = c->width;
+    o->depth = c->depth;
+    o->heads = c->heads;
+    o->patch = c->patch;
+    o->tokens = dit_tokens(c);
+    o->input_size = c->input_size;
+    o->channels = c->channels;
+    o->image_size = c->input_size;
+    if (o->is_latent) {
+        fv_vae_info v = { .factor = 8 };
+        if (d->vae) fv_vae_get_info(d->vae, &v);
+        o->image_size *= v.factor;
+    }
+    o->classes = c->classes;
+    o->parameters = fv_params_elements(d->net.params);
+    o->weight_bytes = (uint64_t)o->parameters * (d->precision == FV_BF16 ? 2 : 4);
+    o->step_flop = d->row_flop;
+    o->sampler = c->sampler;
+    o->steps = c->steps;
+    o->cfg = c->cfg;
+}
+
+const char *fv_dit_class_name(const fv_dit *d, int i)
+{
+    if (i < 0 || i >= d->net.cfg.classes) return NULL;
+    return d->class_name ? d->class_name[i] : "";
+}
+
+/* Edit distance, for "did you mean". Names longer than 63 are cut. */
+static int distance(const char *a, const char *b)
+{
+    int row[64], n = (int)strlen(b);
+    if (n > 63) n = 63;
+    for (int j = 0; j <= n; j++) row[j] = j;
+    for (int i = 1; a[i - 1]; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= n; j++) {
+            const int up = row[j];
+            const int same = tolower((unsigned char)a[i - 1]) == tolower((unsigned char)b[j - 1]);
+            int best = diagonal + !same;
+            if (up + 1 < best) best = up + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            diagonal = up;
+            row[j] = best;
+        }
+    }
+    return row[n];
+}
+
+fv_status fv_dit_class_find(fv_ctx *ctx, const fv_dit *d, const char *name, int *out)
+{
+    const int n = d->net.cfg.classes;
+    char *end;
+    const long v = strtol(name, &end, 10);
+    if (end != name && *end == 0) {
+        if (v < 0 || v >= n) return fv_fail(ctx, FV_ERR_UNKNOWN, "class %ld does not exist: 0 to %d", v, n - 1);
+        *out = (int)v;
+        return FV_OK;
+    }
+    if (!d->class_name)
+        return fv_fail(ctx, FV_ERR_UNKNOWN, "class \"%s\": this model has no class names, give a number 0 to %d", name, n - 1);
+    int best = 0, best_distance = 1000;
+    for (int i = 0; i < n; i++) {
+        if (strcasecmp(d->class_name[i], name) == 0) {
+            *out = i;
+            return FV_OK;
+        }
+        const int k = distance(name, d->class_name[i]);
+        if (k < best_distance) {
+            best_distance = k;
+            best = i;
+        }
+    }
+    return fv_fail(ctx, FV_ERR_UNKNOWN, "class \"%s\" is unknown; nearest is \"%s\" (gen info lists all)", name, d->class_name[best]);
+}
+
+/* ---- Sampling loop --------------------------------------------------------------------------------------- */
+
+typedef struct sampling {
+    fv_ctx *ctx;
+    const dit_net *net;
+    const fv_generate_options *o;
+    dit_schedule schedule;
+    dit_runner *runner;
+    int B, done_evals, total_evals;
+    int64_t n;                                  /* values of one state */
+    float *x, *pred, *var, *noise, *work;       /* [B][n] each, work [B][2n] */
+    int32_t *labels;
+    fv_generate_stats stats;
+} sampling;
+
+/* Rows x tokens of about 1024 keep the matrix products efficient without large activations. */
+static int choose_batch(const dit_config *c, const fv_generate_options *o)
+{
+    int b = o->batch;
+    if (b <= 0) {
+        b = 1024 / (2 * dit_tokens(c));
+        if (b < 1) b = 1;
+        if (b > 32) b = 32;
+    }
+    return b < o->count ? b : o->count;
+}
+
+static fv_status sampling_buffers(sampling *s)
+{
+    const size_t n = (size_t)s->B * (size_t)s->n;
+    s->x = fv_calloc(s->ctx, n, sizeof(float));
+    s->pred = fv_calloc(s->ctx, n, sizeof(float));
+    s->var = fv_calloc(s->ctx, n, sizeof(float));
+    s->noise = fv_calloc(s->ctx, n, sizeof(float));
+    s->work = fv_calloc(s->ctx, 2 * n, sizeof(float));
+    s->labels = fv_calloc(s->ctx, (size_t)s->B, sizeof *s->labels);
+    return s->x && s->pred && s->var && s->noise && s->work && s->labels ? FV_OK : FV_ERR_OOM;
+}
+
+static void sampling_free(sampling *s)
+{
+    dit_runner_destroy(&s->runner);
+    dit_schedule_destroy(s->ctx, &s->schedule);
+    void *mem[] = { s->x, s->pred, s->var, s->noise, s->work, s->labels };
+    for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(s->ctx, mem[i]);
+}
+
+static fv_status make_runner(sampling *s, fv_dtype precision, int B)
+{
+    const dit_runner_options ro = { B, s->o->exact_cache != 0, s->o->accel != NULL };
+    dit_runner_destroy(&s->runner);
+    return dit_runner_create(s->ctx, &s->runner, s->net, precision, &s->schedule, &ro);
+}
+
+/* One evaluation and the update of all B states. */
+static fv_status advance(sampling *s, int B, int e, int first)
+{
+    const dit_config *c = &s->net->cfg;
+    const fv_accel *a = s->o->accel;
+    const int64_t pixels = s->n / c->channels, out_n = pixels * c->out_channels;
+    const float *out;
+    int rows;
+    FV_TRY(dit_runner_eval(s->runner, e, s->x, a ? a->action + (size_t)e * 2 * (size_t)c->depth : NULL, &out, &rows));
+#pragma omp parallel for schedule(static) num_threads(fv_ctx_threads(s->ctx))
+    for (int i = 0; i < B; i++) {
+        float *x = s->x + i * s->n, *pred = s->pred + i * s->n, *var = s->var + i * s->n, *noise = NULL;
+        dit_schedule_guide(&s->schedule, out + i * out_n, rows > B ? out + (B + i) * out_n : NULL, pixels,
+                           c->channels, c->out_channels, pred, c->out_channels > c->channels ? var : NULL);
+        if (s->schedule.needs_noise) {
+            noise = s->noise + i * s->n;
+            fv_rand_normal(s->o->seed + (uint64_t)(first + i), FV_STREAM_SAMPLING, (uint32_t)e, 0, s->n, noise);
+        }
+        dit_schedule_step(&s->schedule, e, x, pred, var, noise, s->work + 2 * i * s->n, s->n);
+    }
+    return FV_OK;
+}
+
+/* Pictures first .. first+B-1 from their noise to their final state. */
+static fv_status sample_batch(sampling *s, int first, int B, const float *noise, float *state)
+{
+    const fv_generate_options *o = s->o;
+    double flop;
+    int64_t full, reused;
+    for (int i = 0; i < B; i++) {
+        s->labels[i] = o->classes ? o->classes[first + i] : o->class_all;
+        if (noise) memcpy(s->x + i * s->n, noise + (first + i) * s->n, (size_t)s->n * sizeof(float));
+        else fv_rand_normal(o->seed + (uint64_t)(first + i), FV_STREAM_NOISE, 0, 0, s->n, s->x + i * s->n);
+    }
+    memset(s->work, 0, 2 * (size_t)B * (size_t)s->n * sizeof(float));
+    FV_TRY(dit_runner_start(s->runner, s->labels));
+    for (int e = 0; e < s->schedule.evals; e++) {
+        FV_TRY(advance(s, B, e, first));
+        FV_TRY(fv_report(s->ctx, "sampling", (uint64_t)++s->done_evals, (uint64_t)s->total_evals, NULL));
+    }
+    dit_runner_counters(s->runner, &flop, &full, &reused);
+    s->stats.flop += flop;
+    s->stats.full_modules += full;
+    s->stats.reused_modules += reused;
+    memcpy(state + first * s->n, s->x, (size_t)B * (size_t)s->n * sizeof(float));
+    return FV_OK;
+}
+
+static fv_status check_accel(fv_ctx *ctx, const sampling *s)
+{
+    const fv_accel *a = s->o->accel;
+    if (!a || (a->evals == s->schedule.evals && a->depth == s->net->cfg.depth)) return FV_OK;
+    return fv_fail(ctx, FV_ERR_MODEL, "plan: made for %d evaluations of %d blocks, this run has %d of %d",
+                   a->evals, a->depth, s->schedule.evals, s->net->cfg.depth);
+}
+
+fv_status dit_generate_net(fv_ctx *ctx, const dit_net *net, fv_dtype precision, const fv_generate_options *o,
+                           const float *noise, float *state, fv_generate_stats *stats)
+{
+    sampling s = { .ctx = ctx, .net = net, .o = o };
+    if (o->count < 1 || o->count > 1000000) return fv_fail(ctx, FV_ERR_ARG, "count must be 1 to 1000000");
+    fv_status st = dit_schedule_create(ctx, &s.schedule, &net->cfg, o);
+    s.n = (int64_t)net->cfg.input_size * net->cfg.input_size * net->cfg.channels;
+    s.B = choose_batch(&net->cfg, o);
+    if (st == FV_OK) st = check_accel(ctx, &s);
+    if (st == FV_OK) st = sampling_buffers(&s);
+    if (st == FV_OK) st = make_runner(&s, precision, s.B);
+    const int tail = o->count % s.B, batches = o->count / s.B + (tail > 0);
+    s.total_evals = batches * s.schedule.evals;
+    for (int k = 0; k < batches && st == FV_OK; k++) {
+        const int B = k == batches - 1 && tail ? tail : s.B;
+        if (B != s.B) st = make_runner(&s, precision, B);
+        if (st == FV_OK) st = sample_batch(&s, k * s.B, B, noise, state);
+    }
+    if (stats) *stats = s.stats;
+    sampling_free(&s);
+    return st;
+}
+
+fv_status fv_generate_state(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o, const float *noise,
+                            float *state, fv_generate_stats *stats)
+{
+    const double t = fv_now();
+    const fv_status s = dit_generate_net(ctx, &d->net, d->precision, o, noise, state, stats);
+    if (stats) stats->seconds = fv_now() - t;
+    return s;
+}
+
+/* ---- Pictures ------------------------------------------------------------------------------------------------ */
+
+static fv_status to_image(fv_ctx *ctx, const fv_dit *d, const float *state, float *rgb, fv_image *img)
+{
+    const dit_config *c = &d->net.cfg;
+    const int S = c->input_size;
+    fv_dit_info info;
+    fv_dit_get_info(d, &info);
+    FV_TRY(fv_image_create(ctx, img, info.image_size, info.image_size, 3, 8));
+    if (!d->vae) {
+        fv_image_from_float(img, -1.0f, 1.0f, state);
+        return FV_OK;
+    }
+    FV_TRY(fv_vae_decode(ctx, d->vae, state, 1, S, S, rgb));
+    uint8_t *p = img->pixels; /* the official evaluation truncates: clamp(127.5 y + 128) */
+    for (int y = 0; y < img->height; y++)
+        for (int x = 0; x < 3 * img->width; x++) {
+            const float v = 127.5f * rgb[(size_t)y * 3 * (size_t)img->width + (size_t)x] + 128.0f;
+            p[(size_t)y * img->stride_bytes + (size_t)x] = v < 0 ? 0 : v > 255 ? 255 : (uint8_t)v;
+        }
+    return FV_OK;
+}
+
+static fv_status decode_all(fv_ctx *ctx, const fv_dit *d, int count, const float *state, fv_image *images)
+{
+    const dit_config *c = &d->net.cfg;
+    const size_t n = (size_t)c->input_size * (size_t)c->input_size * (size_t)c->channels;
+    float *rgb = NULL;
+    fv_status s = FV_OK;
+    if (d->vae) {
+        fv_dit_info info;
+        fv_dit_get_info(d, &info);
+        rgb = fv_calloc(ctx, (size_t)info.image_size * (size_t)info.image_size * 3, sizeof(float));
+        if (!rgb) return FV_ERR_OOM;
+    }
+    for (int i = 0; i < count && s == FV_OK; i++) s = to_image(ctx, d, state + (size_t)i * n, rgb, &images[i]);
+    fv_free(ctx, rgb);
+    return s;
+}
+
+fv_status fv_generate(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o, fv_image *images,
+                      fv_generate_stats *stats)
+{
+    const dit_config *c = &d->net.cfg;
+    const double start = fv_now();
+    fv_generate_stats st = { 0 };
+    fv_memory_stats before, after;
+    if (o->count < 1 || o->count > 1000000) return fv_fail(ctx, FV_ERR_ARG, "count must be 1 to 1000000");
+    memset(images, 0, (size_t)o->count * sizeof *images);
+    if (c->family == DIT_OFFICIAL && !d->vae)
+        return fv_fail(ctx, FV_ERR_MODEL, "this latent model has no decoder: give one (--decoder FILE)");
+    fv_ctx_memory_reset_peak(ctx);
+    fv_ctx_memory(ctx, &before);
+    const size_t n = (size_t)c->input_size * (size_t)c->input_size * (size_t)c->channels;
+    float *state = fv_calloc(ctx, (size_t)o->count * n, sizeof(float));
+    if (!state) return FV_ERR_OOM;
+    fv_status s = dit_generate_net(ctx, &d->net, d->precision, o, NULL, state, &st);
+    const double decode = fv_now();
+    if (s == FV_OK) s = decode_all(ctx, d, o->count, state, images);
+    fv_free(ctx, state);
+    fv_ctx_memory(ctx, &after);
+    st.seconds = fv_now() - start;
+    st.decode_seconds = fv_now() - decode;
+    st.peak_bytes = after.peak_bytes - before.current_bytes;
+    if (s != FV_OK)
+        for (int i = 0; i < o->count; i++) fv_image_free(ctx, &images[i]);
+    if (stats) *stats = st;
+    return s;
+}
+
+/* ---- Training sheet ------------------------------------------------------------------------------------------ */
+
+fv_status dit_sample_sheet(fv_ctx *ctx, const dit_net *net, fv_dtype precision, int columns, uint64_t seed,
+                           const char *path_stem)
+{
+    const dit_config *c = &net->cfg;
+    const int count = columns * c->classes;
+    const size_t n = (size_t)c->input_size * (size_t)c->input_size * (size_t)c->channels;
+    fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
+    fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
+    fv_image grid = { 0 };
+    if (c->family != DIT_F) return FV_OK; /* latents: no decoder at training time */
+    int *classes = fv_calloc(ctx, (size_t)count, sizeof *classes);
+    float *state = fv_calloc(ctx, (size_t)count * n, sizeof(float));
+    fv_image *img = fv_calloc(ctx, (size_t)count, sizeof *img);
+    char *path = fv_format(ctx, "%s.png", path_stem);
+    fv_status s = classes && state && img && path ? FV_OK : FV_ERR_OOM;
+    for (int i = 0; i < count && s == FV_OK; i++) classes[i] = i / columns;
+    o.count = count;
+    o.classes = classes;
+    o.seed = seed;
+    if (s == FV_OK) s = dit_generate_net(ctx, net, precision, &o, NULL, state, NULL);
+    for (int i = 0; i < count && s == FV_OK; i++) {
+        s = fv_image_create(ctx, &img[i], c->input_size, c->input_size, 3, 8);
+        if (s == FV_OK) fv_image_from_float(&img[i], -1.0f, 1.0f, state + (size_t)i * n);
+    }
+    if (s == FV_OK) s = fv_image_grid(ctx, &grid, img, count, columns, 2);
+    wo.overwrite = 1;
+    if (s == FV_OK) s = fv_image_write(ctx, &grid, path, &wo);
+    fv_image_free(ctx, &grid);
+    for (int i = 0; img && i < count; i++) fv_image_free(ctx, &img[i]);
+    fv_free(ctx, img);
+    fv_free(ctx, state);
+    fv_free(ctx, classes);
+    fv_free(ctx, path);
+    return s;
+}
