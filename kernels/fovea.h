@@ -471,6 +471,7 @@ FV_API fv_t fv_linear_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_act act, fv_
 typedef struct fv_conv { int stride, pad_top, pad_left, pad_bottom, pad_right; fv_act act; } fv_conv;
 /* x [B, H, W, C], w [O, C, kh, kw], b [O] or -1 -> [B, H', W', O]. stride 0 = 1. oneDNN. */
 FV_API fv_t fv_conv2d(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c);
+FV_API fv_t fv_conv2d_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c, fv_dtype out);
 FV_API fv_t fv_cast(fv_tape *t, fv_t x, fv_dtype dtype);
 FV_API fv_t fv_reshape(fv_tape *t, fv_t x, int ndim, const int64_t *dim); /* view */
 FV_API fv_t fv_activate(fv_tape *t, fv_t x, fv_act act);

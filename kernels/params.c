@@ -24,12 +24,16 @@ typedef struct form {
     void *data;
 } form;
 
+typedef struct source { fv_tensor t, scale; } source; /* views into a model file; scale of int8 */
+
 typedef struct param {
     char *name;
     fv_tensor t;            /* shape */
     int64_t count, offset;  /* elements; offset in the flat arrays */
     uint32_t flags;
-    fv_tensor src, scale;   /* inference: views into the model file */
+    source src[FVI_MAX_JOIN]; /* one after another along the first dimension */
+    int parts;              /* 0 = no values yet */
+    bool joined;            /* sources set by fvi_params_join */
     float *f32;
     form *forms;
 } param;
@@ -233,43 +237,82 @@ static void shape_text(const fv_tensor *t, char *out, size_t size)
         n += (size_t)snprintf(out + n, size - n, "%s%lld", i ? "x" : "", (long long)t->dim[i]);
 }
 
-/* f32 values from the source views; int8 rows are scaled. */
-static fv_status expand(fv_ctx *ctx, const param *q, float *dst)
+/* f32 values of one source; int8 rows are scaled. */
+static fv_status expand_source(fv_ctx *ctx, const source *src, float *dst)
 {
-    if (!q->scale.data) return fv_convert(ctx, q->src.dtype, q->src.data, q->count, FV_F32, dst);
-    const int64_t rows = q->t.dim[0], n = q->count / rows;
-    const int8_t *v = q->src.data;
+    const int64_t count = fv_tensor_count(&src->t);
+    if (!src->scale.data) return fv_convert(ctx, src->t.dtype, src->t.data, count, FV_F32, dst);
+    const int64_t rows = src->t.dim[0], n = count / rows;
+    const int8_t *v = src->t.data;
     for (int64_t r = 0; r < rows; r++) {
         float s;
-        memcpy(&s, (const uint8_t *)q->scale.data + r * 4, 4);
+        memcpy(&s, (const uint8_t *)src->scale.data + r * 4, 4);
         for (int64_t i = 0; i < n; i++) dst[r * n + i] = s * (float)v[r * n + i];
     }
     return FV_OK;
 }
 
-static fv_status find_source(const fv_params *p, param *q, const fv_model *m, const char *prefix)
+static fv_status expand(fv_ctx *ctx, const param *q, float *dst)
+{
+    for (int i = 0; i < q->parts; i++) {
+        FV_TRY(expand_source(ctx, &q->src[i], dst));
+        dst += fv_tensor_count(&q->src[i].t);
+    }
+    return FV_OK;
+}
+
+/* Tensor PREFIX+NAME, or its int8 form, of the model. */
+static fv_status find_source(const fv_params *p, source *src, const fv_model *m, const char *prefix,
+                             const char *param_name)
 {
     char name[512];
-    const int n = snprintf(name, sizeof name - 8, "%s%s", prefix ? prefix : "", q->name);
+    memset(src, 0, sizeof *src);
+    const int n = snprintf(name, sizeof name - 8, "%s%s", prefix ? prefix : "", param_name);
     if (n < 0 || n >= (int)sizeof name - 8) return fv_fail(p->ctx, FV_ERR_ARG, "params: name too long");
-    if (!fv_model_find(m, name, &q->src)) {
-        strcpy(name + n, ".int8");
-        const int have = fv_model_find(m, name, &q->src);
-        strcpy(name + n, ".scale");
-        if (!have || !fv_model_find(m, name, &q->scale)) {
-            name[n] = 0;
-            return fv_fail(p->ctx, FV_ERR_MODEL, "model: tensor %s is missing", name);
-        }
-        if (q->src.dtype != FV_I8 || q->scale.dtype != FV_F32 || q->scale.ndim != 1 ||
-            q->scale.dim[0] != q->t.dim[0])
-            return fv_fail(p->ctx, FV_ERR_MODEL, "model: %s: int8 tensor and scale do not fit", name);
+    if (fv_model_find(m, name, &src->t)) return FV_OK;
+    strcpy(name + n, ".int8");
+    const int have = fv_model_find(m, name, &src->t);
+    strcpy(name + n, ".scale");
+    if (!have || !fv_model_find(m, name, &src->scale)) {
+        name[n] = 0;
+        return fv_fail(p->ctx, FV_ERR_MODEL, "model: tensor %s is missing", name);
     }
     name[n] = 0;
-    if (same_shape(&q->src, &q->t)) return FV_OK;
+    if (src->t.dtype != FV_I8 || src->t.ndim < 1 || src->scale.dtype != FV_F32 || src->scale.ndim != 1 ||
+        src->scale.dim[0] != src->t.dim[0])
+        return fv_fail(p->ctx, FV_ERR_MODEL, "model: %s: int8 tensor and scale do not fit", name);
+    return FV_OK;
+}
+
+static fv_status wrong_shape(const fv_params *p, const param *q, const source *src, const char *name)
+{
     char a[128], b[128];
-    shape_text(&q->src, a, sizeof a);
+    shape_text(&src->t, a, sizeof a);
     shape_text(&q->t, b, sizeof b);
     return fv_fail(p->ctx, FV_ERR_MODEL, "model: tensor %s is %s, expected %s", name, a, b);
+}
+
+fv_status fvi_params_join(fv_params *p, fv_pid id, const fv_model *m, const char *prefix,
+                          const char *const *name, int n)
+{
+    if (p->status != FV_OK) return p->status;
+    if (id < 0 || id >= p->count || n < 1 || n > FVI_MAX_JOIN)
+        return fv_fail(p->ctx, FV_ERR_ARG, "params: join of %d tensors", n);
+    param *q = &p->p[id];
+    const int64_t row = q->count / q->t.dim[0];
+    int64_t rows = 0;
+    q->parts = 0;
+    for (int i = 0; i < n; i++) {
+        FV_TRY(find_source(p, &q->src[i], m, prefix, name[i]));
+        const fv_tensor *t = &q->src[i].t;
+        if (t->ndim < 1 || t->dim[0] < 1 || t->dim[0] > q->t.dim[0] || fv_tensor_count(t) != t->dim[0] * row)
+            return wrong_shape(p, q, &q->src[i], name[i]);
+        rows += t->dim[0];
+    }
+    if (rows != q->t.dim[0]) return wrong_shape(p, q, &q->src[0], name[0]);
+    q->parts = n;
+    q->joined = true;
+    return FV_OK;
 }
 
 fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix)
@@ -277,8 +320,12 @@ fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix)
     if (p->status != FV_OK) return p->status;
     for (int i = 0; i < p->count; i++) {
         param *q = &p->p[i];
-        memset(&q->scale, 0, sizeof q->scale);
-        FV_TRY(find_source(p, q, m, prefix));
+        if (!q->joined) {
+            q->parts = 0;
+            FV_TRY(find_source(p, &q->src[0], m, prefix, q->name));
+            if (!same_shape(&q->src[0].t, &q->t)) return wrong_shape(p, q, &q->src[0], q->name);
+            q->parts = 1;
+        }
         if (p->master) FV_TRY(expand(p->ctx, q, p->master + q->offset));
     }
     p->half_stale = true;
@@ -290,7 +337,7 @@ fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix)
 static fv_status f32_locked(fv_ctx *ctx, fv_params *p, param *q, const float **out)
 {
     if (!q->f32) {
-        if (!q->src.data) return fv_fail(ctx, FV_ERR_STATE, "params: %s has no values yet", q->name);
+        if (!q->parts) return fv_fail(ctx, FV_ERR_STATE, "params: %s has no values yet", q->name);
         float *f = fv_alloc(p->ctx, (size_t)q->count * sizeof(float));
         if (!f) return fv_fail(ctx, FV_ERR_OOM, "%s", fv_ctx_error(p->ctx));
         const fv_status s = expand(ctx, q, f);
@@ -328,8 +375,8 @@ static fv_status make_form(fv_ctx *ctx, fv_params *p, param *q, const void *key,
     fv_status s = f && data ? FV_OK : fv_fail(ctx, FV_ERR_OOM, "%s", fv_ctx_error(p->ctx));
     if (s == FV_OK && p->master) values = p->master + q->offset;
     if (s == FV_OK && !values) {
-        temp = q->src.data ? fv_alloc(ctx, (size_t)q->count * sizeof(float)) : NULL;
-        if (!q->src.data) s = fv_fail(ctx, FV_ERR_STATE, "params: %s has no values yet", q->name);
+        temp = q->parts ? fv_alloc(ctx, (size_t)q->count * sizeof(float)) : NULL;
+        if (!q->parts) s = fv_fail(ctx, FV_ERR_STATE, "params: %s has no values yet", q->name);
         else if (!temp) s = FV_ERR_OOM;
         else s = expand(ctx, q, temp);
         values = temp;

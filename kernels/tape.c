@@ -277,6 +277,11 @@ fv_t fv_linear(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_act act)
 
 fv_t fv_conv2d(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c)
 {
+    return fv_conv2d_as(t, x, w, b, c, t->precision);
+}
+
+fv_t fv_conv2d_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c, fv_dtype out)
+{
     if (!handle_ok(t, "conv2d", x, false)) return 0;
     x = fv_cast(t, x, t->precision);
     const fv_t in[3] = { x, fv_param(t, w), b >= 0 ? fv_param(t, b) : 0 };
@@ -295,7 +300,9 @@ fv_t fv_conv2d(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c)
     const int64_t dim[4] = { xs.dim[0], h / stride + 1, wd / stride + 1, ws.dim[0] };
     const bool fuse = t->mode == FV_INFER && c.act <= FV_ACT_TANH;
     const fvi_attr a = { { stride, c.pad_top, c.pad_left, c.pad_bottom, c.pad_right, fuse ? (int32_t)c.act : 0 }, { 0 } };
-    const fv_t y = record(t, FVI_OP_CONV2D, &a, in, 3, t->precision, 4, dim);
+    if (out != FV_F32 && out != t->precision)
+        return BAD(t, FV_ERR_DTYPE, "conv2d %s: output must be f32 or the tape's type", fv_params_name(t->params, w));
+    const fv_t y = record(t, FVI_OP_CONV2D, &a, in, 3, out, 4, dim);
     return fuse || c.act == FV_ACT_NONE ? y : fv_activate(t, y, c.act);
 }
 

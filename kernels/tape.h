@@ -106,6 +106,13 @@ typedef fv_status (*fvi_pack_fn)(fv_ctx *ctx, const void *key, const float *f32,
 fv_status fvi_param_packed(fv_ctx *ctx, fv_params *p, fv_pid id, const void *key, size_t key_bytes,
                            size_t packed_bytes, fvi_pack_fn pack, const void **out);
 
+/* Take the values of `id` from n tensors of the model, one after another along the first dimension
+ * (for example q, k, v), instead of from one of its own name; shapes may differ by dimensions of
+ * size 1. Call before fv_params_load, which then leaves `id` as it is. */
+#define FVI_MAX_JOIN 3
+fv_status fvi_params_join(fv_params *p, fv_pid id, const fv_model *m, const char *prefix,
+                          const char *const *name, int n);
+
 /* ---- oneDNN matrix products (matmul_dnnl.c) ------------------------------------------------------ */
 /* c[M,N] = act(a[M,K] b[K,N] + bias[N]) (+ c). Row-major with leading dimensions; *_trans: stored
  * transposed. One object per shape; running allocates nothing of ours. b_packed: b is in oneDNN's
