@@ -1,11 +1,11 @@
 /* attention_tables.h - private: CPU kernels of SDPA and QK_NORM_ROPE, one table per context.
  *
- * SDPA is built from matrix products with a packed right operand. The reduction dimension is counted
- * in units of 4 bytes: one f32, or two neighbouring bf16 (then one vector instruction multiplies and
- * adds both). So all layouts below are the same for both types.
+ * SDPA is built from matrix products with a packed right operand. The reduction dimension is
+ * counted in units of 4 bytes: one f32, or two neighbouring bf16 (then one vector instruction
+ * multiplies and adds both). So all layouts below are the same for both types.
  *
  *   panels of B [K, N]:  | K x P | K x P | ... | K x R |   columns in groups of P, the last group R
- *                        wide (N mod P rounded up to `width`); inside a panel rows follow each other.
+ *                        wide (N mod P rounded up to `width`); a panel is row-major.
  *
  * The scalar table is in op_attention.c / op_rope.c; the variants overwrite it, best last. */
 #ifndef FV_ATTENTION_TABLES_H
@@ -37,7 +37,7 @@ typedef struct fvi_gemm {
  * p = exp(s*scale - lse), ds = p*(dp - delta)*scale.
  * unit 1: p replaces s, ds replaces dp.
  * unit 2: dp row i becomes bf16 ds; s row i (i even) becomes pairs (p[i,j], p[i+1,j]) and s row
- * i + 1 pairs (ds[i,j], ds[i+1,j]): the operands of P^T and dS^T. Rows beyond an odd count are 0. */
+ * i + 1 pairs (ds[i,j], ds[i+1,j]): the operands of P^T and dS^T. A row missing in the last pair is 0. */
 typedef struct fvi_score_grad {
     float *s, *dp;
     int64_t ld;
@@ -65,7 +65,7 @@ typedef struct fvi_sdpa_kernels {
 /* One head of one token in QK_NORM_ROPE; hd elements. Pointers may be NULL where marked. */
 typedef struct fvi_rope_row {
     const void *x;
-    void *y;                /* forward: result. backward: gradient of x, NULL = not wanted         */
+    void *y;                /* forward: result. backward: gradient of x, NULL = not wanted      */
     const void *gy;         /* backward only                                                    */
     const float *w;         /* [hd], NULL = no norm                                             */
     const float *angle;     /* [2, hd/2] cosines, sines; NULL = no rotation                     */

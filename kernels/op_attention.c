@@ -30,7 +30,7 @@
 #define QUERY_BLOCK 256     /* rows of one forward item */
 #define QUERY_BLOCK_FEW 64  /* the same when there are fewer heads than lanes */
 
-/* ---- Scalar kernels ----------------------------------------------------------------------------- */
+/* ---- Scalar kernels -------------------------------------------------------------------------- */
 
 #define SCALAR_WIDTH 4
 #define SCALAR_PANEL 16
@@ -61,7 +61,8 @@ static void pack_c(float *panels, const fvi_rows *x)
         const int w = scalar_panel_width(x->cols, j);
         for (int k = 0; k < x->rows; k++)
             for (int i = 0; i < w; i++)
-                *panels++ = j + i < x->cols ? value_at(x->data, k * x->stride + j + i, x->is_bf16) : 0;
+                *panels++ =
+                    j + i < x->cols ? value_at(x->data, k * x->stride + j + i, x->is_bf16) : 0;
     }
 }
 
@@ -71,7 +72,8 @@ static void pack_t_c(float *panels, const fvi_rows *x)
         const int w = scalar_panel_width(x->rows, j);
         for (int k = 0; k < x->cols; k++)
             for (int i = 0; i < w; i++)
-                *panels++ = j + i < x->rows ? value_at(x->data, (j + i) * x->stride + k, x->is_bf16) : 0;
+                *panels++ =
+                    j + i < x->rows ? value_at(x->data, (j + i) * x->stride + k, x->is_bf16) : 0;
     }
 }
 
@@ -159,7 +161,7 @@ void fvi_attention_init(fvi_attention_ops *o, uint32_t cpu)
     fvi_rope_init(o, cpu);
 }
 
-/* ---- Shape and scratch -------------------------------------------------------------------------- */
+/* ---- Shape and scratch ----------------------------------------------------------------------- */
 
 typedef struct shape {
     const fvi_attention_ops *ops;
@@ -177,7 +179,8 @@ static fv_status shape_of(const fvi_exec *e, shape *s)
 {
     const fv_tensor *x = &e->in[0];
     if (x->ndim != 5 || x->dim[2] != 3 || x->dim[4] < 4 || x->dim[4] % 4)
-        return fv_fail(e->ctx, FV_ERR_SHAPE, "sdpa: qkv must be [B, T, 3, heads, head size] with a head "
+        return fv_fail(e->ctx, FV_ERR_SHAPE,
+                       "sdpa: qkv must be [B, T, 3, heads, head size] with a head "
                        "size that is a multiple of 4");
     if (x->dim[1] > INT32_MAX / 2 || x->dim[4] > 65536)
         return fv_fail(e->ctx, FV_ERR_LIMIT, "sdpa: %lld tokens with head size %lld are too many",
@@ -191,7 +194,8 @@ static fv_status shape_of(const fvi_exec *e, shape *s)
     s->kb = (int)min_i64(s->T, s->hd > WIDE_HEAD ? KEY_BLOCK_WIDE : KEY_BLOCK);
     s->tile = s->T <= QUERY_TILE_MAX ? (int)round_up(s->T, 2) : QUERY_TILE;
     s->block = s->B * s->h < FVI_LANES ? QUERY_BLOCK_FEW : QUERY_BLOCK;
-    /* A row length that is no multiple of 4096 / 8 bytes spreads rows over the sets of the L1 cache. */
+    /* A row length that is no multiple of 4096 / 8 bytes spreads rows over the sets of the L1
+     * cache. */
     s->ld = round_up(s->kb, FVI_ATTENTION_PAD) + FVI_ATTENTION_PAD;
     s->ldh = round_up(s->hd, FVI_ATTENTION_PAD);
     s->units = s->hd / s->k->unit;
@@ -256,11 +260,13 @@ static size_t sdpa_scratch(const fvi_exec *e, bool backward)
 }
 
 /* Rows t0..t0+n of part 0 q, 1 k, 2 v of a head in a [B, T, 3, h, hd] tensor. */
-static fvi_rows part_rows(const shape *s, const fv_tensor *x, int64_t head, int part, int64_t t0, int64_t n)
+static fvi_rows part_rows(const shape *s, const fv_tensor *x, int64_t head, int part, int64_t t0,
+                          int64_t n)
 {
     const int64_t b = head / s->h, i = head % s->h;
     const int64_t at = ((b * s->T + t0) * 3 + part) * s->h * s->hd + i * s->hd;
-    return (fvi_rows){ (char *)x->data + at * (s->is_bf16 ? 2 : 4), s->token, s->is_bf16, (int)n, s->hd };
+    return (fvi_rows){(char *)x->data + at * (s->is_bf16 ? 2 : 4), s->token, s->is_bf16, (int)n,
+                      s->hd};
 }
 
 /* The same for a [B, T, h*hd] tensor. */
@@ -268,7 +274,8 @@ static fvi_rows out_rows(const shape *s, const fv_tensor *x, int64_t head, int64
 {
     const int64_t b = head / s->h, i = head % s->h;
     const int64_t at = ((b * s->T + t0) * s->h + i) * s->hd;
-    return (fvi_rows){ (char *)x->data + at * (s->is_bf16 ? 2 : 4), s->h * s->hd, s->is_bf16, (int)n, s->hd };
+    return (fvi_rows){(char *)x->data + at * (s->is_bf16 ? 2 : 4), s->h * s->hd, s->is_bf16, (int)n,
+                      s->hd};
 }
 
 /* Units of a reduction over n tokens. */
@@ -283,7 +290,7 @@ static int score_columns(const shape *s, int64_t visible, int64_t packed)
     return (int)min_i64(round_up(visible, s->k->panel), packed);
 }
 
-/* ---- Forward ------------------------------------------------------------------------------------ */
+/* ---- Forward --------------------------------------------------------------------------------- */
 
 /* One tile of query rows q0..q0+rows against the packed keys k0..k0+keys. */
 static void forward_tile(const shape *s, const work *w, float *acc, float *stat, const fvi_rows *q,
@@ -301,11 +308,12 @@ static void forward_tile(const shape *s, const work *w, float *acc, float *stat,
     for (int r = 0; r < rows; r++) {
         const int64_t visible = s->causal ? min_i64(keys, q0 + r + 1 - k0) : keys;
         s->k->softmax(w->s + r * s->ld, (int)visible, units * s->k->unit, s->scale, stat + 3 * r);
-        if (k0 && stat[3 * r + 2] != 1.0f) s->ops->scale(acc + r * s->ldh, (int)s->ldh, stat[3 * r + 2]);
+        if (k0 && stat[3 * r + 2] != 1.0f)
+            s->ops->scale(acc + r * s->ldh, (int)s->ldh, stat[3 * r + 2]);
     }
     s->k->gemm(&(fvi_gemm){ .a = w->s, .a_row = s->ld, .a_k = 1, .b = w->v,
-                            .b_panel = (int64_t)token_units(s, packed) * s->k->panel, .c = acc, .ldc = s->ldh,
-                            .M = rows, .N = s->hd, .K = units, .add = k0 > 0 });
+                            .b_panel = (int64_t)token_units(s, packed) * s->k->panel, .c = acc,
+                            .ldc = s->ldh, .M = rows, .N = s->hd, .K = units, .add = k0 > 0 });
 }
 
 static void forward_item(const fvi_exec *e, const shape *s, const work *w, int64_t head, int64_t q0)
@@ -352,7 +360,7 @@ static fv_status sdpa_forward(fvi_exec *e)
     return FV_OK;
 }
 
-/* ---- Backward ----------------------------------------------------------------------------------- */
+/* ---- Backward -------------------------------------------------------------------------------- */
 
 /* Contributions of query rows q0.. and packed keys k0..: dv, dk of the block and dq of the rows. */
 static void backward_tile(const shape *s, const work *w, const fvi_rows *q, const fvi_rows *g,
@@ -372,23 +380,27 @@ static void backward_tile(const shape *s, const work *w, const fvi_rows *q, cons
                          .c = w->s, .ldc = s->ld, .M = rows, .N = columns, .K = (int)s->units });
     k->gemm(&(fvi_gemm){ .a = w->g_rows, .a_row = s->ldh, .a_k = 1, .b = w->vt, .b_panel = full,
                          .c = w->dp, .ldc = s->ld, .M = rows, .N = columns, .K = (int)s->units });
-    k->grad(&(fvi_score_grad){ .s = w->s, .dp = w->dp, .ld = s->ld, .rows = rows, .n = n, .causal = s->causal,
-                               .first_visible = (int)(q0 + 1 - k0), .scale = s->scale,
-                               .lse = w->lse + q0, .delta = w->delta + q0 });
+    k->grad(&(fvi_score_grad){ .s = w->s, .dp = w->dp, .ld = s->ld, .rows = rows, .n = n,
+                               .causal = s->causal, .first_visible = (int)(q0 + 1 - k0),
+                               .scale = s->scale, .lse = w->lse + q0, .delta = w->delta + q0 });
     /* With pairs, tile rows r and r + 1 share one row of left operands (fvi_score_grad). */
     const float *ds_t = k->unit == 2 ? w->s + s->ld : w->dp;
     const int row_units = token_units(s, rows);
     const int64_t row_panel = (int64_t)row_units * k->panel;
-    k->gemm(&(fvi_gemm){ .a = w->s, .a_row = 1, .a_k = s->ld * k->unit, .b = w->g, .b_panel = row_panel,
-                         .c = w->dv, .ldc = s->ldh, .M = n, .N = s->hd, .K = row_units, .add = 1 });
-    k->gemm(&(fvi_gemm){ .a = ds_t, .a_row = 1, .a_k = s->ld * k->unit, .b = w->q, .b_panel = row_panel,
-                         .c = w->dk, .ldc = s->ldh, .M = n, .N = s->hd, .K = row_units, .add = 1 });
+    k->gemm(&(fvi_gemm){ .a = w->s, .a_row = 1, .a_k = s->ld * k->unit, .b = w->g,
+                         .b_panel = row_panel, .c = w->dv, .ldc = s->ldh, .M = n, .N = s->hd,
+                         .K = row_units, .add = 1 });
+    k->gemm(&(fvi_gemm){ .a = ds_t, .a_row = 1, .a_k = s->ld * k->unit, .b = w->q,
+                         .b_panel = row_panel, .c = w->dk, .ldc = s->ldh, .M = n, .N = s->hd,
+                         .K = row_units, .add = 1 });
     k->gemm(&(fvi_gemm){ .a = w->dp, .a_row = s->ld, .a_k = 1, .b = w->k,
-                         .b_panel = (int64_t)token_units(s, packed) * k->panel, .c = w->dq + q0 * s->ldh, .ldc = s->ldh,
-                         .M = rows, .N = s->hd, .K = token_units(s, keys), .add = k0 > 0 });
+                         .b_panel = (int64_t)token_units(s, packed) * k->panel,
+                         .c = w->dq + q0 * s->ldh, .ldc = s->ldh, .M = rows, .N = s->hd,
+                         .K = token_units(s, keys), .add = k0 > 0 });
 }
 
-static void backward_keys(const fvi_exec *e, const shape *s, const work *w, int64_t head, int64_t k0)
+static void backward_keys(const fvi_exec *e, const shape *s, const work *w, int64_t head,
+                          int64_t k0)
 {
     const int64_t keys = min_i64(s->kb, s->T - k0);
     const fvi_rows k = part_rows(s, &e->in[0], head, 1, k0, keys);
@@ -417,7 +429,8 @@ static void backward_item(const fvi_exec *e, const shape *s, const work *w, int6
     const size_t row_bytes = (size_t)o.stride * (s->is_bf16 ? 2 : 4);
     for (int64_t t = 0; t < s->T; t++) {
         const size_t at = (size_t)t * row_bytes;
-        w->delta[t] = s->ops->dot((const char *)o.data + at, (const char *)g.data + at, s->hd, s->is_bf16);
+        w->delta[t] =
+            s->ops->dot((const char *)o.data + at, (const char *)g.data + at, s->hd, s->is_bf16);
     }
     memcpy(w->lse, (const float *)e->out[1].data + head * s->T, (size_t)s->T * sizeof(float));
     for (int64_t k0 = 0; k0 < s->T; k0 += s->kb) backward_keys(e, s, w, head, k0);
@@ -433,7 +446,8 @@ static fv_status sdpa_backward(fvi_exec *e)
     if (e->gout[0].dtype != e->in[0].dtype || e->gin[0].dtype != e->in[0].dtype)
         return fv_fail(e->ctx, FV_ERR_DTYPE, "sdpa: gradients must have the type of qkv");
     if (!e->out[1].data)
-        return fv_fail(e->ctx, FV_ERR_STATE, "sdpa: backward needs the statistics of a training forward");
+        return fv_fail(e->ctx, FV_ERR_STATE,
+                       "sdpa: backward needs the statistics of a training forward");
     const int64_t items = s.B * s.h;
     work w0;
     const size_t floats = layout(&s, true, NULL, &w0);

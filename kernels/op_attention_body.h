@@ -3,8 +3,8 @@
  *
  * The product keeps MR x NV accumulators in registers (6 x 4 of 32 with AVX-512, 6 x 2 of 16 with
  * AVX2): per step of k it loads NV vectors of B, broadcasts MR values of A and does MR * NV
- * multiply-adds, so that loads never limit. Each c[m, n] is one chain over k in order: its bits do not
- * depend on tile sizes or threads. With ATTENTION_BF16 a step is one _mm512_dpbf16_ps: two bf16
+ * multiply-adds, so that loads never limit. Each c[m, n] is one chain over k in order: its bits do
+ * not depend on tile sizes or threads. With ATTENTION_BF16 a step is one _mm512_dpbf16_ps: two bf16
  * products added into f32. */
 #include <string.h>
 
@@ -53,7 +53,7 @@ FV_INLINE vf first_lanes(vf x, int n)
 #endif
 }
 
-/* ---- Transposition of VW x VW words in registers ------------------------------------------------ */
+/* ---- Transposition of VW x VW words in registers --------------------------------------------- */
 
 #if VW == 16
 FV_INLINE void transpose(vf r[VW])
@@ -66,15 +66,19 @@ FV_INLINE void transpose(vf r[VW])
     }
     FV_UNROLL
     for (int i = 0; i < 16; i += 4) { /* r[i + c]: column c of each 4 x 4 block of rows i..i+3 */
-        r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
-        r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
-        r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
-        r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+        r[i] = _mm512_castpd_ps(
+            _mm512_unpacklo_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+        r[i + 1] = _mm512_castpd_ps(
+            _mm512_unpackhi_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+        r[i + 2] = _mm512_castpd_ps(
+            _mm512_unpacklo_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+        r[i + 3] = _mm512_castpd_ps(
+            _mm512_unpackhi_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
     }
     FV_UNROLL
     for (int c = 0; c < 4; c++) { /* 4 x 4 transposition of 128-bit blocks */
-        const vf a = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88);      /* blocks 0, 2 of rows 0-3, 4-7 */
-        const vf b = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xdd);      /* blocks 1, 3                  */
+        const vf a = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88); /* blocks 0, 2 of rows 0-3, 4-7 */
+        const vf b = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xdd); /* blocks 1, 3                  */
         const vf d = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x88);
         const vf e = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xdd);
         t[c] = _mm512_shuffle_f32x4(a, d, 0x88);
@@ -111,7 +115,7 @@ FV_INLINE void transpose(vf r[VW])
 }
 #endif
 
-/* ---- Operands ----------------------------------------------------------------------------------- */
+/* ---- Operands -------------------------------------------------------------------------------- */
 
 FV_INLINE int min_int(int a, int b) { return a < b ? a : b; }
 FV_INLINE int round_up(int n, int step) { return (n + step - 1) / step * step; }
@@ -166,7 +170,8 @@ static void pack(float *panels, const fvi_rows *x)
         const int w = panel_width(N, j);
         for (int k = 0; k < x->rows; k++, panels += w)
             for (int i = 0; i < w; i += VW)
-                v_st(panels + i, v_load(x->data, k * x->stride + j + i, x->is_bf16, min_int(N - j - i, VW)));
+                v_st(panels + i,
+                     v_load(x->data, k * x->stride + j + i, x->is_bf16, min_int(N - j - i, VW)));
     }
 }
 #endif
@@ -185,7 +190,8 @@ static void pack_t(float *panels, const fvi_rows *x)
                 vf r[VW];
                 FV_UNROLL
                 for (int q = 0; q < VW; q++)
-                    r[q] = q < rows ? v_load(x->data, (j + i + q) * stride + k, is_bf16, cols) : v_zero();
+                    r[q] = q < rows ? v_load(x->data, (j + i + q) * stride + k, is_bf16, cols)
+                                    : v_zero();
                 transpose(r);
                 if (cols == VW) {
                     FV_UNROLL
@@ -198,7 +204,7 @@ static void pack_t(float *panels, const fvi_rows *x)
     }
 }
 
-/* ---- Product ------------------------------------------------------------------------------------ */
+/* ---- Product --------------------------------------------------------------------------------- */
 
 #if ATTENTION_BF16
 FV_INLINE vf mac(vf a, vf b, vf c)
@@ -210,7 +216,8 @@ FV_INLINE vf mac(vf a, vf b, vf c) { return v_fma(a, b, c); }
 #endif
 
 /* mr rows, nv vectors of columns; constants after inlining. */
-FV_INLINE void tile(const int mr, const int nv, const fvi_gemm *g, const float *a, const float *b, float *c)
+FV_INLINE void tile(const int mr, const int nv, const fvi_gemm *g, const float *a, const float *b,
+                    float *c)
 {
     const int64_t ar = g->a_row, ak = g->a_k, ldc = g->ldc;
     vf acc[MR][NV];
@@ -277,7 +284,7 @@ static void gemm(const fvi_gemm *g)
     }
 }
 
-/* ---- Softmax and its gradient ------------------------------------------------------------------- */
+/* ---- Softmax and its gradient ---------------------------------------------------------------- */
 
 static void softmax(float *s, int n, int pad, float scale, float stat[3])
 {
@@ -313,7 +320,7 @@ static void softmax(float *s, int n, int pad, float scale, float stat[3])
         v_st(s + j, a);
     }
 #endif
-    stat[2] = m0 == m ? 1.0f : expf(m0 - m);
+    stat[2] = m0 == m ? 1.0f : stat[1] > 0 ? expf(m0 - m) : 0.0f;
     stat[1] = stat[1] * stat[2] + v_hsum(sum);
     stat[0] = m;
 }
@@ -322,8 +329,9 @@ static void softmax(float *s, int n, int pad, float scale, float stat[3])
 static void grad(const fvi_score_grad *g)
 {
     const vf vs = v_set1(g->scale);
-    const __m512i weave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
-                                           23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i weave =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     for (int r = 0; r < g->rows; r += 2) {
         const int two = r + 1 < g->rows;
         float *s0 = g->s + r * g->ld, *s1 = s0 + g->ld, *d0 = g->dp + r * g->ld, *d1 = d0 + g->ld;
@@ -362,9 +370,20 @@ static void grad(const fvi_score_grad *g)
 }
 #endif
 
-/* ---- Results ------------------------------------------------------------------------------------ */
+/* ---- Results --------------------------------------------------------------------------------- */
 
-#if !ATTENTION_BF16
+FV_INLINE void put(const fvi_rows *dst, int64_t at, int n, vf y)
+{
+#if ATTENTION_BF16
+    if (dst->is_bf16 && n == VW) { /* the usual case: one instruction instead of eight */
+        _mm256_storeu_si256((__m256i *)((uint16_t *)dst->data + at),
+                            (__m256i)_mm512_cvtneps_pbh(y));
+        return;
+    }
+#endif
+    v_store(dst->data, at, dst->is_bf16, n, y);
+}
+
 static void store(const fvi_rows *dst, const float *src, int64_t ld, const float *mul, int add)
 {
     for (int r = 0; r < dst->rows; r++) {
@@ -374,11 +393,12 @@ static void store(const fvi_rows *dst, const float *src, int64_t ld, const float
             const int64_t at = r * dst->stride + i;
             vf y = v_mul(v_ld(src + r * ld + i), f);
             if (add) y = v_add(y, v_load(dst->data, at, dst->is_bf16, n));
-            v_store(dst->data, at, dst->is_bf16, n, y);
+            put(dst, at, n, y);
         }
     }
 }
 
+#if !ATTENTION_BF16
 static void scale_row(float *x, int n, float f)
 {
     const vf vfac = v_set1(f);
@@ -398,11 +418,12 @@ static float dot(const void *a, const void *b, int n, int is_bf16)
 
 void ATTENTION_INIT(fvi_attention_ops *o)
 {
-    const fvi_sdpa_kernels k = { ATTENTION_BF16 ? 2 : 1, VW, PANEL, left_rows, pack, pack_t, gemm, softmax, grad };
+    const fvi_sdpa_kernels k = {
+        ATTENTION_BF16 ? 2 : 1, VW, PANEL, left_rows, pack, pack_t, gemm, softmax, grad};
     o->sdpa[FV_BF16] = k;
+    o->store = store;
 #if !ATTENTION_BF16
     o->sdpa[FV_F32] = k;
-    o->store = store;
     o->scale = scale_row;
     o->dot = dot;
 #endif

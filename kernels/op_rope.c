@@ -19,7 +19,7 @@
 #include "attention_tables.h"
 #include "tape.h"
 
-/* ---- Tables ------------------------------------------------------------------------------------- */
+/* ---- Tables ---------------------------------------------------------------------------------- */
 
 void fv_rope_table(int rows, int columns, int head_dim, double theta, float *table)
 {
@@ -52,7 +52,7 @@ void fv_sincos_table(int rows, int columns, int channels, float *table)
     }
 }
 
-/* ---- Scalar kernels ----------------------------------------------------------------------------- */
+/* ---- Scalar kernels -------------------------------------------------------------------------- */
 
 FV_INLINE float get(const void *p, int i, int is_bf16)
 {
@@ -123,7 +123,7 @@ void fvi_rope_init(fvi_attention_ops *o, uint32_t cpu)
 #endif
 }
 
-/* ---- The op ------------------------------------------------------------------------------------- */
+/* ---- The op ---------------------------------------------------------------------------------- */
 
 typedef struct shape {
     const fvi_attention_ops *ops;
@@ -135,15 +135,19 @@ static fv_status shape_of(const fvi_exec *e, shape *s)
 {
     const fv_tensor *x = &e->in[0];
     if (x->ndim != 5 || x->dim[2] != 3 || x->dim[4] < 4 || x->dim[4] % 4 || x->dim[4] > 65536)
-        return fv_fail(e->ctx, FV_ERR_SHAPE, "qk_norm_rope: qkv must be [B, T, 3, heads, head size] with a "
+        return fv_fail(e->ctx, FV_ERR_SHAPE,
+                       "qk_norm_rope: qkv must be [B, T, 3, heads, head size] with a "
                        "head size that is a multiple of 4, up to 65536");
     if ((x->dtype != FV_F32 && x->dtype != FV_BF16) || e->out[0].dtype != x->dtype)
-        return fv_fail(e->ctx, FV_ERR_DTYPE, "qk_norm_rope: qkv and output must both be f32 or both bf16");
+        return fv_fail(e->ctx, FV_ERR_DTYPE,
+                       "qk_norm_rope: qkv and output must both be f32 or both bf16");
     for (int k = 1; k <= 3; k++)
         if (e->in[k].data && e->in[k].dtype != FV_F32)
-            return fv_fail(e->ctx, FV_ERR_DTYPE, "qk_norm_rope: weights and angle table must be f32");
-    *s = (shape){ fvi_attention_of(e->ctx), x->dim[0] * x->dim[1], x->dim[1], x->dim[3], (int)x->dim[4],
-                  x->dtype == FV_BF16, x->dtype == FV_BF16 ? 2 : 4 };
+            return fv_fail(e->ctx, FV_ERR_DTYPE,
+                           "qk_norm_rope: weights and angle table must be f32");
+    *s = (shape){ .ops = fvi_attention_of(e->ctx), .tokens = x->dim[0] * x->dim[1],
+                  .T = x->dim[1], .h = x->dim[3], .hd = (int)x->dim[4],
+                  .is_bf16 = x->dtype == FV_BF16, .bytes = x->dtype == FV_BF16 ? 2 : 4 };
     return FV_OK;
 }
 
@@ -209,7 +213,8 @@ static void backward_token(const fvi_exec *e, const shape *s, int64_t t, float *
     const char *x = (const char *)e->in[0].data + at, *gy = (const char *)e->gout[0].data + at;
     char *gx = e->gin[0].data ? (char *)e->gin[0].data + at : NULL; /* NULL: only the weights' */
     const float *rstd = (const float *)e->out[1].data + t * 2 * s->h;
-    fvi_rope_row r = { .hd = s->hd, .is_bf16 = s->is_bf16, .add = e->gin_add[0], .work = lane + 2 * pitch };
+    fvi_rope_row r = {
+        .hd = s->hd, .is_bf16 = s->is_bf16, .add = e->gin_add[0], .work = lane + 2 * pitch};
     if (e->in[3].data) r.angle = (const float *)e->in[3].data + t % s->T * s->hd;
     for (int64_t i = 0; i < 2 * s->h; i++, x += head, gy += head) {
         const int which = i < s->h ? 0 : 1;
@@ -228,9 +233,11 @@ static fv_status rope_backward(fvi_exec *e)
 {
     shape s;
     FV_TRY(shape_of(e, &s));
-    if (e->gin[3].data) return fv_fail(e->ctx, FV_ERR_UNSUPPORTED, "qk_norm_rope: the angle table has no gradient");
+    if (e->gin[3].data)
+        return fv_fail(e->ctx, FV_ERR_UNSUPPORTED, "qk_norm_rope: the angle table has no gradient");
     if (!e->out[1].data)
-        return fv_fail(e->ctx, FV_ERR_STATE, "qk_norm_rope: backward needs the statistics of a training forward");
+        return fv_fail(e->ctx, FV_ERR_STATE,
+                       "qk_norm_rope: backward needs the statistics of a training forward");
     if (e->gout[0].dtype != e->in[0].dtype || (e->gin[0].data && e->gin[0].dtype != e->in[0].dtype))
         return fv_fail(e->ctx, FV_ERR_DTYPE, "qk_norm_rope: gradients must have the type of qkv");
     fv_ctx *ctx = e->ctx;
@@ -243,12 +250,13 @@ static fv_status rope_backward(fvi_exec *e)
         for (int64_t t = t0; t < t1; t++) backward_token(e, &s, t, own);
     }
     const int64_t pitch = (s.hd + 15) / 16 * 16;
+    const float *lanes = e->scratch;
     for (int which = 0; which < 2; which++) {
         float *dw = e->gin[1 + which].data;
         for (int i = 0; dw && i < s.hd; i++) {
             double sum = e->gin_add[1 + which] ? dw[i] : 0;
             for (int lane = 0; lane < FVI_LANES; lane++)
-                sum += ((const float *)e->scratch)[(size_t)lane * floats + (size_t)(which * pitch + i)];
+                sum += lanes[(size_t)lane * floats + (size_t)(which * pitch + i)];
             dw[i] = (float)sum;
         }
     }
