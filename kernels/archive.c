@@ -62,7 +62,7 @@ struct fvi_archive {
     bool is_folder;
 };
 
-/* ---- Bytes ------------------------------------------------------------------------------------- */
+/* ---- Bytes ----------------------------------------------------------------------------------- */
 
 static void *zlib_alloc(void *user, unsigned items, unsigned size)
 {
@@ -147,7 +147,8 @@ static fv_status unpack_gzip(fvi_archive *a)
     if (r == Z_OK) return FV_OK;
     if (r == Z_BUF_ERROR) return truncated(a);
     if (r == Z_MEM_ERROR) return FV_ERR_OOM;
-    return fv_fail(a->ctx, FV_ERR_FORMAT, "%s: damaged gzip data near byte %zu", a->name, a->in_pos);
+    return fv_fail(a->ctx, FV_ERR_FORMAT, "%s: damaged gzip data near byte %zu", a->name,
+                   a->in_pos);
 }
 
 static fv_status unpack_xz(fvi_archive *a)
@@ -212,7 +213,7 @@ static fv_status need_bytes(fvi_archive *a, uint8_t *dst, uint64_t n)
     return got == n ? FV_OK : truncated(a);
 }
 
-/* ---- Paths ------------------------------------------------------------------------------------- */
+/* ---- Paths ----------------------------------------------------------------------------------- */
 
 /* Copy n bytes of src to a->path without "." and empty components; refuse what could leave the
  * archive. The result is empty for ".". */
@@ -251,7 +252,7 @@ static size_t field_length(const uint8_t *p, size_t n)
     return k;
 }
 
-/* ---- tar --------------------------------------------------------------------------------------- */
+/* ---- tar ------------------------------------------------------------------------------------- */
 
 /* Octal text with spaces or NULs around it, or GNU base 256. */
 static bool parse_number(const uint8_t *p, size_t n, uint64_t *out)
@@ -357,8 +358,9 @@ static fv_status read_extra(fvi_archive *a, char type, uint64_t size)
 {
     const uint64_t limit = type == 'L' ? PATH_BYTES : PAX_BYTES;
     if (size > limit)
-        return fv_fail(a->ctx, FV_ERR_LIMIT, "%s: header of %llu bytes before entry %llu is too long",
-                       a->name, (unsigned long long)size, (unsigned long long)a->entries);
+        return fv_fail(a->ctx, FV_ERR_LIMIT,
+                       "%s: header of %llu bytes before entry %llu is too long", a->name,
+                       (unsigned long long)size, (unsigned long long)a->entries);
     const size_t padded = ((size_t)size + BLOCK - 1) / BLOCK * BLOCK;
     char *text = fv_alloc(a->ctx, padded + 1);
     if (!text) return FV_ERR_OOM;
@@ -423,7 +425,8 @@ static fv_status read_entry(fvi_archive *a, const uint8_t h[BLOCK], bool *is_fil
         return fv_fail(a->ctx, FV_ERR_FORMAT, "%s: entry %llu has a damaged size", a->name,
                        (unsigned long long)a->entries);
     if (type == 'L' || type == 'x') return read_extra(a, type, size);
-    if ((type == 'K' || type == 'g') && size <= PAX_BYTES) { /* long link name, defaults for all: may stand between */
+    /* Long link names and defaults for all may stand between a long name and its entry. */
+    if ((type == 'K' || type == 'g') && size <= PAX_BYTES) {
         set_data(a, size);
         return FV_OK;
     }
@@ -436,8 +439,8 @@ static fv_status read_entry(fvi_archive *a, const uint8_t h[BLOCK], bool *is_fil
         return fv_fail(a->ctx, FV_ERR_UNSUPPORTED, "%s: %.200s is a sparse file: pack it without "
                        "--sparse", a->name, a->path);
     if (size > a->limits.member_bytes)
-        return fv_fail(a->ctx, FV_ERR_LIMIT, "%s: %.200s has %llu bytes, the limit is %llu", a->name,
-                       a->path, (unsigned long long)size,
+        return fv_fail(a->ctx, FV_ERR_LIMIT, "%s: %.200s has %llu bytes, the limit is %llu",
+                       a->name, a->path, (unsigned long long)size,
                        (unsigned long long)a->limits.member_bytes);
     set_data(a, size);
     a->has_long_path = a->has_pax_size = a->is_sparse = false;
@@ -461,7 +464,7 @@ static fv_status next_in_tar(fvi_archive *a, fvi_member *m)
     return FV_OK;
 }
 
-/* ---- Folders ----------------------------------------------------------------------------------- */
+/* ---- Folders --------------------------------------------------------------------------------- */
 
 static fv_status add_file(fvi_archive *a, const char *path)
 {
@@ -572,7 +575,7 @@ static fv_status read_in_folder(fvi_archive *a, uint8_t **data, size_t *size)
     return s;
 }
 
-/* ---- Interface --------------------------------------------------------------------------------- */
+/* ---- Interface ------------------------------------------------------------------------------- */
 
 static fv_status create(fv_ctx *ctx, fvi_archive **out, const char *name,
                         const fvi_archive_limits *limits)
@@ -658,7 +661,8 @@ fv_status fvi_archive_read(fvi_archive *a, uint8_t **data, size_t *size)
     a->is_readable = false;
     if (a->is_folder) return read_in_folder(a, data, size);
     if (a->kind == BYTES_RAW && a->left > a->in_size - a->in_pos) return truncated(a);
-    if (a->left > SIZE_MAX - 1) return fv_fail(a->ctx, FV_ERR_LIMIT, "%s: member too large", a->name);
+    if (a->left > SIZE_MAX - 1)
+        return fv_fail(a->ctx, FV_ERR_LIMIT, "%s: member too large", a->name);
     const size_t n = (size_t)a->left;
     uint8_t *p = fv_alloc(a->ctx, n ? n : 1);
     if (!p) return FV_ERR_OOM;

@@ -2,7 +2,8 @@
  *
  *     fvi_archive *a;
  *     FV_TRY(fvi_archive_open(ctx, &a, "fruits.tar.gz", NULL));
- *     while ((s = fvi_archive_next(a, &m)) == FV_OK && m.path) s = fvi_archive_read(a, &data, &size);
+ *     while ((s = fvi_archive_next(a, &m)) == FV_OK && m.path)
+ *         s = fvi_archive_read(a, &data, &size);
  *     fvi_archive_close(&a);
  */
 #ifndef FV_ARCHIVE_H

@@ -116,7 +116,7 @@ struct fv_dataset {
     int current; /* slot with the caller */
 };
 
-/* ---- Loading ----------------------------------------------------------------------------------- */
+/* ---- Loading --------------------------------------------------------------------------------- */
 
 typedef enum { KIND_OTHER, KIND_PICTURE, KIND_UNKNOWN } member_kind;
 
@@ -216,7 +216,8 @@ static fv_status add_picture(fv_dataset *ds, uint32_t source, const char *path, 
     fv_status s = FV_OK;
     char *copy = NULL;
     if (ds->count >= MAX_PICTURES)
-        FV_TRY_GOTO(fv_fail(ds->ctx, FV_ERR_LIMIT, "data set: more than %u pictures", MAX_PICTURES));
+        FV_TRY_GOTO(
+            fv_fail(ds->ctx, FV_ERR_LIMIT, "data set: more than %u pictures", MAX_PICTURES));
     if (ds->count == ds->capacity) {
         const size_t cap = ds->capacity ? ds->capacity * 2 : 1024;
         picture *grown = fv_realloc(ds->ctx, ds->pics, ds->count * sizeof *grown,
@@ -325,7 +326,7 @@ fail:
     return s;
 }
 
-/* ---- Order ------------------------------------------------------------------------------------- */
+/* ---- Order ----------------------------------------------------------------------------------- */
 
 /* Stable for equal paths (tar may hold a file twice): data addresses do not matter, sizes do. */
 static int compare_pictures(const void *x, const void *y)
@@ -389,9 +390,10 @@ static fv_status make_list(fv_dataset *ds)
         total += places[l];
     }
     if (total > MAX_LIST)
-        FV_TRY_GOTO(fv_fail(ds->ctx, FV_ERR_LIMIT, "data set: class_balance %g would repeat pictures "
-                            "%llu times in all: use a smaller value or min_per_class", b,
-                            (unsigned long long)total));
+        FV_TRY_GOTO(fv_fail(ds->ctx, FV_ERR_LIMIT,
+                            "data set: class_balance %g would repeat pictures "
+                            "%llu times in all: use a smaller value or min_per_class",
+                            b, (unsigned long long)total));
     ds->list = fv_calloc(ds->ctx, (size_t)total, sizeof *ds->list);
     ds->list_copy = fv_calloc(ds->ctx, (size_t)total, sizeof *ds->list_copy);
     if (!ds->list || !ds->list_copy) FV_TRY_GOTO(FV_ERR_OOM);
@@ -411,7 +413,7 @@ fail:
     return s;
 }
 
-/* ---- One picture ------------------------------------------------------------------------------- */
+/* ---- One picture ----------------------------------------------------------------------------- */
 
 /* What is drawn for one showing of a picture. */
 typedef struct augmentation {
@@ -516,7 +518,8 @@ static fv_status too_many_bad(fv_dataset *ds, fv_ctx *ctx)
     fv_status s = FV_OK;
     pthread_mutex_lock(&ds->lock);
     if (ds->bad * 100 > all)
-        s = fv_fail(ctx, FV_ERR_FORMAT, "data set: %llu of %llu pictures cannot be read, first %.300s",
+        s = fv_fail(ctx, FV_ERR_FORMAT,
+                    "data set: %llu of %llu pictures cannot be read, first %.300s",
                     (unsigned long long)ds->bad, (unsigned long long)all, ds->first_bad);
     pthread_mutex_unlock(&ds->lock);
     return s;
@@ -573,7 +576,7 @@ static fv_status cache_item(fv_dataset *ds, fv_ctx *ctx, uint64_t id)
     return FV_OK;
 }
 
-/* ---- Jobs -------------------------------------------------------------------------------------- */
+/* ---- Jobs ------------------------------------------------------------------------------------ */
 
 static fv_status do_item(fv_dataset *ds, fv_ctx *ctx, slot *target, uint64_t i)
 {
@@ -688,7 +691,7 @@ static fv_status fill_cache(fv_dataset *ds)
     return FV_OK;
 }
 
-/* ---- Opening and closing ----------------------------------------------------------------------- */
+/* ---- Opening and closing --------------------------------------------------------------------- */
 
 static fv_status check_options(fv_ctx *ctx, fv_dataset_options *o)
 {
@@ -702,9 +705,11 @@ static fv_status check_options(fv_ctx *ctx, fv_dataset_options *o)
     if ((int)o->split < 0 || o->split > FV_SPLIT_HELDOUT) wrong = "unknown split";
     if (o->image_size < 1 || o->image_size > MAX_SIDE) wrong = "image_size must be 1 to 16384";
     if (o->channels != 1 && o->channels != 3) wrong = "channels must be 1 or 3";
-    if (!(o->crop_scale_min >= 0 && o->crop_scale_min <= 1)) wrong = "crop_scale_min is not in 0..1";
+    if (!(o->crop_scale_min >= 0 && o->crop_scale_min <= 1))
+        wrong = "crop_scale_min is not in 0..1";
     if (!(o->class_balance >= 0 && o->class_balance <= 1)) wrong = "class_balance is not in 0..1";
-    if (o->class_map_count < 0 || (o->class_map_count > 0 && !o->class_map)) wrong = "bad class_map";
+    if (o->class_map_count < 0 || (o->class_map_count > 0 && !o->class_map))
+        wrong = "bad class_map";
     for (int i = 0; !wrong && i < 2 * o->class_map_count; i++)
         if (!o->class_map[i]) wrong = "class_map holds NULL";
     if (o->workers < -1 || o->workers > MAX_WORKERS) wrong = "workers must be -1 to 64";
@@ -868,7 +873,7 @@ void fv_dataset_close(fv_dataset **dataset)
     fv_free(ctx, ds);
 }
 
-/* ---- Questions and batches --------------------------------------------------------------------- */
+/* ---- Questions and batches ------------------------------------------------------------------- */
 
 uint64_t fv_dataset_count(const fv_dataset *ds) { return ds->count; }
 int fv_dataset_classes(const fv_dataset *ds) { return ds->labels; }

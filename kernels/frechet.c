@@ -33,7 +33,8 @@ static double dot(const double *a, const double *b, int64_t n)
 }
 
 /* Mean [dim] and lower triangle of the covariance [dim, dim] of x [n, dim]. */
-static fv_status moments(fv_ctx *ctx, const float *x, int64_t n, int64_t dim, double *mean, double *cov)
+static fv_status moments(fv_ctx *ctx, const float *x, int64_t n, int64_t dim, double *mean,
+                         double *cov)
 {
     double *block = fv_calloc(ctx, (size_t)dim * SAMPLE_BLOCK, sizeof *block);
     if (!block) return FV_ERR_OOM;
@@ -47,7 +48,8 @@ static fv_status moments(fv_ctx *ctx, const float *x, int64_t n, int64_t dim, do
     for (int64_t first = 0; first < n && is_finite; first += SAMPLE_BLOCK) {
         const int64_t count = n - first < SAMPLE_BLOCK ? n - first : SAMPLE_BLOCK;
         for (int64_t i = 0; i < count; i++)
-            for (int64_t k = 0; k < dim; k++) block[i * dim + k] = x[(first + i) * dim + k] - mean[k];
+            for (int64_t k = 0; k < dim; k++)
+                block[i * dim + k] = x[(first + i) * dim + k] - mean[k];
 #pragma omp parallel for num_threads(ctx->threads) schedule(static, 8)
         for (int64_t r = 0; r < dim; r++) {
             double *row = cov + r * dim;
@@ -70,8 +72,8 @@ static void fill_upper(double *a, int64_t n)
         for (int64_t c = 0; c < r; c++) a[c * n + r] = a[r * n + c];
 }
 
-/* S [n, n] -> U = L^T [rank, n] with S = U^T U, in place of the first rows of `u`; returns the rank.
- * Rows stay in the order of the features, only the order of elimination is by pivot. */
+/* S [n, n] -> U = L^T [rank, n] with S = U^T U, in the first rows of `u`; returns the rank. Columns
+ * stay in the order of the features, only the order of elimination is by pivot. */
 static int64_t pivoted_cholesky(fv_ctx *ctx, const double *s, int64_t n, double *u, double *left)
 {
     double largest = 0;
@@ -106,8 +108,8 @@ static int64_t pivoted_cholesky(fv_ctx *ctx, const double *s, int64_t n, double 
 }
 
 /* m = u s u^T, [rank, rank]; t: [rank, n] work space. */
-static void sandwich(fv_ctx *ctx, const double *u, int64_t rank, const double *s, int64_t n, double *t,
-                     double *m)
+static void sandwich(fv_ctx *ctx, const double *u, int64_t rank, const double *s, int64_t n,
+                     double *t, double *m)
 {
 #pragma omp parallel for num_threads(ctx->threads)
     for (int64_t r = 0; r < rank; r++)
@@ -121,7 +123,8 @@ static void sandwich(fv_ctx *ctx, const double *u, int64_t rank, const double *s
 /* Symmetric a [n, n] (destroyed) -> diagonal d [n] and subdiagonal e [n] (e[i] joins i and i+1).
  * Step k: H = I - beta v v^T maps column k below the diagonal to a multiple of the first unit
  * vector; A := H A H = A - v w^T - w v^T with p = beta A v, w = p - (beta/2 p.v) v. */
-static void tridiagonalise(fv_ctx *ctx, double *a, int64_t n, double *d, double *e, double *v, double *w)
+static void tridiagonalise(fv_ctx *ctx, double *a, int64_t n, double *d, double *e, double *v,
+                           double *w)
 {
     for (int64_t k = 0; k + 1 < n; k++) {
         const int64_t m = n - k - 1, o = k + 1;

@@ -27,12 +27,15 @@ typedef struct plane { double *v; int width, height; } plane;
 static fv_status check_pair(fv_ctx *ctx, const char *what, const fv_image *a, const fv_image *b,
                             int min_side)
 {
-    if (!a || !b || !a->pixels || !b->pixels) return fv_fail(ctx, FV_ERR_ARG, "%s: no picture", what);
+    if (!a || !b || !a->pixels || !b->pixels)
+        return fv_fail(ctx, FV_ERR_ARG, "%s: no picture", what);
     if (a->width != b->width || a->height != b->height || a->channels != b->channels ||
         a->depth != b->depth)
-        return fv_fail(ctx, FV_ERR_SHAPE, "%s: pictures differ in form: %dx%d, %d channels of %d bits "
-                       "against %dx%d, %d of %d", what, a->width, a->height, a->channels, a->depth,
-                       b->width, b->height, b->channels, b->depth);
+        return fv_fail(ctx, FV_ERR_SHAPE,
+                       "%s: pictures differ in form: %dx%d, %d channels of %d bits "
+                       "against %dx%d, %d of %d",
+                       what, a->width, a->height, a->channels, a->depth, b->width, b->height,
+                       b->channels, b->depth);
     if (a->channels < 1 || a->channels > 4 || (a->depth != 8 && a->depth != 16))
         return fv_fail(ctx, FV_ERR_ARG, "%s: %d channels of %d bits", what, a->channels, a->depth);
     if (a->width < min_side || a->height < min_side)
@@ -86,7 +89,7 @@ fv_status fv_psnr(fv_ctx *ctx, const fv_image *a, const fv_image *b, double *db)
     return FV_OK;
 }
 
-/* ---- Planes ------------------------------------------------------------------------------------ */
+/* ---- Planes ---------------------------------------------------------------------------------- */
 
 static fv_status new_plane(fv_ctx *ctx, plane *p, int width, int height)
 {
@@ -129,8 +132,8 @@ static fv_status luma(fv_ctx *ctx, plane *p, const fv_image *img)
     return FV_OK;
 }
 
-/* dst(x, y) = mean of src at 2x, 2x+1 and 2y, 2y+1; beyond the border: the border again (MS-SSIM), or
- * zero (GMSD). */
+/* dst(x, y) = mean of src at 2x, 2x+1 and 2y, 2y+1; beyond the border: the border again (MS-SSIM)
+ * or zero (GMSD). */
 static fv_status halve(fv_ctx *ctx, plane *dst, const plane *src, bool zero_outside)
 {
     FV_TRY(new_plane(ctx, dst, (src->width + 1) / 2, (src->height + 1) / 2));
@@ -164,7 +167,7 @@ static fv_status luma_pair(fv_ctx *ctx, plane p[2], const fv_image *a, const fv_
     return s == FV_OK ? luma(ctx, &p[1], b) : s;
 }
 
-/* ---- SSIM -------------------------------------------------------------------------------------- */
+/* ---- SSIM ------------------------------------------------------------------------------------ */
 
 typedef struct ssim_sums { double ssim, cs; } ssim_sums;
 
@@ -287,7 +290,7 @@ fv_status fv_ms_ssim(fv_ctx *ctx, const fv_image *a, const fv_image *b, double *
     return s;
 }
 
-/* ---- GMSD -------------------------------------------------------------------------------------- */
+/* ---- GMSD ------------------------------------------------------------------------------------ */
 
 /* Prewitt gradient magnitude at (x, y), zeros outside. */
 static double gradient(const plane *p, int x, int64_t y)

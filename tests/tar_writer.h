@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct tar { uint8_t *data; size_t size, capacity; } tar;
+typedef struct tar {
+    uint8_t *data;
+    size_t size, capacity;
+} tar;
 
 static inline void put(tar *t, const void *p, size_t n)
 {
@@ -34,14 +37,18 @@ static inline void seal(uint8_t h[512])
     snprintf((char *)h + 148, 8, "%06o", sum);
 }
 
-static inline void make_header(uint8_t h[512], const char *prefix, const char *name, char type, uint64_t size)
+static inline void make_header(uint8_t h[512], const char *prefix, const char *name, char type,
+                               uint64_t size)
 {
     memset(h, 0, 512);
     memcpy(h, name, strlen(name) < 100 ? strlen(name) : 100);
     memcpy(h + 100, "0000644", 8);
     snprintf((char *)h + 124, 12, "%011llo", (unsigned long long)size);
     h[156] = (uint8_t)type;
-    memcpy(h + 257, "ustar\0" "00", 8);
+    memcpy(h + 257,
+           "ustar\0"
+           "00",
+           8);
     memcpy(h + 345, prefix, strlen(prefix));
     seal(h);
 }
@@ -52,7 +59,8 @@ static inline void put_data(tar *t, const void *data, size_t size)
     put_zeros(t, (512 - size % 512) % 512);
 }
 
-static inline void put_entry(tar *t, const char *prefix, const char *name, char type, const void *data, size_t size)
+static inline void put_entry(tar *t, const char *prefix, const char *name, char type,
+                             const void *data, size_t size)
 {
     uint8_t h[512];
     make_header(h, prefix, name, type, size);
@@ -65,7 +73,10 @@ static inline void put_text(tar *t, const char *name, const char *text)
     put_entry(t, "", name, '0', text, strlen(text));
 }
 
-static inline void put_end(tar *t) { put_zeros(t, 1024); }
+static inline void put_end(tar *t)
+{
+    put_zeros(t, 1024);
+}
 
 static inline void drop(tar *t)
 {

@@ -12,7 +12,7 @@
 
 static fv_ctx *ctx;
 
-/* ---- Packing ----------------------------------------------------------------------------------- */
+/* ---- Packing --------------------------------------------------------------------------------- */
 
 static tar pack_gzip(const tar *t)
 {
@@ -38,7 +38,7 @@ static tar pack_xz(const tar *t)
     return out;
 }
 
-/* ---- Reading all ------------------------------------------------------------------------------- */
+/* ---- Reading all ----------------------------------------------------------------------------- */
 
 static fv_status walk(fvi_archive *a, char *listing, size_t listing_bytes)
 {
@@ -94,7 +94,9 @@ static void plain_gzip_and_xz_give_the_same_members(void)
     CHECK(strcmp(text, sample_list) == 0);
     OK(ctx, LIST(xz));
     CHECK(strcmp(text, sample_list) == 0);
-    drop(&t); drop(&gz); drop(&xz);
+    drop(&t);
+    drop(&gz);
+    drop(&xz);
 }
 
 static void members_need_not_be_read(void)
@@ -116,7 +118,8 @@ static void members_need_not_be_read(void)
     CHECK(fvi_archive_read(a, &data, &size) == FV_ERR_STATE);
     fvi_archive_close(&a);
     CHECK(!a);
-    drop(&t); drop(&gz);
+    drop(&t);
+    drop(&gz);
 }
 
 static void gzip_streams_may_be_joined_and_padded(void)
@@ -129,7 +132,9 @@ static void gzip_streams_may_be_joined_and_padded(void)
     CHECK(strcmp(text, sample_list) == 0);
     put(&g1, "x", 1);
     CHECK(LIST(g1) == FV_ERR_FORMAT);
-    drop(&t); drop(&g1); drop(&g2);
+    drop(&t);
+    drop(&g1);
+    drop(&g2);
 }
 
 static void long_names_gnu_and_pax(void)
@@ -197,8 +202,8 @@ static void every_truncation_is_reported(void)
             memcpy(cut.data, packed[k].data, n);
             const fv_status s = LIST(cut);
             free(cut.data);
-            CHECK_MSG(s == FV_ERR_TRUNCATED || (n < 6 && s != FV_OK), "kind %d, %zu bytes: %s", k, n,
-                      fv_status_name(s));
+            CHECK_MSG(s == FV_ERR_TRUNCATED || (n < 6 && s != FV_OK), "kind %d, %zu bytes: %s", k,
+                      n, fv_status_name(s));
         }
     }
     CHECK(strstr(fv_ctx_error(ctx), "too early"));
@@ -222,7 +227,9 @@ static void damage_is_found(void)
         xz.data[i] ^= 0x10;
     }
     CHECK_MSG(missed == 0, "%d changed bytes unnoticed", missed);
-    drop(&t); drop(&gz); drop(&xz);
+    drop(&t);
+    drop(&gz);
+    drop(&xz);
 }
 
 static void hostile_paths_are_refused(void)
@@ -246,7 +253,8 @@ static void hostile_paths_are_refused(void)
 static void hostile_sizes_are_refused(void)
 {
     static const char *const sizes[] = { "77777777777", "\x80\0\0\0\xff\xff\xff\xff\xff\xff\xff",
-                                         "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "12x4567890 " };
+                                         "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+                                         "12x4567890 " };
     for (size_t i = 0; i < FV_ARRAY_LEN(sizes); i++)
         for (int type = 0; type < 3; type++) {
             uint8_t h[512];
@@ -285,14 +293,17 @@ static void limits_hold(void)
     CHECK(list(&gz, &l, text, sizeof text) == FV_ERR_LIMIT);
     l = (fvi_archive_limits){ .members = 5, .member_bytes = 5, .total_bytes = t.size };
     OK(ctx, list(&gz, &l, text, sizeof text));
-    drop(&t); drop(&gz);
+    drop(&t);
+    drop(&gz);
 }
 
 static void bad_pax_headers_are_refused(void)
 {
-    static const char *const bad[] = { "8 path=a\n", "11 path=a\n", "x path=a\n", "10path=ab\n", "5 abc\n",
-                                       "999999999999 path=a\n", "0 path=a\n", "8 path=\n", "10 size=x\n",
-                                       "32 size=11111111111111111111111\n" };
+    static const char *const bad[] = { "8 path=a\n",  "11 path=a\n",
+                                       "x path=a\n",  "10path=ab\n",
+                                       "5 abc\n",     "999999999999 path=a\n",
+                                       "0 path=a\n",  "8 path=\n",
+                                       "10 size=x\n", "32 size=11111111111111111111111\n" };
     for (size_t i = 0; i < FV_ARRAY_LEN(bad); i++) {
         tar t = { 0 };
         put_entry(&t, "", "PaxHeader", 'x', bad[i], strlen(bad[i]));
@@ -353,7 +364,7 @@ static void folders_are_walked_in_order_of_path(void)
     drop(&t);
 }
 
-/* ---- Failing allocations ----------------------------------------------------------------------- */
+/* ---- Failing allocations --------------------------------------------------------------------- */
 
 static int allocations_left;
 static void *failing_alloc(void *user, size_t bytes, size_t align)

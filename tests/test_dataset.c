@@ -79,10 +79,18 @@ static fv_dataset_options defaults(void)
     return o;
 }
 
-static int red(const float *picture) { return (int)lrintf((picture[0] + 1.0f) * 127.5f); }
+static int red(const float *picture)
+{
+    return (int)lrintf((picture[0] + 1.0f) * 127.5f);
+}
 
 /* One batch as comparable bytes. */
-typedef struct copy { int64_t count; float images[70 * SIDE * SIDE * 3]; int32_t labels[70]; uint64_t ids[70]; } copy;
+typedef struct copy {
+    int64_t count;
+    float images[70 * SIDE * SIDE * 3];
+    int32_t labels[70];
+    uint64_t ids[70];
+} copy;
 
 static fv_status take(fv_dataset *ds, uint64_t step, int batch, copy *c)
 {
@@ -98,14 +106,15 @@ static fv_status take(fv_dataset *ds, uint64_t step, int batch, copy *c)
 
 static copy first, second;
 
-/* ---- Contents ---------------------------------------------------------------------------------- */
+/* ---- Contents -------------------------------------------------------------------------------- */
 
 static void labels_are_sorted_class_names(void)
 {
     fv_dataset *ds;
     fv_dataset_options o = defaults();
     OK(ctx, fv_dataset_open(ctx, &ds, &o));
-    CHECK(fv_dataset_count(ds) == PICTURES && fv_dataset_classes(ds) == 5 && fv_dataset_bad(ds) == 0);
+    CHECK(fv_dataset_count(ds) == PICTURES && fv_dataset_classes(ds) == 5 &&
+          fv_dataset_bad(ds) == 0);
     uint64_t id = 0;
     for (int c = 0; c < 5; c++) {
         CHECK(strcmp(fv_dataset_class_name(ds, c), class_names[c]) == 0);
@@ -217,7 +226,7 @@ static void sources_join_and_the_manifest_names_them(void)
     fv_dataset_close(&ds);
 }
 
-/* ---- Determinism ------------------------------------------------------------------------------- */
+/* ---- Determinism ----------------------------------------------------------------------------- */
 
 static void same_bytes_for_any_worker_count_and_order(void)
 {
@@ -304,7 +313,7 @@ static void prefetched_batch_leaves_the_handed_out_one_alone(void)
     fv_dataset_close(&ds); /* with a prefetch in flight */
 }
 
-/* ---- Augmentation ------------------------------------------------------------------------------ */
+/* ---- Augmentation ---------------------------------------------------------------------------- */
 
 static void flips_mirror_half_of_the_pictures(void)
 {
@@ -322,7 +331,8 @@ static void flips_mirror_half_of_the_pictures(void)
                 const int left = (int)lrintf((p[1] + 1) * 127.5f);
                 CHECK(left == 0 || left == 70);
                 for (int x = 0; x < SIDE; x++)
-                    CHECK((int)lrintf((p[x * 3 + 1] + 1) * 127.5f) == (left ? 70 - 10 * x : 10 * x));
+                    CHECK((int)lrintf((p[x * 3 + 1] + 1) * 127.5f) ==
+                          (left ? 70 - 10 * x : 10 * x));
                 if (step > 0) changed += was[first.ids[j]] != left;
                 was[first.ids[j]] = left;
                 flipped += left == 70;
@@ -431,7 +441,10 @@ static void alpha_is_laid_over_the_background(void)
     uint8_t *png;
     size_t size;
     OK(ctx, fv_image_create(ctx, &img, SIDE, SIDE, 4, 8));
-    OK(ctx, fv_image_encode(ctx, &img, &(fv_image_write_options){ sizeof(fv_image_write_options), FV_IMAGE_PNG, 0, 0, 0, 0 }, &png, &size));
+    OK(ctx, fv_image_encode(ctx, &img,
+                            &(fv_image_write_options){ sizeof(fv_image_write_options), FV_IMAGE_PNG,
+                                                       0, 0, 0, 0 },
+                            &png, &size));
     fv_image_free(ctx, &img);
     char path[64];
     const char *source[1] = { path };
@@ -452,7 +465,7 @@ static void alpha_is_laid_over_the_background(void)
     fv_dataset_close(&ds);
 }
 
-/* ---- Balance ----------------------------------------------------------------------------------- */
+/* ---- Balance --------------------------------------------------------------------------------- */
 
 static void class_balance_evens_out_the_classes(void)
 {
@@ -462,7 +475,8 @@ static void class_balance_evens_out_the_classes(void)
         o.class_balance = half ? 0.5f : 1.0f;
         int want[5], total = 0, got[5] = { 0 }, shown[PICTURES] = { 0 };
         for (int c = 0; c < 5; c++) {
-            want[c] = (int)floor(class_sizes[c] * pow(40.0 / class_sizes[c], o.class_balance) + 0.5);
+            want[c] =
+                (int)floor(class_sizes[c] * pow(40.0 / class_sizes[c], o.class_balance) + 0.5);
             total += want[c];
         }
         OK(ctx, fv_dataset_open(ctx, &ds, &o));
@@ -475,13 +489,14 @@ static void class_balance_evens_out_the_classes(void)
         for (int c = 0; c < 5; c++) {
             CHECK_MSG(got[c] == want[c], "class %d: %d of %d", c, got[c], want[c]);
             for (int i = 0; i < class_sizes[c]; i++, id++)
-                CHECK(shown[id] >= want[c] / class_sizes[c] && shown[id] <= want[c] / class_sizes[c] + 1);
+                CHECK(shown[id] >= want[c] / class_sizes[c] &&
+                      shown[id] <= want[c] / class_sizes[c] + 1);
         }
         fv_dataset_close(&ds);
     }
 }
 
-/* ---- Faults ------------------------------------------------------------------------------------ */
+/* ---- Faults ---------------------------------------------------------------------------------- */
 
 /* `good` pictures; `bad` with a cut body, and `alien` that are no pictures at all. */
 static void make_faulty(char *path, size_t path_bytes, int good, int bad, int alien)
@@ -492,9 +507,12 @@ static void make_faulty(char *path, size_t path_bytes, int good, int bad, int al
         char name[64];
         snprintf(name, sizeof name, "k/%04d.ppm", (i * 7919) % 10007);
         const size_t n = make_ppm(ppm, i % 200, SIDE, SIDE);
-        if (i < good) put_entry(&t, "", name, '0', ppm, n);
-        else if (i < good + bad) put_entry(&t, "", name, '0', ppm, n / 2);
-        else put_entry(&t, "", name, '0', "hello", 5);
+        if (i < good)
+            put_entry(&t, "", name, '0', ppm, n);
+        else if (i < good + bad)
+            put_entry(&t, "", name, '0', ppm, n / 2);
+        else
+            put_entry(&t, "", name, '0', "hello", 5);
     }
     put_end(&t);
     snprintf(path, path_bytes, "%s/faulty.tar", root);
@@ -552,7 +570,8 @@ static void many_bad_pictures_are_an_error(void)
         fv_status s = FV_OK;
         for (uint64_t step = 0; step < 9 && s == FV_OK; step++) s = take(ds, step, 11, &first);
         CHECK(s == FV_ERR_FORMAT);
-        CHECK_MSG(strstr(fv_ctx_error(ctx), "k/") && strstr(fv_ctx_error(ctx), "of 99"), "%s", fv_ctx_error(ctx));
+        CHECK_MSG(strstr(fv_ctx_error(ctx), "k/") && strstr(fv_ctx_error(ctx), "of 99"), "%s",
+                  fv_ctx_error(ctx));
         fv_dataset_close(&ds);
     }
 }
@@ -563,20 +582,28 @@ static void bad_options_and_empty_sets_are_refused(void)
     fv_dataset_options o = defaults();
     o.image_size = 0;
     CHECK(fv_dataset_open(ctx, &ds, &o) == FV_ERR_ARG);
-    o = defaults(); o.source_count = 0;
+    o = defaults();
+    o.source_count = 0;
     CHECK(fv_dataset_open(ctx, &ds, &o) == FV_ERR_ARG);
-    o = defaults(); o.channels = 2;
+    o = defaults();
+    o.channels = 2;
     CHECK(fv_dataset_open(ctx, &ds, &o) == FV_ERR_ARG);
-    o = defaults(); o.cache = 1; o.random_crop = 1;
+    o = defaults();
+    o.cache = 1;
+    o.random_crop = 1;
     CHECK(fv_dataset_open(ctx, &ds, &o) == FV_ERR_ARG);
-    o = defaults(); o.class_balance = NAN;
+    o = defaults();
+    o.class_balance = NAN;
     CHECK(fv_dataset_open(ctx, &ds, &o) == FV_ERR_ARG);
-    o = defaults(); o.rank = 1;
+    o = defaults();
+    o.rank = 1;
     CHECK(fv_dataset_open(ctx, &ds, &o) == FV_ERR_ARG);
-    o = defaults(); o.min_per_class = 1000;
+    o = defaults();
+    o.min_per_class = 1000;
     CHECK(fv_dataset_open(ctx, &ds, &o) == FV_ERR_FORMAT);
     const char *gone[1] = { "/nonexistent/set.tar" };
-    o = defaults(); o.sources = gone;
+    o = defaults();
+    o.sources = gone;
     CHECK(fv_dataset_open(ctx, &ds, &o) == FV_ERR_NOT_FOUND);
     fv_batch b;
     o = defaults();
@@ -600,7 +627,7 @@ static void cancelling_stops_and_the_set_stays_usable(void)
     fv_dataset_close(&ds);
 }
 
-/* ---- Failing allocations ----------------------------------------------------------------------- */
+/* ---- Failing allocations --------------------------------------------------------------------- */
 
 static _Atomic int allocations_left;
 static void *failing_alloc(void *user, size_t bytes, size_t align)
@@ -641,7 +668,8 @@ static void every_failed_allocation_is_survived(void)
             fv_memory_stats st;
             fv_ctx_memory(own, &st);
             CHECK(st.current_bytes == 0);
-            CHECK_MSG(s == FV_OK || s == FV_ERR_OOM, "%s: %s", fv_status_name(s), fv_ctx_error(own));
+            CHECK_MSG(s == FV_OK || s == FV_ERR_OOM, "%s: %s", fv_status_name(s),
+                      fv_ctx_error(own));
             fv_ctx_destroy(&own);
         }
         CHECK(s == FV_OK && n > 100);

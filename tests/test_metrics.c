@@ -8,10 +8,11 @@
 
 static fv_ctx *ctx;
 
-/* ---- Pictures ---------------------------------------------------------------------------------- */
+/* ---- Pictures -------------------------------------------------------------------------------- */
 
 /* A gradient with noise, blurred or not: realistic enough to exercise all terms. */
-static fv_status make(fv_image *img, int w, int h, int channels, int depth, uint64_t seed, double noise)
+static fv_status make(fv_image *img, int w, int h, int channels, int depth, uint64_t seed,
+                      double noise)
 {
     FV_TRY(fv_image_create(ctx, img, w, h, channels, depth));
     for (int y = 0; y < h; y++)
@@ -21,8 +22,10 @@ static fv_status make(fv_image *img, int w, int h, int channels, int depth, uint
                 double v = 128 + 90 * sin(x * 0.11 + c) * cos(y * 0.07 - c) + noise * r;
                 v = v < 0 ? 0 : v > 255 ? 255 : v;
                 uint8_t *row = (uint8_t *)img->pixels + (size_t)y * img->stride_bytes;
-                if (depth == 8) row[x * channels + c] = (uint8_t)v;
-                else ((uint16_t *)(void *)row)[x * channels + c] = (uint16_t)(v * 257);
+                if (depth == 8)
+                    row[x * channels + c] = (uint8_t)v;
+                else
+                    ((uint16_t *)(void *)row)[x * channels + c] = (uint16_t)(v * 257);
             }
     return FV_OK;
 }
@@ -41,13 +44,14 @@ static double *slow_luma(const fv_image *m)
     if (!y) exit(1);
     for (int j = 0; j < m->height; j++)
         for (int i = 0; i < m->width; i++)
-            y[j * m->width + i] = m->channels < 3 ? value(m, i, j, 0)
-                                                  : 0.299 * value(m, i, j, 0) + 0.587 * value(m, i, j, 1) +
-                                                        0.114 * value(m, i, j, 2);
+            y[j * m->width + i] = m->channels < 3
+                                      ? value(m, i, j, 0)
+                                      : 0.299 * value(m, i, j, 0) + 0.587 * value(m, i, j, 1) +
+                                            0.114 * value(m, i, j, 2);
     return y;
 }
 
-/* ---- Slow versions ----------------------------------------------------------------------------- */
+/* ---- Slow versions --------------------------------------------------------------------------- */
 
 static double slow_psnr(const fv_image *a, const fv_image *b)
 {
@@ -66,7 +70,8 @@ static void slow_ssim(const double *a, const double *b, int w, int h, double *ss
 {
     double g[11][11], total = 0;
     for (int j = 0; j < 11; j++)
-        for (int i = 0; i < 11; i++) total += g[j][i] = exp(-((i - 5) * (i - 5) + (j - 5) * (j - 5)) / 4.5);
+        for (int i = 0; i < 11; i++)
+            total += g[j][i] = exp(-((i - 5) * (i - 5) + (j - 5) * (j - 5)) / 4.5);
     *ssim = *cs = 0;
     for (int y = 0; y <= h - 11; y++)
         for (int x = 0; x <= w - 11; x++) {
@@ -108,8 +113,10 @@ static double *slow_halve(const double *v, int w, int h, int edge)
     if (!o) exit(1);
     for (int y = 0; y < nh; y++)
         for (int x = 0; x < nw; x++)
-            o[y * nw + x] = (at(v, w, h, 2 * x, 2 * y, edge) + at(v, w, h, 2 * x + 1, 2 * y, edge) +
-                             at(v, w, h, 2 * x, 2 * y + 1, edge) + at(v, w, h, 2 * x + 1, 2 * y + 1, edge)) / 4;
+            o[y * nw + x] =
+                (at(v, w, h, 2 * x, 2 * y, edge) + at(v, w, h, 2 * x + 1, 2 * y, edge) +
+                 at(v, w, h, 2 * x, 2 * y + 1, edge) + at(v, w, h, 2 * x + 1, 2 * y + 1, edge)) /
+                4;
     return o;
 }
 
@@ -159,23 +166,29 @@ static double slow_gmsd(const fv_image *p, const fv_image *q)
         }
     mean /= (double)w * h;
     for (int i = 0; i < w * h; i++) var += (s[i] - mean) * (s[i] - mean);
-    free(la); free(lb); free(a); free(b); free(s);
+    free(la);
+    free(lb);
+    free(a);
+    free(b);
+    free(s);
     return sqrt(var / (w * h - 1.0));
 }
 
-/* ---- Comparisons ------------------------------------------------------------------------------- */
+/* ---- Comparisons ----------------------------------------------------------------------------- */
 
 static void fast_and_slow_agree(void)
 {
-    static const struct { int w, h, channels, depth; } cases[] = {
-        { 11, 11, 1, 8 }, { 12, 37, 3, 8 }, { 41, 23, 4, 16 }, { 19, 18, 2, 16 }, { 176, 177, 3, 8 }, { 191, 179, 1, 8 }
-    };
+    static const struct {
+        int w, h, channels, depth;
+    } cases[] = { { 11, 11, 1, 8 },  { 12, 37, 3, 8 },   { 41, 23, 4, 16 },
+                  { 19, 18, 2, 16 }, { 176, 177, 3, 8 }, { 191, 179, 1, 8 } };
     for (size_t k = 0; k < FV_ARRAY_LEN(cases); k++)
         for (int pair = 0; pair < 2; pair++) {
             fv_image a, b;
             double fast, slow, cs;
             OK(ctx, make(&a, cases[k].w, cases[k].h, cases[k].channels, cases[k].depth, 1, 20));
-            OK(ctx, make(&b, cases[k].w, cases[k].h, cases[k].channels, cases[k].depth, 2, pair ? 150 : 25));
+            OK(ctx, make(&b, cases[k].w, cases[k].h, cases[k].channels, cases[k].depth, 2,
+                         pair ? 150 : 25));
             OK(ctx, fv_psnr(ctx, &a, &b, &fast));
             NEAR(fast, slow_psnr(&a, &b), 1e-9);
             double *la = slow_luma(&a), *lb = slow_luma(&b);
@@ -270,7 +283,8 @@ static void opposite_pictures_give_zero_not_nan(void)
     OK(ctx, fv_image_create(ctx, &b, 176, 176, 1, 8));
     for (int y = 0; y < 176; y++)
         for (int x = 0; x < 176; x++)
-            ((uint8_t *)b.pixels)[y * 176 + x] = (uint8_t)(255 - ((uint8_t *)a.pixels)[y * 176 + x]);
+            ((uint8_t *)b.pixels)[y * 176 + x] =
+                (uint8_t)(255 - ((uint8_t *)a.pixels)[y * 176 + x]);
     OK(ctx, fv_ms_ssim(ctx, &a, &b, &v));
     CHECK(v == 0);
     OK(ctx, fv_ssim(ctx, &a, &b, &v));
@@ -300,13 +314,14 @@ static void unequal_or_small_pictures_are_refused(void)
     fv_image_free(ctx, &d);
 }
 
-/* ---- Frechet ----------------------------------------------------------------------------------- */
+/* ---- Frechet --------------------------------------------------------------------------------- */
 
 /* 2 * dim vectors mean +- r_i e_i: covariance is exactly diag(2 r_i^2 / (2 dim - 1)). */
 static void diagonal_set(float *x, int dim, const double *r, const double *mean)
 {
     for (int i = 0; i < 2 * dim; i++)
-        for (int k = 0; k < dim; k++) x[i * dim + k] = (float)(mean[k] + (k == i / 2 ? (i % 2 ? r[k] : -r[k]) : 0));
+        for (int k = 0; k < dim; k++)
+            x[i * dim + k] = (float)(mean[k] + (k == i / 2 ? (i % 2 ? r[k] : -r[k]) : 0));
 }
 
 static void frechet_of_diagonal_covariances(void)
@@ -347,9 +362,10 @@ static void frechet_of_two_features(void)
         }
     }
     const double trace = s[0][0] * s[1][0] + 2 * s[0][1] * s[1][1] + s[0][2] * s[1][2];
-    const double det = (s[0][0] * s[0][2] - s[0][1] * s[0][1]) * (s[1][0] * s[1][2] - s[1][1] * s[1][1]);
-    const double want = pow(m[0][0] - m[1][0], 2) + pow(m[0][1] - m[1][1], 2) + s[0][0] + s[0][2] + s[1][0] +
-                        s[1][2] - 2 * sqrt(trace + 2 * sqrt(det));
+    const double det =
+        (s[0][0] * s[0][2] - s[0][1] * s[0][1]) * (s[1][0] * s[1][2] - s[1][1] * s[1][1]);
+    const double want = pow(m[0][0] - m[1][0], 2) + pow(m[0][1] - m[1][1], 2) + s[0][0] + s[0][2] +
+                        s[1][0] + s[1][2] - 2 * sqrt(trace + 2 * sqrt(det));
     double got;
     OK(ctx, fv_frechet(ctx, a, 100, b, 120, 2, &got));
     NEAR(got, want, 1e-10);
@@ -407,7 +423,8 @@ static void frechet_is_invariant_under_rotation(void)
 
 static void frechet_refuses_bad_input(void)
 {
-    float x[4] = { 1, 2, 3, 4 }, bad[4] = { 1, INFINITY, 0, 0 }, huge[4] = { 3e38f, -3e38f, -3e38f, 3e38f };
+    float x[4] = { 1, 2, 3, 4 }, bad[4] = { 1, INFINITY, 0, 0 },
+          huge[4] = { 3e38f, -3e38f, -3e38f, 3e38f };
     double d;
     CHECK(fv_frechet(ctx, x, 1, x, 2, 2, &d) == FV_ERR_ARG);
     CHECK(fv_frechet(ctx, x, 2, x, 2, 0, &d) == FV_ERR_ARG);

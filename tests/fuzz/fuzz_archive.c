@@ -7,7 +7,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    const fvi_archive_limits limits = { .member_bytes = 1u << 20, .members = 1000,
+    const fvi_archive_limits limits = { .member_bytes = 1u << 20,
+                                        .members = 1000,
                                         .total_bytes = 4u << 20 };
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
     o.threads = 1;
