@@ -112,6 +112,7 @@ bool fv_json_int(const fv_json *n, int64_t *out);
 typedef struct fv_text { fv_ctx *ctx; char *data; size_t size, capacity; fv_status status; } fv_text;
 void fv_text_init(fv_text *t, fv_ctx *ctx);
 void fv_text_printf(fv_text *t, const char *fmt, ...) FV_PRINTF(2, 3);
+void fv_text_vprintf(fv_text *t, const char *fmt, va_list ap); /* always in the "C" locale */
 void fv_text_json_string(fv_text *t, const char *s); /* quoted and escaped */
 void fv_text_free(fv_text *t);
 
