@@ -43,7 +43,9 @@ static inline void make_header(uint8_t h[512], const char *prefix, const char *n
     memset(h, 0, 512);
     memcpy(h, name, strlen(name) < 100 ? strlen(name) : 100);
     memcpy(h + 100, "0000644", 8);
-    snprintf((char *)h + 124, 12, "%011llo", (unsigned long long)size);
+    char octal[32];
+    snprintf(octal, sizeof octal, "%011llo", (unsigned long long)size);
+    memcpy(h + 124, octal, 11);
     h[156] = (uint8_t)type;
     memcpy(h + 257,
            "ustar\0"
