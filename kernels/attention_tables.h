@@ -37,7 +37,7 @@ typedef struct fvi_gemm {
  * p = exp(s*scale - lse), ds = p*(dp - delta)*scale.
  * unit 1: p replaces s, ds replaces dp.
  * unit 2: dp row i becomes bf16 ds; s row i (i even) becomes pairs (p[i,j], p[i+1,j]) and s row
- * i + 1 pairs (ds[i,j], ds[i+1,j]): the operands of P^T and dS^T. A row missing in the last pair is 0. */
+ * i + 1 pairs (ds[i,j], ds[i+1,j]): the operands of P^T and dS^T. A missing last row is 0. */
 typedef struct fvi_score_grad {
     float *s, *dp;
     int64_t ld;
