@@ -1,4 +1,4 @@
-/* op_act.h - private: the activations and their derivatives, scalar; the definition for every CPU. */
+/* op_act.h - private: the activations and their derivatives, scalar: the definition. */
 #ifndef FV_OP_ACT_H
 #define FV_OP_ACT_H
 

@@ -17,7 +17,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- Scalar rows: the definition --------------------------------------------------------------- */
+/* ---- Scalar rows: the definition ------------------------------------------------------------- */
 
 static void sqdev_c(float *sum, fvi_in x, const float *mean, int64_t n)
 {
@@ -41,7 +41,8 @@ static float dv_c(fvi_in x, fvi_in dy, const fvi_group_coef *c, int64_t i, float
     return fvi_get(dy, i) * fvi_dact_c(c->act, *h * c->w[i] + c->b[i]);
 }
 
-static void bwd_sums_c(float *sum_dv, float *sum_dvx, fvi_in x, fvi_in dy, const fvi_group_coef *c, int64_t n)
+static void bwd_sums_c(float *sum_dv, float *sum_dvx, fvi_in x, fvi_in dy, const fvi_group_coef *c,
+                       int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
         float h;
@@ -71,7 +72,7 @@ void fvi_group_init(fvi_group_ops *o, uint32_t cpu)
     (void)cpu;
 }
 
-/* ---- The op ------------------------------------------------------------------------------------ */
+/* ---- The op ---------------------------------------------------------------------------------- */
 
 /* Scratch, rows of C padded to cache lines: per sample COEF_ROWS, then per item 2 (sums). */
 enum { MEAN, RSTD, WEIGHT, BIAS, M1, M2, COEF_ROWS };
@@ -189,7 +190,8 @@ static fv_status group_forward(fvi_exec *e)
         int64_t r, end;
         for (fvi_lane(j.sp.B * j.sp.T, lane, &r, &end); r < end; r++) {
             const fvi_group_coef c = coef_of(&j, r / j.sp.T);
-            j.ops->apply(fvi_out_at(&e->out[0], r * j.C, false), fvi_in_at(&e->in[0], r * j.C), &c, j.C);
+            j.ops->apply(fvi_out_at(&e->out[0], r * j.C, false), fvi_in_at(&e->in[0], r * j.C), &c,
+                         j.C);
         }
     }
     return FV_OK;
@@ -251,12 +253,15 @@ static fv_status group_backward(fvi_exec *e)
         for (fvi_lane(j.sp.B * j.sp.T, lane, &r, &end); r < end; r++) {
             const fvi_group_coef c = coef_of(&j, r / j.sp.T);
             j.ops->bwd_apply(fvi_out_at(&e->gin[0], r * j.C, e->gin_add[0]),
-                             fvi_in_at(&e->in[0], r * j.C), fvi_in_at(&e->gout[0], r * j.C), &c, j.C);
+                             fvi_in_at(&e->in[0], r * j.C), fvi_in_at(&e->gout[0], r * j.C), &c,
+                             j.C);
         }
     }
     return FV_OK;
 }
-const fvi_op_def fvi_cpu_groupnorm = {
-    .name = "groupnorm", .bwd_reads_in = 1 | 2 | 4, .bwd_reads_out = 2, .scratch_bytes = group_scratch,
-    .forward = group_forward, .backward = group_backward
-};
+const fvi_op_def fvi_cpu_groupnorm = {.name = "groupnorm",
+                                      .bwd_reads_in = 1 | 2 | 4,
+                                      .bwd_reads_out = 2,
+                                      .scratch_bytes = group_scratch,
+                                      .forward = group_forward,
+                                      .backward = group_backward};

@@ -10,10 +10,12 @@ static void sqdev_v(float *sum, fvi_in x, const float *mean, int64_t n)
 static void apply_v(fvi_out y, fvi_in x, const fvi_group_coef *c, int64_t n)
 {
     const fv_act act = c->act;
-    V_EACH(n, const vf h = v_mul(v_sub(v_get(x, i, m), v_getf(c->mean, i, m)), v_getf(c->rstd, i, m));
+    V_EACH(n,
+           const vf h = v_mul(v_sub(v_get(x, i, m), v_getf(c->mean, i, m)), v_getf(c->rstd, i, m));
            const vf v = v_fma(h, v_getf(c->w, i, m), v_getf(c->b, i, m));
-           v_put(y, i, m, act == FV_ACT_SILU ? v_act(FV_ACT_SILU, v)
-                        : act == FV_ACT_RELU ? v_act(FV_ACT_RELU, v) : v););
+           if (act == FV_ACT_SILU) v_put(y, i, m, v_act(FV_ACT_SILU, v));
+           else if (act == FV_ACT_RELU) v_put(y, i, m, v_act(FV_ACT_RELU, v));
+           else v_put(y, i, m, v););
 }
 
 /* yhat, and dv = dy * act'(v) */
@@ -26,7 +28,8 @@ FV_INLINE vf dv_v(fvi_in x, fvi_in dy, const fvi_group_coef *c, int64_t i, int m
     return v_mul(g, c->act == FV_ACT_SILU ? v_dact(FV_ACT_SILU, v) : v_dact(FV_ACT_RELU, v));
 }
 
-static void bwd_sums_v(float *sum_dv, float *sum_dvx, fvi_in x, fvi_in dy, const fvi_group_coef *c, int64_t n)
+static void bwd_sums_v(float *sum_dv, float *sum_dvx, fvi_in x, fvi_in dy, const fvi_group_coef *c,
+                       int64_t n)
 {
     V_EACH(n, vf h; const vf dv = dv_v(x, dy, c, i, m, &h);
            v_putf(sum_dv, i, m, v_add(v_getf(sum_dv, i, m), dv));

@@ -1,4 +1,5 @@
-/* op_layout.c - ops that move data: timestep code, embedding, patches, upsampling, mean over axis 1.
+/* op_layout.c - ops that move data: timestep code, embedding, patches, upsampling, mean over
+ * axis 1.
  *
  * All work row by row with the conversions of the pointwise table; each output element has one
  * writer, and sums run in an order that the shape alone decides. */
@@ -9,10 +10,10 @@
 
 static const fvi_pointwise_ops *rows(const fvi_exec *e) { return &e->ctx->cpu_ops->pointwise; }
 
-/* ---- timestep: [cos(s t f_j) | sin(s t f_j)], [DiT, timestep_embedding] ------------------------- */
+/* ---- timestep: [cos(s t f_j) | sin(s t f_j)], [DiT, timestep_embedding] ---------------------- */
 
-/* In double: s*t reaches 1000 and more, where a float angle is off by 1e-4. An odd last column is 0,
- * as in the official code. */
+/* In double: s*t reaches 1000 and more, where a float angle is off by 1e-4. An odd last column is
+ * 0, as in the official code. */
 static fv_status timestep_forward(fvi_exec *e)
 {
     fv_ctx *ctx = e->ctx;
@@ -35,7 +36,7 @@ static fv_status timestep_forward(fvi_exec *e)
 }
 const fvi_op_def fvi_cpu_timestep = { .name = "timestep", .forward = timestep_forward };
 
-/* ---- embed ------------------------------------------------------------------------------------- */
+/* ---- embed ----------------------------------------------------------------------------------- */
 
 static fv_status check_ids(const fvi_exec *e)
 {
@@ -43,8 +44,9 @@ static fv_status check_ids(const fvi_exec *e)
     const int64_t n = fv_tensor_count(&e->in[1]), V = e->in[0].dim[0];
     for (int64_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= V)
-            return fv_fail(e->ctx, FV_ERR_ARG, "embed: id %d at position %lld, the table has %lld rows",
-                           (int)ids[i], (long long)i, (long long)V);
+            return fv_fail(e->ctx, FV_ERR_ARG,
+                           "embed: id %d at position %lld, the table has %lld rows", (int)ids[i],
+                           (long long)i, (long long)V);
     return FV_OK;
 }
 
@@ -58,7 +60,8 @@ static fv_status embed_forward(fvi_exec *e)
     FVI_PARALLEL_LANES(ctx, lane) {
         int64_t i, end;
         for (fvi_lane(n, lane, &i, &end); i < end; i++)
-            rows(e)->cast(fvi_out_at(&e->out[0], i * D, false), fvi_in_at(&e->in[0], ids[i] * D), D);
+            rows(e)->cast(fvi_out_at(&e->out[0], i * D, false), fvi_in_at(&e->in[0], ids[i] * D),
+                          D);
     }
     return FV_OK;
 }
@@ -89,7 +92,7 @@ const fvi_op_def fvi_cpu_embed = {
     .name = "embed", .bwd_reads_in = 2, .forward = embed_forward, .backward = embed_backward
 };
 
-/* ---- patchify ---------------------------------------------------------------------------------- */
+/* ---- patchify -------------------------------------------------------------------------------- */
 
 typedef struct patch_job {
     const fv_tensor *src, *dst;
@@ -100,7 +103,8 @@ typedef struct patch_job {
 
 /* Row di of one patch: p*C values, contiguous in the image, at `token` (first element) in the
  * token: contiguous for (di,dj,c), strided for (c,di,dj). */
-static void patch_row(const fvi_exec *e, const patch_job *j, int64_t image, int64_t token, int64_t di)
+static void patch_row(const fvi_exec *e, const patch_job *j, int64_t image, int64_t token,
+                      int64_t di)
 {
     const int64_t p = j->p, C = j->C;
     if (!j->channel_first) {
@@ -128,7 +132,8 @@ static void patch_move(const fvi_exec *e, const patch_job *j)
         for (fvi_lane(B * th, lane, &k, &end); k < end; k++)
             for (int64_t di = 0; di < p; di++)
                 for (int64_t x = 0; x < tw; x++)
-                    patch_row(e, j, ((k * p + di) * j->W + x * p) * C, (k * tw + x) * p * p * C, di);
+                    patch_row(e, j, ((k * p + di) * j->W + x * p) * C, (k * tw + x) * p * p * C,
+                              di);
     }
 }
 
@@ -152,7 +157,7 @@ const fvi_op_def fvi_cpu_patchify = {
     .name = "patchify", .forward = patch_forward, .backward = patch_backward
 };
 
-/* ---- upsample2x -------------------------------------------------------------------------------- */
+/* ---- upsample2x ------------------------------------------------------------------------------ */
 
 static fv_status upsample_forward(fvi_exec *e)
 {
@@ -178,8 +183,9 @@ static fv_status upsample_backward(fvi_exec *e)
         for (fvi_lane(e->in[0].dim[0] * H, lane, &k, &end); k < end; k++)
             for (int64_t x = 0; x < W; x++) {
                 const int64_t up = (2 * k * 2 * W + 2 * x) * C, down = up + 2 * W * C;
-                const fvi_in g[4] = { fvi_in_at(&e->gout[0], up), fvi_in_at(&e->gout[0], up + C),
-                                      fvi_in_at(&e->gout[0], down), fvi_in_at(&e->gout[0], down + C) };
+                const fvi_in g[4] = {fvi_in_at(&e->gout[0], up), fvi_in_at(&e->gout[0], up + C),
+                                     fvi_in_at(&e->gout[0], down),
+                                     fvi_in_at(&e->gout[0], down + C)};
                 rows(e)->add4(fvi_out_at(&e->gin[0], (k * W + x) * C, e->gin_add[0]), g, C);
             }
     }
@@ -189,7 +195,7 @@ const fvi_op_def fvi_cpu_upsample2x = {
     .name = "upsample2x", .forward = upsample_forward, .backward = upsample_backward
 };
 
-/* ---- mean1: [B, T, C] -> [B, C] ---------------------------------------------------------------- */
+/* ---- mean1: [B, T, C] -> [B, C] -------------------------------------------------------------- */
 
 static size_t mean1_scratch(const fvi_exec *e, bool backward)
 {
@@ -218,7 +224,8 @@ static fv_status mean1_forward(fvi_exec *e)
         float *sum = part + (size_t)(b * sp.S) * pad;
         for (int64_t s = 1; s < sp.S; s++)
             rows(e)->cast(fvi_out_f32(sum, true), fvi_in_f32(sum + (size_t)s * pad), C);
-        rows(e)->affine(fvi_out_at(&e->out[0], b * C, false), fvi_in_f32(sum), C, 1.0f / (float)T, 0.0f);
+        rows(e)->affine(fvi_out_at(&e->out[0], b * C, false), fvi_in_f32(sum), C, 1.0f / (float)T,
+                        0.0f);
     }
     return FV_OK;
 }
@@ -236,6 +243,7 @@ static fv_status mean1_backward(fvi_exec *e)
     }
     return FV_OK;
 }
-const fvi_op_def fvi_cpu_mean1 = {
-    .name = "mean1", .scratch_bytes = mean1_scratch, .forward = mean1_forward, .backward = mean1_backward
-};
+const fvi_op_def fvi_cpu_mean1 = {.name = "mean1",
+                                  .scratch_bytes = mean1_scratch,
+                                  .forward = mean1_forward,
+                                  .backward = mean1_backward};

@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-/* ---- Scalar rows: the definition --------------------------------------------------------------- */
+/* ---- Scalar rows: the definition ------------------------------------------------------------- */
 
 static double sqdiff_c(fvi_in a, fvi_in b, int64_t n)
 {
@@ -47,7 +47,7 @@ void fvi_loss_init(fvi_loss_ops *o, uint32_t cpu)
 
 static const fvi_loss_ops *rows(const fvi_exec *e) { return &e->ctx->cpu_ops->loss; }
 
-/* ---- Mean squared error: L = (1/N) sum_b w_b sum (a - t)^2 -------------------------------------- */
+/* ---- Mean squared error: L = (1/N) sum_b w_b sum (a - t)^2 ----------------------------------- */
 
 /* Samples are the first dimension of a; a vector without weights is one sample. */
 static fvi_split mse_split(const fvi_exec *e)
@@ -132,7 +132,7 @@ const fvi_op_def fvi_cpu_loss_mse = {
     .forward = mse_forward, .backward = mse_backward
 };
 
-/* ---- Cross-entropy: L = mean over labels >= 0 of (log sum exp x - x[label]) --------------------- */
+/* ---- Cross-entropy: L = mean over labels >= 0 of (log sum exp x - x[label]) ------------------ */
 
 /* Count of rows that take part; FV_ERR_ARG for a label outside [-1, V). */
 static fv_status count_labels(const fvi_exec *e, int64_t *used)
@@ -142,7 +142,8 @@ static fv_status count_labels(const fvi_exec *e, int64_t *used)
     *used = 0;
     for (int64_t i = 0; i < n; i++) {
         if (label[i] < -1 || label[i] >= V)
-            return fv_fail(e->ctx, FV_ERR_ARG, "loss_cross_entropy: label %d at row %lld, there are %lld classes",
+            return fv_fail(e->ctx, FV_ERR_ARG,
+                           "loss_cross_entropy: label %d at row %lld, there are %lld classes",
                            (int)label[i], (long long)i, (long long)V);
         *used += label[i] >= 0;
     }
@@ -176,7 +177,7 @@ static fv_status ce_forward(fvi_exec *e)
     return FV_OK;
 }
 
-/* dx = scale * (p - onehot(label)); the label's element is written apart, so that bf16 rounds once. */
+/* dx = scale * (p - onehot(label)); the label's element apart, so that bf16 rounds once. */
 static void ce_row_backward(const fvi_exec *e, int64_t i, int64_t V, int32_t label, float scale)
 {
     const fvi_in p = fvi_in_at(&e->out[1], i * V);

@@ -5,7 +5,7 @@
  *     yhat = (x - mean) * rstd         per row of C channels
  *     u    = yhat * w + b              w, b: parameters [C]
  *     y    = u * (1 + scale) + shift   scale, shift: columns of mod, one row per sample
- *          = yhat * gain + offset      gain = w (1 + scale), offset = b (1 + scale) + shift: per sample
+ *          = yhat * gain + offset      gain = w (1 + scale), offset = b (1 + scale) + shift
  *
  * Backward, with D = sum of dy and A = sum of dy*yhat over the rows of one sample (per channel):
  *
@@ -19,7 +19,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- Scalar rows: the definition --------------------------------------------------------------- */
+/* ---- Scalar rows: the definition ------------------------------------------------------------- */
 
 static void norm_c(fvi_norm_row *r)
 {
@@ -84,7 +84,7 @@ void fvi_norm_init(fvi_norm_ops *o, uint32_t cpu)
     (void)cpu;
 }
 
-/* ---- Samples, segments, modulation ------------------------------------------------------------- */
+/* ---- Samples, segments, modulation ----------------------------------------------------------- */
 
 /* Samples are the rows of mod, or the first dimension without mod. */
 static fvi_split split_of(const fv_tensor *x, const fv_tensor *mod)
@@ -125,17 +125,20 @@ static void add_chunk(const fvi_exec *e, const chunk_sum *j, int64_t b, int64_t 
     float *sum = j->part + (size_t)(b * j->sp->S) * j->stride;
     for (int64_t s = 1; s < j->sp->S; s++)
         p->cast(fvi_out_f32(sum, true), fvi_in_f32(sum + (size_t)s * j->stride), C);
-    p->cast(fvi_out_f32((float *)j->gmod->data + b * columns + j->chunk * C, true), fvi_in_f32(sum), C);
+    p->cast(fvi_out_f32((float *)j->gmod->data + b * columns + j->chunk * C, true), fvi_in_f32(sum),
+            C);
 }
 
-/* ---- norm_mod ---------------------------------------------------------------------------------- */
+/* ---- norm_mod -------------------------------------------------------------------------------- */
 
 /* dst = 1 + scale of sample b, or 1. Row operations of the pointwise table: for short samples these
  * rows cost as much as the norm. */
 static void fill_scale(const fvi_exec *e, int64_t b, int64_t C, float *dst)
 {
     const float *scale = chunk_of(&e->in[3], b, e->attr->i[2], C);
-    if (scale) e->ctx->cpu_ops->pointwise.affine(fvi_out_f32(dst, false), fvi_in_f32(scale), C, 1.0f, 1.0f);
+    if (scale)
+        e->ctx->cpu_ops->pointwise.affine(fvi_out_f32(dst, false), fvi_in_f32(scale), C, 1.0f,
+                                          1.0f);
     else for (int64_t c = 0; c < C; c++) dst[c] = 1.0f;
 }
 
@@ -149,7 +152,8 @@ static void fill_gain(const fvi_exec *e, int64_t b, int64_t C, float *gain, floa
     if (offset) {
         memset(offset, 0, (size_t)C * sizeof *offset);
         if (shift) memcpy(offset, shift, (size_t)C * sizeof *offset);
-        if (bias) p->binary(fvi_out_f32(offset, true), fvi_in_f32(bias), fvi_in_f32(gain), C, FV_MUL);
+        if (bias)
+            p->binary(fvi_out_f32(offset, true), fvi_in_f32(bias), fvi_in_f32(gain), C, FV_MUL);
     }
     if (w) p->binary(fvi_out_f32(gain, false), fvi_in_f32(gain), fvi_in_f32(w), C, FV_MUL);
 }
@@ -221,8 +225,9 @@ static void norm_bwd_lane(const fvi_exec *e, const fvi_split *sp, bool sums, int
     float *rows = (float *)e->scratch + (size_t)lane * BWD_ROWS * pad;
     float *items = (float *)e->scratch + (size_t)FVI_LANES * BWD_ROWS * pad;
     const float *stats = e->out[1].data;
-    fvi_norm_row row = { .gain = rows, .n = C, .rms = e->attr->i[0] == FV_NORM_RMS,
-                         .sum_dy = sums ? rows + pad : NULL, .sum_dyx = sums ? rows + 2 * pad : NULL };
+    fvi_norm_row row = { .gain = rows, .n = C, .rms = e->attr->i[0] == FV_NORM_RMS };
+    row.sum_dy = sums ? rows + pad : NULL;
+    row.sum_dyx = sums ? rows + 2 * pad : NULL;
     int64_t k, end, b, t0, t1;
     memset(rows + 3 * pad, 0, 2 * pad * sizeof(float));
     for (fvi_lane(sp->B * sp->S, lane, &k, &end); k < end; k++) {
@@ -237,7 +242,8 @@ static void norm_bwd_lane(const fvi_exec *e, const fvi_split *sp, bool sums, int
             row.rstd = stats[2 * r + 1];
             e->ctx->cpu_ops->norm.norm_bwd(&row);
         }
-        if (sums) norm_item_sums(e, b, C, rows, e->gin[3].data ? items + (size_t)k * 2 * pad : NULL);
+        if (sums)
+            norm_item_sums(e, b, C, rows, e->gin[3].data ? items + (size_t)k * 2 * pad : NULL);
     }
 }
 
@@ -284,7 +290,7 @@ const fvi_op_def fvi_cpu_norm_mod = {
     .scratch_bytes = norm_scratch, .forward = norm_forward, .backward = norm_backward
 };
 
-/* ---- gate_res: h + gate * y -------------------------------------------------------------------- */
+/* ---- gate_res: h + gate * y ------------------------------------------------------------------ */
 
 static size_t gate_scratch(const fvi_exec *e, bool backward)
 {
@@ -305,7 +311,8 @@ static fv_status gate_forward(fvi_exec *e)
             const float *gate = chunk_of(&e->in[2], b, e->attr->i[0], C);
             for (int64_t r = b * sp.T + t0; r < b * sp.T + t1; r++)
                 ctx->cpu_ops->norm.gate(fvi_out_at(&e->out[0], r * C, false),
-                                        fvi_in_at(&e->in[0], r * C), fvi_in_at(&e->in[1], r * C), gate, C);
+                                        fvi_in_at(&e->in[0], r * C), fvi_in_at(&e->in[1], r * C),
+                                        gate, C);
         }
     }
     return FV_OK;
@@ -344,8 +351,8 @@ static fv_status gate_backward(fvi_exec *e)
             if (sum) memset(sum, 0, pad * sizeof *sum);
             for (int64_t r = b * sp.T + t0; r < b * sp.T + t1; r++)
                 ctx->cpu_ops->norm.gate_bwd(fvi_out_at(&e->gin[1], r * C, e->gin_add[1]), sum,
-                                            fvi_in_at(&e->gout[0], r * C), fvi_in_at(&e->in[1], r * C),
-                                            gate, C);
+                                            fvi_in_at(&e->gout[0], r * C),
+                                            fvi_in_at(&e->in[1], r * C), gate, C);
         }
     }
     const chunk_sum sum = { &e->gin[2], &sp, e->scratch, pad, e->attr->i[0] };

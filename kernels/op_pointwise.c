@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-/* ---- Scalar rows: the definition --------------------------------------------------------------- */
+/* ---- Scalar rows: the definition ------------------------------------------------------------- */
 
 static void cast_c(fvi_out y, fvi_in x, int64_t n)
 {
@@ -80,7 +80,8 @@ static float binary_db1_c(fvi_in dy, fvi_in a, float b, int64_t n, fv_binary op)
 static void add4_c(fvi_out y, const fvi_in x[4], int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
-        fvi_put(y, i, (fvi_get(x[0], i) + fvi_get(x[1], i)) + (fvi_get(x[2], i) + fvi_get(x[3], i)));
+        fvi_put(y, i,
+                (fvi_get(x[0], i) + fvi_get(x[1], i)) + (fvi_get(x[2], i) + fvi_get(x[3], i)));
 }
 
 static void swiglu_c(fvi_out y, fvi_in x, int64_t n)
@@ -112,7 +113,7 @@ void fvi_pointwise_init(fvi_pointwise_ops *o, uint32_t cpu)
 
 static const fvi_pointwise_ops *rows(const fvi_exec *e) { return &e->ctx->cpu_ops->pointwise; }
 
-/* ---- Cast, activation, affine ------------------------------------------------------------------ */
+/* ---- Cast, activation, affine ---------------------------------------------------------------- */
 
 static bool is_float(const fv_tensor *t) { return t->dtype == FV_F32 || t->dtype == FV_BF16; }
 
@@ -192,8 +193,8 @@ static fv_status affine_backward(fvi_exec *e)
     FVI_PARALLEL_LANES(ctx, lane) {
         int64_t i, end;
         fvi_lane_flat(n, lane, &i, &end);
-        rows(e)->affine(fvi_out_at(&e->gin[0], i, e->gin_add[0]), fvi_in_at(&e->gout[0], i), end - i,
-                        e->attr->f[0], 0.0f);
+        rows(e)->affine(fvi_out_at(&e->gin[0], i, e->gin_add[0]), fvi_in_at(&e->gout[0], i),
+                        end - i, e->attr->f[0], 0.0f);
     }
     return FV_OK;
 }
@@ -201,7 +202,7 @@ const fvi_op_def fvi_cpu_affine = {
     .name = "affine", .forward = affine_forward, .backward = affine_backward
 };
 
-/* ---- Binary ------------------------------------------------------------------------------------ */
+/* ---- Binary ---------------------------------------------------------------------------------- */
 
 enum { BCAST_NONE = 0, BCAST_SUFFIX = 1, BCAST_SAMPLE = 2 };
 
@@ -216,7 +217,8 @@ static void binary_range(const fvi_exec *e, const fv_tensor *y, const fv_tensor 
     const int64_t nb = fv_tensor_count(b);
     const int64_t len = bcast == BCAST_SAMPLE ? fv_tensor_count(a) / nb : nb;
     while (i < end) {
-        const int64_t row = i / len, left = (row + 1) * len - i, n = left < end - i ? left : end - i;
+        const int64_t row = i / len, left = (row + 1) * len - i;
+        const int64_t n = left < end - i ? left : end - i;
         const fvi_out out = fvi_out_at(y, i, add);
         if (bcast == BCAST_SAMPLE)
             rows(e)->binary1(out, fvi_in_at(a, i), fvi_get(fvi_in_at(b, 0), row), n, op);
@@ -322,8 +324,9 @@ static double db_of_sample(const fvi_exec *e, int64_t b, int64_t begin, int64_t 
     double sum = 0;
     for (int64_t i = begin; i < end; i += DB_PIECE) {
         const int64_t n = end - i < DB_PIECE ? end - i : DB_PIECE;
-        sum += rows(e)->binary_db1(fvi_in_at(&e->gout[0], b * len + i), fvi_in_at(&e->in[0], b * len + i),
-                                   vb, n, (fv_binary)e->attr->i[0]);
+        const int64_t at = b * len + i;
+        const fvi_in dy = fvi_in_at(&e->gout[0], at), a = fvi_in_at(&e->in[0], at);
+        sum += rows(e)->binary_db1(dy, a, vb, n, (fv_binary)e->attr->i[0]);
     }
     return sum;
 }
@@ -374,7 +377,7 @@ const fvi_op_def fvi_cpu_binary = {
     .forward = binary_forward, .backward = binary_backward
 };
 
-/* ---- SwiGLU ------------------------------------------------------------------------------------ */
+/* ---- SwiGLU ---------------------------------------------------------------------------------- */
 
 static fv_status swiglu_forward(fvi_exec *e)
 {
@@ -383,7 +386,8 @@ static fv_status swiglu_forward(fvi_exec *e)
     FVI_PARALLEL_LANES(ctx, lane) {
         int64_t r, end;
         for (fvi_lane(R, lane, &r, &end); r < end; r++)
-            rows(e)->swiglu(fvi_out_at(&e->out[0], r * H, false), fvi_in_at(&e->in[0], 2 * r * H), H);
+            rows(e)->swiglu(fvi_out_at(&e->out[0], r * H, false), fvi_in_at(&e->in[0], 2 * r * H),
+                            H);
     }
     return FV_OK;
 }

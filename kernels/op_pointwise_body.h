@@ -88,7 +88,8 @@ static void binary_db_v(fvi_out db, fvi_in dy, fvi_in a, fvi_in b, int64_t n, fv
     else if (op == FV_SUB)
         affine_v(db, dy, n, -1.0f, 0.0f);
     else
-        V_EACH(n, v_put(db, i, m, v_binary_db(op, v_get(dy, i, m), v_get(a, i, m), v_get(b, i, m))););
+        V_EACH(n,
+               v_put(db, i, m, v_binary_db(op, v_get(dy, i, m), v_get(a, i, m), v_get(b, i, m))););
 }
 
 static float binary_db1_v(fvi_in dy, fvi_in a, float b, int64_t n, fv_binary op)

@@ -52,27 +52,27 @@ FV_INLINE void fvi_put(fvi_out y, int64_t i, float v)
     }
 }
 
-/* ---- Pointwise (op_pointwise.c) ---------------------------------------------------------------- */
+/* ---- Pointwise (op_pointwise.c) -------------------------------------------------------------- */
 
 typedef struct fvi_pointwise_ops {
-    void (*cast)(fvi_out y, fvi_in x, int64_t n);                               /* y = x              */
-    void (*affine)(fvi_out y, fvi_in x, int64_t n, float scale, float shift);   /* scale*x + shift    */
+    void (*cast)(fvi_out y, fvi_in x, int64_t n);                             /* y = x */
+    void (*affine)(fvi_out y, fvi_in x, int64_t n, float scale, float shift); /* scale*x + shift */
     void (*act)(fvi_out y, fvi_in x, int64_t n, fv_act act);
-    void (*act_bwd)(fvi_out dx, fvi_in x, fvi_in dy, int64_t n, fv_act act);    /* act'(x) * dy       */
+    void (*act_bwd)(fvi_out dx, fvi_in x, fvi_in dy, int64_t n, fv_act act); /* act'(x) * dy */
     void (*binary)(fvi_out y, fvi_in a, fvi_in b, int64_t n, fv_binary op);
-    void (*binary1)(fvi_out y, fvi_in a, float b, int64_t n, fv_binary op);     /* one b for the row  */
+    void (*binary1)(fvi_out y, fvi_in a, float b, int64_t n, fv_binary op); /* one b for the row */
     /* Derivative to b times dy: element by element, or summed over a row with one b. */
     void (*binary_db)(fvi_out db, fvi_in dy, fvi_in a, fvi_in b, int64_t n, fv_binary op);
-    float (*binary_db1)(fvi_in dy, fvi_in a, float b, int64_t n, fv_binary op); /* n <= 4096: one f32 sum */
-    void (*add4)(fvi_out y, const fvi_in x[4], int64_t n);                      /* x0 + x1 + x2 + x3  */
-    void (*swiglu)(fvi_out y, fvi_in x, int64_t n);                             /* x [2n], y [n]      */
-    void (*swiglu_bwd)(fvi_out dx, fvi_in x, fvi_in dy, int64_t n);             /* dx [2n]            */
+    float (*binary_db1)(fvi_in dy, fvi_in a, float b, int64_t n, fv_binary op); /* n <= 4096 */
+    void (*add4)(fvi_out y, const fvi_in x[4], int64_t n);          /* x0 + x1 + x2 + x3 */
+    void (*swiglu)(fvi_out y, fvi_in x, int64_t n);                 /* x [2n], y [n] */
+    void (*swiglu_bwd)(fvi_out dx, fvi_in x, fvi_in dy, int64_t n); /* dx [2n] */
 } fvi_pointwise_ops;
 void fvi_pointwise_init(fvi_pointwise_ops *o, uint32_t cpu);
 void fvi_pointwise_init_avx2(fvi_pointwise_ops *o);
 void fvi_pointwise_init_avx512(fvi_pointwise_ops *o);
 
-/* ---- Norm and residual (op_norm.c) ------------------------------------------------------------- */
+/* ---- Norm and residual (op_norm.c) ----------------------------------------------------------- */
 
 /* One row of n channels. gain and offset combine weight, bias and modulation of the row's sample:
  * y = (x - mean) * rstd * gain + offset. sum_dy, sum_dyx (backward; both NULL or both set) collect
@@ -91,7 +91,8 @@ typedef struct fvi_norm_row {
 typedef struct fvi_norm_ops {
     void (*norm)(fvi_norm_row *r);
     void (*norm_bwd)(const fvi_norm_row *r);
-    void (*gate)(fvi_out h2, fvi_in h, fvi_in y, const float *gate, int64_t n); /* gate NULL: ones */
+    /* h2 = h + gate*y (gate NULL: ones) */
+    void (*gate)(fvi_out h2, fvi_in h, fvi_in y, const float *gate, int64_t n);
     /* dy = gate*g (dy.p NULL: not wanted); sum[n] += g*y (NULL: not wanted) */
     void (*gate_bwd)(fvi_out dy, float *sum, fvi_in g, fvi_in y, const float *gate, int64_t n);
 } fvi_norm_ops;
@@ -99,7 +100,7 @@ void fvi_norm_init(fvi_norm_ops *o, uint32_t cpu);
 void fvi_norm_init_avx2(fvi_norm_ops *o);
 void fvi_norm_init_avx512(fvi_norm_ops *o);
 
-/* ---- Losses (op_loss.c) ------------------------------------------------------------------------ */
+/* ---- Losses (op_loss.c) ---------------------------------------------------------------------- */
 
 typedef struct fvi_loss_ops {
     double (*sqdiff)(fvi_in a, fvi_in b, int64_t n);                      /* sum (a - b)^2      */
@@ -111,27 +112,31 @@ void fvi_loss_init(fvi_loss_ops *o, uint32_t cpu);
 void fvi_loss_init_avx2(fvi_loss_ops *o);
 void fvi_loss_init_avx512(fvi_loss_ops *o);
 
-/* ---- GroupNorm (op_groupnorm.c) ---------------------------------------------------------------- */
+/* ---- GroupNorm (op_groupnorm.c) -------------------------------------------------------------- */
 
 /* Per-channel numbers of one sample, [n] each: v = (x - mean) * rstd * w + b, y = act(v);
  * m1, m2 = means over the group of dv*w and dv*w*yhat (backward only). */
-typedef struct fvi_group_coef { const float *mean, *rstd, *w, *b, *m1, *m2; fv_act act; } fvi_group_coef;
+typedef struct fvi_group_coef {
+    const float *mean, *rstd, *w, *b, *m1, *m2;
+    fv_act act;
+} fvi_group_coef;
 
 typedef struct fvi_group_ops {
     void (*sqdev)(float *sum, fvi_in x, const float *mean, int64_t n);    /* sum += (x - mean)^2 */
     void (*apply)(fvi_out y, fvi_in x, const fvi_group_coef *c, int64_t n);
     /* sum_dv += dv, sum_dvx += dv * yhat */
-    void (*bwd_sums)(float *sum_dv, float *sum_dvx, fvi_in x, fvi_in dy, const fvi_group_coef *c, int64_t n);
+    void (*bwd_sums)(float *sum_dv, float *sum_dvx, fvi_in x, fvi_in dy, const fvi_group_coef *c,
+                     int64_t n);
     void (*bwd_apply)(fvi_out dx, fvi_in x, fvi_in dy, const fvi_group_coef *c, int64_t n);
 } fvi_group_ops;
 void fvi_group_init(fvi_group_ops *o, uint32_t cpu);
 void fvi_group_init_avx2(fvi_group_ops *o);
 void fvi_group_init_avx512(fvi_group_ops *o);
 
-/* ---- Fixed partitions -------------------------------------------------------------------------- */
+/* ---- Fixed partitions ------------------------------------------------------------------------ */
 
 /* B samples of T rows, each sample cut into S segments; item k is segment k % S of sample k / S.
- * S depends on the shape alone: enough items for all lanes, and at most 1024 rows in one f32 sum. */
+ * S depends on the shape alone: enough items for all lanes, at most 1024 rows in one f32 sum. */
 typedef struct fvi_split { int64_t B, T, S; } fvi_split;
 FV_INLINE fvi_split fvi_split_of(int64_t B, int64_t T)
 {
@@ -142,7 +147,8 @@ FV_INLINE fvi_split fvi_split_of(int64_t B, int64_t T)
     if (s.S < 1) s.S = 1;
     return s;
 }
-FV_INLINE void fvi_split_rows(const fvi_split *s, int64_t item, int64_t *b, int64_t *t0, int64_t *t1)
+FV_INLINE void fvi_split_rows(const fvi_split *s, int64_t item, int64_t *b, int64_t *t0,
+                              int64_t *t1)
 {
     *b = item / s->S;
     const int64_t k = item % s->S;

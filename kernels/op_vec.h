@@ -10,7 +10,7 @@
 #include "simd.h"
 
 /* Run the statements for each vector of n elements: i is the first element, m the count. The
- * statements appear twice, so that m is a constant in the main loop and masks cost nothing there. */
+ * statements appear twice, so that m is constant in the main loop: no masks there. */
 #define V_EACH(n, ...)                                                              \
     do {                                                                            \
         int64_t i = 0;                                                              \
@@ -24,7 +24,10 @@ FV_INLINE void v_put(fvi_out y, int64_t i, int m, vf v)
     if (y.add) v = v_add(v_load(y.p, i, y.bf16, m), v);
     v_store(y.p, i, y.bf16, m, v);
 }
-FV_INLINE vf v_getf(const float *p, int64_t i, int m) { return m == VW ? v_ld(p + i) : v_ldn(p + i, m); }
+FV_INLINE vf v_getf(const float *p, int64_t i, int m)
+{
+    return m == VW ? v_ld(p + i) : v_ldn(p + i, m);
+}
 FV_INLINE void v_putf(float *p, int64_t i, int m, vf v)
 {
     if (m == VW) v_st(p + i, v);

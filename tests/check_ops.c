@@ -27,11 +27,11 @@ struct tc {
     int positive;         /* bit k: in[k] in [0.5, 1.5) */
     float range;          /* other inputs in [-range, range) */
     int id_low, id_high;  /* IDS inputs */
-    bool no_gradient;
+    bool no_gradient, same_type; /* same_type: the output has the input's type */
     void (*ref)(const tc *c, double *const in[], double *out);
 };
 
-/* ---- Cases ------------------------------------------------------------------------------------- */
+/* ---- Cases ----------------------------------------------------------------------------------- */
 
 static fv_tensor shape(int ndim, int64_t a, int64_t b, int64_t c, int64_t d)
 {
@@ -46,7 +46,8 @@ static double ref_act_one(int act, double x)
     switch (act) {
     case FV_ACT_RELU: return x > 0 ? x : 0;
     case FV_ACT_SILU: return x / (1 + exp(-x));
-    case FV_ACT_GELU_TANH: return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+    case FV_ACT_GELU_TANH:
+        return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
     case FV_ACT_GELU_ERF: return 0.5 * x * (1 + erf(x / sqrt(2)));
     case FV_ACT_SIGMOID: return 1 / (1 + exp(-x));
     case FV_ACT_TANH: return tanh(x);
@@ -105,7 +106,8 @@ static void ref_gate(const tc *c, double *const in[], double *out)
 {
     const int64_t C = last(&c->in[0]), T = c->in[0].dim[1], M = c->in[2].ndim ? last(&c->in[2]) : 0;
     for (int64_t i = 0; i < count(&c->in[0]); i++)
-        out[i] = in[0][i] + (in[2] ? in[2][i / C / T * M + c->attr.i[0] * C + i % C] : 1) * in[1][i];
+        out[i] =
+            in[0][i] + (in[2] ? in[2][i / C / T * M + c->attr.i[0] * C + i % C] : 1) * in[1][i];
 }
 static void ref_swiglu(const tc *c, double *const in[], double *out)
 {
@@ -128,7 +130,8 @@ static void ref_timestep(const tc *c, double *const in[], double *out)
 static void ref_embed(const tc *c, double *const in[], double *out)
 {
     const int64_t D = last(&c->in[0]);
-    for (int64_t i = 0; i < count(&c->out[0]); i++) out[i] = in[0][(int64_t)in[1][i / D] * D + i % D];
+    for (int64_t i = 0; i < count(&c->out[0]); i++)
+        out[i] = in[0][(int64_t)in[1][i / D] * D + i % D];
 }
 static void ref_patchify(const tc *c, double *const in[], double *out)
 {
@@ -149,14 +152,16 @@ static void ref_groupnorm(const tc *c, double *const in[], double *out)
     for (int64_t b = 0; b < B; b++)
         for (int64_t g = 0; g < G; g++) {
             double mean = 0, var = 0;
-            for (int64_t i = 0; i < N * S; i++) mean += in[0][(b * N + i / S) * C + g * S + i % S] / (double)(N * S);
+            for (int64_t i = 0; i < N * S; i++)
+                mean += in[0][(b * N + i / S) * C + g * S + i % S] / (double)(N * S);
             for (int64_t i = 0; i < N * S; i++) {
                 const double d = in[0][(b * N + i / S) * C + g * S + i % S] - mean;
                 var += d * d / (double)(N * S);
             }
             for (int64_t i = 0; i < N * S; i++) {
                 const int64_t ch = g * S + i % S, k = (b * N + i / S) * C + ch;
-                const double v = (in[0][k] - mean) / sqrt(var + c->attr.f[0]) * in[1][ch] + in[2][ch];
+                const double v =
+                    (in[0][k] - mean) / sqrt(var + c->attr.f[0]) * in[1][ch] + in[2][ch];
                 out[k] = ref_act_one(c->attr.i[1], v);
             }
         }
@@ -165,7 +170,8 @@ static void ref_upsample(const tc *c, double *const in[], double *out)
 {
     const int64_t H = c->in[0].dim[1], W = c->in[0].dim[2], C = c->in[0].dim[3];
     for (int64_t i = 0; i < count(&c->out[0]); i++) {
-        const int64_t ch = i % C, x = i / C % (2 * W), y = i / C / (2 * W) % (2 * H), b = i / C / (4 * W * H);
+        const int64_t ch = i % C, x = i / C % (2 * W), y = i / C / (2 * W) % (2 * H),
+                      b = i / C / (4 * W * H);
         out[i] = in[0][((b * H + y / 2) * W + x / 2) * C + ch];
     }
 }
@@ -176,6 +182,12 @@ static void ref_mean1(const tc *c, double *const in[], double *out)
         out[i] = 0;
         for (int64_t t = 0; t < T; t++) out[i] += in[0][(i / C * T + t) * C + i % C] / (double)T;
     }
+}
+static void ref_slice(const tc *c, double *const in[], double *out)
+{
+    const int64_t n = last(&c->out[0]), C = last(&c->in[0]);
+    for (int64_t i = 0; i < count(&c->out[0]); i++)
+        out[i] = in[0][i / n * C + c->attr.i[0] + i % n];
 }
 static void ref_mse(const tc *c, double *const in[], double *out)
 {
@@ -349,6 +361,14 @@ static void add_layout_cases(void)
         const int32_t a[6] = { p, cf, inverse, 2 * p, 3 * p, C };
         memcpy(c->attr.i, a, sizeof a);
     }
+    for (int s = 0; s < N_SIZES; s++) {
+        const int first = s % 3 * sizes[s] / 4, n = (sizes[s] - first + s % 2) / (1 + s % 2);
+        tc *c = add_case(FVI_OP_SLICE, "slice", ref_slice);
+        add_input(c, 0, X, shape(3, 2, 3, sizes[s], 0));
+        c->attr.i[0] = first;
+        c->same_type = true;
+        c->out[0] = shape(3, 2, 3, n, 0);
+    }
     for (int s = 0; s < N_SIZES; s += 2) {
         tc *c = add_case(FVI_OP_UPSAMPLE2X, "upsample2x", ref_upsample);
         add_input(c, 0, X, shape(4, 2, 3, 2, sizes[s]));
@@ -402,7 +422,7 @@ static void add_group_cases(void)
     }
 }
 
-/* ---- Running one case -------------------------------------------------------------------------- */
+/* ---- Running one case ------------------------------------------------------------------------ */
 
 /* dt: bit 0 inputs bf16, bit 1 output bf16 */
 typedef struct run_spec { fv_ctx *ctx; const tc *c; int dt; bool add; } run_spec;
@@ -435,7 +455,10 @@ static bool release(void *data, size_t bytes)
     return ok;
 }
 
-static size_t bytes_of(const fv_tensor *t) { return (size_t)count(t) * (t->dtype == FV_BF16 ? 2 : 4); }
+static size_t bytes_of(const fv_tensor *t)
+{
+    return (size_t)count(t) * (t->dtype == FV_BF16 ? 2 : 4);
+}
 
 /* Odd multiples of the element size: no kernel may count on more alignment. */
 static void give(fv_tensor *t)
@@ -458,11 +481,20 @@ static double value(const fv_tensor *t, int64_t i)
     return t->dtype == FV_I32 ? ((const int32_t *)t->data)[i] : fvi_get(fvi_in_at(t, 0), i);
 }
 
+/* [-1, 1) from splitmix64: neighbouring values of the generator of test.h are correlated when each
+ * has its own seed, and then rounding errors add up instead of cancelling. */
+static float noise(uint64_t seed, uint64_t i)
+{
+    uint64_t z = seed * 0x9e3779b97f4a7c15u + i * 0xd1b54a32d192ed03u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return (float)(int32_t)((z ^ (z >> 31)) >> 32) / 2147483648.0f;
+}
+
 static void fill(const tc *c, fv_tensor *t, bool positive, uint64_t seed)
 {
     for (int64_t i = 0; i < count(t); i++) {
-        float f;
-        test_fill(&f, 1, seed * 1000003u + (uint64_t)i * 7919u);
+        const float f = noise(seed, (uint64_t)i);
         if (t->dtype == FV_I32) {
             const int span = c->id_high - c->id_low;
             int id = c->id_low + (int)((f + 1) * 0.5f * (float)span);
@@ -488,7 +520,10 @@ static float *floats(const fv_tensor *t)
     return d;
 }
 
-static fv_dtype type_of(enum role r, bool bf16) { return r == IDS ? FV_I32 : r == X && bf16 ? FV_BF16 : FV_F32; }
+static fv_dtype type_of(enum role r, bool bf16)
+{
+    return r == IDS ? FV_I32 : r == X && bf16 ? FV_BF16 : FV_F32;
+}
 
 static void setup(const run_spec *s, fvi_exec *e, run_data *d)
 {
@@ -505,7 +540,7 @@ static void setup(const run_spec *s, fvi_exec *e, run_data *d)
     }
     for (int k = 0; k < FVI_MAX_OUT; k++) {
         e->out[k] = c->out[k];
-        e->out[k].dtype = k ? FV_F32 : type_of(c->out_role, s->dt & 2);
+        e->out[k].dtype = k ? FV_F32 : type_of(c->out_role, s->dt & (c->same_type ? 1 : 2));
     }
 }
 
@@ -582,13 +617,13 @@ static const char *describe(const tc *c)
 {
     static char text[160];
     const int64_t *a = c->in[0].dim;
-    snprintf(text, sizeof text, "%s [%d: %lld %lld %lld %lld] attr %d %d %d", c->name, c->in[0].ndim,
-             (long long)a[0], (long long)a[1], (long long)a[2], (long long)a[3],
+    snprintf(text, sizeof text, "%s [%d: %lld %lld %lld %lld] attr %d %d %d", c->name,
+             c->in[0].ndim, (long long)a[0], (long long)a[1], (long long)a[2], (long long)a[3],
              (int)c->attr.i[0], (int)c->attr.i[1], (int)c->attr.i[2]);
     return text;
 }
 
-/* ---- Contexts ---------------------------------------------------------------------------------- */
+/* ---- Contexts -------------------------------------------------------------------------------- */
 
 enum { SCALAR, AVX2, AVX512, N_ISA };
 static const char *isa_name[N_ISA] = { "scalar", "AVX2", "AVX-512" };
@@ -604,15 +639,16 @@ static fv_ctx *context(uint32_t disable, int threads)
     return ctx;
 }
 
-static void make_contexts(void)
+/* Checks run on one thread: cases are small, and another test is about threads. */
+static void make_contexts(int threads)
 {
     const uint32_t have = fv_cpu_features();
-    isa_ctx[SCALAR] = context(~0u, 2);
-    if (have & FV_CPU_AVX2) isa_ctx[AVX2] = context(~(uint32_t)FV_CPU_AVX2, 2);
-    if (have & FV_CPU_AVX512) isa_ctx[AVX512] = context(0, 2);
+    isa_ctx[SCALAR] = context(~0u, threads);
+    if (have & FV_CPU_AVX2) isa_ctx[AVX2] = context(~(uint32_t)FV_CPU_AVX2, threads);
+    if (have & FV_CPU_AVX512) isa_ctx[AVX512] = context(0, threads);
 }
 
-/* ---- Properties -------------------------------------------------------------------------------- */
+/* ---- Properties ------------------------------------------------------------------------------ */
 
 static double max_abs(const double *x, int64_t n)
 {
@@ -633,7 +669,7 @@ static void check_forward(int isa)
             double *want = calloc((size_t)d.n_out + 1, sizeof *want);
             if (!want) exit(1);
             cases[n].ref(&cases[n], d.in, want);
-            const bool bf16 = dt & 2 && cases[n].out_role == X;
+            const bool bf16 = dt & (cases[n].same_type ? 1 : 2) && cases[n].out_role == X;
             const double tol = (bf16 ? 4e-3 : 4e-6) * (max_abs(want, d.n_out) + (bf16 ? 0 : 1));
             double worst = 0;
             for (int64_t i = 0; i < d.n_out; i++) {
@@ -705,8 +741,8 @@ static void check_gradients(int isa, bool add)
                 const double tol = (dt ? 2e-2 : 1e-5) * scale;
                 if (err <= tol) continue;
                 bad++;
-                printf("# %s %s dt %d input %d: error %g tolerance %g\n", isa_name[isa], describe(c),
-                       dt, k, err, tol);
+                printf("# %s %s dt %d input %d: error %g tolerance %g\n", isa_name[isa],
+                       describe(c), dt, k, err, tol);
             }
             if (d.status != FV_OK || !d.guards_ok) {
                 bad++;
@@ -743,7 +779,8 @@ static void check_variant(int isa)
     for (int n = 0; n < case_count && bad < MAX_BAD; n++)
         for (int dt = 0; dt < 4; dt++)
             for (int add = 0; add < 2; add++) {
-                const run_spec s = { isa_ctx[isa], &cases[n], dt, add }, r = { isa_ctx[SCALAR], &cases[n], dt, add };
+                const run_spec s = {isa_ctx[isa], &cases[n], dt, add},
+                               r = {isa_ctx[SCALAR], &cases[n], dt, add};
                 run_data a, b;
                 run_case(&s, &a);
                 run_case(&r, &b);
@@ -751,11 +788,12 @@ static void check_variant(int isa)
                     const float *x = k < 0 ? a.out : a.gin[k], *y = k < 0 ? b.out : b.gin[k];
                     double scale = 0.1;
                     if (!x || !y) continue;
-                    const double gap = worst_gap(x, y, k < 0 ? a.n_out : count(&cases[n].in[k]), &scale);
+                    const double gap =
+                        worst_gap(x, y, k < 0 ? a.n_out : count(&cases[n].in[k]), &scale);
                     if (gap <= (dt ? 1e-2 : 1e-5) * scale) continue;
                     bad++;
-                    printf("# %s %s dt %d add %d tensor %d: %g from scalar, scale %g\n", isa_name[isa],
-                           describe(&cases[n]), dt, add, k, gap, scale);
+                    printf("# %s %s dt %d add %d tensor %d: %g from scalar, scale %g\n",
+                           isa_name[isa], describe(&cases[n]), dt, add, k, gap, scale);
                 }
                 free_run(&a);
                 free_run(&b);
@@ -765,27 +803,32 @@ static void check_variant(int isa)
 static void avx2_matches_scalar(void) { check_variant(AVX2); }
 static void avx512_matches_scalar(void) { check_variant(AVX512); }
 
+/* Bit patterns of everything a case writes are the same for 1, 2 and 3 threads. */
+static int thread_differences(fv_ctx *const ctx[3], const tc *c, int dt)
+{
+    run_data d[3];
+    int bad = 0;
+    for (int t = 0; t < 3; t++) {
+        const run_spec s = { ctx[t], c, dt, dt != 0 };
+        run_case(&s, &d[t]);
+        bad += memcmp(d[0].out, d[t].out, (size_t)d[0].n_out * sizeof(float)) != 0;
+        for (int k = 0; k < FVI_MAX_IN; k++)
+            bad += d[t].gin[k] &&
+                   memcmp(d[0].gin[k], d[t].gin[k], (size_t)count(&c->in[k]) * sizeof(float));
+    }
+    for (int t = 0; t < 3; t++) free_run(&d[t]);
+    return bad;
+}
+
 static void same_bytes_for_1_2_and_3_threads(void)
 {
     int bad = 0;
     for (int isa = 0; isa < N_ISA; isa++) {
-        if (!isa_ctx[isa]) continue;
         fv_ctx *ctx[3];
+        if (!isa_ctx[isa]) continue;
         for (int t = 0; t < 3; t++) ctx[t] = context(~fv_ctx_cpu(isa_ctx[isa]), t + 1);
         for (int n = 0; n < case_count; n++)
-            for (int dt = 0; dt < 4; dt += 3) {
-                run_data d[3];
-                for (int t = 0; t < 3; t++) {
-                    const run_spec s = { ctx[t], &cases[n], dt, dt != 0 };
-                    run_case(&s, &d[t]);
-                    if (t == 0) continue;
-                    bad += memcmp(d[0].out, d[t].out, (size_t)d[0].n_out * sizeof(float)) != 0;
-                    for (int k = 0; k < FVI_MAX_IN; k++)
-                        bad += d[t].gin[k] && memcmp(d[0].gin[k], d[t].gin[k],
-                                                     (size_t)count(&cases[n].in[k]) * sizeof(float)) != 0;
-                }
-                for (int t = 0; t < 3; t++) free_run(&d[t]);
-            }
+            bad += thread_differences(ctx, &cases[n], n & 1 ? 3 : 0);
         for (int t = 0; t < 3; t++) fv_ctx_destroy(&ctx[t]);
     }
     CHECK(bad == 0);
@@ -794,9 +837,10 @@ static void same_bytes_for_1_2_and_3_threads(void)
 /* Activations far out, at zero, and for values that are not numbers. */
 static void vector_activations_match_at_the_edges(void)
 {
-    static const float edge[] = { 0.0f, -0.0f, 1e-40f, -1e-40f, 1e-6f, -1e-6f, 0.6f, 0.65f, -0.65f, 9.0f,
-                                  -9.0f, 20.0f, -20.0f, 87.0f, -86.0f, 200.0f, -200.0f, 1e30f, -1e30f,
-                                  INFINITY, -INFINITY, NAN, 3.4e38f };
+    static const float edge[] = {0.0f,   -0.0f,    1e-40f,    -1e-40f, 1e-6f,   -1e-6f,
+                                 0.6f,   0.65f,    -0.65f,    9.0f,    -9.0f,   20.0f,
+                                 -20.0f, 87.0f,    -86.0f,    200.0f,  -200.0f, 1e30f,
+                                 -1e30f, INFINITY, -INFINITY, NAN,     3.4e38f};
     float a[FV_ARRAY_LEN(edge)], b[FV_ARRAY_LEN(edge)];
     const int64_t n = (int64_t)FV_ARRAY_LEN(edge);
     const fvi_in x = fvi_in_f32(edge);
@@ -812,11 +856,13 @@ static void vector_activations_match_at_the_edges(void)
                     else o->act(y, x, n, (fv_act)act);
                 }
                 for (int64_t i = 0; i < n; i++) {
-                    if (isnan(edge[i])) CHECK_MSG(back || (isnan(a[i]) && isnan(b[i])), "act %d hides NaN", act);
+                    if (isnan(edge[i]))
+                        CHECK_MSG(back || (isnan(a[i]) && isnan(b[i])), "act %d hides NaN", act);
                     if (isinf(b[i]) && a[i] == b[i]) continue;
                     if (isnan(b[i]) || fabsf(edge[i]) > 1e20f) continue; /* inf * 0 may differ */
-                    CHECK_MSG(fabsf(a[i] - b[i]) <= 2e-6f * (1 + fabsf(b[i])), "%s act %d back %d at %g: %g, scalar %g",
-                              isa_name[isa], act, back, (double)edge[i], (double)a[i], (double)b[i]);
+                    CHECK_MSG(fabsf(a[i] - b[i]) <= 2e-6f * (1 + fabsf(b[i])),
+                              "%s act %d back %d at %g: %g, scalar %g", isa_name[isa], act, back,
+                              (double)edge[i], (double)a[i], (double)b[i]);
                 }
             }
 }
@@ -902,9 +948,7 @@ static void gate_res_works_in_place(void)
     CHECK(gmod[0] == 0 && gmod[29] == 0 && gmod[30] == 0 && gmod[10] != 0);
 }
 
-/* ---- Bench ------------------------------------------------------------------------------------- */
-
-typedef struct bench_case { tc c; double bytes_forward, bytes_backward; /* memory traffic per element of in[0] */ } bench_case;
+/* ---- Bench ----------------------------------------------------------------------------------- */
 
 static double time_pass(fvi_exec *e, const fvi_op_def *def, bool backward)
 {
@@ -950,9 +994,11 @@ static void bench_one(const tc *c, int isa, int dt)
         seconds[b] = time_pass(&e, def, b);
         fv_free(s.ctx, e.scratch);
     }
-    printf("%-12s attr %2d  %-8s %-4s forward %7.1f us %6.1f GB/s", c->name, (int)c->attr.i[0], isa_name[isa],
-           dt ? "bf16" : "f32", seconds[0] * 1e6, forward_bytes / seconds[0] * 1e-9);
-    if (!c->no_gradient) printf("   backward %7.1f us %6.1f GB/s", seconds[1] * 1e6, backward_bytes / seconds[1] * 1e-9);
+    printf("%-12s attr %2d  %-8s %-4s forward %7.1f us %6.1f GB/s", c->name, (int)c->attr.i[0],
+           isa_name[isa], dt ? "bf16" : "f32", seconds[0] * 1e6, forward_bytes / seconds[0] * 1e-9);
+    if (!c->no_gradient)
+        printf("   backward %7.1f us %6.1f GB/s", seconds[1] * 1e6,
+               backward_bytes / seconds[1] * 1e-9);
     printf("\n");
     for (int k = 0; k < FVI_MAX_IN; k++) {
         fv_free(s.ctx, e.in[k].data);
@@ -1038,8 +1084,9 @@ static int bench(void)
 
 int main(int argc, char **argv)
 {
-    make_contexts();
-    if (argc > 1 && strcmp(argv[1], "--bench") == 0) return bench();
+    const bool is_bench = argc > 1 && strcmp(argv[1], "--bench") == 0;
+    make_contexts(is_bench ? 0 : 1);
+    if (is_bench) return bench();
     add_norm_cases();
     add_pointwise_cases();
     add_layout_cases();
