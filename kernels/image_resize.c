@@ -6,10 +6,11 @@
  *
  *     w(i) = f((i - c + 0.5) / max(s, 1)) / sum,   floor(c - r + 0.5) <= i < floor(c + r + 0.5)
  *
- * 8 bits without alpha: PIL's arithmetic (weights rounded to 22 bits, 8 bits between the passes),
- * so results equal PIL's to the bit. With alpha or 16 bits: double sums, float between the passes;
- * colour is weighted with alpha, else the invisible colour of transparent pixels would bleed. PIL
- * rounds the product to 8 bits first, which costs up to half a step at low alpha: not copied.
+ * 8 bits without alpha: PIL's arithmetic (weights rounded to 22 bits, 8 bits between the passes,
+ * rows first), so results equal Pillow 10's to the bit; Pillow 13 starts with the columns for some
+ * shapes. With alpha or 16 bits: double sums, float between the passes; colour is weighted with
+ * alpha, else the invisible colour of transparent pixels would bleed. PIL rounds the product to 8
+ * bits first, which costs much of the colour at low alpha: not copied.
  *
  * Each output row is computed by one thread in a fixed order: the result does not depend on the
  * number of threads. */
