@@ -143,8 +143,11 @@ static fv_status split_line(fv_recipe *r, char *line, const char *where, char **
                        MAX_KEY);
     }
     for (const char *c = *value; *c; c++) {
-        if ((unsigned char)*c >= 0x20 && *c != 0x7f) continue;
-        if (*c == '\t') continue;
+        if (*c == '#' && (c == *value || is_space(c[-1]))) {
+            return fv_fail(r->ctx, FV_ERR_FORMAT, "%s: the value of %s must not have a word that begins "
+                           "with #, which is a comment", where, *key);
+        }
+        if (((unsigned char)*c >= 0x20 && *c != 0x7f) || *c == '\t') continue;
         return fv_fail(r->ctx, FV_ERR_FORMAT, "%s: the value of %s has a control character", where,
                        *key);
     }
@@ -204,8 +207,8 @@ fv_status fv_recipe_parse(fv_ctx *ctx, fv_recipe **out, const char *text, size_t
     fv_recipe *r = fv_calloc(ctx, 1, sizeof *r);
     char *copy = fv_alloc(ctx, size + 1);
     fv_status s = FV_ERR_OOM;
+    if (r) r->ctx = ctx;
     if (!r || !copy) goto fail;
-    r->ctx = ctx;
     if (size) memcpy(copy, text, size);
     copy[size] = 0;
     FV_TRY_GOTO(parse_text(r, copy));

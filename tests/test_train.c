@@ -677,7 +677,8 @@ static void ten_bad_losses_in_a_row_stop_the_run(void)
 
 static void accumulation_averages_micro_batches(void)
 {
-    /* twice the same micro-batch at half scale is one step on it, bit for bit */
+    /* twice the same micro-batch at half scale is one step on it but for the order of the sums, some
+     * ulp of a gradient; Adam's update has at most the relative error of the gradient, times lr */
     const setup one = { .steps = 3, .same_micro = 1 }, two = { .steps = 3, .same_micro = 1, .accumulate = 2 };
     run a, b;
     char dir[128];
@@ -688,8 +689,9 @@ static void accumulation_averages_micro_batches(void)
     OK(b.ctx, open_run(&b, &two, NULL));
     path_in(dir, sizeof dir, "acc2");
     OK(b.ctx, train(&b, dir, &rb));
-    CHECK(ra.loss == rb.loss && ra.loss > 0);
-    CHECK(same_file("acc1", "acc2", "ckpt-00000003.safetensors"));
+    NEAR(ra.loss, rb.loss, 1e-4 * ra.loss);
+    const float *wa = fv_params_tensor(a.params, 0).data, *wb = fv_params_tensor(b.params, 0).data;
+    for (int i = 0; i < HIDDEN * IN; i++) NEAR(wa[i], wb[i], 3 * 1e-2 * 1e-3);
     unbuild(&a);
     unbuild(&b);
     remove_dir("acc1");
