@@ -2,8 +2,8 @@
  *
  * Every conversion rounds once, to nearest even. Narrow floats (bf16, f16) are reached from wider
  * types through a float32 that was rounded *to odd*: with 24 bits against 8 or 11 + 2 the second
- * rounding then gives the directly rounded result (Boldo and Melquiond 2008), where going through an
- * ordinary float32 would round twice. Integers saturate; NaN becomes integer 0.
+ * rounding then gives the directly rounded result (Boldo and Melquiond 2008), where going through
+ * an ordinary float32 would round twice. Integers saturate; NaN becomes integer 0.
  *
  * Blocks of elements go through one common type: double holds every source type exactly except i64,
  * which has its own loop. The pairs that loading a model uses have direct loops. Model tensors may
@@ -19,9 +19,10 @@
 #define CHUNK ((int64_t)1 << 16)
 
 static const struct { size_t size; const char *name; } types[FV_DTYPE_COUNT] = {
-    [FV_F32] = { 4, "f32" }, [FV_BF16] = { 2, "bf16" }, [FV_I8] = { 1, "i8" },   [FV_I32] = { 4, "i32" },
-    [FV_F64] = { 8, "f64" }, [FV_F16] = { 2, "f16" },   [FV_I64] = { 8, "i64" }, [FV_I16] = { 2, "i16" },
-    [FV_U16] = { 2, "u16" }, [FV_U8] = { 1, "u8" },
+    [FV_F32] = { 4, "f32" }, [FV_BF16] = { 2, "bf16" }, [FV_I8] = { 1, "i8" },
+    [FV_I32] = { 4, "i32" }, [FV_F64] = { 8, "f64" },   [FV_F16] = { 2, "f16" },
+    [FV_I64] = { 8, "i64" }, [FV_I16] = { 2, "i16" },   [FV_U16] = { 2, "u16" },
+    [FV_U8] = { 1, "u8" },
 };
 
 static bool is_dtype(fv_dtype t) { return (unsigned)t < FV_DTYPE_COUNT; }
@@ -42,12 +43,13 @@ int64_t fv_tensor_count(const fv_tensor *t)
     return zero ? 0 : n;
 }
 
-/* ---- Half precision ---------------------------------------------------------------------------- */
+/* ---- Half precision -------------------------------------------------------------------------- */
 
 float fv_f16_to_f32(uint16_t h)
 {
     union { uint32_t u; float f; } v;
-    const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = h >> 10 & 31, fraction = h & 0x3ffu;
+    const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = h >> 10 & 31,
+                   fraction = h & 0x3ffu;
     if (exponent == 31) {
         v.u = sign | 0x7f800000u | fraction << 13 | (fraction ? 0x400000u : 0); /* quiet */
     } else if (exponent) {
@@ -68,7 +70,7 @@ uint16_t fv_f32_to_f16(float f)
     if (a >= 0x38800000u) { /* normal: rebias, round the 13 dropped bits */
         return (uint16_t)(sign | (a - 0x38000000u + 0xfffu + (a >> 13 & 1)) >> 13);
     }
-    /* Subnormal: adding 0.5 puts the bits of a * 2^24, rounded to nearest even, into the fraction. */
+    /* Subnormal: adding 0.5 puts a * 2^24, rounded to nearest even, into the fraction's bits. */
     v.u = a;
     v.f += 0.5f;
     return (uint16_t)(sign | (v.u - 0x3f000000u));
@@ -99,7 +101,7 @@ static double i64_to_odd(int64_t i)
     return i < 0 ? -m : m;
 }
 
-/* ---- Blocks through double --------------------------------------------------------------------- */
+/* ---- Blocks through double ------------------------------------------------------------------- */
 
 #define LOAD_LOOP(type, expr)                                     \
     for (int i = 0; i < n; i++) {                                 \
@@ -189,7 +191,7 @@ static void convert_i64(const uint8_t *src, int64_t n, fv_dtype to, uint8_t *dst
     }
 }
 
-/* ---- Direct pairs ------------------------------------------------------------------------------ */
+/* ---- Direct pairs ---------------------------------------------------------------------------- */
 
 #define DIRECT_LOOP(from, to, expr)                               \
     do {                                                          \
@@ -257,7 +259,8 @@ fv_status fv_convert(fv_ctx *ctx, fv_dtype src_type, const void *src, int64_t n,
 #pragma omp parallel for schedule(static) num_threads(fv_ctx_threads(ctx))
     for (int64_t c = 0; c < chunks; c++) {
         const int64_t begin = c * CHUNK, end = begin + CHUNK < n ? begin + CHUNK : n;
-        convert_range(src_type, from + (size_t)begin * a, end - begin, dst_type, to + (size_t)begin * b);
+        convert_range(src_type, from + (size_t)begin * a, end - begin, dst_type,
+                      to + (size_t)begin * b);
     }
     return FV_OK;
 }

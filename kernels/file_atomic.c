@@ -1,9 +1,9 @@
 /* file_atomic.c - mapping, reading and atomic writing of files.
  *
  * A file that people see is complete or absent. Output goes to PATH.tmp.PID beside the target (the
- * same file system, so rename is atomic), is fsynced, renamed, and the folder is fsynced so that the
- * new name survives a power cut. Without `overwrite` the last step is link(2), which fails when the
- * name exists: a check followed by rename(2) would lose against another writer in between.
+ * same file system, so rename is atomic), is fsynced, renamed, and the folder is fsynced so that
+ * the new name survives a power cut. Without `overwrite` the last step is link(2), which fails when
+ * the name exists: a check and then rename(2) would lose against another writer in between.
  *
  *     open ──> write, write ... ──> commit: flush, fsync, rename | link+unlink, fsync(folder)
  *        └───────────────────────> abort:  unlink the temporary file
@@ -49,7 +49,7 @@ static fv_status fail_errno(fv_ctx *ctx, const char *what, const char *path, int
     return fv_fail(ctx, s, "%s: cannot %s: %s", path, what, system_text(err, text, sizeof text));
 }
 
-/* ---- Reading ----------------------------------------------------------------------------------- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 static int open_retry(const char *path, int flags, mode_t mode)
 {
@@ -145,7 +145,8 @@ fail:
 }
 
 /* max_bytes 0 = no limit. A NUL follows the data (not counted in *size). */
-fv_status fv_read_file(fv_ctx *ctx, const char *path, uint64_t max_bytes, uint8_t **out, size_t *size)
+fv_status fv_read_file(fv_ctx *ctx, const char *path, uint64_t max_bytes, uint8_t **out,
+                       size_t *size)
 {
     *out = NULL;
     *size = 0;
@@ -159,7 +160,8 @@ fv_status fv_read_file(fv_ctx *ctx, const char *path, uint64_t max_bytes, uint8_
     } else if (S_ISDIR(st.st_mode)) {
         s = fv_fail(ctx, FV_ERR_IO, "%s: is a folder, a file is needed", path);
     } else {
-        const uintmax_t bytes = S_ISREG(st.st_mode) && st.st_size > 0 ? (uintmax_t)st.st_size : 4096;
+        const uintmax_t bytes =
+            S_ISREG(st.st_mode) && st.st_size > 0 ? (uintmax_t)st.st_size : 4096;
         if (S_ISREG(st.st_mode) && max_bytes && bytes > max_bytes && st.st_size > 0) {
             s = fv_fail(ctx, FV_ERR_LIMIT, "%s: %llu bytes exceed the limit of %llu", path,
                         (unsigned long long)bytes, (unsigned long long)max_bytes);
@@ -173,7 +175,7 @@ fv_status fv_read_file(fv_ctx *ctx, const char *path, uint64_t max_bytes, uint8_
     return s;
 }
 
-/* ---- Atomic writing ---------------------------------------------------------------------------- */
+/* ---- Atomic writing -------------------------------------------------------------------------- */
 
 struct fv_out_file {
     fv_ctx *ctx;
@@ -264,8 +266,8 @@ fv_status fv_out_open(fv_ctx *ctx, fv_out_file **out, const char *path, int over
             goto fail;
         }
     } else if (there && !overwrite) {
-        s = fv_fail(ctx, FV_ERR_EXISTS, "%s: exists already; allow overwriting or choose another name",
-                    path);
+        s = fv_fail(ctx, FV_ERR_EXISTS,
+                    "%s: exists already; allow overwriting or choose another name", path);
         goto fail;
     } else {
         FV_TRY_GOTO(open_temp(f));

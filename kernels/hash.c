@@ -1,8 +1,8 @@
 /* hash.c - CRC-32, CRC-32C and SHA-256.
  *
- * CRC-32 is zlib's (which has the fastest portable code); CRC-32C is the byte-wise table method with
- * the reflected polynomial 0x82f63b78; SHA-256 is FIPS 180-4 written out plainly. The table is a
- * constant because the library has no mutable globals to fill at start. */
+ * CRC-32 is zlib's (which has the fastest portable code); CRC-32C is the byte-wise table method
+ * with the reflected polynomial 0x82f63b78; SHA-256 is FIPS 180-4 written out plainly. The table is
+ * a constant because the library has no mutable globals to fill at start. */
 #include "engine.h"
 
 #include <string.h>
@@ -62,7 +62,7 @@ uint32_t fv_crc32c(uint32_t crc, const void *data, size_t size)
     return ~crc;
 }
 
-/* ---- SHA-256 ----------------------------------------------------------------------------------- */
+/* ---- SHA-256 --------------------------------------------------------------------------------- */
 
 static const uint32_t sha256_k[64] = {
     0x428a2f98u, 0x71374491u, 0xb5c0fbcfu, 0xe9b5dba5u, 0x3956c25bu, 0x59f111f1u, 0x923f82a4u,

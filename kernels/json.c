@@ -8,7 +8,7 @@
  * with its NUL is never longer than its quoted source, and a number's NUL takes the place of the
  * delimiter after it (or of the end of the text). So text never moves and nodes may point into it.
  *
- * Numbers are read and written in the "C" locale: a host application may have set a decimal comma. */
+ * Numbers are read and written in the "C" locale: the host application may use a decimal comma. */
 #include "engine.h"
 #include "utf8.h"
 
@@ -39,8 +39,8 @@ static fv_status parse_value(parser *p, uint32_t *index, const char *key);
 static fv_status fail_at(parser *p, const char *what)
 {
     if (p->at >= p->size) {
-        return fv_fail(p->doc->ctx, FV_ERR_TRUNCATED, "json: text ends after %zu bytes where %s", p->size,
-                       what);
+        return fv_fail(p->doc->ctx, FV_ERR_TRUNCATED, "json: text ends after %zu bytes where %s",
+                       p->size, what);
     }
     return fv_fail(p->doc->ctx, FV_ERR_FORMAT, "json: %s at byte %zu", what, p->at);
 }
@@ -79,7 +79,7 @@ static fv_status add_node(parser *p, uint32_t *index)
     return FV_OK;
 }
 
-/* ---- Strings ----------------------------------------------------------------------------------- */
+/* ---- Strings --------------------------------------------------------------------------------- */
 
 static bool read_hex4(parser *p, uint32_t *out)
 {
@@ -138,7 +138,8 @@ static fv_status parse_escape(parser *p, char **w)
     if (v == 0) return fail_at(p, "NUL in a string");
     if (v >= 0xdc00 && v <= 0xdfff) return fail_at(p, "lone surrogate");
     if (v >= 0xd800 && v <= 0xdbff) {
-        if (!take(p, '\\') || !take(p, 'u') || !read_hex4(p, &low) || low < 0xdc00 || low > 0xdfff) {
+        if (!take(p, '\\') || !take(p, 'u') || !read_hex4(p, &low) || low < 0xdc00
+            || low > 0xdfff) {
             return fail_at(p, "lone surrogate");
         }
         v = 0x10000 + ((v - 0xd800) << 10 | (low - 0xdc00));
@@ -175,7 +176,7 @@ static fv_status parse_string(parser *p, const char **out, size_t *bytes)
     return FV_OK;
 }
 
-/* ---- Numbers and words ------------------------------------------------------------------------- */
+/* ---- Numbers and words ----------------------------------------------------------------------- */
 
 static size_t count_digits(const parser *p, size_t at)
 {
@@ -226,7 +227,8 @@ static fv_status parse_number(parser *p, fv_json *n)
     n->type = FV_JSON_NUMBER;
     if (simple) { /* below 2^53: exact, and most numbers of a header are such */
         int64_t v = 0;
-        for (size_t i = p->text[p->at] == '-'; i < n->str_bytes; i++) v = v * 10 + (n->str[i] - '0');
+        for (size_t i = p->text[p->at] == '-'; i < n->str_bytes; i++)
+            v = v * 10 + (n->str[i] - '0');
         n->num = n->str[0] == '-' ? -(double)v : (double)v;
     } else {
         n->num = to_double(n->str);
@@ -263,7 +265,7 @@ static fv_status parse_scalar(parser *p, fv_json *n)
     return take_word(p, "null") ? FV_OK : fail_at(p, "a value is expected");
 }
 
-/* ---- Arrays and objects ------------------------------------------------------------------------ */
+/* ---- Arrays and objects ---------------------------------------------------------------------- */
 
 static fv_status parse_member_key(parser *p, const char **key)
 {
@@ -308,8 +310,8 @@ static fv_status parse_value(parser *p, uint32_t *index, const char *key)
     const uint8_t c = p->text[p->at];
     if (c != '{' && c != '[') return parse_scalar(p, &p->doc->node[*index]);
     if (p->depth == MAX_DEPTH) {
-        return fv_fail(p->doc->ctx, FV_ERR_LIMIT, "json: nested deeper than %d at byte %zu", MAX_DEPTH,
-                       p->at);
+        return fv_fail(p->doc->ctx, FV_ERR_LIMIT, "json: nested deeper than %d at byte %zu",
+                       MAX_DEPTH, p->at);
     }
     p->depth++;
     p->at++;
@@ -329,7 +331,8 @@ static fv_status refuse_duplicates(fv_json_doc *d)
 {
     size_t largest = 0;
     for (size_t i = 0; i < d->count; i++) {
-        if (d->node[i].type == FV_JSON_OBJECT && d->node[i].count > largest) largest = d->node[i].count;
+        if (d->node[i].type == FV_JSON_OBJECT && d->node[i].count > largest)
+            largest = d->node[i].count;
     }
     if (largest < 2) return FV_OK;
     const char **keys = fv_calloc(d->ctx, largest, sizeof *keys);
@@ -338,7 +341,8 @@ static fv_status refuse_duplicates(fv_json_doc *d)
     for (size_t i = 0; i < d->count && s == FV_OK; i++) {
         if (d->node[i].type != FV_JSON_OBJECT || d->node[i].count < 2) continue;
         size_t n = 0;
-        for (uint32_t c = d->node[i].first_child; c; c = d->node[c].next) keys[n++] = d->node[c].key;
+        for (uint32_t c = d->node[i].first_child; c; c = d->node[c].next)
+            keys[n++] = d->node[c].key;
         qsort(keys, n, sizeof *keys, compare_keys);
         for (size_t k = 1; k < n && s == FV_OK; k++) {
             if (strcmp(keys[k - 1], keys[k]) != 0) continue;
@@ -349,13 +353,15 @@ static fv_status refuse_duplicates(fv_json_doc *d)
     return s;
 }
 
-fv_status fv_json_parse(fv_ctx *ctx, fv_json_doc **out, const char *text, size_t size, size_t max_nodes)
+fv_status fv_json_parse(fv_ctx *ctx, fv_json_doc **out, const char *text, size_t size,
+                        size_t max_nodes)
 {
     *out = NULL;
     if (!text && size) return fv_fail(ctx, FV_ERR_ARG, "json: text is NULL");
     fv_status s = FV_ERR_OOM;
     size_t arena_bytes;
-    if (!fv_add_size(size, 1, &arena_bytes)) return fv_fail(ctx, FV_ERR_LIMIT, "json: text too large");
+    if (!fv_add_size(size, 1, &arena_bytes))
+        return fv_fail(ctx, FV_ERR_LIMIT, "json: text too large");
     fv_json_doc *d = fv_calloc(ctx, 1, sizeof *d);
     if (!d) return s;
     d->ctx = ctx;
@@ -389,7 +395,7 @@ void fv_json_free(fv_json_doc **doc)
     fv_free(d->ctx, d);
 }
 
-/* ---- Reading the tree -------------------------------------------------------------------------- */
+/* ---- Reading the tree ------------------------------------------------------------------------ */
 
 const fv_json *fv_json_root(const fv_json_doc *doc) { return &doc->node[0]; }
 
@@ -426,7 +432,7 @@ bool fv_json_int(const fv_json *n, int64_t *out)
     return true;
 }
 
-/* ---- Text buffer ------------------------------------------------------------------------------- */
+/* ---- Text buffer ----------------------------------------------------------------------------- */
 
 void fv_text_init(fv_text *t, fv_ctx *ctx)
 {

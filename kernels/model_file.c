@@ -18,7 +18,7 @@
 #define ARENA_BYTES 65536
 #define MAX_SHARDS 10000
 
-/* ---- Building ---------------------------------------------------------------------------------- */
+/* ---- Building -------------------------------------------------------------------------------- */
 
 /* Make room for one more element; *p is an array of *capacity elements of `size` bytes. */
 static void *grow(fv_ctx *ctx, void *p, size_t count, size_t *capacity, size_t size)
@@ -103,7 +103,8 @@ fv_status fvi_model_add_meta(fv_model *m, const char *key, const char *value)
     fvi_model_meta *list = grow(m->ctx, m->meta, m->meta_count, &m->meta_capacity, sizeof *list);
     if (!list) return FV_ERR_OOM;
     m->meta = list;
-    const char *k = keep_string(m, key, strlen(key)), *v = k ? keep_string(m, value, strlen(value)) : NULL;
+    const char *k = keep_string(m, key, strlen(key)),
+               *v = k ? keep_string(m, value, strlen(value)) : NULL;
     if (!v) return FV_ERR_OOM;
     m->meta[m->meta_count].key = k;
     m->meta[m->meta_count].value = v;
@@ -113,7 +114,8 @@ fv_status fvi_model_add_meta(fv_model *m, const char *key, const char *value)
 
 static int compare_entries(const void *a, const void *b)
 {
-    return strcmp((*(const fvi_model_entry *const *)a)->name, (*(const fvi_model_entry *const *)b)->name);
+    return strcmp((*(const fvi_model_entry *const *)a)->name,
+                  (*(const fvi_model_entry *const *)b)->name);
 }
 
 static int compare_meta(const void *a, const void *b)
@@ -138,13 +140,14 @@ static fv_status build_index(fv_model *m)
     m->meta_indexed = m->meta_count;
     for (size_t i = 1; i < m->count; i++) {
         if (strcmp(m->by_name[i - 1]->name, m->by_name[i]->name) == 0) {
-            return fv_fail(m->ctx, FV_ERR_FORMAT, "tensor \"%.200s\" appears twice", m->by_name[i]->name);
+            return fv_fail(m->ctx, FV_ERR_FORMAT, "tensor \"%.200s\" appears twice",
+                           m->by_name[i]->name);
         }
     }
     return FV_OK;
 }
 
-/* ---- Opening ----------------------------------------------------------------------------------- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 static fv_status create(fv_ctx *ctx, fv_model **out, const fv_model_options *opts)
 {
@@ -155,7 +158,8 @@ static fv_status create(fv_ctx *ctx, fv_model **out, const fv_model_options *opt
     fv_model_options o = FV_MODEL_OPTIONS_INIT;
     if (opts) {
         if (opts->struct_size == 0) {
-            return fv_fail(ctx, FV_ERR_ARG, "model options: struct_size is 0; use FV_MODEL_OPTIONS_INIT");
+            return fv_fail(ctx, FV_ERR_ARG,
+                           "model options: struct_size is 0; use FV_MODEL_OPTIONS_INIT");
         }
         memcpy(&o, opts, opts->struct_size < sizeof o ? opts->struct_size : sizeof o);
     }
@@ -175,7 +179,9 @@ static fv_status read_any(fv_model *m, const uint8_t *bytes, size_t size)
     if (fvi_safetensors_sniff(bytes, size)) FV_TRY(fvi_safetensors_read(m, bytes, size));
     else if (fvi_torch_sniff(bytes, size)) FV_TRY(fvi_torch_read(m, bytes, size));
     else if (size < 10) return fv_fail(m->ctx, FV_ERR_TRUNCATED, "too short for a model file");
-    else return fv_fail(m->ctx, FV_ERR_FORMAT, "neither a safetensors file nor a PyTorch checkpoint");
+    else
+        return fv_fail(m->ctx, FV_ERR_FORMAT,
+                       "neither a safetensors file nor a PyTorch checkpoint");
     return build_index(m);
 }
 
@@ -220,8 +226,8 @@ static fv_status open_shards(fv_model *m, const char *path, size_t at, long tota
         memcpy(name + at, number, 5);
         s = open_file(m, name);
         if (s == FV_ERR_NOT_FOUND) {
-            s = fv_fail(m->ctx, s, "%s: shard %ld of %ld is missing; put all shards in one folder", name, i,
-                        total);
+            s = fv_fail(m->ctx, s, "%s: shard %ld of %ld is missing; put all shards in one folder",
+                        name, i, total);
         }
     }
     fv_free(m->ctx, name);
@@ -281,7 +287,7 @@ void fv_model_close(fv_model **model)
     fv_free(ctx, m);
 }
 
-/* ---- Looking up -------------------------------------------------------------------------------- */
+/* ---- Looking up ------------------------------------------------------------------------------ */
 
 int fv_model_count(const fv_model *m) { return (int)m->count; }
 
@@ -319,7 +325,10 @@ const char *fv_model_meta(const fv_model *m, const char *key)
     return e ? e->value : NULL;
 }
 
-int fv_model_meta_count(const fv_model *m) { return m->meta_count > INT_MAX ? INT_MAX : (int)m->meta_count; }
+int fv_model_meta_count(const fv_model *m)
+{
+    return m->meta_count > INT_MAX ? INT_MAX : (int)m->meta_count;
+}
 
 void fv_model_meta_at(const fv_model *m, int i, const char **key, const char **value)
 {

@@ -29,7 +29,7 @@ struct fv_model {
     fvi_model_meta *meta;
     size_t meta_count, meta_capacity;
     const fvi_model_entry **by_name; /* [count] sorted */
-    fvi_model_meta *by_key; /* [meta_indexed] sorted copies: `meta` may move while a shard is read */
+    fvi_model_meta *by_key; /* [meta_indexed] sorted copies: `meta` moves while a shard is read */
     size_t meta_indexed;
     fv_mapping *map;
     size_t map_count;

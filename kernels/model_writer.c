@@ -50,12 +50,14 @@ void fv_model_writer_destroy(fv_model_writer **writer)
 
 fv_status fv_model_writer_meta(fv_model_writer *w, const char *key, const char *value)
 {
-    if (!key || !value || !fvi_utf8_valid(key, strlen(key)) || !fvi_utf8_valid(value, strlen(value))) {
+    if (!key || !value || !fvi_utf8_valid(key, strlen(key))
+        || !fvi_utf8_valid(value, strlen(value))) {
         return fv_fail(w->ctx, FV_ERR_ARG, "model writer: metadata must be UTF-8 text");
     }
     for (size_t i = 0; i < w->meta_count; i++) {
         if (strcmp(w->meta[2 * i], key) == 0) {
-            return fv_fail(w->ctx, FV_ERR_ARG, "model writer: metadata \"%.200s\" was added before", key);
+            return fv_fail(w->ctx, FV_ERR_ARG, "model writer: metadata \"%.200s\" was added before",
+                           key);
         }
     }
     if (w->meta_count == w->meta_capacity) {
@@ -84,7 +86,8 @@ static fv_status check_tensor(fv_ctx *ctx, const char *name, const fv_tensor *t,
                        name ? name : "(null)");
     }
     if (fv_dtype_size(t->dtype) == 0) {
-        return fv_fail(ctx, FV_ERR_DTYPE, "model writer: tensor \"%.200s\" has an unknown type", name);
+        return fv_fail(ctx, FV_ERR_DTYPE, "model writer: tensor \"%.200s\" has an unknown type",
+                       name);
     }
     const int64_t n = fv_tensor_count(t);
     if (n < 0 || (uint64_t)n > SIZE_MAX || !fv_mul_size((size_t)n, fv_dtype_size(t->dtype), bytes)
@@ -117,7 +120,7 @@ fv_status fv_model_writer_tensor(fv_model_writer *w, const char *name, const fv_
     return FV_OK;
 }
 
-/* ---- Finish ------------------------------------------------------------------------------------ */
+/* ---- Finish ---------------------------------------------------------------------------------- */
 
 static int compare_names(const void *a, const void *b)
 {
@@ -133,7 +136,8 @@ static fv_status refuse_duplicates(fv_model_writer *w)
     qsort(names, w->count, sizeof *names, compare_names);
     for (size_t i = 1; i < w->count && s == FV_OK; i++) {
         if (strcmp(names[i - 1], names[i]) != 0) continue;
-        s = fv_fail(w->ctx, FV_ERR_ARG, "model writer: tensor \"%.200s\" was added twice", names[i]);
+        s = fv_fail(w->ctx, FV_ERR_ARG, "model writer: tensor \"%.200s\" was added twice",
+                    names[i]);
     }
     fv_free(w->ctx, names);
     return s;
@@ -179,9 +183,11 @@ static fv_status build_header(const fv_model_writer *w, fv_text *t)
         const uint64_t gap = (ALIGN - at % ALIGN) % ALIGN;
         if (t->size > 1) fv_text_printf(t, ",");
         if (gap) {
-            fv_text_printf(t, "\"" FVI_PAD_PREFIX "%zu\":{\"dtype\":\"U8\",\"shape\":[%d],"
+            fv_text_printf(t,
+                           "\"" FVI_PAD_PREFIX "%zu\":{\"dtype\":\"U8\",\"shape\":[%d],"
                            "\"data_offsets\":[%llu,%llu]},",
-                           pads++, (int)gap, (unsigned long long)at, (unsigned long long)(at + gap));
+                           pads++, (int)gap, (unsigned long long)at,
+                           (unsigned long long)(at + gap));
         }
         at += gap;
         header_tensor(t, &w->item[i], at);

@@ -1,9 +1,9 @@
 /* pickle.c - restricted interpreter of Python pickles, protocols 2 to 5 (see pickletools.py).
  *
- * A pickle is a program for a stack machine with a memo. We keep values in one array; containers are
- * lists of cells (value, next), so a value may be in many containers and cycles are possible (who
- * walks the values must limit depth and visits). Sizes are bounded: each opcode makes at most one
- * value, and values, cells, memo and stack have fixed limits.
+ * A pickle is a program for a stack machine with a memo. We keep values in one array; containers
+ * are lists of cells (value, next), so a value may be in many containers and cycles are possible
+ * (who walks the values must limit depth and visits). Sizes are bounded: each opcode makes at most
+ * one value, and values, cells, memo and stack have fixed limits.
  *
  * PyTorch: a persistent id ('storage', class, key, location, count) is a storage;
  * torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...) is a tensor. */
@@ -18,8 +18,8 @@
 #define MAX_STACK (4u << 20)
 
 enum {
-    GLOBAL_UNKNOWN = 0, GLOBAL_DICT, GLOBAL_DEFAULTDICT, GLOBAL_SIZE, GLOBAL_TENSOR, GLOBAL_TENSOR_V3,
-    GLOBAL_PARAMETER, GLOBAL_FROM_TYPE, GLOBAL_STORAGE, GLOBAL_DTYPE
+    GLOBAL_UNKNOWN = 0, GLOBAL_DICT, GLOBAL_DEFAULTDICT, GLOBAL_SIZE, GLOBAL_TENSOR,
+    GLOBAL_TENSOR_V3, GLOBAL_PARAMETER, GLOBAL_FROM_TYPE, GLOBAL_STORAGE, GLOBAL_DTYPE
 };
 
 static const struct { const char *module, *name; int id; } known_globals[] = {
@@ -36,7 +36,8 @@ static const struct { const char *module, *name; int id; } known_globals[] = {
     { "torch._tensor", "_rebuild_from_type_v2", GLOBAL_FROM_TYPE },
 };
 
-/* Storage classes and torch.<dtype> names. Types with FV_DTYPE_COUNT are skipped by size only. */
+/* Storage classes and torch.<dtype> names. Types with FV_DTYPE_COUNT are skipped by size
+ * only. uint16 has no storage class of its own: its tensors name their type. */
 static const struct { const char *storage, *dtype; uint8_t type, bytes; } known_types[] = {
     { "FloatStorage", "float32", FV_F32, 4 },         { "DoubleStorage", "float64", FV_F64, 8 },
     { "HalfStorage", "float16", FV_F16, 2 },          { "BFloat16Storage", "bfloat16", FV_BF16, 2 },
@@ -57,8 +58,8 @@ static fv_status fail(const fvi_pickle *p, const char *what)
 }
 
 /* Grow *list, of `size` bytes per element, to hold `need` elements, at most `max`. */
-static fv_status reserve(const fvi_pickle *p, void **list, size_t count, size_t *capacity, size_t need,
-                         size_t size)
+static fv_status reserve(const fvi_pickle *p, void **list, size_t count, size_t *capacity,
+                         size_t need, size_t size)
 {
     if (need <= *capacity) return FV_OK;
     size_t cap = *capacity ? *capacity * 2 : 64;
@@ -75,13 +76,14 @@ static fv_status limit(const fvi_pickle *p, const char *what)
     return fv_fail(p->ctx, FV_ERR_LIMIT, "pickle: too many %s before byte %zu", what, p->at);
 }
 
-/* ---- Values, stack, containers ----------------------------------------------------------------- */
+/* ---- Values, stack, containers --------------------------------------------------------------- */
 
 static fv_status new_value(fvi_pickle *p, fvi_pv_kind kind, uint32_t *out)
 {
     if (p->value_count >= MAX_VALUES) return limit(p, "values");
     void *list = p->value;
-    FV_TRY(reserve(p, &list, p->value_count, &p->value_capacity, p->value_count + 1, sizeof *p->value));
+    FV_TRY(reserve(p, &list, p->value_count, &p->value_capacity, p->value_count + 1,
+                   sizeof *p->value));
     p->value = list;
     memset(&p->value[p->value_count], 0, sizeof *p->value);
     p->value[p->value_count].kind = (uint8_t)kind;
@@ -93,7 +95,8 @@ static fv_status push(fvi_pickle *p, uint32_t value)
 {
     if (p->stack_count >= MAX_STACK) return limit(p, "values on the stack");
     void *list = p->stack;
-    FV_TRY(reserve(p, &list, p->stack_count, &p->stack_capacity, p->stack_count + 1, sizeof *p->stack));
+    FV_TRY(reserve(p, &list, p->stack_count, &p->stack_capacity, p->stack_count + 1,
+                   sizeof *p->stack));
     p->stack = list;
     p->stack[p->stack_count++] = value;
     return FV_OK;
@@ -203,12 +206,13 @@ uint32_t fvi_pickle_child(const fvi_pickle *p, uint32_t container, size_t i)
     return c ? p->cell[c].value : 0;
 }
 
-/* ---- Reading arguments ------------------------------------------------------------------------- */
+/* ---- Reading arguments ----------------------------------------------------------------------- */
 
 static fv_status take(fvi_pickle *p, uint64_t n, const uint8_t **out)
 {
     if (n > p->size - p->at) {
-        return fv_fail(p->ctx, FV_ERR_TRUNCATED, "pickle: ends inside the opcode before byte %zu", p->at);
+        return fv_fail(p->ctx, FV_ERR_TRUNCATED, "pickle: ends inside the opcode before byte %zu",
+                       p->at);
     }
     *out = p->bytes + p->at;
     p->at += (size_t)n;
@@ -292,7 +296,7 @@ static fv_status push_float(fvi_pickle *p)
     return FV_OK;
 }
 
-/* ---- Memo -------------------------------------------------------------------------------------- */
+/* ---- Memo ------------------------------------------------------------------------------------ */
 
 static fv_status memo_put(fvi_pickle *p, uint64_t index)
 {
@@ -315,7 +319,7 @@ static fv_status memo_get(fvi_pickle *p, int width)
     return push(p, p->memo[index] - 1);
 }
 
-/* ---- Globals and calls ------------------------------------------------------------------------- */
+/* ---- Globals and calls ----------------------------------------------------------------------- */
 
 static bool text_is(const char *text, size_t n, const char *literal)
 {
@@ -340,8 +344,8 @@ static void recognise_torch(fvi_pv *v, bool is_torch)
     if (v->bytes > 7 && text_is(v->text + v->bytes - 7, 7, "Storage")) v->v.i = GLOBAL_STORAGE;
 }
 
-static fv_status push_global(fvi_pickle *p, const char *module, size_t module_bytes, const char *name,
-                             size_t name_bytes)
+static fv_status push_global(fvi_pickle *p, const char *module, size_t module_bytes,
+                             const char *name, size_t name_bytes)
 {
     fvi_pv *v;
     FV_TRY(push_new(p, FVI_PV_GLOBAL, &v));
@@ -413,7 +417,8 @@ static fv_status op_persistent(fvi_pickle *p)
         s.view_offset = offset->v.i;
     }
     void *list = p->storage;
-    FV_TRY(reserve(p, &list, p->storage_count, &p->storage_capacity, p->storage_count + 1, sizeof s));
+    FV_TRY(
+        reserve(p, &list, p->storage_count, &p->storage_capacity, p->storage_count + 1, sizeof s));
     p->storage = list;
     p->storage[p->storage_count] = s;
     return push_int(p, FVI_PV_STORAGE, (int64_t)p->storage_count++);
@@ -463,7 +468,8 @@ static fv_status apply(fvi_pickle *p, uint32_t callable, uint32_t args)
 {
     const fvi_pv *f = &p->value[callable];
     uint32_t first = fvi_pickle_child(p, args, 0);
-    if (f->kind == FVI_PV_GLOBAL && f->v.i == GLOBAL_FROM_TYPE) { /* (callable, type, args, state) */
+    if (f->kind == FVI_PV_GLOBAL && f->v.i == GLOBAL_FROM_TYPE) {
+        /* (callable, type, args, state) */
         args = fvi_pickle_child(p, args, 2);
         f = &p->value[first];
         first = fvi_pickle_child(p, args, 0);
@@ -491,7 +497,7 @@ static fv_status op_call(fvi_pickle *p, bool with_keywords)
     return apply(p, callable, args);
 }
 
-/* ---- The machine ------------------------------------------------------------------------------- */
+/* ---- The machine ----------------------------------------------------------------------------- */
 
 static fv_status op_mark(fvi_pickle *p)
 {
@@ -530,8 +536,8 @@ static fv_status step_constant(fvi_pickle *p, uint8_t op)
     case '}': return push_new(p, FVI_PV_DICT, NULL);
     case 0x8f: return push(p, 0); /* empty set */
     default:
-        return fv_fail(p->ctx, FV_ERR_UNSUPPORTED, "pickle: opcode 0x%02x before byte %zu is not read", op,
-                       p->at);
+        return fv_fail(p->ctx, FV_ERR_UNSUPPORTED,
+                       "pickle: opcode 0x%02x before byte %zu is not read", op, p->at);
     }
 }
 
@@ -567,7 +573,8 @@ static fv_status step(fvi_pickle *p, uint8_t op)
     switch (op) {
     case 0x80: /* PROTO */
         FV_TRY(take_le(p, 1, &u));
-        return u <= 5 ? FV_OK : fv_fail(p->ctx, FV_ERR_VERSION, "pickle: protocol %d is not known", (int)u);
+        return u <= 5 ? FV_OK
+                      : fv_fail(p->ctx, FV_ERR_VERSION, "pickle: protocol %d is not known", (int)u);
     case 0x95: return take_le(p, 8, &u); /* FRAME: a hint for streams */
     case '(': return op_mark(p);
     case '0': return p->mark_count && p->stack_count == stack_floor(p) ? pop_mark(p, &(size_t){ 0 })
@@ -613,7 +620,8 @@ void fvi_pickle_free(fvi_pickle *p)
     fvi_pickle_init(p, p->ctx);
 }
 
-fv_status fvi_pickle_run(fvi_pickle *p, const uint8_t *bytes, size_t size, size_t *at, uint32_t *root)
+fv_status fvi_pickle_run(fvi_pickle *p, const uint8_t *bytes, size_t size, size_t *at,
+                         uint32_t *root)
 {
     p->bytes = bytes;
     p->size = size;

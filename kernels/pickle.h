@@ -1,4 +1,4 @@
-/* pickle.h - a pickle interpreter that builds plain values and descriptions of PyTorch tensors only.
+/* pickle.h - a pickle interpreter that builds plain values and descriptions of PyTorch tensors.
  *
  * Nothing is imported or called: a global is a name, and the few calls that make tensors and
  * ordered dictionaries are recognised by name. Everything else becomes an opaque value. */
@@ -68,7 +68,8 @@ void fvi_pickle_init(fvi_pickle *p, fv_ctx *ctx);
 void fvi_pickle_free(fvi_pickle *p);
 /* Run one pickle from bytes[*at]; *at moves behind its STOP. Values of earlier runs stay valid;
  * bytes must outlive p. */
-fv_status fvi_pickle_run(fvi_pickle *p, const uint8_t *bytes, size_t size, size_t *at, uint32_t *root);
+fv_status fvi_pickle_run(fvi_pickle *p, const uint8_t *bytes, size_t size, size_t *at,
+                         uint32_t *root);
 /* Child i of a tuple or list; value 0 if there is none. Takes time in proportion to i. */
 uint32_t fvi_pickle_child(const fvi_pickle *p, uint32_t container, size_t i);
 

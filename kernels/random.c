@@ -19,7 +19,7 @@
 
 _Static_assert(FLT_EVAL_METHOD == 0, "float arithmetic must round to float");
 
-/* ---- Philox ------------------------------------------------------------------------------------ */
+/* ---- Philox ---------------------------------------------------------------------------------- */
 
 static void philox10(uint32_t c[4], uint32_t k0, uint32_t k1)
 {
@@ -66,7 +66,7 @@ void fv_rand_uniform(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t f
     }
 }
 
-/* ---- Normal ------------------------------------------------------------------------------------ */
+/* ---- Normal ---------------------------------------------------------------------------------- */
 
 /* -2 ln(u) for u in [2^-33, 1]; absolute error < 5e-7 * max(1, result). u = m 2^e with m in
  * [sqrt(1/2), sqrt(2)); ln m = 2 atanh(t), t = (m - 1) / (m + 1), |t| < 0.172. */
@@ -136,7 +136,7 @@ void fv_rand_normal(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t fi
     }
 }
 
-/* ---- Permutation ------------------------------------------------------------------------------- */
+/* ---- Permutation ----------------------------------------------------------------------------- */
 
 #define FEISTEL_ROUNDS 8
 

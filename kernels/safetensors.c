@@ -47,8 +47,9 @@ static fv_status read_shape(fv_ctx *ctx, const fv_json_doc *d, const fv_json *n,
         return fv_fail(ctx, FV_ERR_FORMAT, "tensor \"%.200s\" has no shape", name);
     }
     if (n->count > FV_MAX_DIMS) {
-        return fv_fail(ctx, FV_ERR_UNSUPPORTED, "tensor \"%.200s\" has %u dimensions, at most %d are read",
-                       name, (unsigned)n->count, FV_MAX_DIMS);
+        return fv_fail(ctx, FV_ERR_UNSUPPORTED,
+                       "tensor \"%.200s\" has %u dimensions, at most %d are read", name,
+                       (unsigned)n->count, FV_MAX_DIMS);
     }
     t->ndim = 0;
     for (const fv_json *c = fv_json_first(d, n); c; c = fv_json_next(d, c)) {
@@ -73,8 +74,8 @@ static fv_status read_offsets(fv_ctx *ctx, const fv_json_doc *d, const fv_json *
         return fv_fail(ctx, FV_ERR_FORMAT, "tensor \"%.200s\" has bad data_offsets", name);
     }
     if ((uint64_t)v[1] > data_bytes) {
-        return fv_fail(ctx, FV_ERR_TRUNCATED, "tensor \"%.200s\" ends %llu bytes after the file", name,
-                       (unsigned long long)((uint64_t)v[1] - data_bytes));
+        return fv_fail(ctx, FV_ERR_TRUNCATED, "tensor \"%.200s\" ends %llu bytes after the file",
+                       name, (unsigned long long)((uint64_t)v[1] - data_bytes));
     }
     r->begin = (uint64_t)v[0];
     r->end = (uint64_t)v[1];
@@ -95,23 +96,26 @@ static fv_status read_tensor(fv_ctx *ctx, const fv_json_doc *d, const fv_json *n
     }
     memset(t, 0, sizeof *t);
     if (!parse_dtype(type->str, &t->dtype)) {
-        return fv_fail(ctx, FV_ERR_UNSUPPORTED, "tensor \"%.200s\" has type %.20s, which is not read", n->key,
-                       type->str);
+        return fv_fail(ctx, FV_ERR_UNSUPPORTED,
+                       "tensor \"%.200s\" has type %.20s, which is not read", n->key, type->str);
     }
     FV_TRY(read_shape(ctx, d, fv_json_get(d, n, "shape"), n->key, t));
     FV_TRY(read_offsets(ctx, d, fv_json_get(d, n, "data_offsets"), n->key, data_bytes, r));
     const int64_t count = fv_tensor_count(t);
     size_t bytes;
     if (count < 0 || (uint64_t)count > SIZE_MAX
-        || !fv_mul_size((size_t)count, fv_dtype_size(t->dtype), &bytes) || bytes != r->end - r->begin) {
-        return fv_fail(ctx, FV_ERR_FORMAT, "tensor \"%.200s\": shape and data_offsets disagree", n->key);
+        || !fv_mul_size((size_t)count, fv_dtype_size(t->dtype), &bytes)
+        || bytes != r->end - r->begin) {
+        return fv_fail(ctx, FV_ERR_FORMAT, "tensor \"%.200s\": shape and data_offsets disagree",
+                       n->key);
     }
     return FV_OK;
 }
 
 static fv_status read_metadata(fv_model *m, const fv_json_doc *d, const fv_json *n)
 {
-    if (n->type != FV_JSON_OBJECT) return fv_fail(m->ctx, FV_ERR_FORMAT, "__metadata__ is not an object");
+    if (n->type != FV_JSON_OBJECT)
+        return fv_fail(m->ctx, FV_ERR_FORMAT, "__metadata__ is not an object");
     for (const fv_json *c = fv_json_first(d, n); c; c = fv_json_next(d, c)) {
         if (c->type != FV_JSON_STRING) {
             return fv_fail(m->ctx, FV_ERR_FORMAT, "metadata \"%.200s\" is not a string", c->key);
@@ -133,8 +137,8 @@ static fv_status refuse_overlap(fv_ctx *ctx, range *r, size_t n)
     qsort(r, n, sizeof *r, compare_ranges);
     for (size_t i = 1; i < n; i++) {
         if (r[i].begin < r[i - 1].end) {
-            return fv_fail(ctx, FV_ERR_FORMAT, "tensors \"%.100s\" and \"%.100s\" overlap", r[i - 1].name,
-                           r[i].name);
+            return fv_fail(ctx, FV_ERR_FORMAT, "tensors \"%.100s\" and \"%.100s\" overlap",
+                           r[i - 1].name, r[i].name);
         }
     }
     return FV_OK;
@@ -147,10 +151,12 @@ static bool is_padding(const char *name, const fv_tensor *t)
     return strspn(name + n, "0123456789") == strlen(name + n);
 }
 
-static fv_status read_header(fv_model *m, const fv_json_doc *d, const uint8_t *data, size_t data_bytes)
+static fv_status read_header(fv_model *m, const fv_json_doc *d, const uint8_t *data,
+                             size_t data_bytes)
 {
     const fv_json *root = fv_json_root(d);
-    if (root->type != FV_JSON_OBJECT) return fv_fail(m->ctx, FV_ERR_FORMAT, "header is not an object");
+    if (root->type != FV_JSON_OBJECT)
+        return fv_fail(m->ctx, FV_ERR_FORMAT, "header is not an object");
     range *ranges = fv_calloc(m->ctx, (size_t)root->count + 1, sizeof *ranges);
     if (!ranges) return FV_ERR_OOM;
     size_t n = 0;

@@ -6,10 +6,10 @@
  * Legacy stream:     pickle: magic 0x1950a86a20f9469cfc6c | pickle: 1001 | pickle: system facts |
  *                    pickle: the object | pickle: [KEY, ...] | per KEY: count u64, raw elements
  *
- * Dictionaries and lists are flattened to dotted names ("model.blocks.0.attn.weight"); simple values
- * at the top level become metadata. Containers may be shared or contain themselves, so the walk is
- * limited in depth, visits and bytes of names. A tensor that is not contiguous in its storage is
- * copied once; what we copy or inflate is limited in proportion to the file. */
+ * Dictionaries and lists are flattened to dotted names ("model.blocks.0.attn.weight"); simple
+ * values at the top level become metadata. Containers may be shared or contain themselves, so the
+ * walk is limited in depth, visits and bytes of names. A tensor that is not contiguous in its
+ * storage is copied once; what we copy or inflate is limited in proportion to the file. */
 #include "model_file.h"
 #include "pickle.h"
 #include "zip_reader.h"
@@ -20,7 +20,7 @@
 #define MAX_DEPTH 64
 #define MAX_VISITS (8u << 20)
 #define PATH_BYTES 4096
-/* Copies may take 64 times the file and 64 MiB. A stride of 0 can make a few bytes into anything. */
+/* Copies may take 64 times the file and 64 MiB: a stride of 0 makes a few bytes into anything. */
 #define COPY_RATIO 64u
 #define COPY_FREE ((size_t)64 << 20)
 
@@ -41,15 +41,17 @@ typedef struct reader {
 bool fvi_torch_sniff(const uint8_t *bytes, size_t size)
 {
     if (size < 16) return false;
-    return memcmp(bytes, "PK\003\004", 4) == 0 || (bytes[0] == 0x80 && bytes[1] >= 2 && bytes[1] <= 5);
+    return memcmp(bytes, "PK\003\004", 4) == 0
+           || (bytes[0] == 0x80 && bytes[1] >= 2 && bytes[1] <= 5);
 }
 
-/* ---- Storages ---------------------------------------------------------------------------------- */
+/* ---- Storages -------------------------------------------------------------------------------- */
 
 static fv_status take_budget(reader *r, const char *name, size_t bytes, void **out)
 {
     if (bytes > r->copy_left) {
-        return fv_fail(r->m->ctx, FV_ERR_LIMIT, "tensor \"%.200s\" expands to far more than the file", name);
+        return fv_fail(r->m->ctx, FV_ERR_LIMIT,
+                       "tensor \"%.200s\" expands to far more than the file", name);
     }
     r->copy_left -= bytes;
     *out = fvi_model_alloc(r->m, bytes);
@@ -75,12 +77,13 @@ static fv_status load_member(reader *r, fvi_pstorage *s, const char *name)
         e = fvi_zip_find(&r->zip, path, (size_t)n);
     }
     if (!e) {
-        return fv_fail(ctx, FV_ERR_FORMAT, "tensor \"%.200s\": its storage %.*s is not in the archive", name,
+        return fv_fail(ctx, FV_ERR_FORMAT,
+                       "tensor \"%.200s\": its storage %.*s is not in the archive", name,
                        s->key_bytes < 100 ? (int)s->key_bytes : 100, s->key);
     }
     if (!storage_bytes(s, &need) || need > e->size) {
-        return fv_fail(ctx, FV_ERR_TRUNCATED, "tensor \"%.200s\": its storage has %llu bytes only", name,
-                       (unsigned long long)e->size);
+        return fv_fail(ctx, FV_ERR_TRUNCATED, "tensor \"%.200s\": its storage has %llu bytes only",
+                       name, (unsigned long long)e->size);
     }
     if (!e->data && e->method == 0) {
         FV_TRY(fvi_zip_packed(&r->zip, e, &e->data));
@@ -98,10 +101,11 @@ static fv_status load_storage(reader *r, fvi_pstorage *s, const char *name)
 {
     if (s->data) return FV_OK;
     if (r->zip.count) return load_member(r, s, name);
-    return fv_fail(r->m->ctx, FV_ERR_FORMAT, "tensor \"%.200s\": its storage is not in the file", name);
+    return fv_fail(r->m->ctx, FV_ERR_FORMAT, "tensor \"%.200s\": its storage is not in the file",
+                   name);
 }
 
-/* ---- Tensors ----------------------------------------------------------------------------------- */
+/* ---- Tensors --------------------------------------------------------------------------------- */
 
 typedef struct layout {
     int64_t stride[FV_MAX_DIMS];
@@ -115,8 +119,9 @@ static fv_status read_dims(reader *r, uint32_t list, const char *name, int64_t *
     const fvi_pv *v = &p->value[list];
     *ndim = 0;
     if (v->u.list.count > FV_MAX_DIMS) {
-        return fv_fail(r->m->ctx, FV_ERR_UNSUPPORTED, "tensor \"%.200s\" has %u dimensions, at most %d are read",
-                       name, v->u.list.count, FV_MAX_DIMS);
+        return fv_fail(r->m->ctx, FV_ERR_UNSUPPORTED,
+                       "tensor \"%.200s\" has %u dimensions, at most %d are read", name,
+                       v->u.list.count, FV_MAX_DIMS);
     }
     for (uint32_t c = v->u.list.head; c; c = p->cell[c].next) {
         const fvi_pv *d = &p->value[p->cell[c].value];
@@ -134,7 +139,8 @@ static bool plan_layout(const fv_tensor *t, const fvi_pstorage *s, int64_t offse
     const size_t elem = fv_dtype_size(t->dtype);
     const int64_t count = fv_tensor_count(t);
     size_t stored, first, last;
-    if (count < 0 || (uint64_t)count > SIZE_MAX || !fv_mul_size((size_t)count, elem, &l->bytes)) return false;
+    if (count < 0 || (uint64_t)count > SIZE_MAX || !fv_mul_size((size_t)count, elem, &l->bytes))
+        return false;
     if (!storage_bytes(s, &stored)) return false;
     if ((uint64_t)offset > SIZE_MAX || (uint64_t)s->view_offset > SIZE_MAX) return false;
     if (!fv_add_size((size_t)offset, (size_t)s->view_offset, &first)) return false;
@@ -163,7 +169,8 @@ static void copy_strided(const fv_tensor *t, const layout *l, const uint8_t *fro
     for (;;) {
         const uint8_t *row = from;
         for (int d = 0; d < last; d++) row += (size_t)at[d] * (size_t)l->stride[d] * elem;
-        for (int64_t i = 0; i < t->dim[last]; i++, to += elem) memcpy(to, row + (size_t)i * step, elem);
+        for (int64_t i = 0; i < t->dim[last]; i++, to += elem)
+            memcpy(to, row + (size_t)i * step, elem);
         int d = last - 1;
         while (d >= 0 && ++at[d] == t->dim[d]) at[d--] = 0;
         if (d < 0) return;
@@ -180,7 +187,8 @@ static fv_status add_tensor(reader *r, uint32_t value, const char *name, size_t 
     layout l;
     int strides;
     if (type >= FV_DTYPE_COUNT || s->elem_bytes == 0) {
-        return fv_fail(ctx, FV_ERR_UNSUPPORTED, "tensor \"%.200s\" has a type (%.*s) that is not read", name,
+        return fv_fail(ctx, FV_ERR_UNSUPPORTED,
+                       "tensor \"%.200s\" has a type (%.*s) that is not read", name,
                        s->type_bytes < 60 ? (int)s->type_bytes : 60, s->type);
     }
     t.dtype = (fv_dtype)type;
@@ -206,7 +214,7 @@ static fv_status add_tensor(reader *r, uint32_t value, const char *name, size_t 
     return fvi_model_add(r->m, name, name_bytes, &t);
 }
 
-/* ---- Flattening -------------------------------------------------------------------------------- */
+/* ---- Flattening ------------------------------------------------------------------------------ */
 
 /* Append ".key" (or "key" at the start); returns the new length, 0 if it does not fit. */
 static size_t append_key(reader *r, size_t n, const fvi_pv *key)
@@ -233,11 +241,13 @@ static fv_status walk(reader *r, uint32_t value, size_t path, int depth);
 static fv_status walk_child(reader *r, const fvi_pv *key, uint32_t child, size_t path, int depth)
 {
     const uint8_t kind = r->pickle.value[child].kind;
-    if (++r->visits > MAX_VISITS) return fv_fail(r->m->ctx, FV_ERR_LIMIT, "checkpoint has too many values");
+    if (++r->visits > MAX_VISITS)
+        return fv_fail(r->m->ctx, FV_ERR_LIMIT, "checkpoint has too many values");
     if (kind < FVI_PV_TUPLE || kind == FVI_PV_GLOBAL || kind == FVI_PV_STORAGE) return FV_OK;
     const size_t n = append_key(r, path, key);
     if (n == 0 && (path > 0 || key->bytes > 0)) {
-        return fv_fail(r->m->ctx, FV_ERR_LIMIT, "a tensor's name is longer than %d bytes", PATH_BYTES);
+        return fv_fail(r->m->ctx, FV_ERR_LIMIT, "a tensor's name is longer than %d bytes",
+                       PATH_BYTES);
     }
     return walk(r, child, n, depth);
 }
@@ -248,7 +258,8 @@ static fv_status walk(reader *r, uint32_t value, size_t path, int depth)
     const fvi_pv *v = &p->value[value];
     if (v->kind == FVI_PV_TENSOR) return add_tensor(r, value, r->path, path);
     if (depth == MAX_DEPTH) {
-        return fv_fail(r->m->ctx, FV_ERR_LIMIT, "checkpoint is nested deeper than %d, or in itself", MAX_DEPTH);
+        return fv_fail(r->m->ctx, FV_ERR_LIMIT, "checkpoint is nested deeper than %d, or in itself",
+                       MAX_DEPTH);
     }
     fvi_pv key = { .kind = FVI_PV_INT, .bytes = 1 };
     for (uint32_t c = v->u.list.head; c; c = p->cell[c].next) {
@@ -276,7 +287,8 @@ static fv_status add_metadata(reader *r, const fvi_pv *key, const fvi_pv *value)
         case FVI_PV_INT: fv_text_printf(&v, "%lld", (long long)value->v.i); break;
         case FVI_PV_FLOAT: fv_text_printf(&v, "%.17g", value->v.d); break;
         case FVI_PV_STR: /* printf takes an int; a longer text is not simple anyway */
-            if (value->bytes <= (1 << 24)) fv_text_printf(&v, "%.*s", (int)value->bytes, value->text);
+            if (value->bytes <= (1 << 24))
+                fv_text_printf(&v, "%.*s", (int)value->bytes, value->text);
             break;
         default: break;
         }
@@ -300,7 +312,8 @@ static fv_status flatten(reader *r, uint32_t root)
         FV_TRY(walk(r, root, 0, 0));
     }
     if (r->m->count == 0) {
-        return fv_fail(r->m->ctx, FV_ERR_FORMAT, "no tensors in the checkpoint: only dictionaries and lists of "
+        return fv_fail(r->m->ctx, FV_ERR_FORMAT,
+                       "no tensors in the checkpoint: only dictionaries and lists of "
                        "tensors are read, not pickled modules; save the module's state_dict()");
     }
     if (v->kind != FVI_PV_DICT) return FV_OK;
@@ -312,7 +325,7 @@ static fv_status flatten(reader *r, uint32_t root)
     return FV_OK;
 }
 
-/* ---- Zip format -------------------------------------------------------------------------------- */
+/* ---- Zip format ------------------------------------------------------------------------------ */
 
 /* "data.pkl" or "NAME/data.pkl": the one with the shortest name. */
 static const fvi_zip_member *find_pickle(reader *r)
@@ -349,10 +362,13 @@ static fv_status check_byte_order(reader *r)
 static fv_status read_zip(reader *r)
 {
     fv_ctx *ctx = r->m->ctx;
-    const size_t most = r->m->max_tensors > SIZE_MAX / 4 ? SIZE_MAX / 2 : r->m->max_tensors * 2 + 1024;
+    const size_t most =
+        r->m->max_tensors > SIZE_MAX / 4 ? SIZE_MAX / 2 : r->m->max_tensors * 2 + 1024;
     FV_TRY(fvi_zip_open(ctx, &r->zip, r->bytes, r->size, most));
     const fvi_zip_member *e = find_pickle(r);
-    if (!e) return fv_fail(ctx, FV_ERR_FORMAT, "zip archive without data.pkl: not a PyTorch checkpoint");
+    if (!e)
+        return fv_fail(ctx, FV_ERR_FORMAT,
+                       "zip archive without data.pkl: not a PyTorch checkpoint");
     if (e->size > r->m->max_header_bytes) {
         return fv_fail(ctx, FV_ERR_LIMIT, "data.pkl of %llu bytes exceeds the limit of %llu",
                        (unsigned long long)e->size, (unsigned long long)r->m->max_header_bytes);
@@ -368,7 +384,7 @@ static fv_status read_zip(reader *r)
     return flatten(r, root);
 }
 
-/* ---- Legacy stream ----------------------------------------------------------------------------- */
+/* ---- Legacy stream --------------------------------------------------------------------------- */
 
 static int compare_key(const char *a, size_t an, const char *b, size_t bn)
 {
@@ -388,10 +404,12 @@ static size_t first_storage(fvi_pstorage **sorted, size_t n, const fvi_pv *key)
     size_t lo = 0, hi = n;
     while (lo < hi) {
         const size_t mid = lo + (hi - lo) / 2;
-        if (compare_key(sorted[mid]->key, sorted[mid]->key_bytes, key->text, key->bytes) < 0) lo = mid + 1;
+        if (compare_key(sorted[mid]->key, sorted[mid]->key_bytes, key->text, key->bytes) < 0)
+            lo = mid + 1;
         else hi = mid;
     }
-    if (lo < n && compare_key(sorted[lo]->key, sorted[lo]->key_bytes, key->text, key->bytes) == 0) return lo;
+    if (lo < n && compare_key(sorted[lo]->key, sorted[lo]->key_bytes, key->text, key->bytes) == 0)
+        return lo;
     return n;
 }
 
@@ -402,9 +420,11 @@ static fv_status place_storage(reader *r, fvi_pstorage **sorted, const fvi_pv *k
     const size_t n = r->pickle.storage_count;
     size_t i = first_storage(sorted, n, key), bytes;
     if (i == n || sorted[i]->elem_bytes == 0 || sorted[i]->data) {
-        return fv_fail(ctx, FV_ERR_FORMAT, "checkpoint lists a storage that no tensor uses or that is unknown");
+        return fv_fail(ctx, FV_ERR_FORMAT,
+                       "checkpoint lists a storage that no tensor uses or that is unknown");
     }
-    if (r->size - *at < 8) return fv_fail(ctx, FV_ERR_TRUNCATED, "checkpoint ends inside its storages");
+    if (r->size - *at < 8)
+        return fv_fail(ctx, FV_ERR_TRUNCATED, "checkpoint ends inside its storages");
     const uint64_t count = fvi_le(r->bytes + *at, 8);
     *at += 8;
     const uint8_t elem = sorted[i]->elem_bytes;
@@ -412,7 +432,8 @@ static fv_status place_storage(reader *r, fvi_pstorage **sorted, const fvi_pv *k
         return fv_fail(ctx, FV_ERR_TRUNCATED, "checkpoint ends inside storage %.*s",
                        key->bytes < 60 ? (int)key->bytes : 60, key->text);
     }
-    for (; i < n && compare_key(sorted[i]->key, sorted[i]->key_bytes, key->text, key->bytes) == 0; i++) {
+    for (; i < n && compare_key(sorted[i]->key, sorted[i]->key_bytes, key->text, key->bytes) == 0;
+         i++) {
         if (sorted[i]->elem_bytes != elem || (uint64_t)sorted[i]->count > count) {
             return fv_fail(ctx, FV_ERR_FORMAT, "checkpoint contradicts itself on storage %.*s",
                            key->bytes < 60 ? (int)key->bytes : 60, key->text);
@@ -433,10 +454,12 @@ static fv_status place_storages(reader *r, uint32_t keys, size_t at)
     qsort(sorted, p->storage_count, sizeof *sorted, compare_storages);
     const bool is_list = p->value[keys].kind == FVI_PV_LIST;
     if (!is_list) s = fv_fail(r->m->ctx, FV_ERR_FORMAT, "checkpoint has no list of storages");
-    for (uint32_t c = is_list ? p->value[keys].u.list.head : 0; c && s == FV_OK; c = p->cell[c].next) {
+    for (uint32_t c = is_list ? p->value[keys].u.list.head : 0; c && s == FV_OK;
+         c = p->cell[c].next) {
         const fvi_pv *key = &p->value[p->cell[c].value];
-        s = key->kind == FVI_PV_STR ? place_storage(r, sorted, key, &at)
-                                    : fv_fail(r->m->ctx, FV_ERR_FORMAT, "checkpoint has a bad storage key");
+        s = key->kind == FVI_PV_STR
+                ? place_storage(r, sorted, key, &at)
+                : fv_fail(r->m->ctx, FV_ERR_FORMAT, "checkpoint has a bad storage key");
     }
     fv_free(r->m->ctx, sorted);
     return s;
@@ -453,7 +476,8 @@ static fv_status check_system(reader *r, uint32_t facts)
         const fvi_pv *v = &p->value[p->cell[c].value];
         if (key->kind == FVI_PV_STR && key->bytes == sizeof name - 1
             && memcmp(key->text, name, sizeof name - 1) == 0 && v->kind == FVI_PV_BOOL && !v->v.i) {
-            return fv_fail(r->m->ctx, FV_ERR_UNSUPPORTED, "checkpoint was written on a big-endian machine");
+            return fv_fail(r->m->ctx, FV_ERR_UNSUPPORTED,
+                           "checkpoint was written on a big-endian machine");
         }
     }
     return FV_OK;
@@ -465,7 +489,8 @@ static fv_status run_legacy(reader *r, size_t *at, uint32_t *root)
     if (end - *at > r->m->max_header_bytes) end = *at + (size_t)r->m->max_header_bytes;
     const fv_status s = fvi_pickle_run(&r->pickle, r->bytes, end, at, root);
     if (s == FV_ERR_TRUNCATED && end < r->size) {
-        return fv_fail(r->m->ctx, FV_ERR_LIMIT, "checkpoint's pickle exceeds the limit of %llu bytes",
+        return fv_fail(r->m->ctx, FV_ERR_LIMIT,
+                       "checkpoint's pickle exceeds the limit of %llu bytes",
                        (unsigned long long)r->m->max_header_bytes);
     }
     return s;
@@ -503,7 +528,8 @@ fv_status fvi_torch_read(fv_model *m, const uint8_t *bytes, size_t size)
     r->bytes = bytes;
     r->size = size;
     r->zip.ctx = m->ctx;
-    if (!fv_mul_size(size, COPY_RATIO, &r->copy_left) || !fv_add_size(r->copy_left, COPY_FREE, &r->copy_left)) {
+    if (!fv_mul_size(size, COPY_RATIO, &r->copy_left)
+        || !fv_add_size(r->copy_left, COPY_FREE, &r->copy_left)) {
         r->copy_left = SIZE_MAX;
     }
     r->names_left = m->max_header_bytes < SIZE_MAX ? (size_t)m->max_header_bytes : SIZE_MAX;

@@ -18,7 +18,8 @@ static inline size_t fvi_utf8_step(const uint8_t *p, size_t n)
         return p[0] == 0xed && p[1] > 0x9f ? 0 : 3;
     }
     if (p[0] >= 0xf0 && p[0] <= 0xf4) {
-        if (n < 4 || (p[1] & 0xc0) != 0x80 || (p[2] & 0xc0) != 0x80 || (p[3] & 0xc0) != 0x80) return 0;
+        if (n < 4 || (p[1] & 0xc0) != 0x80 || (p[2] & 0xc0) != 0x80 || (p[3] & 0xc0) != 0x80)
+            return 0;
         if (p[0] == 0xf0 && p[1] < 0x90) return 0;
         return p[0] == 0xf4 && p[1] > 0x8f ? 0 : 4;
     }

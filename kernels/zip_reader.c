@@ -95,7 +95,8 @@ static bool read_zip64(const uint8_t *extra, size_t n, fvi_zip_member *e)
 }
 
 /* One central record at p with n bytes left; its length in *used. */
-static fv_status read_member(const fvi_zip *z, const uint8_t *p, size_t n, fvi_zip_member *e, size_t *used)
+static fv_status read_member(const fvi_zip *z, const uint8_t *p, size_t n, fvi_zip_member *e,
+                             size_t *used)
 {
     if (n < CENTRAL_BYTES || u32(p) != 0x02014b50u) {
         return fv_fail(z->ctx, FV_ERR_FORMAT, "zip: bad directory record");
@@ -138,7 +139,8 @@ static int compare_members(const void *a, const void *b)
     return compare_name(x->name, x->name_bytes, y->name, y->name_bytes);
 }
 
-fv_status fvi_zip_open(fv_ctx *ctx, fvi_zip *out, const uint8_t *bytes, size_t size, size_t max_members)
+fv_status fvi_zip_open(fv_ctx *ctx, fvi_zip *out, const uint8_t *bytes, size_t size,
+                       size_t max_members)
 {
     memset(out, 0, sizeof *out);
     out->ctx = ctx;
@@ -221,7 +223,8 @@ static fv_status inflate_all(const fvi_zip *z, const uint8_t *in, uint64_t in_by
     s.zfree = z_free;
     s.opaque = z->ctx;
     const int r0 = inflateInit2(&s, -15);
-    if (r0 != Z_OK) return r0 == Z_MEM_ERROR ? FV_ERR_OOM : fv_fail(z->ctx, FV_ERR_INTERNAL, "zip: zlib");
+    if (r0 != Z_OK)
+        return r0 == Z_MEM_ERROR ? FV_ERR_OOM : fv_fail(z->ctx, FV_ERR_INTERNAL, "zip: zlib");
     s.next_out = out_bytes ? out : &spare;
     s.next_in = (Bytef *)(uintptr_t)in;
     int r = Z_OK;

@@ -22,7 +22,8 @@ typedef struct fvi_zip {
 } fvi_zip;
 
 /* The archive must outlive the directory. Refuses encrypted and multi-disk archives. */
-fv_status fvi_zip_open(fv_ctx *ctx, fvi_zip *out, const uint8_t *bytes, size_t size, size_t max_members);
+fv_status fvi_zip_open(fv_ctx *ctx, fvi_zip *out, const uint8_t *bytes, size_t size,
+                       size_t max_members);
 void fvi_zip_close(fvi_zip *z);
 fvi_zip_member *fvi_zip_find(const fvi_zip *z, const char *name, size_t n); /* NULL if absent */
 /* The packed bytes, checked to lie inside the archive. */

@@ -4,12 +4,17 @@
 
 static fv_ctx *ctx;
 
-static const double lo_of[FV_DTYPE_COUNT] = { [FV_I8] = -128, [FV_U8] = 0, [FV_I16] = -32768, [FV_U16] = 0,
-                                              [FV_I32] = -2147483648.0, [FV_I64] = -0x1p63 };
-static const double hi_of[FV_DTYPE_COUNT] = { [FV_I8] = 127, [FV_U8] = 255, [FV_I16] = 32767,
-                                              [FV_U16] = 65535, [FV_I32] = 2147483647.0, [FV_I64] = 0x1p63 };
+static const double lo_of[FV_DTYPE_COUNT] = {
+    [FV_I8] = -128,           [FV_U8] = 0,       [FV_I16] = -32768, [FV_U16] = 0,
+    [FV_I32] = -2147483648.0, [FV_I64] = -0x1p63};
+static const double hi_of[FV_DTYPE_COUNT] = {
+    [FV_I8] = 127,    [FV_U8] = 255,           [FV_I16] = 32767,
+    [FV_U16] = 65535, [FV_I32] = 2147483647.0, [FV_I64] = 0x1p63};
 
-static bool is_float(fv_dtype t) { return t == FV_F32 || t == FV_F64 || t == FV_F16 || t == FV_BF16; }
+static bool is_float(fv_dtype t)
+{
+    return t == FV_F32 || t == FV_F64 || t == FV_F16 || t == FV_BF16;
+}
 
 /* Element i as long double, which holds every type exactly. */
 static long double get(fv_dtype t, const void *p, int i)
@@ -62,10 +67,13 @@ static union { double align; uint8_t b[COUNT * 8]; } in, out;
 static void fill(fv_dtype t, uint64_t seed)
 {
     for (int i = 0; i < COUNT * 8; i++) in.b[i] = (uint8_t)test_next(&seed);
-    static const double edge[] = { 0, 0.5, 1.5, 2.5, -0.5, 127.5, 128, -128.5, 255.5, 32767.5, 65535.5, 65519,
-        65520, 65504, 65536, 2147483647.5, 0x1p63, -0x1p63, 0x1p-24, 0x1p-25, 0x1.8p-25, 0x1p-14, 0x1.ffcp-15,
-        0x1.01p0, 0x1.03p0, 0x1.0100001p0, 0x1.0030000001p0, 0x1.00100000000001p0, 0x1p-149, 0x1p-150, 1e300,
-        0x1.fffffefp127, 0x1.ffp127, 0x1.000001p0, 0x1.0000010000001p0, 0x1p-133, 0x1.8p-134 };
+    static const double edge[] = {
+        0, 0.5, 1.5, 2.5, -0.5, 127.5, 128, -128.5, 255.5, 32767.5, 65535.5, 65519, 65520, 65504,
+        65536, 2147483647.5, 0x1p63, -0x1p63, 0x1p-24, 0x1p-25, 0x1.8p-25, 0x1p-14, 0x1.ffcp-15,
+        0x1.01p0, 0x1.03p0, 0x1.0100001p0, 0x1.0030000001p0, 0x1.00100000000001p0, 0x1p-149,
+        0x1p-150, 1e300, 0x1.fffffefp127, 0x1.ffp127, 0x1.000001p0, 0x1.0000010000001p0, 0x1p-133,
+        0x1.8p-134,
+    };
     if (t == FV_I64) {
         int64_t *p = (int64_t *)(void *)in.b;
         for (int i = 0; i < COUNT; i++) p[i] >>= i % 63;
@@ -96,9 +104,11 @@ static void all_pairs_round_once_and_saturate(void)
             for (int i = 0; i < COUNT; i++) {
                 const long double x = get((fv_dtype)a, in.b, i), y = get((fv_dtype)b, out.b, i);
                 const long double want = expect((fv_dtype)b, x);
-                CHECK_MSG(y == want || (x != x && y != y), "%s -> %s: %.20Lg gives %.20Lg, not %.20Lg",
-                          fv_dtype_name((fv_dtype)a), fv_dtype_name((fv_dtype)b), x, y, want);
-                CHECK(!is_float((fv_dtype)b) || !is_float((fv_dtype)a) || x != 0 || signbit(x) == signbit(y));
+                CHECK_MSG(y == want || (x != x && y != y),
+                          "%s -> %s: %.20Lg gives %.20Lg, not %.20Lg", fv_dtype_name((fv_dtype)a),
+                          fv_dtype_name((fv_dtype)b), x, y, want);
+                CHECK(!is_float((fv_dtype)b) || !is_float((fv_dtype)a) || x != 0
+                      || signbit(x) == signbit(y));
             }
         }
     }

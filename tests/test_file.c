@@ -214,7 +214,7 @@ static void pipe_is_written_directly(void)
     unlink(in_dir("pipe"));
 }
 
-/* ---- Failing allocations ----------------------------------------------------------------------- */
+/* ---- Failing allocations --------------------------------------------------------------------- */
 
 static int fail_countdown;
 
@@ -263,7 +263,7 @@ static void every_failed_allocation_leaves_no_file(void)
     fv_ctx_destroy(&c);
 }
 
-/* ---- Hashes ------------------------------------------------------------------------------------ */
+/* ---- Hashes ---------------------------------------------------------------------------------- */
 
 static const char *sha_hex(const void *data, size_t n, size_t piece)
 {
@@ -281,7 +281,8 @@ static const char *sha_hex(const void *data, size_t n, size_t piece)
 
 static void sha256_gives_the_standards_values(void)
 {
-    CHECK(!strcmp(sha_hex("", 0, 1), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"));
+    CHECK(!strcmp(sha_hex("", 0, 1),
+                  "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"));
     CHECK(!strcmp(sha_hex("abc", 3, 1),
                   "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"));
     CHECK(!strcmp(sha_hex("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 56, 7),

@@ -56,13 +56,14 @@ static void values_are_read(void)
 static void bad_text_is_refused(void)
 {
     static const char *const bad[] = {
-        "{", "[", "[1", "[1,", "[1,]", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":1,}", "{a:1}", "{1:1}",
-        "01", "-", "+1", ".5", "1.", "1e", "1e+", "0x1", "NaN", "Infinity", "1e999", "tru", "nul", "True",
-        "\"", "\"a", "\"\\", "\"\\x\"", "\"\\u12\"", "\"\\u12g4\"", "\"\\ud800\"", "\"\\ud800x\"",
-        "\"\\ud800\\u0041\"", "\"\\udc00\"", "\"\\u0000\"", "\"\n\"", "\"\t\"", "\"\x80\"",
-        "\"\xc0\xaf\"", "\"\xe0\x80\xaf\"", "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"\xf5\x80\x80\x80\"",
-        "\"\xc3\"", "1 2", "{} x", "[1 2]", "{\"a\" 1}", "'a'", "//", "\xef\xbb\xbf{}", "", " ",
-        "{\"a\":1,\"a\":2}", "{\"a\":1,\"b\":3,\"\\u0061\":2}", "[{\"k\":{\"x\":1,\"x\":1}}]",
+        "{", "[", "[1", "[1,", "[1,]", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":1,}", "{a:1}",
+        "{1:1}", "01", "-", "+1", ".5", "1.", "1e", "1e+", "0x1", "NaN", "Infinity", "1e999", "tru",
+        "nul", "True", "\"", "\"a", "\"\\", "\"\\x\"", "\"\\u12\"", "\"\\u12g4\"", "\"\\ud800\"",
+        "\"\\ud800x\"", "\"\\ud800\\u0041\"", "\"\\udc00\"", "\"\\u0000\"", "\"\n\"", "\"\t\"",
+        "\"\x80\"", "\"\xc0\xaf\"", "\"\xe0\x80\xaf\"", "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"",
+        "\"\xf5\x80\x80\x80\"", "\"\xc3\"", "1 2", "{} x", "[1 2]", "{\"a\" 1}", "'a'", "//",
+        "\xef\xbb\xbf{}", "", " ", "{\"a\":1,\"a\":2}", "{\"a\":1,\"b\":3,\"\\u0061\":2}",
+        "[{\"k\":{\"x\":1,\"x\":1}}]",
     };
     for (size_t i = 0; i < FV_ARRAY_LEN(bad); i++) {
         fv_json_doc *d;
@@ -167,7 +168,8 @@ static void strings_round_trip_through_the_writer(void)
 
 static void decimal_comma_locales_change_nothing(void)
 {
-    static const char *const names[] = { "de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "fr_FR.utf8", "de_DE" };
+    static const char *const names[] = {"de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "fr_FR.utf8",
+                                        "de_DE"};
     const char *set = NULL;
     for (size_t i = 0; i < FV_ARRAY_LEN(names) && !set; i++) set = setlocale(LC_ALL, names[i]);
     fv_text t;
@@ -184,7 +186,7 @@ static void decimal_comma_locales_change_nothing(void)
     if (!set) printf("# no decimal comma locale installed\n");
 }
 
-/* ---- Failing allocations ----------------------------------------------------------------------- */
+/* ---- Failing allocations --------------------------------------------------------------------- */
 
 static int fail_countdown;
 

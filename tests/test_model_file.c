@@ -1,6 +1,7 @@
 /* test_model_file.c - safetensors reader and writer, PyTorch reader, sharded models.
  *
- * golden/torch is written by PyTorch and the official safetensors library (make_torch_fixtures.py). */
+ * golden/torch is written by PyTorch and the official safetensors library, see
+ * make_torch_fixtures.py. */
 #define _XOPEN_SOURCE 700 /* mkdtemp */
 #include "engine.h"
 #include "test.h"
@@ -82,7 +83,7 @@ static fv_status open_header(const char *header, size_t data)
     return s;
 }
 
-/* ---- Writer and reader ------------------------------------------------------------------------- */
+/* ---- Writer and reader ----------------------------------------------------------------------- */
 
 #define TYPES FV_DTYPE_COUNT
 static uint8_t payload[TYPES][15 * 8];
@@ -117,7 +118,8 @@ static void all_types_round_trip_aligned(void)
     OK(ctx, fv_model_open(ctx, &m, in_dir("a.safetensors"), NULL));
     CHECK(fv_model_count(m) == TYPES + 2); /* the padding is hidden */
     CHECK(fv_model_meta_count(m) == 2 && !strcmp(fv_model_meta(m, "fovea.kind"), "test"));
-    CHECK(!strcmp(fv_model_meta(m, "note"), "quote \" line\n caf\xc3\xa9") && !fv_model_meta(m, "none"));
+    CHECK(!strcmp(fv_model_meta(m, "note"), "quote \" line\n caf\xc3\xa9")
+          && !fv_model_meta(m, "none"));
     fv_tensor t;
     for (int i = 0; i < TYPES; i++) {
         char name[32];
@@ -217,54 +219,59 @@ static void empty_model_is_valid(void)
     unlink(in_dir("empty"));
 }
 
-/* ---- Hostile safetensors ----------------------------------------------------------------------- */
+/* ---- Hostile safetensors --------------------------------------------------------------------- */
 
 #define T(name, rest) "{\"" name "\":{\"dtype\":\"F32\"," rest "}}"
 
 static void hostile_headers_get_their_status(void)
 {
     static const struct { const char *header; size_t data; fv_status want; } cases[] = {
-        { T("a", "\"shape\":[2],\"data_offsets\":[0,8]"), 8, FV_OK },
-        { T("a", "\"shape\":[2],\"data_offsets\":[4,12]") "   ", 16, FV_OK }, /* gaps */
-        { T("a", "\"shape\":[2],\"data_offsets\":[0,8]"), 7, FV_ERR_TRUNCATED },
-        { T("a", "\"shape\":[2],\"data_offsets\":[0,4]"), 8, FV_ERR_FORMAT },
-        { T("a", "\"shape\":[2],\"data_offsets\":[8,0]"), 8, FV_ERR_FORMAT },
-        { T("a", "\"shape\":[2],\"data_offsets\":[-8,0]"), 8, FV_ERR_FORMAT },
-        { T("a", "\"shape\":[2],\"data_offsets\":[0]"), 8, FV_ERR_FORMAT },
-        { T("a", "\"shape\":[2],\"data_offsets\":[0,8,9]"), 8, FV_ERR_FORMAT },
-        { T("a", "\"shape\":[2],\"data_offsets\":[0,8.0]"), 8, FV_ERR_FORMAT },
-        { T("a", "\"shape\":[2]"), 8, FV_ERR_FORMAT },
-        { T("a", "\"data_offsets\":[0,8]"), 8, FV_ERR_FORMAT },
-        { T("a", "\"shape\":[-2],\"data_offsets\":[0,8]"), 8, FV_ERR_FORMAT },
-        { T("a", "\"shape\":\"2\",\"data_offsets\":[0,8]"), 8, FV_ERR_FORMAT },
-        { T("a", "\"shape\":[1,1,1,1,1,1,2],\"data_offsets\":[0,8]"), 8, FV_ERR_UNSUPPORTED },
-        { T("a", "\"shape\":[4611686018427387904,2,2],\"data_offsets\":[0,0]"), 8, FV_ERR_FORMAT },
-        { T("a", "\"shape\":[4611686018427387904],\"data_offsets\":[0,0]"), 8, FV_ERR_FORMAT },
-        { T("a", "\"shape\":[9223372036854775807,9223372036854775807,0],\"data_offsets\":[0,0]"), 0,
-          FV_ERR_FORMAT },
-        { T("a", "\"shape\":[0],\"data_offsets\":[0,9223372036854775807]"), 8, FV_ERR_TRUNCATED },
-        { T("a", "\"shape\":[2],\"data_offsets\":[0,99999999999999999999]"), 8, FV_ERR_FORMAT },
-        { "{\"a\":{\"dtype\":\"BOOL\",\"shape\":[8],\"data_offsets\":[0,8]}}", 8, FV_ERR_UNSUPPORTED },
-        { "{\"a\":{\"dtype\":\"F8_E4M3\",\"shape\":[8],\"data_offsets\":[0,8]}}", 8, FV_ERR_UNSUPPORTED },
-        { "{\"a\":{\"dtype\":7,\"shape\":[8],\"data_offsets\":[0,8]}}", 8, FV_ERR_FORMAT },
-        { "{\"a\":[]}", 8, FV_ERR_FORMAT },
-        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]},"
-          "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[7,9]}}", 16, FV_ERR_FORMAT },
-        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]},"
-          "\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[8,10]}}", 16, FV_ERR_FORMAT },
-        { "{\"__metadata__\":{\"a\":1}}", 0, FV_ERR_FORMAT },
-        { "{\"__metadata__\":[]}", 0, FV_ERR_FORMAT },
-        { "{\"__metadata__\":{\"a\":\"b\",\"a\":\"c\"}}", 0, FV_ERR_FORMAT },
-        { "{\"bad \xff name\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, FV_ERR_FORMAT },
-        { "{\"a\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", 0,
-          FV_ERR_LIMIT },
-        { "{}", 0, FV_OK },
-        { "{}x", 0, FV_ERR_FORMAT },
+        {T("a", "\"shape\":[2],\"data_offsets\":[0,8]"), 8, FV_OK},
+        {T("a", "\"shape\":[2],\"data_offsets\":[4,12]") "   ", 16, FV_OK}, /* gaps */
+        {T("a", "\"shape\":[2],\"data_offsets\":[0,8]"), 7, FV_ERR_TRUNCATED},
+        {T("a", "\"shape\":[2],\"data_offsets\":[0,4]"), 8, FV_ERR_FORMAT},
+        {T("a", "\"shape\":[2],\"data_offsets\":[8,0]"), 8, FV_ERR_FORMAT},
+        {T("a", "\"shape\":[2],\"data_offsets\":[-8,0]"), 8, FV_ERR_FORMAT},
+        {T("a", "\"shape\":[2],\"data_offsets\":[0]"), 8, FV_ERR_FORMAT},
+        {T("a", "\"shape\":[2],\"data_offsets\":[0,8,9]"), 8, FV_ERR_FORMAT},
+        {T("a", "\"shape\":[2],\"data_offsets\":[0,8.0]"), 8, FV_ERR_FORMAT},
+        {T("a", "\"shape\":[2]"), 8, FV_ERR_FORMAT},
+        {T("a", "\"data_offsets\":[0,8]"), 8, FV_ERR_FORMAT},
+        {T("a", "\"shape\":[-2],\"data_offsets\":[0,8]"), 8, FV_ERR_FORMAT},
+        {T("a", "\"shape\":\"2\",\"data_offsets\":[0,8]"), 8, FV_ERR_FORMAT},
+        {T("a", "\"shape\":[1,1,1,1,1,1,2],\"data_offsets\":[0,8]"), 8, FV_ERR_UNSUPPORTED},
+        {T("a", "\"shape\":[4611686018427387904,2,2],\"data_offsets\":[0,0]"), 8, FV_ERR_FORMAT},
+        {T("a", "\"shape\":[4611686018427387904],\"data_offsets\":[0,0]"), 8, FV_ERR_FORMAT},
+        {T("a", "\"shape\":[9223372036854775807,9223372036854775807,0],\"data_offsets\":[0,0]"), 0,
+         FV_ERR_FORMAT},
+        {T("a", "\"shape\":[0],\"data_offsets\":[0,9223372036854775807]"), 8, FV_ERR_TRUNCATED},
+        {T("a", "\"shape\":[2],\"data_offsets\":[0,99999999999999999999]"), 8, FV_ERR_FORMAT},
+        {"{\"a\":{\"dtype\":\"BOOL\",\"shape\":[8],\"data_offsets\":[0,8]}}", 8,
+         FV_ERR_UNSUPPORTED},
+        {"{\"a\":{\"dtype\":\"F8_E4M3\",\"shape\":[8],\"data_offsets\":[0,8]}}", 8,
+         FV_ERR_UNSUPPORTED},
+        {"{\"a\":{\"dtype\":7,\"shape\":[8],\"data_offsets\":[0,8]}}", 8, FV_ERR_FORMAT},
+        {"{\"a\":[]}", 8, FV_ERR_FORMAT},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]},"
+         "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[7,9]}}",
+         16, FV_ERR_FORMAT},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]},"
+         "\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[8,10]}}",
+         16, FV_ERR_FORMAT},
+        {"{\"__metadata__\":{\"a\":1}}", 0, FV_ERR_FORMAT},
+        {"{\"__metadata__\":[]}", 0, FV_ERR_FORMAT},
+        {"{\"__metadata__\":{\"a\":\"b\",\"a\":\"c\"}}", 0, FV_ERR_FORMAT},
+        {"{\"bad \xff name\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0,
+         FV_ERR_FORMAT},
+        {"{\"a\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", 0,
+         FV_ERR_LIMIT},
+        {"{}", 0, FV_OK},
+        {"{}x", 0, FV_ERR_FORMAT},
     };
     for (size_t i = 0; i < FV_ARRAY_LEN(cases); i++) {
         const fv_status s = open_header(cases[i].header, cases[i].data);
-        CHECK_MSG(s == cases[i].want, "case %zu: %s: %s (%s)", i, cases[i].header, fv_status_name(s),
-                  fv_ctx_error(ctx));
+        CHECK_MSG(s == cases[i].want, "case %zu: %s: %s (%s)", i, cases[i].header,
+                  fv_status_name(s), fv_ctx_error(ctx));
     }
     (void)open_header(T("blocks.3.w", "\"shape\":[2],\"data_offsets\":[0,4]"), 8);
     CHECK(strstr(fv_ctx_error(ctx), "blocks.3.w")); /* the tensor is named */
@@ -331,7 +338,7 @@ static void damage(const char *path, bool cut_fails)
 
 static void damaged_safetensors_are_survived(void) { damage(in_dir("a.safetensors"), true); }
 
-/* ---- Shards ------------------------------------------------------------------------------------ */
+/* ---- Shards ---------------------------------------------------------------------------------- */
 
 static fv_status write_shard(const char *name, const char *tensor, float value, const char *meta)
 {
@@ -348,8 +355,9 @@ static fv_status write_shard(const char *name, const char *tensor, float value, 
 
 static void any_shard_opens_all(void)
 {
-    static const char *const names[3] = { "m-00001-of-00003.safetensors", "m-00002-of-00003.safetensors",
-                                          "m-00003-of-00003.safetensors" };
+    static const char *const names[3] = {"m-00001-of-00003.safetensors",
+                                         "m-00002-of-00003.safetensors",
+                                         "m-00003-of-00003.safetensors"};
     OK(ctx, write_shard(names[0], "a", 1, "x"));
     OK(ctx, write_shard(names[1], "b", 2, "y"));
     OK(ctx, write_shard(names[2], "c", 3, "z"));
@@ -376,7 +384,7 @@ static void any_shard_opens_all(void)
     unlink(in_dir("m-00004-of-00003.safetensors"));
 }
 
-/* ---- Identity ---------------------------------------------------------------------------------- */
+/* ---- Identity -------------------------------------------------------------------------------- */
 
 static fv_status hash_of(const char *path, char hex[65])
 {
@@ -410,15 +418,17 @@ static void hash_ignores_order_and_metadata_only(void)
     CHECK(!strcmp(hex[0], hex[1]) && !strcmp(hex[0], hex[2]));
     CHECK(strcmp(hex[0], hex[3]) && strcmp(hex[0], hex[4]) && strcmp(hex[3], hex[4]));
     /* Frozen: files name models by it. */
-    CHECK_MSG(!strcmp(hex[0], "a68f8df45150eecbfe164697d8f9618db93c161ad759bdffb9b3d525cba59161"), "%s", hex[0]);
+    CHECK_MSG(!strcmp(hex[0], "a68f8df45150eecbfe164697d8f9618db93c161ad759bdffb9b3d525cba59161"),
+              "%s", hex[0]);
     unlink(in_dir("h"));
 }
 
-/* ---- PyTorch ----------------------------------------------------------------------------------- */
+/* ---- PyTorch --------------------------------------------------------------------------------- */
 
 static void torch_formats_equal_the_official_conversion(void)
 {
-    static const char *const names[] = { "zip.pt", "legacy.pt", "legacy_p4.pt", "deflated.pt", "zip64.pt" };
+    static const char *const names[] = {"zip.pt", "legacy.pt", "legacy_p4.pt", "deflated.pt",
+                                        "zip64.pt"};
     char want[65], got[65];
     OK(ctx, hash_of(golden("expected.safetensors"), want));
     for (size_t i = 0; i < FV_ARRAY_LEN(names); i++) {
@@ -483,7 +493,8 @@ static void pickle_bombs_are_limited(void)
     /* x0 = []; x(k+1) = [xk, xk]: 2^40 visits when followed naively. */
     b[n++] = ']';
     for (int k = 0; k < 40; k++) {
-        const uint8_t piece[] = { 'q', (uint8_t)k, '0', ']', 'h', (uint8_t)k, 'a', 'h', (uint8_t)k, 'a' };
+        const uint8_t piece[] = {'q',        (uint8_t)k, '0', ']',        'h',
+                                 (uint8_t)k, 'a',        'h', (uint8_t)k, 'a'};
         memcpy(b + n, piece, sizeof piece);
         n += sizeof piece;
     }
@@ -493,18 +504,20 @@ static void pickle_bombs_are_limited(void)
     CHECK(open_pickle((const uint8_t *)"]q\x01h\x01" "a.", 7) == FV_ERR_LIMIT);
     /* Memo index and string length beyond everything. */
     CHECK(open_pickle((const uint8_t *)"Nr\xff\xff\xff\xff.", 7) == FV_ERR_LIMIT);
-    CHECK(open_pickle((const uint8_t *)"\x8d\xff\xff\xff\xff\xff\xff\xff\xff.", 10) == FV_ERR_TRUNCATED);
+    CHECK(open_pickle((const uint8_t *)"\x8d\xff\xff\xff\xff\xff\xff\xff\xff.", 10)
+          == FV_ERR_TRUNCATED);
     CHECK(open_pickle((const uint8_t *)"h\x05.", 3) == FV_ERR_FORMAT);
-    static const char *const broken[] = { "0.", ".", "t.", "a.", "Na.", "NNa.", "s.", "Ns.", "NNs.", "(N.u.",
-                                          "}(Nu.", "(Nd.", "R.", "NR.", "Q.", "b.", "2.", "\x85.", "]\x86.",
-                                          "(e.", "](a.", "\x93.", "e.", "1.", "F1\n.", "i\n\n.", "\xff." };
+    static const char *const broken[] = {
+        "0.",     ".",     "t.",   "a.",    "Na.", "NNa.", "s.",    "Ns.",    "NNs.",
+        "(N.u.",  "}(Nu.", "(Nd.", "R.",    "NR.", "Q.",   "b.",    "2.",     "\x85.",
+        "]\x86.", "(e.",   "](a.", "\x93.", "e.",  "1.",   "F1\n.", "i\n\n.", "\xff."};
     for (size_t i = 0; i < FV_ARRAY_LEN(broken); i++) {
         const fv_status s = open_pickle((const uint8_t *)broken[i], strlen(broken[i]));
         CHECK_MSG(s != FV_OK && s != FV_ERR_INTERNAL, "%s", broken[i]);
     }
 }
 
-/* ---- Failing allocations ----------------------------------------------------------------------- */
+/* ---- Failing allocations --------------------------------------------------------------------- */
 
 static int fail_countdown;
 
@@ -551,7 +564,8 @@ static void every_failed_allocation_is_reported(void)
         for (int k = 0;; k++) {
             CHECK(k < 2000);
             fail_countdown = k;
-            const fv_status s = job == 4 ? write_sample(c, paths[4], 1) : open_touch_close(c, paths[job]);
+            const fv_status s =
+                job == 4 ? write_sample(c, paths[4], 1) : open_touch_close(c, paths[job]);
             const bool reached = fail_countdown < 0;
             fail_countdown = -1;
             fv_ctx_memory(c, &after);

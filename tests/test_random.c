@@ -21,7 +21,8 @@ static void philox_gives_the_published_vectors(void)
     };
     for (int i = 0; i < 3; i++) {
         uint32_t out[4];
-        const uint64_t block = v[i][0] | (uint64_t)v[i][1] << 32, seed = v[i][4] | (uint64_t)v[i][5] << 32;
+        const uint64_t block = v[i][0] | (uint64_t)v[i][1] << 32,
+                       seed = v[i][4] | (uint64_t)v[i][5] << 32;
         fv_philox(seed, v[i][3], v[i][2], block, out);
         CHECK(memcmp(out, &v[i][6], 16) == 0);
     }
@@ -58,7 +59,8 @@ static void golden_streams_never_change(void)
     uint32_t cp = 0;
     for (uint64_t i = 0; i < 5000; i++) {
         const uint64_t p = fv_rand_permute(42, 7, 123457, i);
-        const uint8_t b[4] = { (uint8_t)p, (uint8_t)(p >> 8), (uint8_t)(p >> 16), (uint8_t)(p >> 24) };
+        const uint8_t b[4] = {(uint8_t)p, (uint8_t)(p >> 8), (uint8_t)(p >> 16),
+                              (uint8_t)(p >> 24)};
         cp = fv_crc32(cp, b, 4);
     }
     CHECK_MSG(cu == 0xc9ecd036u && cf == 0x96c854a5u && cn == 0x90a07f92u && cp == 0xe4244235u,
@@ -72,7 +74,8 @@ static void normal_follows_box_muller_in_double(void)
     fv_rand_normal(5, 1, 2, 0, N, buf);
     fv_rand_u32(5, 1, 2, 0, N, words);
     for (int i = 0; i < N; i += 2) {
-        const double u = ((double)words[i] + 0.5) / 4294967296.0, a = 2 * pi * words[i + 1] / 4294967296.0;
+        const double u = ((double)words[i] + 0.5) / 4294967296.0,
+                     a = 2 * pi * words[i + 1] / 4294967296.0;
         const double r = sqrt(-2 * log(u));
         const double e = fmax(fabs(buf[i] - r * cos(a)), fabs(buf[i + 1] - r * sin(a)));
         if (e > worst) worst = e;
@@ -82,7 +85,8 @@ static void normal_follows_box_muller_in_double(void)
     worst = 0;
     for (int i = 0; i < N; i += 2) {
         if (words[i] > 0xf0000000u) continue;
-        const double u = ((double)words[i] + 0.5) / 4294967296.0, a = 2 * pi * words[i + 1] / 4294967296.0;
+        const double u = ((double)words[i] + 0.5) / 4294967296.0,
+                     a = 2 * pi * words[i + 1] / 4294967296.0;
         const double r = sqrt(-2 * log(u));
         const double e = fmax(fabs(buf[i] - r * cos(a)), fabs(buf[i + 1] - r * sin(a)));
         if (e > worst) worst = e;
