@@ -21,7 +21,7 @@
 #define VERSION_TEXT "1"
 
 enum { KIND_MASTER, KIND_M, KIND_V, KIND_EMA, KINDS };
-static const char *const kind_name[KINDS] = { "master", "m", "v", "ema" };
+static const char *const kind_name[KINDS] = {"master", "m", "v", "ema"};
 
 /* Flat array of a kind; NULL if there is none. */
 static float *array_of(const fv_params *p, const fv_opt *o, int kind)
@@ -52,13 +52,13 @@ static fv_status check_state(fv_ctx *ctx, const fv_params *p, const fv_opt *o, c
     if (o && o->params != p)
         return fv_fail(ctx, FV_ERR_ARG, "%s: the optimiser belongs to other parameters", what);
     if (o && o->swapped) {
-        return fv_fail(ctx, FV_ERR_STATE, "%s: the averaged weights are in place; swap them back first",
-                       what);
+        return fv_fail(ctx, FV_ERR_STATE,
+                       "%s: the averaged weights are in place; swap them back first", what);
     }
     return FV_OK;
 }
 
-/* ---- Header checksum ----------------------------------------------------------------------------- */
+/* ---- Header checksum ------------------------------------------------------------------------- */
 
 static uint32_t check_meta(const char *key, const char *value)
 {
@@ -72,11 +72,12 @@ static uint32_t check_tensor(const char *name, const fv_tensor *t)
     char text[FV_MAX_DIMS * 24 + 32];
     int n = snprintf(text, sizeof text, " %s", fv_dtype_name(t->dtype));
     for (int i = 0; i < t->ndim; i++)
-        n += snprintf(text + n, sizeof text - (size_t)n, "%s%lld", i ? "x" : " ", (long long)t->dim[i]);
+        n += snprintf(text + n, sizeof text - (size_t)n, "%s%lld", i ? "x" : " ",
+                      (long long)t->dim[i]);
     return fv_crc32c(fv_crc32c(0, name, strlen(name)), text, (size_t)n);
 }
 
-/* ---- Writing ------------------------------------------------------------------------------------- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 typedef struct writer {
     fv_ctx *ctx;
@@ -133,11 +134,11 @@ static fv_status put_all(writer *w, const fv_params *p, const fv_opt *o, uint64_
     return FV_OK;
 }
 
-fv_status fv_checkpoint_write(fv_ctx *ctx, const fv_params *params, const fv_opt *opt, uint64_t step,
-                              const char *recipe_text, const char *path)
+fv_status fv_checkpoint_write(fv_ctx *ctx, const fv_params *params, const fv_opt *opt,
+                              uint64_t step, const char *recipe_text, const char *path)
 {
     char check[16];
-    writer w = { ctx, NULL, 0 };
+    writer w = {ctx, NULL, 0};
     FV_TRY(check_state(ctx, params, opt, "checkpoint"));
     FV_TRY(fv_model_writer_create(ctx, &w.w));
     fv_status s = put_all(&w, params, opt, step, recipe_text);
@@ -150,7 +151,7 @@ fv_status fv_checkpoint_write(fv_ctx *ctx, const fv_params *params, const fv_opt
     return s == FV_OK ? s : fv_fail_in(ctx, s, "saving a checkpoint");
 }
 
-/* ---- Reading: header ----------------------------------------------------------------------------- */
+/* ---- Reading: header ------------------------------------------------------------------------- */
 
 static bool parse_hex(const char *s, uint32_t *out)
 {
@@ -186,7 +187,8 @@ static fv_status check_header(fv_ctx *ctx, const fv_model *m)
         fv_model_tensor(m, i, &t);
         sum += check_tensor(fv_model_name(m, i), &t);
     }
-    if (sum != want) return fv_fail(ctx, FV_ERR_CHECKSUM, "corrupt: checksum of the header differs");
+    if (sum != want)
+        return fv_fail(ctx, FV_ERR_CHECKSUM, "corrupt: checksum of the header differs");
     if (!is_ours) return fv_fail(ctx, FV_ERR_MODEL, "not a checkpoint of a training run");
     if (!version || strcmp(version, VERSION_TEXT) != 0) {
         return fv_fail(ctx, FV_ERR_VERSION, "checkpoint version %.20s is not read by this program",
@@ -195,12 +197,12 @@ static fv_status check_header(fv_ctx *ctx, const fv_model *m)
     return FV_OK;
 }
 
-/* ---- Reading: recipe ----------------------------------------------------------------------------- */
+/* ---- Reading: recipe ------------------------------------------------------------------------- */
 
 /* Keys that may differ when a run goes on: how long, and how often something is written. */
 static bool is_free_key(const char *line, size_t n)
 {
-    static const char *const names[] = { "steps", "save_seconds" };
+    static const char *const names[] = {"steps", "save_seconds"};
     size_t key = 0;
     while (key < n && line[key] != ' ' && line[key] != '=') key++;
     for (size_t i = 0; i < FV_ARRAY_LEN(names); i++)
@@ -231,14 +233,15 @@ static fv_status check_recipe(fv_ctx *ctx, const char *stored, const char *now)
             if (na == 0) return FV_OK;
             continue;
         }
-        return fv_fail(ctx, FV_ERR_MODEL,
-                       "belongs to another recipe (there \"%.*s\", now \"%.*s\"); use the same recipe "
-                       "or another output folder",
-                       (int)(na < 100 ? na : 100), a, (int)(nb < 100 ? nb : 100), b);
+        return fv_fail(
+            ctx, FV_ERR_MODEL,
+            "belongs to another recipe (there \"%.*s\", now \"%.*s\"); use the same recipe "
+            "or another output folder",
+            (int)(na < 100 ? na : 100), a, (int)(nb < 100 ? nb : 100), b);
     }
 }
 
-/* ---- Reading: tensors ---------------------------------------------------------------------------- */
+/* ---- Reading: tensors ------------------------------------------------------------------------ */
 
 static bool same_shape(const fv_tensor *a, const fv_tensor *b)
 {
@@ -257,10 +260,11 @@ static fv_status check_values(fv_ctx *ctx, const fv_model *m, const char *kind, 
     fv_status s = FV_OK;
     uint32_t crc;
     if (!fv_model_find(m, key + 4, found)) {
-        s = fv_fail(ctx, FV_ERR_MODEL, "tensor %.200s is missing; another model or recipe made this",
-                    key + 4);
+        s = fv_fail(ctx, FV_ERR_MODEL,
+                    "tensor %.200s is missing; another model or recipe made this", key + 4);
     } else if (!same_shape(found, want)) {
-        s = fv_fail(ctx, FV_ERR_MODEL, "tensor %.200s has another shape; another model made this", key + 4);
+        s = fv_fail(ctx, FV_ERR_MODEL, "tensor %.200s has another shape; another model made this",
+                    key + 4);
     } else if (!parse_hex(fv_model_meta(m, key), &crc)) {
         s = fv_fail(ctx, FV_ERR_FORMAT, "tensor %.200s has no checksum", key + 4);
     } else if (fv_crc32c(0, found->data, (size_t)fv_tensor_count(found) * sizeof(float)) != crc) {
@@ -270,7 +274,8 @@ static fv_status check_values(fv_ctx *ctx, const fv_model *m, const char *kind, 
     return s;
 }
 
-/* Two rounds: check every tensor, then copy. `found` [KINDS * count] keeps the views between them. */
+/* Two rounds: check every tensor, then copy. `found` [KINDS * count] keeps the views between them.
+ */
 static fv_status take_tensors(fv_ctx *ctx, const fv_model *m, fv_params *p, fv_opt *o, bool ema)
 {
     const int n = fv_params_count(p);
@@ -281,7 +286,8 @@ static fv_status take_tensors(fv_ctx *ctx, const fv_model *m, fv_params *p, fv_o
         for (int i = 0; i < n && s == FV_OK; i++) {
             if (!has_tensor(p, o, kind, i, ema)) continue;
             const fv_tensor want = view(p, o, kind, i);
-            s = check_values(ctx, m, kind_name[kind], fv_params_name(p, i), &want, &found[kind * n + i]);
+            s = check_values(ctx, m, kind_name[kind], fv_params_name(p, i), &want,
+                             &found[kind * n + i]);
         }
     }
     for (int k = 0; k < KINDS * n && s == FV_OK; k++) {
@@ -293,22 +299,26 @@ static fv_status take_tensors(fv_ctx *ctx, const fv_model *m, fv_params *p, fv_o
     return s;
 }
 
-typedef struct scalars { uint64_t step, opt_steps, skipped, skipped_row, ema; } scalars;
+typedef struct scalars {
+    uint64_t step, opt_steps, skipped, skipped_row, ema;
+} scalars;
 
 static fv_status read_model(fv_ctx *ctx, const fv_model *m, fv_params *p, fv_opt *o, scalars *n,
                             const char *recipe_text)
 {
     FV_TRY(check_header(ctx, m));
-    if (!parse_count(m, "fovea.step", &n->step) || !parse_count(m, "fovea.opt_steps", &n->opt_steps)
-        || !parse_count(m, "fovea.skipped", &n->skipped)
-        || !parse_count(m, "fovea.skipped_row", &n->skipped_row) || n->skipped_row > UINT32_MAX
-        || !parse_count(m, "fovea.ema", &n->ema) || !fv_model_meta(m, "fovea.recipe")) {
+    if (!parse_count(m, "fovea.step", &n->step) ||
+        !parse_count(m, "fovea.opt_steps", &n->opt_steps) ||
+        !parse_count(m, "fovea.skipped", &n->skipped) ||
+        !parse_count(m, "fovea.skipped_row", &n->skipped_row) || n->skipped_row > UINT32_MAX ||
+        !parse_count(m, "fovea.ema", &n->ema) || !fv_model_meta(m, "fovea.recipe")) {
         return fv_fail(ctx, FV_ERR_FORMAT, "the header lacks a value");
     }
     if (recipe_text) FV_TRY(check_recipe(ctx, fv_model_meta(m, "fovea.recipe"), recipe_text));
     if (o && o->ema && n->opt_steps > 0 && !n->ema) {
-        return fv_fail(ctx, FV_ERR_MODEL,
-                       "has no averaged weights, but the optimiser keeps them; use the same recipe");
+        return fv_fail(
+            ctx, FV_ERR_MODEL,
+            "has no averaged weights, but the optimiser keeps them; use the same recipe");
     }
     return take_tensors(ctx, m, p, o, o && o->ema && n->ema);
 }
@@ -317,7 +327,7 @@ fv_status fv_checkpoint_read(fv_ctx *ctx, fv_params *params, fv_opt *opt, uint64
                              const char *recipe_text, const char *path)
 {
     fv_model *m = NULL;
-    scalars n = { 0 };
+    scalars n = {0};
     FV_TRY(fv_params_alloc(params));
     FV_TRY(check_state(ctx, params, opt, "checkpoint"));
     FV_TRY(fv_model_open(ctx, &m, path, NULL));
@@ -336,7 +346,7 @@ fv_status fv_checkpoint_read(fv_ctx *ctx, fv_params *params, fv_opt *opt, uint64
     return FV_OK;
 }
 
-/* ---- Export -------------------------------------------------------------------------------------- */
+/* ---- Export ---------------------------------------------------------------------------------- */
 
 #define MIN_INT8_COLUMNS 64
 
@@ -348,7 +358,8 @@ static void quantise_row(const float *x, int64_t n, int8_t *q, float *scale)
     *scale = top / 127.0f;
     const float inv = *scale > 0 ? 1.0f / *scale : 0.0f;
     for (int64_t i = 0; i < n; i++) {
-        const float r = isfinite(inv) ? rintf(x[i] * inv) : 0.0f; /* a denormal row counts as zero */
+        /* a denormal row counts as zero */
+        const float r = isfinite(inv) ? rintf(x[i] * inv) : 0.0f;
         q[i] = (int8_t)(r > 127 ? 127 : r < -127 ? -127 : r);
     }
 }
@@ -366,7 +377,7 @@ static fv_status export_int8(fv_ctx *ctx, fv_model_writer *w, const char *name, 
     int8_t *q = (int8_t *)block + scale_bytes;
     for (int64_t r = 0; r < rows; r++)
         quantise_row((const float *)t->data + r * n, n, q + r * n, &scale[r]);
-    fv_tensor tq = *t, ts = { .data = scale, .dtype = FV_F32, .ndim = 1, .dim = { rows } };
+    fv_tensor tq = *t, ts = {.data = scale, .dtype = FV_F32, .ndim = 1, .dim = {rows}};
     tq.data = q;
     tq.dtype = FV_I8;
     char *key = fv_format(ctx, "%s.int8", name), *key2 = fv_format(ctx, "%s.scale", name);
@@ -384,7 +395,8 @@ static fv_status export_one(fv_ctx *ctx, fv_model_writer *w, const char *name, c
     const float *x = t->data;
     for (int64_t i = 0; i < n; i++) {
         if (isfinite(x[i])) continue;
-        return fv_fail(ctx, FV_ERR_NUMERIC, "export: parameter %s has a value that is not finite", name);
+        return fv_fail(ctx, FV_ERR_NUMERIC, "export: parameter %s has a value that is not finite",
+                       name);
     }
     const bool matrix = t->ndim >= 2;
     if (type == FV_I8 && matrix && n / t->dim[0] >= MIN_INT8_COLUMNS)
@@ -398,8 +410,8 @@ static fv_status export_one(fv_ctx *ctx, fv_model_writer *w, const char *name, c
     return fv_model_writer_tensor(w, name, &h);
 }
 
-fv_status fv_params_export(fv_ctx *ctx, const fv_params *params, fv_dtype type, const char *const *meta,
-                           int meta_pairs, const char *path, int overwrite)
+fv_status fv_params_export(fv_ctx *ctx, const fv_params *params, fv_dtype type,
+                           const char *const *meta, int meta_pairs, const char *path, int overwrite)
 {
     if (type != FV_F32 && type != FV_BF16 && type != FV_I8)
         return fv_fail(ctx, FV_ERR_DTYPE, "export: the type must be f32, bf16 or i8");

@@ -1,4 +1,5 @@
-/* optim.c - AdamW with global-norm clipping and an exponential moving average; learning-rate schedules.
+/* optim.c - AdamW with global-norm clipping and an exponential moving average; learning-rate
+ * schedules.
  *
  * [Loshchilov & Hutter 2019], decoupled decay, t counted from 1:
  *
@@ -19,7 +20,7 @@
 #define CLIP_EPS 1e-6
 #define MAX_SKIPPED_ROW 10
 
-/* ---- Scalar kernels: the definition -------------------------------------------------------------- */
+/* ---- Scalar kernels: the definition ---------------------------------------------------------- */
 
 static void adamw_c(const fvi_adamw *a)
 {
@@ -53,19 +54,20 @@ void fvi_optim_init(fvi_optim_ops *o, uint32_t cpu)
     (void)cpu;
 }
 
-/* ---- Creation ------------------------------------------------------------------------------------ */
+/* ---- Creation -------------------------------------------------------------------------------- */
 
 static fv_status check_options(fv_ctx *ctx, fv_opt_options *o)
 {
     if (o->beta1 == 0) o->beta1 = 0.9f;
     if (o->beta2 == 0) o->beta2 = 0.95f;
     if (o->eps == 0) o->eps = 1e-8f;
-    const bool ok = o->beta1 > 0 && o->beta1 < 1 && o->beta2 > 0 && o->beta2 < 1 && o->eps > 0
-                 && o->weight_decay >= 0 && o->clip >= 0 && o->ema_decay >= 0 && o->ema_decay < 1;
+    const bool ok = o->beta1 > 0 && o->beta1 < 1 && o->beta2 > 0 && o->beta2 < 1 && o->eps > 0 &&
+                    o->weight_decay >= 0 && o->clip >= 0 && o->ema_decay >= 0 && o->ema_decay < 1;
     if (ok && isfinite(o->eps) && isfinite(o->weight_decay) && isfinite(o->clip)) return FV_OK;
-    return fv_fail(ctx, FV_ERR_ARG,
-                   "optimiser: beta1, beta2 and ema_decay must lie in [0, 1), eps above 0, weight_decay "
-                   "and clip must not be negative");
+    return fv_fail(
+        ctx, FV_ERR_ARG,
+        "optimiser: beta1, beta2 and ema_decay must lie in [0, 1), eps above 0, weight_decay "
+        "and clip must not be negative");
 }
 
 /* Neighbours with equal flags join, so that a lane is a few long loops. */
@@ -78,14 +80,14 @@ static fv_status find_segments(fv_opt *o)
         const uint32_t flags = fvi_param_flags(o->params, i);
         if (flags & FV_PARAM_FROZEN) continue;
         const int64_t begin = fvi_param_offset(o->params, i);
-        const int64_t end = i + 1 < n ? fvi_param_offset(o->params, i + 1)
-                                      : fvi_params_flat_count(o->params);
+        const int64_t end =
+            i + 1 < n ? fvi_param_offset(o->params, i + 1) : fvi_params_flat_count(o->params);
         const bool decay = flags & FV_PARAM_DECAY;
         fvi_opt_segment *last = o->segments ? &o->seg[o->segments - 1] : NULL;
         if (last && last->end == begin && last->decay == decay) {
             last->end = end;
         } else {
-            const fvi_opt_segment s = { begin, end, decay };
+            const fvi_opt_segment s = {begin, end, decay};
             o->seg[o->segments++] = s;
         }
     }
@@ -99,7 +101,8 @@ fv_status fv_opt_create(fv_ctx *ctx, fv_opt **out, fv_params *params, const fv_o
     if (opts && opts->struct_size == 0)
         return fv_fail(ctx, FV_ERR_ARG, "optimiser: struct_size is 0; use FV_OPT_OPTIONS_INIT");
     if (opts)
-        memcpy(&defaults, opts, opts->struct_size < sizeof defaults ? opts->struct_size : sizeof defaults);
+        memcpy(&defaults, opts,
+               opts->struct_size < sizeof defaults ? opts->struct_size : sizeof defaults);
     FV_TRY(check_options(ctx, &defaults));
     FV_TRY(fv_params_alloc(params));
     fv_opt *o = fv_calloc(ctx, 1, sizeof *o);
@@ -135,7 +138,7 @@ void fv_opt_destroy(fv_opt **opt)
     fv_free(ctx, o);
 }
 
-/* ---- Step ---------------------------------------------------------------------------------------- */
+/* ---- Step ------------------------------------------------------------------------------------ */
 
 /* Part of segment s in lane; false if there is none. */
 static bool lane_part(const fv_opt *o, int s, int lane, int64_t *begin, int64_t *end)
@@ -154,7 +157,7 @@ static double gradient_norm(const fv_opt *o)
     double sum[FVI_LANES];
     FVI_PARALLEL_LANES(o->ctx, lane)
     {
-        double acc[FVI_OPT_BLOCK] = { 0 }, total = 0;
+        double acc[FVI_OPT_BLOCK] = {0}, total = 0;
         int64_t b, e;
         for (int s = 0; s < o->segments; s++)
             if (lane_part(o, s, lane, &b, &e)) o->ops.square(g + b, e - b, acc);
@@ -172,7 +175,7 @@ static fvi_adamw constants(const fv_opt *o, float lr, double norm)
     const double warm = t / (t + 9.0); /* (1+k)/(10+k) */
     const double d = o->o.ema_decay < warm ? o->o.ema_decay : warm;
     const double clip = o->o.clip / (norm + CLIP_EPS);
-    fvi_adamw a = { 0 };
+    fvi_adamw a = {0};
     a.scale = o->o.clip > 0 && clip < 1 ? (float)clip : 1.0f;
     a.b1 = o->o.beta1;
     a.k1 = (float)(1 - b1);
@@ -215,19 +218,22 @@ fv_status fvi_opt_skip(fv_opt *o, fv_opt_info *info)
     o->skipped_row++;
     if (info) info->skipped = 1;
     if (o->skipped_row < MAX_SKIPPED_ROW) return FV_OK;
-    return fv_fail(o->ctx, FV_ERR_NUMERIC,
-                   "optimiser: loss or gradient not finite in %d steps in a row; lower the learning "
-                   "rate or check the data",
-                   MAX_SKIPPED_ROW);
+    return fv_fail(
+        o->ctx, FV_ERR_NUMERIC,
+        "optimiser: loss or gradient not finite in %d steps in a row; lower the learning "
+        "rate or check the data",
+        MAX_SKIPPED_ROW);
 }
 
 fv_status fv_opt_step(fv_opt *o, float lr, fv_opt_info *info)
 {
     if (o->swapped) {
-        return fv_fail(o->ctx, FV_ERR_STATE,
-                       "optimiser: the averaged weights are in place; swap them back before a step");
+        return fv_fail(
+            o->ctx, FV_ERR_STATE,
+            "optimiser: the averaged weights are in place; swap them back before a step");
     }
-    if (!isfinite(lr)) return fv_fail(o->ctx, FV_ERR_ARG, "optimiser: the learning rate is not finite");
+    if (!isfinite(lr))
+        return fv_fail(o->ctx, FV_ERR_ARG, "optimiser: the learning rate is not finite");
     const double norm = gradient_norm(o);
     if (info) {
         info->grad_norm = norm;
@@ -243,9 +249,12 @@ fv_status fv_opt_step(fv_opt *o, float lr, fv_opt_info *info)
     return FV_OK;
 }
 
-uint64_t fv_opt_steps(const fv_opt *o) { return o->steps; }
+uint64_t fv_opt_steps(const fv_opt *o)
+{
+    return o->steps;
+}
 
-/* ---- EMA ----------------------------------------------------------------------------------------- */
+/* ---- EMA ------------------------------------------------------------------------------------- */
 
 void fvi_opt_start_ema(fv_opt *o)
 {
@@ -271,12 +280,12 @@ void fv_opt_swap_ema(fv_opt *o)
     fv_params_touch(o->params);
 }
 
-/* ---- Schedules ----------------------------------------------------------------------------------- */
+/* ---- Schedules ------------------------------------------------------------------------------- */
 
 #define WSD_DECAY 0.2
 
-double fv_schedule(fv_schedule_kind kind, uint64_t step, uint64_t total, uint64_t warmup, double peak,
-                   double final)
+double fv_schedule(fv_schedule_kind kind, uint64_t step, uint64_t total, uint64_t warmup,
+                   double peak, double final)
 {
     static const double pi = 3.14159265358979323846;
     if (step < warmup) return peak * ((double)step + 1) / (double)warmup;

@@ -1,11 +1,15 @@
 /* optim_body.h - vector kernels of optim.c; included by its AVX2 and AVX-512 files.
  *
- * Multiplications and additions are kept apart (no fused multiply-add) and square roots and divisions
- * are exact, so each variant gives the bits of the scalar code; the pass waits for memory anyway. */
+ * Multiplications and additions are kept apart (no fused multiply-add) and square roots and
+ * divisions are exact, so each variant gives the bits of the scalar code; the pass waits for memory
+ * anyway. */
 #include "optim_tables.h"
 #include "simd.h"
 
-FV_INLINE vf lerp_v(vf a, vf old, vf b, vf now) { return v_add(v_mul(a, old), v_mul(b, now)); }
+FV_INLINE vf lerp_v(vf a, vf old, vf b, vf now)
+{
+    return v_add(v_mul(a, old), v_mul(b, now));
+}
 
 static void adamw_v(const fvi_adamw *a)
 {
@@ -31,8 +35,14 @@ static void adamw_v(const fvi_adamw *a)
 #if VW == 16
 typedef __m512d vd;
 #define VD 8
-FV_INLINE vd vd_ld(const double *p) { return _mm512_loadu_pd(p); }
-FV_INLINE void vd_st(double *p, vd x) { _mm512_storeu_pd(p, x); }
+FV_INLINE vd vd_ld(const double *p)
+{
+    return _mm512_loadu_pd(p);
+}
+FV_INLINE void vd_st(double *p, vd x)
+{
+    _mm512_storeu_pd(p, x);
+}
 FV_INLINE vd vd_square_add(const float *g, vd s)
 {
     const vd x = _mm512_cvtps_pd(_mm256_loadu_ps(g));
@@ -41,8 +51,14 @@ FV_INLINE vd vd_square_add(const float *g, vd s)
 #else
 typedef __m256d vd;
 #define VD 4
-FV_INLINE vd vd_ld(const double *p) { return _mm256_loadu_pd(p); }
-FV_INLINE void vd_st(double *p, vd x) { _mm256_storeu_pd(p, x); }
+FV_INLINE vd vd_ld(const double *p)
+{
+    return _mm256_loadu_pd(p);
+}
+FV_INLINE void vd_st(double *p, vd x)
+{
+    _mm256_storeu_pd(p, x);
+}
 FV_INLINE vd vd_square_add(const float *g, vd s)
 {
     const vd x = _mm256_cvtps_pd(_mm_loadu_ps(g));

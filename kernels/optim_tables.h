@@ -8,7 +8,8 @@
 
 #define FVI_OPT_BLOCK 16
 
-/* One piece of one update. n is a multiple of FVI_OPT_BLOCK; ema NULL = none. Gradients are cleared. */
+/* One piece of one update. n is a multiple of FVI_OPT_BLOCK; ema NULL = none. Gradients are
+ * cleared. */
 typedef struct fvi_adamw {
     float *p, *g, *m, *v, *ema;
     int64_t n;
@@ -16,7 +17,7 @@ typedef struct fvi_adamw {
     float b1, k1, b2, k2; /* k = 1 - b */
     float c1, c2;         /* 1 / (1 - b^t): bias corrections */
     float eps, lr, wd;
-    float d, kd;          /* EMA decay, 1 - d */
+    float d, kd; /* EMA decay, 1 - d */
 } fvi_adamw;
 
 typedef struct fvi_optim_ops {
@@ -30,24 +31,28 @@ void fvi_optim_init_avx2(fvi_optim_ops *o);
 void fvi_optim_init_avx512(fvi_optim_ops *o);
 
 /* A run of parameters with equal flags; frozen ones are left out. */
-typedef struct fvi_opt_segment { int64_t begin, end; bool decay; } fvi_opt_segment;
+typedef struct fvi_opt_segment {
+    int64_t begin, end;
+    bool decay;
+} fvi_opt_segment;
 
 struct fv_opt {
     fv_ctx *ctx;
     fv_params *params;
     fvi_optim_ops ops;
-    fv_opt_options o;      /* defaults filled in */
+    fv_opt_options o; /* defaults filled in */
     fvi_opt_segment *seg;
     int segments;
-    float *m, *v, *ema;    /* ema NULL when not asked for */
-    uint64_t steps;        /* updates made */
-    uint64_t skipped;      /* updates left out because of a non-finite gradient or loss */
-    uint32_t skipped_row;  /* of these, in a row up to now */
-    bool ema_ready;        /* ema holds values: after the first use or a checkpoint */
-    bool swapped;          /* masters and ema are exchanged */
+    float *m, *v, *ema;   /* ema NULL when not asked for */
+    uint64_t steps;       /* updates made */
+    uint64_t skipped;     /* updates left out because of a non-finite gradient or loss */
+    uint32_t skipped_row; /* of these, in a row up to now */
+    bool ema_ready;       /* ema holds values: after the first use or a checkpoint */
+    bool swapped;         /* masters and ema are exchanged */
 };
 
-/* EMA starts as a copy of the masters, taken at the first use: they may be loaded after fv_opt_create. */
+/* EMA starts as a copy of the masters, taken at the first use: they may be loaded after
+ * fv_opt_create. */
 void fvi_opt_start_ema(fv_opt *o);
 /* Clear gradients and count a skipped update (non-finite loss). */
 fv_status fvi_opt_skip(fv_opt *o, fv_opt_info *info);

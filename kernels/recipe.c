@@ -28,7 +28,7 @@ typedef struct entry {
     char **items;      /* of fv_recipe_list: pointers into items_text */
     char *items_text;
     int item_count;
-    int line;          /* where it stands in the text; 0 = set by fv_recipe_set or a fallback */
+    int line; /* where it stands in the text; 0 = set by fv_recipe_set or a fallback */
     bool given, asked;
 } entry;
 
@@ -41,7 +41,7 @@ struct fv_recipe {
     char *text; /* of fv_recipe_text */
 };
 
-/* ---- Entries ----------------------------------------------------------------------------------- */
+/* ---- Entries --------------------------------------------------------------------------------- */
 
 static fv_status keep_failure(fv_recipe *r, fv_status s)
 {
@@ -105,14 +105,17 @@ void fv_recipe_close(fv_recipe **recipe)
     fv_free(ctx, r);
 }
 
-/* ---- Parsing ----------------------------------------------------------------------------------- */
+/* ---- Parsing --------------------------------------------------------------------------------- */
 
-static bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r'; }
+static bool is_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r';
+}
 
 static bool is_key_char(char c)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_'
-        || c == '-' || c == '.';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-' || c == '.';
 }
 
 static char *trim(char *s)
@@ -144,8 +147,10 @@ static fv_status split_line(fv_recipe *r, char *line, const char *where, char **
     }
     for (const char *c = *value; *c; c++) {
         if (*c == '#' && (c == *value || is_space(c[-1]))) {
-            return fv_fail(r->ctx, FV_ERR_FORMAT, "%s: the value of %s must not have a word that begins "
-                           "with #, which is a comment", where, *key);
+            return fv_fail(r->ctx, FV_ERR_FORMAT,
+                           "%s: the value of %s must not have a word that begins "
+                           "with #, which is a comment",
+                           where, *key);
         }
         if (((unsigned char)*c >= 0x20 && *c != 0x7f) || *c == '\t') continue;
         return fv_fail(r->ctx, FV_ERR_FORMAT, "%s: the value of %s has a control character", where,
@@ -168,8 +173,8 @@ static fv_status parse_line(fv_recipe *r, char *line, int number)
     FV_TRY(split_line(r, s, where, &key, &value));
     const entry *old = find(r, key);
     if (old) {
-        return fv_fail(r->ctx, FV_ERR_FORMAT, "%s: %s was already set in line %d; remove one", where,
-                       key, old->line);
+        return fv_fail(r->ctx, FV_ERR_FORMAT, "%s: %s was already set in line %d; remove one",
+                       where, key, old->line);
     }
     if (r->count >= MAX_ENTRIES)
         return fv_fail(r->ctx, FV_ERR_LIMIT, "%s: more than %d keys", where, MAX_ENTRIES);
@@ -255,9 +260,10 @@ fv_status fv_recipe_set(fv_recipe *r, const char *key_equals_value)
     return s;
 }
 
-/* ---- Asking ------------------------------------------------------------------------------------ */
+/* ---- Asking ---------------------------------------------------------------------------------- */
 
-/* The entry of key, marked as known; a missing one is made and gets the fallback. NULL: no memory. */
+/* The entry of key, marked as known; a missing one is made and gets the fallback. NULL: no memory.
+ */
 static entry *ask(fv_recipe *r, const char *key, const char *fallback)
 {
     entry *e = find(r, key);
@@ -287,7 +293,8 @@ static void bad_value(fv_recipe *r, const entry *e, const char *expected)
 
 bool fvi_parse_number(const char *s, double *out)
 {
-    if (*s == 0 || s[strspn(s, "+-0123456789.eE")] != 0) return false; /* no hex, inf, nan, spaces */
+    /* no hex, inf, nan, spaces */
+    if (*s == 0 || s[strspn(s, "+-0123456789.eE")] != 0) return false;
     const locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0);
     const locale_t old = c != (locale_t)0 ? uselocale(c) : (locale_t)0;
     char *end;
@@ -345,7 +352,8 @@ int64_t fv_recipe_int(fv_recipe *r, const char *key, int64_t fallback, int64_t l
 
 int fv_recipe_bool(fv_recipe *r, const char *key, int fallback)
 {
-    static const char *const names[2][4] = { { "0", "no", "off", "false" }, { "1", "yes", "on", "true" } };
+    static const char *const names[2][4] = {{"0", "no", "off", "false"},
+                                            {"1", "yes", "on", "true"}};
     const entry *e = ask(r, key, fallback ? "1" : "0");
     if (!e || !e->given) return fallback != 0;
     for (int v = 0; v < 2; v++)
@@ -355,7 +363,10 @@ int fv_recipe_bool(fv_recipe *r, const char *key, int fallback)
     return fallback != 0;
 }
 
-static bool is_separator(char c) { return is_space(c) || c == ','; }
+static bool is_separator(char c)
+{
+    return is_space(c) || c == ',';
+}
 
 static bool split_items(fv_recipe *r, entry *e)
 {
@@ -390,7 +401,7 @@ int fv_recipe_list(fv_recipe *r, const char *key, const char *const **items)
     return e->item_count;
 }
 
-/* ---- Checking ---------------------------------------------------------------------------------- */
+/* ---- Checking -------------------------------------------------------------------------------- */
 
 /* Edit distance (Levenshtein) of two keys. */
 static int distance(const char *a, const char *b)
@@ -426,8 +437,8 @@ static fv_status unknown_key(fv_recipe *r, const entry *e)
     char line[32] = "";
     if (e->line) snprintf(line, sizeof line, " line %d", e->line);
     if (!near) return fv_fail(r->ctx, FV_ERR_UNKNOWN, "recipe%s: unknown key %s", line, e->key);
-    return fv_fail(r->ctx, FV_ERR_UNKNOWN, "recipe%s: unknown key %s; did you mean %s?", line, e->key,
-                   near);
+    return fv_fail(r->ctx, FV_ERR_UNKNOWN, "recipe%s: unknown key %s; did you mean %s?", line,
+                   e->key, near);
 }
 
 fv_status fv_recipe_check(fv_recipe *r)

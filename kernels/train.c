@@ -6,9 +6,10 @@
  *             sample-00001500.png ...     from the sample hook
  *             model.safetensors           from the export hook, with averaged weights
  *
- * Everything that decides the result of a step is a function of (masters, moments, step, seed): data
- * order, noise and learning rate are computed from the step number. A kill at any moment therefore
- * costs the steps since the last checkpoint and nothing else. The order of a save makes that hold:
+ * Everything that decides the result of a step is a function of (masters, moments, step, seed):
+ * data order, noise and learning rate are computed from the step number. A kill at any moment
+ * therefore costs the steps since the last checkpoint and nothing else. The order of a save makes
+ * that hold:
  *
  *     metrics.csv: fsync -> ckpt-N: temporary, fsync, rename -> latest: the same -> delete old ones
  *
@@ -33,12 +34,20 @@
 #define CKPT_PREFIX "ckpt-"
 #define CKPT_SUFFIX ".safetensors"
 
-typedef struct checkpoint { uint64_t step; char name[NAME_BYTES]; } checkpoint;
+typedef struct checkpoint {
+    uint64_t step;
+    char name[NAME_BYTES];
+} checkpoint;
 
-typedef struct checkpoints { checkpoint *c; int n, capacity; } checkpoints;
+typedef struct checkpoints {
+    checkpoint *c;
+    int n, capacity;
+} checkpoints;
 
 /* Mean that starts at its first value. */
-typedef struct smooth { double sum, weight; } smooth;
+typedef struct smooth {
+    double sum, weight;
+} smooth;
 
 typedef struct loop {
     fv_ctx *ctx;
@@ -56,7 +65,7 @@ typedef struct loop {
     uint64_t loss_count, norm_count, row_steps;
     smooth loss_shown, step_seconds;
     double norm_shown, loss_row, rate_row, metric;
-    uint64_t evaluated;                               /* step of `metric`, 0 = none */
+    uint64_t evaluated; /* step of `metric`, 0 = none */
 } loop;
 
 static void smooth_add(smooth *s, double decay, double x)
@@ -65,9 +74,12 @@ static void smooth_add(smooth *s, double decay, double x)
     s->weight = decay * s->weight + (1 - decay);
 }
 
-static double smooth_mean(const smooth *s) { return s->weight > 0 ? s->sum / s->weight : NAN; }
+static double smooth_mean(const smooth *s)
+{
+    return s->weight > 0 ? s->sum / s->weight : NAN;
+}
 
-/* ---- Folder -------------------------------------------------------------------------------------- */
+/* ---- Folder ---------------------------------------------------------------------------------- */
 
 static fv_status fail_folder(const loop *t, const char *what)
 {
@@ -102,7 +114,8 @@ static bool parse_name(const char *name, uint64_t *step)
     const size_t prefix = sizeof CKPT_PREFIX - 1;
     if (strncmp(name, CKPT_PREFIX, prefix) != 0) return false;
     const size_t digits = strspn(name + prefix, "0123456789");
-    if (digits == 0 || digits > 18 || strcmp(name + prefix + digits, CKPT_SUFFIX) != 0) return false;
+    if (digits == 0 || digits > 18 || strcmp(name + prefix + digits, CKPT_SUFFIX) != 0)
+        return false;
     *step = strtoull(name + prefix, NULL, 10);
     return true;
 }
@@ -110,10 +123,11 @@ static bool parse_name(const char *name, uint64_t *step)
 /* Temporary file of a save that was killed? The lock on metrics.csv says that nobody writes now. */
 static bool is_leftover(const char *name)
 {
-    static const char *const ours[] = { CKPT_PREFIX, "latest.tmp.", "loss.png.tmp.",
-                                        "model.safetensors.tmp.", "sample-" };
+    static const char *const ours[] = {CKPT_PREFIX, "latest.tmp.", "loss.png.tmp.",
+                                       "model.safetensors.tmp.", "sample-"};
     const char *tmp = strstr(name, ".tmp.");
-    if (!tmp || tmp[5] < '0' || tmp[5] > '9' || tmp[5 + strspn(tmp + 5, "0123456789.")] != 0) return false;
+    if (!tmp || tmp[5] < '0' || tmp[5] > '9' || tmp[5 + strspn(tmp + 5, "0123456789.")] != 0)
+        return false;
     for (size_t i = 0; i < FV_ARRAY_LEN(ours); i++)
         if (strncmp(name, ours[i], strlen(ours[i])) == 0) return true;
     return false;
@@ -137,7 +151,8 @@ static fv_status list_add(loop *t, checkpoints *list, const char *name, uint64_t
     if (strlen(name) >= NAME_BYTES) return FV_OK;
     if (list->n == list->capacity) {
         const int cap = list->capacity ? 2 * list->capacity : 16;
-        checkpoint *c = fv_realloc(t->ctx, list->c, (size_t)list->n * sizeof *c, (size_t)cap * sizeof *c);
+        checkpoint *c =
+            fv_realloc(t->ctx, list->c, (size_t)list->n * sizeof *c, (size_t)cap * sizeof *c);
         if (!c) return FV_ERR_OOM;
         list->c = c;
         list->capacity = cap;
@@ -156,8 +171,10 @@ static fv_status list_checkpoints(loop *t, checkpoints *list, bool clean)
     fv_status s = FV_OK;
     for (const struct dirent *e; s == FV_OK && (e = readdir(d)) != NULL;) {
         uint64_t step;
-        if (parse_name(e->d_name, &step)) s = list_add(t, list, e->d_name, step);
-        else if (clean && is_leftover(e->d_name)) delete_file(t, e->d_name);
+        if (parse_name(e->d_name, &step))
+            s = list_add(t, list, e->d_name, step);
+        else if (clean && is_leftover(e->d_name))
+            delete_file(t, e->d_name);
     }
     closedir(d);
     if (s != FV_OK) {
@@ -187,13 +204,13 @@ static int find_latest(const loop *t, const checkpoints *list)
     return found;
 }
 
-/* ---- Resume -------------------------------------------------------------------------------------- */
+/* ---- Resume ---------------------------------------------------------------------------------- */
 
 /* Is this checkpoint damaged, so that an older one may serve? A wrong recipe or model is not. */
 static bool is_damage(fv_status s)
 {
-    return s == FV_ERR_FORMAT || s == FV_ERR_TRUNCATED || s == FV_ERR_CHECKSUM || s == FV_ERR_LIMIT
-        || s == FV_ERR_IO || s == FV_ERR_NOT_FOUND;
+    return s == FV_ERR_FORMAT || s == FV_ERR_TRUNCATED || s == FV_ERR_CHECKSUM ||
+           s == FV_ERR_LIMIT || s == FV_ERR_IO || s == FV_ERR_NOT_FOUND;
 }
 
 static fv_status try_checkpoint(loop *t, const checkpoint *c, uint64_t *step)
@@ -209,8 +226,10 @@ static fv_status try_checkpoint(loop *t, const checkpoint *c, uint64_t *step)
 static fv_status report_choice(loop *t, const checkpoint *c, const char *damage)
 {
     char line[FVI_ERROR_BYTES + 64];
-    if (damage) snprintf(line, sizeof line, "%s is not usable: %s", c->name, damage);
-    else snprintf(line, sizeof line, "going on from %s", c->name);
+    if (damage)
+        snprintf(line, sizeof line, "%s is not usable: %s", c->name, damage);
+    else
+        snprintf(line, sizeof line, "going on from %s", c->name);
     return fv_report(t->ctx, STAGE, damage ? 0 : c->step, t->o.steps, line);
 }
 
@@ -237,7 +256,8 @@ static fv_status pick_checkpoint(loop *t, const checkpoints *list, uint64_t *ste
         snprintf(damage, sizeof damage, "%s", fv_ctx_error(t->ctx));
         FV_TRY(report_choice(t, c, damage));
     }
-    return fv_fail(t->ctx, first, "no checkpoint is usable; move them away to begin anew: %.400s", message);
+    return fv_fail(t->ctx, first, "no checkpoint is usable; move them away to begin anew: %.400s",
+                   message);
 }
 
 static fv_status resume(loop *t, uint64_t *step)
@@ -248,15 +268,17 @@ static fv_status resume(loop *t, uint64_t *step)
     *step = t->o.start_step;
     if (list.n > 0 && !t->o.resume) {
         s = fv_fail(t->ctx, FV_ERR_EXISTS,
-                    "%s: has checkpoints of a run; resume it or choose another folder", t->o.out_dir);
+                    "%s: has checkpoints of a run; resume it or choose another folder",
+                    t->o.out_dir);
     } else if (list.n > 0) {
         s = pick_checkpoint(t, &list, step);
     }
     fv_free(t->ctx, list.c);
     if (s != FV_OK) return s;
     if (*step > t->o.steps) {
-        return fv_fail(t->ctx, FV_ERR_ARG, "training: %s is at step %llu already, %llu are asked for",
-                       t->o.out_dir, (unsigned long long)*step, (unsigned long long)t->o.steps);
+        return fv_fail(t->ctx, FV_ERR_ARG,
+                       "training: %s is at step %llu already, %llu are asked for", t->o.out_dir,
+                       (unsigned long long)*step, (unsigned long long)t->o.steps);
     }
     FV_TRY(fvi_log_keep(&t->log, t->has_saved ? *step : 0));
     for (size_t i = 0; i < t->log.count; i++) {
@@ -269,10 +291,10 @@ static fv_status resume(loop *t, uint64_t *step)
     return FV_OK;
 }
 
-/* ---- Save ---------------------------------------------------------------------------------------- */
+/* ---- Save ------------------------------------------------------------------------------------ */
 
-/* Keep the newest KEEP up to the one just written. Later ones can only be damaged files that a resume
- * passed over, or steps of a run that was set back; they will be made again. */
+/* Keep the newest KEEP up to the one just written. Later ones can only be damaged files that a
+ * resume passed over, or steps of a run that was set back; they will be made again. */
 static void prune(loop *t, uint64_t step)
 {
     checkpoints list;
@@ -280,8 +302,10 @@ static void prune(loop *t, uint64_t step)
     const int latest = find_latest(t, &list);
     int kept = 0;
     for (int i = 0; i < list.n; i++) {
-        if (list.c[i].step <= step && kept < KEEP) kept++;
-        else if (i != latest) delete_file(t, list.c[i].name);
+        if (list.c[i].step <= step && kept < KEEP)
+            kept++;
+        else if (i != latest)
+            delete_file(t, list.c[i].name);
     }
     fv_free(t->ctx, list.c);
 }
@@ -317,7 +341,7 @@ static fv_status save(loop *t, uint64_t step)
     return FV_OK;
 }
 
-/* ---- Steps --------------------------------------------------------------------------------------- */
+/* ---- Steps ----------------------------------------------------------------------------------- */
 
 static double learning_rate(const loop *t, uint64_t step)
 {
@@ -334,9 +358,11 @@ static fv_status one_step(loop *t, uint64_t step)
         FV_TRY(t->hooks->step(t->hooks->user, step, micro, 1.0f / (float)n, &part));
         loss += part / n;
     }
-    fv_opt_info info = { NAN, 0 };
-    if (isfinite(loss)) FV_TRY(fv_opt_step(t->opt, (float)learning_rate(t, step), &info));
-    else FV_TRY(fvi_opt_skip(t->opt, &info));
+    fv_opt_info info = {NAN, 0};
+    if (isfinite(loss))
+        FV_TRY(fv_opt_step(t->opt, (float)learning_rate(t, step), &info));
+    else
+        FV_TRY(fvi_opt_skip(t->opt, &info));
     if (isfinite(loss)) {
         t->loss_sum += loss;
         t->loss_count++;
@@ -359,18 +385,20 @@ static fv_status report(loop *t, uint64_t done)
     const double left = (double)(t->o.steps - done) * seconds;
     const unsigned long long eta = left < 1e9 ? (unsigned long long)(left + 0.5) : 999999999u;
     const double samples = (double)t->o.samples_per_step;
-    if (samples > 0) snprintf(rate, sizeof rate, "%.3g img/s", seconds > 0 ? samples / seconds : 0.0);
-    else snprintf(rate, sizeof rate, "%.3g steps/s", seconds > 0 ? 1 / seconds : 0.0);
+    if (samples > 0)
+        snprintf(rate, sizeof rate, "%.3g img/s", seconds > 0 ? samples / seconds : 0.0);
+    else
+        snprintf(rate, sizeof rate, "%.3g steps/s", seconds > 0 ? 1 / seconds : 0.0);
     snprintf(line, sizeof line, "loss %.4g lr %.3g |g| %.3g %s ETA %llu:%02llu:%02llu",
-             smooth_mean(&t->loss_shown), learning_rate(t, done - 1), t->norm_shown, rate, eta / 3600,
-             eta / 60 % 60, eta % 60);
+             smooth_mean(&t->loss_shown), learning_rate(t, done - 1), t->norm_shown, rate,
+             eta / 3600, eta / 60 % 60, eta % 60);
     return fv_report(t->ctx, STAGE, done, t->o.steps, line);
 }
 
 static fv_status add_row(loop *t, uint64_t done)
 {
     const double now = fv_now(), seconds = now - t->row_start;
-    fvi_log_row row = { .step = done, .lr = learning_rate(t, done - 1), .metric = NAN };
+    fvi_log_row row = {.step = done, .lr = learning_rate(t, done - 1), .metric = NAN};
     row.loss = t->loss_count ? t->loss_sum / (double)t->loss_count : NAN;
     row.grad_norm = t->norm_count ? t->norm_sum / (double)t->norm_count : NAN;
     if (t->evaluated == done) row.metric = t->metric;
@@ -464,31 +492,36 @@ static fv_status run_steps(loop *t, uint64_t *done)
     return export_model(t, *done);
 }
 
-/* ---- Run ----------------------------------------------------------------------------------------- */
+/* ---- Run ------------------------------------------------------------------------------------- */
 
 static fv_status check_options(loop *t, const fv_train_options *opts)
 {
     fv_train_options *o = &t->o;
     const fv_train_options defaults = FV_TRAIN_OPTIONS_INIT;
     if (!t->params || !t->opt || !t->hooks || !t->hooks->step || !opts || opts->struct_size == 0)
-        return fv_fail(t->ctx, FV_ERR_ARG, "training: parameters, optimiser, step hook or options missing");
+        return fv_fail(t->ctx, FV_ERR_ARG,
+                       "training: parameters, optimiser, step hook or options missing");
     *o = defaults;
     memcpy(o, opts, opts->struct_size < sizeof *o ? opts->struct_size : sizeof *o);
     if (o->accumulate == 0) o->accumulate = 1;
     if (o->save_every == 0) o->save_every = 500;
     if (o->log_every == 0) o->log_every = 10;
     if (o->save_seconds == 0) o->save_seconds = 300;
-    if (!o->out_dir || !*o->out_dir) return fv_fail(t->ctx, FV_ERR_ARG, "training: no output folder given");
+    if (!o->out_dir || !*o->out_dir)
+        return fv_fail(t->ctx, FV_ERR_ARG, "training: no output folder given");
     if (t->opt->params != t->params || t->opt->swapped) {
-        return fv_fail(t->ctx, FV_ERR_STATE,
-                       "training: the optimiser is not the one of these parameters, or its averaged "
-                       "weights are in place");
+        return fv_fail(
+            t->ctx, FV_ERR_STATE,
+            "training: the optimiser is not the one of these parameters, or its averaged "
+            "weights are in place");
     }
     if (o->steps < 1 || o->start_step > o->steps || o->accumulate < 1) {
-        return fv_fail(t->ctx, FV_ERR_ARG,
-                       "training: steps and accumulate must be at least 1, start_step at most steps");
+        return fv_fail(
+            t->ctx, FV_ERR_ARG,
+            "training: steps and accumulate must be at least 1, start_step at most steps");
     }
-    if (!(o->lr > 0) || !(o->lr < 1e9) || !(o->lr_final >= 0 && o->lr_final <= 1) || !(o->save_seconds > 0))
+    if (!(o->lr > 0) || !(o->lr < 1e9) || !(o->lr_final >= 0 && o->lr_final <= 1) ||
+        !(o->save_seconds > 0))
         return fv_fail(t->ctx, FV_ERR_ARG, "training: lr must be above 0, lr_final from 0 to 1");
     return FV_OK;
 }
@@ -498,8 +531,8 @@ static fv_status make_recipe(loop *t)
 {
     const char *text = t->o.recipe_text ? t->o.recipe_text : "";
     const size_t n = strlen(text);
-    t->recipe = fv_format(t->ctx, "%s%strain.seed = %llu\n", text, n && text[n - 1] != '\n' ? "\n" : "",
-                          (unsigned long long)t->o.seed);
+    t->recipe = fv_format(t->ctx, "%s%strain.seed = %llu\n", text,
+                          n && text[n - 1] != '\n' ? "\n" : "", (unsigned long long)t->o.seed);
     return t->recipe ? FV_OK : FV_ERR_OOM;
 }
 
@@ -519,8 +552,13 @@ static fv_status prepare(loop *t, const fv_train_options *opts, uint64_t *done)
 fv_status fv_train_run(fv_ctx *ctx, fv_params *params, fv_opt *opt, const fv_train_hooks *hooks,
                        const fv_train_options *opts, fv_train_result *result)
 {
-    loop t = { .ctx = ctx, .params = params, .opt = opt, .hooks = hooks, .metric = NAN,
-               .loss_row = NAN, .norm_shown = NAN };
+    loop t = {.ctx = ctx,
+              .params = params,
+              .opt = opt,
+              .hooks = hooks,
+              .metric = NAN,
+              .loss_row = NAN,
+              .norm_shown = NAN};
     uint64_t done = 0;
     if (result) memset(result, 0, sizeof *result);
     fv_status s = prepare(&t, opts, &done);
@@ -528,8 +566,8 @@ fv_status fv_train_run(fv_ctx *ctx, fv_params *params, fv_opt *opt, const fv_tra
         s = run_steps(&t, &done);
         const double seconds = fv_now() - t.start;
         const double samples = (double)((done - t.first) * t.o.samples_per_step);
-        const fv_train_result r = { done, t.loss_row, t.metric, seconds,
-                                    seconds > 0 ? samples / seconds : 0 };
+        const fv_train_result r = {done, t.loss_row, t.metric, seconds,
+                                   seconds > 0 ? samples / seconds : 0};
         if (result) *result = r;
     }
     if (t.log_open) fvi_log_close(&t.log);

@@ -1,8 +1,8 @@
 /* train_log.c - metrics.csv and loss.png of a training run.
  *
- * The file only grows, one write(2) per row, so a kill leaves at most one torn row at the end. A run
- * that goes on from step N cuts the file after its last intact row with step <= N: the rows that
- * follow describe steps that will be made again. */
+ * The file only grows, one write(2) per row, so a kill leaves at most one torn row at the end. A
+ * run that goes on from step N cuts the file after its last intact row with step <= N: the rows
+ * that follow describe steps that will be made again. */
 #include "train_log.h"
 
 #include <errno.h>
@@ -26,7 +26,7 @@ static fv_status fail_system(const fvi_log *log, const char *what)
     return fv_fail(log->ctx, FV_ERR_IO, "%s: cannot %s: %s", log->path, what, text);
 }
 
-/* ---- Reading ------------------------------------------------------------------------------------- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 /* A column; empty, nan and inf become NaN. */
 static bool parse_value(const char *s, double *out)
@@ -40,7 +40,7 @@ static bool parse_value(const char *s, double *out)
 /* One line without its end. */
 static bool parse_row(const char *line, size_t n, fvi_log_row *row)
 {
-    char text[256], *column[COLUMNS] = { text };
+    char text[256], *column[COLUMNS] = {text};
     int columns = 1;
     if (n >= sizeof text) return false;
     memcpy(text, line, n);
@@ -51,14 +51,14 @@ static bool parse_row(const char *line, size_t n, fvi_log_row *row)
         *c = 0;
         column[columns++] = c + 1;
     }
-    if (columns != COLUMNS || *column[0] == 0 || strlen(column[0]) > 18
-        || column[0][strspn(column[0], "0123456789")] != 0) {
+    if (columns != COLUMNS || *column[0] == 0 || strlen(column[0]) > 18 ||
+        column[0][strspn(column[0], "0123456789")] != 0) {
         return false;
     }
     row->step = strtoull(column[0], NULL, 10);
-    return parse_value(column[1], &row->loss) && parse_value(column[2], &row->lr)
-        && parse_value(column[3], &row->grad_norm) && parse_value(column[4], &row->metric)
-        && parse_value(column[5], &row->rate) && parse_value(column[6], &row->seconds);
+    return parse_value(column[1], &row->loss) && parse_value(column[2], &row->lr) &&
+           parse_value(column[3], &row->grad_norm) && parse_value(column[4], &row->metric) &&
+           parse_value(column[5], &row->rate) && parse_value(column[6], &row->seconds);
 }
 
 static fv_status remember(fvi_log *log, const fvi_log_row *row, size_t end)
@@ -126,11 +126,12 @@ static fv_status read_rows(fvi_log *log)
 
 static fv_status lock(fvi_log *log)
 {
-    struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     if (fcntl(log->fd, F_SETLK, &l) == 0) return FV_OK;
     if (errno != EACCES && errno != EAGAIN) return FV_OK; /* file systems without locks */
     return fv_fail(log->ctx, FV_ERR_STATE,
-                   "%s: in use; another training writes into this folder, stop it first", log->path);
+                   "%s: in use; another training writes into this folder, stop it first",
+                   log->path);
 }
 
 fv_status fvi_log_open(fv_ctx *ctx, fvi_log *log, const char *dir)
@@ -167,7 +168,7 @@ void fvi_log_close(fvi_log *log)
     log->fd = -1;
 }
 
-/* ---- Writing ------------------------------------------------------------------------------------- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 static fv_status append(fvi_log *log, const char *text, size_t size)
 {
@@ -212,10 +213,10 @@ fv_status fvi_log_sync(fvi_log *log)
     return fsync(log->fd) == 0 || errno == EINVAL ? FV_OK : fail_system(log, "write");
 }
 
-/* ---- Plot ---------------------------------------------------------------------------------------- */
+/* ---- Plot ------------------------------------------------------------------------------------ */
 
-#define SMOOTH 0.9          /* per row */
-#define LOG_SCALE_RATIO 20  /* largest / smallest value from which the y axis is logarithmic */
+#define SMOOTH 0.9         /* per row */
+#define LOG_SCALE_RATIO 20 /* largest / smallest value from which the y axis is logarithmic */
 
 typedef struct curves {
     double *step, *loss, *smooth, *metric_step, *metric;
@@ -251,10 +252,10 @@ static fv_status draw(const fvi_log *log, const curves *c)
 {
     fv_plot_options o = FV_PLOT_OPTIONS_INIT;
     fv_image_write_options w = FV_IMAGE_WRITE_OPTIONS_INIT;
-    fv_image img = { 0 };
-    fv_curve curve[3] = { { "loss", c->step, c->loss, c->n, 1 },
-                          { "loss, smoothed", c->step, c->smooth, c->n, 0 },
-                          { "metric", c->metric_step, c->metric, c->metrics, 0 } };
+    fv_image img = {0};
+    fv_curve curve[3] = {{"loss", c->step, c->loss, c->n, 1},
+                         {"loss, smoothed", c->step, c->smooth, c->n, 0},
+                         {"metric", c->metric_step, c->metric, c->metrics, 0}};
     o.title = "training";
     o.x_label = "step";
     o.y_label = "loss";
@@ -272,7 +273,7 @@ fv_status fvi_log_plot(fvi_log *log)
     if (n < 2 || n > INT32_MAX) return FV_OK;
     double *block = fv_calloc(log->ctx, n, 5 * sizeof *block);
     if (!block) return FV_ERR_OOM;
-    curves c = { block, block + n, block + 2 * n, block + 3 * n, block + 4 * n, 0, 0, 0, 0 };
+    curves c = {block, block + n, block + 2 * n, block + 3 * n, block + 4 * n, 0, 0, 0, 0};
     collect(log, &c);
     const fv_status s = c.n > 1 ? draw(log, &c) : FV_OK;
     fv_free(log->ctx, block);

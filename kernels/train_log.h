@@ -6,19 +6,19 @@
 
 typedef struct fvi_log_row {
     uint64_t step;
-    double loss, lr, grad_norm;  /* means since the row before (lr: current)        */
-    double metric;               /* NaN = not evaluated                             */
-    double rate, seconds;        /* samples per second; seconds trained, all in all */
+    double loss, lr, grad_norm; /* means since the row before (lr: current)        */
+    double metric;              /* NaN = not evaluated                             */
+    double rate, seconds;       /* samples per second; seconds trained, all in all */
 } fvi_log_row;
 
 typedef struct fvi_log {
     fv_ctx *ctx;
     char *path, *plot_path;
-    int fd;                      /* -1 = closed */
+    int fd; /* -1 = closed */
     fvi_log_row *row;
     size_t count, capacity;
-    size_t *end;                 /* [count] offset in the file after each row */
-    size_t header_end;           /* 0 = the file is empty */
+    size_t *end;       /* [count] offset in the file after each row */
+    size_t header_end; /* 0 = the file is empty */
 } fvi_log;
 
 /* Open or create dir/metrics.csv and read its rows. A run holds a lock on it, so that two programs

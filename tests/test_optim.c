@@ -1,5 +1,5 @@
-/* test_optim.c - AdamW, clipping, EMA and schedules against double references; bits do not depend on
- * threads or CPU variant. */
+/* test_optim.c - AdamW, clipping, EMA and schedules against double references; bits do not depend
+ * on threads or CPU variant. */
 #include "tape.h"
 #include "test.h"
 
@@ -12,7 +12,7 @@ static fv_ctx *context(int threads, uint32_t disable)
     return fv_ctx_create(&c, &o) == FV_OK ? c : NULL;
 }
 
-/* ---- Against the golden trajectories (computed in float64 by tests/parity/optim.py) -------------------------------- */
+/* ---- Against the golden trajectories (computed in float64 by tests/parity/optim.py) ---------- */
 
 enum { STEPS = 20, N = 12 };
 
@@ -22,7 +22,11 @@ static const float *golden(fv_model *m, const char *name)
     return fv_model_find(m, name, &t) && t.dtype == FV_F32 ? t.data : NULL;
 }
 
-typedef struct hyper { const char *name; float b2, wd, clip, ema; const char *ema_name; } hyper;
+typedef struct hyper {
+    const char *name;
+    float b2, wd, clip, ema;
+    const char *ema_name;
+} hyper;
 
 static void check_trajectory(fv_model *m, const hyper *h)
 {
@@ -35,7 +39,7 @@ static void check_trajectory(fv_model *m, const hyper *h)
     const float *want = golden(m, name);
     CHECK(p0 && grads && want);
     OK(c, fv_params_create(c, &p));
-    CHECK(fv_params_add(p, "w", 1, (int64_t[]){ N }, FV_PARAM_DECAY) == 0);
+    CHECK(fv_params_add(p, "w", 1, (int64_t[]){N}, FV_PARAM_DECAY) == 0);
     fv_opt_options opts = FV_OPT_OPTIONS_INIT;
     opts.beta2 = h->b2;
     opts.weight_decay = h->wd;
@@ -67,9 +71,9 @@ static void check_trajectory(fv_model *m, const hyper *h)
 
 static void trajectories_agree_with_float64(void)
 {
-    static const hyper h[] = { { "a", 0.95f, 0.0f, 0.0f, 0.9995f, "ema_warm0.e" },
-                               { "b", 0.999f, 0.1f, 0.0f, 0, NULL },
-                               { "clip", 0.95f, 0.01f, 1.0f, 0, NULL } };
+    static const hyper h[] = {{"a", 0.95f, 0.0f, 0.0f, 0.9995f, "ema_warm0.e"},
+                              {"b", 0.999f, 0.1f, 0.0f, 0, NULL},
+                              {"clip", 0.95f, 0.01f, 1.0f, 0, NULL}};
     fv_ctx *c = context(1, 0);
     fv_model *m;
     OK(c, fv_model_open(c, &m, FV_TEST_DIR "/parity/optim.safetensors", NULL));
@@ -78,10 +82,10 @@ static void trajectories_agree_with_float64(void)
     fv_ctx_destroy(&c);
 }
 
-/* ---- Bits -------------------------------------------------------------------------------------------- */
+/* ---- Bits ------------------------------------------------------------------------------------ */
 
 enum { PARAMS = 7 };
-static const int64_t size_of[PARAMS] = { 1, 16, 1009, 17, 5000, 33, 250 };
+static const int64_t size_of[PARAMS] = {1, 16, 1009, 17, 5000, 33, 250};
 
 typedef struct state {
     fv_ctx *c;
@@ -130,9 +134,16 @@ static void fill_grads(state *s, uint64_t seed, float scale)
 
 static void bits_do_not_depend_on_threads_or_variant(void)
 {
-    static const struct { int threads; uint32_t disable; } v[] = {
-        { 1, FV_CPU_AVX2 | FV_CPU_AVX512 }, { 1, FV_CPU_AVX512 }, { 1, 0 }, { 2, 0 }, { 5, 0 },
-        { 3, FV_CPU_AVX512 }, { 4, FV_CPU_AVX2 | FV_CPU_AVX512 } };
+    static const struct {
+        int threads;
+        uint32_t disable;
+    } v[] = {{1, FV_CPU_AVX2 | FV_CPU_AVX512},
+             {1, FV_CPU_AVX512},
+             {1, 0},
+             {2, 0},
+             {5, 0},
+             {3, FV_CPU_AVX512},
+             {4, FV_CPU_AVX2 | FV_CPU_AVX512}};
     state a;
     double norm[5];
     for (size_t k = 0; k < FV_ARRAY_LEN(v); k++) {
@@ -150,10 +161,12 @@ static void bits_do_not_depend_on_threads_or_variant(void)
         }
         const size_t bytes = (size_t)a.n * sizeof(float);
         if (!k) continue;
-        CHECK_MSG(memcmp(fvi_params_master(a.p), fvi_params_master(b.p), bytes) == 0, "variant %zu", k);
+        CHECK_MSG(memcmp(fvi_params_master(a.p), fvi_params_master(b.p), bytes) == 0, "variant %zu",
+                  k);
         fv_opt_swap_ema(a.o);
         fv_opt_swap_ema(b.o);
-        CHECK_MSG(memcmp(fvi_params_master(a.p), fvi_params_master(b.p), bytes) == 0, "ema, variant %zu", k);
+        CHECK_MSG(memcmp(fvi_params_master(a.p), fvi_params_master(b.p), bytes) == 0,
+                  "ema, variant %zu", k);
         fv_opt_swap_ema(a.o);
         close_state(&b);
     }
@@ -203,11 +216,11 @@ static void norm_is_exact_and_clipping_scales(void)
     close_state(&s);
 }
 
-/* ---- Skips ------------------------------------------------------------------------------------------- */
+/* ---- Skips ----------------------------------------------------------------------------------- */
 
 static void bad_gradients_skip_the_update(void)
 {
-    static const float bad[] = { NAN, INFINITY, -INFINITY };
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
     state s;
     fv_opt_info info;
     OK(s.c, open_state(&s, 1, 0));
@@ -243,11 +256,13 @@ static void wrong_use_is_refused(void)
     fv_opt_swap_ema(s.o);
     CHECK(fv_opt_step(s.o, 1e-3f, NULL) == FV_ERR_STATE);
     fv_opt_swap_ema(s.o);
-    const fv_opt_options bad[] = {
-        { .struct_size = sizeof *bad, .beta1 = 1 },       { .struct_size = sizeof *bad, .beta2 = -0.1f },
-        { .struct_size = sizeof *bad, .eps = -1 },        { .struct_size = sizeof *bad, .clip = NAN },
-        { .struct_size = sizeof *bad, .ema_decay = 1 },   { .struct_size = 0 },
-        { .struct_size = sizeof *bad, .weight_decay = INFINITY } };
+    const fv_opt_options bad[] = {{.struct_size = sizeof *bad, .beta1 = 1},
+                                  {.struct_size = sizeof *bad, .beta2 = -0.1f},
+                                  {.struct_size = sizeof *bad, .eps = -1},
+                                  {.struct_size = sizeof *bad, .clip = NAN},
+                                  {.struct_size = sizeof *bad, .ema_decay = 1},
+                                  {.struct_size = 0},
+                                  {.struct_size = sizeof *bad, .weight_decay = INFINITY}};
     for (size_t i = 0; i < FV_ARRAY_LEN(bad); i++) {
         fv_opt *o = (fv_opt *)&s;
         CHECK_MSG(fv_opt_create(s.c, &o, s.p, &bad[i]) == FV_ERR_ARG && !o, "%zu", i);
@@ -273,7 +288,7 @@ static void average_starts_from_loaded_weights(void)
     close_state(&s);
 }
 
-/* ---- Schedules --------------------------------------------------------------------------------------- */
+/* ---- Schedules ------------------------------------------------------------------------------- */
 
 static void schedules_have_their_shape(void)
 {

@@ -6,21 +6,26 @@
 
 static fv_ctx *ctx;
 
-static fv_status parse(fv_recipe **r, const char *text) { return fv_recipe_parse(ctx, r, text, strlen(text)); }
+static fv_status parse(fv_recipe **r, const char *text)
+{
+    return fv_recipe_parse(ctx, r, text, strlen(text));
+}
 
 static void values_of_each_type(void)
 {
     fv_recipe *r;
     const char *const *items;
-    OK(ctx, parse(&r, "# first\n\n  lr = 3e-4   # peak\r\nsteps=1000\nname = a # b#c \nflip = yes\n"
-                      "source = a.tar, b c.tar,,d\nempty =\nnegative = -2\nhash = x#y\nlast = 1.5"));
+    OK(ctx,
+       parse(&r, "# first\n\n  lr = 3e-4   # peak\r\nsteps=1000\nname = a # b#c \nflip = yes\n"
+                 "source = a.tar, b c.tar,,d\nempty =\nnegative = -2\nhash = x#y\nlast = 1.5"));
     CHECK(fv_recipe_number(r, "lr", 1, 0, 1) == 3e-4);
     CHECK(fv_recipe_int(r, "steps", 1, 1, 100000) == 1000);
     CHECK(strcmp(fv_recipe_string(r, "name", "z"), "a") == 0);
     CHECK(strcmp(fv_recipe_string(r, "hash", "z"), "x#y") == 0);
     CHECK(fv_recipe_bool(r, "flip", 0) == 1);
     CHECK(fv_recipe_list(r, "source", &items) == 4);
-    CHECK(strcmp(items[0], "a.tar") == 0 && strcmp(items[1], "b") == 0 && strcmp(items[3], "d") == 0);
+    CHECK(strcmp(items[0], "a.tar") == 0 && strcmp(items[1], "b") == 0 &&
+          strcmp(items[3], "d") == 0);
     CHECK(strcmp(fv_recipe_string(r, "empty", "full"), "") == 0);
     CHECK(fv_recipe_int(r, "negative", 0, -5, 5) == -2);
     CHECK(fv_recipe_number(r, "last", 0, 0, 2) == 1.5);
@@ -56,7 +61,10 @@ static void text_is_sorted_and_parses_to_itself(void)
     CHECK(fv_recipe_int(r, "z", 0, 0, 5) == 2);
     (void)fv_recipe_number(r, "third", 1.0 / 3, 0, 1);
     const char *text = fv_recipe_text(r);
-    CHECK(strcmp(text, "a = x y\nm = 0.30000000000000004\nnew = 3\nthird = 0.3333333333333333\nz = 2\n") == 0);
+    CHECK(
+        strcmp(text,
+               "a = x y\nm = 0.30000000000000004\nnew = 3\nthird = 0.3333333333333333\nz = 2\n") ==
+        0);
     OK(ctx, parse(&q, text));
     CHECK(fv_recipe_number(q, "third", 0, 0, 1) == 1.0 / 3);
     CHECK(strcmp(fv_recipe_text(q), text) == 0);
@@ -88,7 +96,8 @@ static void unknown_keys_are_named_with_the_nearest(void)
     (void)fv_recipe_int(r, "warmup", 1, 0, 10);
     (void)fv_recipe_int(r, "steps", 1, 0, 10);
     CHECK(fv_recipe_check(r) == FV_ERR_UNKNOWN);
-    CHECK_MSG(strstr(fv_ctx_error(ctx), "line 2: unknown key warm_up; did you mean warmup?"), "%s", fv_ctx_error(ctx));
+    CHECK_MSG(strstr(fv_ctx_error(ctx), "line 2: unknown key warm_up; did you mean warmup?"), "%s",
+              fv_ctx_error(ctx));
     fv_recipe_close(&r);
     OK(ctx, parse(&r, "x = 1\n"));
     CHECK(fv_recipe_check(r) == FV_ERR_UNKNOWN);
@@ -97,8 +106,9 @@ static void unknown_keys_are_named_with_the_nearest(void)
 
 static void bad_values_stick(void)
 {
-    static const char *const bad[] = { "v =", "v = 1x", "v = nan", "v = inf", "v = 0x10", "v = 1e999", "v = 11",
-                                       "v = -1", "v = 1,5", "v = 1 2", "v = e", "v = +", "v = maybe" };
+    static const char *const bad[] = {"v =",       "v = 1x", "v = nan",  "v = inf", "v = 0x10",
+                                      "v = 1e999", "v = 11", "v = -1",   "v = 1,5", "v = 1 2",
+                                      "v = e",     "v = +",  "v = maybe"};
     for (size_t i = 0; i < FV_ARRAY_LEN(bad); i++) {
         fv_recipe *r;
         OK(ctx, parse(&r, bad[i]));
@@ -125,8 +135,9 @@ static void bad_values_stick(void)
 
 static void bad_syntax_is_refused_with_its_line(void)
 {
-    static const char *const bad[] = { "a = 1\nwhat\n", "a = 1\n= 2\n", "a = 1\na b = 2\n", "a = 1\na = 2\n",
-                                       "a = 1\n\xc3\xa4 = 2\n", "a = 1\nb = \x7f\n", "a = 1\nb = \x1b[0m\n", "a = 1\nb=#1\n" };
+    static const char *const bad[] = {
+        "a = 1\nwhat\n",         "a = 1\n= 2\n",      "a = 1\na b = 2\n",     "a = 1\na = 2\n",
+        "a = 1\n\xc3\xa4 = 2\n", "a = 1\nb = \x7f\n", "a = 1\nb = \x1b[0m\n", "a = 1\nb=#1\n"};
     for (size_t i = 0; i < FV_ARRAY_LEN(bad); i++) {
         fv_recipe *r;
         CHECK_MSG(parse(&r, bad[i]) == FV_ERR_FORMAT && r == NULL, "%zu", i);
@@ -150,7 +161,8 @@ static void bad_syntax_is_refused_with_its_line(void)
     CHECK(fv_recipe_parse(ctx, &r, big, (size_t)(at - big)) == FV_ERR_LIMIT);
     free(big);
     CHECK(fv_recipe_read(ctx, &r, "/nonexistent/recipe") == FV_ERR_NOT_FOUND);
-    OK(ctx, parse(&r, "\xef\xbb\xbf" "a = \xc3\xa4\n"));
+    OK(ctx, parse(&r, "\xef\xbb\xbf"
+                      "a = \xc3\xa4\n"));
     CHECK(strcmp(fv_recipe_string(r, "a", ""), "\xc3\xa4") == 0);
     fv_recipe_close(&r);
 }
@@ -177,7 +189,7 @@ static void any_bytes_are_safe(void)
 
 static void a_decimal_comma_locale_changes_nothing(void)
 {
-    static const char *const names[] = { "de_DE.UTF-8", "fr_FR.UTF-8", "de_DE", "fr_FR" };
+    static const char *const names[] = {"de_DE.UTF-8", "fr_FR.UTF-8", "de_DE", "fr_FR"};
     size_t i = 0;
     while (i < FV_ARRAY_LEN(names) && !setlocale(LC_NUMERIC, names[i])) i++;
     if (i == FV_ARRAY_LEN(names)) {
@@ -208,7 +220,7 @@ static void failing_free(void *user, void *p)
 
 static void memory_failures_are_reported(void)
 {
-    const fv_allocator al = { failing_alloc, failing_free, NULL };
+    const fv_allocator al = {failing_alloc, failing_free, NULL};
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
     fv_ctx *c;
     o.alloc = &al;

@@ -1,8 +1,9 @@
-/* test_train.c - the training loop: learning, exact resume after any kill, damaged files, full disk.
+/* test_train.c - the training loop: learning, exact resume after any kill, damaged files, full
+ * disk.
  *
- * Runs happen in forked children (threads = 1, OpenMP untouched in the parent), which may be killed at
- * any system call: this program defines write, fsync and rename itself and counts the calls. Equality
- * means equal bytes of the final checkpoint: masters, moments, EMA, counters. */
+ * Runs happen in forked children (threads = 1, OpenMP untouched in the parent), which may be killed
+ * at any system call: this program defines write, fsync and rename itself and counts the calls.
+ * Equality means equal bytes of the final checkpoint: masters, moments, EMA, counters. */
 #define _DEFAULT_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -17,7 +18,7 @@
 #include "engine.h"
 #include "test.h"
 
-/* ---- System calls that can kill -------------------------------------------------------------------- */
+/* ---- System calls that can kill -------------------------------------------------------------- */
 
 static long kill_at = -1, calls_seen; /* kill at this event (0-based); < 0 = never */
 
@@ -56,7 +57,7 @@ int rename(const char *a, const char *b)
     return r;
 }
 
-/* ---- A small model --------------------------------------------------------------------------------- */
+/* ---- A small model --------------------------------------------------------------------------- */
 
 enum { BATCH = 16, IN = 8, HIDDEN = 72, OUT = 3 };
 
@@ -80,15 +81,17 @@ typedef struct run {
     char log[4096]; /* details of progress */
 } run;
 
-static char root[64];
+static char root[80];
 
 static void batch(run *r, uint64_t step, int micro)
 {
     const uint64_t at = r->s->fixed_data ? 0 : step;
-    fv_rand_normal(7, FV_STREAM_USER, r->s->same_micro ? 0u : (uint32_t)micro, at * BATCH * IN, BATCH * IN, r->x);
+    fv_rand_normal(7, FV_STREAM_USER, r->s->same_micro ? 0u : (uint32_t)micro, at * BATCH * IN,
+                   BATCH * IN, r->x);
     for (int i = 0; i < BATCH; i++)
         for (int j = 0; j < OUT; j++)
-            r->y[i * OUT + j] = sinf(r->x[i * IN + j]) + r->x[i * IN + j + 1] * r->x[i * IN + j + 2];
+            r->y[i * OUT + j] =
+                sinf(r->x[i * IN + j]) + r->x[i * IN + j + 1] * r->x[i * IN + j + 2];
 }
 
 static fv_status hook_step(void *user, uint64_t step, int micro, float scale, double *loss)
@@ -97,7 +100,7 @@ static fv_status hook_step(void *user, uint64_t step, int micro, float scale, do
     const setup *s = r->s;
     if (s->cancel_at == step + 1) fv_ctx_cancel(r->ctx);
     if (s->limit_at == step + 1) {
-        const struct rlimit l = { 3000, 3000 };
+        const struct rlimit l = {3000, 3000};
         signal(SIGXFSZ, SIG_IGN);
         if (setrlimit(RLIMIT_FSIZE, &l) != 0) return FV_ERR_INTERNAL;
     }
@@ -125,7 +128,7 @@ static fv_status hook_evaluate(void *user, uint64_t step, double *metric)
 static fv_status hook_export(void *user, uint64_t step, const char *path)
 {
     run *r = user;
-    const char *meta[] = { "fovea.kind", "test" };
+    const char *meta[] = {"fovea.kind", "test"};
     (void)step;
     if (r->s->fail_export) return fv_fail(r->ctx, FV_ERR_IO, "export refused by the test");
     return fv_params_export(r->ctx, r->params, FV_F32, meta, 1, path, 1);
@@ -144,18 +147,18 @@ static fv_status build(run *r)
     fv_tape *t = NULL;
     FV_TRY(fv_params_create(r->ctx, &r->params));
     fv_params *p = r->params;
-    const fv_pid w1 = fv_params_add(p, "up.weight", 2, (int64_t[]){ HIDDEN, IN }, FV_PARAM_DECAY);
-    const fv_pid b1 = fv_params_add(p, "up.bias", 1, (int64_t[]){ HIDDEN }, 0);
-    const fv_pid still = fv_params_add(p, "table", 2, (int64_t[]){ 3, 5 }, FV_PARAM_FROZEN);
-    const fv_pid w2 = fv_params_add(p, "down.weight", 2, (int64_t[]){ OUT, HIDDEN }, FV_PARAM_DECAY);
-    const fv_pid b2 = fv_params_add(p, "down.bias", 1, (int64_t[]){ OUT }, 0);
+    const fv_pid w1 = fv_params_add(p, "up.weight", 2, (int64_t[]){HIDDEN, IN}, FV_PARAM_DECAY);
+    const fv_pid b1 = fv_params_add(p, "up.bias", 1, (int64_t[]){HIDDEN}, 0);
+    const fv_pid still = fv_params_add(p, "table", 2, (int64_t[]){3, 5}, FV_PARAM_FROZEN);
+    const fv_pid w2 = fv_params_add(p, "down.weight", 2, (int64_t[]){OUT, HIDDEN}, FV_PARAM_DECAY);
+    const fv_pid b2 = fv_params_add(p, "down.bias", 1, (int64_t[]){OUT}, 0);
     FV_TRY(fv_params_alloc(p));
     fv_params_init_xavier(p, w1, 1);
     fv_params_init_xavier(p, w2, 1);
     fv_params_fill(p, still, 0.25f);
     FV_TRY(fv_tape_create(r->ctx, &t, p, FV_TRAIN, FV_F32));
-    const fv_t x = fv_input(t, "x", FV_F32, 2, (int64_t[]){ BATCH, IN });
-    const fv_t y = fv_input(t, "y", FV_F32, 2, (int64_t[]){ BATCH, OUT });
+    const fv_t x = fv_input(t, "x", FV_F32, 2, (int64_t[]){BATCH, IN});
+    const fv_t y = fv_input(t, "y", FV_F32, 2, (int64_t[]){BATCH, OUT});
     const fv_t h = fv_linear(t, x, w1, b1, FV_ACT_SILU);
     fv_output(t, "loss", fv_loss_mse(t, fv_linear(t, h, w2, b2, FV_ACT_NONE), y, 0));
     fv_status s = fv_tape_status(t);
@@ -195,7 +198,7 @@ static fv_status open_run(run *r, const setup *s, const fv_allocator *alloc)
 static fv_status train(run *r, const char *dir, fv_train_result *result)
 {
     const setup *s = r->s;
-    const fv_train_hooks hooks = { r, hook_step, hook_evaluate, NULL, hook_export };
+    const fv_train_hooks hooks = {r, hook_step, hook_evaluate, NULL, hook_export};
     fv_train_options o = FV_TRAIN_OPTIONS_INIT;
     o.out_dir = dir;
     o.steps = s->steps;
@@ -216,7 +219,7 @@ static fv_status train(run *r, const char *dir, fv_train_result *result)
     return fv_train_run(r->ctx, r->params, r->opt, &hooks, &o, result);
 }
 
-/* ---- Children -------------------------------------------------------------------------------------- */
+/* ---- Children -------------------------------------------------------------------------------- */
 
 static void name_of(char *out, size_t size, const char *dir, const char *file)
 {
@@ -233,7 +236,7 @@ static void child(const setup *s, const char *dir)
     path[strlen(path) - 1] = 0;
     if (st == FV_OK) st = train(&r, path, NULL);
     kill_at = -1;
-    const struct rlimit l = { RLIM_INFINITY, RLIM_INFINITY };
+    const struct rlimit l = {RLIM_INFINITY, RLIM_INFINITY};
     (void)setrlimit(RLIMIT_FSIZE, &l);
     strcat(path, ".result");
     FILE *f = fopen(path, "w");
@@ -261,7 +264,7 @@ static int run_child(const setup *s, const char *dir, long kill_event, long kill
         kill(pid, SIGKILL);
     }
     int st;
-    while (waitpid(pid, &st, 0) < 0 && errno == EINTR) { }
+    while (waitpid(pid, &st, 0) < 0 && errno == EINTR) {}
     return WIFEXITED(st) ? WEXITSTATUS(st) : -1;
 }
 
@@ -344,15 +347,18 @@ static void patch_file(const char *dir, const char *file, long at, const char *b
     fclose(f);
 }
 
-/* step, loss, lr and grad_norm of every row (the other columns are times and results of evaluation) */
+/* step, loss, lr and grad_norm of every row (the other columns are times and results of evaluation)
+ */
 static char *table(const char *dir)
 {
     size_t n, m = 0;
     char *t = slurp(dir, "metrics.csv", &n);
     int commas = 0;
     for (size_t i = 0; t && i < n; i++) {
-        if (t[i] == '\n') commas = 0;
-        else if (t[i] == ',') commas++;
+        if (t[i] == '\n')
+            commas = 0;
+        else if (t[i] == ',')
+            commas++;
         if (commas < 4) t[m++] = t[i];
     }
     if (t) t[m] = 0;
@@ -368,14 +374,15 @@ static bool same_table(const char *a, const char *b)
     return same;
 }
 
-/* ---- Resume ---------------------------------------------------------------------------------------- */
+/* ---- Resume ---------------------------------------------------------------------------------- */
 
-static const setup eight = { .steps = 8, .save_every = 4 };
+static const setup eight = {.steps = 8, .save_every = 4};
 
 static void reference_run_writes_all_files(void)
 {
     CHECK(run_child(&eight, "ref8", -1, 0) == FV_OK);
-    CHECK(exists("ref8", "ckpt-00000004.safetensors") && exists("ref8", "ckpt-00000008.safetensors"));
+    CHECK(exists("ref8", "ckpt-00000004.safetensors") &&
+          exists("ref8", "ckpt-00000008.safetensors"));
     CHECK(exists("ref8", "loss.png") && exists("ref8", "model.safetensors"));
     CHECK(says("ref8", "latest", "ckpt-00000008.safetensors\n"));
     CHECK(says("ref8", "metrics.csv", "step,loss,lr,grad_norm,metric,samples_per_s,seconds\n1,"));
@@ -411,7 +418,7 @@ static void resume_is_exact_after_a_kill_at_each_system_call(void)
 
 static void resume_is_exact_after_kills_at_random_times(void)
 {
-    const setup plain = { .steps = 400, .save_every = 7, .log_every = 1 };
+    const setup plain = {.steps = 400, .save_every = 7, .log_every = 1};
     setup go_on = plain;
     uint64_t seed = 1;
     go_on.resume = 1;
@@ -433,8 +440,11 @@ static void resume_is_exact_after_kills_at_random_times(void)
 
 static void damaged_newest_checkpoint_falls_back_and_is_reported(void)
 {
-    const struct { long at; size_t n; } bad[] = { { 0, 8 }, { 20, 1 }, { 70, 4 }, { 400, 1 }, { -4, 4 } };
-    const char junk[8] = { 'Z', 'Q', 'Z', 'Q', 'Z', 'Q', 'Z', 'Q' };
+    const struct {
+        long at;
+        size_t n;
+    } bad[] = {{0, 8}, {20, 1}, {70, 4}, {400, 1}, {-4, 4}};
+    const char junk[8] = {'Z', 'Q', 'Z', 'Q', 'Z', 'Q', 'Z', 'Q'};
     setup twelve = eight, sixteen = eight;
     twelve.steps = 12;
     sixteen.steps = 16;
@@ -444,8 +454,10 @@ static void damaged_newest_checkpoint_falls_back_and_is_reported(void)
         CHECK(run_child(&twelve, "bad", -1, 0) == FV_OK);
         char path[256];
         name_of(path, sizeof path, "bad", "ckpt-00000012.safetensors");
-        if (i < FV_ARRAY_LEN(bad)) patch_file("bad", "ckpt-00000012.safetensors", bad[i].at, junk, bad[i].n);
-        else CHECK(truncate(path, i == FV_ARRAY_LEN(bad) ? 0 : 9000) == 0);
+        if (i < FV_ARRAY_LEN(bad))
+            patch_file("bad", "ckpt-00000012.safetensors", bad[i].at, junk, bad[i].n);
+        else
+            CHECK(truncate(path, i == FV_ARRAY_LEN(bad) ? 0 : 9000) == 0);
         CHECK_MSG(run_child(&sixteen, "bad", -1, 0) == FV_OK, "case %zu", i);
         CHECK_MSG(says("bad", NULL, "ckpt-00000012.safetensors is not usable: "), "case %zu", i);
         CHECK_MSG(says("bad", NULL, "going on from ckpt-00000008.safetensors"), "case %zu", i);
@@ -557,7 +569,8 @@ static void cancelling_saves(void)
     CHECK(run_child(&a, "cancel", -1, 0) == FV_ERR_CANCELLED);
     CHECK(says("cancel", NULL, "saved in"));
     CHECK(!exists("cancel", "model.safetensors"));
-    CHECK(exists("cancel", "ckpt-00000005.safetensors") || exists("cancel", "ckpt-00000006.safetensors"));
+    CHECK(exists("cancel", "ckpt-00000005.safetensors") ||
+          exists("cancel", "ckpt-00000006.safetensors"));
     CHECK(run_child(&go_on, "cancel", -1, 0) == FV_OK);
     CHECK(same_file("ref8", "cancel", "ckpt-00000008.safetensors"));
     remove_dir("cancel");
@@ -605,14 +618,21 @@ static void saves_by_time(void)
     remove_dir("sec");
 }
 
-/* ---- In this process ------------------------------------------------------------------------------- */
+/* ---- In this process ------------------------------------------------------------------------- */
 
-static void path_in(char *out, size_t size, const char *name) { snprintf(out, size, "%s/%s", root, name); }
+static void path_in(char *out, size_t size, const char *name)
+{
+    snprintf(out, size, "%s/%s", root, name);
+}
 
 static void small_network_learns_a_batch(void)
 {
-    const setup s = { .steps = 400, .save_every = 1000, .fixed_data = 1, .log_every = 20,
-                      .eval_every = 200, .lr = 2e-2 };
+    const setup s = {.steps = 400,
+                     .save_every = 1000,
+                     .fixed_data = 1,
+                     .log_every = 20,
+                     .eval_every = 200,
+                     .lr = 2e-2};
     run r;
     fv_train_result res;
     char dir[128];
@@ -631,7 +651,7 @@ static void small_network_learns_a_batch(void)
 
 static void export_has_the_average_and_masters_come_back(void)
 {
-    setup s = { .steps = 6, .save_every = 6, .fail_export = 1 };
+    setup s = {.steps = 6, .save_every = 6, .fail_export = 1};
     run r;
     char dir[128], file[160];
     OK(r.ctx, open_run(&r, &s, NULL));
@@ -651,7 +671,8 @@ static void export_has_the_average_and_masters_come_back(void)
     snprintf(file, sizeof file, "%s/model.safetensors", dir);
     OK(r.ctx, fv_model_open(r.ctx, &e, file, NULL));
     CHECK(fv_model_find(m, "ema.up.weight", &t) && fv_model_find(e, "up.weight", &u));
-    CHECK(memcmp(t.data, u.data, HIDDEN * IN * 4) == 0 && memcmp(t.data, now.data, HIDDEN * IN * 4) != 0);
+    CHECK(memcmp(t.data, u.data, HIDDEN * IN * 4) == 0 &&
+          memcmp(t.data, now.data, HIDDEN * IN * 4) != 0);
     CHECK(fv_model_find(e, "table", &u) && *(const float *)u.data == 0.25f);
     CHECK(!fv_model_find(m, "m.table", &u) && fv_model_find(m, "master.table", &u));
     fv_model_close(&m);
@@ -662,7 +683,7 @@ static void export_has_the_average_and_masters_come_back(void)
 
 static void ten_bad_losses_in_a_row_stop_the_run(void)
 {
-    const setup s = { .steps = 40, .nan_from = 4 };
+    const setup s = {.steps = 40, .nan_from = 4};
     run r;
     char dir[128];
     OK(r.ctx, open_run(&r, &s, NULL));
@@ -677,9 +698,11 @@ static void ten_bad_losses_in_a_row_stop_the_run(void)
 
 static void accumulation_averages_micro_batches(void)
 {
-    /* twice the same micro-batch at half scale is one step on it but for the order of the sums, some
-     * ulp of a gradient; Adam's update has at most the relative error of the gradient, times lr */
-    const setup one = { .steps = 3, .same_micro = 1 }, two = { .steps = 3, .same_micro = 1, .accumulate = 2 };
+    /* twice the same micro-batch at half scale is one step on it but for the order of the sums,
+     * some ulp of a gradient; Adam's update has at most the relative error of the gradient, times
+     * lr */
+    const setup one = {.steps = 3, .same_micro = 1},
+                two = {.steps = 3, .same_micro = 1, .accumulate = 2};
     run a, b;
     char dir[128];
     fv_train_result ra, rb;
@@ -700,7 +723,7 @@ static void accumulation_averages_micro_batches(void)
 
 static void bad_options_are_refused(void)
 {
-    setup s = { .steps = 0 };
+    setup s = {.steps = 0};
     run r;
     char dir[128], file[160];
     OK(r.ctx, open_run(&r, &s, NULL));
@@ -732,7 +755,7 @@ static void bad_options_are_refused(void)
 
 static void start_step_shifts_data_and_schedule(void)
 {
-    const setup s = { .steps = 7, .start_step = 4, .save_every = 100 };
+    const setup s = {.steps = 7, .start_step = 4, .save_every = 100};
     run r;
     char dir[128];
     OK(r.ctx, open_run(&r, &s, NULL));
@@ -746,7 +769,7 @@ static void start_step_shifts_data_and_schedule(void)
 
 static void checkpoint_damage_at_any_byte_is_noticed(void)
 {
-    const setup s = { .steps = 2 };
+    const setup s = {.steps = 2};
     run r;
     char dir[128], file[160];
     OK(r.ctx, open_run(&r, &s, NULL));
@@ -768,8 +791,12 @@ static void checkpoint_damage_at_any_byte_is_noticed(void)
         bytes[i] ^= 4;
         uint64_t step = 77;
         const fv_status st = fv_checkpoint_read(r.ctx, r.params, r.opt, &step, NULL, file);
-        if (st == FV_OK) accepted++; /* only bytes of padding tensors and header spaces may do that */
-        else CHECK_MSG(step == 77 && (st < 40 || st == FV_ERR_IO), "byte %zu: status %d", i, (int)st);
+        /* only bytes of padding tensors and header spaces may do that */
+        if (st == FV_OK)
+            accepted++;
+        else
+            CHECK_MSG(step == 77 && (st < 40 || st == FV_ERR_IO), "byte %zu: status %d", i,
+                      (int)st);
         CHECK_MSG(memcmp(before, t.data, sizeof before) == 0, "byte %zu", i);
     }
     CHECK_MSG(accepted <= 6, "%d flips went unnoticed", accepted);
@@ -780,7 +807,7 @@ static void checkpoint_damage_at_any_byte_is_noticed(void)
 
 static void exports_int8_and_bf16(void)
 {
-    const setup s = { .steps = 1 };
+    const setup s = {.steps = 1};
     run r;
     char file[160];
     fv_tensor q, sc, t, b;
@@ -796,13 +823,14 @@ static void exports_int8_and_bf16(void)
     CHECK(fv_params_export(r.ctx, r.params, FV_I8, NULL, 0, file, 0) == FV_ERR_EXISTS);
     OK(r.ctx, fv_model_open(r.ctx, &m, file, NULL));
     CHECK(fv_model_find(m, "down.weight.int8", &q) && fv_model_find(m, "down.weight.scale", &sc));
-    CHECK(q.dtype == FV_I8 && q.ndim == 2 && q.dim[1] == HIDDEN && sc.ndim == 1 && sc.dim[0] == OUT);
+    CHECK(q.dtype == FV_I8 && q.ndim == 2 && q.dim[1] == HIDDEN && sc.ndim == 1 &&
+          sc.dim[0] == OUT);
     CHECK(((const int8_t *)q.data)[HIDDEN + 3] == -127);
     NEAR(((const float *)sc.data)[1], 2.54 / 127, 1e-8);
     CHECK(((const float *)sc.data)[0] == 0);
     CHECK(fv_model_find(m, "up.weight", &t) && t.dtype == FV_F32); /* 8 columns: kept */
     OK(r.ctx, fv_params_create(r.ctx, &p));
-    CHECK(fv_params_add(p, "down.weight", 2, (int64_t[]){ OUT, HIDDEN }, 0) == 0);
+    CHECK(fv_params_add(p, "down.weight", 2, (int64_t[]){OUT, HIDDEN}, 0) == 0);
     OK(r.ctx, fv_params_alloc(p));
     OK(r.ctx, fv_params_load(p, m, NULL));
     const float *back = fv_params_tensor(p, 0).data, *scale = sc.data;
@@ -821,7 +849,7 @@ static void exports_int8_and_bf16(void)
     unbuild(&r);
 }
 
-/* ---- Memory failures ------------------------------------------------------------------------------- */
+/* ---- Memory failures ------------------------------------------------------------------------- */
 
 static long allocs_left;
 
@@ -841,8 +869,8 @@ static void failing_free(void *user, void *p)
 
 static void memory_failures_are_reported(void)
 {
-    const setup s = { .steps = 3, .save_every = 2 };
-    const fv_allocator al = { failing_alloc, failing_free, NULL };
+    const setup s = {.steps = 3, .save_every = 2};
+    const fv_allocator al = {failing_alloc, failing_free, NULL};
     run r;
     char dir[128];
     path_in(dir, sizeof dir, "oom");
@@ -858,7 +886,8 @@ static void memory_failures_are_reported(void)
         const fv_status st = train(&r, dir, NULL);
         allocs_left = 1000000;
         if (st == FV_OK) break;
-        CHECK_MSG(st == FV_ERR_OOM, "allocation %ld: %s: %s", n, fv_status_name(st), fv_ctx_error(r.ctx));
+        CHECK_MSG(st == FV_ERR_OOM, "allocation %ld: %s: %s", n, fv_status_name(st),
+                  fv_ctx_error(r.ctx));
         failures++;
     }
     CHECK_MSG(failures > 30, "%d", failures);
@@ -868,7 +897,9 @@ static void memory_failures_are_reported(void)
 
 int main(void)
 {
-    snprintf(root, sizeof root, "/tmp/fovea-train-%ld", (long)getpid());
+    const char *tmp = getenv("TMPDIR");
+    snprintf(root, sizeof root, "%.40s/fovea-train-%ld", tmp && *tmp ? tmp : "/tmp",
+             (long)getpid());
     if (mkdir(root, 0777) != 0) return 1;
     RUN(reference_run_writes_all_files);
     RUN(resume_is_exact_after_a_kill_at_each_system_call);
