@@ -32,6 +32,8 @@ static fv_status check_fit(fv_ctx *ctx, const dit_config *c)
 {
     if (c->width % c->heads || c->width / c->heads % 4 || c->width % 4)
         return fv_fail(ctx, FV_ERR_MODEL, "model: width %d does not split into %d heads of a multiple of 4", c->width, c->heads);
+    if (c->family == DIT_OFFICIAL && (c->bottleneck || c->refine))
+        return fv_fail(ctx, FV_ERR_MODEL, "model: bottleneck and refine belong to F models only");
     if (c->input_size % c->patch)
         return fv_fail(ctx, FV_ERR_MODEL, "model: input size %d is not a multiple of the patch %d", c->input_size, c->patch);
     FV_TRY(in_range(ctx, "number of tokens", dit_tokens(c), 1, DIT_MAX_TOKENS));
@@ -67,20 +69,27 @@ fv_status dit_config_check(fv_ctx *ctx, const dit_config *c)
 
 /* ---- Metadata: reading ---------------------------------------------------------------------------------- */
 
-/* A number as JSON writes it (strict, any locale). */
+static bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+/* A number as JSON writes it, without spaces around it: strict and the same in any locale. */
 static fv_status parse_number(fv_ctx *ctx, const char *key, const char *text, bool is_whole, double *out)
 {
+    const size_t n = strlen(text);
     fv_json_doc *doc = NULL;
     int64_t whole = 0;
-    bool good = strlen(text) < 64 && fv_json_parse(ctx, &doc, text, strlen(text), 4) == FV_OK;
-    if (good) {
+    fv_status s = FV_ERR_FORMAT;
+    if (n > 0 && n < 64 && (is_digit(text[0]) || text[0] == '-') && is_digit(text[n - 1]))
+        s = fv_json_parse(ctx, &doc, text, n, 4);
+    if (s == FV_ERR_OOM) return s;
+    if (s == FV_OK) {
         const fv_json *root = fv_json_root(doc);
-        good = root->type == FV_JSON_NUMBER && isfinite(root->num);
-        if (good && is_whole) good = fv_json_int(root, &whole) && whole >= INT32_MIN && whole <= INT32_MAX;
-        if (good) *out = is_whole ? (double)whole : root->num;
+        *out = root->num;
+        if (root->type != FV_JSON_NUMBER || !isfinite(root->num)) s = FV_ERR_FORMAT;
+        else if (is_whole && !(fv_json_int(root, &whole) && whole >= INT32_MIN && whole <= INT32_MAX)) s = FV_ERR_FORMAT;
     }
     fv_json_free(&doc);
-    return good ? FV_OK : fv_fail(ctx, FV_ERR_MODEL, "model: metadata %s = \"%.40s\" is not a %s", key, text, is_whole ? "whole number" : "number");
+    if (s == FV_OK) return s;
+    return fv_fail(ctx, FV_ERR_MODEL, "model: metadata %s = \"%.40s\" is not a %s", key, text, is_whole ? "whole number" : "number");
 }
 
 static fv_status meta_number(fv_ctx *ctx, const fv_model *m, const char *key, bool is_whole, double *out)

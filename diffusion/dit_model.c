@@ -208,6 +208,8 @@ static void add_f(dit_net *n)
 fv_status dit_net_create(fv_ctx *ctx, dit_net *n, const dit_config *c)
 {
     memset(n, 0, sizeof *n);
+    if (c->family == DIT_OFFICIAL && c->refine)
+        return fv_fail(ctx, FV_ERR_ARG, "model: refine belongs to F models, not to official DiTs: leave it 0");
     n->cfg = *c;
     n->patch0_w = n->pos = n->ada_w = n->ada_b = n->ada_offset = n->final_norm = -1;
     for (int i = 0; i < DIT_REFINE_LAYERS; i++) n->refine_w[i] = n->refine_b[i] = -1;
@@ -217,7 +219,8 @@ fv_status dit_net_create(fv_ctx *ctx, dit_net *n, const dit_config *c)
     if (s == FV_OK) {
         if (c->family == DIT_OFFICIAL) add_official(n);
         else add_f(n);
-        if (n->out_b < 0 || (c->refine && n->refine_b[DIT_REFINE_LAYERS - 1] < 0)) s = FV_ERR_ARG;
+        /* A failed add sticks: alloc then returns why (out of memory, ...) and does nothing else. */
+        if (n->out_b < 0 || (c->refine && n->refine_b[DIT_REFINE_LAYERS - 1] < 0)) s = fv_params_alloc(n->params);
     }
     if (s != FV_OK) dit_net_destroy(ctx, n);
     return s;
