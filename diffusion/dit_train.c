@@ -367,6 +367,7 @@ fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *r, const fv_dit_train_options *o,
     tr.precision = type_named(r, "precision", "bf16");
     tr.export_type = type_named(r, "export", "bf16");
     (void)fv_recipe_string(r, "engine", "dit");
+    (void)fv_recipe_bool(r, "profile", 0);
     fv_status s = read_config(&tr, r);
     if (s == FV_OK) s = open_data(&tr, r, o->data_dir, tr.net.cfg.input_size);
     read_run(&tr, r, o, &t);
@@ -379,7 +380,9 @@ fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *r, const fv_dit_train_options *o,
         t.recipe_text = tr.recipe_text = fv_recipe_text(r);
         const fv_train_hooks hooks = { &tr, train_step, tr.eval_batches ? evaluate : NULL,
                                        t.sample_every ? sample : NULL, export_model };
+        fv_plan_profile(tr.plan, fv_recipe_bool(r, "profile", 0));
         s = fv_train_run(ctx, tr.net.params, tr.opt, &hooks, &t, result);
+        if (s == FV_OK && fv_recipe_bool(r, "profile", 0)) s = fv_report(ctx, "profile", 1, 1, fv_plan_profile_text(tr.plan));
     }
     trainer_free(&tr);
     return s;
