@@ -7,6 +7,8 @@
 #ifndef FV_TEST_H
 #define FV_TEST_H
 #include <math.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
