@@ -185,7 +185,7 @@ fv_status fv_fail_in(fv_ctx *ctx, fv_status status, const char *fmt, ...)
     va_end(ap);
     if (n < 0) n = 0;
     if (n > FVI_ERROR_BYTES - 3) n = FVI_ERROR_BYTES - 3;
-    snprintf(text + n, sizeof text - (size_t)n, ": %s", ctx->error);
+    snprintf(text + n, sizeof text - (size_t)n, ": %.*s", FVI_ERROR_BYTES - 3 - n, ctx->error);
     memcpy(ctx->error, text, sizeof text);
     return status;
 }

@@ -80,6 +80,7 @@ fv_status fv_model_writer_meta(fv_model_writer *w, const char *key, const char *
 
 static fv_status check_tensor(fv_ctx *ctx, const char *name, const fv_tensor *t, size_t *bytes)
 {
+    *bytes = 0;
     if (!name || !fvi_utf8_valid(name, strlen(name)) || strcmp(name, "__metadata__") == 0
         || strncmp(name, FVI_PAD_PREFIX, sizeof FVI_PAD_PREFIX - 1) == 0) {
         return fv_fail(ctx, FV_ERR_ARG, "model writer: \"%.200s\" cannot be a tensor's name",

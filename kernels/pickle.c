@@ -143,6 +143,7 @@ static fv_status top(const fvi_pickle *p, uint32_t *out)
 /* Remove the last mark; the values above it are stack[*first..stack_count). */
 static fv_status pop_mark(fvi_pickle *p, size_t *first)
 {
+    *first = 0;
     if (p->mark_count == 0) return fail(p, "no mark");
     *first = p->mark[--p->mark_count];
     return FV_OK;
@@ -208,8 +209,10 @@ uint32_t fvi_pickle_child(const fvi_pickle *p, uint32_t container, size_t i)
 
 /* ---- Reading arguments ----------------------------------------------------------------------- */
 
+/* Outputs are cleared first: the compiler cannot see that a failure is never FV_OK. */
 static fv_status take(fvi_pickle *p, uint64_t n, const uint8_t **out)
 {
+    *out = NULL;
     if (n > p->size - p->at) {
         return fv_fail(p->ctx, FV_ERR_TRUNCATED, "pickle: ends inside the opcode before byte %zu",
                        p->at);
@@ -232,6 +235,8 @@ static fv_status take_le(fvi_pickle *p, int bytes, uint64_t *out)
 static fv_status take_line(fvi_pickle *p, const char **text, size_t *n)
 {
     const uint8_t *start = p->bytes + p->at, *end = memchr(start, '\n', p->size - p->at);
+    *text = NULL;
+    *n = 0;
     if (!end) return fv_fail(p->ctx, FV_ERR_TRUNCATED, "pickle: ends inside a name");
     *text = (const char *)start;
     *n = (size_t)(end - start);

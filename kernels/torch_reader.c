@@ -49,6 +49,7 @@ bool fvi_torch_sniff(const uint8_t *bytes, size_t size)
 
 static fv_status take_budget(reader *r, const char *name, size_t bytes, void **out)
 {
+    *out = NULL;
     if (bytes > r->copy_left) {
         return fv_fail(r->m->ctx, FV_ERR_LIMIT,
                        "tensor \"%.200s\" expands to far more than the file", name);

@@ -43,6 +43,7 @@ static bool find_end(const fvi_zip *z, size_t *at)
 static fv_status find_directory(const fvi_zip *z, directory *d)
 {
     size_t at;
+    *d = (directory){ 0 };
     if (!find_end(z, &at)) {
         return fv_fail(z->ctx, FV_ERR_TRUNCATED, "zip: no end record; the file is cut or damaged");
     }
@@ -98,6 +99,7 @@ static bool read_zip64(const uint8_t *extra, size_t n, fvi_zip_member *e)
 static fv_status read_member(const fvi_zip *z, const uint8_t *p, size_t n, fvi_zip_member *e,
                              size_t *used)
 {
+    *used = 0;
     if (n < CENTRAL_BYTES || u32(p) != 0x02014b50u) {
         return fv_fail(z->ctx, FV_ERR_FORMAT, "zip: bad directory record");
     }
