@@ -27,7 +27,7 @@ static inline void st_add(st_writer *w, const char *name, const fv_tensor *t)
     static const char *const type[] = { "F32", "BF16", "I8", "I32", "F64", "F16", "I64", "I16", "U16", "U8" };
     char text[400];
     const size_t bytes = (size_t)fv_tensor_count(t) * fv_dtype_size(t->dtype);
-    snprintf(text, sizeof text, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", w->n ? "," : "{", name, type[t->dtype]);
+    snprintf(text, sizeof text, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", w->header_bytes ? "," : "{", name, type[t->dtype]);
     st_text(w, text);
     for (int i = 0; i < t->ndim; i++) {
         snprintf(text, sizeof text, "%s%lld", i ? "," : "", (long long)t->dim[i]);
@@ -42,6 +42,14 @@ static inline void st_add(st_writer *w, const char *name, const fv_tensor *t)
     }
     w->t[w->n++] = *t;
     w->data_bytes += bytes;
+}
+
+/* Metadata, at most once and before the first tensor. */
+static inline void st_meta(st_writer *w, const char *key, const char *value)
+{
+    char text[400];
+    snprintf(text, sizeof text, "{\"__metadata__\":{\"%s\":\"%s\"}", key, value);
+    st_text(w, text);
 }
 
 /* The file; free() it. Empties the writer. */
