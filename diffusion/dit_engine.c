@@ -36,16 +36,18 @@ struct dit_runner {
     int64_t state;              /* values of one picture's state */
     bool keep;
     module_set guided, single;  /* 2B rows, B rows; unused ones are empty */
-    float *x, *h, *out, *mod, *mod_final, *pos, *rope;
+    float *x, *h, *out, *mod, *mod_final, *pos, *rope; /* device */
+    float *host_out;
     uint8_t *cache;             /* [depth*2] slots, or one shared slot */
     size_t slot_bytes;
     int *valid_rows;            /* [depth*2] rows of the slot that hold an output */
     uint8_t *work;
     /* bank */
     fv_plan *cond;
-    float *bank_t, *bank;
+    float *bank_t, *bank, *bank_final;
     int32_t *bank_y;
-    float *bank_final;
+    float *host_t;                    /* [chunk * (B+1)], and labels: filled here, then copied */
+    int32_t *host_y;
     int chunk, chunk_first, labels;   /* chunk_first -1: empty */
     int *label_of_row;                /* [2B] index into the distinct labels */
     int32_t *distinct;
@@ -214,10 +216,13 @@ static fv_status fill_bank(dit_runner *r, int first)
     for (int k = 0; k < r->chunk; k++) {
         const int e = first + k < r->schedule->evals ? first + k : r->schedule->evals - 1;
         for (int j = 0; j < stride; j++) {
-            r->bank_t[k * stride + j] = (float)r->schedule->net_time[e];
-            r->bank_y[k * stride + j] = r->distinct[j < r->labels ? j : 0];
+            r->host_t[k * stride + j] = (float)r->schedule->net_time[e];
+            r->host_y[k * stride + j] = r->distinct[j < r->labels ? j : 0];
         }
     }
+    const size_t n = (size_t)r->chunk * (size_t)stride;
+    FV_TRY(fv_dev_copy(r->ctx, r->bank_t, r->host_t, n * sizeof(float), FV_COPY_TO_DEVICE));
+    FV_TRY(fv_dev_copy(r->ctx, r->bank_y, r->host_y, n * sizeof(int32_t), FV_COPY_TO_DEVICE));
     r->chunk_first = first;
     return fv_plan_forward(r->cond);
 }
@@ -231,9 +236,10 @@ static fv_status gather_mods(dit_runner *r, int e, int rows)
     for (int row = 0; row < rows; row++) {
         const size_t k = at + (size_t)r->label_of_row[row];
         for (int l = 0; l < r->depth; l++)
-            memcpy(r->mod + ((size_t)l * 2 * (size_t)r->B + (size_t)row) * 6 * D,
-                   r->bank + ((size_t)l * n + k) * 6 * D, 6 * D * sizeof(float));
-        memcpy(r->mod_final + (size_t)row * 2 * D, r->bank_final + k * 2 * D, 2 * D * sizeof(float));
+            FV_TRY(fv_dev_copy(r->ctx, r->mod + ((size_t)l * 2 * (size_t)r->B + (size_t)row) * 6 * D,
+                               r->bank + ((size_t)l * n + k) * 6 * D, 6 * D * sizeof(float), FV_COPY_ON_DEVICE));
+        FV_TRY(fv_dev_copy(r->ctx, r->mod_final + (size_t)row * 2 * D, r->bank_final + k * 2 * D,
+                           2 * D * sizeof(float), FV_COPY_ON_DEVICE));
     }
     return FV_OK;
 }
@@ -251,6 +257,22 @@ static void choose_chunk(dit_runner *r)
     r->chunk_first = -1;
 }
 
+static fv_status upload_tables(dit_runner *r)
+{
+    const dit_config *c = &r->net->cfg;
+    const size_t N = (size_t)dit_tokens(c), hd = (size_t)(c->width / c->heads), n = N * (size_t)c->width;
+    float *table = fv_calloc(r->ctx, n, sizeof(float)); /* hd <= width: large enough for both */
+    if (!table) return FV_ERR_OOM;
+    dit_pos_table(c, table);
+    fv_status s = fv_dev_copy(r->ctx, r->pos, table, n * sizeof(float), FV_COPY_TO_DEVICE);
+    if (s == FV_OK && c->family == DIT_F) {
+        dit_rope(c, table);
+        s = fv_dev_copy(r->ctx, r->rope, table, N * hd * sizeof(float), FV_COPY_TO_DEVICE);
+    }
+    fv_free(r->ctx, table);
+    return s;
+}
+
 static fv_status allocate(dit_runner *r)
 {
     const dit_config *c = &r->net->cfg;
@@ -258,27 +280,29 @@ static fv_status allocate(dit_runner *r)
     const size_t pixels = (size_t)c->input_size * (size_t)c->input_size;
     const size_t n = (size_t)r->chunk * (size_t)(r->B + 1);
     r->slot_bytes = (R * N * D * fv_dtype_size(r->feature_type) + 63) / 64 * 64;
-    r->x = fv_calloc(r->ctx, R * pixels * (size_t)c->channels, sizeof(float));
-    r->h = fv_calloc(r->ctx, R * N * D, sizeof(float));
-    r->out = fv_calloc(r->ctx, R * pixels * (size_t)c->out_channels, sizeof(float));
-    r->mod = fv_calloc(r->ctx, L * R * 6 * D, sizeof(float));
-    r->mod_final = fv_calloc(r->ctx, R * 2 * D, sizeof(float));
-    r->pos = fv_calloc(r->ctx, N * D, sizeof(float));
-    r->rope = fv_calloc(r->ctx, N * (D / (size_t)c->heads), sizeof(float));
-    r->cache = fv_calloc(r->ctx, r->keep ? 2 * L : 1, r->slot_bytes);
+    r->x = fv_dev_alloc(r->ctx, R * pixels * (size_t)c->channels, sizeof(float));
+    r->h = fv_dev_alloc(r->ctx, R * N * D, sizeof(float));
+    r->out = fv_dev_alloc(r->ctx, R * pixels * (size_t)c->out_channels, sizeof(float));
+    r->mod = fv_dev_alloc(r->ctx, L * R * 6 * D, sizeof(float));
+    r->mod_final = fv_dev_alloc(r->ctx, R * 2 * D, sizeof(float));
+    r->pos = fv_dev_alloc(r->ctx, N * D, sizeof(float));
+    r->rope = fv_dev_alloc(r->ctx, N * (D / (size_t)c->heads), sizeof(float));
+    r->host_out = fv_calloc(r->ctx, R * pixels * (size_t)c->out_channels, sizeof(float));
+    r->cache = fv_dev_alloc(r->ctx, r->keep ? 2 * L : 1, r->slot_bytes);
     r->valid_rows = fv_calloc(r->ctx, 2 * L, sizeof(int));
-    r->bank = fv_calloc(r->ctx, L * n * 6 * D, sizeof(float));
-    r->bank_final = fv_calloc(r->ctx, n * 2 * D, sizeof(float));
-    r->bank_t = fv_calloc(r->ctx, n, sizeof(float));
-    r->bank_y = fv_calloc(r->ctx, n, sizeof(int32_t));
+    r->bank = fv_dev_alloc(r->ctx, L * n * 6 * D, sizeof(float));
+    r->bank_final = fv_dev_alloc(r->ctx, n * 2 * D, sizeof(float));
+    r->bank_t = fv_dev_alloc(r->ctx, n, sizeof(float));
+    r->bank_y = fv_dev_alloc(r->ctx, n, sizeof(int32_t));
+    r->host_t = fv_calloc(r->ctx, n, sizeof(float));
+    r->host_y = fv_calloc(r->ctx, n, sizeof(int32_t));
     r->label_of_row = fv_calloc(r->ctx, R, sizeof(int));
     r->distinct = fv_calloc(r->ctx, (size_t)r->B + 1, sizeof(int32_t));
     if (!r->x || !r->h || !r->out || !r->mod || !r->mod_final || !r->pos || !r->rope || !r->cache || !r->valid_rows ||
-        !r->bank || !r->bank_final || !r->bank_t || !r->bank_y || !r->label_of_row || !r->distinct)
+        !r->bank || !r->bank_final || !r->bank_t || !r->bank_y || !r->label_of_row || !r->distinct || !r->host_out ||
+        !r->host_t || !r->host_y)
         return FV_ERR_OOM;
-    dit_pos_table(c, r->pos);
-    if (c->family == DIT_F) dit_rope(c, r->rope);
-    return FV_OK;
+    return upload_tables(r);
 }
 
 static fv_status build(dit_runner *r)
@@ -295,7 +319,7 @@ static fv_status build(dit_runner *r)
     uint64_t work = fv_plan_work_bytes(r->cond);
     work = set_work(r, &r->guided, work);
     work = set_work(r, &r->single, work);
-    r->work = fv_alloc(r->ctx, (size_t)work + 64);
+    r->work = fv_dev_alloc(r->ctx, (size_t)work + 64, 1);
     if (!r->work) return FV_ERR_OOM;
     FV_TRY(fv_plan_set_work(r->cond, r->work, work));
     FV_TRY(give_work(r, &r->guided, work));
@@ -335,9 +359,11 @@ void dit_runner_destroy(dit_runner **rr)
     destroy_set(r, &r->guided);
     destroy_set(r, &r->single);
     fv_plan_destroy(&r->cond);
-    void *mem[] = { r->x, r->h, r->out, r->mod, r->mod_final, r->pos, r->rope, r->cache, r->valid_rows,
-                    r->work, r->bank, r->bank_final, r->bank_t, r->bank_y, r->label_of_row, r->distinct };
-    for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(r->ctx, mem[i]);
+    void *device[] = { r->x, r->h, r->out, r->mod, r->mod_final, r->pos, r->rope, r->cache,
+                       r->work, r->bank, r->bank_final, r->bank_t, r->bank_y };
+    void *host[] = { r->valid_rows, r->label_of_row, r->distinct, r->host_out, r->host_t, r->host_y };
+    for (size_t i = 0; i < FV_ARRAY_LEN(device); i++) fv_dev_free(r->ctx, device[i]);
+    for (size_t i = 0; i < FV_ARRAY_LEN(host); i++) fv_free(r->ctx, host[i]);
     fv_free(r->ctx, r);
 }
 
@@ -392,8 +418,8 @@ fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const uint8_t *a
     const bool guided = dit_schedule_guided(r->schedule, e) != 0;
     module_set *s = guided ? &r->guided : &r->single;
     const size_t n = (size_t)r->B * (size_t)r->state;
-    memcpy(r->x, x, n * sizeof(float));
-    if (guided) memcpy(r->x + n, x, n * sizeof(float));
+    FV_TRY(fv_dev_copy(r->ctx, r->x, x, n * sizeof(float), FV_COPY_TO_DEVICE));
+    if (guided) FV_TRY(fv_dev_copy(r->ctx, r->x + n, x, n * sizeof(float), FV_COPY_TO_DEVICE));
     FV_TRY(gather_mods(r, e, s->rows));
     FV_TRY(fv_plan_forward(s->embed));
     for (int l = 0; l < r->depth; l++)
@@ -401,9 +427,11 @@ fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const uint8_t *a
             FV_TRY(run_module(r, s, l, m, action && action[2 * l + m] == DIT_REUSE));
     FV_TRY(fv_plan_forward(s->final));
     r->flop += fv_plan_flop(s->embed) + fv_plan_flop(s->final);
-    *out = r->out;
+    const dit_config *c = &r->net->cfg;
+    const size_t bytes = (size_t)s->rows * (size_t)(r->state / c->channels * c->out_channels) * sizeof(float);
+    *out = r->host_out;
     *rows = s->rows;
-    return FV_OK;
+    return fv_dev_copy(r->ctx, r->host_out, r->out, bytes, FV_COPY_TO_HOST);
 }
 
 const void *dit_runner_feature(const dit_runner *r, int l, int m, fv_dtype *dtype)
@@ -420,9 +448,9 @@ size_t dit_runner_feature_bytes(const dit_runner *r, int rows)
 fv_status dit_runner_set_feature(dit_runner *r, int l, int m, const void *data, int rows)
 {
     if (!r->keep || rows > 2 * r->B) return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without cache slots");
-    memcpy(r->cache + (size_t)(2 * l + m) * r->slot_bytes, data, dit_runner_feature_bytes(r, rows));
     r->valid_rows[2 * l + m] = rows;
-    return FV_OK;
+    return fv_dev_copy(r->ctx, r->cache + (size_t)(2 * l + m) * r->slot_bytes, data,
+                       dit_runner_feature_bytes(r, rows), FV_COPY_TO_DEVICE);
 }
 
 void dit_runner_counters(const dit_runner *r, double *flop, int64_t *full, int64_t *reused)

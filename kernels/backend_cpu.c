@@ -2,7 +2,10 @@
  *
  * The tables are filled once, at fv_ctx_create, from the CPU features that the context may use;
  * contexts with different masks can live side by side (tests compare them). */
+#include "backend.h"
 #include "cpu_ops.h"
+
+#include <string.h>
 
 fv_status fvi_cpu_ops_create(fv_ctx *ctx)
 {
@@ -54,3 +57,32 @@ const fvi_attention_ops *fvi_attention_of(const fv_ctx *ctx)
 {
     return &ctx->cpu_ops->attention;
 }
+
+/* ---- The device ---------------------------------------------------------------------------------- */
+
+static void *cpu_alloc(fv_ctx *ctx, size_t bytes) { return fv_calloc(ctx, 1, bytes); }
+
+static fv_status cpu_copy(fv_ctx *ctx, void *dst, const void *src, size_t bytes, fv_copy_kind kind)
+{
+    (void)ctx;
+    (void)kind;
+    if (bytes) memcpy(dst, src, bytes);
+    return FV_OK;
+}
+
+static fv_status cpu_sync(fv_ctx *ctx)
+{
+    (void)ctx;
+    return FV_OK;
+}
+
+static void cpu_close(fv_ctx *ctx)
+{
+    fvi_dnnl_shutdown(ctx);
+    fvi_cpu_ops_destroy(ctx);
+}
+
+const fvi_backend fvi_backend_cpu = {
+    .device = FV_DEVICE_CPU, .name = "cpu", .op = fvi_cpu_op, .alloc = cpu_alloc, .free = fv_free,
+    .copy = cpu_copy, .sync = cpu_sync, .open = fvi_cpu_ops_create, .close = cpu_close,
+};

@@ -92,7 +92,6 @@ fv_status fv_ctx_create(fv_ctx **out, const fv_ctx_options *opts)
         memcpy(&o, opts, opts->struct_size < sizeof o ? opts->struct_size : sizeof o);
     }
     if (o.threads < 0 || o.threads > FVI_MAX_THREADS) return FV_ERR_ARG;
-    if (o.device != FV_DEVICE_AUTO && o.device != FV_DEVICE_CPU) return FV_ERR_DEVICE;
     const fv_allocator libc = { libc_alloc, libc_free, NULL };
     const fv_allocator *al = o.alloc ? o.alloc : &libc;
     if (!al->alloc || !al->free) return FV_ERR_ARG;
@@ -102,14 +101,13 @@ fv_status fv_ctx_create(fv_ctx **out, const fv_ctx_options *opts)
     c->alloc = *al;
     c->progress = o.progress;
     c->user = o.user;
-    c->device = FV_DEVICE_CPU;
     c->threads = o.threads ? o.threads : omp_get_num_procs();
     if (c->threads > FVI_MAX_THREADS) c->threads = FVI_MAX_THREADS;
     c->cpu = fv_cpu_features() & ~o.cpu_disable;
     if (!(c->cpu & FV_CPU_AVX2)) c->cpu = 0;
     if (!(c->cpu & FV_CPU_AVX512)) c->cpu &= FV_CPU_AVX2;
     c->memory_cap = o.memory_cap_bytes;
-    const fv_status s = fvi_cpu_ops_create(c);
+    const fv_status s = fvi_backend_open(c, o.device);
     if (s != FV_OK) {
         al->free(al->user, c);
         return s;
@@ -123,8 +121,7 @@ void fv_ctx_destroy(fv_ctx **ctx)
     if (!ctx || !*ctx) return;
     fv_ctx *c = *ctx;
     *ctx = NULL;
-    fvi_dnnl_shutdown(c);
-    fvi_cpu_ops_destroy(c);
+    fvi_backend_close(c);
     c->alloc.free(c->alloc.user, c);
 }
 

@@ -57,6 +57,12 @@ void *fv_realloc(fv_ctx *ctx, void *ptr, size_t old_bytes, size_t new_bytes); /*
 char *fv_strdup(fv_ctx *ctx, const char *s);
 char *fv_format(fv_ctx *ctx, const char *fmt, ...) FV_PRINTF(2, 3); /* printf into owned memory */
 
+/* ---- Device memory: what plans read and write (fv_plan_bind). On the CPU the same as fv_alloc ------- */
+typedef enum fv_copy_kind { FV_COPY_TO_DEVICE = 0, FV_COPY_TO_HOST, FV_COPY_ON_DEVICE } fv_copy_kind;
+void *fv_dev_alloc(fv_ctx *ctx, size_t count, size_t size); /* zeroed */
+void fv_dev_free(fv_ctx *ctx, void *ptr);
+fv_status fv_dev_copy(fv_ctx *ctx, void *dst, const void *src, size_t bytes, fv_copy_kind kind);
+
 /* ---- Files ------------------------------------------------------------------------------------- */
 /* Read or map a whole file. Map: read-only, private; unmap with fv_unmap. Empty files map to
  * size 0 with a non-NULL pointer. */

@@ -21,6 +21,7 @@ struct fv_ctx {
     char error[FVI_ERROR_BYTES];
     void *dnnl_engine, *dnnl_stream; /* made on first use by matmul_dnnl.c */
     void *dnnl_scratch; size_t dnnl_scratch_bytes; /* oneDNN's scratchpad, as large as any primitive needs */
+    const struct fvi_backend *backend;
     struct fvi_cpu_ops *cpu_ops;     /* SIMD tables, filled once at creation (backend_cpu.c) */
 };
 
@@ -30,6 +31,8 @@ struct fv_ctx {
 void fvi_dnnl_shutdown(fv_ctx *ctx);
 fv_status fvi_cpu_ops_create(fv_ctx *ctx);
 void fvi_cpu_ops_destroy(fv_ctx *ctx);
+fv_status fvi_backend_open(fv_ctx *ctx, fv_device device);
+void fvi_backend_close(fv_ctx *ctx);
 
 /* Fixed partition for parallel loops: work of `n` items is always cut into the same lanes, whatever
  * the thread count, so that sums have one order. lane in [0, FVI_LANES). */

@@ -11,6 +11,7 @@
  * buffer (fvi_op_def.grad_alias).
  *
  * Pointers are resolved when a binding changes; a run is then a plain loop over nodes. */
+#include "backend.h"
 #include "graph.h"
 
 #include <string.h>
@@ -80,7 +81,7 @@ static fv_status copy_tape(fv_plan *p, const fv_tape *t)
     }
     for (int i = 0; i < t->nn; i++) {
         p->s[i].node = t->n[i];
-        p->s[i].def = fvi_cpu_op(t->n[i].op);
+        p->s[i].def = p->ctx->backend->op(t->n[i].op);
     }
     return FV_OK;
 }
@@ -306,7 +307,7 @@ fv_status fv_plan_build(fv_ctx *ctx, fv_plan **out, const fv_tape *t, const fv_p
     FV_TRY_GOTO(place_buffers(p));
     FV_TRY_GOTO(prepare_nodes(p, t->precision));
     if (!p->external) {
-        p->owned = fv_alloc(ctx, (size_t)(p->value_bytes + p->scratch_bytes + ALIGN));
+        p->owned = fv_dev_alloc(ctx, (size_t)(p->value_bytes + p->scratch_bytes + ALIGN), 1);
         if (!p->owned) {
             s = FV_ERR_OOM;
             goto fail;
@@ -335,7 +336,7 @@ void fv_plan_destroy(fv_plan **pp)
     fv_free(p->ctx, p->pf32);
     fv_free(p->ctx, p->s);
     fv_free(p->ctx, p->b);
-    fv_free(p->ctx, p->owned);
+    fv_dev_free(p->ctx, p->owned);
     fv_text_free(&p->text);
     fv_free(p->ctx, p);
 }
@@ -466,7 +467,7 @@ fv_status fv_plan_backward(fv_plan *p, const char *loss, float scale)
     if (!p->loss || strcmp(p->v[p->loss].name, loss) != 0)
         return fv_fail(p->ctx, FV_ERR_ARG, "plan: \"%s\" is not its differentiable scalar output", loss);
     if (p->dirty) return fv_fail(p->ctx, FV_ERR_STATE, "plan: backward without forward");
-    *(float *)grad_data(p, p->loss) = scale;
+    FV_TRY(fv_dev_copy(p->ctx, grad_data(p, p->loss), &scale, sizeof scale, FV_COPY_TO_DEVICE));
     for (int i = p->ns - 1; i >= 0; i--)
         if (p->s[i].active) FV_TRY(run_step(p, &p->s[i], true));
     return FV_OK;
@@ -498,7 +499,7 @@ const char *fv_plan_profile_text(fv_plan *p)
     fv_text_printf(&p->text, "%-14s %6s %12s %12s %7s\n", "op", "nodes", "forward ms", "backward ms", "share");
     for (int op = 0; op < FVI_OP_COUNT; op++)
         if (count[op])
-            fv_text_printf(&p->text, "%-14s %6d %12.3f %12.3f %6.1f%%\n", fvi_cpu_op((fvi_op)op)->name,
+            fv_text_printf(&p->text, "%-14s %6d %12.3f %12.3f %6.1f%%\n", p->ctx->backend->op((fvi_op)op)->name,
                            count[op], 1e3 * f[op] / runs, 1e3 * b[op] / runs,
                            total > 0 ? 100.0 * (f[op] + b[op]) / total : 0.0);
     return p->text.data ? p->text.data : "";

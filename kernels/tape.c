@@ -3,6 +3,7 @@
  * After the first failure the tape is poisoned: all later handles are 0, all later calls return at
  * once, and fv_tape_status gives the status (the message is in the context). Model code therefore
  * reads like formulas and is checked once. */
+#include "backend.h"
 #include "graph.h"
 
 #include <string.h>
@@ -114,7 +115,7 @@ static fv_t record(fv_tape *t, fvi_op op, const fvi_attr *attr, const fv_t *in, 
     n->out[0] = y;
     t->v[y].kind = FVI_NODE;
     t->v[y].node = t->nn - 1;
-    if (t->mode == FV_TRAIN && fvi_cpu_op(op)->backward)
+    if (t->mode == FV_TRAIN && t->ctx->backend->op(op)->backward)
         for (int k = 0; k < n_in; k++)
             if (in[k] && t->v[in[k]].needs_grad) t->v[y].needs_grad = 1;
     return y;

@@ -1,0 +1,48 @@
+/* backend.c - picking a device for a context, and its memory.
+ *
+ * AUTO takes the best device that opens; the CPU always does. */
+#include "backend.h"
+
+#include <string.h>
+
+fv_status fvi_backend_open(fv_ctx *ctx, fv_device device)
+{
+    static const fvi_backend *const backends[] = { &fvi_backend_cpu };
+    for (size_t i = 0; i < FV_ARRAY_LEN(backends); i++) {
+        if (device != FV_DEVICE_AUTO && device != backends[i]->device) continue;
+        const fv_status s = backends[i]->open(ctx);
+        if (s == FV_OK) {
+            ctx->backend = backends[i];
+            ctx->device = backends[i]->device;
+            return FV_OK;
+        }
+        if (device != FV_DEVICE_AUTO || s == FV_ERR_OOM) return s;
+    }
+    return FV_ERR_DEVICE;
+}
+
+void fvi_backend_close(fv_ctx *ctx)
+{
+    if (ctx->backend) ctx->backend->close(ctx);
+    ctx->backend = NULL;
+}
+
+void *fv_dev_alloc(fv_ctx *ctx, size_t count, size_t size)
+{
+    size_t bytes;
+    if (!fv_mul_size(count, size, &bytes)) {
+        fv_fail(ctx, FV_ERR_OOM, "out of memory: %zu x %zu bytes asked", count, size);
+        return NULL;
+    }
+    return ctx->backend->alloc(ctx, bytes);
+}
+
+void fv_dev_free(fv_ctx *ctx, void *ptr)
+{
+    if (ptr) ctx->backend->free(ctx, ptr);
+}
+
+fv_status fv_dev_copy(fv_ctx *ctx, void *dst, const void *src, size_t bytes, fv_copy_kind kind)
+{
+    return ctx->backend->copy(ctx, dst, src, bytes, kind);
+}
