@@ -16,7 +16,6 @@
 #include <omp.h>
 
 #define FLOOR_1_MINUS_T 0.05f
-#define MAX_CLASS_PAIRS 512
 
 typedef struct trainer {
     fv_ctx *ctx;
@@ -143,71 +142,13 @@ static fv_status export_model(void *user, uint64_t step, const char *path)
 
 /* ---- Set-up ---------------------------------------------------------------------------------------------- */
 
-/* "a:b, c" keeps class a under the name b, c as it is, and drops all others. */
-static fv_status class_map(fv_ctx *ctx, fv_recipe *r, const char **map, char *text, size_t size, int *pairs)
-{
-    const char *const *item;
-    const int n = fv_recipe_list(r, "classes", &item);
-    size_t used = 0;
-    *pairs = 0;
-    if (n >= MAX_CLASS_PAIRS) return fv_fail(ctx, FV_ERR_LIMIT, "recipe: more than %d classes", MAX_CLASS_PAIRS - 1);
-    for (int i = 0; i < n; i++) {
-        const size_t len = strlen(item[i]) + 1;
-        if (used + len > size) return fv_fail(ctx, FV_ERR_LIMIT, "recipe: class list too long");
-        char *from = memcpy(text + used, item[i], len);
-        used += len;
-        char *colon = strchr(from, ':');
-        if (colon) *colon = 0;
-        map[2 * *pairs] = from;
-        map[2 * *pairs + 1] = colon ? colon + 1 : from;
-        ++*pairs;
-    }
-    if (n > 0) {
-        map[2 * *pairs] = "*";
-        map[2 * *pairs + 1] = "";
-        ++*pairs;
-    }
-    return FV_OK;
-}
-
 static fv_status open_data(trainer *tr, fv_recipe *r, const char *data_dir, int image_size)
 {
-    const char *const *item;
-    const int n = fv_recipe_list(r, "data", &item);
-    static const char *const none[1] = { "" };
-    char *path[64] = { 0 };
-    const char *map[2 * MAX_CLASS_PAIRS];
-    char text[16384];
-    int pairs = 0;
-    fv_status s = FV_OK;
-    if (n < 1 || n > 64) return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: data must name 1 to 64 archives or folders");
-    for (int i = 0; i < n && s == FV_OK; i++) {
-        path[i] = item[i][0] == '/' || !data_dir ? fv_strdup(tr->ctx, item[i]) : fv_format(tr->ctx, "%s/%s", data_dir, item[i]);
-        if (!path[i]) s = FV_ERR_OOM;
-    }
-    if (s == FV_OK) s = class_map(tr->ctx, r, map, text, sizeof text, &pairs);
-    fv_dataset_options o = FV_DATASET_OPTIONS_INIT;
-    o.sources = n ? (const char *const *)path : none;
-    o.source_count = n;
-    o.image_size = image_size;
-    o.channels = 3;
-    o.class_map = map;
-    o.class_map_count = pairs;
-    o.min_per_class = (uint32_t)fv_recipe_int(r, "min_per_class", 0, 0, 1000000);
-    o.seed = tr->seed;
-    o.split = FV_SPLIT_HELDOUT;
-    o.cache = 1;
-    if (s == FV_OK && tr->eval_batches > 0) s = fv_dataset_open(tr->ctx, &tr->held, &o);
-    o.split = tr->eval_batches > 0 || fv_recipe_bool(r, "split", 1) ? FV_SPLIT_TRAIN : FV_SPLIT_ALL;
-    o.flip = fv_recipe_bool(r, "flip", 1);
-    o.crop_scale_min = (float)fv_recipe_number(r, "crop_scale_min", 0, 0, 1);
-    o.random_crop = o.crop_scale_min > 0;
-    o.cache = !o.random_crop;
-    o.class_balance = (float)fv_recipe_number(r, "class_balance", 0, 0, 1);
-    o.workers = (int)fv_recipe_int(r, "workers", 1, -1, 64);
-    if (s == FV_OK) s = fv_dataset_open(tr->ctx, &tr->data, &o);
-    for (int i = 0; i < n; i++) fv_free(tr->ctx, path[i]);
-    return s;
+    const bool hold_out = tr->eval_batches > 0 || fv_recipe_bool(r, "split", 1);
+    if (tr->eval_batches > 0)
+        FV_TRY(fv_dataset_from_recipe(tr->ctx, &tr->held, r, data_dir, image_size, FV_SPLIT_HELDOUT));
+    return fv_dataset_from_recipe(tr->ctx, &tr->data, r, data_dir, image_size,
+                                  hold_out ? FV_SPLIT_TRAIN : FV_SPLIT_ALL);
 }
 
 static fv_status read_config(trainer *tr, fv_recipe *r)
@@ -287,12 +228,6 @@ static fv_status build_plan(trainer *tr)
     return s;
 }
 
-static fv_dtype type_named(fv_recipe *r, const char *key, const char *fallback)
-{
-    const char *v = fv_recipe_string(r, key, fallback);
-    return strcmp(v, "bf16") == 0 ? FV_BF16 : strcmp(v, "int8") == 0 ? FV_I8 : FV_F32;
-}
-
 static fv_status start_net(trainer *tr, const char *init)
 {
     dit_config c = tr->net.cfg;
@@ -308,37 +243,17 @@ static fv_status start_net(trainer *tr, const char *init)
     return s;
 }
 
-static fv_status read_optimiser(trainer *tr, fv_recipe *r)
-{
-    fv_opt_options o = FV_OPT_OPTIONS_INIT;
-    o.beta1 = (float)fv_recipe_number(r, "beta1", 0.9, 0, 1);
-    o.beta2 = (float)fv_recipe_number(r, "beta2", 0.95, 0, 1);
-    o.weight_decay = (float)fv_recipe_number(r, "weight_decay", 0, 0, 10);
-    o.clip = (float)fv_recipe_number(r, "clip", 1, 0, 1e9);
-    o.ema_decay = (float)fv_recipe_number(r, "ema", 0.9995, 0, 1);
-    return fv_opt_create(tr->ctx, &tr->opt, tr->net.params, &o);
-}
-
-static void read_run(trainer *tr, fv_recipe *r, const fv_dit_train_options *o, fv_train_options *t)
+static fv_status read_run(trainer *tr, fv_recipe *r, const fv_dit_train_options *o, fv_train_options *t)
 {
     t->out_dir = o->out_dir;
     t->export_path = o->export_path;
     t->resume = o->resume;
     t->start_step = o->start_step;
-    t->steps = (uint64_t)fv_recipe_int(r, "steps", 1000, 1, 1000000000);
     t->accumulate = tr->accumulate;
     t->samples_per_step = (uint64_t)tr->batch * (uint64_t)tr->accumulate;
-    const char *kind = fv_recipe_string(r, "schedule", "cosine");
-    t->schedule = strcmp(kind, "constant") == 0 ? FV_LR_CONSTANT : strcmp(kind, "linear") == 0 ? FV_LR_LINEAR
-                  : strcmp(kind, "wsd") == 0    ? FV_LR_WSD                                    : FV_LR_COSINE;
-    t->lr = fv_recipe_number(r, "lr", 1e-3, 0, 10);
-    t->lr_final = fv_recipe_number(r, "lr_final", 0.05, 0, 1);
-    t->warmup = (uint64_t)fv_recipe_int(r, "warmup", (int64_t)(t->steps * 3 / 100), 0, 1000000000);
-    t->save_every = (uint64_t)fv_recipe_int(r, "save_every", 0, 0, 1000000000);
     t->eval_every = tr->eval_batches ? (uint64_t)fv_recipe_int(r, "eval_every", 250, 0, 1000000000) : 0;
-    t->sample_every = (uint64_t)fv_recipe_int(r, "sample_every", 0, 0, 1000000000);
-    t->log_every = (uint64_t)fv_recipe_int(r, "log_every", 10, 1, 1000000);
     t->seed = tr->seed;
+    return fv_train_options_from_recipe(tr->ctx, r, t);
 }
 
 static void trainer_free(trainer *tr)
@@ -364,15 +279,15 @@ fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *r, const fv_dit_train_options *o,
     tr.t_sigma = (float)fv_recipe_number(r, "t_sigma", 0.8, 0, 10);
     tr.eval_batches = (int)fv_recipe_int(r, "eval_batches", 4, 0, 100000);
     tr.sample_columns = (int)fv_recipe_int(r, "sample_columns", 6, 1, 64);
-    tr.precision = type_named(r, "precision", "bf16");
-    tr.export_type = type_named(r, "export", "bf16");
     (void)fv_recipe_string(r, "engine", "dit");
     (void)fv_recipe_bool(r, "profile", 0);
     fv_status s = read_config(&tr, r);
+    if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "precision", "bf16", &tr.precision);
+    if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "export", "bf16", &tr.export_type);
     if (s == FV_OK) s = open_data(&tr, r, o->data_dir, tr.net.cfg.input_size);
-    read_run(&tr, r, o, &t);
+    if (s == FV_OK) s = read_run(&tr, r, o, &t);
     if (s == FV_OK) s = start_net(&tr, o->init);
-    if (s == FV_OK) s = read_optimiser(&tr, r);
+    if (s == FV_OK) s = fv_opt_from_recipe(ctx, &tr.opt, tr.net.params, r);
     if (s == FV_OK) s = fv_recipe_check(r);
     if (s == FV_OK) s = allocate(&tr);
     if (s == FV_OK) s = build_plan(&tr);

@@ -628,12 +628,56 @@ typedef struct fv_train_result { uint64_t step; double loss, metric, seconds, sa
 /* Cancelled (fv_ctx_cancel or progress callback): saves a checkpoint first, then FV_ERR_CANCELLED. */
 FV_API FV_NODISCARD fv_status fv_train_run(fv_ctx *ctx, fv_params *params, fv_opt *opt, const fv_train_hooks *hooks,
                                            const fv_train_options *opts, fv_train_result *result);
+/* What every trainer reads from its recipe, with the same keys and fallbacks everywhere (train_recipe.c
+ * lists them). data_dir (may be NULL) stands before relative paths; the data set is RGB. HELDOUT: as
+ * stored, decoded once; else with the recipe's augmentation (fv_dataset_get shows pictures without). */
+FV_API FV_NODISCARD fv_status fv_dataset_from_recipe(fv_ctx *ctx, fv_dataset **out, fv_recipe *r, const char *data_dir, int image_size, fv_split split);
+FV_API FV_NODISCARD fv_status fv_opt_from_recipe(fv_ctx *ctx, fv_opt **out, fv_params *params, fv_recipe *r);
+/* Fills steps, schedule, lr, lr_final, warmup, save_every, sample_every and log_every of *opts. */
+FV_API FV_NODISCARD fv_status fv_train_options_from_recipe(fv_ctx *ctx, fv_recipe *r, fv_train_options *opts);
+/* "f32", "bf16" or "int8" (FV_I8). */
+FV_API FV_NODISCARD fv_status fv_dtype_from_recipe(fv_ctx *ctx, fv_recipe *r, const char *key, const char *fallback, fv_dtype *out);
 /* State of params and optimiser (masters, moments, EMA, step) as one checkpoint file. */
 FV_API FV_NODISCARD fv_status fv_checkpoint_write(fv_ctx *ctx, const fv_params *params, const fv_opt *opt, uint64_t step, const char *recipe_text, const char *path);
 FV_API FV_NODISCARD fv_status fv_checkpoint_read(fv_ctx *ctx, fv_params *params, fv_opt *opt, uint64_t *step, const char *recipe_text, const char *path);
 /* Write params (current masters) as a model file. quantise: FV_F32, FV_BF16 or FV_I8 (per row, matrices
  * only; vectors stay f32). meta: key, value pairs. */
 FV_API FV_NODISCARD fv_status fv_params_export(fv_ctx *ctx, const fv_params *params, fv_dtype type, const char *const *meta, int meta_pairs, const char *path, int overwrite);
+
+/* ---- 11. Feature classifier --------------------------------------------------------------------- */
+
+/* A small residual network that tells the classes of a data set apart. Its answers and its pooled
+ * features judge generated pictures: share of samples recognised as what was asked for, and Frechet
+ * distance to real pictures. Figures compare only where the classifier file is the same. */
+typedef struct fv_classifier fv_classifier;
+typedef struct fv_classifier_info {
+    int size;             /* side of its pictures in pixels  */
+    int classes, features;
+    int64_t parameters;
+} fv_classifier_info;
+/* `file` must outlive the classifier. Belongs to ctx: use it with that context only. f32. */
+FV_API FV_NODISCARD fv_status fv_classifier_open(fv_ctx *ctx, fv_classifier **out, const fv_model *file);
+FV_API void fv_classifier_close(fv_classifier **c);
+FV_API void fv_classifier_get_info(const fv_classifier *c, fv_classifier_info *out);
+FV_API const char *fv_classifier_class_name(const fv_classifier *c, int i); /* NULL if out of range */
+FV_API int fv_classifier_class_find(const fv_classifier *c, const char *name); /* exact; -1 if none */
+/* Pictures [B, size, size, 3] in [-1, 1] -> logits [B, classes] and features [B, features]; either
+ * may be NULL. Allocates nothing; a picture's values do not depend on B or the thread count. */
+FV_API FV_NODISCARD fv_status fv_classifier_run(fv_ctx *ctx, fv_classifier *c, const float *hwc, int64_t B, float *logits, float *features);
+typedef struct fv_class_score { uint64_t count, correct; } fv_class_score;
+/* Every picture of a data set of that size (without augmentation); classes are matched by name.
+ * total, per_class [classes] and features [fv_dataset_count, features] may be NULL. */
+FV_API FV_NODISCARD fv_status fv_classifier_score(fv_ctx *ctx, fv_classifier *c, fv_dataset *ds, fv_class_score *total, fv_class_score *per_class, float *features);
+
+/* `fovea train` for recipes with engine = classifier. The metric is the share of held-out pictures
+ * that are not recognised. */
+typedef struct fv_classifier_train_options {
+    size_t struct_size;
+    const char *data_dir, *out_dir, *export_path;
+    int resume;
+} fv_classifier_train_options;
+#define FV_CLASSIFIER_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_classifier_train_options) }
+FV_API FV_NODISCARD fv_status fv_classifier_train(fv_ctx *ctx, fv_recipe *recipe, const fv_classifier_train_options *o, fv_train_result *result);
 
 #ifdef __cplusplus
 }

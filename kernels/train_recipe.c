@@ -1,0 +1,160 @@
+/* train_recipe.c - the part of a recipe that every trainer shares: data, optimiser, schedule.
+ *
+ *     data = fruits16_64.tar.gz, clothing_128.tar      archives or folders, below data_dir
+ *     classes = Tomato-3:tomato, Hat:hat, Blazer       keep these (old:new name), drop all others
+ *     min_per_class class_balance flip crop_scale_min workers seed
+ *     beta1 beta2 weight_decay clip ema
+ *     steps schedule lr lr_final warmup save_every sample_every log_every
+ *
+ * One reader means one set of names and fallbacks, so that a classifier and the generator it judges
+ * see the same pictures under the same labels. Only keys that are asked for become part of the text
+ * stored in checkpoints: do not ask for more here without need, a resume compares that text. */
+#include "internal.h"
+
+#include <string.h>
+
+#define MAX_SOURCES 64
+#define MAX_CLASS_PAIRS 512
+
+/* ---- Data ------------------------------------------------------------------------------------ */
+
+/* Owned texts behind the pointers of fv_dataset_options. */
+typedef struct data_keys {
+    fv_ctx *ctx;
+    char *path[MAX_SOURCES];
+    char *text[MAX_CLASS_PAIRS];          /* "from" NUL "to" */
+    const char *map[2 * MAX_CLASS_PAIRS];
+    int paths, texts, pairs;
+} data_keys;
+
+static void free_keys(data_keys *k)
+{
+    if (!k) return;
+    for (int i = 0; i < k->paths; i++) fv_free(k->ctx, k->path[i]);
+    for (int i = 0; i < k->texts; i++) fv_free(k->ctx, k->text[i]);
+    fv_free(k->ctx, k);
+}
+
+static fv_status read_sources(data_keys *k, fv_recipe *r, const char *data_dir)
+{
+    const char *const *item;
+    const int n = fv_recipe_list(r, "data", &item);
+    if (n < 1 || n > MAX_SOURCES)
+        return fv_fail(k->ctx, FV_ERR_ARG, "recipe: data must name 1 to %d archives or folders",
+                       MAX_SOURCES);
+    for (; k->paths < n; k->paths++) {
+        const char *name = item[k->paths];
+        k->path[k->paths] = name[0] == '/' || !data_dir
+                                ? fv_strdup(k->ctx, name)
+                                : fv_format(k->ctx, "%s/%s", data_dir, name);
+        if (!k->path[k->paths]) return FV_ERR_OOM;
+    }
+    return FV_OK;
+}
+
+/* "a:b, c" keeps class a under the name b, c as it is, and drops all others. */
+static fv_status read_classes(data_keys *k, fv_recipe *r)
+{
+    const char *const *item;
+    const int n = fv_recipe_list(r, "classes", &item);
+    if (n >= MAX_CLASS_PAIRS)
+        return fv_fail(k->ctx, FV_ERR_LIMIT, "recipe: more than %d classes", MAX_CLASS_PAIRS - 1);
+    for (; k->texts < n; k->texts++) {
+        char *from = k->text[k->texts] = fv_strdup(k->ctx, item[k->texts]);
+        if (!from) return FV_ERR_OOM;
+        char *colon = strchr(from, ':');
+        if (colon) *colon = 0;
+        k->map[2 * k->pairs] = from;
+        k->map[2 * k->pairs++ + 1] = colon ? colon + 1 : from;
+    }
+    if (n > 0) {
+        k->map[2 * k->pairs] = "*";
+        k->map[2 * k->pairs++ + 1] = "";
+    }
+    return FV_OK;
+}
+
+fv_status fv_dataset_from_recipe(fv_ctx *ctx, fv_dataset **out, fv_recipe *r, const char *data_dir,
+                                 int image_size, fv_split split)
+{
+    if (!out) return fv_fail(ctx, FV_ERR_ARG, "data set: no place for the result");
+    *out = NULL;
+    if (!r) return fv_fail(ctx, FV_ERR_ARG, "data set: no recipe");
+    data_keys *k = fv_calloc(ctx, 1, sizeof *k);
+    if (!k) return FV_ERR_OOM;
+    k->ctx = ctx;
+    fv_status s = read_sources(k, r, data_dir);
+    if (s == FV_OK) s = read_classes(k, r);
+    fv_dataset_options o = FV_DATASET_OPTIONS_INIT;
+    o.sources = (const char *const *)k->path;
+    o.source_count = k->paths;
+    o.image_size = image_size;
+    o.channels = 3;
+    o.class_map = k->map;
+    o.class_map_count = k->pairs;
+    o.min_per_class = (uint32_t)fv_recipe_int(r, "min_per_class", 0, 0, 1000000);
+    o.seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
+    o.split = split;
+    /* Asked for in every split: a recipe that only evaluates must not call them unknown. */
+    const int flip = fv_recipe_bool(r, "flip", 1);
+    const float crop = (float)fv_recipe_number(r, "crop_scale_min", 0, 0, 1);
+    const float balance = (float)fv_recipe_number(r, "class_balance", 0, 0, 1);
+    const int workers = (int)fv_recipe_int(r, "workers", 1, -1, 64);
+    if (split == FV_SPLIT_HELDOUT) {
+        o.cache = 1;
+    } else {
+        o.flip = flip;
+        o.crop_scale_min = crop;
+        o.random_crop = crop > 0;
+        o.cache = !o.random_crop;
+        o.class_balance = balance;
+        o.workers = workers;
+    }
+    if (s == FV_OK) s = fv_dataset_open(ctx, out, &o);
+    free_keys(k);
+    return s;
+}
+
+/* ---- Optimiser, schedule, types --------------------------------------------------------------- */
+
+fv_status fv_opt_from_recipe(fv_ctx *ctx, fv_opt **out, fv_params *params, fv_recipe *r)
+{
+    fv_opt_options o = FV_OPT_OPTIONS_INIT;
+    o.beta1 = (float)fv_recipe_number(r, "beta1", 0.9, 0, 1);
+    o.beta2 = (float)fv_recipe_number(r, "beta2", 0.95, 0, 1);
+    o.weight_decay = (float)fv_recipe_number(r, "weight_decay", 0, 0, 10);
+    o.clip = (float)fv_recipe_number(r, "clip", 1, 0, 1e9);
+    o.ema_decay = (float)fv_recipe_number(r, "ema", 0.9995, 0, 1);
+    return fv_opt_create(ctx, out, params, &o);
+}
+
+fv_status fv_train_options_from_recipe(fv_ctx *ctx, fv_recipe *r, fv_train_options *t)
+{
+    static const char *const names[] = { "constant", "cosine", "linear", "wsd" };
+    static const fv_schedule_kind kinds[] = { FV_LR_CONSTANT, FV_LR_COSINE, FV_LR_LINEAR,
+                                              FV_LR_WSD };
+    t->steps = (uint64_t)fv_recipe_int(r, "steps", 1000, 1, 1000000000);
+    t->lr = fv_recipe_number(r, "lr", 1e-3, 0, 10);
+    t->lr_final = fv_recipe_number(r, "lr_final", 0.05, 0, 1);
+    t->warmup = (uint64_t)fv_recipe_int(r, "warmup", (int64_t)(t->steps * 3 / 100), 0, 1000000000);
+    t->save_every = (uint64_t)fv_recipe_int(r, "save_every", 0, 0, 1000000000);
+    t->sample_every = (uint64_t)fv_recipe_int(r, "sample_every", 0, 0, 1000000000);
+    t->log_every = (uint64_t)fv_recipe_int(r, "log_every", 10, 1, 1000000);
+    const char *kind = fv_recipe_string(r, "schedule", "cosine");
+    for (size_t i = 0; i < FV_ARRAY_LEN(names); i++) {
+        if (strcmp(kind, names[i]) != 0) continue;
+        t->schedule = kinds[i];
+        return FV_OK;
+    }
+    return fv_fail(ctx, FV_ERR_UNKNOWN,
+                   "recipe: schedule = %.40s: use constant, cosine, linear or wsd", kind);
+}
+
+fv_status fv_dtype_from_recipe(fv_ctx *ctx, fv_recipe *r, const char *key, const char *fallback,
+                               fv_dtype *out)
+{
+    const char *v = fv_recipe_string(r, key, fallback);
+    *out = strcmp(v, "bf16") == 0 ? FV_BF16 : strcmp(v, "int8") == 0 ? FV_I8 : FV_F32;
+    if (*out != FV_F32 || strcmp(v, "f32") == 0) return FV_OK;
+    return fv_fail(ctx, FV_ERR_UNKNOWN, "recipe: %s = %.40s: use f32, bf16 or int8", key, v);
+}
