@@ -473,13 +473,25 @@ fv_status dit_runner_time(dit_runner *r, int what, int guided, double *seconds)
         r->valid_rows[2 * l] = s->rows;
         FV_TRY(run_module(r, s, l, DIT_ATTN, true));
         break;
+    case 4: FV_TRY(fill_bank(r, 0)); break;
     default:
         FV_TRY(gather_mods(r, 0, s->rows));
         FV_TRY(fv_plan_forward(s->embed));
         FV_TRY(fv_plan_forward(s->final));
     }
     *seconds = fv_now() - t;
+    if (what == 4) *seconds *= (r->schedule->evals + r->chunk - 1) / r->chunk;
     return FV_OK;
+}
+
+double dit_runner_gate(const dit_runner *r, int l, int m, int rows)
+{
+    const size_t D = (size_t)r->net->cfg.width;
+    const float *g = r->mod + (size_t)l * 2 * (size_t)r->B * 6 * D + (size_t)(m == DIT_ATTN ? DIT_GATE1 : DIT_GATE2) * D;
+    double sum = 0;
+    for (int row = 0; row < rows; row++, g += 6 * D)
+        for (size_t j = 0; j < D; j++) sum += (double)g[j] * g[j];
+    return sum / ((double)rows * (double)D);
 }
 
 fv_status dit_row_flop(fv_ctx *ctx, const dit_net *n, double *flop)

@@ -179,21 +179,8 @@ fv_status fv_dit_class_find(fv_ctx *ctx, const fv_dit *d, const char *name, int 
 
 /* ---- Sampling loop --------------------------------------------------------------------------------------- */
 
-typedef struct sampling {
-    fv_ctx *ctx;
-    const dit_net *net;
-    const fv_generate_options *o;
-    dit_schedule schedule;
-    dit_runner *runner;
-    int B, done_evals, total_evals;
-    int64_t n;                                  /* values of one state */
-    float *x, *pred, *var, *noise, *work;       /* [B][n] each, work [B][2n] */
-    int32_t *labels;
-    fv_generate_stats stats;
-} sampling;
-
 /* Rows x tokens of about 1024 keep the matrix products efficient without large activations. */
-static int choose_batch(const dit_config *c, const fv_generate_options *o)
+int dit_choose_batch(const dit_config *c, const fv_generate_options *o)
 {
     int b = o->batch;
     if (b <= 0) {
@@ -204,78 +191,103 @@ static int choose_batch(const dit_config *c, const fv_generate_options *o)
     return b < o->count ? b : o->count;
 }
 
-static fv_status sampling_buffers(sampling *s)
+fv_status dit_walk_create(fv_ctx *ctx, dit_walk *w, const dit_net *net, fv_dtype precision,
+                          const dit_schedule *schedule, const dit_runner_options *ro)
 {
-    const size_t n = (size_t)s->B * (size_t)s->n;
-    s->x = fv_calloc(s->ctx, n, sizeof(float));
-    s->pred = fv_calloc(s->ctx, n, sizeof(float));
-    s->var = fv_calloc(s->ctx, n, sizeof(float));
-    s->noise = fv_calloc(s->ctx, n, sizeof(float));
-    s->work = fv_calloc(s->ctx, 2 * n, sizeof(float));
-    s->labels = fv_calloc(s->ctx, (size_t)s->B, sizeof *s->labels);
-    return s->x && s->pred && s->var && s->noise && s->work && s->labels ? FV_OK : FV_ERR_OOM;
+    memset(w, 0, sizeof *w);
+    w->ctx = ctx;
+    w->net = net;
+    w->schedule = schedule;
+    w->B = ro->B;
+    w->n = (int64_t)net->cfg.input_size * net->cfg.input_size * net->cfg.channels;
+    const size_t n = (size_t)w->B * (size_t)w->n;
+    w->x = fv_calloc(ctx, n, sizeof(float));
+    w->pred = fv_calloc(ctx, n, sizeof(float));
+    w->var = fv_calloc(ctx, n, sizeof(float));
+    w->noise = fv_calloc(ctx, n, sizeof(float));
+    w->work = fv_calloc(ctx, 2 * n, sizeof(float));
+    w->labels = fv_calloc(ctx, (size_t)w->B, sizeof *w->labels);
+    fv_status s = w->x && w->pred && w->var && w->noise && w->work && w->labels ? FV_OK : FV_ERR_OOM;
+    if (s == FV_OK) s = dit_runner_create(ctx, &w->runner, net, precision, schedule, ro);
+    if (s != FV_OK) dit_walk_destroy(w);
+    return s;
 }
 
-static void sampling_free(sampling *s)
+void dit_walk_destroy(dit_walk *w)
 {
-    dit_runner_destroy(&s->runner);
-    dit_schedule_destroy(s->ctx, &s->schedule);
-    void *mem[] = { s->x, s->pred, s->var, s->noise, s->work, s->labels };
-    for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(s->ctx, mem[i]);
+    dit_runner_destroy(&w->runner);
+    void *mem[] = { w->x, w->pred, w->var, w->noise, w->work, w->labels };
+    for (size_t i = 0; w->ctx && i < FV_ARRAY_LEN(mem); i++) fv_free(w->ctx, mem[i]);
+    memset(w, 0, sizeof *w);
 }
 
-static fv_status make_runner(sampling *s, fv_dtype precision, int B)
+fv_status dit_walk_start(dit_walk *w, uint64_t seed, const float *noise)
 {
-    const dit_runner_options ro = { B, s->o->exact_cache != 0, s->o->accel != NULL };
-    dit_runner_destroy(&s->runner);
-    return dit_runner_create(s->ctx, &s->runner, s->net, precision, &s->schedule, &ro);
+    w->seed = seed;
+    if (noise) memcpy(w->x, noise, (size_t)w->B * (size_t)w->n * sizeof(float));
+    for (int i = 0; !noise && i < w->B; i++)
+        fv_rand_normal(seed + (uint64_t)i, FV_STREAM_NOISE, 0, 0, w->n, w->x + i * w->n);
+    memset(w->work, 0, 2 * (size_t)w->B * (size_t)w->n * sizeof(float));
+    return dit_runner_start(w->runner, w->labels);
 }
 
-/* One evaluation and the update of all B states. */
-static fv_status advance(sampling *s, int B, int e, int first)
+void dit_walk_update(dit_walk *w, int e, const float *out, int rows)
 {
-    const dit_config *c = &s->net->cfg;
-    const fv_accel *a = s->o->accel;
-    const int64_t pixels = s->n / c->channels, out_n = pixels * c->out_channels;
+    const dit_config *c = &w->net->cfg;
+    const int64_t pixels = w->n / c->channels, out_n = pixels * c->out_channels;
+    const int B = w->B;
+#pragma omp parallel for schedule(static) num_threads(fv_ctx_threads(w->ctx))
+    for (int i = 0; i < B; i++) {
+        float *x = w->x + i * w->n, *pred = w->pred + i * w->n, *var = w->var + i * w->n, *noise = NULL;
+        dit_schedule_guide(w->schedule, out + i * out_n, rows > B ? out + (B + i) * out_n : NULL, pixels,
+                           c->channels, c->out_channels, pred, c->out_channels > c->channels ? var : NULL);
+        if (w->schedule->needs_noise) {
+            noise = w->noise + i * w->n;
+            fv_rand_normal(w->seed + (uint64_t)i, FV_STREAM_SAMPLING, (uint32_t)e, 0, w->n, noise);
+        }
+        dit_schedule_step(w->schedule, e, x, pred, var, noise, w->work + 2 * i * w->n, w->n);
+    }
+}
+
+fv_status dit_walk_advance(dit_walk *w, int e, const uint8_t *action)
+{
     const float *out;
     int rows;
-    FV_TRY(dit_runner_eval(s->runner, e, s->x, a ? a->action + (size_t)e * 2 * (size_t)c->depth : NULL, &out, &rows));
-#pragma omp parallel for schedule(static) num_threads(fv_ctx_threads(s->ctx))
-    for (int i = 0; i < B; i++) {
-        float *x = s->x + i * s->n, *pred = s->pred + i * s->n, *var = s->var + i * s->n, *noise = NULL;
-        dit_schedule_guide(&s->schedule, out + i * out_n, rows > B ? out + (B + i) * out_n : NULL, pixels,
-                           c->channels, c->out_channels, pred, c->out_channels > c->channels ? var : NULL);
-        if (s->schedule.needs_noise) {
-            noise = s->noise + i * s->n;
-            fv_rand_normal(s->o->seed + (uint64_t)(first + i), FV_STREAM_SAMPLING, (uint32_t)e, 0, s->n, noise);
-        }
-        dit_schedule_step(&s->schedule, e, x, pred, var, noise, s->work + 2 * i * s->n, s->n);
-    }
+    FV_TRY(dit_runner_eval(w->runner, e, w->x, action, &out, &rows));
+    dit_walk_update(w, e, out, rows);
     return FV_OK;
 }
 
+typedef struct sampling {
+    fv_ctx *ctx;
+    const dit_net *net;
+    const fv_generate_options *o;
+    dit_schedule schedule;
+    dit_walk walk;
+    int done_evals, total_evals;
+    fv_generate_stats stats;
+} sampling;
+
 /* Pictures first .. first+B-1 from their noise to their final state. */
-static fv_status sample_batch(sampling *s, int first, int B, const float *noise, float *state)
+static fv_status sample_batch(sampling *s, int first, const float *noise, float *state)
 {
     const fv_generate_options *o = s->o;
+    const fv_accel *a = o->accel;
+    dit_walk *w = &s->walk;
+    const size_t at = (size_t)first * (size_t)w->n;
     double flop;
     int64_t full, reused;
-    for (int i = 0; i < B; i++) {
-        s->labels[i] = o->classes ? o->classes[first + i] : o->class_all;
-        if (noise) memcpy(s->x + i * s->n, noise + (first + i) * s->n, (size_t)s->n * sizeof(float));
-        else fv_rand_normal(o->seed + (uint64_t)(first + i), FV_STREAM_NOISE, 0, 0, s->n, s->x + i * s->n);
-    }
-    memset(s->work, 0, 2 * (size_t)B * (size_t)s->n * sizeof(float));
-    FV_TRY(dit_runner_start(s->runner, s->labels));
+    for (int i = 0; i < w->B; i++) w->labels[i] = o->classes ? o->classes[first + i] : o->class_all;
+    FV_TRY(dit_walk_start(w, o->seed + (uint64_t)first, noise ? noise + at : NULL));
     for (int e = 0; e < s->schedule.evals; e++) {
-        FV_TRY(advance(s, B, e, first));
+        FV_TRY(dit_walk_advance(w, e, a ? a->action + (size_t)e * 2 * (size_t)a->depth : NULL));
         FV_TRY(fv_report(s->ctx, "sampling", (uint64_t)++s->done_evals, (uint64_t)s->total_evals, NULL));
     }
-    dit_runner_counters(s->runner, &flop, &full, &reused);
+    dit_runner_counters(w->runner, &flop, &full, &reused);
     s->stats.flop += flop;
     s->stats.full_modules += full;
     s->stats.reused_modules += reused;
-    memcpy(state + first * s->n, s->x, (size_t)B * (size_t)s->n * sizeof(float));
+    memcpy(state + at, w->x, (size_t)w->B * (size_t)w->n * sizeof(float));
     return FV_OK;
 }
 
@@ -287,26 +299,34 @@ static fv_status check_accel(fv_ctx *ctx, const sampling *s)
                    a->evals, a->depth, s->schedule.evals, s->net->cfg.depth);
 }
 
+/* All batches; the last one may be smaller and then gets plans of its own. */
+static fv_status sample_all(sampling *s, fv_dtype precision, const float *noise, float *state)
+{
+    const int count = s->o->count, most = dit_choose_batch(&s->net->cfg, s->o);
+    s->total_evals = (count + most - 1) / most * s->schedule.evals;
+    for (int first = 0; first < count; first += most) {
+        const int B = count - first < most ? count - first : most;
+        if (B != s->walk.B) {
+            const dit_runner_options ro = { B, s->o->exact_cache != 0, s->o->accel != NULL };
+            dit_walk_destroy(&s->walk);
+            FV_TRY(dit_walk_create(s->ctx, &s->walk, s->net, precision, &s->schedule, &ro));
+        }
+        FV_TRY(sample_batch(s, first, noise, state));
+    }
+    return FV_OK;
+}
+
 fv_status dit_generate_net(fv_ctx *ctx, const dit_net *net, fv_dtype precision, const fv_generate_options *o,
                            const float *noise, float *state, fv_generate_stats *stats)
 {
     sampling s = { .ctx = ctx, .net = net, .o = o };
     if (o->count < 1 || o->count > 1000000) return fv_fail(ctx, FV_ERR_ARG, "count must be 1 to 1000000");
-    fv_status st = dit_schedule_create(ctx, &s.schedule, &net->cfg, o);
-    s.n = (int64_t)net->cfg.input_size * net->cfg.input_size * net->cfg.channels;
-    s.B = choose_batch(&net->cfg, o);
-    if (st == FV_OK) st = check_accel(ctx, &s);
-    if (st == FV_OK) st = sampling_buffers(&s);
-    if (st == FV_OK) st = make_runner(&s, precision, s.B);
-    const int tail = o->count % s.B, batches = o->count / s.B + (tail > 0);
-    s.total_evals = batches * s.schedule.evals;
-    for (int k = 0; k < batches && st == FV_OK; k++) {
-        const int B = k == batches - 1 && tail ? tail : s.B;
-        if (B != s.B) st = make_runner(&s, precision, B);
-        if (st == FV_OK) st = sample_batch(&s, k * s.B, B, noise, state);
-    }
+    FV_TRY(dit_schedule_create(ctx, &s.schedule, &net->cfg, o));
+    fv_status st = check_accel(ctx, &s);
+    if (st == FV_OK) st = sample_all(&s, precision, noise, state);
     if (stats) *stats = s.stats;
-    sampling_free(&s);
+    dit_walk_destroy(&s.walk);
+    dit_schedule_destroy(ctx, &s.schedule);
     return st;
 }
 

@@ -138,8 +138,34 @@ size_t dit_runner_feature_bytes(const dit_runner *r, int rows);
 /* Counters since start. */
 void dit_runner_counters(const dit_runner *r, double *flop, int64_t *full, int64_t *reused);
 /* Median-friendly timing of one module on the current state: runs it once and returns seconds.
- * what: 0 attention full, 1 MLP full, 2 reuse of one module, 3 embedding + final layer + modulation gather */
+ * what: 0 attention full, 1 MLP full, 2 reuse of one module, 3 embedding + final layer + modulation gather,
+ * 4 conditioning of a whole run (all modulations) */
 fv_status dit_runner_time(dit_runner *r, int what, int guided, double *seconds);
+/* Mean over rows and channels of the squared gate that the last evaluation put on module (l, m). */
+double dit_runner_gate(const dit_runner *r, int l, int m, int rows);
+
+/* ---- dit_generate.c: a batch on its way through the sampler ------------------------------------------------ */
+typedef struct dit_walk {
+    fv_ctx *ctx;
+    const dit_net *net;
+    const dit_schedule *schedule;
+    dit_runner *runner;
+    int B;
+    int64_t n;                            /* values of one state */
+    uint64_t seed;                        /* picture i draws its noise from seed + i */
+    float *x, *pred, *var, *noise, *work; /* [B][n] each, work [B][2n]: x and work are the sampler's state */
+    int32_t *labels;                      /* [B], set before dit_walk_start */
+} dit_walk;
+fv_status dit_walk_create(fv_ctx *ctx, dit_walk *w, const dit_net *net, fv_dtype precision,
+                          const dit_schedule *schedule, const dit_runner_options *ro);
+void dit_walk_destroy(dit_walk *w);
+/* noise [B][n], or NULL = drawn from the seeds. */
+fv_status dit_walk_start(dit_walk *w, uint64_t seed, const float *noise);
+/* Evaluation e and the update of all states; no allocation. */
+fv_status dit_walk_advance(dit_walk *w, int e, const uint8_t *action);
+/* The second half of it: guidance and sampler step on a given network output. */
+void dit_walk_update(dit_walk *w, int e, const float *out, int rows);
+int dit_choose_batch(const dit_config *c, const fv_generate_options *o);
 
 /* A resolved plan (accel.c). action[(e*depth + l)*2 + m]. */
 struct fv_accel {
