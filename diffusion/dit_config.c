@@ -19,30 +19,35 @@
 
 #define FORMAT_VERSION 1
 
-/* ---- Checks ------------------------------------------------------------------------------------------ */
+/* ---- Checks
+ * ------------------------------------------------------------------------------------------ */
 
 static fv_status in_range(fv_ctx *ctx, const char *what, int64_t v, int64_t lo, int64_t hi)
 {
     if (v >= lo && v <= hi) return FV_OK;
-    return fv_fail(ctx, FV_ERR_LIMIT, "model: %s is %lld, this library accepts %lld to %lld", what, (long long)v,
-                   (long long)lo, (long long)hi);
+    return fv_fail(ctx, FV_ERR_LIMIT, "model: %s is %lld, this library accepts %lld to %lld", what,
+                   (long long)v, (long long)lo, (long long)hi);
 }
 
 static fv_status check_fit(fv_ctx *ctx, const dit_config *c)
 {
     if (c->width % c->heads || c->width / c->heads % 4 || c->width % 4)
-        return fv_fail(ctx, FV_ERR_MODEL, "model: width %d does not split into %d heads of a multiple of 4", c->width, c->heads);
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "model: width %d does not split into %d heads of a multiple of 4", c->width,
+                       c->heads);
     if (c->family == DIT_OFFICIAL && (c->bottleneck || c->refine))
         return fv_fail(ctx, FV_ERR_MODEL, "model: bottleneck and refine belong to F models only");
     if (c->input_size % c->patch)
-        return fv_fail(ctx, FV_ERR_MODEL, "model: input size %d is not a multiple of the patch %d", c->input_size, c->patch);
+        return fv_fail(ctx, FV_ERR_MODEL, "model: input size %d is not a multiple of the patch %d",
+                       c->input_size, c->patch);
     FV_TRY(in_range(ctx, "number of tokens", dit_tokens(c), 1, DIT_MAX_TOKENS));
     const bool is_flow = c->sampler == FV_SAMPLER_EULER || c->sampler == FV_SAMPLER_HEUN;
     if (c->sampler == FV_SAMPLER_AUTO || is_flow != (c->family == DIT_F))
         return fv_fail(ctx, FV_ERR_MODEL, "model: its default sampler does not fit its family");
     const bool learns_range = c->out_channels == 2 * c->channels;
     if (c->out_channels != c->channels && !(c->family == DIT_OFFICIAL && learns_range))
-        return fv_fail(ctx, FV_ERR_MODEL, "model: %d output channels do not fit %d input channels", c->out_channels, c->channels);
+        return fv_fail(ctx, FV_ERR_MODEL, "model: %d output channels do not fit %d input channels",
+                       c->out_channels, c->channels);
     return FV_OK;
 }
 
@@ -67,12 +72,17 @@ fv_status dit_config_check(fv_ctx *ctx, const dit_config *c)
     return check_fit(ctx, c);
 }
 
-/* ---- Metadata: reading ---------------------------------------------------------------------------------- */
+/* ---- Metadata: reading
+ * ---------------------------------------------------------------------------------- */
 
-static bool is_digit(char c) { return c >= '0' && c <= '9'; }
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
 
 /* A number as JSON writes it, without spaces around it: strict and the same in any locale. */
-static fv_status parse_number(fv_ctx *ctx, const char *key, const char *text, bool is_whole, double *out)
+static fv_status parse_number(fv_ctx *ctx, const char *key, const char *text, bool is_whole,
+                              double *out)
 {
     const size_t n = strlen(text);
     fv_json_doc *doc = NULL;
@@ -84,15 +94,20 @@ static fv_status parse_number(fv_ctx *ctx, const char *key, const char *text, bo
     if (s == FV_OK) {
         const fv_json *root = fv_json_root(doc);
         *out = root->num;
-        if (root->type != FV_JSON_NUMBER || !isfinite(root->num)) s = FV_ERR_FORMAT;
-        else if (is_whole && !(fv_json_int(root, &whole) && whole >= INT32_MIN && whole <= INT32_MAX)) s = FV_ERR_FORMAT;
+        if (root->type != FV_JSON_NUMBER || !isfinite(root->num))
+            s = FV_ERR_FORMAT;
+        else if (is_whole &&
+                 !(fv_json_int(root, &whole) && whole >= INT32_MIN && whole <= INT32_MAX))
+            s = FV_ERR_FORMAT;
     }
     fv_json_free(&doc);
     if (s == FV_OK) return s;
-    return fv_fail(ctx, FV_ERR_MODEL, "model: metadata %s = \"%.40s\" is not a %s", key, text, is_whole ? "whole number" : "number");
+    return fv_fail(ctx, FV_ERR_MODEL, "model: metadata %s = \"%.40s\" is not a %s", key, text,
+                   is_whole ? "whole number" : "number");
 }
 
-static fv_status meta_number(fv_ctx *ctx, const fv_model *m, const char *key, bool is_whole, double *out)
+static fv_status meta_number(fv_ctx *ctx, const fv_model *m, const char *key, bool is_whole,
+                             double *out)
 {
     const char *text = fv_model_meta(m, key);
     if (!text) return fv_fail(ctx, FV_ERR_MODEL, "model: metadata %s is missing", key);
@@ -122,17 +137,24 @@ static fv_status read_words(fv_ctx *ctx, const fv_model *m, dit_config *c)
     int version = 0;
     FV_TRY(meta_int(ctx, m, "fovea.version", &version));
     if (version < 1 || version > FORMAT_VERSION)
-        return fv_fail(ctx, FV_ERR_VERSION, "model: metadata version %d, this library reads 1 to %d", version, FORMAT_VERSION);
-    if (family && strcmp(family, "official") == 0) c->family = DIT_OFFICIAL;
-    else if (family && strcmp(family, "f") == 0) c->family = DIT_F;
-    else return fv_fail(ctx, FV_ERR_MODEL, "model: metadata fovea.family must be official or f");
+        return fv_fail(ctx, FV_ERR_VERSION,
+                       "model: metadata version %d, this library reads 1 to %d", version,
+                       FORMAT_VERSION);
+    if (family && strcmp(family, "official") == 0)
+        c->family = DIT_OFFICIAL;
+    else if (family && strcmp(family, "f") == 0)
+        c->family = DIT_F;
+    else
+        return fv_fail(ctx, FV_ERR_MODEL, "model: metadata fovea.family must be official or f");
     /* The name goes to terminals and file names' texts: printable ASCII only. */
     size_t n = 0;
-    for (; name && name[n] && n + 1 < sizeof c->name; n++) c->name[n] = name[n] > ' ' && name[n] < 127 ? name[n] : '_';
+    for (; name && name[n] && n + 1 < sizeof c->name; n++)
+        c->name[n] = name[n] > ' ' && name[n] < 127 ? name[n] : '_';
     if (n == 0) snprintf(c->name, sizeof c->name, "DiT");
     c->sampler = fv_sampler_find(sampler);
     if (c->sampler == FV_SAMPLER_AUTO)
-        return fv_fail(ctx, FV_ERR_MODEL, "model: metadata fovea.sampler is missing or names no sampler");
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "model: metadata fovea.sampler is missing or names no sampler");
     return FV_OK;
 }
 
@@ -158,10 +180,18 @@ static fv_status read_metadata(fv_ctx *ctx, const fv_model *m, dit_config *c)
     return meta_float(ctx, m, "fovea.cfg", &c->cfg);
 }
 
-/* ---- Shapes ----------------------------------------------------------------------------------------------- */
+/* ---- Shapes
+ * -----------------------------------------------------------------------------------------------
+ */
 
-static const struct { const char *letter; int width, depth, heads; } known[] = {
-    { "S", 384, 12, 6 }, { "B", 768, 12, 12 }, { "L", 1024, 24, 16 }, { "XL", 1152, 28, 16 },
+static const struct {
+    const char *letter;
+    int width, depth, heads;
+} known[] = {
+    {"S", 384, 12, 6},
+    {"B", 768, 12, 12},
+    {"L", 1024, 24, 16},
+    {"XL", 1152, 28, 16},
 };
 
 /* A hint in metadata ("heads", "classes", "image"); *out stays if there is none. */
@@ -182,21 +212,29 @@ static fv_status heads_and_name(fv_ctx *ctx, const fv_model *hints, dit_config *
     FV_TRY(hint(ctx, hints, "heads", &c->heads));
     if (c->heads == 0) c->heads = c->width <= 64 ? 1 : c->width % 64 == 0 ? c->width / 64 : 0;
     if (c->heads > 0) return FV_OK;
-    return fv_fail(ctx, FV_ERR_MODEL, "model: a DiT of width %d and depth %d is unknown and the file does not say its number of heads: add metadata \"heads\"", c->width, c->depth);
+    return fv_fail(ctx, FV_ERR_MODEL,
+                   "model: a DiT of width %d and depth %d is unknown and the file does not say its "
+                   "number of heads: add metadata \"heads\"",
+                   c->width, c->depth);
 }
 
-static fv_status set_input_size(fv_ctx *ctx, const dit_shapes *s, const fv_model *hints, dit_config *c)
+static fv_status set_input_size(fv_ctx *ctx, const dit_shapes *s, const fv_model *hints,
+                                dit_config *c)
 {
     c->input_size = 32; /* 256 x 256 pixels through the VAE */
     FV_TRY(hint(ctx, hints, "image", &c->input_size));
     if (s->pos.ndim == 0) return FV_OK;
     const int64_t N = s->pos.ndim == 3 ? s->pos.dim[1] : 0;
     if (N < 1 || N > DIT_MAX_TOKENS || s->pos.dim[0] != 1)
-        return fv_fail(ctx, FV_ERR_MODEL, "model: tensor pos_embed is not [1, tokens, width] with at most %d tokens", DIT_MAX_TOKENS);
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "model: tensor pos_embed is not [1, tokens, width] with at most %d tokens",
+                       DIT_MAX_TOKENS);
     int g = (int)sqrt((double)N);
     if ((int64_t)g * g < N) g++;
     if ((int64_t)g * g != N)
-        return fv_fail(ctx, FV_ERR_MODEL, "model: tensor pos_embed has %lld tokens, which is not a square", (long long)N);
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "model: tensor pos_embed has %lld tokens, which is not a square",
+                       (long long)N);
     c->input_size = g * c->patch;
     return FV_OK;
 }
@@ -205,21 +243,26 @@ static fv_status set_classes(fv_ctx *ctx, const dit_shapes *s, const fv_model *h
 {
     const int64_t rows = s->classes.ndim == 2 ? s->classes.dim[0] : 0;
     FV_TRY(in_range(ctx, "rows of the class table", rows, 1, DIT_MAX_CLASSES));
-    /* With label dropout (the rule) the last row is the null class; 1000 rows are ImageNet without. */
+    /* With label dropout (the rule) the last row is the null class; 1000 rows are ImageNet without.
+     */
     c->classes = rows == 1000 || rows == 1 ? (int)rows : (int)rows - 1;
     FV_TRY(hint(ctx, hints, "classes", &c->classes));
     c->has_null = (int)rows - c->classes;
     if (c->has_null == 0 || c->has_null == 1) return FV_OK;
-    return fv_fail(ctx, FV_ERR_MODEL, "model: the class table has %lld rows, metadata says %d classes", (long long)rows, c->classes);
+    return fv_fail(ctx, FV_ERR_MODEL,
+                   "model: the class table has %lld rows, metadata says %d classes",
+                   (long long)rows, c->classes);
 }
 
-fv_status dit_config_from_shapes(fv_ctx *ctx, const dit_shapes *s, const fv_model *hints, dit_config *c)
+fv_status dit_config_from_shapes(fv_ctx *ctx, const dit_shapes *s, const fv_model *hints,
+                                 dit_config *c)
 {
     const fv_tensor *pe = &s->patch, *out = &s->out;
     memset(c, 0, sizeof *c);
     if (pe->ndim != 4 || pe->dim[2] != pe->dim[3] || pe->dim[0] < 4 || pe->dim[0] > DIT_MAX_WIDTH ||
         pe->dim[1] < 1 || pe->dim[1] > 64 || pe->dim[2] < 1 || pe->dim[2] > 64)
-        return fv_fail(ctx, FV_ERR_MODEL, "model: the patch embedding is not [width, channels, patch, patch]");
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "model: the patch embedding is not [width, channels, patch, patch]");
     c->family = DIT_OFFICIAL;
     c->width = (int)pe->dim[0];
     c->channels = (int)pe->dim[1];
@@ -227,7 +270,8 @@ fv_status dit_config_from_shapes(fv_ctx *ctx, const dit_shapes *s, const fv_mode
     c->depth = s->depth;
     const int64_t area = pe->dim[2] * pe->dim[2];
     if (out->ndim != 2 || out->dim[0] < area || out->dim[0] % area || out->dim[0] / area > 128)
-        return fv_fail(ctx, FV_ERR_MODEL, "model: the final layer is not [patch*patch*channels, width]");
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "model: the final layer is not [patch*patch*channels, width]");
     c->out_channels = (int)(out->dim[0] / area);
     if (s->fc1.ndim != 2 || s->fc1.dim[0] < 1 || s->fc1.dim[0] > 8 * DIT_MAX_WIDTH)
         return fv_fail(ctx, FV_ERR_MODEL, "model: the first MLP matrix is not [hidden, width]");
@@ -257,12 +301,22 @@ static fv_status not_a_dit(fv_ctx *ctx, const fv_model *m, const char *prefix)
 {
     fv_tensor t;
     const char *kind = fv_model_meta(m, "fovea.kind");
-    if (kind) return fv_fail(ctx, FV_ERR_MODEL, "model: this file holds a fovea model of kind \"%.40s\", not a diffusion transformer", kind);
+    if (kind)
+        return fv_fail(
+            ctx, FV_ERR_MODEL,
+            "model: this file holds a fovea model of kind \"%.40s\", not a diffusion transformer",
+            kind);
     if (find(m, prefix, "transformer_blocks.0.norm1.linear.weight", &t))
-        return fv_fail(ctx, FV_ERR_MODEL, "model: this is a Diffusers file: convert it first (fovea convert)");
-    if (find(m, "ema.", "x_embedder.proj.weight", &t) || find(m, "model.", "x_embedder.proj.weight", &t))
-        return fv_fail(ctx, FV_ERR_MODEL, "model: this is a training checkpoint: convert it first (fovea convert)");
-    return fv_fail(ctx, FV_ERR_MODEL, "model: not a diffusion transformer: it has neither fovea metadata nor a tensor %sx_embedder.proj.weight", prefix);
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "model: this is a Diffusers file: convert it first (fovea convert)");
+    if (find(m, "ema.", "x_embedder.proj.weight", &t) ||
+        find(m, "model.", "x_embedder.proj.weight", &t))
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "model: this is a training checkpoint: convert it first (fovea convert)");
+    return fv_fail(ctx, FV_ERR_MODEL,
+                   "model: not a diffusion transformer: it has neither fovea metadata nor a tensor "
+                   "%sx_embedder.proj.weight",
+                   prefix);
 }
 
 fv_status dit_config_read(fv_ctx *ctx, const fv_model *m, const char *prefix, dit_config *out)
@@ -277,7 +331,8 @@ fv_status dit_config_read(fv_ctx *ctx, const fv_model *m, const char *prefix, di
         FV_TRY(read_metadata(ctx, m, out));
         return dit_config_check(ctx, out);
     }
-    if (kind || !find(m, prefix, "x_embedder.proj.weight", &s.patch)) return not_a_dit(ctx, m, prefix);
+    if (kind || !find(m, prefix, "x_embedder.proj.weight", &s.patch))
+        return not_a_dit(ctx, m, prefix);
     for (; s.depth <= DIT_MAX_DEPTH; s.depth++) {
         char name[48];
         snprintf(name, sizeof name, "blocks.%d.attn.qkv.weight", s.depth);
@@ -285,15 +340,19 @@ fv_status dit_config_read(fv_ctx *ctx, const fv_model *m, const char *prefix, di
     }
     find(m, prefix, "pos_embed", &s.pos);
     if (!find(m, prefix, "y_embedder.embedding_table.weight", &s.classes))
-        return fv_fail(ctx, FV_ERR_MODEL, "model: tensor %sy_embedder.embedding_table.weight is missing", prefix);
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "model: tensor %sy_embedder.embedding_table.weight is missing", prefix);
     if (!find(m, prefix, "blocks.0.mlp.fc1.weight", &s.fc1))
-        return fv_fail(ctx, FV_ERR_MODEL, "model: tensor %sblocks.0.mlp.fc1.weight is missing", prefix);
+        return fv_fail(ctx, FV_ERR_MODEL, "model: tensor %sblocks.0.mlp.fc1.weight is missing",
+                       prefix);
     if (!find(m, prefix, "final_layer.linear.weight", &s.out))
-        return fv_fail(ctx, FV_ERR_MODEL, "model: tensor %sfinal_layer.linear.weight is missing", prefix);
+        return fv_fail(ctx, FV_ERR_MODEL, "model: tensor %sfinal_layer.linear.weight is missing",
+                       prefix);
     return dit_config_from_shapes(ctx, &s, m, out);
 }
 
-/* ---- Metadata: writing -------------------------------------------------------------------------------------- */
+/* ---- Metadata: writing
+ * -------------------------------------------------------------------------------------- */
 
 fv_status dit_meta_add(fv_ctx *ctx, dit_meta *m, const char *key, const char *value)
 {
@@ -329,17 +388,24 @@ static fv_status add_number(fv_ctx *ctx, dit_meta *m, const char *key, double va
 
 fv_status dit_config_meta(fv_ctx *ctx, const dit_config *c, dit_meta *out)
 {
-    const struct { const char *key; double value; } number[] = {
-        { "fovea.version", FORMAT_VERSION }, { "fovea.input_size", c->input_size }, { "fovea.channels", c->channels },
-        { "fovea.out_channels", c->out_channels }, { "fovea.patch", c->patch }, { "fovea.width", c->width },
-        { "fovea.depth", c->depth }, { "fovea.heads", c->heads }, { "fovea.hidden", c->hidden },
-        { "fovea.class_count", c->classes }, { "fovea.has_null", c->has_null }, { "fovea.bottleneck", c->bottleneck },
-        { "fovea.refine", c->refine }, { "fovea.t_scale", c->t_scale }, { "fovea.t_den", c->t_den },
-        { "fovea.ln2_eps", c->ln2_eps }, { "fovea.steps", c->steps }, { "fovea.cfg", c->cfg },
+    const struct {
+        const char *key;
+        double value;
+    } number[] = {
+        {"fovea.version", FORMAT_VERSION}, {"fovea.input_size", c->input_size},
+        {"fovea.channels", c->channels},   {"fovea.out_channels", c->out_channels},
+        {"fovea.patch", c->patch},         {"fovea.width", c->width},
+        {"fovea.depth", c->depth},         {"fovea.heads", c->heads},
+        {"fovea.hidden", c->hidden},       {"fovea.class_count", c->classes},
+        {"fovea.has_null", c->has_null},   {"fovea.bottleneck", c->bottleneck},
+        {"fovea.refine", c->refine},       {"fovea.t_scale", c->t_scale},
+        {"fovea.t_den", c->t_den},         {"fovea.ln2_eps", c->ln2_eps},
+        {"fovea.steps", c->steps},         {"fovea.cfg", c->cfg},
     };
     memset(out, 0, sizeof *out);
     fv_status s = dit_meta_add(ctx, out, "fovea.kind", "dit");
-    if (s == FV_OK) s = dit_meta_add(ctx, out, "fovea.family", c->family == DIT_F ? "f" : "official");
+    if (s == FV_OK)
+        s = dit_meta_add(ctx, out, "fovea.family", c->family == DIT_F ? "f" : "official");
     if (s == FV_OK) s = dit_meta_add(ctx, out, "fovea.name", c->name);
     if (s == FV_OK) s = dit_meta_add(ctx, out, "fovea.sampler", fv_sampler_name(c->sampler));
     for (size_t i = 0; i < FV_ARRAY_LEN(number) && s == FV_OK; i++)

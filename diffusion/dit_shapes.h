@@ -1,4 +1,5 @@
-/* dit_shapes.h - configuration of a DiT from tensor shapes; shared by dit_config.c and convert.c. */
+/* dit_shapes.h - configuration of a DiT from tensor shapes; shared by dit_config.c and
+ * dit_convert.c. */
 #ifndef FV_DIT_SHAPES_H
 #define FV_DIT_SHAPES_H
 
@@ -10,7 +11,8 @@
 #define DIT_MAX_TOKENS 65536
 #define DIT_MAX_CLASSES 10000000
 
-/* Shapes that fix an official DiT (data is not read). pos.ndim 0: the file has no position table. */
+/* Shapes that fix an official DiT (data is not read). pos.ndim 0: the file has no position table.
+ */
 typedef struct dit_shapes {
     fv_tensor patch;   /* [D, C, p, p]     */
     fv_tensor classes; /* [classes + 0/1, D] */
@@ -21,7 +23,8 @@ typedef struct dit_shapes {
 } dit_shapes;
 
 /* `hints` may carry the numbers that shapes do not tell: metadata heads, classes, image. */
-fv_status dit_config_from_shapes(fv_ctx *ctx, const dit_shapes *s, const fv_model *hints, dit_config *out);
+fv_status dit_config_from_shapes(fv_ctx *ctx, const dit_shapes *s, const fv_model *hints,
+                                 dit_config *out);
 /* Every number in range, sizes consistent, products far from overflow. */
 fv_status dit_config_check(fv_ctx *ctx, const dit_config *c);
 

@@ -7,16 +7,15 @@
  *
  * Diffusion (official DiT), abar = cumprod(1 - linspace(1e-4, 0.02, 1000)), kept timesteps tau_i,
  * a = abar(tau_i), p = abar(tau_{i-1}) (1 at the last step), beta = 1 - a/p:
- *   DDPM    Nichol & Dhariwal 2021, learned range: logvar = f log beta + (1-f) log posterior, f = (v+1)/2
- *   DDIM    Song et al. 2021, eq. 12 with eta
- *   DPM++2M Lu et al. 2022, algorithm 2 (midpoint form), sigma_n = 0 so that the last step is x0
- * Rectified flow (F family), z_t = t x + (1-t) noise, network predicts x:
- *   v = (xhat - z) / max(1-t, 0.05); Euler, or Heun with the last step Euler.
- * Meaning of coef[e * DIT_COEF + k], k = 0..:
- *   DDPM    sqrt(1/a), sqrt(1/a - 1), factor of x0, factor of x, log beta, log posterior, noise 0/1
- *   DDIM    sqrt(1/a), sqrt(1/a - 1), sqrt(p), sqrt(1 - p - sigma^2), sigma
- *   DPM++   s_j, alpha_j, s_{j+1}/s_j, alpha_{j+1} (e^-h - 1), 1/(2r) (0 at the first step), last 0/1
- *   flow    max(1-t, 0.05), dt, stage (Euler, Heun's predictor, Heun's corrector) */
+ *   DDPM    Nichol & Dhariwal 2021, learned range: logvar = f log beta + (1-f) log posterior, f =
+ * (v+1)/2 DDIM    Song et al. 2021, eq. 12 with eta DPM++2M Lu et al. 2022, algorithm 2 (midpoint
+ * form), sigma_n = 0 so that the last step is x0 Rectified flow (F family), z_t = t x + (1-t)
+ * noise, network predicts x: v = (xhat - z) / max(1-t, 0.05); Euler, or Heun with the last step
+ * Euler. Meaning of coef[e * DIT_COEF + k], k = 0..: DDPM    sqrt(1/a), sqrt(1/a - 1), factor of
+ * x0, factor of x, log beta, log posterior, noise 0/1 DDIM    sqrt(1/a), sqrt(1/a - 1), sqrt(p),
+ * sqrt(1 - p - sigma^2), sigma DPM++   s_j, alpha_j, s_{j+1}/s_j, alpha_{j+1} (e^-h - 1), 1/(2r) (0
+ * at the first step), last 0/1 flow    max(1-t, 0.05), dt, stage (Euler, Heun's predictor, Heun's
+ * corrector) */
 #include "internal.h"
 
 #include <math.h>
@@ -27,7 +26,7 @@
 #define MAX_STEPS 1000
 enum { STAGE_EULER = 0, STAGE_PREDICT = 1, STAGE_CORRECT = 2 };
 
-static const char *const sampler_name[] = { "auto", "ddpm", "ddim", "dpmpp2m", "euler", "heun" };
+static const char *const sampler_name[] = {"auto", "ddpm", "ddim", "dpmpp2m", "euler", "heun"};
 
 const char *fv_sampler_name(fv_sampler s)
 {
@@ -41,7 +40,8 @@ fv_sampler fv_sampler_find(const char *name)
     return FV_SAMPLER_AUTO;
 }
 
-/* ---- Step lists ------------------------------------------------------------------------------------- */
+/* ---- Step lists
+ * ------------------------------------------------------------------------------------- */
 
 /* The position is accumulated, not multiplied, and rounded half to even: the official list depends
  * on both. One step keeps timestep 0, as there. */
@@ -95,7 +95,8 @@ static void ancestral_coefs(dit_schedule *s, const int *tau, const double *a)
             c[5] = log_posterior(a, i);
             c[6] = i > 0;
         } else {
-            const double sigma = s->eta * sqrt((1.0 - prev) / (1.0 - a[i])) * sqrt(1.0 - a[i] / prev);
+            const double sigma =
+                s->eta * sqrt((1.0 - prev) / (1.0 - a[i])) * sqrt(1.0 - a[i] / prev);
             c[2] = sqrt(prev);
             c[3] = sqrt(fmax(1.0 - prev - sigma * sigma, 0.0));
             c[4] = sigma;
@@ -111,7 +112,8 @@ static void dpmpp_coefs(dit_schedule *s, const double *abar)
         double *c = s->coef + (size_t)j * DIT_COEF;
         const int t = (int)rint((n - j) * ((TIMESTEPS - 1) / (double)n));
         const int t_next = (int)rint((n - j - 1) * ((TIMESTEPS - 1) / (double)n));
-        const double sigma = sqrt((1.0 - abar[t]) / abar[t]), alpha = 1.0 / sqrt(1.0 + sigma * sigma);
+        const double sigma = sqrt((1.0 - abar[t]) / abar[t]),
+                     alpha = 1.0 / sqrt(1.0 + sigma * sigma);
         const double lambda = -log(sigma);
         set_diffusion_time(s, j, t);
         c[0] = sigma * alpha;
@@ -155,42 +157,58 @@ static void flow_coefs(dit_schedule *s, double shift)
     }
 }
 
-/* ---- Creation --------------------------------------------------------------------------------------- */
+/* ---- Creation
+ * --------------------------------------------------------------------------------------- */
 
 static fv_status check_kind(fv_ctx *ctx, const dit_schedule *s, const fv_generate_options *o)
 {
     const char *name = fv_sampler_name(s->kind);
     const bool is_flow_kind = s->kind == FV_SAMPLER_EULER || s->kind == FV_SAMPLER_HEUN;
     if (!name || s->kind == FV_SAMPLER_AUTO)
-        return fv_fail(ctx, FV_ERR_ARG, "sampler number %d is unknown: use ddpm, ddim, dpmpp2m, euler or heun", (int)s->kind);
+        return fv_fail(ctx, FV_ERR_ARG,
+                       "sampler number %d is unknown: use ddpm, ddim, dpmpp2m, euler or heun",
+                       (int)s->kind);
     if (s->flow && !is_flow_kind)
-        return fv_fail(ctx, FV_ERR_ARG, "sampler %s needs a noise-predicting DiT, and this model predicts the picture (rectified flow): use euler or heun", name);
+        return fv_fail(ctx, FV_ERR_ARG,
+                       "sampler %s needs a noise-predicting DiT, and this model predicts the "
+                       "picture (rectified flow): use euler or heun",
+                       name);
     if (!s->flow && is_flow_kind)
-        return fv_fail(ctx, FV_ERR_ARG, "sampler %s needs a rectified flow model, and this DiT predicts noise: use ddim, ddpm or dpmpp2m", name);
+        return fv_fail(ctx, FV_ERR_ARG,
+                       "sampler %s needs a rectified flow model, and this DiT predicts noise: use "
+                       "ddim, ddpm or dpmpp2m",
+                       name);
     if (o->eta != 0.0f && s->kind != FV_SAMPLER_DDIM)
-        return fv_fail(ctx, FV_ERR_ARG, "eta belongs to the sampler ddim, not to %s: leave it 0", name);
+        return fv_fail(ctx, FV_ERR_ARG, "eta belongs to the sampler ddim, not to %s: leave it 0",
+                       name);
     if (o->shift != 0.0f && !s->flow)
-        return fv_fail(ctx, FV_ERR_ARG, "shift belongs to the samplers euler and heun, not to %s: leave it 0", name);
+        return fv_fail(ctx, FV_ERR_ARG,
+                       "shift belongs to the samplers euler and heun, not to %s: leave it 0", name);
     return FV_OK;
 }
 
 /* Comparisons are written so that NaN fails them. */
-static fv_status check_values(fv_ctx *ctx, const dit_schedule *s, const dit_config *c, const fv_generate_options *o)
+static fv_status check_values(fv_ctx *ctx, const dit_schedule *s, const dit_config *c,
+                              const fv_generate_options *o)
 {
     const int least = s->kind == FV_SAMPLER_DDPM || s->kind == FV_SAMPLER_DDIM ? 2 : 1;
     if (s->steps < least || s->steps > MAX_STEPS - (s->kind == FV_SAMPLER_DPMPP2M))
-        return fv_fail(ctx, FV_ERR_ARG, "%d steps of sampler %s: use %d to %d", s->steps, fv_sampler_name(s->kind), least,
+        return fv_fail(ctx, FV_ERR_ARG, "%d steps of sampler %s: use %d to %d", s->steps,
+                       fv_sampler_name(s->kind), least,
                        MAX_STEPS - (s->kind == FV_SAMPLER_DPMPP2M));
     if (!(s->cfg >= 0.0f && s->cfg <= 1000.0f))
         return fv_fail(ctx, FV_ERR_ARG, "guidance scale %g: use 1 (off) to 1000", (double)s->cfg);
     if (!(s->cfg_start >= 0.0f && s->cfg_start <= s->cfg_end && s->cfg_end <= 1.0f))
-        return fv_fail(ctx, FV_ERR_ARG, "guidance interval %g..%g: use 0 <= start <= end <= 1", (double)s->cfg_start, (double)s->cfg_end);
+        return fv_fail(ctx, FV_ERR_ARG, "guidance interval %g..%g: use 0 <= start <= end <= 1",
+                       (double)s->cfg_start, (double)s->cfg_end);
     if (s->cfg_channels < 1 || s->cfg_channels > c->channels)
-        return fv_fail(ctx, FV_ERR_ARG, "guidance on %d channels: the model has %d", s->cfg_channels, c->channels);
+        return fv_fail(ctx, FV_ERR_ARG, "guidance on %d channels: the model has %d",
+                       s->cfg_channels, c->channels);
     if (!(o->eta >= 0.0f && o->eta <= 1.0f))
         return fv_fail(ctx, FV_ERR_ARG, "eta %g: use 0 (deterministic) to 1", (double)o->eta);
     if (!(o->shift >= 0.0f && o->shift <= 100.0f) || (o->shift > 0.0f && o->shift < 0.01f))
-        return fv_fail(ctx, FV_ERR_ARG, "time shift %g: use 0.01 to 100, or 0 for none", (double)o->shift);
+        return fv_fail(ctx, FV_ERR_ARG, "time shift %g: use 0.01 to 100, or 0 for none",
+                       (double)o->shift);
     return FV_OK;
 }
 
@@ -199,7 +217,8 @@ static void set_guidance(dit_schedule *s, const dit_config *c, const fv_generate
     s->cfg = o->cfg == 0.0f ? c->cfg : o->cfg;
     s->cfg_start = o->cfg_start;
     s->cfg_end = o->cfg_end == 0.0f ? 1.0f : o->cfg_end;
-    /* Guidance at nearly pure noise only harms flow models; an explicit interval switches this off. */
+    /* Guidance at nearly pure noise only harms flow models; an explicit interval switches this off.
+     */
     if (s->flow && o->cfg_start == 0.0f && o->cfg_end == 0.0f) s->cfg_start = 0.1f;
     s->cfg_channels = o->cfg_channels;
     if (!s->cfg_channels) s->cfg_channels = !s->flow && c->channels > 3 ? 3 : c->channels;
@@ -229,7 +248,8 @@ static fv_status build(fv_ctx *ctx, dit_schedule *s, double shift)
     return FV_OK;
 }
 
-fv_status dit_schedule_create(fv_ctx *ctx, dit_schedule *s, const dit_config *c, const fv_generate_options *o)
+fv_status dit_schedule_create(fv_ctx *ctx, dit_schedule *s, const dit_config *c,
+                              const fv_generate_options *o)
 {
     memset(s, 0, sizeof *s);
     s->flow = c->family == DIT_F;
@@ -241,7 +261,10 @@ fv_status dit_schedule_create(fv_ctx *ctx, dit_schedule *s, const dit_config *c,
     FV_TRY(check_values(ctx, s, c, o));
     if (!c->has_null) {
         if (o->cfg != 0.0f && o->cfg != 1.0f)
-            return fv_fail(ctx, FV_ERR_ARG, "guidance scale %g: this model has no null class, so only 1 (off) is possible", (double)o->cfg);
+            return fv_fail(
+                ctx, FV_ERR_ARG,
+                "guidance scale %g: this model has no null class, so only 1 (off) is possible",
+                (double)o->cfg);
         s->cfg = 1.0f;
     }
     s->needs_noise = s->kind == FV_SAMPLER_DDPM || (s->kind == FV_SAMPLER_DDIM && s->eta > 0.0f);
@@ -258,7 +281,8 @@ void dit_schedule_destroy(fv_ctx *ctx, dit_schedule *s)
     memset(s, 0, sizeof *s);
 }
 
-/* ---- Guidance --------------------------------------------------------------------------------------- */
+/* ---- Guidance
+ * --------------------------------------------------------------------------------------- */
 
 int dit_schedule_guided(const dit_schedule *s, int e)
 {
@@ -267,8 +291,8 @@ int dit_schedule_guided(const dit_schedule *s, int e)
 }
 
 /* For flow the network gives xhat: v is linear in it, so guiding xhat guides v. */
-void dit_schedule_guide(const dit_schedule *s, const float *cond_out, const float *null_out, int64_t pixels,
-                        int channels, int out_channels, float *pred, float *var)
+void dit_schedule_guide(const dit_schedule *s, const float *cond_out, const float *null_out,
+                        int64_t pixels, int channels, int out_channels, float *pred, float *var)
 {
     const int guided = null_out ? s->cfg_channels : 0;
     const float scale = s->cfg;
@@ -285,10 +309,12 @@ void dit_schedule_guide(const dit_schedule *s, const float *cond_out, const floa
     }
 }
 
-/* ---- Steps ------------------------------------------------------------------------------------------ */
+/* ---- Steps
+ * ------------------------------------------------------------------------------------------ */
 
 /* Without learned variance (var NULL) the posterior variance is used. */
-static void step_ddpm(const double *c, float *x, const float *eps, const float *var, const float *noise, int64_t n)
+static void step_ddpm(const double *c, float *x, const float *eps, const float *var,
+                      const float *noise, int64_t n)
 {
     const float r = (float)c[0], r1 = (float)c[1], mx0 = (float)c[2], mx = (float)c[3];
     const float log_beta = (float)c[4], log_post = (float)c[5];
@@ -306,7 +332,8 @@ static void step_ddpm(const double *c, float *x, const float *eps, const float *
 /* eps is recomputed from x0, as the reference does: equal up to rounding, kept for closeness. */
 static void step_ddim(const double *c, float *x, const float *eps, const float *noise, int64_t n)
 {
-    const float r = (float)c[0], r1 = (float)c[1], a = (float)c[2], b = (float)c[3], sigma = (float)c[4];
+    const float r = (float)c[0], r1 = (float)c[1], a = (float)c[2], b = (float)c[3],
+                sigma = (float)c[4];
     for (int64_t i = 0; i < n; i++) {
         const float rx = r * x[i], x0 = rx - r1 * eps[i];
         x[i] = a * x0 + b * ((rx - x0) / r1);
@@ -318,7 +345,8 @@ static void step_ddim(const double *c, float *x, const float *eps, const float *
 /* work[0..n) holds the x0 estimate of the step before. */
 static void step_dpmpp(const double *c, float *x, const float *eps, float *work, int64_t n)
 {
-    const float sj = (float)c[0], alpha = (float)c[1], keep = (float)c[2], move = (float)c[3], half_r = (float)c[4];
+    const float sj = (float)c[0], alpha = (float)c[1], keep = (float)c[2], move = (float)c[3],
+                half_r = (float)c[4];
     if (c[5] != 0.0) {
         for (int64_t i = 0; i < n; i++) x[i] = (x[i] - sj * eps[i]) / alpha;
         return;
@@ -355,7 +383,8 @@ static void step_flow(const double *c, float *x, const float *xhat, float *work,
         }
         return;
     }
-    for (int64_t i = 0; i < n; i++) x[i] = start[i] + dt * (0.5f * (v1[i] + (xhat[i] - x[i]) / den));
+    for (int64_t i = 0; i < n; i++)
+        x[i] = start[i] + dt * (0.5f * (v1[i] + (xhat[i] - x[i]) / den));
 }
 
 void dit_schedule_step(const dit_schedule *s, int e, float *x, const float *pred, const float *var,

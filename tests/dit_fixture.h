@@ -13,7 +13,8 @@ typedef struct fixture {
     dit_net net;
     fv_plan *plan;
     int B;
-    float *x, *time, *pos, *rope, *target, *weight; /* [B,S,S,C] [B] [N,D] [N,2,hd/2] [B,S,S,Cout] [B] */
+    float *x, *time, *pos, *rope, *target,
+        *weight; /* [B,S,S,C] [B] [N,D] [N,2,hd/2] [B,S,S,Cout] [B] */
     int32_t *label;
     const char *stage_name[STAGES];
     fv_t stage[STAGES], out;
@@ -32,13 +33,15 @@ static inline void nhwc_from_nchw(const float *in, int B, int C, int plane, floa
 {
     for (int b = 0; b < B; b++)
         for (int c = 0; c < C; c++)
-            for (int p = 0; p < plane; p++) out[((size_t)b * plane + p) * C + c] = in[((size_t)b * C + c) * plane + p];
+            for (int p = 0; p < plane; p++)
+                out[((size_t)b * plane + p) * C + c] = in[((size_t)b * C + c) * plane + p];
 }
 static inline void nchw_from_nhwc(const float *in, int B, int C, int plane, float *out)
 {
     for (int b = 0; b < B; b++)
         for (int c = 0; c < C; c++)
-            for (int p = 0; p < plane; p++) out[((size_t)b * C + c) * plane + p] = in[((size_t)b * plane + p) * C + c];
+            for (int p = 0; p < plane; p++)
+                out[((size_t)b * C + c) * plane + p] = in[((size_t)b * plane + p) * C + c];
 }
 
 static inline void fixture_stage(fixture *f, const char *name, fv_t x)
@@ -48,10 +51,11 @@ static inline void fixture_stage(fixture *f, const char *name, fv_t x)
 }
 
 /* dit_forward's order, keeping a handle of every stage. */
-static inline fv_t fixture_forward(fixture *f, fv_tape *t, fv_t x, fv_t time, fv_t label, fv_t pos, fv_t rope)
+static inline fv_t fixture_forward(fixture *f, fv_tape *t, fv_t x, fv_t time, fv_t label, fv_t pos,
+                                   fv_t rope)
 {
-    static const char *const after_attn[] = { "block0_after_attn", "block1_after_attn" };
-    static const char *const block[] = { "block0", "block1" };
+    static const char *const after_attn[] = {"block0_after_attn", "block1_after_attn"};
+    static const char *const block[] = {"block0", "block1"};
     const dit_net *n = &f->net;
     const fv_dtype out = fv_tape_precision(t);
     fv_t h = dit_embed(t, n, x, pos);
@@ -68,26 +72,33 @@ static inline fv_t fixture_forward(fixture *f, fv_tape *t, fv_t x, fv_t time, fv
     return dit_final(t, n, h, dit_final_mod(t, n, cond));
 }
 
-/* After fixture->net is created and has values. with_stages: every stage readable; else dit_forward. */
-static inline fv_status fixture_build(fixture *f, int B, fv_mode mode, fv_dtype precision, int with_stages)
+/* After fixture->net is created and has values. with_stages: every stage readable; else
+ * dit_forward. */
+static inline fv_status fixture_build(fixture *f, int B, fv_mode mode, fv_dtype precision,
+                                      int with_stages)
 {
     const dit_config *c = &f->net.cfg;
     const int64_t S = c->input_size, N = dit_tokens(c), hd = c->width / c->heads;
-    const int64_t in_dim[4] = { B, S, S, c->channels }, out_dim[4] = { B, S, S, c->out_channels };
-    const int64_t pos_dim[2] = { N, c->width }, rope_dim[3] = { N, 2, hd / 2 }, rows = B;
+    const int64_t in_dim[4] = {B, S, S, c->channels}, out_dim[4] = {B, S, S, c->out_channels};
+    const int64_t pos_dim[2] = {N, c->width}, rope_dim[3] = {N, 2, hd / 2}, rows = B;
     fv_tape *t;
     fv_status s;
     FV_TRY(fv_tape_create(f->ctx, &t, f->net.params, mode, precision));
-    const fv_t x = fv_input_grad(t, "x", FV_F32, 4, in_dim), time = fv_input(t, "t", FV_F32, 1, &rows);
+    const fv_t x = fv_input_grad(t, "x", FV_F32, 4, in_dim),
+               time = fv_input(t, "t", FV_F32, 1, &rows);
     const fv_t y = fv_input(t, "y", FV_I32, 1, &rows);
-    const fv_t pos = f->net.pos >= 0 ? fv_param_row(t, f->net.pos, 0) : fv_input(t, "pos", FV_F32, 2, pos_dim);
+    const fv_t pos =
+        f->net.pos >= 0 ? fv_param_row(t, f->net.pos, 0) : fv_input(t, "pos", FV_F32, 2, pos_dim);
     const fv_t rope = c->family == DIT_F ? fv_input(t, "rope", FV_F32, 3, rope_dim) : 0;
     f->B = B;
     f->stages = 0;
-    f->out = with_stages ? fixture_forward(f, t, x, time, y, pos, rope) : dit_forward(t, &f->net, x, time, y, pos, rope);
+    f->out = with_stages ? fixture_forward(f, t, x, time, y, pos, rope)
+                         : dit_forward(t, &f->net, x, time, y, pos, rope);
     fv_output(t, "out", f->out);
     if (mode == FV_TRAIN)
-        fv_output(t, "loss", fv_loss_mse(t, f->out, fv_input(t, "target", FV_F32, 4, out_dim), fv_input(t, "weight", FV_F32, 1, &rows)));
+        fv_output(t, "loss",
+                  fv_loss_mse(t, f->out, fv_input(t, "target", FV_F32, 4, out_dim),
+                              fv_input(t, "weight", FV_F32, 1, &rows)));
     fv_plan_options o = FV_PLAN_OPTIONS_INIT;
     o.keep_all = with_stages;
     s = fv_tape_status(t);
@@ -119,7 +130,8 @@ static inline void fixture_conditions(fixture *f, const fv_model *io)
     fv_tensor t, y;
     if (!fv_model_find(io, "t", &t) || !fv_model_find(io, "y", &y)) exit(1);
     for (int b = 0; b < f->B; b++) {
-        f->time[b] = t.dtype == FV_I32 ? (float)((const int32_t *)t.data)[b] : ((const float *)t.data)[b];
+        f->time[b] =
+            t.dtype == FV_I32 ? (float)((const int32_t *)t.data)[b] : ((const float *)t.data)[b];
         f->label[b] = ((const int32_t *)y.data)[b];
     }
 }

@@ -1,5 +1,6 @@
 /* test_convert_dit.c - reading configurations and converting checkpoints: all sources of the same
- * weights give the same bits, wrong files are refused by name, converted models still compute right. */
+ * weights give the same bits, wrong files are refused by name, converted models still compute
+ * right. */
 #include <unistd.h>
 
 #include "dit_fixture.h"
@@ -46,7 +47,7 @@ typedef struct edit {
 
 static void write_edited(const char *in, const char *out, edit e)
 {
-    static const float two[2] = { 1, 2 };
+    static const float two[2] = {1, 2};
     fv_model *m = open_file(in);
     fv_model_writer *w;
     void *changed = NULL;
@@ -72,12 +73,14 @@ static void write_edited(const char *in, const char *out, edit e)
             const size_t bytes = (size_t)fv_tensor_count(&t) * fv_dtype_size(t.dtype);
             changed = test_alloc(bytes);
             memcpy(changed, t.data, bytes);
-            ((uint8_t *)changed)[fv_dtype_size(t.dtype) - 1] ^= 0x3f; /* the exponent: 0 becomes 0.5 */
+            ((uint8_t *)changed)[fv_dtype_size(t.dtype) - 1] ^=
+                0x3f; /* the exponent: 0 becomes 0.5 */
             t.data = changed;
         }
         OK(ctx, fv_model_writer_tensor(w, name, &t));
     }
-    const fv_tensor extra = { .data = (void *)(uintptr_t)two, .dtype = FV_F32, .ndim = 1, .dim = { 2 } };
+    const fv_tensor extra = {
+        .data = (void *)(uintptr_t)two, .dtype = FV_F32, .ndim = 1, .dim = {2}};
     if (e.add) OK(ctx, fv_model_writer_tensor(w, e.add, &extra));
     OK(ctx, fv_model_writer_finish(w, out, 1));
     fv_model_writer_destroy(&w);
@@ -85,7 +88,8 @@ static void write_edited(const char *in, const char *out, edit e)
     free(changed);
 }
 
-/* ---- Equal tensors --------------------------------------------------------------------------------------- */
+/* ---- Equal tensors
+ * --------------------------------------------------------------------------------------- */
 
 static void check_equal_files(const char *a, const char *b)
 {
@@ -102,10 +106,11 @@ static void check_equal_files(const char *a, const char *b)
 
 static void diffusers_and_official_give_equal_tensors(void)
 {
-    static const fv_dtype types[] = { FV_F32, FV_BF16, FV_I8 };
+    static const fv_dtype types[] = {FV_F32, FV_BF16, FV_I8};
     for (size_t i = 0; i < FV_ARRAY_LEN(types); i++) {
         OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, types[i], temp("official")));
-        OK(ctx, convert(GOLDEN("dit_small_diffusers.safetensors"), NULL, types[i], temp("diffusers")));
+        OK(ctx,
+           convert(GOLDEN("dit_small_diffusers.safetensors"), NULL, types[i], temp("diffusers")));
         check_equal_files(temp("official"), temp("diffusers"));
     }
 }
@@ -139,8 +144,10 @@ static void int8_rows_are_within_half_a_step(void)
     fv_tensor w, q, s;
     float v[192 * 256];
     CHECK(in && out && fv_model_find(in, "t_embedder.mlp.0.weight", &w));
-    CHECK(fv_model_find(out, "t_embedder.mlp.0.weight.int8", &q) && fv_model_find(out, "t_embedder.mlp.0.weight.scale", &s));
-    CHECK(!fv_model_find(out, "t_embedder.mlp.0.weight", &w) && fv_model_find(in, "t_embedder.mlp.0.weight", &w));
+    CHECK(fv_model_find(out, "t_embedder.mlp.0.weight.int8", &q) &&
+          fv_model_find(out, "t_embedder.mlp.0.weight.scale", &s));
+    CHECK(!fv_model_find(out, "t_embedder.mlp.0.weight", &w) &&
+          fv_model_find(in, "t_embedder.mlp.0.weight", &w));
     CHECK(q.dtype == FV_I8 && q.dim[0] == 48 && q.dim[1] == 256 && s.ndim == 1 && s.dim[0] == 48);
     OK(ctx, fv_convert(ctx, w.dtype, w.data, 48 * 256, FV_F32, v));
     for (int i = 0; i < 48 * 256; i++) {
@@ -148,7 +155,8 @@ static void int8_rows_are_within_half_a_step(void)
         NEAR(step * ((const int8_t *)q.data)[i], v[i], 0.5001 * step);
     }
     CHECK(fv_model_find(out, "pos_embed", &w) && w.dtype == FV_F32);
-    CHECK(fv_model_find(out, "blocks.0.attn.qkv.weight", &w) && w.dtype == FV_F32); /* rows of 48: too short */
+    CHECK(fv_model_find(out, "blocks.0.attn.qkv.weight", &w) &&
+          w.dtype == FV_F32); /* rows of 48: too short */
     fv_model_close(&in);
     fv_model_close(&out);
 }
@@ -164,8 +172,10 @@ static void metadata_describes_the_model(void)
     OK(ctx, dit_config_read(ctx, in, NULL, &a));
     OK(ctx, dit_config_read(ctx, out, "", &b));
     CHECK(memcmp(&a, &b, sizeof a) == 0);
-    CHECK(a.family == DIT_OFFICIAL && a.input_size == 8 && a.channels == 4 && a.out_channels == 8 && a.patch == 2);
-    CHECK(a.width == 48 && a.heads == 3 && a.depth == 2 && a.hidden == 192 && a.classes == 10 && a.has_null == 1);
+    CHECK(a.family == DIT_OFFICIAL && a.input_size == 8 && a.channels == 4 && a.out_channels == 8 &&
+          a.patch == 2);
+    CHECK(a.width == 48 && a.heads == 3 && a.depth == 2 && a.hidden == 192 && a.classes == 10 &&
+          a.has_null == 1);
     CHECK(a.sampler == FV_SAMPLER_DDIM && a.t_scale == 1 && a.t_den == 128);
     CHECK(strcmp(fv_model_meta(out, "fovea.numerics"), "official") == 0);
     CHECK(strstr(fv_model_meta(out, "fovea.source"), "Diffusers") != NULL);
@@ -177,7 +187,7 @@ static void metadata_describes_the_model(void)
 static void fovea_files_can_change_type(void)
 {
     OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_F32, temp("a")));
-    write_edited(temp("a"), temp("b"), (edit){ .key = "fovea.classes", .value = "apple\npear" });
+    write_edited(temp("a"), temp("b"), (edit){.key = "fovea.classes", .value = "apple\npear"});
     OK(ctx, convert(temp("b"), NULL, FV_BF16, temp("c")));
     OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_BF16, temp("d")));
     check_equal_files(temp("c"), temp("d"));
@@ -188,12 +198,15 @@ static void fovea_files_can_change_type(void)
     CHECK(convert(temp("c"), NULL, FV_BF16, temp("d")) == FV_ERR_UNSUPPORTED);
 }
 
-/* ---- Decoders ----------------------------------------------------------------------------------------------- */
+/* ---- Decoders
+ * -----------------------------------------------------------------------------------------------
+ */
 
 static void decoder_is_merged_under_its_prefix(void)
 {
     fv_tensor a, b;
-    OK(ctx, convert(GOLDEN("dit_small.safetensors"), GOLDEN("vae_small.safetensors"), FV_I8, temp("a")));
+    OK(ctx,
+       convert(GOLDEN("dit_small.safetensors"), GOLDEN("vae_small.safetensors"), FV_I8, temp("a")));
     fv_model *vae = open_file(GOLDEN("vae_small.safetensors")), *out = open_file(temp("a"));
     CHECK(vae && out);
     for (int i = 0; i < fv_model_count(vae); i++) {
@@ -207,14 +220,18 @@ static void decoder_is_merged_under_its_prefix(void)
     CHECK(strcmp(fv_model_meta(out, "vae.groups"), "4") == 0);
     fv_model_close(&vae);
     fv_model_close(&out);
-    OK(ctx, convert(GOLDEN("dit_small.safetensors"), GOLDEN("taesd_decoder_small.safetensors"), FV_F32, temp("b")));
-    OK(ctx, convert(temp("b"), NULL, FV_BF16, temp("c"))); /* the decoder stays when the type changes */
+    OK(ctx, convert(GOLDEN("dit_small.safetensors"), GOLDEN("taesd_decoder_small.safetensors"),
+                    FV_F32, temp("b")));
+    OK(ctx,
+       convert(temp("b"), NULL, FV_BF16, temp("c"))); /* the decoder stays when the type changes */
     out = open_file(temp("c"));
-    CHECK(out && fv_model_find(out, "vae.1.weight", &a) && a.dtype == FV_BF16 && fv_model_find(out, "vae.19.bias", &a));
+    CHECK(out && fv_model_find(out, "vae.1.weight", &a) && a.dtype == FV_BF16 &&
+          fv_model_find(out, "vae.19.bias", &a));
     fv_model_close(&out);
 }
 
-/* ---- PyTorch files compute the right pictures --------------------------------------------------------------- */
+/* ---- PyTorch files compute the right pictures
+ * --------------------------------------------------------------- */
 
 static void check_tiny(const char *path, const char *prefix, const char *golden_name)
 {
@@ -250,7 +267,8 @@ static void pytorch_checkpoints_run_and_match(void)
     check_tiny(temp("b"), "", "out_legacy");
 }
 
-/* ---- Refusals: the message names the tensor -------------------------------------------------------------------- */
+/* ---- Refusals: the message names the tensor
+ * -------------------------------------------------------------------- */
 
 static void check_refused(const char *in, edit e, fv_status status, const char *text)
 {
@@ -264,34 +282,46 @@ static void check_refused(const char *in, edit e, fv_status status, const char *
 static void wrong_official_files_are_refused(void)
 {
     const char *in = GOLDEN("dit_small.safetensors");
-    check_refused(in, (edit){ .drop = "blocks.1.mlp.fc2.bias" }, FV_ERR_MODEL, "blocks.1.mlp.fc2.bias is missing");
-    check_refused(in, (edit){ .drop = "final_layer.linear.weight" }, FV_ERR_MODEL, "final_layer.linear.weight");
-    check_refused(in, (edit){ .add = "blocks.2.attn.lora" }, FV_ERR_MODEL, "blocks.2.attn.lora");
-    check_refused(in, (edit){ .flatten = "blocks.0.attn.proj.weight" }, FV_ERR_MODEL, "blocks.0.attn.proj.weight is 2304, expected 48x48");
-    check_refused(in, (edit){ .as_integers = "blocks.0.attn.proj.weight" }, FV_ERR_MODEL, "blocks.0.attn.proj.weight has type i16");
-    check_refused(in, (edit){ .flip = "pos_embed" }, FV_ERR_MODEL, "pos_embed differs");
-    check_refused(in, (edit){ .key = "heads", .value = "5" }, FV_ERR_MODEL, "heads");
-    check_refused(in, (edit){ .key = "classes", .value = "3" }, FV_ERR_MODEL, "classes");
+    check_refused(in, (edit){.drop = "blocks.1.mlp.fc2.bias"}, FV_ERR_MODEL,
+                  "blocks.1.mlp.fc2.bias is missing");
+    check_refused(in, (edit){.drop = "final_layer.linear.weight"}, FV_ERR_MODEL,
+                  "final_layer.linear.weight");
+    check_refused(in, (edit){.add = "blocks.2.attn.lora"}, FV_ERR_MODEL, "blocks.2.attn.lora");
+    check_refused(in, (edit){.flatten = "blocks.0.attn.proj.weight"}, FV_ERR_MODEL,
+                  "blocks.0.attn.proj.weight is 2304, expected 48x48");
+    check_refused(in, (edit){.as_integers = "blocks.0.attn.proj.weight"}, FV_ERR_MODEL,
+                  "blocks.0.attn.proj.weight has type i16");
+    check_refused(in, (edit){.flip = "pos_embed"}, FV_ERR_MODEL, "pos_embed differs");
+    check_refused(in, (edit){.key = "heads", .value = "5"}, FV_ERR_MODEL, "heads");
+    check_refused(in, (edit){.key = "classes", .value = "3"}, FV_ERR_MODEL, "classes");
 }
 
 static void wrong_diffusers_files_are_refused(void)
 {
     const char *in = GOLDEN("dit_small_diffusers.safetensors");
-    check_refused(in, (edit){ .flip = "transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.weight" }, FV_ERR_MODEL,
-                  "block 1 was changed");
-    check_refused(in, (edit){ .flip = "transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight" }, FV_ERR_MODEL,
-                  "block 1 was changed");
-    check_refused(in, (edit){ .drop = "transformer_blocks.1.norm1.emb.timestep_embedder.linear_2.bias" }, FV_ERR_MODEL, "is missing");
-    check_refused(in, (edit){ .drop = "transformer_blocks.1.attn1.to_k.weight" }, FV_ERR_MODEL, "transformer_blocks.1.attn1.to_k.weight");
-    check_refused(in, (edit){ .add = "transformer_blocks.01.attn1.to_k.weight" }, FV_ERR_MODEL, "transformer_blocks.01");
-    check_refused(in, (edit){ .flatten = "transformer_blocks.0.attn1.to_q.weight" }, FV_ERR_MODEL, "to_q.weight is 2304");
+    check_refused(
+        in, (edit){.flip = "transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.weight"},
+        FV_ERR_MODEL, "block 1 was changed");
+    check_refused(
+        in, (edit){.flip = "transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight"},
+        FV_ERR_MODEL, "block 1 was changed");
+    check_refused(in,
+                  (edit){.drop = "transformer_blocks.1.norm1.emb.timestep_embedder.linear_2.bias"},
+                  FV_ERR_MODEL, "is missing");
+    check_refused(in, (edit){.drop = "transformer_blocks.1.attn1.to_k.weight"}, FV_ERR_MODEL,
+                  "transformer_blocks.1.attn1.to_k.weight");
+    check_refused(in, (edit){.add = "transformer_blocks.01.attn1.to_k.weight"}, FV_ERR_MODEL,
+                  "transformer_blocks.01");
+    check_refused(in, (edit){.flatten = "transformer_blocks.0.attn1.to_q.weight"}, FV_ERR_MODEL,
+                  "to_q.weight is 2304");
 }
 
 static void other_files_and_arguments_are_refused(void)
 {
     CHECK(convert(GOLDEN("vae_small.safetensors"), NULL, FV_F32, temp("refused")) == FV_ERR_MODEL);
     CHECK(convert(GOLDEN("dit_small.safetensors"), NULL, FV_I32, temp("refused")) == FV_ERR_DTYPE);
-    CHECK(convert(GOLDEN("dit_small.safetensors"), GOLDEN("dit_small_io.safetensors"), FV_F32, temp("refused")) == FV_ERR_MODEL);
+    CHECK(convert(GOLDEN("dit_small.safetensors"), GOLDEN("dit_small_io.safetensors"), FV_F32,
+                  temp("refused")) == FV_ERR_MODEL);
     OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_F32, temp("a")));
     fv_model *m = open_file(GOLDEN("dit_small.safetensors"));
     CHECK(fv_dit_convert(ctx, m, NULL, FV_F32, temp("a"), 0) == FV_ERR_EXISTS);
@@ -299,35 +329,40 @@ static void other_files_and_arguments_are_refused(void)
     fv_model_close(&m);
 }
 
-/* ---- Configurations from hostile metadata --------------------------------------------------------------------- */
+/* ---- Configurations from hostile metadata
+ * --------------------------------------------------------------------- */
 
 static void hostile_metadata_is_refused(void)
 {
-    static const char *const keys[] = { "fovea.version", "fovea.family", "fovea.sampler", "fovea.input_size", "fovea.channels",
-        "fovea.out_channels", "fovea.patch", "fovea.width", "fovea.depth", "fovea.heads", "fovea.hidden", "fovea.class_count",
-        "fovea.has_null", "fovea.bottleneck", "fovea.refine", "fovea.t_scale", "fovea.t_den", "fovea.ln2_eps", "fovea.steps",
-        "fovea.cfg" };
-    static const char *const values[] = { "", "-1", "1e999", "99999999999999999999", "2147483647", "nan", "0x10", "4 ", "seven",
-                                          "[1]", "4.5", NULL };
+    static const char *const keys[] = {
+        "fovea.version",  "fovea.family",       "fovea.sampler", "fovea.input_size",
+        "fovea.channels", "fovea.out_channels", "fovea.patch",   "fovea.width",
+        "fovea.depth",    "fovea.heads",        "fovea.hidden",  "fovea.class_count",
+        "fovea.has_null", "fovea.bottleneck",   "fovea.refine",  "fovea.t_scale",
+        "fovea.t_den",    "fovea.ln2_eps",      "fovea.steps",   "fovea.cfg"};
+    static const char *const values[] = {"",           "-1",  "1e999", "99999999999999999999",
+                                         "2147483647", "nan", "0x10",  "4 ",
+                                         "seven",      "[1]", "4.5",   NULL};
     OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_F32, temp("good")));
     for (size_t k = 0; k < FV_ARRAY_LEN(keys); k++)
         for (size_t v = 0; v < FV_ARRAY_LEN(values); v++) {
-            const bool is_float = strstr(keys[k], "t_") || strstr(keys[k], "eps") || strstr(keys[k], "cfg");
+            const bool is_float =
+                strstr(keys[k], "t_") || strstr(keys[k], "eps") || strstr(keys[k], "cfg");
             if (is_float && values[v] && strcmp(values[v], "4.5") == 0) continue;
             dit_config c;
-            write_edited(temp("good"), temp("bad"), (edit){ .key = keys[k], .value = values[v] });
+            write_edited(temp("good"), temp("bad"), (edit){.key = keys[k], .value = values[v]});
             fv_model *m = open_file(temp("bad"));
             CHECK(m != NULL);
             const fv_status s = dit_config_read(ctx, m, "", &c);
             fv_model_close(&m);
-            CHECK_MSG(s == FV_ERR_MODEL || s == FV_ERR_LIMIT || s == FV_ERR_VERSION, "%s = %s: %s", keys[k],
-                      values[v] ? values[v] : "(none)", fv_status_name(s));
+            CHECK_MSG(s == FV_ERR_MODEL || s == FV_ERR_LIMIT || s == FV_ERR_VERSION, "%s = %s: %s",
+                      keys[k], values[v] ? values[v] : "(none)", fv_status_name(s));
         }
 }
 
 static void configurations_round_trip_through_metadata(void)
 {
-    static const char *const presets[] = { "F32", "F64c", "F128L", "DiT-S/2", "DiT-XL/8" };
+    static const char *const presets[] = {"F32", "F64c", "F128L", "DiT-S/2", "DiT-XL/8"};
     for (size_t i = 0; i < FV_ARRAY_LEN(presets); i++) {
         dit_config a, b;
         dit_meta meta;
@@ -341,7 +376,8 @@ static void configurations_round_trip_through_metadata(void)
         OK(ctx, dit_meta_add(ctx, &meta, "fovea.classes", "a\nb"));
         OK(ctx, dit_meta_add(ctx, &meta, "fovea.classes", "c\nd")); /* replaces */
         OK(ctx, fv_model_writer_create(ctx, &w));
-        for (int k = 0; k < meta.pairs; k++) OK(ctx, fv_model_writer_meta(w, meta.item[2 * k], meta.item[2 * k + 1]));
+        for (int k = 0; k < meta.pairs; k++)
+            OK(ctx, fv_model_writer_meta(w, meta.item[2 * k], meta.item[2 * k + 1]));
         OK(ctx, fv_model_writer_finish(w, temp("meta"), 1));
         fv_model_writer_destroy(&w);
         fv_model *m = open_file(temp("meta"));
@@ -366,9 +402,10 @@ static void official_presets_are_recognised_by_shape(void)
     dit_config c;
     /* Only shapes are read: all tensors share one block of zeros. */
     float *zero = test_alloc((size_t)4 * 1152 * 1152 * 4);
-    const fv_tensor pe = { zero, FV_F32, 4, { 1152, 4, 2, 2 } }, pos = { zero, FV_F32, 3, { 1, 1024, 1152 } };
-    const fv_tensor fc1 = { zero, FV_F32, 2, { 4608, 1152 } }, out = { zero, FV_F32, 2, { 32, 1152 } };
-    const fv_tensor classes = { zero, FV_F32, 2, { 1001, 1152 } }, one = { zero, FV_F32, 1, { 1 } };
+    const fv_tensor pe = {zero, FV_F32, 4, {1152, 4, 2, 2}},
+                    pos = {zero, FV_F32, 3, {1, 1024, 1152}};
+    const fv_tensor fc1 = {zero, FV_F32, 2, {4608, 1152}}, out = {zero, FV_F32, 2, {32, 1152}};
+    const fv_tensor classes = {zero, FV_F32, 2, {1001, 1152}}, one = {zero, FV_F32, 1, {1}};
     OK(ctx, fv_model_writer_create(ctx, &w));
     OK(ctx, fv_model_writer_tensor(w, "x_embedder.proj.weight", &pe));
     OK(ctx, fv_model_writer_tensor(w, "pos_embed", &pos));
@@ -387,25 +424,34 @@ static void official_presets_are_recognised_by_shape(void)
     CHECK(m != NULL);
     OK(ctx, dit_config_read(ctx, m, NULL, &c));
     fv_model_close(&m);
-    CHECK(strcmp(c.name, "DiT-XL/2") == 0 && c.heads == 16 && c.input_size == 64 && c.classes == 1000 && c.has_null == 1);
+    CHECK(strcmp(c.name, "DiT-XL/2") == 0 && c.heads == 16 && c.input_size == 64 &&
+          c.classes == 1000 && c.has_null == 1);
     m = open_file(GOLDEN("vae_small.safetensors"));
     CHECK(dit_config_read(ctx, m, NULL, &c) == FV_ERR_MODEL);
     fv_model_close(&m);
     m = open_file(GOLDEN("dit_tiny.pt"));
-    CHECK(dit_config_read(ctx, m, NULL, &c) == FV_ERR_MODEL && strstr(fv_ctx_error(ctx), "convert it first"));
+    CHECK(dit_config_read(ctx, m, NULL, &c) == FV_ERR_MODEL &&
+          strstr(fv_ctx_error(ctx), "convert it first"));
     fv_model_close(&m);
 }
 
-/* ---- Memory ------------------------------------------------------------------------------------------------------ */
+/* ---- Memory
+ * ------------------------------------------------------------------------------------------------------
+ */
 
-typedef struct failing { int64_t left; } failing;
+typedef struct failing {
+    int64_t left;
+} failing;
 
 static void *failing_alloc(void *user, size_t bytes, size_t align)
 {
     failing *f = user;
     void *p = NULL;
     if (f->left-- <= 0) return NULL;
-    return posix_memalign(&p, align < sizeof(void *) ? sizeof(void *) : align, bytes ? bytes : 1) == 0 ? p : NULL;
+    return posix_memalign(&p, align < sizeof(void *) ? sizeof(void *) : align, bytes ? bytes : 1) ==
+                   0
+               ? p
+               : NULL;
 }
 
 static void failing_free(void *user, void *p)
@@ -420,8 +466,8 @@ static void allocation_failures_are_clean(void)
     fv_ctx *main_ctx = ctx;
     fv_status s = FV_ERR_OOM;
     for (int64_t n = 0; n < 5000 && s != FV_OK; n++) {
-        failing f = { INT64_MAX };
-        const fv_allocator a = { failing_alloc, failing_free, &f };
+        failing f = {INT64_MAX};
+        const fv_allocator a = {failing_alloc, failing_free, &f};
         fv_ctx_options o = FV_CTX_OPTIONS_INIT;
         o.alloc = &a;
         o.threads = 1;
@@ -430,7 +476,8 @@ static void allocation_failures_are_clean(void)
         CHECK(m != NULL);
         f.left = n;
         s = fv_dit_convert(ctx, m, NULL, FV_I8, temp("oom"), 1);
-        CHECK_MSG(s == FV_OK || s == FV_ERR_OOM, "allocation %lld: %s: %s", (long long)n, fv_status_name(s), fv_ctx_error(ctx));
+        CHECK_MSG(s == FV_OK || s == FV_ERR_OOM, "allocation %lld: %s: %s", (long long)n,
+                  fv_status_name(s), fv_ctx_error(ctx));
         f.left = INT64_MAX;
         fv_model_close(&m);
         fv_ctx_destroy(&ctx);
@@ -441,7 +488,9 @@ static void allocation_failures_are_clean(void)
 
 static void remove_folder(void)
 {
-    static const char *const names[] = { "official", "diffusers", "a", "b", "c", "d", "edited", "refused", "good", "bad", "meta", "xl", "oom" };
+    static const char *const names[] = {"official", "diffusers", "a",       "b",    "c",
+                                        "d",        "edited",    "refused", "good", "bad",
+                                        "meta",     "xl",        "oom"};
     for (size_t i = 0; i < FV_ARRAY_LEN(names); i++) (void)unlink(temp(names[i]));
     (void)rmdir(folder);
 }

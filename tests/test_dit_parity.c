@@ -1,13 +1,15 @@
 /* test_dit_parity.c - both transformer families against float64 references (tests/parity): every
- * stage, output, loss and the gradient of every parameter, for each CPU variant; bf16 more loosely. */
+ * stage, output, loss and the gradient of every parameter, for each CPU variant; bf16 more loosely.
+ */
 #include "dit_fixture.h"
 
-#define VALUE_TOLERANCE 2e-5    /* of max |reference|; f32 floor measured 1e-6  */
-#define F_GRADIENT 1e-4         /* of the tensor's RMS; f32 floor measured 2e-5 */
-/* The official fixture is ill-conditioned (peaked attention, wide open gates): moving x by one f32 ulp
- * moves gradients by up to 5e-4 of their RMS, while each op alone is right to 2e-6 (test_ops_parity). */
+#define VALUE_TOLERANCE 2e-5 /* of max |reference|; f32 floor measured 1e-6  */
+#define F_GRADIENT 1e-4      /* of the tensor's RMS; f32 floor measured 2e-5 */
+/* The official fixture is ill-conditioned (peaked attention, wide open gates): moving x by one f32
+ * ulp moves gradients by up to 5e-4 of their RMS, while each op alone is right to 2e-6
+ * (test_ops_parity). */
 #define OFFICIAL_GRADIENT 5e-4
-#define BF16_TOLERANCE 2e-2     /* relative L2 */
+#define BF16_TOLERANCE 2e-2 /* relative L2 */
 
 static fv_ctx *ctx;
 static const char *variant;
@@ -35,22 +37,51 @@ static const float *golden(const fv_model *io, const char *name, int64_t *n)
     return t.data;
 }
 
-/* ---- Networks --------------------------------------------------------------------------------------- */
+/* ---- Networks
+ * --------------------------------------------------------------------------------------- */
 
 static dit_config official_config(int width, int heads, int depth)
 {
-    dit_config c = { .family = DIT_OFFICIAL, .input_size = 8, .channels = 4, .out_channels = 8, .patch = 2, .width = width,
-                     .depth = depth, .heads = heads, .hidden = 4 * width, .classes = 10, .has_null = 1, .t_scale = 1,
-                     .t_den = 128, .ln2_eps = 1e-6f, .steps = 50, .cfg = 4, .sampler = FV_SAMPLER_DDIM };
+    dit_config c = {.family = DIT_OFFICIAL,
+                    .input_size = 8,
+                    .channels = 4,
+                    .out_channels = 8,
+                    .patch = 2,
+                    .width = width,
+                    .depth = depth,
+                    .heads = heads,
+                    .hidden = 4 * width,
+                    .classes = 10,
+                    .has_null = 1,
+                    .t_scale = 1,
+                    .t_den = 128,
+                    .ln2_eps = 1e-6f,
+                    .steps = 50,
+                    .cfg = 4,
+                    .sampler = FV_SAMPLER_DDIM};
     return c;
 }
 
 static dit_config f_config(int patch)
 {
-    dit_config c = { .family = DIT_F, .input_size = patch == 8 ? 32 : 16, .channels = 3, .out_channels = 3, .patch = patch,
-                     .width = 32, .depth = patch == 8 ? 1 : 2, .heads = 2, .hidden = 96, .classes = 10, .has_null = 1,
-                     .bottleneck = patch == 8 ? 64 : 0, .t_scale = 1000, .t_den = 128, .ln2_eps = 1e-6f, .steps = 50,
-                     .cfg = 2, .sampler = FV_SAMPLER_EULER };
+    dit_config c = {.family = DIT_F,
+                    .input_size = patch == 8 ? 32 : 16,
+                    .channels = 3,
+                    .out_channels = 3,
+                    .patch = patch,
+                    .width = 32,
+                    .depth = patch == 8 ? 1 : 2,
+                    .heads = 2,
+                    .hidden = 96,
+                    .classes = 10,
+                    .has_null = 1,
+                    .bottleneck = patch == 8 ? 64 : 0,
+                    .t_scale = 1000,
+                    .t_den = 128,
+                    .ln2_eps = 1e-6f,
+                    .steps = 50,
+                    .cfg = 2,
+                    .sampler = FV_SAMPLER_EULER};
     return c;
 }
 
@@ -61,7 +92,8 @@ static void fill_by_rule(dit_net *n)
         const fv_tensor t = fv_params_tensor(n->params, i);
         float *w = t.data;
         uint64_t seed = 0xcbf29ce484222325ull;
-        for (const char *s = fv_params_name(n->params, i); *s; s++) seed = (seed ^ (uint8_t)*s) * 0x100000001b3ull;
+        for (const char *s = fv_params_name(n->params, i); *s; s++)
+            seed = (seed ^ (uint8_t)*s) * 0x100000001b3ull;
         if (i == n->pos) {
             dit_pos_table(&n->cfg, w);
             continue;
@@ -72,18 +104,22 @@ static void fill_by_rule(dit_net *n)
     fv_params_touch(n->params);
 }
 
-static fv_status start(fixture *f, const dit_config *c, const fv_model *weights, int B, fv_mode mode, fv_dtype precision, int with_stages)
+static fv_status start(fixture *f, const dit_config *c, const fv_model *weights, int B,
+                       fv_mode mode, fv_dtype precision, int with_stages)
 {
     memset(f, 0, sizeof *f);
     f->ctx = ctx;
     FV_TRY(dit_net_create(ctx, &f->net, c));
     if (mode == FV_TRAIN || !weights) FV_TRY(fv_params_alloc(f->net.params));
-    if (weights) FV_TRY(fv_params_load(f->net.params, weights, ""));
-    else fill_by_rule(&f->net);
+    if (weights)
+        FV_TRY(fv_params_load(f->net.params, weights, ""));
+    else
+        fill_by_rule(&f->net);
     return fixture_build(f, B, mode, precision, with_stages);
 }
 
-/* ---- Comparisons -------------------------------------------------------------------------------------- */
+/* ---- Comparisons
+ * -------------------------------------------------------------------------------------- */
 
 static void check_stages(const fixture *f, const fv_model *io)
 {
@@ -91,7 +127,8 @@ static void check_stages(const fixture *f, const fv_model *io)
         int64_t n;
         const float *want = golden(io, f->stage_name[i], &n);
         const fv_tensor got = fv_plan_value_of(f->plan, f->stage[i]);
-        CHECK_MSG(got.data && got.dtype == FV_F32 && fv_tensor_count(&got) == n, "%s", f->stage_name[i]);
+        CHECK_MSG(got.data && got.dtype == FV_F32 && fv_tensor_count(&got) == n, "%s",
+                  f->stage_name[i]);
         float *ref = test_alloc((size_t)n * 4);
         memcpy(ref, want, (size_t)n * 4);
         if (strcmp(f->stage_name[i], "c") == 0) /* ours is silu(c) */
@@ -113,7 +150,8 @@ static double rms_error(const double *got, const float *want, int64_t n)
 }
 
 /* G [rows, cols] against the stored whole gradient, or its products with the probes. */
-static double gradient_error(const fv_model *io, const char *name, const float *g, int64_t rows, int64_t cols)
+static double gradient_error(const fv_model *io, const char *name, const float *g, int64_t rows,
+                             int64_t cols)
 {
     char key[128];
     fv_tensor t;
@@ -148,12 +186,15 @@ static void check_gradients(const fixture *f, const fv_model *io)
     for (int i = 0; i < fv_params_count(p); i++) {
         if (i == f->net.pos) continue;
         const fv_tensor g = fv_params_grad(p, i);
-        const double d = gradient_error(io, fv_params_name(p, i), g.data, g.dim[0], fv_tensor_count(&g) / g.dim[0]);
-        CHECK_MSG(d <= tolerance, "%s: gradient of %s: %g of its RMS", variant, fv_params_name(p, i), d);
+        const double d = gradient_error(io, fv_params_name(p, i), g.data, g.dim[0],
+                                        fv_tensor_count(&g) / g.dim[0]);
+        CHECK_MSG(d <= tolerance, "%s: gradient of %s: %g of its RMS", variant,
+                  fv_params_name(p, i), d);
     }
 }
 
-/* ---- Official ------------------------------------------------------------------------------------------- */
+/* ---- Official
+ * ------------------------------------------------------------------------------------------- */
 
 static void official_inputs(fixture *f, const fv_model *io)
 {
@@ -195,8 +236,14 @@ static void official_case(const char *name, int diffusers_numerics)
     CHECK_MSG(d <= VALUE_TOLERANCE, "%s: out: %g of max, relative L2 %g", variant, d, l2);
 }
 
-static void official_stages_and_output_match(void) { official_case("dit_small", 0); }
-static void official_with_diffusers_numerics_matches(void) { official_case("dit_small", 1); }
+static void official_stages_and_output_match(void)
+{
+    official_case("dit_small", 0);
+}
+static void official_with_diffusers_numerics_matches(void)
+{
+    official_case("dit_small", 1);
+}
 
 static void official_head_size_72_matches(void)
 {
@@ -204,7 +251,8 @@ static void official_head_size_72_matches(void)
     fv_model *io = open_golden("dit_hd72_io");
     fixture f;
     OK(ctx, start(&f, &c, NULL, 1, FV_TRAIN, FV_F32, 1));
-    const fv_tensor b = fv_params_tensor(f.net.params, fv_params_find(f.net.params, "blocks.0.attn.qkv.bias"));
+    const fv_tensor b =
+        fv_params_tensor(f.net.params, fv_params_find(f.net.params, "blocks.0.attn.qkv.bias"));
     CHECK(memcmp(b.data, golden(io, "check.blocks.0.attn.qkv.bias", NULL), 32) == 0);
     official_inputs(&f, io);
     OK(ctx, fv_plan_forward(f.plan));
@@ -215,8 +263,8 @@ static void official_head_size_72_matches(void)
     CHECK_MSG(d <= VALUE_TOLERANCE, "%s: out: %g", variant, d);
 }
 
-/* The golden loss is sum(out u). Ours is mean((out - target)^2): with target = out - u n/2 the gradient
- * at the output is u. */
+/* The golden loss is sum(out u). Ours is mean((out - target)^2): with target = out - u n/2 the
+ * gradient at the output is u. */
 static void official_gradients_match(void)
 {
     const dit_config c = official_config(48, 3, 2);
@@ -266,7 +314,8 @@ static void official_bf16_is_close(void)
     fv_model_close(&io);
 }
 
-/* ---- F family ---------------------------------------------------------------------------------------------- */
+/* ---- F family
+ * ---------------------------------------------------------------------------------------------- */
 
 static void f_inputs(fixture *f, const fv_model *io)
 {
@@ -289,7 +338,8 @@ static void f_case(int patch, fv_mode mode, fv_dtype precision)
     snprintf(io_name, sizeof io_name, "f_p%d_io", patch);
     fv_model *w = open_golden(name), *io = open_golden(io_name);
     fixture f;
-    OK(ctx, start(&f, &c, w, patch == 8 ? 1 : 2, mode, precision, mode == FV_INFER && precision == FV_F32));
+    OK(ctx, start(&f, &c, w, patch == 8 ? 1 : 2, mode, precision,
+                  mode == FV_INFER && precision == FV_F32));
     f_inputs(&f, io);
     OK(ctx, fv_plan_forward(f.plan));
     int64_t n;
@@ -303,7 +353,8 @@ static void f_case(int patch, fv_mode mode, fv_dtype precision)
         check_stages(&f, io);
     }
     if (mode == FV_TRAIN && precision == FV_F32) {
-        const double loss = *(const float *)fv_plan_value(f.plan, "loss").data, ref = *golden(io, "loss", NULL);
+        const double loss = *(const float *)fv_plan_value(f.plan, "loss").data,
+                     ref = *golden(io, "loss", NULL);
         NEAR(loss, ref, 1e-5 * fabs(ref));
         OK(ctx, fv_plan_backward(f.plan, "loss", 1.0f));
         check_gradients(&f, io);
@@ -313,13 +364,34 @@ static void f_case(int patch, fv_mode mode, fv_dtype precision)
     fv_model_close(&io);
 }
 
-static void f_p4_stages_and_output_match(void) { f_case(4, FV_INFER, FV_F32); }
-static void f_p8_stages_and_output_match(void) { f_case(8, FV_INFER, FV_F32); }
-static void f_p4_loss_and_gradients_match(void) { f_case(4, FV_TRAIN, FV_F32); }
-static void f_p8_loss_and_gradients_match(void) { f_case(8, FV_TRAIN, FV_F32); }
-static void f_p4_bf16_inference_is_close(void) { f_case(4, FV_INFER, FV_BF16); }
-static void f_p4_bf16_training_is_close(void) { f_case(4, FV_TRAIN, FV_BF16); }
-static void f_p8_bf16_training_is_close(void) { f_case(8, FV_TRAIN, FV_BF16); }
+static void f_p4_stages_and_output_match(void)
+{
+    f_case(4, FV_INFER, FV_F32);
+}
+static void f_p8_stages_and_output_match(void)
+{
+    f_case(8, FV_INFER, FV_F32);
+}
+static void f_p4_loss_and_gradients_match(void)
+{
+    f_case(4, FV_TRAIN, FV_F32);
+}
+static void f_p8_loss_and_gradients_match(void)
+{
+    f_case(8, FV_TRAIN, FV_F32);
+}
+static void f_p4_bf16_inference_is_close(void)
+{
+    f_case(4, FV_INFER, FV_BF16);
+}
+static void f_p4_bf16_training_is_close(void)
+{
+    f_case(4, FV_TRAIN, FV_BF16);
+}
+static void f_p8_bf16_training_is_close(void)
+{
+    f_case(8, FV_TRAIN, FV_BF16);
+}
 
 /* Backward adds: two passes with scale 0.5 are one with 1, to the last bit. */
 static void gradients_accumulate_with_scale(void)
@@ -341,7 +413,7 @@ static void gradients_accumulate_with_scale(void)
 
 static void timestep_features_match(void)
 {
-    static const char *const file[] = { "dit_small_io", "f_p4_io" };
+    static const char *const file[] = {"dit_small_io", "f_p4_io"};
     for (int k = 0; k < 2; k++) {
         fv_model *io = open_golden(file[k]);
         fv_tape *t;
@@ -351,14 +423,18 @@ static void timestep_features_match(void)
         fv_tensor ts;
         CHECK(fv_model_find(io, "t", &ts));
         for (int b = 0; b < 2; b++)
-            time[b] = ts.dtype == FV_I32 ? (float)((const int32_t *)ts.data)[b] : ((const float *)ts.data)[b];
+            time[b] = ts.dtype == FV_I32 ? (float)((const int32_t *)ts.data)[b]
+                                         : ((const float *)ts.data)[b];
         OK(ctx, fv_tape_create(ctx, &t, NULL, FV_INFER, FV_F32));
-        fv_output(t, "y", fv_timestep_embed(t, fv_input(t, "t", FV_F32, 1, &rows), 256, k ? 1000.0f : 1.0f, 128.0f));
+        fv_output(t, "y",
+                  fv_timestep_embed(t, fv_input(t, "t", FV_F32, 1, &rows), 256, k ? 1000.0f : 1.0f,
+                                    128.0f));
         OK(ctx, fv_plan_build(ctx, &plan, t, NULL));
         fv_tape_destroy(&t);
         OK(ctx, fv_plan_bind(plan, "t", time));
         OK(ctx, fv_plan_forward(plan));
-        const double d = test_rel_max(fv_plan_value(plan, "y").data, golden(io, "t_features", NULL), 512);
+        const double d =
+            test_rel_max(fv_plan_value(plan, "y").data, golden(io, "t_features", NULL), 512);
         CHECK_MSG(d <= 1e-6, "%s: %s: %g", variant, file[k], d);
         fv_plan_destroy(&plan);
         fv_model_close(&io);
@@ -385,10 +461,13 @@ static void run_all(void)
 
 int main(void)
 {
-    static const struct { const char *name; uint32_t disable; } variants[] = {
-        { "all features", 0 },
-        { "AVX2", FV_CPU_AVX512 | FV_CPU_AVX512VNNI | FV_CPU_AVX512BF16 },
-        { "plain C", FV_CPU_AVX2 | FV_CPU_AVX512 | FV_CPU_AVX512VNNI | FV_CPU_AVX512BF16 },
+    static const struct {
+        const char *name;
+        uint32_t disable;
+    } variants[] = {
+        {"all features", 0},
+        {"AVX2", FV_CPU_AVX512 | FV_CPU_AVX512VNNI | FV_CPU_AVX512BF16},
+        {"plain C", FV_CPU_AVX2 | FV_CPU_AVX512 | FV_CPU_AVX512VNNI | FV_CPU_AVX512BF16},
     };
     for (size_t i = 0; i < FV_ARRAY_LEN(variants); i++) {
         fv_ctx_options o = FV_CTX_OPTIONS_INIT;

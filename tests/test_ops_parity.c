@@ -36,9 +36,11 @@ static double rms_error(const float *got, const float *want, int64_t n)
     return square > 0 ? worst / sqrt(square / (double)n) : worst;
 }
 
-/* ---- One case --------------------------------------------------------------------------------------------
- * kinds, one letter an input: x input with gradient, i input without (ids, labels, weights; a vector),
- * P parameter by id, W parameter as an operand, m chunk of one modulation input [B, n*C]. */
+/* ---- One case
+ * --------------------------------------------------------------------------------------------
+ * kinds, one letter an input: x input with gradient, i input without (ids, labels, weights; a
+ * vector), P parameter by id, W parameter as an operand, m chunk of one modulation input [B, n*C].
+ */
 
 typedef struct op_case op_case;
 typedef struct operands {
@@ -65,7 +67,10 @@ typedef struct op_run {
 
 static float rope_table[6 * 72];
 
-static bool has_input(const op_case *c, int k) { return k < MAX_INPUTS && c->input[k]; }
+static bool has_input(const op_case *c, int k)
+{
+    return k < MAX_INPUTS && c->input[k];
+}
 
 static fv_status add_params(op_run *r, const op_case *c)
 {
@@ -78,7 +83,9 @@ static fv_status add_params(op_run *r, const op_case *c)
     if (s == FV_OK) s = fv_params_alloc(r->params);
     for (int k = 0; has_input(c, k) && s == FV_OK; k++) {
         const fv_tensor t = need(c->name, c->input[k]);
-        if (r->o.id[k] >= 0) memcpy(fv_params_tensor(r->params, r->o.id[k]).data, t.data, (size_t)fv_tensor_count(&t) * 4);
+        if (r->o.id[k] >= 0)
+            memcpy(fv_params_tensor(r->params, r->o.id[k]).data, t.data,
+                   (size_t)fv_tensor_count(&t) * 4);
     }
     return s;
 }
@@ -99,7 +106,8 @@ static void collect_modulation(op_run *r, const op_case *c)
         if (c->kinds[k] != 'm') continue;
         const float *v = need(c->name, c->input[k]).data;
         for (int64_t b = 0; b < r->mod_rows; b++)
-            memcpy(r->mod + (b * r->chunks + chunk) * r->mod_width, v + b * r->mod_width, (size_t)r->mod_width * 4);
+            memcpy(r->mod + (b * r->chunks + chunk) * r->mod_width, v + b * r->mod_width,
+                   (size_t)r->mod_width * 4);
         chunk++;
     }
 }
@@ -123,11 +131,13 @@ static fv_status bind(op_run *r, const op_case *c)
         const fv_tensor t = need(c->name, c->input[k]);
         void *data = t.data;
         if (c->kinds[k] == 'i' && t.dtype == FV_I32) {
-            for (int64_t i = 0; i < fv_tensor_count(&t); i++) /* our label for "ignore" is -1, PyTorch's -100 */
+            for (int64_t i = 0; i < fv_tensor_count(&t);
+                 i++) /* our label for "ignore" is -1, PyTorch's -100 */
                 r->ids[i] = ((const int32_t *)t.data)[i] < 0 ? -1 : ((const int32_t *)t.data)[i];
             data = r->ids;
         }
-        if (c->kinds[k] == 'x' || c->kinds[k] == 'i') FV_TRY(fv_plan_bind(r->plan, c->input[k], data));
+        if (c->kinds[k] == 'x' || c->kinds[k] == 'i')
+            FV_TRY(fv_plan_bind(r->plan, c->input[k], data));
     }
     if (strncmp(c->name, "qk_norm_rope", 12) == 0) {
         fv_rope_table(2, 3, c->i, 10000.0, rope_table);
@@ -141,7 +151,7 @@ static fv_status build(op_run *r, const op_case *c)
     fv_tape *t;
     fv_t mod = 0;
     collect_modulation(r, c);
-    const int64_t mod_dim[2] = { r->mod_rows, r->mod_width * r->chunks };
+    const int64_t mod_dim[2] = {r->mod_rows, r->mod_width * r->chunks};
     FV_TRY(fv_tape_create(ctx, &t, r->params, FV_TRAIN, FV_F32));
     if (r->mod) mod = fv_input_grad(t, "mod", FV_F32, 2, mod_dim);
     for (int k = 0; has_input(c, k); k++) r->o.x[k] = operand(t, r, c, k, mod);
@@ -164,8 +174,9 @@ static fv_status build(op_run *r, const op_case *c)
 static bool gradient(const op_run *r, const op_case *c, int k, int64_t n, float *out)
 {
     const char kind = c->kinds[k];
-    const fv_tensor g = kind == 'P' || kind == 'W' ? fv_params_grad(r->params, r->o.id[k])
-                                                   : fv_plan_grad(r->plan, kind == 'm' ? "mod" : c->input[k]);
+    const fv_tensor g = kind == 'P' || kind == 'W'
+                            ? fv_params_grad(r->params, r->o.id[k])
+                            : fv_plan_grad(r->plan, kind == 'm' ? "mod" : c->input[k]);
     if (!g.data) return false;
     if (kind != 'm') {
         memcpy(out, g.data, (size_t)n * 4);
@@ -174,7 +185,9 @@ static bool gradient(const op_run *r, const op_case *c, int k, int64_t n, float 
     int chunk = 0;
     for (int i = 0; i < k; i++) chunk += c->kinds[i] == 'm';
     for (int64_t b = 0; b < r->mod_rows; b++)
-        memcpy(out + b * r->mod_width, (const float *)g.data + (b * r->chunks + chunk) * r->mod_width, (size_t)r->mod_width * 4);
+        memcpy(out + b * r->mod_width,
+               (const float *)g.data + (b * r->chunks + chunk) * r->mod_width,
+               (size_t)r->mod_width * 4);
     return true;
 }
 
@@ -198,7 +211,8 @@ static void check_gradients(const op_run *r, const op_case *c, double factor)
 
 static void run_loss(op_run *r, const op_case *c)
 {
-    const float want = *(const float *)need(c->name, "y").data, factor = *(const float *)need(c->name, "dy").data;
+    const float want = *(const float *)need(c->name, "y").data,
+                factor = *(const float *)need(c->name, "dy").data;
     OK(ctx, fv_plan_forward(r->plan));
     NEAR(*(const float *)fv_plan_value(r->plan, "loss").data, want, 1e-5 * fabs(want));
     OK(ctx, fv_plan_backward(r->plan, "loss", 1.0f));
@@ -212,11 +226,13 @@ static void run_op(op_run *r, const op_case *c)
     OK(ctx, fv_plan_bind(r->plan, "target", r->target));
     OK(ctx, fv_plan_forward(r->plan));
     const fv_tensor y = fv_plan_value(r->plan, "y");
-    CHECK_MSG(fv_tensor_count(&y) == n, "%s: %lld elements", c->name, (long long)fv_tensor_count(&y));
+    CHECK_MSG(fv_tensor_count(&y) == n, "%s: %lld elements", c->name,
+              (long long)fv_tensor_count(&y));
     const double d = test_rel_max(y.data, want.data, n);
     CHECK_MSG(d <= VALUE_TOLERANCE, "%s: %s: %g", variant, c->name, d);
     for (int64_t i = 0; i < n; i++)
-        r->target[i] = (float)(((const float *)y.data)[i] - ((const float *)dy.data)[i] * ((double)n / 2));
+        r->target[i] =
+            (float)(((const float *)y.data)[i] - ((const float *)dy.data)[i] * ((double)n / 2));
     OK(ctx, fv_plan_forward(r->plan));
     OK(ctx, fv_plan_backward(r->plan, "loss", 1.0f));
     check_gradients(r, c, 1.0);
@@ -231,8 +247,10 @@ static void run_case(const op_case *c)
     OK(ctx, build(&r, c));
     r.target = calloc((size_t)fv_tensor_count(&y), 4);
     CHECK(r.target != NULL);
-    if (c->is_loss) run_loss(&r, c);
-    else run_op(&r, c);
+    if (c->is_loss)
+        run_loss(&r, c);
+    else
+        run_op(&r, c);
     free(r.target);
     free(r.mod);
     fv_plan_destroy(&r.plan);
@@ -244,52 +262,89 @@ static void run_cases(const op_case *c, size_t n)
     for (size_t i = 0; i < n; i++) run_case(&c[i]);
 }
 
-/* ---- Builders --------------------------------------------------------------------------------------------- */
+/* ---- Builders
+ * --------------------------------------------------------------------------------------------- */
 
-static fv_t linear(fv_tape *t, const operands *o) { return fv_linear(t, o->x[0], o->id[1], o->id[2], FV_ACT_NONE); }
-static fv_t gate(fv_tape *t, const operands *o) { return fv_gate_residual(t, o->x[0], o->x[2], o->x[1], 0); }
-static fv_t swiglu(fv_tape *t, const operands *o) { return fv_swiglu(t, o->x[0]); }
-static fv_t act(fv_tape *t, const operands *o) { return fv_activate(t, o->x[0], (fv_act)o->c->i); }
-static fv_t attention(fv_tape *t, const operands *o) { return fv_sdpa(t, o->x[0], 0.0f, o->c->i); }
-static fv_t embed(fv_tape *t, const operands *o) { return fv_embed(t, o->id[0], o->x[1]); }
-static fv_t patchify(fv_tape *t, const operands *o) { return fv_patchify(t, o->x[0], 4, o->c->i); }
-static fv_t unpatchify(fv_tape *t, const operands *o) { return fv_unpatchify(t, o->x[0], 8, 12, 4, o->c->i); }
-static fv_t upsample(fv_tape *t, const operands *o) { return fv_upsample2x(t, o->x[0]); }
-static fv_t entropy(fv_tape *t, const operands *o) { return fv_loss_cross_entropy(t, o->x[0], o->x[1]); }
-static fv_t mse(fv_tape *t, const operands *o) { return fv_loss_mse(t, o->x[0], o->x[1], o->x[2]); }
+static fv_t linear(fv_tape *t, const operands *o)
+{
+    return fv_linear(t, o->x[0], o->id[1], o->id[2], FV_ACT_NONE);
+}
+static fv_t gate(fv_tape *t, const operands *o)
+{
+    return fv_gate_residual(t, o->x[0], o->x[2], o->x[1], 0);
+}
+static fv_t swiglu(fv_tape *t, const operands *o)
+{
+    return fv_swiglu(t, o->x[0]);
+}
+static fv_t act(fv_tape *t, const operands *o)
+{
+    return fv_activate(t, o->x[0], (fv_act)o->c->i);
+}
+static fv_t attention(fv_tape *t, const operands *o)
+{
+    return fv_sdpa(t, o->x[0], 0.0f, o->c->i);
+}
+static fv_t embed(fv_tape *t, const operands *o)
+{
+    return fv_embed(t, o->id[0], o->x[1]);
+}
+static fv_t patchify(fv_tape *t, const operands *o)
+{
+    return fv_patchify(t, o->x[0], 4, o->c->i);
+}
+static fv_t unpatchify(fv_tape *t, const operands *o)
+{
+    return fv_unpatchify(t, o->x[0], 8, 12, 4, o->c->i);
+}
+static fv_t upsample(fv_tape *t, const operands *o)
+{
+    return fv_upsample2x(t, o->x[0]);
+}
+static fv_t entropy(fv_tape *t, const operands *o)
+{
+    return fv_loss_cross_entropy(t, o->x[0], o->x[1]);
+}
+static fv_t mse(fv_tape *t, const operands *o)
+{
+    return fv_loss_mse(t, o->x[0], o->x[1], o->x[2]);
+}
 
 static fv_t layernorm(fv_tape *t, const operands *o)
 {
-    return fv_norm_modulate(t, o->x[0], (fv_norm){ FV_NORM_LAYER, 1e-5f, o->x[1], o->x[2], 0, -1, -1 });
+    return fv_norm_modulate(t, o->x[0],
+                            (fv_norm){FV_NORM_LAYER, 1e-5f, o->x[1], o->x[2], 0, -1, -1});
 }
 
 static fv_t rmsnorm(fv_tape *t, const operands *o)
 {
-    return fv_norm_modulate(t, o->x[0], (fv_norm){ FV_NORM_RMS, 1e-6f, o->x[1], 0, 0, -1, -1 });
+    return fv_norm_modulate(t, o->x[0], (fv_norm){FV_NORM_RMS, 1e-6f, o->x[1], 0, 0, -1, -1});
 }
 
 static fv_t ln_modulate(fv_tape *t, const operands *o)
 {
-    return fv_norm_modulate(t, o->x[0], (fv_norm){ FV_NORM_LAYER, 1e-6f, 0, 0, o->x[1], 0, 1 });
+    return fv_norm_modulate(t, o->x[0], (fv_norm){FV_NORM_LAYER, 1e-6f, 0, 0, o->x[1], 0, 1});
 }
 
 static fv_t rms_modulate(fv_tape *t, const operands *o)
 {
-    return fv_norm_modulate(t, o->x[0], (fv_norm){ FV_NORM_RMS, 1e-6f, o->x[1], 0, o->x[2], 0, 1 });
+    return fv_norm_modulate(t, o->x[0], (fv_norm){FV_NORM_RMS, 1e-6f, o->x[1], 0, o->x[2], 0, 1});
 }
 
 /* i: head size; the grid is 2 x 3. */
 static fv_t qk_norm_rope(fv_tape *t, const operands *o)
 {
-    const int64_t dim[3] = { 6, 2, o->c->i / 2 };
-    return fv_qk_norm_rope(t, o->x[0], o->x[1], o->x[2], 1e-6f, fv_input(t, "table", FV_F32, 3, dim));
+    const int64_t dim[3] = {6, 2, o->c->i / 2};
+    return fv_qk_norm_rope(t, o->x[0], o->x[1], o->x[2], 1e-6f,
+                           fv_input(t, "table", FV_F32, 3, dim));
 }
 
 /* i: stride; j bit 0: pad top and left, bit 1: bottom and right. */
 static fv_t conv(fv_tape *t, const operands *o)
 {
     const int first = o->c->j & 1, last = o->c->j >> 1;
-    return fv_conv2d(t, o->x[0], o->id[1], o->id[2], (fv_conv){ o->c->i, first, first, last, last, FV_ACT_NONE });
+    return fv_conv2d(t, o->x[0], o->id[1], o->id[2],
+                     (fv_conv){o->c->i, first, first, last, last, FV_ACT_NONE});
 }
 
 static fv_t groupnorm_silu(fv_tape *t, const operands *o)
@@ -297,23 +352,25 @@ static fv_t groupnorm_silu(fv_tape *t, const operands *o)
     return fv_groupnorm(t, o->x[0], o->x[1], o->x[2], 4, 1e-6f, FV_ACT_SILU);
 }
 
-/* ---- Cases -------------------------------------------------------------------------------------------------- */
+/* ---- Cases
+ * --------------------------------------------------------------------------------------------------
+ */
 
 static void linear_matches(void)
 {
-    static const op_case c[] = { { "linear", { "x", "w", "b" }, "xPP", linear, 0, 0, 0 } };
+    static const op_case c[] = {{"linear", {"x", "w", "b"}, "xPP", linear, 0, 0, 0}};
     run_cases(c, FV_ARRAY_LEN(c));
 }
 
 static void norms_and_gates_match(void)
 {
     static const op_case c[] = {
-        { "layernorm", { "x", "w", "b" }, "xWW", layernorm, 0, 0, 0 },
-        { "ln_modulate", { "x", "shift", "scale" }, "xmm", ln_modulate, 0, 0, 0 },
-        { "rmsnorm", { "x", "w" }, "xW", rmsnorm, 0, 0, 0 },
-        { "rms_modulate", { "x", "w", "shift", "scale" }, "xWmm", rms_modulate, 0, 0, 0 },
-        { "gate_residual", { "h", "g", "u" }, "xmx", gate, 0, 0, 0 },
-        { "groupnorm_silu", { "x", "w", "b" }, "xWW", groupnorm_silu, 0, 0, 0 },
+        {"layernorm", {"x", "w", "b"}, "xWW", layernorm, 0, 0, 0},
+        {"ln_modulate", {"x", "shift", "scale"}, "xmm", ln_modulate, 0, 0, 0},
+        {"rmsnorm", {"x", "w"}, "xW", rmsnorm, 0, 0, 0},
+        {"rms_modulate", {"x", "w", "shift", "scale"}, "xWmm", rms_modulate, 0, 0, 0},
+        {"gate_residual", {"h", "g", "u"}, "xmx", gate, 0, 0, 0},
+        {"groupnorm_silu", {"x", "w", "b"}, "xWW", groupnorm_silu, 0, 0, 0},
     };
     run_cases(c, FV_ARRAY_LEN(c));
 }
@@ -321,10 +378,10 @@ static void norms_and_gates_match(void)
 static void activations_match(void)
 {
     static const op_case c[] = {
-        { "swiglu", { "x" }, "x", swiglu, 0, 0, 0 },
-        { "gelu_tanh", { "x" }, "x", act, FV_ACT_GELU_TANH, 0, 0 },
-        { "gelu_erf", { "x" }, "x", act, FV_ACT_GELU_ERF, 0, 0 },
-        { "silu", { "x" }, "x", act, FV_ACT_SILU, 0, 0 },
+        {"swiglu", {"x"}, "x", swiglu, 0, 0, 0},
+        {"gelu_tanh", {"x"}, "x", act, FV_ACT_GELU_TANH, 0, 0},
+        {"gelu_erf", {"x"}, "x", act, FV_ACT_GELU_ERF, 0, 0},
+        {"silu", {"x"}, "x", act, FV_ACT_SILU, 0, 0},
     };
     run_cases(c, FV_ARRAY_LEN(c));
 }
@@ -332,10 +389,10 @@ static void activations_match(void)
 static void attention_matches(void)
 {
     static const op_case c[] = {
-        { "attention_16", { "qkv" }, "x", attention, 0, 0, 0 },
-        { "attention_64", { "qkv" }, "x", attention, 0, 0, 0 },
-        { "attention_72", { "qkv" }, "x", attention, 0, 0, 0 },
-        { "attention_causal_16", { "qkv" }, "x", attention, 1, 0, 0 },
+        {"attention_16", {"qkv"}, "x", attention, 0, 0, 0},
+        {"attention_64", {"qkv"}, "x", attention, 0, 0, 0},
+        {"attention_72", {"qkv"}, "x", attention, 0, 0, 0},
+        {"attention_causal_16", {"qkv"}, "x", attention, 1, 0, 0},
     };
     run_cases(c, FV_ARRAY_LEN(c));
 }
@@ -343,9 +400,9 @@ static void attention_matches(void)
 static void qk_norm_and_rope_match(void)
 {
     static const op_case c[] = {
-        { "qk_norm_rope_16", { "qkv", "q_weight", "k_weight" }, "xWW", qk_norm_rope, 16, 0, 0 },
-        { "qk_norm_rope_64", { "qkv", "q_weight", "k_weight" }, "xWW", qk_norm_rope, 64, 0, 0 },
-        { "qk_norm_rope_72", { "qkv", "q_weight", "k_weight" }, "xWW", qk_norm_rope, 72, 0, 0 },
+        {"qk_norm_rope_16", {"qkv", "q_weight", "k_weight"}, "xWW", qk_norm_rope, 16, 0, 0},
+        {"qk_norm_rope_64", {"qkv", "q_weight", "k_weight"}, "xWW", qk_norm_rope, 64, 0, 0},
+        {"qk_norm_rope_72", {"qkv", "q_weight", "k_weight"}, "xWW", qk_norm_rope, 72, 0, 0},
     };
     run_cases(c, FV_ARRAY_LEN(c));
 }
@@ -353,12 +410,12 @@ static void qk_norm_and_rope_match(void)
 static void embedding_patches_and_upsampling_match(void)
 {
     static const op_case c[] = {
-        { "embedding", { "table", "index" }, "Pi", embed, 0, 0, 0 },
-        { "patchify_c_di_dj", { "x" }, "x", patchify, 1, 0, 0 },
-        { "patchify_di_dj_c", { "x" }, "x", patchify, 0, 0, 0 },
-        { "unpatchify_c_di_dj", { "x" }, "x", unpatchify, 1, 0, 0 },
-        { "unpatchify_di_dj_c", { "x" }, "x", unpatchify, 0, 0, 0 },
-        { "upsample2", { "x" }, "x", upsample, 0, 0, 0 },
+        {"embedding", {"table", "index"}, "Pi", embed, 0, 0, 0},
+        {"patchify_c_di_dj", {"x"}, "x", patchify, 1, 0, 0},
+        {"patchify_di_dj_c", {"x"}, "x", patchify, 0, 0, 0},
+        {"unpatchify_c_di_dj", {"x"}, "x", unpatchify, 1, 0, 0},
+        {"unpatchify_di_dj_c", {"x"}, "x", unpatchify, 0, 0, 0},
+        {"upsample2", {"x"}, "x", upsample, 0, 0, 0},
     };
     run_cases(c, FV_ARRAY_LEN(c));
 }
@@ -366,10 +423,10 @@ static void embedding_patches_and_upsampling_match(void)
 static void convolutions_match(void)
 {
     static const op_case c[] = {
-        { "conv3x3", { "x", "w", "b" }, "xPP", conv, 1, 3, 0 },
-        { "conv1x1", { "x", "w", "b" }, "xPP", conv, 1, 0, 0 },
-        { "conv3x3_stride2", { "x", "w", "b" }, "xPP", conv, 2, 3, 0 },
-        { "conv3x3_stride2_pad0101", { "x", "w", "b" }, "xPP", conv, 2, 2, 0 },
+        {"conv3x3", {"x", "w", "b"}, "xPP", conv, 1, 3, 0},
+        {"conv1x1", {"x", "w", "b"}, "xPP", conv, 1, 0, 0},
+        {"conv3x3_stride2", {"x", "w", "b"}, "xPP", conv, 2, 3, 0},
+        {"conv3x3_stride2_pad0101", {"x", "w", "b"}, "xPP", conv, 2, 2, 0},
     };
     run_cases(c, FV_ARRAY_LEN(c));
 }
@@ -377,14 +434,15 @@ static void convolutions_match(void)
 static void losses_match(void)
 {
     static const op_case c[] = {
-        { "cross_entropy", { "logits", "target" }, "xi", entropy, 0, 0, 1 },
-        { "cross_entropy_ignore", { "logits", "target" }, "xi", entropy, 0, 0, 1 },
-        { "weighted_mse", { "pred", "target", "weight" }, "xxi", mse, 0, 0, 1 },
+        {"cross_entropy", {"logits", "target"}, "xi", entropy, 0, 0, 1},
+        {"cross_entropy_ignore", {"logits", "target"}, "xi", entropy, 0, 0, 1},
+        {"weighted_mse", {"pred", "target", "weight"}, "xxi", mse, 0, 0, 1},
     };
     run_cases(c, FV_ARRAY_LEN(c));
 }
 
-/* ---- Tables: no gradient --------------------------------------------------------------------------------------- */
+/* ---- Tables: no gradient
+ * --------------------------------------------------------------------------------------- */
 
 static void timestep_features_match(void)
 {
@@ -393,7 +451,9 @@ static void timestep_features_match(void)
         fv_plan *plan;
         const int64_t rows = 6;
         OK(ctx, fv_tape_create(ctx, &t, NULL, FV_INFER, FV_F32));
-        fv_output(t, "y", fv_timestep_embed(t, fv_input(t, "t", FV_F32, 1, &rows), 256, 1.0f, k ? 127.0f : 0.0f));
+        fv_output(
+            t, "y",
+            fv_timestep_embed(t, fv_input(t, "t", FV_F32, 1, &rows), 256, 1.0f, k ? 127.0f : 0.0f));
         OK(ctx, fv_plan_build(ctx, &plan, t, NULL));
         fv_tape_destroy(&t);
         OK(ctx, fv_plan_bind(plan, "t", need("timestep", "t").data));
@@ -407,12 +467,15 @@ static void timestep_features_match(void)
 
 static void position_tables_match(void)
 {
-    static const struct { const char *name; int rows, columns, width; } c[] = {
-        { "pos_4x4_48", 4, 4, 48 }, { "pos_2x3_16", 2, 3, 16 }, { "pos_3x3_72", 3, 3, 72 } };
+    static const struct {
+        const char *name;
+        int rows, columns, width;
+    } c[] = {{"pos_4x4_48", 4, 4, 48}, {"pos_2x3_16", 2, 3, 16}, {"pos_3x3_72", 3, 3, 72}};
     float table[16 * 72];
     for (size_t i = 0; i < FV_ARRAY_LEN(c); i++) {
         fv_sincos_table(c[i].rows, c[i].columns, c[i].width, table);
-        NEAR(test_rel_max(table, need(c[i].name, "y").data, c[i].rows * c[i].columns * c[i].width), 0, 1e-6);
+        NEAR(test_rel_max(table, need(c[i].name, "y").data, c[i].rows * c[i].columns * c[i].width),
+             0, 1e-6);
     }
 }
 
@@ -432,10 +495,13 @@ static void run_all(void)
 
 int main(void)
 {
-    static const struct { const char *name; uint32_t disable; } variants[] = {
-        { "all features", 0 },
-        { "AVX2", FV_CPU_AVX512 | FV_CPU_AVX512VNNI | FV_CPU_AVX512BF16 },
-        { "plain C", FV_CPU_AVX2 | FV_CPU_AVX512 | FV_CPU_AVX512VNNI | FV_CPU_AVX512BF16 },
+    static const struct {
+        const char *name;
+        uint32_t disable;
+    } variants[] = {
+        {"all features", 0},
+        {"AVX2", FV_CPU_AVX512 | FV_CPU_AVX512VNNI | FV_CPU_AVX512BF16},
+        {"plain C", FV_CPU_AVX2 | FV_CPU_AVX512 | FV_CPU_AVX512VNNI | FV_CPU_AVX512BF16},
     };
     for (size_t i = 0; i < FV_ARRAY_LEN(variants); i++) {
         fv_ctx_options o = FV_CTX_OPTIONS_INIT;

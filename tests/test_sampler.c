@@ -19,19 +19,36 @@ static const float *values(const char *name, int64_t *n)
 
 static dit_config official(void)
 {
-    dit_config c = { .family = DIT_OFFICIAL, .input_size = 32, .channels = 4, .out_channels = 8, .patch = 2,
-                     .classes = 10, .has_null = 1, .steps = 50, .cfg = 1.0f, .sampler = FV_SAMPLER_DDIM };
+    dit_config c = {.family = DIT_OFFICIAL,
+                    .input_size = 32,
+                    .channels = 4,
+                    .out_channels = 8,
+                    .patch = 2,
+                    .classes = 10,
+                    .has_null = 1,
+                    .steps = 50,
+                    .cfg = 1.0f,
+                    .sampler = FV_SAMPLER_DDIM};
     return c;
 }
 
 static dit_config f_family(void)
 {
-    dit_config c = { .family = DIT_F, .input_size = 32, .channels = 3, .out_channels = 3, .patch = 4,
-                     .classes = 10, .has_null = 1, .steps = 50, .cfg = 1.0f, .sampler = FV_SAMPLER_EULER };
+    dit_config c = {.family = DIT_F,
+                    .input_size = 32,
+                    .channels = 3,
+                    .out_channels = 3,
+                    .patch = 4,
+                    .classes = 10,
+                    .has_null = 1,
+                    .steps = 50,
+                    .cfg = 1.0f,
+                    .sampler = FV_SAMPLER_EULER};
     return c;
 }
 
-/* ---- Closed-form networks ---------------------------------------------------------------------------- */
+/* ---- Closed-form networks
+ * ---------------------------------------------------------------------------- */
 
 static double abar_at(double timestep)
 {
@@ -66,7 +83,8 @@ typedef struct gauss_case {
     const char *var, *noise, *trace;
 } gauss_case;
 
-static float network(const gauss_case *g, const dit_schedule *s, int e, double x, double m, double sd)
+static float network(const gauss_case *g, const dit_schedule *s, int e, double x, double m,
+                     double sd)
 {
     if (!s->flow) return gauss_eps(x, abar_at(s->net_time[e]), m, sd);
     return (float)(g->is_velocity ? flow_v_as_x : flow_x)(x, s->net_time[e], m, sd);
@@ -83,7 +101,8 @@ static void run_gauss(const gauss_case *g)
     dit_schedule s;
     OK(ctx, dit_schedule_create(ctx, &s, &c, &o));
     int64_t n;
-    const float *want = values(g->golden, &n), *m = values("gauss.mean", NULL), *sd = values("gauss.std", NULL);
+    const float *want = values(g->golden, &n), *m = values("gauss.mean", NULL),
+                *sd = values("gauss.std", NULL);
     const float *trace = g->trace ? values(g->trace, NULL) : NULL;
     float x[8], pred[8], work[16];
     memcpy(x, values("gauss.x", NULL), (size_t)n * 4);
@@ -104,12 +123,12 @@ static void run_gauss(const gauss_case *g)
 static void diffusion_samplers_match_references(void)
 {
     static const gauss_case cases[] = {
-        { "ddpm50.final", FV_SAMPLER_DDPM, 50, 0, 0, 0, "ddpm50.v", "ddpm50.noise", NULL },
-        { "ddpm250.final", FV_SAMPLER_DDPM, 250, 0, 0, 0, "ddpm250.v", "ddpm250.noise", NULL },
-        { "ddim50.final", FV_SAMPLER_DDIM, 50, 0, 0, 0, NULL, NULL, "ddim50.trace" },
-        { "ddim50_eta05.final", FV_SAMPLER_DDIM, 50, 0.5f, 0, 0, NULL, "ddpm50.noise", NULL },
-        { "dpmpp20.final", FV_SAMPLER_DPMPP2M, 20, 0, 0, 0, NULL, NULL, NULL },
-        { "dpmpp10.final", FV_SAMPLER_DPMPP2M, 10, 0, 0, 0, NULL, NULL, NULL },
+        {"ddpm50.final", FV_SAMPLER_DDPM, 50, 0, 0, 0, "ddpm50.v", "ddpm50.noise", NULL},
+        {"ddpm250.final", FV_SAMPLER_DDPM, 250, 0, 0, 0, "ddpm250.v", "ddpm250.noise", NULL},
+        {"ddim50.final", FV_SAMPLER_DDIM, 50, 0, 0, 0, NULL, NULL, "ddim50.trace"},
+        {"ddim50_eta05.final", FV_SAMPLER_DDIM, 50, 0.5f, 0, 0, NULL, "ddpm50.noise", NULL},
+        {"dpmpp20.final", FV_SAMPLER_DPMPP2M, 20, 0, 0, 0, NULL, NULL, NULL},
+        {"dpmpp10.final", FV_SAMPLER_DPMPP2M, 10, 0, 0, 0, NULL, NULL, NULL},
     };
     for (size_t i = 0; i < FV_ARRAY_LEN(cases); i++) run_gauss(&cases[i]);
 }
@@ -120,25 +139,35 @@ static void flow_samplers_match_references(void)
         const bool is_heun = k & 1, is_velocity = k & 2;
         const int shift = k & 4 ? 3 : 1;
         char name[64];
-        snprintf(name, sizeof name, "flow.%s50_shift%d_%s", is_heun ? "heun" : "euler", shift, is_velocity ? "v" : "x");
-        const gauss_case g = { name, is_heun ? FV_SAMPLER_HEUN : FV_SAMPLER_EULER, 50, 0, (float)shift, is_velocity,
-                               NULL, NULL, NULL };
+        snprintf(name, sizeof name, "flow.%s50_shift%d_%s", is_heun ? "heun" : "euler", shift,
+                 is_velocity ? "v" : "x");
+        const gauss_case g = {name,         is_heun ? FV_SAMPLER_HEUN : FV_SAMPLER_EULER,
+                              50,           0,
+                              (float)shift, is_velocity,
+                              NULL,         NULL,
+                              NULL};
         run_gauss(&g);
     }
 }
 
-/* ---- Guidance: golden latents are [4,2,2], states [pixel][channel] -------------------------------------- */
+/* ---- Guidance: golden latents are [4,2,2], states [pixel][channel]
+ * -------------------------------------- */
 
-static int nchw(int pixel, int channel) { return channel * 4 + pixel; }
+static int nchw(int pixel, int channel)
+{
+    return channel * 4 + pixel;
+}
 
 static void run_guided(const char *name, const dit_config *c, const fv_generate_options *o)
 {
     dit_schedule s;
     OK(ctx, dit_schedule_create(ctx, &s, c, o));
-    const float *mc = values("cfg.mean_cond", NULL), *mu = values("cfg.mean_null", NULL), *sd = values("cfg.std", NULL);
-    const float *x0 = values("cfg.x", NULL), *v = values("cfg.v", NULL), *z = values("cfg.noise", NULL);
+    const float *mc = values("cfg.mean_cond", NULL), *mu = values("cfg.mean_null", NULL),
+                *sd = values("cfg.std", NULL);
+    const float *x0 = values("cfg.x", NULL), *v = values("cfg.v", NULL),
+                *z = values("cfg.noise", NULL);
     const int out = c->out_channels;
-    float x[16], cond[32] = { 0 }, null[32] = { 0 }, pred[16], var[16], noise[16], work[32], got[16];
+    float x[16], cond[32] = {0}, null[32] = {0}, pred[16], var[16], noise[16], work[32], got[16];
     for (int i = 0; i < 16; i++) x[i] = x0[nchw(i / 4, i % 4)];
     for (int e = 0; e < s.evals; e++) {
         const int step = s.steps - 1 - e;
@@ -156,7 +185,8 @@ static void run_guided(const char *name, const dit_config *c, const fv_generate_
             null[p * out + 4 + k] = 77.0f; /* the null half's variance must not be used */
             noise[i] = z[step * 16 + g];
         }
-        dit_schedule_guide(&s, cond, dit_schedule_guided(&s, e) ? null : NULL, 4, 4, out, pred, s.flow ? NULL : var);
+        dit_schedule_guide(&s, cond, dit_schedule_guided(&s, e) ? null : NULL, 4, 4, out, pred,
+                           s.flow ? NULL : var);
         dit_schedule_step(&s, e, x, pred, s.kind == FV_SAMPLER_DDPM ? var : NULL, noise, work, 16);
     }
     dit_schedule_destroy(ctx, &s);
@@ -175,7 +205,8 @@ static void guidance_on_3_or_4_channels_matches(void)
         o.steps = k & 1 ? 10 : 50;
         o.cfg = 1.5f;
         o.cfg_channels = k & 2 ? 4 : 0; /* 0: the official 3 */
-        snprintf(name, sizeof name, "cfg.%s%d_ch%d", fv_sampler_name(o.sampler), o.steps, k & 2 ? 4 : 3);
+        snprintf(name, sizeof name, "cfg.%s%d_ch%d", fv_sampler_name(o.sampler), o.steps,
+                 k & 2 ? 4 : 3);
         run_guided(name, &c, &o);
     }
 }
@@ -193,11 +224,12 @@ static void flow_guidance_interval_matches(void)
     run_guided("flow.cfg_heun50", &c, &o);
 }
 
-/* ---- Lists and defaults -------------------------------------------------------------------------------- */
+/* ---- Lists and defaults
+ * -------------------------------------------------------------------------------- */
 
 static void respacing_lists_are_exact(void)
 {
-    static const int counts[] = { 2, 10, 20, 50, 100, 250, 1000 };
+    static const int counts[] = {2, 10, 20, 50, 100, 250, 1000};
     for (size_t k = 0; k < FV_ARRAY_LEN(counts); k++) {
         char name[32];
         int list[1000];

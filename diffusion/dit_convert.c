@@ -1,11 +1,11 @@
-/* convert.c - official and Diffusers DiT checkpoints, and their decoders, to one fovea model file.
+/* dit_convert.c - official and Diffusers DiT checkpoints, and their decoders, to one fovea model
+ * file.
  *
  * Sources, found by content:
- *   official   PyTorch or safetensors with the names of the DiT code; a training checkpoint nests them
- *              under "ema." (preferred) or "model."
- *   Diffusers  DiTTransformer2DModel: other names, q k v apart, the timestep and class embedding copied
- *              into every block (the copies must be bit-equal), no position table
- *   fovea      our own files, to change the type of the weights; metadata is kept
+ *   official   PyTorch or safetensors with the names of the DiT code; a training checkpoint nests
+ * them under "ema." (preferred) or "model." Diffusers  DiTTransformer2DModel: other names, q k v
+ * apart, the timestep and class embedding copied into every block (the copies must be bit-equal),
+ * no position table fovea      our own files, to change the type of the weights; metadata is kept
  * Every tensor of the network must be there with its shape, and nothing else: a name that is not
  * understood may be a layer that would be silently left out.
  *
@@ -28,16 +28,17 @@ typedef struct converter {
     const fv_model *in, *decoder;
     fv_dtype type;
     source_kind kind;
-    const char *prefix;      /* of the network's tensors in `in` */
+    const char *prefix; /* of the network's tensors in `in` */
     dit_config cfg;
-    dit_net net;             /* names and shapes of what must be there */
+    dit_net net; /* names and shapes of what must be there */
     fv_model_writer *writer;
     dit_meta meta;
-    void **owned;            /* tensor data until the file is written */
+    void **owned; /* tensor data until the file is written */
     size_t owned_count, owned_capacity;
 } converter;
 
-/* ---- Memory that lives until the file is written ------------------------------------------------------- */
+/* ---- Memory that lives until the file is written
+ * ------------------------------------------------------- */
 
 static void *own(converter *c, size_t bytes)
 {
@@ -54,39 +55,49 @@ static void *own(converter *c, size_t bytes)
 }
 
 /* The last block again, before its time. */
-static void disown(converter *c) { fv_free(c->ctx, c->owned[--c->owned_count]); }
+static void disown(converter *c)
+{
+    fv_free(c->ctx, c->owned[--c->owned_count]);
+}
 
 static void *own_array(converter *c, int64_t n, size_t size)
 {
     size_t bytes;
     if (n < 0 || !fv_mul_size((size_t)n, size, &bytes)) {
-        (void)fv_fail(c->ctx, FV_ERR_OOM, "convert: a tensor of %lld elements is too large", (long long)n);
+        (void)fv_fail(c->ctx, FV_ERR_OOM, "convert: a tensor of %lld elements is too large",
+                      (long long)n);
         return NULL;
     }
     return own(c, bytes);
 }
 
-/* ---- Names ------------------------------------------------------------------------------------------------ */
+/* ---- Names
+ * ------------------------------------------------------------------------------------------------
+ */
 
 /* Official name -> Diffusers name; %d is the block. A name with q k v has three sources. */
-typedef struct name_pair { const char *official, *diffusers; } name_pair;
+typedef struct name_pair {
+    const char *official, *diffusers;
+} name_pair;
 
 static const name_pair outer_name[] = {
-    { "x_embedder.proj.", "pos_embed.proj." },
-    { "final_layer.adaLN_modulation.1.", "proj_out_1." },
-    { "final_layer.linear.", "proj_out_2." },
+    {"x_embedder.proj.", "pos_embed.proj."},
+    {"final_layer.adaLN_modulation.1.", "proj_out_1."},
+    {"final_layer.linear.", "proj_out_2."},
 };
 /* In every block of a Diffusers file, once in ours. */
 static const name_pair shared_name[] = {
-    { "t_embedder.mlp.0.", "norm1.emb.timestep_embedder.linear_1." },
-    { "t_embedder.mlp.2.", "norm1.emb.timestep_embedder.linear_2." },
-    { "y_embedder.embedding_table.", "norm1.emb.class_embedder.embedding_table." },
+    {"t_embedder.mlp.0.", "norm1.emb.timestep_embedder.linear_1."},
+    {"t_embedder.mlp.2.", "norm1.emb.timestep_embedder.linear_2."},
+    {"y_embedder.embedding_table.", "norm1.emb.class_embedder.embedding_table."},
 };
 static const name_pair block_name[] = {
-    { "adaLN_modulation.1.", "norm1.linear." }, { "attn.proj.", "attn1.to_out.0." },
-    { "mlp.fc1.", "ff.net.0.proj." },           { "mlp.fc2.", "ff.net.2." },
+    {"adaLN_modulation.1.", "norm1.linear."},
+    {"attn.proj.", "attn1.to_out.0."},
+    {"mlp.fc1.", "ff.net.0.proj."},
+    {"mlp.fc2.", "ff.net.2."},
 };
-static const char *const qkv_name[3] = { "attn1.to_q.", "attn1.to_k.", "attn1.to_v." };
+static const char *const qkv_name[3] = {"attn1.to_q.", "attn1.to_k.", "attn1.to_v."};
 #define QKV_OFFICIAL "attn.qkv."
 
 /* If `name` begins with `head`, what follows ("weight", "bias"), else NULL. */
@@ -96,7 +107,10 @@ static const char *after(const char *name, const char *head)
     return strncmp(name, head, n) == 0 ? name + n : NULL;
 }
 
-static bool is_leaf(const char *rest) { return rest && (strcmp(rest, "weight") == 0 || strcmp(rest, "bias") == 0); }
+static bool is_leaf(const char *rest)
+{
+    return rest && (strcmp(rest, "weight") == 0 || strcmp(rest, "bias") == 0);
+}
 
 /* "HEAD.<number>." at the start of name: the rest, and the number; canonical digits only. */
 static const char *block_number(const char *name, const char *head, int *number)
@@ -152,9 +166,13 @@ static bool diffusers_source(const char *name, int part, char out[128])
     return out[0] != 0;
 }
 
-/* ---- Finding and checking ---------------------------------------------------------------------------------- */
+/* ---- Finding and checking
+ * ---------------------------------------------------------------------------------- */
 
-static bool is_float_type(fv_dtype t) { return t == FV_F32 || t == FV_BF16 || t == FV_F16 || t == FV_F64; }
+static bool is_float_type(fv_dtype t)
+{
+    return t == FV_F32 || t == FV_BF16 || t == FV_F16 || t == FV_F64;
+}
 
 static int find_in(const converter *c, const char *name, fv_tensor *t)
 {
@@ -176,13 +194,19 @@ static void shape_text(const fv_tensor *t, char out[128])
 static fv_status need(converter *c, const char *name, const fv_tensor *want, fv_tensor *out)
 {
     char a[128], b[128];
-    if (!find_in(c, name, out)) return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor %s%s is missing", c->prefix, name);
+    if (!find_in(c, name, out))
+        return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor %s%s is missing", c->prefix, name);
     if (!is_float_type(out->dtype))
-        return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor %s%s has type %s, a floating-point type is needed", c->prefix, name, fv_dtype_name(out->dtype));
-    if (out->ndim == want->ndim && memcmp(out->dim, want->dim, (size_t)want->ndim * sizeof want->dim[0]) == 0) return FV_OK;
+        return fv_fail(c->ctx, FV_ERR_MODEL,
+                       "convert: tensor %s%s has type %s, a floating-point type is needed",
+                       c->prefix, name, fv_dtype_name(out->dtype));
+    if (out->ndim == want->ndim &&
+        memcmp(out->dim, want->dim, (size_t)want->ndim * sizeof want->dim[0]) == 0)
+        return FV_OK;
     shape_text(out, a);
     shape_text(want, b);
-    return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor %s%s is %s, expected %s", c->prefix, name, a, b);
+    return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor %s%s is %s, expected %s", c->prefix, name,
+                   a, b);
 }
 
 static bool starts_diffusers(const fv_model *m, const char *prefix)
@@ -203,7 +227,7 @@ static bool starts_official(const fv_model *m, const char *prefix)
 
 static fv_status find_kind(converter *c)
 {
-    static const char *const prefixes[] = { "ema.", "model.", "state_dict.", "" };
+    static const char *const prefixes[] = {"ema.", "model.", "state_dict.", ""};
     const char *kind = fv_model_meta(c->in, "fovea.kind");
     c->prefix = "";
     if (kind && strcmp(kind, "dit") == 0) {
@@ -215,7 +239,9 @@ static fv_status find_kind(converter *c)
         c->kind = starts_official(c->in, c->prefix) ? SOURCE_OFFICIAL : SOURCE_DIFFUSERS;
         if (c->kind == SOURCE_OFFICIAL || starts_diffusers(c->in, c->prefix)) return FV_OK;
     }
-    return fv_fail(c->ctx, FV_ERR_MODEL, "convert: the input is neither an official DiT checkpoint nor a Diffusers DiTTransformer2DModel nor a fovea DiT");
+    return fv_fail(c->ctx, FV_ERR_MODEL,
+                   "convert: the input is neither an official DiT checkpoint nor a Diffusers "
+                   "DiTTransformer2DModel nor a fovea DiT");
 }
 
 static fv_status diffusers_config(converter *c)
@@ -228,20 +254,24 @@ static fv_status diffusers_config(converter *c)
         snprintf(name, sizeof name, "transformer_blocks.%d.norm1.linear.weight", s.depth);
         if (!find_in(c, name, &block)) break;
     }
-    static const char *const name[4] = { "pos_embed.proj.weight", "proj_out_2.weight", "transformer_blocks.0.ff.net.0.proj.weight",
-                                         "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight" };
-    fv_tensor *const to[4] = { &s.patch, &s.out, &s.fc1, &s.classes };
+    static const char *const name[4] = {
+        "pos_embed.proj.weight", "proj_out_2.weight", "transformer_blocks.0.ff.net.0.proj.weight",
+        "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"};
+    fv_tensor *const to[4] = {&s.patch, &s.out, &s.fc1, &s.classes};
     for (int i = 0; i < 4; i++)
-        if (!find_in(c, name[i], to[i])) return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor %s%s is missing", c->prefix, name[i]);
+        if (!find_in(c, name[i], to[i]))
+            return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor %s%s is missing", c->prefix,
+                           name[i]);
     return dit_config_from_shapes(c->ctx, &s, c->in, &c->cfg);
 }
 
-/* ---- Writing one tensor ---------------------------------------------------------------------------------------- */
+/* ---- Writing one tensor
+ * ---------------------------------------------------------------------------------------- */
 
 static fv_status write_int8(converter *c, const char *name, const fv_tensor *t)
 {
     const int64_t rows = t->dim[0], n = fv_tensor_count(t) / rows;
-    fv_tensor q = *t, scale = { .dtype = FV_F32, .ndim = 1, .dim = { rows } };
+    fv_tensor q = *t, scale = {.dtype = FV_F32, .ndim = 1, .dim = {rows}};
     float *sv = own_array(c, rows, sizeof *sv);
     int8_t *qv = sv ? own_array(c, rows * n, 1) : NULL;
     if (!qv) return FV_ERR_OOM;
@@ -251,7 +281,8 @@ static fv_status write_int8(converter *c, const char *name, const fv_tensor *t)
         for (int64_t i = 0; i < n; i++) top = fmaxf(top, fabsf(x[i]));
         const float inv = top > 1e-30f ? 127.0f / top : 0.0f; /* a denormal row counts as zero */
         sv[r] = inv > 0 ? top / 127.0f : 0.0f;
-        for (int64_t i = 0; i < n; i++) qv[r * n + i] = (int8_t)rintf(fminf(fmaxf(x[i] * inv, -127.0f), 127.0f));
+        for (int64_t i = 0; i < n; i++)
+            qv[r * n + i] = (int8_t)rintf(fminf(fmaxf(x[i] * inv, -127.0f), 127.0f));
     }
     q.dtype = FV_I8;
     q.data = qv;
@@ -264,13 +295,16 @@ static fv_status write_int8(converter *c, const char *name, const fv_tensor *t)
     return s;
 }
 
-/* t: f32 values in the last block of c->owned, which is given up when another form replaces them. */
+/* t: f32 values in the last block of c->owned, which is given up when another form replaces them.
+ */
 static fv_status write_values(converter *c, const char *name, fv_tensor t, fv_dtype type)
 {
     const int64_t n = fv_tensor_count(&t);
     const float *x = t.data;
     for (int64_t i = 0; i < n; i++)
-        if (!isfinite(x[i])) return fv_fail(c->ctx, FV_ERR_NUMERIC, "convert: tensor %s has a value that is not finite", name);
+        if (!isfinite(x[i]))
+            return fv_fail(c->ctx, FV_ERR_NUMERIC,
+                           "convert: tensor %s has a value that is not finite", name);
     if (type == FV_F32 || t.ndim < 2) return fv_model_writer_tensor(c->writer, name, &t);
     const size_t last = c->owned_count - 1;
     fv_status s;
@@ -289,10 +323,12 @@ static fv_status write_values(converter *c, const char *name, fv_tensor t, fv_dt
     return s;
 }
 
-/* ---- The network -------------------------------------------------------------------------------------------------- */
+/* ---- The network
+ * --------------------------------------------------------------------------------------------------
+ */
 
-/* The file's table must be the one that the sizes give. A stored f32 or f64 table is kept; one rounded
- * to 16 bits is replaced by the exact values. */
+/* The file's table must be the one that the sizes give. A stored f32 or f64 table is kept; one
+ * rounded to 16 bits is replaced by the exact values. */
 static fv_status position_table(converter *c, const char *name, fv_tensor want)
 {
     const int64_t n = fv_tensor_count(&want);
@@ -305,10 +341,14 @@ static fv_status position_table(converter *c, const char *name, fv_tensor want)
         float *stored = own_array(c, n, sizeof *stored);
         if (!stored) return FV_ERR_OOM;
         FV_TRY(fv_convert(c->ctx, src.dtype, src.data, n, FV_F32, stored));
-        const double tolerance = src.dtype == FV_BF16 ? 1.0 / 256 : src.dtype == FV_F16 ? 1.0 / 2048 : POS_TOLERANCE;
+        const double tolerance = src.dtype == FV_BF16  ? 1.0 / 256
+                                 : src.dtype == FV_F16 ? 1.0 / 2048
+                                                       : POS_TOLERANCE;
         for (int64_t i = 0; i < n; i++) {
             if (fabs((double)stored[i] - exact[i]) <= tolerance) continue;
-            return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor %s%s differs from the fixed position table at element %lld (%g, expected %g): not an official DiT",
+            return fv_fail(c->ctx, FV_ERR_MODEL,
+                           "convert: tensor %s%s differs from the fixed position table at element "
+                           "%lld (%g, expected %g): not an official DiT",
                            c->prefix, name, (long long)i, (double)stored[i], (double)exact[i]);
         }
         if (tolerance == POS_TOLERANCE) memcpy(exact, stored, (size_t)n * sizeof *exact);
@@ -331,7 +371,9 @@ static fv_status check_copies(converter *c, const char *name, const fv_tensor *f
         snprintf(other, sizeof other, "transformer_blocks.%d.%s", l, rest);
         FV_TRY(need(c, other, first, &t));
         if (t.dtype != first->dtype || memcmp(t.data, first->data, bytes) != 0)
-            return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor %s%s differs from its copy in block 0: block %d was changed, and a DiT has one conditioning for all blocks",
+            return fv_fail(c->ctx, FV_ERR_MODEL,
+                           "convert: tensor %s%s differs from its copy in block 0: block %d was "
+                           "changed, and a DiT has one conditioning for all blocks",
                            c->prefix, other, l);
     }
     return FV_OK;
@@ -392,17 +434,25 @@ static fv_status refuse_extra(converter *c)
         if (!name) continue;
         if (c->kind == SOURCE_FOVEA && after(name, DECODER_PREFIX)) continue;
         if (c->kind == SOURCE_FOVEA && ends_with(name, ".int8"))
-            return fv_fail(c->ctx, FV_ERR_UNSUPPORTED, "convert: the input's weights are int8 already: convert from the file that it was made from");
+            return fv_fail(c->ctx, FV_ERR_UNSUPPORTED,
+                           "convert: the input's weights are int8 already: convert from the file "
+                           "that it was made from");
         const bool known = c->kind == SOURCE_DIFFUSERS ? is_diffusers_name(name, c->cfg.depth)
                                                        : fv_params_find(c->net.params, name) >= 0;
-        if (!known) return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor \"%.200s\" does not belong to a DiT of this size", full);
+        if (!known)
+            return fv_fail(c->ctx, FV_ERR_MODEL,
+                           "convert: tensor \"%.200s\" does not belong to a DiT of this size",
+                           full);
     }
     return FV_OK;
 }
 
-/* ---- The decoder ---------------------------------------------------------------------------------------------------- */
+/* ---- The decoder
+ * ----------------------------------------------------------------------------------------------------
+ */
 
-/* Of a file with both halves only what decoding needs; TAESD's decoder file has numbers as names. */
+/* Of a file with both halves only what decoding needs; TAESD's decoder file has numbers as names.
+ */
 static bool is_decoder_name(const char *name, bool has_parts)
 {
     const char *inner = after(name, "first_stage_model.");
@@ -416,14 +466,17 @@ static fv_status convert_decoder(converter *c, const fv_model *m, const char *fr
     const fv_dtype type = c->type == FV_F32 ? FV_F32 : FV_BF16;
     bool has_parts = false;
     int written = 0;
-    for (int i = 0; i < fv_model_count(m) && !has_parts; i++) has_parts = strstr(fv_model_name(m, i), "decoder.") != NULL;
+    for (int i = 0; i < fv_model_count(m) && !has_parts; i++)
+        has_parts = strstr(fv_model_name(m, i), "decoder.") != NULL;
     for (int i = 0; i < fv_model_count(m); i++) {
         const char *name = after(fv_model_name(m, i), from);
         fv_tensor t;
         if (!name || !is_decoder_name(name, has_parts)) continue;
         fv_model_tensor(m, i, &t);
         if (!is_float_type(t.dtype) || t.ndim < 1 || fv_tensor_count(&t) < 1)
-            return fv_fail(c->ctx, FV_ERR_MODEL, "convert: decoder tensor \"%.200s\" is not a floating-point array", name);
+            return fv_fail(c->ctx, FV_ERR_MODEL,
+                           "convert: decoder tensor \"%.200s\" is not a floating-point array",
+                           name);
         const fv_dtype had = t.dtype;
         const void *data = t.data;
         t.dtype = FV_F32;
@@ -446,7 +499,9 @@ static fv_status decoder_metadata(converter *c)
     for (int i = 0; i < fv_model_meta_count(c->decoder); i++) {
         const char *key, *value;
         fv_model_meta_at(c->decoder, i, &key, &value);
-        if (strlen(key) > 32 || strlen(value) > 64 || c->meta.pairs + 4 >= (int)FV_ARRAY_LEN(c->meta.item) / 2) continue;
+        if (strlen(key) > 32 || strlen(value) > 64 ||
+            c->meta.pairs + 4 >= (int)FV_ARRAY_LEN(c->meta.item) / 2)
+            continue;
         char full[64];
         snprintf(full, sizeof full, DECODER_PREFIX "%s", key);
         FV_TRY(dit_meta_add(c->ctx, &c->meta, full, value));
@@ -454,11 +509,14 @@ static fv_status decoder_metadata(converter *c)
     return FV_OK;
 }
 
-/* ---- All of it -------------------------------------------------------------------------------------------------------- */
+/* ---- All of it
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 static fv_status metadata(converter *c)
 {
-    static const char *const source[] = { "official DiT checkpoint", "Diffusers DiTTransformer2DModel", "fovea model" };
+    static const char *const source[] = {"official DiT checkpoint",
+                                         "Diffusers DiTTransformer2DModel", "fovea model"};
     FV_TRY(dit_config_meta(c->ctx, &c->cfg, &c->meta));
     if (c->kind == SOURCE_FOVEA) {
         for (int i = 0; i < fv_model_meta_count(c->in); i++) {
@@ -468,7 +526,8 @@ static fv_status metadata(converter *c)
         }
     } else {
         char text[96];
-        snprintf(text, sizeof text, "%s%s%s%s", source[c->kind], *c->prefix ? " (" : "", c->prefix, *c->prefix ? ")" : "");
+        snprintf(text, sizeof text, "%s%s%s%s", source[c->kind], *c->prefix ? " (" : "", c->prefix,
+                 *c->prefix ? ")" : "");
         FV_TRY(dit_meta_add(c->ctx, &c->meta, "fovea.source", text));
         FV_TRY(dit_meta_add(c->ctx, &c->meta, "fovea.numerics", "official"));
     }
@@ -481,8 +540,10 @@ static fv_status metadata(converter *c)
 static fv_status run(converter *c)
 {
     FV_TRY(find_kind(c));
-    if (c->kind == SOURCE_DIFFUSERS) FV_TRY(diffusers_config(c));
-    else FV_TRY(dit_config_read(c->ctx, c->in, c->prefix, &c->cfg));
+    if (c->kind == SOURCE_DIFFUSERS)
+        FV_TRY(diffusers_config(c));
+    else
+        FV_TRY(dit_config_read(c->ctx, c->in, c->prefix, &c->cfg));
     FV_TRY(dit_net_create(c->ctx, &c->net, &c->cfg));
     FV_TRY(refuse_extra(c));
     FV_TRY(fv_model_writer_create(c->ctx, &c->writer));
@@ -495,10 +556,11 @@ static fv_status run(converter *c)
 fv_status fv_dit_convert(fv_ctx *ctx, const fv_model *in, const fv_model *decoder, fv_dtype type,
                          const char *out_path, int overwrite)
 {
-    if (!in || !out_path) return fv_fail(ctx, FV_ERR_ARG, "convert: no input model or no output path");
+    if (!in || !out_path)
+        return fv_fail(ctx, FV_ERR_ARG, "convert: no input model or no output path");
     if (type != FV_F32 && type != FV_BF16 && type != FV_I8)
         return fv_fail(ctx, FV_ERR_DTYPE, "convert: the output type must be f32, bf16 or int8");
-    converter c = { .ctx = ctx, .in = in, .decoder = decoder, .type = type };
+    converter c = {.ctx = ctx, .in = in, .decoder = decoder, .type = type};
     fv_status s = run(&c);
     if (s == FV_OK) s = fv_model_writer_finish(c.writer, out_path, overwrite);
     fv_model_writer_destroy(&c.writer);
