@@ -19,8 +19,7 @@
 
 #define FORMAT_VERSION 1
 
-/* ---- Checks
- * ------------------------------------------------------------------------------------------ */
+/* ---- Checks --------------------------------------------------------------------------------- */
 
 static fv_status in_range(fv_ctx *ctx, const char *what, int64_t v, int64_t lo, int64_t hi)
 {
@@ -72,8 +71,7 @@ fv_status dit_config_check(fv_ctx *ctx, const dit_config *c)
     return check_fit(ctx, c);
 }
 
-/* ---- Metadata: reading
- * ---------------------------------------------------------------------------------- */
+/* ---- Metadata: reading ---------------------------------------------------------------------- */
 
 static bool is_digit(char c)
 {
@@ -180,9 +178,7 @@ static fv_status read_metadata(fv_ctx *ctx, const fv_model *m, dit_config *c)
     return meta_float(ctx, m, "fovea.cfg", &c->cfg);
 }
 
-/* ---- Shapes
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- Shapes --------------------------------------------------------------------------------- */
 
 static const struct {
     const char *letter;
@@ -351,8 +347,7 @@ fv_status dit_config_read(fv_ctx *ctx, const fv_model *m, const char *prefix, di
     return dit_config_from_shapes(ctx, &s, m, out);
 }
 
-/* ---- Metadata: writing
- * -------------------------------------------------------------------------------------- */
+/* ---- Metadata: writing ---------------------------------------------------------------------- */
 
 fv_status dit_meta_add(fv_ctx *ctx, dit_meta *m, const char *key, const char *value)
 {

@@ -37,8 +37,7 @@ typedef struct converter {
     size_t owned_count, owned_capacity;
 } converter;
 
-/* ---- Memory that lives until the file is written
- * ------------------------------------------------------- */
+/* ---- Memory that lives until the file is written -------------------------------------------- */
 
 static void *own(converter *c, size_t bytes)
 {
@@ -71,9 +70,7 @@ static void *own_array(converter *c, int64_t n, size_t size)
     return own(c, bytes);
 }
 
-/* ---- Names
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- Names ---------------------------------------------------------------------------------- */
 
 /* Official name -> Diffusers name; %d is the block. A name with q k v has three sources. */
 typedef struct name_pair {
@@ -166,8 +163,7 @@ static bool diffusers_source(const char *name, int part, char out[128])
     return out[0] != 0;
 }
 
-/* ---- Finding and checking
- * ---------------------------------------------------------------------------------- */
+/* ---- Finding and checking ------------------------------------------------------------------- */
 
 static bool is_float_type(fv_dtype t)
 {
@@ -265,8 +261,7 @@ static fv_status diffusers_config(converter *c)
     return dit_config_from_shapes(c->ctx, &s, c->in, &c->cfg);
 }
 
-/* ---- Writing one tensor
- * ---------------------------------------------------------------------------------------- */
+/* ---- Writing one tensor --------------------------------------------------------------------- */
 
 static fv_status write_int8(converter *c, const char *name, const fv_tensor *t)
 {
@@ -323,9 +318,7 @@ static fv_status write_values(converter *c, const char *name, fv_tensor t, fv_dt
     return s;
 }
 
-/* ---- The network
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- The network ---------------------------------------------------------------------------- */
 
 /* The file's table must be the one that the sizes give. A stored f32 or f64 table is kept; one
  * rounded to 16 bits is replaced by the exact values. */
@@ -447,9 +440,7 @@ static fv_status refuse_extra(converter *c)
     return FV_OK;
 }
 
-/* ---- The decoder
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- The decoder ---------------------------------------------------------------------------- */
 
 /* Of a file with both halves only what decoding needs; TAESD's decoder file has numbers as names.
  */
@@ -509,9 +500,7 @@ static fv_status decoder_metadata(converter *c)
     return FV_OK;
 }
 
-/* ---- All of it
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- All of it ------------------------------------------------------------------------------ */
 
 static fv_status metadata(converter *c)
 {

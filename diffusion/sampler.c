@@ -40,8 +40,7 @@ fv_sampler fv_sampler_find(const char *name)
     return FV_SAMPLER_AUTO;
 }
 
-/* ---- Step lists
- * ------------------------------------------------------------------------------------- */
+/* ---- Step lists ----------------------------------------------------------------------------- */
 
 /* The position is accumulated, not multiplied, and rounded half to even: the official list depends
  * on both. One step keeps timestep 0, as there. */
@@ -157,8 +156,7 @@ static void flow_coefs(dit_schedule *s, double shift)
     }
 }
 
-/* ---- Creation
- * --------------------------------------------------------------------------------------- */
+/* ---- Creation ------------------------------------------------------------------------------- */
 
 static fv_status check_kind(fv_ctx *ctx, const dit_schedule *s, const fv_generate_options *o)
 {
@@ -281,8 +279,7 @@ void dit_schedule_destroy(fv_ctx *ctx, dit_schedule *s)
     memset(s, 0, sizeof *s);
 }
 
-/* ---- Guidance
- * --------------------------------------------------------------------------------------- */
+/* ---- Guidance ------------------------------------------------------------------------------- */
 
 int dit_schedule_guided(const dit_schedule *s, int e)
 {
@@ -309,8 +306,7 @@ void dit_schedule_guide(const dit_schedule *s, const float *cond_out, const floa
     }
 }
 
-/* ---- Steps
- * ------------------------------------------------------------------------------------------ */
+/* ---- Steps ---------------------------------------------------------------------------------- */
 
 /* Without learned variance (var NULL) the posterior variance is used. */
 static void step_ddpm(const double *c, float *x, const float *eps, const float *var,

@@ -88,8 +88,7 @@ static void write_edited(const char *in, const char *out, edit e)
     free(changed);
 }
 
-/* ---- Equal tensors
- * --------------------------------------------------------------------------------------- */
+/* ---- Equal tensors -------------------------------------------------------------------------- */
 
 static void check_equal_files(const char *a, const char *b)
 {
@@ -198,9 +197,7 @@ static void fovea_files_can_change_type(void)
     CHECK(convert(temp("c"), NULL, FV_BF16, temp("d")) == FV_ERR_UNSUPPORTED);
 }
 
-/* ---- Decoders
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- Decoders ------------------------------------------------------------------------------- */
 
 static void decoder_is_merged_under_its_prefix(void)
 {
@@ -230,8 +227,7 @@ static void decoder_is_merged_under_its_prefix(void)
     fv_model_close(&out);
 }
 
-/* ---- PyTorch files compute the right pictures
- * --------------------------------------------------------------- */
+/* ---- PyTorch files compute the right pictures ----------------------------------------------- */
 
 static void check_tiny(const char *path, const char *prefix, const char *golden_name)
 {
@@ -267,8 +263,7 @@ static void pytorch_checkpoints_run_and_match(void)
     check_tiny(temp("b"), "", "out_legacy");
 }
 
-/* ---- Refusals: the message names the tensor
- * -------------------------------------------------------------------- */
+/* ---- Refusals: the message names the tensor ------------------------------------------------- */
 
 static void check_refused(const char *in, edit e, fv_status status, const char *text)
 {
@@ -329,8 +324,7 @@ static void other_files_and_arguments_are_refused(void)
     fv_model_close(&m);
 }
 
-/* ---- Configurations from hostile metadata
- * --------------------------------------------------------------------- */
+/* ---- Configurations from hostile metadata --------------------------------------------------- */
 
 static void hostile_metadata_is_refused(void)
 {
@@ -435,9 +429,7 @@ static void official_presets_are_recognised_by_shape(void)
     fv_model_close(&m);
 }
 
-/* ---- Memory
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- Memory --------------------------------------------------------------------------------- */
 
 typedef struct failing {
     int64_t left;

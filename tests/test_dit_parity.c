@@ -37,8 +37,7 @@ static const float *golden(const fv_model *io, const char *name, int64_t *n)
     return t.data;
 }
 
-/* ---- Networks
- * --------------------------------------------------------------------------------------- */
+/* ---- Networks ------------------------------------------------------------------------------- */
 
 static dit_config official_config(int width, int heads, int depth)
 {
@@ -118,8 +117,7 @@ static fv_status start(fixture *f, const dit_config *c, const fv_model *weights,
     return fixture_build(f, B, mode, precision, with_stages);
 }
 
-/* ---- Comparisons
- * -------------------------------------------------------------------------------------- */
+/* ---- Comparisons ---------------------------------------------------------------------------- */
 
 static void check_stages(const fixture *f, const fv_model *io)
 {
@@ -193,8 +191,7 @@ static void check_gradients(const fixture *f, const fv_model *io)
     }
 }
 
-/* ---- Official
- * ------------------------------------------------------------------------------------------- */
+/* ---- Official ------------------------------------------------------------------------------- */
 
 static void official_inputs(fixture *f, const fv_model *io)
 {
@@ -314,8 +311,7 @@ static void official_bf16_is_close(void)
     fv_model_close(&io);
 }
 
-/* ---- F family
- * ---------------------------------------------------------------------------------------------- */
+/* ---- F family ------------------------------------------------------------------------------- */
 
 static void f_inputs(fixture *f, const fv_model *io)
 {

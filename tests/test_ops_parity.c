@@ -36,8 +36,7 @@ static double rms_error(const float *got, const float *want, int64_t n)
     return square > 0 ? worst / sqrt(square / (double)n) : worst;
 }
 
-/* ---- One case
- * --------------------------------------------------------------------------------------------
+/* ---- One case -------------------------------------------------------------------------------
  * kinds, one letter an input: x input with gradient, i input without (ids, labels, weights; a
  * vector), P parameter by id, W parameter as an operand, m chunk of one modulation input [B, n*C].
  */
@@ -262,8 +261,7 @@ static void run_cases(const op_case *c, size_t n)
     for (size_t i = 0; i < n; i++) run_case(&c[i]);
 }
 
-/* ---- Builders
- * --------------------------------------------------------------------------------------------- */
+/* ---- Builders ------------------------------------------------------------------------------- */
 
 static fv_t linear(fv_tape *t, const operands *o)
 {
@@ -352,9 +350,7 @@ static fv_t groupnorm_silu(fv_tape *t, const operands *o)
     return fv_groupnorm(t, o->x[0], o->x[1], o->x[2], 4, 1e-6f, FV_ACT_SILU);
 }
 
-/* ---- Cases
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- Cases ---------------------------------------------------------------------------------- */
 
 static void linear_matches(void)
 {
@@ -441,8 +437,7 @@ static void losses_match(void)
     run_cases(c, FV_ARRAY_LEN(c));
 }
 
-/* ---- Tables: no gradient
- * --------------------------------------------------------------------------------------- */
+/* ---- Tables: no gradient -------------------------------------------------------------------- */
 
 static void timestep_features_match(void)
 {

@@ -47,8 +47,7 @@ static dit_config f_family(void)
     return c;
 }
 
-/* ---- Closed-form networks
- * ---------------------------------------------------------------------------- */
+/* ---- Closed-form networks ------------------------------------------------------------------- */
 
 static double abar_at(double timestep)
 {
@@ -150,8 +149,7 @@ static void flow_samplers_match_references(void)
     }
 }
 
-/* ---- Guidance: golden latents are [4,2,2], states [pixel][channel]
- * -------------------------------------- */
+/* ---- Guidance: golden latents are [4,2,2], states [pixel][channel] -------------------------- */
 
 static int nchw(int pixel, int channel)
 {
@@ -224,8 +222,7 @@ static void flow_guidance_interval_matches(void)
     run_guided("flow.cfg_heun50", &c, &o);
 }
 
-/* ---- Lists and defaults
- * -------------------------------------------------------------------------------- */
+/* ---- Lists and defaults --------------------------------------------------------------------- */
 
 static void respacing_lists_are_exact(void)
 {
