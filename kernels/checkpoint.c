@@ -425,7 +425,9 @@ fv_status fv_params_export(fv_ctx *ctx, const fv_params *params, fv_dtype type,
         s = fv_model_writer_meta(w, meta[2 * i], meta[2 * i + 1]);
     for (int i = 0; i < n && s == FV_OK; i++) {
         const fv_tensor t = fv_params_tensor(params, i);
-        s = export_one(ctx, w, fv_params_name(params, i), &t, type, &owned[i]);
+        /* Frozen parameters are tables (positions): exact, and small. */
+        const bool frozen = fvi_param_flags(params, i) & FV_PARAM_FROZEN;
+        s = export_one(ctx, w, fv_params_name(params, i), &t, frozen ? FV_F32 : type, &owned[i]);
     }
     if (s == FV_OK) s = fv_model_writer_finish(w, path, overwrite);
     fv_model_writer_destroy(&w);
