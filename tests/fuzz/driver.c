@@ -2,9 +2,10 @@
  *
  *     fuzz_x FILE|FOLDER ...                  run the target once on every file (regression test)
  *     fuzz_x -mutate N SEED FILE|FOLDER ...   then on N mutations of them, reproducible from SEED
+ *     fuzz_x -max_total_time=S FILE|FOLDER ...  as many mutations as fit into S seconds, from seed 1
  *
- * Options of libFuzzer (-runs=..., -max_total_time=...) are ignored, so that one command line
- * serves both. Before each mutation nothing is printed; -v prints its number, to find the one that
+ * Other options of libFuzzer (-runs=...) are ignored, so that one command line serves both. Before
+ * each mutation nothing is printed; -v prints its number, to find the one that
  * crashed. */
 #include <dirent.h>
 #include <stdint.h>
@@ -12,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define INPUT_BYTES_MAX ((size_t)1 << 24)
 
@@ -95,8 +97,7 @@ static void run(const uint8_t *data, size_t size)
     free(exact);
 }
 
-/* ---- Mutations
- * ----------------------------------------------------------------------------------- */
+/* ---- Mutations --------------------------------------------------------------------------------- */
 
 static uint64_t next(uint64_t *s) /* splitmix64 */
 {
@@ -149,9 +150,12 @@ static void mutate_once(input *b, const corpus *c, uint64_t *s)
     }
 }
 
-static void mutate(const corpus *c, uint64_t n, uint64_t seed, int verbose)
+/* Up to n mutations, in at most `seconds` (0: no limit); how many. */
+static uint64_t mutate(const corpus *c, uint64_t n, uint64_t seed, double seconds, int verbose)
 {
+    const time_t start = time(NULL);
     for (uint64_t i = 0; i < n; i++) {
+        if (seconds > 0 && i % 16 == 0 && difftime(time(NULL), start) >= seconds) return i;
         uint64_t s = seed * 0x2545f4914f6cdd1du + i; /* each mutation stands alone */
         next(&s);
         const input *from = &c->items[below(&s, c->count)];
@@ -165,17 +169,22 @@ static void mutate(const corpus *c, uint64_t n, uint64_t seed, int verbose)
         run(b.data, b.size);
         free(b.data);
     }
+    return n;
 }
 
 int main(int argc, char **argv)
 {
     corpus c = {0};
     uint64_t mutations = 0, seed = 1;
+    double seconds = 0;
     int verbose = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "-mutate") == 0 && i + 2 < argc) {
             mutations = strtoull(argv[++i], NULL, 10);
             seed = strtoull(argv[++i], NULL, 10);
+        } else if (strncmp(argv[i], "-max_total_time=", 16) == 0) {
+            seconds = strtod(argv[i] + 16, NULL);
+            mutations = UINT64_MAX;
         } else if (strcmp(argv[i], "-v") == 0) {
             verbose = 1;
         } else if (argv[i][0] != '-') {
@@ -184,8 +193,9 @@ int main(int argc, char **argv)
     }
     run((const uint8_t *)"", 0);
     for (size_t i = 0; i < c.count; i++) run(c.items[i].data, c.items[i].size);
-    if (mutations && c.count) mutate(&c, mutations, seed, verbose);
-    printf("%zu files, %llu mutations\n", c.count, c.count ? (unsigned long long)mutations : 0ull);
+    uint64_t done = 0;
+    if (mutations && c.count) done = mutate(&c, mutations, seed, seconds, verbose);
+    printf("%zu files, %llu mutations\n", c.count, (unsigned long long)done);
     for (size_t i = 0; i < c.count; i++) free(c.items[i].data);
     free(c.items);
     return 0;
