@@ -1,18 +1,18 @@
 /* vae.c - picture autoencoders: AutoencoderKL decoder (Stable Diffusion, f8), TAESD and TAEF2.
  *
- * Opening a file turns its tensor names into a flat list of layers, which is then recorded on a tape
- * for each picture size. Widths are those of the tensors; the names decide the kind:
+ * Opening a file turns its tensor names into a flat list of layers, which is then recorded on a
+ * tape for each picture size. Widths are those of the tensors; the names decide the kind:
  *
  *   AutoencoderKL  Diffusers  decoder.mid_block.resnets.0...   attention to_q or (older) query
- *                  LDM        decoder.mid.block_1...           levels counted from the output, 1x1 convs
+ *                  LDM        decoder.mid.block_1...   levels from the output, attention as 1x1 convs
  *       z = latent / 0.18215 -> post_quant_conv -> conv_in -> Res, Attn, Res -> levels of Res and
  *       nearest 2x + conv -> GroupNorm, SiLU, conv_out
- *       Res:  x + conv(silu(norm(conv(silu(norm(x))))))        shortcut: 1x1 conv where widths differ
+ *       Res:  x + conv(silu(norm(conv(silu(norm(x))))))   shortcut: 1x1 conv where widths differ
  *       Attn: x + proj(softmax(q k^T / sqrt(C)) v), one head, on GroupNorm(x)
- *   TAESD (Ollin Boer Bohan) keys are positions in a sequence; Diffusers' AutoencoderTiny has the same
- *       one without the clamp in front (decoder positions are one lower)
- *   TAEF2  the same graph; blocks of the lowest resolution first add conv1x1 -> GroupNorm(4) -> ReLU
- *       -> conv1x1 (keys N.pool.*)
+ *   TAESD (Ollin Boer Bohan) keys are positions in a sequence; Diffusers' AutoencoderTiny has the
+ *       same one without the clamp in front (decoder positions are one lower)
+ *   TAEF2  the same graph; blocks of the lowest resolution first add conv1x1 -> GroupNorm(4) ->
+ *       ReLU -> conv1x1 (keys N.pool.*)
  *
  * Pictures run one at a time, so memory does not grow with the batch. The plan of the last size is
  * kept when the call uses the context that opened the file (other contexts may come and go, and may
@@ -35,7 +35,15 @@ typedef enum layer_kind {
 } layer_kind;
 
 enum { RES_NORM1 = 0, RES_CONV1, RES_NORM2, RES_CONV2, RES_SHORTCUT };
-enum { BLOCK_CONV0 = 0, BLOCK_CONV2, BLOCK_CONV4, BLOCK_POOL0, BLOCK_POOL1, BLOCK_POOL3, MAX_PARTS };
+enum {
+    BLOCK_CONV0 = 0,
+    BLOCK_CONV2,
+    BLOCK_CONV4,
+    BLOCK_POOL0,
+    BLOCK_POOL1,
+    BLOCK_POOL3,
+    MAX_PARTS
+};
 enum { ATTN_NORM = 0, ATTN_QKV, ATTN_PROJ };
 
 typedef struct layer {
@@ -62,7 +70,7 @@ struct fv_vae {
     vae_net decoder, encoder;
 };
 
-/* ---- Reading names ------------------------------------------------------------------------------- */
+/* ---- Reading names --------------------------------------------------------------------------- */
 
 /* What the functions below pass on: file, prefix, and the net that is being described. */
 typedef struct reader {
@@ -109,9 +117,11 @@ static fv_status add_param(reader *r, const char *name, int ndim, fv_pid *out)
     fv_tensor t;
     if (!shape_of(r, name, &t)) return missing(r, name);
     if (ndim ? t.ndim != ndim : t.ndim != 2 && t.ndim != 4)
-        return fv_fail(r->ctx, FV_ERR_MODEL, "vae: tensor %s%s has %d dimensions", r->prefix, name, t.ndim);
+        return fv_fail(r->ctx, FV_ERR_MODEL, "vae: tensor %s%s has %d dimensions", r->prefix, name,
+                       t.ndim);
     *out = fv_params_add(r->v->params, name, t.ndim, t.dim, FV_PARAM_FROZEN);
-    return *out < 0 ? fv_params_load(r->v->params, r->m, r->prefix) : FV_OK; /* load returns the failure */
+    return *out < 0 ? fv_params_load(r->v->params, r->m, r->prefix)
+                    : FV_OK; /* load returns the failure */
 }
 
 /* NAME.weight and NAME.bias as part k of a layer; the bias may be absent. */
@@ -167,7 +177,7 @@ static fv_status add_conv(reader *r, const char *name, int stride)
     return add_part(r, l, 0, name, 4);
 }
 
-/* ---- AutoencoderKL --------------------------------------------------------------------------------- */
+/* ---- AutoencoderKL --------------------------------------------------------------------------- */
 
 static fv_status add_res(reader *r, const char *base)
 {
@@ -196,7 +206,8 @@ static fv_status add_qkv(reader *r, layer *l, const char *base, const char *cons
     fv_tensor t;
     if (!shape_of(r, name[0][0], &t)) return missing(r, name[0][0]);
     if (t.ndim < 2 || t.dim[0] < 1 || t.dim[0] > INT32_MAX / 3)
-        return fv_fail(r->ctx, FV_ERR_MODEL, "vae: tensor %s%s is not a matrix", r->prefix, name[0][0]);
+        return fv_fail(r->ctx, FV_ERR_MODEL, "vae: tensor %s%s is not a matrix", r->prefix,
+                       name[0][0]);
     const int64_t dim[2] = { 3 * t.dim[0], t.dim[1] };
     for (int k = 0; k < 2; k++) {
         char own[NAME_BYTES];
@@ -226,7 +237,8 @@ static fv_status add_attention(reader *r, const char *base)
         FV_TRY(add_qkv(r, l, base, naming[i].qkv));
         return add_sub(r, l, ATTN_PROJ, base, naming[i].proj, 0);
     }
-    return fv_fail(r->ctx, FV_ERR_MODEL, "vae: %s%s has no known attention tensors", r->prefix, base);
+    return fv_fail(r->ctx, FV_ERR_MODEL, "vae: %s%s has no known attention tensors", r->prefix,
+                   base);
 }
 
 /* One level: residual blocks until there is no further one, then the doubling if it has one. */
@@ -239,7 +251,9 @@ static fv_status add_level(reader *r, const char *level, const char *res, const 
             if (j == 0) return missing(r, name);
             break;
         }
-        if (j == MAX_RESNETS) return fv_fail(r->ctx, FV_ERR_LIMIT, "vae: more than %d blocks in %s", MAX_RESNETS, level);
+        if (j == MAX_RESNETS)
+            return fv_fail(r->ctx, FV_ERR_LIMIT, "vae: more than %d blocks in %s", MAX_RESNETS,
+                           level);
         snprintf(name, sizeof name, "%.200s.%.40s.%d", level, res, j);
         FV_TRY(add_res(r, name));
     }
@@ -261,11 +275,13 @@ static fv_status add_levels(reader *r, bool ldm)
         if (!has(r, name)) break;
     }
     if (n == 0) return missing(r, name);
-    if (n > MAX_LEVELS) return fv_fail(r->ctx, FV_ERR_LIMIT, "vae: more than %d levels", MAX_LEVELS);
+    if (n > MAX_LEVELS)
+        return fv_fail(r->ctx, FV_ERR_LIMIT, "vae: more than %d levels", MAX_LEVELS);
     for (int b = 0; b < n; b++) {
         if (ldm) snprintf(name, sizeof name, "decoder.up.%d", n - 1 - b);
         else snprintf(name, sizeof name, "decoder.up_blocks.%d", b);
-        FV_TRY(add_level(r, name, ldm ? "block" : "resnets", ldm ? "upsample.conv" : "upsamplers.0.conv"));
+        FV_TRY(add_level(r, name, ldm ? "block" : "resnets",
+                         ldm ? "upsample.conv" : "upsamplers.0.conv"));
     }
     return FV_OK;
 }
@@ -285,7 +301,8 @@ static fv_status read_kl(reader *r)
     const char *scale_text = meta(r, "scaling_factor"), *groups = meta(r, "groups");
     const double scale = scale_text ? strtod(scale_text, NULL) : 0.18215;
     if (!(scale > 1e-6 && scale < 1e6))
-        return fv_fail(r->ctx, FV_ERR_MODEL, "vae: metadata scaling_factor is not a positive number");
+        return fv_fail(r->ctx, FV_ERR_MODEL,
+                       "vae: metadata scaling_factor is not a positive number");
     r->v->kind = "AutoencoderKL";
     r->v->groups = groups ? atoi(groups) : 32;
     r->v->eps = 1e-6f;
@@ -303,7 +320,7 @@ static fv_status read_kl(reader *r)
     return add_conv(r, "decoder.conv_out", 1);
 }
 
-/* ---- TAESD, TAEF2 ----------------------------------------------------------------------------------- */
+/* ---- TAESD, TAEF2 ---------------------------------------------------------------------------- */
 
 static fv_status add_block(reader *r, const char *base)
 {
@@ -321,7 +338,8 @@ static fv_status add_block(reader *r, const char *base)
     return add_sub(r, l, BLOCK_POOL3, base, ".pool.3", 4);
 }
 
-/* c clamp, C conv, r relu, B block, u nearest 2x, d conv with stride 2; the position is the name. */
+/* c clamp, C conv, r relu, B block, u nearest 2x, d conv with stride 2; the position is the name.
+ * */
 static const char taesd_decoder[] = "cCrBBBuCBBBuCBBBuCBC";
 static const char taesd_encoder[] = "CBdBBBdBBBdBBBC";
 
@@ -351,7 +369,8 @@ static fv_status add_sequence(reader *r, const char *graph, const char *prefix, 
 typedef struct tiny_names { const char *prefix; int offset; } tiny_names;
 
 /* First naming under which `probe` (a position and tail) exists, or NULL. */
-static const tiny_names *find_tiny(const reader *r, const tiny_names *list, int n, int position, const char *tail)
+static const tiny_names *find_tiny(const reader *r, const tiny_names *list, int n, int position,
+                                   const char *tail)
 {
     for (int i = 0; i < n; i++) {
         char name[NAME_BYTES];
@@ -363,8 +382,12 @@ static const tiny_names *find_tiny(const reader *r, const tiny_names *list, int 
 
 static fv_status read_tiny(reader *r, bool *found)
 {
-    static const tiny_names decoders[] = { { "", 0 }, { "decoder.", 0 }, { "taesd_decoder.", 0 }, { "decoder.layers.", -1 } };
-    static const tiny_names encoders[] = { { "", 0 }, { "encoder.", 0 }, { "taesd_encoder.", 0 }, { "encoder.layers.", 0 } };
+    static const tiny_names decoders[] = {
+        { "", 0 }, { "decoder.", 0 }, { "taesd_decoder.", 0 }, { "decoder.layers.", -1 }
+    };
+    static const tiny_names encoders[] = {
+        { "", 0 }, { "encoder.", 0 }, { "taesd_encoder.", 0 }, { "encoder.layers.", 0 }
+    };
     const tiny_names *d = find_tiny(r, decoders, FV_ARRAY_LEN(decoders), 3, ".conv.0.weight");
     /* Position 3 is a block of the encoder as well; position 1 is a block only there. */
     if (d && d->offset == 0 && find_tiny(r, d, 1, 1, ".conv.0.weight")) d = NULL;
@@ -386,7 +409,7 @@ static fv_status read_tiny(reader *r, bool *found)
     return FV_OK;
 }
 
-/* ---- Recording --------------------------------------------------------------------------------------- */
+/* ---- Recording ------------------------------------------------------------------------------- */
 
 static fv_t conv_part(fv_tape *t, const fv_vae *v, const layer *l, int k, fv_t x, fv_act act)
 {
@@ -405,7 +428,8 @@ static fv_t record_conv(fv_tape *t, const fv_vae *v, const layer *l, fv_t x, boo
 
 static fv_t norm_part(fv_tape *t, const fv_vae *v, const layer *l, int k, fv_t x, fv_act act)
 {
-    return fv_groupnorm(t, x, fv_param(t, l->w[k]), l->b[k] >= 0 ? fv_param(t, l->b[k]) : 0, v->groups, v->eps, act);
+    return fv_groupnorm(t, x, fv_param(t, l->w[k]), l->b[k] >= 0 ? fv_param(t, l->b[k]) : 0,
+                        v->groups, v->eps, act);
 }
 
 static fv_t record_res(fv_tape *t, const fv_vae *v, const layer *l, fv_t x)
@@ -450,7 +474,8 @@ static fv_t record_layer(fv_tape *t, const fv_vae *v, const layer *l, fv_t x, bo
     switch (l->kind) {
     case L_AFFINE: return fv_affine(t, x, l->scale, l->shift);
     case L_CLAMP: /* 3 tanh(x / 3) */
-        return fv_affine(t, fv_activate(t, fv_affine(t, x, 1.0f / 3.0f, 0.0f), FV_ACT_TANH), 3.0f, 0.0f);
+        return fv_affine(t, fv_activate(t, fv_affine(t, x, 1.0f / 3.0f, 0.0f), FV_ACT_TANH), 3.0f,
+                         0.0f);
     case L_CONV: return record_conv(t, v, l, x, last_conv);
     case L_RELU: return fv_activate(t, x, FV_ACT_RELU);
     case L_UP: return fv_upsample2x(t, x);
@@ -462,8 +487,8 @@ static fv_t record_layer(fv_tape *t, const fv_vae *v, const layer *l, fv_t x, bo
 }
 
 /* One picture or latent [1, rows, columns, channels] -> "y". */
-static fv_status record(fv_ctx *ctx, const fv_vae *v, const vae_net *n, int rows, int columns, fv_tape **out,
-                        fv_t *result)
+static fv_status record(fv_ctx *ctx, const fv_vae *v, const vae_net *n, int rows, int columns,
+                        fv_tape **out, fv_t *result)
 {
     fv_tape *t = NULL;
     FV_TRY(fv_tape_create(ctx, &t, v->params, FV_INFER, v->precision));
@@ -483,7 +508,7 @@ static fv_status record(fv_ctx *ctx, const fv_vae *v, const vae_net *n, int rows
     return FV_OK;
 }
 
-/* ---- Open and close ------------------------------------------------------------------------------------ */
+/* ---- Open and close -------------------------------------------------------------------------- */
 
 /* Every convolution is 1x1 or 3x3 (square, odd); the tape then checks the chain of widths on the
  * smallest picture. */
@@ -506,11 +531,13 @@ static fv_status check_net(fv_vae *v, vae_net *n, bool encoder)
     const int side = encoder ? n->factor : 1;
     const fv_status s = record(v->ctx, v, n, side, side, &t, &last);
     if (s == FV_ERR_OOM) return s;
-    if (s != FV_OK) return fv_fail_in(v->ctx, FV_ERR_MODEL, "the layers of the file do not fit together");
+    if (s != FV_OK)
+        return fv_fail_in(v->ctx, FV_ERR_MODEL, "the layers of the file do not fit together");
     const fv_tensor y = fv_tape_tensor(t, last);
     fv_tape_destroy(&t);
     if (!encoder && y.dim[3] != 3)
-        return fv_fail(v->ctx, FV_ERR_MODEL, "vae: the decoder makes %d channels, 3 expected", (int)y.dim[3]);
+        return fv_fail(v->ctx, FV_ERR_MODEL, "vae: the decoder makes %d channels, 3 expected",
+                       (int)y.dim[3]);
     return FV_OK;
 }
 
@@ -524,11 +551,13 @@ static fv_status read_file(reader *r, const char *prefix)
         FV_TRY(read_tiny(r, &found));
         if (found) return FV_OK;
     }
-    return fv_fail(r->ctx, FV_ERR_MODEL, "vae: no tensors of AutoencoderKL, TAESD or TAEF2 under \"%s\"",
+    return fv_fail(r->ctx, FV_ERR_MODEL,
+                   "vae: no tensors of AutoencoderKL, TAESD or TAEF2 under \"%s\"",
                    prefix ? prefix : "");
 }
 
-fv_status fv_vae_open(fv_ctx *ctx, fv_vae **out, const fv_model *file, const char *prefix, fv_dtype precision)
+fv_status fv_vae_open(fv_ctx *ctx, fv_vae **out, const fv_model *file, const char *prefix,
+                      fv_dtype precision)
 {
     if (!out) return fv_fail(ctx, FV_ERR_ARG, "vae: no place for the result");
     *out = NULL;
@@ -567,8 +596,11 @@ void fv_vae_close(fv_vae **vv)
 void fv_vae_get_info(const fv_vae *v, fv_vae_info *out)
 {
     const vae_net *d = v->decoder.count ? &v->decoder : &v->encoder;
-    *out = (fv_vae_info){ .kind = v->kind, .factor = d->factor, .can_encode = v->encoder.count > 0,
-                          .can_decode = v->decoder.count > 0, .parameters = fv_params_elements(v->params) };
+    *out = (fv_vae_info){ .kind = v->kind,
+                          .factor = d->factor,
+                          .can_encode = v->encoder.count > 0,
+                          .can_decode = v->decoder.count > 0,
+                          .parameters = fv_params_elements(v->params) };
     out->latent_channels = v->decoder.in_channels;
     if (!v->decoder.count) { /* the last convolution of the encoder */
         const fv_pid w = v->encoder.layers[v->encoder.count - 1].w[0];
@@ -576,9 +608,10 @@ void fv_vae_get_info(const fv_vae *v, fv_vae_info *out)
     }
 }
 
-/* ---- Run ------------------------------------------------------------------------------------------------ */
+/* ---- Run ------------------------------------------------------------------------------------- */
 
-static fv_status make_plan(fv_ctx *ctx, const fv_vae *v, const vae_net *n, int rows, int columns, fv_plan **out)
+static fv_status make_plan(fv_ctx *ctx, const fv_vae *v, const vae_net *n, int rows, int columns,
+                           fv_plan **out)
 {
     fv_tape *t = NULL;
     fv_plan_options o = FV_PLAN_OPTIONS_INIT;
@@ -602,7 +635,8 @@ static fv_status find_plan(fv_ctx *ctx, fv_vae *v, vae_net *n, int rows, int col
     return FV_OK;
 }
 
-static fv_status run_all(fv_ctx *ctx, fv_plan *p, const float *x, size_t x_step, float *y, size_t y_step, int B)
+static fv_status run_all(fv_ctx *ctx, fv_plan *p, const float *x, size_t x_step, float *y,
+                         size_t y_step, int B)
 {
     void *work = fv_alloc(ctx, (size_t)fv_plan_work_bytes(p));
     if (!work) return FV_ERR_OOM;
@@ -617,21 +651,26 @@ static fv_status run_all(fv_ctx *ctx, fv_plan *p, const float *x, size_t x_step,
     return s;
 }
 
-static fv_status run_net(fv_ctx *ctx, fv_vae *v, vae_net *n, const float *x, const int size[3], float *y)
+static fv_status run_net(fv_ctx *ctx, fv_vae *v, vae_net *n, const float *x, const int size[3],
+                         float *y)
 {
     const bool encode = n == &v->encoder;
     const int B = size[0], rows = size[1], columns = size[2], f = n->factor;
     if (n->count == 0)
-        return fv_fail(ctx, FV_ERR_UNSUPPORTED, "vae: the file has no %s", encode ? "encoder" : "decoder");
+        return fv_fail(ctx, FV_ERR_UNSUPPORTED, "vae: the file has no %s",
+                       encode ? "encoder" : "decoder");
     if (!x || !y || B < 1 || rows < 1 || columns < 1 || rows > MAX_SIDE || columns > MAX_SIDE)
-        return fv_fail(ctx, FV_ERR_ARG, "vae: %d pictures of %d x %d (1 to %d)", B, rows, columns, MAX_SIDE);
+        return fv_fail(ctx, FV_ERR_ARG, "vae: %d pictures of %d x %d (1 to %d)", B, rows, columns,
+                       MAX_SIDE);
     if (encode && (rows % f || columns % f))
-        return fv_fail(ctx, FV_ERR_SHAPE, "vae: %d x %d pixels are not multiples of %d", rows, columns, f);
+        return fv_fail(ctx, FV_ERR_SHAPE, "vae: %d x %d pixels are not multiples of %d", rows,
+                       columns, f);
     fv_vae_info info;
     fv_vae_get_info(v, &info);
     const size_t in = (size_t)rows * (size_t)columns * (size_t)n->in_channels;
-    const size_t out = encode ? (size_t)(rows / f) * (size_t)(columns / f) * (size_t)info.latent_channels
-                              : (size_t)rows * (size_t)columns * (size_t)f * (size_t)f * 3;
+    const size_t out =
+        encode ? (size_t)(rows / f) * (size_t)(columns / f) * (size_t)info.latent_channels
+               : (size_t)rows * (size_t)columns * (size_t)f * (size_t)f * 3;
     fv_plan *p = NULL;
     FV_TRY(find_plan(ctx, v, n, rows, columns, &p));
     const fv_status s = run_all(ctx, p, x, in, y, out, B);
@@ -639,12 +678,14 @@ static fv_status run_net(fv_ctx *ctx, fv_vae *v, vae_net *n, const float *x, con
     return s;
 }
 
-fv_status fv_vae_decode(fv_ctx *ctx, fv_vae *v, const float *latent, int B, int h, int w, float *rgb)
+fv_status fv_vae_decode(fv_ctx *ctx, fv_vae *v, const float *latent, int B, int h, int w,
+                        float *rgb)
 {
     return run_net(ctx, v, &v->decoder, latent, (const int[3]){ B, h, w }, rgb);
 }
 
-fv_status fv_vae_encode(fv_ctx *ctx, fv_vae *v, const float *rgb, int B, int height, int width, float *latent)
+fv_status fv_vae_encode(fv_ctx *ctx, fv_vae *v, const float *rgb, int B, int height, int width,
+                        float *latent)
 {
     return run_net(ctx, v, &v->encoder, rgb, (const int[3]){ B, height, width }, latent);
 }

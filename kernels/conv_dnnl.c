@@ -7,13 +7,14 @@
  *   masters (training, and sampling while it goes on): the master or its bf16 copy is reordered
  *              before each use into a buffer of the node; that is O*C*kh*kw elements against
  *              B*H'*W' times as many multiply-adds.
- *   backward:  dx = conv^T(dy, w): where a gradient is already there it goes to scratch in f32 and is
- *              added with one rounding; dw comes in oneDNN's layout and is reordered with `+=` onto
- *              the OIHW gradient; db comes with dw.
+ *   backward:  dx = conv^T(dy, w): where a gradient is already there it goes to scratch in f32 and
+ *              is added with one rounding; dw comes in oneDNN's layout and is reordered with `+=`
+ *              onto the OIHW gradient; db comes with dw.
  *
- * Arithmetic is bf16 when x or y is bf16 (an operand in f32 is rounded once into scratch), else f32;
- * sums are f32 in both. For a given shape the forward pass and dx give the same bytes for any thread
- * count; dw and db do not: oneDNN splits their sum over images and rows by the number of threads. */
+ * Arithmetic is bf16 when x or y is bf16 (an operand in f32 is rounded once into scratch), else
+ * f32; sums are f32 in both. For a given shape the forward pass and dx give the same bytes for any
+ * thread count; dw and db do not: oneDNN splits their sum over images and rows by the number of
+ * threads. */
 #include "dnnl_call.h"
 
 #include <string.h>
@@ -35,7 +36,7 @@ typedef struct conv_state {
     float *db;
 } conv_state;
 
-/* ---- Shapes ------------------------------------------------------------------------------------- */
+/* ---- Shapes ---------------------------------------------------------------------------------- */
 
 static bool is_half(const fvi_exec *e)
 {
@@ -51,7 +52,8 @@ static fv_status read_shape(const fvi_exec *e, conv_shape *c)
     if ((x->dtype != FV_F32 && x->dtype != FV_BF16) || (y->dtype != FV_F32 && y->dtype != FV_BF16))
         return fv_fail(e->ctx, FV_ERR_DTYPE, "conv2d: %s -> %s is not one of f32 and bf16",
                        fv_dtype_name(x->dtype), fv_dtype_name(y->dtype));
-    *c = (conv_shape){ .B = x->dim[0], .H = x->dim[1], .W = x->dim[2], .C = x->dim[3], .O = w->dim[0],
+    *c = (conv_shape){ .B = x->dim[0], .H = x->dim[1], .W = x->dim[2], .C = x->dim[3],
+                       .O = w->dim[0],
                        .kh = w->dim[2], .kw = w->dim[3], .OH = y->dim[1], .OW = y->dim[2],
                        .stride = a[0], .top = a[1], .left = a[2], .bottom = a[3], .right = a[4],
                        .type = is_half(e) ? dnnl_bf16 : dnnl_f32, .y = fvi_dnnl_type(y->dtype),
@@ -60,16 +62,19 @@ static fv_status read_shape(const fvi_exec *e, conv_shape *c)
     c->dx = e->gin_add[0] ? dnnl_f32 : fvi_dnnl_type(x->dtype);
     if (c->B < 1 || c->H < 1 || c->W < 1 || c->C < 1 || c->O < 1 || c->kh < 1 || c->kw < 1 ||
         c->stride < 1 || c->top < 0 || c->left < 0 || c->bottom < 0 || c->right < 0)
-        return fv_fail(e->ctx, FV_ERR_SHAPE, "conv2d: a size or the stride is below 1, or a pad below 0");
+        return fv_fail(e->ctx, FV_ERR_SHAPE,
+                       "conv2d: a size or the stride is below 1, or a pad below 0");
     const int64_t h = c->H + c->top + c->bottom - c->kh, v = c->W + c->left + c->right - c->kw;
     if (w->dim[1] != c->C || y->dim[0] != c->B || y->dim[3] != c->O || h < 0 || v < 0 ||
         c->OH != h / c->stride + 1 || c->OW != v / c->stride + 1)
-        return fv_fail(e->ctx, FV_ERR_SHAPE, "conv2d: y is %lldx%lldx%lld, which x, w, stride and pads "
-                       "do not give", (long long)c->OH, (long long)c->OW, (long long)y->dim[3]);
+        return fv_fail(e->ctx, FV_ERR_SHAPE,
+                       "conv2d: y is %lldx%lldx%lld, which x, w, stride and pads "
+                       "do not give",
+                       (long long)c->OH, (long long)c->OW, (long long)y->dim[3]);
     return FV_OK;
 }
 
-/* ---- Primitive descriptors ---------------------------------------------------------------------- */
+/* ---- Primitive descriptors ------------------------------------------------------------------- */
 
 typedef struct conv_mds { fvi_md x, w, b, y; } conv_mds;
 
@@ -81,8 +86,8 @@ static void free_mds(conv_mds *m)
     fvi_md_free(&m->y);
 }
 
-static dnnl_status_t make_mds(const conv_shape *c, conv_mds *m, dnnl_data_type_t x, dnnl_data_type_t w,
-                              dnnl_data_type_t y)
+static dnnl_status_t make_mds(const conv_shape *c, conv_mds *m, dnnl_data_type_t x,
+                              dnnl_data_type_t w, dnnl_data_type_t y)
 {
     const dnnl_dims_t xd = { c->B, c->C, c->H, c->W }, wd = { c->O, c->C, c->kh, c->kw };
     const dnnl_dims_t bd = { c->O }, yd = { c->B, c->O, c->OH, c->OW };
@@ -94,7 +99,8 @@ static dnnl_status_t make_mds(const conv_shape *c, conv_mds *m, dnnl_data_type_t
     return s;
 }
 
-static dnnl_status_t forward_pd(const conv_shape *c, dnnl_engine_t e, bool train, dnnl_primitive_desc_t *pd)
+static dnnl_status_t forward_pd(const conv_shape *c, dnnl_engine_t e, bool train,
+                                dnnl_primitive_desc_t *pd)
 {
     const dnnl_prop_kind_t kind = train ? dnnl_forward_training : dnnl_forward_inference;
     const dnnl_dims_t stride = { c->stride, c->stride };
@@ -110,9 +116,9 @@ static dnnl_status_t forward_pd(const conv_shape *c, dnnl_engine_t e, bool train
 #if DNNL_VERSION_MAJOR >= 3
     const dnnl_dims_t dilate = { 0, 0 };
     if (s == dnnl_success)
-        s = dnnl_convolution_forward_primitive_desc_create(pd, e, kind, dnnl_convolution_direct, m.x, m.w,
-                                                           c->bias ? m.b : NULL, m.y, stride, dilate,
-                                                           before, after, attr);
+        s = dnnl_convolution_forward_primitive_desc_create(pd, e, kind, dnnl_convolution_direct,
+                                                           m.x, m.w, c->bias ? m.b : NULL, m.y,
+                                                           stride, dilate, before, after, attr);
 #else
     dnnl_convolution_desc_t op;
     if (s == dnnl_success)
@@ -134,25 +140,28 @@ static dnnl_status_t backward_pd(const conv_shape *c, dnnl_engine_t e, bool weig
     const dnnl_dims_t before = { c->top, c->left }, after = { c->bottom, c->right };
     dnnl_primitive_attr_t attr = NULL;
     conv_mds m;
-    dnnl_status_t s = make_mds(c, &m, weights ? c->x : c->dx, weights ? dnnl_f32 : c->type, c->type);
+    dnnl_status_t s =
+        make_mds(c, &m, weights ? c->x : c->dx, weights ? dnnl_f32 : c->type, c->type);
     if (s == dnnl_success) s = fvi_dnnl_attr(&attr);
 #if DNNL_VERSION_MAJOR >= 3
     const dnnl_dims_t dilate = { 0, 0 };
     if (s == dnnl_success && weights)
         s = dnnl_convolution_backward_weights_primitive_desc_create(
-            pd, e, dnnl_convolution_direct, m.x, m.w, c->bias ? m.b : NULL, m.y, stride, dilate, before,
-            after, hint, attr);
+            pd, e, dnnl_convolution_direct, m.x, m.w, c->bias ? m.b : NULL, m.y, stride, dilate,
+            before, after, hint, attr);
     else if (s == dnnl_success)
-        s = dnnl_convolution_backward_data_primitive_desc_create(
-            pd, e, dnnl_convolution_direct, m.x, m.w, m.y, stride, dilate, before, after, hint, attr);
+        s = dnnl_convolution_backward_data_primitive_desc_create(pd, e, dnnl_convolution_direct,
+                                                                 m.x, m.w, m.y, stride, dilate,
+                                                                 before, after, hint, attr);
 #else
     dnnl_convolution_desc_t op;
     if (s == dnnl_success && weights)
         s = dnnl_convolution_backward_weights_desc_init(&op, dnnl_convolution_direct, &m.x, &m.w,
-                                                        c->bias ? &m.b : NULL, &m.y, stride, before, after);
+                                                        c->bias ? &m.b : NULL, &m.y, stride, before,
+                                                        after);
     else if (s == dnnl_success)
-        s = dnnl_convolution_backward_data_desc_init(&op, dnnl_convolution_direct, &m.x, &m.w, &m.y, stride,
-                                                     before, after);
+        s = dnnl_convolution_backward_data_desc_init(&op, dnnl_convolution_direct, &m.x, &m.w, &m.y,
+                                                     stride, before, after);
     if (s == dnnl_success) s = dnnl_primitive_desc_create(pd, &op, attr, e, hint);
 #endif
     if (attr) dnnl_primitive_attr_destroy(attr);
@@ -160,13 +169,14 @@ static dnnl_status_t backward_pd(const conv_shape *c, dnnl_engine_t e, bool weig
     return s;
 }
 
-/* ---- Prepare ------------------------------------------------------------------------------------ */
+/* ---- Prepare --------------------------------------------------------------------------------- */
 
 static void conv_release(fv_ctx *ctx, void *state)
 {
     conv_state *st = state;
     if (!st) return;
-    fvi_dnnl_call *calls[] = { &st->forward, &st->dx, &st->dw, &st->pack_forward, &st->pack_dx, &st->add_dw };
+    fvi_dnnl_call *calls[] = { &st->forward,      &st->dx,      &st->dw,
+                               &st->pack_forward, &st->pack_dx, &st->add_dw };
     for (size_t i = 0; i < FV_ARRAY_LEN(calls); i++) fvi_dnnl_call_destroy(calls[i]);
     fv_free(ctx, st->weights);
     fv_free(ctx, st->db);
@@ -177,9 +187,11 @@ static fv_status no_kernel(const fvi_exec *e, dnnl_status_t s, const char *what)
 {
     if (s == dnnl_out_of_memory) return FV_ERR_OOM;
     const fv_tensor *x = &e->in[0], *w = &e->in[1];
-    return fv_fail(e->ctx, FV_ERR_UNSUPPORTED, "conv2d: oneDNN has no %s kernel for %s %lldx%lldx%lldx%lld "
-                   "by %lldx%lldx%lld (status %d)", what, is_half(e) ? "bf16" : "f32", (long long)x->dim[0],
-                   (long long)x->dim[1], (long long)x->dim[2], (long long)x->dim[3], (long long)w->dim[0],
+    return fv_fail(e->ctx, FV_ERR_UNSUPPORTED,
+                   "conv2d: oneDNN has no %s kernel for %s %lldx%lldx%lldx%lld "
+                   "by %lldx%lldx%lld (status %d)",
+                   what, is_half(e) ? "bf16" : "f32", (long long)x->dim[0], (long long)x->dim[1],
+                   (long long)x->dim[2], (long long)x->dim[3], (long long)w->dim[0],
                    (long long)w->dim[2], (long long)w->dim[3], (int)s);
 }
 
@@ -206,13 +218,16 @@ static fv_status pack_weights(fv_ctx *ctx, const void *key, const float *f32, vo
     const dnnl_status_t s = fvi_dnnl_reorder_create(ctx, &call, p->from, p->to, false);
     fvi_threads_leave(old);
     if (s != dnnl_success)
-        return fv_fail(ctx, FV_ERR_UNSUPPORTED, "conv2d: packing weights failed (status %d)", (int)s);
-    const fv_status r = fvi_dnnl_call_run(ctx, &call, "conv2d weights", (const void *const[]){ f32, dst });
+        return fv_fail(ctx, FV_ERR_UNSUPPORTED, "conv2d: packing weights failed (status %d)",
+                       (int)s);
+    const fv_status r =
+        fvi_dnnl_call_run(ctx, &call, "conv2d weights", (const void *const[]){ f32, dst });
     fvi_dnnl_call_destroy(&call);
     return r;
 }
 
-static fv_status pack_once(fvi_exec *e, const conv_shape *c, conv_state *st, const_dnnl_primitive_desc_t pd)
+static fv_status pack_once(fvi_exec *e, const conv_shape *c, conv_state *st,
+                           const_dnnl_primitive_desc_t pd)
 {
     fvi_md from, to;
     memset(&to, 0, sizeof to);
@@ -223,7 +238,8 @@ static fv_status pack_once(fvi_exec *e, const conv_shape *c, conv_state *st, con
         const size_t bytes = fvi_md_bytes(&to);
         conv_pack p = { { 2, (int32_t)c->type, c->O, c->C, c->kh, c->kw, (int64_t)bytes,
                           fvi_md_layout(&to, 4) }, &from, &to };
-        r = fvi_param_packed(e->ctx, e->params, e->pid[1], &p, sizeof p.key, bytes, pack_weights, &st->packed);
+        r = fvi_param_packed(e->ctx, e->params, e->pid[1], &p, sizeof p.key, bytes, pack_weights,
+                             &st->packed);
     }
     fvi_md_free(&from);
     fvi_md_free(&to);
@@ -232,17 +248,20 @@ static fv_status pack_once(fvi_exec *e, const conv_shape *c, conv_state *st, con
 
 /* Reorder between OIHW of type t and the weights of pd, if the two differ; *bytes: largest form. */
 static dnnl_status_t make_reorder(fvi_exec *e, const conv_shape *c, const_dnnl_primitive_desc_t pd,
-                                  dnnl_data_type_t t, bool gradient, fvi_dnnl_call *call, size_t *bytes)
+                                  dnnl_data_type_t t, bool gradient, fvi_dnnl_call *call,
+                                  size_t *bytes)
 {
     fvi_md plain, own;
     memset(&own, 0, sizeof own);
     dnnl_status_t s = plain_weights(c, t, &plain);
     if (s == dnnl_success)
-        s = fvi_md_query(&own, pd, gradient ? dnnl_query_diff_weights_md : dnnl_query_weights_md, 0);
+        s = fvi_md_query(&own, pd, gradient ? dnnl_query_diff_weights_md : dnnl_query_weights_md,
+                         0);
     if (s == dnnl_success) {
         if (fvi_md_bytes(&own) > *bytes) *bytes = fvi_md_bytes(&own);
         if (gradient) s = fvi_dnnl_reorder_create(e->ctx, call, &own, &plain, true);
-        else if (!fvi_md_same(&plain, &own)) s = fvi_dnnl_reorder_create(e->ctx, call, &plain, &own, false);
+        else if (!fvi_md_same(&plain, &own))
+            s = fvi_dnnl_reorder_create(e->ctx, call, &plain, &own, false);
     }
     fvi_md_free(&plain);
     fvi_md_free(&own);
@@ -253,7 +272,8 @@ static fv_status prepare_backward(fvi_exec *e, const conv_shape *c, conv_state *
                                   const_dnnl_primitive_desc_t hint, size_t *bytes)
 {
     static const int dx_id[] = { DNNL_ARG_DIFF_DST, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_SRC };
-    static const int dw_id[] = { DNNL_ARG_SRC, DNNL_ARG_DIFF_DST, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_BIAS };
+    static const int dw_id[] = { DNNL_ARG_SRC, DNNL_ARG_DIFF_DST, DNNL_ARG_DIFF_WEIGHTS,
+                                 DNNL_ARG_DIFF_BIAS };
     dnnl_engine_t engine = e->ctx->dnnl_engine;
     if (e->gin[0].ndim > 0) {
         dnnl_primitive_desc_t pd = NULL;
@@ -267,12 +287,14 @@ static fv_status prepare_backward(fvi_exec *e, const conv_shape *c, conv_state *
     if (e->gin[1].ndim > 0 || want_db) {
         dnnl_primitive_desc_t pd = NULL;
         dnnl_status_t s = backward_pd(c, engine, true, hint, &pd);
-        if (s == dnnl_success) s = fvi_dnnl_call_create(e->ctx, &st->dw, pd, dw_id, NULL, c->bias ? 4 : 3);
+        if (s == dnnl_success)
+            s = fvi_dnnl_call_create(e->ctx, &st->dw, pd, dw_id, NULL, c->bias ? 4 : 3);
         if (s == dnnl_success) s = make_reorder(e, c, pd, dnnl_f32, true, &st->add_dw, bytes);
         if (pd) dnnl_primitive_desc_destroy(pd);
         if (s != dnnl_success) return no_kernel(e, s, "backward weights");
     }
-    if (c->bias && st->dw.prim && !(st->db = fv_alloc(e->ctx, (size_t)c->O * sizeof(float)))) return FV_ERR_OOM;
+    if (c->bias && st->dw.prim && !(st->db = fv_alloc(e->ctx, (size_t)c->O * sizeof(float))))
+        return FV_ERR_OOM;
     return FV_OK;
 }
 
@@ -284,7 +306,8 @@ static fv_status prepare_locked(fvi_exec *e, const conv_shape *c, conv_state *st
     fv_status r = FV_OK;
     const bool masters = fvi_params_master(e->params) != NULL;
     dnnl_status_t s = forward_pd(c, e->ctx->dnnl_engine, e->training, &pd);
-    if (s == dnnl_success) s = fvi_dnnl_call_create(e->ctx, &st->forward, pd, id, NULL, c->bias ? 4 : 3);
+    if (s == dnnl_success)
+        s = fvi_dnnl_call_create(e->ctx, &st->forward, pd, id, NULL, c->bias ? 4 : 3);
     if (s == dnnl_success && masters)
         s = make_reorder(e, c, pd, c->type, false, &st->pack_forward, &bytes);
     if (s != dnnl_success) r = no_kernel(e, s, "forward");
@@ -317,7 +340,7 @@ static fv_status conv_prepare(fvi_exec *e)
     return FV_OK;
 }
 
-/* ---- Run ---------------------------------------------------------------------------------------- */
+/* ---- Run ------------------------------------------------------------------------------------- */
 
 /* Scratch: [ x as bf16 ][ dy as bf16 ][ dx in f32 before it is added ], each only when needed. */
 typedef struct conv_scratch { size_t x, dy, dx, total; } conv_scratch;
@@ -363,7 +386,8 @@ static fv_status current_weights(fvi_exec *e, conv_state *st, fvi_dnnl_call *pac
     *out = w;
     if (!pack->prim) return FV_OK;
     *out = st->weights;
-    return fvi_dnnl_call_run(e->ctx, pack, "conv2d weights", (const void *const[]){ w, st->weights });
+    return fvi_dnnl_call_run(e->ctx, pack, "conv2d weights",
+                             (const void *const[]){ w, st->weights });
 }
 
 static fv_status conv_forward(fvi_exec *e)
@@ -409,7 +433,8 @@ static fv_status conv_backward(fvi_exec *e)
     }
     if (!st->dw.prim || (!e->gin[1].data && !e->gin[2].data)) return FV_OK;
     FV_TRY(as_product(e, &e->in[0], at.x, &x));
-    FV_TRY(fvi_dnnl_call_run(e->ctx, &st->dw, "conv2d dw", (const void *const[]){ x, dy, st->weights, st->db }));
+    FV_TRY(fvi_dnnl_call_run(e->ctx, &st->dw, "conv2d dw",
+                             (const void *const[]){ x, dy, st->weights, st->db }));
     if (e->gin[1].data) {
         const void *const data[] = { st->weights, e->gin[1].data };
         FV_TRY(fvi_dnnl_call_run(e->ctx, &st->add_dw, "conv2d dw", data));
@@ -422,6 +447,12 @@ static fv_status conv_backward(fvi_exec *e)
 }
 
 const fvi_op_def fvi_cpu_conv2d = {
-    .name = "conv2d", .bwd_reads_in = 1, .bwd_reads_out = 0, .scratch_bytes = conv_scratch_bytes,
-    .prepare = conv_prepare, .release = conv_release, .forward = conv_forward, .backward = conv_backward,
+    .name = "conv2d",
+    .bwd_reads_in = 1,
+    .bwd_reads_out = 0,
+    .scratch_bytes = conv_scratch_bytes,
+    .prepare = conv_prepare,
+    .release = conv_release,
+    .forward = conv_forward,
+    .backward = conv_backward,
 };

@@ -14,7 +14,7 @@ dnnl_data_type_t fvi_dnnl_type(fv_dtype t)
     }
 }
 
-/* ---- Memory descriptors ------------------------------------------------------------------------- */
+/* ---- Memory descriptors ---------------------------------------------------------------------- */
 
 #if DNNL_VERSION_MAJOR >= 3
 
@@ -106,7 +106,7 @@ dnnl_status_t fvi_dnnl_memory(dnnl_memory_t *mem, const fvi_md *md, dnnl_engine_
 
 #endif
 
-/* ---- Attributes --------------------------------------------------------------------------------- */
+/* ---- Attributes ------------------------------------------------------------------------------ */
 
 dnnl_status_t fvi_dnnl_append_act(dnnl_post_ops_t ops, fv_act act)
 {
@@ -147,7 +147,7 @@ dnnl_status_t fvi_dnnl_attr(dnnl_primitive_attr_t *attr)
     return dnnl_primitive_attr_set_scratchpad_mode(*attr, dnnl_scratchpad_mode_user);
 }
 
-/* ---- Calls -------------------------------------------------------------------------------------- */
+/* ---- Calls ----------------------------------------------------------------------------------- */
 
 fv_status fvi_dnnl_scratch(fv_ctx *ctx, size_t bytes, void **out)
 {
@@ -168,7 +168,8 @@ static dnnl_status_t argument(fv_ctx *ctx, dnnl_exec_arg_t *a, int id, const fvi
     return fvi_dnnl_memory(&a->memory, md, ctx->dnnl_engine);
 }
 
-static dnnl_status_t queried_argument(fv_ctx *ctx, dnnl_exec_arg_t *a, int id, const_dnnl_primitive_desc_t pd)
+static dnnl_status_t queried_argument(fv_ctx *ctx, dnnl_exec_arg_t *a, int id,
+                                      const_dnnl_primitive_desc_t pd)
 {
     fvi_md md;
     memset(&md, 0, sizeof md);
@@ -189,7 +190,8 @@ static dnnl_status_t scratch_argument(fv_ctx *ctx, fvi_dnnl_call *c, const_dnnl_
     if (c->scratch_bytes > 0) s = argument(ctx, &c->arg[c->args], DNNL_ARG_SCRATCHPAD, &md);
     fvi_md_free(&md);
     if (s != dnnl_success) return s;
-    return fvi_dnnl_scratch(ctx, c->scratch_bytes, &unused) == FV_OK ? dnnl_success : dnnl_out_of_memory;
+    return fvi_dnnl_scratch(ctx, c->scratch_bytes, &unused) == FV_OK ? dnnl_success
+                                                                     : dnnl_out_of_memory;
 }
 
 dnnl_status_t fvi_dnnl_call_create(fv_ctx *ctx, fvi_dnnl_call *c, const_dnnl_primitive_desc_t pd,
@@ -200,7 +202,8 @@ dnnl_status_t fvi_dnnl_call_create(fv_ctx *ctx, fvi_dnnl_call *c, const_dnnl_pri
     c->args = n;
     dnnl_status_t s = dnnl_primitive_create(&c->prim, pd);
     for (int i = 0; s == dnnl_success && i < n; i++)
-        s = md ? argument(ctx, &c->arg[i], id[i], md[i]) : queried_argument(ctx, &c->arg[i], id[i], pd);
+        s = md ? argument(ctx, &c->arg[i], id[i], md[i])
+               : queried_argument(ctx, &c->arg[i], id[i], pd);
     if (s == dnnl_success) s = scratch_argument(ctx, c, pd);
     if (s != dnnl_success) fvi_dnnl_call_destroy(c);
     return s;
@@ -214,7 +217,8 @@ void fvi_dnnl_call_destroy(fvi_dnnl_call *c)
     memset(c, 0, sizeof *c);
 }
 
-fv_status fvi_dnnl_call_run(fv_ctx *ctx, fvi_dnnl_call *c, const char *what, const void *const *data)
+fv_status fvi_dnnl_call_run(fv_ctx *ctx, fvi_dnnl_call *c, const char *what,
+                            const void *const *data)
 {
     dnnl_status_t s = dnnl_success;
     for (int i = 0; s == dnnl_success && i < c->args; i++)
@@ -226,15 +230,17 @@ fv_status fvi_dnnl_call_run(fv_ctx *ctx, fvi_dnnl_call *c, const char *what, con
     }
     const int old = fvi_threads_enter(ctx);
     if (s == dnnl_success)
-        s = dnnl_primitive_execute(c->prim, ctx->dnnl_stream, c->args + (c->scratch_bytes > 0), c->arg);
+        s = dnnl_primitive_execute(c->prim, ctx->dnnl_stream, c->args + (c->scratch_bytes > 0),
+                                   c->arg);
     if (s == dnnl_success) s = dnnl_stream_wait(ctx->dnnl_stream);
     fvi_threads_leave(old);
-    if (s != dnnl_success) return fv_fail(ctx, FV_ERR_DEVICE, "%s: oneDNN failed (status %d)", what, (int)s);
+    if (s != dnnl_success)
+        return fv_fail(ctx, FV_ERR_DEVICE, "%s: oneDNN failed (status %d)", what, (int)s);
     return FV_OK;
 }
 
-dnnl_status_t fvi_dnnl_reorder_create(fv_ctx *ctx, fvi_dnnl_call *c, const fvi_md *from, const fvi_md *to,
-                                      bool add)
+dnnl_status_t fvi_dnnl_reorder_create(fv_ctx *ctx, fvi_dnnl_call *c, const fvi_md *from,
+                                      const fvi_md *to, bool add)
 {
     static const int id[] = { DNNL_ARG_FROM, DNNL_ARG_TO };
     dnnl_primitive_attr_t attr = NULL;

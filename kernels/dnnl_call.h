@@ -4,9 +4,10 @@
  * 2 and handles in 3, and 3 creates primitive descriptors without operation descriptors. The first
  * difference ends in this pair of files; the second is handled where the primitives are made.
  *
- * Scratchpads are in user mode: oneDNN's own are per thread in the usual builds, so a primitive made
- * on one thread could not run on another, and they would escape our counters and caps. One block per
- * context, as large as the largest primitive needs, is enough: a context runs one call at a time. */
+ * Scratchpads are in user mode: oneDNN's own are per thread in the usual builds, so a primitive
+ * made on one thread could not run on another, and they would escape our counters and caps. One
+ * block per context, as large as the largest primitive needs, is enough: a context runs one call at
+ * a time. */
 #ifndef FV_DNNL_CALL_H
 #define FV_DNNL_CALL_H
 
@@ -47,10 +48,11 @@ dnnl_status_t fvi_dnnl_attr(dnnl_primitive_attr_t *attr);
 dnnl_status_t fvi_dnnl_call_create(fv_ctx *ctx, fvi_dnnl_call *c, const_dnnl_primitive_desc_t pd,
                                    const int *id, const fvi_md *const *md, int n);
 void fvi_dnnl_call_destroy(fvi_dnnl_call *c);
-fv_status fvi_dnnl_call_run(fv_ctx *ctx, fvi_dnnl_call *c, const char *what, const void *const *data);
+fv_status fvi_dnnl_call_run(fv_ctx *ctx, fvi_dnnl_call *c, const char *what,
+                            const void *const *data);
 /* Reorder (conversion of layout and type); add: to += from. */
-dnnl_status_t fvi_dnnl_reorder_create(fv_ctx *ctx, fvi_dnnl_call *c, const fvi_md *from, const fvi_md *to,
-                                      bool add);
+dnnl_status_t fvi_dnnl_reorder_create(fv_ctx *ctx, fvi_dnnl_call *c, const fvi_md *from,
+                                      const fvi_md *to, bool add);
 /* The context's scratchpad, grown to `bytes` when it is smaller. */
 fv_status fvi_dnnl_scratch(fv_ctx *ctx, size_t bytes, void **out);
 

@@ -1,9 +1,10 @@
 /* check_conv.c - CONV2D on oneDNN against a double reference: forward, gradients, thread counts,
- * accumulation. The whole list runs twice: as the machine is, and in a child process where oneDNN may
- * use AVX2 only (no bf16 there: FV_ERR_UNSUPPORTED is expected).
+ * accumulation. The whole list runs twice: as the machine is, and in a child process where oneDNN
+ * may use AVX2 only (no bf16 there: FV_ERR_UNSUPPORTED is expected).
  *
- * Tolerances: a sum of K f32 products has an error of about sqrt(K) u sum|x w|, u = 2^-24 (a factor 4
- * on top); operands are given as bf16 values, so bf16 adds only the rounding of the result (2^-8). */
+ * Tolerances: a sum of K f32 products has an error of about sqrt(K) u sum|x w|, u = 2^-24 (a factor
+ * 4 on top); operands are given as bf16 values, so bf16 adds only the rounding of the result
+ * (2^-8). */
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,7 +18,11 @@
 static bool bf16_offered;
 static fv_ctx *one, *two; /* contexts with 1 and 2 threads */
 
-typedef struct shape { int B, H, W, C, O, kh, kw, stride, top, left, bottom, right; fv_act act; bool bias; } shape;
+typedef struct shape {
+    int B, H, W, C, O, kh, kw, stride, top, left, bottom, right;
+    fv_act act;
+    bool bias;
+} shape;
 
 static const shape shapes[] = {
     { 2, 8, 8, 16, 64, 3, 3, 1, 1, 1, 1, 1, FV_ACT_SILU, true },
@@ -38,7 +43,7 @@ static const shape shapes[] = {
     { 1, 7, 1, 16, 64, 3, 1, 1, 1, 0, 1, 0, FV_ACT_NONE, true },
 };
 
-/* ---- Double reference ---------------------------------------------------------------------------- */
+/* ---- Double reference ------------------------------------------------------------------------ */
 
 static int out_h(const shape *s) { return (s->H + s->top + s->bottom - s->kh) / s->stride + 1; }
 static int out_w(const shape *s) { return (s->W + s->left + s->right - s->kw) / s->stride + 1; }
@@ -97,7 +102,8 @@ static void ref_free(ref *r)
     for (size_t i = 0; i < FV_ARRAY_LEN(p); i++) free(p[i]);
 }
 
-static ref reference(const shape *s, const float *x, const float *w, const float *b, const float *dy)
+static ref reference(const shape *s, const float *x, const float *w, const float *b,
+                     const float *dy)
 {
     ref r = { .x = x, .w = w, .b = b, .dy = dy };
     r.y = calloc((size_t)y_count(s), sizeof(double));
@@ -124,13 +130,14 @@ static double activate(fv_act a, double v)
     case FV_ACT_SILU: return v / (1 + exp(-v));
     case FV_ACT_SIGMOID: return 1 / (1 + exp(-v));
     case FV_ACT_TANH: return tanh(v);
-    case FV_ACT_GELU_TANH: return 0.5 * v * (1 + tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)));
+    case FV_ACT_GELU_TANH:
+        return 0.5 * v * (1 + tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)));
     case FV_ACT_GELU_ERF: return 0.5 * v * (1 + erf(v * 0.7071067811865476));
     default: return v;
     }
 }
 
-/* ---- One node by hand ---------------------------------------------------------------------------- */
+/* ---- One node by hand ------------------------------------------------------------------------ */
 
 typedef struct node {
     shape s;
@@ -170,7 +177,8 @@ static void to_type(fv_dtype t, const float *src, int64_t n, void *dst)
 static void from_type(fv_dtype t, const void *src, int64_t n, float *dst)
 {
     for (int64_t i = 0; i < n; i++)
-        dst[i] = t == FV_BF16 ? fv_bf16_to_f32(((const uint16_t *)src)[i]) : ((const float *)src)[i];
+        dst[i] =
+            t == FV_BF16 ? fv_bf16_to_f32(((const uint16_t *)src)[i]) : ((const float *)src)[i];
 }
 
 static float *values(int64_t n, uint64_t seed, bool half)
@@ -194,7 +202,9 @@ static void node_close(node *n)
     fv_params_destroy(&n->params);
     fv_model_close(&n->file);
     free(n->file_bytes);
-    void *p[] = { n->x, n->w, n->b, n->dy, n->xv, n->yv, n->dxv, n->dyv, n->out, n->dx, n->scratch };
+    void *p[] = {
+        n->x, n->w, n->b, n->dy, n->xv, n->yv, n->dxv, n->dyv, n->out, n->dx, n->scratch
+    };
     for (size_t i = 0; i < FV_ARRAY_LEN(p); i++) free(p[i]);
 }
 
@@ -256,7 +266,8 @@ static fv_status node_weights(node *n, mode m)
 }
 
 /* Prepared node; the status of prepare. */
-static fv_status node_open(node *n, fv_ctx *ctx, const shape *s, fv_dtype xt, fv_dtype yt, mode m, bool add)
+static fv_status node_open(node *n, fv_ctx *ctx, const shape *s, fv_dtype xt, fv_dtype yt, mode m,
+                           bool add)
 {
     const bool train = m == TRAINING;
     memset(n, 0, sizeof *n);
@@ -267,7 +278,8 @@ static fv_status node_open(node *n, fv_ctx *ctx, const shape *s, fv_dtype xt, fv
     n->train = train;
     node_values(n);
     FV_TRY(node_weights(n, m));
-    n->attr = (fvi_attr){ .i = { s->stride, s->top, s->left, s->bottom, s->right, train ? 0 : (int32_t)s->act } };
+    n->attr = (fvi_attr){ .i = { s->stride, s->top, s->left, s->bottom, s->right,
+                                 train ? 0 : (int32_t)s->act } };
     fvi_exec *e = &n->e;
     e->ctx = ctx;
     e->attr = &n->attr;
@@ -277,7 +289,8 @@ static fv_status node_open(node *n, fv_ctx *ctx, const shape *s, fv_dtype xt, fv
     FV_TRY(fvi_cpu_conv2d.prepare(e));
     n->ready = true;
     FV_TRY(fvi_params_sync(ctx, n->params));
-    const size_t f = fvi_cpu_conv2d.scratch_bytes(e, false), b = train ? fvi_cpu_conv2d.scratch_bytes(e, true) : 0;
+    const size_t f = fvi_cpu_conv2d.scratch_bytes(e, false),
+                 b = train ? fvi_cpu_conv2d.scratch_bytes(e, true) : 0;
     n->scratch = buffer(f > b ? f : b);
     e->scratch = n->scratch;
     e->in[0].data = n->xv;
@@ -303,11 +316,12 @@ static fv_status node_backward(node *n)
     return FV_OK;
 }
 
-/* ---- Tests --------------------------------------------------------------------------------------- */
+/* ---- Tests ----------------------------------------------------------------------------------- */
 
 static double bound(double magnitude, double value, double terms, fv_dtype t)
 {
-    return 4 * (1 + sqrt(terms)) * ldexp(magnitude, -24) + (t == FV_BF16 ? ldexp(fabs(value), -8) : 0) + 1e-30;
+    return 4 * (1 + sqrt(terms)) * ldexp(magnitude, -24) +
+           (t == FV_BF16 ? ldexp(fabs(value), -8) : 0) + 1e-30;
 }
 
 static bool refused(fv_dtype xt, fv_dtype yt, fv_status s)
@@ -331,8 +345,10 @@ static void forward_case(const shape *s, fv_dtype xt, fv_dtype yt, mode m)
         const double want = train ? r.y[i] : activate(s->act, r.y[i]);
         double tol = 1.2 * bound(r.ya[i] + 1, want, s->C * s->kh * s->kw, yt);
         if (!train && s->act > FV_ACT_RELU) tol += 2e-6; /* oneDNN's polynomial activations */
-        CHECK_MSG(fabs(want - n.out[i]) <= tol, "shape %d, %s -> %s, element %lld: %.9g, expected %.9g, tolerance %g",
-                  (int)(s - shapes), fv_dtype_name(xt), fv_dtype_name(yt), (long long)i, n.out[i], want, tol);
+        CHECK_MSG(fabs(want - n.out[i]) <= tol,
+                  "shape %d, %s -> %s, element %lld: %.9g, expected %.9g, tolerance %g",
+                  (int)(s - shapes), fv_dtype_name(xt), fv_dtype_name(yt), (long long)i, n.out[i],
+                  want, tol);
     }
     ref_free(&r);
     node_close(&n);
@@ -340,17 +356,27 @@ static void forward_case(const shape *s, fv_dtype xt, fv_dtype yt, mode m)
 
 static void forward_table(fv_dtype xt, fv_dtype yt, mode m)
 {
-    for (size_t i = 0; i < FV_ARRAY_LEN(shapes) && !test_bad; i++) forward_case(&shapes[i], xt, yt, m);
+    for (size_t i = 0; i < FV_ARRAY_LEN(shapes) && !test_bad; i++)
+        forward_case(&shapes[i], xt, yt, m);
 }
 
 static void forward_f32_matches_double(void) { forward_table(FV_F32, FV_F32, FROM_FILE); }
 static void forward_bf16_matches_double(void) { forward_table(FV_BF16, FV_BF16, FROM_FILE); }
 static void forward_bf16_to_f32_matches_double(void) { forward_table(FV_BF16, FV_F32, FROM_FILE); }
 static void forward_f32_to_bf16_rounds_once(void) { forward_table(FV_F32, FV_BF16, FROM_FILE); }
-static void forward_f32_from_masters_matches_double(void) { forward_table(FV_F32, FV_F32, FROM_MASTERS); }
-static void forward_bf16_from_masters_matches_double(void) { forward_table(FV_BF16, FV_BF16, FROM_MASTERS); }
+static void forward_f32_from_masters_matches_double(void)
+{
+    forward_table(FV_F32, FV_F32, FROM_MASTERS);
+}
+static void forward_bf16_from_masters_matches_double(void)
+{
+    forward_table(FV_BF16, FV_BF16, FROM_MASTERS);
+}
 static void training_forward_f32_matches_double(void) { forward_table(FV_F32, FV_F32, TRAINING); }
-static void training_forward_bf16_matches_double(void) { forward_table(FV_BF16, FV_BF16, TRAINING); }
+static void training_forward_bf16_matches_double(void)
+{
+    forward_table(FV_BF16, FV_BF16, TRAINING);
+}
 
 /* The convolution is linear in x and in w, so central differences are exact up to rounding. */
 static void reference_gradient_matches_central_differences(void)
@@ -391,7 +417,8 @@ static void backward_case(const shape *s, fv_dtype xt, fv_dtype yt, bool add)
     /* Gradients that are there already: dx only with add, parameters always. */
     float *start = values(x_count(s), 9, true);
     to_type(xt, start, x_count(s), n.dxv);
-    float *dw = fv_params_grad(n.params, 0).data, *db = s->bias ? fv_params_grad(n.params, 1).data : NULL;
+    float *dw = fv_params_grad(n.params, 0).data,
+          *db = s->bias ? fv_params_grad(n.params, 1).data : NULL;
     for (int64_t i = 0; i < w_count(s); i++) dw[i] = 0.5f;
     for (int64_t i = 0; db && i < s->O; i++) db[i] = -0.25f;
     OK(two, node_forward(&n));
@@ -401,16 +428,18 @@ static void backward_case(const shape *s, fv_dtype xt, fv_dtype yt, bool add)
     for (int64_t i = 0; i < x_count(s); i++) {
         const double want = r.dx[i] + (add ? start[i] : 0);
         const double tol = bound(r.dxa[i] + 1, want, (double)s->O * s->kh * s->kw, xt);
-        CHECK_MSG(fabs(want - n.dx[i]) <= tol, "dx, shape %d, %s, element %lld: %.9g, expected %.9g",
-                  (int)(s - shapes), fv_dtype_name(xt), (long long)i, n.dx[i], want);
+        CHECK_MSG(fabs(want - n.dx[i]) <= tol,
+                  "dx, shape %d, %s, element %lld: %.9g, expected %.9g", (int)(s - shapes),
+                  fv_dtype_name(xt), (long long)i, n.dx[i], want);
     }
     for (int64_t i = 0; i < w_count(s); i++)
         CHECK_MSG(fabs(r.dw[i] + 0.5 - dw[i]) <= bound(r.dwa[i] + 1, 0, pixels, FV_F32),
-                  "dw, shape %d, %s, element %lld: %.9g, expected %.9g", (int)(s - shapes), fv_dtype_name(xt),
-                  (long long)i, dw[i], r.dw[i] + 0.5);
+                  "dw, shape %d, %s, element %lld: %.9g, expected %.9g", (int)(s - shapes),
+                  fv_dtype_name(xt), (long long)i, dw[i], r.dw[i] + 0.5);
     for (int64_t i = 0; db && i < s->O; i++)
         CHECK_MSG(fabs(r.db[i] - 0.25 - db[i]) <= bound(r.dba[i] + 1, 0, pixels, FV_F32),
-                  "db, shape %d, %s: %.9g, expected %.9g", (int)(s - shapes), fv_dtype_name(xt), db[i], r.db[i] - 0.25);
+                  "db, shape %d, %s: %.9g, expected %.9g", (int)(s - shapes), fv_dtype_name(xt),
+                  db[i], r.db[i] - 0.25);
     ref_free(&r);
     free(start);
     node_close(&n);
@@ -418,7 +447,8 @@ static void backward_case(const shape *s, fv_dtype xt, fv_dtype yt, bool add)
 
 static void backward_table(fv_dtype xt, fv_dtype yt, bool add)
 {
-    for (size_t i = 0; i < FV_ARRAY_LEN(shapes) && !test_bad; i++) backward_case(&shapes[i], xt, yt, add);
+    for (size_t i = 0; i < FV_ARRAY_LEN(shapes) && !test_bad; i++)
+        backward_case(&shapes[i], xt, yt, add);
 }
 
 static void backward_f32_matches_double(void) { backward_table(FV_F32, FV_F32, false); }
@@ -442,14 +472,17 @@ static void same_bytes_for_1_and_2_threads(void)
             OK(two, node_forward(&b));
             OK(one, node_backward(&a));
             OK(two, node_backward(&b));
-            CHECK_MSG(memcmp(a.yv, b.yv, (size_t)y_count(s) * e) == 0, "y, shape %d, half %d", (int)i, half);
-            CHECK_MSG(memcmp(a.dxv, b.dxv, (size_t)x_count(s) * e) == 0, "dx, shape %d, half %d", (int)i, half);
+            CHECK_MSG(memcmp(a.yv, b.yv, (size_t)y_count(s) * e) == 0, "y, shape %d, half %d",
+                      (int)i, half);
+            CHECK_MSG(memcmp(a.dxv, b.dxv, (size_t)x_count(s) * e) == 0, "dx, shape %d, half %d",
+                      (int)i, half);
             differ += memcmp(fv_params_grad(a.params, 0).data, fv_params_grad(b.params, 0).data,
                              (size_t)w_count(s) * 4) != 0;
             node_close(&a);
             node_close(&b);
         }
-    printf("# dw differs between 1 and 2 threads in %d cases (oneDNN splits the sum; documented)\n", differ);
+    printf("# dw differs between 1 and 2 threads in %d cases (oneDNN splits the sum; documented)\n",
+           differ);
 }
 
 static void second_step_follows_the_masters(void)

@@ -3,8 +3,9 @@
  * Runs twice: as the machine is, and in a child where oneDNN may use AVX2 only (no bf16,
  * no int8: FV_ERR_UNSUPPORTED is expected).
  *
- * Tolerances: a sum of K f32 products has an error of about sqrt(K) u sum|a b|, u = 2^-24 (times 4);
- * bf16 operands are exact, a bf16 result adds 2^-8 of itself; s8 sums are exact before the scale. */
+ * Tolerances: a sum of K f32 products has an error of about sqrt(K) u sum|a b|, u = 2^-24 (times
+ * 4); bf16 operands are exact, a bf16 result adds 2^-8 of itself; s8 sums are exact before the
+ * scale. */
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -61,13 +62,14 @@ static double activate(fv_act a, double v)
     case FV_ACT_SILU: return v / (1 + exp(-v));
     case FV_ACT_SIGMOID: return 1 / (1 + exp(-v));
     case FV_ACT_TANH: return tanh(v);
-    case FV_ACT_GELU_TANH: return 0.5 * v * (1 + tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)));
+    case FV_ACT_GELU_TANH:
+        return 0.5 * v * (1 + tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)));
     case FV_ACT_GELU_ERF: return 0.5 * v * (1 + erf(v * 0.7071067811865476));
     default: return v;
     }
 }
 
-/* ---- fvi_matmul ------------------------------------------------------------------------------------ */
+/* ---- fvi_matmul ------------------------------------------------------------------------------ */
 
 typedef struct product {
     fvi_matmul_desc d;
@@ -109,7 +111,8 @@ static void product_check(const product *p)
             const int64_t at = m * p->ldc + n;
             const double got = widened(d->c_type, p->cv, at);
             if (n >= d->N) {
-                CHECK_MSG(got == p->c[at], "beyond column %lld of row %lld", (long long)d->N, (long long)m);
+                CHECK_MSG(got == p->c[at], "beyond column %lld of row %lld", (long long)d->N,
+                          (long long)m);
                 continue;
             }
             double sum = 0, mag = 0;
@@ -126,11 +129,13 @@ static void product_check(const product *p)
             double tol = 5 * (1 + sqrt((double)d->K)) * ldexp(mag + 2, -24);
             if (d->c_type == FV_BF16) tol += ldexp(fabs(want), -8) * (d->accumulate ? 2 : 1);
             if (d->act > FV_ACT_RELU) tol += 2e-6;
-            CHECK_MSG(fabs(got - want) <= tol, "%s x %s -> %s %lldx%lldx%lld trans %d%d packed %d bias %d add %d "
-                      "act %d scaled %d at %lld,%lld: %.9g, expected %.9g", fv_dtype_name(d->a_type),
-                      fv_dtype_name(d->b_type), fv_dtype_name(d->c_type), (long long)d->M, (long long)d->N,
-                      (long long)d->K, d->a_trans, d->b_trans, d->b_packed, d->bias, d->accumulate, (int)d->act,
-                      d->scaled, (long long)m, (long long)n, got, want);
+            CHECK_MSG(fabs(got - want) <= tol,
+                      "%s x %s -> %s %lldx%lldx%lld trans %d%d packed %d bias %d add %d "
+                      "act %d scaled %d at %lld,%lld: %.9g, expected %.9g",
+                      fv_dtype_name(d->a_type), fv_dtype_name(d->b_type), fv_dtype_name(d->c_type),
+                      (long long)d->M, (long long)d->N, (long long)d->K, d->a_trans, d->b_trans,
+                      d->b_packed, d->bias, d->accumulate, (int)d->act, d->scaled, (long long)m,
+                      (long long)n, got, want);
         }
 }
 
@@ -158,8 +163,9 @@ static void product_case(const fvi_matmul_desc *d)
     fvi_matmul_destroy(two, &m);
 }
 
-static const int64_t sizes[][3] = { { 1, 1, 1 }, { 1, 64, 96 }, { 1, 130, 33 }, { 2, 3, 5 }, { 7, 1, 13 },
-                                    { 16, 16, 16 }, { 17, 31, 64 }, { 33, 65, 129 }, { 130, 127, 1 },
+static const int64_t sizes[][3] = { { 1, 1, 1 },    { 1, 64, 96 },   { 1, 130, 33 },
+                                    { 2, 3, 5 },    { 7, 1, 13 },    { 16, 16, 16 },
+                                    { 17, 31, 64 }, { 33, 65, 129 }, { 130, 127, 1 },
                                     { 64, 4, 130 }, { 5, 128, 127 }, { 100, 96, 72 } };
 
 static void all_sizes(fvi_matmul_desc d)
@@ -176,8 +182,14 @@ static void all_sizes(fvi_matmul_desc d)
 static void all_forms(fv_dtype a, fv_dtype b, fv_dtype c, bool scaled)
 {
     for (int f = 0; f < 32 && !test_bad; f++) {
-        const fvi_matmul_desc d = { .a_type = a, .b_type = b, .c_type = c, .scaled = scaled,
-                                    .a_trans = f & 1, .b_trans = f & 2, .b_packed = f & 4, .bias = f & 8,
+        const fvi_matmul_desc d = { .a_type = a,
+                                    .b_type = b,
+                                    .c_type = c,
+                                    .scaled = scaled,
+                                    .a_trans = f & 1,
+                                    .b_trans = f & 2,
+                                    .b_packed = f & 4,
+                                    .bias = f & 8,
                                     .accumulate = f & 16 };
         all_sizes(d);
     }
@@ -194,14 +206,19 @@ static void s8_products_unscaled(void)
 
 static void activations_follow_bias_and_scale(void)
 {
-    static const fv_act acts[] = { FV_ACT_RELU, FV_ACT_SILU, FV_ACT_GELU_TANH, FV_ACT_GELU_ERF, FV_ACT_SIGMOID,
-                                   FV_ACT_TANH, FV_ACT_LRELU };
+    static const fv_act acts[] = { FV_ACT_RELU,    FV_ACT_SILU, FV_ACT_GELU_TANH, FV_ACT_GELU_ERF,
+                                   FV_ACT_SIGMOID, FV_ACT_TANH, FV_ACT_LRELU };
     static const fv_dtype types[][3] = { { FV_F32, FV_F32, FV_F32 }, { FV_BF16, FV_BF16, FV_BF16 },
                                          { FV_I8, FV_I8, FV_F32 } };
     for (size_t i = 0; i < FV_ARRAY_LEN(acts); i++)
         for (size_t t = 0; t < FV_ARRAY_LEN(types) && !test_bad; t++) {
-            const fvi_matmul_desc d = { .a_type = types[t][0], .b_type = types[t][1], .c_type = types[t][2],
-                                        .b_trans = true, .b_packed = true, .bias = true, .act = acts[i],
+            const fvi_matmul_desc d = { .a_type = types[t][0],
+                                        .b_type = types[t][1],
+                                        .c_type = types[t][2],
+                                        .b_trans = true,
+                                        .b_packed = true,
+                                        .bias = true,
+                                        .act = acts[i],
                                         .scaled = types[t][0] == FV_I8 };
             all_sizes(d);
         }
@@ -217,8 +234,15 @@ static void unknown_activation_is_refused(void)
 static void leading_dimensions_leave_the_rest_alone(void)
 {
     for (int f = 0; f < 4 && !test_bad; f++) {
-        const fvi_matmul_desc d = { .M = 9, .N = 17, .K = 12, .lda = 40, .ldb = 50, .ldc = 29, .bias = true,
-                                    .a_trans = f & 1, .b_trans = f & 2 };
+        const fvi_matmul_desc d = { .M = 9,
+                                    .N = 17,
+                                    .K = 12,
+                                    .lda = 40,
+                                    .ldb = 50,
+                                    .ldc = 29,
+                                    .bias = true,
+                                    .a_trans = f & 1,
+                                    .b_trans = f & 2 };
         product_case(&d);
     }
 }
@@ -235,15 +259,22 @@ static void matmul_same_bytes_for_1_and_2_threads(void)
     for (int half = 0; half <= (bf16_offered ? 1 : 0); half++)
         for (size_t i = 0; i < FV_ARRAY_LEN(sizes); i++) {
             const fv_dtype t = half ? FV_BF16 : FV_F32;
-            const fvi_matmul_desc d = { .M = sizes[i][0], .N = sizes[i][1], .K = sizes[i][2], .a_type = t,
-                                        .b_type = t, .c_type = FV_F32, .b_trans = true, .bias = true };
+            const fvi_matmul_desc d = { .M = sizes[i][0],
+                                        .N = sizes[i][1],
+                                        .K = sizes[i][2],
+                                        .a_type = t,
+                                        .b_type = t,
+                                        .c_type = FV_F32,
+                                        .b_trans = true,
+                                        .bias = true };
             fvi_matmul *m1, *m2;
             OK(one, fvi_matmul_create(one, &m1, &d));
             OK(two, fvi_matmul_create(two, &m2, &d));
             product p = product_make(&d), q = product_make(&d);
             OK(one, fvi_matmul_run(one, m1, p.av, p.bv, p.bias, NULL, p.cv));
             OK(two, fvi_matmul_run(two, m2, q.av, q.bv, q.bias, NULL, q.cv));
-            CHECK_MSG(memcmp(p.cv, q.cv, (size_t)(d.M * d.N) * 4) == 0, "size %d, half %d", (int)i, half);
+            CHECK_MSG(memcmp(p.cv, q.cv, (size_t)(d.M * d.N) * 4) == 0, "size %d, half %d", (int)i,
+                      half);
             product_free(&p);
             product_free(&q);
             fvi_matmul_destroy(one, &m1);
@@ -256,7 +287,9 @@ typedef struct moved { fvi_matmul *m; product *p; } moved;
 static void *run_moved(void *user)
 {
     moved *v = user;
-    return fvi_matmul_run(one, v->m, v->p->av, v->p->bv, v->p->bias, NULL, v->p->cv) == FV_OK ? user : NULL;
+    return fvi_matmul_run(one, v->m, v->p->av, v->p->bv, v->p->bias, NULL, v->p->cv) == FV_OK
+               ? user
+               : NULL;
 }
 
 static void product_made_on_one_thread_runs_on_another(void)
@@ -264,8 +297,15 @@ static void product_made_on_one_thread_runs_on_another(void)
     /* Transposed operands make oneDNN copy into its scratchpad. */
     for (int half = 0; half <= (bf16_offered ? 1 : 0); half++) {
         const fv_dtype t = half ? FV_BF16 : FV_F32;
-        const fvi_matmul_desc d = { .M = 100, .N = 96, .K = 130, .a_type = t, .b_type = t, .c_type = FV_F32,
-                                    .a_trans = true, .b_trans = true, .bias = true };
+        const fvi_matmul_desc d = { .M = 100,
+                                    .N = 96,
+                                    .K = 130,
+                                    .a_type = t,
+                                    .b_type = t,
+                                    .c_type = FV_F32,
+                                    .a_trans = true,
+                                    .b_trans = true,
+                                    .bias = true };
         fvi_matmul *m;
         OK(one, fvi_matmul_create(one, &m, &d));
         product p = product_make(&d);
@@ -280,7 +320,7 @@ static void product_made_on_one_thread_runs_on_another(void)
     }
 }
 
-/* ---- LINEAR ----------------------------------------------------------------------------------------- */
+/* ---- LINEAR ---------------------------------------------------------------------------------- */
 
 typedef enum mode { FROM_FILE, FROM_MASTERS, TRAINING } mode;
 
@@ -306,7 +346,8 @@ static void node_close(node *n)
     if (n->e.state) fvi_cpu_linear.release(two, n->e.state);
     fv_params_destroy(&n->params);
     fv_model_close(&n->file);
-    void *p[] = { n->file_bytes, n->x, n->w, n->b, n->dy, n->dx0, n->xv, n->yv, n->dyv, n->dxv, n->scratch };
+    void *p[] = { n->file_bytes, n->x,  n->w,   n->b,   n->dy,     n->dx0,
+                  n->xv,         n->yv, n->dyv, n->dxv, n->scratch };
     for (size_t i = 0; i < FV_ARRAY_LEN(p); i++) free(p[i]);
 }
 
@@ -327,7 +368,8 @@ static fv_status node_weights(node *n, mode m)
     return fv_params_load(n->params, n->file, "");
 }
 
-static fv_status node_open(node *n, const int64_t size[3], fv_dtype xt, fv_dtype yt, mode m, bool add, fv_act act)
+static fv_status node_open(node *n, const int64_t size[3], fv_dtype xt, fv_dtype yt, mode m,
+                           bool add, fv_act act)
 {
     memset(n, 0, sizeof *n);
     n->M = size[0], n->N = size[1], n->K = size[2];
@@ -384,10 +426,13 @@ static double dot(const float *a, int64_t sa, const float *b, int64_t sb, int64_
     return s;
 }
 
-static void close_to(const char *what, double got, double want, double mag, double terms, fv_dtype t, double more)
+static void close_to(const char *what, double got, double want, double mag, double terms,
+                     fv_dtype t, double more)
 {
-    const double tol = 4 * (1 + sqrt(terms)) * ldexp(mag + 1, -24) + (t == FV_BF16 ? ldexp(fabs(want), -8) : 0) + more;
-    CHECK_MSG(fabs(got - want) <= tol, "%s: %.9g, expected %.9g, tolerance %g", what, got, want, tol);
+    const double tol = 4 * (1 + sqrt(terms)) * ldexp(mag + 1, -24) +
+                       (t == FV_BF16 ? ldexp(fabs(want), -8) : 0) + more;
+    CHECK_MSG(fabs(got - want) <= tol, "%s: %.9g, expected %.9g, tolerance %g", what, got, want,
+              tol);
 }
 
 static void check_gradients(node *n, bool add)
@@ -398,8 +443,8 @@ static void check_gradients(node *n, bool add)
         for (int64_t k = 0; k < n->K && !test_bad; k++) {
             const double v = dot(n->dy + m * n->N, 1, n->w + k, n->K, n->N, &mag);
             const double start = add ? n->dx0[m * n->K + k] : 0;
-            close_to("dx", widened(n->xt, n->dxv, m * n->K + k), v + start, mag, (double)n->N, n->xt,
-                     add && n->xt == FV_BF16 ? ldexp(fabs(v), -8) : 0);
+            close_to("dx", widened(n->xt, n->dxv, m * n->K + k), v + start, mag, (double)n->N,
+                     n->xt, add && n->xt == FV_BF16 ? ldexp(fabs(v), -8) : 0);
         }
     for (int64_t o = 0; o < n->N; o++)
         for (int64_t k = 0; k < n->K && !test_bad; k++) {
@@ -413,7 +458,8 @@ static void check_gradients(node *n, bool add)
     }
 }
 
-static void linear_case(const int64_t size[3], fv_dtype xt, fv_dtype yt, mode mo, bool add, fv_act act)
+static void linear_case(const int64_t size[3], fv_dtype xt, fv_dtype yt, mode mo, bool add,
+                        fv_act act)
 {
     node n;
     const fv_status s = node_open(&n, size, xt, yt, mo, add, act);
@@ -428,8 +474,8 @@ static void linear_case(const int64_t size[3], fv_dtype xt, fv_dtype yt, mode mo
     for (int64_t m = 0; m < n.M; m++)
         for (int64_t o = 0; o < n.N && !test_bad; o++) {
             const double v = dot(n.x + m * n.K, 1, n.w + o * n.K, 1, n.K, &mag) + n.b[o];
-            close_to("y", widened(yt, n.yv, m * n.N + o), activate(act, v), mag + 1, (double)n.K, yt,
-                     act > FV_ACT_RELU ? 2e-6 : 0);
+            close_to("y", widened(yt, n.yv, m * n.N + o), activate(act, v), mag + 1, (double)n.K,
+                     yt, act > FV_ACT_RELU ? 2e-6 : 0);
         }
     if (mo == TRAINING && !test_bad) {
         float *dw = fv_params_grad(n.params, 0).data, *db = fv_params_grad(n.params, 1).data;
@@ -441,7 +487,9 @@ static void linear_case(const int64_t size[3], fv_dtype xt, fv_dtype yt, mode mo
     node_close(&n);
 }
 
-static const fv_dtype linear_types[][2] = { { FV_F32, FV_F32 }, { FV_BF16, FV_BF16 }, { FV_BF16, FV_F32 } };
+static const fv_dtype linear_types[][2] = { { FV_F32, FV_F32 },
+                                            { FV_BF16, FV_BF16 },
+                                            { FV_BF16, FV_F32 } };
 
 static void linear_all(mode m, bool add, fv_act act)
 {

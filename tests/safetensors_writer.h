@@ -7,7 +7,12 @@
 
 #include "fovea.h"
 
-typedef struct st_writer { char *header; size_t header_bytes, header_cap, data_bytes; fv_tensor *t; int n, cap; } st_writer;
+typedef struct st_writer {
+    char *header;
+    size_t header_bytes, header_cap, data_bytes;
+    fv_tensor *t;
+    int n, cap;
+} st_writer;
 
 static inline void st_text(st_writer *w, const char *s)
 {
@@ -24,16 +29,19 @@ static inline void st_text(st_writer *w, const char *s)
 /* data must stay valid until st_finish; NULL = zeros. */
 static inline void st_add(st_writer *w, const char *name, const fv_tensor *t)
 {
-    static const char *const type[] = { "F32", "BF16", "I8", "I32", "F64", "F16", "I64", "I16", "U16", "U8" };
+    static const char *const type[] = { "F32", "BF16", "I8",  "I32", "F64",
+                                        "F16", "I64",  "I16", "U16", "U8" };
     char text[400];
     const size_t bytes = (size_t)fv_tensor_count(t) * fv_dtype_size(t->dtype);
-    snprintf(text, sizeof text, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", w->header_bytes ? "," : "{", name, type[t->dtype]);
+    snprintf(text, sizeof text, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[",
+             w->header_bytes ? "," : "{", name, type[t->dtype]);
     st_text(w, text);
     for (int i = 0; i < t->ndim; i++) {
         snprintf(text, sizeof text, "%s%lld", i ? "," : "", (long long)t->dim[i]);
         st_text(w, text);
     }
-    snprintf(text, sizeof text, "],\"data_offsets\":[%zu,%zu]}", w->data_bytes, w->data_bytes + bytes);
+    snprintf(text, sizeof text, "],\"data_offsets\":[%zu,%zu]}", w->data_bytes,
+             w->data_bytes + bytes);
     st_text(w, text);
     if (w->n == w->cap) {
         w->cap = w->cap ? 2 * w->cap : 64;

@@ -1,5 +1,6 @@
 /* test_vae.c - picture autoencoders against golden values (tests/parity/README.md, "Decoders"), all
- * naming schemes, parameter counts of the full-size models, damaged files, published TAEF2 weights. */
+ * naming schemes, parameter counts of the full-size models, damaged files, published TAEF2 weights.
+ * */
 #include <stdbool.h>
 
 #include "fovea_diffusion.h"
@@ -24,7 +25,7 @@ static fv_status open_parity(fv_model **m, const char *name)
     return fv_model_open(ctx, m, path, NULL);
 }
 
-/* ---- Files made in memory: the tensors of a model under other names, or drawn -------------------------- */
+/* ---- Files made in memory: the tensors of a model under other names, or drawn ---------------- */
 
 typedef struct memory_file { uint8_t *bytes; fv_model *m; } memory_file;
 
@@ -37,7 +38,8 @@ static void memory_close(memory_file *f)
 /* name -> new name (out, 256 bytes), false to drop; may change the shape. */
 typedef bool (*rename_fn)(const char *name, char *out, fv_tensor *t);
 
-static fv_status renamed(const fv_model *m, rename_fn fn, const char *key, const char *value, memory_file *out)
+static fv_status renamed(const fv_model *m, rename_fn fn, const char *key, const char *value,
+                         memory_file *out)
 {
     st_writer w = { 0 };
     size_t size;
@@ -75,15 +77,25 @@ static bool older_attention(const char *name, char *out, fv_tensor *t)
 static bool ldm_names(const char *name, char *out, fv_tensor *t)
 {
     static const char *const pairs[][2] = {
-        { "mid_block.resnets.0", "mid.block_1" }, { "mid_block.resnets.1", "mid.block_2" },
-        { "mid_block.attentions.0.group_norm", "mid.attn_1.norm" }, { "mid_block.attentions.0.to_q", "mid.attn_1.q" },
-        { "mid_block.attentions.0.to_k", "mid.attn_1.k" }, { "mid_block.attentions.0.to_v", "mid.attn_1.v" },
+        { "mid_block.resnets.0", "mid.block_1" },
+        { "mid_block.resnets.1", "mid.block_2" },
+        { "mid_block.attentions.0.group_norm", "mid.attn_1.norm" },
+        { "mid_block.attentions.0.to_q", "mid.attn_1.q" },
+        { "mid_block.attentions.0.to_k", "mid.attn_1.k" },
+        { "mid_block.attentions.0.to_v", "mid.attn_1.v" },
         { "mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out" },
-        { "up_blocks.0", "up.3" }, { "up_blocks.1", "up.2" }, { "up_blocks.2", "up.1" }, { "up_blocks.3", "up.0" },
-        { ".resnets.", ".block." }, { "conv_shortcut", "nin_shortcut" }, { "upsamplers.0", "upsample" },
-        { "conv_norm_out", "norm_out" } };
+        { "up_blocks.0", "up.3" },
+        { "up_blocks.1", "up.2" },
+        { "up_blocks.2", "up.1" },
+        { "up_blocks.3", "up.0" },
+        { ".resnets.", ".block." },
+        { "conv_shortcut", "nin_shortcut" },
+        { "upsamplers.0", "upsample" },
+        { "conv_norm_out", "norm_out" }
+    };
     snprintf(out, 256, "first_stage_model.%s", name);
-    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) replace(out, pairs[i][0], pairs[i][1]);
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
+        replace(out, pairs[i][0], pairs[i][1]);
     if (strstr(out, "attn_1") && t->ndim == 2) t->ndim = 4, t->dim[2] = t->dim[3] = 1;
     return true;
 }
@@ -103,11 +115,12 @@ static bool tiny_encoder_names(const char *name, char *out, fv_tensor *t)
     return true;
 }
 
-/* ---- Parity ------------------------------------------------------------------------------------------- */
+/* ---- Parity ---------------------------------------------------------------------------------- */
 
 /* Decode or encode `input` of io and compare with `want` after scale * y + shift. */
-static void compare(const fv_model *m, const char *prefix, const fv_model *io, const char *input, const char *want,
-                    bool encode, fv_dtype precision, float scale, float shift, double tolerance)
+static void compare(const fv_model *m, const char *prefix, const fv_model *io, const char *input,
+                    const char *want, bool encode, fv_dtype precision, float scale, float shift,
+                    double tolerance)
 {
     fv_tensor x, y;
     const float *xs = golden(io, input, &x), *ys = golden(io, want, &y);
@@ -174,17 +187,23 @@ static void vae_with_other_names_gives_equal_bytes(void)
 
 static void metadata_sets_groups_and_scale(void)
 {
-    static const struct { const char *key, *value; fv_status status; } cases[] = {
-        { "groups", "4", FV_OK }, { "groups", "1", FV_OK }, { "groups", "32", FV_ERR_MODEL },
-        { "groups", "-4", FV_ERR_MODEL }, { "groups", "x", FV_ERR_MODEL }, { "unknown", "4", FV_ERR_MODEL },
-        { "scaling_factor", "0", FV_ERR_MODEL }, { "scaling_factor", "nan", FV_ERR_MODEL } };
+    static const struct { const char *key, *value; fv_status status;
+    } cases[] = { { "groups", "4", FV_OK },
+                  { "groups", "1", FV_OK },
+                  { "groups", "32", FV_ERR_MODEL },
+                  { "groups", "-4", FV_ERR_MODEL },
+                  { "groups", "x", FV_ERR_MODEL },
+                  { "unknown", "4", FV_ERR_MODEL },
+                  { "scaling_factor", "0", FV_ERR_MODEL },
+                  { "scaling_factor", "nan", FV_ERR_MODEL } };
     fv_model *m;
     OK(ctx, open_parity(&m, "vae_small"));
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         memory_file f = { 0 };
         fv_vae *v;
         OK(ctx, renamed(m, older_attention, cases[i].key, cases[i].value, &f));
-        CHECK_MSG(fv_vae_open(ctx, &v, f.m, "", FV_F32) == cases[i].status, "%s = %s", cases[i].key, cases[i].value);
+        CHECK_MSG(fv_vae_open(ctx, &v, f.m, "", FV_F32) == cases[i].status, "%s = %s", cases[i].key,
+                  cases[i].value);
         fv_vae_close(&v);
         memory_close(&f);
     }
@@ -247,12 +266,14 @@ static void published_taef2_matches_golden(void)
     fv_vae_info info;
     OK(ctx, fv_vae_open(ctx, &v, d, "", FV_F32));
     fv_vae_get_info(v, &info);
-    CHECK(strcmp(info.kind, "TAEF2") == 0 && info.parameters == 1338499 && info.latent_channels == 32);
+    CHECK(strcmp(info.kind, "TAEF2") == 0 && info.parameters == 1338499 &&
+          info.latent_channels == 32);
     CHECK(info.factor == 8 && info.can_decode && !info.can_encode);
     fv_vae_close(&v);
     OK(ctx, fv_vae_open(ctx, &v, e, "", FV_F32));
     fv_vae_get_info(v, &info);
-    CHECK(strcmp(info.kind, "TAEF2") == 0 && info.parameters == 1338528 && info.latent_channels == 32);
+    CHECK(strcmp(info.kind, "TAEF2") == 0 && info.parameters == 1338528 &&
+          info.latent_channels == 32);
     CHECK(info.factor == 8 && !info.can_decode && info.can_encode);
     fv_vae_close(&v);
     fv_model_close(&d);
@@ -260,7 +281,7 @@ static void published_taef2_matches_golden(void)
     fv_model_close(&io);
 }
 
-/* ---- Full-size shapes ------------------------------------------------------------------------------------ */
+/* ---- Full-size shapes ------------------------------------------------------------------------ */
 
 static void add_shape(st_writer *w, const char *name, int nd, int a, int b, int k)
 {
@@ -268,7 +289,8 @@ static void add_shape(st_writer *w, const char *name, int nd, int a, int b, int 
     st_add(w, name, &t);
 }
 
-static void add_named(st_writer *w, const char *base, const char *part, int nd, int a, int b, int k, bool bias)
+static void add_named(st_writer *w, const char *base, const char *part, int nd, int a, int b, int k,
+                      bool bias)
 {
     char name[256];
     snprintf(name, sizeof name, "%s%s.weight", base, part);
@@ -297,7 +319,8 @@ static uint8_t *full_vae(size_t *size, int skip_level)
     add_res(&w, "decoder.mid_block.resnets.1", 512, 512);
     add_named(&w, "decoder.mid_block.attentions.0.", "group_norm", 1, 512, 0, 0, true);
     static const char *const part[] = { "to_q", "to_k", "to_v", "to_out.0" };
-    for (int i = 0; i < 4; i++) add_named(&w, "decoder.mid_block.attentions.0.", part[i], 2, 512, 512, 0, true);
+    for (int i = 0; i < 4; i++)
+        add_named(&w, "decoder.mid_block.attentions.0.", part[i], 2, 512, 512, 0, true);
     for (int b = 0; b < 4; b++)
         for (int r = 0; r < 3; r++) {
             char base[128];
@@ -343,7 +366,8 @@ static void full_size_taesd_has_1222531_parameters(void)
             static const char *const part[] = { ".conv.0", ".conv.2", ".conv.4" };
             add_named(&w, base, part[c], 4, 64, 64, 3, true);
         }
-        if (graph[k] == 'C') add_named(&w, base, "", 4, k == 19 ? 3 : 64, k == 1 ? 4 : 64, 3, k == 1 || k == 19);
+        if (graph[k] == 'C')
+            add_named(&w, base, "", 4, k == 19 ? 3 : 64, k == 1 ? 4 : 64, 3, k == 1 || k == 19);
     }
     memory_file f = { .bytes = st_finish(&w, &size) };
     fv_vae *v;
@@ -357,7 +381,7 @@ static void full_size_taesd_has_1222531_parameters(void)
     memory_close(&f);
 }
 
-/* ---- Misuse ---------------------------------------------------------------------------------------------- */
+/* ---- Misuse ---------------------------------------------------------------------------------- */
 
 static int drop_index, shrink_index, seen;
 
@@ -385,8 +409,8 @@ static void each_missing_or_resized_tensor_is_refused(void)
         seen = 0;
         OK(ctx, renamed(m, drop_one, NULL, NULL, &f));
         const fv_status s = fv_vae_open(ctx, &v, f.m, "", FV_F32);
-        CHECK_MSG(drop && bias ? s == FV_OK : s == FV_ERR_MODEL && !v && *fv_ctx_error(ctx), "%s %s: %s",
-                  drop ? "without" : "resized", name, fv_status_name(s));
+        CHECK_MSG(drop && bias ? s == FV_OK : s == FV_ERR_MODEL && !v && *fv_ctx_error(ctx),
+                  "%s %s: %s", drop ? "without" : "resized", name, fv_status_name(s));
         fv_vae_close(&v);
         memory_close(&f);
     }
@@ -409,7 +433,8 @@ static void foreign_files_and_bad_sizes_are_refused(void)
     fv_vae *v;
     float x[4] = { 0 };
     OK(ctx, open_parity(&io, "taesd_small_io"));
-    CHECK(fv_vae_open(ctx, &v, io, NULL, FV_F32) == FV_ERR_MODEL && !v && strstr(fv_ctx_error(ctx), "TAESD"));
+    CHECK(fv_vae_open(ctx, &v, io, NULL, FV_F32) == FV_ERR_MODEL && !v &&
+          strstr(fv_ctx_error(ctx), "TAESD"));
     CHECK(fv_vae_open(ctx, &v, NULL, NULL, FV_F32) == FV_ERR_ARG && !v);
     CHECK(fv_vae_open(ctx, &v, io, NULL, FV_I8) == FV_ERR_ARG && !v);
     OK(ctx, open_parity(&d, "taesd_decoder_small"));
@@ -461,7 +486,7 @@ static void same_bytes_for_1_and_2_threads_and_other_contexts(void)
     fv_model_close(&io);
 }
 
-/* ---- Allocation failures ----------------------------------------------------------------------------------- */
+/* ---- Allocation failures --------------------------------------------------------------------- */
 
 typedef struct failing { int64_t left, live; } failing;
 
@@ -513,7 +538,8 @@ static void every_failed_allocation_is_reported_and_nothing_leaks(void)
         failing f = { n, 0 };
         bool good;
         const bool done = decode_with(&f, &good);
-        CHECK_MSG(good && f.live == 0, "allocation %lld, %lld blocks left", (long long)n, (long long)f.live);
+        CHECK_MSG(good && f.live == 0, "allocation %lld, %lld blocks left", (long long)n,
+                  (long long)f.live);
         if (done) return;
     }
     CHECK(0 && "never succeeded");
@@ -529,7 +555,8 @@ int main(void)
     RUN(taesd_matches_golden);
     RUN(autoencoder_tiny_names_match_golden);
     if (have_weights(path, "taef2_decoder.safetensors")) RUN(published_taef2_matches_golden);
-    else SKIP(published_taef2_matches_golden, "the published weights are not beside the repository");
+    else
+        SKIP(published_taef2_matches_golden, "the published weights are not beside the repository");
     RUN(full_size_vae_has_49490179_parameters);
     RUN(full_size_taesd_has_1222531_parameters);
     RUN(each_missing_or_resized_tensor_is_refused);
