@@ -202,8 +202,8 @@ if [ -n "$full" ]; then
         fuzz_all sanitized
     fi
     step thread_sanitizer sh tests/thread_sanitizer.sh "$out/scratch/tsan"
-    if [ -x "$out/release/fovea" ]; then
-        step kill_and_resume sh tests/kill_resume.sh "$out/release/fovea" "$out/scratch/kill" 20
+    if [ -x "$out/release/bin/fovea" ]; then
+        step kill_and_resume sh tests/kill_resume.sh "$out/release/bin/fovea" "$out/scratch/kill" 20
     fi
 fi
 

@@ -1,0 +1,46 @@
+#!/bin/sh
+# kill_resume.sh FOVEA FOLDER ROUNDS - a training run killed at random moments ends with the same
+# model, to the byte, as one that was left alone.
+set -eu
+fovea=${1:?usage: kill_resume.sh FOVEA FOLDER ROUNDS}
+work=${2:?}
+rounds=${3:?}
+data=$(cd "$(dirname "$0")/data" && pwd)
+rm -rf "$work"
+mkdir -p "$work"
+cat > "$work/small.recipe" << 'EOF'
+engine = dit
+preset = F32
+data = clothing
+batch = 4
+steps = 120
+warmup = 10
+save_every = 7
+sample_every = 40
+seed = 3
+EOF
+train() { # folder, more options
+    dir=$1
+    shift
+    "$fovea" train "$work/small.recipe" --data-dir "$data" --threads 2 -q -o "$dir" "$@"
+}
+train "$work/whole"
+killed=0 round=0
+while [ "$round" -lt "$rounds" ]; do
+    resume=
+    [ -f "$work/torn/latest" ] && resume=--resume
+    # shellcheck disable=SC2086
+    train "$work/torn" $resume & pid=$!
+    # From 0.1 to 1.6 s: in the middle of steps, saves and starts.
+    sleep "$(awk -v r="$round" 'BEGIN { srand(r); printf "%.2f", 0.1 + 1.5 * rand() }')"
+    if kill -KILL "$pid" 2> /dev/null; then killed=$((killed + 1)); fi
+    wait "$pid" 2> /dev/null || true
+    round=$((round + 1))
+done
+resume=
+[ -f "$work/torn/latest" ] && resume=--resume
+# shellcheck disable=SC2086
+train "$work/torn" $resume
+cmp "$work/whole/model.safetensors" "$work/torn/model.safetensors"
+echo "killed $killed times in $rounds rounds; the models are equal"
+[ "$killed" -gt 0 ]
