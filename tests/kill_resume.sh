@@ -8,21 +8,10 @@ rounds=${3:?}
 data=$(cd "$(dirname "$0")/data" && pwd)
 rm -rf "$work"
 mkdir -p "$work"
-cat > "$work/small.recipe" << 'EOF'
-engine = dit
-preset = F32
-data = clothing
-batch = 4
-steps = 120
-warmup = 10
-save_every = 7
-sample_every = 40
-seed = 3
-EOF
 train() { # folder, more options
     dir=$1
     shift
-    "$fovea" train "$work/small.recipe" --data-dir "$data" --threads 2 -q -o "$dir" "$@"
+    "$fovea" train "$data/clothing.recipe" --set steps=120 --data-dir "$data" --threads 2 -q -o "$dir" "$@"
 }
 train "$work/whole"
 killed=0 round=0
