@@ -74,7 +74,7 @@ static norm_conv add_norm_conv(network *n, const char *stem, int64_t out, int64_
 static fv_status create_network(fv_ctx *ctx, network *n, int size, int classes)
 {
     const int64_t features = FEATURES, rows = classes;
-    char name[32];
+    char name[48];
     n->size = size;
     n->classes = classes;
     FV_TRY(fv_params_create(ctx, &n->params));

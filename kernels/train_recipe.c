@@ -115,7 +115,7 @@ fv_status fv_dataset_from_recipe(fv_ctx *ctx, fv_dataset **out, fv_recipe *r, co
     return s;
 }
 
-/* ---- Optimiser, schedule, types --------------------------------------------------------------- */
+/* ---- Optimiser, schedule, types -------------------------------------------------------------- */
 
 fv_status fv_opt_from_recipe(fv_ctx *ctx, fv_opt **out, fv_params *params, fv_recipe *r)
 {
