@@ -120,6 +120,22 @@ pkg_config_program() {
         $(PKG_CONFIG_PATH=$pc pkg-config --cflags --libs fovea) &&
         LD_LIBRARY_PATH=$lib "$out/scratch/version"
 }
+# The program in README.md compiles as printed, and makes its picture when there is a model.
+readme_program() {
+    pc=$(dirname "$(find "$prefix" -name fovea.pc)")
+    mkdir -p "$out/scratch/readme"
+    sed -n '/^```c$/,/^```$/p' README.md | sed '/^```/d' > "$out/scratch/readme/picture.c"
+    cd "$out/scratch/readme" || return
+    status=0
+    # shellcheck disable=SC2046
+    ${CC:-cc} -std=c11 -Wall -Wextra -Werror picture.c -o picture \
+        $(PKG_CONFIG_PATH=$pc pkg-config --cflags --libs fovea) || status=1
+    if [ -f "$top/diffusion/models/f64c.safetensors" ]; then
+        LD_LIBRARY_PATH=$(dirname "$pc") ./picture && [ -s picture.png ] || status=1
+    fi
+    cd "$top" || return
+    return "$status"
+}
 examples_build() {
     rm -rf "$out/examples"
     cmake -S tools/examples -B "$out/examples" -G "$generator" -DCMAKE_PREFIX_PATH="$prefix" &&
@@ -166,6 +182,7 @@ if build release -DFOVEA_FUZZ=ON; then
     if step install cmake --install "$out/release" --prefix "$prefix"; then
         step installed_parts installed_parts
         step pkg_config_program pkg_config_program
+        step readme_program readme_program
         if step examples_build examples_build; then
             if [ -f diffusion/models/f64c.safetensors ]; then step examples_run examples_run
             else skip examples_run "the default model is not in this tree"; fi
