@@ -159,6 +159,9 @@ typedef struct fv_accel_info { int steps, anchors; double predicted_speedup, flo
 FV_API void fv_accel_get_info(const fv_accel *a, fv_accel_info *out);
 /* Anchor steps as 0/1 per evaluation, first executed first; length fv_accel_info.steps. */
 FV_API const uint8_t *fv_accel_anchors(const fv_accel *a);
+/* What the plan does at an evaluation with module 0 (attention) or 1 (MLP) of a layer: 0 computes it,
+ * 1 reuses the output of an earlier step; -1 out of range. */
+FV_API int fv_accel_action(const fv_accel *a, int eval, int layer, int module);
 
 /* ---- Autoencoders --------------------------------------------------------------------------------- */
 
@@ -187,6 +190,37 @@ FV_API FV_NODISCARD fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *recipe, const
 /* `fovea convert`: official DiT .pt, Diffusers DiTTransformer2DModel, AutoencoderKL / AutoencoderTiny,
  * TAESD -> one fovea model. decoder may be NULL. type: FV_F32, FV_BF16 or FV_I8 (matrices). */
 FV_API FV_NODISCARD fv_status fv_dit_convert(fv_ctx *ctx, const fv_model *in, const fv_model *decoder, fv_dtype type, const char *out_path, int overwrite);
+
+/* Write a model of a preset ("F32", "F64c", "F64", "F128", "F128L", "DiT-S/2" ... "DiT-XL/8") with
+ * random weights, bf16 matrices: for benchmarks and tests. The same bytes for any thread count. */
+FV_API FV_NODISCARD fv_status fv_dit_random(fv_ctx *ctx, const char *preset, int classes, uint64_t seed, const char *path, int overwrite);
+
+/* ---- Judging samples -------------------------------------------------------------------------------- */
+
+typedef struct fv_dit_quality_options {
+    size_t struct_size;
+    fv_generate_options gen;  /* sampler, steps, cfg, accel, ... (count, classes, seed unused)         */
+    int samples;              /* 0 = 2000; sample i: class i mod classes, noise of seed + i            */
+    uint64_t seed;
+    const float *reference;   /* [reference_count, features of the classifier]: real pictures, another
+                                 run; NULL = no distance                                               */
+    int64_t reference_count;
+} fv_dit_quality_options;
+#define FV_DIT_QUALITY_OPTIONS_INIT { .struct_size = sizeof(fv_dit_quality_options), .gen = FV_GENERATE_OPTIONS_INIT }
+
+typedef struct fv_dit_quality_result {
+    fv_class_score total;
+    double accuracy;          /* share of samples recognised as what was asked for                     */
+    double frechet;           /* samples against the reference; NAN without one                        */
+    double seconds;           /* of generating alone                                                   */
+    int classes, feature_dim;
+    fv_class_score *per_class;/* [classes], order of the model; owned                                  */
+    float *features;          /* [samples, feature_dim]; owned: reference of another call              */
+} fv_dit_quality_result;
+/* Makes and judges samples. The classifier must know every class of the model by name, and take
+ * pictures of its size (else FV_ERR_MODEL). On failure *out is empty. */
+FV_API FV_NODISCARD fv_status fv_dit_quality(fv_ctx *ctx, const fv_dit *d, fv_classifier *c, const fv_dit_quality_options *o, fv_dit_quality_result *out);
+FV_API void fv_dit_quality_free(fv_ctx *ctx, fv_dit_quality_result *r);
 
 /* The model that `gen` uses without --model, embedded in the library; NULL size 0 when built without. */
 FV_API const void *fv_dit_default_model(size_t *size);
