@@ -7,7 +7,7 @@
  *
  * "norm" is GroupNorm(8) + SiLU: no running statistics, so that training and inference are the same
  * function and a picture's answer does not depend on the others in its batch. About 0.38 million
- * weights, 84 MFLOP a picture at S = 64: 2,000 samples are judged in seconds on two cores. The last
+ * weights, 79 MFLOP a picture at S = 64: 2,000 samples are judged in seconds on two cores. The last
  * stage has no residual pair: 295,000 weights on a 4x4 grid would double the file.
  *
  * Inference runs in chunks of ROWS pictures, the last one padded: one plan, one shape, hence no
