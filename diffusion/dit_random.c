@@ -3,8 +3,8 @@
  *
  * The training start (dit_net_init) makes every block the identity and the output zero, so it would
  * show nothing about caching or timing. Here each matrix is N(0, 1/K), so that signals keep their
- * size from layer to layer, and the modulation is half as large: gates, shifts and scales then move
- * with the timestep and the class as in a trained model.
+ * size from layer to layer. The modulation is half as large: gates, shifts and scales then move with
+ * the timestep and the class as in a trained model. So is the output, for pictures within range.
  *
  * Matrices are stored as bf16, vectors as f32. Only the stored form is kept in memory: DiT-XL/2 needs
  * 1.4 GB, where masters and gradients would be 5.4 GB. Values depend on seed, parameter number and
@@ -32,7 +32,8 @@ static float spread(const dit_net *n, fv_pid id, const char *name, const fv_tens
     if (t->ndim < 2) return 0.02f;
     if (id == n->ada_offset) return 0.1f;
     const double columns = (double)fv_tensor_count(t) / (double)t->dim[0];
-    return (float)((strstr(name, "ada") ? 0.5 : 1.0) / sqrt(columns));
+    const bool is_small = strstr(name, "ada") || id == n->out_w;
+    return (float)((is_small ? 0.5 : 1.0) / sqrt(columns));
 }
 
 static void fill_bf16(fv_ctx *ctx, uint16_t *to, int64_t count, uint64_t seed, fv_pid id, float std)

@@ -1,0 +1,294 @@
+#!/bin/sh
+# cli_gen.sh - what the programs promise: exit codes, one-line messages, files complete or absent.
+#
+# GEN and FOVEA name the programs. Everything runs on a small model with random weights.
+set -u
+: "${GEN:?path of gen}" "${FOVEA:?path of fovea}"
+data=$(cd "$(dirname "$0")/data" && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+export XDG_CACHE_HOME="$work/cache" LC_ALL=C
+count=0 failed=0 skipped=0
+
+ok() { # status, name
+    count=$((count + 1))
+    if [ "$1" = 0 ]; then echo "ok $count - $2"; return; fi
+    failed=$((failed + 1))
+    sed 's/^/# /' err 2> /dev/null
+    echo "not ok $count - $2"
+}
+skip() { count=$((count + 1)) skipped=$((skipped + 1)); echo "ok $count - $1 # SKIP $2"; }
+run() { "$@" > out 2> err < /dev/null; }
+# The command ends with this code.
+expect() { # name, code, command
+    name=$1 want=$2
+    shift 2
+    run "$@"
+    got=$?
+    if [ "$got" != "$want" ]; then echo "# exit code $got, not $want: $*"; ok 1 "$name"; else ok 0 "$name"; fi
+}
+# It fails with this code, one line on stderr that matches, nothing on stdout, and no new files.
+refuse() { # name, code, pattern, command
+    name=$1 want=$2 pattern=$3
+    shift 3
+    ls > before
+    run "$@"
+    got=$?
+    ls > after
+    bad=0
+    [ "$got" = "$want" ] || { echo "# exit code $got, not $want: $*"; bad=1; }
+    [ "$(wc -l < err)" -eq 1 ] || { echo "# not one line"; bad=1; }
+    grep -q "^[a-z]*: " err || { echo "# does not begin with the program"; bad=1; }
+    grep -qi -- "$pattern" err || { echo "# message lacks: $pattern"; bad=1; }
+    [ ! -s out ] || { echo "# something on stdout"; bad=1; }
+    cmp -s before after || { echo "# files changed"; diff before after | sed 's/^/# /'; bad=1; }
+    ok "$bad" "$name"
+}
+: > out; : > err; : > before; : > after
+is_png() { [ "$(head -c 8 "$1" | od -An -tx1 | tr -d ' \n')" = 89504e470d0a1a0a ]; }
+json_ok() { # file, keys: is it one JSON object with them?
+    file=$1
+    shift
+    if command -v python3 > /dev/null; then
+        python3 -c 'import json, sys
+o = json.load(open(sys.argv[1]))
+missing = [k for k in sys.argv[2:] if k not in o]
+assert not missing, missing' "$file" "$@" 2>> err
+        return
+    fi
+    for key; do grep -q "\"$key\":" "$file" || return 1; done
+}
+small="--steps 3 --threads 1"
+
+# ---- A model ---------------------------------------------------------------------------------------
+expect new_makes_a_model 0 "$FOVEA" new F32 -o m.safetensors --seed 3 --classes 4 --threads 1
+run "$FOVEA" new F32 -o m2.safetensors --seed 3 --classes 4 --threads 2
+cmp -s m.safetensors m2.safetensors; ok $? new_same_bytes_for_1_and_2_threads
+refuse new_keeps_existing_files 1 exists "$FOVEA" new F32 -o m.safetensors
+expect new_overwrites_with_f 0 "$FOVEA" new F32 -o m2.safetensors -f --seed 4 --classes 4
+refuse new_names_presets 2 "F64c" "$FOVEA" new F65 -o x.safetensors
+refuse new_needs_an_output 2 "-o" "$FOVEA" new F32
+expect info_of_a_model 0 "$GEN" info m.safetensors
+grep -q "F32" out && grep -q "classes *4" out; ok $? info_says_what_it_is
+expect info_json_is_json 0 "$GEN" info --json m.safetensors
+json_ok out name family parameters classes sha256 table; ok $? info_json_has_its_keys
+expect info_devices 0 "$GEN" info --devices
+
+# ---- Pictures --------------------------------------------------------------------------------------
+gen="$GEN --model m.safetensors"
+expect gen_writes_a_picture 0 $gen $small -o a.png
+is_png a.png; ok $? gen_picture_is_a_png
+[ ! -s out ]; ok $? gen_stdout_is_silent
+refuse gen_keeps_existing_files 1 "-f" $gen $small -o a.png
+expect gen_overwrites_with_f 0 $gen $small -o a.png -f
+$gen --steps 3 --threads 2 -q -o a2.png > out 2> err
+cmp -s a.png a2.png; ok $? gen_same_bytes_for_1_and_2_threads
+[ ! -s err ]; ok $? gen_quiet_is_silent
+expect gen_default_output 0 $gen $small
+is_png gen.png; ok $? gen_default_output_is_gen_png
+expect gen_bundled_letters_and_equal_sign 0 $gen -qfn2 --steps=3 -o a2.png
+expect gen_writes_webp 0 $gen $small -o a.webp
+expect gen_writes_jpeg 0 $gen $small -o a.jpg
+expect gen_one_file_each 0 $gen $small -n 3 --class 2 --seed 7 -o pics/
+[ "$(ls pics | tr '\n' ' ')" = "2-7.png 2-8.png 2-9.png " ]; ok $? gen_files_are_named_class_seed
+expect gen_all_classes_with_grid 0 $gen $small --class all -n 2 --grid -o all/
+[ "$(ls all | wc -l)" = 9 ]; ok $? gen_all_makes_k_of_each_and_the_grid
+$gen $small -q --seed 8 --class 2 -f -o one.png > out 2> err
+cmp -s one.png pics/2-8.png; ok $? gen_picture_i_is_seed_plus_i
+$gen $small -o - > stdout.png 2> err
+cmp -s stdout.png a.png; ok $? gen_dash_is_png_on_stdout
+for key in Software parameters fovea.model_sha256 fovea.seed fovea.steps fovea.sampler fovea.cfg \
+    fovea.class fovea.speedup fovea.precision fovea.version; do
+    grep -qa "$key" a.png || echo "# $key is missing" >> missing
+done
+[ ! -s missing ]; ok $? gen_settings_are_in_the_picture
+expect gen_json 0 $gen $small -f -o a.png --json
+cp out j.json
+json_ok j.json speedup_requested speedup_measured psnr_db ssim seconds files peak_bytes \
+    weight_bytes flop anchors mode model_sha256; ok $? gen_json_has_its_keys
+grep -q '"files": \["a.png"\]' j.json && grep -q '"psnr_db": null' j.json; ok $? gen_json_values
+
+# ---- Wrong usage -----------------------------------------------------------------------------------
+refuse unknown_option_has_a_suggestion 2 "did you mean --steps" $gen --step 3
+refuse unknown_letter 2 "-z" $gen -z
+refuse missing_value 2 "value is missing" $gen --steps
+refuse flag_with_value 2 "no value" $gen --json=1
+refuse unexpected_argument 2 "unexpected" $gen picture
+for bad in "--steps 0" "--steps 3.5" "--steps abc" "--steps 99999999999" "-n 0" "-n -1" "--cfg nan" \
+    "--cfg 0x10" "--cfg 1e999" "--seed -1" "--seed 18446744073709551616" "--speedup 0.5" \
+    "--speedup 2y" "--threads 0" "--device gpu" "--precision f16"; do
+    # shellcheck disable=SC2086
+    refuse "bad_value $bad" 2 "needed" $gen -f $bad
+done
+refuse unknown_class 2 "class" $gen --class quince -o x.png
+refuse class_out_of_range 2 "0 to 3" $gen --class 4 -o x.png
+refuse unknown_sampler 2 "did you mean euler" $gen --sampler eular
+refuse sampler_of_another_family 2 "ddim" $gen --sampler ddim -o x.png
+refuse unknown_suffix 2 "suffix" $gen -o x.tiff
+refuse json_and_dash 2 "standard output" $gen --json -o -
+refuse compare_needs_a_plan 2 "--speedup" $gen --compare
+refuse side_by_side_needs_compare 2 "--compare" $gen --side-by-side x.png --speedup 2
+refuse plan_in_excludes_speedup 2 "exclude" $gen --speedup 2 --plan-in p
+refuse table_needs_speedup 2 "--speedup" $gen --table t
+refuse no_such_device 1 "cuda" $gen --device cuda
+
+# ---- Wrong input -----------------------------------------------------------------------------------
+refuse missing_model 1 "none.safetensors" "$GEN" --model none.safetensors -o x.png
+echo "not a model" > text.safetensors
+refuse text_as_model 3 "text.safetensors" "$GEN" --model text.safetensors -o x.png
+: > empty.safetensors
+refuse empty_model 3 "empty.safetensors" "$GEN" --model empty.safetensors -o x.png
+head -c 100000 m.safetensors > cut.safetensors
+refuse truncated_model 3 "cut.safetensors" "$GEN" --model cut.safetensors -o x.png
+head -c 300 m.safetensors > head.safetensors
+refuse model_cut_in_its_header 3 "head.safetensors" "$GEN" --model head.safetensors -o x.png
+refuse picture_as_model 3 "a.png" "$GEN" --model a.png -o x.png
+refuse info_of_garbage 3 "text.safetensors" "$GEN" info text.safetensors
+refuse missing_decoder 1 "none" $gen --decoder none.safetensors -o x.png
+refuse garbage_as_plan 3 "text" $gen --plan-in text.safetensors -o x.png
+refuse garbage_as_table 3 "text" $gen --speedup 2 --table text.safetensors -o x.png
+
+# ---- Wrong places ----------------------------------------------------------------------------------
+refuse missing_folder 1 "nowhere" $gen $small -o nowhere/x.png
+refuse file_as_folder 1 "m.safetensors" $gen $small -o m.safetensors/x.png
+if [ "$(id -u)" = 0 ]; then
+    refuse unwritable_folder 1 "/proc" $gen $small -o /proc/x.png
+else
+    mkdir locked && chmod 555 locked
+    refuse unwritable_folder 1 "locked" $gen $small -o locked/x.png
+fi
+if [ -c /dev/full ]; then
+    refuse full_disk 1 "space" $gen $small -q -o /dev/full
+    $gen $small -q -o - > /dev/full 2> err
+    [ $? = 1 ] && grep -q "standard output" err; ok $? full_stdout
+    "$GEN" --help > /dev/full 2> err
+    [ $? = 1 ]; ok $? full_stdout_of_help
+else
+    skip full_disk "no /dev/full"
+fi
+
+# ---- Signals ---------------------------------------------------------------------------------------
+interrupt() { # name, signal, file, command: 130, and no trace of the file
+    name=$1 signal=$2 file=$3
+    shift 3
+    "$@" > out 2> err &
+    pid=$!
+    sleep 1
+    kill "-$signal" "$pid" 2> /dev/null
+    wait "$pid"
+    got=$?
+    left=$(find . -name "$file*")
+    [ "$got" = 130 ] || echo "# exit code $got, not 130"
+    [ "$got" = 130 ] && [ -z "$left" ] && [ "$(wc -l < err)" -eq 1 ]
+    ok $? "$name"
+}
+interrupt sigterm_leaves_nothing TERM late.png $gen --steps 1000 -n 500 -o late.png
+if env --default-signal=INT true 2> /dev/null; then
+    interrupt ctrl_c_leaves_nothing INT late.png env --default-signal=INT $gen --steps 1000 -n 500 -o late.png
+    interrupt ctrl_c_before_the_folder INT late env --default-signal=INT $gen --steps 1000 -n 500 -o late/
+else
+    skip ctrl_c_leaves_nothing "env has no --default-signal"
+fi
+
+# ---- Speed-up --------------------------------------------------------------------------------------
+fast="--steps 8 --threads 1"
+expect speedup_without_table 0 $gen $fast --speedup 1.5x -o fast.png --plan-out p.fvplan
+grep -q "uniform weights" err && grep -q "gen calibrate" err; ok $? speedup_says_that_the_table_is_missing
+[ "$(ls cache/fovea | grep -c '^timing-')" = 1 ]; ok $? speedup_keeps_its_timings
+expect plan_in 0 $gen $fast --plan-in p.fvplan -o plan.png
+python=$(command -v python3)
+if [ -n "$python" ]; then
+    cat > pixels.py << 'END'
+import sys, zlib, struct
+def pixels(path):
+    d = open(path, "rb").read()
+    i, out = 8, b""
+    while i < len(d):
+        n = struct.unpack(">I", d[i:i + 4])[0]
+        if d[i + 4:i + 8] == b"IDAT": out += d[i + 8:i + 8 + n]
+        i += 12 + n
+    return zlib.decompress(out)
+sys.exit(pixels(sys.argv[1]) != pixels(sys.argv[2]))
+END
+    "$python" pixels.py fast.png plan.png; ok $? plan_in_repeats_the_picture
+else
+    skip plan_in_repeats_the_picture "no python3"
+fi
+expect compare 0 $gen $fast --speedup 1.5 --compare --side-by-side s.png -f -o fast.png --json
+cp out c.json
+json_ok c.json speedup_requested speedup_measured psnr_db ssim seconds_exact; ok $? compare_json
+! grep -q '"speedup_measured": null' c.json && grep -q '"ssim": [0-9-]' c.json; ok $? compare_measures
+is_png s.png; ok $? side_by_side_is_a_picture
+refuse speedup_beyond_the_maximum 1 "maximum" $gen $fast -q --speedup 900 -o x.png
+expect speedup_1_is_exact 0 $gen $fast --speedup 1 --json -o exact.png
+grep -q '"mode": "exact"' out; ok $? speedup_1_says_exact
+expect calibrate 0 "$GEN" calibrate m.safetensors --steps 8 --draws 2 --quick --threads 1
+[ -s m.fvsens ]; ok $? calibrate_writes_beside_the_model
+refuse calibrate_keeps_existing_files 1 exists "$GEN" calibrate m.safetensors --steps 8
+expect info_of_a_table 0 "$GEN" info m.fvsens
+grep -q "steps" out; ok $? info_of_a_table_says_steps
+expect speedup_with_table 0 $gen $fast --speedup 1.5 -f -o fast.png
+! grep -q "uniform" err; ok $? speedup_uses_the_table
+refuse table_of_another_model 3 "m.fvsens" "$GEN" --model m2.safetensors $fast --speedup 1.5 \
+    --table m.fvsens -o x.png
+expect explain_speedup 0 "$GEN" explain --model m.safetensors $fast --speedup 1.5 --png map.png
+grep -q '#' out && grep -q 'attn' out && is_png map.png; ok $? explain_draws_a_map
+expect explain_plan 0 "$GEN" explain --model m.safetensors p.fvplan
+refuse explain_needs_one 2 "plan" "$GEN" explain --model m.safetensors
+
+# ---- fovea ------------------------------------------------------------------------------------------
+refuse unknown_verb 2 "did you mean train" "$FOVEA" tran
+refuse no_verb 2 "verb" "$FOVEA"
+expect convert_to_f32 0 "$FOVEA" convert m.safetensors -o f32.safetensors --type f32
+expect convert_to_int8 0 "$FOVEA" convert m.safetensors -o int8.safetensors --type int8
+expect converted_model_works 0 "$GEN" --model int8.safetensors $small -f -o a.png
+refuse convert_garbage 3 "text" "$FOVEA" convert text.safetensors -o x.safetensors
+refuse convert_missing 1 "none" "$FOVEA" convert none.pt -o x.safetensors
+refuse convert_unknown_type 2 "int8" "$FOVEA" convert m.safetensors -o x.safetensors --type int4
+expect bench_dit 0 "$FOVEA" bench dit m.safetensors --seconds 0.1 --threads 1 --json
+json_ok out bench cases ratio_to_gemm peak_bytes; ok $? bench_json_has_its_keys
+refuse bench_unknown 2 "gemm" "$FOVEA" bench gem
+refuse train_missing_recipe 1 "none" "$FOVEA" train none.recipe
+printf 'engine = dit\nfruit = apple\n' > bad.recipe
+refuse train_unknown_engine 3 "engine" "$FOVEA" train bad.recipe --set engine=steam
+recipe="$data/clothing.recipe"
+train="$FOVEA train $recipe --data-dir $data --threads 1 --set batch=4 --set sample_every=0 --set eval_batches=0"
+if [ -f "$recipe" ]; then
+    expect train 0 $train --set steps=3 -o t
+    [ -f t/model.safetensors ] && [ -f t/metrics.csv ]; ok $? train_writes_model_and_metrics
+    expect train_resumes_with_more_steps 0 $train --set steps=4 --resume -o t --json
+    json_ok out step loss seconds files; ok $? train_json_has_its_keys
+    refuse train_keeps_existing_runs 1 "resume" $train --set steps=4 -o t
+    refuse train_unknown_key 3 "fruit" $train --set fruit=1 -o u
+    refuse train_bad_value 3 "batch" $train --set batch=many -o u
+    expect trained_model_works 0 "$GEN" --model t/model.safetensors $small -f -o a.png
+    $train --set steps=100000 -o v > out 2> err &
+    pid=$!
+    tries=0
+    while [ ! -f v/metrics.csv ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+    sleep 1
+    kill -TERM $pid
+    wait $pid
+    got=$?
+    [ "$got" = 130 ] && ls v/ckpt-*.safetensors > out 2>> err && grep -q "resume" err
+    ok $? train_saves_when_interrupted
+else
+    skip train "no training data"
+fi
+
+# ---- Help --------------------------------------------------------------------------------------------
+: > err
+for verb in "$GEN" "$GEN info" "$GEN calibrate" "$GEN explain" "$FOVEA" "$FOVEA train" "$FOVEA convert" \
+    "$FOVEA new" "$FOVEA bench" "$FOVEA bench quality"; do
+    $verb --help > out 2>> err || echo "$verb --help fails" >> err
+    awk -v verb="$verb" 'length > 80 { print verb ": line of " length " columns: " $0 }
+        END { if (NR > 44) print verb ": " NR " lines" }' out >> err
+done
+[ ! -s err ]; ok $? help_fits_a_screen
+run "$GEN" --version; grep -q '^gen [0-9]' out; ok $? gen_version
+run "$FOVEA" --version; grep -q '^fovea [0-9]' out; ok $? fovea_version
+
+echo "1..$count"
+echo "# $((count - failed - skipped)) passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]

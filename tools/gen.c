@@ -1,0 +1,81 @@
+/* gen.c - the program gen: which verb, opening models.
+ *
+ * gen makes pictures; gen info, gen calibrate and gen explain are about models, tables and plans. */
+#include "gen.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int gen_open_file(fv_ctx *ctx, gen_model *m, const char *path)
+{
+    fv_status s;
+    memset(m, 0, sizeof *m);
+    m->path = path;
+    m->label = path ? path : "the default model";
+    if (path) {
+        s = fv_model_open(ctx, &m->file, path, NULL);
+    } else {
+        size_t size = 0;
+        const void *bytes = fv_dit_default_model(&size);
+        if (size == 0)
+            return cli_fail(CLI_FAILED, "no default model in this build: give --model FILE");
+        s = fv_model_open_memory(ctx, &m->file, bytes, size, NULL);
+    }
+    if (s != FV_OK) return cli_report(ctx, s, m->label);
+    uint8_t hash[32];
+    fv_model_hash(m->file, hash);
+    cli_hex(hash, 32, m->hash);
+    return CLI_OK;
+}
+
+int gen_open(fv_ctx *ctx, gen_model *m, const char *path, const char *decoder, fv_dtype precision)
+{
+    int code = gen_open_file(ctx, m, path);
+    if (code != CLI_OK) return code;
+    fv_status s = FV_OK;
+    if (decoder) s = fv_model_open(ctx, &m->decoder, decoder, NULL);
+    if (s != FV_OK) return cli_report(ctx, s, decoder);
+    fv_dit_options o = FV_DIT_OPTIONS_INIT;
+    o.precision = m->precision = precision;
+    o.decoder = m->decoder;
+    s = fv_dit_open(ctx, &m->dit, m->file, &o);
+    if (s != FV_OK) return cli_report(ctx, s, m->label);
+    fv_dit_get_info(m->dit, &m->info);
+    return CLI_OK;
+}
+
+void gen_close(gen_model *m)
+{
+    fv_dit_close(&m->dit);
+    fv_model_close(&m->decoder);
+    fv_model_close(&m->file);
+}
+
+void gen_class_text(const gen_model *m, int i, char *out, size_t size)
+{
+    const char *name = fv_dit_class_name(m->dit, i);
+    if (name && *name) cli_printable(name, out, size);
+    else snprintf(out, size, "%d", i);
+}
+
+int gen_set_sampling(const gen_sampling *s, fv_generate_options *o)
+{
+    static const char *const names[] = { "ddpm", "ddim", "dpmpp2m", "euler", "heun", NULL };
+    o->steps = s->steps;
+    o->cfg = (float)s->cfg;
+    if (!s->sampler) return CLI_OK;
+    o->sampler = fv_sampler_find(s->sampler);
+    if (o->sampler != FV_SAMPLER_AUTO) return CLI_OK;
+    const char *near = cli_nearest(s->sampler, names);
+    return cli_fail(CLI_USAGE, "--sampler %s: unknown%s%s; there are ddpm, ddim, dpmpp2m, euler, heun",
+                    s->sampler, near ? ", did you mean " : "", near ? near : "");
+}
+
+int main(int argc, char **argv)
+{
+    cli_setup("gen");
+    if (argc > 1 && strcmp(argv[1], "info") == 0) return gen_info(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "calibrate") == 0) return gen_calibrate(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "explain") == 0) return gen_explain(argc - 1, argv + 1);
+    return gen_pictures(argc, argv);
+}

@@ -1,0 +1,208 @@
+/* gen_plan.c - from --speedup R to a plan: table, timings, cache.
+ *
+ * A plan for a wall-clock ratio needs the times of the modules on this machine. They are measured
+ * once and kept in the user's cache folder, with the plans that were checked against the clock:
+ *
+ *     $XDG_CACHE_HOME/fovea/timing-KEY.json    model, CPU, threads, batch, precision, guidance
+ *     $XDG_CACHE_HOME/fovea/plan-KEY.fvplan    the same, and steps, sampler, table, R
+ *
+ * The first use stays below three seconds: the plan is run and corrected (fv_accel_solve) only when
+ * the exact path is short enough for that, else the prediction stands. */
+#include "gen.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* fv_accel_solve runs the exact path and a few plans, together about four exact runs. */
+#define SOLVE_SECONDS 0.6
+#define SOLVE_MAX_COUNT 8
+
+/* ---- Tables ----------------------------------------------------------------------------------- */
+
+static void note_uniform(const gen_model *m, const fv_generate_options *o, const char *why)
+{
+    const int steps = o->steps ? o->steps : m->info.steps;
+    const fv_sampler sampler = o->sampler ? o->sampler : m->info.sampler;
+    const double cfg = o->cfg > 0 ? (double)o->cfg : (double)m->info.cfg;
+    cli_note("%s; planning with uniform weights. Make a table with: gen calibrate %s --steps %d "
+             "--sampler %s --cfg %g", why, m->path ? m->path : "MODEL", steps,
+             fv_sampler_name(sampler), cfg);
+}
+
+int gen_find_table(fv_ctx *ctx, const gen_model *m, const char *path, const fv_generate_options *o,
+                   fv_sens **out)
+{
+    char *beside = !path && m->path ? cli_with_suffix(m->path, ".fvsens") : NULL;
+    const char *file = path ? path : beside && cli_file_exists(beside) ? beside : NULL;
+    fv_status s = FV_OK;
+    size_t size = 0;
+    int code = CLI_OK;
+    *out = NULL;
+    if (file) {
+        s = fv_sens_read(ctx, out, file);
+    } else if (!m->path) {
+        const void *bytes = fv_dit_default_table(&size);
+        if (size) s = fv_sens_parse(ctx, out, bytes, size);
+    }
+    if (s != FV_OK) {
+        code = cli_report(ctx, s, file ? file : "embedded table");
+    } else if (!*out) {
+        note_uniform(m, o, "no sensitivity table for this model");
+    } else if ((s = fv_sens_match(ctx, *out, m->dit, o)) != FV_OK) {
+        /* A table that was named must fit; one that merely lies there is left out. */
+        if (path) code = cli_report(ctx, s, path);
+        else note_uniform(m, o, fv_ctx_error(ctx));
+        fv_sens_free(out);
+    }
+    free(beside);
+    return code;
+}
+
+/* ---- Cache ------------------------------------------------------------------------------------ */
+
+static char *timing_key(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o)
+{
+    char cpu[128];
+    cli_cpu_name(cpu, sizeof cpu);
+    return cli_format("%s %s %s cpu %x threads %d batch %d/%d %s guided %d", fv_version_string(),
+                      m->hash, cpu, (unsigned)fv_ctx_cpu(ctx), fv_ctx_threads(ctx), o->batch,
+                      o->count, fv_dtype_name(m->precision), o->cfg != 1.0f);
+}
+
+static char *cache_file(const char *kind, const char *key, const char *suffix)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%s-%016llx%s", kind, (unsigned long long)cli_hash(0, key), suffix);
+    return cli_cache_path(name);
+}
+
+static fv_status get_timing(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
+                            const char *cache, fv_timing **out, bool *is_new)
+{
+    size_t size = 0;
+    char *text = cache ? cli_read_text(cache, &size) : NULL;
+    *is_new = true;
+    *out = NULL;
+    if (text && fv_timing_parse(ctx, out, text, size) == FV_OK) {
+        cli_detail("timings from %s", cache);
+        *is_new = false;
+    }
+    free(text);
+    if (!*is_new) return FV_OK;
+    cli_detail("measuring module times");
+    return fv_timing_measure(ctx, out, m->dit, o);
+}
+
+static void keep_timing(fv_ctx *ctx, const fv_timing *t, const char *cache)
+{
+    char *text = NULL;
+    if (!cache || fv_timing_text(t, ctx, &text) != FV_OK) return;
+    cli_write_text(cache, text, strlen(text));
+    fv_free(ctx, text);
+}
+
+static uint64_t table_identity(const gen_model *m, const char *path)
+{
+    char *beside = !path && m->path ? cli_with_suffix(m->path, ".fvsens") : NULL;
+    size_t size = 0;
+    char *bytes = path || beside ? cli_read_text(path ? path : beside, &size) : NULL;
+    uint64_t h = 0xcbf29ce484222325u ^ (uint64_t)!m->path;
+    for (size_t i = 0; i < size; i++) h = (h ^ (uint8_t)bytes[i]) * 0x100000001b3u;
+    free(bytes);
+    free(beside);
+    return h;
+}
+
+/* ---- Planning --------------------------------------------------------------------------------- */
+
+/* Seconds of the exact path, from a tenth of its steps. NAN if that fails. */
+static double estimate_exact(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o)
+{
+    fv_generate_options p = *o;
+    fv_generate_stats st;
+    const int steps = o->steps ? o->steps : m->info.steps;
+    const size_t n = (size_t)m->info.input_size * (size_t)m->info.input_size *
+                     (size_t)m->info.channels * (size_t)o->count;
+    float *state = malloc(n * sizeof *state);
+    p.steps = steps / 10 > 2 ? steps / 10 : 2;
+    double seconds = NAN;
+    if (state && fv_generate_state(ctx, m->dit, &p, NULL, state, &st) == FV_OK)
+        seconds = st.seconds * steps / p.steps;
+    free(state);
+    return seconds;
+}
+
+static fv_status solve(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
+                       const fv_sens *sens, const gen_plan_request *r, const char *timing_file,
+                       gen_plan *out)
+{
+    fv_accel_options a = FV_ACCEL_OPTIONS_INIT;
+    fv_timing *timing;
+    bool is_new;
+    a.speedup = r->speedup;
+    fv_status s = get_timing(ctx, m, o, timing_file, &timing, &is_new);
+    if (s != FV_OK) return s;
+    if (estimate_exact(ctx, m, o) < SOLVE_SECONDS)
+        s = fv_accel_solve(ctx, &out->accel, m->dit, o, sens, timing, &a, &out->measured);
+    else s = fv_accel_plan(ctx, &out->accel, m->dit, o, sens, timing, &a);
+    if (s == FV_OK) keep_timing(ctx, timing, timing_file);
+    fv_timing_free(&timing);
+    return s;
+}
+
+static int plan_for_speedup(fv_ctx *ctx, const gen_model *m, const fv_generate_options *asked,
+                            const gen_plan_request *r, gen_plan *out)
+{
+    fv_generate_options o = *asked;
+    fv_sens *sens;
+    int code = gen_find_table(ctx, m, r->table, asked, &sens);
+    if (code != CLI_OK) return code;
+    out->has_table = sens != NULL;
+    o.count = r->count < SOLVE_MAX_COUNT ? r->count : SOLVE_MAX_COUNT;
+    o.classes = NULL;
+    o.class_all = 0;
+    char *key = timing_key(ctx, m, &o);
+    char *plan_key = cli_format("%s %d %d %g table %llx %g", key, (int)o.sampler, o.steps,
+                                (double)o.cfg, (unsigned long long)table_identity(m, r->table),
+                                r->speedup);
+    char *timing_file = cache_file("timing", key, ".json");
+    char *plan_file = cache_file("plan", plan_key, ".fvplan");
+    fv_status s = FV_ERR_NOT_FOUND;
+    if (plan_file && cli_file_exists(plan_file))
+        s = fv_accel_read(ctx, &out->accel, m->dit, plan_file);
+    if (s == FV_OK) {
+        cli_detail("plan from %s", plan_file);
+    } else {
+        s = solve(ctx, m, &o, sens, r, timing_file, out);
+        if (s == FV_OK && plan_file && fv_accel_write(ctx, out->accel, plan_file, 1) != FV_OK)
+            cli_detail("plan not kept: %s", fv_ctx_error(ctx));
+        if (s != FV_OK) code = cli_report(ctx, s, "--speedup");
+        /* Out of reach is a failure on this machine, not wrong usage. */
+        if (s == FV_ERR_ARG) code = CLI_FAILED;
+    }
+    free(plan_file);
+    free(timing_file);
+    free(plan_key);
+    free(key);
+    fv_sens_free(&sens);
+    return code;
+}
+
+int gen_make_plan(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
+                  const gen_plan_request *r, gen_plan *out)
+{
+    int code = CLI_OK;
+    memset(out, 0, sizeof *out);
+    out->measured = NAN;
+    if (r->plan_in) {
+        const fv_status s = fv_accel_read(ctx, &out->accel, m->dit, r->plan_in);
+        if (s != FV_OK) code = cli_report(ctx, s, r->plan_in);
+    } else if (r->speedup > 1) {
+        code = plan_for_speedup(ctx, m, o, r, out);
+    }
+    if (out->accel) fv_accel_get_info(out->accel, &out->info);
+    return code;
+}
+
+void gen_plan_free(gen_plan *p) { fv_accel_free(&p->accel); }

@@ -1,0 +1,438 @@
+/* gen_verbs.c - gen info, gen calibrate, gen explain. */
+#include "gen.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- gen info --------------------------------------------------------------------------------- */
+
+#define SENS_MAGIC "FVSENS"
+#define SENS_HEAD_BYTES 12 /* magic and version: 8, length of the JSON header: 4, little endian */
+
+typedef struct info_args {
+    cli_common common;
+    bool devices;
+} info_args;
+
+static int show_devices(fv_ctx *ctx, const cli_common *c)
+{
+    char name[128];
+    const uint32_t f = fv_cpu_features();
+    const char *best = f & FV_CPU_AVX512BF16 ? "avx512bf16" : f & FV_CPU_AVX512 ? "avx512"
+                       : f & FV_CPU_AVX2     ? "avx2"       : "c";
+    cli_cpu_name(name, sizeof name);
+    if (!c->json) {
+        printf("cpu   %s, %d threads, %s, default precision %s\n", name, fv_ctx_threads(ctx), best,
+               fv_dtype_name(cli_precision(ctx, c)));
+        return CLI_OK;
+    }
+    cli_json j;
+    cli_json_open(&j, stdout);
+    cli_json_string(&j, "device", "cpu");
+    cli_json_string(&j, "name", name);
+    cli_json_u64(&j, "threads", (uint64_t)fv_ctx_threads(ctx));
+    cli_json_string(&j, "features", best);
+    cli_json_string(&j, "precision", fv_dtype_name(cli_precision(ctx, c)));
+    cli_json_close(&j);
+    return CLI_OK;
+}
+
+/* The JSON header of a table that fv_sens_read has accepted; NULL for other files. Malloced. */
+static char *sens_header(const char *path)
+{
+    uint8_t head[SENS_HEAD_BYTES];
+    char *text = NULL;
+    FILE *f = fopen(path, "rb");
+    if (!f) return NULL;
+    if (fread(head, 1, sizeof head, f) == sizeof head && memcmp(head, SENS_MAGIC, 6) == 0) {
+        const uint32_t n = (uint32_t)head[8] | (uint32_t)head[9] << 8 | (uint32_t)head[10] << 16 |
+                           (uint32_t)head[11] << 24;
+        text = n <= (1u << 24) ? malloc((size_t)n + 1) : NULL;
+        if (text) text[fread(text, 1, n, f)] = 0;
+    }
+    fclose(f);
+    return text;
+}
+
+/* One line a member of the outermost object; long values are cut. */
+static void print_members(const char *json)
+{
+    int depth = 0, column = 0;
+    bool in_string = false;
+    for (const char *p = json; *p; p++) {
+        const bool is_quote = *p == '"' && (p == json || p[-1] != '\\');
+        if (is_quote) in_string = !in_string;
+        if (!in_string && (*p == '{' || *p == '[') && depth++ == 0) continue;
+        if (!in_string && (*p == '}' || *p == ']') && --depth == 0) break;
+        if (!in_string && *p == ',' && depth == 1) {
+            putchar('\n');
+            column = 0;
+            continue;
+        }
+        if ((is_quote && depth == 1) || (unsigned char)*p < 0x20 || (column == 0 && *p == ' ')) continue;
+        if (column < 100) putchar(*p);
+        else if (column == 100) fputs("...", stdout);
+        column++;
+    }
+    putchar('\n');
+}
+
+static int info_table(fv_ctx *ctx, const cli_common *c, const char *path)
+{
+    fv_sens *sens = NULL;
+    const fv_status s = fv_sens_read(ctx, &sens, path);
+    fv_sens_free(&sens);
+    if (s != FV_OK) return cli_report(ctx, s, path);
+    char *text = sens_header(path);
+    if (!text) return cli_fail(CLI_FAILED, "%s: cannot read", path);
+    if (c->json) printf("%s\n", text);
+    else print_members(text);
+    free(text);
+    return CLI_OK;
+}
+
+static const char *table_state(fv_ctx *ctx, const gen_model *m)
+{
+    const fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
+    char *beside = m->path ? cli_with_suffix(m->path, ".fvsens") : NULL;
+    const char *state = "none";
+    fv_sens *sens = NULL;
+    size_t size = 0;
+    const void *bytes = m->path ? NULL : fv_dit_default_table(&size);
+    if (beside && cli_file_exists(beside)) {
+        state = "does not match";
+        if (fv_sens_read(ctx, &sens, beside) == FV_OK && fv_sens_match(ctx, sens, m->dit, &o) == FV_OK)
+            state = "beside the model";
+    } else if (size && fv_sens_parse(ctx, &sens, bytes, size) == FV_OK) {
+        state = "embedded";
+    }
+    fv_sens_free(&sens);
+    free(beside);
+    return state;
+}
+
+static void info_text(fv_ctx *ctx, const gen_model *m)
+{
+    const fv_dit_info *i = &m->info;
+    const char *step = fv_model_meta(m->file, "fovea.train.step");
+    const char *source = fv_model_meta(m->file, "fovea.source");
+    char name[128];
+    cli_printable(i->name, name, sizeof name);
+    printf("model       %s, %s family, %s\n", name, i->is_official ? "official DiT" : "F",
+           i->is_latent ? "latent space" : "pixel space");
+    printf("picture     %d x %d pixels\n", i->image_size, i->image_size);
+    printf("network     width %d, depth %d, heads %d, patch %d, %d tokens\n", i->width, i->depth,
+           i->heads, i->patch, i->tokens);
+    printf("parameters  %.2f million, %.1f MiB as opened\n", (double)i->parameters * 1e-6,
+           (double)i->weight_bytes / 1048576);
+    printf("work        %.3g GFLOP a picture and step without guidance\n", i->step_flop * 1e-9);
+    printf("defaults    %s, %d steps, cfg %g\n", fv_sampler_name(i->sampler), i->steps, (double)i->cfg);
+    if (step) {
+        cli_printable(step, name, sizeof name);
+        printf("trained     %s steps\n", name);
+    }
+    if (source) {
+        cli_printable(source, name, sizeof name);
+        printf("source      %s\n", name);
+    }
+    printf("table       %s\n", table_state(ctx, m));
+    printf("sha256      %s\n", m->hash);
+    printf("classes     %d\n", i->classes);
+    for (int k = 0; k < i->classes && k < 1000; k++) {
+        const char *text = fv_dit_class_name(m->dit, k);
+        if (!text || !*text) break;
+        gen_class_text(m, k, name, sizeof name);
+        printf("  %3d %s\n", k, name);
+    }
+}
+
+static void info_json(fv_ctx *ctx, const gen_model *m)
+{
+    const fv_dit_info *i = &m->info;
+    cli_json j;
+    cli_json_open(&j, stdout);
+    cli_json_string(&j, "name", i->name);
+    cli_json_string(&j, "family", i->is_official ? "official" : "f");
+    cli_json_string(&j, "space", i->is_latent ? "latent" : "pixel");
+    const struct { const char *key; double value; } number[] = {
+        { "image_size", i->image_size }, { "width", i->width }, { "depth", i->depth },
+        { "heads", i->heads }, { "patch", i->patch }, { "tokens", i->tokens },
+        { "class_count", i->classes }, { "steps", i->steps }, { "cfg", (double)i->cfg },
+        { "step_flop", i->step_flop },
+    };
+    for (size_t k = 0; k < sizeof number / sizeof *number; k++)
+        cli_json_number(&j, number[k].key, number[k].value);
+    cli_json_u64(&j, "parameters", (uint64_t)i->parameters);
+    cli_json_u64(&j, "weight_bytes", i->weight_bytes);
+    cli_json_string(&j, "sampler", fv_sampler_name(i->sampler));
+    cli_json_string(&j, "train_step", fv_model_meta(m->file, "fovea.train.step"));
+    cli_json_string(&j, "table", table_state(ctx, m));
+    cli_json_string(&j, "sha256", m->hash);
+    cli_json_key(&j, "classes");
+    putchar('[');
+    for (int k = 0; k < i->classes; k++) {
+        char name[128];
+        gen_class_text(m, k, name, sizeof name);
+        if (k) fputs(", ", stdout);
+        cli_json_text(stdout, name);
+    }
+    putchar(']');
+    cli_json_close(&j);
+}
+
+/* A model of another kind: what can be said about any model file. */
+static int info_other(const gen_model *m, const cli_common *c)
+{
+    const char *kind = fv_model_meta(m->file, "fovea.kind");
+    int64_t elements = 0;
+    char text[128];
+    cli_printable(kind ? kind : "unknown", text, sizeof text);
+    for (int i = 0; i < fv_model_count(m->file); i++) {
+        fv_tensor t;
+        fv_model_tensor(m->file, i, &t);
+        const int64_t n = fv_tensor_count(&t);
+        if (n > 0) elements += n;
+    }
+    if (c->json) {
+        cli_json j;
+        cli_json_open(&j, stdout);
+        cli_json_string(&j, "kind", kind);
+        cli_json_u64(&j, "tensors", (uint64_t)fv_model_count(m->file));
+        cli_json_u64(&j, "parameters", (uint64_t)elements);
+        cli_json_string(&j, "sha256", m->hash);
+        cli_json_close(&j);
+    } else {
+        printf("kind        %s (not a diffusion transformer)\ntensors     %d\nparameters  %.2f million\n"
+               "sha256      %s\n", text, fv_model_count(m->file), (double)elements * 1e-6, m->hash);
+    }
+    return CLI_OK;
+}
+
+static int info_model(fv_ctx *ctx, const cli_common *c, const char *path)
+{
+    gen_model m;
+    fv_dit_options o = FV_DIT_OPTIONS_INIT;
+    int code = gen_open_file(ctx, &m, path);
+    if (code == CLI_OK) {
+        o.precision = m.precision = cli_precision(ctx, c);
+        const fv_status s = fv_dit_open(ctx, &m.dit, m.file, &o);
+        if (s == FV_ERR_MODEL && path) {
+            cli_detail("%s", fv_ctx_error(ctx));
+            code = info_other(&m, c);
+        } else if (s != FV_OK) {
+            code = cli_report(ctx, s, m.label);
+        } else {
+            fv_dit_get_info(m.dit, &m.info);
+            if (c->json) info_json(ctx, &m);
+            else info_text(ctx, &m);
+        }
+    }
+    gen_close(&m);
+    return code;
+}
+
+int gen_info(int argc, char **argv)
+{
+    info_args a = { { 0 }, false };
+    const cli_option options[] = {
+        { 0, "devices", NULL, "list the devices of this machine instead", CLI_FLAG, &a.devices, 0, 0 },
+        CLI_OPT_PRECISION(&a.common),
+        CLI_OPT_JSON(&a.common),
+        CLI_OPT_QUIET(&a.common),
+        CLI_OPT_VERBOSE(&a.common),
+        CLI_OPT_END
+    };
+    const cli_command command = { "gen info", "[options] [FILE]", "What a model (default: the "
+                                  "embedded one) or a sensitivity table is.", NULL, options, 0, 1 };
+    const char *file = NULL;
+    fv_ctx *ctx = NULL;
+    int files;
+    int code = cli_parse(&command, argc, argv, &file, &files);
+    if (code >= 0) return cli_finish(&ctx, code);
+    if (a.devices && file) return cli_fail(CLI_USAGE, "--devices takes no file");
+    if ((code = cli_start(&ctx, &a.common)) != CLI_OK) return code;
+    if (a.devices) {
+        code = show_devices(ctx, &a.common);
+    } else {
+        char *header = file ? sens_header(file) : NULL;
+        code = header ? info_table(ctx, &a.common, file) : info_model(ctx, &a.common, file);
+        free(header);
+    }
+    return cli_finish(&ctx, code);
+}
+
+/* ---- gen calibrate ---------------------------------------------------------------------------- */
+
+typedef struct calibrate_args {
+    cli_common common;
+    gen_sampling sampling;
+    const char *out;
+    int draws;
+    bool is_quick;
+    uint64_t seed;
+} calibrate_args;
+
+static int calibrate(fv_ctx *ctx, const calibrate_args *a, const char *path, const char *out)
+{
+    fv_calibrate_options o = FV_CALIBRATE_OPTIONS_INIT;
+    gen_model m;
+    fv_sens *sens = NULL;
+    int code = gen_set_sampling(&a->sampling, &o.gen);
+    if (code != CLI_OK) return code;
+    if (cli_file_exists(out) && !a->common.force && !cli_is_special(out))
+        return cli_fail(CLI_FAILED, "%s: exists; -f overwrites", out);
+    o.draws = a->draws;
+    o.seed = a->seed;
+    o.weight_every = a->is_quick ? 4 : 1;
+    code = gen_open(ctx, &m, path, NULL, cli_precision(ctx, &a->common));
+    if (code == CLI_OK) {
+        const double start = cli_now();
+        fv_status s = fv_sens_calibrate(ctx, &sens, m.dit, &o);
+        if (s == FV_OK && cli_interrupted()) s = FV_ERR_CANCELLED;
+        if (s != FV_OK) code = cli_report(ctx, s, m.label);
+        if (s == FV_OK) s = fv_sens_write(ctx, sens, out, a->common.force);
+        if (s != FV_OK && code == CLI_OK) code = cli_report(ctx, s, out);
+        if (code == CLI_OK) cli_note("%s: calibrated in %.0f s", out, cli_now() - start);
+    }
+    fv_sens_free(&sens);
+    gen_close(&m);
+    return code;
+}
+
+int gen_calibrate(int argc, char **argv)
+{
+    calibrate_args a = { .seed = 1 };
+    const cli_option options[] = {
+        { 'o', NULL, "FILE", "table (default: MODEL with the suffix .fvsens)", CLI_STRING, &a.out, 0, 0 },
+        GEN_OPT_SAMPLING(&a.sampling),
+        { 0, "draws", "N", "pictures to calibrate with (default 16)", CLI_INT, &a.draws, 1, 4096 },
+        { 0, "quick", NULL, "measure weights at every fourth step only", CLI_FLAG, &a.is_quick, 0, 0 },
+        { 0, "seed", "N", "of the calibration draws (default 1)", CLI_U64, &a.seed, 0, 0 },
+        CLI_OPT_FORCE(&a.common),
+        CLI_OPT_THREADS(&a.common),
+        CLI_OPT_DEVICE(&a.common),
+        CLI_OPT_PRECISION(&a.common),
+        CLI_OPT_QUIET(&a.common),
+        CLI_OPT_VERBOSE(&a.common),
+        CLI_OPT_END
+    };
+    const cli_command command = { "gen calibrate", "[options] MODEL", "Measure what reusing features "
+                                  "costs at each step, for gen --speedup.", NULL, options, 1, 1 };
+    const char *path = NULL;
+    fv_ctx *ctx = NULL;
+    int files;
+    int code = cli_parse(&command, argc, argv, &path, &files);
+    if (code >= 0) return cli_finish(&ctx, code);
+    if ((code = cli_start(&ctx, &a.common)) != CLI_OK) return code;
+    char *out = a.out ? cli_format("%s", a.out) : cli_with_suffix(path, ".fvsens");
+    code = calibrate(ctx, &a, path, out);
+    free(out);
+    return cli_finish(&ctx, code);
+}
+
+/* ---- gen explain ------------------------------------------------------------------------------ */
+
+#define MAP_COLUMNS 64
+
+typedef struct explain_args {
+    cli_common common;
+    gen_sampling sampling;
+    const char *model, *table, *png;
+    double speedup;
+    int n;
+} explain_args;
+
+/* Text map: a column per step in the order of execution, two lines per layer. */
+static void print_map(const gen_model *m, const gen_plan *p)
+{
+    const uint8_t *anchor = fv_accel_anchors(p->accel);
+    const int steps = p->info.steps, depth = m->info.depth;
+    printf("%s: %d steps, %d in full, FLOP ratio %.2f, predicted %.2fx\n", p->info.mode, steps,
+           p->info.anchors, p->info.flop_ratio, p->info.predicted_speedup);
+    printf("# computed, . reused; A marks steps in full; first step at the left\n");
+    for (int first = 0; first < steps; first += MAP_COLUMNS) {
+        const int end = first + MAP_COLUMNS < steps ? first + MAP_COLUMNS : steps;
+        printf("\nstep %-6d", first);
+        for (int e = first; e < end; e++) putchar(anchor[e] ? 'A' : ' ');
+        putchar('\n');
+        for (int l = 0; l < depth; l++)
+            for (int k = 0; k < 2; k++) {
+                printf("%3d %-4s  ", l, k ? "mlp" : "attn");
+                for (int e = first; e < end; e++)
+                    putchar(fv_accel_action(p->accel, e, l, k) == 0 ? '#' : '.');
+                putchar('\n');
+            }
+    }
+}
+
+static int write_map(fv_ctx *ctx, const explain_args *a, const gen_model *m, const gen_plan *p)
+{
+    const int steps = p->info.steps, rows = 2 * m->info.depth;
+    fv_plot_options po = FV_PLOT_OPTIONS_INIT;
+    fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
+    fv_image img = { 0 };
+    float *v = malloc((size_t)steps * (size_t)rows * sizeof *v);
+    if (!v) return cli_fail(CLI_FAILED, "out of memory");
+    for (int r = 0; r < rows; r++)
+        for (int e = 0; e < steps; e++)
+            v[r * steps + e] = fv_accel_action(p->accel, e, r / 2, r % 2) == 0 ? 1.0f : 0.0f;
+    po.title = "1 computed, 0 reused";
+    po.x_label = "step";
+    po.y_label = "layer: attention, MLP";
+    wo.overwrite = a->common.force;
+    fv_status s = fv_plot_map(ctx, &img, v, rows, steps, 0, 1, &po);
+    if (s == FV_OK) s = fv_image_write(ctx, &img, a->png, &wo);
+    fv_image_free(ctx, &img);
+    free(v);
+    return s == FV_OK ? CLI_OK : cli_report(ctx, s, a->png);
+}
+
+static int explain(fv_ctx *ctx, const explain_args *a, const char *plan_in)
+{
+    fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
+    gen_model m = { 0 };
+    gen_plan p = { 0 };
+    int code = gen_set_sampling(&a->sampling, &o);
+    if (code == CLI_OK) code = gen_open(ctx, &m, a->model, NULL, cli_precision(ctx, &a->common));
+    o.count = a->n;
+    const gen_plan_request request = { a->speedup, a->table, plan_in, a->n };
+    if (code == CLI_OK) code = gen_make_plan(ctx, &m, &o, &request, &p);
+    if (code == CLI_OK && a->png) code = write_map(ctx, a, &m, &p);
+    if (code == CLI_OK) print_map(&m, &p);
+    gen_plan_free(&p);
+    gen_close(&m);
+    return code;
+}
+
+int gen_explain(int argc, char **argv)
+{
+    explain_args a = { .n = 1 };
+    const cli_option options[] = {
+        { 0, "model", "FILE", "model (default: the embedded one)", CLI_STRING, &a.model, 0, 0 },
+        { 0, "speedup", "R", "make the plan for this speed-up", CLI_RATIO, &a.speedup, 1, 1000 },
+        { 'n', NULL, "K", "for K pictures together (default 1)", CLI_INT, &a.n, 1, 100000 },
+        GEN_OPT_SAMPLING(&a.sampling),
+        { 0, "table", "FILE", "sensitivity table (default: beside the model)", CLI_STRING, &a.table, 0, 0 },
+        { 0, "png", "FILE", "also write the map as a picture", CLI_STRING, &a.png, 0, 0 },
+        CLI_OPT_FORCE(&a.common),
+        CLI_OPT_THREADS(&a.common),
+        CLI_OPT_DEVICE(&a.common),
+        CLI_OPT_PRECISION(&a.common),
+        CLI_OPT_QUIET(&a.common),
+        CLI_OPT_VERBOSE(&a.common),
+        CLI_OPT_END
+    };
+    const cli_command command = { "gen explain", "[options] PLAN\n[options] --speedup R",
+                                  "Show what a plan computes and what it reuses.", NULL, options, 0, 1 };
+    const char *plan = NULL;
+    fv_ctx *ctx = NULL;
+    int files;
+    int code = cli_parse(&command, argc, argv, &plan, &files);
+    if (code >= 0) return cli_finish(&ctx, code);
+    if ((plan != NULL) == (a.speedup > 1))
+        return cli_fail(CLI_USAGE, "give a plan file or --speedup above 1");
+    if ((code = cli_start(&ctx, &a.common)) != CLI_OK) return code;
+    code = explain(ctx, &a, plan);
+    return cli_finish(&ctx, code);
+}
