@@ -86,10 +86,10 @@ suite() {
 
 # build NAME [CMAKE OPTIONS]: configure and compile into build/test/NAME.
 build() {
-    name=$1
+    folder=$1 # functions share variables: step has a name of its own
     shift
-    step "configure_$name" cmake -S "$top" -B "$out/$name" -G "$generator" -DFOVEA_TESTS=ON "$@" &&
-        step "compile_$name" cmake --build "$out/$name" -j "$jobs"
+    step "configure_$folder" cmake -S "$top" -B "$out/$folder" -G "$generator" -DFOVEA_TESTS=ON \
+        "$@" && step "compile_$folder" cmake --build "$out/$folder" -j "$jobs"
 }
 no_warnings() {
     if grep -h 'warning:' "$@"; then return 1; fi
@@ -106,7 +106,7 @@ fuzz_all() { # build name
     done
 }
 lint_pages() {
-    bad=$(mandoc -T lint -W warning tools/man/*.[13])
+    bad=$(find tools/man -name '*.[13]' -exec mandoc -T lint -W warning {} +)
     printf '%s\n' "$bad"
     [ -z "$bad" ]
 }
