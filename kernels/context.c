@@ -67,6 +67,22 @@ uint32_t fv_cpu_features(void)
     return f;
 }
 
+/* ---- Options ----------------------------------------------------------------------------------- */
+
+fv_status fv_take_options(fv_ctx *ctx, void *o, size_t size, const void *opts, const char *what)
+{
+    /* Beyond this it is not a size but uninitialised memory. */
+    const size_t most = 65536;
+    if (!opts) return FV_OK;
+    size_t given;
+    memcpy(&given, opts, sizeof given);
+    if (given < sizeof given || given > most)
+        return fv_fail(ctx, FV_ERR_ARG, "%s: struct_size of the options is %zu; use the _INIT macro", what, given);
+    memcpy(o, opts, given < size ? given : size);
+    memcpy(o, &size, sizeof size);
+    return FV_OK;
+}
+
 /* ---- Context ----------------------------------------------------------------------------------- */
 
 static void *libc_alloc(void *user, size_t bytes, size_t align)
@@ -87,10 +103,7 @@ fv_status fv_ctx_create(fv_ctx **out, const fv_ctx_options *opts)
     if (!out) return FV_ERR_ARG;
     *out = NULL;
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    if (opts) {
-        if (opts->struct_size == 0) return FV_ERR_ARG;
-        memcpy(&o, opts, opts->struct_size < sizeof o ? opts->struct_size : sizeof o);
-    }
+    FV_TRY(FV_TAKE_OPTIONS(NULL, &o, opts, "context"));
     if (o.threads < 0 || o.threads > FVI_MAX_THREADS) return FV_ERR_ARG;
     const fv_allocator libc = { libc_alloc, libc_free, NULL };
     const fv_allocator *al = o.alloc ? o.alloc : &libc;
@@ -189,24 +202,24 @@ fv_status fv_fail_in(fv_ctx *ctx, fv_status status, const char *fmt, ...)
 
 /* ---- Memory ------------------------------------------------------------------------------------ */
 
-void *fv_alloc(fv_ctx *ctx, size_t bytes)
+void *fvi_alloc_for(fv_ctx *ctx, fv_ctx *reader, size_t bytes)
 {
     size_t total;
     if (!fv_add_size(bytes, HEADER_BYTES, &total)) {
-        fv_fail(ctx, FV_ERR_OOM, "out of memory: %zu bytes asked", bytes);
+        fv_fail(reader, FV_ERR_OOM, "out of memory: %zu bytes asked", bytes);
         return NULL;
     }
     const uint64_t now = atomic_fetch_add(&ctx->mem_current, bytes) + bytes;
     if (ctx->memory_cap && now > ctx->memory_cap) {
         atomic_fetch_sub(&ctx->mem_current, bytes);
-        fv_fail(ctx, FV_ERR_OOM, "memory cap of %llu bytes reached: at least %llu are needed",
+        fv_fail(reader, FV_ERR_OOM, "memory cap of %llu bytes reached: at least %llu are needed",
                 (unsigned long long)ctx->memory_cap, (unsigned long long)now);
         return NULL;
     }
     uint8_t *p = ctx->alloc.alloc(ctx->alloc.user, total, HEADER_BYTES);
     if (!p) {
         atomic_fetch_sub(&ctx->mem_current, bytes);
-        fv_fail(ctx, FV_ERR_OOM, "out of memory: %zu bytes asked", bytes);
+        fv_fail(reader, FV_ERR_OOM, "out of memory: %zu bytes asked", bytes);
         return NULL;
     }
     const uint64_t size = bytes;
@@ -216,6 +229,8 @@ void *fv_alloc(fv_ctx *ctx, size_t bytes)
     while (now > peak && !atomic_compare_exchange_weak(&ctx->mem_peak, &peak, now)) { }
     return p + HEADER_BYTES;
 }
+
+void *fv_alloc(fv_ctx *ctx, size_t bytes) { return fvi_alloc_for(ctx, ctx, bytes); }
 
 void fv_free(fv_ctx *ctx, void *ptr)
 {

@@ -801,8 +801,8 @@ fv_status fv_dataset_open(fv_ctx *ctx, fv_dataset **out, const fv_dataset_option
     if (!ctx || !out) return FV_ERR_ARG;
     *out = NULL;
     fv_dataset_options o = FV_DATASET_OPTIONS_INIT;
-    if (!opts || !opts->struct_size) return fv_fail(ctx, FV_ERR_ARG, "data set: no options given");
-    memcpy(&o, opts, opts->struct_size < sizeof o ? opts->struct_size : sizeof o);
+    if (!opts) return fv_fail(ctx, FV_ERR_ARG, "data set: no options given");
+    FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "data set"));
     FV_TRY(check_options(ctx, &o));
     fv_dataset *ds = fv_calloc(ctx, 1, sizeof *ds);
     if (!ds) return FV_ERR_OOM;

@@ -57,6 +57,14 @@ void *fv_realloc(fv_ctx *ctx, void *ptr, size_t old_bytes, size_t new_bytes); /*
 char *fv_strdup(fv_ctx *ctx, const char *s);
 char *fv_format(fv_ctx *ctx, const char *fmt, ...) FV_PRINTF(2, 3); /* printf into owned memory */
 
+/* ---- Options -------------------------------------------------------------------------------------
+ * Puts the caller's options over the defaults in *o (the _INIT value). What a shorter struct_size
+ * does not reach stays default, and so does a longer one's unknown tail; opts NULL: all of it.
+ * FV_ERR_ARG when struct_size was not set. `what` begins the message: "plot", "data set", ... */
+fv_status fv_take_options(fv_ctx *ctx, void *o, size_t size, const void *opts, const char *what);
+#define FV_TAKE_OPTIONS(ctx, o, opts, what) \
+    fv_take_options((ctx), (o), sizeof *(o), 1 ? (opts) : (o), (what)) /* ?: checks the types */
+
 /* ---- Device memory: what plans read and write (fv_plan_bind). On the CPU the same as fv_alloc ------- */
 typedef enum fv_copy_kind { FV_COPY_TO_DEVICE = 0, FV_COPY_TO_HOST, FV_COPY_ON_DEVICE } fv_copy_kind;
 void *fv_dev_alloc(fv_ctx *ctx, size_t count, size_t size); /* zeroed */

@@ -357,17 +357,11 @@ fv_image_format fv_image_sniff(const void *bytes, size_t size)
     return FV_IMAGE_UNKNOWN;
 }
 
-/* Options of any version of the struct: what the caller does not know is default. */
 static fv_status read_options(fv_ctx *ctx, fv_image_read_options *o,
                               const fv_image_read_options *opts)
 {
-    memset(o, 0, sizeof *o);
-    if (opts) {
-        if (opts->struct_size == 0)
-            return fv_fail(ctx, FV_ERR_ARG,
-                           "picture read options: struct_size is 0; use the INIT macro");
-        memcpy(o, opts, opts->struct_size < sizeof *o ? opts->struct_size : sizeof *o);
-    }
+    *o = (fv_image_read_options)FV_IMAGE_READ_OPTIONS_INIT;
+    FV_TRY(FV_TAKE_OPTIONS(ctx, o, opts, "reading a picture"));
     if (o->channels < 0 || o->channels > 4 || (o->depth != 0 && o->depth != 8 && o->depth != 16))
         return fv_fail(ctx, FV_ERR_ARG,
                        "picture read options: %d channels of %d bits; channels are 0 to 4, "
@@ -428,14 +422,8 @@ fv_status fv_image_read(fv_ctx *ctx, fv_image *out, const char *path,
 static fv_status write_options(fv_ctx *ctx, fv_image_write_options *o,
                                const fv_image_write_options *opts)
 {
-    memset(o, 0, sizeof *o);
-    if (opts) {
-        if (opts->struct_size == 0)
-            return fv_fail(ctx, FV_ERR_ARG,
-                           "picture write options: struct_size is 0; use the INIT macro");
-        memcpy(o, opts, opts->struct_size < sizeof *o ? opts->struct_size : sizeof *o);
-    }
-    o->struct_size = sizeof *o;
+    *o = (fv_image_write_options)FV_IMAGE_WRITE_OPTIONS_INIT;
+    FV_TRY(FV_TAKE_OPTIONS(ctx, o, opts, "writing a picture"));
     if (o->quality < 0 || o->quality > 100)
         return fv_fail(ctx, FV_ERR_ARG,
                        "picture quality is %d; it must be 1 to 100, or 0 for the default",

@@ -156,13 +156,7 @@ static fv_status create(fv_ctx *ctx, fv_model **out, const fv_model_options *opt
     memcpy(&first, &one, 1);
     if (first != 1) return fv_fail(ctx, FV_ERR_UNSUPPORTED, "models need a little-endian machine");
     fv_model_options o = FV_MODEL_OPTIONS_INIT;
-    if (opts) {
-        if (opts->struct_size == 0) {
-            return fv_fail(ctx, FV_ERR_ARG,
-                           "model options: struct_size is 0; use FV_MODEL_OPTIONS_INIT");
-        }
-        memcpy(&o, opts, opts->struct_size < sizeof o ? opts->struct_size : sizeof o);
-    }
+    FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "opening a model"));
     fv_model *m = fv_calloc(ctx, 1, sizeof *m);
     if (!m) return FV_ERR_OOM;
     m->ctx = ctx;

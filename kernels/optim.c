@@ -97,20 +97,16 @@ static fv_status find_segments(fv_opt *o)
 fv_status fv_opt_create(fv_ctx *ctx, fv_opt **out, fv_params *params, const fv_opt_options *opts)
 {
     *out = NULL;
-    fv_opt_options defaults = FV_OPT_OPTIONS_INIT;
-    if (opts && opts->struct_size == 0)
-        return fv_fail(ctx, FV_ERR_ARG, "optimiser: struct_size is 0; use FV_OPT_OPTIONS_INIT");
-    if (opts)
-        memcpy(&defaults, opts,
-               opts->struct_size < sizeof defaults ? opts->struct_size : sizeof defaults);
-    FV_TRY(check_options(ctx, &defaults));
+    fv_opt_options chosen = FV_OPT_OPTIONS_INIT;
+    FV_TRY(FV_TAKE_OPTIONS(ctx, &chosen, opts, "optimiser"));
+    FV_TRY(check_options(ctx, &chosen));
     FV_TRY(fv_params_alloc(params));
     fv_opt *o = fv_calloc(ctx, 1, sizeof *o);
     if (!o) return FV_ERR_OOM;
     fv_status s = FV_ERR_OOM;
     o->ctx = ctx;
     o->params = params;
-    o->o = defaults;
+    o->o = chosen;
     fvi_optim_init(&o->ops, ctx->cpu);
     const size_t n = (size_t)fvi_params_flat_count(params);
     o->m = fv_calloc(ctx, n, sizeof(float));

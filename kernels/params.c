@@ -17,6 +17,8 @@
 
 #define KEY_BYTES 64
 #define PAD 16
+/* Sums of sizes in bytes stay far below 2^63. */
+#define MAX_ELEMENTS ((int64_t)1 << 48)
 
 typedef struct form {
     struct form *next;
@@ -47,7 +49,7 @@ struct fv_params {
     float *master, *grad;
     uint16_t *half;
     bool half_stale;
-    uint64_t form_bytes;
+    _Atomic uint64_t form_bytes; /* read without the lock */
     pthread_mutex_t lock;
 };
 
@@ -114,7 +116,7 @@ fv_pid fv_params_add(fv_params *p, const char *name, int ndim, const int64_t *di
     q->t.ndim = ndim;
     memcpy(q->t.dim, dim, (size_t)ndim * sizeof *dim);
     q->count = fv_tensor_count(&q->t);
-    if (q->count <= 0) return add_failed(p, fv_fail(p->ctx, FV_ERR_SHAPE, "params: %s is empty or too large", name));
+    if (q->count <= 0 || q->count > MAX_ELEMENTS - p->flat_count - PAD) return add_failed(p, fv_fail(p->ctx, FV_ERR_SHAPE, "params: %s is empty or too large", name));
     q->flags = flags;
     q->offset = p->flat_count;
     q->name = fv_strdup(p->ctx, name);
@@ -175,7 +177,7 @@ fv_status fv_params_alloc(fv_params *p)
 
 uint64_t fv_params_bytes(const fv_params *p)
 {
-    uint64_t n = p->form_bytes;
+    uint64_t n = atomic_load(&p->form_bytes);
     if (p->master) n += (uint64_t)p->flat_count * 8;
     if (p->half) n += (uint64_t)p->flat_count * 2;
     return n;
@@ -338,8 +340,8 @@ static fv_status f32_locked(fv_ctx *ctx, fv_params *p, param *q, const float **o
 {
     if (!q->f32) {
         if (!q->parts) return fv_fail(ctx, FV_ERR_STATE, "params: %s has no values yet", q->name);
-        float *f = fv_alloc(p->ctx, (size_t)q->count * sizeof(float));
-        if (!f) return fv_fail(ctx, FV_ERR_OOM, "%s", fv_ctx_error(p->ctx));
+        float *f = fvi_alloc_for(p->ctx, ctx, (size_t)q->count * sizeof(float));
+        if (!f) return FV_ERR_OOM;
         const fv_status s = expand(ctx, q, f);
         if (s != FV_OK) {
             fv_free(p->ctx, f);
@@ -370,9 +372,9 @@ static fv_status make_form(fv_ctx *ctx, fv_params *p, param *q, const void *key,
 {
     const float *values = q->f32;
     float *temp = NULL;
-    form *f = fv_calloc(p->ctx, 1, sizeof *f);
-    void *data = fv_alloc(p->ctx, packed_bytes);
-    fv_status s = f && data ? FV_OK : fv_fail(ctx, FV_ERR_OOM, "%s", fv_ctx_error(p->ctx));
+    form *f = fvi_alloc_for(p->ctx, ctx, sizeof *f);
+    void *data = fvi_alloc_for(p->ctx, ctx, packed_bytes);
+    fv_status s = f && data ? FV_OK : FV_ERR_OOM;
     if (s == FV_OK && p->master) values = p->master + q->offset;
     if (s == FV_OK && !values) {
         temp = q->parts ? fv_alloc(ctx, (size_t)q->count * sizeof(float)) : NULL;
@@ -388,6 +390,7 @@ static fv_status make_form(fv_ctx *ctx, fv_params *p, param *q, const void *key,
         fv_free(p->ctx, data);
         return s;
     }
+    memset(f, 0, sizeof *f);
     memcpy(f->key, key, key_bytes);
     f->data = data;
     f->next = q->forms;
@@ -419,9 +422,11 @@ fv_status fvi_param_packed(fv_ctx *ctx, fv_params *p, fv_pid id, const void *key
 fv_status fvi_params_need_bf16(fv_ctx *ctx, fv_params *p)
 {
     if (p->half) return FV_OK;
-    p->half = fv_calloc(p->ctx, (size_t)p->flat_count, sizeof(uint16_t));
-    p->half_stale = true;
-    return p->half ? FV_OK : fv_fail(ctx, FV_ERR_OOM, "%s", fv_ctx_error(p->ctx));
+    if (!p->master) return fv_fail(ctx, FV_ERR_INTERNAL, "params: bf16 copies need training storage");
+    p->half = fvi_alloc_for(p->ctx, ctx, (size_t)p->flat_count * sizeof(uint16_t));
+    if (!p->half) return FV_ERR_OOM;
+    p->half_stale = true; /* the first forward fills it */
+    return FV_OK;
 }
 
 const uint16_t *fvi_param_bf16(const fv_params *p, fv_pid id) { return p->half + p->p[id].offset; }

@@ -288,15 +288,17 @@ static fv_status prepare_nodes(fv_plan *p, fv_dtype precision)
 
 fv_status fv_plan_build(fv_ctx *ctx, fv_plan **out, const fv_tape *t, const fv_plan_options *opts)
 {
+    fv_plan_options o = FV_PLAN_OPTIONS_INIT;
     *out = NULL;
     if (t->status != FV_OK) return t->status;
+    FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "plan"));
     fv_plan *p = fv_calloc(ctx, 1, sizeof *p);
     if (!p) return FV_ERR_OOM;
     p->ctx = ctx;
     p->params = t->params;
     p->mode = t->mode;
-    p->keep_all = opts && opts->keep_all;
-    p->external = opts && opts->external_work;
+    p->keep_all = o.keep_all != 0;
+    p->external = o.external_work != 0;
     p->dirty = true;
     fv_text_init(&p->text, ctx);
     fv_status s = copy_tape(p, t);

@@ -296,10 +296,7 @@ static fv_status begin(fv_ctx *ctx, layout *l, fv_image *out, const fv_plot_opti
 {
     const fv_plot_options init = FV_PLOT_OPTIONS_INIT;
     l->o = init;
-    if (opts) {
-        if (!opts->struct_size) return fv_fail(ctx, FV_ERR_ARG, "plot: struct_size is not set");
-        memcpy(&l->o, opts, opts->struct_size < sizeof l->o ? opts->struct_size : sizeof l->o);
-    }
+    FV_TRY(FV_TAKE_OPTIONS(ctx, &l->o, opts, "plot"));
     if (!l->o.width) l->o.width = 800;
     if (!l->o.height) l->o.height = 500;
     if (l->o.width < 160 || l->o.height < 120 || l->o.width > MAX_PIXELS ||

@@ -8,6 +8,9 @@
 
 #include <string.h>
 
+/* Sums of all values' sizes in bytes stay far below 2^63. */
+#define MAX_ELEMENTS ((int64_t)1 << 44)
+
 fv_status fv_tape_create(fv_ctx *ctx, fv_tape **out, fv_params *params, fv_mode mode, fv_dtype precision)
 {
     *out = NULL;
@@ -72,7 +75,8 @@ static fv_t new_value(fv_tape *t, fv_dtype dtype, int ndim, const int64_t *dim)
     v->t.dtype = dtype;
     v->t.ndim = ndim;
     memcpy(v->t.dim, dim, (size_t)ndim * sizeof *dim);
-    if (fv_tensor_count(&v->t) <= 0) return BAD(t, FV_ERR_SHAPE, "tape: empty or too large tensor");
+    const int64_t n = fv_tensor_count(&v->t);
+    if (n <= 0 || n > MAX_ELEMENTS) return BAD(t, FV_ERR_SHAPE, "tape: empty or too large tensor");
     return (fv_t)t->nv++;
 }
 

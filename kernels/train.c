@@ -498,11 +498,11 @@ static fv_status check_options(loop *t, const fv_train_options *opts)
 {
     fv_train_options *o = &t->o;
     const fv_train_options defaults = FV_TRAIN_OPTIONS_INIT;
-    if (!t->params || !t->opt || !t->hooks || !t->hooks->step || !opts || opts->struct_size == 0)
+    if (!t->params || !t->opt || !t->hooks || !t->hooks->step || !opts)
         return fv_fail(t->ctx, FV_ERR_ARG,
                        "training: parameters, optimiser, step hook or options missing");
     *o = defaults;
-    memcpy(o, opts, opts->struct_size < sizeof *o ? opts->struct_size : sizeof *o);
+    FV_TRY(FV_TAKE_OPTIONS(t->ctx, o, opts, "training"));
     if (o->accumulate == 0) o->accumulate = 1;
     if (o->save_every == 0) o->save_every = 500;
     if (o->log_every == 0) o->log_every = 10;
