@@ -79,8 +79,7 @@ static bool is_digit(char c)
 }
 
 /* A number as JSON writes it, without spaces around it: strict and the same in any locale. */
-static fv_status parse_number(fv_ctx *ctx, const char *key, const char *text, bool is_whole,
-                              double *out)
+fv_status dit_parse_number(fv_ctx *ctx, const char *key, const char *text, bool is_whole, double *out)
 {
     const size_t n = strlen(text);
     fv_json_doc *doc = NULL;
@@ -109,7 +108,7 @@ static fv_status meta_number(fv_ctx *ctx, const fv_model *m, const char *key, bo
 {
     const char *text = fv_model_meta(m, key);
     if (!text) return fv_fail(ctx, FV_ERR_MODEL, "model: metadata %s is missing", key);
-    return parse_number(ctx, key, text, is_whole, out);
+    return dit_parse_number(ctx, key, text, is_whole, out);
 }
 
 static fv_status meta_int(fv_ctx *ctx, const fv_model *m, const char *key, int *out)
@@ -243,6 +242,7 @@ static fv_status set_classes(fv_ctx *ctx, const dit_shapes *s, const fv_model *h
      */
     c->classes = rows == 1000 || rows == 1 ? (int)rows : (int)rows - 1;
     FV_TRY(hint(ctx, hints, "classes", &c->classes));
+    FV_TRY(in_range(ctx, "classes", c->classes, 1, DIT_MAX_CLASSES)); /* before the subtraction */
     c->has_null = (int)rows - c->classes;
     if (c->has_null == 0 || c->has_null == 1) return FV_OK;
     return fv_fail(ctx, FV_ERR_MODEL,

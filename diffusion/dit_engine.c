@@ -223,8 +223,10 @@ static fv_status fill_bank(dit_runner *r, int first)
     const size_t n = (size_t)r->chunk * (size_t)stride;
     FV_TRY(fv_dev_copy(r->ctx, r->bank_t, r->host_t, n * sizeof(float), FV_COPY_TO_DEVICE));
     FV_TRY(fv_dev_copy(r->ctx, r->bank_y, r->host_y, n * sizeof(int32_t), FV_COPY_TO_DEVICE));
+    r->chunk_first = -1; /* a failed or cancelled run leaves half a bank */
+    FV_TRY(fv_plan_forward(r->cond));
     r->chunk_first = first;
-    return fv_plan_forward(r->cond);
+    return FV_OK;
 }
 
 /* Rows' modulations of evaluation e in the order of the batch. */
@@ -406,6 +408,7 @@ static fv_status run_module(dit_runner *r, module_set *s, int l, int m, bool reu
         r->reused++;
         return fv_plan_forward(s->reuse);
     }
+    r->valid_rows[k] = 0; /* until the run is complete */
     FV_TRY(fv_plan_forward(s->module[k]));
     r->valid_rows[k] = s->rows;
     r->flop += fv_plan_flop(s->module[k]);
@@ -448,6 +451,7 @@ size_t dit_runner_feature_bytes(const dit_runner *r, int rows)
 fv_status dit_runner_set_feature(dit_runner *r, int l, int m, const void *data, int rows)
 {
     if (!r->keep || rows > 2 * r->B) return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without cache slots");
+    if (rows < 0) return fv_fail(r->ctx, FV_ERR_ARG, "runner: %d rows", rows);
     r->valid_rows[2 * l + m] = rows;
     return fv_dev_copy(r->ctx, r->cache + (size_t)(2 * l + m) * r->slot_bytes, data,
                        dit_runner_feature_bytes(r, rows), FV_COPY_TO_DEVICE);

@@ -11,7 +11,19 @@
 #include <string.h>
 #include <strings.h>
 
+#define MAX_COUNT 1000000
+#define DECODE_GROUP 4 /* pictures for one call of the decoder, which may have to build its plan */
+
 /* ---- Opening ------------------------------------------------------------------------------------------- */
+
+/* Names go to terminals: no control characters, neither ASCII's nor U+0080 to U+009F. */
+static void make_printable(char *text)
+{
+    for (unsigned char *p = (unsigned char *)text; *p; p++) {
+        if ((*p < ' ' && *p != '\n') || *p == 127) *p = '_';
+        if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0) p[0] = p[1] = '_';
+    }
+}
 
 static fv_status read_class_names(fv_ctx *ctx, fv_dit *d)
 {
@@ -21,6 +33,7 @@ static fv_status read_class_names(fv_ctx *ctx, fv_dit *d)
     d->class_text = fv_strdup(ctx, text);
     d->class_name = fv_calloc(ctx, (size_t)n + 1, sizeof *d->class_name);
     if (!d->class_text || !d->class_name) return FV_ERR_OOM;
+    make_printable(d->class_text);
     char *p = d->class_text;
     for (int i = 0; i < n; i++) {
         d->class_name[i] = p;
@@ -34,24 +47,34 @@ static fv_status read_class_names(fv_ctx *ctx, fv_dit *d)
     return FV_OK;
 }
 
+/* Is there a decoder among the tensors of a whole model? */
+static bool has_decoder(const fv_model *m)
+{
+    for (int i = 0; i < fv_model_count(m); i++)
+        if (strncmp(fv_model_name(m, i), "vae.", 4) == 0) return true;
+    return false;
+}
+
 static fv_status open_decoder(fv_ctx *ctx, fv_dit *d, const fv_dit_options *o)
 {
+    const fv_model *m = o->decoder ? o->decoder : d->file;
     if (d->net.cfg.family != DIT_OFFICIAL) return FV_OK;
-    if (o && o->decoder) {
-        if (fv_vae_open(ctx, &d->vae, o->decoder, "", d->precision) == FV_OK) return FV_OK;
-        return fv_vae_open(ctx, &d->vae, o->decoder, "vae.", d->precision);
-    }
-    for (int i = 0; i < fv_model_count(d->file); i++)
-        if (strncmp(fv_model_name(d->file, i), "vae.", 4) == 0)
-            return fv_vae_open(ctx, &d->vae, d->file, "vae.", d->precision);
-    return FV_OK; /* states can be sampled; pictures need a decoder (fv_generate says so) */
+    const bool inside = has_decoder(m);
+    /* Without one states can be sampled; pictures need it, and fv_generate says so. */
+    if (!o->decoder && !inside) return FV_OK;
+    FV_TRY(fv_vae_open(ctx, &d->vae, m, inside ? "vae." : "", d->precision));
+    fv_vae_info info;
+    fv_vae_get_info(d->vae, &info);
+    if (info.can_decode && info.latent_channels == d->net.cfg.channels) return FV_OK;
+    return fv_fail(ctx, FV_ERR_MODEL, "decoder: it %s latents of %d channels, this model makes %d channels",
+                   info.can_decode ? "decodes" : "only encodes to", info.latent_channels, d->net.cfg.channels);
 }
 
 static fv_status open_net(fv_ctx *ctx, fv_dit *d, const fv_dit_options *o)
 {
     dit_config c;
     FV_TRY(dit_config_read(ctx, d->file, "", &c));
-    if (o && o->diffusers_numerics) {
+    if (o->diffusers_numerics) {
         c.t_den = 127.0f;
         c.ln2_eps = 1e-5f;
     }
@@ -65,14 +88,19 @@ static fv_status open_net(fv_ctx *ctx, fv_dit *d, const fv_dit_options *o)
 
 fv_status fv_dit_open(fv_ctx *ctx, fv_dit **out, const fv_model *file, const fv_dit_options *opts)
 {
+    fv_dit_options o = FV_DIT_OPTIONS_INIT;
+    if (!out) return fv_fail(ctx, FV_ERR_ARG, "model: no place for the result");
     *out = NULL;
+    if (!file) return fv_fail(ctx, FV_ERR_ARG, "model: no file given");
+    FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "model"));
+    if (o.precision != FV_F32 && o.precision != FV_BF16)
+        return fv_fail(ctx, FV_ERR_ARG, "model: precision must be f32 or bf16");
     fv_dit *d = fv_calloc(ctx, 1, sizeof *d);
     if (!d) return FV_ERR_OOM;
     d->ctx = ctx;
     d->file = file;
-    const fv_dtype want = opts && opts->struct_size >= sizeof *opts ? opts->precision : FV_F32;
-    d->precision = want == FV_BF16 && fv_ctx_cpu(ctx) & FV_CPU_AVX512 ? FV_BF16 : FV_F32;
-    const fv_status s = open_net(ctx, d, opts);
+    d->precision = o.precision == FV_BF16 && fv_ctx_cpu(ctx) & FV_CPU_AVX512 ? FV_BF16 : FV_F32;
+    const fv_status s = open_net(ctx, d, &o);
     if (s != FV_OK) {
         fv_dit_close(&d);
         return s;
@@ -154,6 +182,7 @@ fv_status fv_dit_class_find(fv_ctx *ctx, const fv_dit *d, const char *name, int 
 {
     const int n = d->net.cfg.classes;
     char *end;
+    *out = 0;
     const long v = strtol(name, &end, 10);
     if (end != name && *end == 0) {
         if (v < 0 || v >= n) return fv_fail(ctx, FV_ERR_UNKNOWN, "class %ld does not exist: 0 to %d", v, n - 1);
@@ -291,6 +320,17 @@ static fv_status sample_batch(sampling *s, int first, const float *noise, float 
     return FV_OK;
 }
 
+static fv_status check_classes(fv_ctx *ctx, const dit_config *c, const fv_generate_options *o)
+{
+    for (int i = 0; i < (o->classes ? o->count : 1); i++) {
+        const int k = o->classes ? o->classes[i] : o->class_all;
+        if (k >= 0 && k < c->classes + c->has_null) continue;
+        return fv_fail(ctx, FV_ERR_ARG, "class %d is out of range: 0 to %d%s", k, c->classes - 1,
+                       c->has_null ? ", or one more for unconditional" : "");
+    }
+    return FV_OK;
+}
+
 static fv_status check_accel(fv_ctx *ctx, const sampling *s)
 {
     const fv_accel *a = s->o->accel;
@@ -316,11 +356,18 @@ static fv_status sample_all(sampling *s, fv_dtype precision, const float *noise,
     return FV_OK;
 }
 
+static fv_status check_count(fv_ctx *ctx, const fv_generate_options *o)
+{
+    if (o->count >= 1 && o->count <= MAX_COUNT) return FV_OK;
+    return fv_fail(ctx, FV_ERR_ARG, "count is %d: use 1 to %d pictures", o->count, MAX_COUNT);
+}
+
 fv_status dit_generate_net(fv_ctx *ctx, const dit_net *net, fv_dtype precision, const fv_generate_options *o,
                            const float *noise, float *state, fv_generate_stats *stats)
 {
     sampling s = { .ctx = ctx, .net = net, .o = o };
-    if (o->count < 1 || o->count > 1000000) return fv_fail(ctx, FV_ERR_ARG, "count must be 1 to 1000000");
+    FV_TRY(check_count(ctx, o));
+    FV_TRY(check_classes(ctx, &net->cfg, o));
     FV_TRY(dit_schedule_create(ctx, &s.schedule, &net->cfg, o));
     fv_status st = check_accel(ctx, &s);
     if (st == FV_OK) st = sample_all(&s, precision, noise, state);
@@ -330,81 +377,91 @@ fv_status dit_generate_net(fv_ctx *ctx, const dit_net *net, fv_dtype precision, 
     return st;
 }
 
-fv_status fv_generate_state(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o, const float *noise,
+fv_status fv_generate_state(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *opts, const float *noise,
                             float *state, fv_generate_stats *stats)
 {
     const double t = fv_now();
-    const fv_status s = dit_generate_net(ctx, &d->net, d->precision, o, noise, state, stats);
+    fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
+    if (!d || !opts || !state) return fv_fail(ctx, FV_ERR_ARG, "generate: model, options or state missing");
+    FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "generate"));
+    const fv_status s = dit_generate_net(ctx, &d->net, d->precision, &o, noise, state, stats);
     if (stats) stats->seconds = fv_now() - t;
     return s;
 }
 
 /* ---- Pictures ------------------------------------------------------------------------------------------------ */
 
-static fv_status to_image(fv_ctx *ctx, const fv_dit *d, const float *state, float *rgb, fv_image *img)
+/* Decoded values to pixels; the official evaluation truncates: clamp(127.5 y + 128). NaN gives 0. */
+static void truncate_pixels(const float *rgb, fv_image *img)
 {
-    const dit_config *c = &d->net.cfg;
-    const int S = c->input_size;
-    fv_dit_info info;
-    fv_dit_get_info(d, &info);
-    FV_TRY(fv_image_create(ctx, img, info.image_size, info.image_size, 3, 8));
-    if (!d->vae) {
-        fv_image_from_float(img, -1.0f, 1.0f, state);
-        return FV_OK;
-    }
-    FV_TRY(fv_vae_decode(ctx, d->vae, state, 1, S, S, rgb));
-    uint8_t *p = img->pixels; /* the official evaluation truncates: clamp(127.5 y + 128) */
+    uint8_t *p = img->pixels;
     for (int y = 0; y < img->height; y++)
         for (int x = 0; x < 3 * img->width; x++) {
             const float v = 127.5f * rgb[(size_t)y * 3 * (size_t)img->width + (size_t)x] + 128.0f;
-            p[(size_t)y * img->stride_bytes + (size_t)x] = v < 0 ? 0 : v > 255 ? 255 : (uint8_t)v;
+            p[(size_t)y * img->stride_bytes + (size_t)x] = v > 255 ? 255 : v > 0 ? (uint8_t)v : 0;
         }
-    return FV_OK;
+}
+
+static fv_status decode_latents(fv_ctx *ctx, const fv_dit *d, int count, const float *state, fv_image *images)
+{
+    const dit_config *c = &d->net.cfg;
+    const int S = c->input_size, most = count < DECODE_GROUP ? count : DECODE_GROUP;
+    const size_t n = (size_t)S * (size_t)S * (size_t)c->channels;
+    const size_t pixels = (size_t)images->width * (size_t)images->height * 3;
+    float *rgb = fv_calloc(ctx, (size_t)most * pixels, sizeof(float));
+    fv_status s = rgb ? FV_OK : FV_ERR_OOM;
+    for (int first = 0; first < count && s == FV_OK; first += most) {
+        const int B = count - first < most ? count - first : most;
+        s = fv_vae_decode(ctx, d->vae, state + (size_t)first * n, B, S, S, rgb);
+        for (int i = 0; i < B && s == FV_OK; i++) truncate_pixels(rgb + (size_t)i * pixels, &images[first + i]);
+        if (s == FV_OK) s = fv_report(ctx, "decoding", (uint64_t)(first + B), (uint64_t)count, NULL);
+    }
+    fv_free(ctx, rgb);
+    return s;
 }
 
 static fv_status decode_all(fv_ctx *ctx, const fv_dit *d, int count, const float *state, fv_image *images)
 {
     const dit_config *c = &d->net.cfg;
     const size_t n = (size_t)c->input_size * (size_t)c->input_size * (size_t)c->channels;
-    float *rgb = NULL;
-    fv_status s = FV_OK;
-    if (d->vae) {
-        fv_dit_info info;
-        fv_dit_get_info(d, &info);
-        rgb = fv_calloc(ctx, (size_t)info.image_size * (size_t)info.image_size * 3, sizeof(float));
-        if (!rgb) return FV_ERR_OOM;
-    }
-    for (int i = 0; i < count && s == FV_OK; i++) s = to_image(ctx, d, state + (size_t)i * n, rgb, &images[i]);
-    fv_free(ctx, rgb);
-    return s;
+    fv_dit_info info;
+    fv_dit_get_info(d, &info);
+    for (int i = 0; i < count; i++)
+        FV_TRY(fv_image_create(ctx, &images[i], info.image_size, info.image_size, 3, 8));
+    if (d->vae) return decode_latents(ctx, d, count, state, images);
+    for (int i = 0; i < count; i++) fv_image_from_float(&images[i], -1.0f, 1.0f, state + (size_t)i * n);
+    return FV_OK;
 }
 
-fv_status fv_generate(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o, fv_image *images,
+fv_status fv_generate(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *opts, fv_image *images,
                       fv_generate_stats *stats)
 {
-    const dit_config *c = &d->net.cfg;
     const double start = fv_now();
+    fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
     fv_generate_stats st = { 0 };
     fv_memory_stats before, after;
-    if (o->count < 1 || o->count > 1000000) return fv_fail(ctx, FV_ERR_ARG, "count must be 1 to 1000000");
-    memset(images, 0, (size_t)o->count * sizeof *images);
+    if (!d || !opts || !images) return fv_fail(ctx, FV_ERR_ARG, "generate: model, options or pictures missing");
+    FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "generate"));
+    FV_TRY(check_count(ctx, &o));
+    memset(images, 0, (size_t)o.count * sizeof *images);
+    const dit_config *c = &d->net.cfg;
     if (c->family == DIT_OFFICIAL && !d->vae)
         return fv_fail(ctx, FV_ERR_MODEL, "this latent model has no decoder: give one (--decoder FILE)");
     fv_ctx_memory_reset_peak(ctx);
     fv_ctx_memory(ctx, &before);
     const size_t n = (size_t)c->input_size * (size_t)c->input_size * (size_t)c->channels;
-    float *state = fv_calloc(ctx, (size_t)o->count * n, sizeof(float));
+    float *state = fv_calloc(ctx, (size_t)o.count * n, sizeof(float));
     if (!state) return FV_ERR_OOM;
-    fv_status s = dit_generate_net(ctx, &d->net, d->precision, o, NULL, state, &st);
+    fv_status s = dit_generate_net(ctx, &d->net, d->precision, &o, NULL, state, &st);
     const double decode = fv_now();
-    if (s == FV_OK) s = decode_all(ctx, d, o->count, state, images);
+    if (s == FV_OK) s = decode_all(ctx, d, o.count, state, images);
     fv_free(ctx, state);
     fv_ctx_memory(ctx, &after);
     st.seconds = fv_now() - start;
     st.decode_seconds = fv_now() - decode;
     st.peak_bytes = after.peak_bytes - before.current_bytes;
     if (s != FV_OK)
-        for (int i = 0; i < o->count; i++) fv_image_free(ctx, &images[i]);
+        for (int i = 0; i < o.count; i++) fv_image_free(ctx, &images[i]);
     if (stats) *stats = st;
     return s;
 }

@@ -8,7 +8,7 @@
  *
  * Official DiT models train with the same loop on the epsilon objective of Ho et al. 2020 (simple
  * loss, timesteps uniform in 0..999): the learned variance channels are left at their start. */
-#include "internal.h"
+#include "dit_shapes.h"
 
 #include <math.h>
 #include <string.h>
@@ -164,13 +164,15 @@ static fv_status read_config(trainer *tr, fv_recipe *r)
         c->bottleneck = patch >= 8 ? 64 : 0;
     }
     c->depth = (int)fv_recipe_int(r, "depth", c->depth, 1, 256);
-    c->heads = (int)fv_recipe_int(r, "heads", width / (c->family == DIT_F ? 64 : width / c->heads), 1, 256);
+    const int heads = c->family != DIT_F ? c->heads : c->width < 64 ? 1 : c->width / 64;
+    c->heads = (int)fv_recipe_int(r, "heads", heads, 1, 256);
     c->refine = (int)fv_recipe_int(r, "refine", c->refine, 0, 256);
     c->bottleneck = (int)fv_recipe_int(r, "bottleneck", c->bottleneck, 0, 4096);
     c->cfg = (float)fv_recipe_number(r, "cfg", c->cfg, 1, 100);
-    if (c->width % c->heads || (c->width / c->heads) % 4 || c->input_size % c->patch)
-        return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: width %d, heads %d, patch %d do not fit", c->width, c->heads, c->patch);
-    return FV_OK;
+    dit_config checked = *c; /* the number of classes is not known yet */
+    checked.classes = 1;
+    const fv_status s = dit_config_check(tr->ctx, &checked);
+    return s == FV_OK ? s : fv_fail_in(tr->ctx, FV_ERR_ARG, "recipe");
 }
 
 static fv_status allocate(trainer *tr)
@@ -267,10 +269,13 @@ static void trainer_free(trainer *tr)
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
 }
 
-fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *r, const fv_dit_train_options *o, fv_train_result *result)
+fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *r, const fv_dit_train_options *opts, fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
+    fv_dit_train_options chosen = FV_DIT_TRAIN_OPTIONS_INIT, *const o = &chosen;
     fv_train_options t = FV_TRAIN_OPTIONS_INIT;
+    if (!r || !opts) return fv_fail(ctx, FV_ERR_ARG, "training: recipe or options missing");
+    FV_TRY(FV_TAKE_OPTIONS(ctx, o, opts, "training"));
     tr.seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
     tr.batch = (int)fv_recipe_int(r, "batch", 64, 1, 65536);
     tr.accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);

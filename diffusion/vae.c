@@ -19,7 +19,6 @@
  * run at the same time); activations are allocated per call. bf16: the picture itself stays f32. */
 #include "internal.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "tape.h"
@@ -299,12 +298,15 @@ static fv_status read_kl(reader *r)
 {
     const bool ldm = has(r, "decoder.mid.block_1.norm1.weight");
     const char *scale_text = meta(r, "scaling_factor"), *groups = meta(r, "groups");
-    const double scale = scale_text ? strtod(scale_text, NULL) : 0.18215;
+    double scale = 0.18215;
+    if (scale_text) FV_TRY(dit_parse_number(r->ctx, "scaling_factor", scale_text, false, &scale));
     if (!(scale > 1e-6 && scale < 1e6))
         return fv_fail(r->ctx, FV_ERR_MODEL,
                        "vae: metadata scaling_factor is not a positive number");
     r->v->kind = "AutoencoderKL";
-    r->v->groups = groups ? atoi(groups) : 32;
+    double group_count = 32;
+    if (groups) FV_TRY(dit_parse_number(r->ctx, "groups", groups, true, &group_count));
+    r->v->groups = (int)group_count;
     r->v->eps = 1e-6f;
     r->net = &r->v->decoder;
     FV_TRY(add_affine(r, (float)(1.0 / scale), 0.0f));
@@ -622,9 +624,9 @@ static fv_status make_plan(fv_ctx *ctx, const fv_vae *v, const vae_net *n, int r
     return s == FV_OK ? s : fv_fail_in(ctx, s, "vae");
 }
 
-static fv_status find_plan(fv_ctx *ctx, fv_vae *v, vae_net *n, int rows, int columns, fv_plan **out)
+/* The kept plan, of the opener's context; only calls with that context may look at it. */
+static fv_status find_plan(fv_ctx *ctx, const fv_vae *v, vae_net *n, int rows, int columns, fv_plan **out)
 {
-    if (ctx != v->ctx) return make_plan(ctx, v, n, rows, columns, out);
     if (!n->plan || n->rows != rows || n->columns != columns) {
         fv_plan_destroy(&n->plan);
         FV_TRY(make_plan(ctx, v, n, rows, columns, &n->plan));
@@ -672,9 +674,13 @@ static fv_status run_net(fv_ctx *ctx, fv_vae *v, vae_net *n, const float *x, con
         encode ? (size_t)(rows / f) * (size_t)(columns / f) * (size_t)info.latent_channels
                : (size_t)rows * (size_t)columns * (size_t)f * (size_t)f * 3;
     fv_plan *p = NULL;
-    FV_TRY(find_plan(ctx, v, n, rows, columns, &p));
+    if (ctx == v->ctx) {
+        FV_TRY(find_plan(ctx, v, n, rows, columns, &p));
+        return run_all(ctx, p, x, in, y, out, B);
+    }
+    FV_TRY(make_plan(ctx, v, n, rows, columns, &p));
     const fv_status s = run_all(ctx, p, x, in, y, out, B);
-    if (p != n->plan) fv_plan_destroy(&p);
+    fv_plan_destroy(&p);
     return s;
 }
 
