@@ -253,7 +253,7 @@ refuse train_missing_recipe 1 "none" "$FOVEA" train none.recipe
 printf 'engine = dit\nfruit = apple\n' > bad.recipe
 refuse train_unknown_engine 3 "engine" "$FOVEA" train bad.recipe --set engine=steam
 recipe="$data/clothing.recipe"
-train="$FOVEA train $recipe --data-dir $data --threads 1 --set batch=4 --set sample_every=0 --set eval_batches=0"
+train="$FOVEA train $recipe --data-dir $data --threads 1 --set batch=4 --set sample_every=0 --set eval_batches=0 --set split=0"
 if [ -f "$recipe" ]; then
     expect train 0 $train --set steps=3 -o t
     [ -f t/model.safetensors ] && [ -f t/metrics.csv ]; ok $? train_writes_model_and_metrics

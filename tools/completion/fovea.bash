@@ -1,0 +1,48 @@
+# bash completion for fovea; tests/cli_docs.sh compares it with fovea --help.
+_fovea()
+{
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    local common='--version --help -q -v' words=
+    COMPREPLY=()
+    case $prev in
+    --device) words='auto cpu cuda' ;;
+    --precision) words='f32 bf16' ;;
+    --type) words='f32 bf16 int8' ;;
+    --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
+    --preset | new) words='F32 F64c F64 F128 F128L DiT-S/2 DiT-B/2 DiT-L/2 DiT-XL/2' ;;
+    bench) words='gemm dit train quality' ;;
+    --set | --seed | --classes | --rows | --batch | --steps | --seconds | --threads | --cfg | \
+        --samples | --speedup | --start-step) return ;;
+    -o | --vae | --init | --classifier | --recipe | --table | --data-dir)
+        COMPREPLY=($(compgen -f -- "$cur"))
+        compopt -o filenames 2> /dev/null
+        return
+        ;;
+    esac
+    if [[ -n $words && $cur != -* ]]; then
+        COMPREPLY=($(compgen -W "$words" -- "$cur"))
+        return
+    fi
+    local machine='--threads --device --precision'
+    case ${COMP_WORDS[1]} in
+    train) words="-o --resume --set --data-dir --init --start-step --threads --device --json $common" ;;
+    convert) words="-o --vae --type -f $common" ;;
+    new) words="-o --seed --classes -f --threads $common" ;;
+    bench)
+        words="--preset --rows --batch --steps --seconds $machine --json $common"
+        [[ ${COMP_WORDS[2]} == quality ]] && words="--classifier --recipe --data-dir --samples
+            --speedup --table --steps --sampler --cfg --seed $machine --json $common"
+        ;;
+    *)
+        words='--version --help'
+        [[ $COMP_CWORD == 1 ]] && words="train convert new bench $words"
+        ;;
+    esac
+    if [[ $cur == -* || $COMP_CWORD == 1 ]]; then
+        COMPREPLY=($(compgen -W "$words" -- "$cur"))
+    else
+        COMPREPLY=($(compgen -f -- "$cur"))
+        compopt -o filenames 2> /dev/null
+    fi
+}
+complete -F _fovea fovea

@@ -1,0 +1,41 @@
+# bash completion for gen; tests/cli_docs.sh compares it with gen --help.
+_gen()
+{
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    local common='--version --help -q -v' words=
+    COMPREPLY=()
+    case $prev in
+    --device) words='auto cpu cuda' ;;
+    --precision) words='f32 bf16' ;;
+    --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
+    --class) words='all' ;;
+    -n | --seed | --steps | --cfg | --speedup | --threads | --draws) return ;;
+    -o | --model | --decoder | --table | --plan-in | --plan-out | --side-by-side | --png)
+        COMPREPLY=($(compgen -f -- "$cur"))
+        compopt -o filenames 2> /dev/null
+        return
+        ;;
+    esac
+    if [[ -n $words ]]; then
+        COMPREPLY=($(compgen -W "$words" -- "$cur"))
+        return
+    fi
+    local sampling='--steps --sampler --cfg' machine='--threads --device --precision'
+    case ${COMP_WORDS[1]} in
+    info) words="--devices --precision --json $common" ;;
+    calibrate) words="-o $sampling --draws --quick --seed -f $machine $common" ;;
+    explain) words="--model --speedup -n $sampling --table --png -f $machine $common" ;;
+    *)
+        words="--model --class -n --seed $sampling --speedup --compare --side-by-side --table
+            --plan-out --plan-in --decoder -o --grid -f $machine --json $common"
+        [[ $COMP_CWORD == 1 ]] && words="info calibrate explain $words"
+        ;;
+    esac
+    if [[ $cur == -* || $COMP_CWORD == 1 ]]; then
+        COMPREPLY=($(compgen -W "$words" -- "$cur"))
+    else
+        COMPREPLY=($(compgen -f -- "$cur"))
+        compopt -o filenames 2> /dev/null
+    fi
+}
+complete -F _gen gen
