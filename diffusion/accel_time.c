@@ -1,0 +1,309 @@
+/* accel_time.c - measured module times, and what a plan will take.
+ *
+ * A run is a sum: setting up, then for every batch the conditioning and for every evaluation the
+ * two ends of the network, the sampler's update and, per module, a full computation or a reuse.
+ * Each part is timed on the machine at hand (median of 5 runs after 2 warm-ups, less where a part
+ * is slow, about 3 seconds in all); the two row counts of guided and unguided evaluations are timed
+ * apart. Everything that a caller of fv_generate waits for is in the sum, so a speed-up is one of
+ * wall-clock time and its limit is known: with every module reused the rest remains.
+ *
+ * What the sum misses (caches, clock, other load) is one factor, `correction`, fitted by
+ * fv_accel_solve from real runs and kept in the timing. */
+#include "soda.h"
+
+#include <math.h>
+#include <string.h>
+
+#define BUDGET_SECONDS 3.0
+#define WARM_UPS 2
+#define RUNS 5
+enum { ATTN_FULL = 0, MLP_FULL, REUSE_ONE, ENDS, CONDITION, UPDATE, DECODE, SETUP, PARTS };
+
+/* ---- Measuring ------------------------------------------------------------------------------ */
+
+typedef struct stopwatch {
+    fv_ctx *ctx;
+    const fv_dit *d;
+    const fv_generate_options *o;
+    dit_schedule schedule;
+    dit_walk walk;
+    float *rgb;
+} stopwatch;
+
+static fv_status open_walk(stopwatch *w)
+{
+    const dit_runner_options ro = { dit_choose_batch(&w->d->net.cfg, w->o), w->o->exact_cache != 0,
+                                    true };
+    const fv_generate_options *o = w->o;
+    dit_walk_destroy(&w->walk);
+    FV_TRY(dit_walk_create(w->ctx, &w->walk, &w->d->net, w->d->precision, &w->schedule, &ro));
+    for (int i = 0; i < w->walk.B; i++)
+        w->walk.labels[i] = o->classes ? o->classes[i] : o->class_all;
+    return dit_walk_start(&w->walk, 0, NULL);
+}
+
+static fv_status decode_one(stopwatch *w)
+{
+    const dit_config *c = &w->d->net.cfg;
+    fv_image img = { 0 };
+    if (w->d->vae)
+        return fv_vae_decode(w->ctx, w->d->vae, w->walk.x, 1, c->input_size, c->input_size, w->rgb);
+    if (c->channels != 3) return FV_OK; /* states only */
+    FV_TRY(fv_image_create(w->ctx, &img, c->input_size, c->input_size, 3, 8));
+    fv_image_from_float(&img, -1.0f, 1.0f, w->walk.x);
+    fv_image_free(w->ctx, &img);
+    return FV_OK;
+}
+
+static int first_of(const dit_schedule *s, int guided)
+{
+    for (int e = 0; e < s->evals; e++)
+        if ((dit_schedule_guided(s, e) != 0) == guided) return e;
+    return -1;
+}
+
+static fv_status time_once(stopwatch *w, int part, int guided, double *seconds)
+{
+    const float *out;
+    int rows;
+    const int e = first_of(&w->schedule, guided);
+    if (part <= CONDITION) return dit_runner_time(w->walk.runner, part, guided, seconds);
+    if (part == UPDATE) FV_TRY(dit_runner_eval(w->walk.runner, e, w->walk.x, NULL, &out, &rows));
+    const double start = fv_now();
+    if (part == UPDATE)
+        dit_walk_update(&w->walk, e, out, rows);
+    else if (part == DECODE)
+        FV_TRY(decode_one(w));
+    else
+        FV_TRY(open_walk(w));
+    *seconds = fv_now() - start;
+    return FV_OK;
+}
+
+static double median(double *v, int n)
+{
+    for (int i = 1; i < n; i++)
+        for (int j = i; j > 0 && v[j] < v[j - 1]; j--) {
+            const double t = v[j];
+            v[j] = v[j - 1];
+            v[j - 1] = t;
+        }
+    return n % 2 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
+}
+
+/* Warm-ups and repetitions stop when the part has had its share of the budget; one run always
+ * counts. */
+static fv_status time_part(stopwatch *w, int part, int guided, double *seconds)
+{
+    const double start = fv_now(), share = BUDGET_SECONDS / (2 * PARTS);
+    double v[RUNS], t;
+    int n = 0;
+    for (int i = 0; i < WARM_UPS + RUNS; i++) {
+        FV_TRY(time_once(w, part, guided, &t));
+        const bool is_late = fv_now() - start > share;
+        if (i < WARM_UPS && !is_late) continue;
+        v[n++] = t;
+        if (is_late || n == RUNS) break;
+    }
+    *seconds = median(v, n);
+    return fv_report(w->ctx, "timing", (uint64_t)part, PARTS, NULL);
+}
+
+static fv_status measure(stopwatch *w, fv_timing *t)
+{
+    fv_dit_info info;
+    fv_dit_get_info(w->d, &info);
+    if (w->d->vae) {
+        w->rgb =
+            fv_calloc(w->ctx, (size_t)info.image_size * (size_t)info.image_size * 3, sizeof(float));
+        if (!w->rgb) return FV_ERR_OOM;
+    }
+    FV_TRY(open_walk(w)); /* packs the weights: not part of a call's time */
+    t->batch = w->walk.B;
+    FV_TRY(time_part(w, SETUP, 0, &t->setup));
+    for (int g = 0; g < 2; g++) {
+        if (first_of(&w->schedule, g) < 0) continue;
+        FV_TRY(time_part(w, ENDS, g, &t->ends[g])); /* first: it brings the modulations */
+        FV_TRY(time_part(w, ATTN_FULL, g, &t->attn[g]));
+        FV_TRY(time_part(w, MLP_FULL, g, &t->mlp[g]));
+        FV_TRY(time_part(w, REUSE_ONE, g, &t->reuse[g]));
+        FV_TRY(time_part(w, UPDATE, g, &t->step));
+    }
+    FV_TRY(time_part(w, CONDITION, first_of(&w->schedule, 1) >= 0, &t->cond));
+    return time_part(w, DECODE, 0, &t->decode);
+}
+
+fv_status fv_timing_measure(fv_ctx *ctx, fv_timing **out, const fv_dit *d,
+                            const fv_generate_options *o)
+{
+    stopwatch w = { .ctx = ctx, .d = d, .o = o };
+    *out = NULL;
+    if (o->count < 1) return fv_fail(ctx, FV_ERR_ARG, "timing: count must be 1 or more");
+    fv_timing *t = fv_calloc(ctx, 1, sizeof *t);
+    if (!t) return FV_ERR_OOM;
+    t->ctx = ctx;
+    t->depth = d->net.cfg.depth;
+    t->threads = fv_ctx_threads(ctx);
+    t->precision = d->precision;
+    t->correction = 1.0;
+    memcpy(t->hash, d->hash, sizeof t->hash);
+    fv_status s = dit_schedule_create(ctx, &w.schedule, &d->net.cfg, o);
+    if (s == FV_OK) s = measure(&w, t);
+    dit_walk_destroy(&w.walk);
+    dit_schedule_destroy(ctx, &w.schedule);
+    fv_free(ctx, w.rgb);
+    if (s == FV_OK)
+        *out = t;
+    else
+        fv_free(ctx, t);
+    return s;
+}
+
+void fv_timing_free(fv_timing **t)
+{
+    if (!t || !*t) return;
+    fv_free((*t)->ctx, *t);
+    *t = NULL;
+}
+
+/* ---- Prediction ----------------------------------------------------------------------------- */
+
+fv_status fvi_accel_seconds(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o,
+                            const fv_timing *t, const uint8_t *action, double *seconds)
+{
+    const int L = d->net.cfg.depth;
+    dit_schedule sc;
+    FV_TRY(dit_schedule_create(ctx, &sc, &d->net.cfg, o));
+    double batch = t->cond;
+    for (int e = 0; e < sc.evals; e++) {
+        const int g = dit_schedule_guided(&sc, e) != 0;
+        batch += t->ends[g] + t->step;
+        for (int k = 0; k < 2 * L; k++) {
+            const bool is_reused =
+                action && action[(size_t)e * 2 * (size_t)L + (size_t)k] == DIT_REUSE;
+            batch += is_reused ? t->reuse[g] : k % 2 == DIT_ATTN ? t->attn[g] : t->mlp[g];
+        }
+    }
+    dit_schedule_destroy(ctx, &sc);
+    *seconds = t->setup + batch * ((o->count + t->batch - 1) / t->batch) + t->decode * o->count;
+    return FV_OK;
+}
+
+/* ---- Text ----------------------------------------------------------------------------------- */
+
+static void put_pair(fv_text *x, const char *key, const double v[2])
+{
+    fv_text_printf(x, ",\"%s\":[%.9g,%.9g]", key, v[0], v[1]);
+}
+
+fv_status fv_timing_text(const fv_timing *t, fv_ctx *ctx, char **json)
+{
+    char hash[65];
+    fv_text x;
+    *json = NULL;
+    fv_hex(t->hash, sizeof t->hash, hash);
+    fv_text_init(&x, ctx);
+    fv_text_printf(&x,
+                   "{\"fovea_timing\":1,\"model\":\"%s\",\"depth\":%d,\"batch\":%d,\"threads\":%d,"
+                   "\"precision\":\"%s\"",
+                   hash, t->depth, t->batch, t->threads, fv_dtype_name(t->precision));
+    put_pair(&x, "attn", t->attn);
+    put_pair(&x, "mlp", t->mlp);
+    put_pair(&x, "reuse", t->reuse);
+    put_pair(&x, "ends", t->ends);
+    fv_text_printf(
+        &x, ",\"step\":%.9g,\"cond\":%.9g,\"setup\":%.9g,\"decode\":%.9g,\"correction\":%.9g}",
+        t->step, t->cond, t->setup, t->decode, t->correction);
+    if (x.status == FV_OK) *json = fv_strdup(ctx, x.data);
+    const fv_status s = x.status != FV_OK ? x.status : *json ? FV_OK : FV_ERR_OOM;
+    fv_text_free(&x);
+    return s;
+}
+
+static bool number_in(const fv_json *n, double lo, double hi, double *out)
+{
+    if (!n || n->type != FV_JSON_NUMBER || !(n->num >= lo && n->num <= hi)) return false;
+    *out = n->num;
+    return true;
+}
+
+static bool int_in(const fv_json *n, int lo, int hi, int *out)
+{
+    int64_t v;
+    if (!fv_json_int(n, &v) || v < lo || v > hi) return false;
+    *out = (int)v;
+    return true;
+}
+
+static bool pair_in(const fv_json_doc *doc, const char *key, double v[2])
+{
+    const fv_json *a = fv_json_get(doc, fv_json_root(doc), key);
+    if (!a || a->type != FV_JSON_ARRAY || a->count != 2) return false;
+    const fv_json *first = fv_json_first(doc, a);
+    return number_in(first, 0, 1e6, &v[0]) && number_in(fv_json_next(doc, first), 0, 1e6, &v[1]);
+}
+
+static bool read_fields(const fv_json_doc *doc, fv_timing *t)
+{
+    const fv_json *root = fv_json_root(doc), *hash = fv_json_get(doc, root, "model");
+    const fv_json *precision = fv_json_get(doc, root, "precision");
+    const struct {
+        const char *key;
+        double lo, hi, *to;
+    } field[] = {
+        { "step", 0, 1e6, &t->step },
+        { "cond", 0, 1e6, &t->cond },
+        { "setup", 0, 1e6, &t->setup },
+        { "decode", 0, 1e6, &t->decode },
+        { "correction", 0.01, 100, &t->correction },
+    };
+    char hex[65];
+    int version;
+    if (!int_in(fv_json_get(doc, root, "fovea_timing"), 1, 1, &version)) return false;
+    if (!hash || hash->type != FV_JSON_STRING || hash->str_bytes != 64) return false;
+    for (int i = 0; i < 32; i++) {
+        unsigned v = 0;
+        for (int j = 0; j < 2; j++) {
+            const char c = hash->str[2 * i + j];
+            v = v * 16 + (unsigned)(c >= 'a' ? c - 'a' + 10 : c - '0');
+        }
+        t->hash[i] = (uint8_t)v;
+    }
+    fv_hex(t->hash, sizeof t->hash, hex);
+    if (strcmp(hex, hash->str) != 0) return false; /* not lower case hexadecimal */
+    if (!int_in(fv_json_get(doc, root, "depth"), 1, 4096, &t->depth) ||
+        !int_in(fv_json_get(doc, root, "batch"), 1, 1000000, &t->batch) ||
+        !int_in(fv_json_get(doc, root, "threads"), 1, 4096, &t->threads))
+        return false;
+    t->precision =
+        precision && precision->type == FV_JSON_STRING && strcmp(precision->str, "bf16") == 0
+            ? FV_BF16
+            : FV_F32;
+    for (size_t i = 0; i < FV_ARRAY_LEN(field); i++)
+        if (!number_in(fv_json_get(doc, root, field[i].key), field[i].lo, field[i].hi, field[i].to))
+            return false;
+    return pair_in(doc, "attn", t->attn) && pair_in(doc, "mlp", t->mlp) &&
+           pair_in(doc, "reuse", t->reuse) && pair_in(doc, "ends", t->ends);
+}
+
+fv_status fv_timing_parse(fv_ctx *ctx, fv_timing **out, const char *json, size_t size)
+{
+    fv_json_doc *doc;
+    *out = NULL;
+    FV_TRY(fv_json_parse(ctx, &doc, json, size, 10000));
+    fv_timing *t = fv_calloc(ctx, 1, sizeof *t);
+    if (!t) {
+        fv_json_free(&doc);
+        return FV_ERR_OOM;
+    }
+    t->ctx = ctx;
+    const bool ok = fv_json_root(doc)->type == FV_JSON_OBJECT && read_fields(doc, t);
+    fv_json_free(&doc);
+    if (!ok) {
+        fv_free(ctx, t);
+        return fv_fail(ctx, FV_ERR_FORMAT,
+                       "timing: the stored times are damaged or of another version: measure again");
+    }
+    *out = t;
+    return FV_OK;
+}

@@ -1,0 +1,116 @@
+/* soda.h - planning of SODA, shared by sens.c, anchor_dp.c and accel.c (and their tests).
+ *
+ * Everywhere here e is an evaluation in the order of execution, 0 first; the papers count down, so
+ * their step i is T-1-e and "age n" is the same: the output reused at e was computed at e-n. */
+#ifndef FV_SODA_H
+#define FV_SODA_H
+
+#include "internal.h"
+
+/* ---- sens.c: sensitivity tables ------------------------------------------------------------- */
+
+#define FVI_SENS_MAX_EVALS 2048
+#define FVI_SENS_MAX_WINDOW 64
+
+struct fv_sens {
+    fv_ctx *ctx;
+    char arch[32];
+    uint8_t hash[32];
+    fv_sampler sampler;
+    int steps, evals, depth, window; /* window: largest age in the table */
+    int cfg_channels, draws;
+    float cfg, eta;
+    uint64_t seed;
+    fv_dtype precision;
+    bool measured;    /* omega comes from final pictures; else it is 1 and errors are relative */
+    double *net_time; /* [evals] what the network received */
+    uint8_t *guided;  /* [evals] rows: 1 = conditional and null, 0 = conditional only */
+    float *gram;      /* [depth*2][evals][window+1] mean of <F_e, F_(e-n)> / size, 0 = not known */
+    float *gate;      /* [depth*2][evals] mean squared gate */
+    float *omega;     /* [evals] terminal weight */
+};
+
+/* May evaluation e reuse what e-n computed? Not across a change of the number of rows. */
+bool fvi_sens_known(const fv_sens *s, int e, int n);
+/* Mean squared difference of the outputs of module k = 2l+m at e and e-n, from the Gram band. */
+double fvi_sens_distance(const fv_sens *s, int k, int e, int n);
+/* What reusing age n in module k at e adds to the error of the final picture. */
+double fvi_sens_error(const fv_sens *s, int k, int e, int n);
+/* Error of SODA's paper: 1 - cosine. */
+double fvi_sens_cosine(const fv_sens *s, int k, int e, int n);
+/* File image, owned by the caller. */
+fv_status fvi_sens_encode(fv_ctx *ctx, const fv_sens *s, uint8_t **bytes, size_t *size);
+/* An empty table of these sizes (tests); free with fv_sens_free. */
+fv_status fvi_sens_create(fv_ctx *ctx, fv_sens **out, int evals, int depth, int window);
+
+/* ---- anchor_dp.c: where the full steps go --------------------------------------------------- */
+
+#define FVI_DP_MAX_GAP 30
+
+/* Gap g between anchors a and a+g leaves g-1 evaluations that reuse ages 1..g-1. The last anchor's
+ * gap reaches to T. */
+typedef struct fvi_dp {
+    int T, max_gap;
+    uint32_t gaps;   /* bit g: gap g is allowed between anchors; the last may be any 1..max_gap */
+    bool force_last; /* evaluation T-1 is an anchor */
+    const double *cost; /* [T][max_gap]: all of e reused at age n; INFINITY = not allowed */
+} fvi_dp;
+
+/* Table of the optimal suffixes, kept so that a guard may insert an anchor and go on optimally:
+ * value[k*T + a] = least cost from anchor a to the end with k anchors (a included), INFINITY if
+ * there is none; step[k*T + a] = gap to the next anchor, ties to the larger gap. Rows k = 0..most.
+ */
+typedef struct fvi_dp_table {
+    int T, most;
+    double *value;
+    uint8_t *step;
+} fvi_dp_table;
+
+fv_status fvi_dp_solve(fv_ctx *ctx, const fvi_dp *p, int most, fvi_dp_table *out);
+void fvi_dp_free(fv_ctx *ctx, fvi_dp_table *t);
+/* The k anchors from evaluation 0, ascending; FV_ERR_ARG names the feasible numbers. */
+fv_status fvi_dp_path(fv_ctx *ctx, const fvi_dp_table *t, int k, int *at);
+/* Smallest and largest k that is feasible; false if none. */
+bool fvi_dp_range(const fvi_dp_table *t, int *least, int *most);
+/* Cost of reusing the evaluations between anchor a and b (b = T: to the end). */
+double fvi_dp_segment(const fvi_dp *p, int a, int b);
+/* Cost of any anchor list that starts with 0; gaps beyond max_gap cost INFINITY. */
+double fvi_dp_cost(const fvi_dp *p, const int *at, int k);
+/* Constant interval, restarted at forced anchors (must [T] or NULL); returns the number of anchors.
+ */
+int fvi_dp_fixed(int T, int interval, const uint8_t *must, int *at);
+
+/* ---- accel.c, accel_time.c, accel_file.c: plans, times, texts ------------------------------- */
+
+struct fv_timing {
+    fv_ctx *ctx;
+    uint8_t hash[32];
+    int depth, batch, threads;
+    fv_dtype precision;
+    double attn[2], mlp[2], reuse[2], ends[2]; /* seconds a call; [1]: conditional and null rows */
+    double step, cond, setup, decode; /* guidance and sampler update; modulations of a run; making
+                                         the plans of a call; decoding one picture */
+    double correction; /* measured / predicted speed-up, 1 until a run corrected it */
+};
+
+/* One wall-clock ratio exact / plan; tests script it. */
+typedef fv_status (*fvi_measure_fn)(void *user, const fv_accel *plan, double *ratio);
+/* fv_accel_solve with its clock replaced. */
+fv_status fvi_accel_solve(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
+                          const fv_generate_options *o, const fv_sens *sens, fv_timing *timing,
+                          const fv_accel_options *a, fvi_measure_fn measure, void *user,
+                          double *measured);
+/* Seconds that `timing` predicts for a plan of `o` (action NULL = exact), uncorrected. */
+fv_status fvi_accel_seconds(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o,
+                            const fv_timing *timing, const uint8_t *action, double *seconds);
+/* Error that `sens` (or NULL: the uniform model) predicts for a plan. */
+fv_status fvi_accel_error(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o,
+                          const fv_sens *sens, const uint8_t *action, double *error);
+/* A plan with everything FULL; the caller sets actions and calls fvi_accel_count. */
+fv_status fvi_accel_create(fv_ctx *ctx, fv_accel **out, int evals, int depth);
+void fvi_accel_count(fv_accel *a);
+/* .fvplan text. */
+fv_status fvi_accel_parse(fv_ctx *ctx, fv_accel **out, const char *text, size_t size);
+fv_status fvi_accel_text(fv_ctx *ctx, const fv_accel *a, char **text, size_t *size);
+
+#endif
