@@ -1,0 +1,88 @@
+/* fuzz_dit.c - fv_dit_open on any model file, and one short run of what it opens.
+ *
+ * An input that begins with '{' is a safetensors header alone: it gets its length in front and zeros
+ * behind, as many as its offsets say, so that mutations go into names, shapes and metadata. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine.h"
+#include "fovea_diffusion.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#define MEMORY_CAP ((uint64_t)64 << 20)
+#define MAX_DATA ((int64_t)1 << 20)
+#define MAX_RUN_FLOP 3e7
+#define MAX_STATE 4096
+
+/* End of the last tensor, at most MAX_DATA. */
+static int64_t data_bytes(fv_ctx *ctx, const char *header, size_t size)
+{
+    fv_json_doc *doc = NULL;
+    int64_t most = 0;
+    if (fv_json_parse(ctx, &doc, header, size, 10000) != FV_OK) return 0;
+    const fv_json *t = fv_json_first(doc, fv_json_root(doc));
+    for (; t; t = fv_json_next(doc, t)) {
+        const fv_json *o = t->type == FV_JSON_OBJECT ? fv_json_get(doc, t, "data_offsets") : NULL;
+        const fv_json *last = o && o->type == FV_JSON_ARRAY ? fv_json_first(doc, o) : NULL;
+        int64_t end = 0;
+        if (last) last = fv_json_next(doc, last);
+        if (last && fv_json_int(last, &end) && end > most) most = end;
+    }
+    fv_json_free(&doc);
+    return most < MAX_DATA ? most : MAX_DATA;
+}
+
+static uint8_t *as_file(fv_ctx *ctx, const uint8_t *data, size_t size, size_t *file_bytes)
+{
+    const size_t tail = (size_t)data_bytes(ctx, (const char *)data, size);
+    uint8_t *f = calloc(1, 8 + size + tail);
+    if (!f) exit(1);
+    for (int i = 0; i < 8; i++) f[i] = (uint8_t)((uint64_t)size >> (8 * i));
+    memcpy(f + 8, data, size);
+    *file_bytes = 8 + size + tail;
+    return f;
+}
+
+static void use(fv_ctx *ctx, const fv_dit *d)
+{
+    fv_dit_info info;
+    fv_dit_get_info(d, &info);
+    if (info.classes < 1 || info.tokens < 1 || info.image_size < info.input_size) abort();
+    for (int i = 0; i < info.classes && i < 100; i++) {
+        int k;
+        const char *name = fv_dit_class_name(d, i);
+        if (!name || fv_dit_class_find(ctx, d, name, &k) == FV_ERR_INTERNAL) abort();
+    }
+    if (fv_dit_class_name(d, info.classes)) abort();
+    const int64_t n = (int64_t)info.input_size * info.input_size * info.channels;
+    if (info.step_flop > MAX_RUN_FLOP || n > MAX_STATE || info.image_size > 256) return;
+    fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
+    fv_image img;
+    o.steps = 2;
+    const fv_status s = fv_generate(ctx, d, &o, &img, NULL);
+    if (s == FV_ERR_INTERNAL || (s != FV_OK && (img.pixels || !fv_ctx_error(ctx)[0]))) abort();
+    fv_image_free(ctx, &img);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    o.memory_cap_bytes = MEMORY_CAP;
+    o.threads = 1;
+    fv_ctx *ctx;
+    if (fv_ctx_create(&ctx, &o) != FV_OK) return 0;
+    uint8_t *made = NULL;
+    if (size > 0 && data[0] == '{') data = made = as_file(ctx, data, size, &size);
+    fv_model *m;
+    fv_dit *d = NULL;
+    if (fv_model_open_memory(ctx, &m, data, size, NULL) == FV_OK) {
+        if (fv_dit_open(ctx, &d, m, NULL) == FV_OK) use(ctx, d);
+        else if (!fv_ctx_error(ctx)[0]) abort(); /* a failure without a message */
+    }
+    fv_dit_close(&d);
+    fv_model_close(&m);
+    fv_ctx_destroy(&ctx);
+    free(made);
+    return 0;
+}
