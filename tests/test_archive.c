@@ -1,8 +1,10 @@
 /* test_archive.c - tar archives are made here byte by byte, so that the reader is not tested
  * against itself. */
+#include "alloc_fail.h"
 #include "archive.h"
 #include "tar_writer.h"
 #include "test.h"
+#include "temp_dir.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -332,25 +334,24 @@ static void make_folder(const char *folder, const char *name)
 
 static void folders_are_walked_in_order_of_path(void)
 {
-    char root[] = "/tmp/fovea_archive_XXXXXX", path[512];
-    CHECK(mkdtemp(root));
-    make_folder(root, "b");
-    make_folder(root, "a");
-    make_folder(root, "a/sub");
-    write_file(root, "b/2", "two", 3);
-    write_file(root, "a/sub/x", "", 0);
-    write_file(root, "a/1", "one", 3);
-    snprintf(path, sizeof path, "%s/b/loop", root);
+    char path[512];
+    make_folder(temp_dir, "b");
+    make_folder(temp_dir, "a");
+    make_folder(temp_dir, "a/sub");
+    write_file(temp_dir, "b/2", "two", 3);
+    write_file(temp_dir, "a/sub/x", "", 0);
+    write_file(temp_dir, "a/1", "one", 3);
+    snprintf(path, sizeof path, "%s/b/loop", temp_dir);
     CHECK(symlink("..", path) == 0);
     fvi_archive *a;
-    snprintf(path, sizeof path, "%s//", root);
+    snprintf(path, sizeof path, "%s//", temp_dir);
     OK(ctx, fvi_archive_open(ctx, &a, path, NULL));
     OK(ctx, walk(a, text, sizeof text));
     fvi_archive_close(&a);
     CHECK_MSG(strcmp(text, "a/1=one;a/sub/x=;b/2=two;") == 0, "%s", text);
     tar t = sample();
-    write_file(root, "t.tar", t.data, t.size);
-    snprintf(path, sizeof path, "%s/t.tar", root);
+    write_file(temp_dir, "t.tar", t.data, t.size);
+    snprintf(path, sizeof path, "%s/t.tar", temp_dir);
     OK(ctx, fvi_archive_open(ctx, &a, path, NULL));
     const uint8_t *bytes;
     size_t size;
@@ -359,31 +360,17 @@ static void folders_are_walked_in_order_of_path(void)
     fvi_archive_close(&a);
     CHECK(strcmp(text, sample_list) == 0);
     CHECK(fvi_archive_open(ctx, &a, "/nonexistent/x.tar", NULL) == FV_ERR_NOT_FOUND && !a);
-    snprintf(path, sizeof path, "rm -r %s", root);
-    CHECK(system(path) == 0);
     drop(&t);
 }
 
 /* ---- Failing allocations --------------------------------------------------------------------- */
 
-static int allocations_left;
-static void *failing_alloc(void *user, size_t bytes, size_t align)
-{
-    void *p = NULL;
-    (void)user;
-    if (allocations_left-- <= 0) return NULL;
-    return posix_memalign(&p, align, bytes) == 0 ? p : NULL;
-}
-static void plain_free(void *user, void *p)
-{
-    (void)user;
-    free(p);
-}
+static alloc_fail heap;
 
 static void every_failed_allocation_is_survived(void)
 {
     tar t = sample(), packed[3] = { t, pack_gzip(&t), pack_xz(&t) };
-    const fv_allocator al = { failing_alloc, plain_free, NULL };
+    const fv_allocator al = alloc_fail_allocator(&heap);
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
     o.alloc = &al;
     o.threads = 1;
@@ -392,9 +379,9 @@ static void every_failed_allocation_is_survived(void)
         fv_status s = FV_ERR_OOM;
         int n = 0;
         for (; s != FV_OK && n < 200; n++) {
-            allocations_left = 1000;
+            heap.left = 1000;
             if (fv_ctx_create(&own, &o) != FV_OK) exit(1);
-            allocations_left = n;
+            heap.left = n;
             ctx = own;
             s = LIST(packed[k]);
             fv_memory_stats st;
@@ -411,6 +398,7 @@ static void every_failed_allocation_is_survived(void)
 
 int main(void)
 {
+    temp_dir_make("archive");
     if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
     RUN(plain_gzip_and_xz_give_the_same_members);
     RUN(members_need_not_be_read);
@@ -425,6 +413,7 @@ int main(void)
     RUN(bad_pax_headers_are_refused);
     RUN(folders_are_walked_in_order_of_path);
     RUN(every_failed_allocation_is_survived);
+    temp_dir_remove();
     fv_ctx_destroy(&ctx);
     return test_end();
 }

@@ -3,21 +3,13 @@
  * right. */
 #include <unistd.h>
 
+#include "alloc_fail.h"
 #include "dit_fixture.h"
+#include "temp_dir.h"
 
 #define GOLDEN(name) FV_TEST_DIR "/parity/" name
 
 static fv_ctx *ctx;
-static char folder[] = "/tmp/fovea_convert_XXXXXX";
-
-static const char *temp(const char *name)
-{
-    static char path[4][256];
-    static int next;
-    char *p = path[next++ & 3];
-    snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
-}
 
 static fv_model *open_file(const char *path)
 {
@@ -107,17 +99,17 @@ static void diffusers_and_official_give_equal_tensors(void)
 {
     static const fv_dtype types[] = {FV_F32, FV_BF16, FV_I8};
     for (size_t i = 0; i < FV_ARRAY_LEN(types); i++) {
-        OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, types[i], temp("official")));
-        OK(ctx,
-           convert(GOLDEN("dit_small_diffusers.safetensors"), NULL, types[i], temp("diffusers")));
-        check_equal_files(temp("official"), temp("diffusers"));
+        OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, types[i], temp_path("official")));
+        OK(ctx, convert(GOLDEN("dit_small_diffusers.safetensors"), NULL, types[i],
+                        temp_path("diffusers")));
+        check_equal_files(temp_path("official"), temp_path("diffusers"));
     }
 }
 
 static void conversion_keeps_values_and_types(void)
 {
-    OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_BF16, temp("a")));
-    fv_model *in = open_file(GOLDEN("dit_small.safetensors")), *out = open_file(temp("a"));
+    OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_BF16, temp_path("a")));
+    fv_model *in = open_file(GOLDEN("dit_small.safetensors")), *out = open_file(temp_path("a"));
     CHECK(in && out && fv_model_count(in) == fv_model_count(out));
     for (int i = 0; i < fv_model_count(in); i++) {
         fv_tensor a, b;
@@ -138,8 +130,8 @@ static void conversion_keeps_values_and_types(void)
 
 static void int8_rows_are_within_half_a_step(void)
 {
-    OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_I8, temp("a")));
-    fv_model *in = open_file(GOLDEN("dit_small.safetensors")), *out = open_file(temp("a"));
+    OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_I8, temp_path("a")));
+    fv_model *in = open_file(GOLDEN("dit_small.safetensors")), *out = open_file(temp_path("a"));
     fv_tensor w, q, s;
     float v[192 * 256];
     CHECK(in && out && fv_model_find(in, "t_embedder.mlp.0.weight", &w));
@@ -163,8 +155,8 @@ static void int8_rows_are_within_half_a_step(void)
 static void metadata_describes_the_model(void)
 {
     dit_config a, b;
-    OK(ctx, convert(GOLDEN("dit_small_diffusers.safetensors"), NULL, FV_F32, temp("a")));
-    fv_model *in = open_file(GOLDEN("dit_small.safetensors")), *out = open_file(temp("a"));
+    OK(ctx, convert(GOLDEN("dit_small_diffusers.safetensors"), NULL, FV_F32, temp_path("a")));
+    fv_model *in = open_file(GOLDEN("dit_small.safetensors")), *out = open_file(temp_path("a"));
     CHECK(in && out);
     memset(&a, 0, sizeof a);
     memset(&b, 0, sizeof b);
@@ -185,16 +177,17 @@ static void metadata_describes_the_model(void)
 /* Changing the type of one of our files keeps its metadata. */
 static void fovea_files_can_change_type(void)
 {
-    OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_F32, temp("a")));
-    write_edited(temp("a"), temp("b"), (edit){.key = "fovea.classes", .value = "apple\npear"});
-    OK(ctx, convert(temp("b"), NULL, FV_BF16, temp("c")));
-    OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_BF16, temp("d")));
-    check_equal_files(temp("c"), temp("d"));
-    fv_model *m = open_file(temp("c"));
+    OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_F32, temp_path("a")));
+    write_edited(temp_path("a"), temp_path("b"),
+                 (edit){.key = "fovea.classes", .value = "apple\npear"});
+    OK(ctx, convert(temp_path("b"), NULL, FV_BF16, temp_path("c")));
+    OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_BF16, temp_path("d")));
+    check_equal_files(temp_path("c"), temp_path("d"));
+    fv_model *m = open_file(temp_path("c"));
     CHECK(m && strcmp(fv_model_meta(m, "fovea.classes"), "apple\npear") == 0);
     fv_model_close(&m);
-    OK(ctx, convert(temp("b"), NULL, FV_I8, temp("c")));
-    CHECK(convert(temp("c"), NULL, FV_BF16, temp("d")) == FV_ERR_UNSUPPORTED);
+    OK(ctx, convert(temp_path("b"), NULL, FV_I8, temp_path("c")));
+    CHECK(convert(temp_path("c"), NULL, FV_BF16, temp_path("d")) == FV_ERR_UNSUPPORTED);
 }
 
 /* ---- Decoders ------------------------------------------------------------------------------- */
@@ -202,9 +195,9 @@ static void fovea_files_can_change_type(void)
 static void decoder_is_merged_under_its_prefix(void)
 {
     fv_tensor a, b;
-    OK(ctx,
-       convert(GOLDEN("dit_small.safetensors"), GOLDEN("vae_small.safetensors"), FV_I8, temp("a")));
-    fv_model *vae = open_file(GOLDEN("vae_small.safetensors")), *out = open_file(temp("a"));
+    OK(ctx, convert(GOLDEN("dit_small.safetensors"), GOLDEN("vae_small.safetensors"), FV_I8,
+                    temp_path("a")));
+    fv_model *vae = open_file(GOLDEN("vae_small.safetensors")), *out = open_file(temp_path("a"));
     CHECK(vae && out);
     for (int i = 0; i < fv_model_count(vae); i++) {
         char name[160];
@@ -218,10 +211,10 @@ static void decoder_is_merged_under_its_prefix(void)
     fv_model_close(&vae);
     fv_model_close(&out);
     OK(ctx, convert(GOLDEN("dit_small.safetensors"), GOLDEN("taesd_decoder_small.safetensors"),
-                    FV_F32, temp("b")));
-    OK(ctx,
-       convert(temp("b"), NULL, FV_BF16, temp("c"))); /* the decoder stays when the type changes */
-    out = open_file(temp("c"));
+                    FV_F32, temp_path("b")));
+    OK(ctx, convert(temp_path("b"), NULL, FV_BF16,
+                    temp_path("c"))); /* the decoder stays when the type changes */
+    out = open_file(temp_path("c"));
     CHECK(out && fv_model_find(out, "vae.1.weight", &a) && a.dtype == FV_BF16 &&
           fv_model_find(out, "vae.19.bias", &a));
     fv_model_close(&out);
@@ -257,21 +250,21 @@ static void check_tiny(const char *path, const char *prefix, const char *golden_
 static void pytorch_checkpoints_run_and_match(void)
 {
     check_tiny(GOLDEN("dit_tiny.pt"), "model.", "out_model");
-    OK(ctx, convert(GOLDEN("dit_tiny.pt"), NULL, FV_F32, temp("a"))); /* ema is preferred */
-    check_tiny(temp("a"), "", "out_ema");
-    OK(ctx, convert(GOLDEN("dit_tiny_legacy.pt"), NULL, FV_F32, temp("b")));
-    check_tiny(temp("b"), "", "out_legacy");
+    OK(ctx, convert(GOLDEN("dit_tiny.pt"), NULL, FV_F32, temp_path("a"))); /* ema is preferred */
+    check_tiny(temp_path("a"), "", "out_ema");
+    OK(ctx, convert(GOLDEN("dit_tiny_legacy.pt"), NULL, FV_F32, temp_path("b")));
+    check_tiny(temp_path("b"), "", "out_legacy");
 }
 
 /* ---- Refusals: the message names the tensor ------------------------------------------------- */
 
 static void check_refused(const char *in, edit e, fv_status status, const char *text)
 {
-    write_edited(in, temp("edited"), e);
-    const fv_status s = convert(temp("edited"), NULL, FV_F32, temp("refused"));
+    write_edited(in, temp_path("edited"), e);
+    const fv_status s = convert(temp_path("edited"), NULL, FV_F32, temp_path("refused"));
     CHECK_MSG(s == status, "%s: %s", fv_status_name(s), fv_ctx_error(ctx));
     CHECK_MSG(strstr(fv_ctx_error(ctx), text) != NULL, "%s lacks %s", fv_ctx_error(ctx), text);
-    CHECK(access(temp("refused"), F_OK) != 0);
+    CHECK(access(temp_path("refused"), F_OK) != 0);
 }
 
 static void wrong_official_files_are_refused(void)
@@ -313,14 +306,16 @@ static void wrong_diffusers_files_are_refused(void)
 
 static void other_files_and_arguments_are_refused(void)
 {
-    CHECK(convert(GOLDEN("vae_small.safetensors"), NULL, FV_F32, temp("refused")) == FV_ERR_MODEL);
-    CHECK(convert(GOLDEN("dit_small.safetensors"), NULL, FV_I32, temp("refused")) == FV_ERR_DTYPE);
+    CHECK(convert(GOLDEN("vae_small.safetensors"), NULL, FV_F32, temp_path("refused")) ==
+          FV_ERR_MODEL);
+    CHECK(convert(GOLDEN("dit_small.safetensors"), NULL, FV_I32, temp_path("refused")) ==
+          FV_ERR_DTYPE);
     CHECK(convert(GOLDEN("dit_small.safetensors"), GOLDEN("dit_small_io.safetensors"), FV_F32,
-                  temp("refused")) == FV_ERR_MODEL);
-    OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_F32, temp("a")));
+                  temp_path("refused")) == FV_ERR_MODEL);
+    OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_F32, temp_path("a")));
     fv_model *m = open_file(GOLDEN("dit_small.safetensors"));
-    CHECK(fv_dit_convert(ctx, m, NULL, FV_F32, temp("a"), 0) == FV_ERR_EXISTS);
-    CHECK(fv_dit_convert(ctx, NULL, NULL, FV_F32, temp("a"), 0) == FV_ERR_ARG);
+    CHECK(fv_dit_convert(ctx, m, NULL, FV_F32, temp_path("a"), 0) == FV_ERR_EXISTS);
+    CHECK(fv_dit_convert(ctx, NULL, NULL, FV_F32, temp_path("a"), 0) == FV_ERR_ARG);
     fv_model_close(&m);
 }
 
@@ -337,15 +332,16 @@ static void hostile_metadata_is_refused(void)
     static const char *const values[] = {"",           "-1",  "1e999", "99999999999999999999",
                                          "2147483647", "nan", "0x10",  "4 ",
                                          "seven",      "[1]", "4.5",   NULL};
-    OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_F32, temp("good")));
+    OK(ctx, convert(GOLDEN("dit_small.safetensors"), NULL, FV_F32, temp_path("good")));
     for (size_t k = 0; k < FV_ARRAY_LEN(keys); k++)
         for (size_t v = 0; v < FV_ARRAY_LEN(values); v++) {
             const bool is_float =
                 strstr(keys[k], "t_") || strstr(keys[k], "eps") || strstr(keys[k], "cfg");
             if (is_float && values[v] && strcmp(values[v], "4.5") == 0) continue;
             dit_config c;
-            write_edited(temp("good"), temp("bad"), (edit){.key = keys[k], .value = values[v]});
-            fv_model *m = open_file(temp("bad"));
+            write_edited(temp_path("good"), temp_path("bad"),
+                         (edit){.key = keys[k], .value = values[v]});
+            fv_model *m = open_file(temp_path("bad"));
             CHECK(m != NULL);
             const fv_status s = dit_config_read(ctx, m, "", &c);
             fv_model_close(&m);
@@ -372,9 +368,9 @@ static void configurations_round_trip_through_metadata(void)
         OK(ctx, fv_model_writer_create(ctx, &w));
         for (int k = 0; k < meta.pairs; k++)
             OK(ctx, fv_model_writer_meta(w, meta.item[2 * k], meta.item[2 * k + 1]));
-        OK(ctx, fv_model_writer_finish(w, temp("meta"), 1));
+        OK(ctx, fv_model_writer_finish(w, temp_path("meta"), 1));
         fv_model_writer_destroy(&w);
-        fv_model *m = open_file(temp("meta"));
+        fv_model *m = open_file(temp_path("meta"));
         CHECK(m != NULL);
         OK(ctx, dit_config_read(ctx, m, NULL, &b));
         CHECK(strcmp(fv_model_meta(m, "fovea.classes"), "c\nd") == 0);
@@ -411,10 +407,10 @@ static void official_presets_are_recognised_by_shape(void)
         snprintf(name, sizeof name, "blocks.%d.attn.qkv.weight", l);
         OK(ctx, fv_model_writer_tensor(w, name, &one));
     }
-    OK(ctx, fv_model_writer_finish(w, temp("xl"), 1));
+    OK(ctx, fv_model_writer_finish(w, temp_path("xl"), 1));
     fv_model_writer_destroy(&w);
     free(zero);
-    fv_model *m = open_file(temp("xl"));
+    fv_model *m = open_file(temp_path("xl"));
     CHECK(m != NULL);
     OK(ctx, dit_config_read(ctx, m, NULL, &c));
     fv_model_close(&m);
@@ -431,35 +427,14 @@ static void official_presets_are_recognised_by_shape(void)
 
 /* ---- Memory --------------------------------------------------------------------------------- */
 
-typedef struct failing {
-    int64_t left;
-} failing;
-
-static void *failing_alloc(void *user, size_t bytes, size_t align)
-{
-    failing *f = user;
-    void *p = NULL;
-    if (f->left-- <= 0) return NULL;
-    return posix_memalign(&p, align < sizeof(void *) ? sizeof(void *) : align, bytes ? bytes : 1) ==
-                   0
-               ? p
-               : NULL;
-}
-
-static void failing_free(void *user, void *p)
-{
-    (void)user;
-    free(p);
-}
-
 /* Fail the first allocation, then the second, ... until the conversion succeeds. */
 static void allocation_failures_are_clean(void)
 {
     fv_ctx *main_ctx = ctx;
     fv_status s = FV_ERR_OOM;
     for (int64_t n = 0; n < 5000 && s != FV_OK; n++) {
-        failing f = {INT64_MAX};
-        const fv_allocator a = {failing_alloc, failing_free, &f};
+        alloc_fail f = {.left = ALLOC_ALL};
+        const fv_allocator a = alloc_fail_allocator(&f);
         fv_ctx_options o = FV_CTX_OPTIONS_INIT;
         o.alloc = &a;
         o.threads = 1;
@@ -467,10 +442,10 @@ static void allocation_failures_are_clean(void)
         fv_model *m = open_file(GOLDEN("dit_small_diffusers.safetensors"));
         CHECK(m != NULL);
         f.left = n;
-        s = fv_dit_convert(ctx, m, NULL, FV_I8, temp("oom"), 1);
+        s = fv_dit_convert(ctx, m, NULL, FV_I8, temp_path("oom"), 1);
         CHECK_MSG(s == FV_OK || s == FV_ERR_OOM, "allocation %lld: %s: %s", (long long)n,
                   fv_status_name(s), fv_ctx_error(ctx));
-        f.left = INT64_MAX;
+        f.left = ALLOC_ALL;
         fv_model_close(&m);
         fv_ctx_destroy(&ctx);
     }
@@ -478,18 +453,10 @@ static void allocation_failures_are_clean(void)
     CHECK(s == FV_OK);
 }
 
-static void remove_folder(void)
-{
-    static const char *const names[] = {"official", "diffusers", "a",       "b",    "c",
-                                        "d",        "edited",    "refused", "good", "bad",
-                                        "meta",     "xl",        "oom"};
-    for (size_t i = 0; i < FV_ARRAY_LEN(names); i++) (void)unlink(temp(names[i]));
-    (void)rmdir(folder);
-}
-
 int main(void)
 {
-    if (!mkdtemp(folder) || fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
+    temp_dir_make("convert");
+    if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
     RUN(diffusers_and_official_give_equal_tensors);
     RUN(conversion_keeps_values_and_types);
     RUN(int8_rows_are_within_half_a_step);
@@ -504,7 +471,7 @@ int main(void)
     RUN(hostile_metadata_is_refused);
     RUN(official_presets_are_recognised_by_shape);
     RUN(allocation_failures_are_clean);
-    remove_folder();
+    temp_dir_remove();
     fv_ctx_destroy(&ctx);
     return test_end();
 }

@@ -1,7 +1,9 @@
 /* test_dataset.c - data sets made here: pictures of one colour per id with a gradient that shows
  * flips and crops. PPM holds exact values; some tests use PNG. */
+#include "alloc_fail.h"
 #include "engine.h"
 #include "tar_writer.h"
+#include "temp_dir.h"
 #include "test.h"
 
 #include <sys/stat.h>
@@ -11,7 +13,7 @@
 #define SIDE 8
 
 static fv_ctx *ctx;
-static char root[] = "/tmp/fovea_dataset_XXXXXX", tree[64], tar_path[64];
+static char tree[128], tar_path[128];
 static const char *class_names[] = { "bird_a", "bird_b", "cat", "dog", "rare" };
 static const int class_sizes[] = { 5, 6, 40, 10, 1 };
 #define PICTURES 62
@@ -41,9 +43,9 @@ static void make_sources(void)
     static uint8_t ppm[4096];
     char path[256];
     tar t = { 0 };
-    if (!mkdtemp(root)) exit(1);
-    snprintf(tree, sizeof tree, "%s/tree", root);
-    snprintf(tar_path, sizeof tar_path, "%s/set.tar", root);
+    temp_dir_make("dataset");
+    snprintf(tree, sizeof tree, "%s/tree", temp_dir);
+    snprintf(tar_path, sizeof tar_path, "%s/set.tar", temp_dir);
     if (mkdir(tree, 0700)) exit(1);
     int number = PICTURES;
     for (int c = 4; c >= 0; c--) {
@@ -348,13 +350,13 @@ static void flips_mirror_half_of_the_pictures(void)
 static fv_status one_picture_set(fv_dataset **ds, fv_dataset_options *o, int width, int height)
 {
     static uint8_t ppm[4096];
-    static char path[64];
+    static char path[128];
     static const char *source[1] = { path };
     tar t = { 0 };
     const size_t n = make_ppm(ppm, 9, width, height);
     put_entry(&t, "", "only", '0', ppm, n); /* no suffix, in the root */
     put_end(&t);
-    snprintf(path, sizeof path, "%s/one.tar", root);
+    snprintf(path, sizeof path, "%s/one.tar", temp_dir);
     write_bytes(path, t.data, t.size);
     drop(&t);
     o->sources = source;
@@ -446,13 +448,13 @@ static void alpha_is_laid_over_the_background(void)
                                                        0, 0, 0, 0 },
                             &png, &size));
     fv_image_free(ctx, &img);
-    char path[64];
+    char path[128];
     const char *source[1] = { path };
     tar t = { 0 };
     put_entry(&t, "", "a/clear.PNG", '0', png, size);
     put_end(&t);
     fv_free(ctx, png);
-    snprintf(path, sizeof path, "%s/alpha.tar", root);
+    snprintf(path, sizeof path, "%s/alpha.tar", temp_dir);
     write_bytes(path, t.data, t.size);
     drop(&t);
     fv_dataset *ds;
@@ -515,7 +517,7 @@ static void make_faulty(char *path, size_t path_bytes, int good, int bad, int al
             put_entry(&t, "", name, '0', "hello", 5);
     }
     put_end(&t);
-    snprintf(path, path_bytes, "%s/faulty.tar", root);
+    snprintf(path, path_bytes, "%s/faulty.tar", temp_dir);
     write_bytes(path, t.data, t.size);
     drop(&t);
 }
@@ -629,23 +631,11 @@ static void cancelling_stops_and_the_set_stays_usable(void)
 
 /* ---- Failing allocations --------------------------------------------------------------------- */
 
-static _Atomic int allocations_left;
-static void *failing_alloc(void *user, size_t bytes, size_t align)
-{
-    void *p = NULL;
-    (void)user;
-    if (allocations_left-- <= 0) return NULL;
-    return posix_memalign(&p, align, bytes) == 0 ? p : NULL;
-}
-static void plain_free(void *user, void *p)
-{
-    (void)user;
-    free(p);
-}
+static alloc_fail heap;
 
 static void every_failed_allocation_is_survived(void)
 {
-    const fv_allocator al = { failing_alloc, plain_free, NULL };
+    const fv_allocator al = alloc_fail_allocator(&heap);
     fv_ctx_options co = FV_CTX_OPTIONS_INIT;
     co.alloc = &al;
     co.threads = 1;
@@ -659,9 +649,9 @@ static void every_failed_allocation_is_survived(void)
             fv_dataset_options o = defaults();
             o.class_balance = 0.3f;
             o.workers = workers;
-            allocations_left = 1000;
+            heap.left = 1000;
             if (fv_ctx_create(&own, &co) != FV_OK) exit(1);
-            allocations_left = n;
+            heap.left = n;
             s = fv_dataset_open(own, &ds, &o);
             if (s == FV_OK) s = fv_dataset_batch(ds, 0, 3, &b);
             fv_dataset_close(&ds);
@@ -701,9 +691,7 @@ int main(void)
     RUN(bad_options_and_empty_sets_are_refused);
     RUN(cancelling_stops_and_the_set_stays_usable);
     RUN(every_failed_allocation_is_survived);
-    char command[64];
-    snprintf(command, sizeof command, "rm -r %s", root);
-    if (system(command) != 0) return 1;
+    temp_dir_remove();
     fv_ctx_destroy(&ctx);
     return test_end();
 }

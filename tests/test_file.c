@@ -1,6 +1,8 @@
 /* test_file.c - file_atomic.c and hash.c. */
-#define _XOPEN_SOURCE 700 /* mkdtemp, symlink */
+#define _XOPEN_SOURCE 700 /* symlink */
+#include "alloc_fail.h"
 #include "engine.h"
+#include "temp_dir.h"
 #include "test.h"
 
 #include <dirent.h>
@@ -11,17 +13,6 @@
 #include <unistd.h>
 
 static fv_ctx *ctx;
-static char dir[256];
-
-static const char *in_dir(const char *name)
-{
-    static char path[4][512];
-    static int turn;
-    turn = (turn + 1) & 3;
-    snprintf(path[turn], sizeof path[0], "%s/%s", dir, name);
-    return path[turn];
-}
-
 /* Entries of the test folder. */
 static int entries(const char *path)
 {
@@ -51,67 +42,67 @@ static void write_then_read_and_map(void)
     for (size_t i = 0; i < n; i++) data[i] = (uint8_t)test_next(&seed);
     const size_t sizes[] = { 0, 1, 4095, 65535, 65536, 65537, n };
     for (size_t k = 0; k < FV_ARRAY_LEN(sizes); k++) {
-        OK(ctx, fv_write_file(ctx, in_dir("rw"), data, sizes[k], 1));
+        OK(ctx, fv_write_file(ctx, temp_path("rw"), data, sizes[k], 1));
         size_t got;
-        OK(ctx, fv_read_file(ctx, in_dir("rw"), 0, &back, &got));
+        OK(ctx, fv_read_file(ctx, temp_path("rw"), 0, &back, &got));
         CHECK(got == sizes[k] && memcmp(back, data, got) == 0);
         fv_free(ctx, back);
         fv_mapping m;
-        OK(ctx, fv_map_file(ctx, &m, in_dir("rw")));
+        OK(ctx, fv_map_file(ctx, &m, temp_path("rw")));
         CHECK(m.data && m.size == sizes[k] && memcmp(m.data, data, m.size) == 0);
         fv_unmap(&m);
         CHECK(!m.data && m.size == 0);
         fv_unmap(&m);
     }
-    unlink(in_dir("rw"));
-    CHECK(entries(dir) == 0);
+    unlink(temp_path("rw"));
+    CHECK(entries(temp_dir) == 0);
     free(data);
 }
 
 static void pieces_and_printf_keep_their_order(void)
 {
     fv_out_file *f;
-    OK(ctx, fv_out_open(ctx, &f, in_dir("p"), 0));
+    OK(ctx, fv_out_open(ctx, &f, temp_path("p"), 0));
     OK(ctx, fv_out_printf(f, "%d,", 1));
     OK(ctx, fv_out_write(f, "two,", 4));
     OK(ctx, fv_out_printf(f, "%s", "three"));
-    CHECK(access(in_dir("p"), F_OK) != 0); /* not visible before commit */
+    CHECK(access(temp_path("p"), F_OK) != 0); /* not visible before commit */
     OK(ctx, fv_out_commit(&f));
-    CHECK(!f && holds(in_dir("p"), "1,two,three"));
-    unlink(in_dir("p"));
-    CHECK(entries(dir) == 0);
+    CHECK(!f && holds(temp_path("p"), "1,two,three"));
+    unlink(temp_path("p"));
+    CHECK(entries(temp_dir) == 0);
 }
 
 static void existing_file_is_kept_without_overwrite(void)
 {
-    OK(ctx, fv_write_file(ctx, in_dir("e"), "old", 3, 0));
-    CHECK(fv_write_file(ctx, in_dir("e"), "new", 3, 0) == FV_ERR_EXISTS);
+    OK(ctx, fv_write_file(ctx, temp_path("e"), "old", 3, 0));
+    CHECK(fv_write_file(ctx, temp_path("e"), "new", 3, 0) == FV_ERR_EXISTS);
     CHECK(strstr(fv_ctx_error(ctx), "exists"));
-    CHECK(holds(in_dir("e"), "old"));
-    OK(ctx, fv_write_file(ctx, in_dir("e"), "new", 3, 1));
-    CHECK(holds(in_dir("e"), "new") && entries(dir) == 1);
-    unlink(in_dir("e"));
+    CHECK(holds(temp_path("e"), "old"));
+    OK(ctx, fv_write_file(ctx, temp_path("e"), "new", 3, 1));
+    CHECK(holds(temp_path("e"), "new") && entries(temp_dir) == 1);
+    unlink(temp_path("e"));
 }
 
 static void file_that_appears_meanwhile_is_not_replaced(void)
 {
     fv_out_file *f;
-    OK(ctx, fv_out_open(ctx, &f, in_dir("race"), 0));
+    OK(ctx, fv_out_open(ctx, &f, temp_path("race"), 0));
     OK(ctx, fv_out_write(f, "mine", 4));
-    OK(ctx, fv_write_file(ctx, in_dir("race"), "theirs", 6, 0)); /* the second temporary name */
+    OK(ctx, fv_write_file(ctx, temp_path("race"), "theirs", 6, 0)); /* the second temporary name */
     CHECK(fv_out_commit(&f) == FV_ERR_EXISTS);
-    CHECK(!f && holds(in_dir("race"), "theirs") && entries(dir) == 1);
-    unlink(in_dir("race"));
+    CHECK(!f && holds(temp_path("race"), "theirs") && entries(temp_dir) == 1);
+    unlink(temp_path("race"));
 }
 
 static void abort_leaves_nothing(void)
 {
     fv_out_file *f;
-    OK(ctx, fv_out_open(ctx, &f, in_dir("a"), 0));
+    OK(ctx, fv_out_open(ctx, &f, temp_path("a"), 0));
     OK(ctx, fv_out_write(f, "x", 1));
-    CHECK(entries(dir) == 1);
+    CHECK(entries(temp_dir) == 1);
     fv_out_abort(&f);
-    CHECK(!f && entries(dir) == 0);
+    CHECK(!f && entries(temp_dir) == 0);
     fv_out_abort(&f);
     fv_out_abort(NULL);
     CHECK(fv_out_commit(&f) == FV_ERR_ARG);
@@ -137,15 +128,16 @@ static void full_device_gives_io_with_the_systems_text(void)
 
 static void bad_targets_are_named(void)
 {
-    CHECK(fv_write_file(ctx, in_dir("no/such/folder"), "x", 1, 0) == FV_ERR_NOT_FOUND);
+    CHECK(fv_write_file(ctx, temp_path("no/such/folder"), "x", 1, 0) == FV_ERR_NOT_FOUND);
     CHECK(strstr(fv_ctx_error(ctx), "no/such/folder"));
-    CHECK(fv_write_file(ctx, dir, "x", 1, 1) == FV_ERR_IO && strstr(fv_ctx_error(ctx), "folder"));
+    CHECK(fv_write_file(ctx, temp_dir, "x", 1, 1) == FV_ERR_IO &&
+          strstr(fv_ctx_error(ctx), "folder"));
     CHECK(fv_write_file(ctx, "", "x", 1, 1) == FV_ERR_ARG);
     if (geteuid() == 0) return; /* root writes everywhere */
-    mkdir(in_dir("ro"), 0555);
-    CHECK(fv_write_file(ctx, in_dir("ro/f"), "x", 1, 0) == FV_ERR_IO);
+    mkdir(temp_path("ro"), 0555);
+    CHECK(fv_write_file(ctx, temp_path("ro/f"), "x", 1, 0) == FV_ERR_IO);
     CHECK(strstr(fv_ctx_error(ctx), strerror(EACCES)));
-    rmdir(in_dir("ro"));
+    rmdir(temp_path("ro"));
 }
 
 static void reading_refuses_what_is_not_a_file(void)
@@ -153,19 +145,19 @@ static void reading_refuses_what_is_not_a_file(void)
     fv_mapping m;
     uint8_t *p;
     size_t n;
-    CHECK(fv_map_file(ctx, &m, in_dir("none")) == FV_ERR_NOT_FOUND && !m.data);
-    CHECK(fv_read_file(ctx, in_dir("none"), 0, &p, &n) == FV_ERR_NOT_FOUND && !p && n == 0);
-    CHECK(fv_map_file(ctx, &m, dir) == FV_ERR_IO);
-    CHECK(fv_read_file(ctx, dir, 0, &p, &n) == FV_ERR_IO);
+    CHECK(fv_map_file(ctx, &m, temp_path("none")) == FV_ERR_NOT_FOUND && !m.data);
+    CHECK(fv_read_file(ctx, temp_path("none"), 0, &p, &n) == FV_ERR_NOT_FOUND && !p && n == 0);
+    CHECK(fv_map_file(ctx, &m, temp_dir) == FV_ERR_IO);
+    CHECK(fv_read_file(ctx, temp_dir, 0, &p, &n) == FV_ERR_IO);
     CHECK(fv_map_file(ctx, &m, "/dev/null") == FV_ERR_IO);
-    CHECK(mkfifo(in_dir("fifo"), 0600) == 0);
-    CHECK(fv_map_file(ctx, &m, in_dir("fifo")) == FV_ERR_IO); /* returns, does not wait */
-    unlink(in_dir("fifo"));
-    OK(ctx, fv_write_file(ctx, in_dir("l"), "12345", 5, 0));
-    CHECK(fv_read_file(ctx, in_dir("l"), 4, &p, &n) == FV_ERR_LIMIT && !p);
-    OK(ctx, fv_read_file(ctx, in_dir("l"), 5, &p, &n));
+    CHECK(mkfifo(temp_path("fifo"), 0600) == 0);
+    CHECK(fv_map_file(ctx, &m, temp_path("fifo")) == FV_ERR_IO); /* returns, does not wait */
+    unlink(temp_path("fifo"));
+    OK(ctx, fv_write_file(ctx, temp_path("l"), "12345", 5, 0));
+    CHECK(fv_read_file(ctx, temp_path("l"), 4, &p, &n) == FV_ERR_LIMIT && !p);
+    OK(ctx, fv_read_file(ctx, temp_path("l"), 5, &p, &n));
     fv_free(ctx, p);
-    unlink(in_dir("l"));
+    unlink(temp_path("l"));
     if (access("/proc/self/status", R_OK) == 0) { /* says size 0, has text */
         OK(ctx, fv_read_file(ctx, "/proc/self/status", 0, &p, &n));
         CHECK(n > 100);
@@ -176,24 +168,24 @@ static void reading_refuses_what_is_not_a_file(void)
 
 static void links_and_permissions_survive(void)
 {
-    OK(ctx, fv_write_file(ctx, in_dir("real"), "1", 1, 0));
-    CHECK(chmod(in_dir("real"), 0640) == 0 && symlink("real", in_dir("link")) == 0);
-    CHECK(fv_write_file(ctx, in_dir("link"), "2", 1, 0) == FV_ERR_EXISTS);
-    OK(ctx, fv_write_file(ctx, in_dir("link"), "2", 1, 1));
+    OK(ctx, fv_write_file(ctx, temp_path("real"), "1", 1, 0));
+    CHECK(chmod(temp_path("real"), 0640) == 0 && symlink("real", temp_path("link")) == 0);
+    CHECK(fv_write_file(ctx, temp_path("link"), "2", 1, 0) == FV_ERR_EXISTS);
+    OK(ctx, fv_write_file(ctx, temp_path("link"), "2", 1, 1));
     struct stat st;
-    CHECK(lstat(in_dir("link"), &st) == 0 && S_ISLNK(st.st_mode));
-    CHECK(stat(in_dir("real"), &st) == 0 && (st.st_mode & 0777) == 0640);
-    CHECK(holds(in_dir("real"), "2") && entries(dir) == 2);
-    unlink(in_dir("real")); /* now a dangling link: a new name is not taken through it */
-    CHECK(fv_write_file(ctx, in_dir("link"), "3", 1, 0) == FV_ERR_EXISTS);
-    unlink(in_dir("link"));
-    CHECK(entries(dir) == 0);
+    CHECK(lstat(temp_path("link"), &st) == 0 && S_ISLNK(st.st_mode));
+    CHECK(stat(temp_path("real"), &st) == 0 && (st.st_mode & 0777) == 0640);
+    CHECK(holds(temp_path("real"), "2") && entries(temp_dir) == 2);
+    unlink(temp_path("real")); /* now a dangling link: a new name is not taken through it */
+    CHECK(fv_write_file(ctx, temp_path("link"), "3", 1, 0) == FV_ERR_EXISTS);
+    unlink(temp_path("link"));
+    CHECK(entries(temp_dir) == 0);
 }
 
 static void *pipe_reader(void *arg)
 {
     char *got = arg;
-    const int fd = open(in_dir("pipe"), O_RDONLY);
+    const int fd = open(temp_path("pipe"), O_RDONLY);
     size_t n = 0;
     ssize_t r;
     while ((r = read(fd, got + n, 60 - n)) > 0) n += (size_t)r;
@@ -204,51 +196,37 @@ static void *pipe_reader(void *arg)
 static void pipe_is_written_directly(void)
 {
     char got[64] = { 0 };
-    CHECK(mkfifo(in_dir("pipe"), 0600) == 0);
+    CHECK(mkfifo(temp_path("pipe"), 0600) == 0);
     pthread_t t;
     CHECK(pthread_create(&t, NULL, pipe_reader, got) == 0);
-    const fv_status s = fv_write_file(ctx, in_dir("pipe"), "through", 7, 0);
+    const fv_status s = fv_write_file(ctx, temp_path("pipe"), "through", 7, 0);
     pthread_join(t, NULL);
     OK(ctx, s);
-    CHECK(strcmp(got, "through") == 0 && entries(dir) == 1);
-    unlink(in_dir("pipe"));
+    CHECK(strcmp(got, "through") == 0 && entries(temp_dir) == 1);
+    unlink(temp_path("pipe"));
 }
 
 /* ---- Failing allocations --------------------------------------------------------------------- */
 
-static int fail_countdown;
-
-static void *failing_alloc(void *user, size_t bytes, size_t align)
-{
-    void *p = NULL;
-    (void)user;
-    if (fail_countdown >= 0 && fail_countdown-- == 0) return NULL;
-    return posix_memalign(&p, align, bytes) == 0 ? p : NULL;
-}
-
-static void plain_free(void *user, void *p)
-{
-    (void)user;
-    free(p);
-}
+static alloc_fail heap = { .left = ALLOC_ALL, .once = true };
 
 static void every_failed_allocation_leaves_no_file(void)
 {
-    const fv_allocator al = { failing_alloc, plain_free, NULL };
+    const fv_allocator al = alloc_fail_allocator(&heap);
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
     o.alloc = &al;
     fv_ctx *c;
-    fail_countdown = -1;
+    heap.left = ALLOC_ALL;
     CHECK(fv_ctx_create(&c, &o) == FV_OK);
     fv_memory_stats before, after;
     fv_ctx_memory(c, &before);
     int k = 0;
     for (;; k++) {
         CHECK(k < 50);
-        fail_countdown = k;
-        const fv_status s = fv_write_file(c, in_dir("oom"), "data", 4, 1);
-        const bool reached = fail_countdown < 0;
-        fail_countdown = -1;
+        heap.left = k;
+        const fv_status s = fv_write_file(c, temp_path("oom"), "data", 4, 1);
+        const bool reached = heap.left < 0;
+        heap.left = ALLOC_ALL;
         fv_ctx_memory(c, &after);
         CHECK(after.current_bytes == before.current_bytes);
         if (!reached) {
@@ -256,10 +234,10 @@ static void every_failed_allocation_leaves_no_file(void)
             break;
         }
         /* Only the fsync of the folder comes after the rename. */
-        CHECK(s == FV_ERR_OOM && entries(dir) <= 1 && access(in_dir("oom.tmp"), F_OK) != 0);
+        CHECK(s == FV_ERR_OOM && entries(temp_dir) <= 1 && access(temp_path("oom.tmp"), F_OK) != 0);
     }
-    CHECK(k >= 3 && entries(dir) == 1);
-    unlink(in_dir("oom"));
+    CHECK(k >= 3 && entries(temp_dir) == 1);
+    unlink(temp_path("oom"));
     fv_ctx_destroy(&c);
 }
 
@@ -310,9 +288,8 @@ static void crcs_give_the_catalogues_values(void)
 
 int main(void)
 {
-    const char *base = getenv("TMPDIR");
-    snprintf(dir, sizeof dir, "%s/fovea-test-file-XXXXXX", base && *base ? base : "/tmp");
-    if (!mkdtemp(dir) || fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
+    temp_dir_make("file");
+    if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
     RUN(write_then_read_and_map);
     RUN(pieces_and_printf_keep_their_order);
     RUN(existing_file_is_kept_without_overwrite);
@@ -326,7 +303,7 @@ int main(void)
     RUN(every_failed_allocation_leaves_no_file);
     RUN(sha256_gives_the_standards_values);
     RUN(crcs_give_the_catalogues_values);
-    rmdir(dir);
+    temp_dir_remove();
     fv_ctx_destroy(&ctx);
     return test_end();
 }

@@ -6,37 +6,17 @@
 #include <png.h>
 #include <zlib.h>
 
+#include "alloc_fail.h"
 #include "engine.h"
 #include "test.h"
+#include "temp_dir.h"
 
-/* ---- Allocator that fails the n-th call
- * ---------------------------------------------------------- */
-
-typedef struct failing {
-    int64_t left;
-} failing; /* -1: never fails */
-
-static void *failing_alloc(void *user, size_t bytes, size_t align)
-{
-    failing *f = user;
-    if (f->left == 0) return NULL;
-    if (f->left > 0) f->left--;
-    void *p = NULL;
-    return posix_memalign(&p, align, bytes) == 0 ? p : NULL;
-}
-
-static void failing_free(void *user, void *p)
-{
-    (void)user;
-    free(p);
-}
-
-static failing heap = {-1};
+static alloc_fail heap = {.left = ALLOC_ALL};
 static fv_ctx *ctx;
 
 static fv_ctx *make_ctx(int threads)
 {
-    const fv_allocator al = {failing_alloc, failing_free, &heap};
+    const fv_allocator al = alloc_fail_allocator(&heap);
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
     o.threads = threads;
     o.alloc = &al;
@@ -52,8 +32,7 @@ static uint64_t live_bytes(void)
     return m.current_bytes;
 }
 
-/* ---- Pictures
- * ------------------------------------------------------------------------------------ */
+/* ---- Pictures -------------------------------------------------------------------------------- */
 
 static uint32_t get(const fv_image *i, int x, int y, int c)
 {
@@ -191,8 +170,7 @@ static int zeroed(const fv_image *i)
            i->exif == NULL && z.width == i->height;
 }
 
-/* ---- Round trips
- * --------------------------------------------------------------------------------- */
+/* ---- Round trips ----------------------------------------------------------------------------- */
 
 static void lossless_formats_are_exact(void)
 {
@@ -342,8 +320,7 @@ static void text_rules_are_enforced(void)
     CHECK(live_bytes() == 0);
 }
 
-/* ---- PNG of every kind, made with libpng
- * --------------------------------------------------------- */
+/* ---- PNG of every kind, made with libpng ----------------------------------------------------- */
 
 typedef struct buffer {
     uint8_t *data;
@@ -470,8 +447,7 @@ static void png_kinds_expand(void)
     CHECK(live_bytes() == 0);
 }
 
-/* ---- JPEG kinds, made with libjpeg
- * --------------------------------------------------------------- */
+/* ---- JPEG kinds, made with libjpeg ----------------------------------------------------------- */
 
 static buffer make_jpeg(int components, J_COLOR_SPACE space, int progressive)
 {
@@ -530,8 +506,7 @@ static void jpeg_kinds_decode(void)
     CHECK(live_bytes() == 0);
 }
 
-/* ---- PNM
- * ----------------------------------------------------------------------------------------- */
+/* ---- PNM ------------------------------------------------------------------------------------- */
 
 static void pnm_kinds_decode(void)
 {
@@ -603,8 +578,7 @@ static void pnm_kinds_decode(void)
     CHECK(live_bytes() == 0);
 }
 
-/* ---- Conversion
- * ---------------------------------------------------------------------------------- */
+/* ---- Conversion ------------------------------------------------------------------------------ */
 
 static fv_status decode_as(fv_image *out, const fv_image *in, int channels, int depth, float bg)
 {
@@ -719,8 +693,7 @@ static void crop_and_grid(void)
     CHECK(live_bytes() == 0);
 }
 
-/* ---- Hostile input
- * ------------------------------------------------------------------------------- */
+/* ---- Hostile input --------------------------------------------------------------------------- */
 
 typedef struct sample_file {
     uint8_t *bytes;
@@ -901,8 +874,7 @@ static void bad_arguments_are_refused(void)
     CHECK(live_bytes() == 0);
 }
 
-/* ---- Resize
- * -------------------------------------------------------------------------------------- */
+/* ---- Resize ---------------------------------------------------------------------------------- */
 
 static double ref_filter(int f, double x)
 {
@@ -1089,8 +1061,7 @@ static void resize_nearest_picks_centres(void)
     fv_image_free(ctx, &b);
 }
 
-/* ---- Allocation failure
- * -------------------------------------------------------------------------- */
+/* ---- Allocation failure ---------------------------------------------------------------------- */
 
 static fv_status everything(const sample_file *f, fv_image_format format, int lossless)
 {
@@ -1124,7 +1095,7 @@ static void every_allocation_may_fail(void)
         for (fv_status s = FV_ERR_OOM; s != FV_OK; n++) {
             heap.left = n;
             s = everything(&f[i], formats[i], i % 2);
-            heap.left = -1;
+            heap.left = ALLOC_ALL;
             CHECK_MSG(s == FV_OK || s == FV_ERR_OOM, "file %d allocation %d: %s", i, (int)n,
                       fv_status_name(s));
             CHECK(live_bytes() == before && n < 5000);
@@ -1135,22 +1106,18 @@ static void every_allocation_may_fail(void)
     CHECK(live_bytes() == 0);
 }
 
-/* ---- Files
- * --------------------------------------------------------------------------------------- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 static void files_are_named_in_errors(void)
 {
-    const char *base = getenv("TMPDIR");
-    char folder[512], path[600];
-    snprintf(folder, sizeof folder, "%s/fovea_image_XXXXXX",
-             base && strlen(base) < 400 ? base : "/tmp");
-    CHECK(mkdtemp(folder) != NULL);
+    char path[600];
+    temp_dir_make("image");
     fv_image a = picture(6, 4, 3, 8, 1), b;
     static const char *const names[] = {"a.png", "b.PNG", "c.ppm", "d.webp", "e.jpeg", "f.pam"};
     fv_image_write_options w = FV_IMAGE_WRITE_OPTIONS_INIT;
     w.lossless = 1;
     for (size_t k = 0; k < FV_ARRAY_LEN(names); k++) {
-        snprintf(path, sizeof path, "%s/%s", folder, names[k]);
+        snprintf(path, sizeof path, "%s/%s", temp_dir, names[k]);
         OK(ctx, fv_image_write(ctx, &a, path, &w));
         OK(ctx, fv_image_read(ctx, &b, path, NULL));
         CHECK(k == 4 || same(&a, &b));
@@ -1161,17 +1128,17 @@ static void files_are_named_in_errors(void)
         w.overwrite = 0;
         if (k > 0) unlink(path);
     }
-    snprintf(path, sizeof path, "%s/x.bmp", folder);
+    snprintf(path, sizeof path, "%s/x.bmp", temp_dir);
     CHECK(fv_image_write(ctx, &a, path, NULL) == FV_ERR_ARG && strstr(fv_ctx_error(ctx), "x.bmp"));
     CHECK(fv_image_read(ctx, &b, path, NULL) == FV_ERR_NOT_FOUND &&
           strstr(fv_ctx_error(ctx), "x.bmp"));
-    snprintf(path, sizeof path, "%s/a.png", folder);
+    snprintf(path, sizeof path, "%s/a.png", temp_dir);
     fv_image_read_options r = FV_IMAGE_READ_OPTIONS_INIT;
     r.max_pixels = 3;
     CHECK(fv_image_read(ctx, &b, path, &r) == FV_ERR_LIMIT &&
           strstr(fv_ctx_error(ctx), "a.png: png: 6 x 4") && zeroed(&b));
     unlink(path);
-    CHECK(rmdir(folder) == 0); /* and no temporary file is left */
+    CHECK(rmdir(temp_dir) == 0); /* and no temporary file is left */
     fv_image_free(ctx, &a);
     CHECK(live_bytes() == 0);
 }

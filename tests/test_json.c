@@ -1,4 +1,5 @@
 /* test_json.c - the strict JSON reader and the text buffer of json.c. */
+#include "alloc_fail.h"
 #include "engine.h"
 #include "test.h"
 
@@ -188,29 +189,15 @@ static void decimal_comma_locales_change_nothing(void)
 
 /* ---- Failing allocations --------------------------------------------------------------------- */
 
-static int fail_countdown;
-
-static void *failing_alloc(void *user, size_t bytes, size_t align)
-{
-    void *p = NULL;
-    (void)user;
-    if (fail_countdown >= 0 && fail_countdown-- == 0) return NULL;
-    return posix_memalign(&p, align, bytes) == 0 ? p : NULL;
-}
-
-static void plain_free(void *user, void *p)
-{
-    (void)user;
-    free(p);
-}
+static alloc_fail heap = { .left = ALLOC_ALL, .once = true };
 
 static void every_failed_allocation_is_reported(void)
 {
-    const fv_allocator al = { failing_alloc, plain_free, NULL };
+    const fv_allocator al = alloc_fail_allocator(&heap);
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
     o.alloc = &al;
     fv_ctx *c;
-    fail_countdown = -1;
+    heap.left = ALLOC_ALL;
     CHECK(fv_ctx_create(&c, &o) == FV_OK);
     fv_memory_stats before, after;
     fv_ctx_memory(c, &before);
@@ -218,10 +205,10 @@ static void every_failed_allocation_is_reported(void)
     for (;; k++) {
         fv_json_doc *d;
         CHECK(k < 50);
-        fail_countdown = k;
+        heap.left = k;
         const fv_status s = parse_n(c, &d, rich, strlen(rich), 0);
-        const bool reached = fail_countdown < 0;
-        fail_countdown = -1;
+        const bool reached = heap.left < 0;
+        heap.left = ALLOC_ALL;
         if (s == FV_OK) fv_json_free(&d);
         else CHECK(s == FV_ERR_OOM && !d && strstr(fv_ctx_error(c), "memory"));
         fv_ctx_memory(c, &after);
@@ -229,14 +216,14 @@ static void every_failed_allocation_is_reported(void)
         if (!reached) break;
     }
     CHECK(k >= 3);
-    fail_countdown = 0;
+    heap.left = 0;
     fv_text t;
     fv_text_init(&t, c);
     fv_text_printf(&t, "x");
     fv_text_json_string(&t, "y");
     CHECK(t.status == FV_ERR_OOM && !t.data);
     fv_text_free(&t);
-    fail_countdown = -1;
+    heap.left = ALLOC_ALL;
     fv_ctx_destroy(&c);
 }
 

@@ -2,8 +2,10 @@
  *
  * golden/torch is written by PyTorch and the official safetensors library, see
  * make_torch_fixtures.py. */
-#define _XOPEN_SOURCE 700 /* mkdtemp */
+#define _XOPEN_SOURCE 700
+#include "alloc_fail.h"
 #include "engine.h"
+#include "temp_dir.h"
 #include "test.h"
 
 #include <dirent.h>
@@ -12,17 +14,6 @@
 #include <unistd.h>
 
 static fv_ctx *ctx;
-static char dir[256];
-
-static const char *in_dir(const char *name)
-{
-    static char path[4][512];
-    static int turn;
-    turn = (turn + 1) & 3;
-    snprintf(path[turn], sizeof path[0], "%s/%s", dir, name);
-    return path[turn];
-}
-
 static const char *golden(const char *name)
 {
     static char path[512];
@@ -32,7 +23,7 @@ static const char *golden(const char *name)
 
 static int entries(void)
 {
-    DIR *d = opendir(dir);
+    DIR *d = opendir(temp_dir);
     int n = 0;
     if (!d) return -1;
     for (const struct dirent *e; (e = readdir(d)) != NULL;) n += e->d_name[0] != '.';
@@ -113,9 +104,9 @@ static void all_types_round_trip_aligned(void)
 {
     uint64_t seed = 11;
     for (size_t i = 0; i < sizeof payload; i++) ((uint8_t *)payload)[i] = (uint8_t)test_next(&seed);
-    OK(ctx, write_sample(ctx, in_dir("a.safetensors"), 0));
+    OK(ctx, write_sample(ctx, temp_path("a.safetensors"), 0));
     fv_model *m;
-    OK(ctx, fv_model_open(ctx, &m, in_dir("a.safetensors"), NULL));
+    OK(ctx, fv_model_open(ctx, &m, temp_path("a.safetensors"), NULL));
     CHECK(fv_model_count(m) == TYPES + 2); /* the padding is hidden */
     CHECK(fv_model_meta_count(m) == 2 && !strcmp(fv_model_meta(m, "fovea.kind"), "test"));
     CHECK(!strcmp(fv_model_meta(m, "note"), "quote \" line\n caf\xc3\xa9")
@@ -138,8 +129,8 @@ static void all_types_round_trip_aligned(void)
     fv_model_close(&m);
     CHECK(!m);
     fv_model_close(&m);
-    CHECK(write_sample(ctx, in_dir("a.safetensors"), 0) == FV_ERR_EXISTS);
-    OK(ctx, write_sample(ctx, in_dir("a.safetensors"), 1));
+    CHECK(write_sample(ctx, temp_path("a.safetensors"), 0) == FV_ERR_EXISTS);
+    OK(ctx, write_sample(ctx, temp_path("a.safetensors"), 1));
     CHECK(entries() == 1);
 }
 
@@ -147,14 +138,14 @@ static void same_input_gives_the_same_bytes(void)
 {
     uint8_t *a, *b;
     size_t an, bn;
-    OK(ctx, write_sample(ctx, in_dir("b"), 1));
-    OK(ctx, fv_read_file(ctx, in_dir("a.safetensors"), 0, &a, &an));
-    OK(ctx, fv_read_file(ctx, in_dir("b"), 0, &b, &bn));
+    OK(ctx, write_sample(ctx, temp_path("b"), 1));
+    OK(ctx, fv_read_file(ctx, temp_path("a.safetensors"), 0, &a, &an));
+    OK(ctx, fv_read_file(ctx, temp_path("b"), 0, &b, &bn));
     CHECK(an == bn && memcmp(a, b, an) == 0);
     CHECK((8 + a[0] + 256u * a[1]) % 64 == 0); /* data begins aligned */
     fv_free(ctx, a);
     fv_free(ctx, b);
-    unlink(in_dir("b"));
+    unlink(temp_path("b"));
 }
 
 static void writer_refuses_bad_input(void)
@@ -184,7 +175,7 @@ static void writer_refuses_bad_input(void)
     CHECK(fv_model_writer_meta(w, NULL, "x") == FV_ERR_ARG);
     t.data = x;
     OK(ctx, fv_model_writer_tensor(w, "x", &t)); /* found at finish */
-    CHECK(fv_model_writer_finish(w, in_dir("dup"), 0) == FV_ERR_ARG);
+    CHECK(fv_model_writer_finish(w, temp_path("dup"), 0) == FV_ERR_ARG);
     CHECK(strstr(fv_ctx_error(ctx), "twice") && entries() == 1);
     fv_model_writer_destroy(&w);
     CHECK(!w);
@@ -197,11 +188,11 @@ static void failed_writing_leaves_nothing(void)
         CHECK(write_sample(ctx, "/dev/full", 0) == FV_ERR_IO);
         CHECK(strstr(fv_ctx_error(ctx), strerror(ENOSPC)));
     }
-    CHECK(write_sample(ctx, in_dir("none/x"), 0) == FV_ERR_NOT_FOUND);
+    CHECK(write_sample(ctx, temp_path("none/x"), 0) == FV_ERR_NOT_FOUND);
     if (geteuid() != 0) {
-        mkdir(in_dir("ro"), 0555);
-        CHECK(write_sample(ctx, in_dir("ro/x"), 0) == FV_ERR_IO);
-        rmdir(in_dir("ro"));
+        mkdir(temp_path("ro"), 0555);
+        CHECK(write_sample(ctx, temp_path("ro/x"), 0) == FV_ERR_IO);
+        rmdir(temp_path("ro"));
     }
     CHECK(entries() == 1);
 }
@@ -210,13 +201,13 @@ static void empty_model_is_valid(void)
 {
     fv_model_writer *w;
     OK(ctx, fv_model_writer_create(ctx, &w));
-    OK(ctx, fv_model_writer_finish(w, in_dir("empty"), 0));
+    OK(ctx, fv_model_writer_finish(w, temp_path("empty"), 0));
     fv_model_writer_destroy(&w);
     fv_model *m;
-    OK(ctx, fv_model_open(ctx, &m, in_dir("empty"), NULL));
+    OK(ctx, fv_model_open(ctx, &m, temp_path("empty"), NULL));
     CHECK(fv_model_count(m) == 0 && fv_model_meta_count(m) == 0);
     fv_model_close(&m);
-    unlink(in_dir("empty"));
+    unlink(temp_path("empty"));
 }
 
 /* ---- Hostile safetensors --------------------------------------------------------------------- */
@@ -292,14 +283,14 @@ static void hostile_lengths_are_refused(void)
     fv_model *m;
     CHECK(fv_model_open_memory(ctx, &m, NULL, 10, NULL) == FV_ERR_ARG && !m);
     CHECK(fv_model_open(ctx, &m, NULL, NULL) == FV_ERR_ARG && !m);
-    CHECK(fv_model_open(ctx, &m, in_dir("none"), NULL) == FV_ERR_NOT_FOUND && !m);
+    CHECK(fv_model_open(ctx, &m, temp_path("none"), NULL) == FV_ERR_NOT_FOUND && !m);
 }
 
 static void limits_are_obeyed(void)
 {
     uint8_t *p;
     size_t n;
-    OK(ctx, fv_read_file(ctx, in_dir("a.safetensors"), 0, &p, &n));
+    OK(ctx, fv_read_file(ctx, temp_path("a.safetensors"), 0, &p, &n));
     fv_model_options o = FV_MODEL_OPTIONS_INIT;
     o.max_tensors = TYPES + 2;
     CHECK(open_copy(ctx, p, n, &o) == FV_OK);
@@ -336,7 +327,7 @@ static void damage(const char *path, bool cut_fails)
     fv_free(ctx, p);
 }
 
-static void damaged_safetensors_are_survived(void) { damage(in_dir("a.safetensors"), true); }
+static void damaged_safetensors_are_survived(void) { damage(temp_path("a.safetensors"), true); }
 
 /* ---- Shards ---------------------------------------------------------------------------------- */
 
@@ -348,7 +339,7 @@ static fv_status write_shard(const char *name, const char *tensor, float value, 
     if (s == FV_OK) s = fv_model_writer_meta(w, "common", name);
     if (s == FV_OK) s = fv_model_writer_meta(w, meta, meta);
     if (s == FV_OK) s = fv_model_writer_tensor(w, tensor, &t);
-    if (s == FV_OK) s = fv_model_writer_finish(w, in_dir(name), 1);
+    if (s == FV_OK) s = fv_model_writer_finish(w, temp_path(name), 1);
     fv_model_writer_destroy(&w);
     return s;
 }
@@ -363,7 +354,7 @@ static void any_shard_opens_all(void)
     OK(ctx, write_shard(names[2], "c", 3, "z"));
     fv_model *m;
     for (int k = 0; k < 3; k++) {
-        OK(ctx, fv_model_open(ctx, &m, in_dir(names[k]), NULL));
+        OK(ctx, fv_model_open(ctx, &m, temp_path(names[k]), NULL));
         fv_tensor t;
         CHECK(fv_model_count(m) == 3 && fv_model_meta_count(m) == 4);
         CHECK(fv_model_find(m, "b", &t) && *(const float *)t.data == 2);
@@ -371,17 +362,17 @@ static void any_shard_opens_all(void)
         fv_model_close(&m);
     }
     OK(ctx, write_shard(names[1], "a", 2, "y"));
-    CHECK(fv_model_open(ctx, &m, in_dir(names[0]), NULL) == FV_ERR_FORMAT && !m);
+    CHECK(fv_model_open(ctx, &m, temp_path(names[0]), NULL) == FV_ERR_FORMAT && !m);
     CHECK(strstr(fv_ctx_error(ctx), "twice"));
-    unlink(in_dir(names[1]));
-    CHECK(fv_model_open(ctx, &m, in_dir(names[2]), NULL) == FV_ERR_NOT_FOUND && !m);
+    unlink(temp_path(names[1]));
+    CHECK(fv_model_open(ctx, &m, temp_path(names[2]), NULL) == FV_ERR_NOT_FOUND && !m);
     CHECK(strstr(fv_ctx_error(ctx), names[1])); /* the missing one is named */
-    unlink(in_dir(names[0]));
-    unlink(in_dir(names[2]));
+    unlink(temp_path(names[0]));
+    unlink(temp_path(names[2]));
     OK(ctx, write_shard("m-00004-of-00003.safetensors", "a", 1, "x")); /* not a shard's name */
-    OK(ctx, fv_model_open(ctx, &m, in_dir("m-00004-of-00003.safetensors"), NULL));
+    OK(ctx, fv_model_open(ctx, &m, temp_path("m-00004-of-00003.safetensors"), NULL));
     fv_model_close(&m);
-    unlink(in_dir("m-00004-of-00003.safetensors"));
+    unlink(temp_path("m-00004-of-00003.safetensors"));
 }
 
 /* ---- Identity -------------------------------------------------------------------------------- */
@@ -411,16 +402,16 @@ static void hash_ignores_order_and_metadata_only(void)
         OK(ctx, fv_model_writer_tensor(w, k == 1 ? "b" : "a", k == 1 ? &b : &a));
         OK(ctx, fv_model_writer_tensor(w, k == 1 ? "a" : "b", k == 1 ? &a : &b));
         if (k == 2) OK(ctx, fv_model_writer_meta(w, "k", "v"));
-        OK(ctx, fv_model_writer_finish(w, in_dir("h"), 1));
+        OK(ctx, fv_model_writer_finish(w, temp_path("h"), 1));
         fv_model_writer_destroy(&w);
-        OK(ctx, hash_of(in_dir("h"), hex[k]));
+        OK(ctx, hash_of(temp_path("h"), hex[k]));
     }
     CHECK(!strcmp(hex[0], hex[1]) && !strcmp(hex[0], hex[2]));
     CHECK(strcmp(hex[0], hex[3]) && strcmp(hex[0], hex[4]) && strcmp(hex[3], hex[4]));
     /* Frozen: files name models by it. */
     CHECK_MSG(!strcmp(hex[0], "a68f8df45150eecbfe164697d8f9618db93c161ad759bdffb9b3d525cba59161"),
               "%s", hex[0]);
-    unlink(in_dir("h"));
+    unlink(temp_path("h"));
 }
 
 /* ---- PyTorch --------------------------------------------------------------------------------- */
@@ -519,21 +510,7 @@ static void pickle_bombs_are_limited(void)
 
 /* ---- Failing allocations --------------------------------------------------------------------- */
 
-static int fail_countdown;
-
-static void *failing_alloc(void *user, size_t bytes, size_t align)
-{
-    void *p = NULL;
-    (void)user;
-    if (fail_countdown >= 0 && fail_countdown-- == 0) return NULL;
-    return posix_memalign(&p, align, bytes) == 0 ? p : NULL;
-}
-
-static void plain_free(void *user, void *p)
-{
-    (void)user;
-    free(p);
-}
+static alloc_fail heap = { .left = ALLOC_ALL, .once = true };
 
 static fv_status open_touch_close(fv_ctx *c, const char *path)
 {
@@ -546,28 +523,28 @@ static fv_status open_touch_close(fv_ctx *c, const char *path)
 
 static void every_failed_allocation_is_reported(void)
 {
-    const fv_allocator al = { failing_alloc, plain_free, NULL };
+    const fv_allocator al = alloc_fail_allocator(&heap);
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
     o.alloc = &al;
     fv_ctx *c;
-    fail_countdown = -1;
+    heap.left = ALLOC_ALL;
     CHECK(fv_ctx_create(&c, &o) == FV_OK);
     fv_memory_stats before, after;
     fv_ctx_memory(c, &before);
     char paths[5][512];
-    snprintf(paths[0], 512, "%s", in_dir("a.safetensors"));
+    snprintf(paths[0], 512, "%s", temp_path("a.safetensors"));
     snprintf(paths[1], 512, "%s", golden("zip.pt"));
     snprintf(paths[2], 512, "%s", golden("deflated.pt"));
     snprintf(paths[3], 512, "%s", golden("legacy.pt"));
-    snprintf(paths[4], 512, "%s", in_dir("oom"));
+    snprintf(paths[4], 512, "%s", temp_path("oom"));
     for (int job = 0; job < 5; job++) {
         for (int k = 0;; k++) {
             CHECK(k < 2000);
-            fail_countdown = k;
+            heap.left = k;
             const fv_status s =
                 job == 4 ? write_sample(c, paths[4], 1) : open_touch_close(c, paths[job]);
-            const bool reached = fail_countdown < 0;
-            fail_countdown = -1;
+            const bool reached = heap.left < 0;
+            heap.left = ALLOC_ALL;
             fv_ctx_memory(c, &after);
             CHECK_MSG(s == (reached ? FV_ERR_OOM : FV_OK), "job %d, allocation %d: %s", job, k,
                       fv_status_name(s));
@@ -581,9 +558,8 @@ static void every_failed_allocation_is_reported(void)
 
 int main(void)
 {
-    const char *base = getenv("TMPDIR");
-    snprintf(dir, sizeof dir, "%s/fovea-test-model-XXXXXX", base && *base ? base : "/tmp");
-    if (!mkdtemp(dir) || fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
+    temp_dir_make("model");
+    if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
     RUN(all_types_round_trip_aligned);
     RUN(same_input_gives_the_same_bytes);
     RUN(writer_refuses_bad_input);
@@ -600,8 +576,8 @@ int main(void)
     RUN(damaged_torch_files_are_survived);
     RUN(pickle_bombs_are_limited);
     RUN(every_failed_allocation_is_reported);
-    unlink(in_dir("a.safetensors"));
-    rmdir(dir);
+    unlink(temp_path("a.safetensors"));
+    temp_dir_remove();
     fv_ctx_destroy(&ctx);
     return test_end();
 }

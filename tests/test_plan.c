@@ -2,6 +2,7 @@
  * nothing, threads do not change bytes, failures are clean. */
 #include <stdint.h>
 
+#include "alloc_fail.h"
 #include "fovea.h"
 #include "test.h"
 
@@ -15,7 +16,7 @@ static fv_ctx *make_ctx(int threads, const fv_allocator *alloc)
     return ctx;
 }
 
-/* ---- Random networks ------------------------------------------------------------------------------- */
+/* ---- Random networks ------------------------------------------------------------------------- */
 
 #define B 2
 #define T 5
@@ -59,7 +60,8 @@ static fv_t grow(net *n, fv_t x, int layers, uint64_t *seed)
         case 5: y = fv_gate_residual(n->t, a, b, 0, 0); break;
         default: {
             const int64_t flat[2] = { B * T, C }, back[3] = { B, T, C };
-            y = fv_reshape(n->t, fv_affine(n->t, fv_reshape(n->t, a, 2, flat), 0.7f, 0.1f), 3, back);
+            y = fv_reshape(n->t, fv_affine(n->t, fv_reshape(n->t, a, 2, flat), 0.7f, 0.1f), 3,
+                           back);
         }
         }
         pool[k++] = y;
@@ -85,7 +87,8 @@ static fv_status build(fv_ctx *ctx, net *n, fv_mode mode, int layers, uint64_t s
         n->g[i] = fv_params_add(n->p, name, 1, &c_dim, 0);
     }
     s = fv_params_alloc(n->p);
-    for (int i = 0; i < fv_params_count(n->p) && s == FV_OK; i++) fv_params_init_normal(n->p, i, seed, 0.4f);
+    for (int i = 0; i < fv_params_count(n->p) && s == FV_OK; i++)
+        fv_params_init_normal(n->p, i, seed, 0.4f);
     if (s == FV_OK) s = fv_tape_create(ctx, &n->t, n->p, mode, FV_F32);
     if (s != FV_OK) return s;
     const fv_t x = fv_input_grad(n->t, "x", FV_F32, 3, x_dim);
@@ -158,7 +161,8 @@ static void same_bytes_for_1_2_and_3_threads(void)
             OK(ctx[k], run(&n[k], x, goal, false));
         }
         for (int k = 1; k < 3; k++)
-            CHECK(!memcmp(fv_plan_value(n[0].plan, "y").data, fv_plan_value(n[k].plan, "y").data, sizeof x));
+            CHECK(!memcmp(fv_plan_value(n[0].plan, "y").data, fv_plan_value(n[k].plan, "y").data,
+                          sizeof x));
         for (int k = 0; k < 3; k++) {
             net_free(&n[k]);
             fv_ctx_destroy(&ctx[k]);
@@ -166,7 +170,8 @@ static void same_bytes_for_1_2_and_3_threads(void)
     }
 }
 
-/* Gradient of the loss along a random direction of all parameters and of x, by central differences. */
+/* Gradient of the loss along a random direction of all parameters and of x, by central
+ * differences. */
 static void gradient_matches_finite_differences(void)
 {
     fv_ctx *ctx = make_ctx(1, NULL);
@@ -188,7 +193,8 @@ static void gradient_matches_finite_differences(void)
             for (int64_t k = 0; k < count; k++) analytic += (double)dir[k] * ((float *)g.data)[k];
             const float h = 1e-2f;
             for (int side = 0; side < 2; side++) {
-                for (int64_t k = 0; k < count; k++) ((float *)w.data)[k] = saved[k] + (side ? -h : h) * dir[k];
+                for (int64_t k = 0; k < count; k++)
+                    ((float *)w.data)[k] = saved[k] + (side ? -h : h) * dir[k];
                 fv_params_touch(n.p);
                 OK(ctx, fv_plan_forward(n.plan));
                 loss[side] = *(float *)fv_plan_value(n.plan, "loss").data;
@@ -197,8 +203,8 @@ static void gradient_matches_finite_differences(void)
             const double numeric = (loss[0] - loss[1]) / (2.0 * h);
             /* f32 loss: rounding eps*loss/h, truncation h^2 * third derivative */
             const double tolerance = 2e-2 * fabs(numeric) + 2e-3 * (1.0 + fabs(loss[0]));
-            CHECK_MSG(fabs(numeric - analytic) <= tolerance, "seed %d %s: %g against %g (loss %g)", (int)seed,
-                      fv_params_name(n.p, i), analytic, numeric, loss[0]);
+            CHECK_MSG(fabs(numeric - analytic) <= tolerance, "seed %d %s: %g against %g (loss %g)",
+                      (int)seed, fv_params_name(n.p, i), analytic, numeric, loss[0]);
         }
         net_free(&n);
     }
@@ -219,7 +225,8 @@ static void gradients_accumulate_over_runs(void)
     memcpy(once, g.data, sizeof once);
     OK(ctx, fv_plan_forward(n.plan));
     OK(ctx, fv_plan_backward(n.plan, "loss", 0.5f));
-    for (int i = 0; i < C * C; i++) NEAR(((float *)g.data)[i], 1.5 * once[i], 1e-6 + 1e-5 * fabs(once[i]));
+    for (int i = 0; i < C * C; i++)
+        NEAR(((float *)g.data)[i], 1.5 * once[i], 1e-6 + 1e-5 * fabs(once[i]));
     net_free(&n);
     fv_ctx_destroy(&ctx);
 }
@@ -243,25 +250,7 @@ static void runs_allocate_nothing(void)
     fv_ctx_destroy(&ctx);
 }
 
-/* ---- Failures ---------------------------------------------------------------------------------------- */
-
-typedef struct failing { int64_t left, live; } failing;
-
-static void *fail_alloc(void *user, size_t bytes, size_t align)
-{
-    failing *f = user;
-    void *p = NULL;
-    if (f->left-- <= 0) return NULL;
-    if (posix_memalign(&p, align, bytes)) return NULL;
-    f->live++;
-    return p;
-}
-
-static void fail_free(void *user, void *p)
-{
-    if (p) ((failing *)user)->live--;
-    free(p);
-}
+/* ---- Failures -------------------------------------------------------------------------------- */
 
 static void every_failed_allocation_is_a_status(void)
 {
@@ -270,8 +259,8 @@ static void every_failed_allocation_is_a_status(void)
     test_fill(goal, B * T * C, 12);
     int64_t n_failed = 0;
     for (int64_t n = 0;; n++) {
-        failing f = { n, 0 };
-        const fv_allocator al = { fail_alloc, fail_free, &f };
+        alloc_fail f = { .left = n };
+        const fv_allocator al = alloc_fail_allocator(&f);
         fv_ctx *ctx = make_ctx(1, &al);
         net net0;
         memset(&net0, 0, sizeof net0);
@@ -281,7 +270,8 @@ static void every_failed_allocation_is_a_status(void)
         if (ctx && s != FV_OK) CHECK(fv_ctx_error(ctx)[0]);
         net_free(&net0);
         fv_ctx_destroy(&ctx);
-        CHECK_MSG(f.live == 0, "%lld blocks leaked at allocation %lld", (long long)f.live, (long long)n);
+        CHECK_MSG(f.live == 0, "%lld blocks leaked at allocation %lld", (long long)f.live,
+                  (long long)n);
         if (s == FV_OK) break;
         n_failed++;
     }
@@ -349,7 +339,8 @@ static void memory_cap_is_kept(void)
 
 static void every_status_has_a_name(void)
 {
-    const int known[] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 21, 22, 23, 24, 25, 40, 41, 42, 43, 44, 45, 60, 61 };
+    const int known[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  20, 21,
+                         22, 23, 24, 25, 40, 41, 42, 43, 44, 45, 60, 61};
     int named = 0;
     for (int s = 0; s < 100; s++) named += strcmp(fv_status_name((fv_status)s), "FV_ERR_?") != 0;
     CHECK(named == (int)(sizeof known / sizeof known[0]));

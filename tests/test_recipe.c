@@ -1,6 +1,7 @@
 /* test_recipe.c - recipes: syntax, typed values, unknown keys, canonical text. */
 #include <locale.h>
 
+#include "alloc_fail.h"
 #include "engine.h"
 #include "test.h"
 
@@ -204,33 +205,21 @@ static void a_decimal_comma_locale_changes_nothing(void)
     setlocale(LC_NUMERIC, "C");
 }
 
-static long allocs_left;
-static void *failing_alloc(void *user, size_t bytes, size_t align)
-{
-    void *p = NULL;
-    (void)user;
-    if (allocs_left-- <= 0) return NULL;
-    return posix_memalign(&p, align, bytes) == 0 ? p : NULL;
-}
-static void failing_free(void *user, void *p)
-{
-    (void)user;
-    free(p);
-}
+static alloc_fail heap;
 
 static void memory_failures_are_reported(void)
 {
-    const fv_allocator al = {failing_alloc, failing_free, NULL};
+    const fv_allocator al = alloc_fail_allocator(&heap);
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
     fv_ctx *c;
     o.alloc = &al;
-    allocs_left = 100;
+    heap.left = 100;
     OK(c, fv_ctx_create(&c, &o));
     int failures = 0;
     for (long n = 0; n < 200; n++) {
         fv_recipe *r;
         const char *const *items;
-        allocs_left = n;
+        heap.left = n;
         fv_status s = fv_recipe_parse(c, &r, "a = 1 2 3\nb = 4\n", 16);
         if (s == FV_OK) {
             (void)fv_recipe_list(r, "a", &items);

@@ -15,8 +15,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "alloc_fail.h"
 #include "engine.h"
 #include "test.h"
+#include "temp_dir.h"
 
 /* ---- System calls that can kill -------------------------------------------------------------- */
 
@@ -81,7 +83,6 @@ typedef struct run {
     char log[4096]; /* details of progress */
 } run;
 
-static char root[80];
 
 static void batch(run *r, uint64_t step, int micro)
 {
@@ -223,7 +224,7 @@ static fv_status train(run *r, const char *dir, fv_train_result *result)
 
 static void name_of(char *out, size_t size, const char *dir, const char *file)
 {
-    snprintf(out, size, "%s/%s/%s", root, dir, file);
+    snprintf(out, size, "%s/%s/%s", temp_dir, dir, file);
 }
 
 /* In a child: train and leave status, message and progress in DIR.result; exit code = status. */
@@ -332,7 +333,7 @@ static void remove_dir(const char *dir)
     }
     if (d) closedir(d);
     rmdir(path);
-    snprintf(file, sizeof file, "%s/%s.result", root, dir);
+    snprintf(file, sizeof file, "%s/%s.result", temp_dir, dir);
     unlink(file);
 }
 
@@ -622,7 +623,7 @@ static void saves_by_time(void)
 
 static void path_in(char *out, size_t size, const char *name)
 {
-    snprintf(out, size, "%s/%s", root, name);
+    snprintf(out, size, "%s/%s", temp_dir, name);
 }
 
 static void small_network_learns_a_batch(void)
@@ -734,7 +735,7 @@ static void bad_options_are_refused(void)
     CHECK(train(&r, dir, NULL) == FV_ERR_ARG);
     s.start_step = 0;
     CHECK(train(&r, "", NULL) == FV_ERR_ARG);
-    snprintf(file, sizeof file, "%s/plain", root);
+    snprintf(file, sizeof file, "%s/plain", temp_dir);
     FILE *f = fopen(file, "w");
     CHECK(f);
     fclose(f);
@@ -743,12 +744,12 @@ static void bad_options_are_refused(void)
     CHECK(train(&r, file, NULL) == FV_ERR_IO);
     fv_opt_swap_ema(r.opt);
     CHECK(train(&r, dir, NULL) == FV_ERR_STATE);
-    snprintf(file, sizeof file, "%s/ckpt", root);
+    snprintf(file, sizeof file, "%s/ckpt", temp_dir);
     CHECK(fv_checkpoint_write(r.ctx, r.params, r.opt, 1, "", file) == FV_ERR_STATE);
     fv_opt_swap_ema(r.opt);
     CHECK(fv_checkpoint_write(r.ctx, r.params, r.opt, 1, "", "/dev/full") == FV_ERR_IO);
     unbuild(&r);
-    snprintf(file, sizeof file, "%s/plain", root);
+    snprintf(file, sizeof file, "%s/plain", temp_dir);
     unlink(file);
     remove_dir("options");
 }
@@ -818,7 +819,7 @@ static void exports_int8_and_bf16(void)
     float *w = fv_params_tensor(r.params, id).data;
     for (int i = 0; i < HIDDEN; i++) w[i] = 0; /* a zero row */
     w[HIDDEN + 3] = -2.54f;
-    snprintf(file, sizeof file, "%s/int8.safetensors", root);
+    snprintf(file, sizeof file, "%s/int8.safetensors", temp_dir);
     OK(r.ctx, fv_params_export(r.ctx, r.params, FV_I8, NULL, 0, file, 0));
     CHECK(fv_params_export(r.ctx, r.params, FV_I8, NULL, 0, file, 0) == FV_ERR_EXISTS);
     OK(r.ctx, fv_model_open(r.ctx, &m, file, NULL));
@@ -851,30 +852,16 @@ static void exports_int8_and_bf16(void)
 
 /* ---- Memory failures ------------------------------------------------------------------------- */
 
-static long allocs_left;
-
-static void *failing_alloc(void *user, size_t bytes, size_t align)
-{
-    void *p = NULL;
-    (void)user;
-    if (allocs_left-- <= 0) return NULL;
-    return posix_memalign(&p, align, bytes) == 0 ? p : NULL;
-}
-
-static void failing_free(void *user, void *p)
-{
-    (void)user;
-    free(p);
-}
+static alloc_fail heap;
 
 static void memory_failures_are_reported(void)
 {
     const setup s = {.steps = 3, .save_every = 2};
-    const fv_allocator al = {failing_alloc, failing_free, NULL};
+    const fv_allocator al = alloc_fail_allocator(&heap);
     run r;
     char dir[128];
     path_in(dir, sizeof dir, "oom");
-    allocs_left = 1000000;
+    heap.left = 1000000;
     OK(r.ctx, open_run(&r, &s, &al));
     int failures = 0;
     setup go_on = s;
@@ -882,9 +869,9 @@ static void memory_failures_are_reported(void)
     for (long n = 0; n < 3000; n++) {
         r.s = n ? &go_on : &s;
         r.log[0] = 0;
-        allocs_left = n;
+        heap.left = n;
         const fv_status st = train(&r, dir, NULL);
-        allocs_left = 1000000;
+        heap.left = 1000000;
         if (st == FV_OK) break;
         CHECK_MSG(st == FV_ERR_OOM, "allocation %ld: %s: %s", n, fv_status_name(st),
                   fv_ctx_error(r.ctx));
@@ -897,10 +884,7 @@ static void memory_failures_are_reported(void)
 
 int main(void)
 {
-    const char *tmp = getenv("TMPDIR");
-    snprintf(root, sizeof root, "%.40s/fovea-train-%ld", tmp && *tmp ? tmp : "/tmp",
-             (long)getpid());
-    if (mkdir(root, 0777) != 0) return 1;
+    temp_dir_make("train");
     RUN(reference_run_writes_all_files);
     RUN(resume_is_exact_after_a_kill_at_each_system_call);
     RUN(resume_is_exact_after_kills_at_random_times);
@@ -924,6 +908,6 @@ int main(void)
     RUN(exports_int8_and_bf16);
     RUN(memory_failures_are_reported);
     remove_dir("ref8");
-    rmdir(root);
+    temp_dir_remove();
     return test_end();
 }

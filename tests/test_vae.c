@@ -3,6 +3,7 @@
  * */
 #include <stdbool.h>
 
+#include "alloc_fail.h"
 #include "fovea_diffusion.h"
 #include "safetensors_writer.h"
 #include "test.h"
@@ -488,30 +489,12 @@ static void same_bytes_for_1_and_2_threads_and_other_contexts(void)
 
 /* ---- Allocation failures --------------------------------------------------------------------- */
 
-typedef struct failing { int64_t left, live; } failing;
-
-static void *failing_alloc(void *user, size_t bytes, size_t align)
-{
-    failing *f = user;
-    void *p = NULL;
-    if (f->left-- <= 0 || posix_memalign(&p, align, bytes) != 0) return NULL;
-    f->live++;
-    return p;
-}
-
-static void failing_free(void *user, void *p)
-{
-    failing *f = user;
-    if (p) f->live--;
-    free(p);
-}
-
 /* Open and decode with the n-th allocation failing; true when all of it worked. */
-static bool decode_with(failing *f, bool *good)
+static bool decode_with(alloc_fail *f, bool *good)
 {
     static const float latent[4 * 4] = { 0.5f, -0.25f };
     static float rgb[32 * 32 * 3];
-    const fv_allocator al = { failing_alloc, failing_free, f };
+    const fv_allocator al = alloc_fail_allocator(f);
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
     fv_ctx *c = NULL;
     fv_model *m = NULL;
@@ -535,7 +518,7 @@ static bool decode_with(failing *f, bool *good)
 static void every_failed_allocation_is_reported_and_nothing_leaks(void)
 {
     for (int64_t n = 0; n < 100000; n += n < 60 ? 1 : 11) {
-        failing f = { n, 0 };
+        alloc_fail f = { .left = n };
         bool good;
         const bool done = decode_with(&f, &good);
         CHECK_MSG(good && f.live == 0, "allocation %lld, %lld blocks left", (long long)n,
