@@ -56,7 +56,8 @@ static bool zeroed(const fv_image *img, int n)
     return true;
 }
 
-/* ---- Determinism ------------------------------------------------------------------------------ */
+/* ---- Determinism
+ * ------------------------------------------------------------------------------ */
 
 static void same_seed_gives_the_same_bytes_and_another_seed_does_not(void)
 {
@@ -130,7 +131,8 @@ static void same_bytes_for_1_2_and_3_threads(void)
     }
 }
 
-/* ---- Sharing ---------------------------------------------------------------------------------- */
+/* ---- Sharing
+ * ---------------------------------------------------------------------------------- */
 
 typedef struct job {
     fv_ctx *ctx;
@@ -179,7 +181,8 @@ static void two_threads_share_a_model(void)
     }
 }
 
-/* ---- Cancelling and memory -------------------------------------------------------------------- */
+/* ---- Cancelling and memory
+ * -------------------------------------------------------------------- */
 
 typedef struct watch {
     fv_ctx *ctx;
@@ -283,7 +286,8 @@ static void the_openers_cap_is_reported_to_the_caller(void)
     fv_ctx_destroy(&opener);
 }
 
-/* ---- Options ---------------------------------------------------------------------------------- */
+/* ---- Options
+ * ---------------------------------------------------------------------------------- */
 
 /* Expects a status, a word of the message, and zeroed pictures where count allows. */
 static bool refused(int k, const fv_generate_options *o, fv_status want, const char *word)
@@ -403,7 +407,8 @@ static void shorter_option_structs_are_accepted(void)
     fv_dit_close(&d);
 }
 
-/* ---- Models ----------------------------------------------------------------------------------- */
+/* ---- Models
+ * ----------------------------------------------------------------------------------- */
 
 static void classes_have_names_or_numbers(void)
 {

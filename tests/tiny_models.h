@@ -69,7 +69,8 @@ static inline void tiny_conv(st_writer *w, const char *name, int64_t out, int64_
     tiny_tensor(w, full, 1, dim, 0.1f);
 }
 
-/* TAESD's decoder with 8 channels: c conv r, three levels of 3 blocks and a doubling, block, conv. */
+/* TAESD's decoder with 8 channels: c conv r, three levels of 3 blocks and a doubling, block,
+ * conv. */
 static inline void tiny_decoder(st_writer *w)
 {
     static const char graph[] = "cCrBBBuCBBBuCBBBuCBC";

@@ -1,7 +1,8 @@
 /* fuzz_dit.c - fv_dit_open on any model file, and one short run of what it opens.
  *
- * An input that begins with '{' is a safetensors header alone: it gets its length in front and zeros
- * behind, as many as its offsets say, so that mutations go into names, shapes and metadata. */
+ * An input that begins with '{' is a safetensors header alone: it gets its length in front and
+ * zeros behind, as many as its offsets say, so that mutations go into names, shapes and
+ * metadata. */
 #include <stdlib.h>
 #include <string.h>
 

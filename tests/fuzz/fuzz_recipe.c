@@ -9,7 +9,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 /* Ask for keys as training does, so that values are read as every type. */
 static void ask(fv_recipe *r)
 {
-    static const char *const keys[] = { "batch", "data", "lr", "preset", "sources", "split", "steps" };
+    static const char *const keys[] = {"batch",   "data",  "lr",   "preset",
+                                       "sources", "split", "steps"};
     for (size_t i = 0; i < FV_ARRAY_LEN(keys); i++) {
         const char *const *items;
         (void)fv_recipe_int(r, keys[i], 1, 0, 1000);
