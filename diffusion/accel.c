@@ -30,6 +30,7 @@
 #define TOLERANCE 0.03
 #define ROUNDS 4
 #define PAIRS 3
+#define PAIRS_SECONDS 1.5
 #define MIN_SECONDS 1e-12 /* a scripted timing may say 0 */
 
 typedef struct planner {
@@ -404,12 +405,27 @@ static fv_status make_plan(planner *p, fv_accel *out)
     return FV_OK;
 }
 
-fv_status fv_accel_plan(fv_ctx *ctx, fv_accel **out, const fv_dit *d, const fv_generate_options *o,
-                        const fv_sens *sens, fv_timing *timing, const fv_accel_options *a)
+static fv_status take(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *from_o,
+                      const fv_accel_options *from_a, fv_generate_options *o, fv_accel_options *a)
 {
-    planner p = { .ctx = ctx, .d = d, .o = o, .sens = sens, .timing = timing, .a = a };
+    *o = (fv_generate_options)FV_GENERATE_OPTIONS_INIT;
+    *a = (fv_accel_options)FV_ACCEL_OPTIONS_INIT;
+    if (!d || !from_o || !from_a)
+        return fv_fail(ctx, FV_ERR_ARG, "plan: model or options missing");
+    FV_TRY(FV_TAKE_OPTIONS(ctx, o, from_o, "plan"));
+    return FV_TAKE_OPTIONS(ctx, a, from_a, "plan");
+}
+
+fv_status fv_accel_plan(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
+                        const fv_generate_options *opts, const fv_sens *sens, fv_timing *timing,
+                        const fv_accel_options *accel)
+{
+    fv_generate_options o;
+    fv_accel_options a;
+    planner p = { .ctx = ctx, .d = d, .o = &o, .sens = sens, .timing = timing, .a = &a };
     fv_accel *plan = NULL;
     *out = NULL;
+    FV_TRY(take(ctx, d, opts, accel, &o, &a));
     fv_status s = open_planner(&p);
     if (s == FV_OK) s = fvi_accel_create(ctx, &plan, p.T, p.K / 2);
     if (s == FV_OK) {
@@ -462,22 +478,25 @@ static fv_status run_once(const trial_runs *r, const fv_accel *plan, double *sec
     return FV_OK;
 }
 
-/* Exact and plan in turn, so that a slow phase of the machine hits both; median of the ratios. */
+/* Exact and plan in turn, so that a slow phase of the machine hits both; median of the ratios. Runs
+ * longer than a second vary little: one pair is enough for them. */
 static fv_status run_pairs(void *user, const fv_accel *plan, double *ratio)
 {
     const trial_runs *r = user;
+    const double start = fv_now();
     double v[PAIRS], exact, fast;
-    for (int i = 0; i < PAIRS; i++) {
+    int n = 0;
+    while (n < PAIRS && (n == 0 || fv_now() - start < PAIRS_SECONDS)) {
         FV_TRY(run_once(r, NULL, &exact));
         FV_TRY(run_once(r, plan, &fast));
-        v[i] = fast > 0 ? exact / fast : 1;
-        for (int j = i; j > 0 && v[j] < v[j - 1]; j--) {
+        v[n] = fast > 0 ? exact / fast : 1;
+        for (int j = n++; j > 0 && v[j] < v[j - 1]; j--) {
             const double t = v[j];
             v[j] = v[j - 1];
             v[j - 1] = t;
         }
     }
-    *ratio = v[PAIRS / 2];
+    *ratio = n % 2 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
     return FV_OK;
 }
 
@@ -530,28 +549,31 @@ fv_status fvi_accel_solve(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
     return FV_OK;
 }
 
-fv_status fv_accel_solve(fv_ctx *ctx, fv_accel **out, const fv_dit *d, const fv_generate_options *o,
-                         const fv_sens *sens, fv_timing *timing, const fv_accel_options *a,
-                         double *measured)
+fv_status fv_accel_solve(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
+                         const fv_generate_options *opts, const fv_sens *sens, fv_timing *timing,
+                         const fv_accel_options *accel, double *measured)
 {
-    trial_runs r = { .ctx = ctx, .d = d, .o = o };
+    fv_generate_options o;
+    fv_accel_options a;
+    trial_runs r = { .ctx = ctx, .d = d, .o = &o };
     fv_dit_info info;
     double ignored;
     *out = NULL;
-    if (o->count < 1 || o->count > 1000000)
-        return fv_fail(ctx, FV_ERR_ARG, "count must be 1 to 1000000");
+    FV_TRY(take(ctx, d, opts, accel, &o, &a));
+    if (o.count < 1 || o.count > 1000000)
+        return fv_fail(ctx, FV_ERR_ARG, "plan: count must be 1 to 1000000");
     fv_dit_get_info(d, &info);
-    r.image = fv_calloc(ctx, (size_t)o->count, sizeof *r.image);
+    r.image = fv_calloc(ctx, (size_t)o.count, sizeof *r.image);
     if (!r.image) return FV_ERR_OOM;
     if (info.is_latent && !d->vae) {
         const size_t n = (size_t)info.input_size * (size_t)info.input_size * (size_t)info.channels;
-        r.state = fv_calloc(ctx, (size_t)o->count * n, sizeof(float));
+        r.state = fv_calloc(ctx, (size_t)o.count * n, sizeof(float));
         if (!r.state) {
             fv_free(ctx, r.image);
             return FV_ERR_OOM;
         }
     }
-    const fv_status s = fvi_accel_solve(ctx, out, d, o, sens, timing, a, run_pairs, &r,
+    const fv_status s = fvi_accel_solve(ctx, out, d, &o, sens, timing, &a, run_pairs, &r,
                                         measured ? measured : &ignored);
     fv_free(ctx, r.image);
     fv_free(ctx, r.state);

@@ -17,6 +17,7 @@
 #define BUDGET_SECONDS 3.0
 #define WARM_UPS 2
 #define RUNS 5
+#define DECODE_GROUP 4 /* as fv_generate decodes */
 enum { ATTN_FULL = 0, MLP_FULL, REUSE_ONE, ENDS, CONDITION, UPDATE, DECODE, SETUP, PARTS };
 
 /* ---- Measuring ------------------------------------------------------------------------------ */
@@ -42,12 +43,18 @@ static fv_status open_walk(stopwatch *w)
     return dit_walk_start(&w->walk, 0, NULL);
 }
 
-static fv_status decode_one(stopwatch *w)
+static int decode_group(const stopwatch *w)
+{
+    return w->d->vae && w->walk.B > 1 ? w->walk.B < DECODE_GROUP ? w->walk.B : DECODE_GROUP : 1;
+}
+
+static fv_status decode_some(stopwatch *w)
 {
     const dit_config *c = &w->d->net.cfg;
+    const int S = c->input_size;
     fv_image img = { 0 };
     if (w->d->vae)
-        return fv_vae_decode(w->ctx, w->d->vae, w->walk.x, 1, c->input_size, c->input_size, w->rgb);
+        return fv_vae_decode(w->ctx, w->d->vae, w->walk.x, decode_group(w), S, S, w->rgb);
     if (c->channels != 3) return FV_OK; /* states only */
     FV_TRY(fv_image_create(w->ctx, &img, c->input_size, c->input_size, 3, 8));
     fv_image_from_float(&img, -1.0f, 1.0f, w->walk.x);
@@ -73,7 +80,7 @@ static fv_status time_once(stopwatch *w, int part, int guided, double *seconds)
     if (part == UPDATE)
         dit_walk_update(&w->walk, e, out, rows);
     else if (part == DECODE)
-        FV_TRY(decode_one(w));
+        FV_TRY(decode_some(w));
     else
         FV_TRY(open_walk(w));
     *seconds = fv_now() - start;
@@ -113,13 +120,13 @@ static fv_status measure(stopwatch *w, fv_timing *t)
 {
     fv_dit_info info;
     fv_dit_get_info(w->d, &info);
-    if (w->d->vae) {
-        w->rgb =
-            fv_calloc(w->ctx, (size_t)info.image_size * (size_t)info.image_size * 3, sizeof(float));
-        if (!w->rgb) return FV_ERR_OOM;
-    }
     FV_TRY(open_walk(w)); /* packs the weights: not part of a call's time */
     t->batch = w->walk.B;
+    const size_t pixels = (size_t)info.image_size * (size_t)info.image_size;
+    if (w->d->vae) {
+        w->rgb = fv_calloc(w->ctx, (size_t)decode_group(w) * pixels, 3 * sizeof(float));
+        if (!w->rgb) return FV_ERR_OOM;
+    }
     FV_TRY(time_part(w, SETUP, 0, &t->setup));
     for (int g = 0; g < 2; g++) {
         if (first_of(&w->schedule, g) < 0) continue;
@@ -130,15 +137,20 @@ static fv_status measure(stopwatch *w, fv_timing *t)
         FV_TRY(time_part(w, UPDATE, g, &t->step));
     }
     FV_TRY(time_part(w, CONDITION, first_of(&w->schedule, 1) >= 0, &t->cond));
-    return time_part(w, DECODE, 0, &t->decode);
+    FV_TRY(time_part(w, DECODE, 0, &t->decode));
+    t->decode /= decode_group(w);
+    return FV_OK;
 }
 
 fv_status fv_timing_measure(fv_ctx *ctx, fv_timing **out, const fv_dit *d,
-                            const fv_generate_options *o)
+                            const fv_generate_options *opts)
 {
-    stopwatch w = { .ctx = ctx, .d = d, .o = o };
+    fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
+    stopwatch w = { .ctx = ctx, .d = d, .o = &o };
     *out = NULL;
-    if (o->count < 1) return fv_fail(ctx, FV_ERR_ARG, "timing: count must be 1 or more");
+    if (!d || !opts) return fv_fail(ctx, FV_ERR_ARG, "timing: model or options missing");
+    FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "timing"));
+    if (o.count < 1) return fv_fail(ctx, FV_ERR_ARG, "timing: count must be 1 or more");
     fv_timing *t = fv_calloc(ctx, 1, sizeof *t);
     if (!t) return FV_ERR_OOM;
     t->ctx = ctx;
@@ -147,7 +159,7 @@ fv_status fv_timing_measure(fv_ctx *ctx, fv_timing **out, const fv_dit *d,
     t->precision = d->precision;
     t->correction = 1.0;
     memcpy(t->hash, d->hash, sizeof t->hash);
-    fv_status s = dit_schedule_create(ctx, &w.schedule, &d->net.cfg, o);
+    fv_status s = dit_schedule_create(ctx, &w.schedule, &d->net.cfg, &o);
     if (s == FV_OK) s = measure(&w, t);
     dit_walk_destroy(&w.walk);
     dit_schedule_destroy(ctx, &w.schedule);

@@ -530,13 +530,18 @@ static fv_status check_options(fv_ctx *ctx, const fv_calibrate_options *o, const
 }
 
 fv_status fv_sens_calibrate(fv_ctx *ctx, fv_sens **out, const fv_dit *d,
-                            const fv_calibrate_options *o)
+                            const fv_calibrate_options *opts)
 {
+    fv_calibrate_options all = FV_CALIBRATE_OPTIONS_INIT, *o = &all;
+    fv_generate_options gen = FV_GENERATE_OPTIONS_INIT;
     dit_schedule sc;
     calibration c = { .ctx = ctx, .dit = d, .schedule = &sc };
     weighing w = { .c = &c };
     *out = NULL;
-    FV_TRY(dit_schedule_create(ctx, &sc, &d->net.cfg, &o->gen));
+    if (!d || !opts) return fv_fail(ctx, FV_ERR_ARG, "calibrating: model or options missing");
+    FV_TRY(FV_TAKE_OPTIONS(ctx, o, opts, "calibrating"));
+    FV_TRY(FV_TAKE_OPTIONS(ctx, &gen, &o->gen, "calibrating"));
+    FV_TRY(dit_schedule_create(ctx, &sc, &d->net.cfg, &gen));
     fv_status s = check_options(ctx, o, &sc);
     int window = o->window ? o->window : DEFAULT_WINDOW;
     if (window >= sc.evals) window = sc.evals > 1 ? sc.evals - 1 : 1;

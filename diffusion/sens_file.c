@@ -462,13 +462,17 @@ static fv_status match_guidance(fv_ctx *ctx, const fv_sens *s, const dit_schedul
 }
 
 fv_status fv_sens_match(fv_ctx *ctx, const fv_sens *s, const fv_dit *d,
-                        const fv_generate_options *o)
+                        const fv_generate_options *opts)
 {
+    fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
     dit_schedule sc;
+    if (!s || !d || !opts)
+        return fv_fail(ctx, FV_ERR_ARG, "table: table, model or options missing");
+    FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "table"));
     if (memcmp(s->hash, d->hash, sizeof s->hash) != 0 || s->depth != d->net.cfg.depth)
         return fv_fail(ctx, FV_ERR_MODEL, "table: made for another model (%s): calibrate this one",
                        s->arch);
-    FV_TRY(dit_schedule_create(ctx, &sc, &d->net.cfg, o));
+    FV_TRY(dit_schedule_create(ctx, &sc, &d->net.cfg, &o));
     fv_status st = match_steps(ctx, s, &sc);
     if (st == FV_OK) st = match_guidance(ctx, s, &sc);
     dit_schedule_destroy(ctx, &sc);
