@@ -1,14 +1,15 @@
-/* dit_random.c - model files with random weights: for benchmarks and tests of large presets, and as a
- * start that never saw data.
+/* dit_random.c - model files with random weights: for benchmarks and tests of large presets, and as
+ * a start that never saw data.
  *
  * The training start (dit_net_init) makes every block the identity and the output zero, so it would
  * show nothing about caching or timing. Here each matrix is N(0, 1/K), so that signals keep their
- * size from layer to layer. The modulation is half as large: gates, shifts and scales then move with
- * the timestep and the class as in a trained model. So is the output, for pictures within range.
+ * size from layer to layer. The modulation is half as large: gates, shifts and scales then move
+ * with the timestep and the class as in a trained model. So is the output, for pictures within
+ * range.
  *
- * Matrices are stored as bf16, vectors as f32. Only the stored form is kept in memory: DiT-XL/2 needs
- * 1.4 GB, where masters and gradients would be 5.4 GB. Values depend on seed, parameter number and
- * position alone, so a file is the same bytes for any thread count. */
+ * Matrices are stored as bf16, vectors as f32. Only the stored form is kept in memory: DiT-XL/2
+ * needs 1.4 GB, where masters and gradients would be 5.4 GB. Values depend on seed, parameter
+ * number and position alone, so a file is the same bytes for any thread count. */
 #include "internal.h"
 
 #include <math.h>
@@ -65,9 +66,12 @@ static fv_status add_parameter(writing *w, fv_pid id, uint64_t seed)
         return fv_fail(w->ctx, FV_ERR_LIMIT, "random model: %s is too large", name);
     t.data = w->data[id] = fv_alloc(w->ctx, bytes);
     if (!t.data) return FV_ERR_OOM;
-    if (id == w->net.pos) dit_pos_table(&w->net.cfg, t.data);
-    else if (t.dtype == FV_BF16) fill_bf16(w->ctx, t.data, count, seed, id, std);
-    else fill_f32(t.data, count, seed, id, std);
+    if (id == w->net.pos)
+        dit_pos_table(&w->net.cfg, t.data);
+    else if (t.dtype == FV_BF16)
+        fill_bf16(w->ctx, t.data, count, seed, id, std);
+    else
+        fill_f32(t.data, count, seed, id, std);
     FV_TRY(fv_model_writer_tensor(w->writer, name, &t));
     return fv_report(w->ctx, "random weights", (uint64_t)id + 1, (uint64_t)w->count, NULL);
 }
@@ -106,7 +110,7 @@ fv_status fv_dit_random(fv_ctx *ctx, const char *preset, int classes, uint64_t s
     if (!preset || !path) return fv_fail(ctx, FV_ERR_ARG, "random model: no preset or no path");
     if (classes < 1 || classes > 100000)
         return fv_fail(ctx, FV_ERR_ARG, "random model: classes must be 1 to 100000");
-    writing w = { .ctx = ctx };
+    writing w = {.ctx = ctx};
     const fv_status s = write_all(&w, preset, classes, seed, path, overwrite);
     fv_model_writer_destroy(&w.writer);
     for (int i = 0; w.data && i < w.count; i++) fv_free(ctx, w.data[i]);

@@ -61,7 +61,7 @@ assert not missing, missing' "$file" "$@" 2>> err
 }
 small="--steps 3 --threads 1"
 
-# ---- A model ---------------------------------------------------------------------------------------
+# ---- A model -------------------------------------------------------------------------------------
 expect new_makes_a_model 0 "$FOVEA" new F32 -o m.safetensors --seed 3 --classes 4 --threads 1
 run "$FOVEA" new F32 -o m2.safetensors --seed 3 --classes 4 --threads 2
 cmp -s m.safetensors m2.safetensors; ok $? new_same_bytes_for_1_and_2_threads
@@ -75,7 +75,7 @@ expect info_json_is_json 0 "$GEN" info --json m.safetensors
 json_ok out name family parameters classes sha256 table; ok $? info_json_has_its_keys
 expect info_devices 0 "$GEN" info --devices
 
-# ---- Pictures --------------------------------------------------------------------------------------
+# ---- Pictures ------------------------------------------------------------------------------------
 gen="$GEN --model m.safetensors"
 expect gen_writes_a_picture 0 $gen $small -o a.png
 is_png a.png; ok $? gen_picture_is_a_png
@@ -109,7 +109,7 @@ json_ok j.json speedup_requested speedup_measured psnr_db ssim seconds files pea
     weight_bytes flop anchors mode model_sha256; ok $? gen_json_has_its_keys
 grep -q '"files": \["a.png"\]' j.json && grep -q '"psnr_db": null' j.json; ok $? gen_json_values
 
-# ---- Wrong usage -----------------------------------------------------------------------------------
+# ---- Wrong usage ---------------------------------------------------------------------------------
 refuse unknown_option_has_a_suggestion 2 "did you mean --steps" $gen --step 3
 refuse unknown_letter 2 "-z" $gen -z
 refuse missing_value 2 "value is missing" $gen --steps
@@ -133,7 +133,7 @@ refuse plan_in_excludes_speedup 2 "exclude" $gen --speedup 2 --plan-in p
 refuse table_needs_speedup 2 "--speedup" $gen --table t
 refuse no_such_device 1 "cuda" $gen --device cuda
 
-# ---- Wrong input -----------------------------------------------------------------------------------
+# ---- Wrong input ---------------------------------------------------------------------------------
 refuse missing_model 1 "none.safetensors" "$GEN" --model none.safetensors -o x.png
 echo "not a model" > text.safetensors
 refuse text_as_model 3 "text.safetensors" "$GEN" --model text.safetensors -o x.png
@@ -149,7 +149,7 @@ refuse missing_decoder 1 "none" $gen --decoder none.safetensors -o x.png
 refuse garbage_as_plan 3 "text" $gen --plan-in text.safetensors -o x.png
 refuse garbage_as_table 3 "text" $gen --speedup 2 --table text.safetensors -o x.png
 
-# ---- Wrong places ----------------------------------------------------------------------------------
+# ---- Wrong places --------------------------------------------------------------------------------
 refuse missing_folder 1 "nowhere" $gen $small -o nowhere/x.png
 refuse file_as_folder 1 "m.safetensors" $gen $small -o m.safetensors/x.png
 if [ "$(id -u)" = 0 ]; then
@@ -168,7 +168,7 @@ else
     skip full_disk "no /dev/full"
 fi
 
-# ---- Signals ---------------------------------------------------------------------------------------
+# ---- Signals -------------------------------------------------------------------------------------
 interrupt() { # name, signal, file, command: 130, and no trace of the file
     name=$1 signal=$2 file=$3
     shift 3
@@ -191,7 +191,7 @@ else
     skip ctrl_c_leaves_nothing "env has no --default-signal"
 fi
 
-# ---- Speed-up --------------------------------------------------------------------------------------
+# ---- Speed-up ------------------------------------------------------------------------------------
 fast="--steps 8 --threads 1"
 expect speedup_without_table 0 $gen $fast --speedup 1.5x -o fast.png --plan-out p.fvplan
 grep -q "uniform weights" err && grep -q "gen calibrate" err; ok $? speedup_says_that_the_table_is_missing
@@ -237,7 +237,7 @@ grep -q '#' out && grep -q 'attn' out && is_png map.png; ok $? explain_draws_a_m
 expect explain_plan 0 "$GEN" explain --model m.safetensors p.fvplan
 refuse explain_needs_one 2 "plan" "$GEN" explain --model m.safetensors
 
-# ---- fovea ------------------------------------------------------------------------------------------
+# ---- fovea ---------------------------------------------------------------------------------------
 refuse unknown_verb 2 "did you mean train" "$FOVEA" tran
 refuse no_verb 2 "verb" "$FOVEA"
 expect convert_to_f32 0 "$FOVEA" convert m.safetensors -o f32.safetensors --type f32
@@ -277,7 +277,7 @@ else
     skip train "no training data"
 fi
 
-# ---- Help --------------------------------------------------------------------------------------------
+# ---- Help ----------------------------------------------------------------------------------------
 : > err
 for verb in "$GEN" "$GEN info" "$GEN calibrate" "$GEN explain" "$FOVEA" "$FOVEA train" "$FOVEA convert" \
     "$FOVEA new" "$FOVEA bench" "$FOVEA bench quality"; do

@@ -21,7 +21,7 @@
 static const char *program = "fovea";
 static bool is_quiet, is_verbose;
 
-/* ---- Small things ----------------------------------------------------------------------------- */
+/* ---- Small things ---------------------------------------------------------------------------- */
 
 double cli_now(void)
 {
@@ -93,7 +93,7 @@ char *cli_format(const char *fmt, ...)
 
 char *cli_with_suffix(const char *path, const char *suffix)
 {
-    static const char *const known[] = { ".safetensors", ".pt", ".pth", ".bin" };
+    static const char *const known[] = {".safetensors", ".pt", ".pth", ".bin"};
     const size_t n = strlen(path);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         const size_t k = strlen(known[i]);
@@ -144,9 +144,12 @@ void cli_printable(const char *text, char *out, size_t size)
     out[n] = 0;
 }
 
-/* ---- Messages --------------------------------------------------------------------------------- */
+/* ---- Messages -------------------------------------------------------------------------------- */
 
-void cli_setup(const char *name) { program = name; }
+void cli_setup(const char *name)
+{
+    program = name;
+}
 
 void cli_set_talk(bool quiet, bool verbose)
 {
@@ -211,7 +214,7 @@ int cli_report(const fv_ctx *ctx, fv_status s, const char *what)
     return cli_fail(code, "%s: %s", what, text);
 }
 
-/* ---- Options ---------------------------------------------------------------------------------- */
+/* ---- Options --------------------------------------------------------------------------------- */
 
 /* Edit distance with neighbouring letters exchanged counted once; long words are cut. */
 static int distance(const char *a, const char *b)
@@ -254,7 +257,10 @@ const char *cli_nearest(const char *word, const char *const *names)
     return found;
 }
 
-static bool is_last(const cli_option *o) { return !o->letter && !o->name; }
+static bool is_last(const cli_option *o)
+{
+    return !o->letter && !o->name;
+}
 
 static int unknown_option(const cli_command *c, const char *word, size_t n)
 {
@@ -264,16 +270,17 @@ static int unknown_option(const cli_command *c, const char *word, size_t n)
     snprintf(name, sizeof name, "%.*s", (int)(n < 63 ? n : 63), word);
     for (const cli_option *o = c->options; !is_last(o); o++)
         if (o->name) found = nearer(name, o->name, &best, found);
-    if (found)
-        return cli_fail(CLI_USAGE, "unknown option --%s, did you mean --%s?", name, found);
+    if (found) return cli_fail(CLI_USAGE, "unknown option --%s, did you mean --%s?", name, found);
     return cli_fail(CLI_USAGE, "unknown option --%s (%s --help lists all)", name, c->name);
 }
 
 /* How an option is called in messages. */
 static const char *called(const cli_option *o, char out[40])
 {
-    if (o->name) snprintf(out, 40, "--%s", o->name);
-    else snprintf(out, 40, "-%c", o->letter);
+    if (o->name)
+        snprintf(out, 40, "--%s", o->name);
+    else
+        snprintf(out, 40, "-%c", o->letter);
     return out;
 }
 
@@ -317,8 +324,10 @@ static int set_number(const cli_option *o, const char *text)
     if (!ok || v < o->lo || v > o->hi)
         return cli_fail(CLI_USAGE, "%s %s: %s from %.10g to %.10g is needed", called(o, name), text,
                         is_int ? "a whole number" : "a number", o->lo, o->hi);
-    if (is_int) *(int *)o->to = (int)v;
-    else *(double *)o->to = v;
+    if (is_int)
+        *(int *)o->to = (int)v;
+    else
+        *(double *)o->to = v;
     return -1;
 }
 
@@ -385,8 +394,10 @@ static void print_option(const cli_option *o)
     const char *space = *value ? " " : "";
     if (o->letter && o->name)
         snprintf(left, sizeof left, "  -%c, --%s%s%s", o->letter, o->name, space, value);
-    else if (o->letter) snprintf(left, sizeof left, "  -%c%s%s", o->letter, space, value);
-    else snprintf(left, sizeof left, "  --%s%s%s", o->name, space, value);
+    else if (o->letter)
+        snprintf(left, sizeof left, "  -%c%s%s", o->letter, space, value);
+    else
+        snprintf(left, sizeof left, "  --%s%s%s", o->name, space, value);
     const int n = printf("%-26s", left);
     if (n > 26) printf("\n%26s", "");
     print_wrapped(o->help, 26, 26);
@@ -413,8 +424,10 @@ static void print_help(const cli_command *c)
 static int built_in(const cli_command *c, const cli_option *o)
 {
     if (o->to) return -1;
-    if (strcmp(o->name, "version") == 0) printf("%s %s\n", program, fv_version_string());
-    else print_help(c);
+    if (strcmp(o->name, "version") == 0)
+        printf("%s %s\n", program, fv_version_string());
+    else
+        print_help(c);
     return CLI_OK;
 }
 
@@ -463,10 +476,14 @@ int cli_parse(const cli_command *c, int argc, char **argv, const char **files, i
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
         int code = -1;
-        if (!only_files && strcmp(a, "--") == 0) only_files = true;
-        else if (!only_files && a[0] == '-' && a[1] == '-') code = parse_long(c, argv, argc, &i);
-        else if (!only_files && a[0] == '-' && a[1]) code = parse_short(c, argv, argc, &i);
-        else if (*count < c->max_files) files[(*count)++] = a;
+        if (!only_files && strcmp(a, "--") == 0)
+            only_files = true;
+        else if (!only_files && a[0] == '-' && a[1] == '-')
+            code = parse_long(c, argv, argc, &i);
+        else if (!only_files && a[0] == '-' && a[1])
+            code = parse_short(c, argv, argc, &i);
+        else if (*count < c->max_files)
+            files[(*count)++] = a;
         else
             code = cli_fail(CLI_USAGE, "unexpected argument \"%s\" (%s --help)", a, c->name);
         if (code >= 0) return code;
@@ -476,7 +493,7 @@ int cli_parse(const cli_command *c, int argc, char **argv, const char **files, i
                     (int)strcspn(c->usage, "\n"), c->usage);
 }
 
-/* ---- Progress --------------------------------------------------------------------------------- */
+/* ---- Progress -------------------------------------------------------------------------------- */
 
 static struct {
     bool is_on, is_shown;
@@ -544,7 +561,7 @@ static int on_progress(void *user, const fv_progress *p)
     return 0;
 }
 
-/* ---- Context and signals ---------------------------------------------------------------------- */
+/* ---- Context and signals --------------------------------------------------------------------- */
 
 static fv_ctx *volatile cancel_ctx;
 static volatile sig_atomic_t has_signal;
@@ -559,7 +576,10 @@ static void on_signal(int number)
     if (ctx) fv_ctx_cancel(ctx);
 }
 
-bool cli_interrupted(void) { return has_signal != 0; }
+bool cli_interrupted(void)
+{
+    return has_signal != 0;
+}
 
 static void catch_signals(void)
 {
@@ -569,7 +589,7 @@ static void catch_signals(void)
     a.sa_flags = (int)(SA_RESTART | SA_RESETHAND);
     sigemptyset(&a.sa_mask);
     /* A signal that the parent chose to ignore (a shell's background job) stays ignored. */
-    static const int numbers[] = { SIGINT, SIGTERM };
+    static const int numbers[] = {SIGINT, SIGTERM};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         struct sigaction old;
         if (sigaction(numbers[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
@@ -588,8 +608,10 @@ int cli_start(fv_ctx **ctx, const cli_common *c)
     if (c->device && strcmp(c->device, "cuda") == 0) o.device = FV_DEVICE_CUDA;
     const fv_status s = fv_ctx_create(ctx, &o);
     if (s == FV_ERR_DEVICE)
-        return cli_fail(CLI_FAILED, "--device %s: this build or machine has no such device; use "
-                                    "--device cpu", c->device);
+        return cli_fail(CLI_FAILED,
+                        "--device %s: this build or machine has no such device; use "
+                        "--device cpu",
+                        c->device);
     if (s != FV_OK) return cli_fail(CLI_FAILED, "cannot start: %s", fv_status_name(s));
     cancel_ctx = *ctx;
     catch_signals();
@@ -613,20 +635,24 @@ int cli_finish(fv_ctx **ctx, int code)
     errno = 0;
     const bool failed = fflush(stdout) != 0 || ferror(stdout);
     if (failed && code == CLI_OK)
-        return cli_fail(CLI_FAILED, "standard output: %s", errno ? strerror(errno) : "write failed");
+        return cli_fail(CLI_FAILED, "standard output: %s",
+                        errno ? strerror(errno) : "write failed");
     return code;
 }
 
-/* ---- JSON ------------------------------------------------------------------------------------- */
+/* ---- JSON ------------------------------------------------------------------------------------ */
 
 void cli_json_text(FILE *to, const char *text)
 {
     putc('"', to);
     for (; *text; text++) {
         const uint8_t c = (uint8_t)*text;
-        if (c == '"' || c == '\\') fprintf(to, "\\%c", c);
-        else if (c < 0x20 || c == 0x7f) fprintf(to, "\\u%04x", c);
-        else putc(c, to);
+        if (c == '"' || c == '\\')
+            fprintf(to, "\\%c", c);
+        else if (c < 0x20 || c == 0x7f)
+            fprintf(to, "\\u%04x", c);
+        else
+            putc(c, to);
     }
     putc('"', to);
 }
@@ -649,15 +675,19 @@ void cli_json_key(cli_json *j, const char *key)
 void cli_json_string(cli_json *j, const char *key, const char *value)
 {
     cli_json_key(j, key);
-    if (value) cli_json_text(j->to, value);
-    else fputs("null", j->to);
+    if (value)
+        cli_json_text(j->to, value);
+    else
+        fputs("null", j->to);
 }
 
 void cli_json_number(cli_json *j, const char *key, double value)
 {
     cli_json_key(j, key);
-    if (isfinite(value)) fprintf(j->to, "%.9g", value);
-    else fputs("null", j->to);
+    if (isfinite(value))
+        fprintf(j->to, "%.9g", value);
+    else
+        fputs("null", j->to);
 }
 
 void cli_json_u64(cli_json *j, const char *key, uint64_t value)
@@ -677,17 +707,23 @@ void cli_json_strings(cli_json *j, const char *key, char *const *item, int count
     putc(']', j->to);
 }
 
-void cli_json_close(cli_json *j) { fputs("\n}\n", j->to); }
+void cli_json_close(cli_json *j)
+{
+    fputs("\n}\n", j->to);
+}
 
-/* ---- Cache ------------------------------------------------------------------------------------ */
+/* ---- Cache ----------------------------------------------------------------------------------- */
 
 char *cli_cache_path(const char *name)
 {
     const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     char *root, *folder, *path;
-    if (base && base[0] == '/') root = cli_format("%s", base); /* relative: to be ignored */
-    else if (home && home[0] == '/') root = cli_format("%s/.cache", home);
-    else return NULL;
+    if (base && base[0] == '/')
+        root = cli_format("%s", base); /* relative: to be ignored */
+    else if (home && home[0] == '/')
+        root = cli_format("%s/.cache", home);
+    else
+        return NULL;
     folder = cli_format("%s/fovea", root);
     (void)mkdir(root, 0700);
     (void)mkdir(folder, 0700);

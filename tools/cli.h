@@ -21,7 +21,7 @@
 /* Exit codes of all programs. */
 enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_BAD_INPUT = 3, CLI_INTERRUPTED = 130 };
 
-/* ---- Options ---------------------------------------------------------------------------------- */
+/* ---- Options --------------------------------------------------------------------------------- */
 
 typedef enum cli_kind {
     CLI_FLAG,   /* bool: given or not                                   */
@@ -66,22 +66,41 @@ typedef struct cli_common {
 } cli_common;
 
 #define CLI_OPT_THREADS(c)                                                                         \
-    { 0, "threads", "N", "threads (default: all cores)", CLI_INT, &(c)->threads, 1, 256 }
+    {                                                                                              \
+        0, "threads", "N", "threads (default: all cores)", CLI_INT, &(c)->threads, 1, 256          \
+    }
 #define CLI_OPT_DEVICE(c)                                                                          \
-    { 0, "device", "auto|cpu|cuda", "where to compute", CLI_CHOICE, &(c)->device, 0, 0 }
+    {                                                                                              \
+        0, "device", "auto|cpu|cuda", "where to compute", CLI_CHOICE, &(c)->device, 0, 0           \
+    }
 #define CLI_OPT_PRECISION(c)                                                                       \
-    { 0, "precision", "f32|bf16", "default: bf16 where the CPU has AVX-512", CLI_CHOICE,           \
-      &(c)->precision, 0, 0 }
-#define CLI_OPT_FORCE(c) { 'f', NULL, NULL, "overwrite files", CLI_FLAG, &(c)->force, 0, 0 }
-#define CLI_OPT_QUIET(c) { 'q', NULL, NULL, "only errors on stderr", CLI_FLAG, &(c)->quiet, 0, 0 }
-#define CLI_OPT_VERBOSE(c) { 'v', NULL, NULL, "more on stderr", CLI_FLAG, &(c)->verbose, 0, 0 }
+    {                                                                                              \
+        0, "precision", "f32|bf16", "default: bf16 where the CPU has AVX-512", CLI_CHOICE,         \
+            &(c)->precision, 0, 0                                                                  \
+    }
+#define CLI_OPT_FORCE(c)                                                                           \
+    {                                                                                              \
+        'f', NULL, NULL, "overwrite files", CLI_FLAG, &(c)->force, 0, 0                            \
+    }
+#define CLI_OPT_QUIET(c)                                                                           \
+    {                                                                                              \
+        'q', NULL, NULL, "only errors on stderr", CLI_FLAG, &(c)->quiet, 0, 0                      \
+    }
+#define CLI_OPT_VERBOSE(c)                                                                         \
+    {                                                                                              \
+        'v', NULL, NULL, "more on stderr", CLI_FLAG, &(c)->verbose, 0, 0                           \
+    }
 #define CLI_OPT_JSON(c)                                                                            \
-    { 0, "json", NULL, "one JSON object on stdout", CLI_FLAG, &(c)->json, 0, 0 }
+    {                                                                                              \
+        0, "json", NULL, "one JSON object on stdout", CLI_FLAG, &(c)->json, 0, 0                   \
+    }
 /* The last two of every table; the parser handles them itself. */
 #define CLI_OPT_END                                                                                \
-    { 0, "version", NULL, "print the version", CLI_FLAG, NULL, 0, 0 },                             \
-        { 0, "help", NULL, "print this text", CLI_FLAG, NULL, 0, 0 },                              \
-        { 0, NULL, NULL, NULL, CLI_FLAG, NULL, 0, 0 }
+    {0, "version", NULL, "print the version", CLI_FLAG, NULL, 0, 0},                               \
+        {0, "help", NULL, "print this text", CLI_FLAG, NULL, 0, 0},                                \
+    {                                                                                              \
+        0, NULL, NULL, NULL, CLI_FLAG, NULL, 0, 0                                                  \
+    }
 
 /* Returns -1 to go on, else the exit code (help was printed, or the usage is wrong). files receives
  * the positional arguments (max_files entries). */
@@ -89,7 +108,7 @@ int cli_parse(const cli_command *c, int argc, char **argv, const char **files, i
 /* The name among `names` (NULL-terminated) that is nearest to `word`, NULL if none is near. */
 const char *cli_nearest(const char *word, const char *const *names);
 
-/* ---- Messages --------------------------------------------------------------------------------- */
+/* ---- Messages -------------------------------------------------------------------------------- */
 
 /* Program name before every message; quiet mutes notes. */
 void cli_setup(const char *program);
@@ -100,12 +119,13 @@ int cli_fail(int code, const char *fmt, ...) CLI_PRINTF(2, 3);
 void cli_note(const char *fmt, ...) CLI_PRINTF(1, 2);
 void cli_detail(const char *fmt, ...) CLI_PRINTF(1, 2);
 int cli_exit_code(fv_status s);
-/* Message of a failed call, with `what` (a file name) in front unless NULL; returns its exit code. */
+/* Message of a failed call, with `what` (a file name) in front unless NULL; returns its exit code.
+ */
 int cli_report(const fv_ctx *ctx, fv_status s, const char *what);
 /* Copy for a terminal or for a picture's text: control characters become '?'. */
 void cli_printable(const char *text, char *out, size_t size);
 
-/* ---- Context, progress, signals --------------------------------------------------------------- */
+/* ---- Context, progress, signals -------------------------------------------------------------- */
 
 /* Context from the common options; Ctrl-C and SIGTERM cancel it. Returns an exit code. */
 int cli_start(fv_ctx **ctx, const cli_common *c);
@@ -118,7 +138,7 @@ void cli_progress_clear(void);
 /* Flush stdout and report a failure (full disk); returns the final exit code. */
 int cli_finish(fv_ctx **ctx, int code);
 
-/* ---- JSON: one object on stdout --------------------------------------------------------------- */
+/* ---- JSON: one object on stdout -------------------------------------------------------------- */
 
 typedef struct cli_json {
     FILE *to;
@@ -133,7 +153,7 @@ void cli_json_u64(cli_json *j, const char *key, uint64_t value);
 void cli_json_strings(cli_json *j, const char *key, char *const *item, int count);
 void cli_json_close(cli_json *j);
 
-/* ---- Small things ----------------------------------------------------------------------------- */
+/* ---- Small things ---------------------------------------------------------------------------- */
 
 double cli_now(void); /* seconds, monotonic */
 /* Quantile q in 0..1 of v, which is sorted in place. */
@@ -144,7 +164,8 @@ uint64_t cli_hash(uint64_t h, const char *text); /* FNV-1a; start with 0 */
 void cli_cpu_name(char *out, size_t size);
 /* PATH with `suffix` in place of .safetensors, .pt, .pth or .bin (else after it). Malloced. */
 char *cli_with_suffix(const char *path, const char *suffix);
-char *cli_format(const char *fmt, ...) CLI_PRINTF(1, 2); /* malloced; ends the program if no memory */
+char *cli_format(const char *fmt, ...)
+    CLI_PRINTF(1, 2); /* malloced; ends the program if no memory */
 bool cli_file_exists(const char *path);
 bool cli_is_folder(const char *path);
 bool cli_is_special(const char *path); /* device or pipe */

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- fovea convert ------------------------------------------------------------------------------ */
+/* ---- fovea convert --------------------------------------------------------------------------- */
 
 typedef struct convert_args {
     cli_common common;
@@ -22,7 +22,8 @@ static int convert(fv_ctx *ctx, const convert_args *a, const char *in)
     if (s != FV_OK) code = cli_report(ctx, s, in);
     if (code == CLI_OK && a->vae && (s = fv_model_open(ctx, &vae, a->vae, NULL)) != FV_OK)
         code = cli_report(ctx, s, a->vae);
-    if (code == CLI_OK && (s = fv_dit_convert(ctx, model, vae, type, a->out, a->common.force)) != FV_OK)
+    if (code == CLI_OK &&
+        (s = fv_dit_convert(ctx, model, vae, type, a->out, a->common.force)) != FV_OK)
         code = cli_report(ctx, s, s == FV_ERR_MODEL || s == FV_ERR_FORMAT ? in : NULL);
     if (code == CLI_OK) cli_note("%s: written as %s", a->out, a->type);
     fv_model_close(&vae);
@@ -32,19 +33,24 @@ static int convert(fv_ctx *ctx, const convert_args *a, const char *in)
 
 int fovea_convert(int argc, char **argv)
 {
-    convert_args a = { .type = "bf16" };
+    convert_args a = {.type = "bf16"};
     const cli_option options[] = {
-        { 'o', NULL, "FILE", "the model to write (needed)", CLI_STRING, &a.out, 0, 0 },
-        { 0, "vae", "FILE", "autoencoder to put into the model", CLI_STRING, &a.vae, 0, 0 },
-        { 0, "type", "f32|bf16|int8", "type of the matrices (default bf16)", CLI_CHOICE, &a.type, 0, 0 },
+        {'o', NULL, "FILE", "the model to write (needed)", CLI_STRING, &a.out, 0, 0},
+        {0, "vae", "FILE", "autoencoder to put into the model", CLI_STRING, &a.vae, 0, 0},
+        {0, "type", "f32|bf16|int8", "type of the matrices (default bf16)", CLI_CHOICE, &a.type, 0,
+         0},
         CLI_OPT_FORCE(&a.common),
         CLI_OPT_QUIET(&a.common),
         CLI_OPT_VERBOSE(&a.common),
-        CLI_OPT_END
-    };
-    const cli_command command = { "fovea convert", "[options] IN -o OUT", "Make one fovea model of an "
-                                  "official DiT checkpoint, a Diffusers file or a fovea model.", NULL,
-                                  options, 1, 1 };
+        CLI_OPT_END};
+    const cli_command command = {"fovea convert",
+                                 "[options] IN -o OUT",
+                                 "Make one fovea model of an "
+                                 "official DiT checkpoint, a Diffusers file or a fovea model.",
+                                 NULL,
+                                 options,
+                                 1,
+                                 1};
     const char *in = NULL;
     fv_ctx *ctx = NULL;
     int files;
@@ -55,7 +61,7 @@ int fovea_convert(int argc, char **argv)
     return cli_finish(&ctx, code);
 }
 
-/* ---- fovea new ------------------------------------------------------------------------------------ */
+/* ---- fovea new ------------------------------------------------------------------------------- */
 
 typedef struct new_args {
     cli_common common;
@@ -66,20 +72,23 @@ typedef struct new_args {
 
 int fovea_new(int argc, char **argv)
 {
-    new_args a = { .classes = 10, .seed = 1 };
+    new_args a = {.classes = 10, .seed = 1};
     const cli_option options[] = {
-        { 'o', NULL, "FILE", "the model to write (needed)", CLI_STRING, &a.out, 0, 0 },
-        { 0, "seed", "N", "of the random weights (default 1)", CLI_U64, &a.seed, 0, 0 },
-        { 0, "classes", "N", "number of classes (default 10)", CLI_INT, &a.classes, 1, 100000 },
+        {'o', NULL, "FILE", "the model to write (needed)", CLI_STRING, &a.out, 0, 0},
+        {0, "seed", "N", "of the random weights (default 1)", CLI_U64, &a.seed, 0, 0},
+        {0, "classes", "N", "number of classes (default 10)", CLI_INT, &a.classes, 1, 100000},
         CLI_OPT_FORCE(&a.common),
         CLI_OPT_THREADS(&a.common),
         CLI_OPT_QUIET(&a.common),
         CLI_OPT_VERBOSE(&a.common),
-        CLI_OPT_END
-    };
-    const cli_command command = { "fovea new", "[options] PRESET -o FILE",
-                                  "Write a model with random weights, for benchmarks and tests.",
-                                  "Presets: F32 F64c F64 F128 F128L, DiT-{S,B,L,XL}/{2,4,8}.\n", options, 1, 1 };
+        CLI_OPT_END};
+    const cli_command command = {"fovea new",
+                                 "[options] PRESET -o FILE",
+                                 "Write a model with random weights, for benchmarks and tests.",
+                                 "Presets: F32 F64c F64 F128 F128L, DiT-{S,B,L,XL}/{2,4,8}.\n",
+                                 options,
+                                 1,
+                                 1};
     const char *preset = NULL;
     fv_ctx *ctx = NULL;
     int files;
@@ -88,35 +97,48 @@ int fovea_new(int argc, char **argv)
     if (!a.out) return cli_fail(CLI_USAGE, "new: -o FILE is missing");
     if ((code = cli_start(&ctx, &a.common)) == CLI_OK) {
         const fv_status s = fv_dit_random(ctx, preset, a.classes, a.seed, a.out, a.common.force);
-        if (s != FV_OK) code = cli_report(ctx, s, NULL);
-        else cli_note("%s: %s with random weights", a.out, preset);
+        if (s != FV_OK)
+            code = cli_report(ctx, s, NULL);
+        else
+            cli_note("%s: %s with random weights", a.out, preset);
     }
     return cli_finish(&ctx, code);
 }
 
-/* ---- Verbs ------------------------------------------------------------------------------------------ */
+/* ---- Verbs ----------------------------------------------------------------------------------- */
 
-static const struct { const char *name; int (*run)(int argc, char **argv); } verbs[] = {
-    { "train", fovea_train }, { "convert", fovea_convert }, { "new", fovea_new }, { "bench", fovea_bench },
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+} verbs[] = {
+    {"train", fovea_train},
+    {"convert", fovea_convert},
+    {"new", fovea_new},
+    {"bench", fovea_bench},
 };
 #define VERBS ((int)(sizeof verbs / sizeof *verbs))
 
 int main(int argc, char **argv)
 {
-    const cli_option options[] = { CLI_OPT_END };
-    const cli_command command = { "fovea", "train|convert|new|bench [options]",
-                                  "Train, convert and measure models.",
-                                  "fovea train RECIPE       train a model\n"
-                                  "fovea convert IN -o OUT  make a fovea model of another file\n"
-                                  "fovea new PRESET -o OUT  a model with random weights\n"
-                                  "fovea bench gemm|dit|train  measure this machine\n"
-                                  "Each verb has its own --help.\n", options, 0, 0 };
-    const char *names[VERBS + 1] = { NULL };
+    const cli_option options[] = {CLI_OPT_END};
+    const cli_command command = {"fovea",
+                                 "train|convert|new|bench [options]",
+                                 "Train, convert and measure models.",
+                                 "fovea train RECIPE       train a model\n"
+                                 "fovea convert IN -o OUT  make a fovea model of another file\n"
+                                 "fovea new PRESET -o OUT  a model with random weights\n"
+                                 "fovea bench gemm|dit|train  measure this machine\n"
+                                 "Each verb has its own --help.\n",
+                                 options,
+                                 0,
+                                 0};
+    const char *names[VERBS + 1] = {NULL};
     fv_ctx *none = NULL;
     cli_setup("fovea");
     for (int i = 0; i < VERBS; i++) {
         names[i] = verbs[i].name;
-        if (argc > 1 && strcmp(argv[1], verbs[i].name) == 0) return verbs[i].run(argc - 1, argv + 1);
+        if (argc > 1 && strcmp(argv[1], verbs[i].name) == 0)
+            return verbs[i].run(argc - 1, argv + 1);
     }
     if (argc < 2) return cli_fail(CLI_USAGE, "a verb is missing: train, convert, new or bench");
     if (argv[1][0] != '-') {

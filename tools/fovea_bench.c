@@ -1,7 +1,8 @@
 /* fovea_bench.c - fovea bench gemm|dit|train: times of this machine, one line a case.
  *
- * Each network is held against its own matrix products, timed in the same run at the same precision:
- * the ratio says what norms, attention, data movement and calls cost, whatever the clock speed. */
+ * Each network is held against its own matrix products, timed in the same run at the same
+ * precision: the ratio says what norms, attention, data movement and calls cost, whatever the clock
+ * speed. */
 #include "fovea_tool.h"
 #include "bench_quality.h"
 
@@ -38,21 +39,23 @@ typedef struct bench {
     const char *what;
     bench_line line[MAX_CASES];
     int count;
-    double ratio; /* network time / time of its products; NAN for gemm */
+    double ratio;   /* network time / time of its products; NAN for gemm */
     char temp[256]; /* folder of this run, "" = none */
     double mark[MAX_MARKS];
     int marks;
     const char *stage;
 } bench;
 
-/* ---- Temporary files ------------------------------------------------------------------------------ */
+/* ---- Temporary files ------------------------------------------------------------------------- */
 
 static int make_temp(bench *b)
 {
     const char *base = getenv("TMPDIR");
-    const int n = snprintf(b->temp, sizeof b->temp, "%s/fovea-bench-XXXXXX", base && *base ? base : "/tmp");
+    const int n =
+        snprintf(b->temp, sizeof b->temp, "%s/fovea-bench-XXXXXX", base && *base ? base : "/tmp");
     if (n < 0 || n >= (int)sizeof b->temp - 64 || !mkdtemp(b->temp)) {
-        const int code = cli_fail(CLI_FAILED, "cannot make a temporary folder: %s", strerror(errno));
+        const int code =
+            cli_fail(CLI_FAILED, "cannot make a temporary folder: %s", strerror(errno));
         b->temp[0] = 0;
         return code;
     }
@@ -66,15 +69,17 @@ static void remove_tree(const char *path, int depth)
         struct stat st;
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
         char *full = cli_format("%s/%s", path, e->d_name);
-        if (lstat(full, &st) == 0 && S_ISDIR(st.st_mode) && depth < 8) remove_tree(full, depth + 1);
-        else (void)unlink(full);
+        if (lstat(full, &st) == 0 && S_ISDIR(st.st_mode) && depth < 8)
+            remove_tree(full, depth + 1);
+        else
+            (void)unlink(full);
         free(full);
     }
     if (d) closedir(d);
     (void)rmdir(path);
 }
 
-/* ---- Lines ---------------------------------------------------------------------------------------- */
+/* ---- Lines ----------------------------------------------------------------------------------- */
 
 static void add_line(bench *b, const char *name, const char *shape, const char *variant,
                      const gemm_result *time, double flop, double rate)
@@ -91,14 +96,16 @@ static void add_line(bench *b, const char *name, const char *shape, const char *
 
 static void print_text(const bench *b)
 {
-    printf("%-14s %-18s %-5s %10s %10s %10s %8s %6s\n", "name", "shape", "type", "median ms",
-           "p10", "p90", "GFLOP/s", "% gemm");
+    printf("%-14s %-18s %-5s %10s %10s %10s %8s %6s\n", "name", "shape", "type", "median ms", "p10",
+           "p90", "GFLOP/s", "% gemm");
     for (int i = 0; i < b->count; i++) {
         const bench_line *l = &b->line[i];
         printf("%-14s %-18s %-5s %10.3f %10.3f %10.3f %8.1f ", l->name, l->shape, l->variant,
                1e3 * l->time.median, 1e3 * l->time.p10, 1e3 * l->time.p90, l->gflops);
-        if (isfinite(l->percent)) printf("%6.1f\n", l->percent);
-        else printf("%6s\n", "-");
+        if (isfinite(l->percent))
+            printf("%6.1f\n", l->percent);
+        else
+            printf("%6s\n", "-");
     }
 }
 
@@ -150,20 +157,25 @@ static void print_result(const bench *b)
     }
     print_text(b);
     if (isfinite(b->ratio)) printf("time / time of its matrix products: %.3f\n", b->ratio);
-    printf("%s, %d threads; peak memory %.1f MiB, resident %.1f MiB\n", cpu,
-           fv_ctx_threads(b->ctx), (double)mem.peak_bytes / 1048576, (double)resident / 1048576);
+    printf("%s, %d threads; peak memory %.1f MiB, resident %.1f MiB\n", cpu, fv_ctx_threads(b->ctx),
+           (double)mem.peak_bytes / 1048576, (double)resident / 1048576);
 }
 
-/* ---- bench gemm ------------------------------------------------------------------------------------ */
+/* ---- bench gemm ------------------------------------------------------------------------------ */
 
 static const gemm_case shapes[] = {
     /* DiT-XL/2, one picture with guidance: 2 rows of 256 tokens */
-    { "xl qkv", 512, 3456, 1152, 1 }, { "xl proj", 512, 1152, 1152, 1 },
-    { "xl mlp in", 512, 4608, 1152, 1 }, { "xl mlp out", 512, 1152, 4608, 1 },
+    {"xl qkv", 512, 3456, 1152, 1},
+    {"xl proj", 512, 1152, 1152, 1},
+    {"xl mlp in", 512, 4608, 1152, 1},
+    {"xl mlp out", 512, 1152, 4608, 1},
     /* F64c, eight pictures with guidance, and one */
-    { "f64c qkv", 1024, 768, 256, 1 }, { "f64c w12", 1024, 1376, 256, 1 },
-    { "f64c w3", 1024, 256, 688, 1 }, { "f64c qkv b1", 128, 768, 256, 1 },
-    { "square", 1024, 1024, 1024, 1 }, { "square", 2048, 2048, 2048, 1 },
+    {"f64c qkv", 1024, 768, 256, 1},
+    {"f64c w12", 1024, 1376, 256, 1},
+    {"f64c w3", 1024, 256, 688, 1},
+    {"f64c qkv b1", 128, 768, 256, 1},
+    {"square", 1024, 1024, 1024, 1},
+    {"square", 2048, 2048, 2048, 1},
 };
 #define SHAPES ((int)(sizeof shapes / sizeof *shapes))
 
@@ -194,7 +206,7 @@ static int bench_gemm(bench *b)
     return code == CLI_OK && type != FV_F32 ? bench_gemm_type(b, type) : code;
 }
 
-/* ---- Networks --------------------------------------------------------------------------------------- */
+/* ---- Networks -------------------------------------------------------------------------------- */
 
 static void on_mark(void *user, const fv_progress *p)
 {
@@ -246,10 +258,11 @@ static double attention_flop(const fv_dit_info *i, int rows)
     return 4.0 * rows * i->depth * (double)i->tokens * i->tokens * i->width;
 }
 
-/* ---- bench dit --------------------------------------------------------------------------------------- */
+/* ---- bench dit ------------------------------------------------------------------------------- */
 
 /* Evaluations without guidance: `rows` pictures are `rows` rows. */
-static fv_status time_evaluations(bench *b, const fv_dit *dit, const fv_dit_info *info, gemm_result *out)
+static fv_status time_evaluations(bench *b, const fv_dit *dit, const fv_dit_info *info,
+                                  gemm_result *out)
 {
     fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
     const size_t n = (size_t)info->input_size * (size_t)info->input_size * (size_t)info->channels;
@@ -319,12 +332,12 @@ static int bench_dit(bench *b, const char *path)
     return code;
 }
 
-/* ---- bench train -------------------------------------------------------------------------------------- */
+/* ---- bench train ----------------------------------------------------------------------------- */
 
 /* Smooth random pictures in four classes. */
 static fv_status write_pictures(bench *b, int size)
 {
-    fv_image small = { 0 }, img = { 0 };
+    fv_image small = {0}, img = {0};
     fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
     fv_status s = fv_image_create(b->ctx, &small, 8, 8, 3, 8);
     for (int i = 0; i < SYNTHETIC_PICTURES && s == FV_OK; i++) {
@@ -351,8 +364,8 @@ static fv_status run_training(bench *b, fv_dtype type)
     const int n = snprintf(text, sizeof text,
                            "engine = dit\npreset = %s\ndata = data\nbatch = %d\nsteps = %d\n"
                            "precision = %s\neval_batches = 0\nsplit = 0\nsave_every = 1000000\n"
-                           "log_every = 1000000\n", b->a->preset, b->a->batch, b->a->steps + 2,
-                           fv_dtype_name(type));
+                           "log_every = 1000000\n",
+                           b->a->preset, b->a->batch, b->a->steps + 2, fv_dtype_name(type));
     if (n < 0 || n >= (int)sizeof text) return FV_ERR_CAPACITY;
     snprintf(out, sizeof out, "%s/out", b->temp);
     fv_dit_train_options o = FV_DIT_TRAIN_OPTIONS_INIT;
@@ -414,14 +427,17 @@ static int bench_train(bench *b)
     return report_training(b, type);
 }
 
-/* ---- All of it ------------------------------------------------------------------------------------------ */
+/* ---- All of it ------------------------------------------------------------------------------- */
 
 static int run(bench *b, const char *file)
 {
     int code;
-    if (strcmp(b->what, "gemm") == 0) code = bench_gemm(b);
-    else if (strcmp(b->what, "dit") == 0) code = bench_dit(b, file);
-    else code = bench_train(b);
+    if (strcmp(b->what, "gemm") == 0)
+        code = bench_gemm(b);
+    else if (strcmp(b->what, "dit") == 0)
+        code = bench_dit(b, file);
+    else
+        code = bench_train(b);
     if (code == CLI_OK) print_result(b);
     if (b->temp[0]) remove_tree(b->temp, 0);
     return code;
@@ -431,7 +447,8 @@ static int check(const bench_args *a, const char *what, const char *file)
 {
     const bool is_dit = strcmp(what, "dit") == 0, is_train = strcmp(what, "train") == 0;
     if (!is_dit && !is_train && strcmp(what, "gemm") != 0)
-        return cli_fail(CLI_USAGE, "bench %s: unknown; there are gemm, dit, train and quality", what);
+        return cli_fail(CLI_USAGE, "bench %s: unknown; there are gemm, dit, train and quality",
+                        what);
     if (is_dit && (file != NULL) == (a->preset != NULL))
         return cli_fail(CLI_USAGE, "bench dit needs a model file or --preset");
     if (is_train && !a->preset) return cli_fail(CLI_USAGE, "bench train needs --preset, as in F32");
@@ -441,25 +458,34 @@ static int check(const bench_args *a, const char *what, const char *file)
 
 int fovea_bench(int argc, char **argv)
 {
-    bench_args a = { .rows = 2, .batch = 32, .steps = 10, .seconds = 4 };
+    bench_args a = {.rows = 2, .batch = 32, .steps = 10, .seconds = 4};
     const cli_option options[] = {
-        { 0, "preset", "NAME", "for dit and train: F32, F64c, DiT-XL/2, ...", CLI_STRING, &a.preset, 0, 0 },
-        { 0, "rows", "N", "for dit: pictures in one evaluation (default 2)", CLI_INT, &a.rows, 1, 256 },
-        { 0, "batch", "N", "for train: pictures a step (default 32)", CLI_INT, &a.batch, 1, 1024 },
-        { 0, "steps", "N", "for train: steps to time (default 10)", CLI_INT, &a.steps, 3, 1000 },
-        { 0, "seconds", "S", "about how long to measure (default 4)", CLI_NUMBER, &a.seconds, 0.1, 3600 },
+        {0, "preset", "NAME", "for dit and train: F32, F64c, DiT-XL/2, ...", CLI_STRING, &a.preset,
+         0, 0},
+        {0, "rows", "N", "for dit: pictures in one evaluation (default 2)", CLI_INT, &a.rows, 1,
+         256},
+        {0, "batch", "N", "for train: pictures a step (default 32)", CLI_INT, &a.batch, 1, 1024},
+        {0, "steps", "N", "for train: steps to time (default 10)", CLI_INT, &a.steps, 3, 1000},
+        {0, "seconds", "S", "about how long to measure (default 4)", CLI_NUMBER, &a.seconds, 0.1,
+         3600},
         CLI_OPT_THREADS(&a.common),
         CLI_OPT_DEVICE(&a.common),
         CLI_OPT_PRECISION(&a.common),
         CLI_OPT_JSON(&a.common),
         CLI_OPT_QUIET(&a.common),
         CLI_OPT_VERBOSE(&a.common),
-        CLI_OPT_END
-    };
-    const cli_command command = { "fovea bench", "gemm [options]\ndit MODEL|--preset NAME [options]\n"
-                                  "train --preset NAME [options]\nquality MODEL [options]", "Measure matrix products, a "
-                                  "network's evaluation, training steps, or (with its own --help) the quality of samples.", NULL, options, 1, 2 };
-    const char *arg[2] = { NULL, NULL };
+        CLI_OPT_END};
+    const cli_command command = {
+        "fovea bench",
+        "gemm [options]\ndit MODEL|--preset NAME [options]\n"
+        "train --preset NAME [options]\nquality MODEL [options]",
+        "Measure matrix products, a "
+        "network's evaluation, training steps, or (with its own --help) the quality of samples.",
+        NULL,
+        options,
+        1,
+        2};
+    const char *arg[2] = {NULL, NULL};
     int files;
     if (argc > 1 && strcmp(argv[1], "quality") == 0) return bench_quality(argc - 1, argv + 1);
     int code = cli_parse(&command, argc, argv, arg, &files);

@@ -1,5 +1,6 @@
-/* fovea_gemm.c - timing of matrix products with the library's own LINEAR op: one op on a tape, weights
- * packed, as inference runs them. Sums of these times are what a whole network is held against.
+/* fovea_gemm.c - timing of matrix products with the library's own LINEAR op: one op on a tape,
+ * weights packed, as inference runs them. Sums of these times are what a whole network is held
+ * against.
  *
  * Weights are warm in the cache here when they fit, while a network streams all its layers, so a
  * ratio of network to products includes that difference. */
@@ -11,9 +12,13 @@
 
 #define MAX_RUNS 400
 
-double gemm_flop(const gemm_case *g) { return 2.0 * (double)g->M * (double)g->N * (double)g->K; }
+double gemm_flop(const gemm_case *g)
+{
+    return 2.0 * (double)g->M * (double)g->N * (double)g->K;
+}
 
-/* A safetensors file in memory with one matrix w [N, K] f32: inference parameters come from a file. */
+/* A safetensors file in memory with one matrix w [N, K] f32: inference parameters come from a file.
+ */
 static uint8_t *matrix_file(int64_t N, int64_t K, size_t *size)
 {
     const size_t bytes = (size_t)N * (size_t)K * sizeof(float);
@@ -23,8 +28,10 @@ static uint8_t *matrix_file(int64_t N, int64_t K, size_t *size)
     memset(file, ' ', 8 + head);
     for (int i = 0; i < 8; i++) file[i] = (uint8_t)((uint64_t)head >> (8 * i));
     char text[128];
-    const int n = snprintf(text, sizeof text, "{\"w\":{\"dtype\":\"F32\",\"shape\":[%lld,%lld],"
-                           "\"data_offsets\":[0,%zu]}}", (long long)N, (long long)K, bytes);
+    const int n = snprintf(text, sizeof text,
+                           "{\"w\":{\"dtype\":\"F32\",\"shape\":[%lld,%lld],"
+                           "\"data_offsets\":[0,%zu]}}",
+                           (long long)N, (long long)K, bytes);
     memcpy(file + 8, text, (size_t)n);
     float *w = (float *)(void *)(file + 8 + head); /* 136 is a multiple of 4 */
     fv_rand_uniform(1, FV_STREAM_USER, 0, 0, N * K, w);
@@ -36,7 +43,7 @@ static uint8_t *matrix_file(int64_t N, int64_t K, size_t *size)
 static fv_status build(fv_ctx *ctx, const gemm_case *g, fv_dtype precision, fv_params *params,
                        fv_plan **plan)
 {
-    const int64_t xd[2] = { g->M, g->K };
+    const int64_t xd[2] = {g->M, g->K};
     fv_tape *t;
     fv_status s = fv_tape_create(ctx, &t, params, FV_INFER, precision);
     if (s != FV_OK) return s;
@@ -72,7 +79,7 @@ static fv_status run(fv_plan *plan, double seconds, gemm_result *out)
 fv_status gemm_measure(fv_ctx *ctx, const gemm_case *g, fv_dtype precision, double seconds,
                        gemm_result *out)
 {
-    const int64_t dim[2] = { g->N, g->K };
+    const int64_t dim[2] = {g->N, g->K};
     fv_model *file = NULL;
     fv_params *params = NULL;
     fv_plan *plan = NULL;
@@ -109,15 +116,17 @@ static bool find_matrix(const fv_model *file, const char *name, fv_tensor *t)
 
 int gemm_of_model(const fv_model *file, const fv_dit_info *info, int rows, gemm_case *out, int max)
 {
-    static const struct { const char *name, *official, *f; } parts[] = {
-        { "patch", "x_embedder.proj.weight", "patch.weight" },
-        { "patch.0", "-", "patch.0.weight" },
-        { "patch.1", "-", "patch.1.weight" },
-        { "qkv", "blocks.0.attn.qkv.weight", "blocks.0.qkv.weight" },
-        { "proj", "blocks.0.attn.proj.weight", "blocks.0.proj.weight" },
-        { "mlp in", "blocks.0.mlp.fc1.weight", "blocks.0.w12.weight" },
-        { "mlp out", "blocks.0.mlp.fc2.weight", "blocks.0.w3.weight" },
-        { "final", "final_layer.linear.weight", "final.out.weight" },
+    static const struct {
+        const char *name, *official, *f;
+    } parts[] = {
+        {"patch", "x_embedder.proj.weight", "patch.weight"},
+        {"patch.0", "-", "patch.0.weight"},
+        {"patch.1", "-", "patch.1.weight"},
+        {"qkv", "blocks.0.attn.qkv.weight", "blocks.0.qkv.weight"},
+        {"proj", "blocks.0.attn.proj.weight", "blocks.0.proj.weight"},
+        {"mlp in", "blocks.0.mlp.fc1.weight", "blocks.0.w12.weight"},
+        {"mlp out", "blocks.0.mlp.fc2.weight", "blocks.0.w3.weight"},
+        {"final", "final_layer.linear.weight", "final.out.weight"},
     };
     int n = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts && n < max; i++) {

@@ -10,7 +10,7 @@ int fovea_convert(int argc, char **argv); /* fovea.c */
 int fovea_new(int argc, char **argv);
 int fovea_bench(int argc, char **argv); /* fovea_bench.c */
 
-/* ---- fovea_gemm.c: matrix products through the public interface -------------------------------- */
+/* ---- fovea_gemm.c: matrix products through the public interface ------------------------------ */
 
 /* y [M, N] = x [M, K] w [N, K]^T; `repeat` of them in one evaluation of a network. */
 typedef struct gemm_case {

@@ -13,23 +13,26 @@ typedef struct train_args {
     bool resume;
 } train_args;
 
-static const char *const engines[] = { "dit", "classifier", NULL };
+static const char *const engines[] = {"dit", "classifier", NULL};
 
 /* train-NAME in the current folder, NAME from the recipe's file name. */
 static char *default_out(const char *recipe)
 {
     const char *slash = strrchr(recipe, '/'), *base = slash ? slash + 1 : recipe;
     const char *dot = strrchr(base, '.');
-    return cli_format("train-%.*s", (int)(dot && dot > base ? (size_t)(dot - base) : strlen(base)), base);
+    return cli_format("train-%.*s", (int)(dot && dot > base ? (size_t)(dot - base) : strlen(base)),
+                      base);
 }
 
-static void print_result(fv_ctx *ctx, const train_args *a, const char *out, const fv_train_result *r)
+static void print_result(fv_ctx *ctx, const train_args *a, const char *out,
+                         const fv_train_result *r)
 {
     fv_memory_stats mem;
     cli_json j;
     fv_ctx_memory(ctx, &mem);
     if (!a->common.json) {
-        cli_note("%s: step %llu, loss %.4g, held-out %.4g, %.0f s, %.1f pictures/s, peak memory %.0f MiB",
+        cli_note("%s: step %llu, loss %.4g, held-out %.4g, %.0f s, %.1f pictures/s, peak memory "
+                 "%.0f MiB",
                  out, (unsigned long long)r->step, r->loss, r->metric, r->seconds,
                  r->samples_per_second, (double)mem.peak_bytes / 1048576);
         return;
@@ -70,10 +73,11 @@ static fv_status run_engine(fv_ctx *ctx, fv_recipe *r, const train_args *a, cons
     return fv_dit_train(ctx, r, &o, result);
 }
 
-static int train(fv_ctx *ctx, const train_args *a, const char *path, const char *data_dir, const char *out)
+static int train(fv_ctx *ctx, const train_args *a, const char *path, const char *data_dir,
+                 const char *out)
 {
     fv_recipe *r = NULL;
-    fv_train_result result = { 0 };
+    fv_train_result result = {0};
     fv_status s = fv_recipe_read(ctx, &r, path);
     if (s != FV_OK) return cli_report(ctx, s, path);
     for (int i = 0; i < a->set.count && s == FV_OK; i++) s = fv_recipe_set(r, a->set.item[i]);
@@ -90,8 +94,10 @@ static int train(fv_ctx *ctx, const train_args *a, const char *path, const char 
         code = cli_fail(CLI_BAD_INPUT, "%s: engine = %s is unknown", path, engine);
     } else {
         s = run_engine(ctx, r, a, data_dir, out, engine, &result);
-        if (s == FV_ERR_UNSUPPORTED && a->init) code = CLI_USAGE;
-        else if (s != FV_OK) code = cli_report(ctx, s, NULL);
+        if (s == FV_ERR_UNSUPPORTED && a->init)
+            code = CLI_USAGE;
+        else if (s != FV_OK)
+            code = cli_report(ctx, s, NULL);
         /* Wrong values come from the recipe here, which is input. */
         if (s == FV_ERR_ARG || s == FV_ERR_UNKNOWN) code = CLI_BAD_INPUT;
         if (s == FV_ERR_CANCELLED) cli_note("go on with: fovea train %s -o %s --resume", path, out);
@@ -103,25 +109,32 @@ static int train(fv_ctx *ctx, const train_args *a, const char *path, const char 
 
 int fovea_train(int argc, char **argv)
 {
-    train_args a = { .start_step = 0 };
+    train_args a = {.start_step = 0};
     const cli_option options[] = {
-        { 'o', NULL, "DIR", "where checkpoints and model go (default train-RECIPE)", CLI_STRING, &a.out, 0, 0 },
-        { 0, "resume", NULL, "go on from the newest checkpoint in DIR", CLI_FLAG, &a.resume, 0, 0 },
-        { 0, "set", "KEY=VALUE", "change a value of the recipe; may be repeated", CLI_LIST, &a.set, 0, 0 },
-        { 0, "data-dir", "DIR", "put before relative data paths", CLI_STRING, &a.data_dir, 0, 0 },
-        { 0, "init", "FILE", "start from the weights of this model", CLI_STRING, &a.init, 0, 0 },
-        { 0, "start-step", "N", "with --init: position in data and schedule", CLI_U64, &a.start_step, 0, 0 },
+        {'o', NULL, "DIR", "where checkpoints and model go (default train-RECIPE)", CLI_STRING,
+         &a.out, 0, 0},
+        {0, "resume", NULL, "go on from the newest checkpoint in DIR", CLI_FLAG, &a.resume, 0, 0},
+        {0, "set", "KEY=VALUE", "change a value of the recipe; may be repeated", CLI_LIST, &a.set,
+         0, 0},
+        {0, "data-dir", "DIR", "put before relative data paths", CLI_STRING, &a.data_dir, 0, 0},
+        {0, "init", "FILE", "start from the weights of this model", CLI_STRING, &a.init, 0, 0},
+        {0, "start-step", "N", "with --init: position in data and schedule", CLI_U64, &a.start_step,
+         0, 0},
         CLI_OPT_THREADS(&a.common),
         CLI_OPT_DEVICE(&a.common),
         CLI_OPT_JSON(&a.common),
         CLI_OPT_QUIET(&a.common),
         CLI_OPT_VERBOSE(&a.common),
-        CLI_OPT_END
-    };
-    const cli_command command = { "fovea train", "[options] RECIPE", "Train a model as a recipe says.",
-                                  "Data paths are relative to --data-dir, else to the environment variable\n"
-                                  "FOVEA_CORPORA, else to the recipe's folder. Ctrl-C saves, --resume goes on.\n",
-                                  options, 1, 1 };
+        CLI_OPT_END};
+    const cli_command command = {
+        "fovea train",
+        "[options] RECIPE",
+        "Train a model as a recipe says.",
+        "Data paths are relative to --data-dir, else to the environment variable\n"
+        "FOVEA_CORPORA, else to the recipe's folder. Ctrl-C saves, --resume goes on.\n",
+        options,
+        1,
+        1};
     const char *path = NULL, *corpora = getenv("FOVEA_CORPORA");
     fv_ctx *ctx = NULL;
     int files;

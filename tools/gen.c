@@ -1,6 +1,7 @@
 /* gen.c - the program gen: which verb, opening models.
  *
- * gen makes pictures; gen info, gen calibrate and gen explain are about models, tables and plans. */
+ * gen makes pictures; gen info, gen calibrate and gen explain are about models, tables and plans.
+ */
 #include "gen.h"
 
 #include <stdlib.h>
@@ -54,20 +55,23 @@ void gen_close(gen_model *m)
 void gen_class_text(const gen_model *m, int i, char *out, size_t size)
 {
     const char *name = fv_dit_class_name(m->dit, i);
-    if (name && *name) cli_printable(name, out, size);
-    else snprintf(out, size, "%d", i);
+    if (name && *name)
+        cli_printable(name, out, size);
+    else
+        snprintf(out, size, "%d", i);
 }
 
 int gen_set_sampling(const gen_sampling *s, fv_generate_options *o)
 {
-    static const char *const names[] = { "ddpm", "ddim", "dpmpp2m", "euler", "heun", NULL };
+    static const char *const names[] = {"ddpm", "ddim", "dpmpp2m", "euler", "heun", NULL};
     o->steps = s->steps;
     o->cfg = (float)s->cfg;
     if (!s->sampler) return CLI_OK;
     o->sampler = fv_sampler_find(s->sampler);
     if (o->sampler != FV_SAMPLER_AUTO) return CLI_OK;
     const char *near = cli_nearest(s->sampler, names);
-    return cli_fail(CLI_USAGE, "--sampler %s: unknown%s%s; there are ddpm, ddim, dpmpp2m, euler, heun",
+    return cli_fail(CLI_USAGE,
+                    "--sampler %s: unknown%s%s; there are ddpm, ddim, dpmpp2m, euler, heun",
                     s->sampler, near ? ", did you mean " : "", near ? near : "");
 }
 

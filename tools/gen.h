@@ -30,14 +30,16 @@ typedef struct gen_sampling {
     double cfg;
 } gen_sampling;
 #define GEN_OPT_SAMPLING(s)                                                                        \
-    { 0, "steps", "N", "sampling steps (default: the model's)", CLI_INT, &(s)->steps, 1, 1000 },   \
-        { 0, "sampler", "NAME", "ddpm, ddim, dpmpp2m, euler or heun", CLI_STRING, &(s)->sampler,   \
-          0, 0 },                                                                                  \
-        { 0, "cfg", "X", "guidance scale; 1 = off", CLI_NUMBER, &(s)->cfg, 1, 1000 }
+    {0, "steps", "N", "sampling steps (default: the model's)", CLI_INT, &(s)->steps, 1, 1000},     \
+        {0,          "sampler",     "NAME", "ddpm, ddim, dpmpp2m, euler or heun",                  \
+         CLI_STRING, &(s)->sampler, 0,      0},                                                    \
+    {                                                                                              \
+        0, "cfg", "X", "guidance scale; 1 = off", CLI_NUMBER, &(s)->cfg, 1, 1000                   \
+    }
 /* Into o; unset values stay 0, the model's. */
 int gen_set_sampling(const gen_sampling *s, fv_generate_options *o);
 
-/* ---- gen_plan.c: from --speedup to a plan ------------------------------------------------------ */
+/* ---- gen_plan.c: from --speedup to a plan ---------------------------------------------------- */
 
 typedef struct gen_plan_request {
     double speedup;              /* 0 = none */
@@ -60,7 +62,7 @@ int gen_make_plan(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
                   const gen_plan_request *r, gen_plan *out);
 void gen_plan_free(gen_plan *p);
 
-/* ---- gen_compare.c: against the exact path ------------------------------------------------------ */
+/* ---- gen_compare.c: against the exact path --------------------------------------------------- */
 
 typedef struct gen_comparison {
     double exact_seconds, fast_seconds, speedup, psnr_db, ssim;
@@ -72,7 +74,7 @@ typedef struct gen_comparison {
 int gen_compare(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o, fv_image *images,
                 fv_generate_stats *stats, gen_comparison *result, fv_image *sheet);
 
-/* ---- Verbs ---------------------------------------------------------------------------------------- */
+/* ---- Verbs ----------------------------------------------------------------------------------- */
 
 int gen_pictures(int argc, char **argv); /* gen_run.c */
 int gen_info(int argc, char **argv);     /* gen_verbs.c */

@@ -9,9 +9,9 @@
 #include <string.h>
 
 #define RUNS 3
-#define SHEET_ROWS 8       /* pictures shown side by side */
-#define PANEL_PIXELS 192   /* small pictures are enlarged to at least this side */
-#define HEAD 18            /* height of the labels */
+#define SHEET_ROWS 8     /* pictures shown side by side */
+#define PANEL_PIXELS 192 /* small pictures are enlarged to at least this side */
+#define HEAD 18          /* height of the labels */
 #define GAP 4
 
 static void free_images(fv_ctx *ctx, fv_image *img, int n)
@@ -38,7 +38,7 @@ static fv_status measure(fv_ctx *ctx, const fv_image *exact, const fv_image *fas
     return FV_OK;
 }
 
-/* ---- Side by side ----------------------------------------------------------------------------- */
+/* ---- Side by side ---------------------------------------------------------------------------- */
 
 static int largest_difference(const fv_image *a, const fv_image *b)
 {
@@ -64,10 +64,10 @@ static void paint(const sheet_painter *s, const fv_image *a, const fv_image *b)
 {
     for (int y = 0; y < a->height * s->scale; y++) {
         const uint8_t *p = (const uint8_t *)a->pixels + (size_t)(y / s->scale) * a->stride_bytes;
-        const uint8_t *q = b ? (const uint8_t *)b->pixels + (size_t)(y / s->scale) * b->stride_bytes
-                             : NULL;
-        uint8_t *d = (uint8_t *)s->to->pixels + (size_t)(s->y + y) * s->to->stride_bytes +
-                     3 * (size_t)s->x;
+        const uint8_t *q =
+            b ? (const uint8_t *)b->pixels + (size_t)(y / s->scale) * b->stride_bytes : NULL;
+        uint8_t *d =
+            (uint8_t *)s->to->pixels + (size_t)(s->y + y) * s->to->stride_bytes + 3 * (size_t)s->x;
         for (int x = 0; x < a->width * s->scale; x++)
             for (int c = 0; c < 3; c++) {
                 const int k = 3 * (x / s->scale) + c;
@@ -80,13 +80,14 @@ static void paint(const sheet_painter *s, const fv_image *a, const fv_image *b)
 static fv_status make_sheet(fv_ctx *ctx, const fv_image *exact, const fv_image *fast, int n,
                             const gen_comparison *r, fv_image *out)
 {
-    static const uint8_t black[3] = { 0, 0, 0 };
+    static const uint8_t black[3] = {0, 0, 0};
     const int rows = n < SHEET_ROWS ? n : SHEET_ROWS, side = exact[0].width;
     const int scale = side < PANEL_PIXELS ? (PANEL_PIXELS + side - 1) / side : 1;
     const int panel = side * scale, high = exact[0].height * scale;
     int most = 0;
     char text[64];
-    const fv_status s = fv_image_create(ctx, out, 3 * panel + 2 * GAP, HEAD + rows * (high + GAP) - GAP, 3, 8);
+    const fv_status s =
+        fv_image_create(ctx, out, 3 * panel + 2 * GAP, HEAD + rows * (high + GAP) - GAP, 3, 8);
     if (s != FV_OK) return s;
     memset(out->pixels, 255, (size_t)out->height * out->stride_bytes);
     for (int i = 0; i < rows; i++) {
@@ -94,8 +95,8 @@ static fv_status make_sheet(fv_ctx *ctx, const fv_image *exact, const fv_image *
         if (d > most) most = d;
     }
     /* The largest difference becomes white, in steps that are easy to read. */
-    static const int gains[] = { 50, 20, 10, 5, 2, 1 };
-    sheet_painter p = { out, scale, 1, 0, HEAD };
+    static const int gains[] = {50, 20, 10, 5, 2, 1};
+    sheet_painter p = {out, scale, 1, 0, HEAD};
     for (int i = 5; i >= 0 && gains[i] * most <= 255; i--) p.gain = gains[i];
     snprintf(text, sizeof text, "exact %.2f s", r->exact_seconds);
     fv_plot_text(out, 2, 3, 1, black, text);
@@ -115,7 +116,7 @@ static fv_status make_sheet(fv_ctx *ctx, const fv_image *exact, const fv_image *
     return FV_OK;
 }
 
-/* ---- Runs ------------------------------------------------------------------------------------- */
+/* ---- Runs ------------------------------------------------------------------------------------ */
 
 static fv_status alternate(fv_ctx *ctx, const gen_model *m, const fv_generate_options *fast,
                            fv_image *exact_img, fv_image *fast_img, fv_generate_stats *stats,

@@ -18,7 +18,7 @@
 #define SOLVE_SECONDS 0.6
 #define SOLVE_MAX_COUNT 8
 
-/* ---- Tables ----------------------------------------------------------------------------------- */
+/* ---- Tables ---------------------------------------------------------------------------------- */
 
 static void note_uniform(const gen_model *m, const fv_generate_options *o, const char *why)
 {
@@ -26,8 +26,8 @@ static void note_uniform(const gen_model *m, const fv_generate_options *o, const
     const fv_sampler sampler = o->sampler ? o->sampler : m->info.sampler;
     const double cfg = o->cfg > 0 ? (double)o->cfg : (double)m->info.cfg;
     cli_note("%s; planning with uniform weights. Make a table with: gen calibrate %s --steps %d "
-             "--sampler %s --cfg %g", why, m->path ? m->path : "MODEL", steps,
-             fv_sampler_name(sampler), cfg);
+             "--sampler %s --cfg %g",
+             why, m->path ? m->path : "MODEL", steps, fv_sampler_name(sampler), cfg);
 }
 
 int gen_find_table(fv_ctx *ctx, const gen_model *m, const char *path, const fv_generate_options *o,
@@ -51,15 +51,17 @@ int gen_find_table(fv_ctx *ctx, const gen_model *m, const char *path, const fv_g
         note_uniform(m, o, "no sensitivity table for this model");
     } else if ((s = fv_sens_match(ctx, *out, m->dit, o)) != FV_OK) {
         /* A table that was named must fit; one that merely lies there is left out. */
-        if (path) code = cli_report(ctx, s, path);
-        else note_uniform(m, o, fv_ctx_error(ctx));
+        if (path)
+            code = cli_report(ctx, s, path);
+        else
+            note_uniform(m, o, fv_ctx_error(ctx));
         fv_sens_free(out);
     }
     free(beside);
     return code;
 }
 
-/* ---- Cache ------------------------------------------------------------------------------------ */
+/* ---- Cache ----------------------------------------------------------------------------------- */
 
 static char *timing_key(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o)
 {
@@ -114,7 +116,7 @@ static uint64_t table_identity(const gen_model *m, const char *path)
     return h;
 }
 
-/* ---- Planning --------------------------------------------------------------------------------- */
+/* ---- Planning -------------------------------------------------------------------------------- */
 
 /* Seconds of the exact path, from a tenth of its steps. NAN if that fails. */
 static double estimate_exact(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o)
@@ -145,7 +147,8 @@ static fv_status solve(fv_ctx *ctx, const gen_model *m, const fv_generate_option
     if (s != FV_OK) return s;
     if (estimate_exact(ctx, m, o) < SOLVE_SECONDS)
         s = fv_accel_solve(ctx, &out->accel, m->dit, o, sens, timing, &a, &out->measured);
-    else s = fv_accel_plan(ctx, &out->accel, m->dit, o, sens, timing, &a);
+    else
+        s = fv_accel_plan(ctx, &out->accel, m->dit, o, sens, timing, &a);
     if (s == FV_OK) keep_timing(ctx, timing, timing_file);
     fv_timing_free(&timing);
     return s;
@@ -163,9 +166,9 @@ static int plan_for_speedup(fv_ctx *ctx, const gen_model *m, const fv_generate_o
     o.classes = NULL;
     o.class_all = 0;
     char *key = timing_key(ctx, m, &o);
-    char *plan_key = cli_format("%s %d %d %g table %llx %g", key, (int)o.sampler, o.steps,
-                                (double)o.cfg, (unsigned long long)table_identity(m, r->table),
-                                r->speedup);
+    char *plan_key =
+        cli_format("%s %d %d %g table %llx %g", key, (int)o.sampler, o.steps, (double)o.cfg,
+                   (unsigned long long)table_identity(m, r->table), r->speedup);
     char *timing_file = cache_file("timing", key, ".json");
     char *plan_file = cache_file("plan", plan_key, ".fvplan");
     fv_status s = FV_ERR_NOT_FOUND;
@@ -205,4 +208,7 @@ int gen_make_plan(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
     return code;
 }
 
-void gen_plan_free(gen_plan *p) { fv_accel_free(&p->accel); }
+void gen_plan_free(gen_plan *p)
+{
+    fv_accel_free(&p->accel);
+}

@@ -43,11 +43,11 @@ typedef struct gen_run {
     int file_count;
 } gen_run;
 
-/* ---- Where the pictures go ------------------------------------------------------------------------ */
+/* ---- Where the pictures go ------------------------------------------------------------------- */
 
 static bool has_picture_suffix(const char *path)
 {
-    static const char *const known[] = { ".png", ".jpg", ".jpeg", ".webp", ".ppm", ".pnm" };
+    static const char *const known[] = {".png", ".jpg", ".jpeg", ".webp", ".ppm", ".pnm"};
     const size_t n = strlen(path);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         const size_t k = strlen(known[i]);
@@ -92,8 +92,7 @@ static int check_output(gen_run *r)
     int code = CLI_OK;
     if (strcmp(out, "-") == 0) {
         r->out = OUT_STDOUT;
-        if (a->common.json)
-            return cli_fail(CLI_USAGE, "-o - and --json both need standard output");
+        if (a->common.json) return cli_fail(CLI_USAGE, "-o - and --json both need standard output");
         if (isatty(STDOUT_FILENO))
             return cli_fail(CLI_USAGE, "-o -: standard output is a terminal; redirect it");
     } else if (out[n - 1] == '/' || cli_is_folder(out)) {
@@ -102,8 +101,10 @@ static int check_output(gen_run *r)
     } else {
         r->out = OUT_FILE;
         if (!has_picture_suffix(out) && !cli_is_special(out))
-            return cli_fail(CLI_USAGE, "-o %s: no picture format has this suffix; use .png .jpg "
-                                       ".webp .ppm, or a folder with / at its end", out);
+            return cli_fail(CLI_USAGE,
+                            "-o %s: no picture format has this suffix; use .png .jpg "
+                            ".webp .ppm, or a folder with / at its end",
+                            out);
         code = check_place(out, a->common.force);
     }
     if (code == CLI_OK && a->sheet) code = check_place(a->sheet, a->common.force);
@@ -146,7 +147,7 @@ static int name_files(gen_run *r)
     return CLI_OK;
 }
 
-/* ---- What is made ---------------------------------------------------------------------------------- */
+/* ---- What is made ---------------------------------------------------------------------------- */
 
 /* Without --class the pictures go through the classes, beginning with the seed's. */
 static int choose_classes(gen_run *r)
@@ -168,9 +169,12 @@ static int choose_classes(gen_run *r)
     r->images = calloc((size_t)count, sizeof *r->images);
     if (!r->classes || !r->images) return cli_fail(CLI_FAILED, "out of memory");
     for (int i = 0; i < r->o.count; i++) {
-        if (is_all) r->classes[i] = i / a->n;
-        else if (a->class_name) r->classes[i] = one;
-        else r->classes[i] = (int)((a->seed + (uint64_t)i) % (uint64_t)classes);
+        if (is_all)
+            r->classes[i] = i / a->n;
+        else if (a->class_name)
+            r->classes[i] = one;
+        else
+            r->classes[i] = (int)((a->seed + (uint64_t)i) % (uint64_t)classes);
     }
     r->o.classes = r->classes;
     r->o.seed = a->seed;
@@ -187,7 +191,7 @@ static int generate(gen_run *r)
     return s == FV_OK ? CLI_OK : cli_report(r->ctx, s, r->model.label);
 }
 
-/* ---- Text in the pictures --------------------------------------------------------------------------- */
+/* ---- Text in the pictures -------------------------------------------------------------------- */
 
 typedef struct settings {
     char class_text[512], steps[16], cfg[32], seed[32], speedup[32], anchors[16];
@@ -240,19 +244,28 @@ static fv_status add_text(const gen_run *r, fv_image *img, int first, int count)
     cli_printable(r->model.info.name, name, sizeof name);
     snprintf(number, sizeof number, "%d", count);
     snprintf(software, sizeof software, "fovea %s", fv_version_string());
-    snprintf(human, sizeof human, "%s\nSteps: %s, Sampler: %s, CFG scale: %s, Seed: %s, Size: %dx%d, "
+    snprintf(human, sizeof human,
+             "%s\nSteps: %s, Sampler: %s, CFG scale: %s, Seed: %s, Size: %dx%d, "
              "Model: %s, Model hash: %.10s, Precision: %s, Speed-up: %s (%s of %s steps in full), "
-             "Version: %s", s.class_text, s.steps, s.sampler, s.cfg, s.seed,
-             r->model.info.image_size, r->model.info.image_size, name, r->model.hash, s.precision,
-             s.speedup, s.anchors, s.steps, software);
+             "Version: %s",
+             s.class_text, s.steps, s.sampler, s.cfg, s.seed, r->model.info.image_size,
+             r->model.info.image_size, name, r->model.hash, s.precision, s.speedup, s.anchors,
+             s.steps, software);
     const char *const pairs[][2] = {
-        { "Software", software },           { "parameters", human },
-        { "fovea.version", fv_version_string() }, { "fovea.model", name },
-        { "fovea.model_sha256", r->model.hash },  { "fovea.class", s.class_text },
-        { "fovea.seed", s.seed },           { "fovea.count", number },
-        { "fovea.steps", s.steps },         { "fovea.sampler", s.sampler },
-        { "fovea.cfg", s.cfg },             { "fovea.speedup", s.speedup },
-        { "fovea.anchors", s.anchors },     { "fovea.precision", s.precision },
+        {"Software", software},
+        {"parameters", human},
+        {"fovea.version", fv_version_string()},
+        {"fovea.model", name},
+        {"fovea.model_sha256", r->model.hash},
+        {"fovea.class", s.class_text},
+        {"fovea.seed", s.seed},
+        {"fovea.count", number},
+        {"fovea.steps", s.steps},
+        {"fovea.sampler", s.sampler},
+        {"fovea.cfg", s.cfg},
+        {"fovea.speedup", s.speedup},
+        {"fovea.anchors", s.anchors},
+        {"fovea.precision", s.precision},
     };
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
         const fv_status st = fv_image_add_text(r->ctx, img, pairs[i][0], pairs[i][1]);
@@ -261,7 +274,7 @@ static fv_status add_text(const gen_run *r, fv_image *img, int first, int count)
     return FV_OK;
 }
 
-/* ---- Writing ---------------------------------------------------------------------------------------- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 static fv_status write_stdout(gen_run *r, const fv_image *img)
 {
@@ -294,7 +307,7 @@ static fv_status make_grid(gen_run *r, fv_image *out)
 
 static int write_grid(gen_run *r, const char *path)
 {
-    fv_image grid = { 0 };
+    fv_image grid = {0};
     fv_status s = make_grid(r, &grid);
     if (s == FV_OK) s = path ? write_one(r, &grid, path) : write_stdout(r, &grid);
     fv_image_free(r->ctx, &grid);
@@ -318,8 +331,8 @@ static int write_all(gen_run *r)
 {
     const gen_args *a = r->a;
     if (cli_interrupted()) return cli_fail(CLI_INTERRUPTED, "interrupted");
-    int code = r->out == OUT_FOLDER ? write_folder(r)
-                                    : write_grid(r, r->out == OUT_FILE ? a->out : NULL);
+    int code =
+        r->out == OUT_FOLDER ? write_folder(r) : write_grid(r, r->out == OUT_FILE ? a->out : NULL);
     if (code != CLI_OK) return code;
     fv_status s = a->sheet ? write_one(r, &r->sheet, a->sheet) : FV_OK;
     if (s != FV_OK) return cli_report(r->ctx, s, a->sheet);
@@ -327,7 +340,7 @@ static int write_all(gen_run *r)
     return s == FV_OK ? CLI_OK : cli_report(r->ctx, s, a->plan_out);
 }
 
-/* ---- Report ------------------------------------------------------------------------------------------ */
+/* ---- Report ---------------------------------------------------------------------------------- */
 
 static double measured_speedup(const gen_run *r)
 {
@@ -384,14 +397,18 @@ static void print_text(const gen_run *r)
     describe(r, 0, r->o.count, &s);
     if (r->a->has_compare && r->out != OUT_STDOUT) {
         const gen_comparison *c = &r->comparison;
-        printf("exact %.3f s, accelerated %.3f s: %.2fx", c->exact_seconds, c->fast_seconds, c->speedup);
+        printf("exact %.3f s, accelerated %.3f s: %.2fx", c->exact_seconds, c->fast_seconds,
+               c->speedup);
         if (r->a->speedup > 0) printf(" (%gx asked)", r->a->speedup);
-        if (c->is_identical) printf(", identical pictures\n");
-        else printf(", PSNR %.2f dB, SSIM %.4f\n", c->psnr_db, c->ssim);
+        if (c->is_identical)
+            printf(", identical pictures\n");
+        else
+            printf(", PSNR %.2f dB, SSIM %.4f\n", c->psnr_db, c->ssim);
     }
     cli_note("%s: %d picture%s (class %s) in %.2f s: %s, %s steps, seed %s",
              r->out == OUT_STDOUT ? "standard output" : r->a->out, r->o.count,
-             r->o.count == 1 ? "" : "s", s.class_text, r->stats.seconds, s.sampler, s.steps, s.seed);
+             r->o.count == 1 ? "" : "s", s.class_text, r->stats.seconds, s.sampler, s.steps,
+             s.seed);
     if (r->plan.accel)
         cli_detail("plan %s: %d of %d steps in full, predicted %.2fx, FLOP ratio %.2f",
                    r->plan.info.mode, r->plan.info.anchors, r->plan.info.steps,
@@ -400,7 +417,7 @@ static void print_text(const gen_run *r)
                (double)r->stats.peak_bytes / 1048576, (double)r->model.info.weight_bytes / 1048576);
 }
 
-/* ---- All of it ----------------------------------------------------------------------------------------- */
+/* ---- All of it ------------------------------------------------------------------------------- */
 
 static int run_steps(gen_run *r)
 {
@@ -411,15 +428,17 @@ static int run_steps(gen_run *r)
     if (code != CLI_OK) return code;
     if ((code = choose_classes(r)) != CLI_OK) return code;
     if ((code = name_files(r)) != CLI_OK) return code;
-    const gen_plan_request request = { a->speedup, a->table, a->plan_in, r->o.count };
+    const gen_plan_request request = {a->speedup, a->table, a->plan_in, r->o.count};
     if ((code = gen_make_plan(r->ctx, &r->model, &r->o, &request, &r->plan)) != CLI_OK) return code;
     r->o.accel = r->plan.accel;
     if (a->plan_out && !r->plan.accel)
         return cli_fail(CLI_USAGE, "--plan-out: a speed-up of 1 is exact and has no plan");
     if ((code = generate(r)) != CLI_OK) return code;
     if ((code = write_all(r)) != CLI_OK) return code;
-    if (a->common.json) print_json(r);
-    else print_text(r);
+    if (a->common.json)
+        print_json(r);
+    else
+        print_text(r);
     return CLI_OK;
 }
 
@@ -457,27 +476,27 @@ static const char more[] =
 
 int gen_pictures(int argc, char **argv)
 {
-    gen_args a = { .n = 1, .out = "gen.png" };
+    gen_args a = {.n = 1, .out = "gen.png"};
     const cli_option options[] = {
-        { 0, "model", "FILE", "model (default: the embedded one)", CLI_STRING, &a.model, 0, 0 },
-        { 0, "class", "NAME|N|all", "class of the pictures", CLI_STRING, &a.class_name, 0, 0 },
-        { 'n', NULL, "K", "number of pictures (with all: of each class)", CLI_INT, &a.n, 1,
-          MAX_PICTURES },
-        { 0, "seed", "N", "picture i starts from seed N+i (default 0)", CLI_U64, &a.seed, 0, 0 },
+        {0, "model", "FILE", "model (default: the embedded one)", CLI_STRING, &a.model, 0, 0},
+        {0, "class", "NAME|N|all", "class of the pictures", CLI_STRING, &a.class_name, 0, 0},
+        {'n', NULL, "K", "number of pictures (with all: of each class)", CLI_INT, &a.n, 1,
+         MAX_PICTURES},
+        {0, "seed", "N", "picture i starts from seed N+i (default 0)", CLI_U64, &a.seed, 0, 0},
         GEN_OPT_SAMPLING(&a.sampling),
-        { 0, "speedup", "R", "reuse features to be R times faster, as in 2x", CLI_RATIO,
-          &a.speedup, 1, 1000 },
-        { 0, "compare", NULL, "also run exactly, report speed-up, PSNR, SSIM", CLI_FLAG,
-          &a.has_compare, 0, 0 },
-        { 0, "side-by-side", "FILE", "with --compare: exact, fast, difference", CLI_STRING,
-          &a.sheet, 0, 0 },
-        { 0, "table", "FILE", "sensitivity table (default: beside the model)", CLI_STRING,
-          &a.table, 0, 0 },
-        { 0, "plan-out", "FILE", "write the plan of --speedup", CLI_STRING, &a.plan_out, 0, 0 },
-        { 0, "plan-in", "FILE", "use this plan", CLI_STRING, &a.plan_in, 0, 0 },
-        { 0, "decoder", "FILE", "autoencoder of a latent model", CLI_STRING, &a.decoder, 0, 0 },
-        { 'o', NULL, "FILE|DIR/", "output (default gen.png)", CLI_STRING, &a.out, 0, 0 },
-        { 0, "grid", NULL, "with -o folder/: also grid.png", CLI_FLAG, &a.has_grid, 0, 0 },
+        {0, "speedup", "R", "reuse features to be R times faster, as in 2x", CLI_RATIO, &a.speedup,
+         1, 1000},
+        {0, "compare", NULL, "also run exactly, report speed-up, PSNR, SSIM", CLI_FLAG,
+         &a.has_compare, 0, 0},
+        {0, "side-by-side", "FILE", "with --compare: exact, fast, difference", CLI_STRING, &a.sheet,
+         0, 0},
+        {0, "table", "FILE", "sensitivity table (default: beside the model)", CLI_STRING, &a.table,
+         0, 0},
+        {0, "plan-out", "FILE", "write the plan of --speedup", CLI_STRING, &a.plan_out, 0, 0},
+        {0, "plan-in", "FILE", "use this plan", CLI_STRING, &a.plan_in, 0, 0},
+        {0, "decoder", "FILE", "autoencoder of a latent model", CLI_STRING, &a.decoder, 0, 0},
+        {'o', NULL, "FILE|DIR/", "output (default gen.png)", CLI_STRING, &a.out, 0, 0},
+        {0, "grid", NULL, "with -o folder/: also grid.png", CLI_FLAG, &a.has_grid, 0, 0},
         CLI_OPT_FORCE(&a.common),
         CLI_OPT_THREADS(&a.common),
         CLI_OPT_DEVICE(&a.common),
@@ -485,11 +504,15 @@ int gen_pictures(int argc, char **argv)
         CLI_OPT_JSON(&a.common),
         CLI_OPT_QUIET(&a.common),
         CLI_OPT_VERBOSE(&a.common),
-        CLI_OPT_END
-    };
-    const cli_command command = { "gen", "[options]\ninfo|calibrate|explain [options]",
-                                  "Make pictures with a diffusion transformer.", more, options, 0, 0 };
-    gen_run r = { .a = &a, .o = FV_GENERATE_OPTIONS_INIT };
+        CLI_OPT_END};
+    const cli_command command = {"gen",
+                                 "[options]\ninfo|calibrate|explain [options]",
+                                 "Make pictures with a diffusion transformer.",
+                                 more,
+                                 options,
+                                 0,
+                                 0};
+    gen_run r = {.a = &a, .o = FV_GENERATE_OPTIONS_INIT};
     int files;
     int code = cli_parse(&command, argc, argv, NULL, &files);
     if (code >= 0) return cli_finish(&r.ctx, code);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- gen info --------------------------------------------------------------------------------- */
+/* ---- gen info -------------------------------------------------------------------------------- */
 
 #define SENS_MAGIC "FVSENS"
 #define SENS_HEAD_BYTES 12 /* magic and version: 8, length of the JSON header: 4, little endian */
@@ -19,8 +19,10 @@ static int show_devices(fv_ctx *ctx, const cli_common *c)
 {
     char name[128];
     const uint32_t f = fv_cpu_features();
-    const char *best = f & FV_CPU_AVX512BF16 ? "avx512bf16" : f & FV_CPU_AVX512 ? "avx512"
-                       : f & FV_CPU_AVX2     ? "avx2"       : "c";
+    const char *best = f & FV_CPU_AVX512BF16 ? "avx512bf16"
+                       : f & FV_CPU_AVX512   ? "avx512"
+                       : f & FV_CPU_AVX2     ? "avx2"
+                                             : "c";
     cli_cpu_name(name, sizeof name);
     if (!c->json) {
         printf("cpu   %s, %d threads, %s, default precision %s\n", name, fv_ctx_threads(ctx), best,
@@ -70,9 +72,12 @@ static void print_members(const char *json)
             column = 0;
             continue;
         }
-        if ((is_quote && depth == 1) || (unsigned char)*p < 0x20 || (column == 0 && *p == ' ')) continue;
-        if (column < 100) putchar(*p);
-        else if (column == 100) fputs("...", stdout);
+        if ((is_quote && depth == 1) || (unsigned char)*p < 0x20 || (column == 0 && *p == ' '))
+            continue;
+        if (column < 100)
+            putchar(*p);
+        else if (column == 100)
+            fputs("...", stdout);
         column++;
     }
     putchar('\n');
@@ -86,8 +91,10 @@ static int info_table(fv_ctx *ctx, const cli_common *c, const char *path)
     if (s != FV_OK) return cli_report(ctx, s, path);
     char *text = sens_header(path);
     if (!text) return cli_fail(CLI_FAILED, "%s: cannot read", path);
-    if (c->json) printf("%s\n", text);
-    else print_members(text);
+    if (c->json)
+        printf("%s\n", text);
+    else
+        print_members(text);
     free(text);
     return CLI_OK;
 }
@@ -102,7 +109,8 @@ static const char *table_state(fv_ctx *ctx, const gen_model *m)
     const void *bytes = m->path ? NULL : fv_dit_default_table(&size);
     if (beside && cli_file_exists(beside)) {
         state = "does not match";
-        if (fv_sens_read(ctx, &sens, beside) == FV_OK && fv_sens_match(ctx, sens, m->dit, &o) == FV_OK)
+        if (fv_sens_read(ctx, &sens, beside) == FV_OK &&
+            fv_sens_match(ctx, sens, m->dit, &o) == FV_OK)
             state = "beside the model";
     } else if (size && fv_sens_parse(ctx, &sens, bytes, size) == FV_OK) {
         state = "embedded";
@@ -127,7 +135,8 @@ static void info_text(fv_ctx *ctx, const gen_model *m)
     printf("parameters  %.2f million, %.1f MiB as opened\n", (double)i->parameters * 1e-6,
            (double)i->weight_bytes / 1048576);
     printf("work        %.3g GFLOP a picture and step without guidance\n", i->step_flop * 1e-9);
-    printf("defaults    %s, %d steps, cfg %g\n", fv_sampler_name(i->sampler), i->steps, (double)i->cfg);
+    printf("defaults    %s, %d steps, cfg %g\n", fv_sampler_name(i->sampler), i->steps,
+           (double)i->cfg);
     if (step) {
         cli_printable(step, name, sizeof name);
         printf("trained     %s steps\n", name);
@@ -155,11 +164,14 @@ static void info_json(fv_ctx *ctx, const gen_model *m)
     cli_json_string(&j, "name", i->name);
     cli_json_string(&j, "family", i->is_official ? "official" : "f");
     cli_json_string(&j, "space", i->is_latent ? "latent" : "pixel");
-    const struct { const char *key; double value; } number[] = {
-        { "image_size", i->image_size }, { "width", i->width }, { "depth", i->depth },
-        { "heads", i->heads }, { "patch", i->patch }, { "tokens", i->tokens },
-        { "class_count", i->classes }, { "steps", i->steps }, { "cfg", (double)i->cfg },
-        { "step_flop", i->step_flop },
+    const struct {
+        const char *key;
+        double value;
+    } number[] = {
+        {"image_size", i->image_size}, {"width", i->width}, {"depth", i->depth},
+        {"heads", i->heads},           {"patch", i->patch}, {"tokens", i->tokens},
+        {"class_count", i->classes},   {"steps", i->steps}, {"cfg", (double)i->cfg},
+        {"step_flop", i->step_flop},
     };
     for (size_t k = 0; k < sizeof number / sizeof *number; k++)
         cli_json_number(&j, number[k].key, number[k].value);
@@ -203,8 +215,10 @@ static int info_other(const gen_model *m, const cli_common *c)
         cli_json_string(&j, "sha256", m->hash);
         cli_json_close(&j);
     } else {
-        printf("kind        %s (not a diffusion transformer)\ntensors     %d\nparameters  %.2f million\n"
-               "sha256      %s\n", text, fv_model_count(m->file), (double)elements * 1e-6, m->hash);
+        printf("kind        %s (not a diffusion transformer)\ntensors     %d\nparameters  %.2f "
+               "million\n"
+               "sha256      %s\n",
+               text, fv_model_count(m->file), (double)elements * 1e-6, m->hash);
     }
     return CLI_OK;
 }
@@ -224,8 +238,10 @@ static int info_model(fv_ctx *ctx, const cli_common *c, const char *path)
             code = cli_report(ctx, s, m.label);
         } else {
             fv_dit_get_info(m.dit, &m.info);
-            if (c->json) info_json(ctx, &m);
-            else info_text(ctx, &m);
+            if (c->json)
+                info_json(ctx, &m);
+            else
+                info_text(ctx, &m);
         }
     }
     gen_close(&m);
@@ -234,17 +250,22 @@ static int info_model(fv_ctx *ctx, const cli_common *c, const char *path)
 
 int gen_info(int argc, char **argv)
 {
-    info_args a = { { 0 }, false };
-    const cli_option options[] = {
-        { 0, "devices", NULL, "list the devices of this machine instead", CLI_FLAG, &a.devices, 0, 0 },
-        CLI_OPT_PRECISION(&a.common),
-        CLI_OPT_JSON(&a.common),
-        CLI_OPT_QUIET(&a.common),
-        CLI_OPT_VERBOSE(&a.common),
-        CLI_OPT_END
-    };
-    const cli_command command = { "gen info", "[options] [FILE]", "What a model (default: the "
-                                  "embedded one) or a sensitivity table is.", NULL, options, 0, 1 };
+    info_args a = {{0}, false};
+    const cli_option options[] = {{0, "devices", NULL, "list the devices of this machine instead",
+                                   CLI_FLAG, &a.devices, 0, 0},
+                                  CLI_OPT_PRECISION(&a.common),
+                                  CLI_OPT_JSON(&a.common),
+                                  CLI_OPT_QUIET(&a.common),
+                                  CLI_OPT_VERBOSE(&a.common),
+                                  CLI_OPT_END};
+    const cli_command command = {"gen info",
+                                 "[options] [FILE]",
+                                 "What a model (default: the "
+                                 "embedded one) or a sensitivity table is.",
+                                 NULL,
+                                 options,
+                                 0,
+                                 1};
     const char *file = NULL;
     fv_ctx *ctx = NULL;
     int files;
@@ -262,7 +283,7 @@ int gen_info(int argc, char **argv)
     return cli_finish(&ctx, code);
 }
 
-/* ---- gen calibrate ---------------------------------------------------------------------------- */
+/* ---- gen calibrate --------------------------------------------------------------------------- */
 
 typedef struct calibrate_args {
     cli_common common;
@@ -302,23 +323,30 @@ static int calibrate(fv_ctx *ctx, const calibrate_args *a, const char *path, con
 
 int gen_calibrate(int argc, char **argv)
 {
-    calibrate_args a = { .seed = 1 };
+    calibrate_args a = {.seed = 1};
     const cli_option options[] = {
-        { 'o', NULL, "FILE", "table (default: MODEL with the suffix .fvsens)", CLI_STRING, &a.out, 0, 0 },
+        {'o', NULL, "FILE", "table (default: MODEL with the suffix .fvsens)", CLI_STRING, &a.out, 0,
+         0},
         GEN_OPT_SAMPLING(&a.sampling),
-        { 0, "draws", "N", "pictures to calibrate with (default 16)", CLI_INT, &a.draws, 1, 4096 },
-        { 0, "quick", NULL, "measure weights at every fourth step only", CLI_FLAG, &a.is_quick, 0, 0 },
-        { 0, "seed", "N", "of the calibration draws (default 1)", CLI_U64, &a.seed, 0, 0 },
+        {0, "draws", "N", "pictures to calibrate with (default 16)", CLI_INT, &a.draws, 1, 4096},
+        {0, "quick", NULL, "measure weights at every fourth step only", CLI_FLAG, &a.is_quick, 0,
+         0},
+        {0, "seed", "N", "of the calibration draws (default 1)", CLI_U64, &a.seed, 0, 0},
         CLI_OPT_FORCE(&a.common),
         CLI_OPT_THREADS(&a.common),
         CLI_OPT_DEVICE(&a.common),
         CLI_OPT_PRECISION(&a.common),
         CLI_OPT_QUIET(&a.common),
         CLI_OPT_VERBOSE(&a.common),
-        CLI_OPT_END
-    };
-    const cli_command command = { "gen calibrate", "[options] MODEL", "Measure what reusing features "
-                                  "costs at each step, for gen --speedup.", NULL, options, 1, 1 };
+        CLI_OPT_END};
+    const cli_command command = {"gen calibrate",
+                                 "[options] MODEL",
+                                 "Measure what reusing features "
+                                 "costs at each step, for gen --speedup.",
+                                 NULL,
+                                 options,
+                                 1,
+                                 1};
     const char *path = NULL;
     fv_ctx *ctx = NULL;
     int files;
@@ -331,7 +359,7 @@ int gen_calibrate(int argc, char **argv)
     return cli_finish(&ctx, code);
 }
 
-/* ---- gen explain ------------------------------------------------------------------------------ */
+/* ---- gen explain ----------------------------------------------------------------------------- */
 
 #define MAP_COLUMNS 64
 
@@ -371,7 +399,7 @@ static int write_map(fv_ctx *ctx, const explain_args *a, const gen_model *m, con
     const int steps = p->info.steps, rows = 2 * m->info.depth;
     fv_plot_options po = FV_PLOT_OPTIONS_INIT;
     fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
-    fv_image img = { 0 };
+    fv_image img = {0};
     float *v = malloc((size_t)steps * (size_t)rows * sizeof *v);
     if (!v) return cli_fail(CLI_FAILED, "out of memory");
     for (int r = 0; r < rows; r++)
@@ -391,12 +419,12 @@ static int write_map(fv_ctx *ctx, const explain_args *a, const gen_model *m, con
 static int explain(fv_ctx *ctx, const explain_args *a, const char *plan_in)
 {
     fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
-    gen_model m = { 0 };
-    gen_plan p = { 0 };
+    gen_model m = {0};
+    gen_plan p = {0};
     int code = gen_set_sampling(&a->sampling, &o);
     if (code == CLI_OK) code = gen_open(ctx, &m, a->model, NULL, cli_precision(ctx, &a->common));
     o.count = a->n;
-    const gen_plan_request request = { a->speedup, a->table, plan_in, a->n };
+    const gen_plan_request request = {a->speedup, a->table, plan_in, a->n};
     if (code == CLI_OK) code = gen_make_plan(ctx, &m, &o, &request, &p);
     if (code == CLI_OK && a->png) code = write_map(ctx, a, &m, &p);
     if (code == CLI_OK) print_map(&m, &p);
@@ -407,24 +435,29 @@ static int explain(fv_ctx *ctx, const explain_args *a, const char *plan_in)
 
 int gen_explain(int argc, char **argv)
 {
-    explain_args a = { .n = 1 };
+    explain_args a = {.n = 1};
     const cli_option options[] = {
-        { 0, "model", "FILE", "model (default: the embedded one)", CLI_STRING, &a.model, 0, 0 },
-        { 0, "speedup", "R", "make the plan for this speed-up", CLI_RATIO, &a.speedup, 1, 1000 },
-        { 'n', NULL, "K", "for K pictures together (default 1)", CLI_INT, &a.n, 1, 100000 },
+        {0, "model", "FILE", "model (default: the embedded one)", CLI_STRING, &a.model, 0, 0},
+        {0, "speedup", "R", "make the plan for this speed-up", CLI_RATIO, &a.speedup, 1, 1000},
+        {'n', NULL, "K", "for K pictures together (default 1)", CLI_INT, &a.n, 1, 100000},
         GEN_OPT_SAMPLING(&a.sampling),
-        { 0, "table", "FILE", "sensitivity table (default: beside the model)", CLI_STRING, &a.table, 0, 0 },
-        { 0, "png", "FILE", "also write the map as a picture", CLI_STRING, &a.png, 0, 0 },
+        {0, "table", "FILE", "sensitivity table (default: beside the model)", CLI_STRING, &a.table,
+         0, 0},
+        {0, "png", "FILE", "also write the map as a picture", CLI_STRING, &a.png, 0, 0},
         CLI_OPT_FORCE(&a.common),
         CLI_OPT_THREADS(&a.common),
         CLI_OPT_DEVICE(&a.common),
         CLI_OPT_PRECISION(&a.common),
         CLI_OPT_QUIET(&a.common),
         CLI_OPT_VERBOSE(&a.common),
-        CLI_OPT_END
-    };
-    const cli_command command = { "gen explain", "[options] PLAN\n[options] --speedup R",
-                                  "Show what a plan computes and what it reuses.", NULL, options, 0, 1 };
+        CLI_OPT_END};
+    const cli_command command = {"gen explain",
+                                 "[options] PLAN\n[options] --speedup R",
+                                 "Show what a plan computes and what it reuses.",
+                                 NULL,
+                                 options,
+                                 0,
+                                 1};
     const char *plan = NULL;
     fv_ctx *ctx = NULL;
     int files;
