@@ -111,7 +111,7 @@ const char *cli_nearest(const char *word, const char *const *names);
 /* ---- Messages -------------------------------------------------------------------------------- */
 
 /* Program name before every message; quiet mutes notes. */
-void cli_setup(const char *program);
+void cli_setup(const char *program, char **argv);
 void cli_set_talk(bool quiet, bool verbose);
 /* "program: message" on stderr; returns `code`. */
 int cli_fail(int code, const char *fmt, ...) CLI_PRINTF(2, 3);

@@ -134,7 +134,7 @@ int main(int argc, char **argv)
                                  0};
     const char *names[VERBS + 1] = {NULL};
     fv_ctx *none = NULL;
-    cli_setup("fovea");
+    cli_setup("fovea", argv);
     for (int i = 0; i < VERBS; i++) {
         names[i] = verbs[i].name;
         if (argc > 1 && strcmp(argv[1], verbs[i].name) == 0)

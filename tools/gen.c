@@ -77,7 +77,7 @@ int gen_set_sampling(const gen_sampling *s, fv_generate_options *o)
 
 int main(int argc, char **argv)
 {
-    cli_setup("gen");
+    cli_setup("gen", argv);
     if (argc > 1 && strcmp(argv[1], "info") == 0) return gen_info(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "calibrate") == 0) return gen_calibrate(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "explain") == 0) return gen_explain(argc - 1, argv + 1);
