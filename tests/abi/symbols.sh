@@ -16,7 +16,8 @@ trap 'rm -rf "$work"' EXIT
 
 export LC_ALL=C
 nm -D --defined-only "$lib" | awk '{ print $NF }' | sed 's/@.*//' | sort -u > "$work/exported"
-cat "$top"/*/fovea*.h | sed -n '/^FV_API/,/;/p' | tr '\n' ' ' | sed 's/FV_API/\
+find "$top/kernels" "$top/diffusion" "$top/ar" "$top/codec" "$top/distill" -name "fovea*.h" \
+    -exec cat {} + 2> /dev/null | sed -n '/^FV_API/,/;/p' | tr '\n' ' ' | sed 's/FV_API/\
 /g' | sed 's/FV_NODISCARD//; s/(.*//' | grep -o 'fv_[a-z0-9_]*$' | sort -u > "$work/declared"
 
 if [ -n "$update" ]; then
