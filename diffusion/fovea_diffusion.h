@@ -13,7 +13,9 @@
  * Architectures: the official DiT family (Peebles & Xie 2023: S/B/L/XL, patch 2/4/8, latents of a
  * VAE) and fovea's pixel-space "F" family (RMSNorm, adaLN with one shared projection, QK-norm, 2-D
  * RoPE, SwiGLU, x-prediction; after LightningDiT and JiT).
- * An opened fv_dit is immutable: threads may generate from it concurrently, each with its own context. */
+ * An opened fv_dit is immutable: threads may generate from it concurrently, each with its own
+ * context, the one that opened it included. Packed weights are made once, on first use, and counted
+ * (and capped) in the context that opened the model, which must outlive it. */
 #ifndef FOVEA_DIFFUSION_H
 #define FOVEA_DIFFUSION_H
 
@@ -23,19 +25,19 @@
 extern "C" {
 #endif
 
-/* ---- Models ----------------------------------------------------------------------------------- */
+/* ---- Models ---------------------------------------------------------------------------------- */
 
 typedef struct fv_dit fv_dit;
 
 typedef enum fv_sampler {
-    FV_SAMPLER_AUTO = 0,   /* the model's own: euler for F models, ddim for official DiTs          */
-    FV_SAMPLER_DDPM,       /* ancestral, learned range variance (Nichol & Dhariwal 2021)           */
-    FV_SAMPLER_DDIM,       /* Song et al. 2021, eta 0 unless set                                   */
-    FV_SAMPLER_DPMPP2M,    /* DPM-Solver++(2M), midpoint (Lu et al. 2022)                          */
-    FV_SAMPLER_EULER,      /* rectified flow                                                       */
-    FV_SAMPLER_HEUN        /* rectified flow, second order: two evaluations a step, last step Euler */
+    FV_SAMPLER_AUTO = 0, /* the model's own: euler for F models, ddim for official DiTs          */
+    FV_SAMPLER_DDPM,     /* ancestral, learned range variance (Nichol & Dhariwal 2021)           */
+    FV_SAMPLER_DDIM,     /* Song et al. 2021, eta 0 unless set                                   */
+    FV_SAMPLER_DPMPP2M,  /* DPM-Solver++(2M), midpoint (Lu et al. 2022)                          */
+    FV_SAMPLER_EULER,    /* rectified flow                                                       */
+    FV_SAMPLER_HEUN      /* rectified flow, second order: two evaluations a step, last step Euler */
 } fv_sampler;
-FV_API const char *fv_sampler_name(fv_sampler s);                  /* "ddim", ...; NULL if unknown */
+FV_API const char *fv_sampler_name(fv_sampler s); /* "ddim", ...; NULL if unknown */
 FV_API fv_sampler fv_sampler_find(const char *name);               /* AUTO if unknown */
 
 typedef struct fv_dit_options {
@@ -46,8 +48,11 @@ typedef struct fv_dit_options {
 } fv_dit_options;
 #define FV_DIT_OPTIONS_INIT { .struct_size = sizeof(fv_dit_options) }
 
-/* `file` must outlive the model. */
-FV_API FV_NODISCARD fv_status fv_dit_open(fv_ctx *ctx, fv_dit **out, const fv_model *file, const fv_dit_options *opts);
+/* `file` and opts->decoder must outlive the model. FV_ERR_MODEL: not a diffusion transformer, a
+ * tensor is missing or of another shape, or the decoder does not fit. Reads the file once (its
+ * hash). A latent model without a decoder opens; then only fv_generate_state works. */
+FV_API FV_NODISCARD fv_status fv_dit_open(fv_ctx *ctx, fv_dit **out, const fv_model *file,
+                                          const fv_dit_options *opts);
 FV_API void fv_dit_close(fv_dit **d);
 
 typedef struct fv_dit_info {
@@ -64,26 +69,30 @@ typedef struct fv_dit_info {
     int steps;
     float cfg;
 } fv_dit_info;
+/* Texts belong to the model. */
 FV_API void fv_dit_get_info(const fv_dit *d, fv_dit_info *out);
-FV_API const char *fv_dit_class_name(const fv_dit *d, int i); /* a number as text if unnamed; NULL if out of range */
-/* Class number by name (case-insensitive) or number; FV_ERR_UNKNOWN names the nearest class. */
-FV_API FV_NODISCARD fv_status fv_dit_class_find(fv_ctx *ctx, const fv_dit *d, const char *name, int *out);
+FV_API const char *fv_dit_class_name(const fv_dit *d,
+                                     int i); /* "" if the file has no names; NULL if out of range */
+/* Class number by name (case-insensitive) or number; FV_ERR_UNKNOWN names the nearest class, *out
+ * is then 0. */
+FV_API FV_NODISCARD fv_status fv_dit_class_find(fv_ctx *ctx, const fv_dit *d, const char *name,
+                                                int *out);
 
-/* ---- Generating ------------------------------------------------------------------------------- */
+/* ---- Generating ------------------------------------------------------------------------------ */
 
 typedef struct fv_accel fv_accel; /* a resolved plan: what is computed at which step */
 
 typedef struct fv_generate_options {
     size_t struct_size;
-    int count;                   /* pictures; picture i has seed + i                                */
-    const int *classes;          /* [count], or NULL = class_all for all                            */
-    int class_all;               /* 0..classes-1; classes = unconditional                           */
+    int count;                   /* pictures, 1 to 1000000; picture i has seed + i (mod 2^64) */
+    const int *classes;          /* [count], or NULL = class_all for all */
+    int class_all;               /* 0..classes-1; classes = unconditional */
     fv_sampler sampler;          /* AUTO = the model's */
-    int steps;                   /* 0 = the model's    */
-    float cfg;                   /* guidance scale; 0 = the model's, 1 = off                        */
+    int steps;                   /* 0 = the model's; to 1000; DDPM and DDIM need 2, DPM++2M to 999 */
+    float cfg;                   /* guidance scale to 1000; 0 = the model's, 1 = off */
     float cfg_start, cfg_end;    /* guidance interval in t (flow) or 1 - timestep/1000; end 0 = 1;
-                                    flow default 0.1..1                                             */
-    int cfg_channels;            /* 0 = model default: 3 for official DiTs, all for F               */
+                                    flow default 0.1..1 */
+    int cfg_channels;            /* 0 = model default: 3 for official DiTs, all for F */
     float eta;                   /* DDIM */
     float shift;                 /* flow time shift s; 0 = 1 */
     uint64_t seed;
@@ -101,83 +110,134 @@ typedef struct fv_generate_stats {
     uint64_t peak_bytes;         /* of this call, activations and caches */
 } fv_generate_stats;
 
-/* Pictures to images[0..count): RGB 8 bit, owned by the caller (fv_image_free). On failure all are
- * zeroed. Nothing is allocated between the first and the last step. */
-FV_API FV_NODISCARD fv_status fv_generate(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o, fv_image *images, fv_generate_stats *stats);
-/* The final state before decoding, [count, size, size, channels] f32 (tests, metrics); noise may be
- * NULL (seeded) or the initial state of the same shape. */
-FV_API FV_NODISCARD fv_status fv_generate_state(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o, const float *noise, float *state, fv_generate_stats *stats);
+/* Pictures to images[0..count): RGB 8 bit, owned by the caller (fv_image_free with ctx). On failure
+ * all are zeroed (untouched when o or count is refused). Nothing is allocated between the first and
+ * the last step of a batch. Progress: "sampling" per evaluation, then "decoding" for latent models.
+ * The same bytes for any thread count. Resets the peak of fv_ctx_memory. stats may be NULL.
+ * FV_ERR_ARG: an option is out of range, does not fit the model, or a class does not exist;
+ * FV_ERR_MODEL: a latent model without decoder, or a plan for other steps; FV_ERR_OOM;
+ * FV_ERR_CANCELLED. */
+FV_API FV_NODISCARD fv_status fv_generate(fv_ctx *ctx, const fv_dit *d,
+                                          const fv_generate_options *o, fv_image *images,
+                                          fv_generate_stats *stats);
+/* The final state before decoding, [count, size, size, channels] f32 (tests, metrics; size is
+ * fv_dit_info.input_size); noise may be NULL (seeded) or the initial state of the same shape. On
+ * failure the state holds any values. */
+FV_API FV_NODISCARD fv_status fv_generate_state(fv_ctx *ctx, const fv_dit *d,
+                                                const fv_generate_options *o, const float *noise,
+                                                float *state, fv_generate_stats *stats);
 
-/* ---- SODA: sensitivity-planned acceleration ------------------------------------------------------ */
+/* ---- SODA: sensitivity-planned acceleration -------------------------------------------------- */
 
 /* Offline sensitivity table (.fvsens): how much reusing each module's output at each step costs. */
 typedef struct fv_sens fv_sens;
 typedef struct fv_calibrate_options {
     size_t struct_size;
-    fv_generate_options gen;  /* sampler, steps, cfg of the deployment (count, classes, seed unused) */
+    fv_generate_options gen;  /* sampler, steps, cfg of the use (count, classes, seed unused)   */
     int draws;                /* (noise, class) samples; 0 = 16 */
     int window;               /* largest reuse distance; 0 = 10 */
-    int weight_draws;         /* samples for the terminal weights; 0 = 4, -1 = uniform weights      */
-    int weight_every;         /* measure weights at every k-th step, interpolate between; 0 = 1     */
+    int weight_draws; /* samples for the terminal weights; 0 = 4, -1 = uniform weights      */
+    int weight_every; /* measure weights at every k-th step, interpolate between; 0 = 1     */
     uint64_t seed;            /* of the calibration draws */
 } fv_calibrate_options;
-#define FV_CALIBRATE_OPTIONS_INIT { .struct_size = sizeof(fv_calibrate_options), .gen = FV_GENERATE_OPTIONS_INIT }
-FV_API FV_NODISCARD fv_status fv_sens_calibrate(fv_ctx *ctx, fv_sens **out, const fv_dit *d, const fv_calibrate_options *o);
+#define FV_CALIBRATE_OPTIONS_INIT                                                                  \
+    {                                                                                              \
+        .struct_size = sizeof(fv_calibrate_options), .gen = FV_GENERATE_OPTIONS_INIT               \
+    }
+FV_API FV_NODISCARD fv_status fv_sens_calibrate(fv_ctx *ctx, fv_sens **out, const fv_dit *d,
+                                                const fv_calibrate_options *o);
 FV_API FV_NODISCARD fv_status fv_sens_read(fv_ctx *ctx, fv_sens **out, const char *path);
-FV_API FV_NODISCARD fv_status fv_sens_parse(fv_ctx *ctx, fv_sens **out, const void *bytes, size_t size);
-FV_API FV_NODISCARD fv_status fv_sens_write(fv_ctx *ctx, const fv_sens *s, const char *path, int overwrite);
+FV_API FV_NODISCARD fv_status fv_sens_parse(fv_ctx *ctx, fv_sens **out, const void *bytes,
+                                            size_t size);
+FV_API FV_NODISCARD fv_status fv_sens_write(fv_ctx *ctx, const fv_sens *s, const char *path,
+                                            int overwrite);
 FV_API void fv_sens_free(fv_sens **s);
-/* FV_OK if the table fits this model, sampler, steps and guidance; else FV_ERR_MODEL says what differs. */
-FV_API FV_NODISCARD fv_status fv_sens_match(fv_ctx *ctx, const fv_sens *s, const fv_dit *d, const fv_generate_options *o);
+/* FV_OK if the table fits this model, sampler, steps and guidance; else FV_ERR_MODEL says what differs.
+ * The guidance scale may be up to 20 % off. */
+FV_API FV_NODISCARD fv_status fv_sens_match(fv_ctx *ctx, const fv_sens *s, const fv_dit *d,
+                                            const fv_generate_options *o);
 
-typedef enum fv_accel_mode { FV_ACCEL_SODA = 0, FV_ACCEL_SODA_PAPER, FV_ACCEL_FIXED /* FORA: constant interval */, FV_ACCEL_EXACT } fv_accel_mode;
-typedef struct fv_timing fv_timing; /* measured module times of one (model, batch, threads, precision) */
-FV_API FV_NODISCARD fv_status fv_timing_measure(fv_ctx *ctx, fv_timing **out, const fv_dit *d, const fv_generate_options *o);
-FV_API FV_NODISCARD fv_status fv_timing_text(const fv_timing *t, fv_ctx *ctx, char **json);  /* for a tool's cache; fv_free */
-FV_API FV_NODISCARD fv_status fv_timing_parse(fv_ctx *ctx, fv_timing **out, const char *json, size_t size);
+typedef enum fv_accel_mode {
+    FV_ACCEL_SODA = 0,
+    FV_ACCEL_SODA_PAPER,
+    FV_ACCEL_FIXED /* FORA: constant interval */,
+    FV_ACCEL_EXACT
+} fv_accel_mode;
+typedef struct fv_timing
+    fv_timing; /* measured module times of one (model, batch, threads, precision) */
+FV_API FV_NODISCARD fv_status fv_timing_measure(fv_ctx *ctx, fv_timing **out, const fv_dit *d,
+                                                const fv_generate_options *o);
+FV_API FV_NODISCARD fv_status fv_timing_text(const fv_timing *t, fv_ctx *ctx,
+                                             char **json); /* for a tool's cache; fv_free */
+FV_API FV_NODISCARD fv_status fv_timing_parse(fv_ctx *ctx, fv_timing **out, const char *json,
+                                              size_t size);
 FV_API void fv_timing_free(fv_timing **t);
 
 typedef struct fv_accel_options {
     size_t struct_size;
     fv_accel_mode mode;
-    double speedup;            /* wall-clock target R >= 1, end to end (conditioning, sampler, decoding) */
+    double speedup; /* wall-clock target R >= 1, end to end (conditioning, sampler, decoding) */
     int anchors;               /* > 0: this number of full steps instead of a speed target */
     int interval;              /* FIXED: > 0 sets the interval */
 } fv_accel_options;
 #define FV_ACCEL_OPTIONS_INIT { .struct_size = sizeof(fv_accel_options) }
 /* Plan for generating with `o`. sens NULL: uniform weights and error growing with distance. timing
- * may be NULL when anchors or interval is given. FV_ERR_ARG names the maximum when speedup is beyond it. */
-FV_API FV_NODISCARD fv_status fv_accel_plan(fv_ctx *ctx, fv_accel **out, const fv_dit *d, const fv_generate_options *o, const fv_sens *sens, fv_timing *timing, const fv_accel_options *a);
+ * may be NULL when anchors or interval is given. FV_ERR_ARG names the maximum when speedup is
+ * beyond it. */
+FV_API FV_NODISCARD fv_status fv_accel_plan(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
+                                            const fv_generate_options *o, const fv_sens *sens,
+                                            fv_timing *timing, const fv_accel_options *a);
 /* As above, and runs the plan and the exact path (no pictures kept) to correct the prediction until
  * the measured ratio is within 3 % or no closer plan exists; *measured is the last ratio. */
-FV_API FV_NODISCARD fv_status fv_accel_solve(fv_ctx *ctx, fv_accel **out, const fv_dit *d, const fv_generate_options *o, const fv_sens *sens, fv_timing *timing, const fv_accel_options *a, double *measured);
+FV_API FV_NODISCARD fv_status fv_accel_solve(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
+                                             const fv_generate_options *o, const fv_sens *sens,
+                                             fv_timing *timing, const fv_accel_options *a,
+                                             double *measured);
 FV_API void fv_accel_free(fv_accel **a);
 /* Plan as text (.fvplan): one line a step; round-trips. */
-FV_API FV_NODISCARD fv_status fv_accel_write(fv_ctx *ctx, const fv_accel *a, const char *path, int overwrite);
-FV_API FV_NODISCARD fv_status fv_accel_read(fv_ctx *ctx, fv_accel **out, const fv_dit *d, const char *path);
-typedef struct fv_accel_info { int steps, anchors; double predicted_speedup, flop_ratio; const char *mode; } fv_accel_info;
+FV_API FV_NODISCARD fv_status fv_accel_write(fv_ctx *ctx, const fv_accel *a, const char *path,
+                                             int overwrite);
+FV_API FV_NODISCARD fv_status fv_accel_read(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
+                                            const char *path);
+typedef struct fv_accel_info {
+    int steps, anchors;
+    double predicted_speedup, flop_ratio;
+    const char *mode;
+} fv_accel_info;
 FV_API void fv_accel_get_info(const fv_accel *a, fv_accel_info *out);
 /* Anchor steps as 0/1 per evaluation, first executed first; length fv_accel_info.steps. */
 FV_API const uint8_t *fv_accel_anchors(const fv_accel *a);
-/* What the plan does at an evaluation with module 0 (attention) or 1 (MLP) of a layer: 0 computes it,
- * 1 reuses the output of an earlier step; -1 out of range. */
+/* What the plan does at an evaluation with module 0 (attention) or 1 (MLP) of a layer: 0 computes
+ * it, 1 reuses the output of an earlier step; -1 out of range. */
 FV_API int fv_accel_action(const fv_accel *a, int eval, int layer, int module);
 
-/* ---- Autoencoders --------------------------------------------------------------------------------- */
+/* ---- Autoencoders ---------------------------------------------------------------------------- */
 
-/* AutoencoderKL decoder (SD, f8), TAESD encoder/decoder, TAEF2. */
+/* AutoencoderKL decoder (SD, f8), TAESD encoder/decoder, TAEF2. `file` must outlive the
+ * autoencoder. prefix: in front of all tensor names, NULL = none. Threads may use one fv_vae
+ * concurrently, each with its own context. The plan of the last picture size is kept for the
+ * context that opened it; for another one each call builds its own, so give it several pictures. */
 typedef struct fv_vae fv_vae;
-typedef struct fv_vae_info { const char *kind; int latent_channels, factor, can_encode, can_decode; int64_t parameters; } fv_vae_info;
-FV_API FV_NODISCARD fv_status fv_vae_open(fv_ctx *ctx, fv_vae **out, const fv_model *file, const char *prefix, fv_dtype precision);
+typedef struct fv_vae_info {
+    const char *kind;
+    int latent_channels, factor, can_encode, can_decode;
+    int64_t parameters;
+} fv_vae_info;
+FV_API FV_NODISCARD fv_status fv_vae_open(fv_ctx *ctx, fv_vae **out, const fv_model *file,
+                                          const char *prefix, fv_dtype precision);
 FV_API void fv_vae_close(fv_vae **v);
 FV_API void fv_vae_get_info(const fv_vae *v, fv_vae_info *out);
-/* latent [B, h, w, C] -> rgb [B, f*h, f*w, 3] in [-1, 1]. latent is the sampler's (scaled) state. */
-FV_API FV_NODISCARD fv_status fv_vae_decode(fv_ctx *ctx, fv_vae *v, const float *latent, int B, int h, int w, float *rgb);
-FV_API FV_NODISCARD fv_status fv_vae_encode(fv_ctx *ctx, fv_vae *v, const float *rgb, int B, int height, int width, float *latent);
+/* latent [B, h, w, C] -> rgb [B, f*h, f*w, 3] in about [-1, 1]. latent is the sampler's (scaled)
+ * state. Encoding: sides must be multiples of f. FV_ERR_UNSUPPORTED: the file has no such half. */
+FV_API FV_NODISCARD fv_status fv_vae_decode(fv_ctx *ctx, fv_vae *v, const float *latent, int B,
+                                            int h, int w, float *rgb);
+FV_API FV_NODISCARD fv_status fv_vae_encode(fv_ctx *ctx, fv_vae *v, const float *rgb, int B,
+                                            int height, int width, float *latent);
 
-/* ---- Training and conversion ------------------------------------------------------------------------ */
+/* ---- Training and conversion ----------------------------------------------------------------- */
 
-/* `fovea train` for recipes with engine = dit. data_dir is put before relative data paths. */
+/* `fovea train` for recipes with engine = dit. data_dir is put before relative data paths. Asks the
+ * recipe for all its keys, so one that is unknown is FV_ERR_UNKNOWN before the first step. */
 typedef struct fv_dit_train_options {
     size_t struct_size;
     const char *data_dir, *out_dir, *export_path, *init; /* init: start from this model file */
@@ -185,44 +245,55 @@ typedef struct fv_dit_train_options {
     int resume;
 } fv_dit_train_options;
 #define FV_DIT_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_dit_train_options) }
-FV_API FV_NODISCARD fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *recipe, const fv_dit_train_options *o, fv_train_result *result);
+FV_API FV_NODISCARD fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *recipe,
+                                           const fv_dit_train_options *o, fv_train_result *result);
 
-/* `fovea convert`: official DiT .pt, Diffusers DiTTransformer2DModel, AutoencoderKL / AutoencoderTiny,
- * TAESD -> one fovea model. decoder may be NULL. type: FV_F32, FV_BF16 or FV_I8 (matrices). */
-FV_API FV_NODISCARD fv_status fv_dit_convert(fv_ctx *ctx, const fv_model *in, const fv_model *decoder, fv_dtype type, const char *out_path, int overwrite);
+/* `fovea convert`: official DiT .pt, Diffusers DiTTransformer2DModel, AutoencoderKL /
+ * AutoencoderTiny, TAESD -> one fovea model. decoder may be NULL. type: FV_F32, FV_BF16 or FV_I8
+ * (matrices). */
+FV_API FV_NODISCARD fv_status fv_dit_convert(fv_ctx *ctx, const fv_model *in,
+                                             const fv_model *decoder, fv_dtype type,
+                                             const char *out_path, int overwrite);
 
 /* Write a model of a preset ("F32", "F64c", "F64", "F128", "F128L", "DiT-S/2" ... "DiT-XL/8") with
  * random weights, bf16 matrices: for benchmarks and tests. The same bytes for any thread count. */
-FV_API FV_NODISCARD fv_status fv_dit_random(fv_ctx *ctx, const char *preset, int classes, uint64_t seed, const char *path, int overwrite);
+FV_API FV_NODISCARD fv_status fv_dit_random(fv_ctx *ctx, const char *preset, int classes,
+                                            uint64_t seed, const char *path, int overwrite);
 
-/* ---- Judging samples -------------------------------------------------------------------------------- */
+/* ---- Judging samples ------------------------------------------------------------------------- */
 
 typedef struct fv_dit_quality_options {
     size_t struct_size;
-    fv_generate_options gen;  /* sampler, steps, cfg, accel, ... (count, classes, seed unused)         */
-    int samples;              /* 0 = 2000; sample i: class i mod classes, noise of seed + i            */
+    fv_generate_options gen; /* sampler, steps, cfg, accel, ... (count, classes, seed unused) */
+    int samples; /* 0 = 2000; sample i: class i mod classes, noise of seed + i            */
     uint64_t seed;
-    const float *reference;   /* [reference_count, features of the classifier]: real pictures, another
-                                 run; NULL = no distance                                               */
+    const float *reference; /* [reference_count, features of the classifier]: real pictures, another
+                               run; NULL = no distance */
     int64_t reference_count;
 } fv_dit_quality_options;
-#define FV_DIT_QUALITY_OPTIONS_INIT { .struct_size = sizeof(fv_dit_quality_options), .gen = FV_GENERATE_OPTIONS_INIT }
+#define FV_DIT_QUALITY_OPTIONS_INIT                                                                \
+    {                                                                                              \
+        .struct_size = sizeof(fv_dit_quality_options), .gen = FV_GENERATE_OPTIONS_INIT             \
+    }
 
 typedef struct fv_dit_quality_result {
     fv_class_score total;
-    double accuracy;          /* share of samples recognised as what was asked for                     */
-    double frechet;           /* samples against the reference; NAN without one                        */
-    double seconds;           /* of generating alone                                                   */
+    double accuracy; /* share of samples recognised as what was asked for                     */
+    double frechet; /* samples against the reference; NAN without one                        */
+    double seconds; /* of generating alone                                                   */
     int classes, feature_dim;
-    fv_class_score *per_class;/* [classes], order of the model; owned                                  */
-    float *features;          /* [samples, feature_dim]; owned: reference of another call              */
+    fv_class_score *per_class; /* [classes], order of the model; owned */
+    float *features; /* [samples, feature_dim]; owned: reference of another call              */
 } fv_dit_quality_result;
 /* Makes and judges samples. The classifier must know every class of the model by name, and take
  * pictures of its size (else FV_ERR_MODEL). On failure *out is empty. */
-FV_API FV_NODISCARD fv_status fv_dit_quality(fv_ctx *ctx, const fv_dit *d, fv_classifier *c, const fv_dit_quality_options *o, fv_dit_quality_result *out);
+FV_API FV_NODISCARD fv_status fv_dit_quality(fv_ctx *ctx, const fv_dit *d, fv_classifier *c,
+                                             const fv_dit_quality_options *o,
+                                             fv_dit_quality_result *out);
 FV_API void fv_dit_quality_free(fv_ctx *ctx, fv_dit_quality_result *r);
 
-/* The model that `gen` uses without --model, embedded in the library; NULL size 0 when built without. */
+/* The model that `gen` uses without --model, and its table, embedded in the library; NULL and size
+ * 0 when built without. For fv_model_open_memory and fv_sens_parse. */
 FV_API const void *fv_dit_default_model(size_t *size);
 FV_API const void *fv_dit_default_table(size_t *size);
 
