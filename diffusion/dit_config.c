@@ -79,7 +79,8 @@ static bool is_digit(char c)
 }
 
 /* A number as JSON writes it, without spaces around it: strict and the same in any locale. */
-fv_status dit_parse_number(fv_ctx *ctx, const char *key, const char *text, bool is_whole, double *out)
+fv_status dit_parse_number(fv_ctx *ctx, const char *key, const char *text, bool is_whole,
+                           double *out)
 {
     const size_t n = strlen(text);
     fv_json_doc *doc = NULL;
@@ -238,8 +239,8 @@ static fv_status set_classes(fv_ctx *ctx, const dit_shapes *s, const fv_model *h
 {
     const int64_t rows = s->classes.ndim == 2 ? s->classes.dim[0] : 0;
     FV_TRY(in_range(ctx, "rows of the class table", rows, 1, DIT_MAX_CLASSES));
-    /* With label dropout (the rule) the last row is the null class; 1000 rows are ImageNet without.
-     */
+    /* With label dropout (the rule) the last row is the null class; 1000 rows are ImageNet
+     * without. */
     c->classes = rows == 1000 || rows == 1 ? (int)rows : (int)rows - 1;
     FV_TRY(hint(ctx, hints, "classes", &c->classes));
     FV_TRY(in_range(ctx, "classes", c->classes, 1, DIT_MAX_CLASSES)); /* before the subtraction */

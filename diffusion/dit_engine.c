@@ -55,7 +55,7 @@ struct dit_runner {
     int64_t full, reused;
 };
 
-/* ---- Plans ----------------------------------------------------------------------------------------------- */
+/* ---- Plans ----------------------------------------------------------------------------------- */
 
 static fv_t input3(fv_tape *t, const char *name, int64_t a, int64_t b, int64_t c)
 {
@@ -91,7 +91,8 @@ static fv_status build_module(dit_runner *r, int rows, int l, int m, fv_plan **o
     fv_tape *t;
     FV_TRY(begin(r, &t));
     const fv_t h = input3(t, "h", rows, N, D), mod = input2(t, "mod", rows, 6 * D);
-    const fv_t rope = m == DIT_ATTN && c->family == DIT_F ? input3(t, "rope", N, 2, D / c->heads / 2) : 0;
+    const fv_t rope =
+        m == DIT_ATTN && c->family == DIT_F ? input3(t, "rope", N, 2, D / c->heads / 2) : 0;
     const fv_t y = m == DIT_ATTN ? dit_attention(t, r->net, l, h, mod, rope, r->feature_type)
                                  : dit_mlp(t, r->net, l, h, mod, r->feature_type);
     fv_output(t, "y", y);
@@ -104,7 +105,8 @@ static fv_status build_module(dit_runner *r, int rows, int l, int m, fv_plan **o
     return rope ? fv_plan_bind(*out, "rope", r->rope) : FV_OK;
 }
 
-/* h += gate * y; the gate is chunk 0 of a [rows, D]-wide view: bound per call, so both gates use it. */
+/* h += gate * y; the gate is chunk 0 of a [rows, D]-wide view: bound per call, so both gates use
+ * it. */
 static fv_status build_reuse(dit_runner *r, int rows, fv_plan **out)
 {
     const dit_config *c = &r->net->cfg;
@@ -114,8 +116,8 @@ static fv_status build_reuse(dit_runner *r, int rows, fv_plan **out)
     FV_TRY(begin(r, &t));
     const fv_t h = input3(t, "h", rows, N, D), y = fv_input(t, "y", r->feature_type, 3, shape);
     const fv_t mod = input2(t, "mod", rows, 6 * D);
-    /* Two outputs for the two gates would compute both: record the attention gate's plan, and let the
-     * MLP's use start 3*D values later (the rows keep their stride of 6*D). */
+    /* Two outputs for the two gates would compute both: record the attention gate's plan, and let
+     * the MLP's use start 3*D values later (the rows keep their stride of 6*D). */
     fv_output(t, "h2", fv_gate_residual(t, h, y, mod, DIT_GATE1));
     FV_TRY(finish(r, &t, out));
     FV_TRY(fv_plan_bind(*out, "h", r->h));
@@ -179,11 +181,12 @@ static fv_status give_work(const dit_runner *r, module_set *s, uint64_t bytes)
 {
     fv_plan *p[3] = { s->embed, s->final, s->reuse };
     for (int i = 0; s->rows && i < 3; i++) FV_TRY(fv_plan_set_work(p[i], r->work, bytes));
-    for (int i = 0; s->rows && i < 2 * r->depth; i++) FV_TRY(fv_plan_set_work(s->module[i], r->work, bytes));
+    for (int i = 0; s->rows && i < 2 * r->depth; i++)
+        FV_TRY(fv_plan_set_work(s->module[i], r->work, bytes));
     return FV_OK;
 }
 
-/* ---- Modulation bank --------------------------------------------------------------------------------------- */
+/* ---- Modulation bank ------------------------------------------------------------------------- */
 
 static fv_status build_bank(dit_runner *r)
 {
@@ -233,20 +236,22 @@ static fv_status fill_bank(dit_runner *r, int first)
 static fv_status gather_mods(dit_runner *r, int e, int rows)
 {
     const size_t D = (size_t)r->net->cfg.width, n = (size_t)r->chunk * (size_t)(r->B + 1);
-    if (r->chunk_first < 0 || e < r->chunk_first || e >= r->chunk_first + r->chunk) FV_TRY(fill_bank(r, e));
+    if (r->chunk_first < 0 || e < r->chunk_first || e >= r->chunk_first + r->chunk)
+        FV_TRY(fill_bank(r, e));
     const size_t at = (size_t)(e - r->chunk_first) * (size_t)(r->B + 1);
     for (int row = 0; row < rows; row++) {
         const size_t k = at + (size_t)r->label_of_row[row];
         for (int l = 0; l < r->depth; l++)
-            FV_TRY(fv_dev_copy(r->ctx, r->mod + ((size_t)l * 2 * (size_t)r->B + (size_t)row) * 6 * D,
-                               r->bank + ((size_t)l * n + k) * 6 * D, 6 * D * sizeof(float), FV_COPY_ON_DEVICE));
+            FV_TRY(fv_dev_copy(
+                r->ctx, r->mod + ((size_t)l * 2 * (size_t)r->B + (size_t)row) * 6 * D,
+                r->bank + ((size_t)l * n + k) * 6 * D, 6 * D * sizeof(float), FV_COPY_ON_DEVICE));
         FV_TRY(fv_dev_copy(r->ctx, r->mod_final + (size_t)row * 2 * D, r->bank_final + k * 2 * D,
                            2 * D * sizeof(float), FV_COPY_ON_DEVICE));
     }
     return FV_OK;
 }
 
-/* ---- Life --------------------------------------------------------------------------------------------------- */
+/* ---- Life ------------------------------------------------------------------------------------ */
 
 static void choose_chunk(dit_runner *r)
 {
@@ -262,7 +267,8 @@ static void choose_chunk(dit_runner *r)
 static fv_status upload_tables(dit_runner *r)
 {
     const dit_config *c = &r->net->cfg;
-    const size_t N = (size_t)dit_tokens(c), hd = (size_t)(c->width / c->heads), n = N * (size_t)c->width;
+    const size_t N = (size_t)dit_tokens(c), hd = (size_t)(c->width / c->heads),
+                 n = N * (size_t)c->width;
     float *table = fv_calloc(r->ctx, n, sizeof(float)); /* hd <= width: large enough for both */
     if (!table) return FV_ERR_OOM;
     dit_pos_table(c, table);
@@ -278,7 +284,8 @@ static fv_status upload_tables(dit_runner *r)
 static fv_status allocate(dit_runner *r)
 {
     const dit_config *c = &r->net->cfg;
-    const size_t R = 2 * (size_t)r->B, N = (size_t)dit_tokens(c), D = (size_t)c->width, L = (size_t)r->depth;
+    const size_t R = 2 * (size_t)r->B, N = (size_t)dit_tokens(c), D = (size_t)c->width,
+                 L = (size_t)r->depth;
     const size_t pixels = (size_t)c->input_size * (size_t)c->input_size;
     const size_t n = (size_t)r->chunk * (size_t)(r->B + 1);
     r->slot_bytes = (R * N * D * fv_dtype_size(r->feature_type) + 63) / 64 * 64;
@@ -300,9 +307,9 @@ static fv_status allocate(dit_runner *r)
     r->host_y = fv_calloc(r->ctx, n, sizeof(int32_t));
     r->label_of_row = fv_calloc(r->ctx, R, sizeof(int));
     r->distinct = fv_calloc(r->ctx, (size_t)r->B + 1, sizeof(int32_t));
-    if (!r->x || !r->h || !r->out || !r->mod || !r->mod_final || !r->pos || !r->rope || !r->cache || !r->valid_rows ||
-        !r->bank || !r->bank_final || !r->bank_t || !r->bank_y || !r->label_of_row || !r->distinct || !r->host_out ||
-        !r->host_t || !r->host_y)
+    if (!r->x || !r->h || !r->out || !r->mod || !r->mod_final || !r->pos || !r->rope || !r->cache ||
+        !r->valid_rows || !r->bank || !r->bank_final || !r->bank_t || !r->bank_y ||
+        !r->label_of_row || !r->distinct || !r->host_out || !r->host_t || !r->host_y)
         return FV_ERR_OOM;
     return upload_tables(r);
 }
@@ -363,7 +370,7 @@ void dit_runner_destroy(dit_runner **rr)
     fv_plan_destroy(&r->cond);
     void *device[] = { r->x, r->h, r->out, r->mod, r->mod_final, r->pos, r->rope, r->cache,
                        r->work, r->bank, r->bank_final, r->bank_t, r->bank_y };
-    void *host[] = { r->valid_rows, r->label_of_row, r->distinct, r->host_out, r->host_t, r->host_y };
+    void *host[] = {r->valid_rows, r->label_of_row, r->distinct, r->host_out, r->host_t, r->host_y};
     for (size_t i = 0; i < FV_ARRAY_LEN(device); i++) fv_dev_free(r->ctx, device[i]);
     for (size_t i = 0; i < FV_ARRAY_LEN(host); i++) fv_free(r->ctx, host[i]);
     fv_free(r->ctx, r);
@@ -375,14 +382,16 @@ fv_status dit_runner_start(dit_runner *r, const int32_t *labels)
     r->labels = 0;
     for (int i = 0; i < r->B; i++) {
         if (labels[i] < 0 || labels[i] >= c->classes + c->has_null)
-            return fv_fail(r->ctx, FV_ERR_ARG, "class %d is out of range 0..%d", (int)labels[i], c->classes - 1);
+            return fv_fail(r->ctx, FV_ERR_ARG, "class %d is out of range 0..%d", (int)labels[i],
+                           c->classes - 1);
         int k = 0;
         while (k < r->labels && r->distinct[k] != labels[i]) k++;
         if (k == r->labels) r->distinct[r->labels++] = labels[i];
         r->label_of_row[i] = k;
     }
     if (r->guided.rows) {
-        if (!c->has_null) return fv_fail(r->ctx, FV_ERR_ARG, "this model has no null class: use --cfg 1");
+        if (!c->has_null)
+            return fv_fail(r->ctx, FV_ERR_ARG, "this model has no null class: use --cfg 1");
         int k = 0;
         while (k < r->labels && r->distinct[k] != c->classes) k++;
         if (k == r->labels) r->distinct[r->labels++] = c->classes;
@@ -395,7 +404,7 @@ fv_status dit_runner_start(dit_runner *r, const int32_t *labels)
     return FV_OK;
 }
 
-/* ---- Evaluating ---------------------------------------------------------------------------------------------- */
+/* ---- Evaluating ------------------------------------------------------------------------------ */
 
 static fv_status run_module(dit_runner *r, module_set *s, int l, int m, bool reuse)
 {
@@ -416,7 +425,8 @@ static fv_status run_module(dit_runner *r, module_set *s, int l, int m, bool reu
     return FV_OK;
 }
 
-fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const uint8_t *action, const float **out, int *rows)
+fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const uint8_t *action,
+                          const float **out, int *rows)
 {
     const bool guided = dit_schedule_guided(r->schedule, e) != 0;
     module_set *s = guided ? &r->guided : &r->single;
@@ -431,7 +441,8 @@ fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const uint8_t *a
     FV_TRY(fv_plan_forward(s->final));
     r->flop += fv_plan_flop(s->embed) + fv_plan_flop(s->final);
     const dit_config *c = &r->net->cfg;
-    const size_t bytes = (size_t)s->rows * (size_t)(r->state / c->channels * c->out_channels) * sizeof(float);
+    const size_t bytes =
+        (size_t)s->rows * (size_t)(r->state / c->channels * c->out_channels) * sizeof(float);
     *out = r->host_out;
     *rows = s->rows;
     return fv_dev_copy(r->ctx, r->host_out, r->out, bytes, FV_COPY_TO_HOST);
@@ -445,12 +456,14 @@ const void *dit_runner_feature(const dit_runner *r, int l, int m, fv_dtype *dtyp
 
 size_t dit_runner_feature_bytes(const dit_runner *r, int rows)
 {
-    return (size_t)rows * (size_t)dit_tokens(&r->net->cfg) * (size_t)r->net->cfg.width * fv_dtype_size(r->feature_type);
+    return (size_t)rows * (size_t)dit_tokens(&r->net->cfg) * (size_t)r->net->cfg.width *
+           fv_dtype_size(r->feature_type);
 }
 
 fv_status dit_runner_set_feature(dit_runner *r, int l, int m, const void *data, int rows)
 {
-    if (!r->keep || rows > 2 * r->B) return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without cache slots");
+    if (!r->keep || rows > 2 * r->B)
+        return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without cache slots");
     if (rows < 0) return fv_fail(r->ctx, FV_ERR_ARG, "runner: %d rows", rows);
     r->valid_rows[2 * l + m] = rows;
     return fv_dev_copy(r->ctx, r->cache + (size_t)(2 * l + m) * r->slot_bytes, data,
@@ -491,7 +504,8 @@ fv_status dit_runner_time(dit_runner *r, int what, int guided, double *seconds)
 double dit_runner_gate(const dit_runner *r, int l, int m, int rows)
 {
     const size_t D = (size_t)r->net->cfg.width;
-    const float *g = r->mod + (size_t)l * 2 * (size_t)r->B * 6 * D + (size_t)(m == DIT_ATTN ? DIT_GATE1 : DIT_GATE2) * D;
+    const float *g = r->mod + (size_t)l * 2 * (size_t)r->B * 6 * D +
+                     (size_t)(m == DIT_ATTN ? DIT_GATE1 : DIT_GATE2) * D;
     double sum = 0;
     for (int row = 0; row < rows; row++, g += 6 * D)
         for (size_t j = 0; j < D; j++) sum += (double)g[j] * g[j];
@@ -502,7 +516,8 @@ fv_status dit_row_flop(fv_ctx *ctx, const dit_net *n, double *flop)
 {
     const dit_config *c = &n->cfg;
     const double N = dit_tokens(c), D = c->width, L = c->depth, H = c->hidden;
-    const double in = (double)c->channels * c->patch * c->patch, out = (double)c->out_channels * c->patch * c->patch;
+    const double in = (double)c->channels * c->patch * c->patch,
+                 out = (double)c->out_channels * c->patch * c->patch;
     double mac = 256 * D + D * D + 2 * D * D + N * D * out;
     (void)ctx;
     mac += c->bottleneck ? N * (in * c->bottleneck + c->bottleneck * D) : N * in * D;

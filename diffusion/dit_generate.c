@@ -14,7 +14,7 @@
 #define MAX_COUNT 1000000
 #define DECODE_GROUP 4 /* pictures for one call of the decoder, which may have to build its plan */
 
-/* ---- Opening ------------------------------------------------------------------------------------------- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 /* Names go to terminals: no control characters, neither ASCII's nor U+0080 to U+009F. */
 static void make_printable(char *text)
@@ -39,7 +39,8 @@ static fv_status read_class_names(fv_ctx *ctx, fv_dit *d)
         d->class_name[i] = p;
         char *end = strchr(p, '\n');
         if (!end && i + 1 < n)
-            return fv_fail(ctx, FV_ERR_MODEL, "model: %d classes but only %d class names", n, i + 1);
+            return fv_fail(ctx, FV_ERR_MODEL, "model: %d classes but only %d class names", n,
+                           i + 1);
         if (!end) break;
         *end = 0;
         p = end + 1;
@@ -66,8 +67,9 @@ static fv_status open_decoder(fv_ctx *ctx, fv_dit *d, const fv_dit_options *o)
     fv_vae_info info;
     fv_vae_get_info(d->vae, &info);
     if (info.can_decode && info.latent_channels == d->net.cfg.channels) return FV_OK;
-    return fv_fail(ctx, FV_ERR_MODEL, "decoder: it %s latents of %d channels, this model makes %d channels",
-                   info.can_decode ? "decodes" : "only encodes to", info.latent_channels, d->net.cfg.channels);
+    return fv_fail(
+        ctx, FV_ERR_MODEL, "decoder: it %s latents of %d channels, this model makes %d channels",
+        info.can_decode ? "decodes" : "only encodes to", info.latent_channels, d->net.cfg.channels);
 }
 
 static fv_status open_net(fv_ctx *ctx, fv_dit *d, const fv_dit_options *o)
@@ -185,12 +187,15 @@ fv_status fv_dit_class_find(fv_ctx *ctx, const fv_dit *d, const char *name, int 
     *out = 0;
     const long v = strtol(name, &end, 10);
     if (end != name && *end == 0) {
-        if (v < 0 || v >= n) return fv_fail(ctx, FV_ERR_UNKNOWN, "class %ld does not exist: 0 to %d", v, n - 1);
+        if (v < 0 || v >= n)
+            return fv_fail(ctx, FV_ERR_UNKNOWN, "class %ld does not exist: 0 to %d", v, n - 1);
         *out = (int)v;
         return FV_OK;
     }
     if (!d->class_name)
-        return fv_fail(ctx, FV_ERR_UNKNOWN, "class \"%s\": this model has no class names, give a number 0 to %d", name, n - 1);
+        return fv_fail(ctx, FV_ERR_UNKNOWN,
+                       "class \"%s\": this model has no class names, give a number 0 to %d", name,
+                       n - 1);
     int best = 0, best_distance = 1000;
     for (int i = 0; i < n; i++) {
         if (strcasecmp(d->class_name[i], name) == 0) {
@@ -203,10 +208,12 @@ fv_status fv_dit_class_find(fv_ctx *ctx, const fv_dit *d, const char *name, int 
             best = i;
         }
     }
-    return fv_fail(ctx, FV_ERR_UNKNOWN, "class \"%s\" is unknown; nearest is \"%s\" (gen info lists all)", name, d->class_name[best]);
+    return fv_fail(ctx, FV_ERR_UNKNOWN,
+                   "class \"%s\" is unknown; nearest is \"%s\" (gen info lists all)", name,
+                   d->class_name[best]);
 }
 
-/* ---- Sampling loop --------------------------------------------------------------------------------------- */
+/* ---- Sampling loop --------------------------------------------------------------------------- */
 
 /* Rows x tokens of about 1024 keep the matrix products efficient without large activations. */
 int dit_choose_batch(const dit_config *c, const fv_generate_options *o)
@@ -236,7 +243,8 @@ fv_status dit_walk_create(fv_ctx *ctx, dit_walk *w, const dit_net *net, fv_dtype
     w->noise = fv_calloc(ctx, n, sizeof(float));
     w->work = fv_calloc(ctx, 2 * n, sizeof(float));
     w->labels = fv_calloc(ctx, (size_t)w->B, sizeof *w->labels);
-    fv_status s = w->x && w->pred && w->var && w->noise && w->work && w->labels ? FV_OK : FV_ERR_OOM;
+    fv_status s =
+        w->x && w->pred && w->var && w->noise && w->work && w->labels ? FV_OK : FV_ERR_OOM;
     if (s == FV_OK) s = dit_runner_create(ctx, &w->runner, net, precision, schedule, ro);
     if (s != FV_OK) dit_walk_destroy(w);
     return s;
@@ -267,9 +275,11 @@ void dit_walk_update(dit_walk *w, int e, const float *out, int rows)
     const int B = w->B;
 #pragma omp parallel for schedule(static) num_threads(fv_ctx_threads(w->ctx))
     for (int i = 0; i < B; i++) {
-        float *x = w->x + i * w->n, *pred = w->pred + i * w->n, *var = w->var + i * w->n, *noise = NULL;
-        dit_schedule_guide(w->schedule, out + i * out_n, rows > B ? out + (B + i) * out_n : NULL, pixels,
-                           c->channels, c->out_channels, pred, c->out_channels > c->channels ? var : NULL);
+        float *x = w->x + i * w->n, *pred = w->pred + i * w->n, *var = w->var + i * w->n,
+              *noise = NULL;
+        dit_schedule_guide(w->schedule, out + i * out_n, rows > B ? out + (B + i) * out_n : NULL,
+                           pixels, c->channels, c->out_channels, pred,
+                           c->out_channels > c->channels ? var : NULL);
         if (w->schedule->needs_noise) {
             noise = w->noise + i * w->n;
             fv_rand_normal(w->seed + (uint64_t)i, FV_STREAM_SAMPLING, (uint32_t)e, 0, w->n, noise);
@@ -310,7 +320,8 @@ static fv_status sample_batch(sampling *s, int first, const float *noise, float 
     FV_TRY(dit_walk_start(w, o->seed + (uint64_t)first, noise ? noise + at : NULL));
     for (int e = 0; e < s->schedule.evals; e++) {
         FV_TRY(dit_walk_advance(w, e, a ? a->action + (size_t)e * 2 * (size_t)a->depth : NULL));
-        FV_TRY(fv_report(s->ctx, "sampling", (uint64_t)++s->done_evals, (uint64_t)s->total_evals, NULL));
+        FV_TRY(fv_report(s->ctx, "sampling", (uint64_t)++s->done_evals, (uint64_t)s->total_evals,
+                         NULL));
     }
     dit_runner_counters(w->runner, &flop, &full, &reused);
     s->stats.flop += flop;
@@ -335,8 +346,9 @@ static fv_status check_accel(fv_ctx *ctx, const sampling *s)
 {
     const fv_accel *a = s->o->accel;
     if (!a || (a->evals == s->schedule.evals && a->depth == s->net->cfg.depth)) return FV_OK;
-    return fv_fail(ctx, FV_ERR_MODEL, "plan: made for %d evaluations of %d blocks, this run has %d of %d",
-                   a->evals, a->depth, s->schedule.evals, s->net->cfg.depth);
+    return fv_fail(ctx, FV_ERR_MODEL,
+                   "plan: made for %d evaluations of %d blocks, this run has %d of %d", a->evals,
+                   a->depth, s->schedule.evals, s->net->cfg.depth);
 }
 
 /* All batches; the last one may be smaller and then gets plans of its own. */
@@ -362,8 +374,9 @@ static fv_status check_count(fv_ctx *ctx, const fv_generate_options *o)
     return fv_fail(ctx, FV_ERR_ARG, "count is %d: use 1 to %d pictures", o->count, MAX_COUNT);
 }
 
-fv_status dit_generate_net(fv_ctx *ctx, const dit_net *net, fv_dtype precision, const fv_generate_options *o,
-                           const float *noise, float *state, fv_generate_stats *stats)
+fv_status dit_generate_net(fv_ctx *ctx, const dit_net *net, fv_dtype precision,
+                           const fv_generate_options *o, const float *noise, float *state,
+                           fv_generate_stats *stats)
 {
     sampling s = { .ctx = ctx, .net = net, .o = o };
     FV_TRY(check_count(ctx, o));
@@ -377,21 +390,23 @@ fv_status dit_generate_net(fv_ctx *ctx, const dit_net *net, fv_dtype precision, 
     return st;
 }
 
-fv_status fv_generate_state(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *opts, const float *noise,
-                            float *state, fv_generate_stats *stats)
+fv_status fv_generate_state(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *opts,
+                            const float *noise, float *state, fv_generate_stats *stats)
 {
     const double t = fv_now();
     fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
-    if (!d || !opts || !state) return fv_fail(ctx, FV_ERR_ARG, "generate: model, options or state missing");
+    if (!d || !opts || !state)
+        return fv_fail(ctx, FV_ERR_ARG, "generate: model, options or state missing");
     FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "generate"));
     const fv_status s = dit_generate_net(ctx, &d->net, d->precision, &o, noise, state, stats);
     if (stats) stats->seconds = fv_now() - t;
     return s;
 }
 
-/* ---- Pictures ------------------------------------------------------------------------------------------------ */
+/* ---- Pictures -------------------------------------------------------------------------------- */
 
-/* Decoded values to pixels; the official evaluation truncates: clamp(127.5 y + 128). NaN gives 0. */
+/* Decoded values to pixels; the official evaluation truncates: clamp(127.5 y + 128). NaN gives
+ * 0. */
 static void truncate_pixels(const float *rgb, fv_image *img)
 {
     uint8_t *p = img->pixels;
@@ -402,7 +417,8 @@ static void truncate_pixels(const float *rgb, fv_image *img)
         }
 }
 
-static fv_status decode_latents(fv_ctx *ctx, const fv_dit *d, int count, const float *state, fv_image *images)
+static fv_status decode_latents(fv_ctx *ctx, const fv_dit *d, int count, const float *state,
+                                fv_image *images)
 {
     const dit_config *c = &d->net.cfg;
     const int S = c->input_size, most = count < DECODE_GROUP ? count : DECODE_GROUP;
@@ -413,14 +429,17 @@ static fv_status decode_latents(fv_ctx *ctx, const fv_dit *d, int count, const f
     for (int first = 0; first < count && s == FV_OK; first += most) {
         const int B = count - first < most ? count - first : most;
         s = fv_vae_decode(ctx, d->vae, state + (size_t)first * n, B, S, S, rgb);
-        for (int i = 0; i < B && s == FV_OK; i++) truncate_pixels(rgb + (size_t)i * pixels, &images[first + i]);
-        if (s == FV_OK) s = fv_report(ctx, "decoding", (uint64_t)(first + B), (uint64_t)count, NULL);
+        for (int i = 0; i < B && s == FV_OK; i++)
+            truncate_pixels(rgb + (size_t)i * pixels, &images[first + i]);
+        if (s == FV_OK)
+            s = fv_report(ctx, "decoding", (uint64_t)(first + B), (uint64_t)count, NULL);
     }
     fv_free(ctx, rgb);
     return s;
 }
 
-static fv_status decode_all(fv_ctx *ctx, const fv_dit *d, int count, const float *state, fv_image *images)
+static fv_status decode_all(fv_ctx *ctx, const fv_dit *d, int count, const float *state,
+                            fv_image *images)
 {
     const dit_config *c = &d->net.cfg;
     const size_t n = (size_t)c->input_size * (size_t)c->input_size * (size_t)c->channels;
@@ -429,24 +448,27 @@ static fv_status decode_all(fv_ctx *ctx, const fv_dit *d, int count, const float
     for (int i = 0; i < count; i++)
         FV_TRY(fv_image_create(ctx, &images[i], info.image_size, info.image_size, 3, 8));
     if (d->vae) return decode_latents(ctx, d, count, state, images);
-    for (int i = 0; i < count; i++) fv_image_from_float(&images[i], -1.0f, 1.0f, state + (size_t)i * n);
+    for (int i = 0; i < count; i++)
+        fv_image_from_float(&images[i], -1.0f, 1.0f, state + (size_t)i * n);
     return FV_OK;
 }
 
-fv_status fv_generate(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *opts, fv_image *images,
-                      fv_generate_stats *stats)
+fv_status fv_generate(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *opts,
+                      fv_image *images, fv_generate_stats *stats)
 {
     const double start = fv_now();
     fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
     fv_generate_stats st = { 0 };
     fv_memory_stats before, after;
-    if (!d || !opts || !images) return fv_fail(ctx, FV_ERR_ARG, "generate: model, options or pictures missing");
+    if (!d || !opts || !images)
+        return fv_fail(ctx, FV_ERR_ARG, "generate: model, options or pictures missing");
     FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "generate"));
     FV_TRY(check_count(ctx, &o));
     memset(images, 0, (size_t)o.count * sizeof *images);
     const dit_config *c = &d->net.cfg;
     if (c->family == DIT_OFFICIAL && !d->vae)
-        return fv_fail(ctx, FV_ERR_MODEL, "this latent model has no decoder: give one (--decoder FILE)");
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "this latent model has no decoder: give one (--decoder FILE)");
     fv_ctx_memory_reset_peak(ctx);
     fv_ctx_memory(ctx, &before);
     const size_t n = (size_t)c->input_size * (size_t)c->input_size * (size_t)c->channels;
@@ -466,10 +488,10 @@ fv_status fv_generate(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o
     return s;
 }
 
-/* ---- Training sheet ------------------------------------------------------------------------------------------ */
+/* ---- Training sheet -------------------------------------------------------------------------- */
 
-fv_status dit_sample_sheet(fv_ctx *ctx, const dit_net *net, fv_dtype precision, int columns, uint64_t seed,
-                           const char *path_stem)
+fv_status dit_sample_sheet(fv_ctx *ctx, const dit_net *net, fv_dtype precision, int columns,
+                           uint64_t seed, const char *path_stem)
 {
     const dit_config *c = &net->cfg;
     const int count = columns * c->classes;

@@ -4,9 +4,9 @@
  *     h = W_pe patch(x) + b + pos;  c = MLP_t(sincos t) + E_y[y]
  *     (sh1, sc1, g1, sh2, sc2, g2) = W_ada[l] silu(c) + b_ada[l]
  *     h += g1 * Attn(LN(h)(1+sc1)+sh1);  h += g2 * MLP(LN(h)(1+sc2)+sh2)
- * F family: RMSNorm with weight, one W_ada for all blocks plus a learned offset per block (28 % fewer
- * parameters), RMS norm of q and k, 2-D RoPE, SwiGLU, no biases in attention and MLP, x-prediction.
- * For patch >= 8 the patch embedding is a low-rank bottleneck (3p^2 -> 64 -> D).
+ * F family: RMSNorm with weight, one W_ada for all blocks plus a learned offset per block (28 %
+ * fewer parameters), RMS norm of q and k, 2-D RoPE, SwiGLU, no biases in attention and MLP,
+ * x-prediction. For patch >= 8 the patch embedding is a low-rank bottleneck (3p^2 -> 64 -> D).
  *
  * The patch grid: with 8-pixel patches neighbouring patches are written by independent linear maps,
  * and 7 M parameters leave visible seams. `refine` adds three 3x3 convolutions over the assembled
@@ -16,9 +16,12 @@
 #include <string.h>
 #include <strings.h>
 
-int dit_tokens(const dit_config *c) { return (c->input_size / c->patch) * (c->input_size / c->patch); }
+int dit_tokens(const dit_config *c)
+{
+    return (c->input_size / c->patch) * (c->input_size / c->patch);
+}
 
-/* ---- Presets ---------------------------------------------------------------------------------------- */
+/* ---- Presets --------------------------------------------------------------------------------- */
 
 int swiglu_width(int width) { return (8 * width / 3 + 15) / 16 * 16; }
 
@@ -44,7 +47,8 @@ static void f_preset(dit_config *c, const char *name, int size, int patch, int w
     c->sampler = FV_SAMPLER_EULER;
 }
 
-static void official_preset(dit_config *c, const char *name, int patch, int width, int depth, int heads)
+static void official_preset(dit_config *c, const char *name, int patch, int width, int depth,
+                            int heads)
 {
     memset(c, 0, sizeof *c);
     snprintf(c->name, sizeof c->name, "%s", name);
@@ -90,12 +94,15 @@ fv_status dit_preset(fv_ctx *ctx, const char *name, int classes, dit_config *out
             found = true;
         }
     if (!found)
-        return fv_fail(ctx, FV_ERR_UNKNOWN, "model preset \"%s\" is unknown: F32 F64c F64 F128 F128L or DiT-{S,B,L,XL}/{2,4,8}", name);
+        return fv_fail(
+            ctx, FV_ERR_UNKNOWN,
+            "model preset \"%s\" is unknown: F32 F64c F64 F128 F128L or DiT-{S,B,L,XL}/{2,4,8}",
+            name);
     out->classes = classes;
     return FV_OK;
 }
 
-/* ---- Parameters ------------------------------------------------------------------------------------- */
+/* ---- Parameters ------------------------------------------------------------------------------ */
 
 static fv_pid add(dit_net *n, const char *name, int64_t a, int64_t b, uint32_t flags)
 {
@@ -200,7 +207,8 @@ static void add_f(dit_net *n)
     n->final_norm = add(n, "final.norm.weight", D, 0, 0);
     n->final_ada_w = add(n, "final.ada.weight", 2 * D, D, FV_PARAM_DECAY);
     n->final_ada_b = add(n, "final.ada.bias", 2 * D, 0, 0);
-    n->out_w = add(n, "final.out.weight", (int64_t)c->out_channels * c->patch * c->patch, D, FV_PARAM_DECAY);
+    n->out_w = add(n, "final.out.weight", (int64_t)c->out_channels * c->patch * c->patch, D,
+                   FV_PARAM_DECAY);
     n->out_b = add(n, "final.out.bias", (int64_t)c->out_channels * c->patch * c->patch, 0, 0);
     add_refine(n);
 }
@@ -209,7 +217,8 @@ fv_status dit_net_create(fv_ctx *ctx, dit_net *n, const dit_config *c)
 {
     memset(n, 0, sizeof *n);
     if (c->family == DIT_OFFICIAL && c->refine)
-        return fv_fail(ctx, FV_ERR_ARG, "model: refine belongs to F models, not to official DiTs: leave it 0");
+        return fv_fail(ctx, FV_ERR_ARG,
+                       "model: refine belongs to F models, not to official DiTs: leave it 0");
     n->cfg = *c;
     n->patch0_w = n->pos = n->ada_w = n->ada_b = n->ada_offset = n->final_norm = -1;
     for (int i = 0; i < DIT_REFINE_LAYERS; i++) n->refine_w[i] = n->refine_b[i] = -1;
@@ -219,8 +228,10 @@ fv_status dit_net_create(fv_ctx *ctx, dit_net *n, const dit_config *c)
     if (s == FV_OK) {
         if (c->family == DIT_OFFICIAL) add_official(n);
         else add_f(n);
-        /* A failed add sticks: alloc then returns why (out of memory, ...) and does nothing else. */
-        if (n->out_b < 0 || (c->refine && n->refine_b[DIT_REFINE_LAYERS - 1] < 0)) s = fv_params_alloc(n->params);
+        /* A failed add sticks: alloc then returns why (out of memory, ...) and does nothing
+         * else. */
+        if (n->out_b < 0 || (c->refine && n->refine_b[DIT_REFINE_LAYERS - 1] < 0))
+            s = fv_params_alloc(n->params);
     }
     if (s != FV_OK) dit_net_destroy(ctx, n);
     return s;
@@ -242,7 +253,8 @@ void dit_net_init(dit_net *n, uint64_t seed)
         const fv_tensor t = fv_params_tensor(p, i);
         const char *name = fv_params_name(p, i);
         if (strstr(name, "norm") && strstr(name, "weight")) fv_params_fill(p, i, 1.0f);
-        else if (t.ndim >= 2 && !strstr(name, "ada") && i != n->pos) fv_params_init_xavier(p, i, seed);
+        else if (t.ndim >= 2 && !strstr(name, "ada") && i != n->pos)
+            fv_params_init_xavier(p, i, seed);
         else fv_params_fill(p, i, 0.0f);
     }
     fv_params_init_normal(p, n->t0_w, seed, 0.02f);
@@ -265,7 +277,7 @@ void dit_rope(const dit_config *c, float *rope)
     fv_rope_table(g, g, c->width / c->heads, 10000.0, rope);
 }
 
-/* ---- Modules ------------------------------------------------------------------------------------------ */
+/* ---- Modules --------------------------------------------------------------------------------- */
 
 static fv_t optional_param(fv_tape *t, fv_pid id) { return id >= 0 ? fv_param(t, id) : 0; }
 
@@ -294,7 +306,8 @@ fv_t dit_shared_mod(fv_tape *t, const dit_net *n, fv_t cond)
 fv_t dit_block_mod_from(fv_tape *t, const dit_net *n, int l, fv_t shared, fv_t cond)
 {
     const dit_block *b = &n->block[l];
-    if (n->ada_offset >= 0) return fv_binary_op(t, FV_ADD, shared, fv_param_row(t, n->ada_offset, l));
+    if (n->ada_offset >= 0)
+        return fv_binary_op(t, FV_ADD, shared, fv_param_row(t, n->ada_offset, l));
     return fv_linear_as(t, cond, b->ada_w, b->ada_b, FV_ACT_NONE, FV_F32);
 }
 
@@ -308,7 +321,8 @@ fv_t dit_final_mod(fv_tape *t, const dit_net *n, fv_t cond)
     return fv_linear_as(t, cond, n->final_ada_w, n->final_ada_b, FV_ACT_NONE, FV_F32);
 }
 
-static fv_t norm(fv_tape *t, const dit_net *n, fv_t h, fv_pid weight, float eps, fv_t mod, int shift, int scale)
+static fv_t norm(fv_tape *t, const dit_net *n, fv_t h, fv_pid weight, float eps, fv_t mod,
+                 int shift, int scale)
 {
     const fv_norm_kind kind = n->cfg.family == DIT_F ? FV_NORM_RMS : FV_NORM_LAYER;
     const fv_norm o = { kind, eps, optional_param(t, weight), 0, mod, shift, scale };
@@ -322,7 +336,8 @@ fv_t dit_attention(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod, fv_t r
     const int64_t heads[5] = { s.dim[0], s.dim[1], 3, n->cfg.heads, n->cfg.width / n->cfg.heads };
     const fv_t u = norm(t, n, h, b->norm1, 1e-6f, mod, DIT_SHIFT1, DIT_SCALE1);
     fv_t q = fv_reshape(t, fv_linear(t, u, b->qkv_w, b->qkv_b, FV_ACT_NONE), 5, heads);
-    if (b->q_norm >= 0) q = fv_qk_norm_rope(t, q, fv_param(t, b->q_norm), fv_param(t, b->k_norm), 1e-6f, rope);
+    if (b->q_norm >= 0)
+        q = fv_qk_norm_rope(t, q, fv_param(t, b->q_norm), fv_param(t, b->k_norm), 1e-6f, rope);
     return fv_linear_as(t, fv_sdpa(t, q, 0.0f, 0), b->proj_w, b->proj_b, FV_ACT_NONE, out);
 }
 

@@ -2,9 +2,9 @@
  *
  *     z = t x + (1-t) eps,  t = sigmoid(mu + sigma n),  eps ~ N(0, 1)
  *     L = mean over batch and pixels of (net(z, t, y) - x)^2 / max(1-t, 0.05)^2
- * (JiT, Li & He 2025: predict x, weigh as velocity). Labels are dropped with probability 0.1 so that
- * the null row learns the unconditional model for guidance. Every draw is a function of (seed, sample
- * number), so a resumed run is the same run.
+ * (JiT, Li & He 2025: predict x, weigh as velocity). Labels are dropped with probability 0.1 so
+ * that the null row learns the unconditional model for guidance. Every draw is a function of (seed,
+ * sample number), so a resumed run is the same run.
  *
  * Official DiT models train with the same loop on the epsilon objective of Ho et al. 2020 (simple
  * loss, timesteps uniform in 0..999): the learned variance channels are left at their start. */
@@ -33,7 +33,7 @@ typedef struct trainer {
     fv_opt *opt;
 } trainer;
 
-/* ---- Batches ---------------------------------------------------------------------------------------- */
+/* ---- Batches --------------------------------------------------------------------------------- */
 
 /* Timestep, noise, weight and label of row i. `number` identifies the sample in the whole run. */
 static void make_row(trainer *tr, int i, uint64_t number, const float *x, int32_t label, bool drop)
@@ -101,13 +101,14 @@ static fv_status evaluate(void *user, uint64_t step, double *metric)
     return FV_OK;
 }
 
-/* ---- Pictures and export ------------------------------------------------------------------------------ */
+/* ---- Pictures and export --------------------------------------------------------------------- */
 
 static fv_status sample(void *user, uint64_t step, const char *path_stem)
 {
     trainer *tr = user;
     (void)step;
-    return dit_sample_sheet(tr->ctx, &tr->net, tr->precision, tr->sample_columns, tr->seed, path_stem);
+    return dit_sample_sheet(tr->ctx, &tr->net, tr->precision, tr->sample_columns, tr->seed,
+                            path_stem);
 }
 
 static fv_status class_names(trainer *tr, dit_meta *meta)
@@ -132,21 +133,23 @@ static fv_status export_model(void *user, uint64_t step, const char *path)
     snprintf(number, sizeof number, "%llu", (unsigned long long)step);
     if (s == FV_OK) s = dit_meta_add(tr->ctx, &meta, "fovea.train.step", number);
     if (s == FV_OK) s = dit_meta_add(tr->ctx, &meta, "fovea.train.recipe", tr->recipe_text);
-    if (s == FV_OK) s = dit_meta_add(tr->ctx, &meta, "fovea.train.data", fv_dataset_manifest(tr->data));
     if (s == FV_OK)
-        s = fv_params_export(tr->ctx, tr->net.params, tr->export_type, (const char *const *)meta.item,
-                             meta.pairs, path, 1);
+        s = dit_meta_add(tr->ctx, &meta, "fovea.train.data", fv_dataset_manifest(tr->data));
+    if (s == FV_OK)
+        s = fv_params_export(tr->ctx, tr->net.params, tr->export_type,
+                             (const char *const *)meta.item, meta.pairs, path, 1);
     dit_meta_free(tr->ctx, &meta);
     return s;
 }
 
-/* ---- Set-up ---------------------------------------------------------------------------------------------- */
+/* ---- Set-up ---------------------------------------------------------------------------------- */
 
 static fv_status open_data(trainer *tr, fv_recipe *r, const char *data_dir, int image_size)
 {
     const bool hold_out = tr->eval_batches > 0 || fv_recipe_bool(r, "split", 1);
     if (tr->eval_batches > 0)
-        FV_TRY(fv_dataset_from_recipe(tr->ctx, &tr->held, r, data_dir, image_size, FV_SPLIT_HELDOUT));
+        FV_TRY(
+            fv_dataset_from_recipe(tr->ctx, &tr->held, r, data_dir, image_size, FV_SPLIT_HELDOUT));
     return fv_dataset_from_recipe(tr->ctx, &tr->data, r, data_dir, image_size,
                                   hold_out ? FV_SPLIT_TRAIN : FV_SPLIT_ALL);
 }
@@ -157,7 +160,11 @@ static fv_status read_config(trainer *tr, fv_recipe *r)
     FV_TRY(dit_preset(tr->ctx, fv_recipe_string(r, "preset", "F32"), 0, c));
     const int patch = (int)fv_recipe_int(r, "patch", c->patch, 1, 64);
     const int width = (int)fv_recipe_int(r, "width", c->width, 16, 8192);
-    if (c->family == DIT_F && (patch != c->patch || width != c->width)) {
+    if (c->family != DIT_F && (patch != c->patch || width != c->width))
+        return fv_fail(
+            tr->ctx, FV_ERR_ARG,
+            "recipe: patch and width belong to the preset of an official DiT: leave them out");
+    if (patch != c->patch || width != c->width) {
         c->patch = patch;
         c->width = width;
         c->hidden = swiglu_width(width);
@@ -178,7 +185,8 @@ static fv_status read_config(trainer *tr, fv_recipe *r)
 static fv_status allocate(trainer *tr)
 {
     const dit_config *c = &tr->net.cfg;
-    const size_t B = (size_t)tr->batch, hd = (size_t)(c->width / c->heads), N = (size_t)dit_tokens(c);
+    const size_t B = (size_t)tr->batch, hd = (size_t)(c->width / c->heads),
+                 N = (size_t)dit_tokens(c);
     tr->pixels = (int64_t)c->input_size * c->input_size * c->channels;
     tr->z = fv_calloc(tr->ctx, B * (size_t)tr->pixels, sizeof(float));
     tr->target = fv_calloc(tr->ctx, B * (size_t)tr->pixels, sizeof(float));
@@ -188,7 +196,8 @@ static fv_status allocate(trainer *tr)
     tr->pos = fv_calloc(tr->ctx, N * (size_t)c->width, sizeof(float));
     tr->rope = fv_calloc(tr->ctx, N * hd, sizeof(float));
     tr->abar = fv_calloc(tr->ctx, 1000, sizeof(float));
-    if (!tr->z || !tr->target || !tr->time || !tr->weight || !tr->label || !tr->pos || !tr->rope || !tr->abar)
+    if (!tr->z || !tr->target || !tr->time || !tr->weight || !tr->label || !tr->pos || !tr->rope ||
+        !tr->abar)
         return FV_ERR_OOM;
     double product = 1;
     for (int i = 0; i < 1000; i++) {
@@ -212,7 +221,8 @@ static fv_status build_plan(trainer *tr)
     const fv_t z = fv_input(t, "z", FV_F32, 4, image), time = fv_input(t, "t", FV_F32, 1, &B);
     const fv_t y = fv_input(t, "y", FV_I32, 1, &B), goal = fv_input(t, "target", FV_F32, 4, image);
     const fv_t weight = fv_input(t, "weight", FV_F32, 1, &B);
-    const fv_t p = tr->net.pos >= 0 ? fv_param_row(t, tr->net.pos, 0) : fv_input(t, "pos", FV_F32, 2, pos);
+    const fv_t p =
+        tr->net.pos >= 0 ? fv_param_row(t, tr->net.pos, 0) : fv_input(t, "pos", FV_F32, 2, pos);
     const fv_t ro = c->family == DIT_F ? fv_input(t, "rope", FV_F32, 3, rope) : 0;
     fv_t out = dit_forward(t, &tr->net, z, time, y, p, ro);
     if (c->out_channels != c->channels) out = dit_keep_channels(t, out, c);
@@ -245,7 +255,8 @@ static fv_status start_net(trainer *tr, const char *init)
     return s;
 }
 
-static fv_status read_run(trainer *tr, fv_recipe *r, const fv_dit_train_options *o, fv_train_options *t)
+static fv_status read_run(trainer *tr, fv_recipe *r, const fv_dit_train_options *o,
+                          fv_train_options *t)
 {
     t->out_dir = o->out_dir;
     t->export_path = o->export_path;
@@ -253,7 +264,8 @@ static fv_status read_run(trainer *tr, fv_recipe *r, const fv_dit_train_options 
     t->start_step = o->start_step;
     t->accumulate = tr->accumulate;
     t->samples_per_step = (uint64_t)tr->batch * (uint64_t)tr->accumulate;
-    t->eval_every = tr->eval_batches ? (uint64_t)fv_recipe_int(r, "eval_every", 250, 0, 1000000000) : 0;
+    t->eval_every =
+        tr->eval_batches ? (uint64_t)fv_recipe_int(r, "eval_every", 250, 0, 1000000000) : 0;
     t->seed = tr->seed;
     return fv_train_options_from_recipe(tr->ctx, r, t);
 }
@@ -265,11 +277,12 @@ static void trainer_free(trainer *tr)
     dit_net_destroy(tr->ctx, &tr->net);
     fv_dataset_close(&tr->data);
     fv_dataset_close(&tr->held);
-    void *mem[] = { tr->z, tr->target, tr->time, tr->weight, tr->label, tr->pos, tr->rope, tr->abar };
+    void *mem[] = {tr->z, tr->target, tr->time, tr->weight, tr->label, tr->pos, tr->rope, tr->abar};
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
 }
 
-fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *r, const fv_dit_train_options *opts, fv_train_result *result)
+fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *r, const fv_dit_train_options *opts,
+                       fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
     fv_dit_train_options chosen = FV_DIT_TRAIN_OPTIONS_INIT, *const o = &chosen;
@@ -302,7 +315,8 @@ fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *r, const fv_dit_train_options *op
                                        t.sample_every ? sample : NULL, export_model };
         fv_plan_profile(tr.plan, fv_recipe_bool(r, "profile", 0));
         s = fv_train_run(ctx, tr.net.params, tr.opt, &hooks, &t, result);
-        if (s == FV_OK && fv_recipe_bool(r, "profile", 0)) s = fv_report(ctx, "profile", 1, 1, fv_plan_profile_text(tr.plan));
+        if (s == FV_OK && fv_recipe_bool(r, "profile", 0))
+            s = fv_report(ctx, "profile", 1, 1, fv_plan_profile_text(tr.plan));
     }
     trainer_free(&tr);
     return s;

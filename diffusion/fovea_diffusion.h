@@ -88,7 +88,7 @@ typedef struct fv_generate_options {
     const int *classes;          /* [count], or NULL = class_all for all */
     int class_all;               /* 0..classes-1; classes = unconditional */
     fv_sampler sampler;          /* AUTO = the model's */
-    int steps;                   /* 0 = the model's; to 1000; DDPM and DDIM need 2, DPM++2M to 999 */
+    int steps;                   /* 0 = the model's; to 1000; ddpm, ddim: at least 2; dpmpp2m: to 999 */
     float cfg;                   /* guidance scale to 1000; 0 = the model's, 1 = off */
     float cfg_start, cfg_end;    /* guidance interval in t (flow) or 1 - timestep/1000; end 0 = 1;
                                     flow default 0.1..1 */
@@ -99,7 +99,7 @@ typedef struct fv_generate_options {
     int batch;                   /* pictures computed together; 0 = chosen; does not change results
                                     beyond rounding */
     const fv_accel *accel;       /* NULL = every step in full */
-    int exact_cache;             /* keep cached module outputs in f32 (default: bf16 with FV_BF16 models) */
+    int exact_cache;             /* cached module outputs stay f32 (default: bf16 with FV_BF16) */
 } fv_generate_options;
 #define FV_GENERATE_OPTIONS_INIT { .struct_size = sizeof(fv_generate_options), .count = 1 }
 

@@ -5,7 +5,7 @@
 #include "engine.h"
 #include "fovea_diffusion.h"
 
-/* ---- dit_model.c: architecture ---------------------------------------------------------------------- */
+/* ---- dit_model.c: architecture --------------------------------------------------------------- */
 
 typedef enum dit_family { DIT_OFFICIAL = 0, DIT_F = 1 } dit_family;
 
@@ -25,7 +25,8 @@ typedef struct dit_config {
 } dit_config;
 
 typedef struct dit_block {
-    fv_pid norm1, qkv_w, qkv_b, q_norm, k_norm, proj_w, proj_b, norm2, fc1_w, fc1_b, fc2_w, fc2_b, ada_w, ada_b;
+    fv_pid norm1, qkv_w, qkv_b, q_norm, k_norm, proj_w, proj_b, norm2, fc1_w, fc1_b, fc2_w, fc2_b,
+        ada_w, ada_b;
 } dit_block;
 
 #define DIT_REFINE_LAYERS 3
@@ -34,7 +35,8 @@ typedef struct dit_block {
 typedef struct dit_net {
     dit_config cfg;
     fv_params *params;
-    fv_pid patch0_w, patch_w, patch_b, pos, t0_w, t0_b, t2_w, t2_b, classes, ada_w, ada_b, ada_offset;
+    fv_pid patch0_w, patch_w, patch_b, pos, t0_w, t0_b, t2_w, t2_b, classes, ada_w, ada_b,
+        ada_offset;
     fv_pid final_norm, final_ada_w, final_ada_b, out_w, out_b;
     fv_pid refine_w[DIT_REFINE_LAYERS], refine_b[DIT_REFINE_LAYERS];
     dit_block *block;   /* [depth] */
@@ -46,8 +48,10 @@ fv_status dit_preset(fv_ctx *ctx, const char *name, int classes, dit_config *out
 fv_status dit_config_read(fv_ctx *ctx, const fv_model *m, const char *prefix, dit_config *out);
 /* A number in metadata as JSON writes it, whatever the locale; FV_ERR_MODEL names the key. A whole
  * number fits an int. */
-fv_status dit_parse_number(fv_ctx *ctx, const char *key, const char *text, bool is_whole, double *out);
-/* Metadata pairs (key, value, ...) that dit_config_read understands; owned text, freed by dit_meta_free. */
+fv_status dit_parse_number(fv_ctx *ctx, const char *key, const char *text, bool is_whole,
+                           double *out);
+/* Metadata pairs (key, value, ...) that dit_config_read understands; owned text, freed by
+ * dit_meta_free. */
 typedef struct dit_meta { char *item[64]; int pairs; } dit_meta;
 fv_status dit_config_meta(fv_ctx *ctx, const dit_config *c, dit_meta *out);
 fv_status dit_meta_add(fv_ctx *ctx, dit_meta *m, const char *key, const char *value);
@@ -60,16 +64,16 @@ void dit_net_init(dit_net *n, uint64_t seed);
 int dit_tokens(const dit_config *c);
 
 /* Modules on a tape. Shapes: x [B,S,S,C] f32 (NHWC), h [B,N,D] f32, mod [B,6D] f32, cond [B,D]. */
-fv_t dit_embed(fv_tape *t, const dit_net *n, fv_t x, fv_t pos);            /* -> h                 */
-fv_t dit_condition(fv_tape *t, const dit_net *n, fv_t time, fv_t label);   /* -> silu(c)           */
-fv_t dit_block_mod(fv_tape *t, const dit_net *n, int l, fv_t cond);        /* -> mod               */
-fv_t dit_shared_mod(fv_tape *t, const dit_net *n, fv_t cond);              /* F: shared part       */
+fv_t dit_embed(fv_tape *t, const dit_net *n, fv_t x, fv_t pos);             /* -> h */
+fv_t dit_condition(fv_tape *t, const dit_net *n, fv_t time, fv_t label);    /* -> silu(c) */
+fv_t dit_block_mod(fv_tape *t, const dit_net *n, int l, fv_t cond);         /* -> mod */
+fv_t dit_shared_mod(fv_tape *t, const dit_net *n, fv_t cond);               /* F: shared part */
 fv_t dit_block_mod_from(fv_tape *t, const dit_net *n, int l, fv_t shared, fv_t cond);
-fv_t dit_final_mod(fv_tape *t, const dit_net *n, fv_t cond);               /* -> [B,2D]            */
+fv_t dit_final_mod(fv_tape *t, const dit_net *n, fv_t cond);                /* -> [B,2D] */
 /* Un-gated module outputs A and M [B,N,D], in type `out` (FV_F32 or the tape's precision). */
 fv_t dit_attention(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod, fv_t rope, fv_dtype out);
 fv_t dit_mlp(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod, fv_dtype out);
-fv_t dit_final(fv_tape *t, const dit_net *n, fv_t h, fv_t mod2);           /* -> [B,S,S,Cout] f32  */
+fv_t dit_final(fv_tape *t, const dit_net *n, fv_t h, fv_t mod2); /* -> [B,S,S,Cout] f32  */
 /* Chunks of mod in this order (official DiT): shift1 scale1 gate1 shift2 scale2 gate2. */
 enum { DIT_SHIFT1 = 0, DIT_SCALE1, DIT_GATE1, DIT_SHIFT2, DIT_SCALE2, DIT_GATE2 };
 /* All of it: -> network output [B,S,S,Cout]. */
@@ -81,15 +85,15 @@ int swiglu_width(int width);   /* ceil(8 width / 3, 16) */
 void dit_pos_table(const dit_config *c, float *pos);
 void dit_rope(const dit_config *c, float *rope);
 
-/* ---- sampler.c: schedules and updates (pure arithmetic on states) ------------------------------------- */
+/* ---- sampler.c: schedules and updates (pure arithmetic on states) ---------------------------- */
 
 /* A resolved sampler. All coefficients are float64, cast to f32 when used. One "evaluation" is one
  * network call; Heun has two a step except in the last step. */
 typedef struct dit_schedule {
     fv_sampler kind;
     int steps, evals;
-    double *net_time;     /* [evals] what the network receives: original timestep 0..999, or t in 0..1 */
-    double *u;            /* [evals] position in 0 (noise) .. 1 (data), for guidance intervals and plots  */
+    double *net_time;     /* [evals] input of the network: original timestep 0..999, or t in 0..1 */
+    double *u;            /* [evals] position in 0 (noise) .. 1 (data), for guidance intervals */
     double *coef;         /* [evals * DIT_COEF] meaning depends on kind (sampler.c) */
     float cfg, cfg_start, cfg_end;
     int cfg_channels;
@@ -99,22 +103,24 @@ typedef struct dit_schedule {
 } dit_schedule;
 #define DIT_COEF 8
 /* Checks o against the family (flow samplers for F, the others for official models). */
-fv_status dit_schedule_create(fv_ctx *ctx, dit_schedule *s, const dit_config *c, const fv_generate_options *o);
+fv_status dit_schedule_create(fv_ctx *ctx, dit_schedule *s, const dit_config *c,
+                              const fv_generate_options *o);
 void dit_schedule_destroy(fv_ctx *ctx, dit_schedule *s);
 /* Respacing of `steps` kept timesteps out of 1000 [steps], ascending (official list). */
 void dit_respace(int steps, int *timesteps);
 /* Is guidance active at evaluation e (then the network runs cond and null rows)? */
 int dit_schedule_guided(const dit_schedule *s, int e);
-/* Combine one picture's network outputs [pixels, out_channels] into pred [pixels, channels] (eps, or xhat
- * for flow) and var [pixels, channels] (learned range, or NULL); null_out NULL = no guidance. */
-void dit_schedule_guide(const dit_schedule *s, const float *cond_out, const float *null_out, int64_t pixels,
-                        int channels, int out_channels, float *pred, float *var);
+/* Combine one picture's network outputs [pixels, out_channels] into pred [pixels, channels] (eps,
+ * or xhat for flow) and var [pixels, channels] (learned range, or NULL); null_out NULL = no
+ * guidance. */
+void dit_schedule_guide(const dit_schedule *s, const float *cond_out, const float *null_out,
+                        int64_t pixels, int channels, int out_channels, float *pred, float *var);
 /* Advance the state x [n] of one picture by evaluation e. noise [n] for samplers that need it (else
  * NULL); work [2 * n] belongs to the picture and is kept between calls. */
 void dit_schedule_step(const dit_schedule *s, int e, float *x, const float *pred, const float *var,
                        const float *noise, float *work, int64_t n);
 
-/* ---- dit_engine.c: running a network -------------------------------------------------------------------- */
+/* ---- dit_engine.c: running a network --------------------------------------------------------- */
 /* Everything needed to evaluate one network for B pictures: module plans, modulation bank, caches.
  * Rows: B conditional ones, then (guided evaluations) B null rows on the same states. */
 typedef struct dit_runner dit_runner;
@@ -130,9 +136,10 @@ fv_status dit_runner_create(fv_ctx *ctx, dit_runner **out, const dit_net *n, fv_
 void dit_runner_destroy(dit_runner **r);
 /* Labels of the B pictures; classes = null label. Forgets caches and the modulation bank. */
 fv_status dit_runner_start(dit_runner *r, const int32_t *labels);
-/* Evaluation e on states x [B,S,S,C] -> out [rows,S,S,Cout] (rows = 2B if guided, conditional first).
- * action [depth*2] or NULL = all FULL; REUSE without a valid cache computes in full. */
-fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const uint8_t *action, const float **out, int *rows);
+/* Evaluation e on states x [B,S,S,C] -> out [rows,S,S,Cout] (rows = 2B if guided, conditional
+ * first). action [depth*2] or NULL = all FULL; REUSE without a valid cache computes in full. */
+fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const uint8_t *action,
+                          const float **out, int *rows);
 /* Output of module (l, m) at its last full computation: [rows, N, D], type *dtype. */
 const void *dit_runner_feature(const dit_runner *r, int l, int m, fv_dtype *dtype);
 /* Replace a cached module output (calibration); rows as of the evaluation that will use it. */
@@ -141,13 +148,13 @@ size_t dit_runner_feature_bytes(const dit_runner *r, int rows);
 /* Counters since start. */
 void dit_runner_counters(const dit_runner *r, double *flop, int64_t *full, int64_t *reused);
 /* Median-friendly timing of one module on the current state: runs it once and returns seconds.
- * what: 0 attention full, 1 MLP full, 2 reuse of one module, 3 embedding + final layer + modulation gather,
- * 4 conditioning of a whole run (all modulations) */
+ * what: 0 attention full, 1 MLP full, 2 reuse of one module, 3 embedding + final layer + modulation
+ * gather, 4 conditioning of a whole run (all modulations) */
 fv_status dit_runner_time(dit_runner *r, int what, int guided, double *seconds);
 /* Mean over rows and channels of the squared gate that the last evaluation put on module (l, m). */
 double dit_runner_gate(const dit_runner *r, int l, int m, int rows);
 
-/* ---- dit_generate.c: a batch on its way through the sampler ------------------------------------------------ */
+/* ---- dit_generate.c: a batch on its way through the sampler ---------------------------------- */
 typedef struct dit_walk {
     fv_ctx *ctx;
     const dit_net *net;
@@ -156,7 +163,8 @@ typedef struct dit_walk {
     int B;
     int64_t n;                            /* values of one state */
     uint64_t seed;                        /* picture i draws its noise from seed + i */
-    float *x, *pred, *var, *noise, *work; /* [B][n] each, work [B][2n]: x and work are the sampler's state */
+    float *x, *pred, *var, *noise;        /* [B][n] each */
+    float *work;                          /* [B][2n]; x and work are the sampler's state */
     int32_t *labels;                      /* [B], set before dit_walk_start */
 } dit_walk;
 fv_status dit_walk_create(fv_ctx *ctx, dit_walk *w, const dit_net *net, fv_dtype precision,
@@ -198,9 +206,11 @@ struct fv_dit {
 fv_status dit_row_flop(fv_ctx *ctx, const dit_net *n, double *flop);
 
 /* Sampling loop on a bare network (training, calibration); states [count, S, S, C]. */
-fv_status dit_generate_net(fv_ctx *ctx, const dit_net *net, fv_dtype precision, const fv_generate_options *o,
-                           const float *noise, float *state, fv_generate_stats *stats);
+fv_status dit_generate_net(fv_ctx *ctx, const dit_net *net, fv_dtype precision,
+                           const fv_generate_options *o, const float *noise, float *state,
+                           fv_generate_stats *stats);
 /* Grid of samples, one class per row, to path_stem.png (training). */
-fv_status dit_sample_sheet(fv_ctx *ctx, const dit_net *net, fv_dtype precision, int columns, uint64_t seed, const char *path_stem);
+fv_status dit_sample_sheet(fv_ctx *ctx, const dit_net *net, fv_dtype precision, int columns,
+                           uint64_t seed, const char *path_stem);
 
 #endif

@@ -4,8 +4,8 @@
  * tape for each picture size. Widths are those of the tensors; the names decide the kind:
  *
  *   AutoencoderKL  Diffusers  decoder.mid_block.resnets.0...   attention to_q or (older) query
- *                  LDM        decoder.mid.block_1...   levels from the output, attention as 1x1 convs
- *       z = latent / 0.18215 -> post_quant_conv -> conv_in -> Res, Attn, Res -> levels of Res and
+ *                  LDM        decoder.mid.block_1...   levels from the output, attention as 1x1
+ * convs z = latent / 0.18215 -> post_quant_conv -> conv_in -> Res, Attn, Res -> levels of Res and
  *       nearest 2x + conv -> GroupNorm, SiLU, conv_out
  *       Res:  x + conv(silu(norm(conv(silu(norm(x))))))   shortcut: 1x1 conv where widths differ
  *       Attn: x + proj(softmax(q k^T / sqrt(C)) v), one head, on GroupNorm(x)
@@ -625,7 +625,8 @@ static fv_status make_plan(fv_ctx *ctx, const fv_vae *v, const vae_net *n, int r
 }
 
 /* The kept plan, of the opener's context; only calls with that context may look at it. */
-static fv_status find_plan(fv_ctx *ctx, const fv_vae *v, vae_net *n, int rows, int columns, fv_plan **out)
+static fv_status find_plan(fv_ctx *ctx, const fv_vae *v, vae_net *n, int rows, int columns,
+                           fv_plan **out)
 {
     if (!n->plan || n->rows != rows || n->columns != columns) {
         fv_plan_destroy(&n->plan);

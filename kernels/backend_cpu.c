@@ -61,7 +61,7 @@ const fvi_attention_ops *fvi_attention_of(const fv_ctx *ctx)
     return &ctx->cpu_ops->attention;
 }
 
-/* ---- The device ---------------------------------------------------------------------------------- */
+/* ---- The device ------------------------------------------------------------------------------ */
 
 static void *cpu_alloc(fv_ctx *ctx, size_t bytes) { return fv_calloc(ctx, 1, bytes); }
 

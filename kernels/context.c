@@ -40,7 +40,7 @@ const char *fv_status_name(fv_status s)
     return "FV_ERR_?";
 }
 
-/* ---- CPU features ------------------------------------------------------------------------------ */
+/* ---- CPU features ---------------------------------------------------------------------------- */
 
 uint32_t fv_cpu_features(void)
 {
@@ -67,7 +67,7 @@ uint32_t fv_cpu_features(void)
     return f;
 }
 
-/* ---- Options ----------------------------------------------------------------------------------- */
+/* ---- Options --------------------------------------------------------------------------------- */
 
 fv_status fv_take_options(fv_ctx *ctx, void *o, size_t size, const void *opts, const char *what)
 {
@@ -77,13 +77,14 @@ fv_status fv_take_options(fv_ctx *ctx, void *o, size_t size, const void *opts, c
     size_t given;
     memcpy(&given, opts, sizeof given);
     if (given < sizeof given || given > most)
-        return fv_fail(ctx, FV_ERR_ARG, "%s: struct_size of the options is %zu; use the _INIT macro", what, given);
+        return fv_fail(ctx, FV_ERR_ARG,
+                       "%s: struct_size of the options is %zu; use the _INIT macro", what, given);
     memcpy(o, opts, given < size ? given : size);
     memcpy(o, &size, sizeof size);
     return FV_OK;
 }
 
-/* ---- Context ----------------------------------------------------------------------------------- */
+/* ---- Context --------------------------------------------------------------------------------- */
 
 static void *libc_alloc(void *user, size_t bytes, size_t align)
 {
@@ -153,9 +154,13 @@ void fv_ctx_memory(const fv_ctx *ctx, fv_memory_stats *out)
     out->allocations = atomic_load(&ctx->mem_calls);
 }
 
-void fv_ctx_memory_reset_peak(fv_ctx *ctx) { atomic_store(&ctx->mem_peak, atomic_load(&ctx->mem_current)); }
+void fv_ctx_memory_reset_peak(fv_ctx *ctx)
+{
+    atomic_store(&ctx->mem_peak, atomic_load(&ctx->mem_current));
+}
 
-fv_status fv_report(fv_ctx *ctx, const char *stage, uint64_t done, uint64_t total, const char *detail)
+fv_status fv_report(fv_ctx *ctx, const char *stage, uint64_t done, uint64_t total,
+                    const char *detail)
 {
     if (fv_ctx_cancelled(ctx)) return fv_fail(ctx, FV_ERR_CANCELLED, "%s: cancelled", stage);
     if (!ctx->progress) return FV_OK;
@@ -164,7 +169,7 @@ fv_status fv_report(fv_ctx *ctx, const char *stage, uint64_t done, uint64_t tota
     return FV_OK;
 }
 
-/* ---- Errors ------------------------------------------------------------------------------------ */
+/* ---- Errors ---------------------------------------------------------------------------------- */
 
 fv_status fv_failv(fv_ctx *ctx, fv_status status, const char *fmt, va_list ap)
 {
@@ -200,7 +205,7 @@ fv_status fv_fail_in(fv_ctx *ctx, fv_status status, const char *fmt, ...)
     return status;
 }
 
-/* ---- Memory ------------------------------------------------------------------------------------ */
+/* ---- Memory ---------------------------------------------------------------------------------- */
 
 void *fvi_alloc_for(fv_ctx *ctx, fv_ctx *reader, size_t bytes)
 {

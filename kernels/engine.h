@@ -32,10 +32,11 @@ fv_status fv_fail_in(fv_ctx *ctx, fv_status status, const char *fmt, ...) FV_PRI
     } while (0)
 
 /* FV_ERR_CANCELLED if fv_ctx_cancel was called; else calls progress (if set) and obeys it. */
-fv_status fv_report(fv_ctx *ctx, const char *stage, uint64_t done, uint64_t total, const char *detail);
+fv_status fv_report(fv_ctx *ctx, const char *stage, uint64_t done, uint64_t total,
+                    const char *detail);
 bool fv_ctx_cancelled(const fv_ctx *ctx);
 
-/* ---- Sizes: true on success, false on overflow (then *out = 0) --------------------------------- */
+/* ---- Sizes: true on success, false on overflow (then *out = 0) ------------------------------- */
 FV_INLINE bool fv_mul_size(size_t a, size_t b, size_t *out)
 {
     if (a != 0 && b > SIZE_MAX / a) { *out = 0; return false; }
@@ -53,31 +54,37 @@ FV_INLINE bool fv_add_size(size_t a, size_t b, size_t *out)
  * All return NULL on failure with the context's message set. fv_free (fovea.h) releases. */
 void *fv_alloc(fv_ctx *ctx, size_t bytes);
 void *fv_calloc(fv_ctx *ctx, size_t count, size_t size); /* zeroed, overflow-checked */
-void *fv_realloc(fv_ctx *ctx, void *ptr, size_t old_bytes, size_t new_bytes); /* old stays on failure */
+/* On failure the old block stays. */
+void *fv_realloc(fv_ctx *ctx, void *ptr, size_t old_bytes, size_t new_bytes);
 char *fv_strdup(fv_ctx *ctx, const char *s);
 char *fv_format(fv_ctx *ctx, const char *fmt, ...) FV_PRINTF(2, 3); /* printf into owned memory */
 
-/* ---- Options -------------------------------------------------------------------------------------
- * Puts the caller's options over the defaults in *o (the _INIT value). What a shorter struct_size
- * does not reach stays default, and so does a longer one's unknown tail; opts NULL: all of it.
+/* ---- Options --------------------------------------------------------------------------------- */
+/* Puts the caller's options over the defaults in *o (the _INIT value). What a shorter struct_size
+ * does not reach stays default, and a longer one's unknown tail is ignored; opts NULL: all default.
  * FV_ERR_ARG when struct_size was not set. `what` begins the message: "plot", "data set", ... */
 fv_status fv_take_options(fv_ctx *ctx, void *o, size_t size, const void *opts, const char *what);
 #define FV_TAKE_OPTIONS(ctx, o, opts, what) \
     fv_take_options((ctx), (o), sizeof *(o), 1 ? (opts) : (o), (what)) /* ?: checks the types */
 
-/* ---- Device memory: what plans read and write (fv_plan_bind). On the CPU the same as fv_alloc ------- */
-typedef enum fv_copy_kind { FV_COPY_TO_DEVICE = 0, FV_COPY_TO_HOST, FV_COPY_ON_DEVICE } fv_copy_kind;
+/* ---- Device memory: what plans read and write (fv_plan_bind); on the CPU as fv_alloc ------- */
+typedef enum fv_copy_kind {
+    FV_COPY_TO_DEVICE = 0,
+    FV_COPY_TO_HOST,
+    FV_COPY_ON_DEVICE
+} fv_copy_kind;
 void *fv_dev_alloc(fv_ctx *ctx, size_t count, size_t size); /* zeroed */
 void fv_dev_free(fv_ctx *ctx, void *ptr);
 fv_status fv_dev_copy(fv_ctx *ctx, void *dst, const void *src, size_t bytes, fv_copy_kind kind);
 
-/* ---- Files ------------------------------------------------------------------------------------- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 /* Read or map a whole file. Map: read-only, private; unmap with fv_unmap. Empty files map to
  * size 0 with a non-NULL pointer. */
 typedef struct fv_mapping { const uint8_t *data; size_t size; } fv_mapping;
 fv_status fv_map_file(fv_ctx *ctx, fv_mapping *out, const char *path);
 void fv_unmap(fv_mapping *m);
-fv_status fv_read_file(fv_ctx *ctx, const char *path, uint64_t max_bytes, uint8_t **out, size_t *size);
+fv_status fv_read_file(fv_ctx *ctx, const char *path, uint64_t max_bytes, uint8_t **out,
+                       size_t *size);
 
 /* Atomic output: write to PATH.tmp.PID in the same folder, fsync, rename, fsync the folder.
  * abort (or a failure of commit) removes the temporary file. When overwrite is 0 and the file
@@ -90,19 +97,28 @@ fv_status fv_out_printf(fv_out_file *f, const char *fmt, ...) FV_PRINTF(2, 3);
 fv_status fv_out_commit(fv_out_file **f);
 void fv_out_abort(fv_out_file **f);
 /* The three in one. */
-fv_status fv_write_file(fv_ctx *ctx, const char *path, const void *data, size_t size, int overwrite);
+fv_status fv_write_file(fv_ctx *ctx, const char *path, const void *data, size_t size,
+                        int overwrite);
 
-/* ---- Hashes ------------------------------------------------------------------------------------ */
-uint32_t fv_crc32(uint32_t crc, const void *data, size_t size);  /* zlib's polynomial; start with 0 */
-uint32_t fv_crc32c(uint32_t crc, const void *data, size_t size); /* Castagnoli; start with 0        */
+/* ---- Hashes ---------------------------------------------------------------------------------- */
+/* zlib's polynomial, and Castagnoli's; start with 0. */
+uint32_t fv_crc32(uint32_t crc, const void *data, size_t size);
+uint32_t fv_crc32c(uint32_t crc, const void *data, size_t size);
 typedef struct fv_sha256 { uint32_t h[8]; uint64_t bytes; uint8_t block[64]; } fv_sha256;
 void fv_sha256_init(fv_sha256 *s);
 void fv_sha256_update(fv_sha256 *s, const void *data, size_t size);
 void fv_sha256_final(fv_sha256 *s, uint8_t out[32]);
 void fv_hex(const uint8_t *bytes, size_t n, char *out); /* out: 2n + 1 chars */
 
-/* ---- JSON: strict reader for headers, small writer --------------------------------------------- */
-typedef enum { FV_JSON_NULL, FV_JSON_BOOL, FV_JSON_NUMBER, FV_JSON_STRING, FV_JSON_ARRAY, FV_JSON_OBJECT } fv_json_type;
+/* ---- JSON: strict reader for headers, small writer ------------------------------------------- */
+typedef enum {
+    FV_JSON_NULL,
+    FV_JSON_BOOL,
+    FV_JSON_NUMBER,
+    FV_JSON_STRING,
+    FV_JSON_ARRAY,
+    FV_JSON_OBJECT
+} fv_json_type;
 typedef struct fv_json {       /* nodes live in one array inside fv_json_doc */
     fv_json_type type;
     const char *key;           /* member name or NULL; NUL-terminated, unescaped UTF-8 */
@@ -112,8 +128,10 @@ typedef struct fv_json {       /* nodes live in one array inside fv_json_doc */
     uint32_t first_child, next, count; /* node indices, 0 = none */
 } fv_json;
 typedef struct fv_json_doc fv_json_doc;
-/* Limits: nesting 64, nodes max_nodes (0 = 8 million). Duplicate keys, bad UTF-8, trailing text: error. */
-fv_status fv_json_parse(fv_ctx *ctx, fv_json_doc **out, const char *text, size_t size, size_t max_nodes);
+/* Limits: nesting 64, nodes max_nodes (0 = 8 million). Duplicate keys, bad UTF-8, trailing text:
+ * error. */
+fv_status fv_json_parse(fv_ctx *ctx, fv_json_doc **out, const char *text, size_t size,
+                        size_t max_nodes);
 void fv_json_free(fv_json_doc **doc);
 const fv_json *fv_json_root(const fv_json_doc *doc);
 const fv_json *fv_json_first(const fv_json_doc *doc, const fv_json *parent); /* NULL if none */
@@ -123,14 +141,19 @@ const fv_json *fv_json_get(const fv_json_doc *doc, const fv_json *object, const 
 bool fv_json_int(const fv_json *n, int64_t *out);
 
 /* Growing text buffer; used for JSON output and messages. Errors stick: check at the end. */
-typedef struct fv_text { fv_ctx *ctx; char *data; size_t size, capacity; fv_status status; } fv_text;
+typedef struct fv_text {
+    fv_ctx *ctx;
+    char *data;
+    size_t size, capacity;
+    fv_status status;
+} fv_text;
 void fv_text_init(fv_text *t, fv_ctx *ctx);
 void fv_text_printf(fv_text *t, const char *fmt, ...) FV_PRINTF(2, 3);
 void fv_text_vprintf(fv_text *t, const char *fmt, va_list ap); /* always in the "C" locale */
 void fv_text_json_string(fv_text *t, const char *s); /* quoted and escaped */
 void fv_text_free(fv_text *t);
 
-/* ---- Numbers ----------------------------------------------------------------------------------- */
+/* ---- Numbers --------------------------------------------------------------------------------- */
 FV_INLINE float fv_bf16_to_f32(uint16_t h)
 {
     union { uint32_t u; float f; } v = { (uint32_t)h << 16 };

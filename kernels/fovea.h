@@ -8,16 +8,23 @@
  * Rules that hold everywhere:
  * - Every function that can fail returns an fv_status. fv_ctx_error(ctx) then holds one sentence
  *   that says what failed, where, and what to do.
- * - The library never prints, exits or aborts, has no global mutable state, and reads no environment
- *   variable. Files are written to a temporary name in the same folder, fsynced and renamed.
+ * - The library never prints, exits or aborts, has no global mutable state, and reads no
+ * environment variable. Files are written to a temporary name in the same folder, fsynced and
+ * renamed.
  * - Create and open functions return the new handle through their first parameter after the
  *   context; on failure it is NULL. Destroy and close functions take the handle's address, accept
  *   NULL, and set it to NULL.
- * - Option structs start with struct_size (use the _INIT macros); zero means default.
+ * - Option structs start with struct_size (use the _INIT macros); zero means default. A caller
+ *   compiled with a shorter struct gets the defaults for the rest. Options are read during the call
+ *   only, unless said. An options pointer may be NULL where nothing in it is required.
+ * - What a create or open function gives belongs to the context that it was called with: that one
+ *   must outlive it, and is the one to use it with, unless said.
+ * - NULL where an object, name or array is required is the caller's bug: FV_ERR_ARG where a check
+ *   costs nothing, undefined in getters and op functions.
  * - A context belongs to one thread at a time; different contexts are independent and may run
  *   concurrently. Opened models are immutable and may be shared by contexts.
- * - CPU parallelism is OpenMP: do not fork() between two uses of a context with threads > 1.
- */
+ * - CPU parallelism is OpenMP: do not fork() between two uses of a context with threads >
+ * 1. */
 #ifndef FOVEA_H
 #define FOVEA_H
 
@@ -36,7 +43,7 @@
 extern "C" {
 #endif
 
-/* ---- 1. Version and status -------------------------------------------------------------------- */
+/* ---- 1. Version and status ------------------------------------------------------------------- */
 
 #define FV_VERSION_MAJOR 0
 #define FV_VERSION_MINOR 1
@@ -80,7 +87,7 @@ typedef enum fv_status {
 /* Short name such as "FV_ERR_SHAPE"; "FV_ERR_?" for a number that is not in the list. */
 FV_API const char *fv_status_name(fv_status s);
 
-/* ---- 2. Context ------------------------------------------------------------------------------- */
+/* ---- 2. Context ------------------------------------------------------------------------------ */
 
 typedef struct fv_ctx fv_ctx;
 
@@ -146,7 +153,7 @@ FV_API void fv_ctx_memory(const fv_ctx *ctx, fv_memory_stats *out);
 /* peak := current, for measuring one phase. */
 FV_API void fv_ctx_memory_reset_peak(fv_ctx *ctx);
 
-/* ---- 3. Tensors ------------------------------------------------------------------------------- */
+/* ---- 3. Tensors ------------------------------------------------------------------------------ */
 
 typedef enum fv_dtype {
     FV_F32 = 0, FV_BF16 = 1, FV_I8 = 2, FV_I32 = 3, FV_F64 = 4, FV_F16 = 5,
@@ -171,24 +178,39 @@ FV_API int64_t fv_tensor_count(const fv_tensor *t);
 FV_API FV_NODISCARD fv_status fv_convert(fv_ctx *ctx, fv_dtype src_type, const void *src, int64_t n,
                                          fv_dtype dst_type, void *dst);
 
-/* ---- 4. Random numbers ------------------------------------------------------------------------ */
+/* ---- 4. Random numbers ----------------------------------------------------------------------- */
 
 /* Philox4x32-10, counter based: a value depends on (seed, stream, sample, index) alone, never on
  * thread count, order of calls or device. Streams keep uses apart. */
-enum { FV_STREAM_INIT = 1, FV_STREAM_SHUFFLE, FV_STREAM_AUGMENT, FV_STREAM_TIMESTEP, FV_STREAM_NOISE,
-       FV_STREAM_DROPOUT, FV_STREAM_CLASS_DROP, FV_STREAM_GUMBEL, FV_STREAM_SAMPLING, FV_STREAM_USER = 64 };
+enum {
+    FV_STREAM_INIT = 1,
+    FV_STREAM_SHUFFLE,
+    FV_STREAM_AUGMENT,
+    FV_STREAM_TIMESTEP,
+    FV_STREAM_NOISE,
+    FV_STREAM_DROPOUT,
+    FV_STREAM_CLASS_DROP,
+    FV_STREAM_GUMBEL,
+    FV_STREAM_SAMPLING,
+    FV_STREAM_USER = 64
+};
 
 /* 4 x 32 random bits for block number `block` (Salmon et al. 2011). */
-FV_API void fv_philox(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t block, uint32_t out[4]);
-FV_API void fv_rand_u32(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t first, int64_t n, uint32_t *out);
+FV_API void fv_philox(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t block,
+                      uint32_t out[4]);
+FV_API void fv_rand_u32(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t first, int64_t n,
+                        uint32_t *out);
 /* Uniform in [0,1), 24 bits. Element i of the stream is out[i - first]. */
-FV_API void fv_rand_uniform(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t first, int64_t n, float *out);
-/* Standard normal by Box-Muller with our own polynomial log/sincos: same values on every machine. */
-FV_API void fv_rand_normal(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t first, int64_t n, float *out);
+FV_API void fv_rand_uniform(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t first,
+                            int64_t n, float *out);
+/* Standard normal by Box-Muller with our own polynomial log/sincos: same values on every
+ * machine. */
+FV_API void fv_rand_normal(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t first,
+                           int64_t n, float *out);
 /* Position i of a keyed pseudo-random permutation of [0, n) (cycle-walking Feistel); O(1). */
 FV_API uint64_t fv_rand_permute(uint64_t seed, uint64_t epoch, uint64_t n, uint64_t i);
 
-/* ---- 5. Images -------------------------------------------------------------------------------- */
+/* ---- 5. Images ------------------------------------------------------------------------------- */
 
 /* Interleaved rows from the top. depth 8: uint8_t; depth 16: uint16_t in machine byte order. */
 typedef struct fv_image {
@@ -211,7 +233,7 @@ typedef struct fv_image_read_options {
     size_t struct_size;
     int channels;           /* convert to 1..4; 0 = as stored (palette and low depths expand)  */
     int depth;              /* convert to 8 or 16; 0 = as stored                               */
-    float background[3];    /* colour under alpha when channels 1 or 3 is asked, 0..1 (default black) */
+    float background[3];    /* colour under alpha when channels 1 or 3 is asked, 0..1          */
     uint64_t max_pixels;    /* refuse larger images; 0 = FV_IMAGE_MAX_PIXELS                    */
     int keep_metadata;      /* fill icc, exif and text                                          */
 } fv_image_read_options;
@@ -220,7 +242,7 @@ typedef struct fv_image_read_options {
 
 typedef struct fv_image_write_options {
     size_t struct_size;
-    fv_image_format format; /* UNKNOWN = by the file's suffix (.png .jpg .jpeg .webp .ppm .pgm .pnm) */
+    fv_image_format format; /* UNKNOWN = by the suffix (.png .jpg .jpeg .webp .ppm .pgm .pnm)  */
     int quality;            /* JPEG and lossy WebP 1..100; 0 = 90                               */
     int lossless;           /* WebP lossless                                                    */
     int overwrite;          /* 0 = FV_ERR_EXISTS when the file is there                         */
@@ -228,36 +250,56 @@ typedef struct fv_image_write_options {
 } fv_image_write_options;
 #define FV_IMAGE_WRITE_OPTIONS_INIT { .struct_size = sizeof(fv_image_write_options) }
 
-/* Allocate zeroed pixels. All image memory comes from ctx's allocator. */
-FV_API FV_NODISCARD fv_status fv_image_create(fv_ctx *ctx, fv_image *out, int width, int height, int channels, int depth);
+/* Allocate zeroed pixels. All image memory comes from ctx's allocator: free it with the context
+ * that made it. Sides below 1, channels or depths that do not exist: FV_ERR_ARG. *out is zeroed on
+ * failure, here and below. */
+FV_API FV_NODISCARD fv_status fv_image_create(fv_ctx *ctx, fv_image *out, int width, int height,
+                                              int channels, int depth);
 FV_API void fv_image_free(fv_ctx *ctx, fv_image *img);
 /* Add a text entry (copied). */
-FV_API FV_NODISCARD fv_status fv_image_add_text(fv_ctx *ctx, fv_image *img, const char *key, const char *value);
+FV_API FV_NODISCARD fv_status fv_image_add_text(fv_ctx *ctx, fv_image *img, const char *key,
+                                                const char *value);
 FV_API const char *fv_image_text(const fv_image *img, const char *key); /* NULL if absent */
 FV_API fv_image_format fv_image_sniff(const void *bytes, size_t size);
 /* The format is found from the content. Hostile input gives a status, never undefined behaviour;
  * *out is zeroed on failure. */
-FV_API FV_NODISCARD fv_status fv_image_decode(fv_ctx *ctx, fv_image *out, const void *bytes, size_t size, const fv_image_read_options *opts);
-FV_API FV_NODISCARD fv_status fv_image_read(fv_ctx *ctx, fv_image *out, const char *path, const fv_image_read_options *opts);
+FV_API FV_NODISCARD fv_status fv_image_decode(fv_ctx *ctx, fv_image *out, const void *bytes,
+                                              size_t size, const fv_image_read_options *opts);
+FV_API FV_NODISCARD fv_status fv_image_read(fv_ctx *ctx, fv_image *out, const char *path,
+                                            const fv_image_read_options *opts);
 /* *bytes is owned by the caller: fv_free(ctx, bytes). */
-FV_API FV_NODISCARD fv_status fv_image_encode(fv_ctx *ctx, const fv_image *img, const fv_image_write_options *opts, uint8_t **bytes, size_t *size);
+FV_API FV_NODISCARD fv_status fv_image_encode(fv_ctx *ctx, const fv_image *img,
+                                              const fv_image_write_options *opts, uint8_t **bytes,
+                                              size_t *size);
 /* Atomic: the file appears complete or not at all. */
-FV_API FV_NODISCARD fv_status fv_image_write(fv_ctx *ctx, const fv_image *img, const char *path, const fv_image_write_options *opts);
-typedef enum fv_filter { FV_FILTER_BOX = 0, FV_FILTER_BILINEAR, FV_FILTER_BICUBIC /* a=-0.5 */, FV_FILTER_LANCZOS3, FV_FILTER_NEAREST } fv_filter;
+FV_API FV_NODISCARD fv_status fv_image_write(fv_ctx *ctx, const fv_image *img, const char *path,
+                                             const fv_image_write_options *opts);
+typedef enum fv_filter {
+    FV_FILTER_BOX = 0,
+    FV_FILTER_BILINEAR,
+    FV_FILTER_BICUBIC /* a=-0.5 */,
+    FV_FILTER_LANCZOS3,
+    FV_FILTER_NEAREST
+} fv_filter;
 /* Antialiased separable resize, as PIL does it; same channels and depth. */
-FV_API FV_NODISCARD fv_status fv_image_resize(fv_ctx *ctx, fv_image *out, const fv_image *in, int width, int height, fv_filter filter);
+FV_API FV_NODISCARD fv_status fv_image_resize(fv_ctx *ctx, fv_image *out, const fv_image *in,
+                                              int width, int height, fv_filter filter);
 /* Copy a rectangle (must lie inside). */
-FV_API FV_NODISCARD fv_status fv_image_crop(fv_ctx *ctx, fv_image *out, const fv_image *in, int x, int y, int width, int height);
-/* n images of equal size -> one grid with `columns` columns (0 = near square) and `gap` pixels between. */
-FV_API FV_NODISCARD fv_status fv_image_grid(fv_ctx *ctx, fv_image *out, const fv_image *imgs, int n, int columns, int gap);
-/* HWC float <-> pixels: value = lo + (hi - lo) * pixel / max; on the way back clamped and rounded. */
+FV_API FV_NODISCARD fv_status fv_image_crop(fv_ctx *ctx, fv_image *out, const fv_image *in, int x,
+                                            int y, int width, int height);
+/* n images of equal size, channels and depth -> one grid with `columns` columns (0 = near square)
+ * and `gap` pixels between. */
+FV_API FV_NODISCARD fv_status fv_image_grid(fv_ctx *ctx, fv_image *out, const fv_image *imgs, int n,
+                                            int columns, int gap);
+/* HWC float [height, width, channels] <-> pixels: value = lo + (hi - lo) * pixel / max; on the way
+ * back clamped and rounded, NaN becomes pixel 0. */
 FV_API void fv_image_to_float(const fv_image *img, float lo, float hi, float *hwc);
 FV_API void fv_image_from_float(fv_image *img, float lo, float hi, const float *hwc);
 
 /* Memory handed out by the library (fv_image_encode, ...). */
 FV_API void fv_free(fv_ctx *ctx, void *ptr);
 
-/* ---- 6. Model files --------------------------------------------------------------------------- */
+/* ---- 6. Model files -------------------------------------------------------------------------- */
 
 /* A safetensors file (memory-mapped) or a PyTorch checkpoint (zip or legacy; tensors only, nothing
  * is executed); the content decides. Immutable after opening, so it may be shared by threads.
@@ -272,9 +314,11 @@ typedef struct fv_model_options {
 #define FV_MODEL_OPTIONS_INIT { .struct_size = sizeof(fv_model_options) }
 
 /* A shard NAME-00001-of-00003.safetensors opens all shards. */
-FV_API FV_NODISCARD fv_status fv_model_open(fv_ctx *ctx, fv_model **out, const char *path, const fv_model_options *opts);
+FV_API FV_NODISCARD fv_status fv_model_open(fv_ctx *ctx, fv_model **out, const char *path,
+                                            const fv_model_options *opts);
 /* From memory; `bytes` must outlive the model (embedded models, tests). */
-FV_API FV_NODISCARD fv_status fv_model_open_memory(fv_ctx *ctx, fv_model **out, const void *bytes, size_t size, const fv_model_options *opts);
+FV_API FV_NODISCARD fv_status fv_model_open_memory(fv_ctx *ctx, fv_model **out, const void *bytes,
+                                                   size_t size, const fv_model_options *opts);
 FV_API void fv_model_close(fv_model **m);
 FV_API int fv_model_count(const fv_model *m);
 FV_API const char *fv_model_name(const fv_model *m, int i);
@@ -282,7 +326,8 @@ FV_API const char *fv_model_name(const fv_model *m, int i);
  * Alignment of data is only that of the file: convert or copy where SIMD loads need more. */
 FV_API int fv_model_find(const fv_model *m, const char *name, fv_tensor *out);
 FV_API void fv_model_tensor(const fv_model *m, int i, fv_tensor *out);
-/* Metadata value (safetensors __metadata__), NULL if absent. */
+/* Metadata value (safetensors __metadata__), NULL if absent; valid until close, UTF-8 as in the
+ * file: it may hold control characters. */
 FV_API const char *fv_model_meta(const fv_model *m, const char *key);
 FV_API int fv_model_meta_count(const fv_model *m);
 FV_API void fv_model_meta_at(const fv_model *m, int i, const char **key, const char **value);
@@ -290,24 +335,33 @@ FV_API void fv_model_meta_at(const fv_model *m, int i, const char **key, const c
  * format and metadata. Reads the whole file once. */
 FV_API void fv_model_hash(const fv_model *m, uint8_t sha256[32]);
 
-/* Writer: add everything, then finish. Tensor data is read at finish, so it must stay valid. */
+/* Writer: add everything, then finish, once. Keys, values, names and shapes are copied; tensor data
+ * is read at finish, so it must stay valid until then. A name or key given twice is FV_ERR_ARG. */
 typedef struct fv_model_writer fv_model_writer;
 FV_API FV_NODISCARD fv_status fv_model_writer_create(fv_ctx *ctx, fv_model_writer **out);
-FV_API FV_NODISCARD fv_status fv_model_writer_meta(fv_model_writer *w, const char *key, const char *value);
-FV_API FV_NODISCARD fv_status fv_model_writer_tensor(fv_model_writer *w, const char *name, const fv_tensor *t);
+FV_API FV_NODISCARD fv_status fv_model_writer_meta(fv_model_writer *w, const char *key,
+                                                   const char *value);
+FV_API FV_NODISCARD fv_status fv_model_writer_tensor(fv_model_writer *w, const char *name,
+                                                     const fv_tensor *t);
 /* Atomic write; tensors aligned to 64 bytes, sorted by the order of adding. */
-FV_API FV_NODISCARD fv_status fv_model_writer_finish(fv_model_writer *w, const char *path, int overwrite);
+FV_API FV_NODISCARD fv_status fv_model_writer_finish(fv_model_writer *w, const char *path,
+                                                     int overwrite);
 FV_API void fv_model_writer_destroy(fv_model_writer **w);
 
-/* ---- 7. Image data sets ----------------------------------------------------------------------- */
+/* ---- 7. Image data sets ---------------------------------------------------------------------- */
 
 /* Labelled pictures for training: folders (class = first path component below the root), .tar,
  * .tar.gz, .tar.xz; several sources may be joined. Class names may be merged or renamed. The
  * compressed pictures are kept in memory; decoding runs on worker threads, a few batches ahead.
- * Batches are a pure function of (options, step): any worker count, any rank layout, exact resume. */
+ * Batches are a pure function of (options, step): any worker count, any rank layout, exact
+ * resume. */
 typedef struct fv_dataset fv_dataset;
 
-typedef enum fv_split { FV_SPLIT_ALL = 0, FV_SPLIT_TRAIN, FV_SPLIT_HELDOUT /* CRC32(path) % 20 == 7 */ } fv_split;
+typedef enum fv_split {
+    FV_SPLIT_ALL = 0,
+    FV_SPLIT_TRAIN,
+    FV_SPLIT_HELDOUT /* CRC32(path) % 20 == 7 */
+} fv_split;
 
 typedef struct fv_dataset_options {
     size_t struct_size;
@@ -316,7 +370,7 @@ typedef struct fv_dataset_options {
     fv_split split;
     int image_size;               /* side in pixels; short side is scaled, then square crop     */
     int channels;                 /* 1 or 3; alpha is laid over `background`                     */
-    float background[3];          /* 0..1; default black: set 1,1,1 for white                   */
+    float background[3];          /* 0..1; the _INIT macro sets white                          */
     int flip;                     /* random horizontal flip                                     */
     int random_crop;              /* crop position drawn; 0 = centre                            */
     float crop_scale_min;         /* random scale in [crop_scale_min, 1] of the short side; 0 = 1 */
@@ -330,18 +384,20 @@ typedef struct fv_dataset_options {
     int cache;                    /* keep decoded, resized pictures in memory (no random crop)   */
     int rank, ranks;              /* ranks 0 = 1                                                */
 } fv_dataset_options;
-#define FV_DATASET_OPTIONS_INIT { .struct_size = sizeof(fv_dataset_options), .background = { 1, 1, 1 } }
+#define FV_DATASET_OPTIONS_INIT \
+    { .struct_size = sizeof(fv_dataset_options), .background = { 1, 1, 1 } }
 
 typedef struct fv_batch {
     int64_t count;
-    float *images;    /* [count, size, size, channels] in [-1, 1]; owned by the data set, valid until
-                         the next fv_dataset_batch                                                */
+    float *images; /* [count, size, size, channels] in [-1, 1]; owned by the data set, valid until
+                      the next fv_dataset_batch                                                */
     int32_t *labels;  /* [count]                                                                  */
     uint64_t *ids;    /* [count] index of the picture (identity for augmentation and statistics)  */
 } fv_batch;
 
 /* Unreadable pictures are skipped and counted; more than 1 % is FV_ERR_FORMAT naming the first. */
-FV_API FV_NODISCARD fv_status fv_dataset_open(fv_ctx *ctx, fv_dataset **out, const fv_dataset_options *opts);
+FV_API FV_NODISCARD fv_status fv_dataset_open(fv_ctx *ctx, fv_dataset **out,
+                                              const fv_dataset_options *opts);
 FV_API void fv_dataset_close(fv_dataset **ds);
 FV_API uint64_t fv_dataset_count(const fv_dataset *ds);
 FV_API int fv_dataset_classes(const fv_dataset *ds);
@@ -351,28 +407,40 @@ FV_API uint64_t fv_dataset_class_count(const fv_dataset *ds, int label);
 FV_API uint64_t fv_dataset_bad(const fv_dataset *ds);
 /* The batch of `step` (global batch = batch * ranks; position p of epoch e shows picture
  * permute(seed, e, n, p)). Prefetches step + 1. */
-FV_API FV_NODISCARD fv_status fv_dataset_batch(fv_dataset *ds, uint64_t step, int batch, fv_batch *out);
+FV_API FV_NODISCARD fv_status fv_dataset_batch(fv_dataset *ds, uint64_t step, int batch,
+                                               fv_batch *out);
 /* Picture i as stored in the set (no augmentation): for evaluation. hwc: [size, size, channels]. */
-FV_API FV_NODISCARD fv_status fv_dataset_get(fv_dataset *ds, uint64_t i, float *hwc, int32_t *label);
+FV_API FV_NODISCARD fv_status fv_dataset_get(fv_dataset *ds, uint64_t i, float *hwc,
+                                             int32_t *label);
 /* SHA-256 of every source file, hex, one "hash  name" line each: the data manifest. Owned by ds. */
 FV_API const char *fv_dataset_manifest(const fv_dataset *ds);
 
-/* ---- 8. Metrics and plots --------------------------------------------------------------------- */
+/* ---- 8. Metrics and plots -------------------------------------------------------------------- */
 
 /* Images of equal size and channels, 8 or 16 bit; alpha is ignored. */
-FV_API FV_NODISCARD fv_status fv_psnr(fv_ctx *ctx, const fv_image *a, const fv_image *b, double *db); /* equal: INFINITY */
+FV_API FV_NODISCARD fv_status fv_psnr(fv_ctx *ctx, const fv_image *a, const fv_image *b,
+                                      double *db); /* equal: INFINITY */
 /* Wang et al. 2004: 11x11 Gaussian, sigma 1.5, on luma (BT.601); K 0.01, 0.03. */
-FV_API FV_NODISCARD fv_status fv_ssim(fv_ctx *ctx, const fv_image *a, const fv_image *b, double *ssim);
+FV_API FV_NODISCARD fv_status fv_ssim(fv_ctx *ctx, const fv_image *a, const fv_image *b,
+                                      double *ssim);
 /* Five scales; the short side must be at least 176 pixels. */
-FV_API FV_NODISCARD fv_status fv_ms_ssim(fv_ctx *ctx, const fv_image *a, const fv_image *b, double *ms_ssim);
+FV_API FV_NODISCARD fv_status fv_ms_ssim(fv_ctx *ctx, const fv_image *a, const fv_image *b,
+                                         double *ms_ssim);
 /* Xue et al. 2014, on luma; 0 = equal. */
-FV_API FV_NODISCARD fv_status fv_gmsd(fv_ctx *ctx, const fv_image *a, const fv_image *b, double *gmsd);
+FV_API FV_NODISCARD fv_status fv_gmsd(fv_ctx *ctx, const fv_image *a, const fv_image *b,
+                                      double *gmsd);
 
 /* Frechet distance |m1-m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2) between two sets of features [n, dim],
  * computed in double with a symmetric eigen-solver. */
-FV_API FV_NODISCARD fv_status fv_frechet(fv_ctx *ctx, const float *a, int64_t na, const float *b, int64_t nb, int dim, double *out);
+FV_API FV_NODISCARD fv_status fv_frechet(fv_ctx *ctx, const float *a, int64_t na, const float *b,
+                                         int64_t nb, int dim, double *out);
 
-typedef struct fv_curve { const char *name; const double *x, *y; int n; int dots; /* 1 = markers only */ } fv_curve;
+typedef struct fv_curve {
+    const char *name;
+    const double *x, *y;
+    int n;
+    int dots; /* 1 = markers only */
+} fv_curve;
 typedef struct fv_plot_options {
     size_t struct_size;
     const char *title, *x_label, *y_label;
@@ -381,13 +449,17 @@ typedef struct fv_plot_options {
 } fv_plot_options;
 #define FV_PLOT_OPTIONS_INIT { .struct_size = sizeof(fv_plot_options) }
 /* Line plot with axes, ticks and legend (built-in bitmap font). */
-FV_API FV_NODISCARD fv_status fv_plot(fv_ctx *ctx, fv_image *out, const fv_curve *curves, int n, const fv_plot_options *opts);
+FV_API FV_NODISCARD fv_status fv_plot(fv_ctx *ctx, fv_image *out, const fv_curve *curves, int n,
+                                      const fv_plot_options *opts);
 /* Matrix as a colour map [rows, cols] with a value scale (lo == hi: from the data). */
-FV_API FV_NODISCARD fv_status fv_plot_map(fv_ctx *ctx, fv_image *out, const float *v, int rows, int cols, double lo, double hi, const fv_plot_options *opts);
+FV_API FV_NODISCARD fv_status fv_plot_map(fv_ctx *ctx, fv_image *out, const float *v, int rows,
+                                          int cols, double lo, double hi,
+                                          const fv_plot_options *opts);
 /* Latin text into an image at x,y (top left); scale 1 = 6x12 pixels a character. */
-FV_API void fv_plot_text(fv_image *img, int x, int y, int scale, const uint8_t rgb[3], const char *text);
+FV_API void fv_plot_text(fv_image *img, int x, int y, int scale, const uint8_t rgb[3],
+                         const char *text);
 
-/* ---- 9. Parameters, tape, plan ---------------------------------------------------------------- */
+/* ---- 9. Parameters, tape, plan --------------------------------------------------------------- */
 
 /* A model is a C function that calls op functions on handles. The tape records one node per call,
  * checks shapes and computes nothing. fv_plan_build then decides buffers, kernels and the backward
@@ -396,7 +468,7 @@ FV_API void fv_plot_text(fv_image *img, int x, int y, int scale, const uint8_t r
  *
  *     fv_t x = fv_input(t, "x", FV_F32, 2, (int64_t[]){ 64, 256 });
  *     fv_t y = fv_linear(t, x, w, b, FV_ACT_SILU);
- *     if (fv_tape_status(t) != FV_OK) ...      one check per model: after a failed op every handle is 0
+ *     if (fv_tape_status(t) != FV_OK) ...      one check: after a failed op every handle is 0
  */
 typedef struct fv_params fv_params;
 typedef struct fv_tape fv_tape;
@@ -412,8 +484,10 @@ enum { FV_PARAM_DECAY = 1 /* weight decay applies */, FV_PARAM_FROZEN = 2 /* no 
  * on several threads (packing is locked). */
 FV_API FV_NODISCARD fv_status fv_params_create(fv_ctx *ctx, fv_params **out);
 FV_API void fv_params_destroy(fv_params **p);
-/* Returns the id, or -1 (the failure sticks and is returned by alloc/load). */
-FV_API fv_pid fv_params_add(fv_params *p, const char *name, int ndim, const int64_t *dim, uint32_t flags);
+/* Name and shape are copied. Returns the id, or -1 (the failure sticks and is returned by alloc and
+ * load): a shape that is empty or too large, a name given twice, after alloc, or out of memory. */
+FV_API fv_pid fv_params_add(fv_params *p, const char *name, int ndim, const int64_t *dim,
+                            uint32_t flags);
 FV_API int fv_params_count(const fv_params *p);
 FV_API fv_pid fv_params_find(const fv_params *p, const char *name);
 FV_API const char *fv_params_name(const fv_params *p, fv_pid id);
@@ -424,9 +498,9 @@ FV_API int64_t fv_params_elements(const fv_params *p);
 /* Training storage: zeroed masters and gradients. */
 FV_API FV_NODISCARD fv_status fv_params_alloc(fv_params *p);
 /* Fill from a model file: each name, with `prefix` in front, must exist with the same shape. Names
- * NAME.int8 [N,K] i8 with NAME.scale [N] f32 are accepted for NAME. With training storage the values
- * are copied as f32; without, the model is kept by reference (it must outlive p) and read when
- * plans pack it. */
+ * NAME.int8 [N,K] i8 with NAME.scale [N] f32 are accepted for NAME. With training storage the
+ * values are copied as f32; without, the model is kept by reference (it must outlive p) and read
+ * when plans pack it. */
 FV_API FV_NODISCARD fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix);
 /* Draw values (uniform Xavier on the 2-D view for xavier, else N(0, std)); std 0 = zeros. */
 FV_API void fv_params_init_normal(fv_params *p, fv_pid id, uint64_t seed, float std);
@@ -442,7 +516,8 @@ typedef enum fv_mode { FV_INFER = 0, FV_TRAIN = 1 } fv_mode;
 /* precision FV_F32 or FV_BF16: type of matrix-product inputs and of the activations between them;
  * sums, norms, softmax statistics, residuals and losses are f32 in both. FV_BF16 without AVX-512
  * falls back to FV_F32. */
-FV_API FV_NODISCARD fv_status fv_tape_create(fv_ctx *ctx, fv_tape **out, fv_params *params, fv_mode mode, fv_dtype precision);
+FV_API FV_NODISCARD fv_status fv_tape_create(fv_ctx *ctx, fv_tape **out, fv_params *params,
+                                             fv_mode mode, fv_dtype precision);
 FV_API void fv_tape_destroy(fv_tape **t);
 FV_API fv_status fv_tape_status(const fv_tape *t);
 FV_API fv_mode fv_tape_mode(const fv_tape *t);
@@ -453,22 +528,41 @@ FV_API fv_tensor fv_tape_tensor(const fv_tape *t, fv_t x);
 /* Tensor supplied by the caller at run time (fv_plan_bind). needs_grad: backward also fills
  * fv_plan_grad(plan, x). Names must be unique. */
 FV_API fv_t fv_input(fv_tape *t, const char *name, fv_dtype dtype, int ndim, const int64_t *dim);
-FV_API fv_t fv_input_grad(fv_tape *t, const char *name, fv_dtype dtype, int ndim, const int64_t *dim);
+FV_API fv_t fv_input_grad(fv_tape *t, const char *name, fv_dtype dtype, int ndim,
+                          const int64_t *dim);
 FV_API fv_t fv_param(fv_tape *t, fv_pid id);               /* as an operand */
-FV_API fv_t fv_param_row(fv_tape *t, fv_pid id, int64_t row); /* row of a parameter [L, ...] -> [...] */
+FV_API fv_t fv_param_row(fv_tape *t, fv_pid id,
+                         int64_t row); /* row of a parameter [L, ...] -> [...] */
 /* Keep x readable after the run, and let the caller bind its storage. */
 FV_API void fv_output(fv_tape *t, const char *name, fv_t x);
 
-typedef enum fv_act { FV_ACT_NONE = 0, FV_ACT_RELU, FV_ACT_SILU, FV_ACT_GELU_TANH, FV_ACT_GELU_ERF,
-                      FV_ACT_SIGMOID, FV_ACT_TANH, FV_ACT_LRELU /* 0.2 */, FV_ACT_SQUARE, FV_ACT_EXP,
-                      FV_ACT_LOG, FV_ACT_SQRT, FV_ACT_ABS, FV_ACT_SOFTPLUS, FV_ACT_COUNT } fv_act;
+typedef enum fv_act {
+    FV_ACT_NONE = 0,
+    FV_ACT_RELU,
+    FV_ACT_SILU,
+    FV_ACT_GELU_TANH,
+    FV_ACT_GELU_ERF,
+    FV_ACT_SIGMOID,
+    FV_ACT_TANH,
+    FV_ACT_LRELU /* 0.2 */,
+    FV_ACT_SQUARE,
+    FV_ACT_EXP,
+    FV_ACT_LOG,
+    FV_ACT_SQRT,
+    FV_ACT_ABS,
+    FV_ACT_SOFTPLUS,
+    FV_ACT_COUNT
+} fv_act;
 typedef enum fv_binary { FV_ADD = 0, FV_SUB, FV_MUL, FV_DIV } fv_binary;
 
-/* y = act(x w^T + b). x [..., K], w [N, K] (or [N, ...] with K elements a row), b [N] or -1 -> [..., N]
- * in the tape's precision, or in `out` type with fv_linear_as. oneDNN; sums in f32. */
+/* y = act(x w^T + b). x [..., K], w [N, K] (or [N, ...] with K elements a row), b [N] or -1 ->
+ * [..., N] in the tape's precision, or in `out` type with fv_linear_as. oneDNN; sums in f32. */
 FV_API fv_t fv_linear(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_act act);
 FV_API fv_t fv_linear_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_act act, fv_dtype out);
-typedef struct fv_conv { int stride, pad_top, pad_left, pad_bottom, pad_right; fv_act act; } fv_conv;
+typedef struct fv_conv {
+    int stride, pad_top, pad_left, pad_bottom, pad_right;
+    fv_act act;
+} fv_conv;
 /* x [B, H, W, C], w [O, C, kh, kw], b [O] or -1 -> [B, H', W', O]. stride 0 = 1. oneDNN. */
 FV_API fv_t fv_conv2d(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c);
 FV_API fv_t fv_conv2d_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c, fv_dtype out);
@@ -476,25 +570,33 @@ FV_API fv_t fv_cast(fv_tape *t, fv_t x, fv_dtype dtype);
 FV_API fv_t fv_reshape(fv_tape *t, fv_t x, int ndim, const int64_t *dim); /* view */
 FV_API fv_t fv_activate(fv_tape *t, fv_t x, fv_act act);
 FV_API fv_t fv_affine(fv_tape *t, fv_t x, float scale, float shift);      /* scale*x + shift */
-/* a op b; b has a's shape, or is broadcast: a trailing part of it ([C] on [B,T,C]) or [B] on [B,...]. */
+/* a op b; b has a's shape, or is broadcast: a trailing part of it ([C] on [B,T,C]) or [B] on
+ * [B,...]. */
 FV_API fv_t fv_binary_op(fv_tape *t, fv_binary op, fv_t a, fv_t b);
 
 typedef enum fv_norm_kind { FV_NORM_LAYER = 0, FV_NORM_RMS = 1 } fv_norm_kind;
 /* y = norm(x)*weight (+bias); then y*(1 + scale) + shift with scale, shift = chunks of mod.
  * x [B, T, C] f32 or bf16; weight, bias [C] or 0; mod [B, n*C] f32 or 0, chunk c covers columns
  * c*C .. c*C+C-1; -1 = not used. Output in the tape's precision. LayerNorm: biased variance. */
-typedef struct fv_norm { fv_norm_kind kind; float eps; fv_t weight, bias, mod; int shift_chunk, scale_chunk; } fv_norm;
+typedef struct fv_norm {
+    fv_norm_kind kind;
+    float eps;
+    fv_t weight, bias, mod;
+    int shift_chunk, scale_chunk;
+} fv_norm;
 FV_API fv_t fv_norm_modulate(fv_tape *t, fv_t x, fv_norm n);
-/* h + gate*y; h [B,T,C] f32, y [B,T,C], gate = chunk of mod [B, n*C] (mod 0: plain addition) -> f32.
- * The output may be bound to h's storage. */
+/* h + gate*y; h [B,T,C] f32, y [B,T,C], gate = chunk of mod [B, n*C] (mod 0: plain addition) ->
+ * f32. The output may be bound to h's storage. */
 FV_API fv_t fv_gate_residual(fv_tape *t, fv_t h, fv_t y, fv_t mod, int gate_chunk);
 /* x [..., 2H] -> silu(x[..., :H]) * x[..., H:] */
 FV_API fv_t fv_swiglu(fv_tape *t, fv_t x);
-/* Softmax attention. qkv [B, T, 3, h, hd]; scale 0 = hd^-0.5 -> [B, T, h*hd]. hd a multiple of 4. */
+/* Softmax attention. qkv [B, T, 3, h, hd]; scale 0 = hd^-0.5 -> [B, T, h*hd]. hd a multiple of
+ * 4. */
 FV_API fv_t fv_sdpa(fv_tape *t, fv_t qkv, float scale, int causal);
 /* RMS norm of q and k per head (weights [hd]; 0 = no norm), then 2-D rotary embedding from `table`
  * (an input or constant [T, 2, hd/2] f32: cos then sin; 0 = none). v passes. See fv_rope_table. */
-FV_API fv_t fv_qk_norm_rope(fv_tape *t, fv_t qkv, fv_t q_weight, fv_t k_weight, float eps, fv_t table);
+FV_API fv_t fv_qk_norm_rope(fv_tape *t, fv_t qkv, fv_t q_weight, fv_t k_weight, float eps,
+                            fv_t table);
 /* table [h*w, 2, hd/2]. Head split in halves of d2 = hd/2: first by row index, second by column;
  * in a half, pairs (i, i + d2/2), angle = position * theta^(-2i/d2), i < d2/2. */
 FV_API void fv_rope_table(int rows, int columns, int head_dim, double theta, float *table);
@@ -510,10 +612,12 @@ FV_API fv_t fv_embed(fv_tape *t, fv_pid table, fv_t ids);
 FV_API fv_t fv_patchify(fv_tape *t, fv_t x, int p, int channel_first);
 FV_API fv_t fv_unpatchify(fv_tape *t, fv_t x, int height, int width, int p, int channel_first);
 /* GroupNorm over [B,H,W,C] with affine weight, bias [C], then act (NONE, SILU or RELU). */
-FV_API fv_t fv_groupnorm(fv_tape *t, fv_t x, fv_t weight, fv_t bias, int groups, float eps, fv_act act);
+FV_API fv_t fv_groupnorm(fv_tape *t, fv_t x, fv_t weight, fv_t bias, int groups, float eps,
+                         fv_act act);
 FV_API fv_t fv_upsample2x(fv_tape *t, fv_t x);        /* nearest, [B,H,W,C] -> [B,2H,2W,C] */
 FV_API fv_t fv_mean_axis1(fv_tape *t, fv_t x);        /* [B, T, C] -> [B, C] (f32) */
-FV_API fv_t fv_slice(fv_tape *t, fv_t x, int64_t first, int64_t n); /* columns of the last dimension */
+FV_API fv_t fv_slice(fv_tape *t, fv_t x, int64_t first,
+                     int64_t n); /* columns of the last dimension */
 /* Scalars [1] f32. weight [B] or 0 (ones): mean over all elements of weight[b]*(a - target)^2. */
 FV_API fv_t fv_loss_mse(fv_tape *t, fv_t a, fv_t target, fv_t weight);
 /* Mean cross-entropy of logits [n, V] and labels [n] i32 (label -1 is ignored). */
@@ -521,23 +625,32 @@ FV_API fv_t fv_loss_cross_entropy(fv_tape *t, fv_t logits, fv_t labels);
 
 typedef struct fv_plan_options {
     size_t struct_size;
-    int keep_all;        /* no buffer reuse: every value can be read after a run (debugging, tests) */
-    int external_work;   /* the caller supplies the activation memory with fv_plan_set_work         */
+    int keep_all;      /* no buffer reuse: every value can be read after a run (debugging, tests) */
+    int external_work; /* the caller supplies the activation memory with fv_plan_set_work         */
 } fv_plan_options;
 #define FV_PLAN_OPTIONS_INIT { .struct_size = sizeof(fv_plan_options) }
 
 /* The tape may be destroyed afterwards; params and ctx must outlive the plan. */
-FV_API FV_NODISCARD fv_status fv_plan_build(fv_ctx *ctx, fv_plan **out, const fv_tape *t, const fv_plan_options *opts);
+FV_API FV_NODISCARD fv_status fv_plan_build(fv_ctx *ctx, fv_plan **out, const fv_tape *t,
+                                            const fv_plan_options *opts);
 FV_API void fv_plan_destroy(fv_plan **p);
 FV_API uint64_t fv_plan_work_bytes(const fv_plan *p);      /* activations, gradients, scratch */
-/* Several plans that never run at the same time may share one block (64-byte aligned). */
+/* Several plans that never run at the same time may share one block (64-byte aligned). The caller
+ * keeps it. Until it is set, running is FV_ERR_STATE; a smaller one is FV_ERR_CAPACITY. */
 FV_API FV_NODISCARD fv_status fv_plan_set_work(fv_plan *p, void *work, uint64_t bytes);
-/* Storage of an input or output, by name; 64-byte alignment advised. Stays until changed. */
+/* Storage of an input or output, by name (FV_ERR_UNKNOWN if there is none); the caller's, as large
+ * as the tensor, 64-byte alignment advised. Stays until changed. NULL: unbound. */
 FV_API FV_NODISCARD fv_status fv_plan_bind(fv_plan *p, const char *name, void *data);
+/* Inputs must be bound, and with external_work outputs too (else FV_ERR_STATE). Plans of one
+ * context run one at a time, also when they share no memory. FV_ERR_CANCELLED between two ops;
+ * outputs are then incomplete. */
 FV_API FV_NODISCARD fv_status fv_plan_forward(fv_plan *p);
-/* Gradients of `loss` (a scalar output): added to the parameters' gradients times `scale`. */
+/* After fv_plan_forward: gradients of `loss` (the differentiable scalar output) times `scale`,
+ * added to the parameters' gradients; those of inputs (fv_input_grad) are overwritten. */
 FV_API FV_NODISCARD fv_status fv_plan_backward(fv_plan *p, const char *loss, float scale);
-/* Value or gradient after a run; only outputs and inputs unless keep_all. data NULL if unknown. */
+/* Value or gradient after a run: of outputs and inputs, gradients only of fv_input_grad; of
+ * everything with keep_all. The plan's or the bound memory, valid until the next run; data NULL if
+ * there is none. */
 FV_API fv_tensor fv_plan_value(const fv_plan *p, const char *name);
 FV_API fv_tensor fv_plan_grad(const fv_plan *p, const char *name);
 FV_API fv_tensor fv_plan_value_of(const fv_plan *p, fv_t x);
@@ -547,19 +660,22 @@ FV_API double fv_plan_flop(const fv_plan *p);
 FV_API void fv_plan_profile(fv_plan *p, int on);
 FV_API const char *fv_plan_profile_text(fv_plan *p);
 
-/* ---- 10. Training ----------------------------------------------------------------------------- */
+/* ---- 10. Training ---------------------------------------------------------------------------- */
 
 /* Recipes: text files of "key = value" lines, # comments. Unknown keys are errors. */
 typedef struct fv_recipe fv_recipe;
 FV_API FV_NODISCARD fv_status fv_recipe_read(fv_ctx *ctx, fv_recipe **out, const char *path);
-FV_API FV_NODISCARD fv_status fv_recipe_parse(fv_ctx *ctx, fv_recipe **out, const char *text, size_t size);
+FV_API FV_NODISCARD fv_status fv_recipe_parse(fv_ctx *ctx, fv_recipe **out, const char *text,
+                                              size_t size);
 FV_API void fv_recipe_close(fv_recipe **r);
 FV_API FV_NODISCARD fv_status fv_recipe_set(fv_recipe *r, const char *key_equals_value); /* --set */
 /* A value, marking the key as known; missing: `fallback`. A value that is not a number, or outside
  * [lo, hi], is a failure that fv_recipe_check returns. */
 FV_API const char *fv_recipe_string(fv_recipe *r, const char *key, const char *fallback);
-FV_API double fv_recipe_number(fv_recipe *r, const char *key, double fallback, double lo, double hi);
-FV_API int64_t fv_recipe_int(fv_recipe *r, const char *key, int64_t fallback, int64_t lo, int64_t hi);
+FV_API double fv_recipe_number(fv_recipe *r, const char *key, double fallback, double lo,
+                               double hi);
+FV_API int64_t fv_recipe_int(fv_recipe *r, const char *key, int64_t fallback, int64_t lo,
+                             int64_t hi);
 FV_API int fv_recipe_bool(fv_recipe *r, const char *key, int fallback);
 /* Comma or space separated items of a value; the array and strings are owned by the recipe. */
 FV_API int fv_recipe_list(fv_recipe *r, const char *key, const char *const **items);
@@ -579,25 +695,34 @@ typedef struct fv_opt_options {
 } fv_opt_options;
 #define FV_OPT_OPTIONS_INIT { .struct_size = sizeof(fv_opt_options) }
 typedef struct fv_opt_info { double grad_norm; int skipped; } fv_opt_info;
-FV_API FV_NODISCARD fv_status fv_opt_create(fv_ctx *ctx, fv_opt **out, fv_params *params, const fv_opt_options *opts);
+FV_API FV_NODISCARD fv_status fv_opt_create(fv_ctx *ctx, fv_opt **out, fv_params *params,
+                                            const fv_opt_options *opts);
 FV_API void fv_opt_destroy(fv_opt **o);
-/* One update from params' gradients, which are zeroed. A non-finite norm skips the update (counted);
- * ten in a row are FV_ERR_NUMERIC. Same bits for any thread count. */
+/* One update from params' gradients, which are zeroed. A non-finite norm skips the update
+ * (counted); ten in a row are FV_ERR_NUMERIC. Same bits for any thread count. */
 FV_API FV_NODISCARD fv_status fv_opt_step(fv_opt *o, float lr, fv_opt_info *info);
 FV_API uint64_t fv_opt_steps(const fv_opt *o);
 /* Exchange masters and EMA (to evaluate, sample or export with the average); call again to undo. */
 FV_API void fv_opt_swap_ema(fv_opt *o);
 
-typedef enum fv_schedule_kind { FV_LR_CONSTANT = 0, FV_LR_COSINE, FV_LR_LINEAR, FV_LR_WSD } fv_schedule_kind;
-/* Linear warm-up over `warmup` steps to peak, then towards peak*final at `total`. WSD: constant, linear
- * decay over the last 20 %. A pure function of step. */
-FV_API double fv_schedule(fv_schedule_kind kind, uint64_t step, uint64_t total, uint64_t warmup, double peak, double final);
+typedef enum fv_schedule_kind {
+    FV_LR_CONSTANT = 0,
+    FV_LR_COSINE,
+    FV_LR_LINEAR,
+    FV_LR_WSD
+} fv_schedule_kind;
+/* Linear warm-up over `warmup` steps to peak, then towards peak*final at `total`. WSD: constant,
+ * linear decay over the last 20 %. A pure function of step. */
+FV_API double fv_schedule(fv_schedule_kind kind, uint64_t step, uint64_t total, uint64_t warmup,
+                          double peak, double final);
 
-/* The loop that every `fovea train` shares: accumulation, schedule, progress, metrics.csv, loss.png,
- * checkpoints (atomic, CRC per tensor, three kept), exact resume after any kill, export at the end. */
+/* The loop that every `fovea train` shares: accumulation, schedule, progress, metrics.csv,
+ * loss.png, checkpoints (atomic, CRC per tensor, three kept), exact resume after any kill, export
+ * at the end. */
 typedef struct fv_train_hooks {
     void *user;
-    /* Forward and backward of micro-batch `micro` of `step`: add gradients scaled by `scale`, set *loss. */
+    /* Forward and backward of micro-batch `micro` of `step`: add gradients scaled by `scale`, set
+     * *loss. */
     fv_status (*step)(void *user, uint64_t step, int micro, float scale, double *loss);
     /* Optional; called with EMA weights in place: held-out metric (lower is better). */
     fv_status (*evaluate)(void *user, uint64_t step, double *metric);
@@ -609,7 +734,8 @@ typedef struct fv_train_hooks {
 
 typedef struct fv_train_options {
     size_t struct_size;
-    const char *out_dir;          /* made if missing: ckpt-*.safetensors, latest, metrics.csv, loss.png, model.safetensors */
+    const char *out_dir; /* made if missing: ckpt-*.safetensors, latest, metrics.csv, loss.png,
+                            model.safetensors */
     const char *export_path;      /* NULL = out_dir/model.safetensors */
     uint64_t steps, start_step;   /* start_step: position in data and schedule for --init runs */
     int accumulate;               /* micro-batches a step; 0 = 1 */
@@ -619,32 +745,51 @@ typedef struct fv_train_options {
     uint64_t warmup;
     uint64_t save_every, eval_every, sample_every, log_every; /* steps; 0 = 500, never, never, 10 */
     double save_seconds;          /* also save when this much time passed; 0 = 300 */
-    int resume;                   /* go on from the newest intact checkpoint; without: FV_ERR_EXISTS if out_dir has one */
-    const char *recipe_text;      /* stored in checkpoints; a resume with another text is refused (steps and *_every may differ) */
+    int resume; /* go on from the newest intact checkpoint; without: FV_ERR_EXISTS if out_dir has
+                   one */
+    const char *recipe_text; /* stored in checkpoints; a resume with another text is refused (steps
+                                and *_every may differ) */
     uint64_t seed;
 } fv_train_options;
 #define FV_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_train_options) }
-typedef struct fv_train_result { uint64_t step; double loss, metric, seconds, samples_per_second; } fv_train_result;
-/* Cancelled (fv_ctx_cancel or progress callback): saves a checkpoint first, then FV_ERR_CANCELLED. */
-FV_API FV_NODISCARD fv_status fv_train_run(fv_ctx *ctx, fv_params *params, fv_opt *opt, const fv_train_hooks *hooks,
+typedef struct fv_train_result {
+    uint64_t step;
+    double loss, metric, seconds, samples_per_second;
+} fv_train_result;
+/* Cancelled (fv_ctx_cancel or progress callback): saves a checkpoint first, then
+ * FV_ERR_CANCELLED. */
+FV_API FV_NODISCARD fv_status fv_train_run(fv_ctx *ctx, fv_params *params, fv_opt *opt,
+                                           const fv_train_hooks *hooks,
                                            const fv_train_options *opts, fv_train_result *result);
-/* What every trainer reads from its recipe, with the same keys and fallbacks everywhere (train_recipe.c
- * lists them). data_dir (may be NULL) stands before relative paths; the data set is RGB. HELDOUT: as
- * stored, decoded once; else with the recipe's augmentation (fv_dataset_get shows pictures without). */
-FV_API FV_NODISCARD fv_status fv_dataset_from_recipe(fv_ctx *ctx, fv_dataset **out, fv_recipe *r, const char *data_dir, int image_size, fv_split split);
-FV_API FV_NODISCARD fv_status fv_opt_from_recipe(fv_ctx *ctx, fv_opt **out, fv_params *params, fv_recipe *r);
+/* What every trainer reads from its recipe, with the same keys and fallbacks everywhere
+ * (train_recipe.c lists them). data_dir (may be NULL) stands before relative paths; the data set is
+ * RGB. HELDOUT: as stored, decoded once; else with the recipe's augmentation (fv_dataset_get shows
+ * pictures without). */
+FV_API FV_NODISCARD fv_status fv_dataset_from_recipe(fv_ctx *ctx, fv_dataset **out, fv_recipe *r,
+                                                     const char *data_dir, int image_size,
+                                                     fv_split split);
+FV_API FV_NODISCARD fv_status fv_opt_from_recipe(fv_ctx *ctx, fv_opt **out, fv_params *params,
+                                                 fv_recipe *r);
 /* Fills steps, schedule, lr, lr_final, warmup, save_every, sample_every and log_every of *opts. */
-FV_API FV_NODISCARD fv_status fv_train_options_from_recipe(fv_ctx *ctx, fv_recipe *r, fv_train_options *opts);
+FV_API FV_NODISCARD fv_status fv_train_options_from_recipe(fv_ctx *ctx, fv_recipe *r,
+                                                           fv_train_options *opts);
 /* "f32", "bf16" or "int8" (FV_I8). */
-FV_API FV_NODISCARD fv_status fv_dtype_from_recipe(fv_ctx *ctx, fv_recipe *r, const char *key, const char *fallback, fv_dtype *out);
+FV_API FV_NODISCARD fv_status fv_dtype_from_recipe(fv_ctx *ctx, fv_recipe *r, const char *key,
+                                                   const char *fallback, fv_dtype *out);
 /* State of params and optimiser (masters, moments, EMA, step) as one checkpoint file. */
-FV_API FV_NODISCARD fv_status fv_checkpoint_write(fv_ctx *ctx, const fv_params *params, const fv_opt *opt, uint64_t step, const char *recipe_text, const char *path);
-FV_API FV_NODISCARD fv_status fv_checkpoint_read(fv_ctx *ctx, fv_params *params, fv_opt *opt, uint64_t *step, const char *recipe_text, const char *path);
-/* Write params (current masters) as a model file. quantise: FV_F32, FV_BF16 or FV_I8 (per row, matrices
- * only; vectors stay f32). meta: key, value pairs. */
-FV_API FV_NODISCARD fv_status fv_params_export(fv_ctx *ctx, const fv_params *params, fv_dtype type, const char *const *meta, int meta_pairs, const char *path, int overwrite);
+FV_API FV_NODISCARD fv_status fv_checkpoint_write(fv_ctx *ctx, const fv_params *params,
+                                                  const fv_opt *opt, uint64_t step,
+                                                  const char *recipe_text, const char *path);
+FV_API FV_NODISCARD fv_status fv_checkpoint_read(fv_ctx *ctx, fv_params *params, fv_opt *opt,
+                                                 uint64_t *step, const char *recipe_text,
+                                                 const char *path);
+/* Write params (current masters) as a model file. quantise: FV_F32, FV_BF16 or FV_I8 (per row,
+ * matrices only; vectors stay f32). meta: key, value pairs. */
+FV_API FV_NODISCARD fv_status fv_params_export(fv_ctx *ctx, const fv_params *params, fv_dtype type,
+                                               const char *const *meta, int meta_pairs,
+                                               const char *path, int overwrite);
 
-/* ---- 11. Feature classifier --------------------------------------------------------------------- */
+/* ---- 11. Feature classifier ------------------------------------------------------------------ */
 
 /* A small residual network that tells the classes of a data set apart. Its answers and its pooled
  * features judge generated pictures: share of samples recognised as what was asked for, and Frechet
@@ -656,18 +801,24 @@ typedef struct fv_classifier_info {
     int64_t parameters;
 } fv_classifier_info;
 /* `file` must outlive the classifier. Belongs to ctx: use it with that context only. f32. */
-FV_API FV_NODISCARD fv_status fv_classifier_open(fv_ctx *ctx, fv_classifier **out, const fv_model *file);
+FV_API FV_NODISCARD fv_status fv_classifier_open(fv_ctx *ctx, fv_classifier **out,
+                                                 const fv_model *file);
 FV_API void fv_classifier_close(fv_classifier **c);
 FV_API void fv_classifier_get_info(const fv_classifier *c, fv_classifier_info *out);
-FV_API const char *fv_classifier_class_name(const fv_classifier *c, int i); /* NULL if out of range */
-FV_API int fv_classifier_class_find(const fv_classifier *c, const char *name); /* exact; -1 if none */
+FV_API const char *fv_classifier_class_name(const fv_classifier *c,
+                                            int i); /* NULL if out of range */
+FV_API int fv_classifier_class_find(const fv_classifier *c,
+                                    const char *name); /* exact; -1 if none */
 /* Pictures [B, size, size, 3] in [-1, 1] -> logits [B, classes] and features [B, features]; either
  * may be NULL. Allocates nothing; a picture's values do not depend on B or the thread count. */
-FV_API FV_NODISCARD fv_status fv_classifier_run(fv_ctx *ctx, fv_classifier *c, const float *hwc, int64_t B, float *logits, float *features);
+FV_API FV_NODISCARD fv_status fv_classifier_run(fv_ctx *ctx, fv_classifier *c, const float *hwc,
+                                                int64_t B, float *logits, float *features);
 typedef struct fv_class_score { uint64_t count, correct; } fv_class_score;
 /* Every picture of a data set of that size (without augmentation); classes are matched by name.
  * total, per_class [classes] and features [fv_dataset_count, features] may be NULL. */
-FV_API FV_NODISCARD fv_status fv_classifier_score(fv_ctx *ctx, fv_classifier *c, fv_dataset *ds, fv_class_score *total, fv_class_score *per_class, float *features);
+FV_API FV_NODISCARD fv_status fv_classifier_score(fv_ctx *ctx, fv_classifier *c, fv_dataset *ds,
+                                                  fv_class_score *total, fv_class_score *per_class,
+                                                  float *features);
 
 /* `fovea train` for recipes with engine = classifier. The metric is the share of held-out pictures
  * that are not recognised. */
@@ -677,7 +828,9 @@ typedef struct fv_classifier_train_options {
     int resume;
 } fv_classifier_train_options;
 #define FV_CLASSIFIER_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_classifier_train_options) }
-FV_API FV_NODISCARD fv_status fv_classifier_train(fv_ctx *ctx, fv_recipe *recipe, const fv_classifier_train_options *o, fv_train_result *result);
+FV_API FV_NODISCARD fv_status fv_classifier_train(fv_ctx *ctx, fv_recipe *recipe,
+                                                  const fv_classifier_train_options *o,
+                                                  fv_train_result *result);
 
 #ifdef __cplusplus
 }

@@ -20,7 +20,8 @@ struct fv_ctx {
     atomic_int cancel;
     char error[FVI_ERROR_BYTES];
     void *dnnl_engine, *dnnl_stream; /* made on first use by matmul_dnnl.c */
-    void *dnnl_scratch; size_t dnnl_scratch_bytes; /* oneDNN's scratchpad, as large as any primitive needs */
+    void *dnnl_scratch;
+    size_t dnnl_scratch_bytes; /* oneDNN's scratchpad, as large as any primitive needs */
     const struct fvi_backend *backend;
     struct fvi_cpu_ops *cpu_ops;     /* SIMD tables, filled once at creation (backend_cpu.c) */
 };
@@ -28,8 +29,8 @@ struct fv_ctx {
 /* Largest thread count we accept. */
 #define FVI_MAX_THREADS 256
 
-/* fv_alloc with owner's memory; a failure is written to the message of `reader`, which is the context
- * of the running call: another thread may be using owner. */
+/* fv_alloc with owner's memory; a failure is written to the message of `reader`, which is the
+ * context of the running call: another thread may be using owner. */
 void *fvi_alloc_for(fv_ctx *owner, fv_ctx *reader, size_t bytes);
 
 void fvi_dnnl_shutdown(fv_ctx *ctx);

@@ -15,7 +15,7 @@
 #include <omp.h>
 #include <string.h>
 
-/* ---- Engine and threads ------------------------------------------------------------------------- */
+/* ---- Engine and threads ---------------------------------------------------------------------- */
 
 int fvi_threads_enter(const fv_ctx *ctx)
 {
@@ -51,7 +51,7 @@ void fvi_dnnl_shutdown(fv_ctx *ctx)
     ctx->dnnl_scratch_bytes = 0;
 }
 
-/* ---- Matrix product ------------------------------------------------------------------------------ */
+/* ---- Matrix product -------------------------------------------------------------------------- */
 
 struct fvi_matmul {
     fvi_matmul_desc d;
@@ -59,8 +59,8 @@ struct fvi_matmul {
     fvi_md b_md;        /* layout of b */
 };
 
-/* Version 2 multiplies by its output scales after the bias; we want act(scale * ab + bias), so there
- * the bias is a binary post-op behind the scales. */
+/* Version 2 multiplies by its output scales after the bias; we want act(scale * ab + bias), so
+ * there the bias is a binary post-op behind the scales. */
 static bool bias_as_post_op(const fvi_matmul_desc *d)
 {
     return DNNL_VERSION_MAJOR < 3 && d->scaled && d->bias;
@@ -73,7 +73,8 @@ static dnnl_status_t md_2d(fvi_md *m, fv_dtype t, int64_t r, int64_t c, int64_t 
 }
 
 /* Post-ops: accumulate first (c_old is added to the product), then bias, then the activation. */
-static dnnl_status_t make_attr(dnnl_primitive_attr_t *attr, const fvi_matmul_desc *d, const fvi_md *bias)
+static dnnl_status_t make_attr(dnnl_primitive_attr_t *attr, const fvi_matmul_desc *d,
+                               const fvi_md *bias)
 {
     dnnl_status_t s = fvi_dnnl_attr(attr);
     if (s != dnnl_success) return s;
@@ -90,7 +91,8 @@ static dnnl_status_t make_attr(dnnl_primitive_attr_t *attr, const fvi_matmul_des
     s = dnnl_post_ops_create(&ops);
     if (s == dnnl_success && d->accumulate) s = fvi_dnnl_append_sum(ops);
 #if DNNL_VERSION_MAJOR < 3
-    if (s == dnnl_success && bias_as_post_op(d)) s = dnnl_post_ops_append_binary(ops, dnnl_binary_add, bias);
+    if (s == dnnl_success && bias_as_post_op(d))
+        s = dnnl_post_ops_append_binary(ops, dnnl_binary_add, bias);
 #else
     (void)bias;
 #endif
@@ -100,7 +102,8 @@ static dnnl_status_t make_attr(dnnl_primitive_attr_t *attr, const fvi_matmul_des
     return s;
 }
 
-static dnnl_status_t make_mds(const fvi_matmul_desc *d, fvi_md *a, fvi_md *b, fvi_md *bias, fvi_md *c)
+static dnnl_status_t make_mds(const fvi_matmul_desc *d, fvi_md *a, fvi_md *b, fvi_md *bias,
+                              fvi_md *c)
 {
     const int64_t lda = d->lda ? d->lda : (d->a_trans ? d->M : d->K);
     const int64_t ldb = d->ldb ? d->ldb : (d->b_trans ? d->K : d->N);
@@ -110,7 +113,9 @@ static dnnl_status_t make_mds(const fvi_matmul_desc *d, fvi_md *a, fvi_md *b, fv
                                  : md_2d(a, d->a_type, d->M, d->K, lda, 1);
     if (s != dnnl_success) return s;
     if (d->b_packed) s = fvi_md_tagged(b, 2, b_dims, fvi_dnnl_type(d->b_type), dnnl_format_tag_any);
-    else s = d->b_trans ? md_2d(b, d->b_type, d->K, d->N, 1, ldb) : md_2d(b, d->b_type, d->K, d->N, ldb, 1);
+    else
+        s = d->b_trans ? md_2d(b, d->b_type, d->K, d->N, 1, ldb)
+                       : md_2d(b, d->b_type, d->K, d->N, ldb, 1);
     if (s != dnnl_success) return s;
     if (d->bias) s = md_2d(bias, FV_F32, 1, d->N, d->N, 1);
     if (s != dnnl_success) return s;
@@ -124,8 +129,9 @@ static int argument_ids(const fvi_matmul_desc *d, int id[5])
     id[n++] = DNNL_ARG_WEIGHTS;
     id[n++] = DNNL_ARG_DST;
     if (d->bias)
-        id[n++] = bias_as_post_op(d) ? DNNL_ARG_ATTR_MULTIPLE_POST_OP(d->accumulate ? 1 : 0) | DNNL_ARG_SRC_1
-                                     : DNNL_ARG_BIAS;
+        id[n++] = bias_as_post_op(d)
+                      ? DNNL_ARG_ATTR_MULTIPLE_POST_OP(d->accumulate ? 1 : 0) | DNNL_ARG_SRC_1
+                      : DNNL_ARG_BIAS;
 #if DNNL_VERSION_MAJOR >= 3
     if (d->scaled) id[n++] = DNNL_ARG_ATTR_SCALES | DNNL_ARG_WEIGHTS;
 #else
@@ -151,10 +157,12 @@ static dnnl_status_t make_primitive(fv_ctx *ctx, fvi_matmul *m)
     if (s == dnnl_success) s = make_attr(&attr, d, &md[3]);
 #if DNNL_VERSION_MAJOR >= 3
     if (s == dnnl_success)
-        s = dnnl_matmul_primitive_desc_create(&pd, engine, md[0], md[1], own_bias ? md[3] : NULL, md[2], attr);
+        s = dnnl_matmul_primitive_desc_create(&pd, engine, md[0], md[1], own_bias ? md[3] : NULL,
+                                              md[2], attr);
 #else
     dnnl_matmul_desc_t op;
-    if (s == dnnl_success) s = dnnl_matmul_desc_init(&op, &md[0], &md[1], own_bias ? &md[3] : NULL, &md[2]);
+    if (s == dnnl_success)
+        s = dnnl_matmul_desc_init(&op, &md[0], &md[1], own_bias ? &md[3] : NULL, &md[2]);
     if (s == dnnl_success) s = dnnl_primitive_desc_create(&pd, &op, attr, engine, NULL);
 #endif
     if (s == dnnl_success) s = fvi_md_query(&m->b_md, pd, dnnl_query_weights_md, 0);
@@ -171,11 +179,12 @@ static dnnl_status_t make_primitive(fv_ctx *ctx, fvi_matmul *m)
     return s;
 }
 
-/* Without VNNI oneDNN adds pairs of int8 products in 16 bits, which saturate: wrong results for full
- * range operands. What oneDNN may use counts, not what the CPU has. */
+/* Without VNNI oneDNN adds pairs of int8 products in 16 bits, which saturate: wrong results for
+ * full range operands. What oneDNN may use counts, not what the CPU has. */
 static bool exact_int8(void)
 {
-    const unsigned vnni = (unsigned)dnnl_cpu_isa_avx512_core_vnni & ~(unsigned)dnnl_cpu_isa_avx512_core;
+    const unsigned vnni =
+        (unsigned)dnnl_cpu_isa_avx512_core_vnni & ~(unsigned)dnnl_cpu_isa_avx512_core;
     return ((unsigned)dnnl_get_effective_cpu_isa() & vnni) != 0;
 }
 
@@ -197,10 +206,11 @@ fv_status fvi_matmul_create(fv_ctx *ctx, fvi_matmul **out, const fvi_matmul_desc
     if (s != dnnl_success) {
         fvi_matmul_destroy(ctx, &m);
         if (s == dnnl_out_of_memory) return fv_fail(ctx, FV_ERR_OOM, "matmul: out of memory");
-        return fv_fail(ctx, FV_ERR_UNSUPPORTED,
-                       "matmul: oneDNN has no kernel for %s x %s -> %s, %lld x %lld x %lld (status %d)",
-                       fv_dtype_name(d->a_type), fv_dtype_name(d->b_type), fv_dtype_name(d->c_type),
-                       (long long)d->M, (long long)d->N, (long long)d->K, (int)s);
+        return fv_fail(
+            ctx, FV_ERR_UNSUPPORTED,
+            "matmul: oneDNN has no kernel for %s x %s -> %s, %lld x %lld x %lld (status %d)",
+            fv_dtype_name(d->a_type), fv_dtype_name(d->b_type), fv_dtype_name(d->c_type),
+            (long long)d->M, (long long)d->N, (long long)d->K, (int)s);
     }
     *out = m;
     return FV_OK;
@@ -231,14 +241,16 @@ fv_status fvi_matmul_pack(fv_ctx *ctx, const fvi_matmul *m, const void *b, void 
     if (s == dnnl_success) s = fvi_dnnl_reorder_create(ctx, &call, &src, &m->b_md, false);
     fvi_threads_leave(old);
     fvi_md_free(&src);
-    if (s != dnnl_success) return fv_fail(ctx, FV_ERR_DEVICE, "matmul: packing weights failed (%d)", (int)s);
-    const fv_status r = fvi_dnnl_call_run(ctx, &call, "matmul pack", (const void *const[]){ b, packed });
+    if (s != dnnl_success)
+        return fv_fail(ctx, FV_ERR_DEVICE, "matmul: packing weights failed (%d)", (int)s);
+    const fv_status r =
+        fvi_dnnl_call_run(ctx, &call, "matmul pack", (const void *const[]){b, packed});
     fvi_dnnl_call_destroy(&call);
     return r;
 }
 
-fv_status fvi_matmul_run(fv_ctx *ctx, fvi_matmul *m, const void *a, const void *b, const float *bias,
-                         const float *scale, void *c)
+fv_status fvi_matmul_run(fv_ctx *ctx, fvi_matmul *m, const void *a, const void *b,
+                         const float *bias, const float *scale, void *c)
 {
     const void *data[5] = { a, b, c };
     int n = 3;
@@ -247,7 +259,7 @@ fv_status fvi_matmul_run(fv_ctx *ctx, fvi_matmul *m, const void *a, const void *
     return fvi_dnnl_call_run(ctx, &m->call, "matmul", data);
 }
 
-/* ---- LINEAR --------------------------------------------------------------------------------------- */
+/* ---- LINEAR ---------------------------------------------------------------------------------- */
 
 typedef struct linear_state {
     fvi_matmul *forward, *dx, *dw;
@@ -289,14 +301,21 @@ static fv_status pack_linear(fv_ctx *ctx, const void *call, const float *f32, vo
 
 static fv_status linear_prepare_packed(fvi_exec *e, linear_state *st)
 {
-    const fvi_matmul_desc d = { .M = st->M, .N = st->N, .K = st->K, .a_type = e->in[0].dtype,
-                                .b_type = e->in[0].dtype, .c_type = e->out[0].dtype, .b_trans = true,
-                                .b_packed = true, .bias = e->in[2].ndim > 0,
-                                .act = (fv_act)e->attr->i[0] };
+    const fvi_matmul_desc d = {.M = st->M,
+                               .N = st->N,
+                               .K = st->K,
+                               .a_type = e->in[0].dtype,
+                               .b_type = e->in[0].dtype,
+                               .c_type = e->out[0].dtype,
+                               .b_trans = true,
+                               .b_packed = true,
+                               .bias = e->in[2].ndim > 0,
+                               .act = (fv_act)e->attr->i[0]};
     FV_TRY(fvi_matmul_create(e->ctx, &st->forward, &d));
-    pack_call call = { { 1, (int32_t)d.b_type, st->N, st->K,
-                         (int64_t)fvi_matmul_packed_bytes(st->forward), fvi_md_layout(&st->forward->b_md, 2) },
-                       st->forward };
+    pack_call call = {{1, (int32_t)d.b_type, st->N, st->K,
+                       (int64_t)fvi_matmul_packed_bytes(st->forward),
+                       fvi_md_layout(&st->forward->b_md, 2)},
+                      st->forward};
     return fvi_param_packed(e->ctx, e->params, e->pid[1], &call, sizeof call.key,
                             fvi_matmul_packed_bytes(st->forward), pack_linear, &st->weights);
 }
@@ -331,7 +350,8 @@ static fv_status linear_prepare(fvi_exec *e)
     st->K = fv_tensor_count(&e->in[1]) / st->N;
     st->M = fv_tensor_count(&e->in[0]) / st->K;
     /* Masters may change between runs (training, also its sampling): nothing is packed then. */
-    return fvi_params_master(e->params) ? linear_prepare_plain(e, st) : linear_prepare_packed(e, st);
+    return fvi_params_master(e->params) ? linear_prepare_plain(e, st)
+                                        : linear_prepare_packed(e, st);
 }
 
 static const void *plain_weights(const fvi_exec *e)
@@ -344,7 +364,8 @@ static fv_status linear_forward(fvi_exec *e)
 {
     linear_state *st = e->state;
     const void *w = st->weights ? st->weights : plain_weights(e);
-    return fvi_matmul_run(e->ctx, st->forward, e->in[0].data, w, e->in[2].data, NULL, e->out[0].data);
+    return fvi_matmul_run(e->ctx, st->forward, e->in[0].data, w, e->in[2].data, NULL,
+                          e->out[0].data);
 }
 
 /* db[n] += sum_m dy[m, n]: columns are cut into lanes, rows run in order. */
@@ -395,7 +416,8 @@ static fv_status linear_backward(fvi_exec *e)
     }
     if (st->dw && e->gin[1].data)
         FV_TRY(fvi_matmul_run(e->ctx, st->dw, dy, e->in[0].data, NULL, NULL, e->gin[1].data));
-    if (e->in[2].ndim > 0 && e->gin[2].data) column_sums(e->ctx, &e->gout[0], st->M, st->N, e->gin[2].data);
+    if (e->in[2].ndim > 0 && e->gin[2].data)
+        column_sums(e->ctx, &e->gout[0], st->M, st->N, e->gin[2].data);
     return FV_OK;
 }
 

@@ -15,7 +15,8 @@ static fv_status slice_forward(fvi_exec *e)
     {
         int64_t r, end;
         fvi_lane(rows, lane, &r, &end);
-        for (; r < end; r++) memcpy(dst + (size_t)(r * n) * w, src + (size_t)(r * C) * w, (size_t)n * w);
+        for (; r < end; r++)
+            memcpy(dst + (size_t)(r * n) * w, src + (size_t)(r * C) * w, (size_t)n * w);
     }
     return FV_OK;
 }
@@ -36,14 +37,16 @@ static fv_status slice_backward(fvi_exec *e)
 {
     const fv_tensor *dx = &e->gin[0], *dy = &e->gout[0];
     const size_t w = fv_dtype_size(dx->dtype);
-    const int64_t C = dx->dim[dx->ndim - 1], n = dy->dim[dy->ndim - 1], rows = fv_tensor_count(dy) / n;
+    const int64_t C = dx->dim[dx->ndim - 1], n = dy->dim[dy->ndim - 1],
+                  rows = fv_tensor_count(dy) / n;
     if (!dx->data) return FV_OK;
     FVI_PARALLEL_LANES(e->ctx, lane)
     {
         int64_t r, end;
         fvi_lane(rows, lane, &r, &end);
         for (; r < end; r++) {
-            uint8_t *row = (uint8_t *)dx->data + (size_t)(r * C) * w, *at = row + (size_t)e->attr->i[0] * w;
+            uint8_t *row = (uint8_t *)dx->data + (size_t)(r * C) * w,
+                    *at = row + (size_t)e->attr->i[0] * w;
             const uint8_t *src = (const uint8_t *)dy->data + (size_t)(r * n) * w;
             if (e->gin_add[0]) {
                 add_row(at, src, n, dx->dtype == FV_BF16);
@@ -56,4 +59,5 @@ static fv_status slice_backward(fvi_exec *e)
     return FV_OK;
 }
 
-const fvi_op_def fvi_cpu_slice = { .name = "slice", .forward = slice_forward, .backward = slice_backward };
+const fvi_op_def fvi_cpu_slice = {
+    .name = "slice", .forward = slice_forward, .backward = slice_backward};

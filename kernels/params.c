@@ -98,9 +98,11 @@ static fv_pid add_failed(fv_params *p, fv_status s)
 fv_pid fv_params_add(fv_params *p, const char *name, int ndim, const int64_t *dim, uint32_t flags)
 {
     if (p->status != FV_OK) return -1;
-    if (p->master) return add_failed(p, fv_fail(p->ctx, FV_ERR_STATE, "params: %s added after alloc", name));
+    if (p->master)
+        return add_failed(p, fv_fail(p->ctx, FV_ERR_STATE, "params: %s added after alloc", name));
     if (ndim < 1 || ndim > FV_MAX_DIMS)
-        return add_failed(p, fv_fail(p->ctx, FV_ERR_SHAPE, "params: %s has %d dimensions", name, ndim));
+        return add_failed(
+            p, fv_fail(p->ctx, FV_ERR_SHAPE, "params: %s has %d dimensions", name, ndim));
     if (fv_params_find(p, name) >= 0)
         return add_failed(p, fv_fail(p->ctx, FV_ERR_ARG, "params: %s added twice", name));
     if (p->count == p->capacity) {
@@ -116,7 +118,9 @@ fv_pid fv_params_add(fv_params *p, const char *name, int ndim, const int64_t *di
     q->t.ndim = ndim;
     memcpy(q->t.dim, dim, (size_t)ndim * sizeof *dim);
     q->count = fv_tensor_count(&q->t);
-    if (q->count <= 0 || q->count > MAX_ELEMENTS - p->flat_count - PAD) return add_failed(p, fv_fail(p->ctx, FV_ERR_SHAPE, "params: %s is empty or too large", name));
+    if (q->count <= 0 || q->count > MAX_ELEMENTS - p->flat_count - PAD)
+        return add_failed(p,
+                          fv_fail(p->ctx, FV_ERR_SHAPE, "params: %s is empty or too large", name));
     q->flags = flags;
     q->offset = p->flat_count;
     q->name = fv_strdup(p->ctx, name);
@@ -183,7 +187,7 @@ uint64_t fv_params_bytes(const fv_params *p)
     return n;
 }
 
-/* ---- Initial values ------------------------------------------------------------------------------ */
+/* ---- Initial values -------------------------------------------------------------------------- */
 
 void fv_params_init_normal(fv_params *p, fv_pid id, uint64_t seed, float std)
 {
@@ -221,7 +225,7 @@ void fv_params_zero_grad(fv_params *p)
 
 void fv_params_touch(fv_params *p) { p->half_stale = true; }
 
-/* ---- Loading ------------------------------------------------------------------------------------- */
+/* ---- Loading --------------------------------------------------------------------------------- */
 
 static bool same_shape(const fv_tensor *a, const fv_tensor *b)
 {
@@ -270,7 +274,8 @@ static fv_status find_source(const fv_params *p, source *src, const fv_model *m,
     char name[512];
     memset(src, 0, sizeof *src);
     const int n = snprintf(name, sizeof name - 8, "%s%s", prefix ? prefix : "", param_name);
-    if (n < 0 || n >= (int)sizeof name - 8) return fv_fail(p->ctx, FV_ERR_ARG, "params: name too long");
+    if (n < 0 || n >= (int)sizeof name - 8)
+        return fv_fail(p->ctx, FV_ERR_ARG, "params: name too long");
     if (fv_model_find(m, name, &src->t)) return FV_OK;
     strcpy(name + n, ".int8");
     const int have = fv_model_find(m, name, &src->t);
@@ -280,13 +285,14 @@ static fv_status find_source(const fv_params *p, source *src, const fv_model *m,
         return fv_fail(p->ctx, FV_ERR_MODEL, "model: tensor %s is missing", name);
     }
     name[n] = 0;
-    if (src->t.dtype != FV_I8 || src->t.ndim < 1 || src->scale.dtype != FV_F32 || src->scale.ndim != 1 ||
-        src->scale.dim[0] != src->t.dim[0])
+    if (src->t.dtype != FV_I8 || src->t.ndim < 1 || src->scale.dtype != FV_F32 ||
+        src->scale.ndim != 1 || src->scale.dim[0] != src->t.dim[0])
         return fv_fail(p->ctx, FV_ERR_MODEL, "model: %s: int8 tensor and scale do not fit", name);
     return FV_OK;
 }
 
-static fv_status wrong_shape(const fv_params *p, const param *q, const source *src, const char *name)
+static fv_status wrong_shape(const fv_params *p, const param *q, const source *src,
+                             const char *name)
 {
     char a[128], b[128];
     shape_text(&src->t, a, sizeof a);
@@ -307,7 +313,8 @@ fv_status fvi_params_join(fv_params *p, fv_pid id, const fv_model *m, const char
     for (int i = 0; i < n; i++) {
         FV_TRY(find_source(p, &q->src[i], m, prefix, name[i]));
         const fv_tensor *t = &q->src[i].t;
-        if (t->ndim < 1 || t->dim[0] < 1 || t->dim[0] > q->t.dim[0] || fv_tensor_count(t) != t->dim[0] * row)
+        if (t->ndim < 1 || t->dim[0] < 1 || t->dim[0] > q->t.dim[0] ||
+            fv_tensor_count(t) != t->dim[0] * row)
             return wrong_shape(p, q, &q->src[i], name[i]);
         rows += t->dim[0];
     }
@@ -334,7 +341,7 @@ fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix)
     return FV_OK;
 }
 
-/* ---- Forms --------------------------------------------------------------------------------------- */
+/* ---- Forms ----------------------------------------------------------------------------------- */
 
 static fv_status f32_locked(fv_ctx *ctx, fv_params *p, param *q, const float **out)
 {
@@ -404,7 +411,8 @@ fv_status fvi_param_packed(fv_ctx *ctx, fv_params *p, fv_pid id, const void *key
                            size_t packed_bytes, fvi_pack_fn pack, const void **out)
 {
     *out = NULL;
-    if (key_bytes > KEY_BYTES) return fv_fail(ctx, FV_ERR_INTERNAL, "params: key of %zu bytes", key_bytes);
+    if (key_bytes > KEY_BYTES)
+        return fv_fail(ctx, FV_ERR_INTERNAL, "params: key of %zu bytes", key_bytes);
     param *q = &p->p[id];
     uint8_t padded[KEY_BYTES] = { 0 };
     memcpy(padded, key, key_bytes);
@@ -417,12 +425,13 @@ fv_status fvi_param_packed(fv_ctx *ctx, fv_params *p, fv_pid id, const void *key
     return s;
 }
 
-/* ---- bf16 copies --------------------------------------------------------------------------------- */
+/* ---- bf16 copies ----------------------------------------------------------------------------- */
 
 fv_status fvi_params_need_bf16(fv_ctx *ctx, fv_params *p)
 {
     if (p->half) return FV_OK;
-    if (!p->master) return fv_fail(ctx, FV_ERR_INTERNAL, "params: bf16 copies need training storage");
+    if (!p->master)
+        return fv_fail(ctx, FV_ERR_INTERNAL, "params: bf16 copies need training storage");
     p->half = fvi_alloc_for(p->ctx, ctx, (size_t)p->flat_count * sizeof(uint16_t));
     if (!p->half) return FV_ERR_OOM;
     p->half_stale = true; /* the first forward fills it */
@@ -439,7 +448,8 @@ fv_status fvi_params_sync(fv_ctx *ctx, fv_params *p)
     {
         int64_t b, e;
         fvi_lane(p->flat_count / PAD, lane, &b, &e);
-        if (fv_convert(NULL, FV_F32, p->master + b * PAD, (e - b) * PAD, FV_BF16, p->half + b * PAD) != FV_OK) {
+        if (fv_convert(NULL, FV_F32, p->master + b * PAD, (e - b) * PAD, FV_BF16,
+                       p->half + b * PAD) != FV_OK) {
 #pragma omp atomic write
             failed = 1;
         }

@@ -55,9 +55,12 @@ struct fv_plan {
     fv_text text;
 };
 
-static fv_t base_of(const fv_plan *p, fv_t x) { return p->v[x].kind == FVI_VIEW ? p->v[x].base : x; }
+static fv_t base_of(const fv_plan *p, fv_t x)
+{
+    return p->v[x].kind == FVI_VIEW ? p->v[x].base : x;
+}
 
-/* ---- Build: copies and lifetimes ------------------------------------------------------------------- */
+/* ---- Build: copies and lifetimes ------------------------------------------------------------- */
 
 static fv_status copy_tape(fv_plan *p, const fv_tape *t)
 {
@@ -92,8 +95,9 @@ static fv_status choose_loss(fv_plan *p)
     for (int i = 1; i < p->nv; i++) {
         const fvi_value *v = &p->v[i];
         if (!v->is_output || !v->needs_grad || v->t.ndim != 1 || v->t.dim[0] != 1) continue;
-        if (p->loss) return fv_fail(p->ctx, FV_ERR_ARG, "plan: two differentiable scalar outputs, %s and %s",
-                                    p->v[p->loss].name, v->name);
+        if (p->loss)
+            return fv_fail(p->ctx, FV_ERR_ARG, "plan: two differentiable scalar outputs, %s and %s",
+                           p->v[p->loss].name, v->name);
         p->loss = (fv_t)i;
     }
     return FV_OK;
@@ -131,7 +135,8 @@ static void forward_lifetimes(fv_plan *p, int t_end)
 static bool can_alias(const fv_plan *p, const step *s)
 {
     const fv_t in0 = s->node.in[0];
-    if (!s->def->grad_alias || p->keep_all || p->v[in0].kind != FVI_NODE || p->gbuf[in0] >= 0) return false;
+    if (!s->def->grad_alias || p->keep_all || p->v[in0].kind != FVI_NODE || p->gbuf[in0] >= 0)
+        return false;
     for (int k = 1; k < FVI_MAX_IN; k++)
         if (s->node.in[k] && base_of(p, s->node.in[k]) == in0) return false;
     return true;
@@ -162,10 +167,12 @@ static void backward_node(fv_plan *p, int i, int time, int t_end)
         } else {
             p->gbuf[base] = new_buffer(p, &p->v[base].t, time);
         }
-        if (p->gbuf[base] >= 0 && (p->v[base].kind == FVI_INPUT || p->keep_all)) touch(p, p->gbuf[base], t_end);
+        if (p->gbuf[base] >= 0 && (p->v[base].kind == FVI_INPUT || p->keep_all))
+            touch(p, p->gbuf[base], t_end);
     }
     for (int k = 0; k < FVI_MAX_OUT; k++)
-        if (s->node.out[k] && s->def->bwd_reads_out >> k & 1) touch(p, p->vbuf[s->node.out[k]], time);
+        if (s->node.out[k] && s->def->bwd_reads_out >> k & 1)
+            touch(p, p->vbuf[s->node.out[k]], time);
 }
 
 static void backward_lifetimes(fv_plan *p, int t_end)
@@ -175,7 +182,7 @@ static void backward_lifetimes(fv_plan *p, int t_end)
     for (int i = p->ns - 1; i >= 0; i--) backward_node(p, i, 2 * p->ns - 1 - i, t_end);
 }
 
-/* ---- Build: placement -------------------------------------------------------------------------------- */
+/* ---- Build: placement ------------------------------------------------------------------------ */
 
 static void sort_by_size(const buffer *b, int *order, int n) /* insertion: n is a few hundred */
 {
@@ -222,7 +229,7 @@ static fv_status place_buffers(fv_plan *p)
     return FV_OK;
 }
 
-/* ---- Build: nodes -------------------------------------------------------------------------------------- */
+/* ---- Build: nodes ---------------------------------------------------------------------------- */
 
 static bool is_matrix_weight(const step *s, int k)
 {
@@ -247,9 +254,13 @@ static double node_flop(const fvi_exec *e, fvi_op op)
 {
     const fv_tensor *x = &e->in[0], *w = &e->in[1], *y = &e->out[0];
     switch (op) {
-    case FVI_OP_LINEAR: return 2.0 * (double)fv_tensor_count(y) * (double)(fv_tensor_count(w) / w->dim[0]);
-    case FVI_OP_CONV2D: return 2.0 * (double)fv_tensor_count(y) * (double)(w->dim[1] * w->dim[2] * w->dim[3]);
-    case FVI_OP_SDPA: return 4.0 * (double)(x->dim[0] * x->dim[3] * x->dim[4]) * (double)x->dim[1] * (double)x->dim[1];
+    case FVI_OP_LINEAR:
+        return 2.0 * (double)fv_tensor_count(y) * (double)(fv_tensor_count(w) / w->dim[0]);
+    case FVI_OP_CONV2D:
+        return 2.0 * (double)fv_tensor_count(y) * (double)(w->dim[1] * w->dim[2] * w->dim[3]);
+    case FVI_OP_SDPA:
+        return 4.0 * (double)(x->dim[0] * x->dim[3] * x->dim[4]) * (double)x->dim[1] *
+               (double)x->dim[1];
     default: return 0;
     }
 }
@@ -343,7 +354,7 @@ void fv_plan_destroy(fv_plan **pp)
     fv_free(p->ctx, p);
 }
 
-/* ---- Pointers ------------------------------------------------------------------------------------------- */
+/* ---- Pointers -------------------------------------------------------------------------------- */
 
 static uint8_t *work_at(const fv_plan *p, int buf) { return p->work + p->b[buf].offset; }
 
@@ -393,14 +404,18 @@ static fv_status resolve(fv_plan *p)
     return FV_OK;
 }
 
-uint64_t fv_plan_work_bytes(const fv_plan *p) { return (uint64_t)(p->value_bytes + p->scratch_bytes); }
+uint64_t fv_plan_work_bytes(const fv_plan *p)
+{
+    return (uint64_t)(p->value_bytes + p->scratch_bytes);
+}
 double fv_plan_flop(const fv_plan *p) { return p->flop; }
 
 fv_status fv_plan_set_work(fv_plan *p, void *work, uint64_t bytes)
 {
     if (!p->external) return fv_fail(p->ctx, FV_ERR_STATE, "plan: built with its own work memory");
     if (bytes < fv_plan_work_bytes(p) || (uintptr_t)work % 64)
-        return fv_fail(p->ctx, FV_ERR_CAPACITY, "plan: needs %llu bytes of 64-byte aligned work memory",
+        return fv_fail(p->ctx, FV_ERR_CAPACITY,
+                       "plan: needs %llu bytes of 64-byte aligned work memory",
                        (unsigned long long)fv_plan_work_bytes(p));
     p->work = work;
     p->dirty = true;
@@ -417,7 +432,8 @@ static fv_t find_name(const fv_plan *p, const char *name)
 fv_status fv_plan_bind(fv_plan *p, const char *name, void *data)
 {
     const fv_t x = find_name(p, name);
-    if (!x) return fv_fail(p->ctx, FV_ERR_UNKNOWN, "plan: no input or output is called \"%s\"", name);
+    if (!x)
+        return fv_fail(p->ctx, FV_ERR_UNKNOWN, "plan: no input or output is called \"%s\"", name);
     if (p->bound[x] != data) p->dirty = true;
     p->bound[x] = data;
     return FV_OK;
@@ -432,7 +448,10 @@ fv_tensor fv_plan_value_of(const fv_plan *p, fv_t x)
     return t;
 }
 
-fv_tensor fv_plan_value(const fv_plan *p, const char *name) { return fv_plan_value_of(p, find_name(p, name)); }
+fv_tensor fv_plan_value(const fv_plan *p, const char *name)
+{
+    return fv_plan_value_of(p, find_name(p, name));
+}
 
 fv_tensor fv_plan_grad(const fv_plan *p, const char *name)
 {
@@ -444,7 +463,7 @@ fv_tensor fv_plan_grad(const fv_plan *p, const char *name)
     return t;
 }
 
-/* ---- Running -------------------------------------------------------------------------------------------- */
+/* ---- Running --------------------------------------------------------------------------------- */
 
 static fv_status run_step(fv_plan *p, step *s, bool back)
 {
@@ -467,7 +486,8 @@ fv_status fv_plan_forward(fv_plan *p)
 fv_status fv_plan_backward(fv_plan *p, const char *loss, float scale)
 {
     if (!p->loss || strcmp(p->v[p->loss].name, loss) != 0)
-        return fv_fail(p->ctx, FV_ERR_ARG, "plan: \"%s\" is not its differentiable scalar output", loss);
+        return fv_fail(p->ctx, FV_ERR_ARG, "plan: \"%s\" is not its differentiable scalar output",
+                       loss);
     if (p->dirty) return fv_fail(p->ctx, FV_ERR_STATE, "plan: backward without forward");
     FV_TRY(fv_dev_copy(p->ctx, grad_data(p, p->loss), &scale, sizeof scale, FV_COPY_TO_DEVICE));
     for (int i = p->ns - 1; i >= 0; i--)
@@ -475,7 +495,7 @@ fv_status fv_plan_backward(fv_plan *p, const char *loss, float scale)
     return FV_OK;
 }
 
-/* ---- Profile --------------------------------------------------------------------------------------------- */
+/* ---- Profile --------------------------------------------------------------------------------- */
 
 void fv_plan_profile(fv_plan *p, int on)
 {
@@ -498,11 +518,12 @@ const char *fv_plan_profile_text(fv_plan *p)
     const double runs = p->runs ? (double)p->runs : 1.0;
     fv_text_free(&p->text);
     fv_text_init(&p->text, p->ctx);
-    fv_text_printf(&p->text, "%-14s %6s %12s %12s %7s\n", "op", "nodes", "forward ms", "backward ms", "share");
+    fv_text_printf(&p->text, "%-14s %6s %12s %12s %7s\n", "op", "nodes", "forward ms",
+                   "backward ms", "share");
     for (int op = 0; op < FVI_OP_COUNT; op++)
         if (count[op])
-            fv_text_printf(&p->text, "%-14s %6d %12.3f %12.3f %6.1f%%\n", p->ctx->backend->op((fvi_op)op)->name,
-                           count[op], 1e3 * f[op] / runs, 1e3 * b[op] / runs,
-                           total > 0 ? 100.0 * (f[op] + b[op]) / total : 0.0);
+            fv_text_printf(&p->text, "%-14s %6d %12.3f %12.3f %6.1f%%\n",
+                           p->ctx->backend->op((fvi_op)op)->name, count[op], 1e3 * f[op] / runs,
+                           1e3 * b[op] / runs, total > 0 ? 100.0 * (f[op] + b[op]) / total : 0.0);
     return p->text.data ? p->text.data : "";
 }

@@ -1,4 +1,5 @@
-/* simd.h - one vector vocabulary for AVX2 and AVX-512, so that each fused kernel has one vector body.
+/* simd.h - one vector vocabulary for AVX2 and AVX-512, so that each fused kernel has one vector
+ * body.
  *
  * x_avx2.c and x_avx512.c both include x_body.h after this file; the compiler flags of the file
  * decide the width. vf holds VW floats. Tails use v_ldn / v_stn (masks, never out of bounds).
@@ -33,23 +34,29 @@ FV_INLINE vf v_ldn(const float *p, int n) { return _mm512_maskz_loadu_ps(v_mask_
 FV_INLINE void v_stn(float *p, vf x, int n) { _mm512_mask_storeu_ps(p, v_mask_(n), x); }
 FV_INLINE vf v_ldh(const uint16_t *p)
 {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
 FV_INLINE vf v_ldhn(const uint16_t *p, int n)
 {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(v_mask_(n), p)), 16));
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(v_mask_(n), p)), 16));
 }
 FV_INLINE __m256i v_to_bf16_(vf x) /* nearest even; NaN to quiet NaN */
 {
     const __m512i u = _mm512_castps_si512(x);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-    __m512i r = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    __m512i r = _mm512_srli_epi32(
+        _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
     const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
     r = _mm512_mask_or_epi32(r, nan, _mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
     return _mm512_cvtepi32_epi16(r);
 }
 FV_INLINE void v_sth(uint16_t *p, vf x) { _mm256_storeu_si256((__m256i *)p, v_to_bf16_(x)); }
-FV_INLINE void v_sthn(uint16_t *p, vf x, int n) { _mm256_mask_storeu_epi16(p, v_mask_(n), v_to_bf16_(x)); }
+FV_INLINE void v_sthn(uint16_t *p, vf x, int n)
+{
+    _mm256_mask_storeu_epi16(p, v_mask_(n), v_to_bf16_(x));
+}
 FV_INLINE float v_hsum(vf x)
 {
     const __m256 a = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
@@ -58,12 +65,19 @@ FV_INLINE float v_hsum(vf x)
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_shuffle_ps(b, b, 1)));
 }
 FV_INLINE float v_hmax(vf x) { return _mm512_reduce_max_ps(x); }
-FV_INLINE vf v_round(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+FV_INLINE vf v_round(vf x)
+{
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 FV_INLINE vf v_exp2i_(vf n) /* 2^n for whole n in [-126, 127] */
 {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
 }
-FV_INLINE vf v_select_gt(vf a, vf b, vf x, vf y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), y, x); } /* a>b ? x : y */
+FV_INLINE vf v_select_gt(vf a, vf b, vf x, vf y)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), y, x);
+} /* a>b ? x : y */
 #elif defined(__AVX2__)
 #define VW 8
 typedef __m256 vf;
@@ -89,7 +103,8 @@ FV_INLINE vf v_ldn(const float *p, int n) { return _mm256_maskload_ps(p, v_mask_
 FV_INLINE void v_stn(float *p, vf x, int n) { _mm256_maskstore_ps(p, v_mask_(n), x); }
 FV_INLINE vf v_ldh(const uint16_t *p)
 {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
 }
 FV_INLINE vf v_ldhn(const uint16_t *p, int n) /* AVX2 has no 16-bit masks: copy */
 {
@@ -101,7 +116,8 @@ FV_INLINE __m128i v_to_bf16_(vf x)
 {
     const __m256i u = _mm256_castps_si256(x);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-    __m256i r = _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+    __m256i r = _mm256_srli_epi32(
+        _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
     const __m256i q = _mm256_or_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(0x40));
     r = _mm256_blendv_epi8(r, q, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
     return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
@@ -125,12 +141,19 @@ FV_INLINE float v_hmax(vf x)
     b = _mm_max_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_max_ss(b, _mm_shuffle_ps(b, b, 1)));
 }
-FV_INLINE vf v_round(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+FV_INLINE vf v_round(vf x)
+{
+    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 FV_INLINE vf v_exp2i_(vf n)
 {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
-FV_INLINE vf v_select_gt(vf a, vf b, vf x, vf y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
+FV_INLINE vf v_select_gt(vf a, vf b, vf x, vf y)
+{
+    return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GT_OQ));
+}
 #else
 #error "simd.h: compile this file with -mavx2 or -mavx512f"
 #endif
@@ -153,7 +176,10 @@ FV_INLINE vf v_exp(vf x)
     p = v_select_gt(lo, x, v_zero(), p);
     return v_select_gt(x, hi, v_set1(INFINITY), p);
 }
-FV_INLINE vf v_sigmoid(vf x) { return v_div(v_set1(1.0f), v_add(v_set1(1.0f), v_exp(v_sub(v_zero(), x)))); }
+FV_INLINE vf v_sigmoid(vf x)
+{
+    return v_div(v_set1(1.0f), v_add(v_set1(1.0f), v_exp(v_sub(v_zero(), x))));
+}
 /* tanh(x) = 2 sigmoid(2x) - 1, with x itself below 1e-4 in size where that form loses digits */
 FV_INLINE vf v_tanh(vf x)
 {
@@ -164,7 +190,8 @@ FV_INLINE vf v_tanh(vf x)
 /* Loads and stores by element type; n = VW means a full vector. */
 FV_INLINE vf v_load(const void *p, int64_t i, int is_bf16, int n)
 {
-    if (is_bf16) return n == VW ? v_ldh((const uint16_t *)p + i) : v_ldhn((const uint16_t *)p + i, n);
+    if (is_bf16)
+        return n == VW ? v_ldh((const uint16_t *)p + i) : v_ldhn((const uint16_t *)p + i, n);
     return n == VW ? v_ld((const float *)p + i) : v_ldn((const float *)p + i, n);
 }
 FV_INLINE void v_store(void *p, int64_t i, int is_bf16, int n, vf x)

@@ -11,7 +11,8 @@
 /* Sums of all values' sizes in bytes stay far below 2^63. */
 #define MAX_ELEMENTS ((int64_t)1 << 44)
 
-fv_status fv_tape_create(fv_ctx *ctx, fv_tape **out, fv_params *params, fv_mode mode, fv_dtype precision)
+fv_status fv_tape_create(fv_ctx *ctx, fv_tape **out, fv_params *params, fv_mode mode,
+                         fv_dtype precision)
 {
     *out = NULL;
     if (precision != FV_F32 && precision != FV_BF16)
@@ -49,7 +50,7 @@ fv_tensor fv_tape_tensor(const fv_tape *t, fv_t x)
     return x > 0 && (int)x < t->nv ? t->v[x].t : none;
 }
 
-/* ---- Helpers ------------------------------------------------------------------------------------- */
+/* ---- Helpers --------------------------------------------------------------------------------- */
 
 static fv_t poison(fv_tape *t, fv_status s)
 {
@@ -63,7 +64,8 @@ static fv_t new_value(fv_tape *t, fv_dtype dtype, int ndim, const int64_t *dim)
 {
     if (t->nv >= t->cap_v) {
         const int cap = t->cap_v ? 2 * t->cap_v : 256;
-        fvi_value *v = fv_realloc(t->ctx, t->v, t->v ? (size_t)t->nv * sizeof *v : 0, (size_t)cap * sizeof *v);
+        fvi_value *v =
+            fv_realloc(t->ctx, t->v, t->v ? (size_t)t->nv * sizeof *v : 0, (size_t)cap * sizeof *v);
         if (!v) return poison(t, FV_ERR_OOM);
         if (!t->v) memset(v, 0, sizeof *v);
         t->v = v;
@@ -108,8 +110,8 @@ static fvi_node *new_node(fv_tape *t, fvi_op op)
 }
 
 /* Append `op` with one main output; inputs 0 = absent. */
-static fv_t record(fv_tape *t, fvi_op op, const fvi_attr *attr, const fv_t *in, int n_in, fv_dtype dtype,
-                   int ndim, const int64_t *dim)
+static fv_t record(fv_tape *t, fvi_op op, const fvi_attr *attr, const fv_t *in, int n_in,
+                   fv_dtype dtype, int ndim, const int64_t *dim)
 {
     const fv_t y = new_value(t, dtype, ndim, dim);
     fvi_node *n = y ? new_node(t, op) : NULL;
@@ -146,12 +148,14 @@ static bool same_dims(const fv_tensor *a, const fv_tensor *b)
     return a->ndim == b->ndim && memcmp(a->dim, b->dim, (size_t)a->ndim * sizeof a->dim[0]) == 0;
 }
 
-/* ---- Inputs, parameters, outputs, views ------------------------------------------------------------ */
+/* ---- Inputs, parameters, outputs, views ------------------------------------------------------ */
 
-static fv_t add_input(fv_tape *t, const char *name, fv_dtype dtype, int ndim, const int64_t *dim, int grad)
+static fv_t add_input(fv_tape *t, const char *name, fv_dtype dtype, int ndim, const int64_t *dim,
+                      int grad)
 {
     if (t->status != FV_OK) return 0;
-    if (ndim < 1 || ndim > FV_MAX_DIMS) return BAD(t, FV_ERR_SHAPE, "input %s: %d dimensions", name, ndim);
+    if (ndim < 1 || ndim > FV_MAX_DIMS)
+        return BAD(t, FV_ERR_SHAPE, "input %s: %d dimensions", name, ndim);
     for (int i = 1; i < t->nv; i++)
         if (t->v[i].name && strcmp(t->v[i].name, name) == 0)
             return BAD(t, FV_ERR_ARG, "input %s: name used twice", name);
@@ -207,7 +211,8 @@ fv_t fv_param_row(fv_tape *t, fv_pid id, int64_t row)
     if (!p) return 0;
     const fv_tensor s = t->v[p].t;
     if (s.ndim < 2 || row < 0 || row >= s.dim[0])
-        return BAD(t, FV_ERR_SHAPE, "param_row: %s has no row %lld", fv_params_name(t->params, id), (long long)row);
+        return BAD(t, FV_ERR_SHAPE, "param_row: %s has no row %lld", fv_params_name(t->params, id),
+                   (long long)row);
     return add_view(t, p, row * (fv_tensor_count(&s) / s.dim[0]), s.ndim - 1, s.dim + 1);
 }
 
@@ -240,14 +245,15 @@ void fv_output(fv_tape *t, const char *name, fv_t x)
     if (!t->v[x].name) poison(t, FV_ERR_OOM);
 }
 
-/* ---- Matrix products and convolution ---------------------------------------------------------------- */
+/* ---- Matrix products and convolution --------------------------------------------------------- */
 
 fv_t fv_cast(fv_tape *t, fv_t x, fv_dtype dtype)
 {
     if (!handle_ok(t, "cast", x, false)) return 0;
     const fv_tensor s = t->v[x].t;
     if (s.dtype == dtype) return x;
-    if (!is_float(s.dtype) || !is_float(dtype)) return BAD(t, FV_ERR_DTYPE, "cast: only f32 and bf16");
+    if (!is_float(s.dtype) || !is_float(dtype))
+        return BAD(t, FV_ERR_DTYPE, "cast: only f32 and bf16");
     const fvi_attr a = { { 0 }, { 0 } };
     return record(t, FVI_OP_CAST, &a, &x, 1, dtype, s.ndim, s.dim);
 }
@@ -266,6 +272,9 @@ fv_t fv_linear_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_act act, fv_dtype o
     if (in[2] && fv_tensor_count(&t->v[in[2]].t) != ws.dim[0])
         return BAD(t, FV_ERR_SHAPE, "linear %s: bias length differs", fv_params_name(t->params, b));
     if (t->precision == FV_F32) out = FV_F32;
+    if (!is_float(out))
+        return BAD(t, FV_ERR_DTYPE, "linear %s: output must be f32 or bf16",
+                   fv_params_name(t->params, w));
     int64_t dim[FV_MAX_DIMS];
     memcpy(dim, xs.dim, sizeof dim);
     dim[xs.ndim - 1] = ws.dim[0];
@@ -300,25 +309,30 @@ fv_t fv_conv2d_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c, fv_dtype ou
         return BAD(t, FV_ERR_SHAPE, "conv2d %s: bias length differs", fv_params_name(t->params, b));
     const int64_t h = xs.dim[1] + c.pad_top + c.pad_bottom - ws.dim[2];
     const int64_t wd = xs.dim[2] + c.pad_left + c.pad_right - ws.dim[3];
-    if (h < 0 || wd < 0 || stride < 1 || c.pad_top < 0 || c.pad_left < 0 || c.pad_bottom < 0 || c.pad_right < 0)
-        return BAD(t, FV_ERR_SHAPE, "conv2d %s: kernel larger than the padded input", fv_params_name(t->params, w));
+    if (h < 0 || wd < 0 || stride < 1 || c.pad_top < 0 || c.pad_left < 0 || c.pad_bottom < 0 ||
+        c.pad_right < 0)
+        return BAD(t, FV_ERR_SHAPE, "conv2d %s: kernel larger than the padded input",
+                   fv_params_name(t->params, w));
     const int64_t dim[4] = { xs.dim[0], h / stride + 1, wd / stride + 1, ws.dim[0] };
     const bool fuse = t->mode == FV_INFER && c.act <= FV_ACT_TANH;
-    const fvi_attr a = { { stride, c.pad_top, c.pad_left, c.pad_bottom, c.pad_right, fuse ? (int32_t)c.act : 0 }, { 0 } };
+    const fvi_attr a = {
+        {stride, c.pad_top, c.pad_left, c.pad_bottom, c.pad_right, fuse ? (int32_t)c.act : 0}, {0}};
     if (out != FV_F32 && out != t->precision)
-        return BAD(t, FV_ERR_DTYPE, "conv2d %s: output must be f32 or the tape's type", fv_params_name(t->params, w));
+        return BAD(t, FV_ERR_DTYPE, "conv2d %s: output must be f32 or the tape's type",
+                   fv_params_name(t->params, w));
     const fv_t y = record(t, FVI_OP_CONV2D, &a, in, 3, out, 4, dim);
     return fuse || c.act == FV_ACT_NONE ? y : fv_activate(t, y, c.act);
 }
 
-/* ---- Elementwise --------------------------------------------------------------------------------- */
+/* ---- Elementwise ----------------------------------------------------------------------------- */
 
 fv_t fv_activate(fv_tape *t, fv_t x, fv_act act)
 {
     if (!handle_ok(t, "activate", x, false)) return 0;
     if (act == FV_ACT_NONE) return x;
     const fv_tensor s = t->v[x].t;
-    if (act < 0 || act >= FV_ACT_COUNT || !is_float(s.dtype)) return BAD(t, FV_ERR_ARG, "activate: kind or type");
+    if (act < 0 || act >= FV_ACT_COUNT || !is_float(s.dtype))
+        return BAD(t, FV_ERR_ARG, "activate: kind or type");
     const fvi_attr a = { { (int32_t)act }, { 0 } };
     return record(t, FVI_OP_ACT, &a, &x, 1, s.dtype, s.ndim, s.dim);
 }
@@ -346,15 +360,17 @@ fv_t fv_binary_op(fv_tape *t, fv_binary op, fv_t a, fv_t b)
 {
     if (!handle_ok(t, "binary", a, false) || !handle_ok(t, "binary", b, false)) return 0;
     const fv_tensor as = t->v[a].t, bs = t->v[b].t;
-    if (!is_float(as.dtype) || !is_float(bs.dtype)) return BAD(t, FV_ERR_DTYPE, "binary: f32 or bf16 expected");
+    if (!is_float(as.dtype) || !is_float(bs.dtype))
+        return BAD(t, FV_ERR_DTYPE, "binary: f32 or bf16 expected");
     const int kind = broadcast_kind(&as, &bs);
-    if (kind < 0) return BAD(t, FV_ERR_SHAPE, "binary: second operand cannot be broadcast to the first");
+    if (kind < 0)
+        return BAD(t, FV_ERR_SHAPE, "binary: second operand cannot be broadcast to the first");
     const fvi_attr at = { { (int32_t)op, kind }, { 0 } };
     const fv_t in[2] = { a, b };
     return record(t, FVI_OP_BINARY, &at, in, 2, as.dtype, as.ndim, as.dim);
 }
 
-/* ---- Transformer ops ------------------------------------------------------------------------------ */
+/* ---- Transformer ops ------------------------------------------------------------------------- */
 
 /* mod is [B, n*C] with chunks 0..n-1; chunk -1 is "none". */
 static bool chunks_ok(fv_tape *t, const char *op, fv_t mod, int64_t B, int64_t C, int c0, int c1)
@@ -362,10 +378,11 @@ static bool chunks_ok(fv_tape *t, const char *op, fv_t mod, int64_t B, int64_t C
     if (!mod) return true;
     const fv_tensor *m = &t->v[mod].t;
     const int top = c0 > c1 ? c0 : c1;
-    if (m->ndim == 2 && m->dtype == FV_F32 && m->dim[0] == B && m->dim[1] % C == 0 && c0 >= -1 && c1 >= -1 &&
-        (top + 1) * C <= m->dim[1])
+    if (m->ndim == 2 && m->dtype == FV_F32 && m->dim[0] == B && m->dim[1] % C == 0 && c0 >= -1 &&
+        c1 >= -1 && (top + 1) * C <= m->dim[1])
         return true;
-    BAD(t, FV_ERR_SHAPE, "%s: modulation must be f32 [%lld, n*%lld] with n > %d", op, (long long)B, (long long)C, top);
+    BAD(t, FV_ERR_SHAPE, "%s: modulation must be f32 [%lld, n*%lld] with n > %d", op, (long long)B,
+        (long long)C, top);
     return false;
 }
 
@@ -382,11 +399,14 @@ fv_t fv_norm_modulate(fv_tape *t, fv_t x, fv_norm n)
     for (int k = 0; k < 4; k++)
         if (!handle_ok(t, "norm_modulate", in[k], k > 0)) return 0;
     const fv_tensor s = t->v[x].t;
-    if (s.ndim != 3 || !is_float(s.dtype)) return BAD(t, FV_ERR_SHAPE, "norm_modulate: x must be [B, T, C]");
-    if (!vector_ok(t, "norm_modulate", n.weight, s.dim[2]) || !vector_ok(t, "norm_modulate", n.bias, s.dim[2]) ||
+    if (s.ndim != 3 || !is_float(s.dtype))
+        return BAD(t, FV_ERR_SHAPE, "norm_modulate: x must be [B, T, C]");
+    if (!vector_ok(t, "norm_modulate", n.weight, s.dim[2]) ||
+        !vector_ok(t, "norm_modulate", n.bias, s.dim[2]) ||
         !chunks_ok(t, "norm_modulate", n.mod, s.dim[0], s.dim[2], n.shift_chunk, n.scale_chunk))
         return 0;
-    const fvi_attr a = { { (int32_t)n.kind, n.mod ? n.shift_chunk : -1, n.mod ? n.scale_chunk : -1 }, { n.eps } };
+    const fvi_attr a = {{(int32_t)n.kind, n.mod ? n.shift_chunk : -1, n.mod ? n.scale_chunk : -1},
+                        {n.eps}};
     const fv_t y = record(t, FVI_OP_NORM_MOD, &a, in, 4, t->precision, 3, s.dim);
     const int64_t stats[2] = { s.dim[0] * s.dim[1], 2 };
     record_saved(t, 1, FV_F32, 2, stats);
@@ -399,8 +419,10 @@ fv_t fv_gate_residual(fv_tape *t, fv_t h, fv_t y, fv_t mod, int gate_chunk)
         !handle_ok(t, "gate_residual", mod, true))
         return 0;
     const fv_tensor s = t->v[h].t;
-    if (s.ndim != 3 || s.dtype != FV_F32 || !same_dims(&s, &t->v[y].t) || !is_float(t->v[y].t.dtype))
-        return BAD(t, FV_ERR_SHAPE, "gate_residual: h must be f32 [B, T, C] and y of the same shape");
+    if (s.ndim != 3 || s.dtype != FV_F32 || !same_dims(&s, &t->v[y].t) ||
+        !is_float(t->v[y].t.dtype))
+        return BAD(t, FV_ERR_SHAPE,
+                   "gate_residual: h must be f32 [B, T, C] and y of the same shape");
     if (!chunks_ok(t, "gate_residual", mod, s.dim[0], s.dim[2], gate_chunk, mod ? 0 : -1)) return 0;
     const fvi_attr a = { { mod ? gate_chunk : -1 }, { 0 } };
     const fv_t in[3] = { h, y, mod };
@@ -411,7 +433,8 @@ fv_t fv_swiglu(fv_tape *t, fv_t x)
 {
     if (!handle_ok(t, "swiglu", x, false)) return 0;
     fv_tensor s = t->v[x].t;
-    if (last_dim(&s) % 2 || !is_float(s.dtype)) return BAD(t, FV_ERR_SHAPE, "swiglu: last dimension must be even");
+    if (last_dim(&s) % 2 || !is_float(s.dtype))
+        return BAD(t, FV_ERR_SHAPE, "swiglu: last dimension must be even");
     s.dim[s.ndim - 1] /= 2;
     const fvi_attr a = { { 0 }, { 0 } };
     return record(t, FVI_OP_SWIGLU, &a, &x, 1, s.dtype, s.ndim, s.dim);
@@ -426,7 +449,8 @@ fv_t fv_sdpa(fv_tape *t, fv_t qkv, float scale, int causal)
 {
     if (!handle_ok(t, "sdpa", qkv, false)) return 0;
     const fv_tensor s = t->v[qkv].t;
-    if (!is_qkv(&s)) return BAD(t, FV_ERR_SHAPE, "sdpa: input must be [B, T, 3, h, hd] with hd a multiple of 4");
+    if (!is_qkv(&s))
+        return BAD(t, FV_ERR_SHAPE, "sdpa: input must be [B, T, 3, h, hd] with hd a multiple of 4");
     const fvi_attr a = { { causal != 0 }, { scale } };
     const int64_t dim[3] = { s.dim[0], s.dim[1], s.dim[3] * s.dim[4] };
     const fv_t y = record(t, FVI_OP_SDPA, &a, &qkv, 1, s.dtype, 3, dim);
@@ -441,10 +465,16 @@ fv_t fv_qk_norm_rope(fv_tape *t, fv_t qkv, fv_t q_weight, fv_t k_weight, float e
     for (int k = 0; k < 4; k++)
         if (!handle_ok(t, "qk_norm_rope", in[k], k > 0)) return 0;
     const fv_tensor s = t->v[qkv].t;
-    if (!is_qkv(&s)) return BAD(t, FV_ERR_SHAPE, "qk_norm_rope: input must be [B, T, 3, h, hd], hd a multiple of 4");
-    if (!vector_ok(t, "qk_norm_rope", q_weight, s.dim[4]) || !vector_ok(t, "qk_norm_rope", k_weight, s.dim[4])) return 0;
-    if (!q_weight != !k_weight) return BAD(t, FV_ERR_ARG, "qk_norm_rope: give both weights or none");
-    if (table && (t->v[table].t.dtype != FV_F32 || fv_tensor_count(&t->v[table].t) != s.dim[1] * s.dim[4]))
+    if (!is_qkv(&s))
+        return BAD(t, FV_ERR_SHAPE,
+                   "qk_norm_rope: input must be [B, T, 3, h, hd], hd a multiple of 4");
+    if (!vector_ok(t, "qk_norm_rope", q_weight, s.dim[4]) ||
+        !vector_ok(t, "qk_norm_rope", k_weight, s.dim[4]))
+        return 0;
+    if (!q_weight != !k_weight)
+        return BAD(t, FV_ERR_ARG, "qk_norm_rope: give both weights or none");
+    if (table &&
+        (t->v[table].t.dtype != FV_F32 || fv_tensor_count(&t->v[table].t) != s.dim[1] * s.dim[4]))
         return BAD(t, FV_ERR_SHAPE, "qk_norm_rope: table must be f32 [T, 2, hd/2]");
     const fvi_attr a = { { 0 }, { eps } };
     const fv_t y = record(t, FVI_OP_QK_NORM_ROPE, &a, in, 4, s.dtype, 5, s.dim);
@@ -477,10 +507,11 @@ fv_t fv_embed(fv_tape *t, fv_pid table, fv_t ids)
     return record(t, FVI_OP_EMBED, &a, in, 2, FV_F32, 2, d);
 }
 
-static fv_t record_patch(fv_tape *t, fv_t x, int p, int channel_first, int inverse, int64_t H, int64_t W, int64_t C)
+static fv_t record_patch(fv_tape *t, fv_t x, int p, int channel_first, int inverse, int64_t H,
+                         int64_t W, int64_t C)
 {
     const fv_tensor s = t->v[x].t;
-    const fvi_attr a = { { p, channel_first != 0, inverse, (int32_t)H, (int32_t)W, (int32_t)C }, { 0 } };
+    const fvi_attr a = {{p, channel_first != 0, inverse, (int32_t)H, (int32_t)W, (int32_t)C}, {0}};
     const int64_t tokens[3] = { s.dim[0], (H / p) * (W / p), (int64_t)p * p * C };
     const int64_t image[4] = { s.dim[0], H, W, C };
     return inverse ? record(t, FVI_OP_PATCHIFY, &a, &x, 1, s.dtype, 4, image)
@@ -492,7 +523,8 @@ fv_t fv_patchify(fv_tape *t, fv_t x, int p, int channel_first)
     if (!handle_ok(t, "patchify", x, false)) return 0;
     const fv_tensor s = t->v[x].t;
     if (s.ndim != 4 || p < 1 || s.dim[1] % p || s.dim[2] % p || !is_float(s.dtype))
-        return BAD(t, FV_ERR_SHAPE, "patchify: [B, H, W, C] with sides that are multiples of %d expected", p);
+        return BAD(t, FV_ERR_SHAPE,
+                   "patchify: [B, H, W, C] with sides that are multiples of %d expected", p);
     return record_patch(t, x, p, channel_first, 0, s.dim[1], s.dim[2], s.dim[3]);
 }
 
@@ -500,13 +532,15 @@ fv_t fv_unpatchify(fv_tape *t, fv_t x, int height, int width, int p, int channel
 {
     if (!handle_ok(t, "unpatchify", x, false)) return 0;
     const fv_tensor s = t->v[x].t;
-    if (s.ndim != 3 || p < 1 || height % p || width % p || s.dim[1] != (int64_t)(height / p) * (width / p) ||
-        s.dim[2] % ((int64_t)p * p) || !is_float(s.dtype))
-        return BAD(t, FV_ERR_SHAPE, "unpatchify: [B, N, p*p*C] does not fit %d x %d pixels", width, height);
+    if (s.ndim != 3 || p < 1 || height % p || width % p ||
+        s.dim[1] != (int64_t)(height / p) * (width / p) || s.dim[2] % ((int64_t)p * p) ||
+        !is_float(s.dtype))
+        return BAD(t, FV_ERR_SHAPE, "unpatchify: [B, N, p*p*C] does not fit %d x %d pixels", width,
+                   height);
     return record_patch(t, x, p, channel_first, 1, height, width, s.dim[2] / ((int64_t)p * p));
 }
 
-/* ---- Image ops and losses --------------------------------------------------------------------------- */
+/* ---- Image ops and losses -------------------------------------------------------------------- */
 
 fv_t fv_groupnorm(fv_tape *t, fv_t x, fv_t weight, fv_t bias, int groups, float eps, fv_act act)
 {
@@ -515,10 +549,12 @@ fv_t fv_groupnorm(fv_tape *t, fv_t x, fv_t weight, fv_t bias, int groups, float 
         if (!handle_ok(t, "groupnorm", in[k], k > 0)) return 0;
     const fv_tensor s = t->v[x].t;
     if (s.ndim != 4 || groups < 1 || s.dim[3] % groups || !is_float(s.dtype))
-        return BAD(t, FV_ERR_SHAPE, "groupnorm: [B, H, W, C] with C a multiple of %d expected", groups);
+        return BAD(t, FV_ERR_SHAPE, "groupnorm: [B, H, W, C] with C a multiple of %d expected",
+                   groups);
     if (act != FV_ACT_NONE && act != FV_ACT_SILU && act != FV_ACT_RELU)
         return BAD(t, FV_ERR_ARG, "groupnorm: activation must be none, silu or relu");
-    if (!vector_ok(t, "groupnorm", weight, s.dim[3]) || !vector_ok(t, "groupnorm", bias, s.dim[3])) return 0;
+    if (!vector_ok(t, "groupnorm", weight, s.dim[3]) || !vector_ok(t, "groupnorm", bias, s.dim[3]))
+        return 0;
     const fvi_attr a = { { groups, (int32_t)act }, { eps } };
     const fv_t y = record(t, FVI_OP_GROUPNORM, &a, in, 3, s.dtype, 4, s.dim);
     const int64_t stats[3] = { s.dim[0], groups, 2 };
@@ -530,7 +566,8 @@ fv_t fv_upsample2x(fv_tape *t, fv_t x)
 {
     if (!handle_ok(t, "upsample2x", x, false)) return 0;
     const fv_tensor s = t->v[x].t;
-    if (s.ndim != 4 || !is_float(s.dtype)) return BAD(t, FV_ERR_SHAPE, "upsample2x: [B, H, W, C] expected");
+    if (s.ndim != 4 || !is_float(s.dtype))
+        return BAD(t, FV_ERR_SHAPE, "upsample2x: [B, H, W, C] expected");
     const int64_t d[4] = { s.dim[0], 2 * s.dim[1], 2 * s.dim[2], s.dim[3] };
     const fvi_attr a = { { 0 }, { 0 } };
     return record(t, FVI_OP_UPSAMPLE2X, &a, &x, 1, s.dtype, 4, d);
@@ -540,7 +577,8 @@ fv_t fv_mean_axis1(fv_tape *t, fv_t x)
 {
     if (!handle_ok(t, "mean_axis1", x, false)) return 0;
     const fv_tensor s = t->v[x].t;
-    if (s.ndim != 3 || !is_float(s.dtype)) return BAD(t, FV_ERR_SHAPE, "mean_axis1: [B, T, C] expected");
+    if (s.ndim != 3 || !is_float(s.dtype))
+        return BAD(t, FV_ERR_SHAPE, "mean_axis1: [B, T, C] expected");
     const int64_t d[2] = { s.dim[0], s.dim[2] };
     const fvi_attr a = { { 0 }, { 0 } };
     return record(t, FVI_OP_MEAN1, &a, &x, 1, FV_F32, 2, d);
@@ -550,9 +588,9 @@ fv_t fv_slice(fv_tape *t, fv_t x, int64_t first, int64_t n)
 {
     if (!handle_ok(t, "slice", x, false)) return 0;
     fv_tensor s = t->v[x].t;
-    if (first < 0 || n < 1 || first > INT32_MAX || first + n > last_dim(&s) || !is_float(s.dtype))
-        return BAD(t, FV_ERR_SHAPE, "slice: columns %lld..%lld of %lld", (long long)first, (long long)(first + n),
-                   (long long)last_dim(&s));
+    if (first < 0 || n < 1 || first > INT32_MAX || first > last_dim(&s) - n || !is_float(s.dtype))
+        return BAD(t, FV_ERR_SHAPE, "slice: %lld columns from %lld of %lld", (long long)n,
+                   (long long)first, (long long)last_dim(&s));
     s.dim[s.ndim - 1] = n;
     const fvi_attr a = { { (int32_t)first }, { 0 } };
     return record(t, FVI_OP_SLICE, &a, &x, 1, s.dtype, s.ndim, s.dim);
@@ -574,10 +612,14 @@ fv_t fv_loss_mse(fv_tape *t, fv_t a, fv_t target, fv_t weight)
 
 fv_t fv_loss_cross_entropy(fv_tape *t, fv_t logits, fv_t labels)
 {
-    if (!handle_ok(t, "loss_cross_entropy", logits, false) || !handle_ok(t, "loss_cross_entropy", labels, false)) return 0;
+    if (!handle_ok(t, "loss_cross_entropy", logits, false) ||
+        !handle_ok(t, "loss_cross_entropy", labels, false))
+        return 0;
     const fv_tensor s = t->v[logits].t, l = t->v[labels].t;
-    if (s.ndim != 2 || l.ndim != 1 || l.dtype != FV_I32 || l.dim[0] != s.dim[0] || !is_float(s.dtype))
-        return BAD(t, FV_ERR_SHAPE, "loss_cross_entropy: logits [n, V] and labels i32 [n] expected");
+    if (s.ndim != 2 || l.ndim != 1 || l.dtype != FV_I32 || l.dim[0] != s.dim[0] ||
+        !is_float(s.dtype))
+        return BAD(t, FV_ERR_SHAPE,
+                   "loss_cross_entropy: logits [n, V] and labels i32 [n] expected");
     const fvi_attr a = { { 0 }, { 0 } };
     const fv_t in[2] = { logits, labels };
     const int64_t one = 1;

@@ -25,23 +25,19 @@ typedef enum fvi_op {
  * CAST        in x                      out y
  * ACT         in x                      out y               i0 fv_act
  * AFFINE      in x                      out y               f0 scale f1 shift
- * BINARY      in a, b                   out y               i0 fv_binary i1 bcast: 0 same, 1 suffix, 2 per sample
- * NORM_MOD    in x, [w], [b], [mod]     out y, stats[R,2]   i0 kind i1 shift chunk i2 scale chunk f0 eps
- *             stats = mean, rstd per row (RMS: mean 0); stats.data NULL in inference
- * GATE_RES    in h, y, [mod]            out h2              i0 gate chunk
- * SWIGLU      in x                      out y
- * SDPA        in qkv                    out o, lse[B,h,T]   i0 causal f0 scale; lse.data NULL in inference
- * QK_NORM_ROPE in qkv, [qw], [kw], [table] out qkv2, rstd[B,T,2,h]  f0 eps; rstd.data NULL in inference
- * TIMESTEP    in t                      out y               f0 scale f1 den
- * EMBED       in table, ids             out y
- * PATCHIFY    in x                      out y               i0 p i1 channel_first i2 inverse i3 H i4 W i5 C
- * GROUPNORM   in x, w, b                out y, stats[B,G,2] i0 groups i1 act f0 eps
- * UPSAMPLE2X  in x                      out y
- * MEAN1       in x                      out y
- * SLICE       in x                      out y               i0 first column
- * LOSS_MSE    in a, target, [weight]    out loss[1]
- * LOSS_CE     in logits, labels         out loss[1], probs[n,V]
- */
+ * BINARY      in a, b                   out y               i0 fv_binary i1 bcast: 0 same, 1
+ * suffix, 2 per sample NORM_MOD    in x, [w], [b], [mod]     out y, stats[R,2]   i0 kind i1 shift
+ * chunk i2 scale chunk f0 eps stats = mean, rstd per row (RMS: mean 0); stats.data NULL in
+ * inference GATE_RES    in h, y, [mod]            out h2              i0 gate chunk SWIGLU      in
+ * x                      out y SDPA        in qkv                    out o, lse[B,h,T]   i0 causal
+ * f0 scale; lse.data NULL in inference QK_NORM_ROPE in qkv, [qw], [kw], [table] out qkv2,
+ * rstd[B,T,2,h]  f0 eps; rstd.data NULL in inference TIMESTEP    in t                      out y f0
+ * scale f1 den EMBED       in table, ids             out y PATCHIFY    in x out y               i0
+ * p i1 channel_first i2 inverse i3 H i4 W i5 C GROUPNORM   in x, w, b                out y,
+ * stats[B,G,2] i0 groups i1 act f0 eps UPSAMPLE2X  in x                      out y MEAN1       in x
+ * out y SLICE       in x                      out y               i0 first column LOSS_MSE    in a,
+ * target, [weight]    out loss[1] LOSS_CE     in logits, labels         out loss[1],
+ * probs[n,V] */
 typedef struct fvi_attr { int32_t i[6]; float f[2]; } fvi_attr;
 
 /* One execution of one node. gin/gout only in backward: gout[0] is the gradient of out[0];
@@ -58,23 +54,24 @@ typedef struct fvi_exec {
     bool training;
     bool precise;         /* f32 tape: no bf16 inside (else matrix products may use bf16 inputs) */
     fv_params *params;
-    fv_pid pid[FVI_MAX_IN]; /* parameter behind in[k], -1 if none. The weights of LINEAR and CONV2D are
-                               fetched by id: packed forms when there are no masters
-                               (fvi_params_master(params) == NULL; in[1].data is NULL then), else the
-                               current masters or bf16 copies, also in inference (values may change
-                               between runs while a model trains)                                    */
+    fv_pid pid[FVI_MAX_IN]; /* parameter behind in[k], -1 if none. The weights of LINEAR and CONV2D
+                               are fetched by id: packed forms when there are no masters
+                               (fvi_params_master(params) == NULL; in[1].data is NULL then), else
+                               the current masters or bf16 copies, also in inference (values may
+                               change between runs while a model trains) */
 } fvi_exec;
 
 typedef struct fvi_op_def {
     const char *name;
     uint8_t bwd_reads_in, bwd_reads_out; /* bit k: backward reads in[k] / out[k] */
-    bool grad_alias;   /* backward passes gout unchanged to gin[0]: the planner may give both one buffer
-                          (then gin[0].data == gout[0].data and gin_add[0] is 0)                          */
-    size_t (*scratch_bytes)(const fvi_exec *e, bool backward);  /* data pointers are NULL; may be NULL fn */
-    fv_status (*prepare)(fvi_exec *e);                           /* sets e->state; may be NULL fn          */
+    bool grad_alias; /* backward passes gout unchanged to gin[0]: the planner may give both one
+                        buffer (then gin[0].data == gout[0].data and gin_add[0] is 0) */
+    size_t (*scratch_bytes)(const fvi_exec *e,
+                            bool backward); /* data pointers are NULL; may be NULL fn */
+    fv_status (*prepare)(fvi_exec *e); /* sets e->state; may be NULL fn          */
     void (*release)(fv_ctx *ctx, void *state);
     fv_status (*forward)(fvi_exec *e);
-    fv_status (*backward)(fvi_exec *e);                          /* NULL: not differentiable               */
+    fv_status (*backward)(fvi_exec *e); /* NULL: not differentiable               */
 } fvi_op_def;
 
 const fvi_op_def *fvi_cpu_op(fvi_op op);
@@ -86,7 +83,7 @@ extern const fvi_op_def fvi_cpu_linear, fvi_cpu_conv2d, fvi_cpu_cast, fvi_cpu_ac
     fvi_cpu_qk_norm_rope, fvi_cpu_timestep, fvi_cpu_embed, fvi_cpu_patchify, fvi_cpu_groupnorm,
     fvi_cpu_upsample2x, fvi_cpu_mean1, fvi_cpu_slice, fvi_cpu_loss_mse, fvi_cpu_loss_ce;
 
-/* ---- Parameters (params.c): thread-safe, may allocate; called at plan build ---------------------- */
+/* ---- Parameters (params.c): thread-safe, may allocate; called at plan build ------------------ */
 /* f32 values of a parameter (master in training). */
 fv_status fvi_param_f32(fv_ctx *ctx, fv_params *p, fv_pid id, const float **out);
 /* Training: bf16 copy, valid during a forward/backward (fvi_params_sync). */
@@ -113,7 +110,7 @@ fv_status fvi_param_packed(fv_ctx *ctx, fv_params *p, fv_pid id, const void *key
 fv_status fvi_params_join(fv_params *p, fv_pid id, const fv_model *m, const char *prefix,
                           const char *const *name, int n);
 
-/* ---- oneDNN matrix products (matmul_dnnl.c) ------------------------------------------------------ */
+/* ---- oneDNN matrix products (matmul_dnnl.c) -------------------------------------------------- */
 /* c[M,N] = act(a[M,K] b[K,N] + bias[N]) (+ c). Row-major with leading dimensions; *_trans: stored
  * transposed. One object per shape; running allocates nothing of ours. b_packed: b is in oneDNN's
  * own layout made by fvi_matmul_pack. a/b/c types: f32,f32,f32; bf16,bf16,{f32,bf16};
@@ -132,8 +129,8 @@ void fvi_matmul_destroy(fv_ctx *ctx, fvi_matmul **m);
 size_t fvi_matmul_packed_bytes(const fvi_matmul *m);
 /* b given dense as [N,K] (b_trans) or [K,N], of type b_type. */
 fv_status fvi_matmul_pack(fv_ctx *ctx, const fvi_matmul *m, const void *b, void *packed);
-fv_status fvi_matmul_run(fv_ctx *ctx, fvi_matmul *m, const void *a, const void *b, const float *bias,
-                         const float *scale, void *c);
+fv_status fvi_matmul_run(fv_ctx *ctx, fvi_matmul *m, const void *a, const void *b,
+                         const float *bias, const float *scale, void *c);
 
 /* oneDNN uses the calling thread's OpenMP count: set it around building and running primitives. */
 int fvi_threads_enter(const fv_ctx *ctx);   /* returns the old count */

@@ -348,6 +348,70 @@ static void every_status_has_a_name(void)
         CHECK(strncmp(fv_status_name((fv_status)known[i]), "FV_", 3) == 0);
 }
 
+/* A tape that refuses leaves a message; sizes near the limits of int64 do not overflow. */
+static bool refuses(fv_ctx *ctx, int what)
+{
+    const int64_t dim[2] = { 4, 8 }, huge[2] = { (int64_t)1 << 40, (int64_t)1 << 20 };
+    fv_params *p;
+    fv_tape *t = NULL;
+    if (fv_params_create(ctx, &p) != FV_OK) return false;
+    const fv_pid w = fv_params_add(p, "w", 2, dim, 0);
+    bool good = fv_tape_create(ctx, &t, p, FV_INFER, FV_BF16) == FV_OK;
+    const fv_t x = good ? fv_input(t, "x", FV_F32, 2, dim) : 0;
+    fv_t y = x;
+    switch (what) {
+    case 0: y = fv_slice(t, x, 1, INT64_MAX); break;
+    case 1: y = fv_slice(t, x, 1, 8); break;
+    case 2: y = fv_input(t, "huge", FV_F32, 2, huge); break;
+    case 3: y = fv_linear_as(t, x, w, -1, FV_ACT_NONE, FV_I32); break;
+    case 4: y = fv_unpatchify(t, x, -8, -8, 4, 0); break;
+    default: y = fv_reshape(t, x, 2, huge); break;
+    }
+    /* On an f32 tape outputs are f32, whatever is asked for. */
+    const bool allowed = what == 3 && fv_tape_precision(t) == FV_F32;
+    good = good && (allowed || (y == 0 && fv_tape_status(t) != FV_OK && fv_ctx_error(ctx)[0]));
+    fv_tape_destroy(&t);
+    fv_params_destroy(&p);
+    return good;
+}
+
+static void bad_shapes_and_types_are_refused(void)
+{
+    fv_ctx *ctx = make_ctx(1, NULL);
+    for (int what = 0; what < 6; what++) CHECK_MSG(refuses(ctx, what), "case %d", what);
+    fv_params *p;
+    OK(ctx, fv_params_create(ctx, &p));
+    const int64_t most = INT64_MAX;
+    CHECK(fv_params_add(p, "a", 1, &most, 0) == -1);
+    CHECK(fv_params_alloc(p) == FV_ERR_SHAPE); /* the failure sticks */
+    fv_params_destroy(&p);
+    fv_ctx_destroy(&ctx);
+}
+
+static void options_of_another_size_are_taken_or_refused(void)
+{
+    fv_ctx *ctx = make_ctx(1, NULL);
+    const int64_t dim = 4;
+    const size_t sizes[] = { sizeof(size_t), sizeof(fv_plan_options), sizeof(fv_plan_options) + 64,
+                             0, 1, SIZE_MAX };
+    struct { fv_plan_options o; char tail[64]; } given = { .o = FV_PLAN_OPTIONS_INIT };
+    fv_tape *t;
+    OK(ctx, fv_tape_create(ctx, &t, NULL, FV_INFER, FV_F32));
+    fv_output(t, "y", fv_affine(t, fv_input(t, "x", FV_F32, 1, &dim), 2.0f, 0.0f));
+    given.o.external_work = 1;
+    for (int i = 0; i < 6; i++) {
+        fv_plan *plan;
+        given.o.struct_size = sizes[i];
+        const fv_status s = fv_plan_build(ctx, &plan, t, &given.o);
+        CHECK_MSG(s == (i < 3 ? FV_OK : FV_ERR_ARG), "size %zu: %s", sizes[i], fv_status_name(s));
+        /* The shortest struct does not reach external_work: the plan has memory of its own. */
+        if (s == FV_OK) CHECK((fv_plan_set_work(plan, NULL, 0) == FV_ERR_STATE) == (i == 0));
+        fv_plan_destroy(&plan);
+    }
+    fv_tape_destroy(&t);
+    fv_ctx_destroy(&ctx);
+}
+
 int main(void)
 {
     RUN(every_status_has_a_name);
@@ -361,5 +425,7 @@ int main(void)
     RUN(unbound_input_is_named);
     RUN(cancel_stops_a_run);
     RUN(memory_cap_is_kept);
+    RUN(bad_shapes_and_types_are_refused);
+    RUN(options_of_another_size_are_taken_or_refused);
     return test_end();
 }
