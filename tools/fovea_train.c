@@ -31,10 +31,12 @@ static void print_result(fv_ctx *ctx, const train_args *a, const char *out,
     cli_json j;
     fv_ctx_memory(ctx, &mem);
     if (!a->common.json) {
-        cli_note("%s: step %llu, loss %.4g, held-out %.4g, %.0f s, %.1f pictures/s, peak memory "
-                 "%.0f MiB",
-                 out, (unsigned long long)r->step, r->loss, r->metric, r->seconds,
-                 r->samples_per_second, (double)mem.peak_bytes / 1048576);
+        char held[48] = "";
+        if (r->metric == r->metric) /* NaN: not measured */
+            snprintf(held, sizeof held, ", held-out %.4g", r->metric);
+        cli_note("%s: step %llu, loss %.4g%s, %.0f s, %.1f pictures/s, peak memory %.0f MiB", out,
+                 (unsigned long long)r->step, r->loss, held, r->seconds, r->samples_per_second,
+                 (double)mem.peak_bytes / 1048576);
         return;
     }
     char *model = cli_format("%s/model.safetensors", out);
