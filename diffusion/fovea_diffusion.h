@@ -88,7 +88,7 @@ typedef struct fv_generate_options {
     const int *classes;          /* [count], or NULL = class_all for all */
     int class_all;               /* 0..classes-1; classes = unconditional */
     fv_sampler sampler;          /* AUTO = the model's */
-    int steps;                   /* 0 = the model's; to 1000; ddpm, ddim: at least 2; dpmpp2m: to 999 */
+    int steps;                   /* 0 = the model's; to 1000; ddpm, ddim from 2, dpmpp2m to 999 */
     float cfg;                   /* guidance scale to 1000; 0 = the model's, 1 = off */
     float cfg_start, cfg_end;    /* guidance interval in t (flow) or 1 - timestep/1000; end 0 = 1;
                                     flow default 0.1..1 */
@@ -152,7 +152,7 @@ FV_API FV_NODISCARD fv_status fv_sens_parse(fv_ctx *ctx, fv_sens **out, const vo
 FV_API FV_NODISCARD fv_status fv_sens_write(fv_ctx *ctx, const fv_sens *s, const char *path,
                                             int overwrite);
 FV_API void fv_sens_free(fv_sens **s);
-/* FV_OK if the table fits this model, sampler, steps and guidance; else FV_ERR_MODEL says what differs.
+/* FV_OK if the table fits this model, sampler, steps and guidance; else FV_ERR_MODEL says what is not.
  * The guidance scale may be up to 20 % off. */
 FV_API FV_NODISCARD fv_status fv_sens_match(fv_ctx *ctx, const fv_sens *s, const fv_dit *d,
                                             const fv_generate_options *o);
