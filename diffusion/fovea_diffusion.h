@@ -152,7 +152,7 @@ FV_API FV_NODISCARD fv_status fv_sens_parse(fv_ctx *ctx, fv_sens **out, const vo
 FV_API FV_NODISCARD fv_status fv_sens_write(fv_ctx *ctx, const fv_sens *s, const char *path,
                                             int overwrite);
 FV_API void fv_sens_free(fv_sens **s);
-/* FV_OK if the table fits this model, sampler, steps and guidance; else FV_ERR_MODEL says what is not.
+/* FV_OK if the table fits this model, sampler, steps and guidance; else FV_ERR_MODEL says why.
  * The guidance scale may be up to 20 % off. */
 FV_API FV_NODISCARD fv_status fv_sens_match(fv_ctx *ctx, const fv_sens *s, const fv_dit *d,
                                             const fv_generate_options *o);
