@@ -128,6 +128,45 @@ bool cli_is_special(const char *path)
     return stat(path, &st) == 0 && (S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode));
 }
 
+int cli_check_place(const char *path, bool may_overwrite)
+{
+    int code = CLI_OK;
+    if (cli_is_special(path)) return CLI_OK;
+    if (cli_is_folder(path)) return cli_fail(CLI_FAILED, "%s: is a folder", path);
+    if (cli_file_exists(path) && !may_overwrite)
+        return cli_fail(CLI_FAILED, "%s: exists; -f overwrites", path);
+    char *folder = cli_folder_of(path);
+    if (access(folder, W_OK | X_OK) != 0)
+        code = cli_fail(CLI_FAILED, "%s: cannot write into %s: %s", path, folder, strerror(errno));
+    free(folder);
+    return code;
+}
+
+static int say_errno(const char *path)
+{
+    return cli_fail(CLI_FAILED, "%s: %s", path, errno ? strerror(errno) : "write failed");
+}
+
+int cli_save_text(const char *path, const char *text, size_t size)
+{
+    const bool is_special = cli_is_special(path);
+    char *temp =
+        is_special ? cli_format("%s", path) : cli_format("%s.%ld.part", path, (long)getpid());
+    errno = 0;
+    FILE *f = fopen(temp, is_special ? "wb" : "wbx");
+    int code = f ? CLI_OK : say_errno(path);
+    if (f) {
+        const bool wrote = fwrite(text, 1, size, f) == size;
+        const bool closed = fclose(f) == 0;
+        if (!wrote || !closed || (!is_special && rename(temp, path) != 0)) {
+            code = say_errno(path);
+            if (!is_special) unlink(temp);
+        }
+    }
+    free(temp);
+    return code;
+}
+
 void cli_printable(const char *text, char *out, size_t size)
 {
     size_t n = 0;
@@ -510,7 +549,7 @@ int cli_parse(const cli_command *c, int argc, char **argv, const char **files, i
 static struct {
     bool is_on, is_shown;
     double start, last;
-    char stage[32];
+    char stage[32], title[40];
     void (*watch)(void *user, const fv_progress *p);
     void *user;
 } bar;
@@ -525,6 +564,18 @@ void cli_progress_clear(void)
 {
     if (bar.is_shown) fputs("\r\033[K", stderr);
     bar.is_shown = false;
+}
+
+void cli_progress_title(const char *fmt, ...)
+{
+    cli_progress_clear();
+    bar.title[0] = bar.stage[0] = 0;
+    if (!fmt) return;
+    va_list ap;
+    va_start(ap, fmt);
+    const int n = vsnprintf(bar.title, sizeof bar.title - 2, fmt, ap);
+    va_end(ap);
+    if (n > 0) strcat(bar.title, ": ");
 }
 
 static void draw(const fv_progress *p, double elapsed)
@@ -546,8 +597,9 @@ static void draw(const fv_progress *p, double elapsed)
         n = snprintf(line, sizeof line, "%s %llu %s", p->stage, (unsigned long long)p->done,
                      p->detail ? p->detail : "");
     }
-    if (n > 79) line[79] = 0;
-    fprintf(stderr, "\r\033[K%s", line);
+    const int room = 79 - (int)strlen(bar.title);
+    if (n > room) line[room] = 0;
+    fprintf(stderr, "\r\033[K%s%s", bar.title, line);
     fflush(stderr);
     bar.is_shown = true;
 }

@@ -135,6 +135,9 @@ bool cli_interrupted(void);
 /* Progress of library calls goes to this function as well (benchmarks take times there). */
 void cli_watch(void (*watch)(void *user, const fv_progress *p), void *user);
 void cli_progress_clear(void);
+/* Text in front of the progress line from now on ("2x soda, run 3 of 5"); NULL = none. Clears the
+ * line. */
+void cli_progress_title(const char *fmt, ...) CLI_PRINTF(1, 2);
 /* Flush stdout and report a failure (full disk); returns the final exit code. */
 int cli_finish(fv_ctx **ctx, int code);
 
@@ -171,6 +174,10 @@ bool cli_is_folder(const char *path);
 bool cli_is_special(const char *path); /* device or pipe */
 /* The folder of a path, "." if it has none. Malloced. */
 char *cli_folder_of(const char *path);
+/* Can a file be made at `path`? Asked before long work; returns an exit code. */
+int cli_check_place(const char *path, bool may_overwrite);
+/* Writes a file, atomically unless it is a device or pipe; returns an exit code. */
+int cli_save_text(const char *path, const char *text, size_t size);
 
 /* File `name` in the user's cache folder (XDG base directory specification), which is made; NULL if
  * there is none. Malloced. */

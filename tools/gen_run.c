@@ -56,21 +56,7 @@ static bool has_picture_suffix(const char *path)
     return false;
 }
 
-/* Can `path` be made? A folder that is missing is only made for OUT_FOLDER, one level. */
-static int check_place(const char *path, bool may_overwrite)
-{
-    int code = CLI_OK;
-    if (cli_is_special(path)) return CLI_OK;
-    if (cli_is_folder(path)) return cli_fail(CLI_FAILED, "%s: is a folder", path);
-    if (cli_file_exists(path) && !may_overwrite)
-        return cli_fail(CLI_FAILED, "%s: exists; -f overwrites", path);
-    char *folder = cli_folder_of(path);
-    if (access(folder, W_OK | X_OK) != 0)
-        code = cli_fail(CLI_FAILED, "%s: cannot write into %s: %s", path, folder, strerror(errno));
-    free(folder);
-    return code;
-}
-
+/* A folder that is missing is made later, one level. */
 static int check_folder(const char *path)
 {
     if (cli_is_folder(path)) {
@@ -79,7 +65,7 @@ static int check_folder(const char *path)
     }
     char *plain = cli_format("%s", path);
     for (size_t n = strlen(plain); n > 1 && plain[n - 1] == '/'; n--) plain[n - 1] = 0;
-    const int code = check_place(plain, false);
+    const int code = cli_check_place(plain, false);
     free(plain);
     return code;
 }
@@ -105,10 +91,10 @@ static int check_output(gen_run *r)
                             "-o %s: no picture format has this suffix; use .png .jpg "
                             ".webp .ppm, or a folder with / at its end",
                             out);
-        code = check_place(out, a->common.force);
+        code = cli_check_place(out, a->common.force);
     }
-    if (code == CLI_OK && a->sheet) code = check_place(a->sheet, a->common.force);
-    if (code == CLI_OK && a->plan_out) code = check_place(a->plan_out, a->common.force);
+    if (code == CLI_OK && a->sheet) code = cli_check_place(a->sheet, a->common.force);
+    if (code == CLI_OK && a->plan_out) code = cli_check_place(a->plan_out, a->common.force);
     return code;
 }
 
@@ -141,7 +127,7 @@ static int name_files(gen_run *r)
         r->file[r->file_count++] =
             cli_format("%s%sgrid.png", a->out, a->out[strlen(a->out) - 1] == '/' ? "" : "/");
     for (int i = 0; i < r->file_count && cli_is_folder(a->out); i++) {
-        const int code = check_place(r->file[i], a->common.force);
+        const int code = cli_check_place(r->file[i], a->common.force);
         if (code != CLI_OK) return code;
     }
     return CLI_OK;
