@@ -150,6 +150,7 @@ void fv_dit_get_info(const fv_dit *d, fv_dit_info *o)
     o->sampler = c->sampler;
     o->steps = c->steps;
     o->cfg = c->cfg;
+    memcpy(o->hash, d->hash, sizeof o->hash);
 }
 
 const char *fv_dit_class_name(const fv_dit *d, int i)

@@ -68,6 +68,7 @@ typedef struct fv_dit_info {
     fv_sampler sampler;              /* defaults of the model                               */
     int steps;
     float cfg;
+    uint8_t hash[32];                /* fv_model_hash of its file, known since opening */
 } fv_dit_info;
 /* Texts belong to the model. */
 FV_API void fv_dit_get_info(const fv_dit *d, fv_dit_info *out);

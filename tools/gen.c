@@ -22,11 +22,19 @@ int gen_open_file(fv_ctx *ctx, gen_model *m, const char *path)
             return cli_fail(CLI_FAILED, "no default model in this build: give --model FILE");
         s = fv_model_open_memory(ctx, &m->file, bytes, size, NULL);
     }
-    if (s != FV_OK) return cli_report(ctx, s, m->label);
-    uint8_t hash[32];
-    fv_model_hash(m->file, hash);
-    cli_hex(hash, 32, m->hash);
-    return CLI_OK;
+    return s == FV_OK ? CLI_OK : cli_report(ctx, s, m->label);
+}
+
+fv_status gen_open_dit(fv_ctx *ctx, gen_model *m, fv_dtype precision)
+{
+    fv_dit_options o = FV_DIT_OPTIONS_INIT;
+    o.precision = m->precision = precision;
+    o.decoder = m->decoder;
+    const fv_status s = fv_dit_open(ctx, &m->dit, m->file, &o);
+    if (s != FV_OK) return s;
+    fv_dit_get_info(m->dit, &m->info);
+    cli_hex(m->info.hash, 32, m->hash);
+    return FV_OK;
 }
 
 int gen_open(fv_ctx *ctx, gen_model *m, const char *path, const char *decoder, fv_dtype precision)
@@ -36,13 +44,8 @@ int gen_open(fv_ctx *ctx, gen_model *m, const char *path, const char *decoder, f
     fv_status s = FV_OK;
     if (decoder) s = fv_model_open(ctx, &m->decoder, decoder, NULL);
     if (s != FV_OK) return cli_report(ctx, s, decoder);
-    fv_dit_options o = FV_DIT_OPTIONS_INIT;
-    o.precision = m->precision = precision;
-    o.decoder = m->decoder;
-    s = fv_dit_open(ctx, &m->dit, m->file, &o);
-    if (s != FV_OK) return cli_report(ctx, s, m->label);
-    fv_dit_get_info(m->dit, &m->info);
-    return CLI_OK;
+    s = gen_open_dit(ctx, m, precision);
+    return s == FV_OK ? CLI_OK : cli_report(ctx, s, m->label);
 }
 
 void gen_close(gen_model *m)

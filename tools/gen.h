@@ -13,11 +13,13 @@ typedef struct gen_model {
     fv_dit *dit;
     fv_dit_info info;
     fv_dtype precision;
-    char hash[65];
+    char hash[65]; /* hexadecimal; with dit only: hashing gigabytes takes seconds */
 } gen_model;
 
-/* Both return an exit code and have written the message. */
+/* gen_open_file and gen_open return an exit code and have written the message. */
 int gen_open_file(fv_ctx *ctx, gen_model *m, const char *path);
+/* dit, info and hash of an opened file; the message is left in ctx. */
+fv_status gen_open_dit(fv_ctx *ctx, gen_model *m, fv_dtype precision);
 int gen_open(fv_ctx *ctx, gen_model *m, const char *path, const char *decoder, fv_dtype precision);
 void gen_close(gen_model *m);
 /* Class i for people and file names; unnamed classes are numbers. */

@@ -61,9 +61,10 @@ static char *sens_header(const char *path)
 static void print_members(const char *json)
 {
     int depth = 0, column = 0;
-    bool in_string = false;
+    bool in_string = false, is_escaped = false;
     for (const char *p = json; *p; p++) {
-        const bool is_quote = *p == '"' && (p == json || p[-1] != '\\');
+        const bool is_quote = *p == '"' && !is_escaped;
+        is_escaped = *p == '\\' && !is_escaped;
         if (is_quote) in_string = !in_string;
         if (!in_string && (*p == '{' || *p == '[') && depth++ == 0) continue;
         if (!in_string && (*p == '}' || *p == ']') && --depth == 0) break;
@@ -72,7 +73,8 @@ static void print_members(const char *json)
             column = 0;
             continue;
         }
-        if ((is_quote && depth == 1) || (unsigned char)*p < 0x20 || (column == 0 && *p == ' '))
+        if ((is_quote && depth == 1) || (unsigned char)*p < 0x20 || *p == 0x7f ||
+            (column == 0 && *p == ' '))
             continue;
         if (column < 100)
             putchar(*p);
@@ -198,7 +200,10 @@ static int info_other(const gen_model *m, const cli_common *c)
 {
     const char *kind = fv_model_meta(m->file, "fovea.kind");
     int64_t elements = 0;
-    char text[128];
+    uint8_t hash[32];
+    char text[128], hex[65];
+    fv_model_hash(m->file, hash);
+    cli_hex(hash, 32, hex);
     cli_printable(kind ? kind : "unknown", text, sizeof text);
     for (int i = 0; i < fv_model_count(m->file); i++) {
         fv_tensor t;
@@ -212,13 +217,13 @@ static int info_other(const gen_model *m, const cli_common *c)
         cli_json_string(&j, "kind", kind);
         cli_json_u64(&j, "tensors", (uint64_t)fv_model_count(m->file));
         cli_json_u64(&j, "parameters", (uint64_t)elements);
-        cli_json_string(&j, "sha256", m->hash);
+        cli_json_string(&j, "sha256", hex);
         cli_json_close(&j);
     } else {
         printf("kind        %s (not a diffusion transformer)\ntensors     %d\nparameters  %.2f "
                "million\n"
                "sha256      %s\n",
-               text, fv_model_count(m->file), (double)elements * 1e-6, m->hash);
+               text, fv_model_count(m->file), (double)elements * 1e-6, hex);
     }
     return CLI_OK;
 }
@@ -226,22 +231,18 @@ static int info_other(const gen_model *m, const cli_common *c)
 static int info_model(fv_ctx *ctx, const cli_common *c, const char *path)
 {
     gen_model m;
-    fv_dit_options o = FV_DIT_OPTIONS_INIT;
     int code = gen_open_file(ctx, &m, path);
     if (code == CLI_OK) {
-        o.precision = m.precision = cli_precision(ctx, c);
-        const fv_status s = fv_dit_open(ctx, &m.dit, m.file, &o);
+        const fv_status s = gen_open_dit(ctx, &m, cli_precision(ctx, c));
         if (s == FV_ERR_MODEL && path) {
             cli_detail("%s", fv_ctx_error(ctx));
             code = info_other(&m, c);
         } else if (s != FV_OK) {
             code = cli_report(ctx, s, m.label);
+        } else if (c->json) {
+            info_json(ctx, &m);
         } else {
-            fv_dit_get_info(m.dit, &m.info);
-            if (c->json)
-                info_json(ctx, &m);
-            else
-                info_text(ctx, &m);
+            info_text(ctx, &m);
         }
     }
     gen_close(&m);
