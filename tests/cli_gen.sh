@@ -109,6 +109,12 @@ json_ok j.json speedup_requested speedup_measured psnr_db ssim seconds files pea
     weight_bytes flop anchors mode model_sha256; ok $? gen_json_has_its_keys
 grep -q '"files": \["a.png"\]' j.json && grep -q '"psnr_db": null' j.json; ok $? gen_json_values
 
+odd=$(printf 'odd\377"\\')
+expect gen_into_a_folder_of_odd_bytes 0 $gen $small -o "$odd/" --json
+cp out odd.json
+json_ok odd.json files && grep -q 'odd\\ufffd' odd.json; ok $? json_of_a_name_that_is_not_utf8
+rm -r "$odd"
+
 # ---- Wrong usage ---------------------------------------------------------------------------------
 refuse unknown_option_has_a_suggestion 2 "did you mean --steps" $gen --step 3
 refuse unknown_letter 2 "-z" $gen -z

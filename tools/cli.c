@@ -580,26 +580,27 @@ void cli_progress_title(const char *fmt, ...)
 
 static void draw(const fv_progress *p, double elapsed)
 {
-    char line[160], blocks[21];
-    int n;
+    char line[240], shown[80], blocks[21];
+    const int n = snprintf(line, sizeof line, "%s", bar.title); /* shorter than the line */
+    char *at = line + n;
+    const size_t room = sizeof line - (size_t)n;
     if (p->total > 0 && !p->detail) {
         const double part = (double)p->done / (double)p->total;
         const double left = part > 0 ? elapsed * (1 - part) / part : 0;
         for (int i = 0; i < 20; i++) blocks[i] = i < (int)(20 * part) ? '#' : '.';
         blocks[20] = 0;
-        n = snprintf(line, sizeof line, "%s [%s] %llu/%llu ETA %.0f:%02.0f", p->stage, blocks,
-                     (unsigned long long)p->done, (unsigned long long)p->total, floor(left / 60),
-                     floor(fmod(left, 60)));
+        snprintf(at, room, "%s [%s] %llu/%llu ETA %.0f:%02.0f", p->stage, blocks,
+                 (unsigned long long)p->done, (unsigned long long)p->total, floor(left / 60),
+                 floor(fmod(left, 60)));
     } else if (p->total > 0) {
-        n = snprintf(line, sizeof line, "%s %llu/%llu %s", p->stage, (unsigned long long)p->done,
-                     (unsigned long long)p->total, p->detail);
+        snprintf(at, room, "%s %llu/%llu %s", p->stage, (unsigned long long)p->done,
+                 (unsigned long long)p->total, p->detail);
     } else {
-        n = snprintf(line, sizeof line, "%s %llu %s", p->stage, (unsigned long long)p->done,
-                     p->detail ? p->detail : "");
+        snprintf(at, room, "%s %llu %s", p->stage, (unsigned long long)p->done,
+                 p->detail ? p->detail : "");
     }
-    const int room = 79 - (int)strlen(bar.title);
-    if (n > room) line[room] = 0;
-    fprintf(stderr, "\r\033[K%s%s", bar.title, line);
+    cli_printable(line, shown, sizeof shown); /* the detail may be a file name */
+    fprintf(stderr, "\r\033[K%s", shown);
     fflush(stderr);
     bar.is_shown = true;
 }
@@ -706,17 +707,35 @@ int cli_finish(fv_ctx **ctx, int code)
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
 
+/* Bytes of the well-formed UTF-8 character at p, 0 if there is none. The NUL ends a cut one. */
+static int utf8_step(const uint8_t *p)
+{
+    const int n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+    if (n < 2) return n;
+    /* Overlong forms, surrogates and values above U+10FFFF differ in the second byte. */
+    const uint8_t lo = p[0] == 0xe0 ? 0xa0 : p[0] == 0xf0 ? 0x90 : 0x80;
+    const uint8_t hi = p[0] == 0xed ? 0x9f : p[0] == 0xf4 ? 0x8f : 0xbf;
+    if (p[0] > 0xf4 || p[1] < lo || p[1] > hi) return 0;
+    for (int i = 2; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80) return 0;
+    return n;
+}
+
+/* File names may hold any bytes, JSON holds Unicode only: what is not UTF-8 becomes U+FFFD. */
 void cli_json_text(FILE *to, const char *text)
 {
     putc('"', to);
-    for (; *text; text++) {
-        const uint8_t c = (uint8_t)*text;
-        if (c == '"' || c == '\\')
-            fprintf(to, "\\%c", c);
-        else if (c < 0x20 || c == 0x7f)
-            fprintf(to, "\\u%04x", c);
+    for (const uint8_t *p = (const uint8_t *)text; *p;) {
+        const int n = utf8_step(p);
+        if (*p == '"' || *p == '\\')
+            fprintf(to, "\\%c", *p);
+        else if (*p < 0x20 || *p == 0x7f)
+            fprintf(to, "\\u%04x", *p);
+        else if (n == 0)
+            fputs("\\ufffd", to);
         else
-            putc(c, to);
+            fwrite(p, 1, (size_t)n, to);
+        p += n ? n : 1;
     }
     putc('"', to);
 }

@@ -57,10 +57,6 @@ static fv_status run_engine(fv_ctx *ctx, fv_recipe *r, const train_args *a, cons
 {
     if (strcmp(engine, "classifier") == 0) {
         fv_classifier_train_options c = FV_CLASSIFIER_TRAIN_OPTIONS_INIT;
-        if (a->init) {
-            (void)cli_fail(CLI_USAGE, "--init: only recipes with engine = dit take it");
-            return FV_ERR_UNSUPPORTED;
-        }
         c.data_dir = data_dir;
         c.out_dir = out;
         c.resume = a->resume;
@@ -93,16 +89,18 @@ static int train(fv_ctx *ctx, const train_args *a, const char *path, const char 
     for (int i = 0; engines[i]; i++) is_known |= strcmp(engine, engines[i]) == 0;
     int code = CLI_OK;
     if (!is_known) {
-        code = cli_fail(CLI_BAD_INPUT, "%s: engine = %s is unknown", path, engine);
+        code = cli_fail(CLI_BAD_INPUT, "%s: engine = %s is unknown; there are dit, classifier",
+                        path, engine);
+    } else if (a->init && strcmp(engine, "dit") != 0) {
+        code = cli_fail(CLI_USAGE, "--init: only recipes with engine = dit take it");
     } else {
         s = run_engine(ctx, r, a, data_dir, out, engine, &result);
-        if (s == FV_ERR_UNSUPPORTED && a->init)
-            code = CLI_USAGE;
-        else if (s != FV_OK)
-            code = cli_report(ctx, s, NULL);
+        if (s != FV_OK) code = cli_report(ctx, s, NULL);
         /* Wrong values come from the recipe here, which is input. */
         if (s == FV_ERR_ARG || s == FV_ERR_UNKNOWN) code = CLI_BAD_INPUT;
-        if (s == FV_ERR_CANCELLED) cli_note("go on with: fovea train %s -o %s --resume", path, out);
+        if (s == FV_ERR_CANCELLED)
+            cli_note("go on with: fovea train %s -o %s --resume%s", path, out,
+                     a->set.count || a->data_dir ? " and the same --set and --data-dir" : "");
     }
     if (s == FV_OK && code == CLI_OK) print_result(ctx, a, out, &result);
     fv_recipe_close(&r);
