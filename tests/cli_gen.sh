@@ -202,6 +202,17 @@ fast="--steps 8 --threads 1"
 expect speedup_without_table 0 $gen $fast --speedup 1.5x -o fast.png --plan-out p.fvplan
 grep -q "uniform weights" err && grep -q "gen calibrate" err; ok $? speedup_says_that_the_table_is_missing
 [ "$(ls cache/fovea | grep -c '^timing-')" = 1 ]; ok $? speedup_keeps_its_timings
+for poison in 's/"ends":\[[^]]*\]/"ends":[900000,900000]/' 's/"model":"[0-9a-f]*"/"model":"'"$(
+    printf %064d 0)"'"/' 's/^./x/'; do
+    rm -f cache/fovea/plan-*
+    sed -i "$poison" cache/fovea/timing-*
+    expect "speedup_measures_again_when_kept_times_mislead $poison" 0 \
+        $gen $fast -f --speedup 1.5x -o fast.png
+done
+rm -f cache/fovea/plan-*
+touch -d '100 days ago' cache/fovea/timing-* && run $gen $fast -v -f --speedup 1.5x -o fast.png &&
+    grep -q "measuring module times" err; ok $? speedup_does_not_trust_old_times
+run $gen $fast -f --speedup 1.5x -o fast.png --plan-out p.fvplan -q
 expect plan_in 0 $gen $fast --plan-in p.fvplan -o plan.png
 python=$(command -v python3)
 if [ -n "$python" ]; then

@@ -1,18 +1,26 @@
 /* gen_plan.c - from --speedup R to a plan: table, timings, cache.
  *
  * A plan for a wall-clock ratio needs the times of the modules on this machine. They are measured
- * once and kept in the user's cache folder, with the plans that were checked against the clock:
+ * once and kept in the user's cache folder, with the plans that were checked against the clock, for
+ * KEEP_DAYS:
  *
  *     $XDG_CACHE_HOME/fovea/timing-KEY.json    model, CPU, threads, batch, precision, guidance
  *     $XDG_CACHE_HOME/fovea/plan-KEY.fvplan    the same, and steps, sampler, table, R
  *
  * The first use stays below three seconds: the plan is run and corrected (fv_accel_solve) only when
- * the exact path is short enough for that, else the prediction stands. */
+ * the exact path is short enough for that, else the prediction stands. Kept times may stem from a
+ * busy machine or a damaged file: when no plan comes of them, or one that misses R, they are
+ * measured again before that is the answer. */
 #include "gen.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define KEEP_DAYS 30
+#define MISS 0.05 /* measured / R - 1 from which kept times are doubted */
 
 /* fv_accel_solve runs the exact path and a few plans, together about four exact runs. */
 #define SOLVE_SECONDS 0.6
@@ -79,11 +87,26 @@ static char *cache_file(const char *kind, const char *key, const char *suffix)
     return cli_cache_path(name);
 }
 
+static fv_status measure_timing(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
+                                fv_timing **out)
+{
+    cli_detail("measuring module times");
+    return fv_timing_measure(ctx, out, m->dit, o);
+}
+
+/* Written lately? Machines and their libraries change. */
+static bool is_fresh(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 &&
+           fabs(difftime(time(NULL), st.st_mtime)) < KEEP_DAYS * 24 * 3600.0;
+}
+
 static fv_status get_timing(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
                             const char *cache, fv_timing **out, bool *is_new)
 {
     size_t size = 0;
-    char *text = cache ? cli_read_text(cache, &size) : NULL;
+    char *text = cache && is_fresh(cache) ? cli_read_text(cache, &size) : NULL;
     *is_new = true;
     *out = NULL;
     if (text && fv_timing_parse(ctx, out, text, size) == FV_OK) {
@@ -91,9 +114,7 @@ static fv_status get_timing(fv_ctx *ctx, const gen_model *m, const fv_generate_o
         *is_new = false;
     }
     free(text);
-    if (!*is_new) return FV_OK;
-    cli_detail("measuring module times");
-    return fv_timing_measure(ctx, out, m->dit, o);
+    return *is_new ? measure_timing(ctx, m, o, out) : FV_OK;
 }
 
 static void keep_timing(fv_ctx *ctx, const fv_timing *t, const char *cache)
@@ -118,8 +139,9 @@ static uint64_t table_identity(const gen_model *m, const char *path)
 
 /* ---- Planning -------------------------------------------------------------------------------- */
 
-/* Seconds of the exact path, from a tenth of its steps. NAN if that fails. */
-static double estimate_exact(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o)
+/* Seconds of the exact path, from a tenth of its steps. */
+static fv_status estimate_exact(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
+                                double *seconds)
 {
     fv_generate_options p = *o;
     fv_generate_stats st;
@@ -127,28 +149,44 @@ static double estimate_exact(fv_ctx *ctx, const gen_model *m, const fv_generate_
     const size_t n = (size_t)m->info.input_size * (size_t)m->info.input_size *
                      (size_t)m->info.channels * (size_t)o->count;
     float *state = malloc(n * sizeof *state);
+    if (!state) return FV_ERR_OOM;
     p.steps = steps / 10 > 2 ? steps / 10 : 2;
-    double seconds = NAN;
-    if (state && fv_generate_state(ctx, m->dit, &p, NULL, state, &st) == FV_OK)
-        seconds = st.seconds * steps / p.steps;
+    const fv_status s = fv_generate_state(ctx, m->dit, &p, NULL, state, &st);
+    *seconds = s == FV_OK ? st.seconds * steps / p.steps : 0;
     free(state);
-    return seconds;
+    return s;
+}
+
+static fv_status plan_with(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
+                           const fv_sens *sens, fv_timing *timing, double speedup, gen_plan *out)
+{
+    fv_accel_options a = FV_ACCEL_OPTIONS_INIT;
+    double exact;
+    a.speedup = speedup;
+    out->measured = NAN;
+    fv_accel_free(&out->accel);
+    const fv_status s = estimate_exact(ctx, m, o, &exact);
+    if (s != FV_OK) return s;
+    if (exact >= SOLVE_SECONDS)
+        return fv_accel_plan(ctx, &out->accel, m->dit, o, sens, timing, &a);
+    return fv_accel_solve(ctx, &out->accel, m->dit, o, sens, timing, &a, &out->measured);
 }
 
 static fv_status solve(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
                        const fv_sens *sens, const gen_plan_request *r, const char *timing_file,
                        gen_plan *out)
 {
-    fv_accel_options a = FV_ACCEL_OPTIONS_INIT;
     fv_timing *timing;
     bool is_new;
-    a.speedup = r->speedup;
     fv_status s = get_timing(ctx, m, o, timing_file, &timing, &is_new);
     if (s != FV_OK) return s;
-    if (estimate_exact(ctx, m, o) < SOLVE_SECONDS)
-        s = fv_accel_solve(ctx, &out->accel, m->dit, o, sens, timing, &a, &out->measured);
-    else
-        s = fv_accel_plan(ctx, &out->accel, m->dit, o, sens, timing, &a);
+    s = plan_with(ctx, m, o, sens, timing, r->speedup, out);
+    const bool is_missed = s == FV_OK && fabs(out->measured / r->speedup - 1) > MISS;
+    if (!is_new && (is_missed || s == FV_ERR_ARG || s == FV_ERR_MODEL)) {
+        fv_timing_free(&timing);
+        s = measure_timing(ctx, m, o, &timing);
+        if (s == FV_OK) s = plan_with(ctx, m, o, sens, timing, r->speedup, out);
+    }
     if (s == FV_OK) keep_timing(ctx, timing, timing_file);
     fv_timing_free(&timing);
     return s;
@@ -172,7 +210,7 @@ static int plan_for_speedup(fv_ctx *ctx, const gen_model *m, const fv_generate_o
     char *timing_file = cache_file("timing", key, ".json");
     char *plan_file = cache_file("plan", plan_key, ".fvplan");
     fv_status s = FV_ERR_NOT_FOUND;
-    if (plan_file && cli_file_exists(plan_file))
+    if (plan_file && is_fresh(plan_file))
         s = fv_accel_read(ctx, &out->accel, m->dit, plan_file);
     if (s == FV_OK) {
         cli_detail("plan from %s", plan_file);
