@@ -72,6 +72,7 @@ check fovea "$FOVEA" convert
 check fovea "$FOVEA" new
 check fovea "$FOVEA" bench
 check fovea "$FOVEA" bench quality
+check fovea "$FOVEA" bench speedup
 
 if command -v mandoc > /dev/null; then
     for page in "$tools"/man/*.1; do

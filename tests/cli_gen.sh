@@ -266,6 +266,27 @@ refuse convert_unknown_type 2 "int8" "$FOVEA" convert m.safetensors -o x.safeten
 expect bench_dit 0 "$FOVEA" bench dit m.safetensors --seconds 0.1 --threads 1 --json
 json_ok out bench cases ratio_to_gemm peak_bytes; ok $? bench_json_has_its_keys
 refuse bench_unknown 2 "gemm" "$FOVEA" bench gem
+speedup="$FOVEA bench speedup m.safetensors --steps 8 --samples 2 --runs 1 --batch 2 --threads 1"
+expect bench_speedup 0 $speedup --speedup 1.25,1.5x --json --csv speed.csv --plot speed.png
+json_ok out settings within_5_percent above_fixed_interval above_fewer_steps; ok $? bench_speedup_json
+[ "$(wc -l < speed.csv)" = 9 ] && grep -q '^soda,1.25,[0-9]' speed.csv &&
+    grep -q '^fixed interval,1.5,[0-9]' speed.csv; ok $? bench_speedup_csv_has_four_methods_a_ratio
+is_png speed.png; ok $? bench_speedup_plot_is_a_picture
+refuse bench_speedup_keeps_existing_files 1 "-f" $speedup --csv speed.csv
+refuse bench_speedup_missing_folder 1 "nowhere" $speedup --plot nowhere/x.png
+refuse bench_speedup_needs_a_ratio 2 "above 1" $speedup --speedup 1
+refuse bench_speedup_bad_ratio 2 "ratios" $speedup --speedup 2,y
+refuse bench_speedup_unknown_sampler 2 "euler" $speedup --sampler eular
+refuse bench_speedup_table_of_another_model 3 "m.fvsens" "$FOVEA" bench speedup m2.safetensors \
+    --steps 8 --table m.fvsens --samples 2
+refuse bench_speedup_garbage 3 "text" "$FOVEA" bench speedup text.safetensors
+expect bench_speedup_beyond_reach 0 $speedup --speedup 90
+grep -q 'out of reach' out && grep -q 'maximum' err; ok $? bench_speedup_says_the_maximum
+refuse bench_quality_needs_a_classifier 2 "--classifier" "$FOVEA" bench quality m.safetensors
+refuse bench_quality_bad_ratio 2 "ratios" "$FOVEA" bench quality m.safetensors --classifier c \
+    --recipe r --speedup 0.5
+refuse bench_quality_missing_classifier 1 "none" "$FOVEA" bench quality m.safetensors \
+    --classifier none.safetensors --recipe r
 refuse train_missing_recipe 1 "none" "$FOVEA" train none.recipe
 printf 'engine = dit\nfruit = apple\n' > bad.recipe
 refuse train_unknown_engine 3 "engine" "$FOVEA" train bad.recipe --set engine=steam
@@ -297,7 +318,7 @@ fi
 # ---- Help ----------------------------------------------------------------------------------------
 : > err
 for verb in "$GEN" "$GEN info" "$GEN calibrate" "$GEN explain" "$FOVEA" "$FOVEA train" "$FOVEA convert" \
-    "$FOVEA new" "$FOVEA bench" "$FOVEA bench quality"; do
+    "$FOVEA new" "$FOVEA bench" "$FOVEA bench quality" "$FOVEA bench speedup"; do
     $verb --help > out 2>> err || echo "$verb --help fails" >> err
     awk -v verb="$verb" 'length > 80 { print verb ": line of " length " columns: " $0 }
         END { if (NR > 44) print verb ": " NR " lines" }' out >> err

@@ -16,19 +16,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli.h"
-#include "fovea_diffusion.h"
+#include "bench_common.h"
 
-#define MAX_SETTINGS 16
-#define MAX_SPEEDUP 100.0
+#define MAX_SETTINGS 16 /* exact, and those of bench_ratios */
 #define READ_ROWS 32
 #define SOLVE_COUNT 8 /* pictures of the runs that correct a plan against the clock */
 
 typedef struct quality_args {
     cli_common common;
-    const char *model, *classifier, *data_dir, *recipe, *table, *speedup, *sampler;
-    int samples, steps;
-    double cfg;
+    const char *model, *classifier, *data_dir, *recipe, *table, *speedup;
+    bench_sampling sampling;
+    int samples;
     uint64_t seed;
 } quality_args;
 
@@ -43,9 +41,8 @@ typedef struct setting {
 typedef struct bench {
     const quality_args *a;
     fv_ctx *ctx;
-    fv_model *file, *judge_file;
-    fv_dit *dit;
-    fv_dit_info info;
+    bench_model model;
+    fv_model *judge_file;
     fv_classifier *judge;
     fv_classifier_info judge_info;
     fv_recipe *recipe;
@@ -62,54 +59,30 @@ typedef struct bench {
 
 /* ---- Arguments ------------------------------------------------------------------------------- */
 
-/* "1,2,3" or "2x 3x". The exact run is always first. */
-static int read_speedups(bench *b)
+/* The exact run is always first. */
+static int read_settings(bench *b)
 {
-    const char *p = b->a->speedup ? b->a->speedup : "1,2,3";
+    bench_ratios r;
+    const int code = bench_read_ratios(b->a->speedup, &r);
     b->set[b->count++].requested = 1;
-    while (*p) {
-        char *end;
-        const double v = strtod(p, &end);
-        if (end == p || !(v >= 1 && v <= MAX_SPEEDUP) || (*end && !strchr("x, ", *end)))
-            return cli_fail(CLI_USAGE, "--speedup %s: expected ratios from 1 to %g, as in 1,2,3",
-                            b->a->speedup, MAX_SPEEDUP);
-        for (p = end; *p && strchr("x, ", *p); p++) continue;
-        if (v <= 1) continue;
-        if (b->count == MAX_SETTINGS)
-            return cli_fail(CLI_USAGE, "--speedup: more than %d ratios", MAX_SETTINGS - 1);
-        b->set[b->count++].requested = v;
-    }
-    return CLI_OK;
-}
-
-static int set_sampling(bench *b)
-{
-    b->gen = (fv_generate_options)FV_GENERATE_OPTIONS_INIT;
-    b->gen.steps = b->a->steps;
-    b->gen.cfg = (float)b->a->cfg;
-    if (!b->a->sampler) return CLI_OK;
-    b->gen.sampler = fv_sampler_find(b->a->sampler);
-    if (b->gen.sampler != FV_SAMPLER_AUTO) return CLI_OK;
-    return cli_fail(CLI_USAGE, "--sampler %s: use ddpm, ddim, dpmpp2m, euler or heun",
-                    b->a->sampler);
+    for (int i = 0; code == CLI_OK && i < r.count; i++)
+        b->set[b->count++].requested = r.ratio[i];
+    return code;
 }
 
 static int open_files(bench *b)
 {
     const quality_args *a = b->a;
-    fv_dit_options d = FV_DIT_OPTIONS_INIT;
-    fv_status s = fv_model_open(b->ctx, &b->file, a->model, NULL);
-    d.precision = cli_precision(b->ctx, &a->common);
-    if (s == FV_OK) s = fv_dit_open(b->ctx, &b->dit, b->file, &d);
-    if (s != FV_OK) return cli_report(b->ctx, s, a->model);
-    fv_dit_get_info(b->dit, &b->info);
-    s = fv_model_open(b->ctx, &b->judge_file, a->classifier, NULL);
+    const int code =
+        bench_open(b->ctx, &b->model, a->model, cli_precision(b->ctx, &a->common));
+    if (code != CLI_OK) return code;
+    fv_status s = fv_model_open(b->ctx, &b->judge_file, a->classifier, NULL);
     if (s == FV_OK) s = fv_classifier_open(b->ctx, &b->judge, b->judge_file);
     if (s != FV_OK) return cli_report(b->ctx, s, a->classifier);
     fv_classifier_get_info(b->judge, &b->judge_info);
-    if (b->judge_info.size != b->info.image_size)
+    if (b->judge_info.size != b->model.info.image_size)
         return cli_fail(CLI_BAD_INPUT, "%s: takes pictures of %d pixels, the model makes %d",
-                        a->classifier, b->judge_info.size, b->info.image_size);
+                        a->classifier, b->judge_info.size, b->model.info.image_size);
     s = fv_recipe_read(b->ctx, &b->recipe, a->recipe);
     return s == FV_OK ? CLI_OK : cli_report(b->ctx, s, a->recipe);
 }
@@ -185,38 +158,12 @@ static fv_status make_reference(bench *b)
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
 
-/* The table named, or the one beside the model if it fits; without one the weights are uniform. */
-static int find_table(bench *b)
-{
-    const char *named = b->a->table;
-    char *beside = named ? NULL : cli_with_suffix(b->a->model, ".fvsens");
-    const char *path = named ? named : cli_file_exists(beside) ? beside : NULL;
-    int code = CLI_OK;
-    if (path) {
-        fv_status s = fv_sens_read(b->ctx, &b->sens, path);
-        if (s == FV_OK) s = fv_sens_match(b->ctx, b->sens, b->dit, &b->gen);
-        if (s != FV_OK && named) code = cli_report(b->ctx, s, path);
-        if (s != FV_OK) fv_sens_free(&b->sens);
-    }
-    if (!b->sens && code == CLI_OK)
-        cli_note("no sensitivity table for this model and sampler: planning with uniform weights");
-    free(beside);
-    return code;
-}
-
 static fv_status make_plan(bench *b, double speedup, fv_accel **out)
 {
     fv_generate_options o = b->gen;
-    fv_accel_options a = FV_ACCEL_OPTIONS_INIT;
-    double measured;
     o.count = SOLVE_COUNT;
     o.seed = b->a->seed;
-    a.speedup = speedup;
-    if (!b->timing) {
-        const fv_status s = fv_timing_measure(b->ctx, &b->timing, b->dit, &o);
-        if (s != FV_OK) return s;
-    }
-    return fv_accel_solve(b->ctx, out, b->dit, &o, b->sens, b->timing, &a, &measured);
+    return bench_solve(b->ctx, &b->model, &o, b->sens, speedup, &b->timing, out);
 }
 
 /* ---- Runs ------------------------------------------------------------------------------------ */
@@ -230,7 +177,7 @@ static fv_status judge(bench *b, const fv_accel *accel, uint64_t seed, fv_dit_qu
     o.seed = seed;
     o.reference = b->real;
     o.reference_count = b->real_count;
-    return fv_dit_quality(b->ctx, b->dit, b->judge, &o, out);
+    return fv_dit_quality(b->ctx, b->model.dit, b->judge, &o, out);
 }
 
 static fv_status run_setting(bench *b, setting *t)
@@ -259,7 +206,7 @@ static int run_all(bench *b)
     fv_status s = score_held_out(b);
     if (s == FV_OK) s = make_reference(b);
     if (s != FV_OK) return cli_report(b->ctx, s, b->a->recipe);
-    int code = find_table(b);
+    int code = bench_find_table(b->ctx, &b->model, b->a->table, &b->gen, &b->sens);
     if (code != CLI_OK) return code;
     cli_detail("%d samples, exact, other seeds", b->a->samples);
     s = judge(b, NULL, b->a->seed + (uint64_t)b->a->samples, &b->other);
@@ -278,7 +225,7 @@ static double share_of(fv_class_score s)
 
 static fv_class_score held_of(const bench *b, int model_class)
 {
-    const int k = fv_classifier_class_find(b->judge, fv_dit_class_name(b->dit, model_class));
+    const int k = fv_classifier_class_find(b->judge, fv_dit_class_name(b->model.dit, model_class));
     return k < 0 ? (fv_class_score){ 0 } : b->held_class[k];
 }
 
@@ -287,9 +234,9 @@ static void print_classes(const bench *b)
     printf("\n%-24s %8s", "class", "real");
     for (int i = 0; i < b->count; i++) printf(" %7gx", b->set[i].requested);
     printf("\n");
-    for (int k = 0; k < b->info.classes; k++) {
+    for (int k = 0; k < b->model.info.classes; k++) {
         char name[64];
-        cli_printable(fv_dit_class_name(b->dit, k), name, sizeof name);
+        cli_printable(fv_dit_class_name(b->model.dit, k), name, sizeof name);
         printf("%-24s %7.1f%%", name, 100 * share_of(held_of(b, k)));
         for (int i = 0; i < b->count; i++)
             printf(" %7.1f%%", 100 * share_of(b->set[i].result.per_class[k]));
@@ -343,9 +290,9 @@ static void json_setting(const bench *b, const setting *t)
     json_field("frechet_to_real", t->result.frechet, ", ");
     json_field("frechet_to_exact", t->to_exact, ", ");
     printf(", \"class_accuracy\": {");
-    for (int k = 0; k < b->info.classes; k++) {
+    for (int k = 0; k < b->model.info.classes; k++) {
         printf("%s", k ? ", " : " ");
-        cli_json_text(stdout, fv_dit_class_name(b->dit, k));
+        cli_json_text(stdout, fv_dit_class_name(b->model.dit, k));
         printf(": ");
         json_value(share_of(t->result.per_class[k]));
     }
@@ -384,9 +331,8 @@ static void close_bench(bench *b)
     fv_sens_free(&b->sens);
     fv_recipe_close(&b->recipe);
     fv_classifier_close(&b->judge);
-    fv_dit_close(&b->dit);
     fv_model_close(&b->judge_file);
-    fv_model_close(&b->file);
+    bench_close(&b->model);
     free(b->held_class);
     free(b->real);
 }
@@ -404,10 +350,7 @@ static int parse(quality_args *a, int argc, char **argv)
           0 },
         { 0, "table", "FILE", "sensitivity table (default: beside the model)", CLI_STRING,
           &a->table, 0, 0 },
-        { 0, "steps", "N", "sampling steps (default: the model's)", CLI_INT, &a->steps, 1, 1000 },
-        { 0, "sampler", "NAME", "ddpm, ddim, dpmpp2m, euler or heun", CLI_STRING, &a->sampler, 0,
-          0 },
-        { 0, "cfg", "X", "guidance scale; 1 = off", CLI_NUMBER, &a->cfg, 1, 1000 },
+        BENCH_OPT_SAMPLING(&a->sampling),
         { 0, "seed", "N", "first seed (default 0)", CLI_U64, &a->seed, 0, 0 },
         CLI_OPT_THREADS(&a->common),
         CLI_OPT_DEVICE(&a->common),
@@ -431,7 +374,7 @@ static int parse(quality_args *a, int argc, char **argv)
 
 int bench_quality(int argc, char **argv)
 {
-    quality_args a = { .samples = 2000 };
+    quality_args a = { .samples = 2000, .speedup = "1,2,3" };
     const int parsed = parse(&a, argc, argv);
     if (parsed >= 0) return parsed;
     if (!a.classifier || !a.recipe)
@@ -440,8 +383,9 @@ int bench_quality(int argc, char **argv)
     bench *b = calloc(1, sizeof *b);
     if (!b) return cli_fail(CLI_FAILED, "out of memory");
     b->a = &a;
-    int code = read_speedups(b);
-    if (code == CLI_OK) code = set_sampling(b);
+    b->gen = (fv_generate_options)FV_GENERATE_OPTIONS_INIT;
+    int code = read_settings(b);
+    if (code == CLI_OK) code = bench_set_sampling(&a.sampling, &b->gen);
     if (code == CLI_OK) code = cli_start(&b->ctx, &a.common);
     if (b->ctx) {
         if (code == CLI_OK) code = open_files(b);

@@ -5,6 +5,7 @@
  * speed. */
 #include "fovea_tool.h"
 #include "bench_quality.h"
+#include "bench_speedup.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -447,7 +448,8 @@ static int check(const bench_args *a, const char *what, const char *file)
 {
     const bool is_dit = strcmp(what, "dit") == 0, is_train = strcmp(what, "train") == 0;
     if (!is_dit && !is_train && strcmp(what, "gemm") != 0)
-        return cli_fail(CLI_USAGE, "bench %s: unknown; there are gemm, dit, train and quality",
+        return cli_fail(CLI_USAGE, "bench %s: unknown; there are gemm, dit, train, quality "
+                        "and speedup",
                         what);
     if (is_dit && (file != NULL) == (a->preset != NULL))
         return cli_fail(CLI_USAGE, "bench dit needs a model file or --preset");
@@ -478,9 +480,9 @@ int fovea_bench(int argc, char **argv)
     const cli_command command = {
         "fovea bench",
         "gemm [options]\ndit MODEL|--preset NAME [options]\n"
-        "train --preset NAME [options]\nquality MODEL [options]",
-        "Measure matrix products, a "
-        "network's evaluation, training steps, or (with its own --help) the quality of samples.",
+        "train --preset NAME [options]\nquality MODEL [options]\nspeedup [MODEL] [options]",
+        "Measure matrix products, a network's evaluation, training steps, or (with their own "
+        "--help) the quality of samples and what a speed-up costs.",
         NULL,
         options,
         1,
@@ -488,6 +490,7 @@ int fovea_bench(int argc, char **argv)
     const char *arg[2] = {NULL, NULL};
     int files;
     if (argc > 1 && strcmp(argv[1], "quality") == 0) return bench_quality(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "speedup") == 0) return bench_speedup(argc - 1, argv + 1);
     int code = cli_parse(&command, argc, argv, arg, &files);
     bench *b = calloc(1, sizeof *b);
     if (!b) return cli_fail(CLI_FAILED, "out of memory");

@@ -10,10 +10,10 @@ _fovea()
     --type) words='f32 bf16 int8' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
     --preset | new) words='F32 F64c F64 F128 F128L DiT-S/2 DiT-B/2 DiT-L/2 DiT-XL/2' ;;
-    bench) words='gemm dit train quality' ;;
+    bench) words='gemm dit train quality speedup' ;;
     --set | --seed | --classes | --rows | --batch | --steps | --seconds | --threads | --cfg | \
-        --samples | --speedup | --start-step) return ;;
-    -o | --vae | --init | --classifier | --recipe | --table | --data-dir)
+        --samples | --speedup | --runs | --start-step) return ;;
+    -o | --vae | --init | --classifier | --recipe | --table | --data-dir | --plot | --csv)
         COMPREPLY=($(compgen -f -- "$cur"))
         compopt -o filenames 2> /dev/null
         return
@@ -32,6 +32,8 @@ _fovea()
         words="--preset --rows --batch --steps --seconds $machine --json $common"
         [[ ${COMP_WORDS[2]} == quality ]] && words="--classifier --recipe --data-dir --samples
             --speedup --table --steps --sampler --cfg --seed $machine --json $common"
+        [[ ${COMP_WORDS[2]} == speedup ]] && words="--speedup --samples --runs --batch --table
+            --plot --csv --steps --sampler --cfg --seed -f $machine --json $common"
         ;;
     *)
         words='--version --help'

@@ -1,0 +1,53 @@
+/* bench_common.h - shared by the verbs of `fovea bench` that draw samples. */
+#ifndef FOVEA_BENCH_COMMON_H
+#define FOVEA_BENCH_COMMON_H
+
+#include "cli.h"
+#include "fovea_diffusion.h"
+
+/* An opened model, embedded or from a file. */
+typedef struct bench_model {
+    const char *path;  /* NULL = the embedded one */
+    const char *label; /* for messages: the path or "the default model" */
+    fv_model *file;
+    fv_dit *dit;
+    fv_dit_info info;
+    fv_dtype precision;
+} bench_model;
+
+/* Functions that return int return an exit code and have written the message. */
+int bench_open(fv_ctx *ctx, bench_model *m, const char *path, fv_dtype precision);
+void bench_close(bench_model *m);
+
+typedef struct bench_sampling {
+    const char *sampler;
+    int steps;
+    double cfg;
+} bench_sampling;
+#define BENCH_OPT_SAMPLING(s)                                                                      \
+    {0, "steps", "N", "sampling steps (default: the model's)", CLI_INT, &(s)->steps, 1, 1000},     \
+        {0,          "sampler",     "NAME", "ddpm, ddim, dpmpp2m, euler or heun",                  \
+         CLI_STRING, &(s)->sampler, 0,      0},                                                    \
+    {                                                                                              \
+        0, "cfg", "X", "guidance scale; 1 = off", CLI_NUMBER, &(s)->cfg, 1, 1000                   \
+    }
+/* Into o; what was not given stays 0, the model's. */
+int bench_set_sampling(const bench_sampling *s, fv_generate_options *o);
+
+/* "1,2,3" or "2x 3x"; a ratio of 1, the exact run, is left out. */
+typedef struct bench_ratios {
+    double ratio[15];
+    int count;
+} bench_ratios;
+int bench_read_ratios(const char *text, bench_ratios *out);
+
+/* The table named, or the one that belongs to the model if it fits; *out NULL (with a note) if
+ * there is none. */
+int bench_find_table(fv_ctx *ctx, const bench_model *m, const char *named,
+                     const fv_generate_options *o, fv_sens **out);
+/* A plan corrected against the clock for runs with `o`; *timing is measured when it is NULL.
+ * FV_ERR_ARG: the ratio is out of reach. */
+fv_status bench_solve(fv_ctx *ctx, const bench_model *m, const fv_generate_options *o,
+                      const fv_sens *sens, double speedup, fv_timing **timing, fv_accel **out);
+
+#endif
