@@ -94,16 +94,22 @@ static fv_status make_folder(const loop *t)
     char *path = fv_strdup(t->ctx, t->o.out_dir);
     if (!path) return FV_ERR_OOM;
     struct stat st;
+    int err = 0; /* of mkdir: stat would only say that the folder is not there */
     for (char *c = path + 1;; c++) {
         if (*c != '/' && *c != 0) continue;
         const char old = *c;
         *c = 0;
-        if (mkdir(path, 0777) != 0 && stat(path, &st) != 0) break;
+        if (mkdir(path, 0777) != 0) err = errno;
+        if (err && stat(path, &st) != 0) break;
+        err = 0;
         *c = old;
         if (old == 0) break;
     }
     fv_free(t->ctx, path);
-    if (stat(t->o.out_dir, &st) != 0) return fail_folder(t, "make the folder");
+    if (stat(t->o.out_dir, &st) != 0) {
+        if (err) errno = err;
+        return fail_folder(t, "make the folder");
+    }
     if (!S_ISDIR(st.st_mode))
         return fv_fail(t->ctx, FV_ERR_IO, "%s: is a file, a folder is needed", t->o.out_dir);
     return FV_OK;
@@ -337,7 +343,7 @@ static fv_status save(loop *t, uint64_t step)
     t->last_save = fv_now();
     prune(t, step);
     /* A picture is not worth a training run: without it the numbers are still in metrics.csv. */
-    if (fvi_log_plot(&t->log) != FV_OK) return FV_OK;
+    (void)fvi_log_plot(&t->log);
     return FV_OK;
 }
 
@@ -429,9 +435,22 @@ static fv_status evaluate(loop *t, uint64_t done)
     return FV_OK;
 }
 
+static char *sample_stem(const loop *t, uint64_t done, const char *suffix)
+{
+    return fv_format(t->ctx, "%s/sample-%08llu%s", t->o.out_dir, (unsigned long long)done, suffix);
+}
+
+static bool has_sample(const loop *t, uint64_t done)
+{
+    char *path = sample_stem(t, done, ".png");
+    const bool is_there = path && access(path, F_OK) == 0;
+    fv_free(t->ctx, path);
+    return is_there;
+}
+
 static fv_status sample(loop *t, uint64_t done)
 {
-    char *stem = fv_format(t->ctx, "%s/sample-%08llu", t->o.out_dir, (unsigned long long)done);
+    char *stem = sample_stem(t, done, "");
     if (!stem) return FV_ERR_OOM;
     fv_opt_swap_ema(t->opt);
     const fv_status s = t->hooks->sample(t->hooks->user, done, stem);
@@ -477,11 +496,35 @@ static fv_status export_model(loop *t, uint64_t done)
     return s;
 }
 
+/* A stop may have come before the evaluation of the step that it saved. What was due then is made
+ * up for: its row gets the metric, and the pictures are made. */
+static fv_status catch_up(loop *t, uint64_t done)
+{
+    const fv_train_options *o = &t->o;
+    if (!t->has_saved || done == 0) return FV_OK;
+    const bool is_missing = t->evaluated != done && is_due(o->eval_every, done, o->steps);
+    if (t->hooks->evaluate && is_missing) {
+        FV_TRY(evaluate(t, done));
+        if (t->log.count == 0 || t->log.row[t->log.count - 1].step != done) return FV_OK;
+        fvi_log_row row = t->log.row[t->log.count - 1];
+        row.metric = t->metric;
+        FV_TRY(fvi_log_keep(&t->log, done - 1));
+        FV_TRY(fvi_log_add(&t->log, &row));
+    }
+    /* Pictures follow the save: a kill between them loses these too. */
+    return t->hooks->sample && is_due(o->sample_every, done, o->steps) && !has_sample(t, done)
+               ? sample(t, done)
+               : FV_OK;
+}
+
 static fv_status run_steps(loop *t, uint64_t *done)
 {
     fv_params_zero_grad(t->params);
+    fv_status s = catch_up(t, *done);
+    if (s == FV_ERR_CANCELLED) return stop(t, *done);
+    if (s != FV_OK) return s;
     while (*done < t->o.steps) {
-        fv_status s = one_step(t, *done);
+        s = one_step(t, *done);
         if (s == FV_OK) {
             ++*done;
             s = after_step(t, *done);

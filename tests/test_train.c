@@ -375,6 +375,27 @@ static bool same_table(const char *a, const char *b)
     return same;
 }
 
+/* "step metric" of the rows that have a metric; how rows cut the steps between may differ. */
+static char *metrics(const char *dir)
+{
+    size_t n = 0, used = 0;
+    char *t = slurp(dir, "metrics.csv", &n), *out = calloc(1, n + 1), step[32], metric[32];
+    for (const char *line = t; out && line && *line; line = strchr(line, '\n') + 1)
+        if (sscanf(line, "%30[0-9],%*[^,],%*[^,],%*[^,],%30[^,],", step, metric) == 2)
+            used += (size_t)snprintf(out + used, n + 1 - used, "%s %s\n", step, metric);
+    free(t);
+    return out;
+}
+
+static bool same_metrics(const char *a, const char *b)
+{
+    char *x = metrics(a), *y = metrics(b);
+    const bool same = x && y && *x && strcmp(x, y) == 0;
+    free(x);
+    free(y);
+    return same;
+}
+
 /* ---- Resume ---------------------------------------------------------------------------------- */
 
 static const setup eight = {.steps = 8, .save_every = 4};
@@ -582,6 +603,27 @@ static void cancelling_saves(void)
     CHECK(run_child(&go_on, "cancel", -1, 0) == FV_OK);
     CHECK(same_file("ref8", "cancel", "ckpt-00000008.safetensors"));
     remove_dir("cancel");
+}
+
+/* Stopped where an evaluation was due: the resumed run makes up for it, also at the last step. */
+static void a_stop_before_an_evaluation_loses_none(void)
+{
+    const int at[] = {3, 6, 8};
+    setup full = eight;
+    full.eval_every = 3;
+    full.log_every = 2;
+    CHECK(run_child(&full, "every", -1, 0) == FV_OK);
+    for (size_t i = 0; i < FV_ARRAY_LEN(at); i++) {
+        setup a = full, go_on = full;
+        a.stop_at = at[i];
+        go_on.resume = 1;
+        CHECK(run_child(&a, "late", -1, 0) == FV_ERR_CANCELLED);
+        CHECK(run_child(&go_on, "late", -1, 0) == FV_OK);
+        CHECK(same_file("every", "late", "ckpt-00000008.safetensors"));
+        CHECK_MSG(same_metrics("every", "late"), "stopped at step %d", at[i]);
+        remove_dir("late");
+    }
+    remove_dir("every");
 }
 
 static void two_runs_in_one_folder_are_refused(void)
@@ -895,6 +937,7 @@ int main(void)
     RUN(another_recipe_is_refused);
     RUN(full_disk_keeps_the_older_checkpoint);
     RUN(cancelling_saves);
+    RUN(a_stop_before_an_evaluation_loses_none);
     RUN(two_runs_in_one_folder_are_refused);
     RUN(saves_by_time);
     /* from here on OpenMP may start threads: no more forks */
