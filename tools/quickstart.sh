@@ -12,7 +12,7 @@ out=out
 
 say() { printf '\n== %s\n' "$*"; }
 # The command is shown, so that it can be typed again.
-run() { printf '$ %s\n' "$*"; "$@"; }
+run() { printf '$ %s\n' "$*" >&2; "$@"; }
 
 say "1. What it is built from"
 sh tools/deps.sh
