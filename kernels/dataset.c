@@ -21,6 +21,7 @@
  * under `lock`. Two slots alternate: one is with the caller, the other is filled ahead. */
 #include "archive.h"
 #include "internal.h"
+#include "utf8.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -339,16 +340,37 @@ static int compare_pictures(const void *x, const void *y)
     return memcmp(a->data, b->data, a->size);
 }
 
+/* Names end up in model files, one a line of UTF-8: better refused here than after days of training,
+ * when the model is written. */
+static fv_status check_class_name(const fv_dataset *ds, const char *name)
+{
+    char shown[64];
+    size_t n = 0;
+    bool is_text = fvi_utf8_valid(name, strlen(name));
+    for (const char *p = name; *p; p++) {
+        const unsigned char c = (unsigned char)*p;
+        if (c < 0x20 || c == 0x7f) is_text = false;
+        if (n + 1 < sizeof shown) shown[n++] = c >= 0x20 && c < 0x7f ? *p : '?';
+    }
+    shown[n] = 0;
+    if (is_text) return FV_OK;
+    return fv_fail(ds->ctx, FV_ERR_FORMAT,
+                   "data set: the class name \"%s\" has control characters or is not UTF-8: rename "
+                   "the folder or drop it with the class map", shown);
+}
+
 /* Labels in byte order of the names, for classes that are large enough before the split: train and
  * held-out sets of the same sources then agree. */
-static void make_labels(fv_dataset *ds)
+static fv_status make_labels(fv_dataset *ds)
 {
     for (size_t i = 0; i < ds->class_count; i++) {
         const int32_t index = ds->sorted[i];
         if (ds->classes[index].total < ds->o.min_per_class) continue;
+        FV_TRY(check_class_name(ds, ds->classes[index].name));
         ds->classes[index].label = ds->labels;
         ds->sorted[ds->labels++] = index;
     }
+    return FV_OK;
 }
 
 static void drop_and_sort(fv_dataset *ds)
@@ -781,7 +803,7 @@ static fv_status load_all(fv_dataset *ds)
         FV_TRY_GOTO(load_source(ds, (uint32_t)i, &manifest));
     ds->manifest = fv_strdup(ds->ctx, manifest.data ? manifest.data : "");
     if (!ds->manifest) FV_TRY_GOTO(FV_ERR_OOM);
-    make_labels(ds);
+    FV_TRY_GOTO(make_labels(ds));
     drop_and_sort(ds);
     ds->bad = ds->bad_at_open;
     FV_TRY_GOTO(too_many_bad(ds, ds->ctx));

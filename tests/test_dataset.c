@@ -555,6 +555,40 @@ static void few_bad_pictures_are_skipped_and_counted(void)
     }
 }
 
+static void class_names_must_fit_into_a_model_file(void)
+{
+    static const char *const bad[] = {"two\nlines", "latin\xe9", "\x1b[2J", "cut\xc3"};
+    static const char *const good[] = {"caf\xc3\xa9", "a b"};
+    char entry[64], path[200];
+    const char *source[1] = {path}, *drop_it[2] = {"latin*", ""};
+    uint8_t ppm[512];
+    fv_dataset *ds;
+    snprintf(path, sizeof path, "%s/names.tar", temp_dir);
+    for (size_t i = 0; i < FV_ARRAY_LEN(bad) + FV_ARRAY_LEN(good); i++) {
+        const bool is_bad = i < FV_ARRAY_LEN(bad);
+        tar t = {0};
+        const size_t n = make_ppm(ppm, 1, SIDE, SIDE);
+        snprintf(entry, sizeof entry, "%s/1.ppm", is_bad ? bad[i] : good[i - FV_ARRAY_LEN(bad)]);
+        put_entry(&t, "", entry, '0', ppm, n);
+        put_entry(&t, "", "plain/1.ppm", '0', ppm, n);
+        put_end(&t);
+        write_bytes(path, t.data, t.size);
+        drop(&t);
+        fv_dataset_options o = defaults();
+        o.sources = source;
+        const fv_status s = fv_dataset_open(ctx, &ds, &o);
+        CHECK_MSG(s == (is_bad ? FV_ERR_FORMAT : FV_OK), "%s", entry);
+        CHECK(!is_bad || strstr(fv_ctx_error(ctx), "class name"));
+        fv_dataset_close(&ds);
+        if (i != 1) continue;
+        o.class_map = drop_it;
+        o.class_map_count = 1;
+        OK(ctx, fv_dataset_open(ctx, &ds, &o));
+        CHECK(fv_dataset_classes(ds) == 1);
+        fv_dataset_close(&ds);
+    }
+}
+
 static void many_bad_pictures_are_an_error(void)
 {
     char path[64];
@@ -687,6 +721,7 @@ int main(void)
     RUN(alpha_is_laid_over_the_background);
     RUN(class_balance_evens_out_the_classes);
     RUN(few_bad_pictures_are_skipped_and_counted);
+    RUN(class_names_must_fit_into_a_model_file);
     RUN(many_bad_pictures_are_an_error);
     RUN(bad_options_and_empty_sets_are_refused);
     RUN(cancelling_stops_and_the_set_stays_usable);
