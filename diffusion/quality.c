@@ -143,7 +143,7 @@ fv_status fv_dit_quality(fv_ctx *ctx, const fv_dit *d, fv_classifier *c,
     if (!out) return fv_fail(ctx, FV_ERR_ARG, "quality: no place for the result");
     *out = (fv_dit_quality_result){ .frechet = NAN };
     fv_dit_quality_options o = FV_DIT_QUALITY_OPTIONS_INIT;
-    if (opts) memcpy(&o, opts, opts->struct_size < sizeof o ? opts->struct_size : sizeof o);
+    FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "quality"));
     if (o.samples == 0) o.samples = DEFAULT_SAMPLES;
     if (!d || !c) return fv_fail(ctx, FV_ERR_ARG, "quality: a model and a classifier are needed");
     if (o.samples < 2 || o.samples > MAX_SAMPLES)

@@ -120,8 +120,9 @@ fv_status fv_dataset_from_recipe(fv_ctx *ctx, fv_dataset **out, fv_recipe *r, co
 fv_status fv_opt_from_recipe(fv_ctx *ctx, fv_opt **out, fv_params *params, fv_recipe *r)
 {
     fv_opt_options o = FV_OPT_OPTIONS_INIT;
-    o.beta1 = (float)fv_recipe_number(r, "beta1", 0.9, 0, 1);
-    o.beta2 = (float)fv_recipe_number(r, "beta2", 0.95, 0, 1);
+    /* fv_opt_create takes 0 for its default: a recipe that says 0 must not get 0.9 */
+    o.beta1 = (float)fv_recipe_number(r, "beta1", 0.9, 1e-6, 1);
+    o.beta2 = (float)fv_recipe_number(r, "beta2", 0.95, 1e-6, 1);
     o.weight_decay = (float)fv_recipe_number(r, "weight_decay", 0, 0, 10);
     o.clip = (float)fv_recipe_number(r, "clip", 1, 0, 1e9);
     o.ema_decay = (float)fv_recipe_number(r, "ema", 0.9995, 0, 1);
@@ -136,7 +137,10 @@ fv_status fv_train_options_from_recipe(fv_ctx *ctx, fv_recipe *r, fv_train_optio
     t->steps = (uint64_t)fv_recipe_int(r, "steps", 1000, 1, 1000000000);
     t->lr = fv_recipe_number(r, "lr", 1e-3, 0, 10);
     t->lr_final = fv_recipe_number(r, "lr_final", 0.05, 0, 1);
-    t->warmup = (uint64_t)fv_recipe_int(r, "warmup", (int64_t)(t->steps * 3 / 100), 0, 1000000000);
+    /* -1: 3 % of the steps. Not computed in the fallback, which is stored: a resume with other steps
+     * would be refused because of a warm-up that nobody wrote. */
+    const int64_t warmup = fv_recipe_int(r, "warmup", -1, -1, 1000000000);
+    t->warmup = warmup < 0 ? t->steps * 3 / 100 : (uint64_t)warmup;
     t->save_every = (uint64_t)fv_recipe_int(r, "save_every", 0, 0, 1000000000);
     t->sample_every = (uint64_t)fv_recipe_int(r, "sample_every", 0, 0, 1000000000);
     t->log_every = (uint64_t)fv_recipe_int(r, "log_every", 10, 1, 1000000);

@@ -181,6 +181,51 @@ static void learns_colours(void)
     fv_recipe_close(&r);
 }
 
+/* 2400 pictures, about 120 of them held out, one of these unreadable. */
+static void make_faulty(void)
+{
+    static uint8_t ppm[PIXELS + 64];
+    char path[96];
+    tar t = { 0 };
+    uint64_t seed = 12;
+    bool has_bad = false;
+    for (int i = 0; i < 2400; i++) {
+        snprintf(path, sizeof path, "%s/%04d.ppm", colour_name[i % COLOURS], i);
+        const bool is_held = fv_crc32(0, path, strlen(path)) % 20 == 7;
+        const size_t n = make_ppm(ppm, i % COLOURS, &seed);
+        put_entry(&t, "", path, '0', ppm, is_held && !has_bad ? 20 : n);
+        has_bad |= is_held;
+    }
+    put_end(&t);
+    snprintf(path, sizeof path, "%s/faulty.tar", root);
+    write_bytes(path, t.data, t.size);
+    drop(&t);
+}
+
+/* Also: other steps resume a recipe that leaves the warm-up open. */
+static void an_unreadable_held_out_picture_does_not_end_a_run(void)
+{
+    fv_classifier_train_options o = FV_CLASSIFIER_TRAIN_OPTIONS_INIT;
+    char out[96];
+    make_faulty();
+    snprintf(out, sizeof out, "%s/faulty", root);
+    o.data_dir = root;
+    o.out_dir = out;
+    for (int steps = 30; steps <= 34; steps += 4) { /* 3 % of them: 0 and 1 */
+        char text[256];
+        fv_train_result result;
+        fv_recipe *r;
+        snprintf(text, sizeof text,
+                 "data = faulty.tar\nimage_size = %d\nbatch = 2\nsteps = %d\neval_every = 1000\n"
+                 "workers = -1\nprecision = f32\nlog_every = 1000\n", SIDE, steps);
+        OK(ctx, fv_recipe_parse(ctx, &r, text, strlen(text)));
+        OK(ctx, fv_classifier_train(ctx, r, &o, &result));
+        CHECK(result.metric >= 0 && result.metric <= 1);
+        o.resume = 1;
+        fv_recipe_close(&r);
+    }
+}
+
 static void open_all(fv_model **m, fv_classifier **c, fv_ctx *with)
 {
     *m = NULL;
@@ -495,6 +540,7 @@ int main(void)
     make_data();
     RUN(gradients_of_all_parameters_agree_with_differences);
     RUN(learns_colours);
+    RUN(an_unreadable_held_out_picture_does_not_end_a_run);
     RUN(recognises_all_pictures_of_the_set);
     RUN(names_and_sizes_come_from_the_file);
     RUN(same_logits_for_1_and_2_threads);
