@@ -136,6 +136,12 @@ refuse json_and_dash 2 "standard output" $gen --json -o -
 refuse compare_needs_a_plan 2 "--speedup" $gen --compare
 refuse side_by_side_needs_compare 2 "--compare" $gen --side-by-side x.png --speedup 2
 refuse plan_in_excludes_speedup 2 "exclude" $gen --speedup 2 --plan-in p
+refuse one_name_for_two_results 2 "names of their own" $gen --speedup 2 --compare \
+    --side-by-side x.png -f -o x.png
+refuse calibrate_checks_the_place_first 1 "cannot write" "$GEN" calibrate m.safetensors -o none/t.fvsens
+refuse convert_checks_the_place_first 1 "cannot write" "$FOVEA" convert m.safetensors -o none/m.safetensors
+refuse explain_checks_the_place_first 1 "cannot write" "$GEN" explain --model m.safetensors \
+    --speedup 2 --png none/map.png
 refuse table_needs_speedup 2 "--speedup" $gen --table t
 refuse no_such_device 1 "cuda" $gen --device cuda
 

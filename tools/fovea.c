@@ -17,7 +17,8 @@ static int convert(fv_ctx *ctx, const convert_args *a, const char *in)
                           : strcmp(a->type, "int8") == 0 ? FV_I8
                                                          : FV_BF16;
     fv_model *model = NULL, *vae = NULL;
-    int code = CLI_OK;
+    int code = cli_check_place(a->out, a->common.force);
+    if (code != CLI_OK) return code;
     fv_status s = fv_model_open(ctx, &model, in, NULL);
     if (s != FV_OK) code = cli_report(ctx, s, in);
     if (code == CLI_OK && a->vae && (s = fv_model_open(ctx, &vae, a->vae, NULL)) != FV_OK)
@@ -95,7 +96,8 @@ int fovea_new(int argc, char **argv)
     int code = cli_parse(&command, argc, argv, &preset, &files);
     if (code >= 0) return cli_finish(&ctx, code);
     if (!a.out) return cli_fail(CLI_USAGE, "new: -o FILE is missing");
-    if ((code = cli_start(&ctx, &a.common)) == CLI_OK) {
+    if ((code = cli_start(&ctx, &a.common)) == CLI_OK &&
+        (code = cli_check_place(a.out, a.common.force)) == CLI_OK) {
         const fv_status s = fv_dit_random(ctx, preset, a.classes, a.seed, a.out, a.common.force);
         if (s != FV_OK)
             code = cli_report(ctx, s, NULL);

@@ -70,6 +70,12 @@ static int check_folder(const char *path)
     return code;
 }
 
+/* With -f the second would silently replace the first. */
+static bool is_same_file(const char *a, const char *b)
+{
+    return a && b && strcmp(a, b) == 0 && !cli_is_special(a);
+}
+
 static int check_output(gen_run *r)
 {
     const gen_args *a = r->a;
@@ -93,6 +99,9 @@ static int check_output(gen_run *r)
                             out);
         code = cli_check_place(out, a->common.force);
     }
+    if (is_same_file(out, a->sheet) || is_same_file(out, a->plan_out) ||
+        is_same_file(a->sheet, a->plan_out))
+        return cli_fail(CLI_USAGE, "-o, --side-by-side and --plan-out need names of their own");
     if (code == CLI_OK && a->sheet) code = cli_check_place(a->sheet, a->common.force);
     if (code == CLI_OK && a->plan_out) code = cli_check_place(a->plan_out, a->common.force);
     return code;

@@ -302,8 +302,8 @@ static int calibrate(fv_ctx *ctx, const calibrate_args *a, const char *path, con
     fv_sens *sens = NULL;
     int code = gen_set_sampling(&a->sampling, &o.gen);
     if (code != CLI_OK) return code;
-    if (cli_file_exists(out) && !a->common.force && !cli_is_special(out))
-        return cli_fail(CLI_FAILED, "%s: exists; -f overwrites", out);
+    /* Before the hours that a large model takes. */
+    if ((code = cli_check_place(out, a->common.force)) != CLI_OK) return code;
     o.draws = a->draws;
     o.seed = a->seed;
     o.weight_every = a->is_quick ? 4 : 1;
@@ -423,6 +423,7 @@ static int explain(fv_ctx *ctx, const explain_args *a, const char *plan_in)
     gen_model m = {0};
     gen_plan p = {0};
     int code = gen_set_sampling(&a->sampling, &o);
+    if (code == CLI_OK && a->png) code = cli_check_place(a->png, a->common.force);
     if (code == CLI_OK) code = gen_open(ctx, &m, a->model, NULL, cli_precision(ctx, &a->common));
     o.count = a->n;
     const gen_plan_request request = {a->speedup, a->table, plan_in, a->n};

@@ -18,6 +18,7 @@ say "1. What it is built from"
 sh tools/deps.sh
 
 say "2. Building into $build"
+mkdir -p "$build"
 generator='Unix Makefiles'
 if command -v ninja > /dev/null; then generator=Ninja; fi
 [ -f "$build/CMakeCache.txt" ] || cmake -S . -B "$build" -G "$generator" > "$build.log" 2>&1 ||
