@@ -489,14 +489,9 @@ static fv_status run_pairs(void *user, const fv_accel *plan, double *ratio)
     while (n < PAIRS && (n == 0 || fv_now() - start < PAIRS_SECONDS)) {
         FV_TRY(run_once(r, NULL, &exact));
         FV_TRY(run_once(r, plan, &fast));
-        v[n] = fast > 0 ? exact / fast : 1;
-        for (int j = n++; j > 0 && v[j] < v[j - 1]; j--) {
-            const double t = v[j];
-            v[j] = v[j - 1];
-            v[j - 1] = t;
-        }
+        v[n++] = fast > 0 ? exact / fast : 1;
     }
-    *ratio = n % 2 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
+    *ratio = fvi_median(v, n);
     return FV_OK;
 }
 

@@ -87,7 +87,7 @@ static fv_status time_once(stopwatch *w, int part, int guided, double *seconds)
     return FV_OK;
 }
 
-static double median(double *v, int n)
+double fvi_median(double *v, int n)
 {
     for (int i = 1; i < n; i++)
         for (int j = i; j > 0 && v[j] < v[j - 1]; j--) {
@@ -112,7 +112,7 @@ static fv_status time_part(stopwatch *w, int part, int guided, double *seconds)
         v[n++] = t;
         if (is_late || n == RUNS) break;
     }
-    *seconds = median(v, n);
+    *seconds = fvi_median(v, n);
     return fv_report(w->ctx, "timing", (uint64_t)part, PARTS, NULL);
 }
 

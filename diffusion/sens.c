@@ -365,17 +365,6 @@ static fv_status weigh_step(weighing *w, int e)
     return FV_OK;
 }
 
-static double median_of(double *v, int n)
-{
-    for (int i = 1; i < n; i++)
-        for (int j = i; j > 0 && v[j] < v[j - 1]; j--) {
-            const double t = v[j];
-            v[j] = v[j - 1];
-            v[j - 1] = t;
-        }
-    return n % 2 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
-}
-
 /* 0 where nothing could be measured. */
 static double weight_of(const weighing *w, int e)
 {
@@ -389,7 +378,7 @@ static double weight_of(const weighing *w, int e)
         const double damage = w->damage[e * AGES + i];
         if (error > 0 && damage > 0 && isfinite(damage)) ratio[n++] = fmin(damage / error, 1e30);
     }
-    return n ? median_of(ratio, n) : 0;
+    return n ? fvi_median(ratio, n) : 0;
 }
 
 /* Logarithmic interpolation between measured neighbours; constant beyond the outermost. */

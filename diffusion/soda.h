@@ -106,6 +106,8 @@ fv_status fvi_accel_seconds(fv_ctx *ctx, const fv_dit *d, const fv_generate_opti
 /* Error that `sens` (or NULL: the uniform model) predicts for a plan. */
 fv_status fvi_accel_error(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o,
                           const fv_sens *sens, const uint8_t *action, double *error);
+/* Of n >= 1 values, which are sorted in place. */
+double fvi_median(double *v, int n);
 /* A plan with everything FULL; the caller sets actions and calls fvi_accel_count. */
 fv_status fvi_accel_create(fv_ctx *ctx, fv_accel **out, int evals, int depth);
 void fvi_accel_count(fv_accel *a);
