@@ -340,8 +340,8 @@ static int compare_pictures(const void *x, const void *y)
     return memcmp(a->data, b->data, a->size);
 }
 
-/* Names end up in model files, one a line of UTF-8: better refused here than after days of training,
- * when the model is written. */
+/* Names end up in model files, one a line of UTF-8: better refused here than after days of
+ * training, when the model is written. */
 static fv_status check_class_name(const fv_dataset *ds, const char *name)
 {
     char shown[64];
@@ -355,8 +355,8 @@ static fv_status check_class_name(const fv_dataset *ds, const char *name)
     shown[n] = 0;
     if (is_text) return FV_OK;
     return fv_fail(ds->ctx, FV_ERR_FORMAT,
-                   "data set: the class name \"%s\" has control characters or is not UTF-8: rename "
-                   "the folder or drop it with the class map", shown);
+                   "data set: the class name \"%s\" has control characters or is not UTF-8: "
+                   "rename the folder or drop it with the class map", shown);
 }
 
 /* Labels in byte order of the names, for classes that are large enough before the split: train and

@@ -137,8 +137,8 @@ fv_status fv_train_options_from_recipe(fv_ctx *ctx, fv_recipe *r, fv_train_optio
     t->steps = (uint64_t)fv_recipe_int(r, "steps", 1000, 1, 1000000000);
     t->lr = fv_recipe_number(r, "lr", 1e-3, 0, 10);
     t->lr_final = fv_recipe_number(r, "lr_final", 0.05, 0, 1);
-    /* -1: 3 % of the steps. Not computed in the fallback, which is stored: a resume with other steps
-     * would be refused because of a warm-up that nobody wrote. */
+    /* -1: 3 % of the steps. Not computed in the fallback, which is stored: a resume with other
+     * steps would be refused because of a warm-up that nobody wrote. */
     const int64_t warmup = fv_recipe_int(r, "warmup", -1, -1, 1000000000);
     t->warmup = warmup < 0 ? t->steps * 3 / 100 : (uint64_t)warmup;
     t->save_every = (uint64_t)fv_recipe_int(r, "save_every", 0, 0, 1000000000);
