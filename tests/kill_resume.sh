@@ -8,12 +8,12 @@ rounds=${3:?}
 data=$(cd "$(dirname "$0")/data" && pwd)
 rm -rf "$work"
 mkdir -p "$work"
-train() { # folder, more options
+train() { # folder, more options; becomes the program, so that a kill hits it and not a shell
     dir=$1
     shift
-    "$fovea" train "$data/clothing.recipe" --set steps=120 --data-dir "$data" --threads 2 -q -o "$dir" "$@"
+    exec "$fovea" train "$data/clothing.recipe" --set steps=120 --data-dir "$data" --threads 2 -q -o "$dir" "$@"
 }
-train "$work/whole"
+(train "$work/whole")
 killed=0 round=0
 while [ "$round" -lt "$rounds" ]; do
     resume=
@@ -29,7 +29,7 @@ done
 resume=
 [ -f "$work/torn/latest" ] && resume=--resume
 # shellcheck disable=SC2086
-train "$work/torn" $resume
+(train "$work/torn" $resume)
 cmp "$work/whole/model.safetensors" "$work/torn/model.safetensors"
 echo "killed $killed times in $rounds rounds; the models are equal"
 [ "$killed" -gt 0 ]
