@@ -174,7 +174,7 @@ static void split_follows_the_crc_of_the_path(void)
     int n = 0;
     for (int c = 0; c < 5; c++)
         for (int i = 0; i < class_sizes[c]; i++) {
-            char path[64];
+            char path[256];
             snprintf(path, sizeof path, "%s/%03d.ppm", class_names[c], i);
             is_held[n] = fv_crc32(0, path, strlen(path)) % 20 == 7;
             held_count += is_held[n++];
@@ -525,7 +525,7 @@ static void make_faulty(char *path, size_t path_bytes, int good, int bad, int al
 static void few_bad_pictures_are_skipped_and_counted(void)
 {
     static copy want;
-    char path[64];
+    char path[256];
     const char *source[1] = { path };
     make_faulty(path, sizeof path, 397, 2, 1);
     for (int k = 0; k < 4; k++) {
@@ -591,7 +591,7 @@ static void class_names_must_fit_into_a_model_file(void)
 
 static void many_bad_pictures_are_an_error(void)
 {
-    char path[64];
+    char path[256];
     const char *source[1] = { path };
     fv_dataset *ds;
     fv_dataset_options o = defaults();
