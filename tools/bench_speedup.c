@@ -245,10 +245,6 @@ static fv_status run_fixed(bench *b, double R)
     fv_status s = b->fixed ? FV_OK : list_intervals(b);
     int i = 0;
     if (s != FV_OK) return s;
-    if (b->fixed_count == 0) { /* one evaluation: nothing to skip */
-        add_line(b, FIXED, R)->is_reached = false;
-        return FV_OK;
-    }
     while (i + 1 < b->fixed_count && b->fixed[i + 1].predicted <= R) i++;
     for (;; i--) {
         s = measure_interval(b, &b->fixed[i], false);
