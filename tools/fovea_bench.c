@@ -448,7 +448,8 @@ static int check(const bench_args *a, const char *what, const char *file)
 {
     const bool is_dit = strcmp(what, "dit") == 0, is_train = strcmp(what, "train") == 0;
     if (!is_dit && !is_train && strcmp(what, "gemm") != 0)
-        return cli_fail(CLI_USAGE, "bench %s: unknown; there are gemm, dit, train, quality "
+        return cli_fail(CLI_USAGE,
+                        "bench %s: unknown; there are gemm, dit, train, quality "
                         "and speedup",
                         what);
     if (is_dit && (file != NULL) == (a->preset != NULL))
