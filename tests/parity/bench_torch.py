@@ -1,6 +1,6 @@
 """Speed of fovea against PyTorch on the same machine, same network, same thread count, same run.
 
-    python tests/parity/bench_torch.py --fovea build/release/tools/fovea [--model DiT-XL/2] [--threads 2]
+    python tests/parity/bench_torch.py --fovea build/release/bin/fovea [--model DiT-XL/2] [--threads 2]
 
 The network is DiT with random weights: 2 rows (cond and null), 256 tokens for patch 2, one evaluation per
 measurement. PyTorch runs eager and, where available, torch.compile, in f32 and bf16 (weights and
@@ -70,10 +70,10 @@ def torch_times(net, dtype, runs):
     return times
 
 
-def fovea_times(program, model, precision, threads, runs):
+def fovea_time(program, model, precision, threads, seconds):
     out = subprocess.run([program, "bench", "dit", "--preset", model, "--precision", precision, "--threads",
-                          str(threads), "--runs", str(runs), "--json"], check=True, capture_output=True, text=True)
-    return json.loads(out.stdout)["median_seconds"]
+                          str(threads), "--seconds", str(seconds), "--json"], check=True, capture_output=True, text=True)
+    return next(c["median_seconds"] for c in json.loads(out.stdout)["cases"] if c["name"] == model)
 
 
 def main():
@@ -83,6 +83,7 @@ def main():
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--runs", type=int, default=5)
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--seconds", type=float, default=5, help="of fovea's measurement in a round")
     p.add_argument("--no-compile", action="store_true")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
@@ -101,7 +102,7 @@ def main():
                     peer[k] += torch_times(m, dtype, a.runs)
                 except Exception as e:  # an unsupported backend must not hide the others
                     print(f"{k}: {type(e).__name__}: {e}", file=sys.stderr)
-            ours.append(fovea_times(a.fovea, a.model, precision, a.threads, a.runs))
+            ours.append(fovea_time(a.fovea, a.model, precision, a.threads, a.seconds))
         medians = {k: statistics.median(v) for k, v in peer.items() if v}
         best = min(medians, key=medians.get)
         mine = statistics.median(ours)
