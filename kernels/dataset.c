@@ -678,7 +678,10 @@ static void stop_job(fv_dataset *ds)
 static fv_status finish_job(fv_dataset *ds)
 {
     job *j = &ds->job;
+    /* Asked before waiting too: a job that is already over must not hide a cancellation. */
     fv_status s = FV_OK;
+    if (fv_ctx_cancelled(ds->ctx))
+        s = fv_fail(ds->ctx, FV_ERR_CANCELLED, "data set: cancelled");
     pthread_mutex_lock(&ds->lock);
     while (s == FV_OK && !(j->next == j->count && j->running == 0)) {
         if (ds->worker_count == 0)
