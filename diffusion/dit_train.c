@@ -240,6 +240,60 @@ static fv_status build_plan(trainer *tr)
     return s;
 }
 
+/* Line of `name` in a list of names, one a line; -1: not there. */
+static int find_line(const char *list, const char *name)
+{
+    const size_t n = strlen(name);
+    for (int i = 0; list && *list; i++) {
+        const char *end = strchr(list, '\n');
+        const size_t k = end ? (size_t)(end - list) : strlen(list);
+        if (k == n && memcmp(list, name, n) == 0) return i;
+        list = end ? end + 1 : NULL;
+    }
+    return -1;
+}
+
+/* Take over the values of `from`, whose classes may be others: rows of the class table go by name,
+ * a class that `from` does not know keeps its random start. */
+static void take_values(trainer *tr, const dit_net *from, const char *names)
+{
+    for (int i = 0; i < fv_params_count(tr->net.params); i++) {
+        const fv_tensor t = fv_params_tensor(tr->net.params, i);
+        const fv_tensor f = fv_params_tensor(from->params, i);
+        if (i != tr->net.classes) {
+            memcpy(t.data, f.data, (size_t)fv_tensor_count(&t) * sizeof(float));
+            continue;
+        }
+        const size_t row = (size_t)t.dim[1];
+        const int classes = tr->net.cfg.classes, rows = classes + tr->net.cfg.has_null;
+        for (int l = 0; l < rows; l++) {
+            const int was = l == classes ? from->cfg.classes
+                                         : find_line(names, fv_dataset_class_name(tr->data, l));
+            if (was >= 0 && was < from->cfg.classes + from->cfg.has_null)
+                memcpy((float *)t.data + (size_t)l * row, (const float *)f.data + (size_t)was * row,
+                       row * sizeof(float));
+        }
+    }
+    fv_params_touch(tr->net.params);
+}
+
+/* Start from a model file. Without names in it the classes must be as many, in the same order. */
+static fv_status load_init(trainer *tr, const fv_model *m)
+{
+    const char *names = fv_model_meta(m, "fovea.classes");
+    dit_config c = tr->net.cfg;
+    if (!names || !names[0]) return fv_params_load(tr->net.params, m, "");
+    c.classes = 1;
+    for (const char *p = names; (p = strchr(p, '\n')) != NULL && p[1]; p++) c.classes++;
+    dit_net from;
+    FV_TRY(dit_net_create(tr->ctx, &from, &c));
+    fv_status s = fv_params_alloc(from.params);
+    if (s == FV_OK) s = fv_params_load(from.params, m, "");
+    if (s == FV_OK) take_values(tr, &from, names);
+    dit_net_destroy(tr->ctx, &from);
+    return s;
+}
+
 static fv_status start_net(trainer *tr, const char *init)
 {
     dit_config c = tr->net.cfg;
@@ -250,7 +304,7 @@ static fv_status start_net(trainer *tr, const char *init)
     if (!init) return FV_OK;
     fv_model *m;
     FV_TRY(fv_model_open(tr->ctx, &m, init, NULL));
-    const fv_status s = fv_params_load(tr->net.params, m, "");
+    const fv_status s = load_init(tr, m);
     fv_model_close(&m);
     return s;
 }

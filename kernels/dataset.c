@@ -4,7 +4,7 @@
  * them by path, so that a folder and a tar of it are the same data set. Picture ids are positions
  * in that order.
  *
- *     virtual list   each id once, or more often for class_balance
+ *     virtual list   each id once, or more or less often for class_balance and weights
  *     position       p = step * batch * ranks + rank * batch + j
  *     picture        list[permute(seed, epoch = p / n, n, p % n)]
  *     augmentation   Philox(seed, AUGMENT, sample = id, block = epoch << 24 | copy)
@@ -392,11 +392,28 @@ static void drop_and_sort(fv_dataset *ds)
     if (kept) qsort(ds->pics, kept, sizeof *ds->pics, compare_pictures);
 }
 
+/* A weight for a class that is not there is a slip of the recipe: say so rather than train on. */
+static fv_status apply_weights(fv_dataset *ds, double *weight)
+{
+    for (int i = 0; i < ds->o.class_weight_count; i++) {
+        int l = 0;
+        while (l < ds->labels &&
+               strcmp(fv_dataset_class_name(ds, l), ds->o.class_weight_name[i]) != 0)
+            l++;
+        if (l == ds->labels)
+            return fv_fail(ds->ctx, FV_ERR_UNKNOWN,
+                           "data set: class_weights names %.60s, which is no class of this data",
+                           ds->o.class_weight_name[i]);
+        weight[l] = (double)ds->o.class_weight[i];
+    }
+    return FV_OK;
+}
+
 static fv_status make_list(fv_dataset *ds)
 {
     const double b = ds->o.class_balance;
     ds->list_count = ds->count;
-    if (!(b > 0)) return FV_OK;
+    if (!(b > 0) && ds->o.class_weight_count == 0) return FV_OK;
     uint64_t n_max = 1, total = 0;
     for (int l = 0; l < ds->labels; l++) {
         const uint64_t n = fv_dataset_class_count(ds, l);
@@ -404,17 +421,21 @@ static fv_status make_list(fv_dataset *ds)
     }
     uint64_t *places = fv_calloc(ds->ctx, (size_t)ds->labels, sizeof *places);
     uint64_t *seen = fv_calloc(ds->ctx, (size_t)ds->labels, sizeof *seen);
+    double *weight = fv_calloc(ds->ctx, (size_t)ds->labels, sizeof *weight);
     fv_status s = FV_OK;
-    if (!places || !seen) FV_TRY_GOTO(FV_ERR_OOM);
+    if (!places || !seen || !weight) FV_TRY_GOTO(FV_ERR_OOM);
+    for (int l = 0; l < ds->labels; l++) weight[l] = 1;
+    FV_TRY_GOTO(apply_weights(ds, weight));
     for (int l = 0; l < ds->labels; l++) {
         const double n = (double)fv_dataset_class_count(ds, l);
-        if (n > 0) places[l] = (uint64_t)floor(n * pow((double)n_max / n, b) + 0.5);
+        if (n > 0) places[l] = (uint64_t)floor(n * pow((double)n_max / n, b) * weight[l] + 0.5);
+        if (n > 0 && places[l] == 0) places[l] = 1;
         total += places[l];
     }
     if (total > MAX_LIST)
         FV_TRY_GOTO(fv_fail(ds->ctx, FV_ERR_LIMIT,
-                            "data set: class_balance %g would repeat pictures "
-                            "%llu times in all: use a smaller value or min_per_class",
+                            "data set: class_balance %g and class_weights would show %llu "
+                            "pictures an epoch: use smaller values or min_per_class",
                             b, (unsigned long long)total));
     ds->list = fv_calloc(ds->ctx, (size_t)total, sizeof *ds->list);
     ds->list_copy = fv_calloc(ds->ctx, (size_t)total, sizeof *ds->list_copy);
@@ -432,6 +453,7 @@ static fv_status make_list(fv_dataset *ds)
 fail:
     fv_free(ds->ctx, places);
     fv_free(ds->ctx, seen);
+    fv_free(ds->ctx, weight);
     return s;
 }
 
@@ -737,6 +759,13 @@ static fv_status check_options(fv_ctx *ctx, fv_dataset_options *o)
         wrong = "bad class_map";
     for (int i = 0; !wrong && i < 2 * o->class_map_count; i++)
         if (!o->class_map[i]) wrong = "class_map holds NULL";
+    if (o->class_weight_count < 0 ||
+        (o->class_weight_count > 0 && (!o->class_weight_name || !o->class_weight)))
+        wrong = "bad class_weight";
+    for (int i = 0; !wrong && i < o->class_weight_count; i++)
+        if (!o->class_weight_name[i] ||
+            !(o->class_weight[i] >= 1.0f / 64 && o->class_weight[i] <= 64))
+            wrong = "a class weight is not in 1/64..64";
     if (o->workers < -1 || o->workers > MAX_WORKERS) wrong = "workers must be -1 to 64";
     if (o->ranks < 1 || o->rank < 0 || o->rank >= o->ranks) wrong = "rank must be in 0..ranks-1";
     if (o->cache && (o->random_crop || o->crop_scale_min > 0))
@@ -843,6 +872,8 @@ fv_status fv_dataset_open(fv_ctx *ctx, fv_dataset **out, const fv_dataset_option
     FV_TRY_GOTO(start_workers(ds));
     ds->o.sources = NULL;
     ds->o.class_map = NULL;
+    ds->o.class_weight_name = NULL;
+    ds->o.class_weight = NULL;
     *out = ds;
     return FV_OK;
 fail:

@@ -379,6 +379,9 @@ typedef struct fv_dataset_options {
     int class_map_count;          /* number of pairs                                            */
     uint32_t min_per_class;       /* drop smaller classes                                       */
     float class_balance;          /* 0 = as the data is, 1 = every class equally often          */
+    const char *const *class_weight_name; /* classes (by their final names) shown class_weight[i] */
+    const float *class_weight;    /* times as often as class_balance would: 1/64..64; others 1  */
+    int class_weight_count;
     uint64_t seed;
     int workers;                  /* decoding threads; 0 = 1; -1 = decode on the calling thread  */
     int cache;                    /* keep decoded, resized pictures in memory (no random crop)   */

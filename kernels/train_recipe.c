@@ -2,6 +2,7 @@
  *
  *     data = fruits16_64.tar.gz, clothing_128.tar      archives or folders, below data_dir
  *     classes = Tomato-3:tomato, Hat:hat, Blazer       keep these (old:new name), drop all others
+ *     class_weights = hat:3, face:0.5                  show these so many times as often
  *     min_per_class class_balance flip crop_scale_min workers seed
  *     beta1 beta2 weight_decay clip ema
  *     steps schedule lr lr_final warmup save_every sample_every log_every
@@ -10,6 +11,7 @@
  * see the same pictures under the same labels. Only keys that are asked for become part of the text
  * stored in checkpoints: do not ask for more here without need, a resume compares that text. */
 #include "internal.h"
+#include "recipe.h"
 
 #include <string.h>
 
@@ -24,7 +26,9 @@ typedef struct data_keys {
     char *path[MAX_SOURCES];
     char *text[MAX_CLASS_PAIRS];          /* "from" NUL "to" */
     const char *map[2 * MAX_CLASS_PAIRS];
-    int paths, texts, pairs;
+    char *weight_name[MAX_CLASS_PAIRS];
+    float weight[MAX_CLASS_PAIRS];
+    int paths, texts, pairs, weights;
 } data_keys;
 
 static void free_keys(data_keys *k)
@@ -32,6 +36,7 @@ static void free_keys(data_keys *k)
     if (!k) return;
     for (int i = 0; i < k->paths; i++) fv_free(k->ctx, k->path[i]);
     for (int i = 0; i < k->texts; i++) fv_free(k->ctx, k->text[i]);
+    for (int i = 0; i < k->weights; i++) fv_free(k->ctx, k->weight_name[i]);
     fv_free(k->ctx, k);
 }
 
@@ -74,6 +79,29 @@ static fv_status read_classes(data_keys *k, fv_recipe *r)
     return FV_OK;
 }
 
+/* "name:weight, ..." */
+static fv_status read_weights(data_keys *k, fv_recipe *r)
+{
+    const char *const *item;
+    const int n = fv_recipe_list(r, "class_weights", &item);
+    if (n > MAX_CLASS_PAIRS)
+        return fv_fail(k->ctx, FV_ERR_LIMIT, "recipe: more than %d class_weights",
+                       MAX_CLASS_PAIRS);
+    for (int i = 0; i < n; i++) {
+        double v;
+        char *name = k->weight_name[i] = fv_strdup(k->ctx, item[i]);
+        if (!name) return FV_ERR_OOM;
+        k->weights = i + 1;
+        char *colon = strrchr(name, ':');
+        if (!colon || !fvi_parse_number(colon + 1, &v))
+            return fv_fail(k->ctx, FV_ERR_ARG, "recipe: class_weights: %.60s is not name:number",
+                           item[i]);
+        *colon = 0;
+        k->weight[i] = (float)v;
+    }
+    return FV_OK;
+}
+
 fv_status fv_dataset_from_recipe(fv_ctx *ctx, fv_dataset **out, fv_recipe *r, const char *data_dir,
                                  int image_size, fv_split split)
 {
@@ -85,6 +113,7 @@ fv_status fv_dataset_from_recipe(fv_ctx *ctx, fv_dataset **out, fv_recipe *r, co
     k->ctx = ctx;
     fv_status s = read_sources(k, r, data_dir);
     if (s == FV_OK) s = read_classes(k, r);
+    if (s == FV_OK) s = read_weights(k, r);
     fv_dataset_options o = FV_DATASET_OPTIONS_INIT;
     o.sources = (const char *const *)k->path;
     o.source_count = k->paths;
@@ -108,6 +137,9 @@ fv_status fv_dataset_from_recipe(fv_ctx *ctx, fv_dataset **out, fv_recipe *r, co
         o.random_crop = crop > 0;
         o.cache = !o.random_crop;
         o.class_balance = balance;
+        o.class_weight_name = (const char *const *)k->weight_name;
+        o.class_weight = k->weight;
+        o.class_weight_count = k->weights;
         o.workers = workers;
     }
     if (s == FV_OK) s = fv_dataset_open(ctx, out, &o);
