@@ -321,15 +321,6 @@ else
     skip train "no training data"
 fi
 
-# ---- Help ----------------------------------------------------------------------------------------
-: > err
-for verb in "$GEN" "$GEN info" "$GEN calibrate" "$GEN explain" "$FOVEA" "$FOVEA train" "$FOVEA convert" \
-    "$FOVEA new" "$FOVEA bench" "$FOVEA bench quality" "$FOVEA bench speedup"; do
-    $verb --help > out 2>> err || echo "$verb --help fails" >> err
-    awk -v verb="$verb" 'length > 80 { print verb ": line of " length " columns: " $0 }
-        END { if (NR > 44) print verb ": " NR " lines" }' out >> err
-done
-[ ! -s err ]; ok $? help_fits_a_screen
 run "$GEN" --version; grep -q '^gen [0-9]' out; ok $? gen_version
 run "$FOVEA" --version; grep -q '^fovea [0-9]' out; ok $? fovea_version
 

@@ -153,10 +153,17 @@ examples_run() {
 }
 installed_parts() {
     status=0
-    for part in include/fovea.h include/fovea_diffusion.h bin/gen bin/fovea share/man/man1/gen.1; do
+    for header in */fovea*.h; do
+        part=include/$(basename "$header")
         if ! [ -f "$prefix/$part" ]; then echo "not installed: $part"; status=1; fi
     done
-    "$prefix/bin/gen" --version && "$prefix/bin/fovea" --version || status=1
+    for page in tools/man/*.1; do
+        name=$(basename "$page" .1)
+        for part in "share/man/man1/$name.1" "share/bash-completion/completions/$name"; do
+            if ! [ -f "$prefix/$part" ]; then echo "not installed: $part"; status=1; fi
+        done
+        "$prefix/bin/$name" --version || status=1
+    done
     return "$status"
 }
 
