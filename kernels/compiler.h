@@ -9,6 +9,7 @@
 #define FV_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #define FV_LIKELY(x) __builtin_expect(!!(x), 1)
 #define FV_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define FV_PREFETCH(p) __builtin_prefetch(p)
 #else
 #define FV_RESTRICT
 #define FV_ALIGNED(n)
@@ -16,6 +17,7 @@
 #define FV_PRINTF(fmt, args)
 #define FV_LIKELY(x) (x)
 #define FV_UNLIKELY(x) (x)
+#define FV_PREFETCH(p) ((void)(p))
 #endif
 
 /* Before a loop of constant, small count (register tiles): unroll it completely. */
