@@ -36,6 +36,14 @@ typedef struct conv_state {
     float *db;
 } conv_state;
 
+enum { CALLS = 6 };
+static fvi_dnnl_call *call_at(conv_state *st, int i)
+{
+    fvi_dnnl_call *const call[CALLS] = { &st->forward,      &st->dx,      &st->dw,
+                                         &st->pack_forward, &st->pack_dx, &st->add_dw };
+    return call[i];
+}
+
 /* ---- Shapes ---------------------------------------------------------------------------------- */
 
 static bool is_half(const fvi_exec *e)
@@ -175,9 +183,7 @@ static void conv_release(fv_ctx *ctx, void *state)
 {
     conv_state *st = state;
     if (!st) return;
-    fvi_dnnl_call *calls[] = { &st->forward,      &st->dx,      &st->dw,
-                               &st->pack_forward, &st->pack_dx, &st->add_dw };
-    for (size_t i = 0; i < FV_ARRAY_LEN(calls); i++) fvi_dnnl_call_destroy(calls[i]);
+    for (int i = 0; i < CALLS; i++) fvi_dnnl_call_destroy(call_at(st, i));
     fv_free(ctx, st->weights);
     fv_free(ctx, st->db);
     fv_free(ctx, st);
@@ -185,7 +191,7 @@ static void conv_release(fv_ctx *ctx, void *state)
 
 static fv_status no_kernel(const fvi_exec *e, dnnl_status_t s, const char *what)
 {
-    if (s == dnnl_out_of_memory) return FV_ERR_OOM;
+    if (s == dnnl_out_of_memory) return fv_fail(e->ctx, FV_ERR_OOM, "conv2d: out of memory");
     const fv_tensor *x = &e->in[0], *w = &e->in[1];
     return fv_fail(e->ctx, FV_ERR_UNSUPPORTED,
                    "conv2d: oneDNN has no %s kernel for %s %lldx%lldx%lldx%lld "
@@ -210,7 +216,7 @@ typedef struct conv_key {      /* identity of a packed form */
 
 typedef struct conv_pack { conv_key key; const fvi_md *from, *to; } conv_pack;
 
-static fv_status pack_weights(fv_ctx *ctx, const void *key, const float *f32, void *dst)
+static fv_status pack_weights(fv_ctx *ctx, const void *key, const void *f32, void *dst)
 {
     const conv_pack *p = key; /* the key is the head of the caller's struct */
     fvi_dnnl_call call;
@@ -238,8 +244,8 @@ static fv_status pack_once(fvi_exec *e, const conv_shape *c, conv_state *st,
         const size_t bytes = fvi_md_bytes(&to);
         conv_pack p = { { 2, (int32_t)c->type, c->O, c->C, c->kh, c->kw, (int64_t)bytes,
                           fvi_md_layout(&to, 4) }, &from, &to };
-        r = fvi_param_packed(e->ctx, e->params, e->pid[1], &p, sizeof p.key, bytes, pack_weights,
-                             &st->packed);
+        const fvi_form form = { &p, sizeof p.key, bytes, FV_F32, pack_weights };
+        r = fvi_param_packed(e->ctx, e->params, e->pid[1], &form, &st->packed);
     }
     fvi_md_free(&from);
     fvi_md_free(&to);
@@ -298,7 +304,7 @@ static fv_status prepare_backward(fvi_exec *e, const conv_shape *c, conv_state *
     return FV_OK;
 }
 
-static fv_status prepare_locked(fvi_exec *e, const conv_shape *c, conv_state *st)
+static fv_status make_state(fvi_exec *e, const conv_shape *c, conv_state *st)
 {
     static const int id[] = { DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS };
     dnnl_primitive_desc_t pd = NULL;
@@ -330,8 +336,9 @@ static fv_status conv_prepare(fvi_exec *e)
     conv_state *st = fv_calloc(e->ctx, 1, sizeof *st);
     if (!st) return FV_ERR_OOM;
     const int old = fvi_threads_enter(e->ctx); /* primitives are made for a thread count */
-    const fv_status s = prepare_locked(e, &c, st);
+    fv_status s = make_state(e, &c, st);
     fvi_threads_leave(old);
+    for (int i = 0; i < CALLS && s == FV_OK; i++) s = fvi_dnnl_reserve(e->ctx, call_at(st, i));
     if (s != FV_OK) {
         conv_release(e->ctx, st);
         return s;

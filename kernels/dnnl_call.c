@@ -149,16 +149,14 @@ dnnl_status_t fvi_dnnl_attr(dnnl_primitive_attr_t *attr)
 
 /* ---- Calls ----------------------------------------------------------------------------------- */
 
-fv_status fvi_dnnl_scratch(fv_ctx *ctx, size_t bytes, void **out)
+fv_status fvi_dnnl_reserve(fv_ctx *ctx, const fvi_dnnl_call *c)
 {
-    if (bytes > ctx->dnnl_scratch_bytes) {
-        void *p = fv_alloc(ctx, bytes);
-        if (!p) return FV_ERR_OOM;
-        fv_free(ctx, ctx->dnnl_scratch);
-        ctx->dnnl_scratch = p;
-        ctx->dnnl_scratch_bytes = bytes;
-    }
-    *out = ctx->dnnl_scratch;
+    if (c->scratch_bytes <= ctx->dnnl_scratch_bytes) return FV_OK;
+    void *p = fv_alloc(ctx, c->scratch_bytes);
+    if (!p) return FV_ERR_OOM;
+    fv_free(ctx, ctx->dnnl_scratch);
+    ctx->dnnl_scratch = p;
+    ctx->dnnl_scratch_bytes = c->scratch_bytes;
     return FV_OK;
 }
 
@@ -182,16 +180,13 @@ static dnnl_status_t queried_argument(fv_ctx *ctx, dnnl_exec_arg_t *a, int id,
 static dnnl_status_t scratch_argument(fv_ctx *ctx, fvi_dnnl_call *c, const_dnnl_primitive_desc_t pd)
 {
     fvi_md md;
-    void *unused;
     memset(&md, 0, sizeof md);
     dnnl_status_t s = fvi_md_query(&md, pd, dnnl_query_scratchpad_md, 0);
     if (s != dnnl_success) return s;
     c->scratch_bytes = fvi_md_bytes(&md);
     if (c->scratch_bytes > 0) s = argument(ctx, &c->arg[c->args], DNNL_ARG_SCRATCHPAD, &md);
     fvi_md_free(&md);
-    if (s != dnnl_success) return s;
-    return fvi_dnnl_scratch(ctx, c->scratch_bytes, &unused) == FV_OK ? dnnl_success
-                                                                     : dnnl_out_of_memory;
+    return s;
 }
 
 dnnl_status_t fvi_dnnl_call_create(fv_ctx *ctx, fvi_dnnl_call *c, const_dnnl_primitive_desc_t pd,
@@ -224,9 +219,8 @@ fv_status fvi_dnnl_call_run(fv_ctx *ctx, fvi_dnnl_call *c, const char *what,
     for (int i = 0; s == dnnl_success && i < c->args; i++)
         s = dnnl_memory_set_data_handle(c->arg[i].memory, (void *)(uintptr_t)data[i]);
     if (s == dnnl_success && c->scratch_bytes) {
-        void *scratch;
-        FV_TRY(fvi_dnnl_scratch(ctx, c->scratch_bytes, &scratch));
-        s = dnnl_memory_set_data_handle(c->arg[c->args].memory, scratch);
+        FV_TRY(fvi_dnnl_reserve(ctx, c));
+        s = dnnl_memory_set_data_handle(c->arg[c->args].memory, ctx->dnnl_scratch);
     }
     const int old = fvi_threads_enter(ctx);
     if (s == dnnl_success)

@@ -53,7 +53,7 @@ fv_status fvi_dnnl_call_run(fv_ctx *ctx, fvi_dnnl_call *c, const char *what,
 /* Reorder (conversion of layout and type); add: to += from. */
 dnnl_status_t fvi_dnnl_reorder_create(fv_ctx *ctx, fvi_dnnl_call *c, const fvi_md *from,
                                       const fvi_md *to, bool add);
-/* The context's scratchpad, grown to `bytes` when it is smaller. */
-fv_status fvi_dnnl_scratch(fv_ctx *ctx, size_t bytes, void **out);
+/* Grow the context's scratchpad to what c needs, so that running does not. */
+fv_status fvi_dnnl_reserve(fv_ctx *ctx, const fvi_dnnl_call *c);
 
 #endif

@@ -203,6 +203,10 @@ fv_status fvi_matmul_create(fv_ctx *ctx, fvi_matmul **out, const fvi_matmul_desc
     const int old = fvi_threads_enter(ctx);
     const dnnl_status_t s = make_primitive(ctx, m);
     fvi_threads_leave(old);
+    if (s == dnnl_success && fvi_dnnl_reserve(ctx, &m->call) != FV_OK) {
+        fvi_matmul_destroy(ctx, &m);
+        return FV_ERR_OOM;
+    }
     if (s != dnnl_success) {
         fvi_matmul_destroy(ctx, &m);
         if (s == dnnl_out_of_memory) return fv_fail(ctx, FV_ERR_OOM, "matmul: out of memory");
@@ -285,18 +289,10 @@ static void linear_release(fv_ctx *ctx, void *state)
     fv_free(ctx, st);
 }
 
-static fv_status pack_linear(fv_ctx *ctx, const void *call, const float *f32, void *dst)
+static fv_status pack_linear(fv_ctx *ctx, const void *key, const void *values, void *dst)
 {
-    const pack_call *p = call;
-    const fvi_matmul_desc *d = &p->m->d;
-    if (d->b_type == FV_F32) return fvi_matmul_pack(ctx, p->m, f32, dst);
-    const int64_t n = d->N * d->K;
-    uint16_t *half = fv_alloc(ctx, (size_t)n * 2);
-    if (!half) return FV_ERR_OOM;
-    fv_status s = fv_convert(ctx, FV_F32, f32, n, FV_BF16, half);
-    if (s == FV_OK) s = fvi_matmul_pack(ctx, p->m, half, dst);
-    fv_free(ctx, half);
-    return s;
+    const pack_call *p = key;
+    return fvi_matmul_pack(ctx, p->m, values, dst);
 }
 
 static fv_status linear_prepare_packed(fvi_exec *e, linear_state *st)
@@ -316,8 +312,9 @@ static fv_status linear_prepare_packed(fvi_exec *e, linear_state *st)
                        (int64_t)fvi_matmul_packed_bytes(st->forward),
                        fvi_md_layout(&st->forward->b_md, 2)},
                       st->forward};
-    return fvi_param_packed(e->ctx, e->params, e->pid[1], &call, sizeof call.key,
-                            fvi_matmul_packed_bytes(st->forward), pack_linear, &st->weights);
+    const fvi_form form = { &call, sizeof call.key, fvi_matmul_packed_bytes(st->forward), d.b_type,
+                            pack_linear };
+    return fvi_param_packed(e->ctx, e->params, e->pid[1], &form, &st->weights);
 }
 
 static fv_status linear_prepare_plain(fvi_exec *e, linear_state *st)

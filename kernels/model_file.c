@@ -7,16 +7,22 @@
  *     name NUL dtype NUL ndim:u32 dim:u64[ndim] data          (integers little-endian)
  *
  * so that the same tensors give the same hash from any file format, order or metadata. */
+#ifndef _DEFAULT_SOURCE
+#define _DEFAULT_SOURCE /* madvise: glibc's posix_madvise does nothing for DONTNEED */
+#endif
 #include "model_file.h"
 
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define DEFAULT_HEADER_BYTES ((uint64_t)100 << 20)
 #define DEFAULT_MAX_TENSORS 1000000u
 #define ARENA_BYTES 65536
 #define MAX_SHARDS 10000
+/* Linux maps up to this much around a page that is touched (fault_around_bytes). */
+#define FAULT_AROUND ((uintptr_t)65536)
 
 /* ---- Building -------------------------------------------------------------------------------- */
 
@@ -338,6 +344,27 @@ static void hash_le(fv_sha256 *s, uint64_t v, int bytes)
     fv_sha256_update(s, b, (size_t)bytes);
 }
 
+void fvi_model_let_go(const fv_model *m, const void *data, size_t bytes)
+{
+#ifdef MADV_DONTNEED
+    if (bytes < FAULT_AROUND) return; /* goes with a larger neighbour */
+    for (size_t i = 0; i < m->map_count; i++) {
+        const uintptr_t first = (uintptr_t)m->map[i].data, size = m->map[i].size;
+        const uintptr_t at = (uintptr_t)data - first; /* huge if it lies before */
+        if (at >= size || bytes > size - at) continue;
+        const uintptr_t begin = at / FAULT_AROUND * FAULT_AROUND;
+        const uintptr_t rest = size - begin, length = at - begin + bytes;
+        const uintptr_t blocks = (length + FAULT_AROUND - 1) / FAULT_AROUND * FAULT_AROUND;
+        (void)madvise((void *)(first + begin), blocks < rest ? blocks : rest, MADV_DONTNEED);
+        return;
+    }
+#else
+    (void)m;
+    (void)data;
+    (void)bytes;
+#endif
+}
+
 void fv_model_hash(const fv_model *m, uint8_t sha256[32])
 {
     fv_sha256 s;
@@ -350,7 +377,9 @@ void fv_model_hash(const fv_model *m, uint8_t sha256[32])
         fv_sha256_update(&s, type, strlen(type) + 1);
         hash_le(&s, (uint64_t)t->ndim, 4);
         for (int d = 0; d < t->ndim; d++) hash_le(&s, (uint64_t)t->dim[d], 8);
-        fv_sha256_update(&s, t->data, (size_t)fv_tensor_count(t) * fv_dtype_size(t->dtype));
+        const size_t bytes = (size_t)fv_tensor_count(t) * fv_dtype_size(t->dtype);
+        fv_sha256_update(&s, t->data, bytes);
+        fvi_model_let_go(m, t->data, bytes);
     }
     fv_sha256_final(&s, sha256);
 }

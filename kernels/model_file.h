@@ -39,6 +39,9 @@ struct fv_model {
     size_t arena_left;
 };
 
+/* Nobody needs these bytes soon: the pages of a mapped file leave the resident memory; a later read
+ * brings them back. Nothing happens where the bytes are not of a file that the model has mapped. */
+void fvi_model_let_go(const fv_model *m, const void *data, size_t bytes);
 /* Memory that lives until the model is closed. */
 void *fvi_model_alloc(fv_model *m, size_t bytes);
 /* Names are n bytes without NUL inside; both are copied. */

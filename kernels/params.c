@@ -8,7 +8,10 @@
  * Inference: no flat array. Each parameter is kept only in the forms that plans ask for: f32 (norm
  * weights, biases, tables) or packed for a matrix kernel. Forms are made under a lock, once, so an
  * fv_params may be shared by contexts. Weight-only int8 files (NAME.int8 + NAME.scale) are expanded
- * while a form is made. */
+ * while a form is made. Loading peaks at the forms plus one parameter: values that lie in the file in
+ * the wanted type are packed from there, others through one temporary copy, and the pages of the
+ * mapped file are let go as soon as they have been read. */
+#include "model_file.h"
 #include "tape.h"
 
 #include <math.h>
@@ -26,7 +29,11 @@ typedef struct form {
     void *data;
 } form;
 
-typedef struct source { fv_tensor t, scale; } source; /* views into a model file; scale of int8 */
+/* Views into a model file; scale of int8. */
+typedef struct source {
+    const fv_model *m;
+    fv_tensor t, scale;
+} source;
 
 typedef struct param {
     char *name;
@@ -243,28 +250,48 @@ static void shape_text(const fv_tensor *t, char *out, size_t size)
         n += (size_t)snprintf(out + n, size - n, "%s%lld", i ? "x" : "", (long long)t->dim[i]);
 }
 
-/* f32 values of one source; int8 rows are scaled. */
-static fv_status expand_source(fv_ctx *ctx, const source *src, float *dst)
+/* Values of one source as f32 or bf16; int8 rows are scaled. */
+static fv_status expand_source(fv_ctx *ctx, const source *src, fv_dtype type, void *dst)
 {
     const int64_t count = fv_tensor_count(&src->t);
-    if (!src->scale.data) return fv_convert(ctx, src->t.dtype, src->t.data, count, FV_F32, dst);
+    if (!src->scale.data) return fv_convert(ctx, src->t.dtype, src->t.data, count, type, dst);
     const int64_t rows = src->t.dim[0], n = count / rows;
-    const int8_t *v = src->t.data;
     for (int64_t r = 0; r < rows; r++) {
+        const int8_t *v = (const int8_t *)src->t.data + r * n;
         float s;
         memcpy(&s, (const uint8_t *)src->scale.data + r * 4, 4);
-        for (int64_t i = 0; i < n; i++) dst[r * n + i] = s * (float)v[r * n + i];
+        if (type == FV_BF16)
+            for (int64_t i = 0; i < n; i++)
+                ((uint16_t *)dst)[r * n + i] = fv_f32_to_bf16(s * (float)v[i]);
+        else
+            for (int64_t i = 0; i < n; i++) ((float *)dst)[r * n + i] = s * (float)v[i];
     }
     return FV_OK;
 }
 
-static fv_status expand(fv_ctx *ctx, const param *q, float *dst)
+static size_t source_bytes(const source *src)
 {
+    return (size_t)fv_tensor_count(&src->t) * fv_dtype_size(src->t.dtype);
+}
+
+static fv_status expand(fv_ctx *ctx, const param *q, fv_dtype type, void *dst)
+{
+    uint8_t *at = dst;
     for (int i = 0; i < q->parts; i++) {
-        FV_TRY(expand_source(ctx, &q->src[i], dst));
-        dst += fv_tensor_count(&q->src[i].t);
+        const source *src = &q->src[i];
+        FV_TRY(expand_source(ctx, src, type, at));
+        fvi_model_let_go(src->m, src->t.data, source_bytes(src));
+        at += (size_t)fv_tensor_count(&src->t) * fv_dtype_size(type);
     }
     return FV_OK;
+}
+
+/* The values in the model file itself, if they lie there as `type`; else NULL. */
+static const void *in_file(const param *q, fv_dtype type)
+{
+    const source *src = &q->src[0];
+    const bool plain = q->parts == 1 && !src->scale.data && src->t.dtype == type;
+    return plain && (uintptr_t)src->t.data % fv_dtype_size(type) == 0 ? src->t.data : NULL;
 }
 
 /* Tensor PREFIX+NAME, or its int8 form, of the model. */
@@ -273,6 +300,7 @@ static fv_status find_source(const fv_params *p, source *src, const fv_model *m,
 {
     char name[512];
     memset(src, 0, sizeof *src);
+    src->m = m;
     const int n = snprintf(name, sizeof name - 8, "%s%s", prefix ? prefix : "", param_name);
     if (n < 0 || n >= (int)sizeof name - 8)
         return fv_fail(p->ctx, FV_ERR_ARG, "params: name too long");
@@ -327,6 +355,8 @@ fv_status fvi_params_join(fv_params *p, fv_pid id, const fv_model *m, const char
 fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix)
 {
     if (p->status != FV_OK) return p->status;
+    if (atomic_load(&p->form_bytes) > 0)
+        return fv_fail(p->ctx, FV_ERR_STATE, "params: plans already use the values; load first");
     for (int i = 0; i < p->count; i++) {
         param *q = &p->p[i];
         if (!q->joined) {
@@ -335,7 +365,7 @@ fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix)
             if (!same_shape(&q->src[0].t, &q->t)) return wrong_shape(p, q, &q->src[0], q->name);
             q->parts = 1;
         }
-        if (p->master) FV_TRY(expand(p->ctx, q, p->master + q->offset));
+        if (p->master) FV_TRY(expand(p->ctx, q, FV_F32, p->master + q->offset));
     }
     p->half_stale = true;
     return FV_OK;
@@ -349,7 +379,7 @@ static fv_status f32_locked(fv_ctx *ctx, fv_params *p, param *q, const float **o
         if (!q->parts) return fv_fail(ctx, FV_ERR_STATE, "params: %s has no values yet", q->name);
         float *f = fvi_alloc_for(p->ctx, ctx, (size_t)q->count * sizeof(float));
         if (!f) return FV_ERR_OOM;
-        const fv_status s = expand(ctx, q, f);
+        const fv_status s = expand(ctx, q, FV_F32, f);
         if (s != FV_OK) {
             fv_free(p->ctx, f);
             return s;
@@ -374,53 +404,50 @@ fv_status fvi_param_f32(fv_ctx *ctx, fv_params *p, fv_pid id, const float **out)
     return s;
 }
 
-static fv_status make_form(fv_ctx *ctx, fv_params *p, param *q, const void *key, size_t key_bytes,
-                           size_t packed_bytes, fvi_pack_fn pack, const void **out)
+static fv_status make_form(fv_ctx *ctx, fv_params *p, param *q, const fvi_form *want,
+                           const void **out)
 {
-    const float *values = q->f32;
-    float *temp = NULL;
+    const void *values = in_file(q, want->type);
+    const bool copy = !values;
+    void *temp = NULL;
+    if (!q->parts) return fv_fail(ctx, FV_ERR_STATE, "params: %s has no values yet", q->name);
     form *f = fvi_alloc_for(p->ctx, ctx, sizeof *f);
-    void *data = fvi_alloc_for(p->ctx, ctx, packed_bytes);
-    fv_status s = f && data ? FV_OK : FV_ERR_OOM;
-    if (s == FV_OK && p->master) values = p->master + q->offset;
-    if (s == FV_OK && !values) {
-        temp = q->parts ? fv_alloc(ctx, (size_t)q->count * sizeof(float)) : NULL;
-        if (!q->parts) s = fv_fail(ctx, FV_ERR_STATE, "params: %s has no values yet", q->name);
-        else if (!temp) s = FV_ERR_OOM;
-        else s = expand(ctx, q, temp);
-        values = temp;
-    }
-    if (s == FV_OK) s = pack(ctx, key, values, data);
+    void *data = f ? fvi_alloc_for(p->ctx, ctx, want->packed_bytes) : NULL;
+    if (data && copy) values = temp = fv_alloc(ctx, (size_t)q->count * fv_dtype_size(want->type));
+    fv_status s = data && values ? FV_OK : FV_ERR_OOM;
+    if (s == FV_OK && copy) s = expand(ctx, q, want->type, temp);
+    if (s == FV_OK) s = want->pack(ctx, want->key, values, data);
     fv_free(ctx, temp);
     if (s != FV_OK) {
         fv_free(p->ctx, f);
         fv_free(p->ctx, data);
         return s;
     }
+    if (!copy) fvi_model_let_go(q->src[0].m, values, source_bytes(&q->src[0]));
     memset(f, 0, sizeof *f);
-    memcpy(f->key, key, key_bytes);
+    memcpy(f->key, want->key, want->key_bytes);
     f->data = data;
     f->next = q->forms;
     q->forms = f;
-    p->form_bytes += packed_bytes;
+    p->form_bytes += want->packed_bytes;
     *out = data;
     return FV_OK;
 }
 
-fv_status fvi_param_packed(fv_ctx *ctx, fv_params *p, fv_pid id, const void *key, size_t key_bytes,
-                           size_t packed_bytes, fvi_pack_fn pack, const void **out)
+fv_status fvi_param_packed(fv_ctx *ctx, fv_params *p, fv_pid id, const fvi_form *want,
+                           const void **out)
 {
     *out = NULL;
-    if (key_bytes > KEY_BYTES)
-        return fv_fail(ctx, FV_ERR_INTERNAL, "params: key of %zu bytes", key_bytes);
+    if (want->key_bytes > KEY_BYTES)
+        return fv_fail(ctx, FV_ERR_INTERNAL, "params: key of %zu bytes", want->key_bytes);
     param *q = &p->p[id];
     uint8_t padded[KEY_BYTES] = { 0 };
-    memcpy(padded, key, key_bytes);
+    memcpy(padded, want->key, want->key_bytes);
     fv_status s = FV_OK;
     pthread_mutex_lock(&p->lock);
     for (form *f = q->forms; f && !*out; f = f->next)
         if (memcmp(f->key, padded, KEY_BYTES) == 0) *out = f->data;
-    if (!*out) s = make_form(ctx, p, q, key, key_bytes, packed_bytes, pack, out);
+    if (!*out) s = make_form(ctx, p, q, want, out);
     pthread_mutex_unlock(&p->lock);
     return s;
 }

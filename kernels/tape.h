@@ -97,11 +97,17 @@ int64_t fvi_params_flat_count(const fv_params *p);
 int64_t fvi_param_offset(const fv_params *p, fv_pid id);
 float *fvi_params_master(fv_params *p);
 float *fvi_params_grad_flat(fv_params *p);
-/* Inference: the parameter in a packed form, made once per (id, key) by `pack` and kept. `key`
- * names the form (a plain struct compared byte for byte, at most 64 bytes). */
-typedef fv_status (*fvi_pack_fn)(fv_ctx *ctx, const void *key, const float *f32, void *dst);
-fv_status fvi_param_packed(fv_ctx *ctx, fv_params *p, fv_pid id, const void *key, size_t key_bytes,
-                           size_t packed_bytes, fvi_pack_fn pack, const void **out);
+/* Inference: the parameter in a packed form, made once per (id, key) by `pack` and kept. The key (a
+ * plain struct without padding, compared byte for byte, at most 64 bytes) names the form; it is the
+ * head of the struct that `pack` gets. `values` are of `type`, f32 or bf16. */
+typedef struct fvi_form {
+    const void *key;
+    size_t key_bytes, packed_bytes;
+    fv_dtype type;
+    fv_status (*pack)(fv_ctx *ctx, const void *key, const void *values, void *dst);
+} fvi_form;
+fv_status fvi_param_packed(fv_ctx *ctx, fv_params *p, fv_pid id, const fvi_form *want,
+                           const void **out);
 
 /* Take the values of `id` from n tensors of the model, one after another along the first dimension
  * (for example q, k, v), instead of from one of its own name; shapes may differ by dimensions of
