@@ -1,5 +1,5 @@
 /* temp_dir.h - one folder for the files of a test program, below $TMPDIR or /tmp. Make it first in
- * main, remove it last. */
+ * main; it goes when the program exits, whether its tests passed or not. */
 #ifndef TEMP_DIR_H
 #define TEMP_DIR_H
 
@@ -11,16 +11,7 @@
 #include <unistd.h>
 
 static char temp_dir[96]; /* short: tests put it into small buffers */
-
-static inline void temp_dir_make(const char *name)
-{
-    const char *base = getenv("TMPDIR");
-    if (!base || !*base || strlen(base) > 40) base = "/tmp";
-    snprintf(temp_dir, sizeof temp_dir, "%s/fovea-%.24s-XXXXXX", base, name);
-    if (mkdtemp(temp_dir)) return;
-    fprintf(stderr, "cannot make the folder %s\n", temp_dir);
-    exit(1);
-}
+static pid_t temp_dir_owner;
 
 /* Path of a file in it; valid for the next three calls. */
 static inline const char *temp_path(const char *name)
@@ -49,6 +40,21 @@ static inline void temp_remove_tree(const char *path)
     else (void)unlink(path);
 }
 
-static inline void temp_dir_remove(void) { temp_remove_tree(temp_dir); }
+/* A forked child leaves its parent's folder alone. */
+static inline void temp_dir_remove(void)
+{
+    if (getpid() == temp_dir_owner) temp_remove_tree(temp_dir);
+}
+
+static inline void temp_dir_make(const char *name)
+{
+    const char *base = getenv("TMPDIR");
+    if (!base || !*base || strlen(base) > 40) base = "/tmp";
+    snprintf(temp_dir, sizeof temp_dir, "%s/fovea-%.24s-XXXXXX", base, name);
+    temp_dir_owner = getpid();
+    if (mkdtemp(temp_dir) && atexit(temp_dir_remove) == 0) return;
+    fprintf(stderr, "cannot make the folder %s\n", temp_dir);
+    exit(1);
+}
 
 #endif

@@ -413,7 +413,6 @@ int main(void)
     RUN(bad_pax_headers_are_refused);
     RUN(folders_are_walked_in_order_of_path);
     RUN(every_failed_allocation_is_survived);
-    temp_dir_remove();
     fv_ctx_destroy(&ctx);
     return test_end();
 }

@@ -6,6 +6,7 @@
 #include "../kernels/classifier.c"
 
 #include "tar_writer.h"
+#include "temp_dir.h"
 #include "test.h"
 
 #include <sys/stat.h>
@@ -17,7 +18,7 @@
 #define PER_CLASS 40
 
 static fv_ctx *ctx;
-static char root[] = "/tmp/fovea_classifier_XXXXXX", model_path[96];
+static char model_path[128];
 static const char *colour_name[COLOURS] = { "blue", "green", "grey", "red" };
 static const int colour[COLOURS][3] = { { 60, 60, 190 }, { 60, 190, 60 }, { 128, 128, 128 },
                                         { 190, 60, 60 } };
@@ -41,20 +42,19 @@ static void write_bytes(const char *path, const void *data, size_t size)
 static void make_data(void)
 {
     static uint8_t ppm[PIXELS + 64];
-    char path[96];
+    char path[128];
     tar t = { 0 };
     uint64_t seed = 11;
-    if (!mkdtemp(root)) exit(1);
     for (int c = 0; c < COLOURS; c++)
         for (int i = 0; i < PER_CLASS; i++) {
             snprintf(path, sizeof path, "%s/%03d.ppm", colour_name[c], i);
             put_entry(&t, "", path, '0', ppm, make_ppm(ppm, c, &seed));
         }
     put_end(&t);
-    snprintf(path, sizeof path, "%s/colours.tar", root);
+    snprintf(path, sizeof path, "%s/colours.tar", temp_dir);
     write_bytes(path, t.data, t.size);
     drop(&t);
-    snprintf(model_path, sizeof model_path, "%s/model.safetensors", root);
+    snprintf(model_path, sizeof model_path, "%s/model.safetensors", temp_dir);
 }
 
 static fv_recipe *recipe(const char *more)
@@ -170,10 +170,10 @@ static void learns_colours(void)
     fv_classifier_train_options o = FV_CLASSIFIER_TRAIN_OPTIONS_INIT;
     fv_train_result result;
     fv_recipe *r = recipe("eval_every = 40\nlog_every = 20\n");
-    char out[96];
+    char out[128];
     CHECK(r != NULL);
-    snprintf(out, sizeof out, "%s/run", root);
-    o.data_dir = root;
+    snprintf(out, sizeof out, "%s/run", temp_dir);
+    o.data_dir = temp_dir;
     o.out_dir = out;
     o.export_path = model_path;
     OK(ctx, fv_classifier_train(ctx, r, &o, &result));
@@ -185,7 +185,7 @@ static void learns_colours(void)
 static void make_faulty(void)
 {
     static uint8_t ppm[PIXELS + 64];
-    char path[96];
+    char path[128];
     tar t = { 0 };
     uint64_t seed = 12;
     bool has_bad = false;
@@ -197,7 +197,7 @@ static void make_faulty(void)
         has_bad |= is_held;
     }
     put_end(&t);
-    snprintf(path, sizeof path, "%s/faulty.tar", root);
+    snprintf(path, sizeof path, "%s/faulty.tar", temp_dir);
     write_bytes(path, t.data, t.size);
     drop(&t);
 }
@@ -206,10 +206,10 @@ static void make_faulty(void)
 static void an_unreadable_held_out_picture_does_not_end_a_run(void)
 {
     fv_classifier_train_options o = FV_CLASSIFIER_TRAIN_OPTIONS_INIT;
-    char out[96];
+    char out[128];
     make_faulty();
-    snprintf(out, sizeof out, "%s/faulty", root);
-    o.data_dir = root;
+    snprintf(out, sizeof out, "%s/faulty", temp_dir);
+    o.data_dir = temp_dir;
     o.out_dir = out;
     for (int steps = 30; steps <= 34; steps += 4) { /* 3 % of them: 0 and 1 */
         char text[256];
@@ -243,7 +243,7 @@ static void recognises_all_pictures_of_the_set(void)
     fv_recipe *r = recipe("");
     open_all(&m, &c, ctx);
     CHECK(c && r);
-    OK(ctx, fv_dataset_from_recipe(ctx, &ds, r, root, SIDE, FV_SPLIT_ALL));
+    OK(ctx, fv_dataset_from_recipe(ctx, &ds, r, temp_dir, SIDE, FV_SPLIT_ALL));
     float *f = malloc((size_t)fv_dataset_count(ds) * FEATURES * sizeof *f);
     CHECK(f != NULL);
     OK(ctx, fv_classifier_score(ctx, c, ds, &total, score, f));
@@ -286,7 +286,7 @@ static void names_and_sizes_come_from_the_file(void)
     CHECK(!fv_classifier_class_name(c, COLOURS) && !fv_classifier_class_name(c, -1));
     CHECK(fv_classifier_class_find(c, "yellow") == -1);
     CHECK(strstr(fv_model_meta(m, "fovea.train.data"), "colours.tar") != NULL);
-    CHECK(strstr(fv_model_meta(m, "fovea.train.recipe"), root) == NULL);
+    CHECK(strstr(fv_model_meta(m, "fovea.train.recipe"), temp_dir) == NULL);
     fv_classifier_close(&c);
     fv_classifier_close(&c);
     fv_model_close(&m);
@@ -415,11 +415,11 @@ static void frechet_of_features_orders_sets(void)
  * `tensor`. */
 static fv_status open_changed(const char *key, const char *value, const char *tensor)
 {
-    char path[96];
+    char path[128];
     fv_model *m, *changed;
     fv_model_writer *w;
     fv_classifier *c;
-    snprintf(path, sizeof path, "%s/changed.safetensors", root);
+    snprintf(path, sizeof path, "%s/changed.safetensors", temp_dir);
     FV_TRY(fv_model_open(ctx, &m, model_path, NULL));
     FV_TRY(fv_model_writer_create(ctx, &w));
     for (int i = 0; i < fv_model_meta_count(m); i++) {
@@ -475,7 +475,7 @@ static void refuses_data_of_other_classes(void)
     fv_recipe *r = recipe("classes = red:crimson, blue\n");
     open_all(&m, &c, ctx);
     CHECK(c && r);
-    OK(ctx, fv_dataset_from_recipe(ctx, &ds, r, root, SIDE, FV_SPLIT_ALL));
+    OK(ctx, fv_dataset_from_recipe(ctx, &ds, r, temp_dir, SIDE, FV_SPLIT_ALL));
     CHECK(fv_dataset_classes(ds) == 2);
     CHECK(fv_classifier_score(ctx, c, ds, &total, NULL, NULL) == FV_ERR_MODEL);
     CHECK(strstr(fv_ctx_error(ctx), "crimson") != NULL);
@@ -490,9 +490,9 @@ static void recipes_with_wrong_words_are_refused(void)
     static const char *const wrong[] = { "schedule = cosin\n", "precision = fp16\n",
                                          "image_size = 8\n", "clases = red\n", "export = bf\n" };
     fv_classifier_train_options o = FV_CLASSIFIER_TRAIN_OPTIONS_INIT;
-    char out[96];
-    snprintf(out, sizeof out, "%s/wrong", root);
-    o.data_dir = root;
+    char out[128];
+    snprintf(out, sizeof out, "%s/wrong", temp_dir);
+    o.data_dir = temp_dir;
     o.out_dir = out;
     for (size_t i = 0; i < FV_ARRAY_LEN(wrong); i++) {
         char text[256];
@@ -537,6 +537,7 @@ static void memory_failures_leave_nothing_behind(void)
 int main(void)
 {
     if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
+    temp_dir_make("classifier");
     make_data();
     RUN(gradients_of_all_parameters_agree_with_differences);
     RUN(learns_colours);

@@ -303,7 +303,6 @@ int main(void)
     RUN(every_failed_allocation_leaves_no_file);
     RUN(sha256_gives_the_standards_values);
     RUN(crcs_give_the_catalogues_values);
-    temp_dir_remove();
     fv_ctx_destroy(&ctx);
     return test_end();
 }

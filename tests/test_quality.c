@@ -3,9 +3,8 @@
 #include "engine.h"
 #include "fovea_diffusion.h"
 #include "tar_writer.h"
+#include "temp_dir.h"
 #include "test.h"
-
-#include <unistd.h>
 
 #define SIDE 32
 #define PIXELS (SIDE * SIDE * 3)
@@ -15,7 +14,6 @@
 #define SAMPLES 10
 
 static fv_ctx *ctx;
-static char root[] = "/tmp/fovea_quality_XXXXXX";
 static const char *colour_name[COLOURS] = { "blue", "green", "red" };
 static fv_model *dit_file, *judge_file;
 static fv_dit *dit;
@@ -24,10 +22,9 @@ static fv_classifier *judge;
 static void make_data(void)
 {
     static uint8_t ppm[PIXELS + 64];
-    char path[96];
+    char path[128];
     tar t = { 0 };
     uint64_t seed = 11;
-    if (!mkdtemp(root)) exit(1);
     for (int c = 0; c < COLOURS; c++)
         for (int i = 0; i < PER_CLASS; i++) {
             size_t n = (size_t)sprintf((char *)ppm, "P6 %d %d 255\n", SIDE, SIDE);
@@ -37,7 +34,7 @@ static void make_data(void)
             put_entry(&t, "", path, '0', ppm, n);
         }
     put_end(&t);
-    snprintf(path, sizeof path, "%s/colours.tar", root);
+    snprintf(path, sizeof path, "%s/colours.tar", temp_dir);
     FILE *f = fopen(path, "wb");
     if (!f || fwrite(t.data, 1, t.size, f) != t.size || fclose(f)) exit(1);
     drop(&t);
@@ -53,19 +50,19 @@ static fv_recipe *recipe(const char *more)
     return fv_recipe_parse(ctx, &r, text, strlen(text)) == FV_OK ? r : NULL;
 }
 
-/* A classifier of `size` pixels whose classes are `classes` (a recipe line), to root/name. */
+/* A classifier of `size` pixels whose classes are `classes` (a recipe line), to temp_dir/name. */
 static void train_judge(const char *name, int size, const char *classes, int steps)
 {
     fv_classifier_train_options o = FV_CLASSIFIER_TRAIN_OPTIONS_INIT;
     fv_train_result result;
-    char more[256], out[96], path[128];
+    char more[256], out[128], path[128];
     snprintf(more, sizeof more, "image_size = %d\nbatch = 8\nlr = 3e-3\nsteps = %d\n%s", size,
              steps, classes);
     fv_recipe *r = recipe(more);
     CHECK(r != NULL);
-    snprintf(out, sizeof out, "%s/run-%s", root, name);
-    snprintf(path, sizeof path, "%s/%s.safetensors", root, name);
-    o.data_dir = root;
+    snprintf(out, sizeof out, "%s/run-%s", temp_dir, name);
+    snprintf(path, sizeof path, "%s/%s.safetensors", temp_dir, name);
+    o.data_dir = temp_dir;
     o.out_dir = out;
     o.export_path = path;
     OK(ctx, fv_classifier_train(ctx, r, &o, &result));
@@ -76,13 +73,13 @@ static void train_and_open_both(void)
 {
     fv_dit_train_options o = FV_DIT_TRAIN_OPTIONS_INIT;
     fv_train_result result;
-    char out[96], path[128];
+    char out[128], path[128];
     fv_recipe *r = recipe("preset = F32\nwidth = 64\ndepth = 1\nheads = 1\nbatch = 4\nsteps = 2\n"
                           "eval_batches = 0\n");
     CHECK(r != NULL);
-    snprintf(out, sizeof out, "%s/run-dit", root);
-    snprintf(path, sizeof path, "%s/dit.safetensors", root);
-    o.data_dir = root;
+    snprintf(out, sizeof out, "%s/run-dit", temp_dir);
+    snprintf(path, sizeof path, "%s/dit.safetensors", temp_dir);
+    o.data_dir = temp_dir;
     o.out_dir = out;
     o.export_path = path;
     OK(ctx, fv_dit_train(ctx, r, &o, &result));
@@ -90,7 +87,7 @@ static void train_and_open_both(void)
     OK(ctx, fv_model_open(ctx, &dit_file, path, NULL));
     OK(ctx, fv_dit_open(ctx, &dit, dit_file, NULL));
     train_judge("judge", SIDE, "", 20);
-    snprintf(path, sizeof path, "%s/judge.safetensors", root);
+    snprintf(path, sizeof path, "%s/judge.safetensors", temp_dir);
     OK(ctx, fv_model_open(ctx, &judge_file, path, NULL));
     OK(ctx, fv_classifier_open(ctx, &judge, judge_file));
 }
@@ -174,7 +171,7 @@ static void refuses_a_classifier_that_does_not_fit(void)
         fv_model *m;
         fv_classifier *c;
         train_judge(wrong[i].name, wrong[i].size, wrong[i].classes, 1);
-        snprintf(path, sizeof path, "%s/%s.safetensors", root, wrong[i].name);
+        snprintf(path, sizeof path, "%s/%s.safetensors", temp_dir, wrong[i].name);
         OK(ctx, fv_model_open(ctx, &m, path, NULL));
         OK(ctx, fv_classifier_open(ctx, &c, m));
         CHECK(fv_dit_quality(ctx, dit, c, &o, &q) == FV_ERR_MODEL && !q.features);
@@ -213,6 +210,7 @@ static void close_both(void)
 int main(void)
 {
     if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
+    temp_dir_make("quality");
     make_data();
     RUN(train_and_open_both);
     RUN(judges_the_pictures_that_generate_makes);

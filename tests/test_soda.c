@@ -2,6 +2,7 @@
  * sensitivity tables against direct computation, plans, files, determinism, allocation. */
 #include "../diffusion/soda.h"
 #include "dit_fixture.h"
+#include "temp_dir.h"
 
 #include <unistd.h>
 
@@ -12,7 +13,7 @@ static fv_ctx *ctx;
 static fv_model *file;
 static fv_dit *dit;
 static fv_sens *table; /* of the options that base() gives */
-static char folder[] = "/tmp/fovea_soda_XXXXXX", model_path[64], path[96];
+static char model_path[128], path[128];
 
 static fv_generate_options base(int count)
 {
@@ -765,7 +766,7 @@ static void tables_round_trip(void)
     uint8_t *a, *b;
     size_t na, nb;
     fv_sens *again;
-    snprintf(path, sizeof path, "%s/t.fvsens", folder);
+    snprintf(path, sizeof path, "%s/t.fvsens", temp_dir);
     OK(ctx, fv_sens_write(ctx, table, path, 0));
     CHECK(fv_sens_write(ctx, table, path, 0) == FV_ERR_EXISTS);
     OK(ctx, fv_sens_read(ctx, &again, path));
@@ -875,7 +876,7 @@ static void plans_round_trip(void)
     fv_timing *t = scripted();
     a.speedup = 2.3;
     OK(ctx, fv_accel_plan(ctx, &p, dit, &o, table, t, &a));
-    snprintf(path, sizeof path, "%s/p.fvplan", folder);
+    snprintf(path, sizeof path, "%s/p.fvplan", temp_dir);
     OK(ctx, fv_accel_write(ctx, p, path, 0));
     OK(ctx, fv_accel_read(ctx, &q, dit, path));
     OK(ctx, fvi_accel_text(ctx, p, &text, &n));
@@ -996,8 +997,9 @@ static fv_status set_up(void)
 
 int main(void)
 {
-    if (!mkdtemp(folder) || fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
-    snprintf(model_path, sizeof model_path, "%s/m.safetensors", folder);
+    temp_dir_make("soda");
+    if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
+    snprintf(model_path, sizeof model_path, "%s/m.safetensors", temp_dir);
     RUN(dp_equals_brute_force);
     RUN(dp_ties_take_the_larger_gap);
     RUN(dp_names_the_feasible_numbers);
@@ -1034,7 +1036,5 @@ int main(void)
     fv_dit_close(&dit);
     fv_model_close(&file);
     fv_ctx_destroy(&ctx);
-    unlink(model_path);
-    rmdir(folder);
     return test_end();
 }

@@ -951,6 +951,5 @@ int main(void)
     RUN(exports_int8_and_bf16);
     RUN(memory_failures_are_reported);
     remove_dir("ref8");
-    temp_dir_remove();
     return test_end();
 }
