@@ -13,9 +13,10 @@
  * its share, and resuming is asking for a later step. An unreadable picture is replaced by the next
  * readable id, which again depends on the data alone.
  *
- * Class balance b: class c should appear in proportion to n_c^(1-b). Relative to the largest class
- * (n_max) a picture of c is repeated (n_max / n_c)^b times on average; T_c = round(n_c * that) is
- * spread over the class, picture k getting floor((k+1) T_c / n_c) - floor(k T_c / n_c) places.
+ * Class balance b and weights w: class c should appear in proportion to w_c n_c^(1-b). Relative to
+ * the largest class (n_max) a picture of c is repeated w_c (n_max / n_c)^b times on average;
+ * T_c = round(n_c * that), at least 1, is spread over the class, picture k getting
+ * floor((k+1) T_c / n_c) - floor(k T_c / n_c) places.
  *
  * Threads: one job (a batch, or filling the cache) is active at a time; workers take its items
  * under `lock`. Two slots alternate: one is with the caller, the other is filled ahead. */
@@ -392,7 +393,8 @@ static void drop_and_sort(fv_dataset *ds)
     if (kept) qsort(ds->pics, kept, sizeof *ds->pics, compare_pictures);
 }
 
-/* A weight for a class that is not there is a slip of the recipe: say so rather than train on. */
+/* Zeros become the weights. One for a class that is not there, or a second one, is a slip of the
+ * recipe: say so rather than train on. */
 static fv_status apply_weights(fv_dataset *ds, double *weight)
 {
     for (int i = 0; i < ds->o.class_weight_count; i++) {
@@ -404,8 +406,13 @@ static fv_status apply_weights(fv_dataset *ds, double *weight)
             return fv_fail(ds->ctx, FV_ERR_UNKNOWN,
                            "data set: class_weights names %.60s, which is no class of this data",
                            ds->o.class_weight_name[i]);
+        if (weight[l] > 0)
+            return fv_fail(ds->ctx, FV_ERR_ARG, "data set: class_weights names %.60s twice",
+                           ds->o.class_weight_name[i]);
         weight[l] = (double)ds->o.class_weight[i];
     }
+    for (int l = 0; l < ds->labels; l++)
+        if (weight[l] == 0) weight[l] = 1;
     return FV_OK;
 }
 
@@ -424,7 +431,6 @@ static fv_status make_list(fv_dataset *ds)
     double *weight = fv_calloc(ds->ctx, (size_t)ds->labels, sizeof *weight);
     fv_status s = FV_OK;
     if (!places || !seen || !weight) FV_TRY_GOTO(FV_ERR_OOM);
-    for (int l = 0; l < ds->labels; l++) weight[l] = 1;
     FV_TRY_GOTO(apply_weights(ds, weight));
     for (int l = 0; l < ds->labels; l++) {
         const double n = (double)fv_dataset_class_count(ds, l);

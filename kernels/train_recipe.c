@@ -79,7 +79,7 @@ static fv_status read_classes(data_keys *k, fv_recipe *r)
     return FV_OK;
 }
 
-/* "name:weight, ..." */
+/* "name:weight, ..."; the weight follows the last colon. */
 static fv_status read_weights(data_keys *k, fv_recipe *r)
 {
     const char *const *item;
@@ -93,9 +93,11 @@ static fv_status read_weights(data_keys *k, fv_recipe *r)
         if (!name) return FV_ERR_OOM;
         k->weights = i + 1;
         char *colon = strrchr(name, ':');
-        if (!colon || !fvi_parse_number(colon + 1, &v))
-            return fv_fail(k->ctx, FV_ERR_ARG, "recipe: class_weights: %.60s is not name:number",
-                           item[i]);
+        if (!colon || colon == name || !fvi_parse_number(colon + 1, &v) || !(v >= 1.0 / 64) ||
+            v > 64)
+            return fv_fail(k->ctx, FV_ERR_ARG,
+                           "recipe: class_weights: %.60s is not name:weight with a weight from "
+                           "1/64 to 64", item[i]);
         *colon = 0;
         k->weight[i] = (float)v;
     }

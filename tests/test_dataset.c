@@ -7,7 +7,6 @@
 #include "test.h"
 
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define SIDE 8
@@ -305,10 +304,12 @@ static void prefetched_batch_leaves_the_handed_out_one_alone(void)
     OK(ctx, fv_dataset_open(ctx, &ds, &o));
     fv_batch b;
     OK(ctx, fv_dataset_batch(ds, 0, 30, &b));
-    memcpy(first.images, b.images, sizeof(float) * 30 * SIDE * SIDE * 3);
-    const struct timespec pause = { 0, 30000000 };
-    nanosleep(&pause, NULL);
-    CHECK(memcmp(first.images, b.images, sizeof(float) * 30 * SIDE * SIDE * 3) == 0);
+    const fv_batch handed_out = b;
+    OK(ctx, fv_dataset_batch(ds, 0, 30, &b)); /* asked again: the same memory, still valid */
+    CHECK(b.images == handed_out.images && b.labels == handed_out.labels && b.ids == handed_out.ids);
+    OK(ctx, fv_dataset_batch(ds, 1, 30, &b)); /* was filled meanwhile, elsewhere */
+    CHECK(b.images != handed_out.images && b.labels != handed_out.labels &&
+          b.ids != handed_out.ids);
     OK(ctx, take(ds, 1, 12, &first)); /* another size: the prefetched 30 are dropped */
     OK(ctx, take(ds, 2, 40, &first));
     CHECK(first.count == 40);
@@ -469,33 +470,164 @@ static void alpha_is_laid_over_the_background(void)
 
 /* ---- Balance --------------------------------------------------------------------------------- */
 
+/* Showings in an epoch of `total`, by class; no picture gets more than one above its share. */
+static void check_showings(fv_dataset *ds, const int want[5], int total)
+{
+    int got[5] = { 0 }, shown[PICTURES] = { 0 };
+    for (int p = 0; p < total; p++) {
+        OK(ctx, take(ds, (uint64_t)p, 1, &first));
+        got[first.labels[0]]++;
+        shown[first.ids[0]]++;
+    }
+    for (int c = 0, id = 0; c < 5; c++) {
+        CHECK_MSG(got[c] == want[c], "class %d: %d of %d", c, got[c], want[c]);
+        for (int i = 0; i < class_sizes[c]; i++, id++)
+            CHECK(shown[id] >= want[c] / class_sizes[c] &&
+                  shown[id] <= want[c] / class_sizes[c] + 1);
+    }
+}
+
 static void class_balance_evens_out_the_classes(void)
 {
     for (int half = 0; half < 2; half++) {
         fv_dataset *ds;
         fv_dataset_options o = defaults();
         o.class_balance = half ? 0.5f : 1.0f;
-        int want[5], total = 0, got[5] = { 0 }, shown[PICTURES] = { 0 };
+        int want[5], total = 0;
         for (int c = 0; c < 5; c++) {
             want[c] =
                 (int)floor(class_sizes[c] * pow(40.0 / class_sizes[c], o.class_balance) + 0.5);
             total += want[c];
         }
         OK(ctx, fv_dataset_open(ctx, &ds, &o));
-        for (int p = 0; p < total; p++) {
-            OK(ctx, take(ds, (uint64_t)p, 1, &first));
-            got[first.labels[0]]++;
-            shown[first.ids[0]]++;
-        }
-        int id = 0;
-        for (int c = 0; c < 5; c++) {
-            CHECK_MSG(got[c] == want[c], "class %d: %d of %d", c, got[c], want[c]);
-            for (int i = 0; i < class_sizes[c]; i++, id++)
-                CHECK(shown[id] >= want[c] / class_sizes[c] &&
-                      shown[id] <= want[c] / class_sizes[c] + 1);
-        }
+        check_showings(ds, want, total);
         fv_dataset_close(&ds);
     }
+}
+
+static void class_weights_multiply_the_showings(void)
+{
+    static const char *const names[] = { "rare", "cat", "bird_a" };
+    static const float weights[] = { 3.0f, 0.25f, 1.0f / 64 };
+    static const double of_class[5] = { 1.0 / 64, 1, 0.25, 1, 3 };
+    for (int half = 0; half < 2; half++) {
+        fv_dataset *ds;
+        fv_dataset_options o = defaults();
+        int want[5], total = 0;
+        o.class_balance = half ? 0.5f : 0;
+        o.class_weight_name = names;
+        o.class_weight = weights;
+        o.class_weight_count = 3;
+        for (int c = 0; c < 5; c++) {
+            const double n = class_sizes[c];
+            want[c] = (int)floor(n * pow(40.0 / n, o.class_balance) * of_class[c] + 0.5);
+            if (want[c] == 0) want[c] = 1; /* no weight drops a class */
+            total += want[c];
+        }
+        CHECK(want[0] == 1 && want[2] == 10);
+        OK(ctx, fv_dataset_open(ctx, &ds, &o));
+        check_showings(ds, want, total);
+        fv_dataset_close(&ds);
+    }
+}
+
+static void bad_class_weights_are_refused(void)
+{
+    static const float bad[] = { 0, -1, 0.01f, 64.5f, NAN, INFINITY };
+    const char *names[2] = { "dog", "dog" };
+    float weights[2] = { 2, 3 };
+    fv_dataset *ds;
+    fv_dataset_options o = defaults();
+    o.class_weight_name = names;
+    o.class_weight = weights;
+    o.class_weight_count = 2;
+    CHECK(fv_dataset_open(ctx, &ds, &o) == FV_ERR_ARG && !ds);
+    CHECK(strstr(fv_ctx_error(ctx), "dog twice"));
+    names[0] = "hat";
+    CHECK(fv_dataset_open(ctx, &ds, &o) == FV_ERR_UNKNOWN && !ds);
+    CHECK(strstr(fv_ctx_error(ctx), "names hat, which is no class"));
+    names[0] = "cat";
+    for (size_t i = 0; i < FV_ARRAY_LEN(bad); i++) {
+        weights[1] = bad[i];
+        CHECK(fv_dataset_open(ctx, &ds, &o) == FV_ERR_ARG && !ds);
+    }
+    weights[1] = 64;
+    names[1] = NULL;
+    CHECK(fv_dataset_open(ctx, &ds, &o) == FV_ERR_ARG && !ds);
+    o.class_weight_name = NULL;
+    CHECK(fv_dataset_open(ctx, &ds, &o) == FV_ERR_ARG && !ds);
+}
+
+/* ---- Recipes --------------------------------------------------------------------------------- */
+
+/* The set of a recipe that has these lines; *text, if asked for, is for free(). */
+static fv_status open_recipe(fv_dataset **ds, const char *lines, fv_split split, char **text)
+{
+    char all[512];
+    fv_recipe *r;
+    snprintf(all, sizeof all, "data = set.tar\nflip = no\nworkers = -1\n%s", lines);
+    *ds = NULL;
+    FV_TRY(fv_recipe_parse(ctx, &r, all, strlen(all)));
+    fv_status s = fv_dataset_from_recipe(ctx, ds, r, temp_dir, SIDE, split);
+    if (s == FV_OK) s = fv_recipe_check(r);
+    if (s == FV_OK && text) *text = strdup(fv_recipe_text(r));
+    fv_recipe_close(&r);
+    return s;
+}
+
+static void recipes_without_class_weights_store_the_same_text(void)
+{
+    fv_dataset *ds;
+    char *plain, *weighted;
+    OK(ctx, open_recipe(&ds, "", FV_SPLIT_TRAIN, &plain));
+    fv_dataset_close(&ds);
+    OK(ctx, open_recipe(&ds, "class_weights = cat:2", FV_SPLIT_TRAIN, &weighted));
+    fv_dataset_close(&ds);
+    CHECK_MSG(strcmp(plain, "class_balance = 0\ncrop_scale_min = 0\ndata = set.tar\nflip = no\n"
+                            "min_per_class = 0\nseed = 1\nworkers = -1\n") == 0, "%s", plain);
+    CHECK(strstr(weighted, "class_weights = cat:2\n"));
+    free(plain);
+    free(weighted);
+}
+
+static void recipes_weight_classes_by_their_final_names(void)
+{
+    fv_dataset *ds;
+    OK(ctx, open_recipe(&ds, "classes = dog:canine, cat\nclass_weights = canine:2.5 cat:0.1",
+                        FV_SPLIT_ALL, NULL));
+    int got[2] = { 0 };
+    for (uint64_t p = 0; p < 25 + 4; p++) { /* 10 dogs, 40 cats */
+        OK(ctx, take(ds, p, 1, &first));
+        got[first.labels[0]]++;
+    }
+    CHECK(strcmp(fv_dataset_class_name(ds, 0), "canine") == 0 && got[0] == 25 && got[1] == 4);
+    fv_dataset_close(&ds);
+    /* Held-out pictures are shown as they are: once each. */
+    OK(ctx, open_recipe(&ds, "class_weights = cat:64", FV_SPLIT_HELDOUT, NULL));
+    const uint64_t held = fv_dataset_count(ds);
+    int shown[PICTURES] = { 0 };
+    for (uint64_t p = 0; p < held; p++) {
+        OK(ctx, take(ds, p, 1, &first));
+        CHECK(shown[first.ids[0]]++ == 0);
+    }
+    fv_dataset_close(&ds);
+}
+
+static void recipes_with_bad_class_weights_are_refused(void)
+{
+    static const char *const bad[] = { "hat", "hat:", "hat:x", ":2", "cat:2x", "cat:0", "cat:65",
+                                       "cat:-1", "cat:nan", "cat:1e99", "dog:2, cat" };
+    fv_dataset *ds;
+    for (size_t i = 0; i < FV_ARRAY_LEN(bad); i++) {
+        char line[64];
+        snprintf(line, sizeof line, "class_weights = %s", bad[i]);
+        CHECK_MSG(open_recipe(&ds, line, FV_SPLIT_TRAIN, NULL) == FV_ERR_ARG && !ds, "%s", bad[i]);
+        CHECK_MSG(strstr(fv_ctx_error(ctx), "is not name:weight"), "%s", fv_ctx_error(ctx));
+    }
+    CHECK(open_recipe(&ds, "class_weights = hat:2", FV_SPLIT_TRAIN, NULL) == FV_ERR_UNKNOWN);
+    CHECK(strstr(fv_ctx_error(ctx), "hat"));
+    CHECK(open_recipe(&ds, "classes = cat:dog\nclass_weights = cat:2", FV_SPLIT_TRAIN, NULL) ==
+          FV_ERR_UNKNOWN);
 }
 
 /* ---- Faults ---------------------------------------------------------------------------------- */
@@ -720,13 +852,17 @@ int main(void)
     RUN(grey_pictures_have_one_channel);
     RUN(alpha_is_laid_over_the_background);
     RUN(class_balance_evens_out_the_classes);
+    RUN(class_weights_multiply_the_showings);
+    RUN(bad_class_weights_are_refused);
+    RUN(recipes_without_class_weights_store_the_same_text);
+    RUN(recipes_weight_classes_by_their_final_names);
+    RUN(recipes_with_bad_class_weights_are_refused);
     RUN(few_bad_pictures_are_skipped_and_counted);
     RUN(class_names_must_fit_into_a_model_file);
     RUN(many_bad_pictures_are_an_error);
     RUN(bad_options_and_empty_sets_are_refused);
     RUN(cancelling_stops_and_the_set_stays_usable);
     RUN(every_failed_allocation_is_survived);
-    temp_dir_remove();
     fv_ctx_destroy(&ctx);
     return test_end();
 }
