@@ -129,21 +129,32 @@ static int compare_meta(const void *a, const void *b)
     return strcmp(((const fvi_model_meta *)a)->key, ((const fvi_model_meta *)b)->key);
 }
 
-/* Sort what has been added so far; a name that occurs twice is an error. */
-static fv_status build_index(fv_model *m)
+/* After each file: the next shard's keys are looked up in it. */
+static fv_status index_meta(fv_model *m)
 {
-    fv_free(m->ctx, m->by_name);
     fv_free(m->ctx, m->by_key);
     m->meta_indexed = 0;
-    m->by_key = NULL;
-    m->by_name = fv_calloc(m->ctx, m->count + 1, sizeof *m->by_name);
-    if (m->by_name) m->by_key = fv_calloc(m->ctx, m->meta_count + 1, sizeof *m->by_key);
+    m->by_key = fv_calloc(m->ctx, m->meta_count + 1, sizeof *m->by_key);
     if (!m->by_key) return FV_ERR_OOM;
-    for (size_t i = 0; i < m->count; i++) m->by_name[i] = &m->entry[i];
     if (m->meta_count) memcpy(m->by_key, m->meta, m->meta_count * sizeof *m->meta);
-    qsort(m->by_name, m->count, sizeof *m->by_name, compare_entries);
     qsort(m->by_key, m->meta_count, sizeof *m->by_key, compare_meta);
     m->meta_indexed = m->meta_count;
+    for (size_t i = 1; i < m->meta_count; i++) {
+        if (strcmp(m->by_key[i - 1].key, m->by_key[i].key) == 0) {
+            return fv_fail(m->ctx, FV_ERR_FORMAT, "metadata \"%.200s\" appears twice",
+                           m->by_key[i].key);
+        }
+    }
+    return FV_OK;
+}
+
+/* After the last file; a name that occurs twice is an error. */
+static fv_status index_names(fv_model *m)
+{
+    m->by_name = fv_calloc(m->ctx, m->count + 1, sizeof *m->by_name);
+    if (!m->by_name) return FV_ERR_OOM;
+    for (size_t i = 0; i < m->count; i++) m->by_name[i] = &m->entry[i];
+    qsort(m->by_name, m->count, sizeof *m->by_name, compare_entries);
     for (size_t i = 1; i < m->count; i++) {
         if (strcmp(m->by_name[i - 1]->name, m->by_name[i]->name) == 0) {
             return fv_fail(m->ctx, FV_ERR_FORMAT, "tensor \"%.200s\" appears twice",
@@ -182,7 +193,7 @@ static fv_status read_any(fv_model *m, const uint8_t *bytes, size_t size)
     else
         return fv_fail(m->ctx, FV_ERR_FORMAT,
                        "neither a safetensors file nor a PyTorch checkpoint");
-    return build_index(m);
+    return index_meta(m);
 }
 
 /* "...-00002-of-00005.suffix": where the first number begins, and both numbers. */
@@ -249,6 +260,10 @@ fv_status fv_model_open(fv_ctx *ctx, fv_model **out, const char *path, const fv_
         m->map = fv_calloc(ctx, 1, sizeof *m->map);
         s = m->map ? open_file(m, path) : FV_ERR_OOM;
     }
+    if (s == FV_OK) {
+        s = index_names(m);
+        if (s != FV_OK) s = fv_fail_in(ctx, s, "%s", path);
+    }
     if (s != FV_OK) fv_model_close(&m);
     *out = m;
     return s;
@@ -262,6 +277,7 @@ fv_status fv_model_open_memory(fv_ctx *ctx, fv_model **out, const void *bytes, s
     fv_model *m;
     FV_TRY(create(ctx, &m, opts));
     fv_status s = read_any(m, bytes, size);
+    if (s == FV_OK) s = index_names(m);
     if (s != FV_OK) {
         s = fv_fail_in(ctx, s, "model in memory");
         fv_model_close(&m);

@@ -46,7 +46,7 @@ void fvi_model_let_go(const fv_model *m, const void *data, size_t bytes);
 void *fvi_model_alloc(fv_model *m, size_t bytes);
 /* Names are n bytes without NUL inside; both are copied. */
 fv_status fvi_model_add(fv_model *m, const char *name, size_t n, const fv_tensor *t);
-/* The first value of a key wins against later shards (readers refuse duplicates within a file). */
+/* The first value of a key wins against later shards; twice in one file is refused afterwards. */
 fv_status fvi_model_add_meta(fv_model *m, const char *key, const char *value);
 
 bool fvi_safetensors_sniff(const uint8_t *bytes, size_t size);

@@ -403,7 +403,7 @@ static fv_status op_persistent(fvi_pickle *p)
     const fvi_pv *key = &p->value[fvi_pickle_child(p, id, 2)];
     const fvi_pv *count = &p->value[fvi_pickle_child(p, id, 4)];
     if (class->kind != FVI_PV_GLOBAL || class->v.i != GLOBAL_STORAGE || key->kind != FVI_PV_STR
-        || count->kind != FVI_PV_INT || count->v.i < 0) {
+        || key->bytes > FVI_PSTORAGE_KEY_MAX || count->kind != FVI_PV_INT || count->v.i < 0) {
         return fail(p, "bad storage");
     }
     fvi_pstorage s = { .key = key->text, .key_bytes = key->bytes, .count = count->v.i };

@@ -38,6 +38,9 @@ typedef struct fvi_pv {
 
 typedef struct fvi_pcell { uint32_t value, next; } fvi_pcell;
 
+/* Longest key of a storage; they are numbers. Sorting many long equal ones would take for ever. */
+#define FVI_PSTORAGE_KEY_MAX 99
+
 typedef struct fvi_pstorage {
     const char *key; /* in the pickle */
     size_t key_bytes;

@@ -8,7 +8,7 @@
  *
  * Dictionaries and lists are flattened to dotted names ("model.blocks.0.attn.weight"); simple
  * values at the top level become metadata. Containers may be shared or contain themselves, so the
- * walk is limited in depth, visits and bytes of names. A tensor that is not contiguous in its
+ * walk is limited in depth, visits and bytes of names, and metadata in bytes. A tensor that is not contiguous in its
  * storage is copied once; what we copy or inflate is limited in proportion to the file. */
 #include "model_file.h"
 #include "pickle.h"
@@ -33,7 +33,7 @@ typedef struct reader {
     uint8_t *unpacked;    /* data.pkl if it was compressed */
     const uint8_t *bytes;
     size_t size;
-    size_t copy_left, names_left;
+    size_t copy_left, text_left; /* text: names and metadata */
     uint32_t visits;
     char path[PATH_BYTES];
 } reader;
@@ -59,6 +59,15 @@ static fv_status take_budget(reader *r, const char *name, size_t bytes, void **o
     return *out ? FV_OK : FV_ERR_OOM;
 }
 
+/* A checkpoint may use one long text many times. */
+static fv_status take_text(reader *r, size_t bytes)
+{
+    if (bytes > r->text_left)
+        return fv_fail(r->m->ctx, FV_ERR_LIMIT, "tensor names and metadata are too long");
+    r->text_left -= bytes;
+    return FV_OK;
+}
+
 static bool storage_bytes(const fvi_pstorage *s, size_t *out)
 {
     *out = 0;
@@ -72,7 +81,7 @@ static fv_status load_member(reader *r, fvi_pstorage *s, const char *name)
     char path[512];
     size_t need;
     fvi_zip_member *e = NULL;
-    if (r->prefix_bytes < 300 && s->key_bytes < 100) {
+    if (r->prefix_bytes < 300) {
         const int n = snprintf(path, sizeof path, "%.*sdata/%.*s", (int)r->prefix_bytes, r->prefix,
                                (int)s->key_bytes, s->key);
         e = fvi_zip_find(&r->zip, path, (size_t)n);
@@ -80,7 +89,7 @@ static fv_status load_member(reader *r, fvi_pstorage *s, const char *name)
     if (!e) {
         return fv_fail(ctx, FV_ERR_FORMAT,
                        "tensor \"%.200s\": its storage %.*s is not in the archive", name,
-                       s->key_bytes < 100 ? (int)s->key_bytes : 100, s->key);
+                       (int)s->key_bytes, s->key);
     }
     if (!storage_bytes(s, &need) || need > e->size) {
         return fv_fail(ctx, FV_ERR_TRUNCATED, "tensor \"%.200s\": its storage has %llu bytes only",
@@ -198,8 +207,7 @@ static fv_status add_tensor(reader *r, uint32_t value, const char *name, size_t 
     if (strides != t.ndim || !plan_layout(&t, s, v->v.i, &l)) {
         return fv_fail(ctx, FV_ERR_FORMAT, "tensor \"%.200s\" lies outside its storage", name);
     }
-    if (name_bytes > r->names_left) return fv_fail(ctx, FV_ERR_LIMIT, "tensor names are too long");
-    r->names_left -= name_bytes;
+    FV_TRY(take_text(r, name_bytes));
     if (l.bytes == 0) {
         t.data = (void *)(uintptr_t)r->bytes; /* nothing there, but not NULL */
         return fvi_model_add(r->m, name, name_bytes, &t);
@@ -294,7 +302,8 @@ static fv_status add_metadata(reader *r, const fvi_pv *key, const fvi_pv *value)
         default: break;
         }
     }
-    if (v.data) {
+    if (v.data) s = take_text(r, key->bytes + v.size);
+    if (v.data && s == FV_OK) {
         fv_text_printf(&k, "%.*s", (int)key->bytes, key->text);
         s = k.status == FV_OK ? fvi_model_add_meta(r->m, k.data, v.data) : k.status;
     }
@@ -533,7 +542,7 @@ fv_status fvi_torch_read(fv_model *m, const uint8_t *bytes, size_t size)
         || !fv_add_size(r->copy_left, COPY_FREE, &r->copy_left)) {
         r->copy_left = SIZE_MAX;
     }
-    r->names_left = m->max_header_bytes < SIZE_MAX ? (size_t)m->max_header_bytes : SIZE_MAX;
+    r->text_left = m->max_header_bytes < SIZE_MAX ? (size_t)m->max_header_bytes : SIZE_MAX;
     fvi_pickle_init(&r->pickle, m->ctx);
     const fv_status s = bytes[0] == 'P' ? read_zip(r) : read_legacy(r);
     fvi_pickle_free(&r->pickle);

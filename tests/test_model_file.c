@@ -508,6 +508,73 @@ static void pickle_bombs_are_limited(void)
     }
 }
 
+typedef struct program { uint8_t *p; size_t n; } program;
+
+static void say(program *o, const void *bytes, size_t n)
+{
+    memcpy(o->p + o->n, bytes, n);
+    o->n += n;
+}
+#define SAY(o, literal) say((o), literal, sizeof literal - 1)
+
+/* One tensor, and one megabyte of text under 500 keys: half a gigabyte of metadata. */
+static void repeated_text_is_limited(void)
+{
+    const uint32_t big = 1u << 20;
+    program o = { malloc(big + 65536), 0 };
+    CHECK(o.p);
+    SAY(&o, "X");
+    for (int i = 0; i < 4; i++) o.p[o.n++] = (uint8_t)(big >> 8 * i);
+    memset(o.p + o.n, 'x', big);
+    o.n += big;
+    SAY(&o, "q\x01" "0}(");
+    SAY(&o, "U\x01" "tctorch._utils\n_rebuild_tensor_v2\n((");
+    SAY(&o, "U\x07storagectorch\nFloatStorage\nU\x01" "0U\x03" "cpuK\x00tQ");
+    SAY(&o, "K\x00K\x00\x85K\x01\x85tR");
+    const size_t end_of_tensor = o.n;
+    for (int i = 0; i < 500; i++) {
+        char key[8];
+        snprintf(key, sizeof key, "U\x03%03d", i);
+        say(&o, key, 5);
+        SAY(&o, "h\x01");
+    }
+    SAY(&o, "u.");
+    fv_ctx_memory_reset_peak(ctx);
+    const fv_status s = open_pickle(o.p, o.n);
+    fv_memory_stats m;
+    fv_ctx_memory(ctx, &m);
+    o.n = end_of_tensor;
+    for (int i = 0; i < 2; i++) SAY(&o, "U\x01kK\x05"); /* a key twice */
+    SAY(&o, "u.");
+    const fv_status twice = open_pickle(o.p, o.n);
+    CHECK_MSG(twice == FV_ERR_FORMAT && strstr(fv_ctx_error(ctx), "metadata \"k\" appears twice"),
+              "%s", fv_ctx_error(ctx));
+    o.n = end_of_tensor;
+    SAY(&o, "u.");
+    OK(ctx, open_pickle(o.p, o.n));
+    free(o.p);
+    CHECK_MSG(s == FV_ERR_LIMIT, "%s", fv_status_name(s));
+    CHECK(m.peak_bytes < 250u << 20);
+}
+
+static void storage_keys_are_short(void)
+{
+    program o = { malloc(1024), 0 };
+    CHECK(o.p);
+    for (int n = 99; n < 101; n++) {
+        o.n = 0;
+        SAY(&o, "(U\x07storagectorch\nFloatStorage\nU");
+        o.p[o.n++] = (uint8_t)n;
+        memset(o.p + o.n, '7', (size_t)n);
+        o.n += (size_t)n;
+        SAY(&o, "U\x03" "cpuK\x00tQ.");
+        const fv_status s = open_pickle(o.p, o.n);
+        CHECK_MSG(s == FV_ERR_FORMAT && !strstr(fv_ctx_error(ctx), "bad storage") == (n == 99),
+                  "%s", fv_ctx_error(ctx));
+    }
+    free(o.p);
+}
+
 /* ---- Failing allocations --------------------------------------------------------------------- */
 
 static alloc_fail heap = { .left = ALLOC_ALL, .once = true };
@@ -575,9 +642,10 @@ int main(void)
     RUN(torch_files_never_run_and_are_refused_by_name);
     RUN(damaged_torch_files_are_survived);
     RUN(pickle_bombs_are_limited);
+    RUN(repeated_text_is_limited);
+    RUN(storage_keys_are_short);
     RUN(every_failed_allocation_is_reported);
     unlink(temp_path("a.safetensors"));
-    temp_dir_remove();
     fv_ctx_destroy(&ctx);
     return test_end();
 }
