@@ -59,14 +59,21 @@ FV_INLINE void vz_encoder_flush(vz_encoder *e)
 typedef struct vz_decoder {
     uint32_t low, high, x;
     const uint8_t *p, *end;
+    uint32_t past; /* bytes read past the end: more than 4 only if the code is truncated or wrong */
 } vz_decoder;
-FV_INLINE uint32_t vz_decoder_byte(vz_decoder *d) { return d->p < d->end ? *d->p++ : 0; }
+FV_INLINE uint32_t vz_decoder_byte(vz_decoder *d)
+{
+    if (d->p < d->end) return *d->p++;
+    d->past++;
+    return 0;
+}
 FV_INLINE void vz_decoder_init(vz_decoder *d, const uint8_t *code, size_t size)
 {
     d->low = 0;
     d->high = 0xffffffffu;
     d->p = code;
     d->end = code + size;
+    d->past = 0;
     d->x = 0;
     for (int i = 0; i < 4; i++) d->x = d->x << 8 | vz_decoder_byte(d);
 }
@@ -250,7 +257,7 @@ FV_INLINE uint8_t *vz_slots_find(const vz_slots *s, uint32_t hash)
     return slot;
 }
 /* Multiplicative hashing (Knuth); the upper bits are the good ones. */
-FV_INLINE uint32_t vz_hash(uint32_t a, uint32_t b)
+FV_INLINE uint32_t vz_hash2(uint32_t a, uint32_t b)
 {
     uint32_t h = a * 0x2f0b4c47u + b * 0x9e3779b1u + 0x7f4a7c15u;
     h ^= h >> 15;

@@ -1,0 +1,148 @@
+/* cm.h - the context-mixing coder of a block, shared by the cm*.c files.
+ *
+ * One bit at a time: every context of the current segment kind owns a slot of bit histories (one
+ * byte each, cm_state.c); an adaptive map turns a history into a probability; a gated two-layer
+ * mixer (cm_parts.h) weighs these, the match models and the order-0 model; SSE stages correct the
+ * result. Contexts are 32-bit hashes, made once per byte by the kind's function.
+ *
+ * All of it is part of the format: a change of any number here changes the bytes. */
+#ifndef VZ_CM_H
+#define VZ_CM_H
+
+#include "cm_parts.h"
+
+/* Strength: levels 1-2, 3-5, 6-9. */
+typedef enum vz_cm_class { VZ_CM_FAST = 0, VZ_CM_MID = 1, VZ_CM_MAX = 2 } vz_cm_class;
+
+#define VZ_CM_CONTEXTS 32  /* hashed contexts of one kind at most */
+#define VZ_CM_MATCHES 3
+#define VZ_CM_EXTRA 2      /* inputs of a neural prior */
+#define VZ_CM_APMS 4
+#define VZ_CM_FAMILIES 3   /* text, binary, machine code: statistics that are kept apart */
+
+/* Bytes that stand for the past of a block that has none, replayed before coding. */
+typedef struct vz_cm_prime {
+    vz_kind kind;
+    uint32_t param;
+    const uint8_t *data;
+    size_t size;
+} vz_cm_prime;
+
+/* A neural prior: byte is told every coded byte; logits writes the inputs of the next bit, each in
+ * +-VZ_LOGIT_MAX, for the node c0 (1, then 1 and the bits so far). NULL functions: inputs are 0. */
+typedef struct vz_cm_prior {
+    void *user;
+    void (*logits)(void *user, uint32_t c0, int16_t out[VZ_CM_EXTRA]);
+    void (*byte)(void *user, uint8_t value);
+} vz_cm_prior;
+
+/* ---- Bit histories (cm_state.c) --------------------------------------------------------------
+ * A number stands for (zeros, ones, last bit), both counts bounded; larger numbers have seen more.
+ * 0: nothing seen. */
+typedef struct vz_states {
+    uint8_t next[2][256];
+    uint16_t p16[256]; /* first guess of the probability of a 1 */
+    uint8_t sure[256]; /* 1: only one value of the bit was seen */
+} vz_states;
+void vz_states_init(vz_states *s);
+
+/* ---- Match model (cm_match.c) ---------------------------------------------------------------- */
+typedef struct vz_match {
+    uint32_t *table; /* [2^bits] last position after a hash of the last bytes */
+    int bits;
+    uint32_t factor; /* of the rolling hash; its shift decides how many bytes count */
+    uint32_t min_length;
+    uint32_t hash, at, length, misses;
+    uint32_t expected; /* 256 | byte; 0: no prediction, or it was wrong in this byte */
+    uint32_t bucket;
+    vz_prob map[32 * 4 * 4], *cell; /* [length][misses][place of the bit] */
+} vz_match;
+void vz_match_init(vz_match *m, uint32_t *table, int bits, int hash_shift, uint32_t min_length);
+/* After a byte: hist[0 .. pos) is the past. */
+void vz_match_byte(vz_match *m, const uint8_t *hist, uint32_t pos);
+
+/* ---- What a kind's function may look at ------------------------------------------------------ */
+typedef struct vz_text {
+    uint32_t word, word_prev, word_prev2, folded; /* hashes of letters; folded ignores case */
+    uint32_t number;                   /* hash of the shape of the number being read */
+    uint32_t line_start, line_prev;    /* positions */
+    uint32_t first;                    /* first bytes of the line */
+    uint32_t indent, field, field_hash, field_start;
+    uint32_t key, tag, quote, depth;   /* JSON key or XML tag that we are in */
+    uint32_t fields_prev[64], fields_now[64]; /* start of each field in the line above, this one */
+    uint32_t column_kind;
+} vz_text;
+typedef struct vz_code { /* a walk over instructions, cm_code.c */
+    uint32_t state, left, op, modrm, prefix;
+    uint32_t ops[8];
+    uint32_t position;
+} vz_code;
+typedef struct vz_stride {
+    uint32_t length;           /* bytes of a record; 0: none seen */
+    uint32_t last[256], score[4], candidate[4];
+    uint32_t start;            /* where the segment began, for the column */
+} vz_stride;
+
+/* Statistics of one family. */
+typedef struct vz_family {
+    bool made;
+    int contexts;
+    vz_prob *maps;             /* [contexts][256] */
+    vz_prob *runs;             /* [contexts][...] MAX only */
+    vz_mixer mixer;
+    vz_apm apm[VZ_CM_APMS];
+} vz_family;
+
+typedef struct vz_cm {
+    fv_ctx *ctx;
+    vz_cm_class strength;
+    vz_logistic lg;
+    vz_states st;
+    vz_slots slots;
+    uint8_t *table;
+    uint8_t *hist;             /* bytes of all segments, transformed, without gaps */
+    uint32_t pos, capacity;
+    vz_kind kind;
+    uint32_t param;
+    vz_family family[VZ_CM_FAMILIES], *f;
+    const vz_mix_ops *ops;
+    vz_cm_prior prior;
+
+    uint32_t c0, c4, c8;       /* node, last 4 bytes, the 4 before */
+    uint32_t bit;              /* 0..7 */
+    uint32_t node;             /* inside the nibble, 1..15 */
+    uint32_t order;            /* how many of the contexts have been seen */
+    uint32_t hash[VZ_CM_CONTEXTS];
+    uint8_t *slot[VZ_CM_CONTEXTS];
+    uint8_t *cell[VZ_CM_CONTEXTS];
+    vz_prob *map[VZ_CM_CONTEXTS];
+    uint8_t order0[256];
+    vz_prob order0_map[256], *order0_cell;
+    vz_match match[VZ_CM_MATCHES];
+    int matches;
+    uint32_t select[VZ_MIX_SELECTORS]; /* set by the kind's function once per byte */
+    uint16_t indirect1[256], indirect2[65536];
+    vz_text text;
+    vz_code code;
+    vz_stride stride;
+    int32_t logit;
+    uint32_t p16;              /* of the next bit */
+} vz_cm;
+
+/* Fill cm->hash[] for the next byte and cm->select[]; return the number of contexts. */
+int vz_cm_text_contexts(vz_cm *cm);
+int vz_cm_binary_contexts(vz_cm *cm);
+int vz_cm_code_contexts(vz_cm *cm);
+/* Look at the byte that was just coded. */
+void vz_cm_text_byte(vz_cm *cm, uint32_t c);
+void vz_cm_code_byte(vz_cm *cm, uint32_t c);
+void vz_cm_stride_byte(vz_cm *cm, uint32_t c);
+
+/* Train on bytes without coding: what a block's past would have left behind. */
+void vz_cm_replay(vz_cm *cm, vz_kind kind, uint32_t param, const uint8_t *data, size_t size);
+
+/* ---- Machine code (cm_exe.c): relative call and jump targets <-> absolute, in place ----------- */
+void vz_exe_x86(uint8_t *data, size_t size, bool forward);
+void vz_exe_arm64(uint8_t *data, size_t size, bool forward);
+
+#endif

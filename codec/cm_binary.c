@@ -1,0 +1,87 @@
+/* cm_binary.c - contexts of binary data and records.
+ *
+ * Beside the last 1 to 6 bytes: single bytes and pairs further back (sparse), what followed the last
+ * bytes earlier (indirect), and the record that the data seems to have: the byte above, its
+ * neighbours and the column. The length of a record is given (VZ_RECORDS) or found on line: a
+ * distance at which equal bytes return again and again. */
+#include "cm.h"
+
+#define STRIDE_MAX 1024u
+
+void vz_cm_stride_byte(vz_cm *cm, uint32_t c)
+{
+    vz_stride *s = &cm->stride;
+    const uint32_t gap = cm->pos - 1 - s->last[c];
+    s->last[c] = cm->pos - 1;
+    if (cm->kind == VZ_RECORDS) {
+        s->length = cm->param;
+        return;
+    }
+    if (gap < 2 || gap > STRIDE_MAX) return;
+    uint32_t worst = 0;
+    for (uint32_t i = 0; i < 4; i++) {
+        if (s->candidate[i] == gap) {
+            if (s->score[i] < 4000) s->score[i] += 8;
+            if (s->score[i] > 250 && s->score[i] > s->score[0] + 32 * (i > 0)) {
+                const uint32_t top = s->score[i];
+                s->score[i] = s->score[0];
+                s->candidate[i] = s->candidate[0];
+                s->score[0] = top;
+                s->candidate[0] = gap;
+                s->length = gap;
+            }
+            return;
+        }
+        if (s->score[i] > 0) s->score[i]--;
+        if (i > 0 && (worst == 0 || s->score[i] < s->score[worst])) worst = i;
+    }
+    if (s->score[worst] < 8) {
+        s->candidate[worst] = gap;
+        s->score[worst] = 8;
+    }
+}
+
+/* The byte `back` records and `left` bytes before the next one. */
+static uint32_t record_byte(const vz_cm *cm, uint32_t back, uint32_t left)
+{
+    const uint64_t distance = (uint64_t)back * cm->stride.length + left;
+    return distance > 0 && distance <= cm->pos ? cm->hist[cm->pos - distance] : 0;
+}
+
+#define ADD(v) (h[n] = vz_hash2((v), (uint32_t)(n + 1) * 0x2c1b3c6du), n++)
+
+int vz_cm_binary_contexts(vz_cm *cm)
+{
+    uint32_t *h = cm->hash;
+    const uint32_t c4 = cm->c4, c8 = cm->c8, c1 = c4 & 0xff;
+    const uint32_t length = cm->stride.length;
+    const uint32_t above = record_byte(cm, 1, 0), above2 = record_byte(cm, 2, 0);
+    const uint32_t column = length ? (cm->pos - cm->stride.start) % length : 0;
+    int n = 0;
+    ADD(c1);
+    ADD(c4 & 0xffff);
+    ADD(c4 & 0xffffff);
+    ADD(c4);
+    ADD(vz_hash2(c4, c8 & 0xffff));
+    ADD(c4 & 0xff00);
+    ADD(above | c1 << 8 | length << 16);
+    ADD(vz_hash2(column, length));
+    if (cm->strength == VZ_CM_FAST) return n;
+    ADD(vz_hash2(c4, c8 & 0xff));
+    ADD(above | above2 << 8 | length << 16);
+    ADD(vz_hash2(above | c1 << 8, column | length << 16));
+    ADD(vz_hash2(above | record_byte(cm, 1, 1) << 8 | c1 << 16, length));
+    ADD(c4 & 0xffff00);
+    ADD(c4 & 0xff0000);
+    ADD(c4 & 0xff00ff);
+    ADD(c4 & 0xff000000);
+    ADD(vz_hash2(cm->indirect1[c1], c1));
+    ADD(vz_hash2(cm->indirect2[c4 & 0xffff], c1));
+    const vz_match *m = &cm->match[cm->matches - 1];
+    ADD(vz_hash2(m->expected, m->bucket | c1 << 8));
+    ADD(cm->pos & 3);
+    cm->select[0] = above;
+    cm->select[1] = column < 255 ? column : 255;
+    cm->select[2] = length < 255 ? length : 255;
+    return n;
+}

@@ -1,0 +1,73 @@
+/* cm_match.c - predicts the byte that followed the last occurrence of the current context.
+ *
+ * A rolling hash whose old bytes are shifted out finds the candidate; the bytes themselves are
+ * compared, so a hash collision costs nothing. After a wrong byte the model stays at its place with
+ * length 0 (tables and logs often differ in one field only) until a verified candidate is longer or
+ * 8 of 16 bytes were wrong. Confidence is learnt per (length, recent misses). */
+#include "cm.h"
+
+#define LENGTH_MAX 65535u
+#define VERIFY_MAX 64u
+
+void vz_match_init(vz_match *m, uint32_t *table, int bits, int hash_shift, uint32_t min_length)
+{
+    m->table = table;
+    m->bits = bits;
+    m->factor = 0x2f0b4c47u << hash_shift;
+    m->min_length = min_length;
+    m->hash = m->at = m->length = m->misses = m->expected = m->bucket = 0;
+    for (uint32_t i = 0; i < FV_ARRAY_LEN(m->map); i++)
+        m->map[i] = vz_prob_of(40000 + 800 * (i >> 4), 0);
+    m->cell = NULL;
+}
+
+static uint32_t length_bucket(uint32_t n)
+{
+    if (n < 16) return n;
+    if (n < 32) return 12 + (n >> 2); /* 16..19 */
+    if (n < 64) return 16 + (n >> 3); /* 20..23 */
+    if (n < 128) return 20 + (n >> 4); /* 24..27 */
+    if (n < 256) return 28;
+    return n < 512 ? 29 : n < 2048 ? 30 : 31;
+}
+
+static uint32_t common_length(const uint8_t *hist, uint32_t at, uint32_t pos)
+{
+    uint32_t n = 0;
+    while (n < VERIFY_MAX && n < at && hist[at - 1 - n] == hist[pos - 1 - n]) n++;
+    return n;
+}
+
+static uint32_t ones(uint32_t x)
+{
+    uint32_t n = 0;
+    for (; x; x &= x - 1) n++;
+    return n;
+}
+
+void vz_match_byte(vz_match *m, const uint8_t *hist, uint32_t pos)
+{
+    const uint32_t c = hist[pos - 1];
+    if (m->at) {
+        const bool hit = hist[m->at] == c;
+        m->misses = (m->misses << 1 | !hit) & 0xffff;
+        if (!hit) m->length = 0;
+        else if (m->length < LENGTH_MAX) m->length++;
+        m->at++;
+        if (ones(m->misses) > 8) m->at = m->length = 0;
+    }
+    m->hash = m->hash * m->factor + c + 1;
+    uint32_t *entry = m->table + (m->hash * 0x9e3779b1u >> (32 - m->bits));
+    if (m->length < VERIFY_MAX / 4 && *entry) {
+        const uint32_t n = common_length(hist, *entry, pos);
+        if (n >= m->min_length && n > m->length) {
+            m->at = *entry;
+            m->length = n;
+            m->misses = 0;
+        }
+    }
+    *entry = pos;
+    m->expected = m->at ? 256u | hist[m->at] : 0;
+    const uint32_t recent = ones(m->misses & 0xff);
+    m->bucket = length_bucket(m->length) * 4 + (recent < 3 ? recent : 3);
+}
