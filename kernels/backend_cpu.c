@@ -19,6 +19,7 @@ fv_status fvi_cpu_ops_create(fv_ctx *ctx)
     fvi_loss_init(&o->loss, ctx->cpu);
     fvi_group_init(&o->group, ctx->cpu);
     fvi_attention_init(&o->attention, ctx->cpu);
+    fvi_wkv_init(&o->wkv, ctx->cpu);
     ctx->cpu_ops = o;
     return FV_OK;
 }
@@ -52,6 +53,13 @@ const fvi_op_def *fvi_cpu_op(fvi_op op)
         [FVI_OP_SLICE] = &fvi_cpu_slice,
         [FVI_OP_LOSS_MSE] = &fvi_cpu_loss_mse,
         [FVI_OP_LOSS_CE] = &fvi_cpu_loss_ce,
+        [FVI_OP_LERP] = &fvi_cpu_lerp,
+        [FVI_OP_MIX2] = &fvi_cpu_mix2,
+        [FVI_OP_WKV] = &fvi_cpu_wkv,
+        [FVI_OP_WKV_HEAD] = &fvi_cpu_wkv_head,
+        [FVI_OP_ROUTE] = &fvi_cpu_route,
+        [FVI_OP_BALANCE] = &fvi_cpu_balance,
+        [FVI_OP_MOE] = &fvi_cpu_moe,
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
 }

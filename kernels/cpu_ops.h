@@ -11,6 +11,7 @@ struct fvi_cpu_ops {
     fvi_loss_ops loss;
     fvi_group_ops group;
     fvi_attention_ops attention;
+    fvi_wkv_ops wkv;
 };
 
 #endif

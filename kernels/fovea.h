@@ -626,6 +626,38 @@ FV_API fv_t fv_loss_mse(fv_tape *t, fv_t a, fv_t target, fv_t weight);
 /* Mean cross-entropy of logits [n, V] and labels [n] i32 (label -1 is ignored). */
 FV_API fv_t fv_loss_cross_entropy(fv_tape *t, fv_t logits, fv_t labels);
 
+/* a + (b - a)*mix; a, b of one shape [..., C], mix f32 [C]. */
+FV_API fv_t fv_lerp(fv_tape *t, fv_t a, fv_t b, fv_t mix);
+/* The same with b = x one step earlier. x [B, T, C]; prev: input f32 [B, C], the row before the
+ * first (no gradient flows into it), or 0: zeros. */
+FV_API fv_t fv_token_shift(fv_tape *t, fv_t x, fv_t mix, fv_t prev);
+/* coef[0]*a + coef[1]*b; coef f32 [2]. */
+FV_API fv_t fv_mix2(fv_tape *t, fv_t a, fv_t b, fv_t coef);
+/* RWKV-7 as OmniZip reduces it (static decay and rate; heads of 16). Per head, S [16 values, 16
+ * keys]: kk = k/|k|, S <- S diag(decay) - (S kk) (kk*rate)^T + v (k*key_scale)^T, y = S r.
+ * r, k, v [B, T, C]; decay, rate, key_scale f32 [C]; state f32 [B, C/16, 16, 16] or 0: zeros. No
+ * gradient flows into the state. state_out may be NULL, else the state after the last step, to be
+ * made an output. */
+#define FV_WKV_HEAD 16
+typedef struct fv_wkv { fv_t r, k, v, decay, rate, key_scale, state; } fv_wkv;
+FV_API fv_t fv_wkv7(fv_tape *t, const fv_wkv *w, fv_t *state_out);
+/* Group norm of y per head with weight and bias [C], then + (sum over the head of r*k*bonus)*v. Of
+ * *w only r, k and v are used; bonus [C] includes key_scale. */
+FV_API fv_t fv_wkv7_head(fv_tape *t, fv_t y, const fv_wkv *w, fv_t weight, fv_t bias, fv_t bonus,
+                         float eps);
+/* Gates of the two best experts: softmax over their two logits, 0 for all others; the lower index
+ * wins a tie. f32 [R, E] -> [R, E], E from 3 to FV_MAX_EXPERTS. */
+#define FV_MAX_EXPERTS 64
+FV_API fv_t fv_route_top2(fv_tape *t, fv_t logits);
+/* Scalar [1]: balance*(CV^2 of the gates' column sums + CV^2 of the expected loads) + z*mean of
+ * logsumexp(clean)^2 (Shazeer et al. 2017). noisy = clean + noise of deviation std; all [R, E]. */
+FV_API fv_t fv_route_balance(fv_tape *t, fv_t clean, fv_t noisy, fv_t std, fv_t gate, float balance,
+                             float z);
+/* Sum over experts e of gate_e * down_e relu(up_e x)^2; up -1: gate_e * down_e x. x [..., K] with R
+ * rows, gate [R, E], up [E*H, K], down [E*N, H] -> f32 [..., N]. Experts with gate 0 are not
+ * computed, and their gates get no gradient. */
+FV_API fv_t fv_moe(fv_tape *t, fv_t x, fv_t gate, fv_pid up, fv_pid down);
+
 typedef struct fv_plan_options {
     size_t struct_size;
     int keep_all;      /* no buffer reuse: every value can be read after a run (debugging, tests) */

@@ -133,6 +133,61 @@ void fvi_group_init(fvi_group_ops *o, uint32_t cpu);
 void fvi_group_init_avx2(fvi_group_ops *o);
 void fvi_group_init_avx512(fvi_group_ops *o);
 
+/* ---- RWKV-7 recurrence (op_wkv.c) ------------------------------------------------------------ */
+
+#define FVI_WKV_HEAD FV_WKV_HEAD
+#define FVI_WKV_STEPS 16  /* a state is kept each so many steps; backward replays what is between */
+#define FVI_WKV_EPS 1e-12f
+
+/* One head of one sequence: element i of step t of r, k, v, y is at t*stride + i; w, a, f [16]. */
+typedef struct fvi_wkv_head {
+    fvi_in r, k, v;
+    fvi_out y;
+    int64_t T, stride;
+    const float *w, *a, *f;
+    const float *s0; /* state [value][key] before; NULL: zeros          */
+    float *s1;       /* state after; NULL: not wanted                   */
+    float *saved;    /* fvi_wkv_saved(T) floats; NULL in inference      */
+} fvi_wkv_head;
+/* saved: [T][16] value of the removal, then a state for each piece of FVI_WKV_STEPS steps. */
+FV_INLINE int64_t fvi_wkv_saved(int64_t T)
+{
+    const int64_t pieces = (T + FVI_WKV_STEPS - 1) / FVI_WKV_STEPS;
+    return T * FVI_WKV_HEAD + pieces * FVI_WKV_HEAD * FVI_WKV_HEAD;
+}
+/* Outputs with p NULL are not wanted; dw, da, df [16] are added to. */
+typedef struct fvi_wkv_grad {
+    fvi_in dy;
+    fvi_out dr, dk, dv;
+    float *dw, *da, *df;
+} fvi_wkv_grad;
+
+/* One row of n channels, heads of 16: z = norm(y)*w + b + (sum over the head of r*k*u) * v. In
+ * backward dw, db, du [n] are added to. */
+typedef struct fvi_head_row {
+    fvi_out z;
+    fvi_in y, r, k, v, dz;
+    const float *w, *b, *u;
+    int64_t n;
+    float eps;
+    fvi_out dy, dr, dk, dv;
+    float *dw, *db, *du;
+} fvi_head_row;
+
+typedef struct fvi_wkv_ops {
+    void (*forward)(const fvi_wkv_head *h);
+    void (*backward)(const fvi_wkv_head *h, const fvi_wkv_grad *g);
+    void (*head)(const fvi_head_row *h);
+    void (*head_bwd)(const fvi_head_row *h);
+    /* y = a + (b - a)*mix; b.p NULL: zeros */
+    void (*lerp)(fvi_out y, fvi_in a, fvi_in b, const float *mix, int64_t n);
+    void (*lerp_da)(fvi_out da, fvi_in dy, const float *mix, int64_t n);       /* dy*(1 - mix) */
+    void (*lerp_dmix)(float *sum, fvi_in dy, fvi_in a, fvi_in b, int64_t n);   /* += dy*(b - a) */
+} fvi_wkv_ops;
+void fvi_wkv_init(fvi_wkv_ops *o, uint32_t cpu);
+void fvi_wkv_init_avx2(fvi_wkv_ops *o);
+void fvi_wkv_init_avx512(fvi_wkv_ops *o);
+
 /* ---- Fixed partitions ------------------------------------------------------------------------ */
 
 /* B samples of T rows, each sample cut into S segments; item k is segment k % S of sample k / S.

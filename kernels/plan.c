@@ -233,6 +233,7 @@ static fv_status place_buffers(fv_plan *p)
 
 static bool is_matrix_weight(const step *s, int k)
 {
+    if (s->node.op == FVI_OP_MOE) return k >= 2;
     return k == 1 && (s->node.op == FVI_OP_LINEAR || s->node.op == FVI_OP_CONV2D);
 }
 
@@ -261,6 +262,10 @@ static double node_flop(const fvi_exec *e, fvi_op op)
     case FVI_OP_SDPA:
         return 4.0 * (double)(x->dim[0] * x->dim[3] * x->dim[4]) * (double)x->dim[1] *
                (double)x->dim[1];
+    case FVI_OP_MOE: /* two experts a row */
+        return 4.0 * (double)w->dim[0] *
+               (double)((fv_tensor_count(&e->in[2]) + (e->in[3].ndim ? fv_tensor_count(&e->in[3])
+                                                                    : 0)) / w->dim[1]);
     default: return 0;
     }
 }

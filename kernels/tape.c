@@ -627,3 +627,164 @@ fv_t fv_loss_cross_entropy(fv_tape *t, fv_t logits, fv_t labels)
     record_saved(t, 1, FV_F32, 2, s.dim);
     return y;
 }
+
+/* ---- RWKV-7 and mixture of experts ----------------------------------------------------------- */
+
+static bool all_ok(fv_tape *t, const char *op, const fv_t *in, int n, int optional_from)
+{
+    for (int k = 0; k < n; k++)
+        if (!handle_ok(t, op, in[k], k >= optional_from)) return false;
+    return true;
+}
+
+static fv_t record_lerp(fv_tape *t, fv_t a, fv_t b, fv_t mix, fv_t prev)
+{
+    const fv_tensor s = t->v[a].t;
+    const fvi_attr at = { { 0 }, { 0 } };
+    const fv_t in[4] = { a, b, mix, prev };
+    return record(t, FVI_OP_LERP, &at, in, 4, s.dtype, s.ndim, s.dim);
+}
+
+fv_t fv_lerp(fv_tape *t, fv_t a, fv_t b, fv_t mix)
+{
+    const fv_t in[3] = { a, b, mix };
+    if (!all_ok(t, "lerp", in, 3, 3)) return 0;
+    const fv_tensor s = t->v[a].t;
+    if (!same_dims(&s, &t->v[b].t) || !is_float(s.dtype) || !is_float(t->v[b].t.dtype))
+        return BAD(t, FV_ERR_SHAPE, "lerp: the two operands differ in shape");
+    if (!vector_ok(t, "lerp", mix, last_dim(&s))) return 0;
+    return record_lerp(t, a, b, mix, 0);
+}
+
+fv_t fv_token_shift(fv_tape *t, fv_t x, fv_t mix, fv_t prev)
+{
+    const fv_t in[3] = { x, mix, prev };
+    if (!all_ok(t, "token_shift", in, 3, 2)) return 0;
+    const fv_tensor s = t->v[x].t, *p = prev ? &t->v[prev].t : NULL;
+    if (s.ndim != 3 || !is_float(s.dtype))
+        return BAD(t, FV_ERR_SHAPE, "token_shift: x must be [B, T, C]");
+    if (!vector_ok(t, "token_shift", mix, s.dim[2])) return 0;
+    if (p && (p->ndim != 2 || p->dtype != FV_F32 || p->dim[0] != s.dim[0] || p->dim[1] != s.dim[2]))
+        return BAD(t, FV_ERR_SHAPE, "token_shift: the row before must be f32 [B, C]");
+    return record_lerp(t, x, 0, mix, prev);
+}
+
+fv_t fv_mix2(fv_tape *t, fv_t a, fv_t b, fv_t coef)
+{
+    const fv_t in[3] = { a, b, coef };
+    if (!all_ok(t, "mix2", in, 3, 3)) return 0;
+    const fv_tensor s = t->v[a].t;
+    if (!same_dims(&s, &t->v[b].t) || !is_float(s.dtype) || !is_float(t->v[b].t.dtype))
+        return BAD(t, FV_ERR_SHAPE, "mix2: the two operands differ in shape");
+    if (!vector_ok(t, "mix2", coef, 2)) return 0;
+    const fvi_attr at = { { 0 }, { 0 } };
+    return record(t, FVI_OP_MIX2, &at, in, 3, s.dtype, s.ndim, s.dim);
+}
+
+/* [B, T, C] with C a multiple of the head, n of them alike. */
+static bool heads_ok(fv_tape *t, const char *op, const fv_t *x, int n)
+{
+    const fv_tensor *s = &t->v[x[0]].t;
+    bool fits = s->ndim == 3 && s->dim[2] % FV_WKV_HEAD == 0;
+    for (int k = 0; k < n; k++)
+        fits = fits && same_dims(s, &t->v[x[k]].t) && is_float(t->v[x[k]].t.dtype);
+    if (!fits)
+        BAD(t, FV_ERR_SHAPE, "%s: the sequences must be [B, T, C], alike, C a multiple of %d", op,
+            FV_WKV_HEAD);
+    return fits;
+}
+
+fv_t fv_wkv7(fv_tape *t, const fv_wkv *w, fv_t *state_out)
+{
+    const fv_t in[7] = { w->r, w->k, w->v, w->decay, w->rate, w->key_scale, w->state };
+    if (state_out) *state_out = 0;
+    if (!all_ok(t, "wkv7", in, 7, 6) || !heads_ok(t, "wkv7", in, 3)) return 0;
+    const fv_tensor s = t->v[w->r].t;
+    for (int k = 3; k < 6; k++)
+        if (!vector_ok(t, "wkv7", in[k], s.dim[2])) return 0;
+    const int64_t B = s.dim[0], T = s.dim[1], H = s.dim[2] / FV_WKV_HEAD;
+    const int64_t state[4] = { B, H, FV_WKV_HEAD, FV_WKV_HEAD };
+    if (w->state && (t->v[w->state].t.dtype != FV_F32 ||
+                     fv_tensor_count(&t->v[w->state].t) != B * H * FV_WKV_HEAD * FV_WKV_HEAD))
+        return BAD(t, FV_ERR_SHAPE, "wkv7: the state must be f32 [B, C/16, 16, 16]");
+    const fvi_attr at = { { 0 }, { 0 } };
+    const fv_t y = record(t, FVI_OP_WKV, &at, in, 7, s.dtype, 3, s.dim);
+    if (y && state_out) {
+        *state_out = new_value(t, FV_F32, 4, state);
+        if (!*state_out) return 0;
+        t->v[*state_out].kind = FVI_NODE;
+        t->v[*state_out].node = t->nn - 1;
+        t->v[*state_out].slot = 1;
+        t->n[t->nn - 1].out[1] = *state_out;
+    }
+    const int64_t pieces = (T + FV_WKV_HEAD - 1) / FV_WKV_HEAD; /* fvi_wkv_saved */
+    const int64_t saved[2] = { B * H, T * FV_WKV_HEAD + pieces * FV_WKV_HEAD * FV_WKV_HEAD };
+    record_saved(t, 2, FV_F32, 2, saved);
+    return y;
+}
+
+fv_t fv_wkv7_head(fv_tape *t, fv_t y, const fv_wkv *w, fv_t weight, fv_t bias, fv_t bonus,
+                  float eps)
+{
+    const fv_t in[7] = { y, w->r, w->k, w->v, weight, bias, bonus };
+    if (!all_ok(t, "wkv7_head", in, 7, 7) || !heads_ok(t, "wkv7_head", in, 4)) return 0;
+    const fv_tensor s = t->v[y].t;
+    for (int k = 4; k < 7; k++)
+        if (!vector_ok(t, "wkv7_head", in[k], s.dim[2])) return 0;
+    const fvi_attr at = { { 0 }, { eps } };
+    return record(t, FVI_OP_WKV_HEAD, &at, in, 7, s.dtype, 3, s.dim);
+}
+
+/* f32 [R, E] with a number of experts that the ops take. */
+static bool routes_ok(fv_tape *t, const char *op, const fv_t *x, int n)
+{
+    const fv_tensor *s = &t->v[x[0]].t;
+    bool fits = s->ndim == 2 && s->dim[1] >= 3 && s->dim[1] <= FV_MAX_EXPERTS;
+    for (int k = 0; k < n; k++)
+        fits = fits && same_dims(s, &t->v[x[k]].t) && t->v[x[k]].t.dtype == FV_F32;
+    if (!fits)
+        BAD(t, FV_ERR_SHAPE, "%s: f32 [rows, experts] with 3 to %d experts expected", op,
+            FV_MAX_EXPERTS);
+    return fits;
+}
+
+fv_t fv_route_top2(fv_tape *t, fv_t logits)
+{
+    if (!all_ok(t, "route_top2", &logits, 1, 1) || !routes_ok(t, "route_top2", &logits, 1))
+        return 0;
+    const fvi_attr at = { { 0 }, { 0 } };
+    return record(t, FVI_OP_ROUTE, &at, &logits, 1, FV_F32, 2, t->v[logits].t.dim);
+}
+
+fv_t fv_route_balance(fv_tape *t, fv_t clean, fv_t noisy, fv_t std, fv_t gate, float balance,
+                      float z)
+{
+    const fv_t in[4] = { clean, noisy, std, gate };
+    if (!all_ok(t, "route_balance", in, 4, 4) || !routes_ok(t, "route_balance", in, 4)) return 0;
+    const fvi_attr at = { { 0 }, { balance, z } };
+    const int64_t one = 1, sums[2] = { 2, t->v[clean].t.dim[1] };
+    const fv_t y = record(t, FVI_OP_BALANCE, &at, in, 4, FV_F32, 1, &one);
+    record_saved(t, 1, FV_F32, 2, sums);
+    return y;
+}
+
+fv_t fv_moe(fv_tape *t, fv_t x, fv_t gate, fv_pid up, fv_pid down)
+{
+    if (!handle_ok(t, "moe", x, false) || !handle_ok(t, "moe", gate, false)) return 0;
+    x = fv_cast(t, x, t->precision);
+    const fv_t in[4] = { x, gate, fv_param(t, down), up >= 0 ? fv_param(t, up) : 0 };
+    if (t->status != FV_OK || !routes_ok(t, "moe", &gate, 1)) return 0;
+    const fv_tensor s = t->v[x].t, g = t->v[gate].t, d = t->v[in[2]].t;
+    const int64_t K = last_dim(&s), E = g.dim[1];
+    const fv_tensor u = in[3] ? t->v[in[3]].t : d;
+    const bool fits = d.ndim == 2 && u.ndim == 2 && d.dim[0] % E == 0 && u.dim[1] == K &&
+                      (!in[3] || u.dim[0] == E * d.dim[1]) && g.dim[0] * K == fv_tensor_count(&s);
+    if (!fits || g.dim[0] > INT32_MAX)
+        return BAD(t, FV_ERR_SHAPE,
+                   "moe %s: x [..., K], gate [rows, E], down [E*N, H] and up [E*H, K] do not fit",
+                   fv_params_name(t->params, down));
+    fv_tensor y = s;
+    y.dim[s.ndim - 1] = d.dim[0] / E;
+    const fvi_attr at = { { (int32_t)E }, { 0 } };
+    return record(t, FVI_OP_MOE, &at, in, 4, FV_F32, y.ndim, y.dim);
+}

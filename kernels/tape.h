@@ -9,14 +9,15 @@
 
 #include "internal.h"
 
-#define FVI_MAX_IN 5
+#define FVI_MAX_IN 8
 #define FVI_MAX_OUT 3
 
 typedef enum fvi_op {
     FVI_OP_LINEAR = 0, FVI_OP_CONV2D, FVI_OP_CAST, FVI_OP_ACT, FVI_OP_AFFINE, FVI_OP_BINARY,
     FVI_OP_NORM_MOD, FVI_OP_GATE_RES, FVI_OP_SWIGLU, FVI_OP_SDPA, FVI_OP_QK_NORM_ROPE,
     FVI_OP_TIMESTEP, FVI_OP_EMBED, FVI_OP_PATCHIFY, FVI_OP_GROUPNORM, FVI_OP_UPSAMPLE2X,
-    FVI_OP_MEAN1, FVI_OP_SLICE, FVI_OP_LOSS_MSE, FVI_OP_LOSS_CE, FVI_OP_COUNT
+    FVI_OP_MEAN1, FVI_OP_SLICE, FVI_OP_LOSS_MSE, FVI_OP_LOSS_CE, FVI_OP_LERP,
+    FVI_OP_MIX2, FVI_OP_WKV, FVI_OP_WKV_HEAD, FVI_OP_ROUTE, FVI_OP_BALANCE, FVI_OP_MOE, FVI_OP_COUNT
 } fvi_op;
 
 /* Attributes, per op (in/out tensors listed; [] optional, then in[k].data is NULL):
@@ -37,7 +38,14 @@ typedef enum fvi_op {
  * stats[B,G,2] i0 groups i1 act f0 eps UPSAMPLE2X  in x                      out y MEAN1       in x
  * out y SLICE       in x                      out y               i0 first column LOSS_MSE    in a,
  * target, [weight]    out loss[1] LOSS_CE     in logits, labels         out loss[1],
- * probs[n,V] */
+ * probs[n,V]
+ * LERP        in a, [b], mix, [prev]    out y               b absent: a one step earlier
+ * MIX2        in a, b, coef[2]          out y
+ * WKV         in r, k, v, w, a, f, [s0] out y, s1, saved    saved.data NULL in inference
+ * WKV_HEAD    in y, r, k, v, w, b, u    out z               f0 eps
+ * ROUTE       in logits                 out gate
+ * BALANCE     in clean, noisy, std, gate out loss[1]        f0 balance f1 z
+ * MOE         in x, gate, down, [up]    out y               i0 experts */
 typedef struct fvi_attr { int32_t i[6]; float f[2]; } fvi_attr;
 
 /* One execution of one node. gin/gout only in backward: gout[0] is the gradient of out[0];
@@ -81,7 +89,9 @@ const fvi_op_def *fvi_cpu_op(fvi_op op);
 extern const fvi_op_def fvi_cpu_linear, fvi_cpu_conv2d, fvi_cpu_cast, fvi_cpu_act, fvi_cpu_affine,
     fvi_cpu_binary, fvi_cpu_norm_mod, fvi_cpu_gate_res, fvi_cpu_swiglu, fvi_cpu_sdpa,
     fvi_cpu_qk_norm_rope, fvi_cpu_timestep, fvi_cpu_embed, fvi_cpu_patchify, fvi_cpu_groupnorm,
-    fvi_cpu_upsample2x, fvi_cpu_mean1, fvi_cpu_slice, fvi_cpu_loss_mse, fvi_cpu_loss_ce;
+    fvi_cpu_upsample2x, fvi_cpu_mean1, fvi_cpu_slice, fvi_cpu_loss_mse, fvi_cpu_loss_ce,
+    fvi_cpu_lerp, fvi_cpu_mix2, fvi_cpu_wkv, fvi_cpu_wkv_head, fvi_cpu_route, fvi_cpu_balance,
+    fvi_cpu_moe;
 
 /* ---- Parameters (params.c): thread-safe, may allocate; called at plan build ------------------ */
 /* f32 values of a parameter (master in training). */
