@@ -33,8 +33,10 @@ typedef struct stopwatch {
 
 static fv_status open_walk(stopwatch *w)
 {
-    const dit_runner_options ro = { dit_choose_batch(&w->d->net.cfg, w->o), w->o->exact_cache != 0,
-                                    true };
+    const dit_runner_options ro = { .B = dit_choose_batch(&w->d->net.cfg, w->o),
+                                    .exact_cache = w->o->exact_cache != 0,
+                                    .keep_outputs = true,
+                                    .no_hoisting = w->o->no_hoisting != 0 };
     const fv_generate_options *o = w->o;
     dit_walk_destroy(&w->walk);
     FV_TRY(dit_walk_create(w->ctx, &w->walk, &w->d->net, w->d->precision, &w->schedule, &ro));

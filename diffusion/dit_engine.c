@@ -46,13 +46,15 @@ struct dit_runner {
     fv_plan *cond;
     float *bank_t, *bank, *bank_final;
     int32_t *bank_y;
-    float *host_t;                    /* [chunk * (B+1)], and labels: filled here, then copied */
+    float *host_t;                    /* [chunk * most_labels], and labels: filled, then copied */
     int32_t *host_y;
     int chunk, chunk_first, labels;   /* chunk_first -1: empty */
+    int most_labels;                  /* B, and the null label where guidance is on */
     int *label_of_row;                /* [2B] index into the distinct labels */
     int32_t *distinct;
     double flop;
     int64_t full, reused;
+    uint64_t activation_bytes, cache_bytes;
 };
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
@@ -97,12 +99,18 @@ static fv_status build_module(dit_runner *r, int rows, int l, int m, fv_plan **o
                                  : dit_mlp(t, r->net, l, h, mod, r->feature_type);
     fv_output(t, "y", y);
     fv_output(t, "h2", fv_gate_residual(t, h, y, mod, m == DIT_ATTN ? DIT_GATE1 : DIT_GATE2));
-    FV_TRY(finish(r, &t, out));
-    FV_TRY(fv_plan_bind(*out, "h", r->h));
-    FV_TRY(fv_plan_bind(*out, "h2", r->h));
-    FV_TRY(fv_plan_bind(*out, "mod", r->mod + (size_t)l * 2 * (size_t)r->B * 6 * (size_t)D));
-    FV_TRY(fv_plan_bind(*out, "y", r->cache + (r->keep ? (size_t)(2 * l + m) * r->slot_bytes : 0)));
-    return rope ? fv_plan_bind(*out, "rope", r->rope) : FV_OK;
+    return finish(r, &t, out);
+}
+
+static fv_status bind_module(dit_runner *r, fv_plan *p, int l, int m)
+{
+    const dit_config *c = &r->net->cfg;
+    const size_t mod = (size_t)l * 2 * (size_t)r->B * 6 * (size_t)c->width;
+    FV_TRY(fv_plan_bind(p, "h", r->h));
+    FV_TRY(fv_plan_bind(p, "h2", r->h));
+    FV_TRY(fv_plan_bind(p, "mod", r->mod + mod));
+    FV_TRY(fv_plan_bind(p, "y", r->cache + (r->keep ? (size_t)(2 * l + m) * r->slot_bytes : 0)));
+    return m == DIT_ATTN && c->family == DIT_F ? fv_plan_bind(p, "rope", r->rope) : FV_OK;
 }
 
 /* h += gate * y; the gate is chunk 0 of a [rows, D]-wide view: bound per call, so both gates use
@@ -119,9 +127,7 @@ static fv_status build_reuse(dit_runner *r, int rows, fv_plan **out)
     /* Two outputs for the two gates would compute both: record the attention gate's plan, and let
      * the MLP's use start 3*D values later (the rows keep their stride of 6*D). */
     fv_output(t, "h2", fv_gate_residual(t, h, y, mod, DIT_GATE1));
-    FV_TRY(finish(r, &t, out));
-    FV_TRY(fv_plan_bind(*out, "h", r->h));
-    return fv_plan_bind(*out, "h2", r->h);
+    return finish(r, &t, out);
 }
 
 static fv_status build_ends(dit_runner *r, module_set *s)
@@ -135,16 +141,10 @@ static fv_status build_ends(dit_runner *r, module_set *s)
     const fv_t pos = r->net->pos >= 0 ? fv_param_row(t, r->net->pos, 0) : input2(t, "pos", N, D);
     fv_output(t, "h", dit_embed(t, r->net, x, pos));
     FV_TRY(finish(r, &t, &s->embed));
-    FV_TRY(fv_plan_bind(s->embed, "x", r->x));
-    FV_TRY(fv_plan_bind(s->embed, "h", r->h));
-    if (r->net->pos < 0) FV_TRY(fv_plan_bind(s->embed, "pos", r->pos));
     FV_TRY(begin(r, &t));
     const fv_t h = input3(t, "h", s->rows, N, D), mod2 = input2(t, "mod", s->rows, 2 * D);
     fv_output(t, "out", dit_final(t, r->net, h, mod2));
-    FV_TRY(finish(r, &t, &s->final));
-    FV_TRY(fv_plan_bind(s->final, "h", r->h));
-    FV_TRY(fv_plan_bind(s->final, "mod", r->mod_final));
-    return fv_plan_bind(s->final, "out", r->out);
+    return finish(r, &t, &s->final);
 }
 
 static fv_status build_set(dit_runner *r, module_set *s, int rows)
@@ -156,6 +156,22 @@ static fv_status build_set(dit_runner *r, module_set *s, int rows)
     for (int l = 0; l < r->depth; l++)
         for (int m = 0; m < 2; m++) FV_TRY(build_module(r, rows, l, m, &s->module[2 * l + m]));
     return build_reuse(r, rows, &s->reuse);
+}
+
+static fv_status bind_set(dit_runner *r, module_set *s)
+{
+    if (!s->rows) return FV_OK;
+    FV_TRY(fv_plan_bind(s->embed, "x", r->x));
+    FV_TRY(fv_plan_bind(s->embed, "h", r->h));
+    if (r->net->pos < 0) FV_TRY(fv_plan_bind(s->embed, "pos", r->pos));
+    FV_TRY(fv_plan_bind(s->final, "h", r->h));
+    FV_TRY(fv_plan_bind(s->final, "mod", r->mod_final));
+    FV_TRY(fv_plan_bind(s->final, "out", r->out));
+    FV_TRY(fv_plan_bind(s->reuse, "h", r->h));
+    FV_TRY(fv_plan_bind(s->reuse, "h2", r->h));
+    for (int l = 0; l < r->depth; l++)
+        for (int m = 0; m < 2; m++) FV_TRY(bind_module(r, s->module[2 * l + m], l, m));
+    return FV_OK;
 }
 
 static void destroy_set(dit_runner *r, module_set *s)
@@ -190,8 +206,7 @@ static fv_status give_work(const dit_runner *r, module_set *s, uint64_t bytes)
 
 static fv_status build_bank(dit_runner *r)
 {
-    const dit_config *c = &r->net->cfg;
-    const int64_t D = c->width, n = (int64_t)r->chunk * (r->B + 1);
+    const int64_t n = (int64_t)r->chunk * r->most_labels;
     char name[32];
     fv_tape *t;
     FV_TRY(begin(r, &t));
@@ -202,12 +217,19 @@ static fv_status build_bank(dit_runner *r)
         fv_output(t, name, dit_block_mod_from(t, r->net, l, shared, cond));
     }
     fv_output(t, "final", dit_final_mod(t, r->net, cond));
-    FV_TRY(finish(r, &t, &r->cond));
+    return finish(r, &t, &r->cond);
+}
+
+static fv_status bind_bank(dit_runner *r)
+{
+    const size_t row = 6 * (size_t)r->net->cfg.width;
+    const size_t n = (size_t)r->chunk * (size_t)r->most_labels;
+    char name[32];
     FV_TRY(fv_plan_bind(r->cond, "t", r->bank_t));
     FV_TRY(fv_plan_bind(r->cond, "y", r->bank_y));
     for (int l = 0; l < r->depth; l++) {
         snprintf(name, sizeof name, "mod%d", l);
-        FV_TRY(fv_plan_bind(r->cond, name, r->bank + (size_t)l * (size_t)n * 6 * (size_t)D));
+        FV_TRY(fv_plan_bind(r->cond, name, r->bank + (size_t)l * n * row));
     }
     return fv_plan_bind(r->cond, "final", r->bank_final);
 }
@@ -215,7 +237,7 @@ static fv_status build_bank(dit_runner *r)
 /* Modulations of evaluations first .. first+chunk-1 for all distinct labels. */
 static fv_status fill_bank(dit_runner *r, int first)
 {
-    const int stride = r->B + 1;
+    const int stride = r->most_labels;
     for (int k = 0; k < r->chunk; k++) {
         const int e = first + k < r->schedule->evals ? first + k : r->schedule->evals - 1;
         for (int j = 0; j < stride; j++) {
@@ -235,10 +257,10 @@ static fv_status fill_bank(dit_runner *r, int first)
 /* Rows' modulations of evaluation e in the order of the batch. */
 static fv_status gather_mods(dit_runner *r, int e, int rows)
 {
-    const size_t D = (size_t)r->net->cfg.width, n = (size_t)r->chunk * (size_t)(r->B + 1);
+    const size_t D = (size_t)r->net->cfg.width, n = (size_t)r->chunk * (size_t)r->most_labels;
     if (r->chunk_first < 0 || e < r->chunk_first || e >= r->chunk_first + r->chunk)
         FV_TRY(fill_bank(r, e));
-    const size_t at = (size_t)(e - r->chunk_first) * (size_t)(r->B + 1);
+    const size_t at = (size_t)(e - r->chunk_first) * (size_t)r->most_labels;
     for (int row = 0; row < rows; row++) {
         const size_t k = at + (size_t)r->label_of_row[row];
         for (int l = 0; l < r->depth; l++)
@@ -253,12 +275,12 @@ static fv_status gather_mods(dit_runner *r, int e, int rows)
 
 /* ---- Life ------------------------------------------------------------------------------------ */
 
-static void choose_chunk(dit_runner *r)
+static void choose_chunk(dit_runner *r, bool hoist)
 {
     const dit_config *c = &r->net->cfg;
     const size_t row = ((size_t)r->depth * 6 + 2) * (size_t)c->width * sizeof(float);
-    const size_t eval = row * (size_t)(r->B + 1);
-    size_t k = BANK_BYTES / (eval ? eval : 1);
+    const size_t eval = row * (size_t)r->most_labels;
+    size_t k = hoist ? BANK_BYTES / (eval ? eval : 1) : 1;
     if (k < 1) k = 1;
     r->chunk = k > (size_t)r->schedule->evals ? r->schedule->evals : (int)k;
     r->chunk_first = -1;
@@ -281,28 +303,37 @@ static fv_status upload_tables(dit_runner *r)
     return s;
 }
 
+/* Device memory, counted in *sum. */
+static void *take(dit_runner *r, uint64_t *sum, size_t n, size_t size)
+{
+    *sum += (uint64_t)n * size;
+    return fv_dev_alloc(r->ctx, n, size);
+}
+
 static fv_status allocate(dit_runner *r)
 {
     const dit_config *c = &r->net->cfg;
     const size_t R = 2 * (size_t)r->B, N = (size_t)dit_tokens(c), D = (size_t)c->width,
                  L = (size_t)r->depth;
     const size_t pixels = (size_t)c->input_size * (size_t)c->input_size;
-    const size_t n = (size_t)r->chunk * (size_t)(r->B + 1);
+    const size_t n = (size_t)r->chunk * (size_t)r->most_labels;
     r->slot_bytes = (R * N * D * fv_dtype_size(r->feature_type) + 63) / 64 * 64;
-    r->x = fv_dev_alloc(r->ctx, R * pixels * (size_t)c->channels, sizeof(float));
-    r->h = fv_dev_alloc(r->ctx, R * N * D, sizeof(float));
-    r->out = fv_dev_alloc(r->ctx, R * pixels * (size_t)c->out_channels, sizeof(float));
-    r->mod = fv_dev_alloc(r->ctx, L * R * 6 * D, sizeof(float));
-    r->mod_final = fv_dev_alloc(r->ctx, R * 2 * D, sizeof(float));
-    r->pos = fv_dev_alloc(r->ctx, N * D, sizeof(float));
-    r->rope = fv_dev_alloc(r->ctx, N * (D / (size_t)c->heads), sizeof(float));
+    uint64_t *act = &r->activation_bytes, *kept = &r->cache_bytes;
+    r->x = take(r, act, R * pixels * (size_t)c->channels, sizeof(float));
+    r->h = take(r, act, R * N * D, sizeof(float));
+    r->out = take(r, act, R * pixels * (size_t)c->out_channels, sizeof(float));
+    r->mod = take(r, act, L * R * 6 * D, sizeof(float));
+    r->mod_final = take(r, act, R * 2 * D, sizeof(float));
+    r->pos = take(r, kept, N * D, sizeof(float));
+    r->rope = take(r, kept, N * (D / (size_t)c->heads), sizeof(float));
+    r->cache = take(r, kept, r->keep ? 2 * L : 1, r->slot_bytes);
+    r->bank = take(r, kept, L * n * 6 * D, sizeof(float));
+    r->bank_final = take(r, kept, n * 2 * D, sizeof(float));
+    r->bank_t = take(r, kept, n, sizeof(float));
+    r->bank_y = take(r, kept, n, sizeof(int32_t));
     r->host_out = fv_calloc(r->ctx, R * pixels * (size_t)c->out_channels, sizeof(float));
-    r->cache = fv_dev_alloc(r->ctx, r->keep ? 2 * L : 1, r->slot_bytes);
+    r->activation_bytes += (uint64_t)R * pixels * (uint64_t)c->out_channels * sizeof(float);
     r->valid_rows = fv_calloc(r->ctx, 2 * L, sizeof(int));
-    r->bank = fv_dev_alloc(r->ctx, L * n * 6 * D, sizeof(float));
-    r->bank_final = fv_dev_alloc(r->ctx, n * 2 * D, sizeof(float));
-    r->bank_t = fv_dev_alloc(r->ctx, n, sizeof(float));
-    r->bank_y = fv_dev_alloc(r->ctx, n, sizeof(int32_t));
     r->host_t = fv_calloc(r->ctx, n, sizeof(float));
     r->host_y = fv_calloc(r->ctx, n, sizeof(int32_t));
     r->label_of_row = fv_calloc(r->ctx, R, sizeof(int));
@@ -314,6 +345,8 @@ static fv_status allocate(dit_runner *r)
     return upload_tables(r);
 }
 
+/* Plans come first: the first ones pack the weights, and the copies that packing needs for a moment
+ * are gone before the activations exist. */
 static fv_status build(dit_runner *r)
 {
     bool any_guided = false, any_single = false;
@@ -321,14 +354,17 @@ static fv_status build(dit_runner *r)
         if (dit_schedule_guided(r->schedule, e)) any_guided = true;
         else any_single = true;
     }
-    FV_TRY(allocate(r));
     if (any_guided) FV_TRY(build_set(r, &r->guided, 2 * r->B));
     if (any_single) FV_TRY(build_set(r, &r->single, r->B));
     FV_TRY(build_bank(r));
+    FV_TRY(allocate(r));
+    FV_TRY(bind_set(r, &r->guided));
+    FV_TRY(bind_set(r, &r->single));
+    FV_TRY(bind_bank(r));
     uint64_t work = fv_plan_work_bytes(r->cond);
     work = set_work(r, &r->guided, work);
     work = set_work(r, &r->single, work);
-    r->work = fv_dev_alloc(r->ctx, (size_t)work + 64, 1);
+    r->work = take(r, &r->activation_bytes, (size_t)work + 64, 1);
     if (!r->work) return FV_ERR_OOM;
     FV_TRY(fv_plan_set_work(r->cond, r->work, work));
     FV_TRY(give_work(r, &r->guided, work));
@@ -350,7 +386,10 @@ fv_status dit_runner_create(fv_ctx *ctx, dit_runner **out, const dit_net *n, fv_
     r->feature_type = o->exact_cache ? FV_F32 : r->precision;
     r->keep = o->keep_outputs;
     r->state = (int64_t)n->cfg.input_size * n->cfg.input_size * n->cfg.channels;
-    choose_chunk(r);
+    r->most_labels = r->B;
+    for (int e = 0; e < s->evals && r->most_labels == r->B; e++)
+        if (dit_schedule_guided(s, e)) r->most_labels++;
+    choose_chunk(r, !o->no_hoisting);
     const fv_status st = build(r);
     if (st != FV_OK) {
         dit_runner_destroy(&r);
@@ -468,6 +507,12 @@ fv_status dit_runner_set_feature(dit_runner *r, int l, int m, const void *data, 
     r->valid_rows[2 * l + m] = rows;
     return fv_dev_copy(r->ctx, r->cache + (size_t)(2 * l + m) * r->slot_bytes, data,
                        dit_runner_feature_bytes(r, rows), FV_COPY_TO_DEVICE);
+}
+
+void dit_runner_memory(const dit_runner *r, uint64_t *activations, uint64_t *caches)
+{
+    *activations = r->activation_bytes;
+    *caches = r->cache_bytes;
 }
 
 void dit_runner_counters(const dit_runner *r, double *flop, int64_t *full, int64_t *reused)

@@ -352,6 +352,18 @@ static fv_status check_accel(fv_ctx *ctx, const sampling *s)
                    a->depth, s->schedule.evals, s->net->cfg.depth);
 }
 
+/* The largest of the batches. */
+static void note_memory(sampling *s)
+{
+    const dit_walk *w = &s->walk;
+    uint64_t act, kept;
+    dit_runner_memory(w->runner, &act, &kept);
+    act += 6 * (uint64_t)w->B * (uint64_t)w->n * sizeof(float); /* the sampler's states */
+    if (act + kept < s->stats.activation_bytes + s->stats.cache_bytes) return;
+    s->stats.activation_bytes = act;
+    s->stats.cache_bytes = kept;
+}
+
 /* All batches; the last one may be smaller and then gets plans of its own. */
 static fv_status sample_all(sampling *s, fv_dtype precision, const float *noise, float *state)
 {
@@ -360,9 +372,13 @@ static fv_status sample_all(sampling *s, fv_dtype precision, const float *noise,
     for (int first = 0; first < count; first += most) {
         const int B = count - first < most ? count - first : most;
         if (B != s->walk.B) {
-            const dit_runner_options ro = { B, s->o->exact_cache != 0, s->o->accel != NULL };
+            const dit_runner_options ro = { .B = B,
+                                            .exact_cache = s->o->exact_cache != 0,
+                                            .keep_outputs = s->o->accel != NULL,
+                                            .no_hoisting = s->o->no_hoisting != 0 };
             dit_walk_destroy(&s->walk);
             FV_TRY(dit_walk_create(s->ctx, &s->walk, s->net, precision, &s->schedule, &ro));
+            note_memory(s);
         }
         FV_TRY(sample_batch(s, first, noise, state));
     }
@@ -391,6 +407,50 @@ fv_status dit_generate_net(fv_ctx *ctx, const dit_net *net, fv_dtype precision,
     return st;
 }
 
+/* ---- Memory of a call ------------------------------------------------------------------------ */
+
+typedef struct memory_mark {
+    uint64_t bytes, weights; /* of the calling context, at the start */
+} memory_mark;
+
+static uint64_t packed_bytes(const fv_ctx *ctx, const fv_dit *d, uint64_t *decoder_work)
+{
+    uint64_t vae = 0;
+    *decoder_work = 0;
+    if (d->vae) dit_vae_memory(ctx, d->vae, &vae, decoder_work);
+    return fv_params_bytes(d->net.params) + vae;
+}
+
+static memory_mark mark_memory(fv_ctx *ctx, const fv_dit *d)
+{
+    fv_memory_stats m;
+    uint64_t ignored;
+    fv_ctx_memory_reset_peak(ctx);
+    fv_ctx_memory(ctx, &m);
+    return (memory_mark){ m.current_bytes, packed_bytes(ctx, d, &ignored) };
+}
+
+/* Weights that this call packed are part of the peak only in the context that opened the model.
+ * Sampling is over before the decoder gets its work memory: the larger of the two counts. */
+static void report_memory(fv_ctx *ctx, const fv_dit *d, memory_mark start, uint64_t results,
+                          fv_generate_stats *st) /* results 0: states, nothing is decoded */
+{
+    fv_memory_stats m;
+    uint64_t decoder;
+    fv_ctx_memory(ctx, &m);
+    st->weight_bytes = packed_bytes(ctx, d, &decoder);
+    st->peak_bytes = m.peak_bytes - start.bytes;
+    if (d->ctx == ctx) {
+        const uint64_t packed = st->weight_bytes - start.weights;
+        st->peak_bytes -= packed < st->peak_bytes ? packed : st->peak_bytes;
+    }
+    if (results && st->activation_bytes + st->cache_bytes < decoder) {
+        st->activation_bytes = decoder;
+        st->cache_bytes = 0;
+    }
+    st->activation_bytes += results;
+}
+
 fv_status fv_generate_state(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *opts,
                             const float *noise, float *state, fv_generate_stats *stats)
 {
@@ -399,8 +459,10 @@ fv_status fv_generate_state(fv_ctx *ctx, const fv_dit *d, const fv_generate_opti
     if (!d || !opts || !state)
         return fv_fail(ctx, FV_ERR_ARG, "generate: model, options or state missing");
     FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "generate"));
+    const memory_mark start = mark_memory(ctx, d);
     const fv_status s = dit_generate_net(ctx, &d->net, d->precision, &o, noise, state, stats);
     if (stats) stats->seconds = fv_now() - t;
+    if (stats) report_memory(ctx, d, start, 0, stats);
     return s;
 }
 
@@ -460,7 +522,6 @@ fv_status fv_generate(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o
     const double start = fv_now();
     fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
     fv_generate_stats st = { 0 };
-    fv_memory_stats before, after;
     if (!d || !opts || !images)
         return fv_fail(ctx, FV_ERR_ARG, "generate: model, options or pictures missing");
     FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "generate"));
@@ -470,8 +531,7 @@ fv_status fv_generate(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o
     if (c->family == DIT_OFFICIAL && !d->vae)
         return fv_fail(ctx, FV_ERR_MODEL,
                        "this latent model has no decoder: give one (--decoder FILE)");
-    fv_ctx_memory_reset_peak(ctx);
-    fv_ctx_memory(ctx, &before);
+    const memory_mark before = mark_memory(ctx, d);
     const size_t n = (size_t)c->input_size * (size_t)c->input_size * (size_t)c->channels;
     float *state = fv_calloc(ctx, (size_t)o.count * n, sizeof(float));
     if (!state) return FV_ERR_OOM;
@@ -479,10 +539,10 @@ fv_status fv_generate(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o
     const double decode = fv_now();
     if (s == FV_OK) s = decode_all(ctx, d, o.count, state, images);
     fv_free(ctx, state);
-    fv_ctx_memory(ctx, &after);
     st.seconds = fv_now() - start;
     st.decode_seconds = fv_now() - decode;
-    st.peak_bytes = after.peak_bytes - before.current_bytes;
+    const uint64_t pixels = (uint64_t)images->width * (uint64_t)images->height * 3;
+    report_memory(ctx, d, before, (uint64_t)o.count * (n * sizeof(float) + pixels), &st);
     if (s != FV_OK)
         for (int i = 0; i < o.count; i++) fv_image_free(ctx, &images[i]);
     if (stats) *stats = st;

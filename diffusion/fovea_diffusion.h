@@ -101,6 +101,8 @@ typedef struct fv_generate_options {
                                     beyond rounding */
     const fv_accel *accel;       /* NULL = every step in full */
     int exact_cache;             /* cached module outputs stay f32 (default: bf16 with FV_BF16) */
+    int no_hoisting;             /* conditioning at every evaluation instead of for many at once:
+                                    the same pictures, slower; for comparisons with other code */
 } fv_generate_options;
 #define FV_GENERATE_OPTIONS_INIT { .struct_size = sizeof(fv_generate_options), .count = 1 }
 
@@ -108,7 +110,10 @@ typedef struct fv_generate_stats {
     double seconds, decode_seconds;
     double flop;                 /* computed, all pictures */
     int64_t full_modules, reused_modules;
-    uint64_t peak_bytes;         /* of this call, activations and caches */
+    uint64_t peak_bytes;         /* most memory this call held at once, without packed weights  */
+    uint64_t weight_bytes;       /* weights as packed, decoder included                         */
+    uint64_t activation_bytes;   /* work memory of the plans, states and pictures               */
+    uint64_t cache_bytes;        /* module outputs, modulations of many steps, constant tables  */
 } fv_generate_stats;
 
 /* Pictures to images[0..count): RGB 8 bit, owned by the caller (fv_image_free with ctx). On failure
@@ -123,7 +128,8 @@ FV_API FV_NODISCARD fv_status fv_generate(fv_ctx *ctx, const fv_dit *d,
                                           fv_generate_stats *stats);
 /* The final state before decoding, [count, size, size, channels] f32 (tests, metrics; size is
  * fv_dit_info.input_size); noise may be NULL (seeded) or the initial state of the same shape. On
- * failure the state holds any values. */
+ * failure the state holds any values. The caller's state is not part of the stats' bytes. Resets
+ * the peak of fv_ctx_memory. */
 FV_API FV_NODISCARD fv_status fv_generate_state(fv_ctx *ctx, const fv_dit *d,
                                                 const fv_generate_options *o, const float *noise,
                                                 float *state, fv_generate_stats *stats);
@@ -266,11 +272,12 @@ FV_API FV_NODISCARD fv_status fv_dit_random(fv_ctx *ctx, const char *preset, int
 typedef struct fv_dit_quality_options {
     size_t struct_size;
     fv_generate_options gen; /* sampler, steps, cfg, accel, ... (count, classes, seed unused) */
-    int samples; /* 0 = 2000; sample i: class i mod classes, noise of seed + i            */
+    int samples; /* 0 = 2000; sample i (from `first`): class i mod classes, noise of seed + i */
     uint64_t seed;
     const float *reference; /* [reference_count, features of the classifier]: real pictures, another
                                run; NULL = no distance */
     int64_t reference_count;
+    int first; /* number of the first sample: a long run can be made in parts */
 } fv_dit_quality_options;
 #define FV_DIT_QUALITY_OPTIONS_INIT                                                                \
     {                                                                                              \

@@ -130,6 +130,7 @@ typedef struct dit_runner_options {
     int B;
     bool exact_cache;   /* module outputs kept in f32 */
     bool keep_outputs;  /* a cache slot per module (needed for REUSE and for observers) */
+    bool no_hoisting;   /* modulations at every evaluation */
 } dit_runner_options;
 fv_status dit_runner_create(fv_ctx *ctx, dit_runner **out, const dit_net *n, fv_dtype precision,
                             const dit_schedule *s, const dit_runner_options *o);
@@ -145,6 +146,8 @@ const void *dit_runner_feature(const dit_runner *r, int l, int m, fv_dtype *dtyp
 /* Replace a cached module output (calibration); rows as of the evaluation that will use it. */
 fv_status dit_runner_set_feature(dit_runner *r, int l, int m, const void *data, int rows);
 size_t dit_runner_feature_bytes(const dit_runner *r, int rows);
+/* Bytes held: work memory and states; module outputs, modulation bank and constant tables. */
+void dit_runner_memory(const dit_runner *r, uint64_t *activations, uint64_t *caches);
 /* Counters since start. */
 void dit_runner_counters(const dit_runner *r, double *flop, int64_t *full, int64_t *reused);
 /* Median-friendly timing of one module on the current state: runs it once and returns seconds.
@@ -177,6 +180,10 @@ fv_status dit_walk_advance(dit_walk *w, int e, const uint8_t *action);
 /* The second half of it: guidance and sampler step on a given network output. */
 void dit_walk_update(dit_walk *w, int e, const float *out, int rows);
 int dit_choose_batch(const dit_config *c, const fv_generate_options *o);
+
+/* Bytes of an autoencoder's packed weights, and work memory of its kept decoder plan (0 when ctx
+ * did not open it: another thread may be changing it). */
+void dit_vae_memory(const fv_ctx *ctx, const fv_vae *v, uint64_t *weights, uint64_t *work);
 
 /* A resolved plan (accel.c). action[(e*depth + l)*2 + m]. */
 struct fv_accel {

@@ -90,16 +90,16 @@ static fv_status convert_images(judge *j, int n)
     return FV_OK;
 }
 
-/* Samples first .. first + n. */
+/* Samples first .. first + n of this call. */
 static fv_status judge_chunk(judge *j, const fv_dit_quality_options *o, int first, int n,
                              fv_dit_quality_result *out)
 {
     fv_generate_options g = o->gen;
     fv_generate_stats st = { 0 };
-    for (int i = 0; i < n; i++) j->label[i] = (first + i) % j->classes;
+    for (int i = 0; i < n; i++) j->label[i] = (o->first + first + i) % j->classes;
     g.count = n;
     g.classes = j->label;
-    g.seed = o->seed + (uint64_t)first;
+    g.seed = o->seed + (uint64_t)o->first + (uint64_t)first;
     FV_TRY(fv_generate(j->ctx, j->dit, &g, j->image, &st));
     out->seconds += st.seconds;
     fv_status s = convert_images(j, n);
@@ -148,6 +148,9 @@ fv_status fv_dit_quality(fv_ctx *ctx, const fv_dit *d, fv_classifier *c,
     if (!d || !c) return fv_fail(ctx, FV_ERR_ARG, "quality: a model and a classifier are needed");
     if (o.samples < 2 || o.samples > MAX_SAMPLES)
         return fv_fail(ctx, FV_ERR_ARG, "quality: %d samples, 2 to %d are possible", o.samples,
+                       MAX_SAMPLES);
+    if (o.first < 0 || o.first > MAX_SAMPLES)
+        return fv_fail(ctx, FV_ERR_ARG, "quality: first sample %d, 0 to %d are possible", o.first,
                        MAX_SAMPLES);
     judge *j = fv_calloc(ctx, 1, sizeof *j);
     if (!j) return FV_ERR_OOM;

@@ -610,6 +610,12 @@ void fv_vae_get_info(const fv_vae *v, fv_vae_info *out)
     }
 }
 
+void dit_vae_memory(const fv_ctx *ctx, const fv_vae *v, uint64_t *weights, uint64_t *work)
+{
+    *weights = fv_params_bytes(v->params);
+    *work = ctx == v->ctx && v->decoder.plan ? fv_plan_work_bytes(v->decoder.plan) : 0;
+}
+
 /* ---- Run ------------------------------------------------------------------------------------- */
 
 static fv_status make_plan(fv_ctx *ctx, const fv_vae *v, const vae_net *n, int rows, int columns,

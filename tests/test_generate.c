@@ -94,6 +94,50 @@ static fv_status states(int k, fv_sampler sampler, int first, int count, int bat
     return fv_generate_state(ctx, dit[k], &o, NULL, x, NULL);
 }
 
+/* What a call holds beside the weights is what its plans and caches need, and little else; these
+ * models are so small that descriptions of plans are what there is most of. */
+static void memory_is_told_apart(void)
+{
+    for (int k = 0; k < 2; k++) {
+        fv_image a[2];
+        fv_generate_options o = options(2);
+        fv_generate_stats first, again;
+        fv_dit *fresh = NULL;
+        OK(ctx, fv_dit_open(ctx, &fresh, file[k].m, NULL));
+        OK(ctx, fv_generate(ctx, fresh, &o, a, &first)); /* packs the weights */
+        free_all(ctx, a, 2);
+        OK(ctx, fv_generate(ctx, fresh, &o, a, &again));
+        free_all(ctx, a, 2);
+        CHECK(first.weight_bytes > 0 && first.weight_bytes == again.weight_bytes);
+        CHECK(first.activation_bytes == again.activation_bytes && again.activation_bytes > 0);
+        CHECK(again.peak_bytes >= again.activation_bytes + again.cache_bytes);
+        CHECK(first.peak_bytes < again.peak_bytes + again.peak_bytes / 2 + 65536);
+        fv_dit_close(&fresh);
+    }
+}
+
+/* The same products with fewer rows: rounding may differ. */
+static void modulations_of_each_step_make_the_same_states(void)
+{
+    static float a[2 * 16 * 16 * 3], b[2 * 16 * 16 * 3];
+    for (int k = 0; k < 2; k++) {
+        fv_generate_options o = options(2);
+        fv_generate_stats hoisted, each;
+        fv_dit_info info;
+        fv_dit_get_info(dit[k], &info);
+        const int n = 2 * info.input_size * info.input_size * info.channels;
+        for (int cfg = 1; cfg <= 2; cfg++) { /* without and with the null row */
+            o.cfg = (float)cfg;
+            o.no_hoisting = 0;
+            OK(ctx, fv_generate_state(ctx, dit[k], &o, NULL, a, &hoisted));
+            o.no_hoisting = 1;
+            OK(ctx, fv_generate_state(ctx, dit[k], &o, NULL, b, &each));
+            CHECK(each.cache_bytes < hoisted.cache_bytes);
+            for (int i = 0; i < n; i++) CHECK(fabsf(a[i] - b[i]) <= 1e-4f * (1 + fabsf(a[i])));
+        }
+    }
+}
+
 static void a_picture_of_a_batch_equals_its_own_run(void)
 {
     static const fv_sampler sampler[2][3] = {
@@ -498,6 +542,8 @@ int main(void)
         }
     }
     RUN(same_seed_gives_the_same_bytes_and_another_seed_does_not);
+    RUN(memory_is_told_apart);
+    RUN(modulations_of_each_step_make_the_same_states);
     RUN(a_picture_of_a_batch_equals_its_own_run);
     RUN(same_bytes_for_1_2_and_3_threads);
     RUN(two_threads_share_a_model);
