@@ -5,6 +5,10 @@
 #include "cli.h"
 #include "fovea_diffusion.h"
 
+/* First seed of samples that are judged: calibration draws from seed 1 on, and a plan must not be
+ * judged on the noise that its table was measured with. */
+#define BENCH_SEED 100000
+
 /* An opened model, embedded or from a file. */
 typedef struct bench_model {
     const char *path;  /* NULL = the embedded one */

@@ -8,6 +8,11 @@
  * A plan is compared with B, not with A: it starts from the noise of A, so that its distance to A
  * would be smaller than that of two independent exact runs and hide an error.
  *
+ * All settings advance together, a round of ROUND samples at a time, and the measured ratio is the
+ * median over the rounds of exact time / time of the setting: a long run passes through other clock
+ * speeds and other load, and settings that ran one after another were off by 6 % from the pairs of
+ * `fovea bench speedup`. Only features are kept of a round, no pictures.
+ *
  * The real reference has equally many pictures of every class (as the samples have), or all of a
  * class that has fewer; held-out and training pictures together. */
 #include "bench_quality.h"
@@ -20,22 +25,28 @@
 
 #define MAX_SETTINGS 16 /* exact, and those of bench_ratios */
 #define READ_ROWS 32
-#define SOLVE_COUNT 8 /* pictures of the runs that correct a plan against the clock */
+#define ROUND 128 /* samples of a setting between two turns */
+#define WEAK 0.8  /* a class is weak below this share of what real pictures reach */
 
 typedef struct quality_args {
     cli_common common;
     const char *model, *classifier, *data_dir, *recipe, *table, *speedup;
     bench_sampling sampling;
-    int samples;
+    int samples, batch;
     uint64_t seed;
 } quality_args;
 
-/* One line of the table. */
+/* One line of the table; exact B is one that is not shown. */
 typedef struct setting {
     double requested, measured;
     int anchors; /* full steps; 0 = exact */
-    fv_dit_quality_result result;
-    double to_exact;
+    fv_accel *accel;
+    uint64_t seed;
+    double seconds;                   /* of generating */
+    double *round;                    /* [rounds] seconds */
+    float *features;                  /* [samples, judge features] */
+    fv_class_score total, *per_class; /* [model classes] */
+    double to_real, to_exact;
 } setting;
 
 typedef struct bench {
@@ -52,9 +63,10 @@ typedef struct bench {
     fv_class_score held, *held_class; /* [judge classes] */
     float *real;                      /* [real_count, features] */
     int64_t real_count;
-    setting set[MAX_SETTINGS];
-    int count;
-    fv_dit_quality_result other; /* exact B */
+    setting set[MAX_SETTINGS + 1]; /* the last one in use is exact B */
+    int count;                     /* without exact B */
+    int rounds, done;              /* done: samples of all settings */
+    double start;
 } bench;
 
 /* ---- Arguments ------------------------------------------------------------------------------- */
@@ -65,16 +77,14 @@ static int read_settings(bench *b)
     bench_ratios r;
     const int code = bench_read_ratios(b->a->speedup, &r);
     b->set[b->count++].requested = 1;
-    for (int i = 0; code == CLI_OK && i < r.count; i++)
-        b->set[b->count++].requested = r.ratio[i];
+    for (int i = 0; code == CLI_OK && i < r.count; i++) b->set[b->count++].requested = r.ratio[i];
     return code;
 }
 
 static int open_files(bench *b)
 {
     const quality_args *a = b->a;
-    const int code =
-        bench_open(b->ctx, &b->model, a->model, cli_precision(b->ctx, &a->common));
+    const int code = bench_open(b->ctx, &b->model, a->model, cli_precision(b->ctx, &a->common));
     if (code != CLI_OK) return code;
     fv_status s = fv_model_open(b->ctx, &b->judge_file, a->classifier, NULL);
     if (s == FV_OK) s = fv_classifier_open(b->ctx, &b->judge, b->judge_file);
@@ -101,8 +111,7 @@ static fv_status score_held_out(bench *b)
     b->held_class = calloc((size_t)b->judge_info.classes, sizeof *b->held_class);
     if (!b->held_class) return FV_ERR_OOM;
     fv_status s = open_data(b, &ds, FV_SPLIT_HELDOUT);
-    if (s == FV_OK)
-        s = fv_classifier_score(b->ctx, b->judge, ds, &b->held, b->held_class, NULL);
+    if (s == FV_OK) s = fv_classifier_score(b->ctx, b->judge, ds, &b->held, b->held_class, NULL);
     fv_dataset_close(&ds);
     return s;
 }
@@ -146,8 +155,8 @@ static fv_status make_reference(bench *b)
     const size_t pixels = (size_t)b->judge_info.size * (size_t)b->judge_info.size * 3;
     int *left = calloc((size_t)classes, sizeof *left);
     float *rows = calloc(READ_ROWS * pixels, sizeof *rows);
-    b->real = calloc((size_t)share * (size_t)classes,
-                     (size_t)b->judge_info.features * sizeof *b->real);
+    b->real =
+        calloc((size_t)share * (size_t)classes, (size_t)b->judge_info.features * sizeof *b->real);
     for (int i = 0; left && i < classes; i++) left[i] = share;
     s = left && rows && b->real ? read_reference(b, ds, rows, left) : FV_ERR_OOM;
     free(rows);
@@ -156,48 +165,133 @@ static fv_status make_reference(bench *b)
     return s;
 }
 
-/* ---- Plans ----------------------------------------------------------------------------------- */
+/* ---- Plans and buffers ----------------------------------------------------------------------- */
 
-static fv_status make_plan(bench *b, double speedup, fv_accel **out)
+static fv_status open_setting(bench *b, setting *t, uint64_t seed)
 {
+    const size_t dim = (size_t)b->judge_info.features;
+    t->seed = seed;
+    t->round = calloc((size_t)b->rounds, sizeof *t->round);
+    t->features = calloc((size_t)b->a->samples, dim * sizeof *t->features);
+    t->per_class = calloc((size_t)b->model.info.classes, sizeof *t->per_class);
+    if (!t->round || !t->features || !t->per_class) return FV_ERR_OOM;
+    if (t->requested <= 1) return FV_OK;
     fv_generate_options o = b->gen;
-    o.count = SOLVE_COUNT;
-    o.seed = b->a->seed;
-    return bench_solve(b->ctx, &b->model, &o, b->sens, speedup, &b->timing, out);
+    fv_accel_info info;
+    o.count = o.batch; /* as `fovea bench speedup` times */
+    o.seed = seed;
+    cli_progress_title("planning %gx", t->requested);
+    const fv_status s =
+        bench_solve(b->ctx, &b->model, &o, b->sens, t->requested, &b->timing, &t->accel);
+    if (s != FV_OK) return s;
+    fv_accel_get_info(t->accel, &info);
+    t->anchors = info.anchors;
+    return FV_OK;
 }
 
-/* ---- Runs ------------------------------------------------------------------------------------ */
+static void close_setting(setting *t)
+{
+    fv_accel_free(&t->accel);
+    free(t->per_class);
+    free(t->features);
+    free(t->round);
+}
 
-static fv_status judge(bench *b, const fv_accel *accel, uint64_t seed, fv_dit_quality_result *out)
+/* ---- Rounds ---------------------------------------------------------------------------------- */
+
+/* A single sample left over would be refused as a run of its own. */
+static int round_size(const bench *b, int first)
+{
+    const int left = b->a->samples - first;
+    return left <= ROUND + 1 ? left : ROUND;
+}
+
+static int count_rounds(const bench *b)
+{
+    int n = 0;
+    for (int first = 0; first < b->a->samples; first += round_size(b, first)) n++;
+    return n;
+}
+
+static void show_progress(const bench *b, const setting *t, int first)
+{
+    const int all = b->a->samples * (b->count + 1);
+    const double left = (cli_now() - b->start) * (all - b->done) / (b->done ? b->done : 1);
+    char when[24] = "";
+    if (b->done) snprintf(when, sizeof when, ", %d:%02d left", (int)(left / 60), (int)left % 60);
+    cli_progress_title("%gx %d/%d%s", t->requested, first, b->a->samples, when);
+}
+
+static fv_status run_round(bench *b, setting *t, int round, int first, int n)
 {
     fv_dit_quality_options o = FV_DIT_QUALITY_OPTIONS_INIT;
+    fv_dit_quality_result r;
+    const size_t dim = (size_t)b->judge_info.features;
     o.gen = b->gen;
-    o.gen.accel = accel;
-    o.samples = b->a->samples;
-    o.seed = seed;
-    o.reference = b->real;
-    o.reference_count = b->real_count;
-    return fv_dit_quality(b->ctx, b->model.dit, b->judge, &o, out);
+    o.gen.accel = t->accel;
+    o.samples = n;
+    o.first = first;
+    o.seed = t->seed;
+    show_progress(b, t, first);
+    const fv_status s = fv_dit_quality(b->ctx, b->model.dit, b->judge, &o, &r);
+    if (s != FV_OK) return s;
+    memcpy(t->features + (size_t)first * dim, r.features, (size_t)n * dim * sizeof *r.features);
+    for (int k = 0; k < r.classes; k++) {
+        t->per_class[k].count += r.per_class[k].count;
+        t->per_class[k].correct += r.per_class[k].correct;
+    }
+    t->total.count += r.total.count;
+    t->total.correct += r.total.correct;
+    t->round[round] = r.seconds;
+    t->seconds += r.seconds;
+    b->done += n;
+    fv_dit_quality_free(b->ctx, &r);
+    return FV_OK;
 }
 
-static fv_status run_setting(bench *b, setting *t)
+static fv_status run_rounds(bench *b)
 {
-    fv_accel *accel = NULL;
-    fv_accel_info info = { 0 };
-    fv_status s = FV_OK;
-    if (t->requested > 1) {
-        cli_detail("planning %gx", t->requested);
-        s = make_plan(b, t->requested, &accel);
-        if (s == FV_OK) fv_accel_get_info(accel, &info);
-        t->anchors = info.anchors;
+    b->start = cli_now();
+    for (int first = 0, i = 0; first < b->a->samples; i++) {
+        const int n = round_size(b, first);
+        for (int k = 0; k <= b->count; k++) {
+            const fv_status s = run_round(b, &b->set[k], i, first, n);
+            if (s != FV_OK) return s;
+        }
+        first += n;
+        const double spent = cli_now() - b->start;
+        const double left = spent * (b->a->samples - first) / first;
+        cli_progress_title(NULL);
+        if (i == 0 && left > 60)
+            cli_note("%d samples at %d settings: about %.0f minutes", b->a->samples, b->count + 1,
+                     (spent + left) / 60);
+        cli_detail("%d of %d samples a setting, %.0f s, %.0f s left", first, b->a->samples, spent,
+                   left);
     }
-    cli_detail("%d samples at %gx", b->a->samples, t->requested);
-    if (s == FV_OK) s = judge(b, accel, b->a->seed, &t->result);
-    if (s == FV_OK)
-        s = fv_frechet(b->ctx, t->result.features, b->a->samples, b->other.features,
-                       b->a->samples, b->judge_info.features, &t->to_exact);
-    if (s == FV_OK) t->measured = b->set[0].result.seconds / t->result.seconds;
-    fv_accel_free(&accel);
+    return FV_OK;
+}
+
+static fv_status finish_setting(bench *b, setting *t, double *ratios)
+{
+    const setting *exact = &b->set[0], *other = &b->set[b->count];
+    const int dim = b->judge_info.features, n = b->a->samples;
+    for (int i = 0; i < b->rounds; i++) ratios[i] = exact->round[i] / t->round[i];
+    t->measured = cli_quantile(ratios, b->rounds, 0.5);
+    const fv_status s =
+        fv_frechet(b->ctx, t->features, n, b->real, b->real_count, dim, &t->to_real);
+    if (s != FV_OK) return s;
+    return fv_frechet(b->ctx, t->features, n, other->features, n, dim, &t->to_exact);
+}
+
+static fv_status run_settings(bench *b)
+{
+    double *ratios = calloc((size_t)b->rounds, sizeof *ratios);
+    fv_status s = ratios ? FV_OK : FV_ERR_OOM;
+    for (int i = 0; i <= b->count && s == FV_OK; i++)
+        s = open_setting(b, &b->set[i], b->a->seed + (i == b->count ? (uint64_t)b->a->samples : 0));
+    if (s == FV_OK) s = run_rounds(b);
+    for (int i = 0; i < b->count && s == FV_OK; i++) s = finish_setting(b, &b->set[i], ratios);
+    free(ratios);
     return s;
 }
 
@@ -208,9 +302,10 @@ static int run_all(bench *b)
     if (s != FV_OK) return cli_report(b->ctx, s, b->a->recipe);
     int code = bench_find_table(b->ctx, &b->model, b->a->table, &b->gen, &b->sens);
     if (code != CLI_OK) return code;
-    cli_detail("%d samples, exact, other seeds", b->a->samples);
-    s = judge(b, NULL, b->a->seed + (uint64_t)b->a->samples, &b->other);
-    for (int i = 0; i < b->count && s == FV_OK; i++) s = run_setting(b, &b->set[i]);
+    b->rounds = count_rounds(b);
+    b->set[b->count].requested = 1;
+    s = run_settings(b);
+    cli_progress_title(NULL);
     if (s == FV_OK) return CLI_OK;
     code = cli_report(b->ctx, s, b->a->model);
     return s == FV_ERR_ARG ? CLI_FAILED : code; /* a ratio out of reach is not wrong usage */
@@ -226,50 +321,66 @@ static double share_of(fv_class_score s)
 static fv_class_score held_of(const bench *b, int model_class)
 {
     const int k = fv_classifier_class_find(b->judge, fv_dit_class_name(b->model.dit, model_class));
-    return k < 0 ? (fv_class_score){ 0 } : b->held_class[k];
+    return k < 0 ? (fv_class_score){0} : b->held_class[k];
+}
+
+/* A class that the model draws worse than the data are recognised. */
+static bool is_weak(const bench *b, int k)
+{
+    return share_of(b->set[0].per_class[k]) < WEAK * share_of(held_of(b, k));
 }
 
 static void print_classes(const bench *b)
 {
-    printf("\n%-24s %8s", "class", "real");
-    for (int i = 0; i < b->count; i++) printf(" %7gx", b->set[i].requested);
+    int weak = 0;
+    printf("\n%-24s %9s %6s", "class, recognised in %", "real", "exact");
+    for (int i = 1; i < b->count; i++) printf(" %5gx", b->set[i].requested);
     printf("\n");
     for (int k = 0; k < b->model.info.classes; k++) {
+        const fv_class_score real = held_of(b, k);
         char name[64];
         cli_printable(fv_dit_class_name(b->model.dit, k), name, sizeof name);
-        printf("%-24s %7.1f%%", name, 100 * share_of(held_of(b, k)));
-        for (int i = 0; i < b->count; i++)
-            printf(" %7.1f%%", 100 * share_of(b->set[i].result.per_class[k]));
-        printf("\n");
+        printf("%-24s %4llu %4.0f", name, (unsigned long long)real.count, 100 * share_of(real));
+        for (int i = 0; i < b->count; i++) printf(" %6.1f", 100 * share_of(b->set[i].per_class[k]));
+        printf(is_weak(b, k) ? " *\n" : "\n");
+        weak += is_weak(b, k);
     }
+    printf("real: number of held-out pictures and share; * exact below %.0f %% of it: %d of %d "
+           "classes\n",
+           100 * WEAK, weak, b->model.info.classes);
 }
 
 static void print_text(const bench *b)
 {
     const double held = share_of(b->held);
+    const unsigned long long seed = b->a->seed, n = (unsigned long long)b->a->samples;
     printf("real held-out pictures: %llu, recognised %.2f %% (reference: %lld pictures)\n",
            (unsigned long long)b->held.count, 100 * held, (long long)b->real_count);
-    printf("samples: %d a setting, classes in turn, seeds from %llu\n\n", b->a->samples,
-           (unsigned long long)b->a->seed);
+    printf("samples: %d a setting, classes in turn, seeds %llu to %llu (noise floor: to %llu)\n\n",
+           b->a->samples, seed, seed + n - 1, seed + 2 * n - 1);
     printf("%-8s %9s %8s %10s %7s %9s %9s\n", "setting", "measured", "seconds", "recognised",
            "ratio", "to real", "to exact");
     for (int i = 0; i < b->count; i++) {
         const setting *t = &b->set[i];
         char name[32];
         snprintf(name, sizeof name, "%gx", t->requested);
-        printf("%-8s %8.2fx %8.1f %9.2f%% %7.3f %9.4f %9.4f\n", i ? name : "exact", t->measured,
-               t->result.seconds, 100 * t->result.accuracy, t->result.accuracy / held,
-               t->result.frechet, t->to_exact);
+        printf("%-8s %8.3fx %8.1f %9.2f%% %7.3f %9.4f %9.4f\n", i ? name : "exact", t->measured,
+               t->seconds, 100 * share_of(t->total), share_of(t->total) / held, t->to_real,
+               t->to_exact);
     }
-    printf("\nto exact: Frechet distance to an exact run with other seeds; noise floor %.4f\n",
+    printf("\nmeasured: median of %d round%s of at most %d samples, settings in turn\n", b->rounds,
+           b->rounds == 1 ? "" : "s", ROUND + 1);
+    printf("to exact: Frechet distance to an exact run with other seeds; noise floor %.4f\n",
            b->set[0].to_exact);
-    if (b->a->common.verbose) print_classes(b);
+    print_classes(b);
 }
 
 static void json_value(double value)
 {
-    if (isfinite(value)) printf("%.9g", value);
-    else printf("null");
+    if (isfinite(value))
+        printf("%.9g", value);
+    else
+        printf("null");
 }
 
 static void json_field(const char *key, double value, const char *before)
@@ -284,19 +395,33 @@ static void json_setting(const bench *b, const setting *t)
     json_field("speedup_requested", t->requested, "");
     json_field("speedup_measured", t->measured, ", ");
     json_field("full_steps", t->anchors ? t->anchors : NAN, ", ");
-    json_field("seconds", t->result.seconds, ", ");
-    json_field("accuracy", t->result.accuracy, ", ");
-    json_field("accuracy_ratio", t->result.accuracy / share_of(b->held), ", ");
-    json_field("frechet_to_real", t->result.frechet, ", ");
+    json_field("seconds", t->seconds, ", ");
+    json_field("accuracy", share_of(t->total), ", ");
+    json_field("accuracy_ratio", share_of(t->total) / share_of(b->held), ", ");
+    json_field("frechet_to_real", t->to_real, ", ");
     json_field("frechet_to_exact", t->to_exact, ", ");
     printf(", \"class_accuracy\": {");
     for (int k = 0; k < b->model.info.classes; k++) {
         printf("%s", k ? ", " : " ");
         cli_json_text(stdout, fv_dit_class_name(b->model.dit, k));
         printf(": ");
-        json_value(share_of(t->result.per_class[k]));
+        json_value(share_of(t->per_class[k]));
     }
     printf(" } }");
+}
+
+/* What real pictures reach, under the names of the model's classes. */
+static void json_real_classes(const bench *b, cli_json *j)
+{
+    cli_json_key(j, "real_class_accuracy");
+    printf("{");
+    for (int k = 0; k < b->model.info.classes; k++) {
+        printf("%s", k ? ", " : " ");
+        cli_json_text(stdout, fv_dit_class_name(b->model.dit, k));
+        printf(": ");
+        json_value(share_of(held_of(b, k)));
+    }
+    printf(" }");
 }
 
 static void print_json(const bench *b)
@@ -311,6 +436,10 @@ static void print_json(const bench *b)
     cli_json_number(&j, "real_heldout_accuracy", share_of(b->held));
     cli_json_u64(&j, "real_reference", (uint64_t)b->real_count);
     cli_json_number(&j, "noise_floor", b->set[0].to_exact);
+    cli_json_u64(&j, "seed_noise_floor", b->a->seed + (uint64_t)b->a->samples);
+    cli_json_u64(&j, "batch", (uint64_t)b->gen.batch);
+    cli_json_u64(&j, "rounds", (uint64_t)b->rounds);
+    json_real_classes(b, &j);
     cli_json_key(&j, "settings");
     printf("[\n");
     for (int i = 0; i < b->count; i++) {
@@ -325,8 +454,7 @@ static void print_json(const bench *b)
 
 static void close_bench(bench *b)
 {
-    for (int i = 0; i < b->count; i++) fv_dit_quality_free(b->ctx, &b->set[i].result);
-    fv_dit_quality_free(b->ctx, &b->other);
+    for (int i = 0; i <= b->count; i++) close_setting(&b->set[i]);
     fv_timing_free(&b->timing);
     fv_sens_free(&b->sens);
     fv_recipe_close(&b->recipe);
@@ -340,41 +468,39 @@ static void close_bench(bench *b)
 static int parse(quality_args *a, int argc, char **argv)
 {
     const cli_option options[] = {
-        { 0, "classifier", "FILE", "feature classifier of the model's classes", CLI_STRING,
-          &a->classifier, 0, 0 },
-        { 0, "recipe", "FILE", "recipe that names the data and classes", CLI_STRING, &a->recipe, 0,
-          0 },
-        { 0, "data-dir", "DIR", "where the recipe's archives are", CLI_STRING, &a->data_dir, 0, 0 },
-        { 0, "samples", "N", "samples a setting (default 2000)", CLI_INT, &a->samples, 2, 1000000 },
-        { 0, "speedup", "LIST", "ratios to measure (default 1,2,3)", CLI_STRING, &a->speedup, 0,
-          0 },
-        { 0, "table", "FILE", "sensitivity table (default: beside the model)", CLI_STRING,
-          &a->table, 0, 0 },
+        {0, "classifier", "FILE", "feature classifier of the model's classes", CLI_STRING,
+         &a->classifier, 0, 0},
+        {0, "recipe", "FILE", "recipe that names the data and classes", CLI_STRING, &a->recipe, 0,
+         0},
+        {0, "data-dir", "DIR", "where the recipe's archives are", CLI_STRING, &a->data_dir, 0, 0},
+        {0, "samples", "N", "samples a setting (default 2000)", CLI_INT, &a->samples, 2, 1000000},
+        {0, "batch", "N", "pictures computed together (default 8)", CLI_INT, &a->batch, 1, ROUND},
+        {0, "speedup", "LIST", "ratios to measure (default 1,2,3)", CLI_STRING, &a->speedup, 0, 0},
+        {0, "table", "FILE", "sensitivity table (default: beside the model)", CLI_STRING, &a->table,
+         0, 0},
         BENCH_OPT_SAMPLING(&a->sampling),
-        { 0, "seed", "N", "first seed (default 0)", CLI_U64, &a->seed, 0, 0 },
+        {0, "seed", "N", "first seed (default 100000)", CLI_U64, &a->seed, 0, 0},
         CLI_OPT_THREADS(&a->common),
         CLI_OPT_DEVICE(&a->common),
         CLI_OPT_PRECISION(&a->common),
         CLI_OPT_JSON(&a->common),
         CLI_OPT_QUIET(&a->common),
         CLI_OPT_VERBOSE(&a->common),
-        CLI_OPT_END
-    };
+        CLI_OPT_END};
     const cli_command command = {
         .name = "fovea bench quality",
         .usage = "MODEL --classifier FILE --recipe FILE [--data-dir DIR] [--speedup 1,2,3]",
         .about = "Compare exact and accelerated samples: recognised share and Frechet distances.",
         .options = options,
         .min_files = 1,
-        .max_files = 1
-    };
+        .max_files = 1};
     int count;
     return cli_parse(&command, argc, argv, &a->model, &count);
 }
 
 int bench_quality(int argc, char **argv)
 {
-    quality_args a = { .samples = 2000, .speedup = "1,2,3" };
+    quality_args a = {.samples = 2000, .batch = 8, .seed = BENCH_SEED, .speedup = "1,2,3"};
     const int parsed = parse(&a, argc, argv);
     if (parsed >= 0) return parsed;
     if (!a.classifier || !a.recipe)
@@ -384,15 +510,17 @@ int bench_quality(int argc, char **argv)
     if (!b) return cli_fail(CLI_FAILED, "out of memory");
     b->a = &a;
     b->gen = (fv_generate_options)FV_GENERATE_OPTIONS_INIT;
+    b->gen.batch = a.batch;
     int code = read_settings(b);
     if (code == CLI_OK) code = bench_set_sampling(&a.sampling, &b->gen);
     if (code == CLI_OK) code = cli_start(&b->ctx, &a.common);
     if (b->ctx) {
         if (code == CLI_OK) code = open_files(b);
         if (code == CLI_OK) code = run_all(b);
-        cli_progress_clear();
-        if (code == CLI_OK && a.common.json) print_json(b);
-        else if (code == CLI_OK) print_text(b);
+        if (code == CLI_OK && a.common.json)
+            print_json(b);
+        else if (code == CLI_OK)
+            print_text(b);
         close_bench(b);
         code = cli_finish(&b->ctx, code);
     }

@@ -399,8 +399,11 @@ static void print_head(const bench *b)
     printf("%s, %d steps of %s, cfg %g, %s, %d threads, %s\n", name, b->all.steps,
            fv_sampler_name(b->all.sampler), (double)b->all.cfg, fv_dtype_name(b->model.precision),
            fv_ctx_threads(b->ctx), cpu);
-    printf("%d samples, classes in turn, seeds from %llu; timed: %d pairs of runs of %d pictures\n",
-           b->a->samples, (unsigned long long)b->a->seed, b->a->runs, b->timed.count);
+    printf("%d samples, classes in turn, seeds %llu to %llu; timed: %d pairs of runs of %d "
+           "pictures\n",
+           b->a->samples, (unsigned long long)b->a->seed,
+           (unsigned long long)b->a->seed + (unsigned long long)b->a->samples - 1, b->a->runs,
+           b->timed.count);
     printf("PSNR: mean of the pictures', and of the mean squared error; [least most] of the "
            "pairs\n\n");
 }
@@ -613,7 +616,7 @@ static int parse(speedup_args *a, int argc, char **argv)
         {0, "plot", "FILE", "picture: PSNR against measured speed-up", CLI_STRING, &a->plot, 0, 0},
         {0, "csv", "FILE", "the table as comma-separated values", CLI_STRING, &a->csv, 0, 0},
         BENCH_OPT_SAMPLING(&a->sampling),
-        {0, "seed", "N", "first seed (default 0)", CLI_U64, &a->seed, 0, 0},
+        {0, "seed", "N", "first seed (default 100000)", CLI_U64, &a->seed, 0, 0},
         CLI_OPT_FORCE(&a->common),
         CLI_OPT_THREADS(&a->common),
         CLI_OPT_DEVICE(&a->common),
@@ -659,7 +662,8 @@ static void close_bench(bench *b)
 
 int bench_speedup(int argc, char **argv)
 {
-    speedup_args a = {.samples = 64, .runs = 5, .batch = 8, .speedup = "1.25,1.5,2,3"};
+    speedup_args a = {
+        .samples = 64, .runs = 5, .batch = 8, .seed = BENCH_SEED, .speedup = "1.25,1.5,2,3"};
     const int parsed = parse(&a, argc, argv);
     if (parsed >= 0) return parsed;
     bench *b = calloc(1, sizeof *b);

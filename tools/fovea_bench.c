@@ -12,19 +12,20 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define MAX_CASES 64
 #define MAX_MARKS 4096
 #define SYNTHETIC_PICTURES 96
+#define MIB 1048576.0
 
 typedef struct bench_args {
     cli_common common;
     const char *preset;
     int rows, batch, steps;
     double seconds;
+    bool with_conditioning;
 } bench_args;
 
 typedef struct bench_line {
@@ -45,6 +46,9 @@ typedef struct bench {
     double mark[MAX_MARKS];
     int marks;
     const char *stage;
+    const fv_model *file;     /* of bench dit */
+    fv_generate_stats memory; /* of one run of it; weight_bytes 0 = another bench */
+    uint64_t resident;        /* of the process after that run */
 } bench;
 
 /* ---- Temporary files ------------------------------------------------------------------------- */
@@ -132,15 +136,39 @@ static void print_json_cases(const bench *b, cli_json *j)
     putchar(']');
 }
 
+/* Of what a run holds beside its weights against what its plans and caches need. */
+static double memory_ratio(const fv_generate_stats *m)
+{
+    return (double)m->peak_bytes / (double)(m->activation_bytes + m->cache_bytes);
+}
+
+static void print_json_memory(const bench *b, cli_json *j)
+{
+    const fv_generate_stats *m = &b->memory;
+    if (!m->weight_bytes) return;
+    cli_json_u64(j, "weight_bytes", m->weight_bytes);
+    cli_json_u64(j, "activation_bytes", m->activation_bytes);
+    cli_json_u64(j, "cache_bytes", m->cache_bytes);
+    cli_json_u64(j, "beside_weights_bytes", m->peak_bytes);
+    cli_json_number(j, "memory_ratio", memory_ratio(m));
+}
+
+static void print_memory(const bench *b)
+{
+    const fv_generate_stats *m = &b->memory;
+    if (!m->weight_bytes) return;
+    printf("packed weights %.1f MiB; beside them at most %.1f MiB: %.3f of activations (%.1f MiB) "
+           "and caches (%.1f MiB)\n",
+           (double)m->weight_bytes / MIB, (double)m->peak_bytes / MIB, memory_ratio(m),
+           (double)m->activation_bytes / MIB, (double)m->cache_bytes / MIB);
+}
+
 static void print_result(const bench *b)
 {
     fv_memory_stats mem;
-    struct rusage use;
     char cpu[128];
     fv_ctx_memory(b->ctx, &mem);
-    memset(&use, 0, sizeof use);
-    (void)getrusage(RUSAGE_SELF, &use);
-    const uint64_t resident = (uint64_t)use.ru_maxrss * 1024; /* Linux counts KiB */
+    const uint64_t resident = b->resident ? b->resident : cli_resident_peak();
     cli_cpu_name(cpu, sizeof cpu);
     if (b->a->common.json) {
         cli_json j;
@@ -153,13 +181,15 @@ static void print_result(const bench *b)
         cli_json_number(&j, "ratio_to_gemm", b->ratio);
         cli_json_u64(&j, "peak_bytes", mem.peak_bytes);
         cli_json_u64(&j, "resident_bytes", resident);
+        print_json_memory(b, &j);
         cli_json_close(&j);
         return;
     }
     print_text(b);
     if (isfinite(b->ratio)) printf("time / time of its matrix products: %.3f\n", b->ratio);
+    print_memory(b);
     printf("%s, %d threads; peak memory %.1f MiB, resident %.1f MiB\n", cpu, fv_ctx_threads(b->ctx),
-           (double)mem.peak_bytes / 1048576, (double)resident / 1048576);
+           (double)mem.peak_bytes / MIB, (double)resident / MIB);
 }
 
 /* ---- bench gemm ------------------------------------------------------------------------------ */
@@ -261,50 +291,92 @@ static double attention_flop(const fv_dit_info *i, int rows)
 
 /* ---- bench dit ------------------------------------------------------------------------------- */
 
+/* What is timed: modulations computed before, for many evaluations at once (as sampling does), or
+ * the whole network with them at each evaluation. */
+enum { HOISTED = 0, WHOLE, VARIANTS };
+
+typedef struct evaluations {
+    const fv_dit *dit;
+    fv_dit_info info;
+    float *state;
+    double *times[VARIANTS];
+    int have[VARIANTS];
+} evaluations;
+
 /* Evaluations without guidance: `rows` pictures are `rows` rows. */
-static fv_status time_evaluations(bench *b, const fv_dit *dit, const fv_dit_info *info,
-                                  gemm_result *out)
+static fv_status run_evaluations(bench *b, evaluations *v, int variant, fv_generate_stats *st)
 {
     fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
-    const size_t n = (size_t)info->input_size * (size_t)info->input_size * (size_t)info->channels;
-    float *state = malloc((size_t)b->a->rows * n * sizeof *state);
-    double *times = malloc(MAX_MARKS * sizeof *times);
-    fv_status s = state && times ? FV_OK : FV_ERR_OOM;
-    int have = 0;
     o.count = o.batch = b->a->rows;
     o.cfg = 1;
     o.steps = 8;
+    o.no_hoisting = variant == WHOLE;
     b->stage = "sampling";
+    b->marks = 0;
     cli_watch(on_mark, b);
-    const double end = cli_now() + b->a->seconds * 3 / 4;
-    for (int run = 0; s == FV_OK && (have < 5 || cli_now() < end) && have + 16 < MAX_MARKS; run++) {
-        b->marks = 0;
-        s = fv_generate_state(b->ctx, dit, &o, NULL, state, NULL);
-        have += mark_times(b, times + have, run == 0 ? 1 : 0);
-    }
+    const fv_status s = fv_generate_state(b->ctx, v->dit, &o, NULL, v->state, st);
     cli_watch(NULL, NULL);
-    if (s == FV_OK) quantiles(times, have, out);
-    free(times);
-    free(state);
     return s;
 }
 
-static int bench_opened(bench *b, const fv_model *file, const fv_dit *dit, fv_dtype type)
+/* The variants in turn: both see the same clock speed. */
+static fv_status time_evaluations(bench *b, evaluations *v, gemm_result out[VARIANTS])
 {
-    fv_dit_info info;
-    gemm_result r;
-    char shape[32];
+    const int last = b->a->with_conditioning ? WHOLE : HOISTED;
+    const double end = cli_now() + b->a->seconds * 3 / 4;
+    fv_status s = FV_OK;
+    for (int run = 0; s == FV_OK && (run == 0 || cli_now() < end); run++)
+        for (int k = HOISTED; k <= last && s == FV_OK; k++) {
+            if (v->have[k] + 16 >= MAX_MARKS) return FV_OK;
+            s = run_evaluations(b, v, k, NULL);
+            v->have[k] += mark_times(b, v->times[k] + v->have[k], run == 0 ? 1 : 0);
+        }
+    for (int k = HOISTED; k <= last && s == FV_OK; k++) quantiles(v->times[k], v->have[k], &out[k]);
+    return s;
+}
+
+static int report_evaluations(bench *b, evaluations *v, fv_dtype type)
+{
+    const fv_dit_info *info = &v->info;
+    const int rows = b->a->rows;
+    gemm_result r[VARIANTS];
+    char shape[32], name[24];
     double seconds, flop;
-    fv_dit_get_info(dit, &info);
-    const int code = product_times(b, file, &info, type, b->a->rows, &seconds, &flop);
-    if (code != CLI_OK) return code;
-    const fv_status s = time_evaluations(b, dit, &info, &r);
+    /* The first run packs the weights: memory is read before the products are measured. */
+    fv_status s = run_evaluations(b, v, HOISTED, &b->memory);
+    b->resident = cli_resident_peak();
     if (s != FV_OK) return cli_report(b->ctx, s, "bench dit");
-    snprintf(shape, sizeof shape, "%d rows x %d", b->a->rows, info.tokens);
-    add_line(b, info.name, shape, fv_dtype_name(type), &r, flop + attention_flop(&info, b->a->rows),
+    const int code = product_times(b, b->file, info, type, rows, &seconds, &flop);
+    if (code != CLI_OK) return code;
+    s = time_evaluations(b, v, r);
+    if (s != FV_OK) return cli_report(b->ctx, s, "bench dit");
+    snprintf(shape, sizeof shape, "%d rows x %d", rows, info->tokens);
+    add_line(b, info->name, shape, fv_dtype_name(type), &r[HOISTED],
+             flop + attention_flop(info, rows), flop / seconds * 1e-9);
+    b->ratio = r[HOISTED].median / seconds;
+    if (!b->a->with_conditioning) return CLI_OK;
+    snprintf(name, sizeof name, "%.15s + cond", info->name);
+    add_line(b, name, shape, fv_dtype_name(type), &r[WHOLE], rows * info->step_flop,
              flop / seconds * 1e-9);
-    b->ratio = r.median / seconds;
     return CLI_OK;
+}
+
+static int bench_opened(bench *b, const fv_dit *dit, fv_dtype type)
+{
+    evaluations v = {.dit = dit};
+    fv_dit_get_info(dit, &v.info);
+    const size_t side = (size_t)v.info.input_size;
+    v.state = malloc((size_t)b->a->rows * side * side * (size_t)v.info.channels * sizeof *v.state);
+    bool has_room = v.state != NULL;
+    for (int k = 0; k < VARIANTS; k++) {
+        v.times[k] = malloc(MAX_MARKS * sizeof *v.times[k]);
+        has_room = has_room && v.times[k];
+    }
+    const int code =
+        has_room ? report_evaluations(b, &v, type) : cli_fail(CLI_FAILED, "out of memory");
+    for (int k = 0; k < VARIANTS; k++) free(v.times[k]);
+    free(v.state);
+    return code;
 }
 
 static int bench_dit(bench *b, const char *path)
@@ -327,7 +399,9 @@ static int bench_dit(bench *b, const char *path)
     if (s != FV_OK) code = cli_report(b->ctx, s, path == made ? NULL : path);
     /* The weights of a made model are not part of the memory that is reported. */
     fv_ctx_memory_reset_peak(b->ctx);
-    if (code == CLI_OK) code = bench_opened(b, file, dit, o.precision);
+    b->file = file;
+    if (code == CLI_OK) code = bench_opened(b, dit, o.precision);
+    b->file = NULL;
     fv_dit_close(&dit);
     fv_model_close(&file);
     return code;
@@ -467,6 +541,8 @@ int fovea_bench(int argc, char **argv)
          0, 0},
         {0, "rows", "N", "for dit: pictures in one evaluation (default 2)", CLI_INT, &a.rows, 1,
          256},
+        {0, "with-conditioning", NULL, "for dit: also time evaluations that compute modulations",
+         CLI_FLAG, &a.with_conditioning, 0, 0},
         {0, "batch", "N", "for train: pictures a step (default 32)", CLI_INT, &a.batch, 1, 1024},
         {0, "steps", "N", "for train: steps to time (default 10)", CLI_INT, &a.steps, 3, 1000},
         {0, "seconds", "S", "about how long to measure (default 4)", CLI_NUMBER, &a.seconds, 0.1,

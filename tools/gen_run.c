@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define MAX_PICTURES 100000
+#define MIB 1048576.0
 
 typedef struct gen_args {
     cli_common common;
@@ -357,6 +358,12 @@ static void print_json_quality(const gen_run *r, cli_json *j)
     cli_json_number(j, "decode_seconds", r->stats.decode_seconds);
 }
 
+/* Memory held at once against what the run needs by its plan. */
+static double memory_ratio(const fv_generate_stats *st)
+{
+    return (double)st->peak_bytes / (double)(st->activation_bytes + st->cache_bytes);
+}
+
 static void print_json(const gen_run *r)
 {
     settings s;
@@ -381,7 +388,11 @@ static void print_json(const gen_run *r)
     cli_json_u64(&j, "full_modules", (uint64_t)r->stats.full_modules);
     cli_json_u64(&j, "reused_modules", (uint64_t)r->stats.reused_modules);
     cli_json_u64(&j, "peak_bytes", r->stats.peak_bytes);
-    cli_json_u64(&j, "weight_bytes", r->model.info.weight_bytes);
+    cli_json_u64(&j, "weight_bytes", r->stats.weight_bytes);
+    cli_json_u64(&j, "activation_bytes", r->stats.activation_bytes);
+    cli_json_u64(&j, "cache_bytes", r->stats.cache_bytes);
+    cli_json_number(&j, "memory_ratio", memory_ratio(&r->stats));
+    cli_json_u64(&j, "resident_bytes", cli_resident_peak());
     cli_json_strings(&j, "files", r->file, r->file_count);
     cli_json_close(&j);
 }
@@ -408,8 +419,12 @@ static void print_text(const gen_run *r)
         cli_detail("plan %s: %d of %d steps in full, predicted %.2fx, FLOP ratio %.2f",
                    r->plan.info.mode, r->plan.info.anchors, r->plan.info.steps,
                    r->plan.info.predicted_speedup, r->plan.info.flop_ratio);
-    cli_detail("%.3g GFLOP, peak memory %.1f MiB beside %.1f MiB of weights", r->stats.flop * 1e-9,
-               (double)r->stats.peak_bytes / 1048576, (double)r->model.info.weight_bytes / 1048576);
+    cli_detail("%.3g GFLOP", r->stats.flop * 1e-9);
+    cli_detail("peak memory %.1f MiB beside %.1f MiB of packed weights: %.3f of activations "
+               "(%.1f MiB) and caches (%.1f MiB); resident %.1f MiB",
+               (double)r->stats.peak_bytes / MIB, (double)r->stats.weight_bytes / MIB,
+               memory_ratio(&r->stats), (double)r->stats.activation_bytes / MIB,
+               (double)r->stats.cache_bytes / MIB, (double)cli_resident_peak() / MIB);
 }
 
 /* ---- All of it ------------------------------------------------------------------------------- */

@@ -1,19 +1,36 @@
 """Speed of fovea against PyTorch on the same machine, same network, same thread count, same run.
 
-    python tests/parity/bench_torch.py --fovea build/release/bin/fovea [--model DiT-XL/2] [--threads 2]
+    fovea new DiT-XL/2 -o xl.safetensors
+    python tests/parity/bench_torch.py --fovea build/release/bin/fovea --file xl.safetensors [--threads 2]
 
-The network is DiT with random weights: 2 rows (cond and null), 256 tokens for patch 2, one evaluation per
-measurement. PyTorch runs eager and, where available, torch.compile, in f32 and bf16 (weights and
-activations bf16, LayerNorm in its own precision as autocast would); its better result counts. Runs of both
-programs alternate; medians are compared. PyTorch's time includes the adaLN modulations, fovea's does not (it computes
-them once for all steps): the ratio is an upper bound. PyTorch is only needed for this comparison.
+The network is DiT with random weights on 2 rows, 256 tokens for patch 2. Two amounts of work, the same on both sides:
+
+    given   patches, blocks, final layer, un-patching; the modulations of all blocks were computed before the clock
+            starts (a sampler knows all its time steps, so they can be)
+    whole   the same and, in each evaluation, time step and class embedding and the adaLN products of all blocks
+
+PyTorch (1.13 or later) runs eager and, where there is torch.compile, compiled; f32 and bf16 (weights and activations
+bf16, which favours PyTorch: fovea keeps residuals, modulations and norms in f32). Its faster variant counts.
+
+Runs alternate: eager, compiled, fovea, eager, ... for --rounds rounds of --runs evaluations each; a round's time is the
+median of its evaluations, the ratio printed is the median of the rounds' ratios PyTorch time / fovea time, so above 1
+fovea is faster. fovea runs as `fovea bench dit --with-conditioning`, which times both amounts of work in turn, and
+includes the sampler's update of the states. PyTorch is only needed for this comparison.
 """
-import argparse, json, statistics, subprocess, sys, time
+import argparse, json, math, os, platform, statistics, subprocess, sys, tempfile, time
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+MODES = ("given", "whole")
+ROWS = 2
+
+
+def attend(q, k, v):
+    if hasattr(F, "scaled_dot_product_attention"):  # PyTorch 2
+        return F.scaled_dot_product_attention(q, k, v)
+    return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), -1) @ v
 
 
 class Block(nn.Module):
@@ -24,15 +41,12 @@ class Block(nn.Module):
         self.fc1, self.fc2 = nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
         self.ada = nn.Linear(d, 6 * d)
 
-    def forward(self, x, c):
+    def forward(self, x, mod):
         b, n, d = x.shape
-        s1, a1, g1, s2, a2, g2 = self.ada(F.silu(c))[:, None].chunk(6, 2)
+        s1, a1, g1, s2, a2, g2 = mod[:, None].chunk(6, 2)
         u = F.layer_norm(x, (d,), eps=1e-6) * (1 + a1) + s1
         q, k, v = self.qkv(u).view(b, n, 3, self.h, d // self.h).permute(2, 0, 3, 1, 4)
-        if hasattr(F, "scaled_dot_product_attention"):
-            o = F.scaled_dot_product_attention(q, k, v)
-        else:
-            o = torch.softmax(q @ k.transpose(-1, -2) * (d // self.h) ** -0.5, -1) @ v
+        o = attend(q, k, v)
         x = x + g1 * self.proj(o.transpose(1, 2).reshape(b, n, d))
         u = F.layer_norm(x, (d,), eps=1e-6) * (1 + a2) + s2
         return x + g2 * self.fc2(F.gelu(self.fc1(u), approximate="tanh"))
@@ -42,6 +56,7 @@ class DiT(nn.Module):
     def __init__(self, size, patch):
         super().__init__()
         d, depth, h = SIZES[size]
+        self.p = patch
         self.patch = nn.Conv2d(4, d, patch, patch)
         self.pos = nn.Parameter(torch.randn(1, (32 // patch) ** 2, d) * 0.02)
         self.t = nn.Sequential(nn.Linear(256, d), nn.SiLU(), nn.Linear(d, d))
@@ -49,67 +64,141 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(d, h) for _ in range(depth))
         self.ada, self.out = nn.Linear(d, 2 * d), nn.Linear(d, patch * patch * 8)
 
-    def forward(self, x, features, y):
+    def modulations(self, t, y):
+        f = torch.exp(torch.arange(128, dtype=torch.float32) * (-math.log(10000) / 128)) * t[:, None]
+        c = self.t(torch.cat([f.cos(), f.sin()], 1).to(self.pos.dtype)) + self.y(y)
+        c = F.silu(c)
+        return [b.ada(c) for b in self.blocks], self.ada(c)
+
+    def network(self, x, mods, last):
         h = self.patch(x).flatten(2).transpose(1, 2) + self.pos
-        c = self.t(features) + self.y(y)
-        for b in self.blocks:
-            h = b(h, c)
-        s, a = self.ada(F.silu(c))[:, None].chunk(2, 2)
-        return self.out(F.layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + a) + s)
+        for b, m in zip(self.blocks, mods):
+            h = b(h, m)
+        s, a = last[:, None].chunk(2, 2)
+        h = self.out(F.layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + a) + s)
+        b, n, side, p = h.shape[0], h.shape[1], 32 // self.p, self.p
+        h = h.view(b, side, side, p, p, 8).permute(0, 5, 1, 3, 2, 4)
+        return h.reshape(b, 8, 32, 32)
+
+    def forward(self, x, t, y, mods=None, last=None):
+        if mods is None:
+            mods, last = self.modulations(t, y)
+        return self.network(x, mods, last)
 
 
-def torch_times(net, dtype, runs):
-    net = net.to(dtype)
-    args = torch.randn(2, 4, 32, 32, dtype=dtype), torch.randn(2, 256, dtype=dtype), torch.tensor([1, 1000])
-    times = []
-    with torch.inference_mode():
-        for i in range(runs + 2):
-            t = time.perf_counter()
-            net(*args)
-            if i >= 2:
-                times.append(time.perf_counter() - t)
-    return times
+class Peer:
+    """One variant of PyTorch on one amount of work."""
+
+    def __init__(self, net, call, mode, dtype):
+        self.call, self.times = call, []
+        x, t, y = torch.randn(ROWS, 4, 32, 32, dtype=dtype), torch.tensor([500.0] * ROWS), torch.tensor([1, 1000])
+        with torch.inference_mode():
+            self.args = (x, t, y) + (net.modulations(t, y) if mode == "given" else ())
+
+    def run(self, runs):
+        v = []
+        with torch.inference_mode():
+            for i in range(runs + 1):  # the first brings the weights back into the caches
+                start = time.perf_counter()
+                self.call(*self.args)
+                v.append(time.perf_counter() - start)
+        return statistics.median(v[1:])
 
 
-def fovea_time(program, model, precision, threads, seconds):
-    out = subprocess.run([program, "bench", "dit", "--preset", model, "--precision", precision, "--threads",
-                          str(threads), "--seconds", str(seconds), "--json"], check=True, capture_output=True, text=True)
-    return next(c["median_seconds"] for c in json.loads(out.stdout)["cases"] if c["name"] == model)
+def make_peers(net, dtype, with_compile):
+    peers = {}
+    for mode in MODES:
+        peers[mode, "eager"] = Peer(net, net, mode, dtype)
+        if not with_compile:
+            continue
+        try:  # an unsupported compiler must not hide the eager result
+            peer = Peer(net, torch.compile(net), mode, dtype)
+            start = time.perf_counter()
+            peer.run(2)
+            print(f"compiled {mode} in {time.perf_counter() - start:.0f} s", file=sys.stderr)
+            peers[mode, "compiled"] = peer
+        except Exception as e:
+            print(f"compiled {mode}: {type(e).__name__}: {str(e)[:300]}", file=sys.stderr)
+    return peers
+
+
+def fovea_times(a, precision):
+    out = subprocess.run([a.fovea, "bench", "dit", a.file, "--rows", str(ROWS), "--with-conditioning", "--precision",
+                          precision, "--threads", str(a.threads), "--seconds", str(a.seconds), "--json"],
+                         check=True, stdout=subprocess.PIPE)
+    result = json.loads(out.stdout)
+    if result["threads"] != a.threads:
+        sys.exit(f"fovea ran {result['threads']} threads")
+    whole, given = result["cases"][-1], result["cases"][-2]
+    if not whole["name"].endswith("+ cond") or {whole["type"], given["type"]} != {precision}:
+        sys.exit(f"{precision} is not what fovea timed: {whole['name']}, {whole['type']}")
+    return {"given": given["median_seconds"], "whole": whole["median_seconds"]}
+
+
+def compare(a, size, patch, precision):
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[precision]
+    net = DiT(size, patch).eval().to(dtype)
+    peers = make_peers(net, dtype, hasattr(torch, "compile") and not a.no_compile)
+    ours = {m: [] for m in MODES}
+    for i in range(a.rounds):
+        for peer in peers.values():
+            peer.times.append(peer.run(a.runs))
+        for mode, seconds in fovea_times(a, precision).items():
+            ours[mode].append(seconds)
+        print(f"{precision}, round {i + 1} of {a.rounds}", file=sys.stderr)
+    lines = []
+    for mode in MODES:
+        of = {k: p for (m, k), p in peers.items() if m == mode}
+        line = {"precision": precision, "mode": mode, "fovea_seconds": statistics.median(ours[mode]), "peers": {}}
+        for k, p in of.items():
+            ratios = [t / o for t, o in zip(p.times, ours[mode])]
+            line["peers"][k] = {"seconds": statistics.median(p.times), "ratio": statistics.median(ratios),
+                                "least": min(ratios), "most": max(ratios)}
+        line["best"] = min(line["peers"], key=lambda k: line["peers"][k]["seconds"])
+        line["ratio"] = line["peers"][line["best"]]["ratio"]
+        lines.append(line)
+    return lines
+
+
+def show(line):
+    print(f"{line['precision']:4} {line['mode']:5}  fovea {line['fovea_seconds'] * 1e3:7.1f} ms", end="")
+    for k, p in line["peers"].items():
+        print(f"; {k} {p['seconds'] * 1e3:7.1f} ms, ratio {p['ratio']:.3f} [{p['least']:.3f} {p['most']:.3f}]", end="")
+    print(f"; against the better, {line['best']}: {line['ratio']:.3f}", flush=True)
 
 
 def main():
-    p = argparse.ArgumentParser()
-    p.add_argument("--fovea", required=True)
+    p = argparse.ArgumentParser(description="fovea against PyTorch: DiT evaluations per second")
+    p.add_argument("--fovea", required=True, help="program")
+    p.add_argument("--file", help="random weights made by fovea new (default: made for this run)")
     p.add_argument("--model", default="DiT-XL/2")
     p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--runs", type=int, default=5)
-    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--runs", type=int, default=5, help="evaluations of a peer in a round")
+    p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--seconds", type=float, default=5, help="of fovea's measurement in a round")
+    p.add_argument("--precision", choices=("f32", "bf16"), action="append", help="default: both")
     p.add_argument("--no-compile", action="store_true")
+    p.add_argument("--json", action="store_true", help="one object on stdout")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     size, patch = a.model.split("-")[1].split("/")
-    print(f"PyTorch {torch.__version__}, {a.threads} threads, {a.model}, 2 rows")
-    for precision, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16)):
-        net = DiT(size, int(patch)).eval()
-        variants = {"eager": net}
-        if hasattr(torch, "compile") and not a.no_compile:
-            variants["compiled"] = torch.compile(net)
-        peer = {k: [] for k in variants}
-        ours = []
-        for _ in range(a.rounds):
-            for k, m in variants.items():
-                try:
-                    peer[k] += torch_times(m, dtype, a.runs)
-                except Exception as e:  # an unsupported backend must not hide the others
-                    print(f"{k}: {type(e).__name__}: {e}", file=sys.stderr)
-            ours.append(fovea_time(a.fovea, a.model, precision, a.threads, a.seconds))
-        medians = {k: statistics.median(v) for k, v in peer.items() if v}
-        best = min(medians, key=medians.get)
-        mine = statistics.median(ours)
-        print(f"{precision}: fovea {mine * 1e3:.0f} ms, " +
-              ", ".join(f"PyTorch {k} {v * 1e3:.0f} ms" for k, v in medians.items()) +
-              f"; fovea is at most {medians[best] / mine:.2f} times as fast as PyTorch {best}")
+    result = {"torch": torch.__version__, "threads": a.threads, "model": a.model, "rows": ROWS, "rounds": a.rounds,
+              "runs": a.runs, "machine": platform.processor() or platform.machine(), "cases": []}
+    with tempfile.TemporaryDirectory() as folder:
+        if not a.file:
+            a.file = os.path.join(folder, "model.safetensors")
+            subprocess.run([a.fovea, "new", a.model, "-o", a.file, "-q"], check=True)
+        if not a.json:
+            print(f"PyTorch {torch.__version__}, {a.threads} threads, {a.model}, {ROWS} rows; ratio = PyTorch time / "
+                  f"fovea time, median [least most] of {a.rounds} rounds", flush=True)
+        for precision in a.precision or ("f32", "bf16"):
+            lines = compare(a, size, int(patch), precision)
+            result["cases"] += lines
+            if not a.json:
+                for line in lines:
+                    show(line)
+    if a.json:
+        print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ _fovea()
     convert) words="-o --vae --type -f $common" ;;
     new) words="-o --seed --classes -f --threads $common" ;;
     bench)
-        words="--preset --rows --batch --steps --seconds $machine --json $common"
+        words="--preset --rows --with-conditioning --batch --steps --seconds $machine --json $common"
         [[ ${COMP_WORDS[2]} == quality ]] && words="--classifier --recipe --data-dir --samples
-            --speedup --table --steps --sampler --cfg --seed $machine --json $common"
+            --batch --speedup --table --steps --sampler --cfg --seed $machine --json $common"
         [[ ${COMP_WORDS[2]} == speedup ]] && words="--speedup --samples --runs --batch --table
             --plot --csv --steps --sampler --cfg --seed -f $machine --json $common"
         ;;
