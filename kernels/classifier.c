@@ -296,11 +296,10 @@ static fv_status run_chunk(fv_classifier *c, size_t n, float *logits, float *fea
     return FV_OK;
 }
 
-static fv_status check_owner(const fv_ctx *ctx, const fv_classifier *c)
+static fv_status check_owner(fv_ctx *ctx, const fv_classifier *c)
 {
     if (c && c->ctx == ctx) return FV_OK;
-    return fv_fail((fv_ctx *)(uintptr_t)ctx, FV_ERR_ARG,
-                   "classifier: opened with another context than this one");
+    return fv_fail(ctx, FV_ERR_ARG, "classifier: opened with another context than this one");
 }
 
 fv_status fv_classifier_run(fv_ctx *ctx, fv_classifier *c, const float *hwc, int64_t B,

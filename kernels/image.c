@@ -172,8 +172,7 @@ static uint32_t scale_depth(uint32_t v, int from, int to)
     return from == 8 ? v * 257u : (v * 255u + 32767u) / 65535u;
 }
 
-/* c over background b: (c a + b (max - a)) / max, rounded. At most 65535^2 + 32767: fits 32 bits.
- */
+/* c over background b: (c a + b (max - a)) / max, rounded. At most 65535^2 + 32767: 32 bits. */
 FV_INLINE uint32_t over(uint32_t c, uint32_t a, uint32_t b, uint32_t max)
 {
     return (c * a + b * (max - a) + max / 2) / max;

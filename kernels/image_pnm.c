@@ -1,7 +1,9 @@
 /* image_pnm.c - the netpbm family: P1-P6 and PAM (P7) in, P5, P6, P7 out.
  *
- *     P1 P4 bits (1 = black)   P2 P5 grey   P3 P6 RGB      header: width height [maxval], '#'
- * comments P7 lines WIDTH, HEIGHT, DEPTH, MAXVAL, TUPLTYPE, ENDHDR; DEPTH 1 to 4 as our channels
+ *     P1 P4 bits (1 = black)   P2 P5 grey   P3 P6 RGB      header: width height [maxval]
+ *     P7 lines WIDTH, HEIGHT, DEPTH, MAXVAL, TUPLTYPE, ENDHDR; DEPTH 1 to 4 as our channels
+ *
+ * '#' begins a comment in every header.
  *
  * Binary samples are one byte, or two (big endian) when maxval exceeds 255. Other maxvals are
  * stretched: v * 255 / maxval, or v * 65535 / maxval from 256 on, rounded. The size of the data is
@@ -198,7 +200,7 @@ fv_status fvi_pnm_decode(fv_ctx *ctx, fv_image *out, const fvi_image_source *src
     const uint64_t bytes = kind == 1   ? samples
                            : kind <= 3 ? 2 * samples - 1
                            : kind == 4 ? ((uint64_t)h.width + 7) / 8 * h.height
-                                       : samples * (uint64_t)depth / 8;
+                                       : samples * ((uint64_t)depth / 8);
     if (samples > UINT64_MAX / 4 || bytes > left)
         return fv_fail(ctx, FV_ERR_TRUNCATED,
                        "pnm: %llu bytes of pixels are there, %llu are needed",

@@ -122,8 +122,7 @@ static fv_status windows_init(fv_ctx *ctx, windows *t, int in, int out, const ke
     return FV_OK;
 }
 
-/* ---- 8 bits without alpha
- * ------------------------------------------------------------------------ */
+/* ---- 8 bits without alpha -------------------------------------------------------------------- */
 
 FV_INLINE uint8_t clip8(int32_t sum)
 {
@@ -170,8 +169,7 @@ static void column_u8(uint8_t *dst, const uint8_t *rows, size_t n, const int32_t
     }
 }
 
-/* ---- 16 bits or alpha
- * ---------------------------------------------------------------------------- */
+/* ---- 16 bits or alpha ------------------------------------------------------------------------ */
 
 FV_INLINE double sample(const void *row, int depth, size_t i)
 {
@@ -230,8 +228,7 @@ static void column_float(void *dst, const fv_image *type, const float *rows, siz
     }
 }
 
-/* ---- Both passes
- * --------------------------------------------------------------------------------- */
+/* ---- Both passes ----------------------------------------------------------------------------- */
 
 /* Rows before the first and after the last that the vertical windows touch are not computed. */
 static fv_status two_passes(fv_ctx *ctx, fv_image *out, const fv_image *in, const windows *h,
