@@ -127,10 +127,6 @@ static void limit(png_job *j)
     png_set_chunk_cache_max(j->png, CHUNK_COUNT_MAX);
     png_set_chunk_malloc_max(j->png, CHUNK_BYTES_MAX);
     png_set_option(j->png, PNG_SKIP_sRGB_CHECK_PROFILE, PNG_OPTION_ON);
-#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-    /* set by clang's fuzzer only: else the checksums hide the parsers behind them */
-    png_set_crc_action(j->png, PNG_CRC_QUIET_USE, PNG_CRC_QUIET_USE);
-#endif
 }
 
 /* ---- Reading --------------------------------------------------------------------------------- */

@@ -5,8 +5,10 @@
  *     fuzz_x -max_total_time=S FILE|FOLDER ...  as many mutations as fit into S seconds, from seed 1
  *
  * Other options of libFuzzer (-runs=...) are ignored, so that one command line serves both. Before
- * each mutation nothing is printed; -v prints its number, to find the one that
- * crashed. */
+ * each mutation nothing is printed; -v prints its number, to find the one that crashed.
+ *
+ * One to six changes each: bits, bytes, numbers at the edge of a type, runs moved, doubled and taken
+ * out, the end cut off, the tail of another file. */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -123,11 +125,44 @@ static void splice(input *b, const input *other, uint64_t *s)
     b->size = head + tail;
 }
 
+/* A run is copied and put in before `at`, or taken out. */
+static void change_length(input *b, size_t at, int insert, uint64_t *s)
+{
+    const size_t most = below(s, 8) ? 16 : b->size, from = below(s, b->size);
+    size_t n = 1 + below(s, most);
+    if (insert) {
+        if (n > b->size - from) n = b->size - from;
+        if (b->size + n > INPUT_BYTES_MAX) return;
+        uint8_t *grown = must(malloc(b->size + n));
+        memcpy(grown, b->data, at);
+        memcpy(grown + at, b->data + from, n);
+        memcpy(grown + at + n, b->data + at, b->size - at);
+        free(b->data);
+        b->data = grown;
+        b->size += n;
+    } else {
+        if (n > b->size - at) n = b->size - at;
+        memmove(b->data + at, b->data + at + n, b->size - at - n);
+        b->size -= n;
+    }
+}
+
+/* A number of 2, 4 or 8 bytes of either byte order, at the edge of some type. */
+static void put_number(input *b, size_t at, uint64_t *s)
+{
+    static const int bits[] = {0, 1, 7, 8, 15, 16, 31, 32, 63, 64};
+    const int k = bits[below(s, sizeof bits / sizeof *bits)], big = (int)below(s, 2);
+    const size_t n = (size_t)2 << below(s, 3);
+    const uint64_t v = (k < 64 ? (uint64_t)1 << k : 0) - below(s, 2);
+    for (size_t i = 0; i < n && at + i < b->size; i++)
+        b->data[at + i] = (uint8_t)(v >> 8 * (big ? n - 1 - i : i));
+}
+
 static void mutate_once(input *b, const corpus *c, uint64_t *s)
 {
-    static const uint8_t edges[] = {0, 1, 0x7f, 0x80, 0xfe, 0xff, '0', '<', '"', ' '};
+    static const uint8_t edges[] = {0, 1, 0x7f, 0x80, 0xfe, 0xff, '0', '9', '-', '<', '"', ' '};
     const size_t at = below(s, b->size);
-    switch (below(s, 12)) {
+    switch (below(s, 16)) {
     case 0: b->size = at; break;
     case 1: splice(b, &c->items[below(s, c->count)], s); break;
     case 2: /* a run moves: lengths and offsets no longer fit */
@@ -144,6 +179,12 @@ static void mutate_once(input *b, const corpus *c, uint64_t *s)
     case 6:
         if (b->size) b->data[at] = (uint8_t)next(s);
         break;
+    case 7:
+    case 8:
+        if (b->size) change_length(b, at, (int)below(s, 2), s);
+        break;
+    case 9:
+    case 10: put_number(b, at, s); break;
     default:
         if (b->size) b->data[at] ^= (uint8_t)(1u << below(s, 8));
         break;

@@ -1,6 +1,6 @@
 /* fuzz_json.c - the JSON reader on any bytes. What it accepts is written again and must be accepted
  * with the same values. */
-#include "engine.h"
+#include "fuzz_ctx.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -56,14 +56,10 @@ static void round_trip(fv_ctx *ctx, const fv_json_doc *d)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    fv_ctx *ctx;
-    if (fv_ctx_create(&ctx, NULL) != FV_OK) return 0;
+    fv_ctx *ctx = fuzz_ctx(0);
     fv_json_doc *d;
     if (fv_json_parse(ctx, &d, (const char *)data, size, 0) == FV_OK) round_trip(ctx, d);
     fv_json_free(&d);
-    fv_memory_stats st;
-    fv_ctx_memory(ctx, &st);
-    if (st.current_bytes != 0) abort();
-    fv_ctx_destroy(&ctx);
+    fuzz_check_leaks(ctx);
     return 0;
 }

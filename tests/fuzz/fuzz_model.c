@@ -1,5 +1,5 @@
 /* fuzz_model.c - fv_model_open_memory on any bytes; every tensor and metadata entry is read. */
-#include "engine.h"
+#include "fuzz_ctx.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -30,19 +30,12 @@ static uint32_t touch(const fv_model *m)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static volatile uint32_t sink;
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    o.memory_cap_bytes = 256u << 20;
-    o.threads = 1;
-    fv_ctx *ctx;
-    if (fv_ctx_create(&ctx, &o) != FV_OK) return 0;
+    fv_ctx *ctx = fuzz_ctx(256u << 20);
     fv_model *m;
     if (fv_model_open_memory(ctx, &m, data, size, NULL) == FV_OK) sink = touch(m);
     else if (!fv_ctx_error(ctx)[0]) abort(); /* a failure without a message */
     (void)sink;
     fv_model_close(&m);
-    fv_memory_stats st;
-    fv_ctx_memory(ctx, &st);
-    if (st.current_bytes != 0) abort(); /* a leak */
-    fv_ctx_destroy(&ctx);
+    fuzz_check_leaks(ctx);
     return 0;
 }

@@ -1,6 +1,7 @@
 /* fuzz_plan.c - plans and stored module times on any text; plans again with a right last line. What
  * is accepted is written and must be read back as the same. */
 #include "../diffusion/soda.h"
+#include "fuzz_ctx.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -62,16 +63,10 @@ static void parse_repaired(fv_ctx *ctx, const uint8_t *data, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    fv_memory_stats m;
-    fv_ctx *ctx;
-    o.threads = 1;
-    if (fv_ctx_create(&ctx, &o) != FV_OK) return 0;
+    fv_ctx *ctx = fuzz_ctx(0);
     parse(ctx, (const char *)data, size);
     parse_repaired(ctx, data, size);
     parse_times(ctx, (const char *)data, size);
-    fv_ctx_memory(ctx, &m);
-    if (m.current_bytes != 0) abort();
-    fv_ctx_destroy(&ctx);
+    fuzz_check_leaks(ctx);
     return 0;
 }

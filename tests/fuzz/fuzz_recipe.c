@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine.h"
+#include "fuzz_ctx.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -35,11 +35,8 @@ static void check_round_trip(fv_ctx *ctx, fv_recipe *r)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    o.memory_cap_bytes = 64u << 20;
-    o.threads = 1;
-    fv_ctx *ctx;
-    if (size > 1u << 16 || fv_ctx_create(&ctx, &o) != FV_OK) return 0;
+    if (size > 1u << 16) return 0;
+    fv_ctx *ctx = fuzz_ctx(64u << 20);
     fv_recipe *r;
     if (fv_recipe_parse(ctx, &r, (const char *)data, size) == FV_OK) {
         check_round_trip(ctx, r);
@@ -55,9 +52,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     }
     fv_recipe_close(&r);
-    fv_memory_stats st;
-    fv_ctx_memory(ctx, &st);
-    if (st.current_bytes != 0) abort(); /* a leak */
-    fv_ctx_destroy(&ctx);
+    fuzz_check_leaks(ctx);
     return 0;
 }

@@ -2,6 +2,7 @@
  * mutations reach the header and the arrays. What is accepted is written and must be read back as
  * the same. */
 #include "../diffusion/soda.h"
+#include "fuzz_ctx.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -45,12 +46,7 @@ static void parse(fv_ctx *ctx, const uint8_t *data, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    fv_memory_stats m;
-    fv_ctx *ctx;
-    o.memory_cap_bytes = 64u << 20;
-    o.threads = 1;
-    if (fv_ctx_create(&ctx, &o) != FV_OK) return 0;
+    fv_ctx *ctx = fuzz_ctx(64u << 20);
     parse(ctx, data, size);
     uint8_t *copy = size >= 16 ? malloc(size) : NULL;
     if (copy) {
@@ -60,8 +56,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         parse(ctx, copy, size);
         free(copy);
     }
-    fv_ctx_memory(ctx, &m);
-    if (m.current_bytes != 0) abort();
-    fv_ctx_destroy(&ctx);
+    fuzz_check_leaks(ctx);
     return 0;
 }

@@ -1,15 +1,18 @@
 /* fuzz_torch.c - the PyTorch reader behind its checksums. The first byte says how the rest is used:
  *
- *     0  a whole file            1  data.pkl, put into a zip archive with two storages
+ *     0  a whole file            1  data.pkl, put into a zip archive with some storages
  *     2  the object of a legacy stream, with storage "0" behind it
  *
  * (a fuzzer cannot guess a CRC-32, so plain mutation of archives never reaches the pickle). */
-#include "engine.h"
+#include "fuzz_ctx.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#define STORAGES 20
+#define STORAGE_BYTES 256
 
 typedef struct buffer { uint8_t *p; size_t n; } buffer;
 
@@ -48,17 +51,21 @@ static void put_member(buffer *b, buffer *c, const char *name, const uint8_t *p,
 
 static size_t make_zip(uint8_t *out, const uint8_t *pickle, size_t n)
 {
-    uint8_t central[512], zeros[64] = { 1, 2, 3 };
+    static const uint8_t values[STORAGE_BYTES] = { 1, 2, 3 };
+    uint8_t central[64 * (STORAGES + 1)];
+    char name[16];
     buffer b = { out, 0 }, c = { central, 0 };
     put_member(&b, &c, "a/data.pkl", pickle, n);
-    put_member(&b, &c, "a/data/0", zeros, 64);
-    put_member(&b, &c, "a/data/1", zeros, 8);
+    for (int i = 0; i < STORAGES; i++) { /* the second is too short for most tensors */
+        snprintf(name, sizeof name, "a/data/%d", i);
+        put_member(&b, &c, name, values, i == 1 ? 8 : sizeof values);
+    }
     const size_t at = b.n;
     put(&b, central, c.n);
     put_le(&b, 0x06054b50u, 4);
     put_le(&b, 0, 4);
-    put_le(&b, 3, 2);
-    put_le(&b, 3, 2);
+    put_le(&b, STORAGES + 1, 2);
+    put_le(&b, STORAGES + 1, 2);
     put_le(&b, c.n, 4);
     put_le(&b, at, 4);
     put_le(&b, 0, 2);
@@ -82,23 +89,16 @@ static size_t make_legacy(uint8_t *out, const uint8_t *pickle, size_t n)
 static void run(const uint8_t *p, size_t n)
 {
     static volatile uint32_t sink;
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    o.memory_cap_bytes = 256u << 20;
-    o.threads = 1;
-    fv_ctx *ctx;
-    if (fv_ctx_create(&ctx, &o) != FV_OK) return;
+    fv_ctx *ctx = fuzz_ctx(256u << 20);
     fv_model *m;
-    (void)!fv_model_open_memory(ctx, &m, p, n, NULL);
+    if (fv_model_open_memory(ctx, &m, p, n, NULL) != FV_OK && !fv_ctx_error(ctx)[0]) abort();
     for (int i = 0; m && i < fv_model_count(m); i++) {
         fv_tensor t;
         fv_model_tensor(m, i, &t);
         sink = fv_crc32(sink, t.data, (size_t)fv_tensor_count(&t) * fv_dtype_size(t.dtype));
     }
     fv_model_close(&m);
-    fv_memory_stats st;
-    fv_ctx_memory(ctx, &st);
-    if (st.current_bytes != 0) abort();
-    fv_ctx_destroy(&ctx);
+    fuzz_check_leaks(ctx);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -109,7 +109,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         run(data + 1, size - 1);
         return 0;
     }
-    uint8_t *file = malloc(size + 1024);
+    uint8_t *file = malloc(size + STORAGES * (STORAGE_BYTES + 128) + 1024);
     if (!file) return 0;
     const size_t n =
         mode == 1 ? make_zip(file, data + 1, size - 1) : make_legacy(file, data + 1, size - 1);
