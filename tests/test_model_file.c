@@ -533,7 +533,7 @@ static void repeated_text_is_limited(void)
     SAY(&o, "K\x00K\x00\x85K\x01\x85tR");
     const size_t end_of_tensor = o.n;
     for (int i = 0; i < 500; i++) {
-        char key[8];
+        char key[16];
         snprintf(key, sizeof key, "U\x03%03d", i);
         say(&o, key, 5);
         SAY(&o, "h\x01");
