@@ -13,6 +13,7 @@
 #define VZ_INTERNAL_H
 
 #include "engine.h"
+#include "fovea_codec.h"
 
 /* ---- Growing byte buffer; errors stick in status: check at the end (vz_buf.c) ---------------- */
 typedef struct vz_buf {
@@ -79,7 +80,9 @@ typedef struct vz_cm_options {
 } vz_cm_options;
 /* Bytes that coding a block of `size` bytes takes at most: checked before anything is allocated. */
 uint64_t vz_cm_memory(const vz_cm_options *o, uint64_t size);
-/* Appends the code of all CM segments (in order; other kinds are skipped over in `data`) to out. */
+/* Appends the code of all CM segments (in order; other kinds are skipped over in `data`) to out.
+ * This and all coders below call fv_report(ctx, "coding", bytes done, 0, NULL) at least every 64 KiB
+ * and return its status: that is how Ctrl-C reaches a block that takes minutes. */
 fv_status vz_cm_encode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *segs, int count,
                        const uint8_t *data, vz_buf *out);
 /* Writes into the places of the CM segments inside `data`. Hostile code gives wrong bytes or an
@@ -103,5 +106,130 @@ typedef struct vz_coder {
 extern const vz_coder vz_image_coder, vz_audio_coder, vz_genes_coder, vz_deflate_coder;
 /* NULL for a CM kind or an unknown one (vz_coders.c). */
 const vz_coder *vz_coder_of(vz_kind kind);
+
+/* ---- Levels (vz_frame.c) --------------------------------------------------------------------- */
+
+#define VZ_LEVEL_DEFAULT 3
+typedef struct vz_level {
+    uint32_t block_size;
+    int memory_log2;  /* vz_cm_options.memory_log2 */
+    bool is_thorough; /* tries zstd -19 on every block */
+    bool has_verify;  /* decodes every block after coding it */
+} vz_level;
+const vz_level *vz_level_of(int level); /* NULL unless 1..9 */
+
+/* ---- Container: FORMAT-vz.md says what the bytes are (vz_frame.c) ---------------------------- */
+
+#define VZ_VERSION 1
+#define VZ_MAGIC_BYTES 8
+#define VZ_NAME_MAX 255
+#define VZ_MODELS_MAX 16
+#define VZ_HEADER_MAX 512      /* longest frame header */
+#define VZ_BLOCK_HEADER_MAX 29 /* type, two varints, hash */
+#define VZ_INDEX_TAIL 16       /* length of the index, magic, hash of the frame */
+#define VZ_BLOCK_BYTES_MAX ((uint64_t)256 << 20)
+extern const uint8_t vz_magic[VZ_MAGIC_BYTES], vz_index_magic[4];
+
+enum {
+    VZ_HAS_SIZE = 1,
+    VZ_HAS_INDEX = 2,
+    VZ_HAS_NAME = 4,
+    VZ_HAS_TIME = 8,
+    VZ_IS_SOLID = 16, /* blocks refer to earlier ones: no frame has this yet */
+    VZ_IS_SINGLE = 32 /* one block is all: no end mark, index and trailer */
+};
+
+typedef enum vz_block_type { VZ_STORE = 0, VZ_ZSTD = 1, VZ_MODELLED = 2, VZ_END = 0x7f } vz_block_type;
+
+typedef struct vz_header {
+    int flags, level, memory_log2;
+    int models;
+    struct {
+        uint32_t id;
+        uint64_t hash;
+    } model[VZ_MODELS_MAX];
+    uint64_t size;
+    char name[VZ_NAME_MAX + 1];
+    int64_t mtime_s;
+    uint32_t mtime_ns;
+    uint32_t mode;
+    size_t bytes; /* of the header itself, checksum included */
+} vz_header;
+
+typedef struct vz_block_header {
+    int type; /* vz_block_type */
+    uint64_t original, coded, hash;
+    size_t bytes;
+} vz_block_header;
+
+void vz_header_put(const vz_header *h, vz_buf *out);
+/* FV_ERR_TRUNCATED when the bytes end inside of what may be a header, FV_ERR_FORMAT when they are
+ * none; a message about "at byte N" is up to the caller. Moves r behind the header. */
+fv_status vz_header_get(vz_in *r, vz_header *h);
+void vz_block_header_put(const vz_block_header *h, vz_buf *out);
+fv_status vz_block_header_get(vz_in *r, const fv_vzip_limits *limits, vz_block_header *h);
+/* Defaults filled in. */
+fv_status vz_take_limits(fv_ctx *ctx, const fv_vzip_limits *limits, fv_vzip_limits *out);
+uint64_t vz_hash(const void *data, size_t size);
+
+/* ---- One block (vz_block.c, vz_modelled.c): any thread, with a context of its own -------------- */
+
+/* The smallest of the three ways; *type says which. A stored block leaves `out` empty. */
+fv_status vz_block_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data, size_t size,
+                          vz_buf *out, vz_block_type *type);
+/* Bytes that decoding takes besides coded and original bytes. Reads the segment table. */
+fv_status vz_block_memory(fv_ctx *ctx, const vz_cm_options *o, const vz_block_header *h,
+                          const uint8_t *coded, uint64_t *out);
+/* The same at most, for any block of that many original bytes. */
+uint64_t vz_block_memory_max(const vz_cm_options *o, uint64_t original);
+/* Fills data[0 .. h->original) and compares the hash. */
+fv_status vz_block_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_block_header *h,
+                          const uint8_t *coded, uint8_t *data);
+/* Bytes that encoding a block of `size` bytes takes besides the block itself. */
+uint64_t vz_block_encode_memory(const vz_cm_options *o, uint64_t size);
+
+fv_status vz_modelled_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data, size_t size,
+                             vz_buf *out);
+fv_status vz_modelled_memory(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *coded,
+                             size_t coded_size, uint64_t size, uint64_t *out);
+fv_status vz_modelled_decode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *coded,
+                             size_t coded_size, uint8_t *data, size_t size);
+
+/* ---- Buffered input that counts (vz_source.c) ------------------------------------------------- */
+
+#define VZ_SOURCE_BYTES 65536
+typedef struct vz_source {
+    fv_ctx *ctx;
+    const fv_vzip_io *io;
+    size_t at, filled;
+    uint64_t offset; /* of buffer[at] in the stream */
+    bool is_at_end;  /* nothing comes after what is buffered */
+    uint8_t buffer[VZ_SOURCE_BYTES];
+} vz_source;
+vz_source *vz_source_open(fv_ctx *ctx, const fv_vzip_io *io); /* fv_free */
+/* The next `want` (at most VZ_SOURCE_BYTES / 2) bytes without taking them; fewer at the end. */
+fv_status vz_source_peek(vz_source *s, size_t want, vz_in *out);
+void vz_source_skip(vz_source *s, size_t n); /* of what was peeked */
+/* Fewer only at the end. */
+fv_status vz_source_read(vz_source *s, void *to, size_t size, size_t *got);
+/* Up to `size` bytes appended to b, which grows as they arrive; fewer only at the end. */
+fv_status vz_source_append(vz_source *s, vz_buf *b, uint64_t size, uint64_t *got);
+
+/* ---- Workers: a context for each thread that shares the caller's memory (vz_crew.c) ------------ */
+
+typedef struct vz_crew vz_crew;
+/* At least 1, at most the context's threads. */
+fv_status vz_crew_open(fv_ctx *ctx, vz_crew **out, int count);
+void vz_crew_close(vz_crew **crew);
+fv_ctx *vz_crew_ctx(vz_crew *crew, int i);
+/* The task runs for every i in [0, count), each with context i; in parallel when `bytes` to be coded
+ * are enough for that. Their fv_report arrives at the caller's progress as `stage`, done + what the
+ * tasks have done, total. */
+typedef struct vz_progress {
+    const char *stage;
+    uint64_t done, total; /* total 0: unknown */
+} vz_progress;
+void vz_crew_run(vz_crew *crew, const vz_progress *p, uint64_t bytes, int count,
+                 void (*task)(void *user, fv_ctx *ctx, int i), void *user);
 
 #endif

@@ -1,0 +1,163 @@
+/* fovea_codec.h - public interface of vzip, the lossless compressor.
+ *
+ * An archive (suffix .vz) is one or more frames; a frame is a list of blocks that are coded apart
+ * from each other, each the smallest of stored, zstd -19 and modelled (context mixing). Blocks run
+ * in parallel on the context's threads; the archive's bytes do not depend on their number. The
+ * format is written down in FORMAT-vz.md, and its version 1 will be read for ever.
+ *
+ *     uint8_t *vz;  size_t n;
+ *     fv_vzip_compress(ctx, text, bytes, NULL, &vz, &n);               memory to memory
+ *     fv_vzip_decompress(ctx, vz, n, 1 << 20, NULL, &back, &size);     at most 1 MiB comes out
+ *
+ * Rules of fovea.h hold: every failure is a status and one sentence in fv_ctx_error; a context is
+ * used by one thread at a time, different contexts are independent. Callbacks are called on the
+ * thread that made the call, never two at a time. */
+#ifndef FOVEA_CODEC_H
+#define FOVEA_CODEC_H
+
+#include "fovea.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- 1. Options ------------------------------------------------------------------------------ */
+
+#define FV_VZIP_NO_LIMIT UINT64_MAX
+
+typedef struct fv_vzip_options {
+    size_t struct_size;
+    int level;             /* 1 fastest .. 9 smallest; 0 = 3. Decoding takes as long as encoding */
+    uint64_t block_bytes;  /* 0 = the level's (8 MiB, 32 MiB from 6 on); at most 256 MiB         */
+    uint64_t memory_bytes; /* 0 = none; else smaller tables and fewer threads until it fits      */
+    uint64_t size;         /* of the input when it is known beforehand, to be written into the
+                              header; a different number of bytes is then FV_ERR_IO. 0 = unknown */
+    int verify;            /* decode each block and compare: 1 yes, -1 no, 0 = at level 9        */
+    int no_index;          /* 1: leave out the index (random access then scans the archive)      */
+    const char *name;      /* file name to keep, UTF-8, at most 255 bytes; NULL = none           */
+    int has_time;          /* keep mtime and mode                                                */
+    int64_t mtime_s;
+    uint32_t mtime_ns;
+    uint32_t mode;         /* permission bits                                                    */
+} fv_vzip_options;
+#define FV_VZIP_OPTIONS_INIT { .struct_size = sizeof(fv_vzip_options) }
+
+/* What a decoder accepts. An archive beyond it is refused before memory is taken. */
+typedef struct fv_vzip_limits {
+    size_t struct_size;
+    uint64_t memory_bytes;    /* 0 = 1 GiB; FV_ERR_OOM says how much would be needed */
+    uint64_t max_block_bytes; /* 0 = 256 MiB                                         */
+    uint64_t max_expansion;   /* original : coded bytes of a block, 0 = 1,000,000    */
+} fv_vzip_limits;
+#define FV_VZIP_LIMITS_INIT { .struct_size = sizeof(fv_vzip_limits) }
+
+typedef struct fv_vzip_stats {
+    uint64_t input_bytes, output_bytes;
+    uint64_t frames, blocks;
+    uint64_t stored, zstd, modelled; /* blocks of each kind                                     */
+    uint64_t failed_checks;          /* blocks that did not pass `verify` and were coded simply:
+                                        the archive is right, the coder has a bug               */
+} fv_vzip_stats;
+
+/* ---- 2. Memory to memory --------------------------------------------------------------------- */
+
+/* *out belongs to the caller: fv_free(ctx, *out). On failure it is NULL. */
+FV_API FV_NODISCARD fv_status fv_vzip_compress(fv_ctx *ctx, const void *data, size_t size,
+                                               const fv_vzip_options *opts, uint8_t **out,
+                                               size_t *out_size);
+/* All frames of an archive. More than max_output bytes: FV_ERR_LIMIT. */
+FV_API FV_NODISCARD fv_status fv_vzip_decompress(fv_ctx *ctx, const void *archive, size_t size,
+                                                 uint64_t max_output, const fv_vzip_limits *limits,
+                                                 uint8_t **out, size_t *out_size);
+
+/* ---- 3. Streams ------------------------------------------------------------------------------ */
+
+/* read: up to `size` bytes, 0 at the end, negative on failure; short reads are fine.
+ * write: all of it; nonzero on failure. Either makes the call return FV_ERR_IO. */
+typedef struct fv_vzip_io {
+    int64_t (*read)(void *user, void *to, size_t size);
+    int (*write)(void *user, const void *from, size_t size);
+    void *user;
+} fv_vzip_io;
+
+/* One frame from all that `read` gives. Memory: a block for each thread plus what coding takes; it
+ * does not grow with the input. stats may be NULL. */
+FV_API FV_NODISCARD fv_status fv_vzip_compress_stream(fv_ctx *ctx, const fv_vzip_io *io,
+                                                      const fv_vzip_options *opts,
+                                                      fv_vzip_stats *stats);
+/* All frames. Blocks are written in order, each only after its checksum was found right: on a
+ * failure what has been written is a correct beginning. max_output is required; programs for people
+ * may pass FV_VZIP_NO_LIMIT. */
+FV_API FV_NODISCARD fv_status fv_vzip_decompress_stream(fv_ctx *ctx, const fv_vzip_io *io,
+                                                        uint64_t max_output,
+                                                        const fv_vzip_limits *limits,
+                                                        fv_vzip_stats *stats);
+
+/* ---- 4. Archives at rest: information, random access, recovery ------------------------------- */
+
+/* read_at: exactly `size` bytes from `offset`, 0; nonzero on failure. Never beyond `size` below. */
+typedef struct fv_vzip_source {
+    int (*read_at)(void *user, uint64_t offset, void *to, size_t size);
+    uint64_t size;
+    void *user;
+} fv_vzip_source;
+
+typedef struct fv_vzip_archive fv_vzip_archive;
+
+/* Finds the blocks from the indexes, or from the block headers where there is none; decodes
+ * nothing. `user` and `archive` bytes must outlive the handle, which belongs to ctx. */
+FV_API FV_NODISCARD fv_status fv_vzip_open(fv_ctx *ctx, fv_vzip_archive **out,
+                                           const fv_vzip_source *source,
+                                           const fv_vzip_limits *limits);
+FV_API FV_NODISCARD fv_status fv_vzip_open_memory(fv_ctx *ctx, fv_vzip_archive **out,
+                                                  const void *archive, size_t size,
+                                                  const fv_vzip_limits *limits);
+FV_API void fv_vzip_close(fv_vzip_archive **archive);
+
+typedef struct fv_vzip_info {
+    uint64_t archive_bytes, original_bytes;
+    uint64_t frames, blocks;
+    uint64_t block_bytes;  /* largest block, original bytes               */
+    uint64_t memory_bytes; /* that decoding with one thread takes at most */
+    int has_index;         /* every block was found through an index      */
+} fv_vzip_info;
+FV_API void fv_vzip_get_info(const fv_vzip_archive *a, fv_vzip_info *out);
+
+typedef struct fv_vzip_frame {
+    uint64_t archive_offset, original_offset, original_bytes, blocks;
+    int version, level, memory_log2;
+    int models;          /* trained models that the frame needs             */
+    const char *name;    /* NULL = none; not a path, but check it all the same;
+                            valid until close                               */
+    int has_time;
+    int64_t mtime_s;
+    uint32_t mtime_ns, mode;
+} fv_vzip_frame;
+/* FV_ERR_ARG beyond the last frame. */
+FV_API FV_NODISCARD fv_status fv_vzip_get_frame(const fv_vzip_archive *a, uint64_t i,
+                                                fv_vzip_frame *out);
+
+/* Original bytes [offset, offset + size) into `to`; *got is less only at the end. Decodes the
+ * blocks that cover the range and keeps the last one for the next call. On failure *got is 0. */
+FV_API FV_NODISCARD fv_status fv_vzip_read(fv_ctx *ctx, fv_vzip_archive *a, uint64_t offset,
+                                           size_t size, void *to, size_t *got);
+
+/* A part of the original that could not be recovered and was written as zeros. size is 0 for the
+ * last one when it is not known how much is missing. */
+typedef struct fv_vzip_damage {
+    uint64_t offset, size;
+    const char *why; /* valid in the call */
+} fv_vzip_damage;
+/* Writes what can be read of a damaged archive, zeros for the rest, and tells each damaged range.
+ * FV_OK when all of it has been written, damaged or not; *lost_bytes counts the zeros. Blocks behind
+ * a damaged block header are found through the index; without one the rest is lost. */
+FV_API FV_NODISCARD fv_status fv_vzip_recover(fv_ctx *ctx, const fv_vzip_source *source,
+                                              const fv_vzip_io *io, uint64_t max_output,
+                                              const fv_vzip_limits *limits,
+                                              void (*on_damage)(void *user, const fv_vzip_damage *d),
+                                              uint64_t *lost_bytes, fv_vzip_stats *stats);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

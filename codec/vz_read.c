@@ -1,0 +1,388 @@
+/* vz_read.c - the decoder of streams: frames one after the other, blocks in parallel, output in
+ * order and only after its checksum was found right.
+ *
+ *     read headers and payloads of up to T blocks ──> decode in parallel ──> write in order
+ *
+ * A damaged or cut archive gives its correct beginning and a status that says where it breaks.
+ * Index and trailer are compared with what was decoded, so that no byte of an archive is without
+ * a check. How many blocks run at once also depends on the memory limit: their tables are known
+ * from the payloads before anything of the size of a block is taken. */
+#include "internal.h"
+
+#include <string.h>
+#define XXH_STATIC_LINKING_ONLY /* the state as a struct member */
+#include <xxhash.h>
+
+typedef struct slot {
+    vz_block_header h;
+    uint64_t offset, number; /* of the block, for messages */
+    vz_buf coded, data;
+    fv_status status;
+} slot;
+
+typedef struct reader {
+    fv_ctx *ctx;
+    const fv_vzip_io *io;
+    fv_vzip_limits limits;
+    uint64_t max_output;
+    vz_source *source;
+    vz_crew *crew;
+    slot *slots;
+    int slot_count;
+    /* The current frame. */
+    vz_header header;
+    vz_cm_options cm;
+    uint64_t blocks, original;
+    XXH64_state_t hash, pairs; /* of the original bytes; of the index as it should be */
+    bool is_waiting;           /* slots[0] holds a block that did not fit into memory with others */
+    bool is_end;               /* the frame's last block has been read */
+    fv_vzip_stats stats;
+} reader;
+
+/* Adds where to the message. */
+static fv_status at(reader *r, fv_status s, uint64_t offset)
+{
+    if (s == FV_OK || s == FV_ERR_CANCELLED || s == FV_ERR_OOM || s == FV_ERR_IO) return s;
+    return fv_fail_in(r->ctx, s, "at byte %llu", (unsigned long long)offset);
+}
+
+static fv_status cut(reader *r, const char *what)
+{
+    return fv_fail(r->ctx, FV_ERR_TRUNCATED, "the archive ends at byte %llu, inside of %s",
+                   (unsigned long long)(r->source->offset + (r->source->filled - r->source->at)),
+                   what);
+}
+
+/* ---- Headers --------------------------------------------------------------------------------- */
+
+static fv_status read_header(reader *r)
+{
+    vz_in in;
+    FV_TRY(vz_source_peek(r->source, VZ_HEADER_MAX, &in));
+    fv_status s = vz_header_get(&in, &r->header);
+    if (s == FV_ERR_TRUNCATED) return cut(r, "a header");
+    if (s == FV_ERR_FORMAT && r->stats.frames > 0)
+        return fv_fail(r->ctx, s, "at byte %llu: bytes after the end of the archive that are no "
+                       "further archive", (unsigned long long)r->source->offset);
+    if (s != FV_OK) return at(r, s, r->source->offset);
+    vz_source_skip(r->source, r->header.bytes);
+    if ((r->header.flags & VZ_HAS_SIZE) && r->header.size > r->max_output - r->stats.output_bytes)
+        return fv_fail(r->ctx, FV_ERR_LIMIT,
+                       "the header announces %llu bytes, more than the limit for the output",
+                       (unsigned long long)r->header.size);
+    r->cm.level = r->header.level;
+    r->cm.memory_log2 = r->header.memory_log2;
+    r->blocks = r->original = 0;
+    r->is_end = r->is_waiting = false;
+    r->stats.frames++;
+    XXH64_reset(&r->hash, 0);
+    XXH64_reset(&r->pairs, 0);
+    return FV_OK;
+}
+
+/* What the index must say about a block. */
+static void expect_pair(reader *r, const vz_block_header *h)
+{
+    uint8_t pair[16];
+    const uint64_t value[2] = {h->bytes + h->coded, h->original};
+    for (int i = 0; i < 16; i++) pair[i] = (uint8_t)(value[i / 8] >> (i % 8 * 8));
+    XXH64_update(&r->pairs, pair, sizeof pair);
+}
+
+/* The next block of the frame into b; *is_block false at its end. */
+static fv_status read_block(reader *r, slot *b, bool *is_block)
+{
+    vz_in in;
+    uint64_t got;
+    *is_block = false;
+    FV_TRY(vz_source_peek(r->source, VZ_BLOCK_HEADER_MAX, &in));
+    b->offset = r->source->offset;
+    b->number = r->blocks;
+    const fv_status s = vz_block_header_get(&in, &r->limits, &b->h);
+    if (s == FV_ERR_TRUNCATED) return cut(r, "a block");
+    if (s != FV_OK) return at(r, s, b->offset);
+    if (b->h.type == VZ_END) {
+        if (r->header.flags & VZ_IS_SINGLE)
+            return at(r, fv_fail(r->ctx, FV_ERR_FORMAT, "corrupt: a block is missing"), b->offset);
+        vz_source_skip(r->source, b->h.bytes);
+        r->is_end = true;
+        return FV_OK;
+    }
+    vz_source_skip(r->source, b->h.bytes);
+    b->coded.size = 0;
+    FV_TRY(vz_source_append(r->source, &b->coded, b->h.coded, &got));
+    if (got < b->h.coded) return cut(r, "a block");
+    expect_pair(r, &b->h);
+    r->blocks++;
+    r->is_end = r->header.flags & VZ_IS_SINGLE;
+    *is_block = true;
+    return FV_OK;
+}
+
+/* ---- Blocks ---------------------------------------------------------------------------------- */
+
+static fv_status memory_of(reader *r, const slot *b, uint64_t *out)
+{
+    uint64_t tables;
+    FV_TRY(at(r, vz_block_memory(r->ctx, &r->cm, &b->h, b->coded.data, &tables), b->offset));
+    *out = b->h.original + b->h.coded + tables;
+    if (*out > r->limits.memory_bytes)
+        return fv_fail(r->ctx, FV_ERR_OOM,
+                       "decoding block %llu takes %llu bytes of memory, the limit is %llu; raise it",
+                       (unsigned long long)b->number, (unsigned long long)*out,
+                       (unsigned long long)r->limits.memory_bytes);
+    return FV_OK;
+}
+
+static void swap_slots(slot *a, slot *b)
+{
+    /* The buffers of decoded data stay: each belongs to its worker's context. */
+    const vz_buf coded = a->coded;
+    a->h = b->h;
+    a->offset = b->offset;
+    a->number = b->number;
+    a->coded = b->coded;
+    b->coded = coded;
+}
+
+/* Blocks into the slots until slots, memory or the frame end. A failure comes after the blocks that
+ * were complete before it: *filled counts them. */
+static fv_status read_slots(reader *r, int *filled)
+{
+    uint64_t used = 0;
+    *filled = 0;
+    while (*filled < r->slot_count && (r->is_waiting || !r->is_end)) {
+        slot *b = &r->slots[*filled];
+        uint64_t need;
+        bool is_block = true;
+        if (!r->is_waiting) FV_TRY(read_block(r, b, &is_block));
+        if (!is_block) break;
+        r->is_waiting = false;
+        FV_TRY(memory_of(r, b, &need));
+        if (*filled > 0 && used + need > r->limits.memory_bytes) {
+            r->is_waiting = true; /* its turn comes alone: moved to the front below */
+            break;
+        }
+        used += need;
+        ++*filled;
+    }
+    return FV_OK;
+}
+
+static void decode_slot(void *user, fv_ctx *ctx, int i)
+{
+    reader *r = user;
+    slot *b = &r->slots[i];
+    b->data.size = 0;
+    if (b->data.capacity < b->h.original) vz_buf_free(&b->data); /* before, not beside the new one */
+    uint8_t *to = vz_buf_room(&b->data, (size_t)b->h.original);
+    b->status = b->data.status;
+    if (to) b->status = vz_block_decode(ctx, &r->cm, &b->h, b->coded.data, to);
+    if (b->status == FV_OK) b->data.size = (size_t)b->h.original;
+}
+
+static fv_status put(reader *r, slot *b)
+{
+    const uint64_t n = b->h.original;
+    if (n > r->max_output - r->stats.output_bytes)
+        return fv_fail(r->ctx, FV_ERR_LIMIT, "the output is larger than the limit of %llu bytes",
+                       (unsigned long long)r->max_output);
+    if (fv_ctx_cancelled(r->ctx)) return fv_fail(r->ctx, FV_ERR_CANCELLED, "writing: cancelled");
+    if (r->io->write(r->io->user, b->data.data, (size_t)n) != 0)
+        return fv_fail(r->ctx, FV_ERR_IO, "writing the output failed at byte %llu",
+                       (unsigned long long)r->stats.output_bytes);
+    XXH64_update(&r->hash, b->data.data, (size_t)n);
+    r->original += n;
+    r->stats.output_bytes += n;
+    r->stats.blocks++;
+    r->stats.stored += b->h.type == VZ_STORE;
+    r->stats.zstd += b->h.type == VZ_ZSTD;
+    r->stats.modelled += b->h.type == VZ_MODELLED;
+    return FV_OK;
+}
+
+static fv_status decode_slots(reader *r, int filled)
+{
+    FV_TRY(fv_report(r->ctx, "decompressing", r->stats.output_bytes, r->header.size, NULL));
+    /* What idle slots hold from larger batches would be memory beyond the limit. */
+    for (int i = filled; i < r->slot_count; i++) vz_buf_free(&r->slots[i].data);
+    const vz_progress p = {"decompressing", r->stats.output_bytes, r->header.size};
+    uint64_t bytes = 0;
+    for (int i = 0; i < filled; i++) bytes += r->slots[i].h.original;
+    vz_crew_run(r->crew, &p, bytes, filled, decode_slot, r);
+    for (int i = 0; i < filled; i++) {
+        slot *b = &r->slots[i];
+        if (b->status != FV_OK) {
+            fv_fail(r->ctx, b->status, "%s", fv_ctx_error(vz_crew_ctx(r->crew, i)));
+            if (b->status == FV_ERR_OOM || b->status == FV_ERR_CANCELLED) return b->status;
+            return fv_fail_in(r->ctx, b->status, "at byte %llu: block %llu",
+                              (unsigned long long)b->offset, (unsigned long long)b->number);
+        }
+        FV_TRY(put(r, b));
+    }
+    return FV_OK;
+}
+
+static fv_status read_blocks(reader *r)
+{
+    while (r->is_waiting || !r->is_end) {
+        int filled;
+        const fv_status s = read_slots(r, &filled);
+        fv_status d = FV_OK;
+        if (filled > 0) d = decode_slots(r, filled);
+        if (d != FV_OK) return d;
+        if (s != FV_OK) return s; /* decoding went well and has not touched the message */
+        if (r->is_waiting) swap_slots(&r->slots[0], &r->slots[filled]);
+    }
+    return FV_OK;
+}
+
+/* ---- Index and trailer ----------------------------------------------------------------------- */
+
+static fv_status bad_index(reader *r)
+{
+    return fv_fail(r->ctx, FV_ERR_CHECKSUM,
+                   "corrupt: the index at byte %llu differs from the blocks; the data before it is "
+                   "right", (unsigned long long)r->source->offset);
+}
+
+/* A varint of the index, checked and counted. */
+static fv_status index_varint(reader *r, uint32_t *crc, uint64_t *v)
+{
+    vz_in in;
+    FV_TRY(vz_source_peek(r->source, 10, &in));
+    const uint8_t *start = in.p;
+    const fv_status s = vz_in_varint(&in, v);
+    if (s == FV_ERR_TRUNCATED) return cut(r, "the index");
+    if (s != FV_OK) return bad_index(r);
+    *crc = fv_crc32c(*crc, start, (size_t)(in.p - start));
+    vz_source_skip(r->source, (size_t)(in.p - start));
+    return FV_OK;
+}
+
+/* Exactly these bytes must follow. */
+static fv_status expect(reader *r, const void *bytes, size_t n)
+{
+    vz_in in;
+    FV_TRY(vz_source_peek(r->source, n, &in));
+    if ((size_t)(in.end - in.p) < n) return cut(r, "the index");
+    if (memcmp(in.p, bytes, n) != 0) return bad_index(r);
+    vz_source_skip(r->source, n);
+    return FV_OK;
+}
+
+static fv_status read_index(reader *r)
+{
+    const uint64_t start = r->source->offset;
+    uint64_t n, coded, original;
+    XXH64_state_t pairs;
+    vz_buf b;
+    vz_buf_init(&b, r->ctx);
+    vz_header_put(&r->header, &b);
+    fv_status s = b.status;
+    if (s == FV_OK) s = expect(r, b.data, b.size);
+    uint32_t crc = s == FV_OK ? fv_crc32c(0, b.data, b.size) : 0;
+    if (s == FV_OK) s = index_varint(r, &crc, &n);
+    if (s == FV_OK && n != r->blocks) s = bad_index(r);
+    XXH64_reset(&pairs, 0);
+    for (uint64_t i = 0; s == FV_OK && i < r->blocks; i++) {
+        uint8_t pair[16];
+        s = index_varint(r, &crc, &coded);
+        if (s == FV_OK) s = index_varint(r, &crc, &original);
+        for (int k = 0; s == FV_OK && k < 16; k++)
+            pair[k] = (uint8_t)((k < 8 ? coded : original) >> (k % 8 * 8));
+        if (s == FV_OK) XXH64_update(&pairs, pair, sizeof pair);
+    }
+    if (s == FV_OK && XXH64_digest(&pairs) != XXH64_digest(&r->pairs)) s = bad_index(r);
+    b.size = 0;
+    vz_buf_le(&b, crc, 4);
+    vz_buf_le(&b, r->source->offset + 4 - start, 4);
+    vz_buf_put(&b, vz_index_magic, sizeof vz_index_magic);
+    if (s == FV_OK) s = b.status;
+    if (s == FV_OK) s = expect(r, b.data, b.size);
+    vz_buf_free(&b);
+    return s;
+}
+
+static fv_status read_trailer(reader *r)
+{
+    vz_in in;
+    uint64_t hash;
+    if (r->header.flags & VZ_HAS_INDEX) FV_TRY(read_index(r));
+    FV_TRY(vz_source_peek(r->source, 8, &in));
+    if (in.end - in.p < 8) return cut(r, "the trailer");
+    FV_TRY(vz_in_le(&in, 8, &hash));
+    if (hash != XXH64_digest(&r->hash))
+        return at(r, fv_fail(r->ctx, FV_ERR_CHECKSUM, "corrupt: the checksum of the whole differs"),
+                  r->source->offset);
+    vz_source_skip(r->source, 8);
+    if ((r->header.flags & VZ_HAS_SIZE) && r->header.size != r->original)
+        return at(r, fv_fail(r->ctx, FV_ERR_FORMAT,
+                             "corrupt: %llu bytes came out, the header announces %llu",
+                             (unsigned long long)r->original, (unsigned long long)r->header.size),
+                  r->source->offset);
+    return FV_OK;
+}
+
+/* ---- All frames ------------------------------------------------------------------------------ */
+
+static fv_status read_all(reader *r)
+{
+    vz_in in;
+    for (;;) {
+        FV_TRY(vz_source_peek(r->source, 1, &in));
+        if (in.p == in.end && r->stats.frames > 0) break;
+        if (in.p == in.end) return fv_fail(r->ctx, FV_ERR_TRUNCATED, "the archive is empty");
+        FV_TRY(read_header(r));
+        FV_TRY(read_blocks(r));
+        if (!(r->header.flags & VZ_IS_SINGLE)) FV_TRY(read_trailer(r));
+    }
+    return fv_report(r->ctx, "decompressing", r->stats.output_bytes, r->stats.output_bytes, NULL);
+}
+
+static fv_status open_reader(reader *r, const fv_vzip_limits *limits)
+{
+    FV_TRY(vz_take_limits(r->ctx, limits, &r->limits));
+    if (r->max_output == 0)
+        return fv_fail(r->ctx, FV_ERR_ARG, "vzip: max_output is 0; a limit or FV_VZIP_NO_LIMIT is "
+                       "needed");
+    r->slot_count = fv_ctx_threads(r->ctx);
+    FV_TRY(vz_crew_open(r->ctx, &r->crew, r->slot_count));
+    r->slots = fv_calloc(r->ctx, (size_t)r->slot_count, sizeof *r->slots);
+    if (!r->slots) return FV_ERR_OOM;
+    for (int i = 0; i < r->slot_count; i++) {
+        vz_buf_init(&r->slots[i].coded, r->ctx);
+        vz_buf_init(&r->slots[i].data, vz_crew_ctx(r->crew, i));
+    }
+    r->source = vz_source_open(r->ctx, r->io);
+    return r->source ? FV_OK : FV_ERR_OOM;
+}
+
+static void close_reader(reader *r)
+{
+    for (int i = 0; r->slots && i < r->slot_count; i++) {
+        vz_buf_free(&r->slots[i].coded);
+        vz_buf_free(&r->slots[i].data);
+    }
+    fv_free(r->ctx, r->slots);
+    vz_crew_close(&r->crew);
+    fv_free(r->ctx, r->source);
+}
+
+fv_status fv_vzip_decompress_stream(fv_ctx *ctx, const fv_vzip_io *io, uint64_t max_output,
+                                    const fv_vzip_limits *limits, fv_vzip_stats *stats)
+{
+    reader r;
+    memset(&r, 0, sizeof r);
+    r.ctx = ctx;
+    r.io = io;
+    r.max_output = max_output;
+    if (stats) memset(stats, 0, sizeof *stats);
+    if (!io || !io->read || !io->write) return fv_fail(ctx, FV_ERR_ARG, "vzip: a callback is NULL");
+    fv_status s = open_reader(&r, limits);
+    if (s == FV_OK) s = read_all(&r);
+    if (r.source) r.stats.input_bytes = r.source->offset;
+    if (stats) *stats = r.stats;
+    close_reader(&r);
+    return s;
+}

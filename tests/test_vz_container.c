@@ -1,0 +1,760 @@
+/* test_vz_container.c - vzip archives: round trips, the same bytes for every thread count, damage at
+ * every bit and every length, hostile headers, limits, memory that runs out. */
+#include "alloc_fail.h"
+#include "../codec/internal.h"
+#include "test.h"
+
+#include <zstd.h>
+
+static fv_ctx *ctx, *one_thread;
+static bool is_full; /* --full: minutes instead of seconds */
+
+/* ---- Data ------------------------------------------------------------------------------------ */
+
+enum { TEXT, NOISE, ZEROS, KINDS };
+
+static void fill(uint8_t *p, size_t n, int kind, uint64_t seed)
+{
+    static const char *const words[] = {"the ", "block ", "of ", "an ", "archive ", "holds ",
+                                        "bytes,\n", "and ", "index "};
+    size_t i = 0;
+    if (kind == ZEROS) memset(p, 0, n);
+    if (kind == NOISE)
+        for (; i < n; i++) p[i] = (uint8_t)(test_next(&seed) >> 13);
+    while (kind == TEXT && i < n) {
+        const char *w = words[test_next(&seed) % FV_ARRAY_LEN(words)];
+        while (*w && i < n) p[i++] = (uint8_t)*w++;
+    }
+}
+
+/* Context with so many threads; the caller destroys it. */
+static fv_ctx *threads(int n)
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    fv_ctx *c = NULL;
+    o.threads = n;
+    return fv_ctx_create(&c, &o) == FV_OK ? c : NULL;
+}
+
+static fv_status pack(fv_ctx *c, const uint8_t *data, size_t n, uint64_t block, uint8_t **vz,
+                      size_t *size)
+{
+    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+    o.level = 1;
+    o.block_bytes = block;
+    return fv_vzip_compress(c, data, n, &o, vz, size);
+}
+
+/* Streams whose reads are short, in changing lengths. */
+typedef struct pipe_io {
+    const uint8_t *in;
+    size_t left, step;
+    uint8_t *out;
+    size_t written, room;
+    int fail_read, fail_write; /* at so many calls; 0 = never */
+} pipe_io;
+
+static int64_t pipe_read(void *user, void *to, size_t size)
+{
+    pipe_io *p = user;
+    if (p->fail_read && --p->fail_read == 0) return -1;
+    size_t n = p->step ? 1 + p->left % p->step : size;
+    if (n > size) n = size;
+    if (n > p->left) n = p->left;
+    if (n) memcpy(to, p->in, n);
+    p->in += n;
+    p->left -= n;
+    return (int64_t)n;
+}
+
+static int pipe_write(void *user, const void *from, size_t n)
+{
+    pipe_io *p = user;
+    if (p->fail_write && --p->fail_write == 0) return 1;
+    if (n > p->room - p->written) return 1;
+    memcpy(p->out + p->written, from, n);
+    p->written += n;
+    return 0;
+}
+
+/* ---- Round trips ----------------------------------------------------------------------------- */
+
+static void round_trip_of_every_length(void)
+{
+    enum { MAX = 4100 };
+    static uint8_t data[MAX];
+    fv_ctx *c[4];
+    for (int i = 0; i < 4; i++) CHECK(c[i] = threads(i + 1));
+    /* Modelled blocks take milliseconds to set up, so that all lengths are for --full. */
+    for (size_t n = 0; n <= MAX; n += is_full || n < 260 || n % 1500 < 2 ? 1 : 41) {
+        uint8_t *vz, *back;
+        size_t size, got;
+        fv_ctx *one = c[n % 4], *other = c[(n + 1) % 4];
+        fill(data, n, (int)(n % KINDS), n);
+        OK(one, pack(one, data, n, 1500, &vz, &size));
+        CHECK(size <= n + 130); /* three blocks and their index */
+        OK(other, fv_vzip_decompress(other, vz, size, n ? n : 1, NULL, &back, &got));
+        CHECK_MSG(got == n && memcmp(back, data, n) == 0, "length %zu", n);
+        fv_free(one, vz);
+        fv_free(other, back);
+    }
+    for (int i = 0; i < 4; i++) fv_ctx_destroy(&c[i]);
+}
+
+static void same_bytes_for_1_to_4_threads(void)
+{
+    enum { N = 200000 };
+    uint8_t *data = malloc(N), *first = NULL, *vz;
+    size_t first_size = 0, size;
+    fill(data, N, TEXT, 1);
+    fill(data + 30000, 70000, NOISE, 2);
+    fill(data + 120000, 40000, ZEROS, 3);
+    for (int t = 1; t <= 4; t++) {
+        fv_ctx *c = threads(t);
+        OK(c, pack(c, data, N, 20011, &vz, &size));
+        if (first) CHECK(size == first_size && memcmp(vz, first, size) == 0);
+        if (!first) {
+            first = malloc(size);
+            first_size = size;
+            memcpy(first, vz, size);
+        }
+        fv_free(c, vz);
+        fv_ctx_destroy(&c);
+    }
+    free(first);
+    free(data);
+}
+
+static void round_trip_of_streams_with_short_reads(void)
+{
+    enum { N = 50000 };
+    static uint8_t data[N], vz[N + 4096], back[N];
+    const size_t lengths[] = {0, 1, 4095, 4096, 4097, 40960, N};
+    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+    o.level = 1;
+    o.block_bytes = 4096;
+    fill(data, N, TEXT, 5);
+    for (size_t i = 0; i < FV_ARRAY_LEN(lengths); i++)
+        for (int known = 0; known < 2; known++) {
+            const size_t n = lengths[i];
+            pipe_io in = {data, n, 37, vz, 0, sizeof vz, 0, 0};
+            const fv_vzip_io io = {pipe_read, pipe_write, &in};
+            fv_vzip_stats st;
+            o.size = known ? n : 0;
+            OK(ctx, fv_vzip_compress_stream(ctx, &io, &o, &st));
+            CHECK(st.input_bytes == n && st.output_bytes == in.written);
+            pipe_io out = {vz, in.written, 11, back, 0, N, 0, 0};
+            const fv_vzip_io oi = {pipe_read, pipe_write, &out};
+            OK(ctx, fv_vzip_decompress_stream(ctx, &oi, N, NULL, &st));
+            CHECK(out.written == n && memcmp(back, data, n) == 0 && st.frames == 1);
+            CHECK(st.blocks == (n + 4095) / 4096);
+        }
+}
+
+static void concatenated_archives_give_concatenated_data(void)
+{
+    uint8_t data[3000], all[8192], *vz, *back;
+    size_t size, got, n = 0;
+    fv_vzip_archive *a;
+    fv_vzip_info info;
+    fill(data, sizeof data, TEXT, 6);
+    /* Several blocks, one block, nothing, one block without an index behind it. */
+    const size_t from[] = {0, 1000, 1000, 1500}, to[] = {1000, 1000, 1500, 3000};
+    const uint64_t block[] = {300, 300, 4096, 400};
+    for (int i = 0; i < 4; i++) {
+        OK(ctx, pack(ctx, data + from[i], to[i] - from[i], block[i], &vz, &size));
+        memcpy(all + n, vz, size);
+        n += size;
+        fv_free(ctx, vz);
+    }
+    OK(ctx, fv_vzip_decompress(ctx, all, n, 3000, NULL, &back, &got));
+    CHECK(got == 3000 && memcmp(back, data, 3000) == 0);
+    fv_free(ctx, back);
+    OK(ctx, fv_vzip_open_memory(ctx, &a, all, n, NULL));
+    fv_vzip_get_info(a, &info);
+    CHECK(info.frames == 4 && info.original_bytes == 3000 && info.blocks == 9);
+    OK(ctx, fv_vzip_read(ctx, a, 990, 20, all, &got));
+    CHECK(got == 20 && memcmp(all, data + 990, 20) == 0);
+    fv_vzip_close(&a);
+}
+
+static void archive_of_an_archive_is_not_mistaken_for_it(void)
+{
+    uint8_t data[5000], *vz, *twice, *back;
+    size_t size, size2, got;
+    fv_vzip_archive *a;
+    fill(data, sizeof data, NOISE, 7);
+    OK(ctx, pack(ctx, data, sizeof data, 1000, &vz, &size));
+    OK(ctx, pack(ctx, vz, size, 1 << 20, &twice, &size2));
+    OK(ctx, fv_vzip_open_memory(ctx, &a, twice, size2, NULL));
+    fv_vzip_info info;
+    fv_vzip_get_info(a, &info);
+    CHECK(info.original_bytes == size && info.blocks == 1);
+    back = malloc(size);
+    OK(ctx, fv_vzip_read(ctx, a, 0, size, back, &got));
+    CHECK(got == size && memcmp(back, vz, size) == 0);
+    free(back);
+    fv_vzip_close(&a);
+    fv_free(ctx, vz);
+    fv_free(ctx, twice);
+}
+
+static void name_and_time_are_kept(void)
+{
+    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+    uint8_t *vz;
+    size_t size;
+    fv_vzip_archive *a;
+    fv_vzip_frame f;
+    o.name = "na\xc3\xafve file.txt";
+    o.has_time = 1;
+    o.mtime_s = -5;
+    o.mtime_ns = 999999999;
+    o.mode = 0640;
+    OK(ctx, fv_vzip_compress(ctx, "abc", 3, &o, &vz, &size));
+    OK(ctx, fv_vzip_open_memory(ctx, &a, vz, size, NULL));
+    OK(ctx, fv_vzip_get_frame(a, 0, &f));
+    CHECK(strcmp(f.name, o.name) == 0 && f.has_time && f.mtime_s == -5);
+    CHECK(f.mtime_ns == 999999999 && f.mode == 0640 && f.level == 3 && f.original_bytes == 3);
+    CHECK(fv_vzip_get_frame(a, 1, &f) == FV_ERR_ARG);
+    fv_vzip_close(&a);
+    fv_free(ctx, vz);
+}
+
+static void never_larger_than_stored(void)
+{
+    uint64_t seed = 9;
+    uint8_t data[2000];
+    for (int i = 0; i < 300; i++) {
+        uint8_t *vz;
+        size_t size;
+        const size_t n = test_next(&seed) % sizeof data;
+        fill(data, n, NOISE, seed);
+        OK(ctx, fv_vzip_compress(ctx, data, n, NULL, &vz, &size));
+        CHECK(size <= n + 40);
+        fv_free(ctx, vz);
+    }
+}
+
+/* ---- Random access --------------------------------------------------------------------------- */
+
+static void random_access_equals_slices(void)
+{
+    enum { N = 100000 };
+    static uint8_t data[N], part[N];
+    uint64_t seed = 10;
+    for (int no_index = 0; no_index < 2; no_index++) {
+        fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+        uint8_t *vz;
+        size_t size, got;
+        fv_vzip_archive *a;
+        fv_vzip_info info;
+        o.level = 1;
+        o.block_bytes = 7777;
+        o.no_index = no_index;
+        fill(data, N, TEXT, 11);
+        OK(ctx, fv_vzip_compress(ctx, data, N, &o, &vz, &size));
+        OK(ctx, fv_vzip_open_memory(ctx, &a, vz, size, NULL));
+        fv_vzip_get_info(a, &info);
+        CHECK(info.has_index == !no_index && info.original_bytes == N && info.blocks == 13);
+        for (int i = 0; i < 60; i++) {
+            const size_t at = test_next(&seed) % (N + 10), n = test_next(&seed) % 20000;
+            const size_t want = at >= N ? 0 : n < N - at ? n : N - at;
+            OK(ctx, fv_vzip_read(ctx, a, at, n, part, &got));
+            CHECK(got == want && memcmp(part, data + (at < N ? at : 0), got) == 0);
+        }
+        OK(ctx, fv_vzip_read(ctx, a, UINT64_MAX, 5, part, &got));
+        CHECK(got == 0);
+        fv_vzip_close(&a);
+        fv_free(ctx, vz);
+    }
+}
+
+/* ---- Damage ---------------------------------------------------------------------------------- */
+
+/* Any status but OK, or the right bytes. */
+static void check_damaged(const uint8_t *vz, size_t size, const uint8_t *data, size_t n,
+                          const char *what, size_t where)
+{
+    uint8_t *back;
+    size_t got;
+    const fv_status s = fv_vzip_decompress(one_thread, vz, size, n, NULL, &back, &got);
+    if (s != FV_OK) {
+        CHECK(back == NULL && got == 0 && fv_ctx_error(one_thread)[0]);
+        CHECK_MSG((s >= 20 && s < 40) || s == FV_ERR_OOM, "%s", fv_status_name(s));
+        return;
+    }
+    CHECK_MSG(got == n && memcmp(back, data, n) == 0, "silently wrong: %s %zu", what, where);
+    fv_free(one_thread, back);
+}
+
+static void make_mixed(uint8_t *data, size_t n)
+{
+    fill(data, n, TEXT, 12);
+    fill(data + n / 4, n / 4, NOISE, 13);
+}
+
+static void flip_all(uint8_t *vz, size_t size, const uint8_t *data, size_t n)
+{
+    for (size_t bit = 0; bit < 8 * size && !test_bad; bit++) {
+        vz[bit / 8] ^= (uint8_t)(1u << (bit % 8));
+        check_damaged(vz, size, data, n, "bit", bit);
+        vz[bit / 8] ^= (uint8_t)(1u << (bit % 8));
+    }
+}
+
+/* Stored blocks and a modelled one at the end: a wrong block ends the decoding, and a modelled one
+ * takes milliseconds. */
+static void every_flipped_bit_is_seen_or_harmless(void)
+{
+    enum { N = 5250 };
+    static uint8_t data[N];
+    uint8_t *vz;
+    size_t size;
+    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+    fill(data, N, NOISE, 13);
+    fill(data + 2 * N / 3, is_full ? N / 3 : N / 9, TEXT, 12);
+    fill(data + 2 * N / 3 + N / 9, 2 * N / 9, ZEROS, 12);
+    o.level = 1;
+    o.block_bytes = N / 3;
+    o.name = "x";
+    o.has_time = 1;
+    OK(ctx, fv_vzip_compress(ctx, data, N, &o, &vz, &size));
+    CHECK_MSG(size > 3500 && size < 4500, "archive of %zu bytes", size);
+    flip_all(vz, size, data, N);
+    fv_free(ctx, vz);
+}
+
+static void every_flipped_bit_of_a_zstd_block_is_seen_or_harmless(void)
+{
+    static uint8_t data[4000], code[4000];
+    vz_buf b;
+    vz_header h = {.flags = VZ_IS_SINGLE, .level = 3, .memory_log2 = 26};
+    fill(data, sizeof data, TEXT, 15);
+    const size_t n = ZSTD_compress(code, sizeof code, data, sizeof data, 19);
+    CHECK(!ZSTD_isError(n));
+    const vz_block_header block = {VZ_ZSTD, sizeof data, n, vz_hash(data, sizeof data), 0};
+    vz_buf_init(&b, ctx);
+    vz_header_put(&h, &b);
+    vz_block_header_put(&block, &b);
+    vz_buf_put(&b, code, n);
+    OK(ctx, b.status);
+    flip_all(b.data, b.size, data, sizeof data);
+    vz_buf_free(&b);
+}
+
+static void every_truncation_is_an_error_with_a_right_beginning(void)
+{
+    enum { N = 6000 };
+    static uint8_t data[N], out[N];
+    uint8_t *vz;
+    size_t size;
+    make_mixed(data, N);
+    for (int single = 0; single < 2; single++) {
+        OK(ctx, pack(ctx, data, N, single ? N : 1000, &vz, &size));
+        for (size_t n = 0; n < size; n += is_full || single ? 1 : 1 + n / 200) {
+            pipe_io p = {vz, n, 0, out, 0, N, 0, 0};
+            const fv_vzip_io io = {pipe_read, pipe_write, &p};
+            const fv_status s = fv_vzip_decompress_stream(one_thread, &io, N, NULL, NULL);
+            CHECK_MSG(s == FV_ERR_TRUNCATED, "%zu: %s", n, fv_status_name(s));
+            CHECK(memcmp(out, data, p.written) == 0 && p.written % 1000 == 0);
+            fv_vzip_archive *a = NULL;
+            CHECK(fv_vzip_open_memory(ctx, &a, vz, n, NULL) != FV_OK && a == NULL);
+        }
+        fv_free(ctx, vz);
+    }
+}
+
+static void bytes_after_the_end_are_an_error(void)
+{
+    uint8_t *vz, *back, more[200];
+    size_t size, got;
+    OK(ctx, pack(ctx, (const uint8_t *)"abc", 3, 0, &vz, &size));
+    memcpy(more, vz, size);
+    more[size] = 'x';
+    CHECK(fv_vzip_decompress(ctx, more, size + 1, 100, NULL, &back, &got) == FV_ERR_FORMAT);
+    CHECK(strstr(fv_ctx_error(ctx), "after the end"));
+    fv_free(ctx, vz);
+}
+
+/* ---- Recovery -------------------------------------------------------------------------------- */
+
+typedef struct memory_source {
+    const uint8_t *p;
+    pipe_io io; /* first, since the callbacks share `user` */
+    int damages;
+    uint64_t offset[8], size[8];
+} memory_source;
+
+static int source_read(void *user, uint64_t offset, void *to, size_t n)
+{
+    memcpy(to, ((const memory_source *)user)->p + offset, n);
+    return 0;
+}
+
+static int source_write(void *user, const void *from, size_t n)
+{
+    return pipe_write(&((memory_source *)user)->io, from, n);
+}
+
+static void on_damage(void *user, const fv_vzip_damage *d)
+{
+    memory_source *m = user;
+    if (m->damages < 8) {
+        m->offset[m->damages] = d->offset;
+        m->size[m->damages] = d->size;
+    }
+    m->damages++;
+}
+
+static fv_status recover(memory_source *m, size_t size, uint8_t *out, size_t room, uint64_t *lost)
+{
+    const fv_vzip_source source = {source_read, size, m};
+    const fv_vzip_io io = {NULL, source_write, m};
+    m->damages = 0;
+    m->io = (pipe_io){.out = out, .room = room};
+    return fv_vzip_recover(ctx, &source, &io, room, NULL, on_damage, lost, NULL);
+}
+
+static void recovery_loses_only_the_damaged_block(void)
+{
+    enum { N = 5000 };
+    static uint8_t data[N], out[N];
+    uint8_t *vz;
+    size_t size;
+    uint64_t lost;
+    fill(data, N, NOISE, 14);
+    OK(ctx, pack(ctx, data, N, 1000, &vz, &size));
+    memory_source m = {.p = vz};
+    /* Payload, block header (its length), frame header. */
+    const size_t where[] = {19 + 1 + 4 + 8 + 500, 19 + 2 * 1013 + 3, 9};
+    const uint64_t begin[] = {0, 2000, N}, length[] = {1000, 1000, 0};
+    for (int i = 0; i < 3; i++) {
+        vz[where[i]] ^= 0x40;
+        OK(ctx, recover(&m, size, out, N, &lost));
+        CHECK_MSG(lost == length[i] && m.io.written == N, "%d: %d lost", i, (int)lost);
+        CHECK(m.damages == (length[i] > 0));
+        if (length[i]) CHECK(m.offset[0] == begin[i] && m.size[0] == length[i]);
+        for (size_t k = 0; k < N; k++) {
+            const bool is_lost = k >= begin[i] && k < begin[i] + length[i];
+            CHECK_MSG(out[k] == (is_lost ? 0 : data[k]), "%d: byte %zu", i, k);
+        }
+        vz[where[i]] ^= 0x40;
+    }
+    /* Index and a block header: what comes before the block is there, the rest is zeros. */
+    vz[size - 20] ^= 1;
+    vz[where[1]] ^= 0x40;
+    OK(ctx, recover(&m, size, out, N, &lost));
+    CHECK(m.damages == 1 && m.offset[0] == 2000 && lost == 3000 && m.io.written == N);
+    CHECK(memcmp(out, data, 2000) == 0 && out[2000] == 0 && out[N - 1] == 0);
+    fv_free(ctx, vz);
+}
+
+static void recovery_of_a_cut_archive_keeps_its_beginning(void)
+{
+    enum { N = 5000 };
+    static uint8_t data[N], out[N];
+    uint8_t *vz;
+    size_t size;
+    uint64_t lost;
+    make_mixed(data, N);
+    OK(ctx, pack(ctx, data, N, 500, &vz, &size));
+    memory_source m = {.p = vz};
+    for (size_t n = 0; n < size; n += is_full ? 1 : 61) {
+        const fv_status s = recover(&m, n, out, N, &lost);
+        if (s != FV_OK) continue;
+        CHECK(m.io.written >= lost && memcmp(out, data, m.io.written - lost) == 0);
+        CHECK(m.damages == 1);
+    }
+    fv_free(ctx, vz);
+}
+
+/* ---- Hostile archives ------------------------------------------------------------------------ */
+
+static char said[512]; /* message of the last open_forged */
+
+typedef struct forged {
+    vz_buf b;
+    vz_header h;
+} forged;
+
+static void forge(forged *f, int flags)
+{
+    memset(f, 0, sizeof *f);
+    vz_buf_init(&f->b, ctx);
+    f->h.flags = flags;
+    f->h.level = 3;
+    f->h.memory_log2 = 26;
+    vz_header_put(&f->h, &f->b);
+}
+
+static fv_status open_forged(forged *f, const fv_vzip_limits *l)
+{
+    uint8_t *out;
+    size_t n;
+    fv_vzip_archive *a;
+    fv_memory_stats m;
+    fv_ctx_memory_reset_peak(ctx);
+    const fv_status s = fv_vzip_decompress(ctx, f->b.data, f->b.size, 1 << 20, l, &out, &n);
+    if (s == FV_OK) fv_free(ctx, out);
+    snprintf(said, sizeof said, "%s", fv_ctx_error(ctx));
+    fv_ctx_memory(ctx, &m);
+    if (m.peak_bytes > 4000000) return FV_ERR_INTERNAL; /* a claimed length was believed */
+    if (fv_vzip_open_memory(ctx, &a, f->b.data, f->b.size, l) == FV_OK) fv_vzip_close(&a);
+    vz_buf_free(&f->b);
+    return s;
+}
+
+static void hostile_headers_are_refused(void)
+{
+    forged f;
+    for (int byte = 9; byte < 12; byte++) { /* flags, level, memory */
+        static const uint8_t bad[] = {0, 64, 128, 255};
+        for (size_t i = 0; i < FV_ARRAY_LEN(bad); i++) {
+            forge(&f, VZ_IS_SINGLE);
+            f.b.data[byte] = bad[i];
+            f.b.size -= 4;
+            vz_buf_le(&f.b, fv_crc32c(0, f.b.data, f.b.size), 4);
+            CHECK(open_forged(&f, NULL) >= 20);
+        }
+    }
+    forge(&f, VZ_IS_SINGLE);
+    f.b.data[8] = 2;
+    CHECK(open_forged(&f, NULL) == FV_ERR_VERSION);
+    forge(&f, VZ_IS_SOLID);
+    CHECK(open_forged(&f, NULL) == FV_ERR_VERSION);
+    forge(&f, VZ_IS_SINGLE | VZ_HAS_INDEX);
+    CHECK(open_forged(&f, NULL) == FV_ERR_FORMAT);
+    forge(&f, 0);
+    f.h.models = 1;
+    f.h.model[0].id = 7;
+    f.b.size = 0;
+    vz_header_put(&f.h, &f.b);
+    CHECK(open_forged(&f, NULL) == FV_ERR_MODEL);
+    CHECK(strstr(said, "00000007"));
+}
+
+static fv_status open_block(int type, uint64_t original, uint64_t coded, const void *payload,
+                            size_t there, const fv_vzip_limits *l)
+{
+    forged f;
+    const vz_block_header h = {type, original, coded, 0, 0};
+    forge(&f, VZ_IS_SINGLE);
+    vz_block_header_put(&h, &f.b);
+    vz_buf_put(&f.b, payload, there);
+    return open_forged(&f, l);
+}
+
+static void hostile_blocks_are_refused(void)
+{
+    static const uint8_t zeros[100];
+    fv_vzip_limits l = FV_VZIP_LIMITS_INIT;
+    CHECK(open_block(VZ_STORE, 100, 100, zeros, 100, NULL) == FV_ERR_CHECKSUM);
+    CHECK(open_block(VZ_STORE, 200, 100, zeros, 100, NULL) == FV_ERR_FORMAT);
+    CHECK(open_block(VZ_ZSTD, 0, 0, zeros, 0, NULL) == FV_ERR_FORMAT);
+    CHECK(open_block(VZ_ZSTD, 10, 100, zeros, 100, NULL) == FV_ERR_FORMAT);
+    CHECK(open_block(VZ_ZSTD, 1000, 100, zeros, 100, NULL) == FV_ERR_FORMAT);
+    CHECK(open_block(VZ_STORE, 1 << 27, 1 << 27, zeros, 100, NULL) == FV_ERR_TRUNCATED);
+    CHECK(open_block(VZ_ZSTD, (uint64_t)1 << 29, 100, zeros, 100, NULL) == FV_ERR_LIMIT);
+    CHECK(open_block(VZ_ZSTD, UINT64_MAX, UINT64_MAX, zeros, 100, NULL) == FV_ERR_LIMIT);
+    CHECK(open_block(3, 100, 100, zeros, 100, NULL) == FV_ERR_VERSION);
+    CHECK(open_block(VZ_END, 0, 0, zeros, 0, NULL) == FV_ERR_FORMAT);
+    l.max_expansion = 9;
+    CHECK(open_block(VZ_ZSTD, 1000, 100, zeros, 100, &l) == FV_ERR_LIMIT);
+    l.memory_bytes = 150;
+    CHECK(open_block(VZ_STORE, 100, 100, zeros, 100, &l) == FV_ERR_OOM);
+    CHECK(strstr(said, "200"));
+}
+
+static void wrong_input_is_named(void)
+{
+    uint8_t *out;
+    size_t n;
+    CHECK(fv_vzip_decompress(ctx, "hello", 5, 9, NULL, &out, &n) == FV_ERR_FORMAT);
+    CHECK(strstr(fv_ctx_error(ctx), "not a .vz archive"));
+    CHECK(fv_vzip_decompress(ctx, "", 0, 9, NULL, &out, &n) == FV_ERR_TRUNCATED);
+    CHECK(fv_vzip_decompress(ctx, vz_magic, 5, 9, NULL, &out, &n) == FV_ERR_TRUNCATED);
+    CHECK(fv_vzip_decompress(ctx, "hello", 5, 0, NULL, &out, &n) == FV_ERR_ARG);
+    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+    o.level = 10;
+    CHECK(fv_vzip_compress(ctx, "a", 1, &o, &out, &n) == FV_ERR_ARG);
+    o.level = 1;
+    o.block_bytes = VZ_BLOCK_BYTES_MAX + 1;
+    CHECK(fv_vzip_compress(ctx, "a", 1, &o, &out, &n) == FV_ERR_ARG);
+}
+
+static void output_limit_holds(void)
+{
+    uint8_t data[3000], *vz, *out;
+    size_t size, n;
+    fill(data, sizeof data, ZEROS, 0);
+    for (int single = 0; single < 2; single++) {
+        OK(ctx, pack(ctx, data, sizeof data, single ? 0 : 1000, &vz, &size));
+        CHECK(fv_vzip_decompress(ctx, vz, size, 2999, NULL, &out, &n) == FV_ERR_LIMIT && !out);
+        OK(ctx, fv_vzip_decompress(ctx, vz, size, 3000, NULL, &out, &n));
+        fv_free(ctx, out);
+        fv_free(ctx, vz);
+    }
+}
+
+/* ---- Failures -------------------------------------------------------------------------------- */
+
+static void announced_size_must_be_right(void)
+{
+    static uint8_t out[20000];
+    for (uint64_t size = 99; size <= 101; size++) {
+        pipe_io p = {out, 100, 0, out + 1000, 0, 10000, 0, 0};
+        const fv_vzip_io io = {pipe_read, pipe_write, &p};
+        fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+        o.size = size;
+        CHECK((fv_vzip_compress_stream(ctx, &io, &o, NULL) == FV_OK) == (size == 100));
+    }
+}
+
+static void failing_callbacks_are_io_errors(void)
+{
+    static uint8_t data[5000], vz[8000], out[5000];
+    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+    o.block_bytes = 1000;
+    o.level = 1;
+    fill(data, sizeof data, TEXT, 20);
+    size_t size = 0;
+    for (int decode = 0; decode < 2; decode++)
+        for (int which = 0; which < 2; which++)
+            for (int n = 1;; n++) {
+                pipe_io p = {data, sizeof data, 700, vz, 0, sizeof vz, 0, 0};
+                if (decode) p = (pipe_io){vz, size, 700, out, 0, sizeof out, 0, 0};
+                p.fail_read = which ? n : 0;
+                p.fail_write = which ? 0 : n;
+                const fv_vzip_io io = {pipe_read, pipe_write, &p};
+                const fv_status s =
+                    decode ? fv_vzip_decompress_stream(ctx, &io, sizeof out, NULL, NULL)
+                           : fv_vzip_compress_stream(ctx, &io, &o, NULL);
+                if (s == FV_OK) {
+                    if (!decode) size = p.written;
+                    break;
+                }
+                CHECK(s == FV_ERR_IO && n < 100);
+            }
+}
+
+static int stop(void *user, const fv_progress *p)
+{
+    int *left = user;
+    (void)p;
+    return --*left < 0;
+}
+
+static void cancelling_stops(void)
+{
+    static uint8_t data[100000];
+    fill(data, sizeof data, TEXT, 21);
+    for (int n = 0;; n++) {
+        int left = n;
+        uint8_t *vz = NULL;
+        size_t size;
+        fv_ctx *c;
+        fv_ctx_options co = FV_CTX_OPTIONS_INIT;
+        co.progress = stop;
+        co.user = &left;
+        co.threads = 2;
+        CHECK(fv_ctx_create(&c, &co) == FV_OK);
+        const fv_status s = pack(c, data, sizeof data, 20000, &vz, &size);
+        fv_free(c, vz);
+        fv_ctx_destroy(&c);
+        CHECK(s == FV_OK || (s == FV_ERR_CANCELLED && !vz));
+        if (s == FV_OK) {
+            CHECK(n > 2);
+            break;
+        }
+    }
+}
+
+/* All that a program does, in a context whose memory runs out. */
+static fv_status whole_job(fv_ctx *c, const uint8_t *data, size_t n)
+{
+    uint8_t *vz = NULL, *back = NULL, part[100];
+    size_t size, got;
+    fv_vzip_archive *a = NULL;
+    fv_status s = pack(c, data, n, 1500, &vz, &size);
+    if (s == FV_OK) s = fv_vzip_decompress(c, vz, size, n, NULL, &back, &got);
+    if (s == FV_OK && (got != n || memcmp(back, data, n) != 0)) s = FV_ERR_INTERNAL;
+    if (s == FV_OK) s = fv_vzip_open_memory(c, &a, vz, size, NULL);
+    if (s == FV_OK) s = fv_vzip_read(c, a, 1450, sizeof part, part, &got);
+    if (s == FV_OK && memcmp(part, data + 1450, sizeof part) != 0) s = FV_ERR_INTERNAL;
+    fv_vzip_close(&a);
+    fv_free(c, back);
+    fv_free(c, vz);
+    return s;
+}
+
+static void every_failing_allocation_is_reported(void)
+{
+    uint8_t data[4000];
+    make_mixed(data, sizeof data);
+    for (int64_t n = 0;; n++) {
+        alloc_fail heap = {.left = n};
+        const fv_allocator al = alloc_fail_allocator(&heap);
+        fv_ctx *c;
+        fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+        o.alloc = &al;
+        o.threads = 2;
+        if (fv_ctx_create(&c, &o) != FV_OK) continue;
+        const fv_status s = whole_job(c, data, sizeof data);
+        const bool has_message = fv_ctx_error(c)[0] != 0;
+        fv_ctx_destroy(&c);
+        CHECK_MSG(heap.live == 0, "allocation %d: %d blocks left", (int)n, (int)heap.live);
+        if (s == FV_OK) break;
+        CHECK_MSG(s == FV_ERR_OOM && has_message, "allocation %d: %s", (int)n, fv_status_name(s));
+        CHECK(n < 5000);
+    }
+}
+
+static void memory_limit_of_the_encoder_holds(void)
+{
+    static uint8_t data[300000];
+    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+    uint8_t *vz;
+    size_t size;
+    o.block_bytes = sizeof data;
+    o.memory_bytes = 100000;
+    CHECK(fv_vzip_compress(ctx, data, sizeof data, &o, &vz, &size) == FV_ERR_OOM);
+    CHECK(strstr(fv_ctx_error(ctx), "at least"));
+}
+
+int main(int argc, char **argv)
+{
+    is_full = argc > 1 && strcmp(argv[1], "--full") == 0;
+    ctx = threads(2);
+    one_thread = threads(1);
+    if (!ctx || !one_thread) return 1;
+    RUN(round_trip_of_every_length);
+    RUN(same_bytes_for_1_to_4_threads);
+    RUN(round_trip_of_streams_with_short_reads);
+    RUN(concatenated_archives_give_concatenated_data);
+    RUN(archive_of_an_archive_is_not_mistaken_for_it);
+    RUN(name_and_time_are_kept);
+    RUN(never_larger_than_stored);
+    RUN(random_access_equals_slices);
+    RUN(every_flipped_bit_is_seen_or_harmless);
+    RUN(every_flipped_bit_of_a_zstd_block_is_seen_or_harmless);
+    RUN(every_truncation_is_an_error_with_a_right_beginning);
+    RUN(bytes_after_the_end_are_an_error);
+    RUN(recovery_loses_only_the_damaged_block);
+    RUN(recovery_of_a_cut_archive_keeps_its_beginning);
+    RUN(hostile_headers_are_refused);
+    RUN(hostile_blocks_are_refused);
+    RUN(wrong_input_is_named);
+    RUN(output_limit_holds);
+    RUN(announced_size_must_be_right);
+    RUN(failing_callbacks_are_io_errors);
+    RUN(cancelling_stops);
+    RUN(every_failing_allocation_is_reported);
+    RUN(memory_limit_of_the_encoder_holds);
+    fv_memory_stats m;
+    fv_ctx_memory(ctx, &m);
+    if (m.current_bytes) printf("# %llu bytes leaked\n", (unsigned long long)m.current_bytes);
+    fv_ctx_destroy(&one_thread);
+    fv_ctx_destroy(&ctx);
+    return test_end() || m.current_bytes;
+}
