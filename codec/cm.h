@@ -67,13 +67,15 @@ typedef struct vz_text {
     uint32_t number;                   /* hash of the shape of the number being read */
     uint32_t line_start, line_prev;    /* positions */
     uint32_t first;                    /* first bytes of the line */
+    uint32_t folded_prev, first_word;
     uint32_t indent, field, field_hash, field_start;
     uint32_t key, tag, quote, depth;   /* JSON key or XML tag that we are in */
     uint32_t fields_prev[64], fields_now[64]; /* start of each field in the line above, this one */
     uint32_t column_kind;
 } vz_text;
 typedef struct vz_code { /* a walk over instructions, cm_code.c */
-    uint32_t state, left, op, modrm, prefix;
+    uint32_t state, left, immediate, op, modrm, prefix;
+    uint32_t instruction;      /* hash of its bytes so far */
     uint32_t ops[8];
     uint32_t position;
 } vz_code;
@@ -83,12 +85,18 @@ typedef struct vz_stride {
     uint32_t start;            /* where the segment began, for the column */
 } vz_stride;
 
+/* What followed a context last, and how often in a row; check is 16 bits of the hash. */
+typedef struct vz_run {
+    uint16_t check;
+    uint8_t count, byte;
+} vz_run;
+#define VZ_CM_RUN_CELLS 64u /* [16 counts][4 places of the bit] */
+
 /* Statistics of one family. */
 typedef struct vz_family {
     bool made;
-    int contexts;
-    vz_prob *maps;             /* [contexts][256] */
-    vz_prob *runs;             /* [contexts][...] MAX only */
+    vz_prob *maps;             /* [contexts][256] by history */
+    vz_prob *run_maps;         /* [runs][VZ_CM_RUN_CELLS]: that the run's bit is right */
     vz_mixer mixer;
     vz_apm apm[VZ_CM_APMS];
 } vz_family;
@@ -116,8 +124,12 @@ typedef struct vz_cm {
     uint8_t *slot[VZ_CM_CONTEXTS];
     uint8_t *cell[VZ_CM_CONTEXTS];
     vz_prob *map[VZ_CM_CONTEXTS];
-    uint8_t order0[256];
-    vz_prob order0_map[256], *order0_cell;
+    vz_run *run[VZ_CM_CONTEXTS], *run_table;
+    vz_prob *run_cell[VZ_CM_CONTEXTS]; /* NULL: no prediction */
+    int run_log2;
+    vz_prob *direct[2], *direct_cell[2]; /* order 1, and order 2 hashed without check */
+    uint32_t direct_base[2];
+    int direct_log2;
     vz_match match[VZ_CM_MATCHES];
     int matches;
     uint32_t select[VZ_MIX_SELECTORS]; /* set by the kind's function once per byte */
@@ -125,16 +137,18 @@ typedef struct vz_cm {
     vz_text text;
     vz_code code;
     vz_stride stride;
+    int apm_log2;
     int32_t logit;
     uint32_t p16;              /* of the next bit */
 } vz_cm;
 
-/* Fill cm->hash[] for the next byte and cm->select[]; return the number of contexts. */
-int vz_cm_text_contexts(vz_cm *cm);
-int vz_cm_binary_contexts(vz_cm *cm);
-int vz_cm_code_contexts(vz_cm *cm);
+/* Fill cm->hash[] for the next byte and cm->select[]. */
+void vz_cm_text_contexts(vz_cm *cm);
+void vz_cm_binary_contexts(vz_cm *cm);
+void vz_cm_code_contexts(vz_cm *cm);
 /* Look at the byte that was just coded. */
 void vz_cm_text_byte(vz_cm *cm, uint32_t c);
+void vz_cm_word_byte(vz_cm *cm, uint32_t c); /* words only: strings in binary data */
 void vz_cm_code_byte(vz_cm *cm, uint32_t c);
 void vz_cm_stride_byte(vz_cm *cm, uint32_t c);
 

@@ -1,7 +1,7 @@
 /* cm_exe.c - makes the targets of calls, jumps and data references of machine code absolute, so that
  * two references to one place look alike. Exactly invertible for any bytes.
  *
- * x86: the walk looks only at opcode bytes, never inside an operand that was changed, so that both
+ * x86: the walk looks only at opcode bytes, never inside an operand, changed or not, so that both
  * directions stop at the same places. A relative value r at place p of a segment of n bytes with
  * -p <= r < n - p becomes p + r in [0, n); the values n - p <= r < n give way and become r - n in
  * [-p, 0). Together a bijection of [-p, n); all others stay (as in the "E8 translation" of CAB).
@@ -13,17 +13,16 @@ static void put32(uint8_t *p, uint32_t v)
     for (int i = 0; i < 4; i++) p[i] = (uint8_t)(v >> 8 * i);
 }
 
-/* p: place after the operand. True if the value was in the range that moves. */
-static bool move_operand(uint8_t *operand, size_t place, size_t size, bool forward)
+/* place: of the byte after the operand. */
+static void move_operand(uint8_t *operand, size_t place, size_t size, bool forward)
 {
     const int64_t p = (int64_t)place, n = (int64_t)size;
     int64_t v = vz_rd32(operand);
     if (v >= (int64_t)1 << 31) v -= (int64_t)1 << 32;
-    if (v < -p || v >= n) return false;
+    if (v < -p || v >= n) return;
     if (forward) v = v < n - p ? v + p : v - n;
     else v = v >= 0 ? v - p : v + n;
     put32(operand, (uint32_t)(v & 0xffffffff));
-    return true;
 }
 
 /* Bytes before the 32-bit operand of an instruction at b with a relative target; 0: none. */
@@ -43,8 +42,8 @@ void vz_exe_x86(uint8_t *data, size_t size, bool forward)
     if (size < 8 || size >= (size_t)1 << 30) return;
     for (size_t i = 0; i + 8 <= size;) {
         const size_t lead = x86_lead(data + i);
-        if (lead && move_operand(data + i + lead, i + lead + 4, size, forward)) i += lead + 4;
-        else i++;
+        if (lead) move_operand(data + i + lead, i + lead + 4, size, forward);
+        i += lead ? lead + 4 : 1;
     }
 }
 

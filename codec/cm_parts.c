@@ -26,6 +26,7 @@ void vz_logistic_init(vz_logistic *t)
         t->stretch[i] = (int16_t)vz_clamp(x, -VZ_LOGIT_MAX, VZ_LOGIT_MAX);
     }
     for (uint32_t n = 0; n < 1024; n++) t->rate[n] = (uint16_t)(655360 / (10 * n + 16));
+    t->rate[VZ_PROB_FIXED] = 0;
 }
 
 void vz_apm_init(vz_apm *a, const vz_logistic *t, uint16_t *memory, uint32_t contexts)

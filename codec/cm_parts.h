@@ -100,7 +100,7 @@ FV_INLINE int vz_decode_bit(vz_decoder *d, uint32_t p16)
 typedef struct vz_logistic {
     uint16_t squash[2 * VZ_SQUASH_MAX + 2];
     int16_t stretch[4096];
-    uint16_t rate[1024]; /* 65536 / (n + 1.6): step of a probability seen n times */
+    uint16_t rate[1024]; /* 65536 / (n + 1.6): step of a probability seen n times; [1023]: 0 */
 } vz_logistic;
 void vz_logistic_init(vz_logistic *t); /* about 50 us */
 FV_INLINE int32_t vz_stretch(const vz_logistic *t, uint32_t p16) { return t->stretch[p16 >> 4]; }
@@ -112,16 +112,17 @@ FV_INLINE uint32_t vz_p16_clamp(uint32_t p) { return p < 1 ? 1 : p > 65535 ? 655
 
 /* ---- Adaptive probabilities ------------------------------------------------------------------- */
 /* 22 bits of probability above 10 bits of count: the step is 1/(count + 1.6) until count reaches
- * `limit` (<= 1023): exact averages first, then exponential forgetting. */
+ * `limit` (<= 1022): exact averages first, then exponential forgetting. Count 1023: never moves. */
 typedef uint32_t vz_prob;
+#define VZ_PROB_FIXED 1023u
 FV_INLINE vz_prob vz_prob_of(uint32_t p16, uint32_t count) { return p16 << 16 | count; }
 FV_INLINE uint32_t vz_prob_p16(vz_prob v) { return v >> 16; } /* may be 0: clamp before coding */
 FV_INLINE void vz_prob_update(const vz_logistic *t, vz_prob *v, int bit, uint32_t limit)
 {
-    const uint32_t n = *v & 1023, p = *v >> 10;
-    const int32_t gap = (bit ? 4194303 : 0) - (int32_t)p; /* 22 bits */
-    const int32_t step = (int32_t)((int64_t)gap * t->rate[n] / 65536);
-    *v = (uint32_t)((int32_t)p + step) << 10 | (n < limit ? n + 1 : limit);
+    const uint32_t n = *v & 1023, p = *v >> 10, count = n + (n < limit);
+    const uint64_t rate = t->rate[n];
+    if (bit) *v = (p + (uint32_t)((4194303 - p) * rate >> 16)) << 10 | count;
+    else *v = (p - (uint32_t)(p * rate >> 16)) << 10 | count;
 }
 /* Two rates in one: quick to follow, slow to settle. */
 typedef struct vz_prob2 {

@@ -27,8 +27,10 @@ static void word_byte(vz_text *t, uint32_t c, uint32_t kind)
         t->word = vz_hash2(t->word + 1, c);
         t->folded = vz_hash2(t->folded + 1, kind == LETTER && c < 128 ? c | 32 : c);
     } else if (t->word) {
+        if (!t->first_word) t->first_word = t->word;
         t->word_prev2 = t->word_prev;
         t->word_prev = t->word;
+        t->folded_prev = t->folded;
         t->word = t->folded = 0;
     }
     t->number = kind == DIGIT ? t->number * 2 + 2 : c == '.' || c == '-' ? t->number * 2 + 1 : 0;
@@ -62,7 +64,7 @@ static void new_line(vz_cm *cm)
     t->line_start = t->field_start = cm->pos;
     t->fields_now[0] = cm->pos;
     t->field = 0;
-    t->first = t->indent = 0;
+    t->first = t->indent = t->first_word = 0;
 }
 
 void vz_cm_text_byte(vz_cm *cm, uint32_t c)
@@ -77,6 +79,8 @@ void vz_cm_text_byte(vz_cm *cm, uint32_t c)
     if (c == ' ' && t->indent == column - 1) t->indent = column;
     if (c == '\n') new_line(cm);
 }
+
+void vz_cm_word_byte(vz_cm *cm, uint32_t c) { word_byte(&cm->text, c, class_of_byte(c)); }
 
 /* The byte `ahead` places on in the line above, 0 at its end. */
 static uint32_t above_of(const vz_cm *cm, uint32_t ahead)
@@ -93,34 +97,44 @@ static uint32_t above_field(const vz_cm *cm, uint32_t ahead)
     return at < cm->text.line_start ? cm->hist[at] : 0;
 }
 
-/* Hash of context number i; v: its value. */
+/* Context number n has the value v; the number keeps equal values of different contexts apart. */
 #define ADD(v) (h[n] = vz_hash2((v), (uint32_t)(n + 1) * 0x3d4d51cbu), n++)
 
-static int orders(vz_cm *cm, uint32_t *h)
+/* The 12 contexts of the strongest class beyond the 20 of the middle one. */
+static void more_contexts(const vz_cm *cm, uint32_t *h, int n, uint32_t above)
 {
-    int n = 0;
-    const uint32_t c4 = cm->c4, c8 = cm->c8;
-    ADD(c4 & 0xff);
-    ADD(c4 & 0xffff);
-    ADD(c4 & 0xffffff);
-    ADD(c4);
-    ADD(vz_hash2(c4, c8 & 0xffff));
-    return n;
+    const vz_text *t = &cm->text;
+    const uint32_t c4 = cm->c4, c8 = cm->c8, c1 = c4 & 0xff;
+    ADD(vz_hash2(c4, c8 & 0xffffff));
+    ADD(vz_hash2(t->word, t->word_prev2));
+    ADD(vz_hash2(t->word_prev, c1));
+    ADD(vz_hash2(t->folded, t->folded_prev));
+    ADD(vz_hash2(t->number | t->field << 16, t->key));
+    ADD(vz_hash2(above | c1 << 8, t->field_hash));
+    ADD(vz_hash2(t->field_hash, vz_hash2(t->tag, t->key)));
+    ADD(vz_hash2(cm->indirect2[c4 & 0xffff], c4 & 0xffff));
+    ADD(c4 & 0xffff0000);
+    ADD(vz_hash2(t->word, t->first_word));
+    ADD(vz_hash2(t->column_kind, c1));
+    ADD(vz_hash2(t->word, t->indent | t->depth << 8));
 }
 
-int vz_cm_text_contexts(vz_cm *cm)
+void vz_cm_text_contexts(vz_cm *cm)
 {
     uint32_t *h = cm->hash;
     const vz_text *t = &cm->text;
     const uint32_t c4 = cm->c4, c8 = cm->c8, c1 = c4 & 0xff;
-    int n = orders(cm, h);
+    const uint32_t above = above_field(cm, 0);
+    int n = 0;
+    ADD(c1);
+    ADD(c4 & 0xffff);
+    ADD(c4 & 0xffffff);
+    ADD(c4);
+    ADD(vz_hash2(c4, c8 & 0xffff));
     ADD(vz_hash2(t->word, c1));
     ADD(vz_hash2(t->word, t->word_prev));
-    const uint32_t above = above_field(cm, 0);
-    if (cm->strength == VZ_CM_FAST) {
-        ADD(vz_hash2(above | c1 << 8, t->field));
-        return n;
-    }
+    ADD(vz_hash2(above | c1 << 8, t->field));
+    if (cm->strength == VZ_CM_FAST) return;
     ADD(vz_hash2(c4, c8 & 0xff));
     ADD(vz_hash2(c4, c8));
     ADD(vz_hash2(t->word, t->word_prev * 3 + t->word_prev2));
@@ -132,12 +146,11 @@ int vz_cm_text_contexts(vz_cm *cm)
     ADD(vz_hash2(cm->indirect1[c1], c1));
     ADD(vz_hash2(cm->indirect2[c4 & 0xffff], c1));
     ADD(c4 & 0xffff00);
-    const vz_match *m = &cm->match[cm->matches - 1];
-    ADD(vz_hash2(m->expected, m->bucket | c1 << 8));
     ADD(vz_hash2(t->first, cm->pos - t->line_start));
     cm->select[0] = (t->column_kind & 7) | (t->column_kind >> 1 & 0x38) |
                     (t->column_kind >> 2 & 0xc0);
+    if (cm->strength == VZ_CM_MID) return;
+    more_contexts(cm, h, n, above);
     cm->select[1] = t->field < 31 ? t->field * 8 + (t->column_kind & 7) : 255;
     cm->select[2] = above;
-    return n;
 }

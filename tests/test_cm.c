@@ -1,0 +1,241 @@
+/* test_cm.c - the context-mixing coder: every kind and class returns its input, one code for every
+ * vector width, memory as declared, transforms inverted, truncated and wrong code survived. */
+#include "alloc_fail.h"
+#include "cm.h"
+#include "test.h"
+
+static const vz_kind KINDS[] = {VZ_BINARY, VZ_TEXT, VZ_X86, VZ_ARM64, VZ_RECORDS};
+static const int LEVELS[] = {1, 3, 9};
+
+static fv_ctx *context(uint32_t disable)
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    o.cpu_disable = disable;
+    fv_ctx *ctx = NULL;
+    if (fv_ctx_create(&ctx, &o) != FV_OK) abort();
+    return ctx;
+}
+
+/* Bytes of several natures, by number. */
+static void make(uint8_t *p, size_t n, int nature, uint64_t seed)
+{
+    static const char TEXT[] = "{\"id\": 17, \"name\": \"left, right\"},\n\tif (a[i] == 0x1f) return;\n"
+                               "2024-01-02 03:04:05 INFO <b>x</b> one two three\n";
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t r = test_next(&seed);
+        switch (nature) {
+        case 0: p[i] = (uint8_t)(r >> 13); break;
+        case 1: p[i] = 0; break;
+        case 2: p[i] = (uint8_t)TEXT[(i + (r % 41 == 0)) % (sizeof TEXT - 1)]; break;
+        case 3: p[i] = (uint8_t)(i % 12 < 8 ? i / 12 : r & 3); break;
+        default: { /* calls, jumps and references with near targets between random bytes */
+            static const uint8_t OPS[] = {0xe8, 0xe9, 0x0f, 0x84, 0x48, 0x8b, 0x05, 0xff, 0x15, 0};
+            p[i] = r & 3 ? OPS[r % sizeof OPS] : (uint8_t)(r >> 9);
+        }
+        }
+    }
+}
+
+/* Codes and decodes; *code_size (if not NULL) and *crc describe the code. */
+static bool round_trip(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *segs, int count,
+                       const uint8_t *data, size_t size, uint32_t *crc)
+{
+    vz_buf b;
+    vz_buf_init(&b, ctx);
+    uint8_t *back = calloc(1, size + 1);
+    bool same = back && vz_cm_encode(ctx, o, segs, count, data, &b) == FV_OK &&
+                vz_cm_decode(ctx, o, segs, count, b.data, b.size, back) == FV_OK;
+    size_t at = 0;
+    for (int i = 0; same && i < count; i++) {
+        if (vz_kind_is_cm(segs[i].kind))
+            same = memcmp(back + at, data + at, (size_t)segs[i].size) == 0;
+        at += (size_t)segs[i].size;
+    }
+    if (crc) *crc = fv_crc32(0, b.data, b.size);
+    vz_buf_free(&b);
+    free(back);
+    return same;
+}
+
+static void every_kind_and_class_returns_its_input(void)
+{
+    static const size_t SIZES[] = {0, 1, 2, 3, 7, 100, 3000};
+    fv_ctx *ctx = context(0);
+    uint8_t data[3000];
+    for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++)
+        for (size_t k = 0; k < FV_ARRAY_LEN(KINDS); k++)
+            for (int nature = 0; nature < 5; nature++)
+                for (size_t s = 0; s < FV_ARRAY_LEN(SIZES); s++) {
+                    if (SIZES[s] > 100 && nature != (int)k && nature != 4) continue;
+                    const vz_cm_options o = {LEVELS[l], 20, NULL};
+                    const vz_segment g = {KINDS[k], 12, SIZES[s]};
+                    make(data, SIZES[s], nature, s + 1);
+                    CHECK_MSG(round_trip(ctx, &o, &g, 1, data, SIZES[s], NULL),
+                              "level %d kind %d nature %d size %d", LEVELS[l], (int)KINDS[k],
+                              nature, (int)SIZES[s]);
+                }
+    fv_ctx_destroy(&ctx);
+}
+
+static void segments_share_a_block(void)
+{
+    fv_ctx *ctx = context(0);
+    const vz_segment segs[] = {{VZ_TEXT, 0, 2000}, {VZ_IMAGE, 0, 500}, {VZ_X86, 0, 1500},
+                               {VZ_RECORDS, 12, 999}, {VZ_BINARY, 0, 0}, {VZ_TEXT, 0, 1000},
+                               {VZ_RECORDS, 65535, 100}, {VZ_ARM64, 0, 403}};
+    uint8_t data[6502];
+    make(data, sizeof data, 2, 5);
+    make(data + 2500, 1500, 4, 6);
+    make(data + 4000, 999, 3, 7);
+    for (int level = 1; level <= 9; level++) {
+        const vz_cm_options o = {level, 22, NULL};
+        CHECK(round_trip(ctx, &o, segs, 8, data, sizeof data, NULL));
+    }
+    fv_ctx_destroy(&ctx);
+}
+
+static void code_is_the_same_for_every_vector_width(void)
+{
+    static const uint32_t MASKS[] = {0, FV_CPU_AVX512, FV_CPU_AVX512 | FV_CPU_AVX2};
+    uint8_t data[4000];
+    make(data, sizeof data, 2, 9);
+    for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++) {
+        uint32_t crc[3] = {0, 0, 0};
+        for (int m = 0; m < 3; m++) {
+            fv_ctx *ctx = context(MASKS[m]);
+            const vz_cm_options o = {LEVELS[l], 20, NULL};
+            const vz_segment g = {VZ_TEXT, 0, sizeof data};
+            const bool same = round_trip(ctx, &o, &g, 1, data, sizeof data, &crc[m]);
+            fv_ctx_destroy(&ctx);
+            CHECK(same);
+        }
+        CHECK(crc[0] == crc[1] && crc[0] == crc[2]);
+    }
+}
+
+static void memory_is_at_most_what_was_declared(void)
+{
+    uint8_t data[5000];
+    make(data, sizeof data, 2, 3);
+    const vz_segment segs[] = {{VZ_TEXT, 0, 2000}, {VZ_X86, 0, 1500}, {VZ_BINARY, 0, 1500}};
+    for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++) {
+        fv_ctx *ctx = context(0);
+        const vz_cm_options o = {LEVELS[l], 24, NULL};
+        vz_buf b;
+        vz_buf_init(&b, ctx);
+        const fv_status s = vz_cm_encode(ctx, &o, segs, 3, data, &b);
+        fv_memory_stats stats;
+        fv_ctx_memory(ctx, &stats);
+        const uint64_t allowed = vz_cm_memory(&o, sizeof data) + 2 * b.capacity;
+        vz_buf_free(&b);
+        fv_ctx_destroy(&ctx);
+        CHECK(s == FV_OK);
+        CHECK_MSG(stats.peak_bytes <= allowed, "%llu bytes, declared %llu",
+                  (unsigned long long)stats.peak_bytes, (unsigned long long)allowed);
+    }
+}
+
+static void allocations_may_fail(void)
+{
+    uint8_t data[300], back[300];
+    make(data, sizeof data, 2, 3);
+    const vz_segment g = {VZ_TEXT, 0, sizeof data};
+    const vz_cm_options o = {3, 20, NULL};
+    fv_status s = FV_ERR_OOM;
+    for (int n = 0; n < 60 && s != FV_OK; n++) {
+        alloc_fail heap = {.left = ALLOC_ALL};
+        const fv_allocator al = alloc_fail_allocator(&heap);
+        fv_ctx_options co = FV_CTX_OPTIONS_INIT;
+        co.alloc = &al;
+        fv_ctx *ctx;
+        CHECK(fv_ctx_create(&ctx, &co) == FV_OK);
+        const int64_t before = heap.live;
+        vz_buf b;
+        vz_buf_init(&b, ctx);
+        heap.left = n;
+        s = vz_cm_encode(ctx, &o, &g, 1, data, &b);
+        if (s == FV_OK) s = vz_cm_decode(ctx, &o, &g, 1, b.data, b.size, back);
+        vz_buf_free(&b);
+        const bool clean = heap.live == before;
+        heap.left = ALLOC_ALL;
+        fv_ctx_destroy(&ctx);
+        CHECK(clean);
+        CHECK(s == FV_OK || s == FV_ERR_OOM);
+    }
+    CHECK(s == FV_OK);
+}
+
+static void wrong_code_is_survived(void)
+{
+    fv_ctx *ctx = context(0);
+    uint8_t data[2000], back[2000];
+    make(data, sizeof data, 2, 3);
+    const vz_segment g = {VZ_X86, 0, sizeof data};
+    const vz_cm_options o = {3, 20, NULL};
+    vz_buf b;
+    vz_buf_init(&b, ctx);
+    bool good = vz_cm_encode(ctx, &o, &g, 1, data, &b) == FV_OK && b.size > 20;
+    good = good && vz_cm_decode(ctx, &o, &g, 1, b.data, b.size - 10, back) == FV_ERR_TRUNCATED;
+    good = good && vz_cm_decode(ctx, &o, &g, 1, NULL, 0, back) != FV_OK;
+    for (size_t i = 0; good && i < b.size; i += 37) {
+        b.data[i] ^= 16;
+        const fv_status s = vz_cm_decode(ctx, &o, &g, 1, b.data, b.size, back);
+        good = s == FV_OK || s == FV_ERR_TRUNCATED;
+        b.data[i] ^= 16;
+    }
+    vz_buf_free(&b);
+    fv_ctx_destroy(&ctx);
+    CHECK(good);
+}
+
+static void machine_code_transforms_are_inverted(void)
+{
+    static uint8_t data[4096], copy[4096];
+    for (uint64_t seed = 1; seed < 2000; seed++) {
+        const size_t n = seed % 64 == 0 ? sizeof data : seed % 40;
+        make(data, n, seed & 1 ? 4 : 0, seed);
+        memcpy(copy, data, n);
+        vz_exe_x86(copy, n, true);
+        vz_exe_x86(copy, n, false);
+        CHECK(memcmp(copy, data, n) == 0);
+        for (size_t i = 3; i < n; i += 4) data[i] = seed & 2 ? 0x94 | (data[i] & 3) : data[i] | 0x90;
+        memcpy(copy, data, n);
+        vz_exe_arm64(copy, n, true);
+        vz_exe_arm64(copy, n, false);
+        CHECK(memcmp(copy, data, n) == 0);
+    }
+    static const uint8_t CALLS[] = {0xe8, 0x10, 0, 0, 0, 0x90, 0xe8, 0x0a, 0, 0, 0, 0x90,
+                                    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    memcpy(copy, CALLS, sizeof CALLS);
+    vz_exe_x86(copy, sizeof CALLS, true);
+    CHECK(copy[1] == 0x15 && copy[7] == 0x15); /* two calls of one place look alike */
+}
+
+static void histories_are_sound(void)
+{
+    static vz_states s;
+    vz_states_init(&s);
+    CHECK(s.next[0][0] != 0 && s.next[1][0] != 0);
+    for (int i = 0; i < 256; i++) {
+        CHECK(s.p16[i] > 0);
+        for (int bit = 0; bit < 2; bit++) CHECK(s.next[bit][i] != 0);
+    }
+    int state = 0;
+    for (int i = 0; i < 100; i++) state = s.next[1][state];
+    CHECK(s.p16[state] > 64000 && s.sure[state]);
+    const int after = s.next[0][state];
+    CHECK(s.p16[after] < 60000 && !s.sure[after]);
+}
+
+int main(void)
+{
+    RUN(histories_are_sound);
+    RUN(machine_code_transforms_are_inverted);
+    RUN(every_kind_and_class_returns_its_input);
+    RUN(segments_share_a_block);
+    RUN(code_is_the_same_for_every_vector_width);
+    RUN(memory_is_at_most_what_was_declared);
+    RUN(allocations_may_fail);
+    RUN(wrong_code_is_survived);
+    return test_end();
+}
