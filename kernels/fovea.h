@@ -498,12 +498,13 @@ FV_API const char *fv_params_name(const fv_params *p, fv_pid id);
 FV_API fv_tensor fv_params_tensor(const fv_params *p, fv_pid id);
 FV_API fv_tensor fv_params_grad(const fv_params *p, fv_pid id);
 FV_API int64_t fv_params_elements(const fv_params *p);
-/* Training storage: zeroed masters and gradients. */
+/* Training storage: masters (zero, or what was loaded before) and zeroed gradients. FV_ERR_STATE
+ * after the first plan of an inference. */
 FV_API FV_NODISCARD fv_status fv_params_alloc(fv_params *p);
 /* Fill from a model file: each name, with `prefix` in front, must exist with the same shape. Names
  * NAME.int8 [N,K] i8 with NAME.scale [N] f32 are accepted for NAME. With training storage the
  * values are copied as f32; without, the model is kept by reference (it must outlive p) and read
- * when plans pack it. */
+ * when plans pack it; after the first of them: FV_ERR_STATE. */
 FV_API FV_NODISCARD fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix);
 /* Draw values (uniform Xavier on the 2-D view for xavier, else N(0, std)); std 0 = zeros. */
 FV_API void fv_params_init_normal(fv_params *p, fv_pid id, uint64_t seed, float std);

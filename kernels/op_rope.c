@@ -16,8 +16,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "attention_tables.h"
-#include "tape.h"
+#include "cpu_ops.h"
 
 /* ---- Tables ---------------------------------------------------------------------------------- */
 
@@ -188,24 +187,6 @@ static size_t rope_scratch(const fvi_exec *e, bool backward)
     return backward ? FVI_LANES * lane_floats(e->in[0].dim[4]) * sizeof(float) : 0;
 }
 
-/* v passes unchanged: gradient rows of h*hd elements. */
-static void pass_gradient(const shape *s, void *dst, const void *src, int add)
-{
-    const int64_t n = s->h * s->hd;
-    if (!add) {
-        if (dst != src) memcpy(dst, src, (size_t)n * (size_t)s->bytes);
-        return;
-    }
-    for (int64_t i = 0; i < n; i++) {
-        if (s->is_bf16) {
-            uint16_t *d = (uint16_t *)dst + i;
-            *d = fv_f32_to_bf16(fv_bf16_to_f32(*d) + fv_bf16_to_f32(((const uint16_t *)src)[i]));
-        } else {
-            ((float *)dst)[i] += ((const float *)src)[i];
-        }
-    }
-}
-
 static void backward_token(const fvi_exec *e, const shape *s, int64_t t, float *lane)
 {
     const size_t head = (size_t)s->hd * (size_t)s->bytes, at = (size_t)(t * 3 * s->h) * head;
@@ -226,7 +207,10 @@ static void backward_token(const fvi_exec *e, const shape *s, int64_t t, float *
         r.rstd = rstd[i];
         s->ops->rope_grad(&r);
     }
-    if (gx) pass_gradient(s, gx + (size_t)(2 * s->h) * head, gy, e->gin_add[0]);
+    const int64_t v = (t * 3 + 2) * s->h * s->hd; /* v passes unchanged, and so does its gradient */
+    if (gx)
+        e->ctx->cpu_ops->pointwise.cast(fvi_out_at(&e->gin[0], v, e->gin_add[0]),
+                                        fvi_in_at(&e->gout[0], v), s->h * s->hd);
 }
 
 static fv_status rope_backward(fvi_exec *e)

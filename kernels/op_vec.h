@@ -90,7 +90,7 @@ FV_INLINE vf v_log(vf x)
 }
 
 /* Cephes tanhf: polynomial below 0.625, where 2*sigmoid(2x) - 1 loses digits. */
-FV_INLINE vf v_tanh_full(vf x)
+FV_INLINE vf v_tanh(vf x)
 {
     const vf z = v_mul(x, x);
     vf p = v_set1(-5.70498872745e-3f);
@@ -142,7 +142,7 @@ FV_INLINE vf v_act(fv_act act, vf x)
     case FV_ACT_GELU_TANH: return v_mul(x, v_sigmoid(v_gelu_u(x)));
     case FV_ACT_GELU_ERF: return v_mul(x, v_normal_cdf(x, &phi));
     case FV_ACT_SIGMOID: return v_sigmoid(x);
-    case FV_ACT_TANH: return v_tanh_full(x);
+    case FV_ACT_TANH: return v_tanh(x);
     case FV_ACT_LRELU: return v_select_gt(v_zero(), x, v_mul(x, v_set1(FVI_LRELU_SLOPE)), x);
     case FV_ACT_SQUARE: return v_mul(x, x);
     case FV_ACT_EXP: return v_exp(x);
@@ -176,7 +176,7 @@ FV_INLINE vf v_dact(fv_act act, vf x)
         s = v_sigmoid(x);
         return v_mul(s, v_sub(one, s));
     case FV_ACT_TANH:
-        t = v_tanh_full(x);
+        t = v_tanh(x);
         return v_fnma(t, t, one);
     case FV_ACT_LRELU: return v_select_gt(x, zero, one, v_set1(FVI_LRELU_SLOPE));
     case FV_ACT_SQUARE: return v_add(x, x);

@@ -8,8 +8,8 @@
  * Inference: no flat array. Each parameter is kept only in the forms that plans ask for: f32 (norm
  * weights, biases, tables) or packed for a matrix kernel. Forms are made under a lock, once, so an
  * fv_params may be shared by contexts. Weight-only int8 files (NAME.int8 + NAME.scale) are expanded
- * while a form is made. Loading peaks at the forms plus one parameter: values that lie in the file in
- * the wanted type are packed from there, others through one temporary copy, and the pages of the
+ * while a form is made. Loading peaks at the forms plus one parameter: values that lie in the file
+ * in the wanted type are packed from there, others through one temporary copy, and the pages of the
  * mapped file are let go as soon as they have been read. */
 #include "model_file.h"
 #include "tape.h"
@@ -170,20 +170,6 @@ fv_tensor fv_params_grad(const fv_params *p, fv_pid id)
 float *fvi_param_grad_data(const fv_params *p, fv_pid id)
 {
     return p->grad && !(p->p[id].flags & FV_PARAM_FROZEN) ? p->grad + p->p[id].offset : NULL;
-}
-
-fv_status fv_params_alloc(fv_params *p)
-{
-    if (p->status != FV_OK) return p->status;
-    if (p->master) return FV_OK;
-    p->master = fv_calloc(p->ctx, (size_t)p->flat_count, sizeof(float));
-    p->grad = fv_calloc(p->ctx, (size_t)p->flat_count, sizeof(float));
-    p->half_stale = true;
-    if (p->master && p->grad) return FV_OK;
-    fv_free(p->ctx, p->master);
-    fv_free(p->ctx, p->grad);
-    p->master = p->grad = NULL;
-    return FV_ERR_OOM;
 }
 
 uint64_t fv_params_bytes(const fv_params *p)
@@ -352,11 +338,17 @@ fv_status fvi_params_join(fv_params *p, fv_pid id, const fv_model *m, const char
     return FV_OK;
 }
 
+/* Plans hold pointers to the forms of an inference: other values would not reach them. */
+static fv_status refuse_in_use(const fv_params *p)
+{
+    if (atomic_load(&p->form_bytes) == 0) return FV_OK;
+    return fv_fail(p->ctx, FV_ERR_STATE, "params: plans already use the values; load first");
+}
+
 fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix)
 {
     if (p->status != FV_OK) return p->status;
-    if (atomic_load(&p->form_bytes) > 0)
-        return fv_fail(p->ctx, FV_ERR_STATE, "params: plans already use the values; load first");
+    FV_TRY(refuse_in_use(p));
     for (int i = 0; i < p->count; i++) {
         param *q = &p->p[i];
         if (!q->joined) {
@@ -369,6 +361,24 @@ fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix)
     }
     p->half_stale = true;
     return FV_OK;
+}
+
+fv_status fv_params_alloc(fv_params *p)
+{
+    if (p->status != FV_OK) return p->status;
+    if (p->master) return FV_OK;
+    FV_TRY(refuse_in_use(p));
+    p->master = fv_calloc(p->ctx, (size_t)p->flat_count, sizeof(float));
+    p->grad = fv_calloc(p->ctx, (size_t)p->flat_count, sizeof(float));
+    p->half_stale = true;
+    fv_status s = p->master && p->grad ? FV_OK : FV_ERR_OOM;
+    for (int i = 0; i < p->count && s == FV_OK; i++) /* what was loaded by reference */
+        s = expand(p->ctx, &p->p[i], FV_F32, p->master + p->p[i].offset);
+    if (s == FV_OK) return FV_OK;
+    fv_free(p->ctx, p->master);
+    fv_free(p->ctx, p->grad);
+    p->master = p->grad = NULL;
+    return s;
 }
 
 /* ---- Forms ----------------------------------------------------------------------------------- */

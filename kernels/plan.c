@@ -270,7 +270,7 @@ static double node_flop(const fvi_exec *e, fvi_op op)
     }
 }
 
-static fv_status prepare_nodes(fv_plan *p, fv_dtype precision)
+static fv_status prepare_nodes(fv_plan *p)
 {
     for (int i = 0; i < p->ns; i++) {
         step *s = &p->s[i];
@@ -279,7 +279,6 @@ static fv_status prepare_nodes(fv_plan *p, fv_dtype precision)
         e->attr = &s->node.attr;
         e->params = p->params;
         e->training = p->mode == FV_TRAIN;
-        e->precise = precision == FV_F32;
         for (int k = 0; k < FVI_MAX_IN; k++) {
             e->pid[k] = -1;
             if (s->node.in[k]) e->in[k] = p->v[s->node.in[k]].t;
@@ -323,7 +322,7 @@ fv_status fv_plan_build(fv_ctx *ctx, fv_plan **out, const fv_tape *t, const fv_p
     forward_lifetimes(p, 2 * p->ns);
     backward_lifetimes(p, 2 * p->ns);
     FV_TRY_GOTO(place_buffers(p));
-    FV_TRY_GOTO(prepare_nodes(p, t->precision));
+    FV_TRY_GOTO(prepare_nodes(p));
     if (!p->external) {
         p->owned = fv_dev_alloc(ctx, (size_t)(p->value_bytes + p->scratch_bytes + ALIGN), 1);
         if (!p->owned) {

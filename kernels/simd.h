@@ -180,12 +180,6 @@ FV_INLINE vf v_sigmoid(vf x)
 {
     return v_div(v_set1(1.0f), v_add(v_set1(1.0f), v_exp(v_sub(v_zero(), x))));
 }
-/* tanh(x) = 2 sigmoid(2x) - 1, with x itself below 1e-4 in size where that form loses digits */
-FV_INLINE vf v_tanh(vf x)
-{
-    const vf t = v_fma(v_set1(2.0f), v_sigmoid(v_add(x, x)), v_set1(-1.0f));
-    return v_select_gt(v_abs(x), v_set1(1e-4f), t, x);
-}
 
 /* Loads and stores by element type; n = VW means a full vector. */
 FV_INLINE vf v_load(const void *p, int64_t i, int is_bf16, int n)

@@ -20,32 +20,41 @@ typedef enum fvi_op {
     FVI_OP_MIX2, FVI_OP_WKV, FVI_OP_WKV_HEAD, FVI_OP_ROUTE, FVI_OP_BALANCE, FVI_OP_MOE, FVI_OP_COUNT
 } fvi_op;
 
+/* clang-format off: a table */
 /* Attributes, per op (in/out tensors listed; [] optional, then in[k].data is NULL):
- * LINEAR      in x, w, [b]              out y               i0 act
- * CONV2D      in x, w, [b]              out y               i0 stride i1..i4 pad t,l,b,r i5 act
- * CAST        in x                      out y
- * ACT         in x                      out y               i0 fv_act
- * AFFINE      in x                      out y               f0 scale f1 shift
- * BINARY      in a, b                   out y               i0 fv_binary i1 bcast: 0 same, 1
- * suffix, 2 per sample NORM_MOD    in x, [w], [b], [mod]     out y, stats[R,2]   i0 kind i1 shift
- * chunk i2 scale chunk f0 eps stats = mean, rstd per row (RMS: mean 0); stats.data NULL in
- * inference GATE_RES    in h, y, [mod]            out h2              i0 gate chunk SWIGLU      in
- * x                      out y SDPA        in qkv                    out o, lse[B,h,T]   i0 causal
- * f0 scale; lse.data NULL in inference QK_NORM_ROPE in qkv, [qw], [kw], [table] out qkv2,
- * rstd[B,T,2,h]  f0 eps; rstd.data NULL in inference TIMESTEP    in t                      out y f0
- * scale f1 den EMBED       in table, ids             out y PATCHIFY    in x out y               i0
- * p i1 channel_first i2 inverse i3 H i4 W i5 C GROUPNORM   in x, w, b                out y,
- * stats[B,G,2] i0 groups i1 act f0 eps UPSAMPLE2X  in x                      out y MEAN1       in x
- * out y SLICE       in x                      out y               i0 first column LOSS_MSE    in a,
- * target, [weight]    out loss[1] LOSS_CE     in logits, labels         out loss[1],
- * probs[n,V]
- * LERP        in a, [b], mix, [prev]    out y               b absent: a one step earlier
- * MIX2        in a, b, coef[2]          out y
- * WKV         in r, k, v, w, a, f, [s0] out y, s1, saved    saved.data NULL in inference
- * WKV_HEAD    in y, r, k, v, w, b, u    out z               f0 eps
- * ROUTE       in logits                 out gate
- * BALANCE     in clean, noisy, std, gate out loss[1]        f0 balance f1 z
- * MOE         in x, gate, down, [up]    out y               i0 experts */
+ * LINEAR       in x, w, [b]               out y                 i0 act
+ * CONV2D       in x, w, [b]               out y                 i0 stride i1..i4 pad t,l,b,r i5 act
+ * CAST         in x                       out y
+ * ACT          in x                       out y                 i0 fv_act
+ * AFFINE       in x                       out y                 f0 scale f1 shift
+ * BINARY       in a, b                    out y                 i0 fv_binary i1 broadcast: 0 same,
+ *                                                               1 suffix, 2 per sample
+ * NORM_MOD     in x, [w], [b], [mod]      out y, stats[R,2]     i0 kind i1 shift, i2 scale chunk
+ *                                                               f0 eps; stats: mean, rstd of a row
+ *                                                               (RMS: mean 0), NULL in inference
+ * GATE_RES     in h, y, [mod]             out h2                i0 gate chunk
+ * SWIGLU       in x                       out y
+ * SDPA         in qkv                     out o, lse[B,h,T]     i0 causal f0 scale; lse NULL in
+ *                                                               inference
+ * QK_NORM_ROPE in qkv, [qw], [kw], [table]  out qkv2, rstd[B,T,2,h]  f0 eps; rstd NULL in inference
+ * TIMESTEP     in t                       out y                 f0 scale f1 den
+ * EMBED        in table, ids              out y
+ * PATCHIFY     in x                       out y                 i0 p i1 channel_first i2 inverse
+ *                                                               i3 H i4 W i5 C
+ * GROUPNORM    in x, w, b                 out y, stats[B,G,2]   i0 groups i1 act f0 eps
+ * UPSAMPLE2X   in x                       out y
+ * MEAN1        in x                       out y
+ * SLICE        in x                       out y                 i0 first column
+ * LOSS_MSE     in a, target, [weight]     out loss[1]
+ * LOSS_CE      in logits, labels          out loss[1], probs[n,V]
+ * LERP         in a, [b], mix, [prev]     out y                 b absent: a one step earlier
+ * MIX2         in a, b, coef[2]           out y
+ * WKV          in r, k, v, w, a, f, [s0]  out y, s1, saved      saved NULL in inference
+ * WKV_HEAD     in y, r, k, v, w, b, u     out z                 f0 eps
+ * ROUTE        in logits                  out gate
+ * BALANCE      in clean, noisy, std, gate out loss[1]           f0 balance f1 z
+ * MOE          in x, gate, down, [up]     out y                 i0 experts */
+/* clang-format on */
 typedef struct fvi_attr { int32_t i[6]; float f[2]; } fvi_attr;
 
 /* One execution of one node. gin/gout only in backward: gout[0] is the gradient of out[0];
@@ -60,7 +69,6 @@ typedef struct fvi_exec {
     void *scratch;        /* 64-byte aligned, scratch_bytes() of this node and pass */
     void *state;          /* from prepare */
     bool training;
-    bool precise;         /* f32 tape: no bf16 inside (else matrix products may use bf16 inputs) */
     fv_params *params;
     fv_pid pid[FVI_MAX_IN]; /* parameter behind in[k], -1 if none. The weights of LINEAR and CONV2D
                                are fetched by id: packed forms when there are no masters

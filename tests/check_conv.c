@@ -1,22 +1,14 @@
 /* check_conv.c - CONV2D on oneDNN against a double reference: forward, gradients, thread counts,
- * accumulation. The whole list runs twice: as the machine is, and in a child process where oneDNN
- * may use AVX2 only (no bf16 there: FV_ERR_UNSUPPORTED is expected).
+ * accumulation. The whole list runs twice, see dnnl_check.h (with AVX2 only there is no bf16:
+ * FV_ERR_UNSUPPORTED is expected).
  *
  * Tolerances: a sum of K f32 products has an error of about sqrt(K) u sum|x w|, u = 2^-24 (a factor
  * 4 on top); operands are given as bf16 values, so bf16 adds only the rounding of the result
  * (2^-8). */
 #include <pthread.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <oneapi/dnnl/dnnl.h>
-
+#include "dnnl_check.h"
 #include "safetensors_writer.h"
-#include "tape.h"
-#include "test.h"
-
-static bool bf16_offered;
-static fv_ctx *one, *two; /* contexts with 1 and 2 threads */
 
 typedef struct shape {
     int B, H, W, C, O, kh, kw, stride, top, left, bottom, right;
@@ -120,21 +112,6 @@ static ref reference(const shape *s, const float *x, const float *w, const float
         if (dy) r.db[i % s->O] += dy[i], r.dba[i % s->O] += fabs((double)dy[i]);
     }
     return r;
-}
-
-static double activate(fv_act a, double v)
-{
-    switch (a) {
-    case FV_ACT_RELU: return v > 0 ? v : 0;
-    case FV_ACT_LRELU: return v > 0 ? v : 0.2 * v;
-    case FV_ACT_SILU: return v / (1 + exp(-v));
-    case FV_ACT_SIGMOID: return 1 / (1 + exp(-v));
-    case FV_ACT_TANH: return tanh(v);
-    case FV_ACT_GELU_TANH:
-        return 0.5 * v * (1 + tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)));
-    case FV_ACT_GELU_ERF: return 0.5 * v * (1 + erf(v * 0.7071067811865476));
-    default: return v;
-    }
 }
 
 /* ---- One node by hand ------------------------------------------------------------------------ */
@@ -557,7 +534,7 @@ static void wrong_shapes_are_refused(void)
     node_close(&n);
 }
 
-static void every_shape_runs(void)
+static void every_test(void)
 {
     RUN(forward_f32_matches_double);
     RUN(forward_bf16_matches_double);
@@ -579,35 +556,4 @@ static void every_shape_runs(void)
     RUN(wrong_shapes_are_refused);
 }
 
-static int run_all(bool avx2_only)
-{
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    if (avx2_only && dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2) != dnnl_success) return 1;
-    bf16_offered = !avx2_only && (fv_cpu_features() & FV_CPU_AVX512);
-    printf("# oneDNN %s\n", avx2_only ? "limited to AVX2" : "as the machine is");
-    o.threads = 1;
-    if (fv_ctx_create(&one, &o) != FV_OK) return 1;
-    o.threads = 2;
-    if (fv_ctx_create(&two, &o) != FV_OK) return 1;
-    every_shape_runs();
-    fv_ctx_destroy(&one);
-    fv_ctx_destroy(&two);
-    return test_end();
-}
-
-int main(void)
-{
-    /* The limit holds for a process and must come first; fork before any thread exists. */
-    fflush(stdout);
-    const pid_t child = fork();
-    if (child < 0) return 1;
-    if (child == 0) {
-        const int code = run_all(true);
-        fflush(stdout);
-        _exit(code);
-    }
-    int status = 1;
-    if (waitpid(child, &status, 0) != child || !WIFEXITED(status)) status = 1;
-    const int own = run_all(false);
-    return own != 0 || status != 0;
-}
+int main(void) { return dnnl_check_main(every_test); }

@@ -1,23 +1,15 @@
 /* check_matmul.c - fvi_matmul and the LINEAR op against a double reference: types, transposes,
  * accumulation, activations, packed weights, leading dimensions, odd sizes; gradients of LINEAR.
- * Runs twice: as the machine is, and in a child where oneDNN may use AVX2 only (no bf16,
- * no int8: FV_ERR_UNSUPPORTED is expected).
+ * Runs twice, see dnnl_check.h (with AVX2 only there is no bf16 and no int8: FV_ERR_UNSUPPORTED is
+ * expected).
  *
  * Tolerances: a sum of K f32 products has an error of about sqrt(K) u sum|a b|, u = 2^-24 (times
  * 4); bf16 operands are exact, a bf16 result adds 2^-8 of itself; s8 sums are exact before the
  * scale. */
 #include <pthread.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <oneapi/dnnl/dnnl.h>
-
+#include "dnnl_check.h"
 #include "safetensors_writer.h"
-#include "tape.h"
-#include "test.h"
-
-static bool bf16_offered, int8_offered;
-static fv_ctx *one, *two; /* contexts with 1 and 2 threads */
 
 static void *buffer(size_t bytes)
 {
@@ -52,21 +44,6 @@ static void *typed(fv_dtype t, const float *src, int64_t n)
 static double widened(fv_dtype t, const void *p, int64_t i)
 {
     return t == FV_BF16 ? fv_bf16_to_f32(((const uint16_t *)p)[i]) : ((const float *)p)[i];
-}
-
-static double activate(fv_act a, double v)
-{
-    switch (a) {
-    case FV_ACT_RELU: return v > 0 ? v : 0;
-    case FV_ACT_LRELU: return v > 0 ? v : 0.2 * v;
-    case FV_ACT_SILU: return v / (1 + exp(-v));
-    case FV_ACT_SIGMOID: return 1 / (1 + exp(-v));
-    case FV_ACT_TANH: return tanh(v);
-    case FV_ACT_GELU_TANH:
-        return 0.5 * v * (1 + tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)));
-    case FV_ACT_GELU_ERF: return 0.5 * v * (1 + erf(v * 0.7071067811865476));
-    default: return v;
-    }
 }
 
 /* ---- fvi_matmul ------------------------------------------------------------------------------ */
@@ -507,17 +484,8 @@ static void linear_from_masters_fuses(void) { linear_all(FROM_MASTERS, false, FV
 static void linear_gradients_match_double(void) { linear_all(TRAINING, false, FV_ACT_NONE); }
 static void linear_gradients_are_added(void) { linear_all(TRAINING, true, FV_ACT_NONE); }
 
-static int run_all(bool avx2_only)
+static void every_test(void)
 {
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    if (avx2_only && dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2) != dnnl_success) return 1;
-    bf16_offered = !avx2_only && (fv_cpu_features() & FV_CPU_AVX512);
-    int8_offered = !avx2_only && (fv_cpu_features() & FV_CPU_AVX512VNNI);
-    printf("# oneDNN %s\n", avx2_only ? "limited to AVX2" : "as the machine is");
-    o.threads = 1;
-    if (fv_ctx_create(&one, &o) != FV_OK) return 1;
-    o.threads = 2;
-    if (fv_ctx_create(&two, &o) != FV_OK) return 1;
     RUN(f32_products);
     RUN(bf16_to_bf16_products);
     RUN(bf16_to_f32_products);
@@ -533,24 +501,6 @@ static int run_all(bool avx2_only)
     RUN(linear_from_masters_fuses);
     RUN(linear_gradients_match_double);
     RUN(linear_gradients_are_added);
-    fv_ctx_destroy(&one);
-    fv_ctx_destroy(&two);
-    return test_end();
 }
 
-int main(void)
-{
-    /* The limit holds for a process and must come first; fork before any thread exists. */
-    fflush(stdout);
-    const pid_t child = fork();
-    if (child < 0) return 1;
-    if (child == 0) {
-        const int code = run_all(true);
-        fflush(stdout);
-        _exit(code);
-    }
-    int status = 1;
-    if (waitpid(child, &status, 0) != child || !WIFEXITED(status)) status = 1;
-    const int own = run_all(false);
-    return own != 0 || status != 0;
-}
+int main(void) { return dnnl_check_main(every_test); }

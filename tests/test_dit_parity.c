@@ -2,6 +2,7 @@
  * stage, output, loss and the gradient of every parameter, for each CPU variant; bf16 more loosely.
  */
 #include "dit_fixture.h"
+#include "golden_parity.h"
 
 #define VALUE_TOLERANCE 2e-5 /* of max |reference|; f32 floor measured 1e-6  */
 #define F_GRADIENT 1e-4      /* of the tensor's RMS; f32 floor measured 2e-5 */
@@ -11,28 +12,9 @@
 #define OFFICIAL_GRADIENT 5e-4
 #define BF16_TOLERANCE 2e-2 /* relative L2 */
 
-static fv_ctx *ctx;
-static const char *variant;
-
-static fv_model *open_golden(const char *name)
-{
-    char path[512];
-    fv_model *m = NULL;
-    snprintf(path, sizeof path, FV_TEST_DIR "/parity/%s.safetensors", name);
-    if (fv_model_open(ctx, &m, path, NULL) != FV_OK) {
-        printf("# %s\n", fv_ctx_error(ctx));
-        exit(1);
-    }
-    return m;
-}
-
 static const float *golden(const fv_model *io, const char *name, int64_t *n)
 {
-    fv_tensor t;
-    if (!fv_model_find(io, name, &t)) {
-        printf("# golden value %s is missing\n", name);
-        exit(1);
-    }
+    const fv_tensor t = golden_tensor(io, name);
     if (n) *n = fv_tensor_count(&t);
     return t.data;
 }
@@ -457,23 +439,5 @@ static void run_all(void)
 
 int main(void)
 {
-    static const struct {
-        const char *name;
-        uint32_t disable;
-    } variants[] = {
-        {"all features", 0},
-        {"AVX2", FV_CPU_AVX512 | FV_CPU_AVX512VNNI | FV_CPU_AVX512BF16},
-        {"plain C", FV_CPU_AVX2 | FV_CPU_AVX512 | FV_CPU_AVX512VNNI | FV_CPU_AVX512BF16},
-    };
-    for (size_t i = 0; i < FV_ARRAY_LEN(variants); i++) {
-        fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-        o.cpu_disable = variants[i].disable;
-        o.threads = i == 0 ? 2 : 1;
-        variant = variants[i].name;
-        printf("# %s\n", variant);
-        if (fv_ctx_create(&ctx, &o) != FV_OK) return 1;
-        run_all();
-        fv_ctx_destroy(&ctx);
-    }
-    return test_end();
+    return parity_main(run_all);
 }

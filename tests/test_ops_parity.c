@@ -3,27 +3,19 @@
  *
  * Upstream gradients: the tape differentiates scalars only. With loss = mean((y - target)^2) and
  * target = y - dy n/2 the gradient at y is dy, so an op under test needs one further op. */
-#include "engine.h"
-#include "test.h"
+#include "golden_parity.h"
 
 #define VALUE_TOLERANCE 2e-5    /* of max |reference|; f32 floor measured 1e-6  */
 #define GRADIENT_TOLERANCE 1e-4 /* of the tensor's RMS; f32 floor measured 2e-5 */
 #define MAX_INPUTS 4
 
-static fv_ctx *ctx;
 static fv_model *golden;
-static const char *variant;
 
 static fv_tensor need(const char *op, const char *part)
 {
     char key[96];
-    fv_tensor t;
     snprintf(key, sizeof key, "%s.%s", op, part);
-    if (!fv_model_find(golden, key, &t)) {
-        printf("# golden value %s is missing\n", key);
-        exit(1);
-    }
-    return t;
+    return golden_tensor(golden, key);
 }
 
 static double rms_error(const float *got, const float *want, int64_t n)
@@ -476,6 +468,7 @@ static void position_tables_match(void)
 
 static void run_all(void)
 {
+    golden = open_golden("ops");
     RUN(linear_matches);
     RUN(norms_and_gates_match);
     RUN(activations_match);
@@ -486,32 +479,10 @@ static void run_all(void)
     RUN(losses_match);
     RUN(timestep_features_match);
     RUN(position_tables_match);
+    fv_model_close(&golden);
 }
 
 int main(void)
 {
-    static const struct {
-        const char *name;
-        uint32_t disable;
-    } variants[] = {
-        {"all features", 0},
-        {"AVX2", FV_CPU_AVX512 | FV_CPU_AVX512VNNI | FV_CPU_AVX512BF16},
-        {"plain C", FV_CPU_AVX2 | FV_CPU_AVX512 | FV_CPU_AVX512VNNI | FV_CPU_AVX512BF16},
-    };
-    for (size_t i = 0; i < FV_ARRAY_LEN(variants); i++) {
-        fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-        o.cpu_disable = variants[i].disable;
-        o.threads = i == 0 ? 2 : 1;
-        variant = variants[i].name;
-        printf("# %s\n", variant);
-        if (fv_ctx_create(&ctx, &o) != FV_OK) return 1;
-        if (fv_model_open(ctx, &golden, FV_TEST_DIR "/parity/ops.safetensors", NULL) != FV_OK) {
-            printf("# %s\n", fv_ctx_error(ctx));
-            return 1;
-        }
-        run_all();
-        fv_model_close(&golden);
-        fv_ctx_destroy(&ctx);
-    }
-    return test_end();
+    return parity_main(run_all);
 }
