@@ -137,7 +137,8 @@ static fv_status compete(contest *c, const vz_cm_options *o, bool is_thorough)
         quick = c->best;
         if (is_flat(c->data, c->size) && quick > c->size - c->size / 100) return FV_OK;
     }
-    (void)o;
+    FV_TRY(vz_modelled_encode(c->ctx, o, c->data, c->size, &c->next));
+    judge(c, VZ_MODELLED);
     if (is_thorough || c->best > quick - quick * VZ_AHEAD / 100) FV_TRY(try_zstd(c, ZSTD_BEST));
     return FV_OK;
 }
@@ -156,8 +157,7 @@ fv_status vz_block_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *da
 
 uint64_t vz_block_encode_memory(const vz_cm_options *o, uint64_t size)
 {
-    (void)o;
-    return 2 * size; /* two candidates; zstd is shared by all threads */
+    return 2 * size + vz_cm_memory(o, size); /* two candidates; zstd is shared by all threads */
 }
 
 /* ---- Decoding -------------------------------------------------------------------------------- */
@@ -166,30 +166,26 @@ fv_status vz_block_memory(fv_ctx *ctx, const vz_cm_options *o, const vz_block_he
                           const uint8_t *coded, uint64_t *out)
 {
     *out = h->type == VZ_ZSTD ? ZSTD_DECODER_BYTES : 0;
-    (void)ctx;
-    (void)o;
-    (void)coded;
-    return FV_OK;
+    if (h->type != VZ_MODELLED) return FV_OK;
+    return vz_modelled_memory(ctx, o, coded, (size_t)h->coded, h->original, out);
 }
 
 uint64_t vz_block_memory_max(const vz_cm_options *o, uint64_t original)
 {
-    (void)o;
-    (void)original;
-    return ZSTD_DECODER_BYTES;
+    const uint64_t cm = vz_cm_memory(o, original);
+    return cm > ZSTD_DECODER_BYTES ? cm : ZSTD_DECODER_BYTES;
 }
 
 fv_status vz_block_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_block_header *h,
                           const uint8_t *coded, uint8_t *data)
 {
-    (void)o;
     const size_t size = (size_t)h->original, n = (size_t)h->coded;
     if (h->type == VZ_STORE)
         memcpy(data, coded, size);
     else if (h->type == VZ_ZSTD)
         FV_TRY(zstd_decode(ctx, coded, n, data, size));
     else
-        return fv_fail(ctx, FV_ERR_VERSION, "modelled blocks are not known to this program");
+        FV_TRY(vz_modelled_decode(ctx, o, coded, n, data, size));
     if (vz_hash(data, size) != h->hash)
         return fv_fail(ctx, FV_ERR_CHECKSUM, "corrupt: the checksum of the data differs");
     return FV_OK;

@@ -1,0 +1,31 @@
+# bash completion for vzip; tests/cli_docs.sh compares it with vzip --help.
+_vzip()
+{
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    local common='-q -v --version --help' words=
+    local code='-o -c --stdout -k --keep --rm -f -r --recursive -N --name -n --no-name -T --threads -M --memory'
+    COMPREPLY=()
+    case $prev in
+    --level | -T | --threads | -M | --memory | --block-size | --max-output) return ;;
+    esac
+    local pack='--level --block-size --long --verify'
+    local unpack='--max-output --keep-broken --recover'
+    case ${COMP_WORDS[1]} in
+    c) words="$code $pack $common" ;;
+    d) words="$code $unpack $common" ;;
+    t) words="-r --recursive -T --threads -M --memory --max-output $common" ;;
+    l) words="-r --recursive --json $common" ;;
+    *)
+        words="-d --decompress -t --test -l --list $code $pack $unpack --json $common"
+        [[ $COMP_CWORD == 1 ]] && words="c d t l $words"
+        ;;
+    esac
+    if [[ $cur == -* ]]; then
+        COMPREPLY=($(compgen -W "$words" -- "$cur"))
+        return
+    fi
+    [[ $COMP_CWORD == 1 ]] && COMPREPLY=($(compgen -W "$words" -- "$cur"))
+    COMPREPLY+=($(compgen -f -- "$cur"))
+    compopt -o filenames 2> /dev/null
+}
+complete -F _vzip vzip vunzip vzcat
