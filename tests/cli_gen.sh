@@ -142,6 +142,7 @@ refuse calibrate_checks_the_place_first 1 "cannot write" "$GEN" calibrate m.safe
 refuse convert_checks_the_place_first 1 "cannot write" "$FOVEA" convert m.safetensors -o none/m.safetensors
 refuse explain_checks_the_place_first 1 "cannot write" "$GEN" explain --model m.safetensors \
     --speedup 2 --png none/map.png
+refuse explain_unknown_suffix 2 "png" "$GEN" explain --model m.safetensors --speedup 2 --png map.tiff
 refuse table_needs_speedup 2 "--speedup" $gen --table t
 refuse no_such_device 1 "cuda" $gen --device cuda
 
@@ -158,6 +159,13 @@ refuse model_cut_in_its_header 3 "head.safetensors" "$GEN" --model head.safetens
 refuse picture_as_model 3 "a.png" "$GEN" --model a.png -o x.png
 refuse info_of_garbage 3 "text.safetensors" "$GEN" info text.safetensors
 refuse missing_decoder 1 "none" $gen --decoder none.safetensors -o x.png
+if mkfifo pipe 2> /dev/null; then
+    # Nobody writes into it: waiting would be for ever.
+    refuse pipe_as_model 1 "pipe" timeout -k 1 60 "$GEN" --model pipe -o x.png
+    refuse info_of_a_pipe 1 "pipe" timeout -k 1 60 "$GEN" info pipe
+else
+    skip pipe_as_model "no mkfifo"
+fi
 refuse garbage_as_plan 3 "text" $gen --plan-in text.safetensors -o x.png
 refuse garbage_as_table 3 "text" $gen --speedup 2 --table text.safetensors -o x.png
 
@@ -179,6 +187,12 @@ if [ -c /dev/full ]; then
 else
     skip full_disk "no /dev/full"
 fi
+
+# A file must not be opened as the stream that messages go to.
+$gen $small -f -o closed.png 2>&- > out
+cmp -s closed.png a.png; ok $? closed_stderr_does_not_reach_the_picture
+$gen $small -f -o closed.png --json >&- 2> err
+[ $? = 1 ] && cmp -s closed.png a.png; ok $? closed_stdout_is_reported
 
 # ---- Signals -------------------------------------------------------------------------------------
 interrupt() { # name, signal, file, command: 130, and no trace of the file

@@ -6,11 +6,13 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -136,6 +138,17 @@ bool cli_is_special(const char *path)
     return stat(path, &st) == 0 && (S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode));
 }
 
+bool cli_has_picture_suffix(const char *path)
+{
+    static const char *const known[] = {".png", ".jpg", ".jpeg", ".webp", ".ppm", ".pnm"};
+    const size_t n = strlen(path);
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        const size_t k = strlen(known[i]);
+        if (n > k && strcasecmp(path + n - k, known[i]) == 0) return true;
+    }
+    return false;
+}
+
 int cli_check_place(const char *path, bool may_overwrite)
 {
     int code = CLI_OK;
@@ -204,9 +217,20 @@ static void wait_calmly(char **argv)
     execv("/proc/self/exe", argv); /* on failure: go on as we are */
 }
 
+/* A standard stream that the caller closed would be given to the first file that is opened, and
+ * messages would land in a picture or a log. Standard output opens for reading: writes fail there,
+ * and that is reported. */
+static void hold_streams(void)
+{
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+            (void)!open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);
+}
+
 void cli_setup(const char *name, char **argv)
 {
     program = name;
+    hold_streams();
     wait_calmly(argv);
 }
 
@@ -711,6 +735,19 @@ int cli_finish(fv_ctx **ctx, int code)
         return cli_fail(CLI_FAILED, "standard output: %s",
                         errno ? strerror(errno) : "write failed");
     return code;
+}
+
+int cli_run(const cli_verb *v, int argc, char **argv)
+{
+    const char *file = NULL;
+    fv_ctx *ctx = NULL;
+    int files;
+    int code = cli_parse(v->command, argc, argv, &file, &files);
+    if (code >= 0) return cli_finish(&ctx, code);
+    code = v->check ? v->check(v->args, file) : CLI_OK;
+    if (code == CLI_OK) code = cli_start(&ctx, v->common);
+    if (code == CLI_OK) code = v->run(ctx, v->args, file);
+    return cli_finish(&ctx, code);
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------ */

@@ -94,6 +94,8 @@ typedef struct cli_common {
     {                                                                                              \
         0, "json", NULL, "one JSON object on stdout", CLI_FLAG, &(c)->json, 0, 0                   \
     }
+/* What every verb that computes takes. */
+#define CLI_OPT_MACHINE(c) CLI_OPT_THREADS(c), CLI_OPT_DEVICE(c), CLI_OPT_PRECISION(c)
 /* The last two of every table; the parser handles them itself. */
 #define CLI_OPT_END                                                                                \
     {0, "version", NULL, "print the version", CLI_FLAG, NULL, 0, 0},                               \
@@ -101,6 +103,9 @@ typedef struct cli_common {
     {                                                                                              \
         0, NULL, NULL, NULL, CLI_FLAG, NULL, 0, 0                                                  \
     }
+
+/* The end of the tables of verbs: how much to say, and the two of every table. */
+#define CLI_OPT_TALK_END(c) CLI_OPT_QUIET(c), CLI_OPT_VERBOSE(c), CLI_OPT_END
 
 /* Returns -1 to go on, else the exit code (help was printed, or the usage is wrong). files receives
  * the positional arguments (max_files entries). */
@@ -110,7 +115,7 @@ const char *cli_nearest(const char *word, const char *const *names);
 
 /* ---- Messages -------------------------------------------------------------------------------- */
 
-/* Program name before every message; quiet mutes notes. */
+/* Program name before every message; quiet mutes notes. First call of main. */
 void cli_setup(const char *program, char **argv);
 void cli_set_talk(bool quiet, bool verbose);
 /* "program: message" on stderr; returns `code`. */
@@ -140,6 +145,17 @@ void cli_progress_clear(void);
 void cli_progress_title(const char *fmt, ...) CLI_PRINTF(1, 2);
 /* Flush stdout and report a failure (full disk); returns the final exit code. */
 int cli_finish(fv_ctx **ctx, int code);
+
+/* A verb with one file at most, from its words to the exit code: parse, check, start, run, finish.
+ * file is NULL where none was given. check may be NULL; it refuses what does not fit together. */
+typedef struct cli_verb {
+    const cli_command *command;
+    const cli_common *common;
+    int (*check)(const void *args, const char *file);
+    int (*run)(fv_ctx *ctx, const void *args, const char *file);
+    const void *args; /* where the options go */
+} cli_verb;
+int cli_run(const cli_verb *v, int argc, char **argv);
 
 /* ---- JSON: one object on stdout -------------------------------------------------------------- */
 
@@ -174,6 +190,7 @@ char *cli_format(const char *fmt, ...)
 bool cli_file_exists(const char *path);
 bool cli_is_folder(const char *path);
 bool cli_is_special(const char *path); /* device or pipe */
+bool cli_has_picture_suffix(const char *path);
 /* The folder of a path, "." if it has none. Malloced. */
 char *cli_folder_of(const char *path);
 /* Can a file be made at `path`? Asked before long work; returns an exit code. */

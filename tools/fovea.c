@@ -11,8 +11,16 @@ typedef struct convert_args {
     const char *vae, *out, *type;
 } convert_args;
 
-static int convert(fv_ctx *ctx, const convert_args *a, const char *in)
+static int convert_check(const void *args, const char *in)
 {
+    const convert_args *a = args;
+    (void)in;
+    return a->out ? CLI_OK : cli_fail(CLI_USAGE, "convert: -o FILE is missing");
+}
+
+static int convert(fv_ctx *ctx, const void *args, const char *in)
+{
+    const convert_args *a = args;
     const fv_dtype type = strcmp(a->type, "f32") == 0    ? FV_F32
                           : strcmp(a->type, "int8") == 0 ? FV_I8
                                                          : FV_BF16;
@@ -41,9 +49,7 @@ int fovea_convert(int argc, char **argv)
         {0, "type", "f32|bf16|int8", "type of the matrices (default bf16)", CLI_CHOICE, &a.type, 0,
          0},
         CLI_OPT_FORCE(&a.common),
-        CLI_OPT_QUIET(&a.common),
-        CLI_OPT_VERBOSE(&a.common),
-        CLI_OPT_END};
+        CLI_OPT_TALK_END(&a.common)};
     const cli_command command = {"fovea convert",
                                  "[options] IN -o OUT",
                                  "Make one fovea model of an "
@@ -52,14 +58,8 @@ int fovea_convert(int argc, char **argv)
                                  options,
                                  1,
                                  1};
-    const char *in = NULL;
-    fv_ctx *ctx = NULL;
-    int files;
-    int code = cli_parse(&command, argc, argv, &in, &files);
-    if (code >= 0) return cli_finish(&ctx, code);
-    if (!a.out) return cli_fail(CLI_USAGE, "convert: -o FILE is missing");
-    if ((code = cli_start(&ctx, &a.common)) == CLI_OK) code = convert(ctx, &a, in);
-    return cli_finish(&ctx, code);
+    const cli_verb verb = {&command, &a.common, convert_check, convert, &a};
+    return cli_run(&verb, argc, argv);
 }
 
 /* ---- fovea new ------------------------------------------------------------------------------- */
@@ -71,6 +71,24 @@ typedef struct new_args {
     uint64_t seed;
 } new_args;
 
+static int new_check(const void *args, const char *preset)
+{
+    const new_args *a = args;
+    (void)preset;
+    return a->out ? CLI_OK : cli_fail(CLI_USAGE, "new: -o FILE is missing");
+}
+
+static int new_model(fv_ctx *ctx, const void *args, const char *preset)
+{
+    const new_args *a = args;
+    const int code = cli_check_place(a->out, a->common.force);
+    if (code != CLI_OK) return code;
+    const fv_status s = fv_dit_random(ctx, preset, a->classes, a->seed, a->out, a->common.force);
+    if (s != FV_OK) return cli_report(ctx, s, NULL);
+    cli_note("%s: %s with random weights", a->out, preset);
+    return CLI_OK;
+}
+
 int fovea_new(int argc, char **argv)
 {
     new_args a = {.classes = 10, .seed = 1};
@@ -80,9 +98,7 @@ int fovea_new(int argc, char **argv)
         {0, "classes", "N", "number of classes (default 10)", CLI_INT, &a.classes, 1, 100000},
         CLI_OPT_FORCE(&a.common),
         CLI_OPT_THREADS(&a.common),
-        CLI_OPT_QUIET(&a.common),
-        CLI_OPT_VERBOSE(&a.common),
-        CLI_OPT_END};
+        CLI_OPT_TALK_END(&a.common)};
     const cli_command command = {"fovea new",
                                  "[options] PRESET -o FILE",
                                  "Write a model with random weights, for benchmarks and tests.",
@@ -90,21 +106,8 @@ int fovea_new(int argc, char **argv)
                                  options,
                                  1,
                                  1};
-    const char *preset = NULL;
-    fv_ctx *ctx = NULL;
-    int files;
-    int code = cli_parse(&command, argc, argv, &preset, &files);
-    if (code >= 0) return cli_finish(&ctx, code);
-    if (!a.out) return cli_fail(CLI_USAGE, "new: -o FILE is missing");
-    if ((code = cli_start(&ctx, &a.common)) == CLI_OK &&
-        (code = cli_check_place(a.out, a.common.force)) == CLI_OK) {
-        const fv_status s = fv_dit_random(ctx, preset, a.classes, a.seed, a.out, a.common.force);
-        if (s != FV_OK)
-            code = cli_report(ctx, s, NULL);
-        else
-            cli_note("%s: %s with random weights", a.out, preset);
-    }
-    return cli_finish(&ctx, code);
+    const cli_verb verb = {&command, &a.common, new_check, new_model, &a};
+    return cli_run(&verb, argc, argv);
 }
 
 /* ---- Verbs ----------------------------------------------------------------------------------- */
@@ -129,7 +132,7 @@ int main(int argc, char **argv)
                                  "fovea train RECIPE       train a model\n"
                                  "fovea convert IN -o OUT  make a fovea model of another file\n"
                                  "fovea new PRESET -o OUT  a model with random weights\n"
-                                 "fovea bench gemm|dit|train  measure this machine\n"
+                                 "fovea bench gemm|dit|train|quality|speedup  measure\n"
                                  "Each verb has its own --help.\n",
                                  options,
                                  0,

@@ -71,8 +71,8 @@ static fv_status run_engine(fv_ctx *ctx, fv_recipe *r, const train_args *a, cons
     return fv_dit_train(ctx, r, &o, result);
 }
 
-static int train(fv_ctx *ctx, const train_args *a, const char *path, const char *data_dir,
-                 const char *out)
+static int train_into(fv_ctx *ctx, const train_args *a, const char *path, const char *data_dir,
+                      const char *out)
 {
     fv_recipe *r = NULL;
     fv_train_result result = {0};
@@ -107,6 +107,29 @@ static int train(fv_ctx *ctx, const train_args *a, const char *path, const char 
     return code;
 }
 
+static int train_check(const void *args, const char *path)
+{
+    const train_args *a = args;
+    (void)path;
+    if (a->start_step && !a->init) return cli_fail(CLI_USAGE, "--start-step needs --init");
+    if (a->resume && a->init)
+        return cli_fail(CLI_USAGE, "--resume and --init exclude each other");
+    return CLI_OK;
+}
+
+static int train(fv_ctx *ctx, const void *args, const char *path)
+{
+    const train_args *a = args;
+    const char *corpora = getenv("FOVEA_CORPORA");
+    char *folder = cli_folder_of(path);
+    char *out = a->out ? cli_format("%s", a->out) : default_out(path);
+    const char *data = a->data_dir ? a->data_dir : corpora && *corpora ? corpora : folder;
+    const int code = train_into(ctx, a, path, data, out);
+    free(out);
+    free(folder);
+    return code;
+}
+
 int fovea_train(int argc, char **argv)
 {
     train_args a = {.start_step = 0};
@@ -123,9 +146,7 @@ int fovea_train(int argc, char **argv)
         CLI_OPT_THREADS(&a.common),
         CLI_OPT_DEVICE(&a.common),
         CLI_OPT_JSON(&a.common),
-        CLI_OPT_QUIET(&a.common),
-        CLI_OPT_VERBOSE(&a.common),
-        CLI_OPT_END};
+        CLI_OPT_TALK_END(&a.common)};
     const cli_command command = {
         "fovea train",
         "[options] RECIPE",
@@ -135,18 +156,6 @@ int fovea_train(int argc, char **argv)
         options,
         1,
         1};
-    const char *path = NULL, *corpora = getenv("FOVEA_CORPORA");
-    fv_ctx *ctx = NULL;
-    int files;
-    int code = cli_parse(&command, argc, argv, &path, &files);
-    if (code >= 0) return cli_finish(&ctx, code);
-    if (a.start_step && !a.init) return cli_fail(CLI_USAGE, "--start-step needs --init");
-    if (a.resume && a.init) return cli_fail(CLI_USAGE, "--resume and --init exclude each other");
-    if ((code = cli_start(&ctx, &a.common)) != CLI_OK) return code;
-    char *folder = cli_folder_of(path), *out = a.out ? cli_format("%s", a.out) : default_out(path);
-    const char *data = a.data_dir ? a.data_dir : corpora && *corpora ? corpora : folder;
-    code = train(ctx, &a, path, data, out);
-    free(out);
-    free(folder);
-    return cli_finish(&ctx, code);
+    const cli_verb verb = {&command, &a.common, train_check, train, &a};
+    return cli_run(&verb, argc, argv);
 }

@@ -9,7 +9,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -45,17 +44,6 @@ typedef struct gen_run {
 } gen_run;
 
 /* ---- Where the pictures go ------------------------------------------------------------------- */
-
-static bool has_picture_suffix(const char *path)
-{
-    static const char *const known[] = {".png", ".jpg", ".jpeg", ".webp", ".ppm", ".pnm"};
-    const size_t n = strlen(path);
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        const size_t k = strlen(known[i]);
-        if (n > k && strcasecmp(path + n - k, known[i]) == 0) return true;
-    }
-    return false;
-}
 
 /* A folder that is missing is made later, one level. */
 static int check_folder(const char *path)
@@ -93,7 +81,7 @@ static int check_output(gen_run *r)
         code = check_folder(out);
     } else {
         r->out = OUT_FILE;
-        if (!has_picture_suffix(out) && !cli_is_special(out))
+        if (!cli_has_picture_suffix(out) && !cli_is_special(out))
             return cli_fail(CLI_USAGE,
                             "-o %s: no picture format has this suffix; use .png .jpg "
                             ".webp .ppm, or a folder with / at its end",
@@ -288,7 +276,7 @@ static fv_status write_one(gen_run *r, const fv_image *img, const char *path)
 {
     fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
     wo.overwrite = r->a->common.force;
-    if (!has_picture_suffix(path)) wo.format = FV_IMAGE_PNG; /* /dev/stdout, /dev/fd/N */
+    if (!cli_has_picture_suffix(path)) wo.format = FV_IMAGE_PNG; /* /dev/stdout, /dev/fd/N */
     return fv_image_write(r->ctx, img, path, &wo);
 }
 
@@ -471,7 +459,7 @@ static int check_args(const gen_args *a)
     if (a->has_compare && !(a->speedup > 0) && !a->plan_in)
         return cli_fail(CLI_USAGE, "--compare needs --speedup or --plan-in");
     if (a->sheet && !a->has_compare) return cli_fail(CLI_USAGE, "--side-by-side needs --compare");
-    if (a->sheet && !has_picture_suffix(a->sheet) && !cli_is_special(a->sheet))
+    if (a->sheet && !cli_has_picture_suffix(a->sheet) && !cli_is_special(a->sheet))
         return cli_fail(CLI_USAGE, "--side-by-side %s: use .png .jpg .webp or .ppm", a->sheet);
     if (a->plan_out && !(a->speedup > 1))
         return cli_fail(CLI_USAGE, "--plan-out needs --speedup above 1");
@@ -508,13 +496,9 @@ int gen_pictures(int argc, char **argv)
         {'o', NULL, "FILE|DIR/", "output (default gen.png)", CLI_STRING, &a.out, 0, 0},
         {0, "grid", NULL, "with -o folder/: also grid.png", CLI_FLAG, &a.has_grid, 0, 0},
         CLI_OPT_FORCE(&a.common),
-        CLI_OPT_THREADS(&a.common),
-        CLI_OPT_DEVICE(&a.common),
-        CLI_OPT_PRECISION(&a.common),
+        CLI_OPT_MACHINE(&a.common),
         CLI_OPT_JSON(&a.common),
-        CLI_OPT_QUIET(&a.common),
-        CLI_OPT_VERBOSE(&a.common),
-        CLI_OPT_END};
+        CLI_OPT_TALK_END(&a.common)};
     const cli_command command = {"gen",
                                  "[options]\ninfo|calibrate|explain [options]",
                                  "Make pictures with a diffusion transformer.",

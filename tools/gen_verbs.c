@@ -45,7 +45,8 @@ static char *sens_header(const char *path)
 {
     uint8_t head[SENS_HEAD_BYTES];
     char *text = NULL;
-    FILE *f = fopen(path, "rb");
+    /* Opening a pipe would wait for a writer; the library refuses what is not a file. */
+    FILE *f = cli_is_special(path) ? NULL : fopen(path, "rb");
     if (!f) return NULL;
     if (fread(head, 1, sizeof head, f) == sizeof head && memcmp(head, SENS_MAGIC, 6) == 0) {
         const uint32_t n = (uint32_t)head[8] | (uint32_t)head[9] << 8 | (uint32_t)head[10] << 16 |
@@ -249,6 +250,22 @@ static int info_model(fv_ctx *ctx, const cli_common *c, const char *path)
     return code;
 }
 
+static int info_check(const void *args, const char *file)
+{
+    const info_args *a = args;
+    return a->devices && file ? cli_fail(CLI_USAGE, "--devices takes no file") : CLI_OK;
+}
+
+static int info(fv_ctx *ctx, const void *args, const char *file)
+{
+    const info_args *a = args;
+    if (a->devices) return show_devices(ctx, &a->common);
+    char *header = file ? sens_header(file) : NULL;
+    const int code = header ? info_table(ctx, &a->common, file) : info_model(ctx, &a->common, file);
+    free(header);
+    return code;
+}
+
 int gen_info(int argc, char **argv)
 {
     info_args a = {{0}, false};
@@ -256,9 +273,7 @@ int gen_info(int argc, char **argv)
                                    CLI_FLAG, &a.devices, 0, 0},
                                   CLI_OPT_PRECISION(&a.common),
                                   CLI_OPT_JSON(&a.common),
-                                  CLI_OPT_QUIET(&a.common),
-                                  CLI_OPT_VERBOSE(&a.common),
-                                  CLI_OPT_END};
+                                  CLI_OPT_TALK_END(&a.common)};
     const cli_command command = {"gen info",
                                  "[options] [FILE]",
                                  "What a model (default: the "
@@ -267,21 +282,8 @@ int gen_info(int argc, char **argv)
                                  options,
                                  0,
                                  1};
-    const char *file = NULL;
-    fv_ctx *ctx = NULL;
-    int files;
-    int code = cli_parse(&command, argc, argv, &file, &files);
-    if (code >= 0) return cli_finish(&ctx, code);
-    if (a.devices && file) return cli_fail(CLI_USAGE, "--devices takes no file");
-    if ((code = cli_start(&ctx, &a.common)) != CLI_OK) return code;
-    if (a.devices) {
-        code = show_devices(ctx, &a.common);
-    } else {
-        char *header = file ? sens_header(file) : NULL;
-        code = header ? info_table(ctx, &a.common, file) : info_model(ctx, &a.common, file);
-        free(header);
-    }
-    return cli_finish(&ctx, code);
+    const cli_verb verb = {&command, &a.common, info_check, info, &a};
+    return cli_run(&verb, argc, argv);
 }
 
 /* ---- gen calibrate --------------------------------------------------------------------------- */
@@ -295,15 +297,17 @@ typedef struct calibrate_args {
     uint64_t seed;
 } calibrate_args;
 
-static int calibrate(fv_ctx *ctx, const calibrate_args *a, const char *path, const char *out)
+static int calibrate_to(fv_ctx *ctx, const calibrate_args *a, const char *path, const char *out)
 {
     fv_calibrate_options o = FV_CALIBRATE_OPTIONS_INIT;
     gen_model m;
     fv_sens *sens = NULL;
-    int code = gen_set_sampling(&a->sampling, &o.gen);
+    fv_generate_options use = FV_GENERATE_OPTIONS_INIT;
+    int code = gen_set_sampling(&a->sampling, &use);
     if (code != CLI_OK) return code;
     /* Before the hours that a large model takes. */
     if ((code = cli_check_place(out, a->common.force)) != CLI_OK) return code;
+    o.gen = &use;
     o.draws = a->draws;
     o.seed = a->seed;
     o.weight_every = a->is_quick ? 4 : 1;
@@ -322,6 +326,15 @@ static int calibrate(fv_ctx *ctx, const calibrate_args *a, const char *path, con
     return code;
 }
 
+static int calibrate(fv_ctx *ctx, const void *args, const char *path)
+{
+    const calibrate_args *a = args;
+    char *out = a->out ? cli_format("%s", a->out) : cli_with_suffix(path, ".fvsens");
+    const int code = calibrate_to(ctx, a, path, out);
+    free(out);
+    return code;
+}
+
 int gen_calibrate(int argc, char **argv)
 {
     calibrate_args a = {.seed = 1};
@@ -334,12 +347,8 @@ int gen_calibrate(int argc, char **argv)
          0},
         {0, "seed", "N", "of the calibration draws (default 1)", CLI_U64, &a.seed, 0, 0},
         CLI_OPT_FORCE(&a.common),
-        CLI_OPT_THREADS(&a.common),
-        CLI_OPT_DEVICE(&a.common),
-        CLI_OPT_PRECISION(&a.common),
-        CLI_OPT_QUIET(&a.common),
-        CLI_OPT_VERBOSE(&a.common),
-        CLI_OPT_END};
+        CLI_OPT_MACHINE(&a.common),
+        CLI_OPT_TALK_END(&a.common)};
     const cli_command command = {"gen calibrate",
                                  "[options] MODEL",
                                  "Measure what reusing features "
@@ -348,16 +357,8 @@ int gen_calibrate(int argc, char **argv)
                                  options,
                                  1,
                                  1};
-    const char *path = NULL;
-    fv_ctx *ctx = NULL;
-    int files;
-    int code = cli_parse(&command, argc, argv, &path, &files);
-    if (code >= 0) return cli_finish(&ctx, code);
-    if ((code = cli_start(&ctx, &a.common)) != CLI_OK) return code;
-    char *out = a.out ? cli_format("%s", a.out) : cli_with_suffix(path, ".fvsens");
-    code = calibrate(ctx, &a, path, out);
-    free(out);
-    return cli_finish(&ctx, code);
+    const cli_verb verb = {&command, &a.common, NULL, calibrate, &a};
+    return cli_run(&verb, argc, argv);
 }
 
 /* ---- gen explain ----------------------------------------------------------------------------- */
@@ -410,6 +411,7 @@ static int write_map(fv_ctx *ctx, const explain_args *a, const gen_model *m, con
     po.x_label = "step";
     po.y_label = "layer: attention, MLP";
     wo.overwrite = a->common.force;
+    if (!cli_has_picture_suffix(a->png)) wo.format = FV_IMAGE_PNG; /* a device or pipe */
     fv_status s = fv_plot_map(ctx, &img, v, rows, steps, 0, 1, &po);
     if (s == FV_OK) s = fv_image_write(ctx, &img, a->png, &wo);
     fv_image_free(ctx, &img);
@@ -417,8 +419,20 @@ static int write_map(fv_ctx *ctx, const explain_args *a, const gen_model *m, con
     return s == FV_OK ? CLI_OK : cli_report(ctx, s, a->png);
 }
 
-static int explain(fv_ctx *ctx, const explain_args *a, const char *plan_in)
+static int explain_check(const void *args, const char *plan_in)
 {
+    const explain_args *a = args;
+    if ((plan_in != NULL) == (a->speedup > 1))
+        return cli_fail(CLI_USAGE, "give a plan file or --speedup above 1");
+    if (a->table && plan_in) return cli_fail(CLI_USAGE, "--table needs --speedup");
+    if (a->png && !cli_has_picture_suffix(a->png) && !cli_is_special(a->png))
+        return cli_fail(CLI_USAGE, "--png %s: use .png .jpg .webp or .ppm", a->png);
+    return CLI_OK;
+}
+
+static int explain(fv_ctx *ctx, const void *args, const char *plan_in)
+{
+    const explain_args *a = args;
     fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
     gen_model m = {0};
     gen_plan p = {0};
@@ -447,12 +461,8 @@ int gen_explain(int argc, char **argv)
          0, 0},
         {0, "png", "FILE", "also write the map as a picture", CLI_STRING, &a.png, 0, 0},
         CLI_OPT_FORCE(&a.common),
-        CLI_OPT_THREADS(&a.common),
-        CLI_OPT_DEVICE(&a.common),
-        CLI_OPT_PRECISION(&a.common),
-        CLI_OPT_QUIET(&a.common),
-        CLI_OPT_VERBOSE(&a.common),
-        CLI_OPT_END};
+        CLI_OPT_MACHINE(&a.common),
+        CLI_OPT_TALK_END(&a.common)};
     const cli_command command = {"gen explain",
                                  "[options] PLAN\n[options] --speedup R",
                                  "Show what a plan computes and what it reuses.",
@@ -460,14 +470,6 @@ int gen_explain(int argc, char **argv)
                                  options,
                                  0,
                                  1};
-    const char *plan = NULL;
-    fv_ctx *ctx = NULL;
-    int files;
-    int code = cli_parse(&command, argc, argv, &plan, &files);
-    if (code >= 0) return cli_finish(&ctx, code);
-    if ((plan != NULL) == (a.speedup > 1))
-        return cli_fail(CLI_USAGE, "give a plan file or --speedup above 1");
-    if ((code = cli_start(&ctx, &a.common)) != CLI_OK) return code;
-    code = explain(ctx, &a, plan);
-    return cli_finish(&ctx, code);
+    const cli_verb verb = {&command, &a.common, explain_check, explain, &a};
+    return cli_run(&verb, argc, argv);
 }
