@@ -11,7 +11,7 @@ needed='gcc libc6-dev cmake ninja-build pkg-config libdnnl-dev libpng-dev libjpe
 wanted=
 case ${1:-} in
 --test) wanted='g++ mandoc' ;;
---full) wanted='g++ mandoc clang libomp-dev' ;;
+--full) wanted='g++ mandoc clang libomp-dev libclang-rt-dev' ;;
 '') ;;
 *) echo "usage: deps.sh [--test | --full]" >&2; exit 2 ;;
 esac
