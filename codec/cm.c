@@ -13,6 +13,7 @@
 #define APM_SHIFT 6
 #define FIRST_WEIGHT 9000
 #define RATE 200
+#define NO_OPINION 0x80000000u /* of the empty history, for ever */
 #define RATE_AT_START 600u
 #define BLOCK_MAX ((uint64_t)1 << 30)
 
@@ -26,13 +27,12 @@ static vz_cm_class class_of(int level)
 typedef struct plan {
     int contexts, per_context, runs, direct, matches, selectors, apms;
     uint32_t groups[VZ_MIX_SELECTORS];
-    uint32_t map_limit;
     int run_log2;
 } plan;
 static const plan PLANS[3] = {
-    {8, 1, 0, 1, 1, 2, 2, {256, 512}, 255, 0},
-    {20, 2, 5, 2, 2, 5, 3, {256, 512, 256, 256, 2048}, 255, 20},
-    {32, 2, 30, 2, 3, 8, 4, {256, 512, 256, 512, 2048, 256, 2048, 2048}, 1022, 22},
+    {8, 1, 0, 1, 1, 2, 2, {256, 512}, 0},
+    {20, 2, 5, 2, 2, 5, 3, {256, 512, 256, 256, 2048}, 20},
+    {32, 2, 30, 2, 3, 8, 4, {256, 512, 256, 512, 2048, 256, 2048, 2048}, 22},
 };
 #define FIRST_RUN 2
 #define MIX2_CONTEXTS 256u
@@ -70,7 +70,8 @@ static int inputs_of(const plan *p)
 }
 static size_t maps_bytes(const plan *p)
 {
-    return ((size_t)p->contexts * 256 + (size_t)p->runs * VZ_CM_RUN_CELLS) * sizeof(vz_prob);
+    return (size_t)p->contexts * 256 * sizeof(uint32_t) +
+           (size_t)p->runs * VZ_CM_RUN_CELLS * sizeof(vz_prob);
 }
 static size_t family_bytes(const plan *p, int apm_log2)
 {
@@ -112,11 +113,10 @@ static fv_status make_family(vz_cm *cm, vz_family *f)
     const size_t mixer = vz_mixer_bytes(inputs_of(p), p->selectors, p->groups, MIX2_CONTEXTS);
     uint8_t *at = fv_alloc(cm->ctx, family_bytes(p, cm->apm_log2));
     if (!at) return FV_ERR_OOM;
-    f->maps = (vz_prob *)at;
-    f->run_maps = f->maps + p->contexts * 256;
-    for (int i = 0; i < p->contexts * 256; i++) f->maps[i] = vz_prob_of(cm->st.p16[i & 255], 0);
-    /* Nothing seen: exactly no opinion, for ever. */
-    for (int i = 0; i < p->contexts; i++) f->maps[i * 256] = vz_prob_of(32768, VZ_PROB_FIXED);
+    f->maps = (uint32_t *)at;
+    for (int i = 0; i < p->contexts * 256; i++)
+        f->maps[i] = i % 256 ? (uint32_t)cm->st.p16[i & 255] << 16 : NO_OPINION;
+    f->run_maps = (vz_prob *)(f->maps + p->contexts * 256);
     for (uint32_t i = 0; i < (uint32_t)p->runs * VZ_CM_RUN_CELLS; i++)
         f->run_maps[i] = vz_prob_of(40000 + 1600 * (i / 4 % 16), 0);
     at += maps_bytes(p);
@@ -136,6 +136,13 @@ static int family_of(vz_kind kind)
     return kind == VZ_TEXT ? 0 : kind == VZ_X86 || kind == VZ_ARM64 ? 2 : 1;
 }
 
+/* Rates that learn fast from little, slowly from much. */
+static uint32_t map_shift(uint32_t pos) { return pos < 512 ? 5 : pos < 4096 ? 6 : 7; }
+static int32_t mixer_rate(uint32_t pos)
+{
+    return RATE + (int32_t)((RATE_AT_START << 15) / ((1u << 15) + pos));
+}
+
 static void start_models(vz_cm *cm, const vz_cm_options *o, uint64_t total)
 {
     static const int SHIFT[3][VZ_CM_MATCHES] = {{5, 0, 0}, {6, 3, 0}, {8, 5, 2}};
@@ -149,6 +156,7 @@ static void start_models(vz_cm *cm, const vz_cm_options *o, uint64_t total)
     for (uint32_t k = 0; k < 1u << 16; k++) cm->direct[0][k] = vz_prob_of(32768, 0);
     for (uint32_t k = 0; k < 1u << cm->direct_log2; k++) cm->direct[1][k] = vz_prob_of(32768, 0);
     cm->c0 = cm->node = 1;
+    cm->map_shift = map_shift(0);
 }
 
 /* kinds: bit i set: a segment of family i will come. */
@@ -200,13 +208,9 @@ static const uint8_t PLACE[8] = {0, 1, 1, 2, 2, 2, 3, 3};
 /* Inputs of the contexts; returns the place of the next input. */
 FV_INLINE int16_t *context_inputs(vz_cm *cm, int16_t *x, int count, int each)
 {
-    vz_prob *map = cm->f->maps;
+    const uint32_t *map = cm->f->maps, node = cm->node;
     for (int i = 0; i < count; i++, map += 256, x += each) {
-        uint8_t *cell = cm->slot[i] + cm->node;
-        vz_prob *e = map + *cell;
-        const uint32_t p = vz_prob_p16(*e);
-        cm->cell[i] = cell;
-        cm->map[i] = e;
+        const uint32_t p = map[cm->slot[i][node]] >> 16;
         x[0] = (int16_t)vz_stretch(&cm->lg, p);
         if (each > 1) x[1] = linear_of(p);
     }
@@ -400,15 +404,10 @@ static void next_contexts(vz_cm *cm)
     set_runs(cm);
 }
 
-/* Learn fast from little, slowly from much. */
-static int32_t mixer_rate(uint32_t pos)
-{
-    return RATE + (int32_t)((RATE_AT_START << 15) / ((1u << 15) + pos));
-}
-
 static void end_byte(vz_cm *cm)
 {
     cm->f->mixer.rate = mixer_rate(cm->pos);
+    cm->map_shift = map_shift(cm->pos);
 
     const uint32_t c = cm->c0 & 255;
     update_runs(cm, c);
@@ -433,11 +432,15 @@ static void end_byte(vz_cm *cm)
 
 FV_INLINE void update_contexts(vz_cm *cm, int count, int bit)
 {
-    const uint32_t limit = PLANS[cm->strength].map_limit;
+    const uint32_t shift = cm->map_shift, node = cm->node;
     const uint8_t *next = cm->st.next[bit];
-    for (int i = 0; i < count; i++) {
-        vz_prob_update(&cm->lg, cm->map[i], bit, limit);
-        *cm->cell[i] = next[*cm->cell[i]];
+    uint32_t *map = cm->f->maps;
+    for (int i = 0; i < count; i++, map += 256) {
+        uint8_t *cell = cm->slot[i] + node;
+        const uint32_t state = *cell, p = map[state];
+        map[state] = bit ? p + (~p >> shift) : p - (p >> shift);
+        map[0] = NO_OPINION;
+        *cell = next[state];
     }
 }
 

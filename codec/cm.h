@@ -42,7 +42,6 @@ typedef struct vz_cm_prior {
 typedef struct vz_states {
     uint8_t next[2][256];
     uint16_t p16[256]; /* first guess of the probability of a 1 */
-    uint8_t sure[256]; /* 1: only one value of the bit was seen */
 } vz_states;
 void vz_states_init(vz_states *s);
 
@@ -95,7 +94,7 @@ typedef struct vz_run {
 /* Statistics of one family. */
 typedef struct vz_family {
     bool made;
-    vz_prob *maps;             /* [contexts][256] by history */
+    uint32_t *maps;            /* [contexts][256] by history: 32-bit probability of a 1 */
     vz_prob *run_maps;         /* [runs][VZ_CM_RUN_CELLS]: that the run's bit is right */
     vz_mixer mixer;
     vz_apm apm[VZ_CM_APMS];
@@ -122,8 +121,6 @@ typedef struct vz_cm {
     uint32_t order;            /* how many of the contexts have been seen */
     uint32_t hash[VZ_CM_CONTEXTS];
     uint8_t *slot[VZ_CM_CONTEXTS];
-    uint8_t *cell[VZ_CM_CONTEXTS];
-    vz_prob *map[VZ_CM_CONTEXTS];
     vz_run *run[VZ_CM_CONTEXTS], *run_table;
     vz_prob *run_cell[VZ_CM_CONTEXTS]; /* NULL: no prediction */
     int run_log2;
@@ -138,6 +135,7 @@ typedef struct vz_cm {
     vz_code code;
     vz_stride stride;
     int apm_log2;
+    uint32_t map_shift;        /* rate of the maps: fast at first */
     int32_t logit;
     uint32_t p16;              /* of the next bit */
 } vz_cm;

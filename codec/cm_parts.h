@@ -10,6 +10,8 @@
 #ifndef VZ_CM_PARTS_H
 #define VZ_CM_PARTS_H
 
+#include <string.h>
+
 #include "internal.h"
 
 /* Arithmetic shift right: C leaves the shift of a negative number to the compiler. */
@@ -253,7 +255,7 @@ FV_INLINE uint8_t *vz_slots_find(const vz_slots *s, uint32_t hash)
     uint8_t *a = line[1] <= line[17] ? line : line + 16;
     uint8_t *b = line[33] <= line[49] ? line + 32 : line + 48;
     uint8_t *slot = a[1] <= b[1] ? a : b;
-    for (int i = 1; i < 16; i++) slot[i] = 0;
+    memset(slot, 0, 16);
     slot[0] = check;
     return slot;
 }

@@ -57,7 +57,6 @@ void vz_states_init(vz_states *s)
         const int from = i < count ? i : 0; /* unused numbers act as 0 */
         const uint32_t zeros = n0_of[from], ones = n1_of[from];
         s->p16[i] = (uint16_t)(65536 * (5 * ones + 2) / (5 * (zeros + ones) + 4));
-        s->sure[i] = (zeros == 0) != (ones == 0);
         for (int bit = 0; bit < 2; bit++) {
             int n0 = (int)zeros, n1 = (int)ones;
             successor(&n0, &n1, bit);
