@@ -108,7 +108,7 @@ static double plan_error(const planner *p, const uint8_t *action)
 static fv_status check_inputs(const planner *p)
 {
     const fv_accel_options *a = p->a;
-    if (p->o->count < 1) return fv_fail(p->ctx, FV_ERR_ARG, "plan: count must be 1 or more");
+    FV_TRY(dit_check_count(p->ctx, p->o));
     if ((unsigned)a->mode > FV_ACCEL_EXACT)
         return fv_fail(p->ctx, FV_ERR_ARG, "plan: unknown mode %d", (int)a->mode);
     if (a->anchors < 0 || a->interval < 0 || !(a->speedup == 0 || a->speedup >= 1))
@@ -555,8 +555,7 @@ fv_status fv_accel_solve(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
     double ignored;
     *out = NULL;
     FV_TRY(take(ctx, d, opts, accel, &o, &a));
-    if (o.count < 1 || o.count > 1000000)
-        return fv_fail(ctx, FV_ERR_ARG, "plan: count must be 1 to 1000000");
+    FV_TRY(dit_check_count(ctx, &o));
     fv_dit_get_info(d, &info);
     r.image = fv_calloc(ctx, (size_t)o.count, sizeof *r.image);
     if (!r.image) return FV_ERR_OOM;

@@ -112,7 +112,7 @@ fv_status fvi_accel_text(fv_ctx *ctx, const fv_accel *a, char **text, size_t *si
 fv_status fv_accel_write(fv_ctx *ctx, const fv_accel *a, const char *path, int overwrite)
 {
     char *text;
-    size_t size;
+    size_t size = 0;
     FV_TRY(fvi_accel_text(ctx, a, &text, &size));
     const fv_status s = fv_write_file(ctx, path, text, size, overwrite);
     fv_free(ctx, text);
@@ -166,8 +166,9 @@ static fv_status get_number(const cursor *c, const entry *x, double lo, double h
 {
     fv_json_doc *doc;
     double v = NAN;
-    if (x->value_bytes > 40 || fv_json_parse(c->ctx, &doc, x->value, x->value_bytes, 4) != FV_OK)
-        return bad(c, "not a number");
+    if (x->value_bytes > 40) return bad(c, "not a number");
+    const fv_status s = fv_json_parse(c->ctx, &doc, x->value, x->value_bytes, 4);
+    if (s != FV_OK) return s == FV_ERR_OOM ? s : bad(c, "not a number");
     if (fv_json_root(doc)->type == FV_JSON_NUMBER) v = fv_json_root(doc)->num;
     fv_json_free(&doc);
     if (!(v >= lo && v <= hi)) return bad(c, "a number is out of range");
@@ -293,10 +294,9 @@ static fv_status read_end(cursor *c, entry *x, const char *text)
 fv_status fvi_accel_parse(fv_ctx *ctx, fv_accel **out, const char *text, size_t size)
 {
     cursor c = { ctx, text, text + size, 0 };
-    entry x;
-    fv_accel head, *a;
+    entry x = { 0 };
+    fv_accel head = { 0 }, *a;
     *out = NULL;
-    memset(&head, 0, sizeof head);
     FV_TRY(read_header(&c, &x, &head));
     /* The lines must exist before memory is taken for them. */
     if ((size_t)head.evals * 2 * (size_t)head.depth > size)

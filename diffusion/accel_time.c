@@ -18,6 +18,7 @@
 #define WARM_UPS 2
 #define RUNS 5
 #define DECODE_GROUP 4 /* as fv_generate decodes */
+#define GUIDED_PARTS 5 /* timed apart for the two row counts */
 enum { ATTN_FULL = 0, MLP_FULL, REUSE_ONE, ENDS, CONDITION, UPDATE, DECODE, SETUP, PARTS };
 
 /* ---- Measuring ------------------------------------------------------------------------------ */
@@ -29,6 +30,7 @@ typedef struct stopwatch {
     dit_schedule schedule;
     dit_walk walk;
     float *rgb;
+    uint64_t parts_done, parts;
 } stopwatch;
 
 static fv_status open_walk(stopwatch *w)
@@ -115,7 +117,7 @@ static fv_status time_part(stopwatch *w, int part, int guided, double *seconds)
         if (is_late || n == RUNS) break;
     }
     *seconds = fvi_median(v, n);
-    return fv_report(w->ctx, "timing", (uint64_t)part, PARTS, NULL);
+    return fv_report(w->ctx, "timing", ++w->parts_done, w->parts, NULL);
 }
 
 static fv_status measure(stopwatch *w, fv_timing *t)
@@ -129,6 +131,8 @@ static fv_status measure(stopwatch *w, fv_timing *t)
         w->rgb = fv_calloc(w->ctx, (size_t)decode_group(w) * pixels, 3 * sizeof(float));
         if (!w->rgb) return FV_ERR_OOM;
     }
+    for (int g = 0; g < 2; g++) w->parts += first_of(&w->schedule, g) >= 0 ? GUIDED_PARTS : 0;
+    w->parts += PARTS - GUIDED_PARTS;
     FV_TRY(time_part(w, SETUP, 0, &t->setup));
     for (int g = 0; g < 2; g++) {
         if (first_of(&w->schedule, g) < 0) continue;
@@ -152,7 +156,7 @@ fv_status fv_timing_measure(fv_ctx *ctx, fv_timing **out, const fv_dit *d,
     *out = NULL;
     if (!d || !opts) return fv_fail(ctx, FV_ERR_ARG, "timing: model or options missing");
     FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "timing"));
-    if (o.count < 1) return fv_fail(ctx, FV_ERR_ARG, "timing: count must be 1 or more");
+    FV_TRY(dit_check_count(ctx, &o));
     fv_timing *t = fv_calloc(ctx, 1, sizeof *t);
     if (!t) return FV_ERR_OOM;
     t->ctx = ctx;

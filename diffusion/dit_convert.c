@@ -2,10 +2,13 @@
  * file.
  *
  * Sources, found by content:
- *   official   PyTorch or safetensors with the names of the DiT code; a training checkpoint nests
- * them under "ema." (preferred) or "model." Diffusers  DiTTransformer2DModel: other names, q k v
- * apart, the timestep and class embedding copied into every block (the copies must be bit-equal),
- * no position table fovea      our own files, to change the type of the weights; metadata is kept
+ *
+ *     official    PyTorch or safetensors with the names of the DiT code; a training checkpoint
+ *                 nests them under "ema." (preferred) or "model."
+ *     Diffusers   DiTTransformer2DModel: other names, q k v apart, the timestep and class embedding
+ *                 copied into every block (the copies must be bit-equal), no position table
+ *     fovea       our own files, to change the type of the weights; metadata is kept
+ *
  * Every tensor of the network must be there with its shape, and nothing else: a name that is not
  * understood may be a layer that would be silently left out.
  *
@@ -26,6 +29,7 @@ typedef enum source_kind { SOURCE_OFFICIAL, SOURCE_DIFFUSERS, SOURCE_FOVEA } sou
 typedef struct converter {
     fv_ctx *ctx;
     const fv_model *in, *decoder;
+    const char *decoder_prefix; /* of its tensors: "" or "vae." in a whole model */
     fv_dtype type;
     source_kind kind;
     const char *prefix; /* of the network's tensors in `in` */
@@ -446,17 +450,34 @@ static fv_status refuse_extra(converter *c)
  */
 static bool is_decoder_name(const char *name, bool has_parts)
 {
-    const char *inner = after(name, "first_stage_model.");
+    static const char *const outer[] = {"first_stage_model.", "taesd_"};
     if (!has_parts) return true;
-    if (!inner) inner = name;
-    return after(inner, "decoder.") || after(inner, "post_quant_conv.");
+    for (size_t i = 0; i < FV_ARRAY_LEN(outer); i++)
+        if (after(name, outer[i])) return is_decoder_name(after(name, outer[i]), true);
+    return after(name, "decoder.") || after(name, "post_quant_conv.");
 }
 
-static fv_status convert_decoder(converter *c, const fv_model *m, const char *from)
+/* A decoder that fv_dit_open will take: else the file would be written in vain. */
+static fv_status check_decoder(converter *c)
 {
+    fv_vae *v;
+    fv_vae_info info;
+    FV_TRY(fv_vae_open(c->ctx, &v, c->decoder, c->decoder_prefix, FV_F32));
+    fv_vae_get_info(v, &info);
+    fv_vae_close(&v);
+    if (info.can_decode && info.latent_channels == c->cfg.channels) return FV_OK;
+    return fv_fail(c->ctx, FV_ERR_MODEL,
+                   "convert: the decoder file %s latents of %d channels, the model makes %d",
+                   info.can_decode ? "decodes" : "only encodes to", info.latent_channels,
+                   c->cfg.channels);
+}
+
+static fv_status convert_decoder(converter *c)
+{
+    const fv_model *m = c->decoder;
+    const char *from = c->decoder_prefix;
     const fv_dtype type = c->type == FV_F32 ? FV_F32 : FV_BF16;
     bool has_parts = false;
-    int written = 0;
     for (int i = 0; i < fv_model_count(m) && !has_parts; i++)
         has_parts = strstr(fv_model_name(m, i), "decoder.") != NULL;
     for (int i = 0; i < fv_model_count(m); i++) {
@@ -478,24 +499,21 @@ static fv_status convert_decoder(converter *c, const fv_model *m, const char *fr
         const fv_status s = full ? write_values(c, full, t, type) : FV_ERR_OOM;
         fv_free(c->ctx, full);
         FV_TRY(s);
-        written++;
     }
-    if (written || *from) return FV_OK;
-    return fv_fail(c->ctx, FV_ERR_MODEL, "convert: the decoder file holds no decoder");
+    return FV_OK;
 }
 
-/* Numbers such as "groups" travel as "vae.groups". */
+/* The numbers that fv_vae_open reads travel as "vae.groups", ... */
 static fv_status decoder_metadata(converter *c)
 {
-    for (int i = 0; i < fv_model_meta_count(c->decoder); i++) {
-        const char *key, *value;
-        fv_model_meta_at(c->decoder, i, &key, &value);
-        if (strlen(key) > 32 || strlen(value) > 64 ||
-            c->meta.pairs + 4 >= (int)FV_ARRAY_LEN(c->meta.item) / 2)
-            continue;
+    static const char *const key[] = {"groups", "scaling_factor"};
+    for (size_t i = 0; i < FV_ARRAY_LEN(key); i++) {
         char full[64];
-        snprintf(full, sizeof full, DECODER_PREFIX "%s", key);
-        FV_TRY(dit_meta_add(c->ctx, &c->meta, full, value));
+        snprintf(full, sizeof full, "%s%s", c->decoder_prefix, key[i]);
+        const char *value = fv_model_meta(c->decoder, full);
+        if (!value) value = fv_model_meta(c->decoder, key[i]);
+        snprintf(full, sizeof full, DECODER_PREFIX "%s", key[i]);
+        if (value) FV_TRY(dit_meta_add(c->ctx, &c->meta, full, value));
     }
     return FV_OK;
 }
@@ -511,6 +529,7 @@ static fv_status metadata(converter *c)
         for (int i = 0; i < fv_model_meta_count(c->in); i++) {
             const char *key, *value;
             fv_model_meta_at(c->in, i, &key, &value);
+            if (after(key, DECODER_PREFIX)) continue; /* of the decoder that it has or had */
             FV_TRY(dit_meta_add(c->ctx, &c->meta, key, value));
         }
     } else {
@@ -535,11 +554,15 @@ static fv_status run(converter *c)
         FV_TRY(dit_config_read(c->ctx, c->in, c->prefix, &c->cfg));
     FV_TRY(dit_net_create(c->ctx, &c->net, &c->cfg));
     FV_TRY(refuse_extra(c));
+    if (!c->decoder && c->kind == SOURCE_FOVEA && dit_has_decoder(c->in)) c->decoder = c->in;
+    if (c->decoder) {
+        c->decoder_prefix = dit_has_decoder(c->decoder) ? DECODER_PREFIX : "";
+        FV_TRY(check_decoder(c));
+    }
     FV_TRY(fv_model_writer_create(c->ctx, &c->writer));
     FV_TRY(metadata(c));
     FV_TRY(convert_network(c));
-    if (c->decoder) return convert_decoder(c, c->decoder, "");
-    return c->kind == SOURCE_FOVEA ? convert_decoder(c, c->in, DECODER_PREFIX) : FV_OK;
+    return c->decoder ? convert_decoder(c) : FV_OK;
 }
 
 fv_status fv_dit_convert(fv_ctx *ctx, const fv_model *in, const fv_model *decoder, fv_dtype type,

@@ -113,8 +113,9 @@ static fv_status bind_module(dit_runner *r, fv_plan *p, int l, int m)
     return m == DIT_ATTN && c->family == DIT_F ? fv_plan_bind(p, "rope", r->rope) : FV_OK;
 }
 
-/* h += gate * y; the gate is chunk 0 of a [rows, D]-wide view: bound per call, so both gates use
- * it. */
+/* h += gate * y. One plan for all modules: y and mod are bound per call. It reads the attention's
+ * gate; for an MLP mod is bound 3 D values later (rows keep their stride of 6 D), where that chunk
+ * is the MLP's gate. */
 static fv_status build_reuse(dit_runner *r, int rows, fv_plan **out)
 {
     const dit_config *c = &r->net->cfg;
@@ -124,8 +125,6 @@ static fv_status build_reuse(dit_runner *r, int rows, fv_plan **out)
     FV_TRY(begin(r, &t));
     const fv_t h = input3(t, "h", rows, N, D), y = fv_input(t, "y", r->feature_type, 3, shape);
     const fv_t mod = input2(t, "mod", rows, 6 * D);
-    /* Two outputs for the two gates would compute both: record the attention gate's plan, and let
-     * the MLP's use start 3*D values later (the rows keep their stride of 6*D). */
     fv_output(t, "h2", fv_gate_residual(t, h, y, mod, DIT_GATE1));
     return finish(r, &t, out);
 }
@@ -501,9 +500,9 @@ size_t dit_runner_feature_bytes(const dit_runner *r, int rows)
 
 fv_status dit_runner_set_feature(dit_runner *r, int l, int m, const void *data, int rows)
 {
-    if (!r->keep || rows > 2 * r->B)
-        return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without cache slots");
-    if (rows < 0) return fv_fail(r->ctx, FV_ERR_ARG, "runner: %d rows", rows);
+    if (!r->keep) return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without cache slots");
+    if (rows < 0 || rows > 2 * r->B)
+        return fv_fail(r->ctx, FV_ERR_ARG, "runner: %d rows, at most %d fit", rows, 2 * r->B);
     r->valid_rows[2 * l + m] = rows;
     return fv_dev_copy(r->ctx, r->cache + (size_t)(2 * l + m) * r->slot_bytes, data,
                        dit_runner_feature_bytes(r, rows), FV_COPY_TO_DEVICE);
@@ -557,20 +556,18 @@ double dit_runner_gate(const dit_runner *r, int l, int m, int rows)
     return sum / ((double)rows * (double)D);
 }
 
-fv_status dit_row_flop(fv_ctx *ctx, const dit_net *n, double *flop)
+double dit_row_flop(const dit_net *n)
 {
     const dit_config *c = &n->cfg;
     const double N = dit_tokens(c), D = c->width, L = c->depth, H = c->hidden;
     const double in = (double)c->channels * c->patch * c->patch,
                  out = (double)c->out_channels * c->patch * c->patch;
     double mac = 256 * D + D * D + 2 * D * D + N * D * out;
-    (void)ctx;
     mac += c->bottleneck ? N * (in * c->bottleneck + c->bottleneck * D) : N * in * D;
     if (c->family == DIT_F) mac += 6 * D * D + L * (4 * N * D * D + 2 * N * N * D + 3 * N * D * H);
     else mac += L * (4 * N * D * D + 2 * N * N * D + 2 * N * D * H + 6 * D * D);
     if (c->refine)
         mac += (double)c->input_size * c->input_size * 9 *
                (2.0 * c->refine * c->out_channels + (double)c->refine * c->refine);
-    *flop = 2 * mac;
-    return FV_OK;
+    return 2 * mac;
 }

@@ -25,31 +25,35 @@ static void make_printable(char *text)
     }
 }
 
+int dit_count_lines(const char *list)
+{
+    int n = *list != 0;
+    for (; *list; list++) n += list[0] == '\n' && list[1];
+    return n;
+}
+
 static fv_status read_class_names(fv_ctx *ctx, fv_dit *d)
 {
     const char *text = fv_model_meta(d->file, "fovea.classes");
     const int n = d->net.cfg.classes;
     if (!text || !text[0]) return FV_OK;
+    if (dit_count_lines(text) != n)
+        return fv_fail(ctx, FV_ERR_MODEL, "model: %d classes, but metadata fovea.classes has %d "
+                       "names", n, dit_count_lines(text));
     d->class_text = fv_strdup(ctx, text);
-    d->class_name = fv_calloc(ctx, (size_t)n + 1, sizeof *d->class_name);
+    d->class_name = fv_calloc(ctx, (size_t)n, sizeof *d->class_name);
     if (!d->class_text || !d->class_name) return FV_ERR_OOM;
     make_printable(d->class_text);
     char *p = d->class_text;
     for (int i = 0; i < n; i++) {
         d->class_name[i] = p;
-        char *end = strchr(p, '\n');
-        if (!end && i + 1 < n)
-            return fv_fail(ctx, FV_ERR_MODEL, "model: %d classes but only %d class names", n,
-                           i + 1);
-        if (!end) break;
-        *end = 0;
-        p = end + 1;
+        p += strcspn(p, "\n");
+        if (*p) *p++ = 0;
     }
     return FV_OK;
 }
 
-/* Is there a decoder among the tensors of a whole model? */
-static bool has_decoder(const fv_model *m)
+bool dit_has_decoder(const fv_model *m)
 {
     for (int i = 0; i < fv_model_count(m); i++)
         if (strncmp(fv_model_name(m, i), "vae.", 4) == 0) return true;
@@ -60,7 +64,7 @@ static fv_status open_decoder(fv_ctx *ctx, fv_dit *d, const fv_dit_options *o)
 {
     const fv_model *m = o->decoder ? o->decoder : d->file;
     if (d->net.cfg.family != DIT_OFFICIAL) return FV_OK;
-    const bool inside = has_decoder(m);
+    const bool inside = dit_has_decoder(m);
     /* Without one states can be sampled; pictures need it, and fv_generate says so. */
     if (!o->decoder && !inside) return FV_OK;
     FV_TRY(fv_vae_open(ctx, &d->vae, m, inside ? "vae." : "", d->precision));
@@ -82,7 +86,7 @@ static fv_status open_net(fv_ctx *ctx, fv_dit *d, const fv_dit_options *o)
     }
     FV_TRY(dit_net_create(ctx, &d->net, &c));
     FV_TRY(fv_params_load(d->net.params, d->file, ""));
-    FV_TRY(dit_row_flop(ctx, &d->net, &d->row_flop));
+    d->row_flop = dit_row_flop(&d->net);
     FV_TRY(read_class_names(ctx, d));
     fv_model_hash(d->file, d->hash);
     return open_decoder(ctx, d, o);
@@ -186,6 +190,11 @@ fv_status fv_dit_class_find(fv_ctx *ctx, const fv_dit *d, const char *name, int 
     const int n = d->net.cfg.classes;
     char *end;
     *out = 0;
+    for (int i = 0; d->class_name && i < n; i++) /* first: a name may be a number */
+        if (strcasecmp(d->class_name[i], name) == 0) {
+            *out = i;
+            return FV_OK;
+        }
     const long v = strtol(name, &end, 10);
     if (end != name && *end == 0) {
         if (v < 0 || v >= n)
@@ -199,10 +208,6 @@ fv_status fv_dit_class_find(fv_ctx *ctx, const fv_dit *d, const char *name, int 
                        n - 1);
     int best = 0, best_distance = 1000;
     for (int i = 0; i < n; i++) {
-        if (strcasecmp(d->class_name[i], name) == 0) {
-            *out = i;
-            return FV_OK;
-        }
         const int k = distance(name, d->class_name[i]);
         if (k < best_distance) {
             best_distance = k;
@@ -385,7 +390,7 @@ static fv_status sample_all(sampling *s, fv_dtype precision, const float *noise,
     return FV_OK;
 }
 
-static fv_status check_count(fv_ctx *ctx, const fv_generate_options *o)
+fv_status dit_check_count(fv_ctx *ctx, const fv_generate_options *o)
 {
     if (o->count >= 1 && o->count <= MAX_COUNT) return FV_OK;
     return fv_fail(ctx, FV_ERR_ARG, "count is %d: use 1 to %d pictures", o->count, MAX_COUNT);
@@ -396,7 +401,8 @@ fv_status dit_generate_net(fv_ctx *ctx, const dit_net *net, fv_dtype precision,
                            fv_generate_stats *stats)
 {
     sampling s = { .ctx = ctx, .net = net, .o = o };
-    FV_TRY(check_count(ctx, o));
+    if (stats) *stats = s.stats;
+    FV_TRY(dit_check_count(ctx, o));
     FV_TRY(check_classes(ctx, &net->cfg, o));
     FV_TRY(dit_schedule_create(ctx, &s.schedule, &net->cfg, o));
     fv_status st = check_accel(ctx, &s);
@@ -525,7 +531,7 @@ fv_status fv_generate(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o
     if (!d || !opts || !images)
         return fv_fail(ctx, FV_ERR_ARG, "generate: model, options or pictures missing");
     FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "generate"));
-    FV_TRY(check_count(ctx, &o));
+    FV_TRY(dit_check_count(ctx, &o));
     memset(images, 0, (size_t)o.count * sizeof *images);
     const dit_config *c = &d->net.cfg;
     if (c->family == DIT_OFFICIAL && !d->vae)

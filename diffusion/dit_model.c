@@ -382,8 +382,3 @@ fv_t dit_forward(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t label, fv
     }
     return dit_final(t, n, h, dit_final_mod(t, n, cond));
 }
-
-fv_t dit_keep_channels(fv_tape *t, fv_t out, const dit_config *c)
-{
-    return fv_slice(t, out, 0, c->channels);
-}

@@ -6,14 +6,11 @@
  * that the null row learns the unconditional model for guidance. Every draw is a function of (seed,
  * sample number), so a resumed run is the same run.
  *
- * Official DiT models train with the same loop on the epsilon objective of Ho et al. 2020 (simple
- * loss, timesteps uniform in 0..999): the learned variance channels are left at their start. */
+ * Official DiTs are refused: they train on latents, and data sets hold pictures. */
 #include "dit_shapes.h"
 
 #include <math.h>
 #include <string.h>
-
-#include <omp.h>
 
 #define FLOOR_1_MINUS_T 0.05f
 
@@ -27,7 +24,7 @@ typedef struct trainer {
     float label_drop, t_mu, t_sigma;
     uint64_t seed;
     int64_t pixels;               /* values of one picture */
-    float *z, *target, *time, *weight, *pos, *rope, *abar;
+    float *z, *target, *time, *weight, *pos, *rope;
     int32_t *label;
     const char *recipe_text;
     fv_opt *opt;
@@ -46,23 +43,13 @@ static void make_row(trainer *tr, int i, uint64_t number, const float *x, int32_
     fv_rand_uniform(key, FV_STREAM_CLASS_DROP, lo, 0, 1, &u);
     tr->label[i] = drop && u < tr->label_drop && c->has_null ? c->classes : label;
     fv_rand_normal(key, FV_STREAM_NOISE, lo, 0, tr->pixels, z);
-    if (c->family == DIT_F) {
-        fv_rand_normal(key, FV_STREAM_TIMESTEP, lo, 0, 1, &n);
-        const float t = 1.0f / (1.0f + expf(-(tr->t_mu + tr->t_sigma * n)));
-        const float d = 1.0f - t > FLOOR_1_MINUS_T ? 1.0f - t : FLOOR_1_MINUS_T;
-        tr->time[i] = t;
-        tr->weight[i] = 1.0f / (d * d);
-        for (int64_t k = 0; k < tr->pixels; k++) z[k] = t * x[k] + (1.0f - t) * z[k];
-        memcpy(goal, x, (size_t)tr->pixels * sizeof *x);
-        return;
-    }
-    fv_rand_uniform(key, FV_STREAM_TIMESTEP, lo, 0, 1, &u);
-    const int step = (int)(u * 1000.0f);
-    const float a = sqrtf(tr->abar[step]), s = sqrtf(1.0f - tr->abar[step]);
-    tr->time[i] = (float)step;
-    tr->weight[i] = 1.0f;
-    memcpy(goal, z, (size_t)tr->pixels * sizeof *z);
-    for (int64_t k = 0; k < tr->pixels; k++) z[k] = a * x[k] + s * z[k];
+    fv_rand_normal(key, FV_STREAM_TIMESTEP, lo, 0, 1, &n);
+    const float t = 1.0f / (1.0f + expf(-(tr->t_mu + tr->t_sigma * n)));
+    const float d = 1.0f - t > FLOOR_1_MINUS_T ? 1.0f - t : FLOOR_1_MINUS_T;
+    tr->time[i] = t;
+    tr->weight[i] = 1.0f / (d * d);
+    for (int64_t k = 0; k < tr->pixels; k++) z[k] = t * x[k] + (1.0f - t) * z[k];
+    memcpy(goal, x, (size_t)tr->pixels * sizeof *x);
 }
 
 static void make_batch(trainer *tr, const fv_batch *b, uint64_t first, bool drop)
@@ -158,12 +145,12 @@ static fv_status read_config(trainer *tr, fv_recipe *r)
 {
     dit_config *c = &tr->net.cfg;
     FV_TRY(dit_preset(tr->ctx, fv_recipe_string(r, "preset", "F32"), 0, c));
+    if (c->family != DIT_F)
+        return fv_fail(tr->ctx, FV_ERR_UNSUPPORTED, "recipe: %s is an official DiT, which trains "
+                       "on latents, and data sets hold pictures: use F32, F64c, F64, F128 or F128L",
+                       c->name);
     const int patch = (int)fv_recipe_int(r, "patch", c->patch, 1, 64);
     const int width = (int)fv_recipe_int(r, "width", c->width, 16, 8192);
-    if (c->family != DIT_F && (patch != c->patch || width != c->width))
-        return fv_fail(
-            tr->ctx, FV_ERR_ARG,
-            "recipe: patch and width belong to the preset of an official DiT: leave them out");
     if (patch != c->patch || width != c->width) {
         c->patch = patch;
         c->width = width;
@@ -171,8 +158,7 @@ static fv_status read_config(trainer *tr, fv_recipe *r)
         c->bottleneck = patch >= 8 ? 64 : 0;
     }
     c->depth = (int)fv_recipe_int(r, "depth", c->depth, 1, 256);
-    const int heads = c->family != DIT_F ? c->heads : c->width < 64 ? 1 : c->width / 64;
-    c->heads = (int)fv_recipe_int(r, "heads", heads, 1, 256);
+    c->heads = (int)fv_recipe_int(r, "heads", c->width < 64 ? 1 : c->width / 64, 1, 256);
     c->refine = (int)fv_recipe_int(r, "refine", c->refine, 0, 256);
     c->bottleneck = (int)fv_recipe_int(r, "bottleneck", c->bottleneck, 0, 4096);
     c->cfg = (float)fv_recipe_number(r, "cfg", c->cfg, 1, 100);
@@ -195,15 +181,8 @@ static fv_status allocate(trainer *tr)
     tr->label = fv_calloc(tr->ctx, B, sizeof(int32_t));
     tr->pos = fv_calloc(tr->ctx, N * (size_t)c->width, sizeof(float));
     tr->rope = fv_calloc(tr->ctx, N * hd, sizeof(float));
-    tr->abar = fv_calloc(tr->ctx, 1000, sizeof(float));
-    if (!tr->z || !tr->target || !tr->time || !tr->weight || !tr->label || !tr->pos || !tr->rope ||
-        !tr->abar)
+    if (!tr->z || !tr->target || !tr->time || !tr->weight || !tr->label || !tr->pos || !tr->rope)
         return FV_ERR_OOM;
-    double product = 1;
-    for (int i = 0; i < 1000; i++) {
-        product *= 1.0 - (1e-4 + (0.02 - 1e-4) * i / 999.0);
-        tr->abar[i] = (float)product;
-    }
     dit_pos_table(c, tr->pos);
     dit_rope(c, tr->rope);
     return FV_OK;
@@ -221,12 +200,9 @@ static fv_status build_plan(trainer *tr)
     const fv_t z = fv_input(t, "z", FV_F32, 4, image), time = fv_input(t, "t", FV_F32, 1, &B);
     const fv_t y = fv_input(t, "y", FV_I32, 1, &B), goal = fv_input(t, "target", FV_F32, 4, image);
     const fv_t weight = fv_input(t, "weight", FV_F32, 1, &B);
-    const fv_t p =
-        tr->net.pos >= 0 ? fv_param_row(t, tr->net.pos, 0) : fv_input(t, "pos", FV_F32, 2, pos);
-    const fv_t ro = c->family == DIT_F ? fv_input(t, "rope", FV_F32, 3, rope) : 0;
-    fv_t out = dit_forward(t, &tr->net, z, time, y, p, ro);
-    if (c->out_channels != c->channels) out = dit_keep_channels(t, out, c);
-    fv_output(t, "loss", fv_loss_mse(t, out, goal, weight));
+    const fv_t p = fv_input(t, "pos", FV_F32, 2, pos), ro = fv_input(t, "rope", FV_F32, 3, rope);
+    fv_output(t, "loss",
+              fv_loss_mse(t, dit_forward(t, &tr->net, z, time, y, p, ro), goal, weight));
     fv_status s = fv_tape_status(t);
     if (s == FV_OK) s = fv_plan_build(tr->ctx, &tr->plan, t, NULL);
     fv_tape_destroy(&t);
@@ -235,8 +211,8 @@ static fv_status build_plan(trainer *tr)
     if (s == FV_OK) s = fv_plan_bind(tr->plan, "y", tr->label);
     if (s == FV_OK) s = fv_plan_bind(tr->plan, "target", tr->target);
     if (s == FV_OK) s = fv_plan_bind(tr->plan, "weight", tr->weight);
-    if (s == FV_OK && tr->net.pos < 0) s = fv_plan_bind(tr->plan, "pos", tr->pos);
-    if (s == FV_OK && ro) s = fv_plan_bind(tr->plan, "rope", tr->rope);
+    if (s == FV_OK) s = fv_plan_bind(tr->plan, "pos", tr->pos);
+    if (s == FV_OK) s = fv_plan_bind(tr->plan, "rope", tr->rope);
     return s;
 }
 
@@ -253,8 +229,8 @@ static int find_line(const char *list, const char *name)
     return -1;
 }
 
-/* Take over the values of `from`, whose classes may be others: rows of the class table go by name,
- * a class that `from` does not know keeps its random start. */
+/* Take over the values of `from`, which differs in its classes alone: rows of the class table go by
+ * name, the null row too; a class that `from` does not know keeps its random start. */
 static void take_values(trainer *tr, const dit_net *from, const char *names)
 {
     for (int i = 0; i < fv_params_count(tr->net.params); i++) {
@@ -269,7 +245,7 @@ static void take_values(trainer *tr, const dit_net *from, const char *names)
         for (int l = 0; l < rows; l++) {
             const int was = l == classes ? from->cfg.classes
                                          : find_line(names, fv_dataset_class_name(tr->data, l));
-            if (was >= 0 && was < from->cfg.classes + from->cfg.has_null)
+            if (was >= 0)
                 memcpy((float *)t.data + (size_t)l * row, (const float *)f.data + (size_t)was * row,
                        row * sizeof(float));
         }
@@ -277,14 +253,30 @@ static void take_values(trainer *tr, const dit_net *from, const char *names)
     fv_params_touch(tr->net.params);
 }
 
+/* Rows of the class table of a file; 0: it has none as wide as ours. */
+static int64_t table_rows(const trainer *tr, const fv_model *m)
+{
+    const char *name = fv_params_name(tr->net.params, tr->net.classes);
+    char int8[64];
+    fv_tensor t;
+    snprintf(int8, sizeof int8, "%s.int8", name);
+    if (!fv_model_find(m, name, &t) && !fv_model_find(m, int8, &t)) return 0;
+    return t.ndim == 2 && t.dim[1] == tr->net.cfg.width ? t.dim[0] : 0;
+}
+
 /* Start from a model file. Without names in it the classes must be as many, in the same order. */
 static fv_status load_init(trainer *tr, const fv_model *m)
 {
     const char *names = fv_model_meta(m, "fovea.classes");
+    const int64_t rows = table_rows(tr, m);
     dit_config c = tr->net.cfg;
-    if (!names || !names[0]) return fv_params_load(tr->net.params, m, "");
-    c.classes = 1;
-    for (const char *p = names; (p = strchr(p, '\n')) != NULL && p[1]; p++) c.classes++;
+    /* No such table: loading says what does not fit. */
+    if (!names || !names[0] || rows == 0) return fv_params_load(tr->net.params, m, "");
+    c.classes = dit_count_lines(names);
+    if (c.classes + c.has_null != rows)
+        return fv_fail(tr->ctx, FV_ERR_MODEL, "model: metadata fovea.classes names %d classes, but "
+                       "the class table has %lld rows, of which the last is the null class",
+                       c.classes, (long long)rows);
     dit_net from;
     FV_TRY(dit_net_create(tr->ctx, &from, &c));
     fv_status s = fv_params_alloc(from.params);
@@ -306,7 +298,7 @@ static fv_status start_net(trainer *tr, const char *init)
     FV_TRY(fv_model_open(tr->ctx, &m, init, NULL));
     const fv_status s = load_init(tr, m);
     fv_model_close(&m);
-    return s;
+    return s == FV_OK ? s : fv_fail_in(tr->ctx, s, "%s", init);
 }
 
 static fv_status read_run(trainer *tr, fv_recipe *r, const fv_dit_train_options *o,
@@ -331,7 +323,7 @@ static void trainer_free(trainer *tr)
     dit_net_destroy(tr->ctx, &tr->net);
     fv_dataset_close(&tr->data);
     fv_dataset_close(&tr->held);
-    void *mem[] = {tr->z, tr->target, tr->time, tr->weight, tr->label, tr->pos, tr->rope, tr->abar};
+    void *mem[] = {tr->z, tr->target, tr->time, tr->weight, tr->label, tr->pos, tr->rope};
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
 }
 

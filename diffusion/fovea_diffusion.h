@@ -140,17 +140,15 @@ FV_API FV_NODISCARD fv_status fv_generate_state(fv_ctx *ctx, const fv_dit *d,
 typedef struct fv_sens fv_sens;
 typedef struct fv_calibrate_options {
     size_t struct_size;
-    fv_generate_options gen;  /* sampler, steps, cfg of the use (count, classes, seed unused)   */
+    const fv_generate_options *gen; /* sampler, steps, cfg of the use (count, classes, seed unused);
+                                       NULL = the model's */
     int draws;                /* (noise, class) samples; 0 = 16 */
     int window;               /* largest reuse distance; 0 = 10 */
     int weight_draws; /* samples for the terminal weights; 0 = 4, -1 = uniform weights      */
     int weight_every; /* measure weights at every k-th step, interpolate between; 0 = 1     */
     uint64_t seed;            /* of the calibration draws */
 } fv_calibrate_options;
-#define FV_CALIBRATE_OPTIONS_INIT                                                                  \
-    {                                                                                              \
-        .struct_size = sizeof(fv_calibrate_options), .gen = FV_GENERATE_OPTIONS_INIT               \
-    }
+#define FV_CALIBRATE_OPTIONS_INIT { .struct_size = sizeof(fv_calibrate_options) }
 FV_API FV_NODISCARD fv_status fv_sens_calibrate(fv_ctx *ctx, fv_sens **out, const fv_dit *d,
                                                 const fv_calibrate_options *o);
 FV_API FV_NODISCARD fv_status fv_sens_read(fv_ctx *ctx, fv_sens **out, const char *path);
@@ -244,10 +242,12 @@ FV_API FV_NODISCARD fv_status fv_vae_encode(fv_ctx *ctx, fv_vae *v, const float 
 /* ---- Training and conversion ----------------------------------------------------------------- */
 
 /* `fovea train` for recipes with engine = dit. data_dir is put before relative data paths. Asks the
- * recipe for all its keys, so one that is unknown is FV_ERR_UNKNOWN before the first step. */
+ * recipe for all its keys, so one that is unknown is FV_ERR_UNKNOWN before the first step. F models
+ * only. `init`: start from this model file of the same sizes; rows of its class table are taken by
+ * the names of the classes, without names by their order, of which there must then be as many. */
 typedef struct fv_dit_train_options {
     size_t struct_size;
-    const char *data_dir, *out_dir, *export_path, *init; /* init: start from this model file */
+    const char *data_dir, *out_dir, *export_path, *init;
     uint64_t start_step;
     int resume;
 } fv_dit_train_options;
@@ -271,7 +271,8 @@ FV_API FV_NODISCARD fv_status fv_dit_random(fv_ctx *ctx, const char *preset, int
 
 typedef struct fv_dit_quality_options {
     size_t struct_size;
-    fv_generate_options gen; /* sampler, steps, cfg, accel, ... (count, classes, seed unused) */
+    const fv_generate_options *gen; /* sampler, steps, cfg, accel, ...; NULL = the model's (count,
+                                       classes, seed unused) */
     int samples; /* 0 = 2000; sample i (from `first`): class i mod classes, noise of seed + i */
     uint64_t seed;
     const float *reference; /* [reference_count, features of the classifier]: real pictures, another
@@ -279,10 +280,7 @@ typedef struct fv_dit_quality_options {
     int64_t reference_count;
     int first; /* number of the first sample: a long run can be made in parts */
 } fv_dit_quality_options;
-#define FV_DIT_QUALITY_OPTIONS_INIT                                                                \
-    {                                                                                              \
-        .struct_size = sizeof(fv_dit_quality_options), .gen = FV_GENERATE_OPTIONS_INIT             \
-    }
+#define FV_DIT_QUALITY_OPTIONS_INIT { .struct_size = sizeof(fv_dit_quality_options) }
 
 typedef struct fv_dit_quality_result {
     fv_class_score total;

@@ -78,8 +78,6 @@ fv_t dit_final(fv_tape *t, const dit_net *n, fv_t h, fv_t mod2); /* -> [B,S,S,Co
 enum { DIT_SHIFT1 = 0, DIT_SCALE1, DIT_GATE1, DIT_SHIFT2, DIT_SCALE2, DIT_GATE2 };
 /* All of it: -> network output [B,S,S,Cout]. */
 fv_t dit_forward(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t label, fv_t pos, fv_t rope);
-/* First `channels` of `out_channels` of a picture [B,S,S,Cout] (drops learned variance). */
-fv_t dit_keep_channels(fv_tape *t, fv_t out, const dit_config *c);
 int swiglu_width(int width);   /* ceil(8 width / 3, 16) */
 /* Constant tables: pos [N, D] (official and F), rope [N, 2, hd/2] (F). */
 void dit_pos_table(const dit_config *c, float *pos);
@@ -210,7 +208,12 @@ struct fv_dit {
     uint8_t hash[32];
     double row_flop;
 };
-fv_status dit_row_flop(fv_ctx *ctx, const dit_net *n, double *flop);
+double dit_row_flop(const dit_net *n); /* one evaluation of one row */
+/* Number of pictures of a call in its range. */
+fv_status dit_check_count(fv_ctx *ctx, const fv_generate_options *o);
+/* Lines of a list of names, one a line; a newline at the end begins no further one. */
+int dit_count_lines(const char *list);
+bool dit_has_decoder(const fv_model *m); /* among the tensors of a whole model, under "vae." */
 
 /* Sampling loop on a bare network (training, calibration); states [count, S, S, C]. */
 fv_status dit_generate_net(fv_ctx *ctx, const dit_net *net, fv_dtype precision,

@@ -94,8 +94,9 @@ static fv_status convert_images(judge *j, int n)
 static fv_status judge_chunk(judge *j, const fv_dit_quality_options *o, int first, int n,
                              fv_dit_quality_result *out)
 {
-    fv_generate_options g = o->gen;
+    fv_generate_options g = FV_GENERATE_OPTIONS_INIT;
     fv_generate_stats st = { 0 };
+    FV_TRY(FV_TAKE_OPTIONS(j->ctx, &g, o->gen, "quality"));
     for (int i = 0; i < n; i++) j->label[i] = (o->first + first + i) % j->classes;
     g.count = n;
     g.classes = j->label;

@@ -7,15 +7,23 @@
  *
  * Diffusion (official DiT), abar = cumprod(1 - linspace(1e-4, 0.02, 1000)), kept timesteps tau_i,
  * a = abar(tau_i), p = abar(tau_{i-1}) (1 at the last step), beta = 1 - a/p:
- *   DDPM    Nichol & Dhariwal 2021, learned range: logvar = f log beta + (1-f) log posterior, f =
- * (v+1)/2 DDIM    Song et al. 2021, eq. 12 with eta DPM++2M Lu et al. 2022, algorithm 2 (midpoint
- * form), sigma_n = 0 so that the last step is x0 Rectified flow (F family), z_t = t x + (1-t)
- * noise, network predicts x: v = (xhat - z) / max(1-t, 0.05); Euler, or Heun with the last step
- * Euler. Meaning of coef[e * DIT_COEF + k], k = 0..: DDPM    sqrt(1/a), sqrt(1/a - 1), factor of
- * x0, factor of x, log beta, log posterior, noise 0/1 DDIM    sqrt(1/a), sqrt(1/a - 1), sqrt(p),
- * sqrt(1 - p - sigma^2), sigma DPM++   s_j, alpha_j, s_{j+1}/s_j, alpha_{j+1} (e^-h - 1), 1/(2r) (0
- * at the first step), last 0/1 flow    max(1-t, 0.05), dt, stage (Euler, Heun's predictor, Heun's
- * corrector) */
+ *
+ *     DDPM      Nichol & Dhariwal 2021, learned range: log variance = f log beta + (1-f) log
+ *               posterior, f = (v+1)/2
+ *     DDIM      Song et al. 2021, eq. 12 with eta
+ *     DPM++2M   Lu et al. 2022, algorithm 2 (midpoint form), sigma_n = 0: the last step is x0
+ *
+ * Rectified flow (F family), z_t = t x + (1-t) noise, the network predicts x:
+ * v = (xhat - z) / max(1-t, 0.05); Euler, or Heun with the last step Euler.
+ *
+ * Meaning of coef[e * DIT_COEF + k], k = 0..:
+ *
+ *     DDPM      sqrt(1/a), sqrt(1/a - 1), factor of x0, factor of x, log beta, log posterior,
+ *               noise 0/1
+ *     DDIM      sqrt(1/a), sqrt(1/a - 1), sqrt(p), sqrt(1 - p - sigma^2), sigma
+ *     DPM++2M   s_j, alpha_j, s_{j+1}/s_j, alpha_{j+1} (e^-h - 1), 1/(2r) (0 at the first step),
+ *               last 0/1
+ *     flow      max(1-t, 0.05), dt, stage (Euler, Heun's predictor, Heun's corrector) */
 #include "internal.h"
 
 #include <math.h>
@@ -347,7 +355,7 @@ static void step_dpmpp(const double *c, float *x, const float *eps, float *work,
         for (int64_t i = 0; i < n; i++) x[i] = (x[i] - sj * eps[i]) / alpha;
         return;
     }
-    if (c[4] == 0.0) { /* first step: work is uninitialised */
+    if (c[4] == 0.0) { /* first step: work holds nothing yet */
         for (int64_t i = 0; i < n; i++) {
             work[i] = (x[i] - sj * eps[i]) / alpha;
             x[i] = keep * x[i] - move * work[i];

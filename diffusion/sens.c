@@ -529,7 +529,7 @@ fv_status fv_sens_calibrate(fv_ctx *ctx, fv_sens **out, const fv_dit *d,
     *out = NULL;
     if (!d || !opts) return fv_fail(ctx, FV_ERR_ARG, "calibrating: model or options missing");
     FV_TRY(FV_TAKE_OPTIONS(ctx, o, opts, "calibrating"));
-    FV_TRY(FV_TAKE_OPTIONS(ctx, &gen, &o->gen, "calibrating"));
+    FV_TRY(FV_TAKE_OPTIONS(ctx, &gen, o->gen, "calibrating"));
     FV_TRY(dit_schedule_create(ctx, &sc, &d->net.cfg, &gen));
     fv_status s = check_options(ctx, o, &sc);
     int window = o->window ? o->window : DEFAULT_WINDOW;

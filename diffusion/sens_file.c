@@ -136,7 +136,7 @@ fv_status fvi_sens_encode(fv_ctx *ctx, const fv_sens *s, uint8_t **bytes, size_t
 fv_status fv_sens_write(fv_ctx *ctx, const fv_sens *s, const char *path, int overwrite)
 {
     uint8_t *bytes;
-    size_t size;
+    size_t size = 0;
     FV_TRY(fvi_sens_encode(ctx, s, &bytes, &size));
     const fv_status st = fv_write_file(ctx, path, bytes, size, overwrite);
     fv_free(ctx, bytes);
@@ -339,7 +339,7 @@ static fv_status read_arrays(reader *r)
 
 static fv_status parse_header(reader *r)
 {
-    int version, depth, evals, window, modules;
+    int version = 0, depth = 0, evals = 0, window = 0, modules = 0;
     size_t need;
     if (!r->root || r->root->type != FV_JSON_OBJECT)
         return bad(r->ctx, "the header is not an object");

@@ -5,7 +5,8 @@
  *
  *   AutoencoderKL  Diffusers  decoder.mid_block.resnets.0...   attention to_q or (older) query
  *                  LDM        decoder.mid.block_1...   levels from the output, attention as 1x1
- * convs z = latent / 0.18215 -> post_quant_conv -> conv_in -> Res, Attn, Res -> levels of Res and
+ *                  convolutions
+ *       z = latent / 0.18215 -> post_quant_conv -> conv_in -> Res, Attn, Res -> levels of Res and
  *       nearest 2x + conv -> GroupNorm, SiLU, conv_out
  *       Res:  x + conv(silu(norm(conv(silu(norm(x))))))   shortcut: 1x1 conv where widths differ
  *       Attn: x + proj(softmax(q k^T / sqrt(C)) v), one head, on GroupNorm(x)
@@ -75,6 +76,7 @@ struct fv_vae {
 typedef struct reader {
     fv_ctx *ctx;
     const fv_model *m;
+    const char *outer; /* the caller's prefix */
     char prefix[NAME_BYTES];
     fv_vae *v;
     vae_net *net;
@@ -155,13 +157,13 @@ static fv_status new_layer(reader *r, layer_kind kind, layer **out)
 
 static fv_status add_plain(reader *r, layer_kind kind)
 {
-    layer *l;
+    layer *l = NULL;
     return new_layer(r, kind, &l);
 }
 
 static fv_status add_affine(reader *r, float scale, float shift)
 {
-    layer *l;
+    layer *l = NULL;
     FV_TRY(new_layer(r, L_AFFINE, &l));
     l->scale = scale;
     l->shift = shift;
@@ -170,7 +172,7 @@ static fv_status add_affine(reader *r, float scale, float shift)
 
 static fv_status add_conv(reader *r, const char *name, int stride)
 {
-    layer *l;
+    layer *l = NULL;
     FV_TRY(new_layer(r, L_CONV, &l));
     l->stride = stride;
     return add_part(r, l, 0, name, 4);
@@ -181,7 +183,7 @@ static fv_status add_conv(reader *r, const char *name, int stride)
 static fv_status add_res(reader *r, const char *base)
 {
     static const char *const shortcut[] = { ".conv_shortcut", ".nin_shortcut" };
-    layer *l;
+    layer *l = NULL;
     FV_TRY(new_layer(r, L_RES, &l));
     FV_TRY(add_sub(r, l, RES_NORM1, base, ".norm1", 1));
     FV_TRY(add_sub(r, l, RES_CONV1, base, ".conv1", 4));
@@ -226,7 +228,7 @@ static fv_status add_attention(reader *r, const char *base)
         { "group_norm", { "query", "key", "value" }, "proj_attn" },
         { "norm", { "q", "k", "v" }, "proj_out" },
     };
-    layer *l;
+    layer *l = NULL;
     FV_TRY(new_layer(r, L_ATTENTION, &l));
     for (size_t i = 0; i < FV_ARRAY_LEN(naming); i++) {
         char name[NAME_BYTES];
@@ -288,10 +290,14 @@ static fv_status add_levels(reader *r, bool ldm)
 /* Numbers of the file; inside another model's file they travel with the prefix. */
 static const char *meta(const reader *r, const char *key)
 {
-    char full[2 * NAME_BYTES];
-    snprintf(full, sizeof full, "%s%s", r->prefix, key);
-    const char *value = fv_model_meta(r->m, full);
-    return value ? value : fv_model_meta(r->m, key);
+    const char *const from[] = { r->prefix, r->outer, "" };
+    const char *value = NULL;
+    for (size_t i = 0; i < FV_ARRAY_LEN(from) && !value; i++) {
+        char full[2 * NAME_BYTES];
+        snprintf(full, sizeof full, "%s%s", from[i], key);
+        value = fv_model_meta(r->m, full);
+    }
+    return value;
 }
 
 static fv_status read_kl(reader *r)
@@ -316,7 +322,7 @@ static fv_status read_kl(reader *r)
     FV_TRY(add_attention(r, ldm ? "decoder.mid.attn_1." : "decoder.mid_block.attentions.0."));
     FV_TRY(add_res(r, ldm ? "decoder.mid.block_2" : "decoder.mid_block.resnets.1"));
     FV_TRY(add_levels(r, ldm));
-    layer *l;
+    layer *l = NULL;
     FV_TRY(new_layer(r, L_NORM_SILU, &l));
     FV_TRY(add_part(r, l, 0, ldm ? "decoder.norm_out" : "decoder.conv_norm_out", 1));
     return add_conv(r, "decoder.conv_out", 1);
@@ -326,7 +332,7 @@ static fv_status read_kl(reader *r)
 
 static fv_status add_block(reader *r, const char *base)
 {
-    layer *l;
+    layer *l = NULL;
     char name[NAME_BYTES];
     FV_TRY(new_layer(r, L_BLOCK, &l));
     FV_TRY(add_sub(r, l, BLOCK_CONV0, base, ".conv.0", 4));
@@ -540,22 +546,25 @@ static fv_status check_net(fv_vae *v, vae_net *n, bool encoder)
     if (!encoder && y.dim[3] != 3)
         return fv_fail(v->ctx, FV_ERR_MODEL, "vae: the decoder makes %d channels, 3 expected",
                        (int)y.dim[3]);
+    /* One number of latent channels is told to the caller, who makes buffers from it. */
+    if (encoder && v->decoder.count && y.dim[3] != v->decoder.in_channels)
+        return fv_fail(v->ctx, FV_ERR_MODEL, "vae: the encoder makes %d channels, the decoder "
+                       "takes %d", (int)y.dim[3], v->decoder.in_channels);
     return FV_OK;
 }
 
-static fv_status read_file(reader *r, const char *prefix)
+static fv_status read_file(reader *r)
 {
     static const char *const inner[] = { "", "first_stage_model.", "vae." };
     for (size_t i = 0; i < FV_ARRAY_LEN(inner); i++) {
         bool found = false;
-        FV_TRY(join(r->ctx, r->prefix, prefix ? prefix : "", inner[i]));
+        FV_TRY(join(r->ctx, r->prefix, r->outer, inner[i]));
         if (has(r, "decoder.conv_in.weight")) return read_kl(r);
         FV_TRY(read_tiny(r, &found));
         if (found) return FV_OK;
     }
     return fv_fail(r->ctx, FV_ERR_MODEL,
-                   "vae: no tensors of AutoencoderKL, TAESD or TAEF2 under \"%s\"",
-                   prefix ? prefix : "");
+                   "vae: no tensors of AutoencoderKL, TAESD or TAEF2 under \"%s\"", r->outer);
 }
 
 fv_status fv_vae_open(fv_ctx *ctx, fv_vae **out, const fv_model *file, const char *prefix,
@@ -571,9 +580,9 @@ fv_status fv_vae_open(fv_ctx *ctx, fv_vae **out, const fv_model *file, const cha
     v->ctx = ctx;
     v->precision = precision;
     v->decoder.factor = v->encoder.factor = 1;
-    reader r = { .ctx = ctx, .m = file, .v = v };
+    reader r = { .ctx = ctx, .m = file, .v = v, .outer = prefix ? prefix : "" };
     FV_TRY_GOTO(fv_params_create(ctx, &v->params));
-    FV_TRY_GOTO(read_file(&r, prefix));
+    FV_TRY_GOTO(read_file(&r));
     FV_TRY_GOTO(fv_params_load(v->params, file, r.prefix));
     if (v->decoder.count) FV_TRY_GOTO(check_net(v, &v->decoder, false));
     if (v->encoder.count) FV_TRY_GOTO(check_net(v, &v->encoder, true));

@@ -220,6 +220,73 @@ static void decoder_is_merged_under_its_prefix(void)
     fv_model_close(&out);
 }
 
+/* A decoder's tensors under other names, with metadata `groups` (may be NULL). */
+static void write_decoder(const char *in, const char *prefix, const char *groups, const char *out)
+{
+    fv_model *m = open_file(in);
+    fv_model_writer *w;
+    CHECK(m != NULL);
+    OK(ctx, fv_model_writer_create(ctx, &w));
+    if (groups) OK(ctx, fv_model_writer_meta(w, "groups", groups));
+    for (int i = 0; i < fv_model_count(m); i++) {
+        char name[160];
+        fv_tensor t;
+        fv_model_tensor(m, i, &t);
+        snprintf(name, sizeof name, "%s%s", prefix, fv_model_name(m, i));
+        OK(ctx, fv_model_writer_tensor(w, name, &t));
+    }
+    OK(ctx, fv_model_writer_finish(w, out, 1));
+    fv_model_writer_destroy(&w);
+    fv_model_close(&m);
+}
+
+/* Whatever the names of its tensors, what is converted opens and decodes. */
+static void check_decodes(const char *path, const char *kind)
+{
+    fv_model *m = open_file(path);
+    fv_dit *d = NULL;
+    fv_image img[1] = { { 0 } };
+    fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
+    o.steps = 2;
+    CHECK(m != NULL);
+    OK(ctx, fv_dit_open(ctx, &d, m, NULL));
+    fv_vae_info info;
+    fv_vae_get_info(d->vae, &info);
+    CHECK(strcmp(info.kind, kind) == 0);
+    OK(ctx, fv_generate(ctx, d, &o, img, NULL));
+    CHECK(img[0].width == 64);
+    fv_image_free(ctx, &img[0]);
+    fv_dit_close(&d);
+    fv_model_close(&m);
+}
+
+static void decoders_of_all_names_convert_and_decode(void)
+{
+    static const char *const prefix[] = {"taesd_decoder.", "decoder.", ""};
+    const char *dit = GOLDEN("dit_small.safetensors"), *vae = GOLDEN("vae_small.safetensors");
+    for (size_t i = 0; i < FV_ARRAY_LEN(prefix); i++) {
+        write_decoder(GOLDEN("taesd_decoder_small.safetensors"), prefix[i], NULL, temp_path("d"));
+        OK(ctx, convert(dit, temp_path("d"), FV_F32, temp_path("taesd")));
+        check_decodes(temp_path("taesd"), "TAESD");
+    }
+    write_decoder(vae, "first_stage_model.", "4", temp_path("d"));
+    OK(ctx, convert(dit, temp_path("d"), FV_F32, temp_path("kl")));
+    check_decodes(temp_path("kl"), "AutoencoderKL");
+    /* The decoder of a whole model, and one decoder in place of another: its numbers go with it. */
+    OK(ctx, convert(dit, temp_path("kl"), FV_F32, temp_path("again")));
+    check_decodes(temp_path("again"), "AutoencoderKL");
+    OK(ctx, convert(temp_path("again"), GOLDEN("taesd_decoder_small.safetensors"), FV_F32,
+                    temp_path("other")));
+    check_decodes(temp_path("other"), "TAESD");
+    fv_model *m = open_file(temp_path("other"));
+    CHECK(m && !fv_model_meta(m, "vae.groups"));
+    fv_model_close(&m);
+    /* Nothing is written that would not open. */
+    CHECK(convert(dit, GOLDEN("taesd_encoder_small.safetensors"), FV_F32, temp_path("refused")) ==
+          FV_ERR_MODEL);
+    CHECK(access(temp_path("refused"), F_OK) != 0);
+}
+
 /* ---- PyTorch files compute the right pictures ----------------------------------------------- */
 
 static void check_tiny(const char *path, const char *prefix, const char *golden_name)
@@ -463,6 +530,7 @@ int main(void)
     RUN(metadata_describes_the_model);
     RUN(fovea_files_can_change_type);
     RUN(decoder_is_merged_under_its_prefix);
+    RUN(decoders_of_all_names_convert_and_decode);
     RUN(pytorch_checkpoints_run_and_match);
     RUN(wrong_official_files_are_refused);
     RUN(wrong_diffusers_files_are_refused);

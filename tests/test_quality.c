@@ -94,9 +94,11 @@ static void train_and_open_both(void)
 
 static fv_dit_quality_options options(uint64_t seed)
 {
+    static fv_generate_options gen = FV_GENERATE_OPTIONS_INIT;
     fv_dit_quality_options o = FV_DIT_QUALITY_OPTIONS_INIT;
-    o.gen.steps = 2;
-    o.gen.cfg = 1;
+    gen.steps = 2;
+    gen.cfg = 1;
+    o.gen = &gen;
     o.samples = SAMPLES;
     o.seed = seed;
     return o;
@@ -114,10 +116,11 @@ static void judges_the_pictures_that_generate_makes(void)
     CHECK(dit && judge);
     OK(ctx, fv_dit_quality(ctx, dit, judge, &o, &q));
     for (int i = 0; i < SAMPLES; i++) classes[i] = i % COLOURS;
-    o.gen.count = SAMPLES;
-    o.gen.classes = classes;
-    o.gen.seed = 7;
-    OK(ctx, fv_generate(ctx, dit, &o.gen, image, NULL));
+    fv_generate_options g = *o.gen;
+    g.count = SAMPLES;
+    g.classes = classes;
+    g.seed = 7;
+    OK(ctx, fv_generate(ctx, dit, &g, image, NULL));
     for (int i = 0; i < SAMPLES; i++) {
         fv_image_to_float(&image[i], -1, 1, hwc + i * PIXELS);
         fv_image_free(ctx, &image[i]);

@@ -318,8 +318,10 @@ static void steps_do_not_allocate(void)
 
 static fv_calibrate_options calibration_options(void)
 {
+    static fv_generate_options use;
     fv_calibrate_options o = FV_CALIBRATE_OPTIONS_INIT;
-    o.gen = base(1);
+    use = base(1);
+    o.gen = &use;
     o.draws = 4;
     o.weight_draws = 2;
     o.weight_every = 2;

@@ -428,6 +428,45 @@ static void a_missing_level_is_refused(void)
     memory_close(&f);
 }
 
+/* A file with both halves tells one number of latent channels, by which callers make buffers. */
+static void halves_of_different_latents_are_refused(void)
+{
+    fv_model *half[2];
+    OK(ctx, open_parity(&half[0], "taesd_decoder_small"));
+    OK(ctx, open_parity(&half[1], "taesd_encoder_small"));
+    for (int latents = 4; latents <= 5; latents++) {
+        st_writer w = { 0 };
+        memory_file f = { 0 };
+        fv_vae *v;
+        fv_vae_info info;
+        size_t size;
+        for (int k = 0; k < 2; k++)
+            for (int i = 0; i < fv_model_count(half[k]); i++) {
+                char name[256];
+                fv_tensor t;
+                fv_model_tensor(half[k], i, &t);
+                snprintf(name, sizeof name, "%s.%s", k ? "encoder" : "decoder",
+                         fv_model_name(half[k], i));
+                if (strstr(name, "encoder.14.")) t.dim[0] = latents, t.data = NULL;
+                st_add(&w, name, &t);
+            }
+        f.bytes = st_finish(&w, &size);
+        OK(ctx, fv_model_open_memory(ctx, &f.m, f.bytes, size, NULL));
+        const fv_status s = fv_vae_open(ctx, &v, f.m, "", FV_F32);
+        if (latents == 4) {
+            OK(ctx, s);
+            fv_vae_get_info(v, &info);
+            CHECK(info.can_encode && info.can_decode && info.latent_channels == 4);
+        } else {
+            CHECK(s == FV_ERR_MODEL && !v && strstr(fv_ctx_error(ctx), "makes 5 channels"));
+        }
+        fv_vae_close(&v);
+        memory_close(&f);
+    }
+    fv_model_close(&half[0]);
+    fv_model_close(&half[1]);
+}
+
 static void foreign_files_and_bad_sizes_are_refused(void)
 {
     fv_model *io, *d, *e;
@@ -544,6 +583,7 @@ int main(void)
     RUN(full_size_taesd_has_1222531_parameters);
     RUN(each_missing_or_resized_tensor_is_refused);
     RUN(a_missing_level_is_refused);
+    RUN(halves_of_different_latents_are_refused);
     RUN(foreign_files_and_bad_sizes_are_refused);
     RUN(same_bytes_for_1_and_2_threads_and_other_contexts);
     RUN(every_failed_allocation_is_reported_and_nothing_leaks);

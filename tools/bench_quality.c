@@ -227,8 +227,9 @@ static fv_status run_round(bench *b, setting *t, int round, int first, int n)
     fv_dit_quality_options o = FV_DIT_QUALITY_OPTIONS_INIT;
     fv_dit_quality_result r;
     const size_t dim = (size_t)b->judge_info.features;
-    o.gen = b->gen;
-    o.gen.accel = t->accel;
+    fv_generate_options gen = b->gen;
+    gen.accel = t->accel;
+    o.gen = &gen;
     o.samples = n;
     o.first = first;
     o.seed = t->seed;
