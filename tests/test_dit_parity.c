@@ -10,6 +10,7 @@
  * ulp moves gradients by up to 5e-4 of their RMS, while each op alone is right to 2e-6
  * (test_ops_parity). */
 #define OFFICIAL_GRADIENT 5e-4
+#define WHOLE_GRADIENT 1e-4 /* relative L2 of all parameters as one vector */
 #define BF16_TOLERANCE 2e-2 /* relative L2 */
 
 static const float *golden(const fv_model *io, const char *name, int64_t *n)
@@ -119,19 +120,30 @@ static void check_stages(const fixture *f, const fv_model *io)
     }
 }
 
-static double rms_error(const double *got, const float *want, int64_t n)
+/* Sums of squares of errors and of values. */
+typedef struct squares {
+    double error, value;
+} squares;
+
+/* Largest error relative to the RMS of `want`; adds `part` of the squares to *sum. */
+static double rms_error(const double *got, const float *want, int64_t n, squares *sum, double part)
 {
-    double square = 0, worst = 0;
+    double square = 0, error = 0, worst = 0;
     for (int64_t i = 0; i < n; i++) {
         square += (double)want[i] * want[i];
+        error += (got[i] - want[i]) * (got[i] - want[i]);
         if (!(fabs(got[i] - want[i]) <= worst)) worst = fabs(got[i] - want[i]);
     }
+    sum->error += part * error;
+    sum->value += part * square;
     return square > 0 ? worst / sqrt(square / (double)n) : worst;
 }
 
-/* G [rows, cols] against the stored whole gradient, or its products with the probes. */
+/* G [rows, cols] against the stored whole gradient, or its products with the probes. These are
+ * drawn from N(0, 1): the expected square of a product is that of G, and *sum takes half of
+ * each. */
 static double gradient_error(const fv_model *io, const char *name, const float *g, int64_t rows,
-                             int64_t cols)
+                             int64_t cols, squares *sum)
 {
     char key[128];
     fv_tensor t;
@@ -139,7 +151,8 @@ static double gradient_error(const fv_model *io, const char *name, const float *
     snprintf(key, sizeof key, "grad.%s", name);
     if (fv_model_find(io, key, &t)) {
         for (int64_t i = 0; i < rows * cols; i++) v[i] = g[i];
-        worst = fv_tensor_count(&t) == rows * cols ? rms_error(v, t.data, rows * cols) : INFINITY;
+        worst = fv_tensor_count(&t) == rows * cols ? rms_error(v, t.data, rows * cols, sum, 1)
+                                                   : INFINITY;
     } else {
         snprintf(key, sizeof key, "probe.%lld", (long long)cols);
         const float *a = golden(io, key, NULL);
@@ -148,12 +161,12 @@ static double gradient_error(const fv_model *io, const char *name, const float *
         for (int64_t r = 0; r < rows; r++)
             for (int64_t k = 0; k < cols; k++) v[r] += (double)g[r * cols + k] * a[k];
         snprintf(key, sizeof key, "grad_rows.%s", name);
-        worst = rms_error(v, golden(io, key, NULL), rows);
+        worst = rms_error(v, golden(io, key, NULL), rows, sum, 0.5);
         memset(v, 0, (size_t)cols * sizeof *v);
         for (int64_t r = 0; r < rows; r++)
             for (int64_t k = 0; k < cols; k++) v[k] += (double)g[r * cols + k] * b[r];
         snprintf(key, sizeof key, "grad_cols.%s", name);
-        worst = fmax(worst, rms_error(v, golden(io, key, NULL), cols));
+        worst = fmax(worst, rms_error(v, golden(io, key, NULL), cols, sum, 0.5));
     }
     free(v);
     return worst;
@@ -163,14 +176,19 @@ static void check_gradients(const fixture *f, const fv_model *io)
 {
     const fv_params *p = f->net.params;
     const double tolerance = f->net.cfg.family == DIT_F ? F_GRADIENT : OFFICIAL_GRADIENT;
+    squares sum = { 0, 0 };
     for (int i = 0; i < fv_params_count(p); i++) {
         if (i == f->net.pos) continue;
         const fv_tensor g = fv_params_grad(p, i);
         const double d = gradient_error(io, fv_params_name(p, i), g.data, g.dim[0],
-                                        fv_tensor_count(&g) / g.dim[0]);
+                                        fv_tensor_count(&g) / g.dim[0], &sum);
         CHECK_MSG(d <= tolerance, "%s: gradient of %s: %g of its RMS", variant,
                   fv_params_name(p, i), d);
     }
+    const double whole = sqrt(sum.error / sum.value);
+    printf("# whole gradient of %s: relative L2 %.2g\n",
+           f->net.cfg.family == DIT_F ? "F" : "an official DiT", whole);
+    CHECK_MSG(whole <= WHOLE_GRADIENT, "%s: whole gradient: relative L2 %g", variant, whole);
 }
 
 /* ---- Official ------------------------------------------------------------------------------- */
@@ -268,7 +286,8 @@ static void official_gradients_match(void)
     CHECK(gx.data != NULL);
     nchw_from_nhwc(gx.data, 2, 4, 64, dx);
     for (int i = 0; i < 512; i++) got[i] = dx[i];
-    const double e = rms_error(got, golden(io, "dx", NULL), 512);
+    squares sum = { 0, 0 };
+    const double e = rms_error(got, golden(io, "dx", NULL), 512, &sum, 1);
     CHECK_MSG(e <= OFFICIAL_GRADIENT, "%s: dx: %g", variant, e);
     fixture_free(&f);
     fv_model_close(&w);
