@@ -134,8 +134,8 @@ static const char *const texts[] = {
     "plain",
     "parameters",
     "seed: 42, steps: 50\nsampler: ddim <&>\"' x",
-    "Gr\xfc\xdf"
-    "e",
+    ("Gr\xfc\xdf"
+     "e"), /* one text: \xdfe would be one number */
     "gr\xc3\xbc\xc3\x9f dich \xe6\x97\xa5\xe6\x9c\xac \xf0\x9f\x98\x80",
     "a_x41_ b.c-d:9",
     "tab\there, return\r, e\xc3\xa9",
