@@ -218,7 +218,7 @@ FV_API int fv_accel_action(const fv_accel *a, int eval, int layer, int module);
 
 /* ---- Autoencoders ---------------------------------------------------------------------------- */
 
-/* AutoencoderKL decoder (SD, f8), TAESD encoder/decoder, TAEF2. `file` must outlive the
+/* AutoencoderKL (SD, f8; its encoder gives the mean), TAESD, TAEF2. `file` must outlive the
  * autoencoder. prefix: in front of all tensor names, NULL = none. Threads may use one fv_vae
  * concurrently, each with its own context. The plan of the last picture size is kept for the
  * context that opened it; for another one each call builds its own, so give it several pictures. */

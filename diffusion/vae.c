@@ -1,4 +1,4 @@
-/* vae.c - picture autoencoders: AutoencoderKL decoder (Stable Diffusion, f8), TAESD and TAEF2.
+/* vae.c - picture autoencoders: AutoencoderKL (Stable Diffusion, f8), TAESD and TAEF2.
  *
  * Opening a file turns its tensor names into a flat list of layers, which is then recorded on a
  * tape for each picture size. Widths are those of the tensors; the names decide the kind:
@@ -8,6 +8,9 @@
  *                  convolutions
  *       z = latent / 0.18215 -> post_quant_conv -> conv_in -> Res, Attn, Res -> levels of Res and
  *       nearest 2x + conv -> GroupNorm, SiLU, conv_out
+ *       The encoder, if the file has one, mirrors it: conv_in -> levels of Res and a convolution of
+ *       stride 2 padded at the right and the bottom -> Res, Attn, Res -> conv_out -> quant_conv;
+ *       the latent is 0.18215 times the mean, the first half of its channels
  *       Res:  x + conv(silu(norm(conv(silu(norm(x))))))   shortcut: 1x1 conv where widths differ
  *       Attn: x + proj(softmax(q k^T / sqrt(C)) v), one head, on GroupNorm(x)
  *   TAESD (Ollin Boer Bohan) keys are positions in a sequence; Diffusers' AutoencoderTiny has the
@@ -31,7 +34,8 @@
 #define NAME_BYTES 400
 
 typedef enum layer_kind {
-    L_AFFINE, L_CLAMP, L_CONV, L_RELU, L_UP, L_BLOCK, L_RES, L_ATTENTION, L_NORM_SILU
+    L_AFFINE, L_CLAMP, L_CONV, L_RELU, L_UP, L_DOWN, L_BLOCK, L_RES, L_ATTENTION, L_NORM_SILU,
+    L_MEAN
 } layer_kind;
 
 enum { RES_NORM1 = 0, RES_CONV1, RES_NORM2, RES_CONV2, RES_SHORTCUT };
@@ -242,12 +246,31 @@ static fv_status add_attention(reader *r, const char *base)
                    base);
 }
 
-/* One level: residual blocks until there is no further one, then the doubling if it has one. */
-static fv_status add_level(reader *r, const char *level, const char *res, const char *up)
+/* Both halves of a network have the same parts; what differs is in these names. */
+typedef struct kl_names {
+    const char *half, *levels, *res, *step, *middle[3], *norm;
+} kl_names;
+static const kl_names kl_naming[2][2] = { /* [LDM][encoder] */
+    { { "decoder", "up_blocks", "resnets", "upsamplers.0.conv",
+        { "mid_block.resnets.0", "mid_block.attentions.0.", "mid_block.resnets.1" },
+        "conv_norm_out" },
+      { "encoder", "down_blocks", "resnets", "downsamplers.0.conv",
+        { "mid_block.resnets.0", "mid_block.attentions.0.", "mid_block.resnets.1" },
+        "conv_norm_out" } },
+    { { "decoder", "up", "block", "upsample.conv",
+        { "mid.block_1", "mid.attn_1.", "mid.block_2" }, "norm_out" },
+      { "encoder", "down", "block", "downsample.conv",
+        { "mid.block_1", "mid.attn_1.", "mid.block_2" }, "norm_out" } } };
+
+/* One level: residual blocks until there is no further one, then the doubling or halving if it has
+ * one. */
+static fv_status add_level(reader *r, const kl_names *k, const char *level)
 {
+    const bool encode = r->net == &r->v->encoder;
     char name[NAME_BYTES];
+    layer *l = NULL;
     for (int j = 0; j <= MAX_RESNETS; j++) {
-        snprintf(name, sizeof name, "%.200s.%.40s.%d.norm1.weight", level, res, j);
+        snprintf(name, sizeof name, "%.200s.%.40s.%d.norm1.weight", level, k->res, j);
         if (!has(r, name)) {
             if (j == 0) return missing(r, name);
             break;
@@ -255,36 +278,67 @@ static fv_status add_level(reader *r, const char *level, const char *res, const 
         if (j == MAX_RESNETS)
             return fv_fail(r->ctx, FV_ERR_LIMIT, "vae: more than %d blocks in %s", MAX_RESNETS,
                            level);
-        snprintf(name, sizeof name, "%.200s.%.40s.%d", level, res, j);
+        snprintf(name, sizeof name, "%.200s.%.40s.%d", level, k->res, j);
         FV_TRY(add_res(r, name));
     }
-    snprintf(name, sizeof name, "%.200s.%.40s.weight", level, up);
+    snprintf(name, sizeof name, "%.200s.%.40s.weight", level, k->step);
     if (!has(r, name)) return FV_OK;
-    FV_TRY(add_plain(r, L_UP));
     r->net->factor *= 2;
-    snprintf(name, sizeof name, "%.200s.%.40s", level, up);
-    return add_conv(r, name, 1);
+    snprintf(name, sizeof name, "%.200s.%.40s", level, k->step);
+    FV_TRY(new_layer(r, encode ? L_DOWN : L_UP, &l));
+    return encode ? add_part(r, l, 0, name, 4) : add_conv(r, name, 1);
 }
 
-static fv_status add_levels(reader *r, bool ldm)
+static fv_status add_levels(reader *r, const kl_names *k, bool from_last)
 {
     char name[NAME_BYTES];
     int n = 0;
     for (; n <= MAX_LEVELS; n++) {
-        if (ldm) snprintf(name, sizeof name, "decoder.up.%d.block.0.norm1.weight", n);
-        else snprintf(name, sizeof name, "decoder.up_blocks.%d.resnets.0.norm1.weight", n);
+        snprintf(name, sizeof name, "%s.%s.%d.%s.0.norm1.weight", k->half, k->levels, n, k->res);
         if (!has(r, name)) break;
     }
     if (n == 0) return missing(r, name);
     if (n > MAX_LEVELS)
         return fv_fail(r->ctx, FV_ERR_LIMIT, "vae: more than %d levels", MAX_LEVELS);
     for (int b = 0; b < n; b++) {
-        if (ldm) snprintf(name, sizeof name, "decoder.up.%d", n - 1 - b);
-        else snprintf(name, sizeof name, "decoder.up_blocks.%d", b);
-        FV_TRY(add_level(r, name, ldm ? "block" : "resnets",
-                         ldm ? "upsample.conv" : "upsamplers.0.conv"));
+        snprintf(name, sizeof name, "%s.%s.%d", k->half, k->levels, from_last ? n - 1 - b : b);
+        FV_TRY(add_level(r, k, name));
     }
     return FV_OK;
+}
+
+static fv_status add_middle(reader *r, const kl_names *k)
+{
+    for (int i = 0; i < 3; i++) {
+        char name[NAME_BYTES];
+        snprintf(name, sizeof name, "%s.%s", k->half, k->middle[i]);
+        FV_TRY(i == 1 ? add_attention(r, name) : add_res(r, name));
+    }
+    return FV_OK;
+}
+
+static fv_status add_head(reader *r, const kl_names *k)
+{
+    char name[NAME_BYTES];
+    layer *l = NULL;
+    FV_TRY(new_layer(r, L_NORM_SILU, &l));
+    snprintf(name, sizeof name, "%s.%s", k->half, k->norm);
+    FV_TRY(add_part(r, l, 0, name, 1));
+    snprintf(name, sizeof name, "%s.conv_out", k->half);
+    return add_conv(r, name, 1);
+}
+
+static fv_status read_kl_encoder(reader *r, bool ldm, double scale)
+{
+    const kl_names *k = &kl_naming[ldm][1];
+    r->net = &r->v->encoder;
+    FV_TRY(add_conv(r, "encoder.conv_in", 1));
+    FV_TRY(add_levels(r, k, false));
+    FV_TRY(add_middle(r, k));
+    FV_TRY(add_head(r, k));
+    if (has(r, "quant_conv.weight")) FV_TRY(add_conv(r, "quant_conv", 1));
+    FV_TRY(add_plain(r, L_MEAN));
+    return add_affine(r, (float)scale, 0.0f);
 }
 
 /* Numbers of the file; inside another model's file they travel with the prefix. */
@@ -318,14 +372,10 @@ static fv_status read_kl(reader *r)
     FV_TRY(add_affine(r, (float)(1.0 / scale), 0.0f));
     if (has(r, "post_quant_conv.weight")) FV_TRY(add_conv(r, "post_quant_conv", 1));
     FV_TRY(add_conv(r, "decoder.conv_in", 1));
-    FV_TRY(add_res(r, ldm ? "decoder.mid.block_1" : "decoder.mid_block.resnets.0"));
-    FV_TRY(add_attention(r, ldm ? "decoder.mid.attn_1." : "decoder.mid_block.attentions.0."));
-    FV_TRY(add_res(r, ldm ? "decoder.mid.block_2" : "decoder.mid_block.resnets.1"));
-    FV_TRY(add_levels(r, ldm));
-    layer *l = NULL;
-    FV_TRY(new_layer(r, L_NORM_SILU, &l));
-    FV_TRY(add_part(r, l, 0, ldm ? "decoder.norm_out" : "decoder.conv_norm_out", 1));
-    return add_conv(r, "decoder.conv_out", 1);
+    FV_TRY(add_middle(r, &kl_naming[ldm][0]));
+    FV_TRY(add_levels(r, &kl_naming[ldm][0], ldm)); /* LDM numbers them from the picture */
+    FV_TRY(add_head(r, &kl_naming[ldm][0]));
+    return has(r, "encoder.conv_in.weight") ? read_kl_encoder(r, ldm, scale) : FV_OK;
 }
 
 /* ---- TAESD, TAEF2 ---------------------------------------------------------------------------- */
@@ -434,6 +484,20 @@ static fv_t record_conv(fv_tape *t, const fv_vae *v, const layer *l, fv_t x, boo
     return fv_conv2d_as(t, x, l->w[0], l->b[0], c, last ? FV_F32 : fv_tape_precision(t));
 }
 
+/* Halves the sides: one row and column of zeros at the bottom and the right. */
+static fv_t record_down(fv_tape *t, const layer *l, fv_t x)
+{
+    const fv_conv c = { .stride = 2, .pad_bottom = 1, .pad_right = 1, .act = FV_ACT_NONE };
+    return fv_conv2d_as(t, x, l->w[0], l->b[0], c, fv_tape_precision(t));
+}
+
+/* Mean and log variance of the latent -> the mean. */
+static fv_t record_mean(fv_tape *t, fv_t x)
+{
+    const fv_tensor s = fv_tape_tensor(t, x);
+    return fv_slice(t, x, 0, s.ndim == 4 ? s.dim[3] / 2 : 0);
+}
+
 static fv_t norm_part(fv_tape *t, const fv_vae *v, const layer *l, int k, fv_t x, fv_act act)
 {
     return fv_groupnorm(t, x, fv_param(t, l->w[k]), l->b[k] >= 0 ? fv_param(t, l->b[k]) : 0,
@@ -487,6 +551,8 @@ static fv_t record_layer(fv_tape *t, const fv_vae *v, const layer *l, fv_t x, bo
     case L_CONV: return record_conv(t, v, l, x, last_conv);
     case L_RELU: return fv_activate(t, x, FV_ACT_RELU);
     case L_UP: return fv_upsample2x(t, x);
+    case L_DOWN: return record_down(t, l, x);
+    case L_MEAN: return record_mean(t, x);
     case L_BLOCK: return record_block(t, v, l, x);
     case L_RES: return record_res(t, v, l, x);
     case L_ATTENTION: return record_attention(t, v, l, x);
@@ -542,14 +608,20 @@ static fv_status check_net(fv_vae *v, vae_net *n, bool encoder)
     if (s != FV_OK)
         return fv_fail_in(v->ctx, FV_ERR_MODEL, "the layers of the file do not fit together");
     const fv_tensor y = fv_tape_tensor(t, last);
+    const int want = encoder ? 1 : n->factor;
     fv_tape_destroy(&t);
+    if (y.dim[1] != want || y.dim[2] != want)
+        return fv_fail(v->ctx, FV_ERR_MODEL, "vae: the sides do not change by a factor of %d",
+                       n->factor);
     if (!encoder && y.dim[3] != 3)
         return fv_fail(v->ctx, FV_ERR_MODEL, "vae: the decoder makes %d channels, 3 expected",
                        (int)y.dim[3]);
-    /* One number of latent channels is told to the caller, who makes buffers from it. */
-    if (encoder && v->decoder.count && y.dim[3] != v->decoder.in_channels)
-        return fv_fail(v->ctx, FV_ERR_MODEL, "vae: the encoder makes %d channels, the decoder "
-                       "takes %d", (int)y.dim[3], v->decoder.in_channels);
+    /* One latent shape is told to the caller, who makes buffers from it. */
+    if (encoder && v->decoder.count &&
+        (y.dim[3] != v->decoder.in_channels || n->factor != v->decoder.factor))
+        return fv_fail(v->ctx, FV_ERR_MODEL, "vae: the encoder makes %d channels at 1/%d, the "
+                       "decoder takes %d at 1/%d", (int)y.dim[3], n->factor,
+                       v->decoder.in_channels, v->decoder.factor);
     return FV_OK;
 }
 

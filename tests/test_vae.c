@@ -92,6 +92,8 @@ static bool ldm_names(const char *name, char *out, fv_tensor *t)
         { ".resnets.", ".block." },
         { "conv_shortcut", "nin_shortcut" },
         { "upsamplers.0", "upsample" },
+        { "down_blocks.", "down." },
+        { "downsamplers.0", "downsample" },
         { "conv_norm_out", "norm_out" }
     };
     snprintf(out, 256, "first_stage_model.%s", name);
@@ -428,6 +430,60 @@ static void a_missing_level_is_refused(void)
     memory_close(&f);
 }
 
+/* ---- The encoder of AutoencoderKL ------------------------------------------------------------ */
+
+static const char *encoder_drop; /* tensors whose names contain it are left out */
+
+/* Decoder of vae_small and the small encoder in one file, under names that fn gives. */
+static fv_status both_halves(rename_fn fn, memory_file *out)
+{
+    static const char *const name[] = { "vae_small", "vae_encoder_small" };
+    st_writer w = { 0 };
+    size_t size;
+    fv_model *m[2];
+    for (int k = 0; k < 2; k++)
+        if (open_parity(&m[k], name[k]) != FV_OK) return FV_ERR_IO;
+    st_meta(&w, "groups", "4");
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < fv_model_count(m[k]); i++) {
+            char to[256];
+            fv_tensor t;
+            fv_model_tensor(m[k], i, &t);
+            if (k == 1 && encoder_drop && strstr(fv_model_name(m[k], i), encoder_drop)) continue;
+            if (fn(fv_model_name(m[k], i), to, &t)) st_add(&w, to, &t);
+        }
+    out->bytes = st_finish(&w, &size);
+    for (int k = 0; k < 2; k++) fv_model_close(&m[k]);
+    return fv_model_open_memory(ctx, &out->m, out->bytes, size, NULL);
+}
+
+static void vae_encoder_matches_golden(void)
+{
+    static const rename_fn names[] = { older_attention, ldm_names };
+    fv_model *io;
+    OK(ctx, open_parity(&io, "vae_encoder_small_io"));
+    for (int i = 0; i < 2 && !test_bad; i++) {
+        memory_file f = { 0 };
+        OK(ctx, both_halves(names[i], &f));
+        compare(f.m, NULL, io, "picture", "encoded", true, FV_F32, 1, 0, 1e-4);
+        if (!test_bad) compare(f.m, "", io, "picture", "encoded", true, FV_BF16, 1, 0, 4e-2);
+        memory_close(&f);
+    }
+    fv_model_close(&io);
+}
+
+static void halves_of_different_factors_are_refused(void)
+{
+    memory_file f = { 0 };
+    fv_vae *v;
+    encoder_drop = "down_blocks.1.downsamplers";
+    OK(ctx, both_halves(older_attention, &f));
+    encoder_drop = NULL;
+    CHECK(fv_vae_open(ctx, &v, f.m, "", FV_F32) == FV_ERR_MODEL && !v);
+    CHECK(strstr(fv_ctx_error(ctx), "at 1/4") && strstr(fv_ctx_error(ctx), "at 1/8"));
+    memory_close(&f);
+}
+
 /* A file with both halves tells one number of latent channels, by which callers make buffers. */
 static void halves_of_different_latents_are_refused(void)
 {
@@ -583,6 +639,8 @@ int main(void)
     RUN(full_size_taesd_has_1222531_parameters);
     RUN(each_missing_or_resized_tensor_is_refused);
     RUN(a_missing_level_is_refused);
+    RUN(vae_encoder_matches_golden);
+    RUN(halves_of_different_factors_are_refused);
     RUN(halves_of_different_latents_are_refused);
     RUN(foreign_files_and_bad_sizes_are_refused);
     RUN(same_bytes_for_1_and_2_threads_and_other_contexts);

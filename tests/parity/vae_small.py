@@ -1,8 +1,10 @@
-"""Golden values of the picture decoders: SD AutoencoderKL decoder, TAESD, and the published taef2.
+"""Golden values of picture autoencoders: SD AutoencoderKL, TAESD, and the published taef2.
 
 Run as `python tests/parity/vae_small.py [FOLDER]`; writes
     vae_small.safetensors / vae_small_io.safetensors     AutoencoderKL decoder, Diffusers names, widths
                                                          4,8,12,12 (full size: 128,256,512,512), 4 groups
+    vae_encoder_small.safetensors / vae_encoder_small_io.safetensors
+                                                         its encoder: widths 4,8,8,8, 4 groups
     taesd_decoder_small.safetensors, taesd_encoder_small.safetensors / taesd_small_io.safetensors
                                                          width 8 (full size: 64), positions as names
     taef2_io.safetensors      needs FOLDER with taef2_{encoder,decoder}.safetensors (else it is left alone)
@@ -15,41 +17,50 @@ import sys
 sys.dont_write_bytecode = True
 import torch
 from safetensors.torch import load_file
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, pad
 
 from parity_common import Draw, compare, write
 
-# ---- AutoencoderKL decoder -------------------------------------------------------------------------
+# ---- AutoencoderKL ---------------------------------------------------------------------------------
 
 WIDTHS, GROUPS = (4, 8, 12, 12), 4
+ENCODER_WIDTHS = (4, 8, 8, 8)
+SCALE = 0.18215
 
 
-def vae_names():
-    def conv(name, co, ci, k=3):
-        yield name + '.weight', (co, ci, k, k)
-        yield name + '.bias', (co,)
+def conv(name, co, ci, k=3):
+    yield name + '.weight', (co, ci, k, k)
+    yield name + '.bias', (co,)
 
-    def vector(name, c):
-        yield name + '.weight', (c,)
-        yield name + '.bias', (c,)
 
-    def resnet(name, ci, co):
-        yield from vector(name + '.norm1', ci)
-        yield from conv(name + '.conv1', co, ci)
-        yield from vector(name + '.norm2', co)
-        yield from conv(name + '.conv2', co, co)
-        if ci != co:
-            yield from conv(name + '.conv_shortcut', co, ci, 1)
+def vector(name, c):
+    yield name + '.weight', (c,)
+    yield name + '.bias', (c,)
 
+
+def resnet(name, ci, co):
+    yield from vector(name + '.norm1', ci)
+    yield from conv(name + '.conv1', co, ci)
+    yield from vector(name + '.norm2', co)
+    yield from conv(name + '.conv2', co, co)
+    if ci != co:
+        yield from conv(name + '.conv_shortcut', co, ci, 1)
+
+
+def middle(half, c):
+    yield from resnet(half + '.mid_block.resnets.0', c, c)
+    yield from vector(half + '.mid_block.attentions.0.group_norm', c)
+    for part in ('to_q', 'to_k', 'to_v', 'to_out.0'):
+        yield half + '.mid_block.attentions.0.%s.weight' % part, (c, c)
+        yield half + '.mid_block.attentions.0.%s.bias' % part, (c,)
+    yield from resnet(half + '.mid_block.resnets.1', c, c)
+
+
+def decoder_names():
     top = WIDTHS[-1]
     yield from conv('post_quant_conv', 4, 4, 1)
     yield from conv('decoder.conv_in', top, 4)
-    yield from resnet('decoder.mid_block.resnets.0', top, top)
-    yield from vector('decoder.mid_block.attentions.0.group_norm', top)
-    for part in ('to_q', 'to_k', 'to_v', 'to_out.0'):
-        yield 'decoder.mid_block.attentions.0.%s.weight' % part, (top, top)
-        yield 'decoder.mid_block.attentions.0.%s.bias' % part, (top,)
-    yield from resnet('decoder.mid_block.resnets.1', top, top)
+    yield from middle('decoder', top)
     ci = top
     for b, co in enumerate(reversed(WIDTHS)):
         for r in range(3):
@@ -61,9 +72,24 @@ def vae_names():
     yield from conv('decoder.conv_out', 3, ci)
 
 
-def draw_vae(seed):
+def encoder_names():
+    ci = ENCODER_WIDTHS[0]
+    yield from conv('encoder.conv_in', ci, 3)
+    for b, co in enumerate(ENCODER_WIDTHS):
+        for r in range(2):
+            yield from resnet('encoder.down_blocks.%d.resnets.%d' % (b, r), ci, co)
+            ci = co
+        if b < 3:
+            yield from conv('encoder.down_blocks.%d.downsamplers.0.conv' % b, co, co)
+    yield from middle('encoder', ci)
+    yield from vector('encoder.conv_norm_out', ci)
+    yield from conv('encoder.conv_out', 8, ci)
+    yield from conv('quant_conv', 8, 8, 1)
+
+
+def draw_vae(seed, names):
     draw, w = Draw(seed), {}
-    for name, shape in vae_names():
+    for name, shape in names:
         if 'norm' in name and name.endswith('weight'):
             w[name] = draw.bf16(*shape, mean=1, std=0.2)
         elif len(shape) > 1:  # wide enough that every layer passes its input on
@@ -89,8 +115,8 @@ def up2(x):
     return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
-def vae_decode(w, latent, stages):
-    """Scaled latent NCHW -> picture NCHW in about [-1, 1]."""
+def vae_layers(w):
+    """Convolution, GroupNorm, residual block and attention with weights w."""
     conv = lambda x, n, pad=1: conv2d(x, w[n + '.weight'], w[n + '.bias'], padding=pad)
     norm = lambda x, n: groupnorm(x, w[n + '.weight'], w[n + '.bias'], GROUPS, 1e-6)
 
@@ -106,7 +132,30 @@ def vae_decode(w, latent, stages):
         p = torch.softmax(lin(v, 'to_q') @ lin(v, 'to_k').transpose(1, 2) / math.sqrt(c), -1)
         return x + lin(p @ lin(v, 'to_v'), 'to_out.0').transpose(1, 2).reshape(x.shape)
 
-    x = conv(latent / 0.18215, 'post_quant_conv', 0)
+    return conv, norm, resnet, attention
+
+
+def vae_encode(w, picture):
+    """Picture NCHW in [-1, 1] -> scaled mean of the latent NCHW."""
+    conv, norm, resnet, attention = vae_layers(w)
+    x = conv(picture, 'encoder.conv_in')
+    for b in range(4):
+        for r in range(2):
+            x = resnet(x, 'encoder.down_blocks.%d.resnets.%d' % (b, r))
+        if b < 3:  # one row and column of zeros at the bottom and the right
+            n = 'encoder.down_blocks.%d.downsamplers.0.conv' % b
+            x = conv2d(pad(x, (0, 1, 0, 1)), w[n + '.weight'], w[n + '.bias'], 2)
+    x = resnet(x, 'encoder.mid_block.resnets.0')
+    x = attention(x, 'encoder.mid_block.attentions.0')
+    x = resnet(x, 'encoder.mid_block.resnets.1')
+    x = conv(silu(norm(x, 'encoder.conv_norm_out')), 'encoder.conv_out')
+    return conv(x, 'quant_conv', 0)[:, :4] * SCALE
+
+
+def vae_decode(w, latent, stages):
+    """Scaled latent NCHW -> picture NCHW in about [-1, 1]."""
+    conv, norm, resnet, attention = vae_layers(w)
+    x = conv(latent / SCALE, 'post_quant_conv', 0)
     x = conv(x, 'decoder.conv_in')
     stages['conv_in'] = x
     x = resnet(x, 'decoder.mid_block.resnets.0')
@@ -183,7 +232,7 @@ nhwc = lambda x: x.permute(0, 2, 3, 1)
 
 
 def vae():
-    w, latent = draw_vae(20), Draw(21).f32(1, 4, 4, 4, std=0.2)
+    w, latent = draw_vae(20, decoder_names()), Draw(21).f32(1, 4, 4, 4, std=0.2)
     write('vae_small.safetensors', w, torch.bfloat16, meta={'groups': str(GROUPS)})
     stages = {}
     y = vae_decode(w, latent, stages)
@@ -191,6 +240,16 @@ def vae():
     write('vae_small_io.safetensors', dict(out, latent=nhwc(latent), picture=nhwc(y)))
     low = vae_decode({k: v.float() for k, v in w.items()}, latent.float(), {})
     compare('vae_small in float32', low, y)
+
+
+def vae_encoder():
+    w = draw_vae(22, encoder_names())
+    write('vae_encoder_small.safetensors', w, torch.bfloat16, meta={'groups': str(GROUPS)})
+    picture = (0.5 + 0.25 * Draw(23).f32(1, 3, 16, 24)).clamp(0, 1).float().double()
+    y = vae_encode(w, 2 * picture - 1)
+    write('vae_encoder_small_io.safetensors', {'picture': nhwc(picture), 'encoded': nhwc(y)})
+    low = vae_encode({k: v.float() for k, v in w.items()}, 2 * picture.float() - 1)
+    compare('vae encoder in float32', low, y)
 
 
 def taesd():
@@ -233,6 +292,7 @@ def taef2(folder):
 
 
 vae()
+vae_encoder()
 taesd()
 if len(sys.argv) > 1:
     taef2(sys.argv[1])
