@@ -1,19 +1,19 @@
 /* op_moe.c - mixture of experts: top-2 gates, the balance loss, and the experts themselves.
  *
  * [OmniZip; the gating is Shazeer et al. 2017]: p = softmax(l), the two largest renormalised, which
- * is w_1 = sigmoid(l_1 - l_2), w_2 = 1 - w_1. Equal logits: the lower index wins. The gate is a full
- * row with zeros for the experts that are left out.
+ * is w_1 = sigmoid(l_1 - l_2), w_2 = 1 - w_1. Equal logits: the lower index wins. The gate is a
+ * full row with zeros for the experts that are left out.
  *
- * Balance loss: b (CV^2(importance) + CV^2(load)) + z mean(logsumexp(l)^2). Importance = column sums
- * of the gate; load_e = sum over rows of the probability that e is among the two when its noise is
- * drawn again, Phi((clean_e - threshold)/std_e) with threshold = the best noisy logit that e must
- * beat. CV^2 = unbiased variance / (mean^2 + 1e-10).
+ * Balance loss: b (CV^2(importance) + CV^2(load)) + z mean(logsumexp(l)^2). Importance = column
+ * sums of the gate; load_e = sum over rows of the probability that e is among the two when its
+ * noise is drawn again, Phi((clean_e - threshold)/std_e) with threshold = the best noisy logit that
+ * e must beat. CV^2 = unbiased variance / (mean^2 + 1e-10).
  *
- * Experts: y = sum over e with gate_e != 0 of gate_e D_e h_e(x), h_e(x) = relu(U_e x)^2, or x itself
- * without U. For each expert its rows are gathered, multiplied in blocks of 256 and of 32 rows (the
- * last one padded with zeros: oneDNN objects have fixed shapes, and compiling one for each count
- * would cost more than it saves), and added back. One row at a time and experts in order: sums have
- * one order. Backward makes h again instead of keeping it. */
+ * Experts: y = sum over e with gate_e != 0 of gate_e D_e h_e(x), h_e(x) = relu(U_e x)^2, or x
+ * itself without U. For each expert its rows are gathered, multiplied in blocks of 256 and of 32
+ * rows (the last one padded with zeros: oneDNN objects have fixed shapes, and compiling one for
+ * each count would cost more than it saves), and added back. One row at a time and experts in
+ * order: sums have one order. Backward makes h again instead of keeping it. */
 #include "cpu_ops.h"
 
 #include <math.h>
@@ -21,13 +21,15 @@
 
 #define MAX_EXPERTS FV_MAX_EXPERTS
 
-/* ---- route: logits [R, E] -> gate [R, E] ------------------------------------------------------ */
+/* ---- route: logits [R, E] -> gate [R, E] ----------------------------------------------------- */
 
-typedef struct best { int64_t first, second, third; } best;
+typedef struct best {
+    int64_t first, second, third;
+} best;
 
 static best best_of(const float *x, int64_t E)
 {
-    best b = { -1, -1, -1 };
+    best b = {-1, -1, -1};
     for (int64_t i = 0; i < E; i++) {
         if (b.first < 0 || x[i] > x[b.first]) {
             b.third = b.second;
@@ -43,13 +45,17 @@ static best best_of(const float *x, int64_t E)
     return b;
 }
 
-static float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+static float sigmoid(float x)
+{
+    return 1.0f / (1.0f + expf(-x));
+}
 
 static fv_status route_forward(fvi_exec *e)
 {
     fv_ctx *ctx = e->ctx;
     const int64_t E = e->in[0].dim[1];
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t r, end;
         for (fvi_lane(e->in[0].dim[0], lane, &r, &end); r < end; r++) {
             const float *x = (const float *)e->in[0].data + r * E;
@@ -68,7 +74,8 @@ static fv_status route_backward(fvi_exec *e)
     fv_ctx *ctx = e->ctx;
     const int64_t E = e->in[0].dim[1];
     if (!e->gin[0].data) return FV_OK;
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t r, end;
         for (fvi_lane(e->in[0].dim[0], lane, &r, &end); r < end; r++) {
             const float *x = (const float *)e->in[0].data + r * E;
@@ -85,10 +92,9 @@ static fv_status route_backward(fvi_exec *e)
     return FV_OK;
 }
 const fvi_op_def fvi_cpu_route = {
-    .name = "route", .bwd_reads_in = 1, .forward = route_forward, .backward = route_backward
-};
+    .name = "route", .bwd_reads_in = 1, .forward = route_forward, .backward = route_backward};
 
-/* ---- balance: clean, noisy, std, gate [R, E] -> loss [1]; saved [2, E]: importance, load -------- */
+/* ---- balance: clean, noisy, std, gate [R, E] -> loss [1]; saved [2, E]: importance, load ----- */
 
 /* Chance that expert i is chosen, and the logit it has to beat. */
 static double chance(const float *clean, const float *noisy, const float *std, const best *b,
@@ -142,8 +148,8 @@ static double cv_squared(const double *x, int64_t E, double *d)
     for (int64_t i = 0; i < E; i++) var += (x[i] - mean) * (x[i] - mean) / (double)(E - 1);
     const double den = mean * mean + 1e-10;
     for (int64_t i = 0; i < E && d; i++)
-        d[i] = 2 * (x[i] - mean) / ((double)(E - 1) * den) -
-               2 * var * mean / ((double)E * den * den);
+        d[i] =
+            2 * (x[i] - mean) / ((double)(E - 1) * den) - 2 * var * mean / ((double)E * den * den);
     return var / den;
 }
 
@@ -153,7 +159,8 @@ static fv_status balance_forward(fvi_exec *e)
     const int64_t R = e->in[0].dim[0], E = e->in[0].dim[1], W = 2 * E + 1;
     double *part = e->scratch; /* [lanes][2E + 1] */
     float *saved = e->out[1].data;
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t r, end;
         fvi_lane(R, lane, &r, &end);
         balance_sums(e, r, end, part + lane * W);
@@ -176,7 +183,7 @@ static void balance_row_back(const fvi_exec *e, int64_t r, const double *d_impor
     const float *std = (const float *)e->in[2].data + r * E;
     const best b = best_of(noisy, E);
     const double l = lse(clean, E);
-    double dc[MAX_EXPERTS] = { 0 }, dn[MAX_EXPERTS] = { 0 }, ds[MAX_EXPERTS] = { 0 };
+    double dc[MAX_EXPERTS] = {0}, dn[MAX_EXPERTS] = {0}, ds[MAX_EXPERTS] = {0};
     for (int64_t i = 0; i < E; i++) {
         int64_t rival;
         double z;
@@ -202,7 +209,7 @@ static fv_status balance_backward(fvi_exec *e)
     const int64_t R = e->in[0].dim[0], E = e->in[0].dim[1];
     const float *saved = e->out[1].data;
     const double g = *(const float *)e->gout[0].data, d_z = g * e->attr->f[1] / (double)R;
-    double x[MAX_EXPERTS] = { 0 }, di[MAX_EXPERTS] = { 0 }, dl[MAX_EXPERTS] = { 0 };
+    double x[MAX_EXPERTS] = {0}, di[MAX_EXPERTS] = {0}, dl[MAX_EXPERTS] = {0};
     for (int64_t i = 0; i < E; i++) x[i] = saved[i];
     (void)cv_squared(x, E, di);
     for (int64_t i = 0; i < E; i++) x[i] = saved[E + i];
@@ -211,21 +218,26 @@ static fv_status balance_backward(fvi_exec *e)
         di[i] *= g * e->attr->f[0];
         dl[i] *= g * e->attr->f[0];
     }
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t r, end;
         for (fvi_lane(R, lane, &r, &end); r < end; r++) balance_row_back(e, r, di, dl, d_z);
     }
     return FV_OK;
 }
-const fvi_op_def fvi_cpu_balance = {
-    .name = "balance", .bwd_reads_in = 0x0f, .bwd_reads_out = 2, .scratch_bytes = balance_scratch,
-    .forward = balance_forward, .backward = balance_backward
-};
+const fvi_op_def fvi_cpu_balance = {.name = "balance",
+                                    .bwd_reads_in = 0x0f,
+                                    .bwd_reads_out = 2,
+                                    .scratch_bytes = balance_scratch,
+                                    .forward = balance_forward,
+                                    .backward = balance_backward};
 
-/* ---- moe: x [R, K], gate [R, E], down [E*N, I], up [E*I, K] (or absent: I = K) ------------------- */
+/* ---- moe: x [R, K], gate [R, E], down [E*N, I], up [E*I, K] (or absent: I = K) --------------- */
 
 enum { BIG = 256, SMALL = 32 };
-typedef struct sized { fvi_matmul *m[2]; } sized; /* for BIG rows (may be NULL) and for `small` */
+typedef struct sized {
+    fvi_matmul *m[2];
+} sized; /* for BIG rows (may be NULL) and for `small` */
 
 typedef struct moe_state {
     int64_t R, K, I, N, E, small, padded; /* padded: rows that any expert's buffers need */
@@ -243,7 +255,7 @@ static void moe_release(fv_ctx *ctx, void *state)
 {
     moe_state *st = state;
     if (!st) return;
-    sized *all[] = { &st->up, &st->down, &st->dh, &st->dx, &st->dwd, &st->dwu };
+    sized *all[] = {&st->up, &st->down, &st->dh, &st->dx, &st->dwd, &st->dwu};
     for (size_t i = 0; i < FV_ARRAY_LEN(all); i++) sized_destroy(ctx, all[i]);
     fv_free(ctx, st);
 }
@@ -257,8 +269,13 @@ static fv_status sized_create(const fvi_exec *e, const moe_state *st, sized *s, 
     for (int i = 0; i < 2; i++) {
         const int64_t rows = i ? st->small : BIG;
         if (rows > st->R) continue; /* no BIG blocks */
-        fvi_matmul_desc d = { .M = rows, .N = n, .K = k, .a_type = t, .b_type = t,
-                              .c_type = FV_F32, .b_trans = b_trans };
+        fvi_matmul_desc d = {.M = rows,
+                             .N = n,
+                             .K = k,
+                             .a_type = t,
+                             .b_type = t,
+                             .c_type = FV_F32,
+                             .b_trans = b_trans};
         if (weight) {
             d.M = n;
             d.N = k;
@@ -271,7 +288,9 @@ static fv_status sized_create(const fvi_exec *e, const moe_state *st, sized *s, 
 }
 
 /* What a kept copy in bf16 is known by. */
-typedef struct half_key { int64_t kind, count; } half_key;
+typedef struct half_key {
+    int64_t kind, count;
+} half_key;
 
 static fv_status keep_half(fv_ctx *ctx, const void *key, const void *values, void *dst)
 {
@@ -285,9 +304,9 @@ static fv_status fetch_weights(fvi_exec *e, moe_state *st)
 {
     for (int k = 0; k < 2; k++) {
         if (e->in[2 + k].ndim == 0) continue;
-        const half_key key = { 0x6d6f65, fv_tensor_count(&e->in[2 + k]) };
-        const fvi_form form = { &key, sizeof key, (size_t)key.count * sizeof(uint16_t), FV_BF16,
-                                keep_half };
+        const half_key key = {0x6d6f65, fv_tensor_count(&e->in[2 + k])};
+        const fvi_form form = {&key, sizeof key, (size_t)key.count * sizeof(uint16_t), FV_BF16,
+                               keep_half};
         if (e->in[0].dtype == FV_BF16) {
             FV_TRY(fvi_param_packed(e->ctx, e->params, e->pid[2 + k], &form, &st->w[k]));
         } else {
@@ -312,8 +331,10 @@ static fv_status moe_prepare(fvi_exec *e)
     st->I = e->in[2].dim[1];
     st->small = st->R < SMALL ? st->R : SMALL;
     st->padded = (st->R + st->small - 1) / st->small * st->small;
-    if (!fvi_params_master(e->params)) FV_TRY(fetch_weights(e, st));
-    else if (e->in[0].dtype == FV_BF16) FV_TRY(fvi_params_need_bf16(e->ctx, e->params));
+    if (!fvi_params_master(e->params))
+        FV_TRY(fetch_weights(e, st));
+    else if (e->in[0].dtype == FV_BF16)
+        FV_TRY(fvi_params_need_bf16(e->ctx, e->params));
     FV_TRY(sized_create(e, st, &st->down, st->N, st->I, true, false));
     if (has_up) FV_TRY(sized_create(e, st, &st->up, st->I, st->K, true, false));
     if (!back) return FV_OK;
@@ -336,9 +357,9 @@ static const void *expert(const fvi_exec *e, const moe_state *st, int k, int64_t
 }
 
 typedef struct moe_buffers {
-    int32_t *row;                          /* [R] rows of the expert at hand */
-    void *x, *h, *gy, *gyw, *du;           /* [padded, ...] of the type of x */
-    float *u, *y, *dh, *dx;                /* [padded, ...] */
+    int32_t *row;                /* [R] rows of the expert at hand */
+    void *x, *h, *gy, *gyw, *du; /* [padded, ...] of the type of x */
+    float *u, *y, *dh, *dx;      /* [padded, ...] */
     size_t bytes;
 } moe_buffers;
 
@@ -356,7 +377,7 @@ static moe_buffers buffers_of(const fvi_exec *e, bool backward, void *base)
     const int64_t I = e->in[2].dim[1], N = e->in[2].dim[0] / e->attr->i[0];
     const bool has_up = e->in[3].ndim > 0;
     const size_t w = fv_dtype_size(x->dtype);
-    moe_buffers b = { 0 };
+    moe_buffers b = {0};
     b.row = take(&b, base, R, sizeof *b.row);
     b.x = take(&b, base, P * K, w);
     b.h = has_up ? take(&b, base, P * I, w) : b.x;
@@ -410,7 +431,10 @@ static fv_status run_weight(const fvi_exec *e, const moe_state *st, const sized 
     return FV_OK;
 }
 
-static const fvi_pointwise_ops *flat(const fvi_exec *e) { return &e->ctx->cpu_ops->pointwise; }
+static const fvi_pointwise_ops *flat(const fvi_exec *e)
+{
+    return &e->ctx->cpu_ops->pointwise;
+}
 
 static float gate_at(const fvi_exec *e, const moe_state *st, int64_t r, int64_t x)
 {
@@ -420,13 +444,13 @@ static float gate_at(const fvi_exec *e, const moe_state *st, int64_t r, int64_t 
 static fvi_out row_out(const fvi_exec *e, void *p, int64_t i, int64_t width, bool f32)
 {
     const fv_dtype t = f32 ? FV_F32 : e->in[0].dtype;
-    const fvi_out r = { block_at(p, i, width, t), t == FV_BF16, false };
+    const fvi_out r = {block_at(p, i, width, t), t == FV_BF16, false};
     return r;
 }
 static fvi_in row_in(const fvi_exec *e, const void *p, int64_t i, int64_t width, bool f32)
 {
     const fvi_out o = row_out(e, (void *)(uintptr_t)p, i, width, f32);
-    const fvi_in r = { o.p, o.bf16 };
+    const fvi_in r = {o.p, o.bf16};
     return r;
 }
 
@@ -442,7 +466,8 @@ static fv_status gather(const fvi_exec *e, const moe_state *st, const moe_buffer
         if (gate_at(e, st, r, x) != 0.0f) b->row[n++] = (int32_t)r;
     *count = n;
     *padded = (n + st->small - 1) / st->small * st->small;
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t i, end;
         for (fvi_lane(n, lane, &i, &end); i < end; i++)
             flat(e)->cast(row_out(e, b->x, i, st->K, false),
@@ -452,7 +477,8 @@ static fv_status gather(const fvi_exec *e, const moe_state *st, const moe_buffer
            (size_t)((*padded - n) * st->K) * fv_dtype_size(e->in[0].dtype));
     if (!has_up) return FV_OK;
     FV_TRY(run_rows(e, st, &st->up, b->x, st->K, expert(e, st, 1, x), b->u, st->I, *padded));
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t i, end;
         for (fvi_lane(*padded, lane, &i, &end); i < end; i++) {
             const fvi_out u = row_out(e, b->u, i, st->I, true);
@@ -474,12 +500,13 @@ static fv_status moe_forward(fvi_exec *e)
         int64_t n, padded;
         FV_TRY(gather(e, st, &b, x, &n, &padded));
         FV_TRY(run_rows(e, st, &st->down, b.h, st->I, expert(e, st, 0, x), b.y, st->N, padded));
-        FVI_PARALLEL_LANES(ctx, lane) {
+        FVI_PARALLEL_LANES(ctx, lane)
+        {
             int64_t i, end;
             for (fvi_lane(n, lane, &i, &end); i < end; i++)
                 flat(e)->affine(fvi_out_at(&e->out[0], b.row[i] * st->N, true),
-                                row_in(e, b.y, i, st->N, true), st->N,
-                                gate_at(e, st, b.row[i], x), 0.0f);
+                                row_in(e, b.y, i, st->N, true), st->N, gate_at(e, st, b.row[i], x),
+                                0.0f);
         }
     }
     return FV_OK;
@@ -490,19 +517,20 @@ static float dot(const fvi_exec *e, fvi_in a, fvi_in b, int64_t n)
     float sum = 0;
     for (int64_t i = 0; i < n; i += 4096) {
         const int64_t m = n - i < 4096 ? n - i : 4096;
-        const fvi_in p = { (const char *)a.p + i * (a.bf16 ? 2 : 4), a.bf16 };
-        const fvi_in q = { (const char *)b.p + i * (b.bf16 ? 2 : 4), b.bf16 };
+        const fvi_in p = {(const char *)a.p + i * (a.bf16 ? 2 : 4), a.bf16};
+        const fvi_in q = {(const char *)b.p + i * (b.bf16 ? 2 : 4), b.bf16};
         sum += flat(e)->binary_db1(p, q, 1.0f, m, FV_MUL);
     }
     return sum;
 }
 
 /* Gradient rows of the expert: gy as they are, gyw times the gate. */
-static void gather_gradient(const fvi_exec *e, const moe_state *st, const moe_buffers *b,
-                            int64_t x, int64_t n, int64_t padded)
+static void gather_gradient(const fvi_exec *e, const moe_state *st, const moe_buffers *b, int64_t x,
+                            int64_t n, int64_t padded)
 {
     fv_ctx *ctx = e->ctx;
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t i, end;
         for (fvi_lane(n, lane, &i, &end); i < end; i++) {
             const fvi_in dy = fvi_in_at(&e->gout[0], b->row[i] * st->N);
@@ -522,7 +550,8 @@ static void hidden_back(const fvi_exec *e, const moe_state *st, const moe_buffer
 {
     fv_ctx *ctx = e->ctx;
     const bool has_up = e->in[3].ndim > 0;
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t i, end;
         for (fvi_lane(n, lane, &i, &end); i < end; i++) {
             const fvi_in dh = row_in(e, b->dh, i, st->I, true);
@@ -561,7 +590,8 @@ static fv_status expert_back(const fvi_exec *e, const moe_state *st, const moe_b
     if (!e->gin[0].data) return FV_OK;
     if (has_up)
         FV_TRY(run_rows(e, st, &st->dx, b->du, st->I, expert(e, st, 1, x), b->dx, st->K, padded));
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t i, end;
         for (fvi_lane(n, lane, &i, &end); i < end; i++)
             flat(e)->affine(fvi_out_at(&e->gin[0], b->row[i] * st->K, true),
@@ -583,7 +613,10 @@ static fv_status moe_backward(fvi_exec *e)
     return FV_OK;
 }
 
-const fvi_op_def fvi_cpu_moe = {
-    .name = "moe", .bwd_reads_in = 0x0f, .scratch_bytes = moe_scratch, .prepare = moe_prepare,
-    .release = moe_release, .forward = moe_forward, .backward = moe_backward
-};
+const fvi_op_def fvi_cpu_moe = {.name = "moe",
+                                .bwd_reads_in = 0x0f,
+                                .scratch_bytes = moe_scratch,
+                                .prepare = moe_prepare,
+                                .release = moe_release,
+                                .forward = moe_forward,
+                                .backward = moe_backward};

@@ -27,7 +27,9 @@
 
 /* ---- Scalar rows: the definition ------------------------------------------------------------- */
 
-typedef struct key_parts { float k[N], kk[N], b[N], kf[N], norm; } key_parts;
+typedef struct key_parts {
+    float k[N], kk[N], b[N], kf[N], norm;
+} key_parts;
 
 static void key_parts_of(const fvi_wkv_head *h, int64_t at, key_parts *q)
 {
@@ -50,14 +52,13 @@ static void advance(const fvi_wkv_head *h, int64_t at, const key_parts *q, const
 {
     for (int i = 0; i < N; i++) {
         const float v = fvi_get(h->v, at + i);
-        for (int j = 0; j < N; j++)
-            S[i][j] = S[i][j] * h->w[j] + sa[i] * q->b[j] + v * q->kf[j];
+        for (int j = 0; j < N; j++) S[i][j] = S[i][j] * h->w[j] + sa[i] * q->b[j] + v * q->kf[j];
     }
 }
 
 static void wkv_forward_c(const fvi_wkv_head *h)
 {
-    float S[N][N] = { { 0 } }, sa[N];
+    float S[N][N] = {{0}}, sa[N];
     if (h->s0) memcpy(S, h->s0, sizeof S);
     for (int64_t t = 0; t < h->T; t++) {
         const int64_t at = t * h->stride;
@@ -81,12 +82,12 @@ static void wkv_forward_c(const fvi_wkv_head *h)
 }
 
 /* One step back: D is the gradient of `after`, becomes that of `before`. */
-static void step_back(const fvi_wkv_head *h, const fvi_wkv_grad *g, int64_t t,
-                      float before[N][N], float after[N][N], float D[N][N])
+static void step_back(const fvi_wkv_head *h, const fvi_wkv_grad *g, int64_t t, float before[N][N],
+                      float after[N][N], float D[N][N])
 {
     const int64_t at = t * h->stride;
     const float *sa = h->saved + t * N;
-    float dr[N] = { 0 }, dkf[N] = { 0 }, db[N] = { 0 }, dkk[N] = { 0 }, dot = 0;
+    float dr[N] = {0}, dkf[N] = {0}, db[N] = {0}, dkk[N] = {0}, dot = 0;
     key_parts q;
     key_parts_of(h, at, &q);
     for (int i = 0; i < N; i++) {
@@ -123,7 +124,7 @@ static void step_back(const fvi_wkv_head *h, const fvi_wkv_grad *g, int64_t t,
 
 static void wkv_backward_c(const fvi_wkv_head *h, const fvi_wkv_grad *g)
 {
-    float S[FVI_WKV_STEPS + 1][N][N], D[N][N] = { { 0 } };
+    float S[FVI_WKV_STEPS + 1][N][N], D[N][N] = {{0}};
     for (int64_t c = (h->T - 1) / FVI_WKV_STEPS; c >= 0; c--) {
         const int64_t t0 = c * FVI_WKV_STEPS;
         const int64_t n = h->T - t0 < FVI_WKV_STEPS ? h->T - t0 : FVI_WKV_STEPS;
@@ -138,7 +139,9 @@ static void wkv_backward_c(const fvi_wkv_head *h, const fvi_wkv_grad *g)
     }
 }
 
-typedef struct head_stats { float mean, rstd, bonus; } head_stats;
+typedef struct head_stats {
+    float mean, rstd, bonus;
+} head_stats;
 
 static head_stats stats_of(const fvi_head_row *h, int64_t at)
 {
@@ -149,7 +152,7 @@ static head_stats stats_of(const fvi_head_row *h, int64_t at)
         var += d * d / N;
         bonus += (double)fvi_get(h->r, i) * fvi_get(h->k, i) * h->u[i];
     }
-    const head_stats s = { (float)mean, (float)(1.0 / sqrt(var + h->eps)), (float)bonus };
+    const head_stats s = {(float)mean, (float)(1.0 / sqrt(var + h->eps)), (float)bonus};
     return s;
 }
 
@@ -189,7 +192,10 @@ static void head_bwd_c(const fvi_head_row *h)
     }
 }
 
-static float other(fvi_in b, int64_t i) { return b.p ? fvi_get(b, i) : 0.0f; }
+static float other(fvi_in b, int64_t i)
+{
+    return b.p ? fvi_get(b, i) : 0.0f;
+}
 
 static void lerp_c(fvi_out y, fvi_in a, fvi_in b, const float *mix, int64_t n)
 {
@@ -211,8 +217,8 @@ static void lerp_dmix_c(float *sum, fvi_in dy, fvi_in a, fvi_in b, int64_t n)
 
 void fvi_wkv_init(fvi_wkv_ops *o, uint32_t cpu)
 {
-    const fvi_wkv_ops c = { wkv_forward_c, wkv_backward_c, head_c,     head_bwd_c,
-                            lerp_c,        lerp_da_c,      lerp_dmix_c };
+    const fvi_wkv_ops c = {wkv_forward_c, wkv_backward_c, head_c,     head_bwd_c,
+                           lerp_c,        lerp_da_c,      lerp_dmix_c};
     *o = c;
 #if defined(__x86_64__)
     if (cpu & FV_CPU_AVX2) fvi_wkv_init_avx2(o);
@@ -221,8 +227,14 @@ void fvi_wkv_init(fvi_wkv_ops *o, uint32_t cpu)
     (void)cpu;
 }
 
-static const fvi_wkv_ops *rows(const fvi_exec *e) { return &e->ctx->cpu_ops->wkv; }
-static const fvi_pointwise_ops *flat(const fvi_exec *e) { return &e->ctx->cpu_ops->pointwise; }
+static const fvi_wkv_ops *rows(const fvi_exec *e)
+{
+    return &e->ctx->cpu_ops->wkv;
+}
+static const fvi_pointwise_ops *flat(const fvi_exec *e)
+{
+    return &e->ctx->cpu_ops->pointwise;
+}
 
 /* dst[n] (+)= the sum of `count` partial vectors, each `stride` floats after the one before; they
  * are added into the first. */
@@ -234,7 +246,7 @@ static void add_parts(const fvi_exec *e, fvi_out dst, float *part, int64_t count
     if (dst.p) flat(e)->cast(dst, fvi_in_f32(part), n);
 }
 
-/* ---- wkv: r, k, v [B,T,C], w, a, f [C], s0 [B,C/16,16,16] ------------------------------------- */
+/* ---- wkv: r, k, v [B,T,C], w, a, f [C], s0 [B,C/16,16,16] ------------------------------------ */
 
 /* Item = head h of sequence b. */
 static fvi_wkv_head head_of(const fvi_exec *e, int64_t item)
@@ -261,7 +273,8 @@ static fv_status wkv_forward(fvi_exec *e)
 {
     fv_ctx *ctx = e->ctx;
     const int64_t items = e->in[0].dim[0] * (e->in[0].dim[2] / N);
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t k, end;
         for (fvi_lane(items, lane, &k, &end); k < end; k++) {
             const fvi_wkv_head h = head_of(e, k);
@@ -282,16 +295,19 @@ static fv_status wkv_backward(fvi_exec *e)
     const int64_t B = e->in[0].dim[0], T = e->in[0].dim[1], C = e->in[0].dim[2], H = C / N;
     float *part = e->scratch; /* dw, da, df: [3][B][C] */
     memset(part, 0, (size_t)(3 * B * C) * sizeof *part);
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t k, end;
         for (fvi_lane(B * H, lane, &k, &end); k < end; k++) {
             const fvi_wkv_head h = head_of(e, k);
             const int64_t first = k / H * T * C + k % H * N, at = k / H * C + k % H * N;
-            const fvi_wkv_grad g = { fvi_in_at(&e->gout[0], first),
-                                     fvi_out_at(&e->gin[0], first, e->gin_add[0]),
-                                     fvi_out_at(&e->gin[1], first, e->gin_add[1]),
-                                     fvi_out_at(&e->gin[2], first, e->gin_add[2]),
-                                     part + at, part + B * C + at, part + 2 * B * C + at };
+            const fvi_wkv_grad g = {fvi_in_at(&e->gout[0], first),
+                                    fvi_out_at(&e->gin[0], first, e->gin_add[0]),
+                                    fvi_out_at(&e->gin[1], first, e->gin_add[1]),
+                                    fvi_out_at(&e->gin[2], first, e->gin_add[2]),
+                                    part + at,
+                                    part + B * C + at,
+                                    part + 2 * B * C + at};
             rows(e)->backward(&h, &g);
         }
     }
@@ -300,25 +316,27 @@ static fv_status wkv_backward(fvi_exec *e)
                   (size_t)C, C);
     return FV_OK;
 }
-const fvi_op_def fvi_cpu_wkv = {
-    .name = "wkv", .bwd_reads_in = 0x3f, .bwd_reads_out = 4, .scratch_bytes = wkv_scratch,
-    .forward = wkv_forward, .backward = wkv_backward
-};
+const fvi_op_def fvi_cpu_wkv = {.name = "wkv",
+                                .bwd_reads_in = 0x3f,
+                                .bwd_reads_out = 4,
+                                .scratch_bytes = wkv_scratch,
+                                .forward = wkv_forward,
+                                .backward = wkv_backward};
 
 /* ---- wkv_head: y, r, k, v [B,T,C], w, b, u [C] ----------------------------------------------- */
 
 static fvi_head_row row_of(const fvi_exec *e, int64_t first)
 {
-    const fvi_head_row h = { .z = fvi_out_at(&e->out[0], first, false),
-                             .y = fvi_in_at(&e->in[0], first),
-                             .r = fvi_in_at(&e->in[1], first),
-                             .k = fvi_in_at(&e->in[2], first),
-                             .v = fvi_in_at(&e->in[3], first),
-                             .w = e->in[4].data,
-                             .b = e->in[5].data,
-                             .u = e->in[6].data,
-                             .n = e->in[0].dim[2],
-                             .eps = e->attr->f[0] };
+    const fvi_head_row h = {.z = fvi_out_at(&e->out[0], first, false),
+                            .y = fvi_in_at(&e->in[0], first),
+                            .r = fvi_in_at(&e->in[1], first),
+                            .k = fvi_in_at(&e->in[2], first),
+                            .v = fvi_in_at(&e->in[3], first),
+                            .w = e->in[4].data,
+                            .b = e->in[5].data,
+                            .u = e->in[6].data,
+                            .n = e->in[0].dim[2],
+                            .eps = e->attr->f[0]};
     return h;
 }
 
@@ -326,7 +344,8 @@ static fv_status head_forward(fvi_exec *e)
 {
     fv_ctx *ctx = e->ctx;
     const int64_t C = e->in[0].dim[2], R = e->in[0].dim[0] * e->in[0].dim[1];
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t r, end;
         for (fvi_lane(R, lane, &r, &end); r < end; r++) {
             const fvi_head_row h = row_of(e, r * C);
@@ -348,7 +367,8 @@ static fv_status head_backward(fvi_exec *e)
     const int64_t C = e->in[0].dim[2];
     const fvi_split sp = fvi_split_of(1, e->in[0].dim[0] * e->in[0].dim[1]);
     float *part = e->scratch; /* [S][3][C] */
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t s, end, b, r, stop;
         for (fvi_lane(sp.S, lane, &s, &end); s < end; s++) {
             float *sum = part + s * 3 * C;
@@ -373,12 +393,13 @@ static fv_status head_backward(fvi_exec *e)
                   (size_t)(3 * C), C);
     return FV_OK;
 }
-const fvi_op_def fvi_cpu_wkv_head = {
-    .name = "wkv_head", .bwd_reads_in = 0x7f, .scratch_bytes = head_scratch,
-    .forward = head_forward, .backward = head_backward
-};
+const fvi_op_def fvi_cpu_wkv_head = {.name = "wkv_head",
+                                     .bwd_reads_in = 0x7f,
+                                     .scratch_bytes = head_scratch,
+                                     .forward = head_forward,
+                                     .backward = head_backward};
 
-/* ---- lerp: a, b, y [..., C], mix [C]; without b: a [B,T,C] and prev [B,C] or none --------------- */
+/* ---- lerp: a, b, y [..., C], mix [C]; without b: a [B,T,C] and prev [B,C] or none ------------ */
 
 /* b of row r; p NULL: zeros. */
 static fvi_in second_row(const fvi_exec *e, int64_t r, int64_t T, int64_t C)
@@ -399,7 +420,8 @@ static fv_status lerp_forward(fvi_exec *e)
     fv_ctx *ctx = e->ctx;
     const int64_t C = fv_tensor_count(&e->in[2]), R = fv_tensor_count(&e->in[0]) / C;
     const int64_t T = steps_of(e);
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t r, end;
         for (fvi_lane(R, lane, &r, &end); r < end; r++)
             rows(e)->lerp(fvi_out_at(&e->out[0], r * C, false), fvi_in_at(&e->in[0], r * C),
@@ -438,7 +460,8 @@ static fv_status lerp_backward(fvi_exec *e)
     const size_t pad = fvi_pad16(C);
     float *part = e->scratch; /* [S][pad] */
     const bool wants_mix = e->gin[2].data != NULL;
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t s, end, b, r, stop;
         for (fvi_lane(sp.S, lane, &s, &end); s < end; s++) {
             float *sum = part + (size_t)s * pad;
@@ -455,10 +478,11 @@ static fv_status lerp_backward(fvi_exec *e)
     add_parts(e, fvi_out_at(&e->gin[2], 0, e->gin_add[2]), part, sp.S, pad, C);
     return FV_OK;
 }
-const fvi_op_def fvi_cpu_lerp = {
-    .name = "lerp", .bwd_reads_in = 0x0f, .scratch_bytes = lerp_scratch,
-    .forward = lerp_forward, .backward = lerp_backward
-};
+const fvi_op_def fvi_cpu_lerp = {.name = "lerp",
+                                 .bwd_reads_in = 0x0f,
+                                 .scratch_bytes = lerp_scratch,
+                                 .forward = lerp_forward,
+                                 .backward = lerp_backward};
 
 /* ---- mix2: coef[0]*a + coef[1]*b ------------------------------------------------------------- */
 
@@ -467,7 +491,8 @@ static fv_status mix2_forward(fvi_exec *e)
     fv_ctx *ctx = e->ctx;
     const int64_t n = fv_tensor_count(&e->in[0]);
     const float *coef = e->in[2].data;
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t i, end;
         for (fvi_lane_flat(n, lane, &i, &end); i < end;) {
             const int64_t m = end - i < 1024 ? end - i : 1024; /* both passes in the first cache */
@@ -494,15 +519,15 @@ static fv_status mix2_backward(fvi_exec *e)
     const int64_t n = fv_tensor_count(&e->in[0]), pieces = (n + MIX2_PIECE - 1) / MIX2_PIECE;
     const float *coef = e->in[2].data;
     float *part = e->scratch; /* [pieces][2] */
-    FVI_PARALLEL_LANES(ctx, lane) {
+    FVI_PARALLEL_LANES(ctx, lane)
+    {
         int64_t s, end;
         for (fvi_lane(pieces, lane, &s, &end); s < end; s++) {
             const int64_t i = s * MIX2_PIECE, m = n - i < MIX2_PIECE ? n - i : MIX2_PIECE;
             const fvi_in dy = fvi_in_at(&e->gout[0], i);
             for (int k = 0; k < 2; k++) {
                 const fvi_out dx = fvi_out_at(&e->gin[k], i, e->gin_add[k]);
-                part[2 * s + k] =
-                    flat(e)->binary_db1(dy, fvi_in_at(&e->in[k], i), 1.0f, m, FV_MUL);
+                part[2 * s + k] = flat(e)->binary_db1(dy, fvi_in_at(&e->in[k], i), 1.0f, m, FV_MUL);
                 if (dx.p) flat(e)->affine(dx, dy, m, coef[k], 0.0f);
             }
         }
@@ -514,7 +539,8 @@ static fv_status mix2_backward(fvi_exec *e)
     }
     return FV_OK;
 }
-const fvi_op_def fvi_cpu_mix2 = {
-    .name = "mix2", .bwd_reads_in = 7, .scratch_bytes = mix2_scratch,
-    .forward = mix2_forward, .backward = mix2_backward
-};
+const fvi_op_def fvi_cpu_mix2 = {.name = "mix2",
+                                 .bwd_reads_in = 7,
+                                 .scratch_bytes = mix2_scratch,
+                                 .forward = mix2_forward,
+                                 .backward = mix2_backward};

@@ -11,7 +11,10 @@
 #define WP (FVI_WKV_HEAD / VW)
 #define N FVI_WKV_HEAD
 
-FV_INLINE vf w_get(fvi_in x, int64_t i) { return v_load(x.p, i, x.bf16, VW); }
+FV_INLINE vf w_get(fvi_in x, int64_t i)
+{
+    return v_load(x.p, i, x.bf16, VW);
+}
 
 /* What a step needs of the key: kk = k / max(|k|, 1e-12), b = kk*a, kf = k*f; returns |k|. */
 FV_INLINE float key_parts_v(const fvi_wkv_head *h, int64_t at, float *k, float *kk, float *b,
@@ -52,9 +55,7 @@ static void wkv_forward_v(const fvi_wkv_head *h)
                 for (int j = 0; j < N; j++) c[i * N + j] = tmp[j * N + i];
         }
         (void)key_parts_v(h, at, k, kk, b, kf);
-        for (int p = 0; p < WP; p++) {
-            v_st(r + p * VW, w_get(h->r, at + p * VW));
-        }
+        for (int p = 0; p < WP; p++) { v_st(r + p * VW, w_get(h->r, at + p * VW)); }
         for (int p = 0; p < WP; p++) {
             const vf v = w_get(h->v, at + p * VW);
             vf sa = v_zero(), y = v_zero();
@@ -170,7 +171,7 @@ static void step_back_v(const fvi_wkv_head *h, const fvi_wkv_grad *g, int64_t t,
 static void wkv_backward_v(const fvi_wkv_head *h, const fvi_wkv_grad *g)
 {
     piece q;
-    float D1[N * N] = { 0 }, D2[N * N] = { 0 };
+    float D1[N * N] = {0}, D2[N * N] = {0};
     for (int64_t c = (h->T - 1) / FVI_WKV_STEPS; c >= 0; c--) {
         const int64_t t0 = c * FVI_WKV_STEPS;
         const int n = (int)(h->T - t0 < FVI_WKV_STEPS ? h->T - t0 : FVI_WKV_STEPS);
@@ -181,7 +182,9 @@ static void wkv_backward_v(const fvi_wkv_head *h, const fvi_wkv_grad *g)
 
 /* ---- Norm per head, bonus -------------------------------------------------------------------- */
 
-typedef struct head_stats { float mean, rstd, bonus; } head_stats;
+typedef struct head_stats {
+    float mean, rstd, bonus;
+} head_stats;
 
 FV_INLINE head_stats head_stats_v(const fvi_head_row *h, int64_t at)
 {
@@ -244,7 +247,10 @@ static void head_backward_v(const fvi_head_row *h)
 
 /* ---- Interpolation --------------------------------------------------------------------------- */
 
-FV_INLINE vf other(fvi_in b, int64_t i, int m) { return b.p ? v_get(b, i, m) : v_zero(); }
+FV_INLINE vf other(fvi_in b, int64_t i, int m)
+{
+    return b.p ? v_get(b, i, m) : v_zero();
+}
 
 static void lerp_v(fvi_out y, fvi_in a, fvi_in b, const float *mix, int64_t n)
 {

@@ -13,7 +13,7 @@ static void ref_wkv(const tc *c, double *const in[], double *out)
     const int64_t B = c->in[0].dim[0], T = c->in[0].dim[1], C = c->in[0].dim[2], H = C / HEAD;
     for (int64_t item = 0; item < B * H; item++) {
         const int64_t at = item % H * HEAD;
-        double S[HEAD][HEAD] = { { 0 } };
+        double S[HEAD][HEAD] = {{0}};
         for (int i = 0; i < HEAD && in[6]; i++)
             for (int j = 0; j < HEAD; j++) S[i][j] = in[6][(item * HEAD + i) * HEAD + j];
         for (int64_t t = 0; t < T; t++) {
@@ -58,9 +58,12 @@ static void ref_lerp(const tc *c, double *const in[], double *out)
     for (int64_t i = 0; i < count(&c->in[0]); i++) {
         const int64_t r = i / C;
         double b = 0;
-        if (in[1]) b = in[1][i];
-        else if (r % T) b = in[0][i - C];
-        else if (in[3]) b = in[3][r / T * C + i % C];
+        if (in[1])
+            b = in[1][i];
+        else if (r % T)
+            b = in[0][i - C];
+        else if (in[3])
+            b = in[3][r / T * C + i % C];
         out[i] = in[0][i] + (b - in[0][i]) * in[2][i % C];
     }
 }
@@ -105,7 +108,7 @@ static double cv2(const double *x, int64_t E)
 static void ref_balance(const tc *c, double *const in[], double *out)
 {
     const int64_t E = last(&c->in[0]), R = c->in[0].dim[0];
-    double importance[FV_MAX_EXPERTS] = { 0 }, load[FV_MAX_EXPERTS] = { 0 }, z = 0;
+    double importance[FV_MAX_EXPERTS] = {0}, load[FV_MAX_EXPERTS] = {0}, z = 0;
     for (int64_t r = 0; r < R; r++) {
         const double *noisy = in[1] + r * E;
         double sum = 0;
@@ -154,7 +157,7 @@ static void lerp_case(int64_t B, int64_t T, int64_t C, int kind)
 
 static void add_recurrent_cases(void)
 {
-    static const int sizes[] = { 1, 3, 16, 20, 96, 257 };
+    static const int sizes[] = {1, 3, 16, 20, 96, 257};
     wkv_case(1, 1, 16, false);
     wkv_case(2, 5, 32, true);
     wkv_case(1, 16, 16, true);
@@ -198,7 +201,7 @@ static void state_carries_over(void)
         if (!isa_ctx[isa]) continue;
         for (int k = 0; k < 3; k++) test_fill(x[k], T * C, (uint64_t)k + 1);
         for (int k = 0; k < 3; k++) test_fill(w[k], C, (uint64_t)k + 9);
-        const fvi_attr attr = { { 0 }, { 0 } };
+        const fvi_attr attr = {{0}, {0}};
         for (int part = 0; part < 3; part++) {
             fvi_exec e;
             memset(&e, 0, sizeof e);
@@ -228,9 +231,9 @@ static void state_carries_over(void)
 static void a_key_of_zeros_is_harmless(void)
 {
     enum { T = 3 };
-    float zero[T * HEAD] = { 0 }, one[HEAD], x[T * HEAD], y[T * HEAD], g[3][T * HEAD], part[256];
+    float zero[T * HEAD] = {0}, one[HEAD], x[T * HEAD], y[T * HEAD], g[3][T * HEAD], part[256];
     float state[HEAD * HEAD], saved[T * HEAD + HEAD * HEAD], vec[3][HEAD];
-    const fvi_attr attr = { { 0 }, { 0 } };
+    const fvi_attr attr = {{0}, {0}};
     test_fill(x, T * HEAD, 3);
     for (int i = 0; i < HEAD; i++) one[i] = 0.9f;
     for (int isa = 0; isa < N_ISA; isa++) {
@@ -263,8 +266,8 @@ static void a_key_of_zeros_is_harmless(void)
 
 static void equal_logits_go_to_the_lower_index(void)
 {
-    float logits[2][4] = { { 1, 2, 2, 2 }, { 5, 5, 5, 5 } }, gate[2][4];
-    const fvi_attr attr = { { 0 }, { 0 } };
+    float logits[2][4] = {{1, 2, 2, 2}, {5, 5, 5, 5}}, gate[2][4];
+    const fvi_attr attr = {{0}, {0}};
     fvi_exec e;
     memset(&e, 0, sizeof e);
     e.ctx = isa_ctx[SCALAR];
@@ -303,8 +306,8 @@ static void moe_ref(const moe_data *d, double *y)
             }
             for (int n = 0; n < MN; n++)
                 for (int i = 0; i < I; i++)
-                    y[r * MN + n] += (double)d->gate[r * ME + e] *
-                                     d->down[((int64_t)e * MN + n) * I + i] * h[i];
+                    y[r * MN + n] +=
+                        (double)d->gate[r * ME + e] * d->down[((int64_t)e * MN + n) * I + i] * h[i];
         }
 }
 
@@ -326,8 +329,8 @@ typedef struct moe_run {
 
 static fv_status moe_build(fv_ctx *ctx, const moe_data *d, moe_run *m, fv_dtype precision)
 {
-    const int64_t I = d->has_up ? MH : MK, up[2] = { ME * MH, MK }, down[2] = { ME * MN, I };
-    const int64_t xs[2] = { d->R, MK }, gs[2] = { d->R, ME }, ys[2] = { d->R, MN };
+    const int64_t I = d->has_up ? MH : MK, up[2] = {ME * MH, MK}, down[2] = {ME * MN, I};
+    const int64_t xs[2] = {d->R, MK}, gs[2] = {d->R, ME}, ys[2] = {d->R, MN};
     fv_tape *t = NULL;
     FV_TRY(fv_params_create(ctx, &m->params));
     m->up = d->has_up ? fv_params_add(m->params, "up", 2, up, 0) : -1;
@@ -374,9 +377,9 @@ static double moe_gradient_error(const moe_data *d, float *v, const float *got, 
 
 static void check_moe(fv_ctx *ctx, int R, bool has_up, fv_dtype precision)
 {
-    moe_data d = { R, has_up, NULL, NULL, NULL, NULL, NULL };
-    const int sizes[5] = { R * MK, R * ME, ME * MH * MK, ME * MN * (has_up ? MH : MK), R * MN };
-    float **const all[5] = { &d.x, &d.gate, &d.up, &d.down, &d.target };
+    moe_data d = {R, has_up, NULL, NULL, NULL, NULL, NULL};
+    const int sizes[5] = {R * MK, R * ME, ME * MH * MK, ME * MN * (has_up ? MH : MK), R * MN};
+    float **const all[5] = {&d.x, &d.gate, &d.up, &d.down, &d.target};
     for (int k = 0; k < 5; k++) {
         *all[k] = malloc((size_t)sizes[k] * sizeof(float));
         if (!*all[k]) exit(1);
@@ -384,7 +387,7 @@ static void check_moe(fv_ctx *ctx, int R, bool has_up, fv_dtype precision)
     }
     for (int i = 0; i < R * ME; i++) /* some experts get no rows at small R */
         d.gate[i] = (i * 7 / 3) % 2 ? 0.0f : 0.5f + 0.5f * d.gate[i];
-    moe_run m = { 0 };
+    moe_run m = {0};
     const double tol = precision == FV_BF16 ? 2e-2 : 1e-5;
     fv_status s = moe_build(ctx, &d, &m, precision);
     CHECK_MSG(s == FV_OK, "%s", fv_ctx_error(ctx));
@@ -397,11 +400,14 @@ static void check_moe(fv_ctx *ctx, int R, bool has_up, fv_dtype precision)
         err = fmax(err, fabs(want[i] - y[i]));
     }
     CHECK_MSG(err <= tol * top, "R %d up %d: %g of %g", R, has_up, err, top);
-    const struct { float *v; const float *got; int n; } g[4] = {
-        { d.x, fv_plan_grad(m.plan, "x").data, R * MK },
-        { d.down, fv_params_grad(m.params, m.down).data, sizes[3] },
-        { d.up, has_up ? fv_params_grad(m.params, m.up).data : NULL, sizes[2] },
-        { d.gate, fv_plan_grad(m.plan, "g").data, R * ME } };
+    const struct {
+        float *v;
+        const float *got;
+        int n;
+    } g[4] = {{d.x, fv_plan_grad(m.plan, "x").data, R * MK},
+              {d.down, fv_params_grad(m.params, m.down).data, sizes[3]},
+              {d.up, has_up ? fv_params_grad(m.params, m.up).data : NULL, sizes[2]},
+              {d.gate, fv_plan_grad(m.plan, "g").data, R * ME}};
     for (int k = 0; k < 4; k++) {
         if (!g[k].got) continue;
         if (k == 3) /* a difference at gate 0 would switch the expert on */
@@ -425,7 +431,7 @@ static void check_moe(fv_ctx *ctx, int R, bool has_up, fv_dtype precision)
 
 static void experts_match_the_reference(void)
 {
-    static const int rows[] = { 1, 5, 32, 77, 700 };
+    static const int rows[] = {1, 5, 32, 77, 700};
     for (size_t i = 0; i < FV_ARRAY_LEN(rows); i++)
         for (int up = 0; up < 2; up++) {
             check_moe(isa_ctx[SCALAR], rows[i], up, FV_F32);
