@@ -157,6 +157,29 @@ FV_API FV_NODISCARD fv_status fv_vzip_recover(fv_ctx *ctx, const fv_vzip_source 
                                               void (*on_damage)(void *user, const fv_vzip_damage *d),
                                               uint64_t *lost_bytes, fv_vzip_stats *stats);
 
+/* ---- 5. OmniZip's network -------------------------------------------------------------------- */
+
+/* Does the file hold a checkpoint of the official OmniZip code? */
+FV_API int fv_omnizip_is_checkpoint(const fv_model *m);
+/* Such a checkpoint to one fovea model file; type of the matrices f32, bf16 or int8 (FV_I8). HiRA's
+ * factors are merged. A tensor that is missing, of another size or not understood: FV_ERR_MODEL. */
+FV_API FV_NODISCARD fv_status fv_omnizip_convert(fv_ctx *ctx, const fv_model *in, fv_dtype type,
+                                                 const char *out_path, int overwrite);
+
+/* `fovea train` for recipes with engine = omnizip: byte streams of up to seven modalities, read by
+ * lanes that carry their state on. The metric is the mean of the modalities' held-out bits per byte;
+ * each of them is in out_dir/bits-per-byte.json. Keys: omnizip_train.c. */
+typedef struct fv_omnizip_train_options {
+    size_t struct_size;
+    const char *data_dir, *out_dir, *export_path, *init;
+    uint64_t start_step;
+    int resume;
+} fv_omnizip_train_options;
+#define FV_OMNIZIP_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_omnizip_train_options) }
+FV_API FV_NODISCARD fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *recipe,
+                                               const fv_omnizip_train_options *o,
+                                               fv_train_result *result);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,4 +1,5 @@
 /* fovea.c - the program fovea: which verb; convert and new. */
+#include "fovea_codec.h"
 #include "fovea_tool.h"
 
 #include <stdlib.h>
@@ -31,7 +32,13 @@ static int convert(fv_ctx *ctx, const void *args, const char *in)
     if (s != FV_OK) code = cli_report(ctx, s, in);
     if (code == CLI_OK && a->vae && (s = fv_model_open(ctx, &vae, a->vae, NULL)) != FV_OK)
         code = cli_report(ctx, s, a->vae);
-    if (code == CLI_OK &&
+    const bool is_omnizip = code == CLI_OK && fv_omnizip_is_checkpoint(model);
+    if (is_omnizip && a->vae)
+        code = cli_fail(CLI_USAGE, "--vae: an OmniZip checkpoint has no autoencoder");
+    else if (is_omnizip &&
+             (s = fv_omnizip_convert(ctx, model, type, a->out, a->common.force)) != FV_OK)
+        code = cli_report(ctx, s, s == FV_ERR_MODEL ? in : NULL);
+    if (code == CLI_OK && !is_omnizip &&
         (s = fv_dit_convert(ctx, model, vae, type, a->out, a->common.force)) != FV_OK)
         code = cli_report(ctx, s, s == FV_ERR_MODEL || s == FV_ERR_FORMAT ? in : NULL);
     if (code == CLI_OK) cli_note("%s: written as %s", a->out, a->type);
@@ -53,7 +60,8 @@ int fovea_convert(int argc, char **argv)
     const cli_command command = {"fovea convert",
                                  "[options] IN -o OUT",
                                  "Make one fovea model of an "
-                                 "official DiT checkpoint, a Diffusers file or a fovea model.",
+                                 "official DiT checkpoint, a Diffusers file, a fovea model or an "
+                                 "OmniZip checkpoint.",
                                  NULL,
                                  options,
                                  1,

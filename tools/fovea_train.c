@@ -1,4 +1,5 @@
 /* fovea_train.c - fovea train RECIPE: the recipe's key `engine` says which trainer runs. */
+#include "fovea_codec.h"
 #include "fovea_tool.h"
 
 #include <math.h>
@@ -13,7 +14,7 @@ typedef struct train_args {
     bool resume;
 } train_args;
 
-static const char *const engines[] = {"dit", "classifier", NULL};
+static const char *const engines[] = {"dit", "classifier", "omnizip", NULL};
 
 /* train-NAME in the current folder, NAME from the recipe's file name. */
 static char *default_out(const char *recipe)
@@ -34,7 +35,7 @@ static void print_result(fv_ctx *ctx, const train_args *a, const char *out,
         char held[48] = "";
         if (r->metric == r->metric) /* NaN: not measured */
             snprintf(held, sizeof held, ", held-out %.4g", r->metric);
-        cli_note("%s: step %llu, loss %.4g%s, %.0f s, %.1f pictures/s, peak memory %.0f MiB", out,
+        cli_note("%s: step %llu, loss %.4g%s, %.0f s, %.1f samples/s, peak memory %.0f MiB", out,
                  (unsigned long long)r->step, r->loss, held, r->seconds, r->samples_per_second,
                  (double)mem.peak_bytes / 1048576);
         return;
@@ -61,6 +62,15 @@ static fv_status run_engine(fv_ctx *ctx, fv_recipe *r, const train_args *a, cons
         c.out_dir = out;
         c.resume = a->resume;
         return fv_classifier_train(ctx, r, &c, result);
+    }
+    if (strcmp(engine, "omnizip") == 0) {
+        fv_omnizip_train_options z = FV_OMNIZIP_TRAIN_OPTIONS_INIT;
+        z.data_dir = data_dir;
+        z.out_dir = out;
+        z.init = a->init;
+        z.start_step = a->start_step;
+        z.resume = a->resume;
+        return fv_omnizip_train(ctx, r, &z, result);
     }
     fv_dit_train_options o = FV_DIT_TRAIN_OPTIONS_INIT;
     o.data_dir = data_dir;
@@ -89,10 +99,11 @@ static int train_into(fv_ctx *ctx, const train_args *a, const char *path, const 
     for (int i = 0; engines[i]; i++) is_known |= strcmp(engine, engines[i]) == 0;
     int code = CLI_OK;
     if (!is_known) {
-        code = cli_fail(CLI_BAD_INPUT, "%s: engine = %s is unknown; there are dit, classifier",
-                        path, engine);
-    } else if (a->init && strcmp(engine, "dit") != 0) {
-        code = cli_fail(CLI_USAGE, "--init: only recipes with engine = dit take it");
+        code = cli_fail(CLI_BAD_INPUT,
+                        "%s: engine = %s is unknown; there are dit, classifier and omnizip", path,
+                        engine);
+    } else if (a->init && strcmp(engine, "classifier") == 0) {
+        code = cli_fail(CLI_USAGE, "--init: recipes with engine = classifier do not take it");
     } else {
         s = run_engine(ctx, r, a, data_dir, out, engine, &result);
         if (s != FV_OK) code = cli_report(ctx, s, NULL);

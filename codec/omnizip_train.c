@@ -1,0 +1,474 @@
+/* omnizip_train.c - `fovea train` for the OmniZip network.
+ *
+ *     preset = XS|S|M|L, or width layers hidden;  v_moe ffn_moe hira noise = 0|1
+ *     experts, router = linear|mlp, tokenizer = bytes
+ *     data = modality:path, ...    max_megabytes (of one modality)
+ *     lanes, steps_per_lane (T), balance, z, eval_every, eval_pieces (of a lane)
+ *     and optimiser, schedule and types as everywhere (train_recipe.c)
+ *
+ * Lanes: lane i reads modality i mod (number of modalities). The lanes of a modality start evenly
+ * spread over its pieces and go on by one piece a step, so that where a lane stands follows from
+ * the step. State and last token are carried from piece to piece within a document (truncated
+ * back-propagation); a new document begins with zeros. The carried state is kept as frozen
+ * parameters: it travels with checkpoints, which makes resuming exact.
+ *
+ * Loss: mean cross-entropy + balance (CV^2 importance + CV^2 load) + z mean(logsumexp^2), with the
+ * paper's Z. HiRA: see omnizip_hira.c. Held-out figures use the averaged weights; no noise then. */
+#include "omnizip.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "fovea_codec.h"
+
+#define MAX_LANES 4096
+
+typedef struct trainer {
+    fv_ctx *ctx;
+    oz_net full, net; /* full: trained and checkpointed; net: what the plans run */
+    oz_merge *merge;
+    oz_data data;
+    fv_opt *opt;
+    fv_plan *plan, *eval;
+    fv_dtype precision, export_type;
+    int lanes, T, eval_pieces;
+    float balance, z;
+    uint64_t seed;
+    int32_t *ids, *labels; /* [lanes * T] */
+    float *noise[OZ_MAX_LAYERS][2];
+    fv_pid shift[OZ_MAX_LAYERS], state[OZ_MAX_LAYERS]; /* carried: in full, frozen */
+    float *eval_shift[OZ_MAX_LAYERS], *eval_state[OZ_MAX_LAYERS];
+    double bits[OZ_MODALITIES]; /* per byte, of the last evaluation */
+    const char *recipe_text, *out_dir;
+} trainer;
+
+/* ---- Lanes ----------------------------------------------------------------------------------- */
+
+typedef struct place {
+    int modality;
+    int64_t piece;
+} place;
+
+/* Where lane i reads at `step`. */
+static place place_of(const trainer *tr, int lane, uint64_t step)
+{
+    const oz_data *d = &tr->data;
+    const int m = d->modality[lane % d->used], turn = lane / d->used;
+    const int same = (tr->lanes - lane % d->used + d->used - 1) / d->used; /* lanes of this kind */
+    const oz_stream *s = &d->train[m];
+    const int64_t start = s->pieces * turn / same;
+    const place p = {m, (start + (int64_t)(step % (uint64_t)s->pieces)) % s->pieces};
+    return p;
+}
+
+static size_t shift_floats(const trainer *tr)
+{
+    return (size_t)tr->net.cfg.width;
+}
+static size_t state_floats(const trainer *tr)
+{
+    return (size_t)tr->net.cfg.width * FV_WKV_HEAD;
+}
+
+static float *carried(const trainer *tr, fv_pid id)
+{
+    return fv_params_tensor(tr->full.params, id).data;
+}
+
+/* Last row of "x" and "next" of each layer become the lane's state. */
+static void keep_states(const fv_plan *plan, const trainer *tr, float *const shift[],
+                        float *const state[])
+{
+    const size_t C = shift_floats(tr), N = state_floats(tr), T = (size_t)tr->T;
+    for (int l = 0; l < tr->net.cfg.layers; l++) {
+        char name[32];
+        snprintf(name, sizeof name, "x.%d", l);
+        const fv_tensor x = fv_plan_value(plan, name);
+        snprintf(name, sizeof name, "next.%d", l);
+        memcpy(state[l], fv_plan_value(plan, name).data, (size_t)tr->lanes * N * sizeof(float));
+        for (size_t i = 0; i < (size_t)tr->lanes; i++)
+            for (size_t c = 0; c < C; c++) {
+                const size_t at = (i * T + T - 1) * C + c;
+                shift[l][i * C + c] = x.dtype == FV_BF16
+                                          ? fv_bf16_to_f32(((const uint16_t *)x.data)[at])
+                                          : ((const float *)x.data)[at];
+            }
+    }
+}
+
+static void clear_lane(const trainer *tr, int lane, float *const shift[], float *const state[])
+{
+    const size_t C = shift_floats(tr), N = state_floats(tr);
+    for (int l = 0; l < tr->net.cfg.layers; l++) {
+        memset(shift[l] + (size_t)lane * C, 0, C * sizeof(float));
+        memset(state[l] + (size_t)lane * N, 0, N * sizeof(float));
+    }
+}
+
+static void draw_noise(trainer *tr, uint64_t step)
+{
+    const int64_t n = (int64_t)tr->lanes * tr->T * tr->net.cfg.experts;
+    for (int l = 0; l < tr->net.cfg.layers; l++)
+        for (int k = 0; k < 2; k++)
+            if (tr->noise[l][k])
+                fv_rand_normal(tr->seed ^ (step >> 32 << 8), FV_STREAM_NOISE, (uint32_t)step,
+                               (uint64_t)(2 * l + k) * (uint64_t)n, n, tr->noise[l][k]);
+}
+
+static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
+{
+    trainer *tr = user;
+    (void)micro; /* always one */
+    float *shift[OZ_MAX_LAYERS], *state[OZ_MAX_LAYERS];
+    for (int l = 0; l < tr->net.cfg.layers; l++) {
+        shift[l] = carried(tr, tr->shift[l]);
+        state[l] = carried(tr, tr->state[l]);
+    }
+    for (int i = 0; i < tr->lanes; i++) {
+        const place p = place_of(tr, i, step);
+        const oz_stream *s = &tr->data.train[p.modality];
+        if (s->begins[p.piece]) clear_lane(tr, i, shift, state);
+        (void)oz_fill_row(&tr->data, s, p.modality, p.piece, tr->T, tr->ids + i * tr->T,
+                          tr->labels + i * tr->T);
+    }
+    draw_noise(tr, step);
+    FV_TRY(oz_merge_values(tr->merge));
+    FV_TRY(fv_plan_forward(tr->plan));
+    *loss = *(const float *)fv_plan_value(tr->plan, "loss").data;
+    FV_TRY(fv_plan_backward(tr->plan, "loss", scale));
+    keep_states(tr->plan, tr, shift, state);
+    return oz_merge_gradients(tr->merge);
+}
+
+/* ---- Evaluation ------------------------------------------------------------------------------ */
+
+/* Bits per byte of one modality: its held-out pieces are dealt to the lanes in runs. */
+static fv_status evaluate_modality(trainer *tr, int m, double *bits_per_byte)
+{
+    const oz_stream *s = &tr->data.held[m];
+    double nats = 0;
+    int64_t bytes = 0;
+    for (int i = 0; i < tr->lanes; i++) clear_lane(tr, i, tr->eval_shift, tr->eval_state);
+    for (int k = 0; k < tr->eval_pieces; k++) {
+        int64_t labels = 0;
+        for (int i = 0; i < tr->lanes; i++) {
+            const int64_t first = s->pieces * i / tr->lanes, end = s->pieces * (i + 1) / tr->lanes;
+            int32_t *ids = tr->ids + i * tr->T, *label = tr->labels + i * tr->T;
+            if (first + k >= end) {
+                memset(ids, 0, (size_t)tr->T * sizeof *ids);
+                for (int t = 0; t < tr->T; t++) label[t] = -1;
+                continue;
+            }
+            if (s->begins[first + k]) clear_lane(tr, i, tr->eval_shift, tr->eval_state);
+            bytes += oz_fill_row(&tr->data, s, m, first + k, tr->T, ids, label);
+            labels += s->piece[first + k].n;
+        }
+        if (labels == 0) break;
+        FV_TRY(fv_plan_forward(tr->eval));
+        nats += *(const float *)fv_plan_value(tr->eval, "loss").data * (double)labels;
+        keep_states(tr->eval, tr, tr->eval_shift, tr->eval_state);
+    }
+    *bits_per_byte = bytes ? nats / (double)bytes / 0.69314718055994530942 : NAN;
+    return FV_OK;
+}
+
+static fv_status write_figures(trainer *tr, uint64_t step, double mean)
+{
+    fv_text t;
+    char *path = fv_format(tr->ctx, "%s/bits-per-byte.json", tr->out_dir);
+    fv_text_init(&t, tr->ctx);
+    fv_text_printf(&t, "{\"step\": %llu, \"mean\": %.5f", (unsigned long long)step, mean);
+    for (int i = 0; i < tr->data.used; i++) {
+        const int m = tr->data.modality[i];
+        if (isfinite(tr->bits[m]))
+            fv_text_printf(&t, ", \"%s\": %.5f", oz_modality_name[m], tr->bits[m]);
+    }
+    fv_text_printf(&t, "}\n");
+    fv_status s = path ? t.status : FV_ERR_OOM;
+    if (s == FV_OK) s = fv_write_file(tr->ctx, path, t.data, t.size, 1);
+    if (s == FV_OK) {
+        t.data[t.size - 1] = 0; /* without the line end */
+        s = fv_report(tr->ctx, "held-out bits per byte", step, 0, t.data);
+    }
+    fv_text_free(&t);
+    fv_free(tr->ctx, path);
+    return s;
+}
+
+static fv_status evaluate(void *user, uint64_t step, double *metric)
+{
+    trainer *tr = user;
+    double sum = 0;
+    int known = 0;
+    FV_TRY(oz_merge_values(tr->merge));
+    for (int i = 0; i < tr->data.used; i++) {
+        const int m = tr->data.modality[i];
+        FV_TRY(evaluate_modality(tr, m, &tr->bits[m]));
+        if (!isfinite(tr->bits[m])) continue;
+        sum += tr->bits[m];
+        known++;
+    }
+    *metric = known ? sum / known : NAN;
+    return write_figures(tr, step, *metric);
+}
+
+/* The merged network without what only training needs. */
+static fv_status export_model(void *user, uint64_t step, const char *path)
+{
+    trainer *tr = user;
+    oz_config c = tr->net.cfg;
+    oz_net plain;
+    oz_meta meta;
+    char number[32];
+    c.noise = false;
+    FV_TRY(oz_merge_values(tr->merge));
+    FV_TRY(oz_net_create(tr->ctx, &plain, &c));
+    fv_status s = fv_params_alloc(plain.params);
+    if (s == FV_OK) s = oz_copy_values(tr->ctx, &tr->net, &plain);
+    oz_config_meta(&c, &meta);
+    const char *item[2 * (OZ_META_PAIRS + 4)];
+    memcpy(item, meta.item, sizeof meta.item);
+    int n = 2 * meta.pairs;
+    snprintf(number, sizeof number, "%llu", (unsigned long long)step);
+    const char *const more[] = {
+        "fovea.tokenizer",    "bytes",
+        "fovea.train.step",   number,
+        "fovea.train.recipe", tr->recipe_text,
+        "fovea.train.data",   tr->data.manifest.data ? tr->data.manifest.data : ""};
+    for (size_t i = 0; i < FV_ARRAY_LEN(more); i++) item[n++] = more[i];
+    if (s == FV_OK)
+        s = fv_params_export(tr->ctx, plain.params, tr->export_type, item, n / 2, path, 1);
+    oz_net_destroy(&plain);
+    return s;
+}
+
+/* ---- Set-up ---------------------------------------------------------------------------------- */
+
+static fv_status read_config(trainer *tr, fv_recipe *r, oz_config *c)
+{
+    FV_TRY(oz_preset(tr->ctx, fv_recipe_string(r, "preset", "XS"), c));
+    c->width = (int)fv_recipe_int(r, "width", c->width, 16, OZ_MAX_WIDTH);
+    c->layers = (int)fv_recipe_int(r, "layers", c->layers, 1, OZ_MAX_LAYERS);
+    c->v_moe = fv_recipe_bool(r, "v_moe", 1) != 0;
+    c->ffn_moe = fv_recipe_bool(r, "ffn_moe", 1) != 0;
+    c->hira = fv_recipe_bool(r, "hira", 1) != 0;
+    c->experts = (int)fv_recipe_int(r, "experts", 4, 3, FV_MAX_EXPERTS);
+    c->hidden = (int)fv_recipe_int(r, "hidden", c->width * (c->ffn_moe ? 2 : 4), 1, 65536);
+    c->noise = fv_recipe_bool(r, "noise", 1) != 0;
+    const char *router = fv_recipe_string(r, "router", "linear");
+    if (strcmp(router, "mlp") == 0)
+        c->router_hidden = c->width / 2 > 16 ? c->width / 2 : 16;
+    else if (strcmp(router, "linear") != 0)
+        return fv_fail(tr->ctx, FV_ERR_UNKNOWN, "recipe: router = %.40s: use linear or mlp",
+                       router);
+    if (strcmp(fv_recipe_string(r, "tokenizer", "bytes"), "bytes") != 0)
+        return fv_fail(tr->ctx, FV_ERR_UNKNOWN, "recipe: tokenizer: only bytes is there");
+    tr->data.tok = &oz_bytes;
+    c->outputs = tr->data.tok->outputs;
+    c->vocab = c->outputs + tr->data.tok->prefixes;
+    const fv_status s = oz_config_check(tr->ctx, c);
+    return s == FV_OK ? s : fv_fail_in(tr->ctx, FV_ERR_ARG, "recipe");
+}
+
+static fv_status read_data(trainer *tr, fv_recipe *r, const char *data_dir)
+{
+    const char *const *item;
+    const int n = fv_recipe_list(r, "data", &item);
+    const uint64_t mb = (uint64_t)fv_recipe_int(r, "max_megabytes", 64, 1, 65536);
+    const oz_data_options o = {item, n, data_dir, tr->T, mb << 20, tr->seed};
+    if (n < 1) return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: data is missing");
+    return oz_data_open(&tr->data, &o);
+}
+
+static fv_status add_carried(trainer *tr)
+{
+    const int64_t C = tr->full.cfg.width, shift[2] = {tr->lanes, C},
+                  state[2] = {tr->lanes, C * FV_WKV_HEAD};
+    for (int l = 0; l < tr->full.cfg.layers; l++) {
+        char name[32];
+        snprintf(name, sizeof name, "carried.shift.%d", l);
+        tr->shift[l] = fv_params_add(tr->full.params, name, 2, shift, FV_PARAM_FROZEN);
+        snprintf(name, sizeof name, "carried.state.%d", l);
+        tr->state[l] = fv_params_add(tr->full.params, name, 2, state, FV_PARAM_FROZEN);
+    }
+    return fv_params_alloc(tr->full.params);
+}
+
+/* --init: merged weights become W with factors that start as in a new network, except that B is 0:
+ * the product must not change what was learned. */
+static fv_status load_init(trainer *tr, const char *path)
+{
+    oz_config c;
+    oz_net plain = {.params = NULL};
+    fv_model *m;
+    FV_TRY(fv_model_open(tr->ctx, &m, path, NULL));
+    fv_status s = oz_config_read(tr->ctx, m, &c);
+    if (s == FV_OK) s = oz_net_create(tr->ctx, &plain, &c);
+    if (s == FV_OK) s = fv_params_alloc(plain.params);
+    if (s == FV_OK) s = fv_params_load(plain.params, m, "");
+    for (int i = 0; s == FV_OK && i < fv_params_count(tr->full.params); i++) {
+        const char *name = fv_params_name(tr->full.params, i);
+        const fv_pid id = fv_params_find(plain.params, name);
+        const fv_tensor to = fv_params_tensor(tr->full.params, i);
+        if (strstr(name, "hira_b")) fv_params_fill(tr->full.params, i, 0.0f);
+        if (strstr(name, "hira_") || strstr(name, "carried.") || strstr(name, "router.noise"))
+            continue;
+        const fv_tensor from = id >= 0 ? fv_params_tensor(plain.params, id) : (fv_tensor){0};
+        if (id < 0 || fv_tensor_count(&from) != fv_tensor_count(&to))
+            s = fv_fail(tr->ctx, FV_ERR_MODEL, "%s: %s does not fit the recipe's network", path,
+                        name);
+        else
+            memcpy(to.data, from.data, (size_t)fv_tensor_count(&to) * sizeof(float));
+    }
+    oz_net_destroy(&plain);
+    fv_model_close(&m);
+    return s;
+}
+
+static fv_status start_nets(trainer *tr, const oz_config *c, const char *init)
+{
+    oz_config merged = *c;
+    merged.hira = false;
+    FV_TRY(oz_net_create(tr->ctx, &tr->full, c));
+    FV_TRY(add_carried(tr));
+    FV_TRY(oz_net_init(tr->ctx, &tr->full, tr->seed));
+    if (init) FV_TRY(load_init(tr, init));
+    FV_TRY(oz_net_create(tr->ctx, &tr->net, &merged));
+    FV_TRY(fv_params_alloc(tr->net.params));
+    return oz_merge_create(tr->ctx, &tr->merge, &tr->full, &tr->net);
+}
+
+static fv_status bind_state(fv_plan *p, int l, float *shift, float *state)
+{
+    char name[32];
+    snprintf(name, sizeof name, "shift.%d", l);
+    FV_TRY(fv_plan_bind(p, name, shift));
+    snprintf(name, sizeof name, "state.%d", l);
+    return fv_plan_bind(p, name, state);
+}
+
+static fv_status build_plan(trainer *tr, fv_plan **plan, fv_mode mode)
+{
+    const int64_t rows = (int64_t)tr->lanes * tr->T;
+    fv_tape *t;
+    oz_io io = {.carry = true, .balance = tr->balance, .z = tr->z};
+    FV_TRY(fv_tape_create(tr->ctx, &t, tr->net.params, mode, tr->precision));
+    const fv_t ids = fv_input(t, "ids", FV_I32, 1, &rows),
+               labels = fv_input(t, "labels", FV_I32, 1, &rows);
+    const fv_t logits = oz_forward(t, &tr->net, ids, tr->lanes, tr->T, &io);
+    fv_t loss = fv_loss_cross_entropy(t, logits, labels);
+    if (io.aux) loss = fv_binary_op(t, FV_ADD, loss, io.aux);
+    fv_output(t, "loss", loss);
+    fv_status s = fv_tape_status(t);
+    if (s == FV_OK) s = fv_plan_build(tr->ctx, plan, t, NULL);
+    fv_tape_destroy(&t);
+    if (s == FV_OK) s = fv_plan_bind(*plan, "ids", tr->ids);
+    if (s == FV_OK) s = fv_plan_bind(*plan, "labels", tr->labels);
+    return s;
+}
+
+static fv_status build_plans(trainer *tr)
+{
+    const oz_config *c = &tr->net.cfg;
+    const size_t B = (size_t)tr->lanes, R = B * (size_t)tr->T;
+    tr->ids = fv_calloc(tr->ctx, R, sizeof *tr->ids);
+    tr->labels = fv_calloc(tr->ctx, R, sizeof *tr->labels);
+    if (!tr->ids || !tr->labels) return FV_ERR_OOM;
+    FV_TRY(build_plan(tr, &tr->plan, FV_TRAIN));
+    FV_TRY(build_plan(tr, &tr->eval, FV_INFER));
+    for (int l = 0; l < c->layers; l++) {
+        tr->eval_shift[l] = fv_calloc(tr->ctx, B * shift_floats(tr), sizeof(float));
+        tr->eval_state[l] = fv_calloc(tr->ctx, B * state_floats(tr), sizeof(float));
+        if (!tr->eval_shift[l] || !tr->eval_state[l]) return FV_ERR_OOM;
+        FV_TRY(bind_state(tr->plan, l, carried(tr, tr->shift[l]), carried(tr, tr->state[l])));
+        FV_TRY(bind_state(tr->eval, l, tr->eval_shift[l], tr->eval_state[l]));
+        for (int k = 0; k < 2; k++) {
+            char name[32];
+            if (!c->noise || !(k ? c->ffn_moe : c->v_moe)) continue;
+            tr->noise[l][k] = fv_calloc(tr->ctx, R * (size_t)c->experts, sizeof(float));
+            if (!tr->noise[l][k]) return FV_ERR_OOM;
+            snprintf(name, sizeof name, "noise.%c%d", k ? 'f' : 'v', l);
+            FV_TRY(fv_plan_bind(tr->plan, name, tr->noise[l][k]));
+        }
+    }
+    return FV_OK;
+}
+
+static void trainer_free(trainer *tr)
+{
+    fv_opt_destroy(&tr->opt);
+    fv_plan_destroy(&tr->plan);
+    fv_plan_destroy(&tr->eval);
+    oz_merge_destroy(&tr->merge);
+    oz_net_destroy(&tr->net);
+    oz_net_destroy(&tr->full);
+    oz_data_close(&tr->data);
+    fv_free(tr->ctx, tr->ids);
+    fv_free(tr->ctx, tr->labels);
+    for (int l = 0; l < OZ_MAX_LAYERS; l++) {
+        fv_free(tr->ctx, tr->noise[l][0]);
+        fv_free(tr->ctx, tr->noise[l][1]);
+        fv_free(tr->ctx, tr->eval_shift[l]);
+        fv_free(tr->ctx, tr->eval_state[l]);
+    }
+}
+
+static fv_status read_run(trainer *tr, fv_recipe *r, const fv_omnizip_train_options *o,
+                          fv_train_options *t)
+{
+    t->out_dir = tr->out_dir = o->out_dir;
+    t->export_path = o->export_path;
+    t->resume = o->resume;
+    t->start_step = o->start_step;
+    t->accumulate = 1; /* lanes carry their state from step to step */
+    t->samples_per_step = (uint64_t)tr->lanes * (uint64_t)tr->T;
+    t->eval_every =
+        tr->eval_pieces ? (uint64_t)fv_recipe_int(r, "eval_every", 250, 0, 1000000000) : 0;
+    t->seed = tr->seed;
+    return fv_train_options_from_recipe(tr->ctx, r, t);
+}
+
+fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *r, const fv_omnizip_train_options *opts,
+                           fv_train_result *result)
+{
+    fv_omnizip_train_options chosen = FV_OMNIZIP_TRAIN_OPTIONS_INIT, *const o = &chosen;
+    fv_train_options t = FV_TRAIN_OPTIONS_INIT;
+    oz_config c;
+    if (!r || !opts) return fv_fail(ctx, FV_ERR_ARG, "training: recipe or options missing");
+    FV_TRY(FV_TAKE_OPTIONS(ctx, o, opts, "training"));
+    trainer *tr = fv_calloc(ctx, 1, sizeof *tr);
+    if (!tr) return FV_ERR_OOM;
+    tr->ctx = tr->data.ctx = ctx;
+    (void)fv_recipe_string(r, "engine", "omnizip");
+    tr->seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
+    tr->lanes = (int)fv_recipe_int(r, "lanes", 32, 1, MAX_LANES);
+    tr->T = (int)fv_recipe_int(r, "steps_per_lane", 128, 1, 8192);
+    tr->balance = (float)fv_recipe_number(r, "balance", 0.01, 0, 100);
+    tr->z = (float)fv_recipe_number(r, "z", 0.001, 0, 100);
+    tr->eval_pieces = (int)fv_recipe_int(r, "eval_pieces", 16, 0, 1000000000);
+    const int profile = fv_recipe_bool(r, "profile", 0);
+    fv_status s = read_config(tr, r, &c);
+    if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "precision", "f32", &tr->precision);
+    if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "export", "f32", &tr->export_type);
+    if (s == FV_OK) s = read_run(tr, r, o, &t);
+    if (s == FV_OK) s = read_data(tr, r, o->data_dir);
+    if (s == FV_OK && tr->lanes < tr->data.used)
+        s = fv_fail(ctx, FV_ERR_ARG, "recipe: %d lanes for %d modalities: use at least one each",
+                    tr->lanes, tr->data.used);
+    if (s == FV_OK) s = start_nets(tr, &c, o->init);
+    if (s == FV_OK) s = fv_opt_from_recipe(ctx, &tr->opt, tr->full.params, r);
+    if (s == FV_OK) s = fv_recipe_check(r);
+    if (s == FV_OK) s = build_plans(tr);
+    if (s == FV_OK) {
+        t.recipe_text = tr->recipe_text = fv_recipe_text(r);
+        const fv_train_hooks hooks = {tr, train_step, tr->eval_pieces ? evaluate : NULL, NULL,
+                                      export_model};
+        fv_plan_profile(tr->plan, profile);
+        s = fv_train_run(ctx, tr->full.params, tr->opt, &hooks, &t, result);
+        if (s == FV_OK && profile)
+            s = fv_report(ctx, "profile", 1, 1, fv_plan_profile_text(tr->plan));
+    }
+    trainer_free(tr);
+    fv_free(ctx, tr);
+    return s;
+}
