@@ -232,6 +232,11 @@ else
 fi
 (ulimit -f 8 && trap '' XFSZ && "$VZIP" -1 dense -o capped.vz) > out 2> err
 [ $? = 1 ] && grep -q "cannot write" err && [ -z "$(ls capped* 2> /dev/null)" ]; ok $? full_disk_leaves_nothing
+if [ -r /proc/self/mem ]; then
+    refuse read_error 1 "cannot read" "$VZIP" -f /proc/self/mem -o x
+else
+    skip read_error "no /proc/self/mem"
+fi
 cat dense dense dense dense dense dense > wide
 ("$VZIP" -1c wide 2> err; echo $? > code) | head -c 10 > out
 [ "$(cat code)" = 1 ] && [ ! -s err ]; ok $? closed_pipe_is_quiet

@@ -1,0 +1,118 @@
+/* fuzz_vz.c - .vz archives from anywhere: decoding, opening, random access and recovery.
+ *
+ * What begins with the magic is an archive; it is tried as it is and with the checksum of its first
+ * header made right. Other bytes are the payload of a modelled block, behind two bytes of its size,
+ * so that mutations reach the segment table and the coders without a hash in the way. All ways to
+ * read an archive must agree. */
+#include "../../codec/internal.h"
+#include "fuzz_ctx.h"
+
+#include <string.h>
+
+#define OUTPUT_MAX ((uint64_t)1 << 20)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+typedef struct sink {
+    const uint8_t *archive;
+    uint8_t *data;
+    size_t size;
+} sink;
+
+static int read_at(void *user, uint64_t offset, void *to, size_t size)
+{
+    memcpy(to, ((sink *)user)->archive + offset, size);
+    return 0;
+}
+
+static int write_to(void *user, const void *from, size_t size)
+{
+    sink *s = user;
+    if (size > OUTPUT_MAX - s->size) abort(); /* beyond the limit that was given */
+    memcpy(s->data + s->size, from, size);
+    s->size += size;
+    return 0;
+}
+
+static void read_parts(fv_ctx *ctx, const uint8_t *archive, size_t size, const fv_vzip_limits *l,
+                       const uint8_t *whole, size_t n)
+{
+    fv_vzip_archive *a;
+    uint8_t part[300];
+    size_t got;
+    if (fv_vzip_open_memory(ctx, &a, archive, size, l) != FV_OK) return;
+    fv_vzip_info info;
+    fv_vzip_get_info(a, &info);
+    if (whole && info.original_bytes != n) abort();
+    for (uint64_t at = 0; at < info.original_bytes && at < OUTPUT_MAX; at = at * 2 + 99) {
+        if (fv_vzip_read(ctx, a, at, sizeof part, part, &got) != FV_OK) break;
+        if (whole && memcmp(part, whole + at, got) != 0) abort();
+    }
+    fv_vzip_close(&a);
+}
+
+static void read_archive(fv_ctx *ctx, const uint8_t *archive, size_t size)
+{
+    fv_vzip_limits l = FV_VZIP_LIMITS_INIT;
+    uint8_t *out;
+    size_t n;
+    l.memory_bytes = (uint64_t)96 << 20;
+    l.max_block_bytes = OUTPUT_MAX;
+    const fv_status s = fv_vzip_decompress(ctx, archive, size, OUTPUT_MAX, &l, &out, &n);
+    read_parts(ctx, archive, size, &l, s == FV_OK ? out : NULL, n);
+    sink all = {archive, malloc(OUTPUT_MAX), 0};
+    const fv_vzip_source source = {read_at, size, &all};
+    const fv_vzip_io io = {NULL, write_to, &all};
+    uint64_t lost;
+    const fv_status r = fv_vzip_recover(ctx, &source, &io, OUTPUT_MAX, &l, NULL, &lost, NULL);
+    if (s == FV_OK && (r != FV_OK || lost || all.size != n || memcmp(all.data, out, n) != 0)) abort();
+    free(all.data);
+    fv_free(ctx, out);
+}
+
+/* Puts the right checksum behind the header, if it can be found. */
+static void repair(fv_ctx *ctx, uint8_t *archive, size_t size)
+{
+    for (size_t n = 13; n + 4 <= size && n < VZ_HEADER_MAX; n++) {
+        uint8_t old[4];
+        vz_header h;
+        const uint32_t crc = fv_crc32c(0, archive, n);
+        memcpy(old, archive + n, 4);
+        for (int i = 0; i < 4; i++) archive[n + (size_t)i] = (uint8_t)(crc >> (8 * i));
+        vz_in in = {ctx, archive, archive + n + 4};
+        const fv_status s = vz_header_get(&in, &h);
+        if (s != FV_ERR_TRUNCATED && s != FV_ERR_CHECKSUM) return;
+        memcpy(archive + n, old, 4);
+    }
+}
+
+static void read_payload(fv_ctx *ctx, const uint8_t *p, size_t size)
+{
+    const vz_cm_options o = {1, 20, NULL};
+    const size_t original = 1 + (p[0] | (size_t)p[1] << 8);
+    uint64_t memory;
+    uint8_t *data = malloc(original);
+    if (vz_modelled_memory(ctx, &o, p + 2, size - 2, original, &memory) == FV_OK &&
+        memory < (uint64_t)96 << 20) {
+        const fv_status s = vz_modelled_decode(ctx, &o, p + 2, size - 2, data, original);
+        if (s == FV_ERR_INTERNAL) abort();
+    }
+    free(data);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    fv_ctx *ctx = fuzz_ctx(0);
+    if (size >= VZ_MAGIC_BYTES && memcmp(data, vz_magic, VZ_MAGIC_BYTES) == 0) {
+        uint8_t *copy = malloc(size);
+        memcpy(copy, data, size);
+        read_archive(ctx, copy, size);
+        repair(ctx, copy, size);
+        if (memcmp(copy, data, size) != 0) read_archive(ctx, copy, size);
+        free(copy);
+    } else if (size > 2) {
+        read_payload(ctx, data, size);
+    }
+    fuzz_check_leaks(ctx);
+    return 0;
+}
