@@ -41,6 +41,7 @@ static const char *system_text(int err, char *buf, size_t size)
 static fv_status fail_errno(fv_ctx *ctx, const char *what, const char *path, int err)
 {
     char text[128];
+    if (err == EINTR) return fv_fail(ctx, FV_ERR_CANCELLED, "%s: cancelled", path);
     if (err == ENOENT || err == ENOTDIR) {
         return fv_fail(ctx, FV_ERR_NOT_FOUND, "%s: cannot %s: %s", path, what,
                        system_text(err, text, sizeof text));
@@ -51,12 +52,14 @@ static fv_status fail_errno(fv_ctx *ctx, const char *what, const char *path, int
 
 /* ---- Reading --------------------------------------------------------------------------------- */
 
-static int open_retry(const char *path, int flags, mode_t mode)
+/* A signal's handler may have cancelled the context (a pipe can block for ever): then EINTR comes
+ * back. ctx NULL: always tries again. */
+static int open_retry(fv_ctx *ctx, const char *path, int flags, mode_t mode)
 {
     int fd;
     do {
         fd = open(path, flags | O_CLOEXEC, mode);
-    } while (fd < 0 && errno == EINTR);
+    } while (fd < 0 && errno == EINTR && !(ctx && fv_ctx_cancelled(ctx)));
     return fd;
 }
 
@@ -67,7 +70,7 @@ fv_status fv_map_file(fv_ctx *ctx, fv_mapping *out, const char *path)
     out->size = 0;
     if (!path) return fv_fail(ctx, FV_ERR_ARG, "map file: path is NULL");
     /* O_NONBLOCK: opening a pipe by mistake must not wait for a writer. */
-    const int fd = open_retry(path, O_RDONLY | O_NONBLOCK, 0);
+    const int fd = open_retry(ctx, path, O_RDONLY | O_NONBLOCK, 0);
     if (fd < 0) return fail_errno(ctx, "open", path, errno);
     fv_status s = FV_OK;
     struct stat st;
@@ -122,7 +125,7 @@ static fv_status read_all(fv_ctx *ctx, int fd, const char *path, size_t guess, u
         }
         const size_t room = cap - n - 1;
         const ssize_t r = read(fd, buf + n, room < IO_CHUNK_BYTES ? room : IO_CHUNK_BYTES);
-        if (r < 0 && errno == EINTR) continue;
+        if (r < 0 && errno == EINTR && !fv_ctx_cancelled(ctx)) continue;
         if (r < 0) {
             s = fail_errno(ctx, "read", path, errno);
             goto fail;
@@ -151,7 +154,7 @@ fv_status fv_read_file(fv_ctx *ctx, const char *path, uint64_t max_bytes, uint8_
     *out = NULL;
     *size = 0;
     if (!path) return fv_fail(ctx, FV_ERR_ARG, "read file: path is NULL");
-    const int fd = open_retry(path, O_RDONLY, 0);
+    const int fd = open_retry(ctx, path, O_RDONLY, 0);
     if (fd < 0) return fail_errno(ctx, "open", path, errno);
     struct stat st;
     fv_status s;
@@ -229,7 +232,7 @@ static fv_status open_temp(fv_out_file *f)
     for (int i = 0; i < TEMP_TRIES; i++) {
         if (i == 0) snprintf(f->temp, room, "%s.tmp.%ld", f->path, (long)getpid());
         else snprintf(f->temp, room, "%s.tmp.%ld.%d", f->path, (long)getpid(), i);
-        f->fd = open_retry(f->temp, O_WRONLY | O_CREAT | O_EXCL, 0666);
+        f->fd = open_retry(NULL, f->temp, O_WRONLY | O_CREAT | O_EXCL, 0666);
         if (f->fd >= 0) return FV_OK;
         if (errno != EEXIST) break;
     }
@@ -260,7 +263,7 @@ fv_status fv_out_open(fv_ctx *ctx, fv_out_file **out, const char *path, int over
         goto fail;
     }
     if (descriptor || (there && !S_ISREG(st.st_mode))) {
-        f->fd = open_retry(f->path, O_WRONLY | O_APPEND, 0);
+        f->fd = open_retry(f->ctx, f->path, O_WRONLY | O_APPEND, 0);
         if (f->fd < 0) {
             s = fail_errno(ctx, "open", path, errno);
             goto fail;
@@ -284,9 +287,9 @@ fail:
 static fv_status fail_write(fv_out_file *f, int err)
 {
     char text[128];
-    f->status = FV_ERR_IO;
+    f->status = err == EINTR ? FV_ERR_CANCELLED : FV_ERR_IO;
     f->err = err;
-    return fv_fail(f->ctx, FV_ERR_IO, "%s: cannot write: %s", f->path,
+    return fv_fail(f->ctx, f->status, "%s: cannot write: %s", f->path,
                    system_text(err, text, sizeof text));
 }
 
@@ -294,7 +297,7 @@ static fv_status write_fd(fv_out_file *f, const uint8_t *p, size_t size)
 {
     while (size > 0) {
         const ssize_t w = write(f->fd, p, size < IO_CHUNK_BYTES ? size : IO_CHUNK_BYTES);
-        if (w < 0 && errno == EINTR) continue;
+        if (w < 0 && errno == EINTR && (f->temp || !fv_ctx_cancelled(f->ctx))) continue;
         if (w <= 0) return fail_write(f, w < 0 ? errno : ENOSPC);
         p += w;
         size -= (size_t)w;
@@ -345,7 +348,7 @@ static fv_status sync_folder(fv_out_file *f)
     char *folder = slash ? fv_strdup(f->ctx, f->path) : fv_strdup(f->ctx, ".");
     if (!folder) return FV_ERR_OOM;
     if (slash) folder[slash == f->path ? 1 : slash - f->path] = 0;
-    const int fd = open_retry(folder, O_RDONLY | O_DIRECTORY, 0);
+    const int fd = open_retry(NULL, folder, O_RDONLY | O_DIRECTORY, 0);
     fv_free(f->ctx, folder);
     if (fd < 0) return FV_OK;
     const int r = fsync(fd), err = errno;
@@ -363,7 +366,7 @@ static int publish_new(const char *temp, const char *path)
     if (errno == EEXIST || errno == ENOSPC || errno == EIO || errno == ENOENT) return -1;
     /* No hard links here (FAT, some network shares): reserve the name, then rename over it. Another
      * writer sees the reservation as an existing file. */
-    const int fd = open_retry(path, O_WRONLY | O_CREAT | O_EXCL, 0666);
+    const int fd = open_retry(NULL, path, O_WRONLY | O_CREAT | O_EXCL, 0666);
     if (fd < 0) return -1;
     close(fd);
     if (rename(temp, path) == 0) return 0;

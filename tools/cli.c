@@ -683,7 +683,7 @@ static void catch_signals(void)
     struct sigaction a;
     memset(&a, 0, sizeof a);
     a.sa_handler = on_signal;
-    a.sa_flags = (int)(SA_RESTART | SA_RESETHAND);
+    a.sa_flags = (int)SA_RESETHAND; /* no SA_RESTART: a blocked read or open must notice */
     sigemptyset(&a.sa_mask);
     /* A signal that the parent chose to ignore (a shell's background job) stays ignored. */
     static const int numbers[] = {SIGINT, SIGTERM};
