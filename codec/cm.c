@@ -4,15 +4,14 @@
  *
  *     code = range-coded bits of all segments of the block, one after the other
  *
- * Targets in machine code are made absolute first (cm_exe.c). */
+ * Each text segment begins with one bit of probability 1/2: whether it is prose. Targets in machine
+ * code are made absolute first (cm_exe.c). */
 #include "cm.h"
 
 #include <string.h>
 
 #define DIRECT_LIMIT 255u
 #define APM_SHIFT 6
-#define FIRST_WEIGHT 9000
-#define RATE 200
 #define NO_OPINION 0x80000000u /* of the empty history, for ever */
 #define RATE_AT_START 600u
 #define BLOCK_MAX ((uint64_t)1 << 30)
@@ -22,17 +21,18 @@ static vz_cm_class class_of(int level)
     return level <= 2 ? VZ_CM_FAST : level <= 5 ? VZ_CM_MID : VZ_CM_MAX;
 }
 
-/* What a class has. contexts: of the family with most of them; runs: how many of them, beginning with
- * FIRST_RUN, also keep the byte that came last. */
+/* What a class has. contexts: of the family with most of them; runs: how many of them, from
+ * FIRST_RUN on, also keep the byte that came last. */
 typedef struct plan {
     int contexts, per_context, runs, direct, matches, selectors, apms;
     uint32_t groups[VZ_MIX_SELECTORS];
     int run_log2;
+    int32_t first_weight, rate; /* of the mixer */
 } plan;
 static const plan PLANS[3] = {
-    {8, 1, 0, 1, 1, 2, 2, {256, 512}, 0},
-    {20, 2, 5, 2, 2, 5, 3, {256, 512, 256, 256, 2048}, 20},
-    {32, 2, 30, 2, 3, 8, 4, {256, 512, 256, 512, 2048, 256, 2048, 2048}, 22},
+    {8, 1, 0, 1, 1, 2, 2, {256, 512}, 0, 12000, 250},
+    {20, 2, 5, 2, 2, 5, 3, {256, 512, 256, 256, 2048}, 20, 6000, 120},
+    {32, 2, 30, 2, 3, 8, 4, {256, 512, 256, 512, 2048, 256, 2048, 2048}, 22, 3000, 100},
 };
 #define FIRST_RUN 2
 #define MIX2_CONTEXTS 256u
@@ -121,7 +121,7 @@ static fv_status make_family(vz_cm *cm, vz_family *f)
         f->run_maps[i] = vz_prob_of(40000 + 1600 * (i / 4 % 16), 0);
     at += maps_bytes(p);
     vz_mixer_init(&f->mixer, cm->ops, &cm->lg, at, inputs_of(p), p->selectors, p->groups,
-                  MIX2_CONTEXTS, FIRST_WEIGHT);
+                  MIX2_CONTEXTS, p->first_weight);
     at += mixer;
     for (int i = 0; i < p->apms; i++) {
         vz_apm_init(&f->apm[i], &cm->lg, (uint16_t *)at, 1u << cm->apm_log2);
@@ -138,9 +138,9 @@ static int family_of(vz_kind kind)
 
 /* Rates that learn fast from little, slowly from much. */
 static uint32_t map_shift(uint32_t pos) { return pos < 512 ? 5 : pos < 4096 ? 6 : 7; }
-static int32_t mixer_rate(uint32_t pos)
+static int32_t mixer_rate(int32_t rate, uint32_t pos)
 {
-    return RATE + (int32_t)((RATE_AT_START << 15) / ((1u << 15) + pos));
+    return rate + (int32_t)((RATE_AT_START << 15) / ((1u << 15) + pos));
 }
 
 static void start_models(vz_cm *cm, const vz_cm_options *o, uint64_t total)
@@ -296,9 +296,10 @@ static void pick_weights(vz_cm *cm, uint32_t match)
     vz_mixer_pick(m, 7, cm->select[2] * 8 + cm->bit);
 }
 
-FV_INLINE uint32_t apm_place(const vz_cm *cm, uint32_t value)
+/* apm_base is hashed once per byte; the odd factor spreads the nodes over the table. */
+FV_INLINE uint32_t apm_place(const vz_cm *cm, uint32_t base)
 {
-    return vz_hash2(value, cm->c0) >> (32 - cm->apm_log2);
+    return (base + cm->c0 * 0x9e3779b1u) >> (32 - cm->apm_log2);
 }
 
 static uint32_t corrected(vz_cm *cm, uint32_t match)
@@ -306,12 +307,12 @@ static uint32_t corrected(vz_cm *cm, uint32_t match)
     vz_family *f = cm->f;
     const int32_t x = cm->logit;
     const uint32_t p = vz_squash(&cm->lg, x);
-    const uint32_t a = vz_apm_p16(&f->apm[0], x, apm_place(cm, cm->c4 & 0xff));
-    const uint32_t b = vz_apm_p16(&f->apm[1], x, apm_place(cm, cm->c4 & 0xffff));
+    const uint32_t a = vz_apm_p16(&f->apm[0], x, apm_place(cm, cm->apm_base[0]));
+    const uint32_t b = vz_apm_p16(&f->apm[1], x, apm_place(cm, cm->apm_base[1]));
     if (cm->strength == VZ_CM_FAST) return (2 * p + a + b + 2) >> 2;
-    const uint32_t c = vz_apm_p16(&f->apm[2], x, apm_place(cm, match | 0x10000));
+    const uint32_t c = vz_apm_p16(&f->apm[2], x, apm_place(cm, match * 0x85ebca6bu));
     if (cm->strength == VZ_CM_MID) return (p + a + b + c + 2) >> 2;
-    const uint32_t d = vz_apm_p16(&f->apm[3], x, apm_place(cm, cm->c4 & 0xffffff));
+    const uint32_t d = vz_apm_p16(&f->apm[3], x, apm_place(cm, cm->apm_base[3]));
     return (2 * p + a + 2 * b + c + 2 * d + 4) >> 3;
 }
 
@@ -400,13 +401,16 @@ static void next_contexts(vz_cm *cm)
     }
     cm->direct_base[0] = (cm->c4 & 255) << 8;
     cm->direct_base[1] = vz_hash2(cm->c4 & 0xffff, 0) >> (32 - cm->direct_log2);
+    cm->apm_base[0] = vz_hash2(cm->c4 & 0xff, 1);
+    cm->apm_base[1] = vz_hash2(cm->c4 & 0xffff, 2);
+    cm->apm_base[3] = vz_hash2(cm->c4 & 0xffffff, 3);
     set_slots(cm);
     set_runs(cm);
 }
 
 static void end_byte(vz_cm *cm)
 {
-    cm->f->mixer.rate = mixer_rate(cm->pos);
+    cm->f->mixer.rate = mixer_rate(PLANS[cm->strength].rate, cm->pos);
     cm->map_shift = map_shift(cm->pos);
 
     const uint32_t c = cm->c0 & 255;
@@ -482,8 +486,9 @@ static void update(vz_cm *cm, int bit)
 
 /* ---- Segments -------------------------------------------------------------------------------- */
 
-static void start_segment(vz_cm *cm, vz_kind kind, uint32_t param)
+static void start_segment(vz_cm *cm, vz_kind kind, uint32_t param, bool is_prose)
 {
+    cm->is_prose = is_prose;
     cm->kind = kind;
     cm->param = param;
     cm->f = &cm->family[family_of(kind)];
@@ -508,7 +513,8 @@ static void encode_bytes(vz_cm *cm, vz_encoder *e, const uint8_t *data, size_t s
 
 void vz_cm_replay(vz_cm *cm, vz_kind kind, uint32_t param, const uint8_t *data, size_t size)
 {
-    start_segment(cm, kind, param);
+    if (size > cm->capacity - cm->pos) size = cm->capacity - cm->pos;
+    start_segment(cm, kind, param, kind == VZ_TEXT && vz_cm_is_prose(data, size));
     for (size_t k = 0; k < size; k++)
         for (int i = 7; i >= 0; i--) {
             predict(cm);
@@ -555,7 +561,9 @@ fv_status vz_cm_encode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *se
         if (vz_kind_is_cm(g->kind) && g->size > 0) {
             uint8_t *copy = cm->hist + cm->pos;
             memcpy(copy, data, (size_t)g->size);
-            start_segment(cm, g->kind, g->param);
+            const bool is_prose = g->kind == VZ_TEXT && vz_cm_is_prose(copy, (size_t)g->size);
+            if (g->kind == VZ_TEXT) vz_encode_bit(&e, 32768, is_prose);
+            start_segment(cm, g->kind, g->param, is_prose);
             if (g->kind == VZ_X86 || g->kind == VZ_ARM64) transform(g, copy, true);
             encode_bytes(cm, &e, copy, (size_t)g->size);
         }
@@ -597,7 +605,8 @@ fv_status vz_cm_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *se
         const vz_segment *g = &segs[i];
         if (vz_kind_is_cm(g->kind) && g->size > 0) {
             const uint8_t *from = cm->hist + cm->pos;
-            start_segment(cm, g->kind, g->param);
+            start_segment(cm, g->kind, g->param,
+                          g->kind == VZ_TEXT && vz_decode_bit(&d, 32768));
             s = decode_bytes(cm, &d, (size_t)g->size);
             if (s == FV_OK) {
                 memcpy(data, from, (size_t)g->size);

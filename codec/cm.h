@@ -67,6 +67,7 @@ typedef struct vz_text {
     uint32_t line_start, line_prev;    /* positions */
     uint32_t first;                    /* first bytes of the line */
     uint32_t folded_prev, first_word;
+    uint32_t ending;                   /* last 3 bytes of the word before */
     uint32_t indent, field, field_hash, field_start;
     uint32_t key, tag, quote, depth;   /* JSON key or XML tag that we are in */
     uint32_t fields_prev[64], fields_now[64]; /* start of each field in the line above, this one */
@@ -111,6 +112,7 @@ typedef struct vz_cm {
     uint32_t pos, capacity;
     vz_kind kind;
     uint32_t param;
+    bool is_prose;             /* of a text segment: other contexts instead of fields */
     vz_family family[VZ_CM_FAMILIES], *f;
     const vz_mix_ops *ops;
     vz_cm_prior prior;
@@ -135,6 +137,7 @@ typedef struct vz_cm {
     vz_code code;
     vz_stride stride;
     int apm_log2;
+    uint32_t apm_base[VZ_CM_APMS];
     uint32_t map_shift;        /* rate of the maps: fast at first */
     int32_t logit;
     uint32_t p16;              /* of the next bit */
@@ -146,11 +149,13 @@ void vz_cm_binary_contexts(vz_cm *cm);
 void vz_cm_code_contexts(vz_cm *cm);
 /* Look at the byte that was just coded. */
 void vz_cm_text_byte(vz_cm *cm, uint32_t c);
+bool vz_cm_is_prose(const uint8_t *data, size_t size);
 void vz_cm_word_byte(vz_cm *cm, uint32_t c); /* words only: strings in binary data */
 void vz_cm_code_byte(vz_cm *cm, uint32_t c);
 void vz_cm_stride_byte(vz_cm *cm, uint32_t c);
 
-/* Train on bytes without coding: what a block's past would have left behind. */
+/* Train on bytes without coding: what a block's past would have left behind. They take room of
+ * hist: create() must be asked for it, what does not fit is left out. */
 void vz_cm_replay(vz_cm *cm, vz_kind kind, uint32_t param, const uint8_t *data, size_t size);
 
 /* ---- Machine code (cm_exe.c): relative call and jump targets <-> absolute, in place ----------- */

@@ -1,7 +1,7 @@
 /* cm_binary.c - contexts of binary data and records.
  *
- * Beside the last 1 to 6 bytes: single bytes and pairs further back (sparse), what followed the last
- * bytes earlier (indirect), and the record that the data seems to have: the byte above, its
+ * Beside the last 1 to 6 bytes: single bytes and pairs further back (sparse), what followed the
+ * last bytes earlier (indirect), and the record that the data seems to have: the byte above, its
  * neighbours and the column. The length of a record is given (VZ_RECORDS) or found on line: a
  * distance at which equal bytes return again and again. */
 #include "cm.h"

@@ -1,8 +1,8 @@
 /* cm_code.c - contexts of machine code: a walk over the instructions tells what the next byte is.
  *
  * x86-64: prefixes, opcode, ModRM, SIB, displacement, immediate, from two bit maps of the opcodes
- * that have a ModRM byte or an immediate. The walk need not be right in data or odd instructions: it
- * only chooses contexts, and finds back to the grid of real code within a few instructions.
+ * that have a ModRM byte or an immediate. The walk need not be right in data or odd instructions:
+ * it only chooses contexts, and finds back to the grid of real code within a few instructions.
  * ARM64: words of 4 bytes; the fields of the words before. */
 #include "cm.h"
 

@@ -1,4 +1,4 @@
-/* cm_exe.c - makes the targets of calls, jumps and data references of machine code absolute, so that
+/* cm_exe.c - makes the targets of calls, jumps and data references of machine code absolute: then
  * two references to one place look alike. Exactly invertible for any bytes.
  *
  * x86: the walk looks only at opcode bytes, never inside an operand, changed or not, so that both

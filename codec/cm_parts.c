@@ -1,4 +1,4 @@
-/* cm_parts.c - logistic tables, SSE, scalar mixer: see cm_parts.h. The scalar functions here are the
+/* cm_parts.c - logistic tables, SSE, scalar mixer: see cm_parts.h. The scalar functions are the
  * definition of the format; cm_mix_avx2.c and cm_mix_avx512.c must equal them bit for bit. */
 #include "cm_parts.h"
 

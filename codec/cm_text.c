@@ -1,7 +1,7 @@
 /* cm_text.c - contexts of text: prose, source code, logs, tables, markup.
  *
  * Beside the last 1 to 8 bytes: the word and those before it; the bytes above in the line before,
- * once by column and once by field, for tables and logs; the value inside its key, tag or column for
+ * once by column and once by field, for tables and logs; the value inside its key, tag or column of
  * JSON, XML and CSV; and what followed the last bytes earlier (indirect). A field is what stands
  * between two of the separators  , ; : = | tab " ' ( ) [ ] { } < > newline. */
 #include "cm.h"
@@ -21,8 +21,9 @@ static uint32_t class_of_byte(uint32_t c)
     }
 }
 
-static void word_byte(vz_text *t, uint32_t c, uint32_t kind)
+static void word_byte(vz_cm *cm, uint32_t c, uint32_t kind)
 {
+    vz_text *t = &cm->text;
     if (kind == LETTER || kind == DIGIT) {
         t->word = vz_hash2(t->word + 1, c);
         t->folded = vz_hash2(t->folded + 1, kind == LETTER && c < 128 ? c | 32 : c);
@@ -31,6 +32,7 @@ static void word_byte(vz_text *t, uint32_t c, uint32_t kind)
         t->word_prev2 = t->word_prev;
         t->word_prev = t->word;
         t->folded_prev = t->folded;
+        t->ending = cm->c4 >> 8 & 0xffffff;
         t->word = t->folded = 0;
     }
     t->number = kind == DIGIT ? t->number * 2 + 2 : c == '.' || c == '-' ? t->number * 2 + 1 : 0;
@@ -71,7 +73,7 @@ void vz_cm_text_byte(vz_cm *cm, uint32_t c)
 {
     vz_text *t = &cm->text;
     const uint32_t kind = class_of_byte(c);
-    word_byte(t, c, kind);
+    word_byte(cm, c, kind);
     field_byte(cm, c, kind);
     t->column_kind = t->column_kind << 4 | kind;
     const uint32_t column = cm->pos - t->line_start;
@@ -80,7 +82,7 @@ void vz_cm_text_byte(vz_cm *cm, uint32_t c)
     if (c == '\n') new_line(cm);
 }
 
-void vz_cm_word_byte(vz_cm *cm, uint32_t c) { word_byte(&cm->text, c, class_of_byte(c)); }
+void vz_cm_word_byte(vz_cm *cm, uint32_t c) { word_byte(cm, c, class_of_byte(c)); }
 
 /* The byte `ahead` places on in the line above, 0 at its end. */
 static uint32_t above_of(const vz_cm *cm, uint32_t ahead)
@@ -99,6 +101,39 @@ static uint32_t above_field(const vz_cm *cm, uint32_t ahead)
 
 /* Context number n has the value v; the number keeps equal values of different contexts apart. */
 #define ADD(v) (h[n] = vz_hash2((v), (uint32_t)(n + 1) * 0x3d4d51cbu), n++)
+
+/* Share of letters, spaces and the marks of sentences from which on text counts as prose. */
+#define PROSE_PERCENT 93
+#define SAMPLE_BYTES ((size_t)1 << 16)
+
+bool vz_cm_is_prose(const uint8_t *data, size_t size)
+{
+    const size_t n = size < SAMPLE_BYTES ? size : SAMPLE_BYTES;
+    size_t prose = 0;
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t c = data[i], kind = class_of_byte(c);
+        prose += (kind == LETTER && c != '_') || c == ' ' || c == ',' || c == '.' || c == '\'' ||
+                 c == '\n' || c == '-';
+    }
+    return prose * 100 >= n * PROSE_PERCENT;
+}
+
+/* In place of the contexts of lines and fields: words at a distance, endings, one more order. */
+static void prose_contexts(const vz_cm *cm, uint32_t *h)
+{
+    const vz_text *t = &cm->text;
+    const uint32_t c4 = cm->c4, c8 = cm->c8, c1 = c4 & 0xff;
+    static const uint8_t AT[6] = {7, 12, 13, 14, 15, 19};
+    const bool is_fast = cm->strength == VZ_CM_FAST;
+    const uint32_t v[6] = {is_fast ? vz_hash2(c4, c8 & 0xff) : vz_hash2(t->word, t->word_prev2),
+                           vz_hash2(c4 & 0xffffff, t->word_prev),
+                           vz_hash2(t->word, t->column_kind & 0xffff),
+                           vz_hash2(c4, c8 & 0xffffff),
+                           vz_hash2(t->folded, t->folded_prev),
+                           vz_hash2(t->word, t->ending | c1 << 24)};
+    for (uint32_t i = 0; i < (is_fast ? 1 : 6); i++)
+        h[AT[i]] = vz_hash2(v[i], (AT[i] + 1) * 0x6b43a9b5u);
+}
 
 /* The 12 contexts of the strongest class beyond the 20 of the middle one. */
 static void more_contexts(const vz_cm *cm, uint32_t *h, int n, uint32_t above)
@@ -134,7 +169,10 @@ void vz_cm_text_contexts(vz_cm *cm)
     ADD(vz_hash2(t->word, c1));
     ADD(vz_hash2(t->word, t->word_prev));
     ADD(vz_hash2(above | c1 << 8, t->field));
-    if (cm->strength == VZ_CM_FAST) return;
+    if (cm->strength == VZ_CM_FAST) {
+        if (cm->is_prose) prose_contexts(cm, h);
+        return;
+    }
     ADD(vz_hash2(c4, c8 & 0xff));
     ADD(vz_hash2(c4, c8));
     ADD(vz_hash2(t->word, t->word_prev * 3 + t->word_prev2));
@@ -149,6 +187,7 @@ void vz_cm_text_contexts(vz_cm *cm)
     ADD(vz_hash2(t->first, cm->pos - t->line_start));
     cm->select[0] = (t->column_kind & 7) | (t->column_kind >> 1 & 0x38) |
                     (t->column_kind >> 2 & 0xc0);
+    if (cm->is_prose) prose_contexts(cm, h);
     if (cm->strength == VZ_CM_MID) return;
     more_contexts(cm, h, n, above);
     cm->select[1] = t->field < 31 ? t->field * 8 + (t->column_kind & 7) : 255;

@@ -19,7 +19,8 @@ static fv_ctx *context(uint32_t disable)
 /* Bytes of several natures, by number. */
 static void make(uint8_t *p, size_t n, int nature, uint64_t seed)
 {
-    static const char TEXT[] = "{\"id\": 17, \"name\": \"left, right\"},\n\tif (a[i] == 0x1f) return;\n"
+    static const char TEXT[] = "{\"id\": 17, \"name\": \"left, right\"},\n"
+                               "\tif (a[i] == 0x1f) return;\n"
                                "2024-01-02 03:04:05 INFO <b>x</b> one two three\n";
     for (size_t i = 0; i < n; i++) {
         const uint32_t r = test_next(&seed);
@@ -198,7 +199,8 @@ static void machine_code_transforms_are_inverted(void)
         vz_exe_x86(copy, n, true);
         vz_exe_x86(copy, n, false);
         CHECK(memcmp(copy, data, n) == 0);
-        for (size_t i = 3; i < n; i += 4) data[i] = seed & 2 ? 0x94 | (data[i] & 3) : data[i] | 0x90;
+        for (size_t i = 3; i < n; i += 4)
+            data[i] = seed & 2 ? 0x94 | (data[i] & 3) : data[i] | 0x90;
         memcpy(copy, data, n);
         vz_exe_arm64(copy, n, true);
         vz_exe_arm64(copy, n, false);
