@@ -537,8 +537,8 @@ int fovea_bench(int argc, char **argv)
 {
     bench_args a = {.rows = 2, .batch = 32, .steps = 10, .seconds = 4};
     const cli_option options[] = {
-        {0, "preset", "NAME", "for dit and train: F32, F64c, DiT-XL/2, ...", CLI_STRING, &a.preset,
-         0, 0},
+        {0, "preset", "NAME", "for dit: F32, F64c, DiT-XL/2, ...; for train: F models", CLI_STRING,
+         &a.preset, 0, 0},
         {0, "rows", "N", "for dit: pictures in one evaluation (default 2)", CLI_INT, &a.rows, 1,
          256},
         {0, "with-conditioning", NULL, "for dit: also time evaluations that compute modulations",
