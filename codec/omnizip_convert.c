@@ -15,6 +15,8 @@
 
 #include "fovea_codec.h"
 
+#define MAX_TENSORS 65536
+
 typedef struct converter {
     fv_ctx *ctx;
     const fv_model *in;
@@ -307,6 +309,26 @@ static fv_status refuse_extra(const converter *c)
     return FV_OK;
 }
 
+/* Every value of the network comes from the file: sizes that claim far more are refused before
+ * memory is taken for them. A tensor that is missing is better named later. */
+static fv_status check_room(const converter *c)
+{
+    int64_t stored = 0;
+    for (int i = 0; i < fv_model_count(c->in); i++) {
+        fv_tensor t;
+        fv_model_tensor(c->in, i, &t);
+        stored += fv_tensor_count(&t);
+    }
+    if (fv_model_count(c->in) > MAX_TENSORS)
+        return fv_fail(c->ctx, FV_ERR_LIMIT, "convert: %d tensors are more than an OmniZip has",
+                       fv_model_count(c->in));
+    if (fv_params_elements(c->net.params) / 2 <= stored + 65536) return FV_OK;
+    return fv_fail(c->ctx, FV_ERR_MODEL,
+                   "convert: the file has %lld values, a network of these sizes has %lld: tensors "
+                   "are missing",
+                   (long long)stored, (long long)fv_params_elements(c->net.params));
+}
+
 static fv_status run(converter *c)
 {
     oz_config cfg;
@@ -317,6 +339,7 @@ static fv_status run(converter *c)
     c->seen = fv_calloc(c->ctx, (size_t)fv_model_count(c->in) + 1, 1);
     if (!c->seen) return FV_ERR_OOM;
     FV_TRY(oz_net_create(c->ctx, &c->net, &cfg));
+    FV_TRY(check_room(c));
     FV_TRY(fv_params_alloc(c->net.params));
     FV_TRY(take_all(c, -1, c->is_plain ? "rwkv.wte.weight" : "embedding.weight", c->net.embed));
     FV_TRY(take_all(c, -1, "rms_norm.weight", c->net.norm));

@@ -422,9 +422,9 @@ static void checkpoints_convert_with_the_same_logits(void)
 }
 
 /* A checkpoint with one change: rename `from` to `to` (NULL: drop it), or one element less of
- * `shorter`, or `nan` with a value that is not finite. */
+ * `shorter`, or `nan` with a value that is not finite, or `wide` with 65536 rows. */
 typedef struct edit {
-    const char *from, *to, *shorter, *nan;
+    const char *from, *to, *shorter, *nan, *wide;
 } edit;
 
 static void write_edited(edit e)
@@ -432,6 +432,7 @@ static void write_edited(edit e)
     fv_model *m;
     fv_model_writer *w;
     uint8_t changed[4096];
+    static uint16_t zeros[65536 * 16];
     OK(ctx, fv_model_open(ctx, &m, GOLDEN("tiny_merged.pt"), NULL));
     OK(ctx, fv_model_writer_create(ctx, &w));
     for (int i = 0; i < fv_model_count(m); i++) {
@@ -448,6 +449,10 @@ static void write_edited(edit e)
             memset(changed, 0x7e, 2); /* NaN in half precision */
             t.data = changed;
         }
+        if (e.wide && strcmp(name, e.wide) == 0) {
+            t.dim[0] = 65536;
+            t.data = zeros;
+        }
         OK(ctx, fv_model_writer_tensor(w, name, &t));
     }
     OK(ctx, fv_model_writer_finish(w, temp_path("edited"), 1));
@@ -462,31 +467,38 @@ static void wrong_checkpoints_are_refused_by_name(void)
         fv_status s;
         const char *says;
     } c[] = {
-        {{NULL, NULL, NULL, NULL}, FV_OK, ""},
-        {{"model.lm_head.weight", NULL, NULL, NULL}, FV_ERR_MODEL, "lm_head.weight is missing"},
-        {{"model.blocks.1.attn.time_misc_v", NULL, NULL, NULL},
+        {{NULL, NULL, NULL, NULL, NULL}, FV_OK, ""},
+        {{"model.lm_head.weight", NULL, NULL, NULL, NULL},
+         FV_ERR_MODEL,
+         "lm_head.weight is missing"},
+        {{"model.blocks.1.attn.time_misc_v", NULL, NULL, NULL, NULL},
          FV_ERR_MODEL,
          "time_misc_v is missing"},
-        {{"model.blocks.0.attn.time_maa_rg", NULL, NULL, NULL}, FV_ERR_MODEL, "not an OmniZip"},
-        {{"model.blocks.1.mlp_moe.experts.3.c_fc.weight", NULL, NULL, NULL},
+        {{"model.blocks.0.attn.time_maa_rg", NULL, NULL, NULL, NULL},
+         FV_ERR_MODEL,
+         "not an OmniZip"},
+        {{"model.blocks.1.mlp_moe.experts.3.c_fc.weight", NULL, NULL, NULL, NULL},
          FV_ERR_MODEL,
          "experts.3.c_fc.weight is missing"},
-        {{"model.blocks.1.ln1.bias", "model.blocks.1.ln1.offset", NULL, NULL},
+        {{"model.blocks.1.ln1.bias", "model.blocks.1.ln1.offset", NULL, NULL, NULL},
          FV_ERR_MODEL,
          "ln1.bias is missing"},
-        {{"model.blocks.0.attn.time_maa_x", "model.blocks.0.attn.time_new", NULL, NULL},
+        {{"model.blocks.0.attn.time_maa_x", "model.blocks.0.attn.time_new", NULL, NULL, NULL},
          FV_ERR_MODEL,
          "does not belong"},
-        {{"model.blocks.0.attn.time_maa_x", "model.blocks.0.attn.key_A.weight", NULL, NULL},
+        {{"model.blocks.0.attn.time_maa_x", "model.blocks.0.attn.key_A.weight", NULL, NULL, NULL},
          FV_ERR_MODEL,
          "which one counts"},
-        {{NULL, NULL, "model.blocks.0.attn.time_decay", NULL},
+        {{NULL, NULL, "model.blocks.0.attn.time_decay", NULL, NULL},
          FV_ERR_MODEL,
          "15 elements, expected 16"},
-        {{NULL, NULL, "model.embedding.weight", NULL}, FV_ERR_MODEL, "multiple of 16"},
-        {{NULL, NULL, NULL, "model.blocks.1.attn.output.weight"},
+        {{NULL, NULL, "model.embedding.weight", NULL, NULL}, FV_ERR_MODEL, "multiple of 16"},
+        {{NULL, NULL, NULL, "model.blocks.1.attn.output.weight", NULL},
          FV_ERR_NUMERIC,
          "output.weight has a value"},
+        {{NULL, NULL, NULL, NULL, "model.blocks.0.mlp_moe.experts.0.c_fc.weight"},
+         FV_ERR_MODEL,
+         "tensors are missing"},
     };
     for (size_t i = 0; i < FV_ARRAY_LEN(c); i++) {
         write_edited(c[i].e);
