@@ -154,15 +154,16 @@ examples_run() {
 installed_parts() {
     status=0
     for header in */fovea*.h; do
+        case $header in tools/*) continue ;; esac # not for programs of others
         part=include/$(basename "$header")
         if ! [ -f "$prefix/$part" ]; then echo "not installed: $part"; status=1; fi
     done
     for page in tools/man/*.1; do
-        name=$(basename "$page" .1)
-        for part in "share/man/man1/$name.1" "share/bash-completion/completions/$name"; do
+        program=$(basename "$page" .1) # not "name": step has one, and functions share variables
+        for part in "share/man/man1/$program.1" "share/bash-completion/completions/$program"; do
             if ! [ -f "$prefix/$part" ]; then echo "not installed: $part"; status=1; fi
         done
-        "$prefix/bin/$name" --version || status=1
+        "$prefix/bin/$program" --version || status=1
     done
     return "$status"
 }

@@ -74,7 +74,7 @@ static const cli_option *describe(args *a, char verb)
     if (c) {
         add(a, (cli_option){0, "block-size", "SIZE", "8M, from level 6 on 32M; at most 256M",
                             CLI_STRING, &a->block, 0, 0});
-        add(a, (cli_option){0, "long", NULL, "--block-size 256M", CLI_FLAG, &a->is_long, 0, 0});
+        add(a, (cli_option){0, "long", NULL, "blocks of 256M", CLI_FLAG, &a->is_long, 0, 0});
         add(a, (cli_option){0, "verify", NULL, "decode each block and compare; level 9 does",
                             CLI_FLAG, &j->verify, 0, 0});
     }
