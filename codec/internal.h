@@ -104,6 +104,10 @@ typedef struct vz_coder {
     uint64_t (*memory)(const vz_cm_options *o, uint32_t param, uint64_t size);
 } vz_coder;
 extern const vz_coder vz_image_coder, vz_audio_coder, vz_genes_coder, vz_deflate_coder;
+/* Bytes of the segment of a kind that begins at data, 0: none; quick to say no. is_start: data begins
+ * the block, which may be the middle of a file. */
+typedef size_t vz_detect(const uint8_t *data, size_t size, bool is_start, uint32_t *param);
+vz_detect vz_audio_detect, vz_genes_detect, vz_image_detect, vz_png_detect;
 /* NULL for a CM kind or an unknown one (vz_coders.c). */
 const vz_coder *vz_coder_of(vz_kind kind);
 
