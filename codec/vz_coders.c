@@ -5,8 +5,9 @@
 
 const vz_coder *vz_coder_of(vz_kind kind)
 {
-    static const vz_coder *const coders[] = {NULL};
+    static const vz_coder *const coders[] = {&vz_image_coder, &vz_deflate_coder, &vz_audio_coder,
+                                             &vz_genes_coder};
     for (size_t i = 0; i < FV_ARRAY_LEN(coders); i++)
-        if (coders[i] && coders[i]->kind == kind) return coders[i];
+        if (coders[i]->kind == kind) return coders[i];
     return NULL;
 }

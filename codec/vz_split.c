@@ -1,8 +1,11 @@
-/* vz_split.c - which kind of data a block holds: one segment for all of it.
+/* vz_split.c - which kinds of data a block holds, and where.
  *
- * Text is valid UTF-8 of which more than 95 % are printable characters or white space. A block may
- * begin or end inside of a character, so up to three odd bytes at either end are forgiven. */
+ * Kinds with a coder of their own are found by their coders' detectors; what lies between them is
+ * text or binary. Text is valid UTF-8 of which more than 95 % are printable characters or white
+ * space. A block may begin or end inside of a character, so up to three odd bytes at either end are
+ * forgiven. */
 #include "internal.h"
+#include "vz_deflate.h"
 
 /* Bytes of the well-formed character at p, 0 if there is none (Unicode 15, table 3-7). */
 static size_t utf8_step(const uint8_t *p, size_t left)
@@ -33,15 +36,91 @@ static bool is_text(const uint8_t *p, size_t size)
     return printable * 20 > size * 19;
 }
 
+/* ---- Kinds with a coder of their own --------------------------------------------------------- */
+
+/* Asked at the start of the block, behind each segment found, and at multiples of 512, where the
+ * members of a tar archive begin; with is_anywhere also at every byte that is `first`. */
+static const struct detector {
+    vz_kind kind;
+    int first; /* -1: any byte */
+    bool is_anywhere;
+    vz_detect *find;
+} DETECTORS[] = {
+    {VZ_DEFLATE, 0x89, true, vz_png_detect},
+    {VZ_IMAGE, -1, false, vz_image_detect},
+    {VZ_AUDIO, -1, false, vz_audio_detect},
+    {VZ_GENES, -1, false, vz_genes_detect},
+};
+
+/* The segment that begins at data + at; size 0: none. */
+static vz_segment find_at(const uint8_t *data, size_t size, size_t at, bool is_edge)
+{
+    vz_segment g = {VZ_BINARY, 0, 0};
+    for (size_t i = 0; i < FV_ARRAY_LEN(DETECTORS); i++) {
+        const struct detector *d = &DETECTORS[i];
+        if ((d->first >= 0 && data[at] != d->first) || (!is_edge && !d->is_anywhere)) continue;
+        g.param = 0;
+        g.size = d->find(data + at, size - at, at == 0, &g.param);
+        g.kind = d->kind;
+        if (g.size) return g;
+    }
+    return g;
+}
+
+typedef struct list {
+    fv_ctx *ctx;
+    vz_segment *segs;
+    size_t count, capacity;
+} list;
+
+static fv_status add(list *l, vz_segment g)
+{
+    if (g.size == 0) return FV_OK;
+    if (l->count == l->capacity) {
+        const size_t n = l->capacity ? 2 * l->capacity : 4;
+        vz_segment *more = fv_realloc(l->ctx, l->segs, l->capacity * sizeof *more, n * sizeof *more);
+        if (!more) return FV_ERR_OOM;
+        l->segs = more;
+        l->capacity = n;
+    }
+    l->segs[l->count++] = g;
+    return FV_OK;
+}
+
+/* What lies between two found segments. */
+static vz_segment plain(const uint8_t *data, size_t size)
+{
+    const vz_segment g = {is_text(data, size) ? VZ_TEXT : VZ_BINARY, 0, size};
+    return g;
+}
+
 fv_status vz_split(fv_ctx *ctx, const uint8_t *data, size_t size, int level, vz_segment **segs,
                    int *count)
 {
-    (void)level;
-    *count = 0;
-    *segs = fv_calloc(ctx, 1, sizeof **segs);
-    if (!*segs) return FV_ERR_OOM;
-    (*segs)->kind = is_text(data, size) ? VZ_TEXT : VZ_BINARY;
-    (*segs)->size = size;
-    *count = size > 0;
-    return FV_OK;
+    list l = {.ctx = ctx};
+    size_t done = 0, edge = 0;
+    fv_status s = FV_OK;
+    /* What may be inflated in search of streams: bounds the time for hostile data. */
+    uint64_t budget = 8 * (uint64_t)size + (1 << 20);
+    for (size_t at = 0; at < size && s == FV_OK; at++) {
+        vz_segment g = find_at(data, size, at, at == edge || at % 512 == 0);
+        if (g.size == 0 && (data[at] == 0x78 || data[at] == 0x1f || data[at] == 'P')) {
+            g.size = vz_stream_detect(ctx, data + at, size - at, level, &g.param, &budget);
+            g.kind = VZ_DEFLATE;
+        }
+        if (g.size == 0) continue;
+        s = add(&l, plain(data + done, at - done));
+        if (s == FV_OK) s = add(&l, g);
+        done = edge = at + (size_t)g.size;
+        at = done - 1;
+    }
+    if (s == FV_OK) s = add(&l, plain(data + done, size - done));
+    if (s != FV_OK) {
+        fv_free(ctx, l.segs);
+        l.segs = NULL;
+        l.count = 0;
+    }
+    *segs = l.segs;
+    *count = (int)l.count;
+    return s;
 }
