@@ -90,7 +90,7 @@ static int log2_ceil(uint64_t n)
 }
 static uint64_t mask_of(int order)
 {
-    return ((uint64_t)1 << (2 * order)) - 1;
+    return order >= 32 ? UINT64_MAX : ((uint64_t)1 << (2 * order)) - 1;
 }
 /* The last `order` bases of the opposite strand, in the layout of `past`. */
 static uint64_t opposite_of(const model *m, int order)
