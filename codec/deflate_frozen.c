@@ -99,8 +99,7 @@ typedef struct state {
     int base_length[29], base_dist[D_CODES];
 } state;
 
-/* ---- Bits --------------------------------------------------------------------------------------
- */
+/* ---- Bits ------------------------------------------------------------------------------------ */
 
 static void send_bits(state *s, uint32_t value, int length)
 {

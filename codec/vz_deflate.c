@@ -29,9 +29,9 @@
 
 #define FORM_PNG 1u
 #define FORM_RAW 2u
-#define INFLATED_LOG2_MAX 28
-#define RAW_LEAST 256 /* bytes that a raw stream must hold to be worth it */
-#define PNG_HEAD 33   /* signature and IHDR */
+#define INFLATED_LOG2_MAX 27 /* at level 9 decoding then stays below 1 GiB */
+#define RAW_LEAST 256        /* bytes that a raw stream must hold to be worth it */
+#define PNG_HEAD 33          /* signature and IHDR */
 #define IDATS_MAX 65536u
 #define OTHERS_MAX 4096u
 enum {
@@ -71,8 +71,7 @@ static bool is_plausible(uint32_t param, uint64_t size)
            (uint64_t)1 << n <= 2100 * size + 1024;
 }
 
-/* ---- Inflate ------------------------------------------------------------------------------------
- */
+/* ---- Inflate --------------------------------------------------------------------------------- */
 
 static voidpf hook_alloc(voidpf ctx, uInt items, uInt size)
 {
@@ -865,7 +864,7 @@ size_t vz_stream_detect(fv_ctx *ctx, const uint8_t *p, size_t size, int level, u
     bool fits;
     const size_t skip = level < 6 ? 0 : wrapper_of(p, size);
     if (skip == 0) return 0;
-    size_t cap = (size_t)1 << (INFLATED_LOG2_MAX - 3); /* with its model in memory */
+    size_t cap = (size_t)1 << (INFLATED_LOG2_MAX - 2);
     if (cap > *budget) cap = (size_t)*budget;
     const fv_status s =
         inflate_raw(ctx, p + skip, size - skip, cap, NULL, &used, &made, &adler, &fits);
@@ -910,9 +909,10 @@ static uint64_t deflate_memory(const vz_cm_options *o, uint32_t param, uint64_t 
     if (!is_plausible(param, size)) return 0; /* refused without memory */
     const uint64_t inflated = inflated_max(param);
     const uint64_t mixed = vz_cm_memory(o, inflated), pixels = vz_pixels_memory(o->level, inflated);
-    /* The content and, while encoding or when the code is wrong, twice what a stream of it takes.
-     */
-    return inflated * 3 + 2 * size + 65536 + vz_frozen_memory() + (mixed > pixels ? mixed : pixels);
+    /* The content; besides it its model, and then the stream, which wrong code can make as long. */
+    const uint64_t stream = 2 * inflated + 2 * size + vz_frozen_memory();
+    const uint64_t model = mixed > pixels ? mixed : pixels;
+    return inflated + 65536 + (model > stream ? model : stream);
 }
 
 const vz_coder vz_deflate_coder = {VZ_DEFLATE, "deflate", deflate_encode, deflate_decode,

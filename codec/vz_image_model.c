@@ -102,7 +102,9 @@ typedef struct coder {
     vz_logistic lg;
     uint32_t tail[TAIL_SIZE]; /* 2^30 / (1 + e^(k/256)) */
     int32_t half;             /* middle of the range */
-    bool is_packed;           /* samples are numbers of the values that their channel has */
+    int channels;             /* of the data; with a palette px has one */
+    vz_palette colours;
+    bool is_packed; /* samples are numbers of the values that their channel has */
     uint8_t number[PLANES][256], value[PLANES][256];
     int shift; /* of differences for least squares */
     /* Rings of rows, from -PAD: samples, signed residuals; per OLS: absolute errors. */
@@ -254,8 +256,7 @@ static fv_status create(fv_ctx *ctx, int level, const vz_pixels *px, coder **out
     return FV_OK;
 }
 
-/* ---- One decision -----------------------------------------------------------------------------
- */
+/* ---- One decision ---------------------------------------------------------------------------- */
 
 #define MAG(v) (uint32_t)((v) < 0 ? -(v) : (v))
 #define NODE_ZERO 0
@@ -345,8 +346,7 @@ static int decide_with(coder *c, int node, int kind, const int *expected, int bi
     return bit;
 }
 
-/* ---- The residual as decisions -----------------------------------------------------------------
- */
+/* ---- The residual as decisions --------------------------------------------------------------- */
 
 /* |r| of bucket u: from bucket_start(u) on, bucket_start(u + 1) is the next. */
 static int32_t bucket_start(int u)
@@ -472,8 +472,7 @@ static int32_t code_residual(coder *c, int32_t r)
     return negative ? -(got < most ? got : most) : got < most ? got : most;
 }
 
-/* ---- Predictions -------------------------------------------------------------------------------
- */
+/* ---- Predictions ----------------------------------------------------------------------------- */
 
 static int log2_of(uint32_t v)
 {
@@ -582,8 +581,7 @@ static uint32_t texture(const coder *c)
                       (a[1] * 64 > t) << 3 | (r[-2] * 64 > t) << 4 | (b[0] * 64 > t) << 5);
 }
 
-/* ---- Contexts ----------------------------------------------------------------------------------
- */
+/* ---- Contexts -------------------------------------------------------------------------------- */
 
 static int32_t median(int32_t a, int32_t b, int32_t grad)
 {
@@ -914,14 +912,30 @@ static void to_channels(vz_colour colour, const int32_t *v, int channels, int32_
     }
 }
 
+/* ---- Rows ------------------------------------------------------------------------------------ */
+
+/* What is coded in place of px. */
+static vz_pixels with_palette(const vz_pixels *px)
+{
+    vz_pixels one = *px;
+    one.channels = 1;
+    one.colour = VZ_COLOUR_NONE;
+    return one;
+}
+
 static void load_row(coder *c, const uint8_t *data)
 {
     const vz_pixels *px = &c->px;
     for (uint32_t x = 0; x < px->width; x++) {
         int32_t s[PLANES], v[PLANES];
-        for (int i = 0; i < px->channels; i++, data += px->bytes) {
-            s[i] = sample_get(px, data);
-            if (c->is_packed) s[i] = c->number[i][s[i]];
+        if (c->colours.count) {
+            s[0] = vz_palette_number(&c->colours, data, c->channels);
+            data += c->channels;
+        } else {
+            for (int i = 0; i < px->channels; i++, data += px->bytes) {
+                s[i] = sample_get(px, data);
+                if (c->is_packed) s[i] = c->number[i][s[i]];
+            }
         }
         to_planes(px->colour, s, px->channels, v);
         for (int i = 0; i < px->channels; i++) c->sample[i][c->y & 3][x] = v[i];
@@ -934,13 +948,17 @@ static void store_row(const coder *c, uint8_t *data)
         int32_t s[PLANES], v[PLANES];
         for (int i = 0; i < px->channels; i++) v[i] = c->sample[i][c->y & 3][x];
         to_channels(px->colour, v, px->channels, s);
+        if (c->colours.count) {
+            const uint32_t colour = c->colours.colour[s[0] & 255];
+            for (int i = 0; i < c->channels; i++) *data++ = (uint8_t)(colour >> (8 * i));
+            continue;
+        }
         for (int i = 0; i < px->channels; i++, data += px->bytes)
             sample_put(px, data, c->is_packed ? c->value[i][s[i] & 255] : s[i]);
     }
 }
 
-/* ---- Channels that lack many of the 256 values: a stretched histogram leaves gaps ---------------
- */
+/* ---- Channels that lack many of the 256 values: a stretched histogram leaves gaps ------------ */
 
 #define FEW_VALUES 192 /* with fewer a channel is worth the 32 bytes of a map */
 #define MAP_BYTES 32
@@ -1032,13 +1050,26 @@ static fv_status code_rows(coder *c, const uint8_t *from, uint8_t *to)
     return FV_OK;
 }
 
+#define HAS_PALETTE 128 /* in the place of the maps' flags: then count - 1 and the colours */
+
 fv_status vz_pixels_encode(fv_ctx *ctx, int level, const vz_pixels *p, const uint8_t *data,
                            vz_buf *out)
 {
     coder *c;
-    FV_TRY(create(ctx, level, p, &c));
+    vz_palette colours;
+    vz_palette_find(p, data, &colours);
+    const vz_pixels one = with_palette(p);
+    FV_TRY(create(ctx, level, colours.count ? &one : p, &c));
     c->is_encoding = true;
-    put_maps(c, data, out);
+    c->channels = p->channels;
+    if (colours.count) {
+        c->colours = colours;
+        vz_buf_byte(out, HAS_PALETTE);
+        vz_buf_byte(out, (uint8_t)(colours.count - 1));
+        for (int i = 0; i < colours.count; i++) vz_buf_le(out, colours.colour[i], p->channels);
+    } else {
+        put_maps(c, data, out);
+    }
     vz_encoder_init(&c->e, out);
     const fv_status s = code_rows(c, data, NULL);
     vz_encoder_flush(&c->e);
@@ -1046,13 +1077,35 @@ fv_status vz_pixels_encode(fv_ctx *ctx, int level, const vz_pixels *p, const uin
     return s != FV_OK ? s : out->status;
 }
 
+static fv_status get_palette(vz_in *r, const vz_pixels *px, vz_palette *p)
+{
+    uint64_t flags, count, v;
+    vz_in ahead = *r;
+    memset(p, 0, sizeof *p);
+    FV_TRY(vz_in_le(&ahead, 1, &flags));
+    if (flags != HAS_PALETTE || px->channels < 3 || px->bytes != 1) return FV_OK;
+    *r = ahead;
+    FV_TRY(vz_in_le(r, 1, &count));
+    p->count = (int)count + 1;
+    for (int i = 0; i < p->count; i++) {
+        FV_TRY(vz_in_le(r, px->channels, &v));
+        p->colour[i] = (uint32_t)v;
+    }
+    return FV_OK;
+}
+
 fv_status vz_pixels_decode(fv_ctx *ctx, int level, const vz_pixels *p, const uint8_t *code,
                            size_t code_size, uint8_t *data)
 {
     coder *c;
-    FV_TRY(create(ctx, level, p, &c));
+    vz_palette colours;
     vz_in r = {ctx, code, code + code_size};
-    fv_status s = get_maps(c, &r);
+    const vz_pixels one = with_palette(p);
+    FV_TRY(get_palette(&r, p, &colours));
+    FV_TRY(create(ctx, level, colours.count ? &one : p, &c));
+    c->channels = p->channels;
+    c->colours = colours;
+    fv_status s = colours.count ? FV_OK : get_maps(c, &r);
     vz_decoder_init(&c->d, r.p, (size_t)(r.end - r.p));
     if (s == FV_OK) s = code_rows(c, NULL, data);
     fv_free(ctx, c);

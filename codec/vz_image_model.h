@@ -35,4 +35,20 @@ fv_status vz_pixels_encode(fv_ctx *ctx, int level, const vz_pixels *p, const uin
 fv_status vz_pixels_decode(fv_ctx *ctx, int level, const vz_pixels *p, const uint8_t *code,
                            size_t code_size, uint8_t *data);
 
+/* ---- Palettes (vz_image_palette.c) ----------------------------------------------------------- */
+
+/* Up to 256 colours, by brightness: then one plane of numbers is coded. */
+#define VZ_PALETTE_SLOTS 1024u
+typedef struct vz_palette {
+    int count;
+    uint32_t colour[256];            /* channels as bytes, the first lowest */
+    uint32_t key[VZ_PALETTE_SLOTS];  /* colours again, by hash */
+    uint16_t slot[VZ_PALETTE_SLOTS]; /* their number + 1, 0: free */
+} vz_palette;
+
+/* Leaves count at 0 when there are more than 256 colours, or not enough pixels for a palette. */
+void vz_palette_find(const vz_pixels *px, const uint8_t *data, vz_palette *p);
+/* The number of a pixel's colour, which the palette has. */
+int32_t vz_palette_number(const vz_palette *p, const uint8_t *pixel, int channels);
+
 #endif

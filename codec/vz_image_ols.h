@@ -53,8 +53,7 @@ void vz_ols_start_row(vz_ols *o);
 /* v[0 .. m): the neighbours and, last, the sample itself, each within +-VZ_OLS_VALUE_MAX. */
 void vz_ols_add(vz_ols *o, const int16_t *v);
 
-/* ---- The solution, for both variants -----------------------------------------------------------
- */
+/* ---- The solution, for both variants --------------------------------------------------------- */
 
 FV_INLINE int64_t vz_sar64(int64_t x, int n)
 {

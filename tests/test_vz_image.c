@@ -138,6 +138,27 @@ static void smooth_pictures_get_small(void)
     fv_ctx_destroy(&ctx);
 }
 
+/* Palettes of 1, 256 and 257 colours; channels with gaps. */
+static void few_colours_return(void)
+{
+    static uint8_t data[80 * 60 * 4];
+    static const int COLOURS[] = {1, 2, 256, 257};
+    fv_ctx *ctx = context(0);
+    for (int channels = 1; channels <= 4; channels++)
+        for (size_t k = 0; k < FV_ARRAY_LEN(COLOURS); k++) {
+            const vz_pixels p = {80, 60, channels, 1, true, 80 * (size_t)channels, VZ_COLOUR_NONE};
+            const size_t size = p.stride * p.height;
+            for (size_t i = 0; i < size; i++) {
+                const size_t number = i / (size_t)channels % (size_t)COLOURS[k];
+                data[i] = (uint8_t)(i % 2 ? number / 3 : number % 251 * 2);
+                if (i % (size_t)channels == 2) data[i] = (uint8_t)(number >> 8);
+            }
+            CHECK_MSG(round_trip(ctx, 3, &p, data, size, NULL), "channels %d colours %d", channels,
+                      COLOURS[k]);
+        }
+    fv_ctx_destroy(&ctx);
+}
+
 static void memory_is_at_most_what_was_declared(void)
 {
     static uint8_t data[3000];
@@ -157,8 +178,7 @@ static void memory_is_at_most_what_was_declared(void)
     }
 }
 
-/* ---- Files with a header -----------------------------------------------------------------------
- */
+/* ---- Files with a header --------------------------------------------------------------------- */
 
 static const vz_cm_options OPTIONS = {3, 20, NULL};
 
@@ -316,6 +336,7 @@ int main(void)
     RUN(code_is_the_same_for_every_vector_width);
     RUN(least_squares_is_the_same_for_every_vector_width);
     RUN(smooth_pictures_get_small);
+    RUN(few_colours_return);
     RUN(memory_is_at_most_what_was_declared);
     RUN(files_return);
     RUN(lying_headers_are_no_pictures);
