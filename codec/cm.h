@@ -14,9 +14,23 @@
 /* Strength: levels 1-2, 3-5, 6-9. */
 typedef enum vz_cm_class { VZ_CM_FAST = 0, VZ_CM_MID = 1, VZ_CM_MAX = 2 } vz_cm_class;
 
-#define VZ_CM_CONTEXTS 32  /* hashed contexts of one kind at most */
-#define VZ_CM_MATCHES 3
 #define VZ_CM_EXTRA 2      /* inputs of a neural prior */
+/* What a class has. inputs of a context: 1 logit, 2 also the probability itself. The first `runs`
+ * contexts from VZ_CM_FIRST_RUN on also keep the byte that came last. */
+typedef struct vz_cm_shape {
+    int contexts, each, runs, direct, matches, selectors, apms;
+} vz_cm_shape;
+static const vz_cm_shape vz_cm_shapes[3] = {
+    {8, 1, 0, 1, 1, 2, 2}, {14, 2, 3, 2, 2, 4, 3}, {24, 2, 12, 2, 3, 6, 4}};
+#define VZ_CM_FIRST_RUN 2
+/* Contexts, runs, direct, matches, neural prior, constant. */
+FV_INLINE int vz_cm_inputs(vz_cm_shape s)
+{
+    return (s.contexts + s.direct) * s.each + s.runs + 2 * s.matches + VZ_CM_EXTRA + 1;
+}
+#define VZ_CM_NO_OPINION 0x80000000u /* in the maps: of the empty history, for ever */
+#define VZ_CM_CONTEXTS 24
+#define VZ_CM_MATCHES 3
 #define VZ_CM_APMS 4
 #define VZ_CM_FAMILIES 3   /* text, binary, machine code: statistics that are kept apart */
 
@@ -47,7 +61,7 @@ void vz_states_init(vz_states *s);
 
 /* ---- Match model (cm_match.c) ---------------------------------------------------------------- */
 typedef struct vz_match {
-    uint32_t *table; /* [2^bits] last position after a hash of the last bytes */
+    uint32_t *table, *entry; /* [2^bits] last position after a hash of the last bytes */
     int bits;
     uint32_t factor; /* of the rolling hash; its shift decides how many bytes count */
     uint32_t min_length;
@@ -57,7 +71,9 @@ typedef struct vz_match {
     vz_prob map[32 * 4 * 4], *cell; /* [length][misses][place of the bit] */
 } vz_match;
 void vz_match_init(vz_match *m, uint32_t *table, int bits, int hash_shift, uint32_t min_length);
-/* After a byte: hist[0 .. pos) is the past. */
+/* After byte c, in this order: asks the cache for the entry; then uses it. hist[0 .. pos) is the
+ * past. */
+void vz_match_seek(vz_match *m, uint32_t c);
 void vz_match_byte(vz_match *m, const uint8_t *hist, uint32_t pos);
 
 /* ---- What a kind's function may look at ------------------------------------------------------ */
@@ -101,6 +117,7 @@ typedef struct vz_family {
     vz_apm apm[VZ_CM_APMS];
 } vz_family;
 
+struct vz_cm_bits;
 typedef struct vz_cm {
     fv_ctx *ctx;
     vz_cm_class strength;
@@ -115,11 +132,10 @@ typedef struct vz_cm {
     bool is_prose;             /* of a text segment: other contexts instead of fields */
     vz_family family[VZ_CM_FAMILIES], *f;
     const vz_mix_ops *ops;
+    const struct vz_cm_bits *bits;
     vz_cm_prior prior;
 
     uint32_t c0, c4, c8;       /* node, last 4 bytes, the 4 before */
-    uint32_t bit;              /* 0..7 */
-    uint32_t node;             /* inside the nibble, 1..15 */
     uint32_t order;            /* how many of the contexts have been seen */
     uint32_t hash[VZ_CM_CONTEXTS];
     uint8_t *slot[VZ_CM_CONTEXTS];
@@ -139,9 +155,17 @@ typedef struct vz_cm {
     int apm_log2;
     uint32_t apm_base[VZ_CM_APMS];
     uint32_t map_shift;        /* rate of the maps: fast at first */
-    int32_t logit;
-    uint32_t p16;              /* of the next bit */
 } vz_cm;
+
+/* ---- Bits (cm_bits_body.h, once per instruction set) ----------------------------------------- */
+typedef struct vz_cm_bits {
+    /* e NULL: learn only */
+    void (*encode[3])(vz_cm *cm, vz_encoder *e, uint32_t c); /* [vz_cm_class] */
+    uint32_t (*decode[3])(vz_cm *cm, vz_decoder *d);
+} vz_cm_bits;
+extern const vz_cm_bits vz_cm_bits_c, vz_cm_bits_avx2, vz_cm_bits_avx512;
+/* After the 8th bit: history, contexts and slots of the next byte (cm.c). */
+void vz_cm_end_byte(vz_cm *cm, uint32_t c);
 
 /* Fill cm->hash[] for the next byte and cm->select[]. */
 void vz_cm_text_contexts(vz_cm *cm);
@@ -158,7 +182,7 @@ void vz_cm_stride_byte(vz_cm *cm, uint32_t c);
  * hist: create() must be asked for it, what does not fit is left out. */
 void vz_cm_replay(vz_cm *cm, vz_kind kind, uint32_t param, const uint8_t *data, size_t size);
 
-/* ---- Machine code (cm_exe.c): relative call and jump targets <-> absolute, in place ----------- */
+/* ---- Machine code (cm_exe.c): relative call and jump targets <-> absolute, in place ---------- */
 void vz_exe_x86(uint8_t *data, size_t size, bool forward);
 void vz_exe_arm64(uint8_t *data, size_t size, bool forward);
 

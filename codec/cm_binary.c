@@ -50,22 +50,19 @@ static uint32_t record_byte(const vz_cm *cm, uint32_t back, uint32_t left)
 
 #define ADD(v) (h[n] = vz_hash2((v), (uint32_t)(n + 1) * 0x2c1b3c6du), n++)
 
-/* The 12 contexts of the strongest class beyond the 20 of the middle one. */
-static void more_contexts(const vz_cm *cm, uint32_t *h, int n, uint32_t above, uint32_t column)
+/* The 10 contexts of the strongest class beyond the 14 of the middle one. */
+static void more_contexts(const vz_cm *cm, uint32_t *h, int n, uint32_t above)
 {
     const uint32_t c4 = cm->c4, c8 = cm->c8, c1 = c4 & 0xff;
-    const uint32_t left = record_byte(cm, 1, 1), length = cm->stride.length;
+    ADD(vz_hash2(c4, c8 & 0xff));
     ADD(vz_hash2(c4, c8));
-    ADD(vz_hash2(above | left << 8 | c1 << 16, column));
-    ADD(((above + c1 - left) & 0xff) | length << 8);
-    ADD(((above * 2 - record_byte(cm, 2, 0)) & 0xff) | column << 8);
-    ADD(vz_hash2(above | record_byte(cm, 2, 0) << 8 | record_byte(cm, 3, 0) << 16, column));
+    ADD(c4 & 0xff0000);
+    ADD(c4 & 0xff00ff);
+    ADD(c4 & 0xff000000);
+    ADD(vz_hash2(cm->indirect1[c1], c1));
+    ADD(((above + c1 - record_byte(cm, 1, 1)) & 0xff) | cm->stride.length << 8);
     ADD(vz_hash2(c4 & 0xf0f0f0f0, c8 & 0xf0f0));
-    ADD(c4 & 0xffff0000);
     ADD(c8 & 0xffff);
-    ADD(vz_hash2(c4 & 0xff00ff00, c8 & 0xff00));
-    ADD(vz_hash2(cm->indirect2[c4 & 0xffff], c4 & 0xffff));
-    ADD(vz_hash2(cm->text.word, c1));
     ADD(c1 | (cm->pos & 3) << 8);
 }
 
@@ -87,20 +84,12 @@ void vz_cm_binary_contexts(vz_cm *cm)
     ADD(vz_hash2(column, length));
     if (cm->strength == VZ_CM_FAST) return;
     ADD(vz_hash2(cm->text.word, c1));
-    ADD(vz_hash2(c4, c8 & 0xff));
     ADD(above | above2 << 8 | length << 16);
     ADD(vz_hash2(above | c1 << 8, column | length << 16));
     ADD(vz_hash2(above | record_byte(cm, 1, 1) << 8 | c1 << 16, length));
     ADD(c4 & 0xffff00);
-    ADD(c4 & 0xff0000);
-    ADD(c4 & 0xff00ff);
-    ADD(c4 & 0xff000000);
-    ADD(vz_hash2(cm->indirect1[c1], c1));
     ADD(vz_hash2(cm->indirect2[c4 & 0xffff], c1));
-    ADD(vz_hash2(c1 & 0xf0, above));
     cm->select[0] = above;
-    if (cm->strength == VZ_CM_MID) return;
-    more_contexts(cm, h, n, above, column);
     cm->select[1] = column < 255 ? column : 255;
-    cm->select[2] = cm->c8 & 0xff;
+    if (cm->strength == VZ_CM_MAX) more_contexts(cm, h, n, above);
 }

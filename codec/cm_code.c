@@ -123,24 +123,21 @@ void vz_cm_code_byte(vz_cm *cm, uint32_t c)
 
 #define ADD(v) (h[n] = vz_hash2((v), (uint32_t)(n + 1) * 0x51ab3f29u), n++)
 
-/* The 12 contexts of the strongest class beyond the 20 of the middle one. */
-static void more_contexts(const vz_cm *cm, uint32_t *h, int n, uint32_t place)
+/* The 10 contexts of the strongest class beyond the 14 of the middle one. */
+static void more_contexts(const vz_cm *cm, uint32_t *h, int n, uint32_t place, uint32_t two)
 {
     const vz_code *k = &cm->code;
     const uint32_t c4 = cm->c4, c8 = cm->c8, c1 = c4 & 0xff;
-    const uint32_t two = vz_hash2(k->ops[0], k->ops[1]);
+    ADD(vz_hash2(c4, c8 & 0xff));
     ADD(vz_hash2(c4, c8));
-    ADD(vz_hash2(c4, c8 & 0xffffff));
-    ADD(vz_hash2(k->instruction, vz_hash2(two, vz_hash2(k->ops[2], k->ops[3]))));
+    ADD(c4 & 0xff00);
+    ADD(c4 & 0xff0000);
+    ADD(c4 & 0xff00ff);
+    ADD(vz_hash2(cm->indirect1[c1], c1));
+    ADD(vz_hash2(cm->text.word, c1));
     ADD(vz_hash2(vz_hash2(k->op, two), place | k->modrm << 16));
     ADD(vz_hash2(k->instruction, vz_hash2(k->ops[1], k->ops[2])));
-    ADD(vz_hash2(k->instruction, vz_hash2(k->ops[2], 1)));
     ADD(vz_hash2(k->op | k->modrm << 16, c1 | place << 8));
-    ADD(vz_hash2(vz_hash2(two, vz_hash2(k->ops[2], k->ops[3])), place | k->op << 16));
-    ADD(c4 & 0xffff0000);
-    ADD(c8 & 0xffff);
-    ADD(vz_hash2(cm->text.word, c1));
-    ADD(c4 & 0xf0ff);
 }
 
 void vz_cm_code_contexts(vz_cm *cm)
@@ -160,21 +157,13 @@ void vz_cm_code_contexts(vz_cm *cm)
     ADD(vz_hash2(k->instruction, k->ops[0]));
     ADD(vz_hash2(k->op | k->modrm << 16, place));
     if (cm->strength == VZ_CM_FAST) return;
-    ADD(vz_hash2(c4, c8 & 0xff));
     ADD(vz_hash2(k->instruction, two));
     ADD(vz_hash2(k->instruction, vz_hash2(two, k->ops[2])));
     ADD(vz_hash2(vz_hash2(k->op, two), place));
     ADD(vz_hash2(k->instruction, k->ops[1]));
-    ADD(c4 & 0xff00);
     ADD(c4 & 0xffff00);
-    ADD(c4 & 0xff0000);
-    ADD(c4 & 0xff00ff);
-    ADD(vz_hash2(cm->indirect1[c1], c1));
     ADD(vz_hash2(cm->indirect2[c4 & 0xffff], c1));
-    ADD(vz_hash2(cm->text.word, c1));
     cm->select[0] = place & 0xff;
-    if (cm->strength == VZ_CM_MID) return;
-    more_contexts(cm, h, n, place);
     cm->select[1] = k->op & 0xff;
-    cm->select[2] = k->modrm & 0xff;
+    if (cm->strength == VZ_CM_MAX) more_contexts(cm, h, n, place, two);
 }

@@ -45,6 +45,13 @@ static uint32_t ones(uint32_t x)
     return n;
 }
 
+void vz_match_seek(vz_match *m, uint32_t c)
+{
+    m->hash = m->hash * m->factor + c + 1;
+    m->entry = m->table + (m->hash * 0x9e3779b1u >> (32 - m->bits));
+    FV_PREFETCH(m->entry);
+}
+
 void vz_match_byte(vz_match *m, const uint8_t *hist, uint32_t pos)
 {
     const uint32_t c = hist[pos - 1];
@@ -56,8 +63,7 @@ void vz_match_byte(vz_match *m, const uint8_t *hist, uint32_t pos)
         m->at++;
         if (ones(m->misses) > 8) m->at = m->length = 0;
     }
-    m->hash = m->hash * m->factor + c + 1;
-    uint32_t *entry = m->table + (m->hash * 0x9e3779b1u >> (32 - m->bits));
+    uint32_t *entry = m->entry;
     if (m->length < VERIFY_MAX / 4 && *entry) {
         const uint32_t n = common_length(hist, *entry, pos);
         if (n >= m->min_length && n > m->length) {

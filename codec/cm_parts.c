@@ -1,6 +1,7 @@
-/* cm_parts.c - logistic tables, SSE, scalar mixer: see cm_parts.h. The scalar functions are the
- * definition of the format; cm_mix_avx2.c and cm_mix_avx512.c must equal them bit for bit. */
-#include "cm_parts.h"
+/* cm_parts.c - logistic tables, SSE, scalar mixer: see cm_parts.h. cm_mix_body.h is
+ * compiled here as scalar code; cm_mix_avx2.c and cm_mix_avx512.c must equal it bit for bit. */
+#define VZ_MIX_DEFINE_OPS
+#include "cm_mix_body.h"
 
 #include <string.h>
 
@@ -34,32 +35,14 @@ void vz_apm_init(vz_apm *a, const vz_logistic *t, uint16_t *memory, uint32_t con
     a->t = memory;
     a->at = 0;
     a->contexts = contexts;
-    for (uint32_t c = 0; c < contexts; c++)
-        for (int i = 0; i < VZ_APM_NODES; i++)
-            memory[c * VZ_APM_NODES + (uint32_t)i] = (uint16_t)vz_squash(t, (i - 12) * 256);
+    uint16_t row[VZ_APM_ROW] = {0};
+    for (int i = 0; i < VZ_APM_NODES; i++) row[i] = (uint16_t)vz_squash(t, (i - 12) * 256);
+    for (size_t c = 0; c < contexts; c++) memcpy(memory + c * VZ_APM_ROW, row, sizeof row);
 }
 
 /* ---- Mixer ----------------------------------------------------------------------------------- */
 
-static void dot_c(const int16_t *x, int n, int32_t *const *w, int sets, int32_t *out)
-{
-    for (int s = 0; s < sets; s++) {
-        int32_t sum = 0;
-        for (int k = 0; k < n; k++) sum += vz_sar(w[s][k] * x[k], 8);
-        out[s] = vz_sar(sum, 8);
-    }
-}
-
-static void train_c(const int16_t *x, int n, int32_t *const *w, int sets, const int32_t *error)
-{
-    for (int s = 0; s < sets; s++)
-        for (int k = 0; k < n; k++) {
-            const int32_t v = w[s][k] + vz_sar(x[k] * error[s] + (1 << 13), 14);
-            w[s][k] = vz_clamp(v, -VZ_MIX_WEIGHT_MAX, VZ_MIX_WEIGHT_MAX);
-        }
-}
-
-const vz_mix_ops vz_mix_ops_c = {dot_c, train_c};
+const vz_mix_ops vz_mix_ops_c = VZ_MIX_OPS;
 
 const vz_mix_ops *vz_mix_ops_for(uint32_t cpu)
 {
@@ -113,31 +96,4 @@ void vz_mixer_init(vz_mixer *m, const vz_mix_ops *ops, const vz_logistic *lg, vo
         for (size_t k = 0; k < count; k++) m->group[i][k] = w0;
         at += count * sizeof(int32_t);
     }
-}
-
-int32_t vz_mixer_logit(vz_mixer *m)
-{
-    m->ops->dot(m->x, m->n, m->pick, m->selectors, m->dot);
-    for (int i = 0; i < m->selectors; i++) {
-        m->dot[i] = vz_clamp(m->dot[i], -VZ_SQUASH_MAX, VZ_SQUASH_MAX);
-        m->x2[i] = (int16_t)vz_clamp(m->dot[i], -VZ_LOGIT_MAX, VZ_LOGIT_MAX);
-    }
-    m->ops->dot(m->x2, 16, &m->pick2, 1, &m->logit);
-    m->logit = vz_clamp(m->logit, -VZ_SQUASH_MAX, VZ_SQUASH_MAX);
-    return m->logit;
-}
-
-static int32_t error_of(const vz_mixer *m, int32_t logit, int bit, int32_t rate)
-{
-    const int32_t e = (bit ? 65536 : 0) - (int32_t)vz_squash(m->lg, logit);
-    return vz_clamp(vz_sar(e * rate, 10), -VZ_MIX_ERROR_MAX, VZ_MIX_ERROR_MAX);
-}
-
-void vz_mixer_update(vz_mixer *m, int bit)
-{
-    int32_t error[VZ_MIX_SELECTORS];
-    for (int i = 0; i < m->selectors; i++) error[i] = error_of(m, m->dot[i], bit, m->rate);
-    m->ops->train(m->x, m->n, m->pick, m->selectors, error);
-    const int32_t e2 = error_of(m, m->logit, bit, m->rate2);
-    m->ops->train(m->x2, 16, &m->pick2, 1, &e2);
 }

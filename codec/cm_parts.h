@@ -25,7 +25,7 @@ FV_INLINE uint32_t vz_rd32(const uint8_t *p)
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-/* ---- Range coder: carry-less, [low, high] both inclusive, top bytes always differ ------------- */
+/* ---- Range coder: carry-less, [low, high] both inclusive, top bytes always differ ------------ */
 typedef struct vz_encoder {
     uint32_t low, high;
     vz_buf *out;
@@ -112,7 +112,7 @@ FV_INLINE uint32_t vz_squash(const vz_logistic *t, int32_t logit)
 }
 FV_INLINE uint32_t vz_p16_clamp(uint32_t p) { return p < 1 ? 1 : p > 65535 ? 65535 : p; }
 
-/* ---- Adaptive probabilities ------------------------------------------------------------------- */
+/* ---- Adaptive probabilities ------------------------------------------------------------------ */
 /* 22 bits of probability above 10 bits of count: the step is 1/(count + 1.6) until count reaches
  * `limit` (<= 1022): exact averages first, then exponential forgetting. Count 1023: never moves. */
 typedef uint32_t vz_prob;
@@ -147,22 +147,23 @@ FV_INLINE void vz_prob2_update(vz_prob2 *v, int bit, int quick_shift, int slow_s
     }
 }
 
-/* ---- SSE: corrects a probability by what happened at like ones in a small context ------------- */
+/* ---- SSE: corrects a probability by what happened at like ones in a small context ------------ */
 #define VZ_APM_NODES 25 /* logits -3072, -2816, ... 3072 */
+#define VZ_APM_ROW 32   /* nodes, and padding to one cache line */
 typedef struct vz_apm {
-    uint16_t *t; /* [contexts][VZ_APM_NODES] */
+    uint16_t *t; /* [contexts][VZ_APM_ROW] */
     uint32_t at; /* the node that the next update moves */
     uint32_t contexts;
 } vz_apm;
 FV_INLINE size_t vz_apm_bytes(uint32_t contexts)
 {
-    return (size_t)contexts * VZ_APM_NODES * sizeof(uint16_t);
+    return (size_t)contexts * VZ_APM_ROW * sizeof(uint16_t);
 }
 void vz_apm_init(vz_apm *a, const vz_logistic *t, uint16_t *memory, uint32_t contexts);
 FV_INLINE uint32_t vz_apm_p16(vz_apm *a, int32_t logit, uint32_t context)
 {
     const uint32_t x = (uint32_t)(vz_clamp(logit, -VZ_SQUASH_MAX, VZ_SQUASH_MAX) + 3072);
-    const uint32_t low = context * VZ_APM_NODES + (x >> 8), f = x & 255;
+    const uint32_t low = context * VZ_APM_ROW + (x >> 8), f = x & 255;
     a->at = low + (f >> 7);
     return (a->t[low] * (256 - f) + a->t[low + 1] * f) >> 8;
 }
@@ -185,10 +186,13 @@ FV_INLINE void vz_apm_update(vz_apm *a, int bit, int shift)
 #define VZ_MIX_INPUTS 512
 #define VZ_MIX_WEIGHT_MAX 524287
 #define VZ_MIX_ERROR_MAX 524288
+struct vz_mixer;
 typedef struct vz_mix_ops {
     /* n: multiple of 16; x and w[i] are 64-byte aligned. out: logits, not clamped. */
     void (*dot)(const int16_t *x, int n, int32_t *const *w, int sets, int32_t *out);
     void (*train)(const int16_t *x, int n, int32_t *const *w, int sets, const int32_t *error);
+    int32_t (*logit)(struct vz_mixer *m);
+    void (*update)(struct vz_mixer *m, int bit);
 } vz_mix_ops;
 /* The best for the FV_CPU_* bits of a context (fv_ctx_cpu). */
 const vz_mix_ops *vz_mix_ops_for(uint32_t cpu);
@@ -223,8 +227,8 @@ FV_INLINE void vz_mixer_pick2(vz_mixer *m, uint32_t context)
     m->pick2 = m->group2 + (size_t)context * 16;
 }
 /* The mixed logit, clamped to +-VZ_SQUASH_MAX. */
-int32_t vz_mixer_logit(vz_mixer *m);
-void vz_mixer_update(vz_mixer *m, int bit);
+FV_INLINE int32_t vz_mixer_logit(vz_mixer *m) { return m->ops->logit(m); }
+FV_INLINE void vz_mixer_update(vz_mixer *m, int bit) { m->ops->update(m, bit); }
 
 /* ---- Hashed slots: 64-byte lines of four 16-byte slots, each a check byte and 15 cells ---------
  * A slot serves the 15 nodes of a nibble. The line comes from the upper bits of a hash, the check

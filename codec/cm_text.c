@@ -123,7 +123,7 @@ static void prose_contexts(const vz_cm *cm, uint32_t *h)
 {
     const vz_text *t = &cm->text;
     const uint32_t c4 = cm->c4, c8 = cm->c8, c1 = c4 & 0xff;
-    static const uint8_t AT[6] = {7, 12, 13, 14, 15, 19};
+    static const uint8_t AT[6] = {7, 9, 10, 11, 12, 19};
     const bool is_fast = cm->strength == VZ_CM_FAST;
     const uint32_t v[6] = {is_fast ? vz_hash2(c4, c8 & 0xff) : vz_hash2(t->word, t->word_prev2),
                            vz_hash2(c4 & 0xffffff, t->word_prev),
@@ -131,27 +131,26 @@ static void prose_contexts(const vz_cm *cm, uint32_t *h)
                            vz_hash2(c4, c8 & 0xffffff),
                            vz_hash2(t->folded, t->folded_prev),
                            vz_hash2(t->word, t->ending | c1 << 24)};
-    for (uint32_t i = 0; i < (is_fast ? 1 : 6); i++)
+    const uint32_t count = is_fast ? 1 : cm->strength == VZ_CM_MID ? 5 : 6;
+    for (uint32_t i = 0; i < count; i++)
         h[AT[i]] = vz_hash2(v[i], (AT[i] + 1) * 0x6b43a9b5u);
 }
 
-/* The 12 contexts of the strongest class beyond the 20 of the middle one. */
-static void more_contexts(const vz_cm *cm, uint32_t *h, int n, uint32_t above)
+/* The 10 contexts of the strongest class beyond the 14 of the middle one. */
+static void more_contexts(const vz_cm *cm, uint32_t *h, int n)
 {
     const vz_text *t = &cm->text;
     const uint32_t c4 = cm->c4, c8 = cm->c8, c1 = c4 & 0xff;
-    ADD(vz_hash2(c4, c8 & 0xffffff));
-    ADD(vz_hash2(t->word, t->word_prev2));
+    ADD(vz_hash2(c4, c8));
+    ADD(vz_hash2(t->word, t->word_prev * 3 + t->word_prev2));
+    ADD(vz_hash2(t->folded, c1));
+    ADD(vz_hash2(cm->indirect1[c1], c1));
+    ADD(c4 & 0xffff00);
+    ADD(vz_hash2(t->first, cm->pos - t->line_start));
     ADD(vz_hash2(t->word_prev, c1));
-    ADD(vz_hash2(t->folded, t->folded_prev));
     ADD(vz_hash2(t->number | t->field << 16, t->key));
-    ADD(vz_hash2(above | c1 << 8, t->field_hash));
-    ADD(vz_hash2(t->field_hash, vz_hash2(t->tag, t->key)));
-    ADD(vz_hash2(cm->indirect2[c4 & 0xffff], c4 & 0xffff));
-    ADD(c4 & 0xffff0000);
-    ADD(vz_hash2(t->word, t->first_word));
     ADD(vz_hash2(t->column_kind, c1));
-    ADD(vz_hash2(t->word, t->indent | t->depth << 8));
+    ADD(vz_hash2(t->field_hash, vz_hash2(t->tag, t->key)));
 }
 
 void vz_cm_text_contexts(vz_cm *cm)
@@ -169,27 +168,17 @@ void vz_cm_text_contexts(vz_cm *cm)
     ADD(vz_hash2(t->word, c1));
     ADD(vz_hash2(t->word, t->word_prev));
     ADD(vz_hash2(above | c1 << 8, t->field));
-    if (cm->strength == VZ_CM_FAST) {
-        if (cm->is_prose) prose_contexts(cm, h);
-        return;
+    if (cm->strength != VZ_CM_FAST) {
+        ADD(vz_hash2(c4, c8 & 0xff));
+        ADD(vz_hash2(above_of(cm, 0) | above_of(cm, 1) << 8, c1));
+        ADD(vz_hash2(above | above_field(cm, 1) << 8, c1 | t->field << 8));
+        ADD(vz_hash2(t->field_hash, t->key));
+        ADD(vz_hash2(t->field_hash, t->field));
+        ADD(vz_hash2(cm->indirect2[c4 & 0xffff], c1));
+        if (cm->strength == VZ_CM_MAX) more_contexts(cm, h, n);
+        cm->select[0] = (t->column_kind & 7) | (t->column_kind >> 1 & 0x38) |
+                        (t->column_kind >> 2 & 0xc0);
+        cm->select[1] = t->field < 31 ? t->field * 8 + (t->column_kind & 7) : 255;
     }
-    ADD(vz_hash2(c4, c8 & 0xff));
-    ADD(vz_hash2(c4, c8));
-    ADD(vz_hash2(t->word, t->word_prev * 3 + t->word_prev2));
-    ADD(vz_hash2(t->folded, c1));
-    ADD(vz_hash2(above_of(cm, 0) | above_of(cm, 1) << 8, c1));
-    ADD(vz_hash2(above | above_field(cm, 1) << 8, c1 | t->field << 8));
-    ADD(vz_hash2(t->field_hash, t->key));
-    ADD(vz_hash2(t->field_hash, t->field));
-    ADD(vz_hash2(cm->indirect1[c1], c1));
-    ADD(vz_hash2(cm->indirect2[c4 & 0xffff], c1));
-    ADD(c4 & 0xffff00);
-    ADD(vz_hash2(t->first, cm->pos - t->line_start));
-    cm->select[0] = (t->column_kind & 7) | (t->column_kind >> 1 & 0x38) |
-                    (t->column_kind >> 2 & 0xc0);
     if (cm->is_prose) prose_contexts(cm, h);
-    if (cm->strength == VZ_CM_MID) return;
-    more_contexts(cm, h, n, above);
-    cm->select[1] = t->field < 31 ? t->field * 8 + (t->column_kind & 7) : 255;
-    cm->select[2] = above;
 }

@@ -1,0 +1,244 @@
+/* cm_bits_body.h - predicts, codes and learns the 8 bits of a byte; compiled once per instruction
+ * set (cm_bits.c, cm_bits_avx2.c, cm_bits_avx512.c), and in each once per class with its shape as
+ * constants, because nothing else takes time. Encoder and decoder are one function: only the source
+ * of a bit differs. */
+#ifndef VZ_CM_BITS_BODY_H
+#define VZ_CM_BITS_BODY_H
+
+#include "cm.h"
+#include "cm_mix_body.h"
+
+#define APM_SHIFT 6
+#define DIRECT_LIMIT 255u
+
+FV_INLINE int16_t linear_of(uint32_t p16) { return (int16_t)vz_sar((int32_t)p16 - 32768, 5); }
+/* By how much of the byte is known: nothing, a little, half, nearly all. */
+static const uint8_t PLACE[8] = {0, 1, 1, 2, 2, 2, 3, 3};
+
+/* Inputs of the contexts; returns the place of the next input. */
+FV_INLINE int16_t *context_inputs(vz_cm *cm, int16_t *x, uint32_t node, vz_cm_shape sh)
+{
+    const uint32_t *map = cm->f->maps;
+    for (int i = 0; i < sh.contexts; i++, map += 256, x += sh.each) {
+        const uint32_t p = map[cm->slot[i][node]] >> 16;
+        x[0] = (int16_t)vz_stretch(&cm->lg, p);
+        if (sh.each > 1) x[1] = linear_of(p);
+    }
+    return x;
+}
+
+/* Sure of the byte that came last in the context, as long as the bits so far agree with it. */
+FV_INLINE int16_t *run_inputs(vz_cm *cm, int16_t *x, uint32_t bit, vz_cm_shape sh)
+{
+    vz_prob *map = cm->f->run_maps;
+    for (int i = 0; i < sh.runs; i++, map += VZ_CM_RUN_CELLS) {
+        const vz_run *r = cm->run[i];
+        const uint32_t byte = 256u | r->byte;
+        cm->run_cell[i] = NULL;
+        x[i] = 0;
+        if (r->count == 0 || byte >> (8 - bit) != cm->c0) continue;
+        cm->run_cell[i] = map + (r->count < 15 ? r->count : 15) * 4 + PLACE[bit];
+        const int32_t v = vz_stretch(&cm->lg, vz_prob_p16(*cm->run_cell[i]));
+        x[i] = (int16_t)(byte >> (7 - bit) & 1 ? v : -v);
+    }
+    return x + sh.runs;
+}
+
+/* Drops the predictions that the last bit proved wrong. Length class and expected bit of the
+ * longest match model that still predicts; 0: none does. */
+FV_INLINE uint32_t match_state(vz_cm *cm, uint32_t bit, vz_cm_shape sh)
+{
+    uint32_t state = 0;
+    for (int i = 0; i < sh.matches; i++) {
+        vz_match *m = &cm->match[i];
+        if (m->expected >> (8 - bit) != cm->c0) m->expected = 0;
+        else state = (m->bucket + 1) * 2 + (m->expected >> (7 - bit) & 1);
+    }
+    return state;
+}
+
+FV_INLINE int16_t *match_inputs(vz_cm *cm, int16_t *x, uint32_t bit, vz_cm_shape sh)
+{
+    for (int i = 0; i < sh.matches; i++, x += 2) {
+        vz_match *m = &cm->match[i];
+        x[0] = x[1] = 0;
+        m->cell = NULL;
+        if (m->expected == 0) continue;
+        m->cell = m->map + m->bucket * 4 + PLACE[bit];
+        const uint32_t p = vz_prob_p16(*m->cell);
+        const int sign = m->expected >> (7 - bit) & 1 ? 1 : -1;
+        x[0] = (int16_t)(vz_stretch(&cm->lg, p) * sign);
+        x[1] = (int16_t)(linear_of(p) * sign);
+    }
+    return x;
+}
+
+FV_INLINE int16_t *direct_inputs(vz_cm *cm, int16_t *x, vz_cm_shape sh)
+{
+    for (int i = 0; i < sh.direct; i++, x += sh.each) {
+        cm->direct_cell[i] = cm->direct[i] + (cm->direct_base[i] ^ cm->c0);
+        const uint32_t p = vz_prob_p16(*cm->direct_cell[i]);
+        x[0] = (int16_t)vz_stretch(&cm->lg, p);
+        if (sh.each > 1) x[1] = linear_of(p);
+    }
+    return x;
+}
+
+FV_INLINE int padded_inputs(vz_cm_shape sh) { return (vz_cm_inputs(sh) + 15) & ~15; }
+
+FV_INLINE void pick_weights(vz_cm *cm, uint32_t match, uint32_t bit, vz_cm_shape sh)
+{
+    vz_mixer *m = &cm->f->mixer;
+    const uint32_t contexts[6] = {cm->c0, match, cm->c4 & 255, cm->select[0] * 8 + bit,
+                                  cm->order * 8 + bit, cm->select[1] * 8 + bit};
+    const int n = padded_inputs(sh);
+    for (int i = 0; i < sh.selectors; i++) {
+        vz_mixer_pick(m, i, contexts[i]);
+        for (int k = 0; k < n; k += 16) FV_PREFETCH(m->pick[i] + k);
+    }
+    if (sh.selectors > 2) vz_mixer_pick2(m, cm->c0);
+}
+
+/* apm_base is hashed once per byte; the odd factor spreads the nodes over the table. */
+FV_INLINE uint32_t apm_place(const vz_cm *cm, uint32_t base)
+{
+    return (base + cm->c0 * 0x9e3779b1u) >> (32 - cm->apm_log2);
+}
+
+/* Rows of the SSE stages: known before the inputs are, so the cache can fetch them meanwhile. */
+FV_INLINE void pick_rows(vz_cm *cm, uint32_t match, uint32_t row[VZ_CM_APMS], vz_cm_shape sh)
+{
+    const uint32_t base[VZ_CM_APMS] = {cm->apm_base[0], cm->apm_base[1], match * 0x85ebca6bu,
+                                       cm->apm_base[3]};
+    for (int i = 0; i < sh.apms; i++) {
+        row[i] = apm_place(cm, base[i]);
+        FV_PREFETCH(cm->f->apm[i].t + (size_t)row[i] * VZ_APM_ROW);
+    }
+}
+
+FV_INLINE uint32_t corrected(vz_cm *cm, int32_t x, const uint32_t *row, vz_cm_shape sh)
+{
+    vz_family *f = cm->f;
+    const uint32_t p = vz_squash(&cm->lg, x);
+    const uint32_t a = vz_apm_p16(&f->apm[0], x, row[0]);
+    const uint32_t b = vz_apm_p16(&f->apm[1], x, row[1]);
+    if (sh.apms == 2) return (2 * p + a + b + 2) >> 2;
+    const uint32_t c = vz_apm_p16(&f->apm[2], x, row[2]);
+    if (sh.apms == 3) return (p + a + b + c + 2) >> 2;
+    const uint32_t d = vz_apm_p16(&f->apm[3], x, row[3]);
+    return (2 * p + a + 2 * b + c + 2 * d + 4) >> 3;
+}
+
+/* Two selectors are averaged, more are mixed again. */
+FV_INLINE int32_t mixed(vz_mixer *m, int n, vz_cm_shape sh)
+{
+    if (sh.selectors > 2) return mix_logit(m, n, sh.selectors);
+    for (int i = 0; i < 2; i++)
+        m->dot[i] = vz_clamp(mix_dot(m->x, m->pick[i], n), -VZ_SQUASH_MAX, VZ_SQUASH_MAX);
+    return vz_sar(m->dot[0] + m->dot[1], 1);
+}
+
+/* Probability of a 1. */
+FV_INLINE uint32_t predict(vz_cm *cm, uint32_t node, uint32_t bit, vz_cm_shape sh)
+{
+    vz_mixer *m = &cm->f->mixer;
+    uint32_t row[VZ_CM_APMS];
+    const uint32_t match = match_state(cm, bit, sh);
+    pick_weights(cm, match, bit, sh);
+    pick_rows(cm, match, row, sh);
+    int16_t *x = context_inputs(cm, m->x, node, sh);
+    x = run_inputs(cm, x, bit, sh);
+    x = match_inputs(cm, x, bit, sh);
+    x = direct_inputs(cm, x, sh);
+    *x++ = 256;
+    if (cm->prior.logits) cm->prior.logits(cm->prior.user, cm->c0, x);
+    return vz_p16_clamp(corrected(cm, mixed(m, padded_inputs(sh), sh), row, sh));
+}
+
+FV_INLINE void update_contexts(vz_cm *cm, uint32_t node, int value, vz_cm_shape sh)
+{
+    const uint32_t shift = cm->map_shift;
+    const uint8_t *next = cm->st.next[value];
+    uint32_t *map = cm->f->maps;
+    for (int i = 0; i < sh.contexts; i++, map += 256) {
+        uint8_t *cell = cm->slot[i] + node;
+        const uint32_t state = *cell, p = map[state];
+        map[state] = value ? p + (~p >> shift) : p - (p >> shift);
+        map[0] = VZ_CM_NO_OPINION;
+        *cell = next[state];
+    }
+}
+
+FV_INLINE void learn(vz_cm *cm, uint32_t node, uint32_t bit, int value, vz_cm_shape sh)
+{
+    vz_mixer *m = &cm->f->mixer;
+    const int n = padded_inputs(sh);
+    if (sh.selectors > 2) {
+        mix_update(m, n, sh.selectors, value);
+    } else {
+        for (int i = 0; i < 2; i++)
+            mix_train(m->x, m->pick[i], n, mix_error(m, m->dot[i], value, m->rate));
+    }
+    update_contexts(cm, node, value, sh);
+    for (int i = 0; i < sh.runs; i++)
+        if (cm->run_cell[i])
+            vz_prob_update(&cm->lg, cm->run_cell[i],
+                           (cm->run[i]->byte >> (7 - bit) & 1) == value, 1022);
+    for (int i = 0; i < sh.matches; i++) {
+        vz_match *k = &cm->match[i];
+        if (k->cell)
+            vz_prob_update(&cm->lg, k->cell, (int)(k->expected >> (7 - bit) & 1) == value, 1022);
+    }
+    for (int i = 0; i < sh.direct; i++)
+        vz_prob_update(&cm->lg, cm->direct_cell[i], value, DIRECT_LIMIT);
+    for (int i = 0; i < sh.apms; i++) vz_apm_update(&cm->f->apm[i], value, APM_SHIFT);
+}
+
+/* The second nibble of each context has a slot of its own. The lines are asked for before the last
+ * bit of the first nibble is learnt, and used after. */
+FV_INLINE void seek_half_slots(vz_cm *cm, uint32_t *h, uint32_t c0, vz_cm_shape sh)
+{
+    for (int i = 0; i < sh.contexts; i++) {
+        h[i] = vz_hash2(cm->hash[i], c0);
+        FV_PREFETCH(vz_slots_line(&cm->slots, h[i]));
+    }
+}
+
+FV_INLINE uint32_t code_byte(vz_cm *cm, vz_encoder *e, vz_decoder *d, uint32_t c, vz_cm_shape sh)
+{
+    uint32_t node = 1, h[VZ_CM_CONTEXTS];
+    for (uint32_t bit = 0; bit < 8; bit++) {
+        const uint32_t p = predict(cm, node, bit, sh);
+        const int value = d ? vz_decode_bit(d, p) : (int)(c >> (7 - bit) & 1);
+        if (e) vz_encode_bit(e, p, value);
+        const uint32_t c0 = cm->c0 << 1 | (uint32_t)value;
+        if (bit == 3) seek_half_slots(cm, h, c0, sh);
+        if (value) learn(cm, node, bit, 1, sh);
+        else learn(cm, node, bit, 0, sh);
+        cm->c0 = c0;
+        node = node << 1 | (uint32_t)value;
+        if (bit == 3) {
+            node = 1;
+            for (int i = 0; i < sh.contexts; i++) cm->slot[i] = vz_slots_find(&cm->slots, h[i]);
+        }
+    }
+    const uint32_t coded = cm->c0 & 255;
+    vz_cm_end_byte(cm, coded);
+    return coded;
+}
+
+#define CODERS(name, k)                                                  \
+    static void encode_##name(vz_cm *cm, vz_encoder *e, uint32_t c)      \
+    {                                                                    \
+        code_byte(cm, e, NULL, c, vz_cm_shapes[k]);                      \
+    }                                                                    \
+    static uint32_t decode_##name(vz_cm *cm, vz_decoder *d)              \
+    {                                                                    \
+        return code_byte(cm, NULL, d, 0, vz_cm_shapes[k]);               \
+    }
+CODERS(fast, VZ_CM_FAST)
+CODERS(mid, VZ_CM_MID)
+CODERS(max, VZ_CM_MAX)
+#define VZ_CM_BITS {{encode_fast, encode_mid, encode_max}, {decode_fast, decode_mid, decode_max}}
+
+#endif

@@ -1,0 +1,125 @@
+/* cm_mix_body.h - the mixer of cm_parts.h in the instruction set that the including file is
+ * compiled for: exact 32-bit products, 1, 8 or 16 at a time, summed in any order. The scalar branch is the
+ * definition. */
+#ifndef VZ_CM_MIX_BODY_H
+#define VZ_CM_MIX_BODY_H
+
+#include "cm_parts.h"
+
+#if defined(__AVX512BW__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512BW__)
+FV_INLINE __m512i mix_inputs(const int16_t *x)
+{
+    return _mm512_cvtepi16_epi32(_mm256_load_si256((const __m256i *)x));
+}
+FV_INLINE int32_t mix_dot(const int16_t *x, const int32_t *w, int n)
+{
+    __m512i a = _mm512_setzero_si512();
+    for (int k = 0; k < n; k += 16) {
+        const __m512i p = _mm512_mullo_epi32(_mm512_load_si512(w + k), mix_inputs(x + k));
+        a = _mm512_add_epi32(a, _mm512_srai_epi32(p, 8));
+    }
+    return vz_sar(_mm512_reduce_add_epi32(a), 8);
+}
+FV_INLINE void mix_train(const int16_t *x, int32_t *w, int n, int32_t error)
+{
+    const __m512i half = _mm512_set1_epi32(1 << 13), e = _mm512_set1_epi32(error);
+    const __m512i hi = _mm512_set1_epi32(VZ_MIX_WEIGHT_MAX);
+    const __m512i lo = _mm512_set1_epi32(-VZ_MIX_WEIGHT_MAX);
+    for (int k = 0; k < n; k += 16) {
+        __m512i d = _mm512_add_epi32(_mm512_mullo_epi32(mix_inputs(x + k), e), half);
+        d = _mm512_add_epi32(_mm512_load_si512(w + k), _mm512_srai_epi32(d, 14));
+        _mm512_store_si512(w + k, _mm512_max_epi32(_mm512_min_epi32(d, hi), lo));
+    }
+}
+#elif defined(__AVX2__)
+FV_INLINE __m256i mix_inputs(const int16_t *x)
+{
+    return _mm256_cvtepi16_epi32(_mm_load_si128((const __m128i *)x));
+}
+FV_INLINE int32_t mix_dot(const int16_t *x, const int32_t *w, int n)
+{
+    __m256i a = _mm256_setzero_si256(), b = a;
+    for (int k = 0; k < n; k += 16) {
+        const __m256i w0 = _mm256_load_si256((const __m256i *)(w + k));
+        const __m256i w1 = _mm256_load_si256((const __m256i *)(w + k + 8));
+        const __m256i p0 = _mm256_mullo_epi32(w0, mix_inputs(x + k));
+        const __m256i p1 = _mm256_mullo_epi32(w1, mix_inputs(x + k + 8));
+        a = _mm256_add_epi32(a, _mm256_srai_epi32(p0, 8));
+        b = _mm256_add_epi32(b, _mm256_srai_epi32(p1, 8));
+    }
+    a = _mm256_add_epi32(a, b);
+    __m128i h = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+    h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0xb1));
+    return vz_sar(_mm_cvtsi128_si32(h), 8);
+}
+FV_INLINE void mix_train(const int16_t *x, int32_t *w, int n, int32_t error)
+{
+    const __m256i half = _mm256_set1_epi32(1 << 13), e = _mm256_set1_epi32(error);
+    const __m256i hi = _mm256_set1_epi32(VZ_MIX_WEIGHT_MAX);
+    const __m256i lo = _mm256_set1_epi32(-VZ_MIX_WEIGHT_MAX);
+    for (int k = 0; k < n; k += 8) {
+        __m256i *p = (__m256i *)(w + k);
+        __m256i d = _mm256_add_epi32(_mm256_mullo_epi32(mix_inputs(x + k), e), half);
+        d = _mm256_add_epi32(_mm256_load_si256(p), _mm256_srai_epi32(d, 14));
+        _mm256_store_si256(p, _mm256_max_epi32(_mm256_min_epi32(d, hi), lo));
+    }
+}
+#else
+FV_INLINE int32_t mix_dot(const int16_t *x, const int32_t *w, int n)
+{
+    int32_t sum = 0;
+    for (int k = 0; k < n; k++) sum += vz_sar(w[k] * x[k], 8);
+    return vz_sar(sum, 8);
+}
+FV_INLINE void mix_train(const int16_t *x, int32_t *w, int n, int32_t error)
+{
+    for (int k = 0; k < n; k++) {
+        const int32_t v = w[k] + vz_sar(x[k] * error + (1 << 13), 14);
+        w[k] = vz_clamp(v, -VZ_MIX_WEIGHT_MAX, VZ_MIX_WEIGHT_MAX);
+    }
+}
+#endif
+
+/* n and selectors may be constants of the caller: then the loops are unrolled. */
+FV_INLINE int32_t mix_logit(vz_mixer *m, int n, int selectors)
+{
+    for (int i = 0; i < selectors; i++) {
+        m->dot[i] = vz_clamp(mix_dot(m->x, m->pick[i], n), -VZ_SQUASH_MAX, VZ_SQUASH_MAX);
+        m->x2[i] = (int16_t)vz_clamp(m->dot[i], -VZ_LOGIT_MAX, VZ_LOGIT_MAX);
+    }
+    m->logit = vz_clamp(mix_dot(m->x2, m->pick2, 16), -VZ_SQUASH_MAX, VZ_SQUASH_MAX);
+    return m->logit;
+}
+FV_INLINE int32_t mix_error(const vz_mixer *m, int32_t logit, int bit, int32_t rate)
+{
+    const int32_t p = m->lg->squash[logit + VZ_SQUASH_MAX]; /* clamped already */
+    const int32_t e = vz_sar(((bit << 16) - p) * rate, 10);
+    return vz_clamp(e, -VZ_MIX_ERROR_MAX, VZ_MIX_ERROR_MAX);
+}
+FV_INLINE void mix_update(vz_mixer *m, int n, int selectors, int bit)
+{
+    for (int i = 0; i < selectors; i++)
+        mix_train(m->x, m->pick[i], n, mix_error(m, m->dot[i], bit, m->rate));
+    mix_train(m->x2, m->pick2, 16, mix_error(m, m->logit, bit, m->rate2));
+}
+
+#ifdef VZ_MIX_DEFINE_OPS /* the functions of a vz_mix_ops */
+static void ops_dot(const int16_t *x, int n, int32_t *const *w, int sets, int32_t *out)
+{
+    for (int s = 0; s < sets; s++) out[s] = mix_dot(x, w[s], n);
+}
+static void ops_train(const int16_t *x, int n, int32_t *const *w, int sets, const int32_t *error)
+{
+    for (int s = 0; s < sets; s++) mix_train(x, w[s], n, error[s]);
+}
+static int32_t ops_logit(vz_mixer *m) { return mix_logit(m, m->n, m->selectors); }
+static void ops_update(vz_mixer *m, int bit) { mix_update(m, m->n, m->selectors, bit); }
+#define VZ_MIX_OPS {ops_dot, ops_train, ops_logit, ops_update}
+#endif
+
+#endif
