@@ -1,6 +1,6 @@
 /* cm_mix_body.h - the mixer of cm_parts.h in the instruction set that the including file is
- * compiled for: exact 32-bit products, 1, 8 or 16 at a time, summed in any order. The scalar branch is the
- * definition. */
+ * compiled for: exact 32-bit products, 1, 8 or 16 at a time, summed in any order. The scalar branch
+ * is the definition. */
 #ifndef VZ_CM_MIX_BODY_H
 #define VZ_CM_MIX_BODY_H
 
