@@ -327,16 +327,17 @@ typedef struct layout {
     size_t direct[DIRECT_MAX], hashed, match, mixer, apm[2], total;
 } layout;
 
-/* Tables in proportion to the bases, and to the memory that the frame's header allows. */
+/* Tables in proportion to the bases, at most half of the memory that the frame's header allows for
+ * contexts and a quarter for matches: the streams take as much again. */
 static layout lay_out(const vz_cm_options *o, uint64_t count)
 {
     const plan *p = plan_of(o->level);
     layout l = {0};
     size_t at = 0;
     const int need = log2_ceil(count) + 2;
-    const int most = o->memory_log2 - 3 - log2_ceil((uint64_t)p->hashed);
+    const int most = o->memory_log2 - 4 - log2_ceil((uint64_t)p->hashed);
     l.log2 = vz_clamp(need, 10, most < 10 ? 10 : most);
-    l.match_log2 = vz_clamp(need - 1, 10, 24);
+    l.match_log2 = vz_clamp(need - 1, 10, o->memory_log2 - 5 < 24 ? o->memory_log2 - 5 : 24);
     for (int i = 0; i < p->direct; i++) {
         l.direct[i] = at;
         at += sizeof(vz_prob) << (2 * p->orders[i] + 2);
