@@ -1,0 +1,175 @@
+/* nn_vocab.c - pieces of bytes, and text as their ids by the longest match.
+ *
+ * Longest match instead of replaying merges: one rule without ties, O(bytes), and the same however
+ * the pieces were learned. The trie is one hash table of edges (node, byte) -> node; nodes 1 .. 256
+ * are the single bytes, which all exist, so that the first byte needs no look-up. Both sides of an
+ * archive run only integer code here, on what the model file says. */
+#include "nn_vocab.h"
+
+#include <string.h>
+
+typedef struct nn_edge {
+    uint32_t key; /* node << 8 | byte; 0: free, since nodes begin at 1 */
+    uint32_t node;
+} nn_edge;
+
+/* Fibonacci hashing; the upper bits of the product are the good ones. */
+static uint32_t edge_slot(const nn_vocab *v, uint32_t key)
+{
+    return (uint32_t)((key * 2654435769u) >> 7) & (v->slots - 1);
+}
+
+static uint32_t follow(const nn_vocab *v, uint32_t node, uint8_t byte)
+{
+    const uint32_t key = node << 8 | byte;
+    for (uint32_t at = edge_slot(v, key);; at = (at + 1) & (v->slots - 1)) {
+        if (v->edge[at].key == key) return v->edge[at].node;
+        if (v->edge[at].key == 0) return 0;
+    }
+}
+
+/* The node behind `node` over `byte`, made if it is not there. */
+static uint32_t extend(nn_vocab *v, uint32_t node, uint8_t byte)
+{
+    const uint32_t key = node << 8 | byte;
+    uint32_t at = edge_slot(v, key);
+    while (v->edge[at].key != 0 && v->edge[at].key != key) at = (at + 1) & (v->slots - 1);
+    if (v->edge[at].key == 0) {
+        v->edge[at] = (nn_edge){key, v->nodes};
+        v->id_of[v->nodes++] = -1;
+    }
+    return v->edge[at].node;
+}
+
+static fv_status insert_pieces(nn_vocab *v)
+{
+    int single = 0;
+    v->nodes = 257;
+    for (int i = 0; i < 257; i++) v->id_of[i] = -1;
+    for (int id = 0; id < v->size; id++) {
+        const uint8_t *p = v->text + v->begin[id];
+        const int n = nn_vocab_length(v, id);
+        uint32_t node = 1u + p[0];
+        for (int i = 1; i < n; i++) node = extend(v, node, p[i]);
+        if (v->id_of[node] >= 0)
+            return fv_fail(v->ctx, FV_ERR_MODEL, "vocabulary: pieces %d and %d are the same",
+                           (int)v->id_of[node], id);
+        v->id_of[node] = id;
+        single += n == 1;
+    }
+    if (single == 256) return FV_OK;
+    return fv_fail(v->ctx, FV_ERR_MODEL, "vocabulary: %d of the 256 single bytes are missing",
+                   256 - single);
+}
+
+fv_status nn_vocab_build(fv_ctx *ctx, nn_vocab *v, const uint8_t *text, size_t text_bytes,
+                         const uint8_t *length, size_t size)
+{
+    size_t sum = 0;
+    memset(v, 0, sizeof *v);
+    v->ctx = ctx;
+    if (size < 256 || size > 2u << NN_VOCAB_MAX_BITS)
+        return fv_fail(ctx, FV_ERR_MODEL, "vocabulary: %zu pieces are too few or too many", size);
+    for (size_t i = 0; i < size; i++) {
+        if (length[i] < 1 || length[i] > NN_VOCAB_MAX_PIECE)
+            return fv_fail(ctx, FV_ERR_MODEL, "vocabulary: piece %zu has %d bytes, not 1 to 16", i,
+                           (int)length[i]);
+        sum += length[i];
+    }
+    if (sum != text_bytes)
+        return fv_fail(ctx, FV_ERR_MODEL, "vocabulary: lengths sum to %zu, there are %zu bytes",
+                       sum, text_bytes);
+    v->size = (int)size;
+    while ((size_t)1 << v->bits < size) v->bits++;
+    for (v->slots = 1024; v->slots < 2 * sum;) v->slots *= 2;
+    v->text = fv_alloc(ctx, text_bytes);
+    v->begin = fv_calloc(ctx, size + 1, sizeof *v->begin);
+    v->edge = fv_calloc(ctx, v->slots, sizeof *v->edge);
+    v->id_of = fv_calloc(ctx, sum + 257, sizeof *v->id_of); /* a node for each byte at most */
+    fv_status s = FV_ERR_OOM;
+    if (v->text && v->begin && v->edge && v->id_of) {
+        memcpy(v->text, text, text_bytes);
+        for (size_t i = 0; i < size; i++) v->begin[i + 1] = v->begin[i] + length[i];
+        s = insert_pieces(v);
+    }
+    if (s != FV_OK) nn_vocab_close(v);
+    return s;
+}
+
+fv_status nn_vocab_open(fv_ctx *ctx, nn_vocab *v, const uint8_t *text, size_t text_bytes,
+                        const uint8_t *length, size_t size)
+{
+    memset(v, 0, sizeof *v);
+    if (size < (size_t)1 << NN_VOCAB_MIN_BITS || size > (size_t)1 << NN_VOCAB_MAX_BITS ||
+        (size & (size - 1)) != 0)
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "vocabulary: %zu pieces, expected a power of two from 256 to 16384", size);
+    return nn_vocab_build(ctx, v, text, text_bytes, length, size);
+}
+
+fv_status nn_vocab_load(fv_ctx *ctx, nn_vocab *v, const fv_model *m)
+{
+    fv_tensor text, length;
+    memset(v, 0, sizeof *v);
+    if (!fv_model_find(m, "vocab.text", &text) || !fv_model_find(m, "vocab.length", &length))
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "vocabulary: vocab.text or vocab.length is missing in the model");
+    if (text.dtype != FV_U8 || length.dtype != FV_U8 || text.ndim != 1 || length.ndim != 1)
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "vocabulary: vocab.text and vocab.length must be u8 with one dimension");
+    return nn_vocab_open(ctx, v, text.data, (size_t)text.dim[0], length.data,
+                         (size_t)length.dim[0]);
+}
+
+fv_status nn_vocab_bytes(fv_ctx *ctx, nn_vocab *v)
+{
+    uint8_t text[256], length[256];
+    for (int i = 0; i < 256; i++) {
+        text[i] = (uint8_t)i;
+        length[i] = 1;
+    }
+    return nn_vocab_open(ctx, v, text, 256, length, 256);
+}
+
+void nn_vocab_close(nn_vocab *v)
+{
+    fv_free(v->ctx, v->text);
+    fv_free(v->ctx, v->begin);
+    fv_free(v->ctx, v->edge);
+    fv_free(v->ctx, v->id_of);
+    memset(v, 0, sizeof *v);
+}
+
+int nn_vocab_next(const nn_vocab *v, const uint8_t *p, size_t n)
+{
+    uint32_t node = 1u + p[0];
+    int best = v->id_of[node];
+    for (size_t i = 1; i < n; i++) {
+        node = follow(v, node, p[i]);
+        if (node == 0) break;
+        if (v->id_of[node] >= 0) best = v->id_of[node];
+    }
+    return best;
+}
+
+size_t nn_vocab_encode(const nn_vocab *v, const uint8_t *bytes, size_t n, uint16_t *out)
+{
+    size_t count = 0;
+    for (size_t at = 0; at < n; count++) {
+        const int id = nn_vocab_next(v, bytes + at, n - at);
+        out[count] = (uint16_t)id;
+        at += (size_t)nn_vocab_length(v, id);
+    }
+    return count;
+}
+
+size_t nn_vocab_decode(const nn_vocab *v, const uint16_t *id, size_t n, uint8_t *out)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < n; i++) {
+        const size_t len = (size_t)nn_vocab_length(v, id[i]);
+        memcpy(out + at, v->text + v->begin[id[i]], len);
+        at += len;
+    }
+    return at;
+}
