@@ -311,6 +311,17 @@ refuse train_missing_recipe 1 "none" "$FOVEA" train none.recipe
 printf 'engine = dit\nfruit = apple\n' > bad.recipe
 refuse train_unknown_engine 3 "engine" "$FOVEA" train bad.recipe --set engine=steam
 recipe="$data/clothing.recipe"
+# The small model that ships, with its table: twice as fast is near to the exact pictures.
+f32=$(dirname "$data")/../diffusion/models/f32.safetensors
+if [ -f "$f32" ]; then
+    expect shipped_f32 0 "$GEN" --model "$f32" --class all --seed 5 --threads 1 --speedup 2x --compare \
+        --json -o f32.png
+    ! grep -q uniform err && grep -q '"mode": "soda"' out && is_png f32.png; ok $? shipped_f32_has_its_table
+    awk -F'[:,]' '/"psnr_db"/ { found = $2 + 0 > 36 } END { exit !found }' out; ok $? shipped_f32_is_near_exact
+    grep -q "apple-golden.*tomato-heart" out; ok $? shipped_f32_names_its_classes
+else
+    skip shipped_f32 "not in this tree"
+fi
 train="$FOVEA train $recipe --data-dir $data --threads 1 --set batch=4 --set sample_every=0 --set eval_batches=0 --set split=0"
 if [ -f "$recipe" ]; then
     expect train 0 $train --set steps=3 -o t
