@@ -20,6 +20,7 @@ fv_status fvi_cpu_ops_create(fv_ctx *ctx)
     fvi_group_init(&o->group, ctx->cpu);
     fvi_attention_init(&o->attention, ctx->cpu);
     fvi_wkv_init(&o->wkv, ctx->cpu);
+    fvi_tree_init(&o->tree, ctx->cpu);
     ctx->cpu_ops = o;
     return FV_OK;
 }
@@ -60,6 +61,7 @@ const fvi_op_def *fvi_cpu_op(fvi_op op)
         [FVI_OP_ROUTE] = &fvi_cpu_route,
         [FVI_OP_BALANCE] = &fvi_cpu_balance,
         [FVI_OP_MOE] = &fvi_cpu_moe,
+        [FVI_OP_LOSS_TREE] = &fvi_cpu_loss_tree,
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
 }

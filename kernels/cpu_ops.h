@@ -12,6 +12,7 @@ struct fvi_cpu_ops {
     fvi_group_ops group;
     fvi_attention_ops attention;
     fvi_wkv_ops wkv;
+    fvi_tree_ops tree;
 };
 
 #endif

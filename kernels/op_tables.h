@@ -188,6 +188,23 @@ void fvi_wkv_init(fvi_wkv_ops *o, uint32_t cpu);
 void fvi_wkv_init_avx2(fvi_wkv_ops *o);
 void fvi_wkv_init_avx512(fvi_wkv_ops *o);
 
+/* ---- Loss over a binary tree (op_tree.c) ----------------------------------------------------- */
+
+typedef struct fvi_tree_columns { int64_t first, end, D; } fvi_tree_columns;
+/* A label's path: `bits` nodes, rows of w [V][D]; g: one number for each of them. */
+typedef struct fvi_tree_ops {
+    void (*dots)(float *z, fvi_in h, const float *w, const int32_t *node, int bits, int64_t D);
+    /* dh = sum over k of g_k w[node_k]; bits may be 0 */
+    void (*mix)(fvi_out dh, const float *w, const float *g, const int32_t *node, int bits,
+                int64_t D);
+    /* dw[node_k] += g_k h, columns c->first .. c->end */
+    void (*spread)(float *dw, fvi_in h, const float *g, const int32_t *node, int bits,
+                   const fvi_tree_columns *c);
+} fvi_tree_ops;
+void fvi_tree_init(fvi_tree_ops *o, uint32_t cpu);
+void fvi_tree_init_avx2(fvi_tree_ops *o);
+void fvi_tree_init_avx512(fvi_tree_ops *o);
+
 /* ---- Fixed partitions ------------------------------------------------------------------------ */
 
 /* B samples of T rows, each sample cut into S segments; item k is segment k % S of sample k / S.

@@ -177,6 +177,25 @@ static void ref_ce(const tc *c, double *const in[], double *out)
     out[0] = used > 0 ? total / used : 0;
 }
 
+static void ref_tree(const tc *c, double *const in[], double *out)
+{
+    const int64_t V = c->in[1].dim[0], D = c->in[1].dim[1];
+    double total = 0, used = 0;
+    for (int64_t i = 0; i < count(&c->in[3]); i++) {
+        const int64_t label = (int64_t)in[3][i];
+        if (label < 0) continue;
+        for (int64_t node = 1, half = V / 2; half > 0; half /= 2) {
+            const int bit = (label & half) != 0;
+            double z = in[2][node];
+            for (int64_t k = 0; k < D; k++) z += in[0][i * D + k] * in[1][node * D + k];
+            total += fmax(bit ? -z : z, 0) + log1p(exp(-fabs(z)));
+            node = 2 * node + bit;
+        }
+        used++;
+    }
+    out[0] = used > 0 ? total / used : 0;
+}
+
 static const int sizes[] = { 1, 3, 4, 7, 16, 20, 64, 100, 192, 256, 257 };
 #define N_SIZES 11
 
@@ -331,6 +350,20 @@ static void add_loss_cases(void)
         c->range = 8;
         c->out[0] = shape(1, 1, 0, 0, 0);
         c->out[1] = c->in[0];
+        c->out_role = P;
+    }
+    for (int s = 0; s < N_SIZES; s++) {
+        const int bits = 1 + s % 5, V = 1 << bits;
+        tc *c = add_case(FVI_OP_LOSS_TREE, "loss_tree", ref_tree);
+        add_input(c, 0, X, shape(2, 19, sizes[s], 0, 0));
+        add_input(c, 1, P, shape(2, V, sizes[s], 0, 0));
+        add_input(c, 2, P, shape(1, V, 0, 0, 0));
+        add_input(c, 3, IDS, shape(1, 19, 0, 0, 0));
+        c->id_low = -1;
+        c->id_high = V;
+        c->range = 2;
+        c->out[0] = shape(1, 1, 0, 0, 0);
+        c->out[1] = shape(2, 19, bits, 0, 0);
         c->out_role = P;
     }
     tc *c = add_case(FVI_OP_LOSS_MSE, "loss_mse of vectors", ref_mse);
