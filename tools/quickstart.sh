@@ -21,8 +21,10 @@ say "2. Building into $build"
 mkdir -p "$build"
 generator='Unix Makefiles'
 if command -v ninja > /dev/null; then generator=Ninja; fi
-[ -f "$build/CMakeCache.txt" ] || cmake -S . -B "$build" -G "$generator" > "$build.log" 2>&1 ||
-    { cat "$build.log"; exit 1; }
+if ! [ -f "$build/build.ninja" ] && ! [ -f "$build/Makefile" ]; then
+    rm -rf "$build/CMakeCache.txt" "$build/CMakeFiles" # of an attempt that failed
+    cmake -S . -B "$build" -G "$generator" > "$build.log" 2>&1 || { cat "$build.log"; exit 1; }
+fi
 cmake --build "$build" -j "$(nproc)" > "$build.log" 2>&1 || { tail -n 40 "$build.log"; exit 1; }
 echo "built: $("$gen" --version)"
 mkdir -p "$out"
