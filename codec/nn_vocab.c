@@ -121,6 +121,41 @@ fv_status nn_vocab_load(fv_ctx *ctx, nn_vocab *v, const fv_model *m)
                          (size_t)length.dim[0]);
 }
 
+static fv_status copy_model(fv_model_writer *w, const fv_model *m)
+{
+    for (int i = 0; i < fv_model_meta_count(m); i++) {
+        const char *key, *value;
+        fv_model_meta_at(m, i, &key, &value);
+        FV_TRY(fv_model_writer_meta(w, key, value));
+    }
+    for (int i = 0; i < fv_model_count(m); i++) {
+        fv_tensor t;
+        fv_model_tensor(m, i, &t);
+        FV_TRY(fv_model_writer_tensor(w, fv_model_name(m, i), &t));
+    }
+    return FV_OK;
+}
+
+fv_status nn_vocab_write(fv_ctx *ctx, const nn_vocab *v, const char *with, const char *path)
+{
+    fv_model *m = NULL;
+    fv_model_writer *w = NULL;
+    uint8_t *length = fv_alloc(ctx, (size_t)v->size);
+    fv_status s = length ? fv_model_writer_create(ctx, &w) : FV_ERR_OOM;
+    for (int i = 0; s == FV_OK && i < v->size; i++) length[i] = (uint8_t)nn_vocab_length(v, i);
+    const fv_tensor text = {.dtype = FV_U8, .ndim = 1, .dim = {v->begin[v->size]}, .data = v->text};
+    const fv_tensor lengths = {.dtype = FV_U8, .ndim = 1, .dim = {v->size}, .data = length};
+    if (s == FV_OK && with) s = fv_model_open(ctx, &m, with, NULL);
+    if (s == FV_OK && with) s = copy_model(w, m);
+    if (s == FV_OK) s = fv_model_writer_tensor(w, "vocab.text", &text);
+    if (s == FV_OK) s = fv_model_writer_tensor(w, "vocab.length", &lengths);
+    if (s == FV_OK) s = fv_model_writer_finish(w, path, 1);
+    fv_model_writer_destroy(&w);
+    fv_model_close(&m);
+    fv_free(ctx, length);
+    return s;
+}
+
 fv_status nn_vocab_bytes(fv_ctx *ctx, nn_vocab *v)
 {
     uint8_t text[256], length[256];

@@ -35,6 +35,8 @@ fv_status nn_vocab_open(fv_ctx *ctx, nn_vocab *v, const uint8_t *text, size_t te
                         const uint8_t *length, size_t size);
 /* From the two tensors of a model file. */
 fv_status nn_vocab_load(fv_ctx *ctx, nn_vocab *v, const fv_model *m);
+/* A model file with the two tensors, and what the model file `with` holds unless that is NULL. */
+fv_status nn_vocab_write(fv_ctx *ctx, const nn_vocab *v, const char *with, const char *path);
 void nn_vocab_close(nn_vocab *v);
 /* Id is byte: the vocabulary of 8 bits. */
 fv_status nn_vocab_bytes(fv_ctx *ctx, nn_vocab *v);

@@ -5,7 +5,7 @@
  *
  *     x = RMS(E[token]);  x0 = x
  *     per layer:  x = mix_0 x + mix_1 x0;  x += TimeMix(LN1 x);  x += FFN(LN2 x)
- *     logits = Head RMS(x)
+ *     logits = Head RMS(x), or the nodes of a binary tree: w_m . RMS(x) + b_m (ours)
  *
  * TimeMix, d = x_{t-1} - x_t:
  *     xrg = x + d mix_rg;  xk = x + d mix_k;  xv = x + d mix_v
@@ -55,14 +55,15 @@ fv_status oz_config_check(fv_ctx *ctx, const oz_config *c)
     const char *wrong = NULL;
     if (c->width < 16 || c->width > OZ_MAX_WIDTH || c->width % 16)
         wrong = "the width must be a multiple of 16 up to 8192";
-    else if (c->layers < 1 || c->layers > OZ_MAX_LAYERS)
-        wrong = "there must be 1 to 32 layers";
+    else if (c->layers < 1 || c->layers > OZ_MAX_LAYERS) wrong = "there must be 1 to 32 layers";
     else if (c->vocab < 2 || c->vocab > OZ_MAX_VOCAB || c->outputs < 2 || c->outputs > c->vocab)
         wrong = "the vocabulary must be 2 to 1048576, and the head not larger";
     else if (c->hidden < 1 || c->hidden > 8 * OZ_MAX_WIDTH)
         wrong = "the hidden width is out of range";
     else if ((c->v_moe || c->ffn_moe) && (c->experts < 3 || c->experts > FV_MAX_EXPERTS))
         wrong = "there must be 3 to 64 experts";
+    else if (c->tree && (c->outputs & (c->outputs - 1)) != 0)
+        wrong = "a tree needs a power of two of outputs";
     else if (c->router_hidden < 0 || c->router_hidden > OZ_MAX_WIDTH)
         wrong = "the router's width is out of range";
     return wrong ? fv_fail(ctx, FV_ERR_MODEL, "omnizip: %s", wrong) : FV_OK;
@@ -73,6 +74,7 @@ typedef struct config_key {
     size_t at;
     bool is_bool;
 } config_key;
+#define TREE_KEY "fovea.omnizip.tree" /* younger than the others: 0 where it is missing */
 static const config_key config_keys[] = {
     {"fovea.omnizip.width", offsetof(oz_config, width), false},
     {"fovea.omnizip.layers", offsetof(oz_config, layers), false},
@@ -83,6 +85,7 @@ static const config_key config_keys[] = {
     {"fovea.omnizip.router_hidden", offsetof(oz_config, router_hidden), false},
     {"fovea.omnizip.v_moe", offsetof(oz_config, v_moe), true},
     {"fovea.omnizip.ffn_moe", offsetof(oz_config, ffn_moe), true},
+    {TREE_KEY, offsetof(oz_config, tree), true},
 };
 
 void oz_config_meta(const oz_config *c, oz_meta *m)
@@ -112,15 +115,14 @@ fv_status oz_config_read(fv_ctx *ctx, const fv_model *m, oz_config *out)
         const char *text = fv_model_meta(m, config_keys[i].key);
         char *at = (char *)out + config_keys[i].at;
         int v = 0, digits = 0;
+        if (!text && strcmp(config_keys[i].key, TREE_KEY) == 0) text = "0";
         for (; text && text[digits] >= '0' && text[digits] <= '9' && digits < 8; digits++)
             v = 10 * v + (text[digits] - '0');
         if (!digits || text[digits])
             return fv_fail(ctx, FV_ERR_MODEL, "omnizip: metadata %s is missing or not a number",
                            config_keys[i].key);
-        if (config_keys[i].is_bool)
-            *(bool *)at = v != 0;
-        else
-            *(int *)at = v;
+        if (config_keys[i].is_bool) *(bool *)at = v != 0;
+        else *(int *)at = v;
     }
     return oz_config_check(ctx, out);
 }
@@ -131,10 +133,8 @@ static fv_pid add(oz_net *n, int l, const char *name, int64_t rows, int64_t colu
 {
     char full[96];
     const int64_t dim[2] = {rows, columns};
-    if (l < 0)
-        snprintf(full, sizeof full, "%s", name);
-    else
-        snprintf(full, sizeof full, "blocks.%d.%s", l, name);
+    if (l < 0) snprintf(full, sizeof full, "%s", name);
+    else snprintf(full, sizeof full, "blocks.%d.%s", l, name);
     return fv_params_add(n->params, full, columns ? 2 : 1, dim, 0);
 }
 
@@ -212,16 +212,14 @@ fv_status oz_net_create(fv_ctx *ctx, oz_net *n, const oz_config *c)
     n->norm = add(n, -1, "norm.weight", c->width, 0);
     for (int l = 0; l < c->layers; l++) add_block(n, l);
     n->head = add(n, -1, "head.weight", c->outputs, c->width);
-    if (n->head >= 0) return FV_OK;
+    n->bias = c->tree ? add(n, -1, "head.bias", c->outputs, 0) : -1;
+    if (n->head >= 0 && (n->bias >= 0 || !c->tree)) return FV_OK;
     const fv_status s = fv_params_alloc(n->params); /* says why adding failed */
     oz_net_destroy(n);
     return s == FV_OK ? FV_ERR_INTERNAL : s;
 }
 
-void oz_net_destroy(oz_net *n)
-{
-    fv_params_destroy(&n->params);
-}
+void oz_net_destroy(oz_net *n) { fv_params_destroy(&n->params); }
 
 /* ---- Starting values ------------------------------------------------------------------------- */
 
@@ -379,10 +377,8 @@ static fv_t time_mix(graph *g, int l, fv_t x)
     w.k = fv_linear(t, xk, b->k.w, -1, FV_ACT_NONE);
     w.v = g->n->cfg.v_moe ? fv_moe(t, xv, route(g, &b->v_router, xv, l, 'v'), -1, b->v.w)
                           : fv_linear(t, xv, b->v.w, -1, FV_ACT_NONE);
-    if (l == 0)
-        g->v1 = w.v;
-    else
-        w.v = fv_lerp(t, w.v, g->v1, gate_of(g, b->value_mix));
+    if (l == 0) g->v1 = w.v;
+    else w.v = fv_lerp(t, w.v, g->v1, gate_of(g, b->value_mix));
     statics(g, b, &w, &bonus);
     fv_t y = fv_wkv7(t, &w, g->io->carry ? &next : NULL);
     if (g->io->carry) {
@@ -423,5 +419,12 @@ fv_t oz_forward(fv_tape *t, const oz_net *n, fv_t ids, int64_t B, int64_t T, oz_
             t, x, feed_forward(&g, l, norm(&g, x, FV_NORM_LAYER, b->ln2_w, b->ln2_b, 1e-5f)), 0, 0);
     }
     x = fv_reshape(t, norm(&g, x, FV_NORM_RMS, n->norm, -1, 1e-8f), 2, flat);
+    if (n->cfg.tree) return x;
     return fv_linear_as(t, x, n->head, -1, FV_ACT_NONE, FV_F32);
+}
+
+fv_t oz_loss(fv_tape *t, const oz_net *n, fv_t y, fv_t labels)
+{
+    return n->cfg.tree ? fv_loss_tree(t, y, n->head, n->bias, labels)
+                       : fv_loss_cross_entropy(t, y, labels);
 }

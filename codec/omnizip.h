@@ -7,6 +7,7 @@
 #define VZ_OMNIZIP_H
 
 #include "engine.h"
+#include "nn_vocab.h"
 
 #define OZ_MAX_LAYERS 32
 #define OZ_MAX_WIDTH 8192
@@ -22,6 +23,7 @@ typedef struct oz_config {
     int experts;       /* 3 .. FV_MAX_EXPERTS                                                    */
     int router_hidden; /* 0: one linear map (ours); else a layer with SiLU between (checkpoints)  */
     bool v_moe, ffn_moe;
+    bool tree;  /* the head is the nodes of a binary tree: see nn_vocab.h                 */
     bool hira;  /* the projections are W + B A, B and A of 4 times the width              */
     bool noise; /* routers draw noise: only while training                                */
 } oz_config;
@@ -47,7 +49,7 @@ typedef struct oz_block {
 typedef struct oz_net {
     oz_config cfg;
     fv_params *params;
-    fv_pid embed, norm, head;
+    fv_pid embed, norm, head, bias; /* bias: of a tree's nodes, else -1 */
     oz_block block[OZ_MAX_LAYERS];
 } oz_net;
 
@@ -55,7 +57,7 @@ typedef struct oz_net {
 fv_status oz_preset(fv_ctx *ctx, const char *name, oz_config *out);
 fv_status oz_config_check(fv_ctx *ctx, const oz_config *c);
 /* fovea.* metadata of a model file: key, value pairs of at most OZ_META_PAIRS, pointing into *m. */
-#define OZ_META_PAIRS 12
+#define OZ_META_PAIRS 13
 typedef struct oz_meta {
     char text[OZ_META_PAIRS][32];
     const char *item[2 * OZ_META_PAIRS];
@@ -77,8 +79,11 @@ typedef struct oz_io {
     float balance, z; /* of the routers' loss; noise inputs "noise.vL", "noise.fL" [B*T, E] */
     fv_t aux;         /* out: the routers' loss [1], 0 if there is none */
 } oz_io;
-/* ids i32 [B*T] -> logits f32 [B*T, outputs]. Sequences are independent rows of T tokens. */
+/* ids i32 [B*T] -> logits f32 [B*T, outputs]; with a tree instead what its nodes read, [B*T, n].
+ * Sequences are independent rows of T tokens. */
 fv_t oz_forward(fv_tape *t, const oz_net *n, fv_t ids, int64_t B, int64_t T, oz_io *io);
+/* Mean loss in nats of labels i32 [B*T] (-1: ignored), y from oz_forward, without io->aux. */
+fv_t oz_loss(fv_tape *t, const oz_net *n, fv_t y, fv_t labels);
 
 /* HiRA: the network runs on `merged`, where each W is W + B A, formed once a step; gradients go
  * back to the factors: dA = B^T dW, dB = dW A^T. Without hira in `full` values and gradients are
@@ -97,17 +102,19 @@ fv_status oz_copy_values(fv_ctx *ctx, const oz_net *from, oz_net *to);
 
 /* ---- Data for training (omnizip_data.c) ------------------------------------------------------ */
 
-/* Bytes to tokens. The byte tokenizer is the first; others keep this interface. Ids 0 .. outputs-1
- * stand for bytes, outputs .. outputs+prefixes-1 begin a sequence and name its modality. */
+/* Bytes to tokens: each byte is one, or the pieces of a vocabulary. Ids 0 .. outputs-1 stand for
+ * bytes, outputs .. outputs+prefixes-1 begin a sequence and name its modality. */
 typedef struct oz_tokenizer {
     int outputs, prefixes;
-    /* Tokens of `size` bytes into out (at most `size` of them); returns their number. */
-    size_t (*encode)(const struct oz_tokenizer *t, const uint8_t *bytes, size_t size, int32_t *out);
-    int (*bytes_of)(const struct oz_tokenizer *t, int32_t token); /* length of a token in bytes */
+    const nn_vocab *vocab; /* NULL: bytes */
 } oz_tokenizer;
 extern const oz_tokenizer oz_bytes;
+oz_tokenizer oz_pieces(const nn_vocab *v);
+/* Tokens of `size` bytes into out (at most `size` of them); returns their number. */
+size_t oz_encode(const oz_tokenizer *t, const uint8_t *bytes, size_t size, uint16_t *out);
+int oz_token_bytes(const oz_tokenizer *t, int token); /* length of a token in bytes */
 
-#define OZ_MODALITIES 7
+#define OZ_MODALITIES 8
 extern const char *const oz_modality_name[OZ_MODALITIES];
 
 /* A sequence: tokens [first, first + n) of its modality. */
@@ -116,7 +123,7 @@ typedef struct oz_document {
 } oz_document;
 /* One modality: all tokens, and the pieces of at most T of them that lanes read. */
 typedef struct oz_stream {
-    int32_t *token;
+    uint16_t *token;
     int64_t tokens, capacity, bytes;
     oz_document *doc;
     int64_t docs, doc_capacity;
@@ -124,12 +131,17 @@ typedef struct oz_stream {
     uint8_t *begins;    /* [pieces] the first piece of a document          */
     int64_t pieces;
 } oz_stream;
+typedef struct oz_sample { /* see oz_data_sample */
+    uint8_t *bytes;
+    int64_t used, capacity, of[OZ_MODALITIES];
+} oz_sample;
 typedef struct oz_data {
     fv_ctx *ctx;
     const oz_tokenizer *tok;
     oz_stream train[OZ_MODALITIES], held[OZ_MODALITIES];
     int used, modality[OZ_MODALITIES]; /* those that have data */
     fv_text manifest;
+    oz_sample sample;
 } oz_data;
 typedef struct oz_data_options {
     const char *const *sources; /* "modality:path" */
@@ -139,6 +151,10 @@ typedef struct oz_data_options {
     uint64_t max_bytes, seed; /* most bytes of one modality */
 } oz_data_options;
 fv_status oz_data_open(oz_data *d, const oz_data_options *o);
+/* Before oz_data_open: the bytes of the training files of text, code and database, one after another,
+ * at most OZ_SAMPLE_BYTES of each, to learn a vocabulary from. The caller frees *bytes. */
+#define OZ_SAMPLE_BYTES ((int64_t)96 << 20)
+fv_status oz_data_sample(oz_data *d, const oz_data_options *o, uint8_t **bytes, size_t *size);
 void oz_data_close(oz_data *d);
 /* Piece `p` of `s` as one lane's row: ids [T] with the prefix or the token before in front, labels
  * [T] (-1 beyond the end). Returns the bytes that the labels stand for. */

@@ -22,26 +22,31 @@
 #define SPLIT_HELDOUT 7
 #define PATCH 16
 
+/* New ones at the end: the order numbers the prefixes of models. */
 const char *const oz_modality_name[OZ_MODALITIES] = {"image",    "medical", "tactile", "speech",
-                                                     "database", "gene",    "text"};
+                                                     "database", "gene",    "text",    "code"};
 
-/* ---- Bytes as tokens ------------------------------------------------------------------------- */
+/* ---- Tokens ---------------------------------------------------------------------------------- */
 
-static size_t encode_bytes(const oz_tokenizer *t, const uint8_t *bytes, size_t size, int32_t *out)
+const oz_tokenizer oz_bytes = {256, OZ_MODALITIES, NULL};
+
+oz_tokenizer oz_pieces(const nn_vocab *v)
 {
-    (void)t;
+    const oz_tokenizer t = {v->size, OZ_MODALITIES, v};
+    return t;
+}
+
+size_t oz_encode(const oz_tokenizer *t, const uint8_t *bytes, size_t size, uint16_t *out)
+{
+    if (t->vocab) return nn_vocab_encode(t->vocab, bytes, size, out);
     for (size_t i = 0; i < size; i++) out[i] = bytes[i];
     return size;
 }
 
-static int one_byte(const oz_tokenizer *t, int32_t token)
+int oz_token_bytes(const oz_tokenizer *t, int token)
 {
-    (void)t;
-    (void)token;
-    return 1;
+    return t->vocab ? nn_vocab_length(t->vocab, token) : 1;
 }
-
-const oz_tokenizer oz_bytes = {256, OZ_MODALITIES, encode_bytes, one_byte};
 
 /* ---- Streams --------------------------------------------------------------------------------- */
 
@@ -66,7 +71,7 @@ static fv_status add_document(oz_data *d, oz_stream *s, const uint8_t *bytes, si
     FV_TRY(
         grow(d->ctx, (void **)&s->token, s->tokens, (int64_t)size, &s->capacity, sizeof *s->token));
     FV_TRY(grow(d->ctx, (void **)&s->doc, s->docs, 1, &s->doc_capacity, sizeof *s->doc));
-    const int64_t n = (int64_t)d->tok->encode(d->tok, bytes, size, s->token + s->tokens);
+    const int64_t n = (int64_t)oz_encode(d->tok, bytes, size, s->token + s->tokens);
     s->doc[s->docs++] = (oz_document){s->tokens, n};
     s->tokens += n;
     s->bytes += (int64_t)size;
@@ -119,45 +124,55 @@ static fv_status add_picture(oz_data *d, oz_stream *s, const uint8_t *bytes, siz
     return st;
 }
 
-static fv_status add_file(oz_data *d, int m, const fvi_member *file, const uint8_t *bytes,
-                          size_t size, uint64_t max_bytes)
+static bool is_held_out(const fvi_member *file)
 {
-    const uint32_t crc = fv_crc32(0, file->path, strlen(file->path));
-    oz_stream *s = crc % SPLIT_MODULUS == SPLIT_HELDOUT ? &d->held[m] : &d->train[m];
-    const uint8_t *samples;
-    size_t count;
-    if ((uint64_t)s->bytes >= max_bytes) return FV_OK;
-    if (fv_image_sniff(bytes, size) != FV_IMAGE_UNKNOWN)
-        return add_picture(d, s, bytes, size, max_bytes);
-    if (wav_samples(bytes, size, &samples, &count)) {
-        bytes = samples;
-        size = count;
-    }
-    const uint64_t left = max_bytes - (uint64_t)s->bytes;
-    return add_document(d, s, bytes, size < left ? size : (size_t)left);
+    return fv_crc32(0, file->path, strlen(file->path)) % SPLIT_MODULUS == SPLIT_HELDOUT;
 }
 
-static fv_status add_source(oz_data *d, const oz_data_options *o, const char *source)
+static fv_status add_file(oz_data *d, const oz_data_options *o, int m, const fvi_member *file,
+                          nn_sample f)
+{
+    oz_stream *s = is_held_out(file) ? &d->held[m] : &d->train[m];
+    if ((uint64_t)s->bytes >= o->max_bytes) return FV_OK;
+    if (fv_image_sniff(f.bytes, f.size) != FV_IMAGE_UNKNOWN)
+        return add_picture(d, s, f.bytes, f.size, o->max_bytes);
+    (void)wav_samples(f.bytes, f.size, &f.bytes, &f.size);
+    const uint64_t left = o->max_bytes - (uint64_t)s->bytes;
+    return add_document(d, s, f.bytes, f.size < left ? f.size : (size_t)left);
+}
+
+/* Number of the modality that `source` names, and what stands behind the colon; -1: wrong. */
+static int modality_of(const char *source, const char **path)
 {
     const char *colon = strchr(source, ':');
-    int m = 0;
-    while (colon && m < OZ_MODALITIES &&
-           (strncmp(source, oz_modality_name[m], (size_t)(colon - source)) != 0 ||
-            oz_modality_name[m][colon - source]))
-        m++;
-    if (!colon || m == OZ_MODALITIES || !colon[1])
+    if (!colon || !colon[1]) return -1;
+    *path = colon + 1;
+    for (int m = 0; m < OZ_MODALITIES; m++)
+        if (strncmp(source, oz_modality_name[m], (size_t)(colon - source)) == 0 &&
+            !oz_modality_name[m][colon - source])
+            return m;
+    return -1;
+}
+
+/* What happens to each file of a source. */
+typedef fv_status file_fn(oz_data *d, const oz_data_options *o, int m, const fvi_member *file,
+                          nn_sample f);
+
+static fv_status visit_source(oz_data *d, const oz_data_options *o, const char *source, file_fn *fn)
+{
+    const char *name = NULL;
+    const int m = modality_of(source, &name);
+    if (m < 0)
         return fv_fail(
             d->ctx, FV_ERR_ARG,
             "recipe: data: \"%.80s\" is not modality:path, with image, medical, tactile, "
-            "speech, database, gene or text",
+            "speech, database, gene, text or code",
             source);
-    char *path = colon[1] == '/' || !o->data_dir
-                     ? fv_strdup(d->ctx, colon + 1)
-                     : fv_format(d->ctx, "%s/%s", o->data_dir, colon + 1);
+    char *path = name[0] == '/' || !o->data_dir ? fv_strdup(d->ctx, name)
+                                                : fv_format(d->ctx, "%s/%s", o->data_dir, name);
     if (!path) return FV_ERR_OOM;
     fvi_archive *a = NULL;
     fv_status s = fvi_archive_open(d->ctx, &a, path, NULL);
-    const int64_t before = d->train[m].bytes + d->held[m].bytes;
     for (fvi_member file = {NULL, 0}; s == FV_OK;) {
         uint8_t *bytes;
         size_t size;
@@ -165,16 +180,69 @@ static fv_status add_source(oz_data *d, const oz_data_options *o, const char *so
         if (s != FV_OK || !file.path) break;
         s = fvi_archive_read(a, &bytes, &size);
         if (s != FV_OK) break;
-        s = add_file(d, m, &file, bytes, size, o->max_bytes);
+        s = fn(d, o, m, &file, (nn_sample){bytes, size});
         fv_free(d->ctx, bytes);
         if (s != FV_OK) s = fv_fail_in(d->ctx, s, "%s", file.path);
     }
     fvi_archive_close(&a);
-    if (s == FV_OK)
-        fv_text_printf(&d->manifest, "%s %lld bytes\n", source,
-                       (long long)(d->train[m].bytes + d->held[m].bytes - before));
     fv_free(d->ctx, path);
-    return s == FV_OK ? d->manifest.status : s;
+    return s;
+}
+
+static int64_t bytes_so_far(const oz_data *d)
+{
+    int64_t sum = 0;
+    for (int m = 0; m < OZ_MODALITIES; m++) sum += d->train[m].bytes + d->held[m].bytes;
+    return sum;
+}
+
+static fv_status add_source(oz_data *d, const oz_data_options *o, const char *source)
+{
+    const int64_t before = bytes_so_far(d);
+    FV_TRY(visit_source(d, o, source, add_file));
+    fv_text_printf(&d->manifest, "%s %lld bytes\n", source, (long long)(bytes_so_far(d) - before));
+    return d->manifest.status;
+}
+
+/* ---- What a vocabulary is learned from ------------------------------------------------------- */
+
+static bool has_words(int m)
+{
+    static const char *const name[] = {"text", "code", "database"};
+    for (size_t i = 0; i < FV_ARRAY_LEN(name); i++)
+        if (strcmp(oz_modality_name[m], name[i]) == 0) return true;
+    return false;
+}
+
+static fv_status sample_file(oz_data *d, const oz_data_options *o, int m, const fvi_member *file,
+                             nn_sample f)
+{
+    oz_sample *s = &d->sample;
+    const uint8_t *samples;
+    size_t count;
+    const int64_t most =
+        (int64_t)o->max_bytes < OZ_SAMPLE_BYTES ? (int64_t)o->max_bytes : OZ_SAMPLE_BYTES;
+    if (!has_words(m) || is_held_out(file) || s->of[m] >= most) return FV_OK;
+    if (fv_image_sniff(f.bytes, f.size) != FV_IMAGE_UNKNOWN) return FV_OK;
+    if (wav_samples(f.bytes, f.size, &samples, &count)) return FV_OK;
+    const int64_t left = most - s->of[m], n = (int64_t)f.size < left ? (int64_t)f.size : left;
+    FV_TRY(grow(d->ctx, (void **)&s->bytes, s->used, n, &s->capacity, 1));
+    if (n > 0) memcpy(s->bytes + s->used, f.bytes, (size_t)n);
+    s->used += n;
+    s->of[m] += n;
+    return FV_OK;
+}
+
+fv_status oz_data_sample(oz_data *d, const oz_data_options *o, uint8_t **bytes, size_t *size)
+{
+    fv_status s = FV_OK;
+    for (int i = 0; s == FV_OK && i < o->source_count; i++)
+        s = visit_source(d, o, o->sources[i], sample_file);
+    if (s != FV_OK) fv_free(d->ctx, d->sample.bytes);
+    *bytes = s == FV_OK ? d->sample.bytes : NULL;
+    *size = s == FV_OK ? (size_t)d->sample.used : 0;
+    memset(&d->sample, 0, sizeof d->sample);
+    return s;
 }
 
 /* ---- Split, order, pieces -------------------------------------------------------------------- */
@@ -196,7 +264,7 @@ static fv_status hold_out_tails(oz_data *d, oz_stream *train, oz_stream *held)
         held->tokens += n;
         t->n -= n;
         for (int64_t k = 0; k < n; k++) {
-            const int bytes = d->tok->bytes_of(d->tok, train->token[t->first + t->n + k]);
+            const int bytes = oz_token_bytes(d->tok, train->token[t->first + t->n + k]);
             train->bytes -= bytes;
             held->bytes += bytes;
         }
@@ -269,11 +337,9 @@ int64_t oz_fill_row(const oz_data *d, const oz_stream *s, int modality, int64_t 
     for (int t = 0; t < T; t++) {
         const bool inside = t < piece.n;
         labels[t] = inside ? s->token[piece.first + t] : -1;
-        if (t > 0)
-            ids[t] = t <= piece.n ? s->token[piece.first + t - 1] : prefix;
-        else
-            ids[t] = s->begins[p] ? prefix : s->token[piece.first - 1];
-        if (inside) bytes += d->tok->bytes_of(d->tok, labels[t]);
+        if (t > 0) ids[t] = t <= piece.n ? s->token[piece.first + t - 1] : prefix;
+        else ids[t] = s->begins[p] ? prefix : s->token[piece.first - 1];
+        if (inside) bytes += oz_token_bytes(d->tok, labels[t]);
     }
     return bytes;
 }

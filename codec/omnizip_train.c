@@ -1,7 +1,9 @@
 /* omnizip_train.c - `fovea train` for the OmniZip network.
  *
  *     preset = XS|S|M|L, or width layers hidden;  v_moe ffn_moe hira noise = 0|1
- *     experts, router = linear|mlp, tokenizer = bytes
+ *     experts, router = linear|mlp
+ *     tokenizer = bytes|bpe, head = softmax|tree
+ *     vocab = 4096 (2^8 .. 2^14), vocab_order = context|bytes, vocab_from = FILE: with bpe
  *     data = modality:path, ...    max_megabytes (of one modality)
  *     lanes, steps_per_lane (T), balance, z, eval_every, eval_pieces (of a lane)
  *     and optimiser, schedule and types as everywhere (train_recipe.c)
@@ -11,6 +13,9 @@
  * the step. State and last token are carried from piece to piece within a document (truncated
  * back-propagation); a new document begins with zeros. The carried state is kept as frozen
  * parameters: it travels with checkpoints, which makes resuming exact.
+ *
+ * Vocabulary: learned from the run's own training data and kept beside the checkpoints, in
+ * vocab.safetensors, from which a resumed run reads it; or that of vocab_from, or of --init's model.
  *
  * Loss: mean cross-entropy + balance (CV^2 importance + CV^2 load) + z mean(logsumexp^2), with the
  * paper's Z. HiRA: see omnizip_hira.c. Held-out figures use the averaged weights; no noise then. */
@@ -28,6 +33,12 @@ typedef struct trainer {
     oz_net full, net; /* full: trained and checkpointed; net: what the plans run */
     oz_merge *merge;
     oz_data data;
+    nn_vocab vocab; /* with tokenizer = bpe */
+    oz_tokenizer pieces;
+    int vocab_bits;    /* 0: bytes */
+    bool vocab_is_new; /* not yet beside the checkpoints */
+    nn_order vocab_order;
+    const char *vocab_from;
     fv_opt *opt;
     fv_plan *plan, *eval;
     fv_dtype precision, export_type;
@@ -61,14 +72,8 @@ static place place_of(const trainer *tr, int lane, uint64_t step)
     return p;
 }
 
-static size_t shift_floats(const trainer *tr)
-{
-    return (size_t)tr->net.cfg.width;
-}
-static size_t state_floats(const trainer *tr)
-{
-    return (size_t)tr->net.cfg.width * FV_WKV_HEAD;
-}
+static size_t shift_floats(const trainer *tr) { return (size_t)tr->net.cfg.width; }
+static size_t state_floats(const trainer *tr) { return (size_t)tr->net.cfg.width * FV_WKV_HEAD; }
 
 static float *carried(const trainer *tr, fv_pid id)
 {
@@ -115,6 +120,22 @@ static void draw_noise(trainer *tr, uint64_t step)
                                (uint64_t)(2 * l + k) * (uint64_t)n, n, tr->noise[l][k]);
 }
 
+static char *vocab_path(const trainer *tr)
+{
+    return fv_format(tr->ctx, "%s/vocab.safetensors", tr->out_dir);
+}
+
+/* With the first step: the folder is there by then, and no checkpoint yet. */
+static fv_status keep_vocab(trainer *tr)
+{
+    if (!tr->vocab_is_new) return FV_OK;
+    char *path = vocab_path(tr);
+    const fv_status s = path ? nn_vocab_write(tr->ctx, &tr->vocab, NULL, path) : FV_ERR_OOM;
+    fv_free(tr->ctx, path);
+    tr->vocab_is_new = s != FV_OK;
+    return s;
+}
+
 static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
 {
     trainer *tr = user;
@@ -132,6 +153,7 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
                           tr->labels + i * tr->T);
     }
     draw_noise(tr, step);
+    FV_TRY(keep_vocab(tr));
     FV_TRY(oz_merge_values(tr->merge));
     FV_TRY(fv_plan_forward(tr->plan));
     *loss = *(const float *)fv_plan_value(tr->plan, "loss").data;
@@ -231,18 +253,42 @@ static fv_status export_model(void *user, uint64_t step, const char *path)
     int n = 2 * meta.pairs;
     snprintf(number, sizeof number, "%llu", (unsigned long long)step);
     const char *const more[] = {
-        "fovea.tokenizer",    "bytes",
+        "fovea.tokenizer",    tr->vocab_bits ? "bpe" : "bytes",
         "fovea.train.step",   number,
         "fovea.train.recipe", tr->recipe_text,
         "fovea.train.data",   tr->data.manifest.data ? tr->data.manifest.data : ""};
     for (size_t i = 0; i < FV_ARRAY_LEN(more); i++) item[n++] = more[i];
     if (s == FV_OK)
         s = fv_params_export(tr->ctx, plain.params, tr->export_type, item, n / 2, path, 1);
+    if (s == FV_OK && tr->vocab_bits) s = nn_vocab_write(tr->ctx, &tr->vocab, path, path);
     oz_net_destroy(&plain);
     return s;
 }
 
 /* ---- Set-up ---------------------------------------------------------------------------------- */
+
+static fv_status read_tokenizer(trainer *tr, fv_recipe *r)
+{
+    const char *name = fv_recipe_string(r, "tokenizer", "bytes");
+    const int64_t size = fv_recipe_int(r, "vocab", 4096, 256, 1 << NN_VOCAB_MAX_BITS);
+    const char *order = fv_recipe_string(r, "vocab_order", nn_order_name[NN_ORDER_CONTEXT]);
+    int o = 0;
+    tr->vocab_from = fv_recipe_string(r, "vocab_from", "");
+    while (o < NN_ORDER_COUNT && strcmp(order, nn_order_name[o]) != 0) o++;
+    if (o == NN_ORDER_COUNT)
+        return fv_fail(tr->ctx, FV_ERR_UNKNOWN, "recipe: vocab_order = %.40s: use context or bytes",
+                       order);
+    tr->vocab_order = (nn_order)o;
+    if (strcmp(name, "bytes") == 0) return FV_OK;
+    if (strcmp(name, "bpe") != 0)
+        return fv_fail(tr->ctx, FV_ERR_UNKNOWN, "recipe: tokenizer = %.40s: use bytes or bpe",
+                       name);
+    while ((int64_t)1 << tr->vocab_bits < size) tr->vocab_bits++;
+    if ((int64_t)1 << tr->vocab_bits != size)
+        return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: vocab = %lld is not a power of two",
+                       (long long)size);
+    return FV_OK;
+}
 
 static fv_status read_config(trainer *tr, fv_recipe *r, oz_config *c)
 {
@@ -256,27 +302,74 @@ static fv_status read_config(trainer *tr, fv_recipe *r, oz_config *c)
     c->hidden = (int)fv_recipe_int(r, "hidden", c->width * (c->ffn_moe ? 2 : 4), 1, 65536);
     c->noise = fv_recipe_bool(r, "noise", 1) != 0;
     const char *router = fv_recipe_string(r, "router", "linear");
-    if (strcmp(router, "mlp") == 0)
-        c->router_hidden = c->width / 2 > 16 ? c->width / 2 : 16;
+    if (strcmp(router, "mlp") == 0) c->router_hidden = c->width / 2 > 16 ? c->width / 2 : 16;
     else if (strcmp(router, "linear") != 0)
         return fv_fail(tr->ctx, FV_ERR_UNKNOWN, "recipe: router = %.40s: use linear or mlp",
                        router);
-    if (strcmp(fv_recipe_string(r, "tokenizer", "bytes"), "bytes") != 0)
-        return fv_fail(tr->ctx, FV_ERR_UNKNOWN, "recipe: tokenizer: only bytes is there");
-    tr->data.tok = &oz_bytes;
-    c->outputs = tr->data.tok->outputs;
-    c->vocab = c->outputs + tr->data.tok->prefixes;
-    const fv_status s = oz_config_check(tr->ctx, c);
-    return s == FV_OK ? s : fv_fail_in(tr->ctx, FV_ERR_ARG, "recipe");
+    const char *head = fv_recipe_string(r, "head", "softmax");
+    c->tree = strcmp(head, "tree") == 0;
+    if (!c->tree && strcmp(head, "softmax") != 0)
+        return fv_fail(tr->ctx, FV_ERR_UNKNOWN, "recipe: head = %.40s: use softmax or tree", head);
+    return read_tokenizer(tr, r);
 }
 
-static fv_status read_data(trainer *tr, fv_recipe *r, const char *data_dir)
+static fv_status load_vocab(trainer *tr, const char *path)
+{
+    fv_model *m;
+    FV_TRY(fv_model_open(tr->ctx, &m, path, NULL));
+    fv_status s = nn_vocab_load(tr->ctx, &tr->vocab, m);
+    fv_model_close(&m);
+    if (s == FV_OK && tr->vocab.bits != tr->vocab_bits)
+        s = fv_fail(tr->ctx, FV_ERR_MODEL, "the vocabulary has %d pieces, the recipe asks for %d",
+                    tr->vocab.size, 1 << tr->vocab_bits);
+    return s == FV_OK ? s : fv_fail_in(tr->ctx, s, "%s", path);
+}
+
+static fv_status learn_vocab(trainer *tr, const oz_data_options *o)
+{
+    nn_sample sample;
+    uint8_t *bytes;
+    FV_TRY(oz_data_sample(&tr->data, o, &bytes, &sample.size));
+    sample.bytes = bytes;
+    fv_status s = nn_vocab_train(tr->ctx, &tr->vocab, tr->vocab_bits, &sample, 1, tr->vocab_order);
+    fv_free(tr->ctx, bytes);
+    tr->vocab_is_new = s == FV_OK;
+    return s == FV_OK ? s : fv_fail_in(tr->ctx, s, "recipe");
+}
+
+static fv_status choose_tokenizer(trainer *tr, const oz_data_options *data,
+                                  const fv_omnizip_train_options *o)
+{
+    tr->data.tok = &oz_bytes;
+    if (!tr->vocab_bits) return FV_OK;
+    char *kept = vocab_path(tr);
+    fv_status s = kept ? FV_OK : FV_ERR_OOM;
+    FILE *there = s == FV_OK && o->resume ? fopen(kept, "rb") : NULL;
+    if (there) (void)fclose(there);
+    if (s == FV_OK && there) s = load_vocab(tr, kept);
+    else if (s == FV_OK && tr->vocab_from[0]) s = load_vocab(tr, tr->vocab_from);
+    else if (s == FV_OK && o->init) s = load_vocab(tr, o->init);
+    else if (s == FV_OK) s = learn_vocab(tr, data);
+    fv_free(tr->ctx, kept);
+    if (s != FV_OK) return s;
+    tr->pieces = oz_pieces(&tr->vocab);
+    tr->data.tok = &tr->pieces;
+    return FV_OK;
+}
+
+static fv_status read_data(trainer *tr, fv_recipe *r, const fv_omnizip_train_options *opts,
+                           oz_config *c)
 {
     const char *const *item;
     const int n = fv_recipe_list(r, "data", &item);
     const uint64_t mb = (uint64_t)fv_recipe_int(r, "max_megabytes", 64, 1, 65536);
-    const oz_data_options o = {item, n, data_dir, tr->T, mb << 20, tr->seed};
+    const oz_data_options o = {item, n, opts->data_dir, tr->T, mb << 20, tr->seed};
     if (n < 1) return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: data is missing");
+    c->outputs = tr->vocab_bits ? 1 << tr->vocab_bits : oz_bytes.outputs;
+    c->vocab = c->outputs + OZ_MODALITIES;
+    const fv_status s = oz_config_check(tr->ctx, c);
+    if (s != FV_OK) return fv_fail_in(tr->ctx, FV_ERR_ARG, "recipe");
+    FV_TRY(choose_tokenizer(tr, &o, opts));
     return oz_data_open(&tr->data, &o);
 }
 
@@ -317,8 +410,7 @@ static fv_status load_init(trainer *tr, const char *path)
         if (id < 0 || fv_tensor_count(&from) != fv_tensor_count(&to))
             s = fv_fail(tr->ctx, FV_ERR_MODEL, "%s: %s does not fit the recipe's network", path,
                         name);
-        else
-            memcpy(to.data, from.data, (size_t)fv_tensor_count(&to) * sizeof(float));
+        else memcpy(to.data, from.data, (size_t)fv_tensor_count(&to) * sizeof(float));
     }
     oz_net_destroy(&plain);
     fv_model_close(&m);
@@ -355,8 +447,8 @@ static fv_status build_plan(trainer *tr, fv_plan **plan, fv_mode mode)
     FV_TRY(fv_tape_create(tr->ctx, &t, tr->net.params, mode, tr->precision));
     const fv_t ids = fv_input(t, "ids", FV_I32, 1, &rows),
                labels = fv_input(t, "labels", FV_I32, 1, &rows);
-    const fv_t logits = oz_forward(t, &tr->net, ids, tr->lanes, tr->T, &io);
-    fv_t loss = fv_loss_cross_entropy(t, logits, labels);
+    const fv_t y = oz_forward(t, &tr->net, ids, tr->lanes, tr->T, &io);
+    fv_t loss = oz_loss(t, &tr->net, y, labels);
     if (io.aux) loss = fv_binary_op(t, FV_ADD, loss, io.aux);
     fv_output(t, "loss", loss);
     fv_status s = fv_tape_status(t);
@@ -403,6 +495,7 @@ static void trainer_free(trainer *tr)
     oz_net_destroy(&tr->net);
     oz_net_destroy(&tr->full);
     oz_data_close(&tr->data);
+    nn_vocab_close(&tr->vocab);
     fv_free(tr->ctx, tr->ids);
     fv_free(tr->ctx, tr->labels);
     for (int l = 0; l < OZ_MAX_LAYERS; l++) {
@@ -451,7 +544,7 @@ fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *r, const fv_omnizip_train_opt
     if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "precision", "f32", &tr->precision);
     if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "export", "f32", &tr->export_type);
     if (s == FV_OK) s = read_run(tr, r, o, &t);
-    if (s == FV_OK) s = read_data(tr, r, o->data_dir);
+    if (s == FV_OK) s = read_data(tr, r, o, &c);
     if (s == FV_OK && tr->lanes < tr->data.used)
         s = fv_fail(ctx, FV_ERR_ARG, "recipe: %d lanes for %d modalities: use at least one each",
                     tr->lanes, tr->data.used);

@@ -130,14 +130,8 @@ static void check_logits(const char *path)
     close_fixture(&f);
 }
 
-static void s_with_2_layers_matches_pytorch(void)
-{
-    check_logits(GOLDEN("s2.safetensors"));
-}
-static void s_with_3_layers_matches_pytorch(void)
-{
-    check_logits(GOLDEN("s3.safetensors"));
-}
+static void s_with_2_layers_matches_pytorch(void) { check_logits(GOLDEN("s2.safetensors")); }
+static void s_with_3_layers_matches_pytorch(void) { check_logits(GOLDEN("s3.safetensors")); }
 static void s_without_experts_matches_pytorch(void)
 {
     check_logits(GOLDEN("s3_dense.safetensors"));
@@ -193,22 +187,13 @@ static void check_gradients(const char *path)
     close_fixture(&f);
 }
 
-static void gradients_without_experts(void)
-{
-    check_gradients(GOLDEN("dense.safetensors"));
-}
-static void gradients_with_ffn_experts(void)
-{
-    check_gradients(GOLDEN("ffn.safetensors"));
-}
+static void gradients_without_experts(void) { check_gradients(GOLDEN("dense.safetensors")); }
+static void gradients_with_ffn_experts(void) { check_gradients(GOLDEN("ffn.safetensors")); }
 static void gradients_with_hira_and_all_experts(void)
 {
     check_gradients(GOLDEN("hira.safetensors"));
 }
-static void gradients_with_noise_and_balance(void)
-{
-    check_gradients(GOLDEN("noise.safetensors"));
-}
+static void gradients_with_noise_and_balance(void) { check_gradients(GOLDEN("noise.safetensors")); }
 
 /* ---- Running --------------------------------------------------------------------------------- */
 
@@ -541,18 +526,52 @@ static void write_corpora(void)
     drop(&t);
 }
 
+/* Text of words that repeat enough for a vocabulary. */
+static void write_words(void)
+{
+    tar t = {0};
+    char text[6000], name[32];
+    uint64_t state = 5;
+    for (int k = 0; k < 30; k++) {
+        size_t at = 0;
+        while (at + 12 < sizeof text) {
+            const uint32_t word = test_next(&state) % 400;
+            for (uint32_t x = 1 + word, i = 0; i < 2 + word % 7; i++, x = x * 75 % 65537)
+                text[at++] = (char)('a' + x % 26);
+            text[at++] = word % 9 ? ' ' : '\n';
+        }
+        snprintf(name, sizeof name, "w/%d.txt", k);
+        put_entry(&t, "", name, '0', text, at);
+    }
+    put_end(&t);
+    OK(ctx, fv_write_file(ctx, temp_path("words.tar"), t.data, t.size, 1));
+    drop(&t);
+}
+
 static const char recipe_text[] =
     "engine = omnizip\ndata = text:text.tar, gene:gene.tar\n"
     "width = 16\nlayers = 2\nlanes = 6\nsteps_per_lane = 24\n"
     "steps = 12\nlr = 0.01\nbeta2 = 0.99\nema = 0.9\nwarmup = 2\n"
     "eval_every = 6\neval_pieces = 2\nlog_every = 1\nsave_every = 5\n";
 
+/* Changes are lines. */
+static fv_status set_all(fv_recipe *r, const char *change)
+{
+    char line[256];
+    for (size_t n; change && *change; change += n + (change[n] == '\n')) {
+        n = strcspn(change, "\n");
+        snprintf(line, sizeof line, "%.*s", (int)n, change);
+        FV_TRY(fv_recipe_set(r, line));
+    }
+    return FV_OK;
+}
+
 static fv_status train(const char *out, const char *change, int resume, fv_train_result *result)
 {
     fv_recipe *r;
     fv_omnizip_train_options o = FV_OMNIZIP_TRAIN_OPTIONS_INIT;
     FV_TRY(fv_recipe_parse(ctx, &r, recipe_text, strlen(recipe_text)));
-    fv_status s = change ? fv_recipe_set(r, change) : FV_OK;
+    fv_status s = set_all(r, change);
     o.data_dir = temp_dir;
     o.out_dir = temp_path(out);
     o.resume = resume;
@@ -602,8 +621,9 @@ static void training_lowers_the_loss_and_resumes_exactly(void)
 
 static void every_combination_trains(void)
 {
-    static const char *const change[] = {"v_moe = 0", "ffn_moe = 0",  "hira = 0",
-                                         "noise = 0", "router = mlp", "precision = bf16"};
+    static const char *const change[] = {"v_moe = 0",  "ffn_moe = 0",  "hira = 0",
+                                         "noise = 0",  "router = mlp", "precision = bf16",
+                                         "head = tree"};
     for (size_t i = 0; i < FV_ARRAY_LEN(change); i++) {
         fv_train_result r = {0};
         char name[32];
@@ -611,6 +631,40 @@ static void every_combination_trains(void)
         OK(ctx, train(name, change[i], 0, &r));
         CHECK_MSG(r.loss < 5.4, "%s: loss %g", change[i], r.loss);
     }
+}
+
+/* A vocabulary is learned, kept for resuming and part of the model. */
+static void pieces_and_a_tree_train_and_resume(void)
+{
+    static const char change[] =
+        "tokenizer = bpe\nvocab = 512\nhead = tree\nv_moe = 0\nffn_moe = 0\n"
+        "data = text:words.tar, code:words.tar\n";
+    fv_train_result whole = {0}, part = {0};
+    write_words();
+    OK(ctx, train("whole9", change, 0, &whole));
+    CHECK_MSG(whole.step == 12 && whole.loss < 9 * 0.6932 && whole.metric > 0, "loss %g %g",
+              whole.loss, whole.metric);
+    OK(ctx, train("parts9", change, 0, &part));
+    (void)unlink(temp_path("parts9/ckpt-00000012.safetensors"));
+    (void)unlink(temp_path("parts9/model.safetensors"));
+    OK(ctx, train("parts9", change, 1, &part));
+    check_equal_models(temp_path("whole9/model.safetensors"),
+                       temp_path("parts9/model.safetensors"));
+    fv_model *m;
+    oz_config c;
+    nn_vocab v, kept;
+    OK(ctx, fv_model_open(ctx, &m, temp_path("whole9/model.safetensors"), NULL));
+    OK(ctx, oz_config_read(ctx, m, &c));
+    OK(ctx, nn_vocab_load(ctx, &v, m));
+    CHECK(c.tree && c.outputs == 512 && c.vocab == 512 + OZ_MODALITIES && v.bits == 9);
+    CHECK(strcmp(fv_model_meta(m, "fovea.tokenizer"), "bpe") == 0);
+    fv_model_close(&m);
+    OK(ctx, fv_model_open(ctx, &m, temp_path("whole9/vocab.safetensors"), NULL));
+    OK(ctx, nn_vocab_load(ctx, &kept, m));
+    CHECK(kept.begin[512] == v.begin[512] && !memcmp(kept.text, v.text, v.begin[512]));
+    fv_model_close(&m);
+    nn_vocab_close(&kept);
+    nn_vocab_close(&v);
 }
 
 static void wrong_recipes_are_named(void)
@@ -624,6 +678,10 @@ static void wrong_recipes_are_named(void)
              {"router = deep", "router"},
              {"lanes = 1", "1 lanes for 2 modalities"},
              {"tokenizer = words", "tokenizer"},
+             {"tokenizer = bpe\nvocab = 600", "power of two"},
+             {"tokenizer = bpe\nvocab = 4096", "more data"},
+             {"tokenizer = bpe\nvocab_from = none", "none"},
+             {"head = flat", "head"},
              {"preset = XXL", "preset"},
              {"steps_per_line = 3", "steps_per_line"}};
     for (size_t i = 0; i < FV_ARRAY_LEN(c); i++) {
@@ -687,6 +745,7 @@ int main(void)
     RUN(wrong_checkpoints_are_refused_by_name);
     RUN(training_lowers_the_loss_and_resumes_exactly);
     RUN(every_combination_trains);
+    RUN(pieces_and_a_tree_train_and_resume);
     RUN(wrong_recipes_are_named);
     RUN(rows_predict_the_next_byte);
     temp_dir_remove();
