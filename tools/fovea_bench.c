@@ -6,6 +6,7 @@
 #include "fovea_tool.h"
 #include "bench_quality.h"
 #include "bench_speedup.h"
+#include "vzip_bench.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -523,8 +524,8 @@ static int check(const bench_args *a, const char *what, const char *file)
     const bool is_dit = strcmp(what, "dit") == 0, is_train = strcmp(what, "train") == 0;
     if (!is_dit && !is_train && strcmp(what, "gemm") != 0)
         return cli_fail(CLI_USAGE,
-                        "bench %s: unknown; there are gemm, dit, train, quality "
-                        "and speedup",
+                        "bench %s: unknown; there are gemm, dit, train, quality, "
+                        "speedup and vzip",
                         what);
     if (is_dit && (file != NULL) == (a->preset != NULL))
         return cli_fail(CLI_USAGE, "bench dit needs a model file or --preset");
@@ -557,9 +558,10 @@ int fovea_bench(int argc, char **argv)
     const cli_command command = {
         "fovea bench",
         "gemm [options]\ndit MODEL|--preset NAME [options]\n"
-        "train --preset NAME [options]\nquality MODEL [options]\nspeedup [MODEL] [options]",
+        "train --preset NAME [options]\nquality MODEL [options]\nspeedup [MODEL] [options]\n"
+        "vzip [options] FILE ...",
         "Measure matrix products, a network's evaluation, training steps, or (with their own "
-        "--help) the quality of samples and what a speed-up costs.",
+        "--help) the quality of samples, what a speed-up costs, and compression.",
         NULL,
         options,
         1,
@@ -568,6 +570,8 @@ int fovea_bench(int argc, char **argv)
     int files;
     if (argc > 1 && strcmp(argv[1], "quality") == 0) return bench_quality(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "speedup") == 0) return bench_speedup(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "vzip") == 0)
+        return vzip_bench(argc - 1, argv + 1, "fovea bench vzip");
     int code = cli_parse(&command, argc, argv, arg, &files);
     bench *b = calloc(1, sizeof *b);
     if (!b) return cli_fail(CLI_FAILED, "out of memory");

@@ -1,9 +1,11 @@
 /* vzip.c - the program vzip: options and verbs.
  *
  * vzip FILE makes FILE.vz, vzip -d FILE.vz the file again; without files it is a filter. The verbs
- * c, d, t and l are the same as no option, -d, -t and -l, with the options that belong to them.
+ * c, d, t and l are the same as no option, -d, -t and -l, with the options that belong to them;
+ * bench measures.
  * Installed as vunzip it decompresses, as vzcat to standard output. */
 #include "vzip.h"
+#include "vzip_bench.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -249,7 +251,8 @@ static int run(int argc, char **argv, char verb, const char *name, vzip_mode mod
     const cli_option *options = describe(&a, verb);
     const char *usage = verb ? "[options] [FILE ...]"
                              : "[-d | -t | -l] [options] [FILE ...]\n"
-                               "c | d | t | l [options] [FILE ...]";
+                               "c | d | t | l [options] [FILE ...]\n"
+                               "bench [options] FILE ...";
     const cli_command command = {
         name, usage, about[verb ? strchr(letters, verb) - letters + 1 : 0],
         verb == 'l' ? NULL : "SIZE is a number of bytes, or K, M, G: 64K, 8M, 1G.\n", options, 0,
@@ -289,6 +292,11 @@ static int verb_l(int argc, char **argv)
     return run(argc, argv, 'l', "vzip l", VZIP_LIST, false);
 }
 
+static int verb_bench(int argc, char **argv)
+{
+    return vzip_bench(argc, argv, "vzip bench");
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -299,6 +307,7 @@ int main(int argc, char **argv)
         {"d", verb_d},
         {"t", verb_t},
         {"l", verb_l},
+        {"bench", verb_bench},
     };
     cli_setup("vzip", argv);
     const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
