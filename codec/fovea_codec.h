@@ -39,6 +39,8 @@ typedef struct fv_vzip_options {
     int64_t mtime_s;
     uint32_t mtime_ns;
     uint32_t mode;         /* permission bits                                                    */
+    int long_range;        /* blocks refer to data that repeats: 1 up to 256 MiB back, -1 not at
+                              all, 0 = 256 MiB from level 6 on, 16 MiB below                     */
 } fv_vzip_options;
 #define FV_VZIP_OPTIONS_INIT { .struct_size = sizeof(fv_vzip_options) }
 
@@ -57,6 +59,7 @@ typedef struct fv_vzip_stats {
     uint64_t stored, zstd, modelled; /* blocks of each kind                                     */
     uint64_t failed_checks;          /* blocks that did not pass `verify` and were coded simply:
                                         the archive is right, the coder has a bug               */
+    uint64_t referring;              /* blocks that refer to data before them as well           */
 } fv_vzip_stats;
 
 /* ---- 2. Memory to memory --------------------------------------------------------------------- */

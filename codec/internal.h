@@ -121,6 +121,7 @@ typedef struct vz_level {
     bool has_verify;  /* decodes every block after coding it */
 } vz_level;
 const vz_level *vz_level_of(int level); /* NULL unless 1..9 */
+int vz_window_of(int level); /* log2 of the bytes that blocks may refer back to */
 
 /* ---- Container: FORMAT-vz.md says what the bytes are (vz_frame.c) ---------------------------- */
 
@@ -139,14 +140,20 @@ enum {
     VZ_HAS_INDEX = 2,
     VZ_HAS_NAME = 4,
     VZ_HAS_TIME = 8,
-    VZ_IS_SOLID = 16, /* blocks refer to earlier ones: no frame has this yet */
+    VZ_IS_SOLID = 16, /* blocks may refer to what lies before them */
     VZ_IS_SINGLE = 32 /* one block is all: no end mark, index and trailer */
 };
 
-typedef enum vz_block_type { VZ_STORE = 0, VZ_ZSTD = 1, VZ_MODELLED = 2, VZ_END = 0x7f } vz_block_type;
+typedef enum vz_block_type {
+    VZ_STORE = 0,
+    VZ_ZSTD = 1,
+    VZ_MODELLED = 2,
+    VZ_REFERRING = 3, /* references to what lies before, and a block of one of the types above */
+    VZ_END = 0x7f
+} vz_block_type;
 
 typedef struct vz_header {
-    int flags, level, memory_log2;
+    int flags, level, memory_log2, window_log2; /* window_log2: if VZ_IS_SOLID */
     int models;
     struct {
         uint32_t id;
@@ -175,6 +182,8 @@ fv_status vz_block_header_get(vz_in *r, const fv_vzip_limits *limits, vz_block_h
 /* Defaults filled in. */
 fv_status vz_take_limits(fv_ctx *ctx, const fv_vzip_limits *limits, fv_vzip_limits *out);
 uint64_t vz_hash(const void *data, size_t size);
+/* The types that a block may have in a frame of that header. */
+fv_status vz_block_suits(fv_ctx *ctx, const vz_header *frame, const vz_block_header *h);
 
 /* ---- One block (vz_block.c, vz_modelled.c): any thread, with a context of its own -------------- */
 
@@ -219,21 +228,88 @@ fv_status vz_source_read(vz_source *s, void *to, size_t size, size_t *got);
 /* Up to `size` bytes appended to b, which grows as they arrive; fewer only at the end. */
 fv_status vz_source_append(vz_source *s, vz_buf *b, uint64_t size, uint64_t *got);
 
-/* ---- Workers: a context for each thread that shares the caller's memory (vz_crew.c) ------------ */
+/* ---- The last bytes of a frame (vz_past.c) ---------------------------------------------------- */
 
+#define VZ_PAGE_LOG2 16
+#define VZ_PAGE ((size_t)1 << VZ_PAGE_LOG2)
+#define VZ_WINDOW_LOG2_MIN 18
+#define VZ_WINDOW_LOG2_MAX 30
+typedef struct vz_past {
+    fv_ctx *ctx;
+    uint8_t **pages;
+    int log2; /* of the window */
+    uint64_t end; /* position behind the last byte; [end - window, end) are there */
+} vz_past;
+FV_INLINE size_t vz_past_page(const vz_past *p, uint64_t at)
+{
+    return (size_t)(at >> VZ_PAGE_LOG2) & (((size_t)1 << (p->log2 - VZ_PAGE_LOG2)) - 1);
+}
+fv_status vz_past_open(vz_past *p, fv_ctx *ctx, int log2);
+void vz_past_close(vz_past *p); /* zeroed is closed */
+/* Place for up to `want` bytes at the end, which stays where it is; NULL: out of memory. */
+uint8_t *vz_past_room(vz_past *p, size_t want, size_t *there);
+/* The bytes from `at` on, as many of `want` as lie together. */
+const uint8_t *vz_past_piece(const vz_past *p, uint64_t at, uint64_t want, size_t *there);
+fv_status vz_past_put(vz_past *p, const uint8_t *data, uint64_t n);
+fv_status vz_past_skip(vz_past *p, uint64_t n); /* zeros */
+/* The n bytes that begin `distance` before the end, once more; they may overlap. */
+fv_status vz_past_repeat(vz_past *p, uint64_t distance, uint64_t n);
+fv_status vz_past_take(const vz_past *p, uint64_t at, uint64_t n, vz_buf *out);
+uint64_t vz_past_hash(const vz_past *p, uint64_t at, uint64_t n);
+
+/* ---- References (vz_dedup.c) ------------------------------------------------------------------ */
+
+typedef struct vz_dedup vz_dedup;
+uint64_t vz_dedup_memory(int window_log2);
+fv_status vz_dedup_open(fv_ctx *ctx, vz_dedup **out, int window_log2);
+void vz_dedup_close(vz_dedup **d);
+/* First: reads a block. Is it all, then it lies in `plain` and there is nothing to refer to. */
+fv_status vz_dedup_start(vz_dedup *d, vz_source *source, uint64_t block_size, vz_buf *plain,
+                         bool *is_all);
+/* The next block: its plain bytes, at most block_size, and its references, empty if none pay. */
+fv_status vz_dedup_block(vz_dedup *d, vz_source *source, uint64_t block_size, vz_buf *plain,
+                         vz_buf *refs, uint64_t *original, uint64_t *hash);
+bool vz_dedup_is_empty(const vz_dedup *d); /* of bytes that were read, but are in no block yet */
+uint64_t vz_dedup_hash(const vz_dedup *d); /* of all blocks so far */
+
+typedef struct vz_ref {
+    uint64_t plain, length, distance;
+} vz_ref;
+typedef struct vz_refs {
+    vz_in in;
+    uint64_t left, room, referred, distance;
+} vz_refs;
+/* The list at the beginning of a payload; next: while left > 0. Where distances lead is checked
+ * by vz_refs_apply. */
+fv_status vz_refs_open(vz_refs *r, fv_ctx *ctx, const uint8_t *payload, uint64_t size,
+                       uint64_t original);
+fv_status vz_refs_next(vz_refs *r, vz_ref *ref);
+/* Checks the list; the block of plain bytes behind it, original 0 if there are none. */
+fv_status vz_refs_inner(fv_ctx *ctx, const fv_vzip_limits *limits, const vz_block_header *h,
+                        const uint8_t *payload, vz_block_header *inner, const uint8_t **code);
+/* Puts the block together at the end of `past`. */
+fv_status vz_refs_apply(fv_ctx *ctx, const vz_block_header *h, const uint8_t *payload,
+                        const uint8_t *plain, uint64_t plain_size, vz_past *past);
+
+/* ---- Workers that share the caller's memory (vz_crew.c) ---------------------------------------- */
+
+/* Jobs 0 .. jobs - 1 at a time, each with a context of its own, on at most `threads` threads. */
 typedef struct vz_crew vz_crew;
-/* At least 1, at most the context's threads. */
-fv_status vz_crew_open(fv_ctx *ctx, vz_crew **out, int count);
+typedef void vz_task(void *user, fv_ctx *ctx, int job);
+fv_status vz_crew_open(fv_ctx *ctx, vz_crew **out, int threads, int jobs, vz_task *task, void *user);
+/* Ends what runs; buffers of jobs may be freed then. */
+void vz_crew_stop(vz_crew *crew);
 void vz_crew_close(vz_crew **crew);
-fv_ctx *vz_crew_ctx(vz_crew *crew, int i);
-/* The task runs for every i in [0, count), each with context i; in parallel when `bytes` to be coded
- * are enough for that. Their fv_report arrives at the caller's progress as `stage`, done + what the
- * tasks have done, total. */
+fv_ctx *vz_crew_ctx(vz_crew *crew, int job);
+/* What the caller's progress is told while it waits: stage, done + what the jobs have done, total. */
 typedef struct vz_progress {
     const char *stage;
     uint64_t done, total; /* total 0: unknown */
 } vz_progress;
-void vz_crew_run(vz_crew *crew, const vz_progress *p, uint64_t bytes, int count,
-                 void (*task)(void *user, fv_ctx *ctx, int i), void *user);
+/* Starts a job that codes so many bytes; small ones, and all when there is one thread, have ended
+ * when this returns. */
+void vz_crew_start(vz_crew *crew, const vz_progress *p, int job, uint64_t bytes);
+/* Until the job has ended. Jobs that were told to stop fail with FV_ERR_CANCELLED. */
+void vz_crew_wait(vz_crew *crew, const vz_progress *p, int job);
 
 #endif

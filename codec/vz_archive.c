@@ -1,4 +1,4 @@
-/* vz_archive.c - archives that can be read at any place: list, random access, recovery.
+/* vz_archive.c - archives that can be read at any place: list and random access.
  *
  * Where the blocks are is found in two ways:
  *
@@ -7,43 +7,17 @@
  *
  * Frames that have an index are taken from the end backwards; what lies before them is walked from
  * the start. The index repeats the frame header, so that a frame whose first bytes are damaged can
- * still be decoded. For recovery the walk stops at the first thing that makes no sense instead of
- * failing, and blocks that do not decode become zeros. */
-#include "internal.h"
+ * still be decoded. For recovery the walk goes on behind the first thing that makes no sense
+ * (vz_recover.c) instead of failing.
+ *
+ * A block with references needs others, which their lists say before anything is decoded: going
+ * backwards from the block, those that hold what is needed are marked, and only they are decoded,
+ * into a window like that of the decoder of streams. */
+#include "vz_archive.h"
 
 #include <string.h>
 
 #define INDEX_STEP ((size_t)1 << 20)
-
-typedef struct block {
-    uint64_t at, coded; /* in the archive; header and payload */
-    uint64_t original_at, original;
-    size_t frame;
-} block;
-
-typedef struct frame {
-    vz_header h;
-    uint64_t at, original_at, original, first, count; /* first, count: of blocks */
-} frame;
-
-struct fv_vzip_archive {
-    fv_ctx *ctx;
-    fv_vzip_source source;
-    fv_vzip_limits limits;
-    frame *frames;
-    block *blocks;
-    size_t frame_count, frame_capacity, block_count, block_capacity;
-    uint64_t original;
-    bool has_index; /* for all frames */
-    fv_vzip_info info;
-    /* Where a lenient walk had to end: behind so many frames and blocks. */
-    bool has_gap;
-    size_t gap_frames, gap_blocks;
-    char gap_why[256];
-    /* The block decoded last. */
-    size_t cached; /* SIZE_MAX = none */
-    vz_buf coded, data;
-};
 
 /* ---- Reading the source ---------------------------------------------------------------------- */
 
@@ -58,8 +32,8 @@ static fv_status read_at(const fv_vzip_archive *a, uint64_t at, void *to, size_t
     return FV_OK;
 }
 
-/* Up to `want` bytes at `at` into buf, as a reader. */
-static fv_status look(const fv_vzip_archive *a, uint64_t at, uint8_t *buf, size_t want, vz_in *in)
+fv_status vz_archive_look(const fv_vzip_archive *a, uint64_t at, uint8_t *buf, size_t want,
+                          vz_in *in)
 {
     const uint64_t left = at < a->source.size ? a->source.size - at : 0;
     const size_t n = left < want ? (size_t)left : want;
@@ -90,7 +64,7 @@ static fv_status load(const fv_vzip_archive *a, uint64_t at, uint64_t n, vz_buf 
     return FV_OK;
 }
 
-static fv_status at_byte(const fv_vzip_archive *a, fv_status s, uint64_t at)
+fv_status vz_archive_at(const fv_vzip_archive *a, fv_status s, uint64_t at)
 {
     if (s == FV_OK || s == FV_ERR_OOM || s == FV_ERR_IO) return s;
     return fv_fail_in(a->ctx, s, "at byte %llu", (unsigned long long)at);
@@ -116,20 +90,26 @@ static fv_status add_frame(fv_vzip_archive *a, const vz_header *h, uint64_t at)
     const fv_status s = grow(a->ctx, &p, a->frame_count, &a->frame_capacity, sizeof *a->frames);
     a->frames = p;
     FV_TRY(s);
-    a->frames[a->frame_count++] = (frame){*h, at, 0, 0, a->block_count, 0};
+    a->frames[a->frame_count++] = (vz_frame){*h, at, 0, 0, a->block_count, 0};
     return FV_OK;
 }
 
 /* To the last frame. Offsets in the original are filled in when all frames are known. */
-static fv_status add_block(fv_vzip_archive *a, uint64_t at, uint64_t coded, uint64_t original)
+fv_status vz_archive_add(fv_vzip_archive *a, uint64_t at, uint64_t coded, uint64_t original)
 {
     void *p = a->blocks;
     const fv_status s = grow(a->ctx, &p, a->block_count, &a->block_capacity, sizeof *a->blocks);
     a->blocks = p;
     FV_TRY(s);
-    a->blocks[a->block_count++] = (block){at, coded, 0, original, a->frame_count - 1};
+    a->blocks[a->block_count++] = (vz_place){at, coded, 0, original, a->frame_count - 1, false, false};
     a->frames[a->frame_count - 1].count++;
     return FV_OK;
+}
+
+void vz_archive_drop_last(fv_vzip_archive *a)
+{
+    a->block_count--;
+    a->frames[a->frame_count - 1].count--;
 }
 
 /* ---- From the end: indexes ------------------------------------------------------------------- */
@@ -160,7 +140,7 @@ static fv_status take_pairs(fv_vzip_archive *a, vz_in *in, const vz_header *h, u
     for (uint64_t i = 0; i < n; i++) {
         FV_TRY(vz_in_varint(&first, &coded));
         FV_TRY(vz_in_varint(&first, &original));
-        FV_TRY(add_block(a, at, coded, original));
+        FV_TRY(vz_archive_add(a, at, coded, original));
         at += coded;
     }
     return FV_OK;
@@ -199,73 +179,114 @@ static fv_status take_index(fv_vzip_archive *a, uint64_t end, uint64_t *start)
 
 /* ---- From the start: block headers ----------------------------------------------------------- */
 
-/* The frame at *at; *at moves behind it. */
-static fv_status walk_frame(fv_vzip_archive *a, uint64_t *at)
+/* Blocks of the last frame from *at to its end mark, on which *at then is; or behind its only block. */
+static fv_status walk_blocks(fv_vzip_archive *a, uint64_t *at)
 {
-    uint8_t buf[VZ_HEADER_MAX];
+    uint8_t buf[VZ_BLOCK_HEADER_MAX];
     vz_in in;
-    vz_header h;
-    FV_TRY(look(a, *at, buf, sizeof buf, &in));
-    FV_TRY(vz_header_get(&in, &h));
-    FV_TRY(add_frame(a, &h, *at));
-    *at += h.bytes;
     for (;;) {
+        const vz_header *h = &a->frames[a->frame_count - 1].h;
         vz_block_header b;
-        FV_TRY(look(a, *at, buf, VZ_BLOCK_HEADER_MAX, &in));
+        FV_TRY(vz_archive_look(a, *at, buf, sizeof buf, &in));
         FV_TRY(vz_block_header_get(&in, &a->limits, &b));
-        if (b.type == VZ_END) break;
+        if (b.type == VZ_END) return FV_OK;
+        FV_TRY(vz_block_suits(a->ctx, h, &b));
         if (b.coded > a->source.size - *at - b.bytes)
             return fv_fail(a->ctx, FV_ERR_TRUNCATED, "the archive ends inside of a block");
-        FV_TRY(add_block(a, *at, b.bytes + b.coded, b.original));
+        FV_TRY(vz_archive_add(a, *at, b.bytes + b.coded, b.original));
         *at += b.bytes + b.coded;
-        if (h.flags & VZ_IS_SINGLE) return FV_OK;
+        if (h->flags & VZ_IS_SINGLE) return FV_OK;
     }
+}
+
+/* End mark, index and trailer of the last frame; `count` blocks are in its index. */
+static fv_status walk_end(fv_vzip_archive *a, uint64_t *at, bool is_whole)
+{
+    uint8_t buf[10];
+    vz_in in;
+    const vz_frame *f = &a->frames[a->frame_count - 1];
     *at += 1;
-    if (h.flags & VZ_HAS_INDEX) {
+    if (f->h.flags & VZ_HAS_INDEX) {
         /* Its length stands at its end: read through it. */
-        uint64_t n = 0, skip;
-        const frame *f = &a->frames[a->frame_count - 1];
-        *at += h.bytes;
-        for (uint64_t i = 0; i < 2 * f->count + 1; i++) {
-            FV_TRY(look(a, *at, buf, 10, &in));
+        uint64_t n = f->count, skip;
+        *at += f->h.bytes;
+        for (uint64_t i = 0; i < 2 * n + 1; i++) {
+            FV_TRY(vz_archive_look(a, *at, buf, 10, &in));
             FV_TRY(vz_in_varint(&in, i ? &skip : &n));
-            if (i == 0 && n != f->count)
+            if (i == 0 && ((is_whole && n != f->count) || n > a->source.size))
                 return fv_fail(a->ctx, FV_ERR_FORMAT, "corrupt: the index differs from the blocks");
             *at += (uint64_t)(in.p - buf);
         }
     }
-    const uint64_t tail = h.flags & VZ_HAS_INDEX ? 4 + VZ_INDEX_TAIL : 8;
+    const uint64_t tail = f->h.flags & VZ_HAS_INDEX ? 4 + VZ_INDEX_TAIL : 8;
     if (*at > a->source.size || a->source.size - *at < tail)
         return fv_fail(a->ctx, FV_ERR_TRUNCATED, "the archive ends inside of its trailer");
     *at += tail;
     return FV_OK;
 }
 
+/* What does not make sense at *at becomes a gap; *at moves to where it goes on: behind the header
+ * of a frame (*is_frame) or at a block of the last one. */
+static fv_status pass_gap(fv_vzip_archive *a, uint64_t *at, bool *is_frame)
+{
+    void *p = a->gaps;
+    const fv_status s = grow(a->ctx, &p, a->gap_count, &a->gap_capacity, sizeof *a->gaps);
+    a->gaps = p;
+    FV_TRY(s);
+    vz_gap *g = &a->gaps[a->gap_count];
+    snprintf(g->why, sizeof g->why, "%s", fv_ctx_error(a->ctx));
+    FV_TRY(vz_archive_resync(a, *at, at, is_frame));
+    g->block = a->block_count;
+    g->frames = a->frame_count;
+    a->gap_count++;
+    return FV_OK;
+}
+
+/* The frame at *at; *at moves behind it. */
+static fv_status walk_frame(fv_vzip_archive *a, uint64_t *at)
+{
+    uint8_t buf[VZ_HEADER_MAX];
+    vz_in in;
+    vz_header h;
+    FV_TRY(vz_archive_look(a, *at, buf, sizeof buf, &in));
+    FV_TRY(vz_header_get(&in, &h));
+    FV_TRY(add_frame(a, &h, *at));
+    *at += h.bytes;
+    bool is_whole = true, is_frame;
+    for (;;) {
+        fv_status s = vz_archive_at(a, walk_blocks(a, at), *at);
+        if (s == FV_OK && (h.flags & VZ_IS_SINGLE)) return FV_OK;
+        if (s == FV_OK) s = vz_archive_at(a, walk_end(a, at, is_whole), *at);
+        if (s == FV_OK || !a->is_lenient || vz_is_fatal(s)) return s;
+        is_whole = is_frame = false;
+        FV_TRY(pass_gap(a, at, &is_frame));
+        if (is_frame || *at == a->source.size) return FV_OK;
+    }
+}
+
 /* ---- Opening --------------------------------------------------------------------------------- */
 
 static void forget(fv_vzip_archive *a)
 {
-    a->frame_count = a->block_count = 0;
+    a->frame_count = a->block_count = a->gap_count = 0;
 }
 
-static bool is_fatal(fv_status s)
+bool vz_is_fatal(fv_status s)
 {
     return s == FV_ERR_OOM || s == FV_ERR_IO || s == FV_ERR_CANCELLED;
 }
 
-/* Frames before `end`. What stops a lenient walk is kept in the archive as the gap. */
-static fv_status walk(fv_vzip_archive *a, uint64_t end, bool is_lenient, uint64_t *at)
+/* Frames before `end`. A lenient walk keeps what stops it as a gap. */
+static fv_status walk(fv_vzip_archive *a, uint64_t end, uint64_t *at)
 {
+    bool is_frame;
     *at = 0;
     while (*at < end) {
-        const fv_status s = at_byte(a, walk_frame(a, at), *at);
+        const fv_status s = vz_archive_at(a, walk_frame(a, at), *at);
         if (s == FV_OK) continue;
-        if (!is_lenient || is_fatal(s)) return s;
-        a->has_gap = true;
-        a->gap_frames = a->frame_count;
-        a->gap_blocks = a->block_count;
-        snprintf(a->gap_why, sizeof a->gap_why, "%s", fv_ctx_error(a->ctx));
-        *at = end;
+        if (!a->is_lenient || vz_is_fatal(s)) return s;
+        is_frame = true;
+        FV_TRY(pass_gap(a, at, &is_frame));
     }
     return FV_OK;
 }
@@ -278,7 +299,7 @@ static fv_status find_indexes(fv_vzip_archive *a, vz_buf *ends, uint64_t *first)
     while (*first > 0) {
         forget(a);
         const fv_status s = take_index(a, *first, &start);
-        if (is_fatal(s)) return s;
+        if (vz_is_fatal(s)) return s;
         if (s != FV_OK) break;
         vz_buf_put(ends, first, sizeof *first);
         *first = start;
@@ -287,19 +308,18 @@ static fv_status find_indexes(fv_vzip_archive *a, vz_buf *ends, uint64_t *first)
     return ends->status;
 }
 
-static fv_status find_blocks(fv_vzip_archive *a, bool is_lenient)
+static fv_status find_blocks(fv_vzip_archive *a)
 {
     vz_buf ends;
     uint64_t first, at, end, start;
     vz_buf_init(&ends, a->ctx);
     fv_status s = find_indexes(a, &ends, &first);
-    if (s == FV_OK) s = walk(a, first, is_lenient, &at);
+    if (s == FV_OK) s = walk(a, first, &at);
     if (s == FV_OK && at != first) {
         /* The "index" was the end of a stored block: an archive inside of the archive. */
         forget(a);
         ends.size = 0;
-        a->has_gap = false;
-        s = walk(a, a->source.size, is_lenient, &at);
+        s = walk(a, a->source.size, &at);
     }
     a->has_index = s == FV_OK && a->frame_count == 0;
     while (s == FV_OK && ends.size > 0) {
@@ -308,9 +328,14 @@ static fv_status find_blocks(fv_vzip_archive *a, bool is_lenient)
         s = take_index(a, end, &start);
     }
     vz_buf_free(&ends);
-    if (s == FV_OK && a->frame_count == 0 && !a->has_gap)
+    if (s == FV_OK && a->frame_count == 0 && a->gap_count == 0)
         return fv_fail(a->ctx, FV_ERR_TRUNCATED, "the archive is empty");
     return s;
+}
+
+static uint64_t window_of(const vz_frame *f)
+{
+    return f->h.flags & VZ_IS_SOLID ? (uint64_t)1 << f->h.window_log2 : 0;
 }
 
 /* Offsets in the original, and what people want to know. */
@@ -322,10 +347,11 @@ static fv_status add_up(fv_vzip_archive *a)
     info->blocks = a->block_count;
     info->has_index = a->has_index;
     for (size_t i = 0; i < a->block_count; i++) {
-        block *b = &a->blocks[i];
-        frame *f = &a->frames[b->frame];
+        vz_place *b = &a->blocks[i];
+        vz_frame *f = &a->frames[b->frame];
         const vz_cm_options o = {f->h.level, f->h.memory_log2, NULL};
-        const uint64_t need = b->original + b->coded + vz_block_memory_max(&o, b->original);
+        const uint64_t need = b->original + b->coded + vz_block_memory_max(&o, b->original) +
+                              window_of(f);
         if (f->original == 0) f->original_at = a->original;
         if (b->original > UINT64_MAX - a->original)
             return fv_fail(a->ctx, FV_ERR_LIMIT, "the archive claims more than 2^64 bytes");
@@ -339,7 +365,7 @@ static fv_status add_up(fv_vzip_archive *a)
     return FV_OK;
 }
 
-static fv_status open_archive(fv_ctx *ctx, fv_vzip_archive **out, const fv_vzip_source *source,
+fv_status vz_archive_open(fv_ctx *ctx, fv_vzip_archive **out, const fv_vzip_source *source,
                               const fv_vzip_limits *limits, bool is_lenient)
 {
     fv_vzip_limits l;
@@ -351,10 +377,11 @@ static fv_status open_archive(fv_ctx *ctx, fv_vzip_archive **out, const fv_vzip_
     a->ctx = ctx;
     a->source = *source;
     a->limits = l;
+    a->is_lenient = is_lenient;
     a->cached = SIZE_MAX;
     vz_buf_init(&a->coded, ctx);
     vz_buf_init(&a->data, ctx);
-    fv_status s = find_blocks(a, is_lenient);
+    fv_status s = find_blocks(a);
     if (s == FV_OK) s = add_up(a);
     if (s != FV_OK) {
         fv_vzip_close(&a);
@@ -367,7 +394,7 @@ static fv_status open_archive(fv_ctx *ctx, fv_vzip_archive **out, const fv_vzip_
 fv_status fv_vzip_open(fv_ctx *ctx, fv_vzip_archive **out, const fv_vzip_source *source,
                        const fv_vzip_limits *limits)
 {
-    return open_archive(ctx, out, source, limits, false);
+    return vz_archive_open(ctx, out, source, limits, false);
 }
 
 static int memory_read_at(void *user, uint64_t offset, void *to, size_t size)
@@ -382,7 +409,7 @@ fv_status fv_vzip_open_memory(fv_ctx *ctx, fv_vzip_archive **out, const void *ar
     *out = NULL;
     if (!archive) return fv_fail(ctx, FV_ERR_ARG, "vzip: the archive is NULL");
     const fv_vzip_source source = {memory_read_at, size, (void *)(uintptr_t)archive};
-    return open_archive(ctx, out, &source, limits, false);
+    return vz_archive_open(ctx, out, &source, limits, false);
 }
 
 void fv_vzip_close(fv_vzip_archive **archive)
@@ -393,6 +420,8 @@ void fv_vzip_close(fv_vzip_archive **archive)
     *archive = NULL;
     vz_buf_free(&a->coded);
     vz_buf_free(&a->data);
+    vz_past_close(&a->past);
+    fv_free(ctx, a->gaps);
     fv_free(ctx, a->frames);
     fv_free(ctx, a->blocks);
     fv_free(ctx, a);
@@ -409,7 +438,7 @@ fv_status fv_vzip_get_frame(const fv_vzip_archive *a, uint64_t i, fv_vzip_frame 
     if (i >= a->frame_count)
         return fv_fail(a->ctx, FV_ERR_ARG, "frame %llu: the archive has %llu",
                        (unsigned long long)i, (unsigned long long)a->frame_count);
-    const frame *f = &a->frames[i];
+    const vz_frame *f = &a->frames[i];
     out->archive_offset = f->at;
     out->original_offset = f->original_at;
     out->original_bytes = f->original;
@@ -428,38 +457,6 @@ fv_status fv_vzip_get_frame(const fv_vzip_archive *a, uint64_t i, fv_vzip_frame 
 
 /* ---- Random access --------------------------------------------------------------------------- */
 
-/* Block i into a->data. */
-static fv_status decode(fv_vzip_archive *a, size_t i)
-{
-    const block *b = &a->blocks[i];
-    const frame *f = &a->frames[b->frame];
-    const vz_cm_options o = {f->h.level, f->h.memory_log2, NULL};
-    vz_block_header h;
-    uint64_t tables;
-    a->cached = SIZE_MAX;
-    FV_TRY(load(a, b->at, b->coded, &a->coded));
-    vz_in in = {a->ctx, a->coded.data, a->coded.data + a->coded.size};
-    FV_TRY(vz_block_header_get(&in, &a->limits, &h));
-    if (h.type == VZ_END || h.original != b->original || h.coded != (uint64_t)(in.end - in.p))
-        return fv_fail(a->ctx, FV_ERR_FORMAT, "corrupt: the block differs from the index");
-    FV_TRY(vz_block_memory(a->ctx, &o, &h, in.p, &tables));
-    const uint64_t need = h.original + b->coded + tables;
-    if (need > a->limits.memory_bytes)
-        return fv_fail(a->ctx, FV_ERR_OOM, "decoding takes %llu bytes of memory, the limit is %llu; "
-                       "raise it", (unsigned long long)need,
-                       (unsigned long long)a->limits.memory_bytes);
-    a->data.size = 0;
-    if (a->data.capacity < h.original) vz_buf_free(&a->data);
-    if (!vz_buf_room(&a->data, (size_t)h.original)) {
-        a->data.status = FV_OK;
-        return FV_ERR_OOM;
-    }
-    FV_TRY(vz_block_decode(a->ctx, &o, &h, in.p, a->data.data));
-    a->data.size = (size_t)h.original;
-    a->cached = i;
-    return FV_OK;
-}
-
 /* The block that holds the byte `offset` < original size. */
 static size_t block_of(const fv_vzip_archive *a, uint64_t offset)
 {
@@ -474,6 +471,173 @@ static size_t block_of(const fv_vzip_archive *a, uint64_t offset)
     return lo;
 }
 
+fv_status vz_archive_load(fv_vzip_archive *a, size_t i, vz_block_header *h, vz_block_header *inner,
+                          const uint8_t **payload)
+{
+    const vz_place *b = &a->blocks[i];
+    FV_TRY(load(a, b->at, b->coded, &a->coded));
+    vz_in in = {a->ctx, a->coded.data, a->coded.data + a->coded.size};
+    FV_TRY(vz_block_header_get(&in, &a->limits, h));
+    if (h->type == VZ_END || h->original != b->original || h->coded != (uint64_t)(in.end - in.p))
+        return fv_fail(a->ctx, FV_ERR_FORMAT, "corrupt: the block differs from the index");
+    FV_TRY(vz_block_suits(a->ctx, &a->frames[b->frame].h, h));
+    *inner = *h;
+    *payload = in.p;
+    if (h->type != VZ_REFERRING) return FV_OK;
+    return vz_refs_inner(a->ctx, &a->limits, h, in.p, inner, payload);
+}
+
+fv_status vz_archive_plain(fv_vzip_archive *a, size_t i, const vz_block_header *h,
+                           const vz_block_header *inner, const uint8_t *payload)
+{
+    const vz_frame *f = &a->frames[a->blocks[i].frame];
+    const vz_cm_options o = {f->h.level, f->h.memory_log2, NULL};
+    uint64_t tables = 0;
+    a->data.size = 0;
+    if (inner->original > 0)
+        FV_TRY(vz_block_memory(a->ctx, &o, inner, payload, &tables));
+    const uint64_t need = h->original + a->coded.size + tables +
+                          (h->type == VZ_REFERRING || a->past.pages ? window_of(f) : 0);
+    if (need > a->limits.memory_bytes)
+        return fv_fail(a->ctx, FV_ERR_OOM, "decoding takes %llu bytes of memory, the limit is %llu; "
+                       "raise it", (unsigned long long)need,
+                       (unsigned long long)a->limits.memory_bytes);
+    if (inner->original == 0) return FV_OK;
+    if (a->data.capacity < inner->original) vz_buf_free(&a->data);
+    if (!vz_buf_room(&a->data, (size_t)inner->original)) {
+        a->data.status = FV_OK;
+        return FV_ERR_OOM;
+    }
+    FV_TRY(vz_block_decode(a->ctx, &o, inner, payload, a->data.data));
+    a->data.size = (size_t)inner->original;
+    return FV_OK;
+}
+
+void vz_archive_forget_window(fv_vzip_archive *a)
+{
+    for (size_t k = 0; a->past.pages && k < a->block_count; k++) a->blocks[k].is_there = false;
+    vz_past_close(&a->past);
+}
+
+fv_status vz_archive_window(fv_vzip_archive *a, size_t i)
+{
+    const size_t frame = a->blocks[i].frame;
+    const vz_frame *f = &a->frames[frame];
+    if (a->past.pages && a->past_frame == frame && a->past.end <= vz_archive_place(a, i))
+        return FV_OK;
+    vz_archive_forget_window(a);
+    a->past_frame = frame;
+    return vz_past_open(&a->past, a->ctx, f->h.window_log2);
+}
+
+fv_status vz_archive_move_window(fv_vzip_archive *a, uint64_t at)
+{
+    const uint64_t window = (uint64_t)1 << a->past.log2;
+    /* More than a window of nothing need not be written down. */
+    if (at - a->past.end > window) a->past.end = at - window;
+    return vz_past_skip(&a->past, at - a->past.end);
+}
+
+/* Block i, whose references lead to what is there, to the end of the window. */
+static fv_status decode_into_window(fv_vzip_archive *a, size_t i)
+{
+    vz_place *b = &a->blocks[i];
+    const uint64_t at = vz_archive_place(a, i);
+    vz_block_header h, inner;
+    const uint8_t *payload;
+    FV_TRY(vz_archive_load(a, i, &h, &inner, &payload));
+    FV_TRY(vz_archive_plain(a, i, &h, &inner, payload));
+    FV_TRY(vz_archive_move_window(a, at));
+    if (h.type == VZ_REFERRING) {
+        FV_TRY(vz_refs_apply(a->ctx, &h, a->coded.data + h.bytes, a->data.data, a->data.size,
+                             &a->past));
+        if (vz_past_hash(&a->past, at, h.original) != h.hash)
+            return fv_fail(a->ctx, FV_ERR_CHECKSUM, "corrupt: the checksum of the data differs");
+    } else {
+        FV_TRY(vz_past_put(&a->past, a->data.data, a->data.size));
+    }
+    b->is_there = true;
+    return FV_OK;
+}
+
+/* Marks the blocks before k that its references lead to. */
+static fv_status mark_needed(fv_vzip_archive *a, size_t k)
+{
+    const vz_frame *f = &a->frames[a->blocks[k].frame];
+    vz_block_header h, inner;
+    const uint8_t *payload;
+    vz_refs r;
+    vz_ref ref;
+    FV_TRY(vz_archive_load(a, k, &h, &inner, &payload));
+    if (h.type != VZ_REFERRING) return FV_OK;
+    FV_TRY(vz_refs_open(&r, a->ctx, a->coded.data + h.bytes, h.coded, h.original));
+    uint64_t at = a->blocks[k].original_at;
+    while (r.left > 0) {
+        FV_TRY(vz_refs_next(&r, &ref));
+        at += ref.plain;
+        if (ref.distance > at - f->original_at || ref.distance > window_of(f))
+            return fv_fail(a->ctx, FV_ERR_FORMAT, "corrupt: a reference to what is not there");
+        const uint64_t from = at - ref.distance;
+        for (size_t j = block_of(a, from); j < k && a->blocks[j].original_at < from + ref.length; j++)
+            a->blocks[j].is_needed = true;
+        at += ref.length;
+    }
+    return FV_OK;
+}
+
+/* Marks block i and what it needs, as far as the window does not hold it. *is_possible false: some of
+ * it lies before the end of the window, but is not in it. */
+static fv_status mark_all(fv_vzip_archive *a, size_t i, bool *is_possible)
+{
+    const size_t first = (size_t)a->frames[a->blocks[i].frame].first;
+    for (size_t k = first; k < i; k++) a->blocks[k].is_needed = false;
+    a->blocks[i].is_needed = true;
+    *is_possible = true;
+    for (size_t k = i + 1; k-- > first && *is_possible;) {
+        vz_place *b = &a->blocks[k];
+        /* All that needs it lies behind the window's end, and so no more than a window away. */
+        if (b->is_there) b->is_needed = false;
+        if (!b->is_needed) continue;
+        *is_possible = vz_archive_place(a, k) >= a->past.end;
+        if (*is_possible) FV_TRY(mark_needed(a, k));
+    }
+    return FV_OK;
+}
+
+/* A block with references: what it needs and itself into the window. */
+static fv_status decode_solid(fv_vzip_archive *a, size_t i)
+{
+    bool is_possible;
+    FV_TRY(vz_archive_window(a, i));
+    FV_TRY(mark_all(a, i, &is_possible));
+    if (!is_possible) {
+        vz_archive_forget_window(a);
+        FV_TRY(vz_archive_window(a, i));
+        FV_TRY(mark_all(a, i, &is_possible));
+    }
+    for (size_t k = (size_t)a->frames[a->blocks[i].frame].first; k <= i; k++)
+        if (a->blocks[k].is_needed) FV_TRY(decode_into_window(a, k));
+    a->data.size = 0;
+    const fv_status s = vz_past_take(&a->past, vz_archive_place(a, i), a->blocks[i].original,
+                                     &a->data);
+    a->data.status = FV_OK; /* a later call may have more memory */
+    return s;
+}
+
+/* Block i into a->data. */
+static fv_status decode(fv_vzip_archive *a, size_t i)
+{
+    vz_block_header h, inner;
+    const uint8_t *payload;
+    a->cached = SIZE_MAX;
+    FV_TRY(vz_archive_load(a, i, &h, &inner, &payload));
+    const fv_status s = h.type == VZ_REFERRING ? decode_solid(a, i)
+                                               : vz_archive_plain(a, i, &h, &inner, payload);
+    if (s == FV_OK) a->cached = i;
+    if (s != FV_OK) vz_archive_forget_window(a);
+    return s;
+}
+
 fv_status fv_vzip_read(fv_ctx *ctx, fv_vzip_archive *a, uint64_t offset, size_t size, void *to,
                        size_t *got)
 {
@@ -483,10 +647,10 @@ fv_status fv_vzip_read(fv_ctx *ctx, fv_vzip_archive *a, uint64_t offset, size_t 
     if (ctx != a->ctx) return fv_fail(ctx, FV_ERR_ARG, "vzip: the archive is another context's");
     while (done < size && offset < a->original) {
         const size_t i = block_of(a, offset);
-        const block *b = &a->blocks[i];
+        const vz_place *b = &a->blocks[i];
         if (a->cached != i) {
             const fv_status s = decode(a, i);
-            if (s != FV_OK) return at_byte(a, s, b->at);
+            if (s != FV_OK) return vz_archive_at(a, s, b->at);
         }
         const size_t skip = (size_t)(offset - b->original_at);
         size_t n = (size_t)b->original - skip;
@@ -497,93 +661,4 @@ fv_status fv_vzip_read(fv_ctx *ctx, fv_vzip_archive *a, uint64_t offset, size_t 
     }
     *got = done;
     return FV_OK;
-}
-
-/* ---- Recovery -------------------------------------------------------------------------------- */
-
-typedef struct recovery {
-    fv_vzip_archive *a;
-    const fv_vzip_io *io;
-    void (*on_damage)(void *user, const fv_vzip_damage *d);
-    uint64_t max_output, written, lost;
-} recovery;
-
-static fv_status give(recovery *r, const uint8_t *p, uint64_t n)
-{
-    static const uint8_t zeros[4096];
-    fv_ctx *ctx = r->a->ctx;
-    if (n > r->max_output - r->written)
-        return fv_fail(ctx, FV_ERR_LIMIT, "the output is larger than the limit of %llu bytes",
-                       (unsigned long long)r->max_output);
-    FV_TRY(fv_report(ctx, "recovering", r->written, r->a->original, NULL));
-    r->written += n;
-    while (n > 0) {
-        const size_t step = p || n < sizeof zeros ? (size_t)n : sizeof zeros;
-        if (r->io->write(r->io->user, p ? p : zeros, step) != 0)
-            return fv_fail(ctx, FV_ERR_IO, "writing the output failed");
-        n -= step;
-    }
-    return FV_OK;
-}
-
-static fv_status lose(recovery *r, uint64_t n, const char *why)
-{
-    const fv_vzip_damage d = {r->written, n, why};
-    if (r->on_damage) r->on_damage(r->io->user, &d);
-    r->lost += n;
-    return give(r, NULL, n);
-}
-
-/* The rest of the frame at which the walk from the start ended. */
-static fv_status lose_gap(recovery *r)
-{
-    const fv_vzip_archive *a = r->a;
-    uint64_t n = 0;
-    if (a->gap_frames > 0) {
-        const frame *f = &a->frames[a->gap_frames - 1];
-        if ((f->h.flags & VZ_HAS_SIZE) && f->h.size > f->original) n = f->h.size - f->original;
-        /* An announced size may lie; what is not there is not worth more than the archive was. */
-        if (n / a->limits.max_expansion > a->source.size) n = 0;
-    }
-    return lose(r, n, a->gap_why);
-}
-
-static fv_status recover_blocks(recovery *r, fv_vzip_stats *stats)
-{
-    fv_vzip_archive *a = r->a;
-    for (size_t i = 0; i < a->block_count; i++) {
-        const block *b = &a->blocks[i];
-        if (a->has_gap && i == a->gap_blocks) FV_TRY(lose_gap(r));
-        const fv_status s = at_byte(a, decode(a, i), b->at);
-        if (is_fatal(s)) return s;
-        if (s == FV_OK)
-            FV_TRY(give(r, a->data.data, b->original));
-        else
-            FV_TRY(lose(r, b->original, fv_ctx_error(a->ctx)));
-        stats->blocks += s == FV_OK;
-    }
-    return a->has_gap && a->gap_blocks == a->block_count ? lose_gap(r) : FV_OK;
-}
-
-fv_status fv_vzip_recover(fv_ctx *ctx, const fv_vzip_source *source, const fv_vzip_io *io,
-                          uint64_t max_output, const fv_vzip_limits *limits,
-                          void (*on_damage)(void *user, const fv_vzip_damage *d),
-                          uint64_t *lost_bytes, fv_vzip_stats *stats)
-{
-    recovery r = {NULL, io, on_damage, max_output, 0, 0};
-    fv_vzip_stats own;
-    memset(&own, 0, sizeof own);
-    if (lost_bytes) *lost_bytes = 0;
-    if (stats) *stats = own;
-    if (!io || !io->write || max_output == 0)
-        return fv_fail(ctx, FV_ERR_ARG, "vzip: no write callback, or max_output is 0");
-    FV_TRY(open_archive(ctx, &r.a, source, limits, true));
-    const fv_status s = recover_blocks(&r, &own);
-    own.input_bytes = source->size;
-    own.output_bytes = r.written;
-    own.frames = r.a->frame_count;
-    if (stats) *stats = own;
-    if (lost_bytes) *lost_bytes = r.lost;
-    fv_vzip_close(&r.a);
-    return s;
 }

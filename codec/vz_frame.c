@@ -36,6 +36,13 @@ const vz_level *vz_level_of(int level)
     return level < 1 || level > 9 ? NULL : &levels[level - 1];
 }
 
+/* 16 MiB: what zstd -19 looks back to and a block more; with 256 MiB, versions of a large folder see
+ * each other. */
+int vz_window_of(int level)
+{
+    return level >= 6 ? 28 : 24;
+}
+
 uint64_t vz_hash(const void *data, size_t size)
 {
     return XXH64(data, size, 0);
@@ -59,6 +66,7 @@ void vz_header_put(const vz_header *h, vz_buf *out)
         vz_buf_le(out, h->model[i].id, 4);
         vz_buf_le(out, h->model[i].hash, 8);
     }
+    if (h->flags & VZ_IS_SOLID) vz_buf_byte(out, (uint8_t)h->window_log2);
     if (h->flags & VZ_HAS_SIZE) vz_buf_varint(out, h->size);
     if (h->flags & VZ_HAS_NAME) {
         const size_t n = strlen(h->name);
@@ -143,12 +151,12 @@ static fv_status check_header(fv_ctx *ctx, const vz_header *h)
         return fv_fail(ctx, FV_ERR_VERSION,
                        "the header has flags 0x%02x that this program does not know; a newer one "
                        "is needed", (unsigned)(h->flags & ~KNOWN_FLAGS));
-    if (h->flags & VZ_IS_SOLID)
-        return fv_fail(ctx, FV_ERR_VERSION,
-                       "blocks of this archive refer to each other; a newer program is needed");
     const bool is_single = h->flags & VZ_IS_SINGLE;
     if (!vz_level_of(h->level) || h->memory_log2 < 20 || h->memory_log2 > 30 ||
-        (is_single && (h->flags & (VZ_HAS_SIZE | VZ_HAS_INDEX))) || h->mtime_ns > 999999999)
+        (is_single && (h->flags & (VZ_HAS_SIZE | VZ_HAS_INDEX | VZ_IS_SOLID))) ||
+        ((h->flags & VZ_IS_SOLID) && (h->window_log2 < VZ_WINDOW_LOG2_MIN ||
+                                      h->window_log2 > VZ_WINDOW_LOG2_MAX)) ||
+        h->mtime_ns > 999999999)
         return fv_fail(ctx, FV_ERR_FORMAT, "corrupt: impossible values in the header");
     if (h->models > 0)
         return fv_fail(ctx, FV_ERR_MODEL,
@@ -161,7 +169,7 @@ static fv_status check_header(fv_ctx *ctx, const vz_header *h)
 fv_status vz_header_get(vz_in *r, vz_header *h)
 {
     const uint8_t *start = r->p;
-    uint64_t fixed[3], crc;
+    uint64_t fixed[3], crc, window = 0;
     memset(h, 0, sizeof *h);
     FV_TRY(get_magic(r));
     for (int i = 0; i < 3; i++) FV_TRY(vz_in_le(r, 1, &fixed[i]));
@@ -169,6 +177,8 @@ fv_status vz_header_get(vz_in *r, vz_header *h)
     h->level = (int)fixed[1];
     h->memory_log2 = (int)fixed[2];
     FV_TRY(get_models(r, h));
+    if (h->flags & VZ_IS_SOLID) FV_TRY(vz_in_le(r, 1, &window));
+    h->window_log2 = (int)window;
     if (h->flags & VZ_HAS_SIZE) FV_TRY(vz_in_varint(r, &h->size));
     if (h->flags & VZ_HAS_NAME) FV_TRY(get_name(r, h));
     if (h->flags & VZ_HAS_TIME) FV_TRY(get_time(r, h));
@@ -218,7 +228,7 @@ fv_status vz_block_header_get(vz_in *r, const fv_vzip_limits *limits, vz_block_h
     h->type = (int)type;
     h->bytes = 1;
     if (h->type == VZ_END) return FV_OK;
-    if (h->type > VZ_MODELLED)
+    if (h->type > VZ_REFERRING)
         return fv_fail(r->ctx, FV_ERR_VERSION,
                        "block type %d is not known: corrupt, or a newer program is needed", h->type);
     FV_TRY(vz_in_varint(r, &h->original));
@@ -226,6 +236,15 @@ fv_status vz_block_header_get(vz_in *r, const fv_vzip_limits *limits, vz_block_h
     FV_TRY(vz_in_le(r, 8, &h->hash));
     h->bytes = (size_t)(r->p - start);
     return check_block(r->ctx, limits, h);
+}
+
+fv_status vz_block_suits(fv_ctx *ctx, const vz_header *frame, const vz_block_header *h)
+{
+    if (h->type != VZ_REFERRING) return FV_OK;
+    if (!(frame->flags & VZ_IS_SOLID) || h->original > (uint64_t)1 << frame->window_log2)
+        return fv_fail(ctx, FV_ERR_FORMAT, "corrupt: a block with references that the header does "
+                       "not announce");
+    return FV_OK;
 }
 
 fv_status vz_take_limits(fv_ctx *ctx, const fv_vzip_limits *limits, fv_vzip_limits *out)

@@ -1,12 +1,14 @@
 /* vz_read.c - the decoder of streams: frames one after the other, blocks in parallel, output in
  * order and only after its checksum was found right.
  *
- *     read headers and payloads of up to T blocks ──> decode in parallel ──> write in order
+ *     read header and payload ──> queue ──> decode on any thread ──> put together, write in order
  *
  * A damaged or cut archive gives its correct beginning and a status that says where it breaks.
  * Index and trailer are compared with what was decoded, so that no byte of an archive is without
  * a check. How many blocks run at once also depends on the memory limit: their tables are known
- * from the payloads before anything of the size of a block is taken. */
+ * from the payloads before anything of the size of a block is taken. In a solid frame the threads
+ * decode the plain bytes of a block; references are copied when its turn to be written has come,
+ * from a window whose size the header says. */
 #include "internal.h"
 
 #include <string.h>
@@ -17,6 +19,9 @@ typedef struct slot {
     vz_block_header h;
     uint64_t offset, number; /* of the block, for messages */
     vz_buf coded, data;
+    vz_block_header inner;  /* the block of plain bytes of one with references, else h */
+    const uint8_t *payload; /* of inner */
+    uint64_t need;          /* bytes of memory */
     fv_status status;
 } slot;
 
@@ -28,13 +33,15 @@ typedef struct reader {
     vz_source *source;
     vz_crew *crew;
     slot *slots;
-    int slot_count;
+    int threads, slot_count;
     /* The current frame. */
     vz_header header;
     vz_cm_options cm;
     uint64_t blocks, original;
     XXH64_state_t hash, pairs; /* of the original bytes; of the index as it should be */
-    bool is_waiting;           /* slots[0] holds a block that did not fit into memory with others */
+    vz_past past;              /* of a solid frame */
+    uint64_t started, written, used; /* blocks; memory of those between */
+    bool is_waiting;           /* the next slot holds a block that does not fit into memory yet */
     bool is_end;               /* the frame's last block has been read */
     fv_vzip_stats stats;
 } reader;
@@ -72,8 +79,17 @@ static fv_status read_header(reader *r)
                        (unsigned long long)r->header.size);
     r->cm.level = r->header.level;
     r->cm.memory_log2 = r->header.memory_log2;
-    r->blocks = r->original = 0;
+    r->blocks = r->original = r->started = r->written = r->used = 0;
     r->is_end = r->is_waiting = false;
+    vz_past_close(&r->past);
+    if (r->header.flags & VZ_IS_SOLID) {
+        r->used = (uint64_t)1 << r->header.window_log2;
+        if (r->used > r->limits.memory_bytes)
+            return fv_fail(r->ctx, FV_ERR_OOM, "decoding takes more than %llu bytes of memory, the "
+                           "limit is %llu; raise it", (unsigned long long)r->used,
+                           (unsigned long long)r->limits.memory_bytes);
+        FV_TRY(vz_past_open(&r->past, r->ctx, r->header.window_log2));
+    }
     r->stats.frames++;
     XXH64_reset(&r->hash, 0);
     XXH64_reset(&r->pairs, 0);
@@ -98,8 +114,9 @@ static fv_status read_block(reader *r, slot *b, bool *is_block)
     FV_TRY(vz_source_peek(r->source, VZ_BLOCK_HEADER_MAX, &in));
     b->offset = r->source->offset;
     b->number = r->blocks;
-    const fv_status s = vz_block_header_get(&in, &r->limits, &b->h);
+    fv_status s = vz_block_header_get(&in, &r->limits, &b->h);
     if (s == FV_ERR_TRUNCATED) return cut(r, "a block");
+    if (s == FV_OK) s = vz_block_suits(r->ctx, &r->header, &b->h);
     if (s != FV_OK) return at(r, s, b->offset);
     if (b->h.type == VZ_END) {
         if (r->header.flags & VZ_IS_SINGLE)
@@ -121,51 +138,24 @@ static fv_status read_block(reader *r, slot *b, bool *is_block)
 
 /* ---- Blocks ---------------------------------------------------------------------------------- */
 
-static fv_status memory_of(reader *r, const slot *b, uint64_t *out)
+/* What the block in b takes, and where its plain bytes are. */
+static fv_status prepare(reader *r, slot *b)
 {
-    uint64_t tables;
-    FV_TRY(at(r, vz_block_memory(r->ctx, &r->cm, &b->h, b->coded.data, &tables), b->offset));
-    *out = b->h.original + b->h.coded + tables;
-    if (*out > r->limits.memory_bytes)
+    uint64_t tables = 0;
+    b->inner = b->h;
+    b->payload = b->coded.data;
+    if (b->h.type == VZ_REFERRING)
+        FV_TRY(at(r, vz_refs_inner(r->ctx, &r->limits, &b->h, b->coded.data, &b->inner, &b->payload),
+                  b->offset));
+    if (b->inner.original > 0)
+        FV_TRY(at(r, vz_block_memory(r->ctx, &r->cm, &b->inner, b->payload, &tables), b->offset));
+    b->need = b->inner.original + b->h.coded + tables;
+    const uint64_t alone = b->need + (r->past.pages ? (uint64_t)1 << r->past.log2 : 0);
+    if (alone > r->limits.memory_bytes)
         return fv_fail(r->ctx, FV_ERR_OOM,
                        "decoding block %llu takes %llu bytes of memory, the limit is %llu; raise it",
-                       (unsigned long long)b->number, (unsigned long long)*out,
+                       (unsigned long long)b->number, (unsigned long long)alone,
                        (unsigned long long)r->limits.memory_bytes);
-    return FV_OK;
-}
-
-static void swap_slots(slot *a, slot *b)
-{
-    /* The buffers of decoded data stay: each belongs to its worker's context. */
-    const vz_buf coded = a->coded;
-    a->h = b->h;
-    a->offset = b->offset;
-    a->number = b->number;
-    a->coded = b->coded;
-    b->coded = coded;
-}
-
-/* Blocks into the slots until slots, memory or the frame end. A failure comes after the blocks that
- * were complete before it: *filled counts them. */
-static fv_status read_slots(reader *r, int *filled)
-{
-    uint64_t used = 0;
-    *filled = 0;
-    while (*filled < r->slot_count && (r->is_waiting || !r->is_end)) {
-        slot *b = &r->slots[*filled];
-        uint64_t need;
-        bool is_block = true;
-        if (!r->is_waiting) FV_TRY(read_block(r, b, &is_block));
-        if (!is_block) break;
-        r->is_waiting = false;
-        FV_TRY(memory_of(r, b, &need));
-        if (*filled > 0 && used + need > r->limits.memory_bytes) {
-            r->is_waiting = true; /* its turn comes alone: moved to the front below */
-            break;
-        }
-        used += need;
-        ++*filled;
-    }
     return FV_OK;
 }
 
@@ -173,68 +163,129 @@ static void decode_slot(void *user, fv_ctx *ctx, int i)
 {
     reader *r = user;
     slot *b = &r->slots[i];
+    b->status = FV_OK;
     b->data.size = 0;
-    if (b->data.capacity < b->h.original) vz_buf_free(&b->data); /* before, not beside the new one */
-    uint8_t *to = vz_buf_room(&b->data, (size_t)b->h.original);
+    if (b->inner.original == 0) return;
+    if (b->data.capacity < b->inner.original) vz_buf_free(&b->data); /* before, not beside */
+    uint8_t *to = vz_buf_room(&b->data, (size_t)b->inner.original);
     b->status = b->data.status;
-    if (to) b->status = vz_block_decode(ctx, &r->cm, &b->h, b->coded.data, to);
-    if (b->status == FV_OK) b->data.size = (size_t)b->h.original;
+    if (to) b->status = vz_block_decode(ctx, &r->cm, &b->inner, b->payload, to);
+    if (b->status == FV_OK) b->data.size = (size_t)b->inner.original;
 }
 
-static fv_status put(reader *r, slot *b)
+/* Decoded bytes that were found right. */
+static fv_status put(reader *r, const uint8_t *p, size_t n)
 {
-    const uint64_t n = b->h.original;
-    if (n > r->max_output - r->stats.output_bytes)
-        return fv_fail(r->ctx, FV_ERR_LIMIT, "the output is larger than the limit of %llu bytes",
-                       (unsigned long long)r->max_output);
     if (fv_ctx_cancelled(r->ctx)) return fv_fail(r->ctx, FV_ERR_CANCELLED, "writing: cancelled");
-    if (r->io->write(r->io->user, b->data.data, (size_t)n) != 0)
+    if (n > 0 && r->io->write(r->io->user, p, n) != 0)
         return fv_fail(r->ctx, FV_ERR_IO, "writing the output failed at byte %llu",
                        (unsigned long long)r->stats.output_bytes);
-    XXH64_update(&r->hash, b->data.data, (size_t)n);
+    XXH64_update(&r->hash, p, n);
     r->original += n;
     r->stats.output_bytes += n;
-    r->stats.blocks++;
-    r->stats.stored += b->h.type == VZ_STORE;
-    r->stats.zstd += b->h.type == VZ_ZSTD;
-    r->stats.modelled += b->h.type == VZ_MODELLED;
     return FV_OK;
 }
 
-static fv_status decode_slots(reader *r, int filled)
+/* Plain bytes and what they refer to, in the window; compared, then written. */
+static fv_status put_referring(reader *r, const slot *b)
 {
-    FV_TRY(fv_report(r->ctx, "decompressing", r->stats.output_bytes, r->header.size, NULL));
-    /* What idle slots hold from larger batches would be memory beyond the limit. */
-    for (int i = filled; i < r->slot_count; i++) vz_buf_free(&r->slots[i].data);
-    const vz_progress p = {"decompressing", r->stats.output_bytes, r->header.size};
-    uint64_t bytes = 0;
-    for (int i = 0; i < filled; i++) bytes += r->slots[i].h.original;
-    vz_crew_run(r->crew, &p, bytes, filled, decode_slot, r);
-    for (int i = 0; i < filled; i++) {
-        slot *b = &r->slots[i];
-        if (b->status != FV_OK) {
-            fv_fail(r->ctx, b->status, "%s", fv_ctx_error(vz_crew_ctx(r->crew, i)));
-            if (b->status == FV_ERR_OOM || b->status == FV_ERR_CANCELLED) return b->status;
-            return fv_fail_in(r->ctx, b->status, "at byte %llu: block %llu",
-                              (unsigned long long)b->offset, (unsigned long long)b->number);
-        }
-        FV_TRY(put(r, b));
+    uint64_t from = r->past.end, n = b->h.original;
+    FV_TRY(vz_refs_apply(r->ctx, &b->h, b->coded.data, b->data.data, b->data.size, &r->past));
+    if (vz_past_hash(&r->past, from, n) != b->h.hash)
+        return fv_fail(r->ctx, FV_ERR_CHECKSUM, "corrupt: the checksum of the data differs");
+    while (n > 0) {
+        size_t there;
+        const uint8_t *p = vz_past_piece(&r->past, from, n, &there);
+        FV_TRY(put(r, p, there));
+        from += there;
+        n -= there;
     }
     return FV_OK;
 }
 
+static fv_status put_block(reader *r, const slot *b)
+{
+    if (b->h.original > r->max_output - r->stats.output_bytes)
+        return fv_fail(r->ctx, FV_ERR_LIMIT, "the output is larger than the limit of %llu bytes",
+                       (unsigned long long)r->max_output);
+    if (b->h.type == VZ_REFERRING) {
+        const fv_status s = put_referring(r, b);
+        if (s != FV_OK && s != FV_ERR_OOM && s != FV_ERR_IO && s != FV_ERR_CANCELLED)
+            return fv_fail_in(r->ctx, s, "at byte %llu: block %llu", (unsigned long long)b->offset,
+                              (unsigned long long)b->number);
+        FV_TRY(s);
+    } else {
+        if (r->past.pages) FV_TRY(vz_past_put(&r->past, b->data.data, b->data.size));
+        FV_TRY(put(r, b->data.data, b->data.size));
+    }
+    r->stats.blocks++;
+    r->stats.referring += b->h.type == VZ_REFERRING;
+    r->stats.stored += b->inner.type == VZ_STORE;
+    r->stats.zstd += b->inner.type == VZ_ZSTD;
+    r->stats.modelled += b->inner.type == VZ_MODELLED;
+    return FV_OK;
+}
+
+/* Waits for the oldest block and writes it. */
+static fv_status finish_block(reader *r)
+{
+    const int i = (int)(r->written % (uint64_t)r->slot_count);
+    slot *b = &r->slots[i];
+    const vz_progress p = {"decompressing", r->stats.output_bytes, r->header.size};
+    vz_crew_wait(r->crew, &p, i);
+    if (b->status != FV_OK) {
+        fv_fail(r->ctx, b->status, "%s", fv_ctx_error(vz_crew_ctx(r->crew, i)));
+        if (b->status == FV_ERR_OOM || b->status == FV_ERR_CANCELLED) return b->status;
+        return fv_fail_in(r->ctx, b->status, "at byte %llu: block %llu",
+                          (unsigned long long)b->offset, (unsigned long long)b->number);
+    }
+    FV_TRY(put_block(r, b));
+    r->used -= b->need;
+    r->written++;
+    return fv_report(r->ctx, "decompressing", r->stats.output_bytes, r->header.size, NULL);
+}
+
+/* Reads the next block and starts it, unless slots or memory are taken: then *is_full. */
+static fv_status start_block(reader *r, bool *is_full)
+{
+    const int i = (int)(r->started % (uint64_t)r->slot_count);
+    slot *b = &r->slots[i];
+    bool is_block = true;
+    *is_full = r->started - r->written == (uint64_t)r->slot_count;
+    if (*is_full) return FV_OK;
+    if (!r->is_waiting) {
+        FV_TRY(read_block(r, b, &is_block));
+        if (!is_block) return FV_OK;
+        FV_TRY(prepare(r, b));
+    }
+    /* What this slot holds from a larger block would be memory beyond the limit. */
+    if (b->data.capacity > b->inner.original) vz_buf_free(&b->data);
+    r->is_waiting = r->started > r->written && b->need > r->limits.memory_bytes - r->used;
+    *is_full = r->is_waiting;
+    if (r->is_waiting) return FV_OK;
+    r->used += b->need;
+    const vz_progress p = {"decompressing", r->stats.output_bytes, r->header.size};
+    r->started++;
+    vz_crew_start(r->crew, &p, i, b->inner.original);
+    return FV_OK;
+}
+
+/* A failure of reading comes after the blocks that were complete before it. */
 static fv_status read_blocks(reader *r)
 {
-    while (r->is_waiting || !r->is_end) {
-        int filled;
-        const fv_status s = read_slots(r, &filled);
-        fv_status d = FV_OK;
-        if (filled > 0) d = decode_slots(r, filled);
-        if (d != FV_OK) return d;
-        if (s != FV_OK) return s; /* decoding went well and has not touched the message */
-        if (r->is_waiting) swap_slots(&r->slots[0], &r->slots[filled]);
+    char why[512];
+    FV_TRY(fv_report(r->ctx, "decompressing", r->stats.output_bytes, r->header.size, NULL));
+    fv_status s = FV_OK;
+    while (r->started > r->written || (s == FV_OK && (r->is_waiting || !r->is_end))) {
+        bool is_full = true;
+        if (s == FV_OK && (r->is_waiting || !r->is_end)) {
+            s = start_block(r, &is_full);
+            if (s != FV_OK) snprintf(why, sizeof why, "%s", fv_ctx_error(r->ctx));
+        }
+        if (s == FV_OK && !is_full) continue;
+        if (r->started > r->written) FV_TRY(finish_block(r));
     }
-    return FV_OK;
+    return s == FV_OK ? s : fv_fail(r->ctx, s, "%s", why);
 }
 
 /* ---- Index and trailer ----------------------------------------------------------------------- */
@@ -346,8 +397,9 @@ static fv_status open_reader(reader *r, const fv_vzip_limits *limits)
     if (r->max_output == 0)
         return fv_fail(r->ctx, FV_ERR_ARG, "vzip: max_output is 0; a limit or FV_VZIP_NO_LIMIT is "
                        "needed");
-    r->slot_count = fv_ctx_threads(r->ctx);
-    FV_TRY(vz_crew_open(r->ctx, &r->crew, r->slot_count));
+    r->threads = fv_ctx_threads(r->ctx);
+    r->slot_count = r->threads > 1 ? r->threads + 1 : 1;
+    FV_TRY(vz_crew_open(r->ctx, &r->crew, r->threads, r->slot_count, decode_slot, r));
     r->slots = fv_calloc(r->ctx, (size_t)r->slot_count, sizeof *r->slots);
     if (!r->slots) return FV_ERR_OOM;
     for (int i = 0; i < r->slot_count; i++) {
@@ -360,6 +412,8 @@ static fv_status open_reader(reader *r, const fv_vzip_limits *limits)
 
 static void close_reader(reader *r)
 {
+    vz_crew_stop(r->crew);
+    vz_past_close(&r->past);
     for (int i = 0; r->slots && i < r->slot_count; i++) {
         vz_buf_free(&r->slots[i].coded);
         vz_buf_free(&r->slots[i].data);

@@ -1,10 +1,14 @@
 /* vz_write.c - the encoder: cuts the input into blocks, codes them over threads, writes in order.
  *
- *     read T blocks ──> code them in parallel ──> write them in order ──> again
+ *     read a block, find repeats ──> queue ──> code it on any thread ──> write in order
  *
- * Blocks depend on nothing but their own bytes and the options, so the archive is the same for
- * every number of threads. Memory holds T blocks with their codes, whatever the input's size; an
- * input buffer grows as data arrives, so that a pipe with ten bytes takes no 8 MiB.
+ * Blocks depend on nothing but what was read and the options, so the archive is the same for every
+ * number of threads. Memory holds a block more than there are threads, their codes, and the window
+ * in which repeats are found, whatever the input's size; buffers grow as data arrives, so that a
+ * pipe with ten bytes takes no 8 MiB.
+ *
+ * An input of known size is cut into blocks of equal size: the last one of 9 MiB would else have
+ * one, and the thread that codes the 8 before it would keep everybody waiting.
  *
  * The frame header is written when the first block has been read: by then it is known whether that
  * block is all, which saves end mark and trailer (9 bytes: 3 % of a file of a few hundred bytes). */
@@ -14,11 +18,13 @@
 #define XXH_STATIC_LINKING_ONLY /* the state as a struct member */
 #include <xxhash.h>
 
+#define LONG_WINDOW_LOG2 28
+
 /* A block being coded. */
 typedef struct slot {
-    vz_buf in, out, check; /* check: what decoding gave, with `verify` */
+    vz_buf in, refs, out, check; /* check: what decoding gave, with `verify` */
+    uint64_t original, hash, in_hash; /* size and hash of the block, hash of its plain bytes */
     vz_block_type type;
-    uint64_t hash;
     bool has_failed_check;
     fv_status status;
 } slot;
@@ -29,19 +35,39 @@ typedef struct writer {
     fv_vzip_options o;
     vz_cm_options cm;
     uint64_t block_size;
+    int window_log2; /* 0: blocks do not refer to others */
     bool has_verify;
     vz_source *source;
+    vz_dedup *dedup;
     vz_crew *crew;
     slot *slots;
-    int slot_count;
+    int threads, slot_count;
     vz_header header;
     vz_buf index, text; /* pairs of the index; small things on their way out */
-    uint64_t blocks, done; /* done: original bytes read */
+    uint64_t blocks, done, coded; /* done, coded: original bytes read and written */
     XXH64_state_t hash;
     fv_vzip_stats stats;
 } writer;
 
 /* ---- Options --------------------------------------------------------------------------------- */
+
+/* Equal blocks; then a window that holds two of them, and no more than the input has. */
+static void cut_evenly(writer *w)
+{
+    const uint64_t size = w->o.size;
+    if (!w->o.block_bytes && size > w->block_size) {
+        const uint64_t blocks = (size - 1) / w->block_size + 1;
+        w->block_size = (size - 1) / blocks + 1;
+    }
+    if (w->o.long_range < 0 || (size && size <= w->block_size)) {
+        w->window_log2 = 0;
+        return;
+    }
+    if (w->o.long_range > 0) w->window_log2 = LONG_WINDOW_LOG2;
+    while ((uint64_t)1 << w->window_log2 < 2 * w->block_size) w->window_log2++;
+    while (size && w->window_log2 > VZ_WINDOW_LOG2_MIN && size <= (uint64_t)1 << (w->window_log2 - 1))
+        w->window_log2--;
+}
 
 static fv_status take_options(writer *w, const fv_vzip_options *opts)
 {
@@ -58,6 +84,8 @@ static fv_status take_options(writer *w, const fv_vzip_options *opts)
     w->has_verify = w->o.verify > 0 || (w->o.verify == 0 && level->has_verify);
     w->cm.level = w->o.level;
     w->cm.memory_log2 = level->memory_log2;
+    w->window_log2 = vz_window_of(w->o.level);
+    cut_evenly(w);
     if (w->o.name && (strlen(w->o.name) > VZ_NAME_MAX || !*w->o.name))
         return fv_fail(ctx, FV_ERR_ARG, "the file name to keep is empty or longer than %d bytes",
                        VZ_NAME_MAX);
@@ -74,37 +102,53 @@ static uint64_t worker_memory(const writer *w)
            (w->has_verify ? w->block_size : 0);
 }
 
-/* Tables first, since they alone change the bytes; then fewer workers. */
+static int slots_for(int threads)
+{
+    return threads > 1 ? threads + 1 : 1;
+}
+
+/* The window first, down to two blocks, and without one if it is still a quarter; then the tables;
+ * these change the bytes. Then fewer workers. */
 static fv_status fit_memory(writer *w)
 {
-    const uint64_t cap = w->o.memory_bytes;
-    w->slot_count = fv_ctx_threads(w->ctx);
-    if (!cap) return FV_OK;
-    while (worker_memory(w) > cap && w->cm.memory_log2 > 20) w->cm.memory_log2--;
-    const uint64_t each = worker_memory(w);
-    if (each > cap)
-        return fv_fail(w->ctx, FV_ERR_OOM,
-                       "a memory limit of %llu bytes: at least %llu are needed for blocks of %llu "
-                       "bytes; take smaller blocks or a lower level",
-                       (unsigned long long)cap, (unsigned long long)each,
-                       (unsigned long long)w->block_size);
-    if ((uint64_t)w->slot_count > cap / each) w->slot_count = (int)(cap / each);
+    uint64_t cap = w->o.memory_bytes;
+    w->threads = fv_ctx_threads(w->ctx);
+    if (cap) {
+        while (w->window_log2 > VZ_WINDOW_LOG2_MIN && vz_dedup_memory(w->window_log2) > cap / 4 &&
+               (uint64_t)1 << (w->window_log2 - 1) >= 2 * w->block_size)
+            w->window_log2--;
+        if (w->window_log2 && vz_dedup_memory(w->window_log2) > cap / 4) w->window_log2 = 0;
+        if (w->window_log2) cap -= vz_dedup_memory(w->window_log2);
+        while (worker_memory(w) > cap && w->cm.memory_log2 > 20) w->cm.memory_log2--;
+        const uint64_t each = worker_memory(w), waiting = 2 * w->block_size;
+        if (each > cap)
+            return fv_fail(w->ctx, FV_ERR_OOM,
+                           "a memory limit of %llu bytes: at least %llu are needed for blocks of "
+                           "%llu bytes; take smaller blocks or a lower level",
+                           (unsigned long long)w->o.memory_bytes, (unsigned long long)each,
+                           (unsigned long long)w->block_size);
+        while (w->threads > 1 && (uint64_t)w->threads * each + waiting > cap) w->threads--;
+    }
     return FV_OK;
 }
 
+static void code_slot(void *user, fv_ctx *ctx, int i);
+
 static fv_status open_slots(writer *w)
 {
-    /* An announced size may need fewer. */
+    /* An announced size may need fewer. It is the caller's word, not the archive's. */
     const uint64_t blocks = w->o.size / w->block_size + 1;
-    if (w->o.size && blocks < (uint64_t)w->slot_count) w->slot_count = (int)blocks;
-    FV_TRY(vz_crew_open(w->ctx, &w->crew, w->slot_count));
+    if (w->o.size && blocks < (uint64_t)w->threads) w->threads = (int)blocks;
+    w->slot_count = slots_for(w->threads);
+    FV_TRY(vz_crew_open(w->ctx, &w->crew, w->threads, w->slot_count, code_slot, w));
+    if (w->window_log2) FV_TRY(vz_dedup_open(w->ctx, &w->dedup, w->window_log2));
     w->slots = fv_calloc(w->ctx, (size_t)w->slot_count, sizeof *w->slots);
     if (!w->slots) return FV_ERR_OOM;
     for (int i = 0; i < w->slot_count; i++) {
         vz_buf_init(&w->slots[i].in, w->ctx);
+        vz_buf_init(&w->slots[i].refs, w->ctx);
         vz_buf_init(&w->slots[i].out, vz_crew_ctx(w->crew, i));
         vz_buf_init(&w->slots[i].check, vz_crew_ctx(w->crew, i));
-        /* An announced size is the caller's word, not the archive's. */
         const uint64_t first = w->o.size < w->block_size ? w->o.size : w->block_size;
         if (first && !vz_buf_room(&w->slots[i].in, (size_t)first)) return FV_ERR_OOM;
     }
@@ -143,6 +187,10 @@ static fv_status put_header(writer *w, bool is_single, bool is_all)
         h->flags |= VZ_HAS_SIZE;
     h->size = w->o.size ? w->o.size : w->done;
     if (!is_single && w->done > 0 && !w->o.no_index) h->flags |= VZ_HAS_INDEX;
+    if (!is_single && w->done > 0 && w->dedup) {
+        h->flags |= VZ_IS_SOLID;
+        h->window_log2 = w->window_log2;
+    }
     if (w->o.name) {
         h->flags |= VZ_HAS_NAME;
         memcpy(h->name, w->o.name, strlen(w->o.name) + 1);
@@ -157,28 +205,41 @@ static fv_status put_header(writer *w, bool is_single, bool is_all)
     return put_text(w);
 }
 
-static void count(fv_vzip_stats *s, vz_block_type type)
+static void count(fv_vzip_stats *s, const slot *b)
 {
     s->blocks++;
-    s->stored += type == VZ_STORE;
-    s->zstd += type == VZ_ZSTD;
-    s->modelled += type == VZ_MODELLED;
+    s->stored += b->type == VZ_STORE;
+    s->zstd += b->type == VZ_ZSTD;
+    s->modelled += b->type == VZ_MODELLED;
+    s->referring += b->refs.size > 0;
+    s->failed_checks += b->has_failed_check;
 }
 
 static fv_status put_block(writer *w, slot *b)
 {
     const vz_buf *payload = b->type == VZ_STORE ? &b->in : &b->out;
-    const vz_block_header h = {b->type, b->in.size, payload->size, b->hash, 0};
-    if (XXH64_update(&w->hash, b->in.data, b->in.size) != XXH_OK) return FV_ERR_INTERNAL;
-    vz_block_header_put(&h, &w->text);
-    vz_buf_varint(&w->index, w->text.size + payload->size);
-    vz_buf_varint(&w->index, b->in.size);
+    const vz_block_header plain = {b->type, b->in.size, payload->size, b->in_hash, 0};
+    vz_block_header h = {b->type, b->original, payload->size, b->hash, 0};
+    vz_buf *t = &w->text;
+    if (b->refs.size) {
+        /* The block of plain bytes behind the references; first to see how long it is. */
+        if (b->in.size) vz_block_header_put(&plain, t);
+        h.type = VZ_REFERRING;
+        h.coded = b->refs.size + t->size + (b->in.size ? payload->size : 0);
+        t->size = 0;
+    }
+    vz_block_header_put(&h, t);
+    const uint64_t coded = t->size + h.coded;
+    vz_buf_put(t, b->refs.data, b->refs.size);
+    if (b->refs.size && b->in.size) vz_block_header_put(&plain, t);
+    vz_buf_varint(&w->index, coded);
+    vz_buf_varint(&w->index, b->original);
     FV_TRY(w->index.status);
     FV_TRY(put_text(w));
-    FV_TRY(put(w, payload->data, payload->size));
+    if (b->in.size) FV_TRY(put(w, payload->data, payload->size));
     w->blocks++;
-    count(&w->stats, b->type);
-    w->stats.failed_checks += b->has_failed_check;
+    w->coded += b->original;
+    count(&w->stats, b);
     return FV_OK;
 }
 
@@ -200,7 +261,7 @@ static fv_status put_end(writer *w)
         vz_buf_le(t, t->size - start, 4);
         vz_buf_put(t, vz_index_magic, sizeof vz_index_magic);
     }
-    vz_buf_le(t, XXH64_digest(&w->hash), 8);
+    vz_buf_le(t, w->dedup ? vz_dedup_hash(w->dedup) : XXH64_digest(&w->hash), 8);
     return put_text(w);
 }
 
@@ -227,53 +288,79 @@ static void code_slot(void *user, fv_ctx *ctx, int i)
     writer *w = user;
     slot *b = &w->slots[i];
     b->out.size = 0;
-    b->hash = vz_hash(b->in.data, b->in.size);
+    b->type = VZ_STORE;
     b->has_failed_check = false;
+    b->status = FV_OK;
+    b->in_hash = vz_hash(b->in.data, b->in.size);
+    if (!b->refs.size) b->hash = b->in_hash;
+    if (!b->in.size) return;
     b->status = vz_block_encode(ctx, &w->cm, b->in.data, b->in.size, &b->out, &b->type);
     if (b->status == FV_OK && w->has_verify) b->status = verify(ctx, &w->cm, b);
 }
 
-/* Fills slots until they or the input end. */
-static fv_status read_slots(writer *w, int *filled, bool *is_end)
+/* The next block into b; its size is 0 at the end. */
+static fv_status read_slot(writer *w, slot *b, bool *is_end)
 {
     vz_in next;
-    for (*filled = 0; *filled < w->slot_count && !*is_end;) {
-        slot *b = &w->slots[*filled];
-        uint64_t got;
-        b->in.size = 0;
-        FV_TRY(vz_source_append(w->source, &b->in, w->block_size, &got));
-        w->done += got;
-        if (got > 0) ++*filled;
-        FV_TRY(vz_source_peek(w->source, 1, &next));
-        *is_end = next.p == next.end;
-        if (w->o.size && (w->done > w->o.size || (*is_end && w->done != w->o.size)))
-            return fv_fail(w->ctx, FV_ERR_IO,
-                           "the input has %s than the %llu bytes announced: it changed while it "
-                           "was read", w->done > w->o.size ? "more" : "less",
-                           (unsigned long long)w->o.size);
+    b->in.size = b->refs.size = 0;
+    bool is_read = false;
+    if (w->dedup && w->done == 0) {
+        FV_TRY(vz_dedup_start(w->dedup, w->source, w->block_size, &b->in, &is_read));
+        b->original = b->in.size;
+        if (is_read) vz_dedup_close(&w->dedup); /* its hash has seen nothing, the block's says all */
     }
+    if (!is_read && w->dedup) {
+        FV_TRY(vz_dedup_block(w->dedup, w->source, w->block_size, &b->in, &b->refs, &b->original,
+                              &b->hash));
+    } else if (!is_read) {
+        FV_TRY(vz_source_append(w->source, &b->in, w->block_size, &b->original));
+    }
+    if (!w->dedup && XXH64_update(&w->hash, b->in.data, b->in.size) != XXH_OK)
+        return FV_ERR_INTERNAL;
+    w->done += b->original;
+    FV_TRY(vz_source_peek(w->source, 1, &next));
+    *is_end = next.p == next.end && (!w->dedup || vz_dedup_is_empty(w->dedup));
+    if (w->o.size && (w->done > w->o.size || (*is_end && w->done != w->o.size)))
+        return fv_fail(w->ctx, FV_ERR_IO,
+                       "the input has %s than the %llu bytes announced: it changed while it was "
+                       "read", w->done > w->o.size ? "more" : "less",
+                       (unsigned long long)w->o.size);
     return FV_OK;
+}
+
+/* Waits for the block in slot i and writes it. */
+static fv_status finish_slot(writer *w, int i)
+{
+    slot *b = &w->slots[i];
+    const vz_progress p = {"compressing", w->coded, w->o.size};
+    vz_crew_wait(w->crew, &p, i);
+    if (b->status != FV_OK)
+        return fv_fail(w->ctx, b->status, "%s", fv_ctx_error(vz_crew_ctx(w->crew, i)));
+    FV_TRY(put_block(w, b));
+    return fv_report(w->ctx, "compressing", w->coded, w->o.size, NULL);
 }
 
 static fv_status code_all(writer *w)
 {
     bool is_end = false, has_header = false;
-    while (!is_end) {
-        int filled;
-        const uint64_t before = w->done;
-        FV_TRY(read_slots(w, &filled, &is_end));
-        if (!has_header) FV_TRY(put_header(w, is_end && filled == 1, is_end));
-        has_header = true;
-        FV_TRY(fv_report(w->ctx, "compressing", before, w->o.size, NULL));
-        if (filled == 0) break;
-        const vz_progress p = {"compressing", before, w->o.size};
-        vz_crew_run(w->crew, &p, w->done - before, filled, code_slot, w);
-        for (int i = 0; i < filled; i++) {
-            slot *b = &w->slots[i];
-            if (b->status != FV_OK)
-                return fv_fail(w->ctx, b->status, "%s", fv_ctx_error(vz_crew_ctx(w->crew, i)));
-            FV_TRY(put_block(w, b));
+    uint64_t started = 0;
+    while (!is_end || started > w->blocks) {
+        if (is_end || started - w->blocks == (uint64_t)w->slot_count) {
+            FV_TRY(finish_slot(w, (int)(w->blocks % (uint64_t)w->slot_count)));
+            continue;
         }
+        const int i = (int)(started % (uint64_t)w->slot_count);
+        slot *b = &w->slots[i];
+        FV_TRY(read_slot(w, b, &is_end));
+        if (!has_header) {
+            FV_TRY(put_header(w, is_end && b->original > 0 && !b->refs.size, is_end));
+            FV_TRY(fv_report(w->ctx, "compressing", 0, w->o.size, NULL));
+        }
+        has_header = true;
+        if (b->original == 0) break;
+        const vz_progress p = {"compressing", w->coded, w->o.size};
+        vz_crew_start(w->crew, &p, i, b->in.size);
+        started++;
     }
     if (!(w->header.flags & VZ_IS_SINGLE)) FV_TRY(put_end(w));
     return fv_report(w->ctx, "compressing", w->done, w->o.size, NULL);
@@ -281,8 +368,11 @@ static fv_status code_all(writer *w)
 
 static void close_writer(writer *w)
 {
+    vz_crew_stop(w->crew);
+    vz_dedup_close(&w->dedup);
     for (int i = 0; w->slots && i < w->slot_count; i++) {
         vz_buf_free(&w->slots[i].in);
+        vz_buf_free(&w->slots[i].refs);
         vz_buf_free(&w->slots[i].out);
         vz_buf_free(&w->slots[i].check);
     }

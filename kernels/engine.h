@@ -53,6 +53,9 @@ FV_INLINE bool fv_add_size(size_t a, size_t b, size_t *out)
 /* ---- Memory: counted, capped, 64-byte aligned unless said ---------------------------------------
  * All return NULL on failure with the context's message set. fv_free (fovea.h) releases. */
 void *fv_alloc(fv_ctx *ctx, size_t bytes);
+/* fv_alloc with owner's memory; a failure is written to the message of `reader`, which is the
+ * context of the running call: another thread may be using owner. */
+void *fvi_alloc_for(fv_ctx *owner, fv_ctx *reader, size_t bytes);
 void *fv_calloc(fv_ctx *ctx, size_t count, size_t size); /* zeroed, overflow-checked */
 /* On failure the old block stays. */
 void *fv_realloc(fv_ctx *ctx, void *ptr, size_t old_bytes, size_t new_bytes);

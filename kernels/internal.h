@@ -29,10 +29,6 @@ struct fv_ctx {
 /* Largest thread count we accept. */
 #define FVI_MAX_THREADS 256
 
-/* fv_alloc with owner's memory; a failure is written to the message of `reader`, which is the
- * context of the running call: another thread may be using owner. */
-void *fvi_alloc_for(fv_ctx *owner, fv_ctx *reader, size_t bytes);
-
 void fvi_dnnl_shutdown(fv_ctx *ctx);
 fv_status fvi_cpu_ops_create(fv_ctx *ctx);
 void fvi_cpu_ops_destroy(fv_ctx *ctx);

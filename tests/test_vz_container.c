@@ -427,7 +427,8 @@ static void recovery_loses_only_the_damaged_block(void)
     OK(ctx, pack(ctx, data, N, 1000, &vz, &size));
     memory_source m = {.p = vz};
     /* Payload, block header (its length), frame header. */
-    const size_t where[] = {19 + 1 + 4 + 8 + 500, 19 + 2 * 1013 + 3, 9};
+    const size_t head = 20; /* of the frame, with window and size */
+    const size_t where[] = {head + 1 + 4 + 8 + 500, head + 2 * 1013 + 3, 9};
     const uint64_t begin[] = {0, 2000, N}, length[] = {1000, 1000, 0};
     for (int i = 0; i < 3; i++) {
         vz[where[i]] ^= 0x40;
@@ -441,12 +442,14 @@ static void recovery_loses_only_the_damaged_block(void)
         }
         vz[where[i]] ^= 0x40;
     }
-    /* Index and a block header: what comes before the block is there, the rest is zeros. */
+    /* Index and a block header: the blocks behind it are found by what they look like. */
     vz[size - 20] ^= 1;
     vz[where[1]] ^= 0x40;
     OK(ctx, recover(&m, size, out, N, &lost));
-    CHECK(m.damages == 1 && m.offset[0] == 2000 && lost == 3000 && m.io.written == N);
-    CHECK(memcmp(out, data, 2000) == 0 && out[2000] == 0 && out[N - 1] == 0);
+    CHECK_MSG(m.damages >= 1 && m.offset[0] == 2000 && lost == 1000 && m.io.written == N,
+              "%d damages, %d lost, %d written: %s", m.damages, (int)lost, (int)m.io.written, "");
+    CHECK(memcmp(out, data, 2000) == 0 && out[2000] == 0);
+    CHECK(memcmp(out + 3000, data + 3000, 2000) == 0);
     fv_free(ctx, vz);
 }
 
@@ -521,8 +524,8 @@ static void hostile_headers_are_refused(void)
     forge(&f, VZ_IS_SINGLE);
     f.b.data[8] = 2;
     CHECK(open_forged(&f, NULL) == FV_ERR_VERSION);
-    forge(&f, VZ_IS_SOLID);
-    CHECK(open_forged(&f, NULL) == FV_ERR_VERSION);
+    forge(&f, VZ_IS_SOLID); /* a window of one byte */
+    CHECK(open_forged(&f, NULL) == FV_ERR_FORMAT);
     forge(&f, VZ_IS_SINGLE | VZ_HAS_INDEX);
     CHECK(open_forged(&f, NULL) == FV_ERR_FORMAT);
     forge(&f, 0);
@@ -557,7 +560,8 @@ static void hostile_blocks_are_refused(void)
     CHECK(open_block(VZ_STORE, 1 << 27, 1 << 27, zeros, 100, NULL) == FV_ERR_TRUNCATED);
     CHECK(open_block(VZ_ZSTD, (uint64_t)1 << 29, 100, zeros, 100, NULL) == FV_ERR_LIMIT);
     CHECK(open_block(VZ_ZSTD, UINT64_MAX, UINT64_MAX, zeros, 100, NULL) == FV_ERR_LIMIT);
-    CHECK(open_block(3, 100, 100, zeros, 100, NULL) == FV_ERR_VERSION);
+    CHECK(open_block(4, 100, 100, zeros, 100, NULL) == FV_ERR_VERSION);
+    CHECK(open_block(VZ_REFERRING, 100, 100, zeros, 100, NULL) == FV_ERR_FORMAT); /* not solid */
     CHECK(open_block(VZ_END, 0, 0, zeros, 0, NULL) == FV_ERR_FORMAT);
     l.max_expansion = 9;
     CHECK(open_block(VZ_ZSTD, 1000, 100, zeros, 100, &l) == FV_ERR_LIMIT);

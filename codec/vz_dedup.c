@@ -1,0 +1,360 @@
+/* vz_dedup.c - data that repeats over long distances: references instead of coding it again.
+ *
+ * The encoder keeps the last bytes of the input (vz_past.c) and looks for repeats before blocks are
+ * coded. A gear hash [Xia et al. 2014, Ddelta] h = 2 h + gear[byte] mod 2^64 depends on the last 64
+ * bytes; positions where its top ANCHOR_BITS are zero are anchors, the same ones in every copy of
+ * the data whatever its place. A table keeps the last position of each anchor; a hit is compared
+ * byte by byte, extended to both sides, and becomes a reference when it is long enough. Short ones
+ * cost more than the model takes for them, which has seen the same data if it lies in one block.
+ *
+ *     payload:  n | n times (plain bytes before it, its length, change of distance) | CRC32C | block
+ *
+ * The plain bytes, all that is not referred to, are a block of their own with a hash of their own,
+ * of at most the block size: many versions of a folder fill one block with what changed in them.
+ * Blocks are decoded in parallel all the same, only putting them together needs an order.
+ *
+ * Anchors every 64 bytes and 96 bytes at least: on two copies of a tree of headers with edits 32
+ * and 128 were within 0.2 %. */
+#include "internal.h"
+
+#include <string.h>
+#define XXH_STATIC_LINKING_ONLY /* the state as a struct member */
+#include <xxhash.h>
+
+#define ANCHOR_BITS 6
+#define VERIFIED 32 /* equal bytes before an anchor, else the hash was deceived */
+#define MIN_FAR 96
+#define MIN_NEAR 2048 /* in the block being made */
+
+typedef struct entry {
+    uint32_t at, check; /* position modulo 2^32: a window is smaller */
+} entry;
+
+struct vz_dedup {
+    vz_past past;
+    XXH64_state_t hash, whole; /* of the block; of the frame */
+    entry *table;
+    int table_log2;
+    uint64_t gear[256], rolling;
+    uint64_t at;          /* bytes before it have been looked at */
+    uint64_t block, plain; /* begin of the block, of the plain bytes not yet handed out */
+    uint64_t match, match_length, distance; /* the repeat being extended; length 0: none */
+    uint64_t last_distance, count;          /* of references of the block */
+    vz_buf list;                            /* the references */
+};
+
+/* ---- Opening --------------------------------------------------------------------------------- */
+
+uint64_t vz_dedup_memory(int window_log2)
+{
+    return ((uint64_t)1 << window_log2) + ((uint64_t)sizeof(entry) << (window_log2 - ANCHOR_BITS));
+}
+
+fv_status vz_dedup_open(fv_ctx *ctx, vz_dedup **out, int window_log2)
+{
+    vz_dedup *d = fv_calloc(ctx, 1, sizeof *d);
+    *out = NULL;
+    if (!d) return FV_ERR_OOM;
+    vz_buf_init(&d->list, ctx);
+    d->table_log2 = window_log2 - ANCHOR_BITS;
+    uint64_t x = 0;
+    for (int i = 0; i < 256; i++) { /* splitmix64 */
+        uint64_t z = x += 0x9e3779b97f4a7c15u;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+        d->gear[i] = z ^ z >> 31;
+    }
+    (void)XXH64_reset(&d->whole, 0);
+    const fv_status s = vz_past_open(&d->past, ctx, window_log2);
+    if (s != FV_OK) {
+        fv_free(ctx, d);
+        return s;
+    }
+    *out = d;
+    return FV_OK;
+}
+
+void vz_dedup_close(vz_dedup **dedup)
+{
+    vz_dedup *d = *dedup;
+    if (!d) return;
+    fv_ctx *ctx = d->past.ctx;
+    *dedup = NULL;
+    vz_buf_free(&d->list);
+    vz_past_close(&d->past);
+    fv_free(ctx, d->table);
+    fv_free(ctx, d);
+}
+
+/* ---- Looking --------------------------------------------------------------------------------- */
+
+FV_INLINE uint8_t byte_at(const vz_dedup *d, uint64_t at)
+{
+    return d->past.pages[vz_past_page(&d->past, at)][at % VZ_PAGE];
+}
+
+static uint64_t least(const vz_dedup *d)
+{
+    return d->match - d->distance >= d->block ? MIN_NEAR : MIN_FAR;
+}
+
+/* The repeat has ended at d->at. */
+static fv_status end_match(vz_dedup *d, vz_buf *plain)
+{
+    const uint64_t length = d->match_length;
+    d->match_length = 0;
+    if (length < least(d)) return FV_OK;
+    /* A place near the one of the reference before it: a small number with its sign at the bottom. */
+    const int64_t change = (int64_t)(d->distance - d->last_distance);
+    vz_buf_varint(&d->list, d->match - d->plain);
+    vz_buf_varint(&d->list, length);
+    vz_buf_varint(&d->list, (uint64_t)change << 1 ^ (change < 0 ? UINT64_MAX : 0));
+    FV_TRY(d->list.status);
+    FV_TRY(vz_past_take(&d->past, d->plain, d->match - d->plain, plain));
+    d->plain = d->at;
+    d->last_distance = d->distance;
+    d->count++;
+    return FV_OK;
+}
+
+/* d->at lies behind an anchor: has its data been there before? */
+static void look(vz_dedup *d)
+{
+    const uint64_t key = d->rolling * 0xff51afd7ed558ccdu;
+    entry *e = &d->table[key >> (64 - d->table_log2)];
+    const uint32_t check = (uint32_t)key | 1, here = (uint32_t)d->at;
+    const uint64_t distance = here - e->at, window = (uint64_t)1 << d->past.log2;
+    const bool is_known = e->check == check;
+    e->at = here;
+    e->check = check;
+    if (!is_known || d->match_length || distance == 0 || distance > window - VZ_PAGE) return;
+    uint64_t n = 0;
+    while (d->at - n > d->plain && d->at - n > distance &&
+           byte_at(d, d->at - n - 1) == byte_at(d, d->at - n - 1 - distance))
+        n++;
+    if (n < VERIFIED) return;
+    d->match = d->at - n;
+    d->match_length = n;
+    d->distance = distance;
+}
+
+/* Plain bytes that the block has at least. */
+static uint64_t plain_so_far(const vz_dedup *d, const vz_buf *plain)
+{
+    const bool is_match = d->match_length > 0 && d->match_length >= least(d);
+    return plain->size + (d->at - d->plain) - (is_match ? d->match_length : 0);
+}
+
+/* Up to n bytes at p, which lie at d->at; *taken of them before the block is full. */
+static fv_status scan(vz_dedup *d, const uint8_t *p, size_t n, uint64_t block_size, vz_buf *plain,
+                      size_t *taken)
+{
+    uint64_t h = d->rolling;
+    size_t i = 0;
+    while (i < n) {
+        const uint64_t room = block_size - plain_so_far(d, plain);
+        if (room == 0) break;
+        /* In a repeat a byte costs nothing, but it may end, and then be plain. */
+        const size_t stop = n - i < room ? n : i + (size_t)room;
+        for (bool is_anchor = false; i < stop && !is_anchor;) {
+            const uint8_t c = p[i];
+            if (d->match_length) {
+                if (byte_at(d, d->at - d->distance) == c) {
+                    d->match_length++;
+                } else {
+                    FV_TRY(end_match(d, plain));
+                }
+            }
+            h = (h << 1) + d->gear[c];
+            is_anchor = h >> (64 - ANCHOR_BITS) == 0;
+            i++;
+            d->at++;
+        }
+        d->rolling = h;
+        if (h >> (64 - ANCHOR_BITS) == 0) look(d);
+    }
+    *taken = i;
+    return FV_OK;
+}
+
+/* ---- Blocks ---------------------------------------------------------------------------------- */
+
+static fv_status fill(vz_dedup *d, vz_source *source, uint64_t want, uint64_t *got)
+{
+    *got = 0;
+    while (*got < want) {
+        size_t there, n;
+        uint8_t *to = vz_past_room(&d->past, want - *got < VZ_PAGE ? (size_t)(want - *got) : VZ_PAGE,
+                                   &there);
+        if (!to) return FV_ERR_OOM;
+        FV_TRY(vz_source_read(source, to, there, &n));
+        d->past.end += n;
+        *got += n;
+        if (n < there) break;
+    }
+    return FV_OK;
+}
+
+fv_status vz_dedup_start(vz_dedup *d, vz_source *source, uint64_t block_size, vz_buf *plain,
+                         bool *is_all)
+{
+    uint64_t got;
+    vz_in next;
+    *is_all = false;
+    FV_TRY(fill(d, source, block_size, &got));
+    FV_TRY(vz_source_peek(source, 1, &next));
+    if (next.p != next.end) {
+        d->table = fv_calloc(d->past.ctx, (size_t)1 << d->table_log2, sizeof *d->table);
+        return d->table ? FV_OK : FV_ERR_OOM;
+    }
+    *is_all = true;
+    d->at = d->past.end;
+    return vz_past_take(&d->past, 0, got, plain);
+}
+
+/* A decoder keeps the block in its window, and refuses what expands a million times: a reference
+ * of megabytes takes at least 7 bytes with the number of them, others 3. */
+static uint64_t most(const vz_dedup *d, const vz_buf *plain)
+{
+    const uint64_t window = (uint64_t)1 << d->past.log2;
+    const uint64_t fair = plain_so_far(d, plain) + 900000 * (3 * d->count + 7);
+    return window < fair ? window : fair;
+}
+
+fv_status vz_dedup_block(vz_dedup *d, vz_source *source, uint64_t block_size, vz_buf *plain,
+                         vz_buf *refs, uint64_t *original, uint64_t *hash)
+{
+    bool is_full = false;
+    d->block = d->plain = d->at;
+    d->match_length = d->last_distance = d->count = 0;
+    d->list.size = 0;
+    plain->size = refs->size = 0;
+    (void)XXH64_reset(&d->hash, 0);
+    while (!is_full) {
+        size_t there, taken;
+        const uint64_t allowed = most(d, plain), done = d->at - d->block;
+        uint64_t left = allowed > done ? allowed - done : 0, got;
+        if (left == 0) break;
+        if (d->at == d->past.end) FV_TRY(fill(d, source, VZ_PAGE - d->at % VZ_PAGE, &got));
+        if (left > d->past.end - d->at) left = d->past.end - d->at;
+        if (left == 0) break;
+        const uint8_t *p = vz_past_piece(&d->past, d->at, left, &there);
+        FV_TRY(scan(d, p, there, block_size, plain, &taken));
+        (void)XXH64_update(&d->hash, p, taken);
+        (void)XXH64_update(&d->whole, p, taken);
+        is_full = taken < there;
+    }
+    if (d->match_length) FV_TRY(end_match(d, plain));
+    FV_TRY(vz_past_take(&d->past, d->plain, d->at - d->plain, plain));
+    *original = d->at - d->block;
+    *hash = XXH64_digest(&d->hash);
+    if (d->count) {
+        vz_buf_varint(refs, d->count);
+        vz_buf_put(refs, d->list.data, d->list.size);
+        if (refs->status == FV_OK) vz_buf_le(refs, fv_crc32c(0, refs->data, refs->size), 4);
+    }
+    return refs->status;
+}
+
+bool vz_dedup_is_empty(const vz_dedup *d)
+{
+    return d->at == d->past.end;
+}
+
+uint64_t vz_dedup_hash(const vz_dedup *d)
+{
+    return XXH64_digest(&d->whole);
+}
+
+/* ---- Reading references ---------------------------------------------------------------------- */
+
+fv_status vz_refs_open(vz_refs *r, fv_ctx *ctx, const uint8_t *payload, uint64_t size,
+                       uint64_t original)
+{
+    memset(r, 0, sizeof *r);
+    r->in = (vz_in){ctx, payload, payload + size};
+    r->room = original;
+    FV_TRY(vz_in_varint(&r->in, &r->left));
+    /* Each takes three bytes, so a lying number meets the end of the payload. */
+    if (r->left == 0 || r->left > size / 3)
+        return fv_fail(ctx, FV_ERR_FORMAT, "corrupt: impossible number of references");
+    return FV_OK;
+}
+
+fv_status vz_refs_next(vz_refs *r, vz_ref *ref)
+{
+    uint64_t change;
+    FV_TRY(vz_in_varint(&r->in, &ref->plain));
+    FV_TRY(vz_in_varint(&r->in, &ref->length));
+    FV_TRY(vz_in_varint(&r->in, &change));
+    r->distance += change >> 1 ^ (change & 1 ? UINT64_MAX : 0);
+    ref->distance = r->distance;
+    if (ref->plain > r->room || ref->length == 0 || ref->length > r->room - ref->plain ||
+        ref->distance == 0)
+        return fv_fail(r->in.ctx, FV_ERR_FORMAT, "corrupt: an impossible reference");
+    r->room -= ref->plain + ref->length;
+    r->referred += ref->length;
+    r->left--;
+    return FV_OK;
+}
+
+fv_status vz_refs_inner(fv_ctx *ctx, const fv_vzip_limits *limits, const vz_block_header *h,
+                        const uint8_t *payload, vz_block_header *inner, const uint8_t **code)
+{
+    vz_refs r;
+    vz_ref ref;
+    uint64_t crc;
+    memset(inner, 0, sizeof *inner);
+    *code = payload;
+    FV_TRY(vz_refs_open(&r, ctx, payload, h->coded, h->original));
+    while (r.left > 0) FV_TRY(vz_refs_next(&r, &ref));
+    const uint32_t expected = fv_crc32c(0, payload, (size_t)(r.in.p - payload));
+    FV_TRY(vz_in_le(&r.in, 4, &crc));
+    if (crc != expected)
+        return fv_fail(ctx, FV_ERR_CHECKSUM, "corrupt: the checksum of references differs");
+    const uint64_t plain = h->original - r.referred;
+    if (plain > 0) {
+        FV_TRY(vz_block_header_get(&r.in, limits, inner));
+        if (inner->type > VZ_MODELLED)
+            return fv_fail(ctx, FV_ERR_FORMAT, "corrupt: references inside of references");
+    }
+    *code = r.in.p;
+    if (inner->original != plain || inner->coded != (uint64_t)(r.in.end - r.in.p))
+        return fv_fail(ctx, FV_ERR_FORMAT, "corrupt: plain bytes of another size than references "
+                       "leave");
+    return FV_OK;
+}
+
+fv_status vz_refs_apply(fv_ctx *ctx, const vz_block_header *h, const uint8_t *payload,
+                        const uint8_t *plain, uint64_t plain_size, vz_past *past)
+{
+    const uint64_t window = (uint64_t)1 << past->log2;
+    vz_refs r;
+    vz_ref ref;
+    FV_TRY(vz_refs_open(&r, ctx, payload, h->coded, h->original));
+    while (r.left > 0) {
+        FV_TRY(vz_refs_next(&r, &ref));
+        if (ref.plain > plain_size || ref.distance > window ||
+            ref.distance > past->end + ref.plain)
+            return fv_fail(ctx, FV_ERR_FORMAT, "corrupt: a reference to what is not there");
+        FV_TRY(vz_past_put(past, plain, ref.plain));
+        plain += ref.plain;
+        plain_size -= ref.plain;
+        FV_TRY(vz_past_repeat(past, ref.distance, ref.length));
+    }
+    return vz_past_put(past, plain, plain_size);
+}
+
+uint64_t vz_past_hash(const vz_past *past, uint64_t at, uint64_t n)
+{
+    XXH64_state_t x;
+    (void)XXH64_reset(&x, 0);
+    while (n > 0) {
+        size_t there;
+        const uint8_t *p = vz_past_piece(past, at, n, &there);
+        (void)XXH64_update(&x, p, there);
+        at += there;
+        n -= there;
+    }
+    return XXH64_digest(&x);
+}
