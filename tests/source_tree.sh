@@ -54,7 +54,9 @@ done)"
 if git rev-parse --is-inside-work-tree > /dev/null 2>&1; then
     files=$(git ls-files --cached --others --exclude-standard)
 else
-    files=$(find . -type f -not -path './build*' | sed 's#^\./##')
+    # No git: what .gitignore names is left out by hand.
+    files=$(find . \( -path ./.git -o -path './build*' -o -path ./out \) -prune -o -type f -print |
+        sed 's#^\./##')
 fi
 result file_names_are_unique "$(printf '%s\n' "$files" | grep -v '^tests/fuzz/corpus/' |
     grep -v '^tests/data/' | awk -F/ '
