@@ -1,0 +1,28 @@
+/* nn_export.h - private: from a trained network in float to the integer one (nn_export.c). */
+#ifndef VZ_NN_EXPORT_H
+#define VZ_NN_EXPORT_H
+
+#include "nn_int.h"
+#include "omnizip.h"
+
+/* The network in float, one token at a time: what calibration measures, and what the integer one
+ * is compared with. */
+typedef struct nn_float nn_float;
+/* FV_ERR_MODEL for what the integer network lacks: a softmax as head, experts for values, routers
+ * with a hidden layer, sizes that nn_int_config_check refuses. Reads the net's master values
+ * whenever it runs: the net must outlive *out. */
+fv_status nn_float_open(fv_ctx *ctx, nn_float **out, const oz_net *net);
+void nn_float_close(nn_float **f);
+const nn_int_config *nn_float_config(const nn_float *f);
+void nn_float_reset(nn_float *f); /* to the beginning of a stream */
+void nn_float_step(nn_float *f, int token);
+const float *nn_float_hidden(const nn_float *f);
+float nn_float_logit(const nn_float *f, int node); /* in nats */
+
+/* Token ids, 0 .. tokens - 1 of the embedding, on which the network runs to learn how large its
+ * vectors get: some 10,000 of every kind of data that the model is for. FV_ERR_ARG if there are
+ * none. The result is ready to run. */
+fv_status nn_export(fv_ctx *ctx, nn_int_model **out, nn_float *f, const int32_t *tokens,
+                    size_t count);
+
+#endif
