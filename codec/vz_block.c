@@ -1,11 +1,13 @@
 /* vz_block.c - one block: the smallest of stored, zstd -19 and modelled.
  *
  * zstd at level 19 costs as much as a third of the context mixing, so it is left out where it cannot
- * win: a cheap zstd -9 first says how far ahead the model is. zstd -19 is up to a fifth smaller than
- * zstd -9 (logs, tables: a third); a model that beats -9 by VZ_AHEAD percent is not overtaken. Small
- * blocks and the thorough levels always try all three.
+ * win: a cheap zstd -9 with the window of -19 first says how far ahead the model is, and both levels
+ * on a sample of the block what -19 will gain. The model must be VZ_AHEAD percent below that, or
+ * VZ_FAR below -9: no data has been seen where -19 gains as much. What repeats so much that zstd has
+ * next to nothing to do is tried always, as are small blocks and all of the thorough levels.
  *
- *     order-0 flat and zstd finds nothing: stored at once (compressed or encrypted data)
+ *     order-0 flat, zstd finds nothing, no kind with a coder of its own: stored at once (compressed
+ *     or encrypted data)
  *     else model; then zstd -9; then zstd -19 unless the model is far ahead
  *
  * zstd's work space at level 19 is 90 MiB: large blocks take turns, which keeps two threads below
@@ -23,7 +25,11 @@
 #define ZSTD_DECODER_BYTES ((uint64_t)256 << 10)
 #define SMALL_BLOCK ((size_t)256 << 10)
 #define TAKES_TURNS ((size_t)1 << 20)
-#define VZ_AHEAD 25 /* percent */
+#define VZ_AHEAD 10 /* percent */
+#define VZ_FAR 40
+#define WINDOW_LOG2 23 /* of zstd -19 */
+#define SAMPLES 4
+#define SAMPLE_BYTES ((size_t)128 << 10)
 
 /* ---- zstd ------------------------------------------------------------------------------------ */
 
@@ -47,6 +53,9 @@ static fv_status zstd_code(fv_ctx *ctx, int level, const uint8_t *data, size_t s
     if (!z) return FV_ERR_OOM;
     (void)ZSTD_CCtx_setParameter(z, ZSTD_c_compressionLevel, level);
     (void)ZSTD_CCtx_setParameter(z, ZSTD_c_checksumFlag, 0);
+    /* -9 would not see what lies further back than 4 MiB. */
+    if (level < ZSTD_BEST && size > (size_t)1 << (WINDOW_LOG2 - 1))
+        (void)ZSTD_CCtx_setParameter(z, ZSTD_c_windowLog, WINDOW_LOG2);
     const size_t n = ZSTD_compress2(z, to, room, data, size);
     ZSTD_freeCCtx(z);
     if (!ZSTD_isError(n)) {
@@ -128,19 +137,63 @@ static bool is_flat(const uint8_t *p, size_t n)
     return sum * 50 < (uint64_t)n * n / 256 * 51;
 }
 
+/* Does it hold data of a kind with a coder of its own? The bytes of a PNG are flat as well. */
+static fv_status find_own_kind(const contest *c, int level, bool *has_one)
+{
+    vz_segment *segs = NULL;
+    int count = 0;
+    *has_one = false;
+    const fv_status s = vz_split(c->ctx, c->data, c->size, level, &segs, &count);
+    for (int i = 0; i < count; i++) *has_one = *has_one || !vz_kind_is_cm(segs[i].kind);
+    fv_free(c->ctx, segs);
+    return s;
+}
+
+/* zstd -9 and -19 on parts of the block. */
+static fv_status sample(contest *c, size_t size[2])
+{
+    const size_t all = SAMPLES * SAMPLE_BYTES;
+    uint8_t *from = fv_alloc(c->ctx, all + ZSTD_COMPRESSBOUND(all));
+    if (!from) return FV_ERR_OOM;
+    const size_t step = (c->size - SAMPLE_BYTES) / (SAMPLES - 1);
+    for (size_t i = 0; i < SAMPLES; i++)
+        memcpy(from + i * SAMPLE_BYTES, c->data + i * step, SAMPLE_BYTES);
+    fv_status s = FV_OK;
+    for (int i = 0; i < 2 && s == FV_OK; i++)
+        s = zstd_code(c->ctx, i ? ZSTD_BEST : ZSTD_QUICK, from, all, from + all,
+                      ZSTD_COMPRESSBOUND(all), &size[i]);
+    fv_free(c->ctx, from);
+    if (size[0] == 0 || size[1] == 0) size[0] = size[1] = all;
+    return s;
+}
+
+static bool is_far_ahead(const contest *c, size_t quick, const size_t sampled[2])
+{
+    if (quick < c->size / 16) return false;
+    if (c->best < quick / 100 * (100 - VZ_FAR)) return true;
+    const uint64_t expected = (uint64_t)quick * sampled[1] / sampled[0];
+    return c->best < expected / 100 * (100 - VZ_AHEAD);
+}
+
 static fv_status compete(contest *c, const vz_cm_options *o, bool is_thorough)
 {
-    size_t quick = 0;
+    size_t quick = 0, best[2] = {1, 1};
     if (!is_thorough) {
+        bool has_own;
         /* Room for everything: how small it is matters, even when it does not win. */
         FV_TRY(try_zstd(c, ZSTD_QUICK));
         quick = c->best;
-        if (is_flat(c->data, c->size) && quick > c->size - c->size / 100) return FV_OK;
+        FV_TRY(sample(c, best));
+        if (is_flat(c->data, c->size) && quick > c->size - c->size / 100 &&
+            best[1] > best[0] - best[0] / 100) {
+            FV_TRY(find_own_kind(c, o->level, &has_own));
+            if (!has_own) return FV_OK;
+        }
     }
     FV_TRY(vz_modelled_encode(c->ctx, o, c->data, c->size, &c->next));
     judge(c, VZ_MODELLED);
-    if (is_thorough || c->best > quick - quick * VZ_AHEAD / 100) FV_TRY(try_zstd(c, ZSTD_BEST));
-    return FV_OK;
+    if (!is_thorough && is_far_ahead(c, quick, best)) return FV_OK;
+    return try_zstd(c, ZSTD_BEST);
 }
 
 fv_status vz_block_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data, size_t size,

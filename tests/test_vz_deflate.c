@@ -367,6 +367,38 @@ static void allocations_may_fail(void)
     CHECK(s == FV_OK);
 }
 
+/* As flat as noise to look at, and larger than the blocks for which everything is tried. */
+static void large_png_is_not_taken_for_noise(void)
+{
+    enum { W = 250, H = 500, ROW = 3 * W + 1, SIZE = ROW * H, MOST = 3 * SIZE };
+    fv_ctx *ctx;
+    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+    uint8_t *rows = calloc(1, SIZE), *z = malloc(MOST), *png = malloc(MOST), *out = NULL;
+    uint8_t ihdr[13] = {0, 0, 0, W, 0, 0, H >> 8, H & 255, 8, 2};
+    uLongf n = MOST;
+    size_t at = 8, got = 0;
+    uint64_t seed = 5;
+    CHECK(fv_ctx_create(&ctx, NULL) == FV_OK);
+    for (size_t i = 0; i < SIZE; i++) { /* in a row, one byte of a pixel decides the others */
+        const uint32_t noise = (uint32_t)(test_next(&seed) >> 9);
+        if (i % ROW) rows[i] = (uint8_t)(i % ROW % 3 == 1 ? noise : rows[i - 1] + i / ROW);
+    }
+    CHECK(compress2(z, &n, rows, SIZE, 6) == Z_OK);
+    memcpy(png, "\x89PNG\r\n\x1a\n", 8);
+    at += put_chunk(png + at, "IHDR", ihdr, 13);
+    at += put_chunk(png + at, "IDAT", z, n);
+    at += put_chunk(png + at, "IEND", NULL, 0);
+    CHECK(at > (size_t)256 << 10);
+    o.level = 1;
+    CHECK(fv_vzip_compress(ctx, png, at, &o, &out, &got) == FV_OK);
+    CHECK_MSG(got < at - at / 100, "%d of %d bytes", (int)got, (int)at);
+    fv_free(ctx, out);
+    fv_ctx_destroy(&ctx);
+    free(png);
+    free(z);
+    free(rows);
+}
+
 int main(void)
 {
     if (strstr(zlibVersion(), "ng"))
@@ -375,6 +407,7 @@ int main(void)
         RUN(frozen_deflate_equals_classic_zlib);
     RUN(frozen_deflate_never_changes);
     RUN(every_form_of_png_returns);
+    RUN(large_png_is_not_taken_for_noise);
     RUN(foreign_streams_do_not_fit);
     RUN(streams_return_and_are_found);
     RUN(wrong_code_is_survived);
