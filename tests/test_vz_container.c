@@ -4,6 +4,8 @@
 #include "../codec/internal.h"
 #include "test.h"
 
+#include <dirent.h>
+#include <sys/stat.h>
 #include <zstd.h>
 
 static fv_ctx *ctx, *one_thread;
@@ -234,6 +236,92 @@ static void never_larger_than_stored(void)
         CHECK(size <= n + 40);
         fv_free(ctx, vz);
     }
+}
+
+/* ---- Never larger than zstd -19 -------------------------------------------------------------- */
+
+/* Files of this system, for parts of all kinds; the test itself if there are no others. */
+enum { FILES_MAX = 3000 };
+static char *files[FILES_MAX];
+static size_t file_count;
+
+static void find_files(const char *folder, int depth, size_t most)
+{
+    DIR *d = opendir(folder);
+    struct dirent *e;
+    struct stat st;
+    char path[1024];
+    for (size_t n = 0; d && n < most && file_count < FILES_MAX && (e = readdir(d)) != NULL;) {
+        if (e->d_name[0] == '.') continue;
+        if (snprintf(path, sizeof path, "%s/%s", folder, e->d_name) >= (int)sizeof path) continue;
+        if (lstat(path, &st) != 0) continue;
+        if (S_ISDIR(st.st_mode) && depth > 0) find_files(path, depth - 1, most);
+        if (!S_ISREG(st.st_mode) || st.st_size == 0) continue;
+        files[file_count++] = strdup(path);
+        n++;
+    }
+    if (d) closedir(d);
+}
+
+/* Up to `most` bytes from anywhere in some file, or made. */
+static size_t some_bytes(uint8_t *p, size_t most, uint64_t *seed)
+{
+    size_t n = test_next(seed) % 3 ? test_next(seed) % (most / 10) : test_next(seed) % (most + 1);
+    const int made = (int)(test_next(seed) % 8);
+    FILE *f = file_count ? fopen(files[test_next(seed) % file_count], "rb") : NULL;
+    if (made < KINDS || !f) {
+        fill(p, n, made % KINDS, test_next(seed));
+    } else {
+        (void)!fseek(f, 0, SEEK_END);
+        const long all = ftell(f);
+        if (test_next(seed) % 2) (void)!fseek(f, all > 0 ? (long)(test_next(seed) % (uint32_t)all) : 0, SEEK_SET);
+        else rewind(f);
+        n = fread(p, 1, n, f);
+    }
+    if (f) fclose(f);
+    return n;
+}
+
+static void never_larger_than_zstd(void)
+{
+    enum { MOST = 20000 };
+    static uint8_t data[MOST], code[2 * MOST];
+    static const int levels[] = {1, 3, 9};
+    static const char *const folders[] = {"/usr/bin", "/usr/lib", "/usr/share", "/etc",
+                                          "/usr/include"};
+    uint64_t seed = 91;
+    for (size_t i = 0; i < FV_ARRAY_LEN(folders); i++) find_files(folders[i], 3, 40);
+    for (int i = 0; i < (is_full ? 10000 : 300); i++) {
+        fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+        uint8_t *vz;
+        size_t size;
+        const size_t n = some_bytes(data, is_full ? MOST : MOST / 3, &seed);
+        const size_t zstd = ZSTD_compress(code, sizeof code, data, n, 19);
+        o.level = levels[i % 3];
+        OK(one_thread, fv_vzip_compress(one_thread, data, n, &o, &vz, &size));
+        CHECK_MSG(size <= zstd + 64 + 24, "file %d of %zu bytes, level %d: %zu, zstd -19 %zu", i, n,
+                  o.level, size, zstd);
+        fv_free(one_thread, vz);
+    }
+    while (file_count) free(files[--file_count]);
+}
+
+/* What zstd -19 finds with its window of 8 MiB: a repeat within a block, and one in the next. */
+static void never_larger_than_zstd_over_blocks(void)
+{
+    enum { A = 5 << 20, MORE = 2 << 20 };
+    uint8_t *data = malloc(2 * A), *vz;
+    size_t size;
+    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+    fill(data, A, NOISE, 92);
+    memcpy(data + A, data, A);
+    OK(ctx, fv_vzip_compress(ctx, data, A + MORE, &o, &vz, &size));
+    CHECK_MSG(size < A + A / 100, "%zu bytes", size);
+    fv_free(ctx, vz);
+    OK(ctx, fv_vzip_compress(ctx, data, 2 * A, &o, &vz, &size));
+    CHECK_MSG(size < A + 1000, "%zu bytes", size);
+    fv_free(ctx, vz);
+    free(data);
 }
 
 /* ---- Random access --------------------------------------------------------------------------- */
@@ -739,6 +827,8 @@ int main(int argc, char **argv)
     RUN(archive_of_an_archive_is_not_mistaken_for_it);
     RUN(name_and_time_are_kept);
     RUN(never_larger_than_stored);
+    RUN(never_larger_than_zstd);
+    RUN(never_larger_than_zstd_over_blocks);
     RUN(random_access_equals_slices);
     RUN(every_flipped_bit_is_seen_or_harmless);
     RUN(every_flipped_bit_of_a_zstd_block_is_seen_or_harmless);
