@@ -2,8 +2,8 @@
 #ifndef VZ_NN_EXPORT_H
 #define VZ_NN_EXPORT_H
 
-#include "nn_int.h"
 #include "omnizip.h"
+#include "vz_model.h"
 
 /* The network in float, one token at a time: what calibration measures, and what the integer one
  * is compared with. */
@@ -24,5 +24,25 @@ float nn_float_logit(const nn_float *f, int node); /* in nats */
  * none. The result is ready to run. */
 fv_status nn_export(fv_ctx *ctx, nn_int_model **out, nn_float *f, const int32_t *tokens,
                     size_t count);
+
+/* ---- A whole model file (vz_model_make.c) ---------------------------------------------------- */
+
+/* Typical bytes of a kind of data. The network runs over `modality`'s prefix and all of them: the
+ * state it ends in is what a stream of that kind begins with. */
+typedef struct vz_prime_source {
+    vz_kind kind;
+    const char *modality; /* of oz_modality_name */
+    const uint8_t *bytes;
+    size_t size;
+    size_t keep; /* the last so many go into the file, for the statistics of short blocks */
+} vz_prime_source;
+typedef struct vz_make {
+    const char *name; /* shorter than VZ_MODEL_NAME */
+    uint32_t id;
+    const vz_prime_source *source; /* also what the network is calibrated with; at least one */
+    int sources;
+} vz_make;
+/* Appends the file of `from`, a network that fovea train wrote. */
+fv_status vz_model_make(fv_ctx *ctx, const fv_model *from, const vz_make *o, vz_buf *out);
 
 #endif

@@ -616,6 +616,49 @@ static void model_files_return_the_same(void)
     }
 }
 
+static void a_network_becomes_a_model_file(void)
+{
+    static uint8_t prose[3000], records[900];
+    const vz_prime_source source[] = {{VZ_TEXT, "text", prose, sizeof prose, 100},
+                                      {VZ_RECORDS, "database", records, sizeof records, 5000}};
+    vz_make o = {"made", 77, source, 2};
+    oz_net net;
+    oz_meta meta;
+    fv_model *from;
+    vz_model *m;
+    vz_buf file;
+    for (size_t i = 0; i < sizeof prose; i++) prose[i] = (uint8_t)("some prose "[i % 11]);
+    for (size_t i = 0; i < sizeof records; i++) records[i] = (uint8_t)(i % 30);
+    OK(ctx, open_net(&net, &small));
+    oz_config_meta(&net.cfg, &meta);
+    OK(ctx, fv_params_export(ctx, net.params, FV_F32, meta.item, meta.pairs, temp_path("n"), 1));
+    oz_net_destroy(&net);
+    OK(ctx, fv_model_open(ctx, &from, temp_path("n"), NULL));
+    vz_buf_init(&file, ctx);
+    OK(ctx, vz_model_make(ctx, from, &o, &file));
+    OK(ctx, vz_model_read(ctx, &m, file.data, file.size));
+    CHECK(m->id == 77 && strcmp(m->name, "made") == 0 && m->primes == 2 && m->vocab.size == 256);
+    CHECK(m->prime[0].text_bytes == 100 && memcmp(m->prime[0].text, prose + 2900, 100) == 0);
+    CHECK(m->prime[1].text_bytes == sizeof records);
+    stream s;
+    CHECK(open_stream(&s, m->net, false));
+    nn_int_step(&s.s, 256 + 6); /* text */
+    for (size_t i = 0; i < sizeof prose; i++) nn_int_step(&s.s, prose[i]);
+    uint8_t *state = fv_alloc(ctx, nn_int_state_saved_bytes(&m->net->cfg));
+    nn_int_state_save(&s.s, state);
+    CHECK(memcmp(state, m->prime[0].state, nn_int_state_saved_bytes(&m->net->cfg)) == 0);
+    fv_free(ctx, state);
+    fv_free(ctx, s.memory);
+    vz_model_close(&m);
+    o.sources = 0;
+    CHECK(vz_model_make(ctx, from, &o, &file) == FV_ERR_ARG);
+    const vz_prime_source wrong = {VZ_TEXT, "smell", prose, sizeof prose, 0};
+    o = (vz_make){"made", 77, &wrong, 1};
+    CHECK(vz_model_make(ctx, from, &o, &file) == FV_ERR_UNKNOWN);
+    vz_buf_free(&file);
+    fv_model_close(&from);
+}
+
 static void damaged_model_files_are_refused(void)
 {
     vz_buf file;
@@ -727,6 +770,7 @@ int main(void)
     RUN(adaptation_learns_what_repeats);
     RUN(a_saved_state_continues);
     RUN(model_files_return_the_same);
+    RUN(a_network_becomes_a_model_file);
     RUN(damaged_model_files_are_refused);
     RUN(wrong_values_are_refused_or_harmless);
     RUN(failing_allocations_are_survived);
