@@ -1,0 +1,407 @@
+/* test_token.c - the token coder: vocabularies that are none are refused, texts are cut the
+ * cheapest way, every class returns its input, one code for every vector width, memory as declared,
+ * truncated and wrong code survived. */
+#include "alloc_fail.h"
+#include "cm_token.h"
+#include "test.h"
+
+static const int LEVELS[] = {1, 3, 9};
+static const char *const WORDS[] = {"th", "the", "he", " the", "e ", "one ", "two", " three", "in",
+                                    "INFO", "\": \"", "\n\t", "left", "right", " right", "ri"};
+#define WORD_COUNT FV_ARRAY_LEN(WORDS)
+#define COUNT (256 + WORD_COUNT)
+
+static fv_ctx *context(uint32_t disable)
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    o.cpu_disable = disable;
+    fv_ctx *ctx = NULL;
+    if (fv_ctx_create(&ctx, &o) != FV_OK) abort();
+    return ctx;
+}
+
+/* Words at depth 5, bytes at depth 9: half of the tree each. */
+typedef struct list {
+    uint8_t text[COUNT * VZ_PIECE_BYTES], length[COUNT], depth[COUNT];
+    size_t bytes, count;
+} list;
+
+static void add_piece(list *l, const void *bytes, size_t n, int depth)
+{
+    memcpy(l->text + l->bytes, bytes, n);
+    l->length[l->count] = (uint8_t)n;
+    l->depth[l->count++] = (uint8_t)depth;
+    l->bytes += n;
+}
+
+static list good_list(void)
+{
+    list l = {.count = 0};
+    for (size_t i = 0; i < WORD_COUNT; i++) add_piece(&l, WORDS[i], strlen(WORDS[i]), 5);
+    for (int i = 0; i < 256; i++) {
+        const uint8_t c = (uint8_t)i;
+        add_piece(&l, &c, 1, 9);
+    }
+    return l;
+}
+
+static fv_status open_list(fv_ctx *ctx, vz_pieces *p, const list *l)
+{
+    return vz_pieces_open(ctx, p, l->text, l->bytes, l->length, l->depth, l->count);
+}
+
+static vz_pieces opened(fv_ctx *ctx)
+{
+    const list l = good_list();
+    vz_pieces p;
+    if (open_list(ctx, &p, &l) != FV_OK) abort();
+    return p;
+}
+
+static void make_text(uint8_t *p, size_t n, uint64_t seed)
+{
+    static const char TEXT[] = "{\"id\": 17, \"name\": \"left, right\"},\n"
+                               "\tthe one in the right INFO two three\n"
+                               "2024-01-02 03:04:05 INFO <b>x</b> one two three\n";
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t r = test_next(&seed);
+        p[i] = r % 97 == 0 ? (uint8_t)(r >> 9)
+                           : (uint8_t)TEXT[(i + (r % 41 == 0)) % (sizeof TEXT - 1)];
+    }
+}
+
+/* ---- Vocabulary ------------------------------------------------------------------------------ */
+
+static bool is_refused(fv_ctx *ctx, const list *l)
+{
+    vz_pieces p;
+    const fv_status s = open_list(ctx, &p, l);
+    const bool is_closed = p.ctx == NULL && p.text == NULL;
+    vz_pieces_close(&p);
+    return s == FV_ERR_MODEL && is_closed;
+}
+
+static void lists_that_are_no_vocabulary_are_refused(void)
+{
+    fv_ctx *ctx = context(0);
+    bool ok = true;
+    for (int fault = 0; fault < 10; fault++) {
+        list l = good_list();
+        switch (fault) {
+        case 0: l.depth[3] = 6; break;                   /* a gap, later ones out of place */
+        case 1: l.depth[0] = 0; break;
+        case 2: l.depth[COUNT - 1] = 8; break;           /* more than the tree holds */
+        case 3: l.depth[COUNT - 1] = 10; break;          /* a gap at the end */
+        case 4: l.depth[COUNT - 1] = 200; break;
+        case 5: l.length[0] = 17; break;
+        case 6: l.length[COUNT - 1] = 0; break;
+        case 7: l.text[l.bytes - 1] = l.text[l.bytes - 2]; break; /* a byte twice, one missing */
+        case 8: l.bytes--; break;
+        default: l.count = 255;
+        }
+        ok = ok && is_refused(ctx, &l);
+    }
+    list l = good_list();
+    memcpy(l.text, "he", 2); /* "he" twice */
+    ok = ok && is_refused(ctx, &l);
+    vz_pieces p;
+    ok = ok && vz_pieces_open(ctx, &p, l.text, l.bytes, l.length, NULL, l.count) == FV_ERR_MODEL;
+    fv_ctx_destroy(&ctx);
+    CHECK(ok);
+}
+
+static void every_piece_is_a_leaf_of_its_depth(void)
+{
+    fv_ctx *ctx = context(0);
+    vz_pieces p = opened(ctx);
+    static bool is_seen[COUNT];
+    bool ok = true;
+    memset(is_seen, 0, sizeof is_seen);
+    for (uint32_t i = 0; i < p.count; i++) {
+        uint32_t node = 1;
+        for (uint32_t k = 0; k < p.depth[i]; k++) {
+            ok = ok && node < p.nodes && (node & 15) != 0;
+            const vz_branch *b = &p.branch[ok ? node : 1];
+            const uint32_t bit = p.path[i] >> (31 - k) & 1;
+            ok = ok && b->rank < VZ_RANKS && b->split >= 1 && (b->split <= i) == bit;
+            is_seen[b->split % COUNT] = true;
+            node = b->next[bit];
+        }
+        ok = ok && node == (VZ_LEAF | i);
+    }
+    for (uint32_t i = 1; i < p.count; i++) ok = ok && is_seen[i];
+    vz_pieces_close(&p);
+    fv_ctx_destroy(&ctx);
+    CHECK(ok);
+}
+
+static void text_is_cut_the_cheapest_way(void)
+{
+    static const char TEXT[] = "one three";
+    fv_ctx *ctx = context(0);
+    vz_pieces p = opened(ctx);
+    uint32_t cost[sizeof TEXT + 1];
+    uint16_t take[sizeof TEXT];
+    const size_t n = sizeof TEXT - 1;
+    vz_pieces_parse(&p, (const uint8_t *)TEXT, n, cost, take);
+    char back[sizeof TEXT + VZ_PIECE_BYTES] = "";
+    uint32_t decisions = 0;
+    size_t at = 0;
+    while (at < n) {
+        const uint32_t length = vz_piece_length(&p, take[at]);
+        memcpy(back + at, p.text + p.begin[take[at]], length);
+        decisions += p.depth[take[at]];
+        at += length;
+    }
+    const uint32_t promised = cost[0];
+    vz_pieces_close(&p);
+    fv_ctx_destroy(&ctx);
+    CHECK(at == n && memcmp(back, TEXT, n) == 0);
+    CHECK(decisions == promised);
+    CHECK(decisions == 3 * 9 + 5); /* o|n|e| three; the longest piece first: one |th|r|e|e, 37 */
+}
+
+/* ---- Coder ----------------------------------------------------------------------------------- */
+
+static bool round_trip(fv_ctx *ctx, int level, const vz_token_model *m, const vz_segment *segs,
+                       int count, const uint8_t *data, size_t size, uint32_t *crc)
+{
+    const vz_cm_options o = {level, 20, NULL};
+    vz_buf b;
+    vz_buf_init(&b, ctx);
+    uint8_t *back = calloc(1, size + 1);
+    bool same = back && vz_token_encode(ctx, &o, m, segs, count, data, &b) == FV_OK &&
+                vz_token_decode(ctx, &o, m, segs, count, b.data, b.size, back) == FV_OK;
+    size_t at = 0;
+    for (int i = 0; same && i < count; i++) {
+        if (segs[i].kind == VZ_TEXT)
+            same = memcmp(back + at, data + at, (size_t)segs[i].size) == 0;
+        at += (size_t)segs[i].size;
+    }
+    if (crc) *crc = fv_crc32(0, b.data, b.size);
+    vz_buf_free(&b);
+    free(back);
+    return same;
+}
+
+static void every_class_returns_its_input(void)
+{
+    static const size_t SIZES[] = {0, 1, 2, 3, 7, 100, 5000, 3 * VZ_PARSE_WINDOW / 2};
+    static uint8_t data[2 * VZ_PARSE_WINDOW];
+    fv_ctx *ctx = context(0);
+    vz_pieces p = opened(ctx);
+    const vz_token_model m = {.pieces = &p, .prime = data, .prime_size = 3000};
+    const vz_token_model bare = {.pieces = &p};
+    bool ok = true;
+    for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++)
+        for (size_t s = 0; s < FV_ARRAY_LEN(SIZES); s++) {
+            const vz_segment g = {VZ_TEXT, 0, SIZES[s]};
+            make_text(data, sizeof data, s + 1);
+            if (s % 3 == 2)
+                for (size_t i = 0; i < 100; i++) data[i] = (uint8_t)(i * 37);
+            ok = ok && round_trip(ctx, LEVELS[l], &m, &g, 1, data, SIZES[s], NULL) &&
+                 round_trip(ctx, LEVELS[l], &bare, &g, 1, data, SIZES[s], NULL);
+        }
+    vz_pieces_close(&p);
+    fv_ctx_destroy(&ctx);
+    CHECK(ok);
+}
+
+static void other_segments_are_skipped(void)
+{
+    static uint8_t data[6000];
+    const vz_segment segs[] = {{VZ_TEXT, 0, 2000}, {VZ_BINARY, 0, 500}, {VZ_TEXT, 0, 0},
+                               {VZ_X86, 0, 1500}, {VZ_TEXT, 0, 2000}};
+    fv_ctx *ctx = context(0);
+    vz_pieces p = opened(ctx);
+    const vz_token_model m = {.pieces = &p};
+    make_text(data, sizeof data, 5);
+    for (size_t i = 0; i < 2000; i++) data[4000 + i] = "words and words "[i % 16]; /* prose */
+    bool ok = true;
+    for (int level = 1; level <= 9; level++)
+        ok = ok && round_trip(ctx, level, &m, segs, 5, data, sizeof data, NULL);
+    vz_pieces_close(&p);
+    fv_ctx_destroy(&ctx);
+    CHECK(ok);
+}
+
+static void code_is_the_same_for_every_vector_width(void)
+{
+    static const uint32_t MASKS[] = {0, FV_CPU_AVX512, FV_CPU_AVX512 | FV_CPU_AVX2};
+    static uint8_t data[4000];
+    const vz_segment g = {VZ_TEXT, 0, sizeof data};
+    make_text(data, sizeof data, 9);
+    for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++) {
+        uint32_t crc[3] = {0, 0, 0};
+        for (int k = 0; k < 3; k++) {
+            fv_ctx *ctx = context(MASKS[k]);
+            vz_pieces p = opened(ctx);
+            const vz_token_model m = {.pieces = &p};
+            const bool same =
+                round_trip(ctx, LEVELS[l], &m, &g, 1, data, sizeof data, &crc[k]);
+            vz_pieces_close(&p);
+            fv_ctx_destroy(&ctx);
+            CHECK(same);
+        }
+        CHECK(crc[0] == crc[1] && crc[0] == crc[2]);
+    }
+}
+
+/* Knows the decisions of one piece and is sure of them. */
+typedef struct oracle {
+    const vz_pieces *pieces;
+    uint32_t next, told;
+} oracle;
+static void oracle_logits(void *user, uint32_t split, int16_t out[VZ_CM_EXTRA])
+{
+    const oracle *o = user;
+    out[0] = split <= o->next ? 1500 : -1500;
+    out[1] = 0;
+}
+static void oracle_piece(void *user, uint32_t id)
+{
+    oracle *o = user;
+    o->told++;
+    o->next = (id * 5 + 1) % o->pieces->count;
+}
+
+static void a_prior_that_is_right_is_believed(void)
+{
+    fv_ctx *ctx = context(0);
+    vz_pieces p = opened(ctx);
+    static uint8_t data[4000];
+    oracle who = {&p, 0, 0};
+    size_t size = 0;
+    for (uint32_t id = 0; size < sizeof data - VZ_PIECE_BYTES; id = (id * 5 + 1) % p.count) {
+        memcpy(data + size, p.text + p.begin[id], vz_piece_length(&p, id));
+        size += vz_piece_length(&p, id);
+    }
+    const vz_segment g = {VZ_TEXT, 0, size};
+    const vz_cm_options o = {3, 20, NULL};
+    const vz_token_model bare = {.pieces = &p};
+    const vz_token_model m = {.pieces = &p, .prior = {&who, oracle_logits, oracle_piece}};
+    vz_buf a, b;
+    vz_buf_init(&a, ctx);
+    vz_buf_init(&b, ctx);
+    static uint8_t back[sizeof data];
+    bool ok = vz_token_encode(ctx, &o, &bare, &g, 1, data, &a) == FV_OK &&
+              vz_token_encode(ctx, &o, &m, &g, 1, data, &b) == FV_OK;
+    const uint32_t pieces = who.told;
+    who = (oracle){&p, 0, 0};
+    ok = ok && vz_token_decode(ctx, &o, &m, &g, 1, b.data, b.size, back) == FV_OK &&
+         memcmp(back, data, size) == 0 && who.told == pieces && pieces > 0 && b.size < a.size;
+    vz_buf_free(&a);
+    vz_buf_free(&b);
+    vz_pieces_close(&p);
+    fv_ctx_destroy(&ctx);
+    CHECK(ok);
+}
+
+static void memory_is_at_most_what_was_declared(void)
+{
+    static uint8_t data[5000];
+    make_text(data, sizeof data, 3);
+    const vz_segment g = {VZ_TEXT, 0, 4000};
+    for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++) {
+        fv_ctx *ctx = context(0);
+        vz_pieces p = opened(ctx);
+        const vz_token_model m = {.pieces = &p, .prime = data + 4000, .prime_size = 1000};
+        const vz_cm_options o = {LEVELS[l], 24, NULL};
+        vz_buf b;
+        vz_buf_init(&b, ctx);
+        fv_memory_stats stats;
+        fv_ctx_memory(ctx, &stats);
+        const uint64_t before = stats.current_bytes;
+        const fv_status s = vz_token_encode(ctx, &o, &m, &g, 1, data, &b);
+        fv_ctx_memory(ctx, &stats);
+        const uint64_t allowed = before + vz_token_memory(&o, &m, 4000) + 2 * b.capacity;
+        vz_buf_free(&b);
+        vz_pieces_close(&p);
+        fv_ctx_destroy(&ctx);
+        CHECK(s == FV_OK);
+        CHECK_MSG(stats.peak_bytes <= allowed, "%llu bytes, declared %llu",
+                  (unsigned long long)stats.peak_bytes, (unsigned long long)allowed);
+    }
+}
+
+static fv_status open_and_code(fv_ctx *ctx, const uint8_t *data, size_t size, uint8_t *back)
+{
+    const list l = good_list();
+    const vz_segment g = {VZ_TEXT, 0, size};
+    const vz_cm_options o = {3, 20, NULL};
+    vz_pieces p;
+    vz_buf b;
+    vz_buf_init(&b, ctx);
+    fv_status s = open_list(ctx, &p, &l);
+    const vz_token_model m = {.pieces = &p};
+    if (s == FV_OK) s = vz_token_encode(ctx, &o, &m, &g, 1, data, &b);
+    if (s == FV_OK) s = vz_token_decode(ctx, &o, &m, &g, 1, b.data, b.size, back);
+    vz_buf_free(&b);
+    vz_pieces_close(&p);
+    return s;
+}
+
+static void allocations_may_fail(void)
+{
+    uint8_t data[300], back[300];
+    make_text(data, sizeof data, 3);
+    fv_status s = FV_ERR_OOM;
+    for (int n = 0; n < 90 && s != FV_OK; n++) {
+        alloc_fail heap = {.left = ALLOC_ALL};
+        const fv_allocator al = alloc_fail_allocator(&heap);
+        fv_ctx_options co = FV_CTX_OPTIONS_INIT;
+        co.alloc = &al;
+        fv_ctx *ctx;
+        CHECK(fv_ctx_create(&ctx, &co) == FV_OK);
+        const int64_t before = heap.live;
+        heap.left = n;
+        s = open_and_code(ctx, data, sizeof data, back);
+        const bool clean = heap.live == before;
+        heap.left = ALLOC_ALL;
+        fv_ctx_destroy(&ctx);
+        CHECK(clean);
+        CHECK(s == FV_OK || s == FV_ERR_OOM);
+    }
+    CHECK(s == FV_OK);
+}
+
+static void wrong_code_is_survived(void)
+{
+    fv_ctx *ctx = context(0);
+    static uint8_t data[2000], back[2000];
+    make_text(data, sizeof data, 3);
+    const vz_segment g = {VZ_TEXT, 0, sizeof data};
+    const vz_cm_options o = {3, 20, NULL};
+    vz_pieces p = opened(ctx);
+    const vz_token_model m = {.pieces = &p};
+    vz_buf b;
+    vz_buf_init(&b, ctx);
+    bool good = vz_token_encode(ctx, &o, &m, &g, 1, data, &b) == FV_OK && b.size > 20;
+    good = good && vz_token_decode(ctx, &o, &m, &g, 1, b.data, b.size - 10, back) != FV_OK;
+    good = good && vz_token_decode(ctx, &o, &m, &g, 1, NULL, 0, back) != FV_OK;
+    for (size_t i = 0; good && i < b.size; i += 7) {
+        b.data[i] ^= (uint8_t)(16 + i);
+        const fv_status s = vz_token_decode(ctx, &o, &m, &g, 1, b.data, b.size, back);
+        good = s == FV_OK || s == FV_ERR_TRUNCATED || s == FV_ERR_FORMAT;
+        b.data[i] ^= (uint8_t)(16 + i);
+    }
+    vz_buf_free(&b);
+    vz_pieces_close(&p);
+    fv_ctx_destroy(&ctx);
+    CHECK(good);
+}
+
+int main(void)
+{
+    RUN(lists_that_are_no_vocabulary_are_refused);
+    RUN(every_piece_is_a_leaf_of_its_depth);
+    RUN(text_is_cut_the_cheapest_way);
+    RUN(every_class_returns_its_input);
+    RUN(other_segments_are_skipped);
+    RUN(code_is_the_same_for_every_vector_width);
+    RUN(a_prior_that_is_right_is_believed);
+    RUN(memory_is_at_most_what_was_declared);
+    RUN(allocations_may_fail);
+    RUN(wrong_code_is_survived);
+    return test_end();
+}
