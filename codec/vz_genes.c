@@ -72,6 +72,14 @@ static fv_status streams_status(const streams *s)
     return FV_OK;
 }
 
+/* An empty buffer has no memory, and NULL + 0 is not defined. */
+static vz_in reader_of(fv_ctx *ctx, const vz_buf *b)
+{
+    static const uint8_t none[1];
+    const vz_in r = {ctx, b->size ? b->data : none, b->size ? b->data + b->size : none};
+    return r;
+}
+
 static uint64_t zigzag(int64_t v)
 {
     return v < 0 ? ((uint64_t)~v << 1) | 1 : (uint64_t)v << 1;
@@ -558,10 +566,8 @@ static bool join_fastq(streams *s, names *m, inputs *in, output *o)
 static bool join(streams *s, names *m, uint8_t *data, size_t size)
 {
     fv_ctx *ctx = s->ctx;
-    inputs in = {{ctx, s->text.data, s->text.data + s->text.size},
-                 {ctx, s->layout.data, s->layout.data + s->layout.size},
-                 {ctx, s->shift.data, s->shift.data + s->shift.size},
-                 {ctx, s->odd.data, s->odd.data + s->odd.size}};
+    inputs in = {reader_of(ctx, &s->text), reader_of(ctx, &s->layout), reader_of(ctx, &s->shift),
+                 reader_of(ctx, &s->odd)};
     output o = {data, 0, size};
     s->is_lower = false;
     s->at_base = s->at_residue = s->at_quality = 0;
@@ -717,7 +723,7 @@ static fv_status get_meta(streams *s, vz_in *r, const vz_cm_options *o, size_t s
 /* Read lengths, and room for qualities. */
 static fv_status get_lengths(streams *s, size_t size)
 {
-    vz_in in = {s->ctx, s->layout.data, s->layout.data + s->layout.size};
+    vz_in in = reader_of(s->ctx, &s->layout);
     uint64_t length = 0, total = 0, v;
     while (in.p < in.end) {
         FV_TRY(vz_in_varint(&in, &v));
