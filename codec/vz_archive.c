@@ -101,7 +101,8 @@ fv_status vz_archive_add(fv_vzip_archive *a, uint64_t at, uint64_t coded, uint64
     const fv_status s = grow(a->ctx, &p, a->block_count, &a->block_capacity, sizeof *a->blocks);
     a->blocks = p;
     FV_TRY(s);
-    a->blocks[a->block_count++] = (vz_place){at, coded, 0, original, a->frame_count - 1, false, false};
+    a->blocks[a->block_count++] =
+        (vz_place){at, coded, 0, original, a->frame_count - 1, false, false};
     a->frames[a->frame_count - 1].count++;
     return FV_OK;
 }
@@ -179,7 +180,8 @@ static fv_status take_index(fv_vzip_archive *a, uint64_t end, uint64_t *start)
 
 /* ---- From the start: block headers ----------------------------------------------------------- */
 
-/* Blocks of the last frame from *at to its end mark, on which *at then is; or behind its only block. */
+/* Blocks of the last frame from *at to its end mark, on which *at then is; or behind its only
+ * block. */
 static fv_status walk_blocks(fv_vzip_archive *a, uint64_t *at)
 {
     uint8_t buf[VZ_BLOCK_HEADER_MAX];
@@ -578,15 +580,16 @@ static fv_status mark_needed(fv_vzip_archive *a, size_t k)
         if (ref.distance > at - f->original_at || ref.distance > window_of(f))
             return fv_fail(a->ctx, FV_ERR_FORMAT, "corrupt: a reference to what is not there");
         const uint64_t from = at - ref.distance;
-        for (size_t j = block_of(a, from); j < k && a->blocks[j].original_at < from + ref.length; j++)
+        const uint64_t to = from + ref.length;
+        for (size_t j = block_of(a, from); j < k && a->blocks[j].original_at < to; j++)
             a->blocks[j].is_needed = true;
         at += ref.length;
     }
     return FV_OK;
 }
 
-/* Marks block i and what it needs, as far as the window does not hold it. *is_possible false: some of
- * it lies before the end of the window, but is not in it. */
+/* Marks block i and what it needs, as far as the window does not hold it. *is_possible false: some
+ * of it lies before the end of the window, but is not in it. */
 static fv_status mark_all(fv_vzip_archive *a, size_t i, bool *is_possible)
 {
     const size_t first = (size_t)a->frames[a->blocks[i].frame].first;

@@ -1,11 +1,12 @@
 /* vz_split.c - which kinds of data a block holds, and where.
  *
  * Kinds with a coder of their own are found by their coders' detectors; what lies between them is
- * text or binary. Text is valid UTF-8 of which more than 95 % are printable characters or white
- * space. A block may begin or end inside of a character, so up to three odd bytes at either end are
- * forgiven. */
+ * text, tables (vz_records.c) or binary. Text is valid UTF-8 of which more than 95 % are printable
+ * characters or white space. A block may begin or end inside of a character, so up to three odd
+ * bytes at either end are forgiven. */
 #include "internal.h"
 #include "vz_deflate.h"
+#include "vz_records.h"
 
 /* Bytes of the well-formed character at p, 0 if there is none (Unicode 15, table 3-7). */
 static size_t utf8_step(const uint8_t *p, size_t left)
@@ -88,10 +89,15 @@ static fv_status add(list *l, vz_segment g)
 }
 
 /* What lies between two found segments. */
-static vz_segment plain(const uint8_t *data, size_t size)
+static fv_status add_plain(list *l, const uint8_t *data, size_t size)
 {
-    const vz_segment g = {is_text(data, size) ? VZ_TEXT : VZ_BINARY, 0, size};
-    return g;
+    vz_segment g = {VZ_TEXT, 0, size};
+    if (size == 0 || is_text(data, size)) return add(l, g);
+    for (size_t at = 0; at < size; at += (size_t)g.size) {
+        FV_TRY(vz_records_next(l->ctx, data + at, size - at, &g));
+        FV_TRY(add(l, g));
+    }
+    return FV_OK;
 }
 
 fv_status vz_split(fv_ctx *ctx, const uint8_t *data, size_t size, int level, vz_segment **segs,
@@ -109,12 +115,12 @@ fv_status vz_split(fv_ctx *ctx, const uint8_t *data, size_t size, int level, vz_
             g.kind = VZ_DEFLATE;
         }
         if (g.size == 0) continue;
-        s = add(&l, plain(data + done, at - done));
+        s = add_plain(&l, data + done, at - done);
         if (s == FV_OK) s = add(&l, g);
         done = edge = at + (size_t)g.size;
         at = done - 1;
     }
-    if (s == FV_OK) s = add(&l, plain(data + done, size - done));
+    if (s == FV_OK) s = add_plain(&l, data + done, size - done);
     if (s != FV_OK) {
         fv_free(ctx, l.segs);
         l.segs = NULL;
