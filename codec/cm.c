@@ -15,7 +15,7 @@
 
 #include <string.h>
 
-#define RATE_AT_START 600u
+#define RATE_AT_START 300u
 #define BLOCK_MAX ((uint64_t)1 << 30)
 
 static vz_cm_class class_of(int level)
@@ -26,15 +26,18 @@ static vz_cm_class class_of(int level)
 /* Sizes and rates that the bit loop does not need as constants. */
 typedef struct plan {
     uint32_t groups[VZ_MIX_SELECTORS];
-    int run_log2;
+    int run_log2, match_log2; /* of the tables, at most */
     int32_t first_weight, rate; /* of the mixer */
 } plan;
 static const plan PLANS[3] = {
-    {{256, 512}, 0, 12000, 250},
-    {{256, 512, 256, 2048}, 20, 7000, 140},
-    {{256, 512, 256, 2048, 512, 2048}, 22, 4000, 100},
+    {{256, 512}, 0, 20, 12000, 120},
+    {{256, 512, 256, 2048}, 0, 21, 7000, 60},
+    {{256, 512, 256, 2048, 512, 2048}, 22, 22, 5400, 50},
 };
-#define MIX2_CONTEXTS 256u
+/* From these lengths of a match on its byte is coded as one bit, without any context: several times
+ * as fast, and no larger where data repeats for long. Shorter limits cost up to 15 % in logs. */
+static const uint32_t SURE_LENGTH[3] = {64, 400, 65536};
+#define MIX2_CONTEXTS 1u
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
@@ -51,81 +54,92 @@ static int table_log2(const vz_cm_options *o, vz_cm_class k, uint64_t total)
     const int need = log2_ceil(total * (uint64_t)vz_cm_shapes[k].contexts * 32);
     return need < 16 ? 16 : need < o->memory_log2 ? need : o->memory_log2;
 }
-static int match_log2(uint64_t total)
-{
-    const int need = log2_ceil(total);
-    return need < 10 ? 10 : need > 22 ? 22 : need;
-}
 static int small_log2(uint64_t total, int least, int most)
 {
     const int need = log2_ceil(total);
     return need < least ? least : need > most ? most : need;
 }
-static size_t maps_bytes(vz_cm_shape s)
-{
-    return (size_t)s.contexts * 256 * sizeof(uint32_t) +
-           (size_t)s.runs * VZ_CM_RUN_CELLS * sizeof(vz_prob);
-}
-static size_t mixer_bytes(vz_cm_class k)
-{
-    const vz_cm_shape s = vz_cm_shapes[k];
-    return vz_mixer_bytes(vz_cm_inputs(s), s.selectors, PLANS[k].groups, MIX2_CONTEXTS);
-}
-static size_t family_bytes(vz_cm_class k, int apm_log2)
-{
-    return maps_bytes(vz_cm_shapes[k]) + mixer_bytes(k) +
-           (size_t)vz_cm_shapes[k].apms * vz_apm_bytes(1u << apm_log2);
-}
 #define DIRECT_LOG2(total) small_log2((total) * 16, 12, 20)
 #define APM_LOG2(total) small_log2(total, 10, 16)
 #define RUN_LOG2(p, total) small_log2((total) * 2, 10, (p)->run_log2)
 
+/* All memory is one piece, so that large pages hold all of it. With a NULL base only its size is
+ * counted. */
+typedef struct arena {
+    uint8_t *base;
+    size_t bytes;
+} arena;
+static void *take(arena *a, size_t bytes)
+{
+    void *p = a->base ? a->base + a->bytes : NULL;
+    a->bytes += (bytes + 63) / 64 * 64;
+    return p;
+}
+
+static void place_family(arena *a, const vz_cm *cm, vz_family *f)
+{
+    const plan *p = &PLANS[cm->strength];
+    const vz_cm_shape s = vz_cm_shapes[cm->strength];
+    f->maps = take(a, (size_t)s.contexts * 256 * sizeof *f->maps);
+    f->run_maps = take(a, (size_t)s.runs * VZ_CM_RUN_CELLS * sizeof(vz_prob));
+    f->weights = take(a, vz_mixer_bytes(vz_cm_inputs(s), s.selectors, p->groups, MIX2_CONTEXTS));
+    for (int i = 0; i < s.apms; i++) f->apm[i].t = take(a, vz_apm_bytes(1u << cm->apm_log2));
+}
+
+/* Sizes for a block of `total` bytes, and places of all arrays. families: bit i set: a segment of
+ * family i will come. Returns the bytes. */
+static size_t place(vz_cm *cm, const vz_cm_options *o, uint64_t total, uint32_t families,
+                    uint8_t *base)
+{
+    arena a = {base, 0};
+    cm->strength = class_of(o->level);
+    const plan *p = &PLANS[cm->strength];
+    const vz_cm_shape s = vz_cm_shapes[cm->strength];
+    cm->matches = s.matches;
+    cm->table_log2 = table_log2(o, cm->strength, total);
+    cm->match_log2 = small_log2(total, 10, p->match_log2);
+    cm->direct_log2 = DIRECT_LOG2(total);
+    cm->apm_log2 = APM_LOG2(total);
+    cm->run_log2 = RUN_LOG2(p, total);
+    cm->table = take(&a, (size_t)1 << cm->table_log2);
+    if (s.runs) cm->run_table = take(&a, sizeof(vz_run) << cm->run_log2);
+    for (int i = 0; i < s.matches; i++)
+        cm->match[i].table = take(&a, sizeof(uint32_t) << cm->match_log2);
+    cm->zeroed_bytes = a.bytes; /* what begins as zeros */
+    cm->direct[0] = take(&a, ((size_t)1 << 16) * sizeof(vz_prob));
+    if (s.direct > 1) cm->direct[1] = take(&a, sizeof(vz_prob) << cm->direct_log2);
+    for (int i = 0; i < VZ_CM_FAMILIES; i++)
+        if (families >> i & 1) place_family(&a, cm, &cm->family[i]);
+    cm->hist = take(&a, (size_t)total + 8);
+    return a.bytes;
+}
+
 uint64_t vz_cm_memory(const vz_cm_options *o, uint64_t size)
 {
-    const vz_cm_class k = class_of(o->level);
-    const vz_cm_shape s = vz_cm_shapes[k];
-    return sizeof(vz_cm) + ((uint64_t)1 << table_log2(o, k, size)) + size + 64 +
-           (uint64_t)s.matches * ((uint64_t)4 << match_log2(size)) +
-           ((uint64_t)4 << 16) + ((uint64_t)4 << DIRECT_LOG2(size)) +
-           (s.runs ? (uint64_t)sizeof(vz_run) << RUN_LOG2(&PLANS[k], size) : 0) +
-           (uint64_t)VZ_CM_FAMILIES * (family_bytes(k, APM_LOG2(size)) + 256) + 4096;
+    vz_cm cm; /* for its sizes only */
+    if (size > BLOCK_MAX) size = BLOCK_MAX;
+    memset(&cm, 0, sizeof cm);
+    return sizeof cm + place(&cm, o, size, (1u << VZ_CM_FAMILIES) - 1, NULL) + 256;
 }
 
 static void release(vz_cm *cm)
 {
-    for (int i = 0; i < VZ_CM_FAMILIES; i++) {
-        fv_free(cm->ctx, cm->family[i].maps);
-    }
-    for (int i = 0; i < VZ_CM_MATCHES; i++) fv_free(cm->ctx, cm->match[i].table);
-    for (int i = 0; i < 2; i++) fv_free(cm->ctx, cm->direct[i]);
-    fv_free(cm->ctx, cm->run_table);
-    fv_free(cm->ctx, cm->hist);
-    fv_free(cm->ctx, cm->table);
+    fv_free(cm->ctx, cm->memory);
     fv_free(cm->ctx, cm);
 }
 
-static fv_status make_family(vz_cm *cm, vz_family *f)
+static void start_family(vz_cm *cm, vz_family *f)
 {
     const plan *p = &PLANS[cm->strength];
     const vz_cm_shape s = vz_cm_shapes[cm->strength];
-    uint8_t *at = fv_alloc(cm->ctx, family_bytes(cm->strength, cm->apm_log2));
-    if (!at) return FV_ERR_OOM;
-    f->maps = (uint32_t *)at;
     for (int i = 0; i < s.contexts * 256; i++)
         f->maps[i] = i % 256 ? (uint32_t)cm->st.p16[i & 255] << 16 : VZ_CM_NO_OPINION;
-    f->run_maps = (vz_prob *)(f->maps + s.contexts * 256);
     for (uint32_t i = 0; i < (uint32_t)s.runs * VZ_CM_RUN_CELLS; i++)
         f->run_maps[i] = vz_prob_of(40000 + 1600 * (i / 4 % 16), 0);
-    at += maps_bytes(s);
-    vz_mixer_init(&f->mixer, cm->ops, &cm->lg, at, vz_cm_inputs(s), s.selectors, p->groups,
+    vz_mixer_init(&f->mixer, cm->ops, &cm->lg, f->weights, vz_cm_inputs(s), s.selectors, p->groups,
                   MIX2_CONTEXTS, p->first_weight);
-    at += mixer_bytes(cm->strength);
-    for (int i = 0; i < s.apms; i++) {
-        vz_apm_init(&f->apm[i], &cm->lg, (uint16_t *)at, 1u << cm->apm_log2);
-        at += vz_apm_bytes(1u << cm->apm_log2);
-    }
-    f->made = true;
-    return FV_OK;
+    for (int i = 0; i < s.apms; i++)
+        vz_apm_init(&f->apm[i], &cm->lg, f->apm[i].t, 1u << cm->apm_log2);
 }
 
 static int family_of(vz_kind kind)
@@ -154,18 +168,22 @@ static void use_large_pages(uint8_t *memory, size_t bytes)
 #endif
 }
 
-static void start_models(vz_cm *cm, const vz_cm_options *o, uint64_t total)
+static void start_models(vz_cm *cm, uint32_t families)
 {
     static const int SHIFT[3][VZ_CM_MATCHES] = {{5, 0, 0}, {6, 3, 0}, {8, 5, 2}};
     static const uint32_t LENGTH[3][VZ_CM_MATCHES] = {{6, 0, 0}, {5, 12, 0}, {4, 7, 16}};
     vz_logistic_init(&cm->lg);
     vz_states_init(&cm->st);
-    vz_slots_init(&cm->slots, cm->table, table_log2(o, cm->strength, total));
+    vz_slots_init(&cm->slots, cm->table, cm->table_log2);
     for (int i = 0; i < cm->matches; i++)
-        vz_match_init(&cm->match[i], cm->match[i].table, match_log2(total),
+        vz_match_init(&cm->match[i], cm->match[i].table, cm->match_log2,
                       SHIFT[cm->strength][i], LENGTH[cm->strength][i]);
     for (uint32_t k = 0; k < 1u << 16; k++) cm->direct[0][k] = vz_prob_of(32768, 0);
-    for (uint32_t k = 0; k < 1u << cm->direct_log2; k++) cm->direct[1][k] = vz_prob_of(32768, 0);
+    for (uint32_t k = 0; cm->direct[1] && k < 1u << cm->direct_log2; k++)
+        cm->direct[1][k] = vz_prob_of(32768, 0);
+    for (int i = 0; i < VZ_CM_FAMILIES; i++)
+        if (families >> i & 1) start_family(cm, &cm->family[i]);
+    for (int i = 0; i < 32; i++) cm->sure_map[i] = vz_prob_of(65000, 0);
     cm->c0 = 1;
     cm->map_shift = map_shift(0);
 }
@@ -181,7 +199,6 @@ static const vz_cm_bits *bits_for(uint32_t cpu)
     return &vz_cm_bits_c;
 }
 
-/* kinds: bit i set: a segment of family i will come. */
 static fv_status create(fv_ctx *ctx, const vz_cm_options *o, uint64_t total, uint32_t families,
                         vz_cm **out)
 {
@@ -191,39 +208,19 @@ static fv_status create(fv_ctx *ctx, const vz_cm_options *o, uint64_t total, uin
     vz_cm *cm = fv_calloc(ctx, 1, sizeof *cm);
     if (!cm) return FV_ERR_OOM;
     cm->ctx = ctx;
-    cm->strength = class_of(o->level);
-    cm->ops = vz_mix_ops_for(fv_ctx_cpu(ctx));
-    const plan *p = &PLANS[cm->strength];
-    const vz_cm_shape shape = vz_cm_shapes[cm->strength];
-    cm->bits = bits_for(fv_ctx_cpu(ctx));
-    cm->matches = shape.matches;
-    cm->capacity = (uint32_t)total;
-    cm->direct_log2 = DIRECT_LOG2(total);
-    cm->apm_log2 = APM_LOG2(total);
-    cm->run_log2 = RUN_LOG2(p, total);
-    cm->hist = fv_alloc(ctx, (size_t)total + 8);
-    const size_t table_bytes = (size_t)1 << table_log2(o, cm->strength, total);
-    cm->table = fv_alloc(ctx, table_bytes);
-    if (cm->table) {
-        use_large_pages(cm->table, table_bytes);
-        memset(cm->table, 0, table_bytes);
-    }
-    cm->direct[0] = fv_alloc(ctx, ((size_t)1 << 16) * sizeof(vz_prob));
-    cm->direct[1] = fv_alloc(ctx, ((size_t)1 << cm->direct_log2) * sizeof(vz_prob));
-    if (shape.runs) cm->run_table = fv_calloc(ctx, (size_t)1 << cm->run_log2, sizeof(vz_run));
-    bool ok = cm->hist && cm->table && cm->direct[0] && cm->direct[1] &&
-              (cm->run_table || !shape.runs);
-    for (int i = 0; i < cm->matches; i++) {
-        cm->match[i].table = fv_calloc(ctx, (size_t)1 << match_log2(total), sizeof(uint32_t));
-        ok = ok && cm->match[i].table;
-    }
-    if (ok) start_models(cm, o, total);
-    for (int i = 0; i < VZ_CM_FAMILIES; i++)
-        if (ok && families >> i & 1) ok = make_family(cm, &cm->family[i]) == FV_OK;
-    if (!ok) {
-        release(cm);
+    const size_t bytes = place(cm, o, total, families, NULL);
+    cm->memory = fv_alloc(ctx, bytes);
+    if (!cm->memory) {
+        fv_free(ctx, cm);
         return FV_ERR_OOM;
     }
+    use_large_pages(cm->memory, bytes);
+    place(cm, o, total, families, cm->memory);
+    memset(cm->memory, 0, cm->zeroed_bytes);
+    cm->ops = vz_mix_ops_for(fv_ctx_cpu(ctx));
+    cm->bits = bits_for(fv_ctx_cpu(ctx));
+    cm->capacity = (uint32_t)total;
+    start_models(cm, families);
     *out = cm;
     return FV_OK;
 }
@@ -297,12 +294,19 @@ static void next_contexts(vz_cm *cm)
     seek_slots(cm);
 }
 
+/* A match so long that its byte is coded as one bit: it came or not. */
+static vz_match *find_sure(vz_cm *cm)
+{
+    vz_match *m = &cm->match[cm->matches - 1];
+    return m->expected && m->length >= SURE_LENGTH[cm->strength] ? m : NULL;
+}
+
 void vz_cm_end_byte(vz_cm *cm, uint32_t c)
 {
     cm->f->mixer.rate = mixer_rate(PLANS[cm->strength].rate, cm->pos);
     cm->map_shift = map_shift(cm->pos);
 
-    update_runs(cm, c);
+    if (cm->is_ready) update_runs(cm, c);
     cm->hist[cm->pos++] = (uint8_t)c;
     cm->c8 = cm->c8 << 8 | cm->c4 >> 24;
     cm->indirect2[cm->c4 & 0xffff] = (uint16_t)(cm->indirect2[cm->c4 & 0xffff] << 8 | c);
@@ -318,8 +322,26 @@ void vz_cm_end_byte(vz_cm *cm, uint32_t c)
     }
     if (cm->kind == VZ_X86 || cm->kind == VZ_ARM64) vz_cm_code_byte(cm, c);
     if (cm->prior.byte) cm->prior.byte(cm->prior.user, (uint8_t)c);
-    next_contexts(cm);
+    const bool was_sure = cm->sure != NULL;
+    if (!was_sure) next_contexts(cm);
     for (int i = 0; i < cm->matches; i++) vz_match_byte(&cm->match[i], cm->hist, cm->pos);
+    cm->sure = find_sure(cm);
+    cm->is_ready = !cm->sure;
+    if (cm->sure) return;
+    if (was_sure) next_contexts(cm);
+    set_slots(cm);
+    set_runs(cm);
+}
+
+/* The sure byte did not come: now all contexts are needed, without what predicted it. */
+void vz_cm_unsure(vz_cm *cm)
+{
+    const uint32_t wrong = cm->sure->expected;
+    for (int i = 0; i < cm->matches; i++)
+        if (cm->match[i].expected == wrong) cm->match[i].expected = 0;
+    cm->sure = NULL;
+    cm->is_ready = true;
+    next_contexts(cm);
     set_slots(cm);
     set_runs(cm);
 }
@@ -337,6 +359,8 @@ static void start_segment(vz_cm *cm, vz_kind kind, uint32_t param, bool is_prose
     memset(&cm->stride, 0, sizeof cm->stride);
     cm->text.line_start = cm->text.line_prev = cm->text.field_start = cm->pos;
     cm->stride.start = cm->pos;
+    cm->sure = NULL;
+    cm->is_ready = true;
     next_contexts(cm);
     set_slots(cm);
     set_runs(cm);
@@ -371,6 +395,18 @@ static fv_status total_of(fv_ctx *ctx, const vz_segment *segs, int count, uint64
     return FV_OK;
 }
 
+#define REPORT_BYTES ((size_t)1 << 15)
+
+/* Bytes of a segment, already in the history's room. */
+static fv_status encode_bytes(vz_cm *cm, vz_encoder *e, const uint8_t *data, size_t size)
+{
+    for (size_t k = 0; k < size; k++) {
+        cm->bits->encode[cm->strength](cm, e, data[k]);
+        if (cm->pos % REPORT_BYTES == 0) FV_TRY(fv_report(cm->ctx, "coding", cm->pos, 0, NULL));
+    }
+    return e->out->status;
+}
+
 fv_status vz_cm_encode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *segs, int count,
                        const uint8_t *data, vz_buf *out)
 {
@@ -392,12 +428,11 @@ fv_status vz_cm_encode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *se
             if (g->kind == VZ_TEXT) vz_encode_bit(&e, 32768, is_prose);
             start_segment(cm, g->kind, g->param, is_prose);
             if (g->kind == VZ_X86 || g->kind == VZ_ARM64) transform(g, copy, true);
-            for (size_t k = 0; k < g->size; k++)
-                cm->bits->encode[cm->strength](cm, &e, copy[k]);
+            s = encode_bytes(cm, &e, copy, (size_t)g->size);
         }
         data += g->size;
-        if (fv_ctx_cancelled(ctx)) s = fv_fail(ctx, FV_ERR_CANCELLED, "vzip: cancelled");
     }
+    if (s == FV_OK) s = fv_report(ctx, "coding", total, 0, NULL);
     vz_encoder_flush(&e);
     release(cm);
     return s == FV_OK ? out->status : s;
@@ -410,6 +445,7 @@ static fv_status decode_bytes(vz_cm *cm, vz_decoder *d, size_t size)
         if (d->past > 4)
             return fv_fail(cm->ctx, FV_ERR_TRUNCATED, "vzip: the code of a block ends after %u of "
                            "%u bytes", (unsigned)cm->pos, (unsigned)cm->capacity);
+        if (cm->pos % REPORT_BYTES == 0) FV_TRY(fv_report(cm->ctx, "coding", cm->pos, 0, NULL));
     }
     return FV_OK;
 }
@@ -439,9 +475,8 @@ fv_status vz_cm_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *se
             }
         }
         data += g->size;
-        if (s == FV_OK && fv_ctx_cancelled(ctx))
-            s = fv_fail(ctx, FV_ERR_CANCELLED, "vzip: cancelled");
     }
+    if (s == FV_OK) s = fv_report(ctx, "coding", total, 0, NULL);
     release(cm);
     return s;
 }

@@ -1,8 +1,8 @@
 /* cm.h - the context-mixing coder of a block, shared by the cm*.c files.
  *
  * One bit at a time: every context of the current segment kind owns a slot of bit histories (one
- * byte each, cm_state.c); an adaptive map turns a history into a probability; a gated two-layer
- * mixer (cm_parts.h) weighs these, the match models and the order-0 model; SSE stages correct the
+ * byte each, cm_state.c); an adaptive map turns a history into a probability; a mixer
+ * whose weights are sums over several contexts (cm_mix_body.h) weighs these, the match models and the order-0 model; SSE stages correct the
  * result. Contexts are 32-bit hashes, made once per byte by the kind's function.
  *
  * All of it is part of the format: a change of any number here changes the bytes. */
@@ -21,7 +21,7 @@ typedef struct vz_cm_shape {
     int contexts, each, runs, direct, matches, selectors, apms;
 } vz_cm_shape;
 static const vz_cm_shape vz_cm_shapes[3] = {
-    {8, 1, 0, 1, 1, 2, 2}, {14, 2, 3, 2, 2, 4, 3}, {24, 2, 12, 2, 3, 6, 4}};
+    {7, 1, 0, 1, 1, 2, 1}, {14, 2, 0, 1, 2, 4, 3}, {24, 2, 12, 2, 3, 6, 4}};
 #define VZ_CM_FIRST_RUN 2
 /* Contexts, runs, direct, matches, neural prior, constant. */
 FV_INLINE int vz_cm_inputs(vz_cm_shape s)
@@ -110,10 +110,10 @@ typedef struct vz_run {
 
 /* Statistics of one family. */
 typedef struct vz_family {
-    bool made;
     uint32_t *maps;            /* [contexts][256] by history: 32-bit probability of a 1 */
     vz_prob *run_maps;         /* [runs][VZ_CM_RUN_CELLS]: that the run's bit is right */
     vz_mixer mixer;
+    void *weights;             /* of the mixer */
     vz_apm apm[VZ_CM_APMS];
 } vz_family;
 
@@ -124,7 +124,10 @@ typedef struct vz_cm {
     vz_logistic lg;
     vz_states st;
     vz_slots slots;
+    uint8_t *memory;           /* of all arrays */
+    size_t zeroed_bytes;
     uint8_t *table;
+    int table_log2, match_log2;
     uint8_t *hist;             /* bytes of all segments, transformed, without gaps */
     uint32_t pos, capacity;
     vz_kind kind;
@@ -147,6 +150,9 @@ typedef struct vz_cm {
     int direct_log2;
     vz_match match[VZ_CM_MATCHES];
     int matches;
+    vz_match *sure;            /* NULL, or the match whose byte comes next with near certainty */
+    vz_prob sure_map[32];      /* by length: that it comes */
+    bool is_ready;             /* contexts and slots are those of the next byte */
     uint32_t select[VZ_MIX_SELECTORS]; /* set by the kind's function once per byte */
     uint16_t indirect1[256], indirect2[65536];
     vz_text text;
@@ -166,6 +172,9 @@ typedef struct vz_cm_bits {
 extern const vz_cm_bits vz_cm_bits_c, vz_cm_bits_avx2, vz_cm_bits_avx512;
 /* After the 8th bit: history, contexts and slots of the next byte (cm.c). */
 void vz_cm_end_byte(vz_cm *cm, uint32_t c);
+
+/* Before the first bit of a byte that cm->sure did not predict after all (cm.c). */
+void vz_cm_unsure(vz_cm *cm);
 
 /* Fill cm->hash[] for the next byte and cm->select[]. */
 void vz_cm_text_contexts(vz_cm *cm);

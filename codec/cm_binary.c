@@ -74,7 +74,7 @@ void vz_cm_binary_contexts(vz_cm *cm)
     const uint32_t above = record_byte(cm, 1, 0), above2 = record_byte(cm, 2, 0);
     const uint32_t column = length ? (cm->pos - cm->stride.start) % length : 0;
     int n = 0;
-    ADD(c1);
+    if (cm->strength != VZ_CM_FAST) ADD(c1);
     ADD(c4 & 0xffff);
     ADD(c4 & 0xffffff);
     ADD(c4);

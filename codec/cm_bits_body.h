@@ -15,16 +15,21 @@ FV_INLINE int16_t linear_of(uint32_t p16) { return (int16_t)vz_sar((int32_t)p16 
 /* By how much of the byte is known: nothing, a little, half, nearly all. */
 static const uint8_t PLACE[8] = {0, 1, 1, 2, 2, 2, 3, 3};
 
-/* Inputs of the contexts; returns the place of the next input. */
-FV_INLINE int16_t *context_inputs(vz_cm *cm, int16_t *x, uint32_t node, vz_cm_shape sh)
+/* Inputs of the contexts: logits first, then probabilities; returns the place of the next input. */
+FV_INLINE int16_t *context_inputs(vz_cm *cm, int16_t *x, uint8_t *const *slot, uint32_t node,
+                                  vz_cm_shape sh)
 {
     const uint32_t *map = cm->f->maps;
-    for (int i = 0; i < sh.contexts; i++, map += 256, x += sh.each) {
-        const uint32_t p = map[cm->slot[i][node]] >> 16;
-        x[0] = (int16_t)vz_stretch(&cm->lg, p);
-        if (sh.each > 1) x[1] = linear_of(p);
+    FV_ALIGNED(64) uint16_t p16[VZ_CM_CONTEXTS];
+    FV_UNROLL
+    for (int i = 0; i < sh.contexts; i++) {
+        const uint32_t p = map[i * 256 + slot[i][node]];
+        x[i] = cm->lg.stretch[p >> 20];
+        if (sh.each > 1) p16[i] = (uint16_t)(p >> 16);
     }
-    return x;
+    if (sh.each > 1)
+        for (int i = 0; i < sh.contexts; i++) x[sh.contexts + i] = linear_of(p16[i]);
+    return x + sh.contexts * sh.each;
 }
 
 /* Sure of the byte that came last in the context, as long as the bits so far agree with it. */
@@ -96,7 +101,6 @@ FV_INLINE void pick_weights(vz_cm *cm, uint32_t match, uint32_t bit, vz_cm_shape
         vz_mixer_pick(m, i, contexts[i]);
         for (int k = 0; k < n; k += 16) FV_PREFETCH(m->pick[i] + k);
     }
-    if (sh.selectors > 2) vz_mixer_pick2(m, cm->c0);
 }
 
 /* apm_base is hashed once per byte; the odd factor spreads the nodes over the table. */
@@ -108,7 +112,7 @@ FV_INLINE uint32_t apm_place(const vz_cm *cm, uint32_t base)
 /* Rows of the SSE stages: known before the inputs are, so the cache can fetch them meanwhile. */
 FV_INLINE void pick_rows(vz_cm *cm, uint32_t match, uint32_t row[VZ_CM_APMS], vz_cm_shape sh)
 {
-    const uint32_t base[VZ_CM_APMS] = {cm->apm_base[0], cm->apm_base[1], match * 0x85ebca6bu,
+    const uint32_t base[VZ_CM_APMS] = {sh.apms == 1 ? cm->apm_base[1] : cm->apm_base[0], cm->apm_base[1], match * 0x85ebca6bu,
                                        cm->apm_base[3]};
     for (int i = 0; i < sh.apms; i++) {
         row[i] = apm_place(cm, base[i]);
@@ -121,6 +125,7 @@ FV_INLINE uint32_t corrected(vz_cm *cm, int32_t x, const uint32_t *row, vz_cm_sh
     vz_family *f = cm->f;
     const uint32_t p = vz_squash(&cm->lg, x);
     const uint32_t a = vz_apm_p16(&f->apm[0], x, row[0]);
+    if (sh.apms == 1) return (p + a + 1) >> 1;
     const uint32_t b = vz_apm_p16(&f->apm[1], x, row[1]);
     if (sh.apms == 2) return (2 * p + a + b + 2) >> 2;
     const uint32_t c = vz_apm_p16(&f->apm[2], x, row[2]);
@@ -129,57 +134,48 @@ FV_INLINE uint32_t corrected(vz_cm *cm, int32_t x, const uint32_t *row, vz_cm_sh
     return (2 * p + a + 2 * b + c + 2 * d + 4) >> 3;
 }
 
-/* Two selectors are averaged, more are mixed again. */
-FV_INLINE int32_t mixed(vz_mixer *m, int n, vz_cm_shape sh)
-{
-    if (sh.selectors > 2) return mix_logit(m, n, sh.selectors);
-    for (int i = 0; i < 2; i++)
-        m->dot[i] = vz_clamp(mix_dot(m->x, m->pick[i], n), -VZ_SQUASH_MAX, VZ_SQUASH_MAX);
-    return vz_sar(m->dot[0] + m->dot[1], 1);
-}
-
 /* Probability of a 1. */
-FV_INLINE uint32_t predict(vz_cm *cm, uint32_t node, uint32_t bit, vz_cm_shape sh)
+FV_INLINE uint32_t predict(vz_cm *cm, uint8_t *const *slot, uint32_t node, uint32_t bit, vz_cm_shape sh)
 {
     vz_mixer *m = &cm->f->mixer;
     uint32_t row[VZ_CM_APMS];
     const uint32_t match = match_state(cm, bit, sh);
     pick_weights(cm, match, bit, sh);
     pick_rows(cm, match, row, sh);
-    int16_t *x = context_inputs(cm, m->x, node, sh);
+    int16_t *x = context_inputs(cm, m->x, slot, node, sh);
     x = run_inputs(cm, x, bit, sh);
     x = match_inputs(cm, x, bit, sh);
     x = direct_inputs(cm, x, sh);
     *x++ = 256;
     if (cm->prior.logits) cm->prior.logits(cm->prior.user, cm->c0, x);
-    return vz_p16_clamp(corrected(cm, mixed(m, padded_inputs(sh), sh), row, sh));
+    return vz_p16_clamp(corrected(cm, mix_sum_logit(m, padded_inputs(sh), sh.selectors), row, sh));
 }
 
-FV_INLINE void update_contexts(vz_cm *cm, uint32_t node, int value, vz_cm_shape sh)
+FV_INLINE void update_contexts(vz_cm *cm, uint8_t *const *slot, uint32_t node, int value,
+                               vz_cm_shape sh)
 {
     const uint32_t shift = cm->map_shift;
     const uint8_t *next = cm->st.next[value];
     uint32_t *map = cm->f->maps;
-    for (int i = 0; i < sh.contexts; i++, map += 256) {
-        uint8_t *cell = cm->slot[i] + node;
-        const uint32_t state = *cell, p = map[state];
-        map[state] = value ? p + (~p >> shift) : p - (p >> shift);
-        map[0] = VZ_CM_NO_OPINION;
+    FV_UNROLL
+    for (int i = 0; i < sh.contexts; i++) {
+        uint8_t *cell = slot[i] + node;
+        const uint32_t state = *cell;
+        uint32_t *q = map + i * 256 + state;
+        const uint32_t p = *q;
+        *q = value ? p + (~p >> shift) : p - (p >> shift);
         *cell = next[state];
     }
+    FV_UNROLL
+    for (int i = 0; i < sh.contexts; i++) map[i * 256] = VZ_CM_NO_OPINION;
 }
 
-FV_INLINE void learn(vz_cm *cm, uint32_t node, uint32_t bit, int value, vz_cm_shape sh)
+FV_INLINE void learn(vz_cm *cm, uint8_t *const *slot, uint32_t node, uint32_t bit, int value, vz_cm_shape sh)
 {
     vz_mixer *m = &cm->f->mixer;
     const int n = padded_inputs(sh);
-    if (sh.selectors > 2) {
-        mix_update(m, n, sh.selectors, value);
-    } else {
-        for (int i = 0; i < 2; i++)
-            mix_train(m->x, m->pick[i], n, mix_error(m, m->dot[i], value, m->rate));
-    }
-    update_contexts(cm, node, value, sh);
+    mix_sum_train(m, n, sh.selectors, value);
+    update_contexts(cm, slot, node, value, sh);
     for (int i = 0; i < sh.runs; i++)
         if (cm->run_cell[i])
             vz_prob_update(&cm->lg, cm->run_cell[i],
@@ -206,20 +202,35 @@ FV_INLINE void seek_half_slots(vz_cm *cm, uint32_t *h, uint32_t c0, vz_cm_shape 
 
 FV_INLINE uint32_t code_byte(vz_cm *cm, vz_encoder *e, vz_decoder *d, uint32_t c, vz_cm_shape sh)
 {
+    if (cm->sure) {
+        const uint32_t expected = cm->sure->expected & 255;
+        vz_prob *map = &cm->sure_map[cm->sure->bucket >> 2];
+        const uint32_t p = vz_p16_clamp(vz_prob_p16(*map));
+        const int came = d ? vz_decode_bit(d, p) : c == expected;
+        if (e) vz_encode_bit(e, p, came);
+        vz_prob_update(&cm->lg, map, came, 1022);
+        if (came) {
+            vz_cm_end_byte(cm, expected);
+            return expected;
+        }
+        vz_cm_unsure(cm);
+    }
     uint32_t node = 1, h[VZ_CM_CONTEXTS];
+    uint8_t *slot[VZ_CM_CONTEXTS];
+    for (int i = 0; i < sh.contexts; i++) slot[i] = cm->slot[i];
     for (uint32_t bit = 0; bit < 8; bit++) {
-        const uint32_t p = predict(cm, node, bit, sh);
+        const uint32_t p = predict(cm, slot, node, bit, sh);
         const int value = d ? vz_decode_bit(d, p) : (int)(c >> (7 - bit) & 1);
         if (e) vz_encode_bit(e, p, value);
         const uint32_t c0 = cm->c0 << 1 | (uint32_t)value;
         if (bit == 3) seek_half_slots(cm, h, c0, sh);
-        if (value) learn(cm, node, bit, 1, sh);
-        else learn(cm, node, bit, 0, sh);
+        if (value) learn(cm, slot, node, bit, 1, sh);
+        else learn(cm, slot, node, bit, 0, sh);
         cm->c0 = c0;
         node = node << 1 | (uint32_t)value;
         if (bit == 3) {
             node = 1;
-            for (int i = 0; i < sh.contexts; i++) cm->slot[i] = vz_slots_find(&cm->slots, h[i]);
+            for (int i = 0; i < sh.contexts; i++) slot[i] = vz_slots_find(&cm->slots, h[i]);
         }
     }
     const uint32_t coded = cm->c0 & 255;

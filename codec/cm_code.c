@@ -149,7 +149,7 @@ void vz_cm_code_contexts(vz_cm *cm)
     const uint32_t two = vz_hash2(k->ops[0], k->ops[1]);
     int n = 0;
     ADD(c1 | place << 8);
-    ADD(c4 & 0xffff);
+    if (cm->strength != VZ_CM_FAST) ADD(c4 & 0xffff);
     ADD(c4 & 0xffffff);
     ADD(c4);
     ADD(vz_hash2(c4, c8 & 0xffff));

@@ -64,3 +64,25 @@ void vz_exe_arm64(uint8_t *data, size_t size, bool forward)
         put32(data + i, w);
     }
 }
+
+/* ---- Where machine code is --------------------------------------------------------------------
+ * Near calls and jumps with small targets, and 64-bit moves, are 3 to 8 % of x86 code and 0.02 % of
+ * random bytes. Branches with link, page addresses, loads, moves and returns are more than 10 % of
+ * the words of ARM64. */
+vz_kind vz_exe_kind(const uint8_t *p, size_t size)
+{
+    size_t x86 = 0, arm = 0;
+    for (size_t i = 0; i + 6 <= size; i++) {
+        const uint8_t a = p[i], b = p[i + 1];
+        if ((a & 0xfe) == 0xe8) x86 += (uint8_t)(p[i + 4] + 1) < 2;
+        else if (a == 0x0f && (b & 0xf0) == 0x80) x86 += (uint8_t)(p[i + 5] + 1) < 2;
+        else if ((a & 0xfb) == 0x48) x86 += b == 0x89 || b == 0x8b || b == 0x8d;
+    }
+    for (size_t i = 0; i + 4 <= size; i += 4) {
+        const uint32_t w = vz_rd32(p + i);
+        arm += w >> 26 == 0x25 || (w & 0x9f000000u) == 0x90000000u || w == 0xd65f03c0u ||
+               (w & 0xffc00000u) == 0xf9400000u || (w & 0x7fe0ffe0u) == 0x2a0003e0u;
+    }
+    if (size == 0) return VZ_BINARY;
+    return x86 * 80 >= size ? VZ_X86 : arm * 40 >= size ? VZ_ARM64 : VZ_BINARY;
+}

@@ -191,6 +191,10 @@ typedef struct vz_mix_ops {
     /* n: multiple of 16; x and w[i] are 64-byte aligned. out: logits, not clamped. */
     void (*dot)(const int16_t *x, int n, int32_t *const *w, int sets, int32_t *out);
     void (*train)(const int16_t *x, int n, int32_t *const *w, int sets, const int32_t *error);
+    /* One layer: the weights of up to 16 sets are added up, cut to the range of one weight, and
+     * meet the inputs together; all learn from one error. */
+    int32_t (*sum_dot)(const int16_t *x, int n, int32_t *const *w, int sets);
+    void (*sum_train)(const int16_t *x, int n, int32_t *const *w, int sets, int32_t error);
     int32_t (*logit)(struct vz_mixer *m);
     void (*update)(struct vz_mixer *m, int bit);
 } vz_mix_ops;

@@ -133,7 +133,7 @@ static void prose_contexts(const vz_cm *cm, uint32_t *h)
                            vz_hash2(t->word, t->ending | c1 << 24)};
     const uint32_t count = is_fast ? 1 : cm->strength == VZ_CM_MID ? 5 : 6;
     for (uint32_t i = 0; i < count; i++)
-        h[AT[i]] = vz_hash2(v[i], (AT[i] + 1) * 0x6b43a9b5u);
+        h[is_fast ? 6 : AT[i]] = vz_hash2(v[i], (AT[i] + 1) * 0x6b43a9b5u);
 }
 
 /* The 10 contexts of the strongest class beyond the 14 of the middle one. */
@@ -160,7 +160,7 @@ void vz_cm_text_contexts(vz_cm *cm)
     const uint32_t c4 = cm->c4, c8 = cm->c8, c1 = c4 & 0xff;
     const uint32_t above = above_field(cm, 0);
     int n = 0;
-    ADD(c1);
+    if (cm->strength != VZ_CM_FAST) ADD(c1);
     ADD(c4 & 0xffff);
     ADD(c4 & 0xffffff);
     ADD(c4);

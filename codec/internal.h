@@ -70,6 +70,9 @@ typedef struct vz_segment {
 fv_status vz_split(fv_ctx *ctx, const uint8_t *data, size_t size, int level, vz_segment **segs,
                    int *count);
 
+/* VZ_X86, VZ_ARM64, or VZ_BINARY where nothing speaks for code (cm_exe.c). */
+vz_kind vz_exe_kind(const uint8_t *data, size_t size);
+
 /* ---- The context-mixing coder of a block (cm.c) ---------------------------------------------- */
 typedef struct vz_model vz_model; /* trained prior: priming bytes, vocabulary, network */
 

@@ -25,8 +25,8 @@ const vz_level *vz_level_of(int level)
         /* block, memory, thorough, verify */
         {8 * MIB, 24, false, false},  /* 1 */
         {8 * MIB, 25, false, false},  /* 2 */
-        {8 * MIB, 26, false, false},  /* 3: the default */
-        {8 * MIB, 26, false, false},  /* 4 */
+        {8 * MIB, 25, false, false},  /* 3: the default */
+        {8 * MIB, 25, false, false},  /* 4 */
         {8 * MIB, 27, false, false},  /* 5 */
         {32 * MIB, 27, true, false},  /* 6 */
         {32 * MIB, 28, true, false},  /* 7 */

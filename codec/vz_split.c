@@ -1,9 +1,9 @@
 /* vz_split.c - which kinds of data a block holds, and where.
  *
  * Kinds with a coder of their own are found by their coders' detectors; what lies between them is
- * text, tables (vz_records.c) or binary. Text is valid UTF-8 of which more than 95 % are printable
- * characters or white space. A block may begin or end inside of a character, so up to three odd
- * bytes at either end are forgiven. */
+ * text, machine code, tables (vz_records.c) or other binary data. Text is valid UTF-8 of which more
+ * than 95 % are printable characters or white space; where not all is text, windows are judged. A
+ * block may begin or end inside of a character, so up to three odd bytes at either end are forgiven. */
 #include "internal.h"
 #include "vz_deflate.h"
 #include "vz_records.h"
@@ -88,13 +88,56 @@ static fv_status add(list *l, vz_segment g)
     return FV_OK;
 }
 
+/* Mixed data is judged in windows. Text may hold zeros there: in archives every member has some. */
+#define WINDOW ((size_t)8192)
+
+static vz_kind kind_of_window(const uint8_t *p, size_t size)
+{
+    size_t printable = 0, zeros = 0, n;
+    for (size_t at = 0; at < size; at += n) {
+        n = utf8_step(p + at, size - at);
+        const bool is_shown = n > 1 || (n == 1 && p[at] >= 0x20 && p[at] != 0x7f) ||
+                              (p[at] >= '\t' && p[at] <= '\r');
+        if (n == 0) n = 1;
+        if (is_shown) printable += n;
+        else zeros += p[at] == 0;
+    }
+    if (zeros * 2 <= size && printable * 20 > (size - zeros) * 19) return VZ_TEXT;
+    return vz_exe_kind(p, size);
+}
+
+/* Bytes of one kind that begin here. A window that differs from both its neighbours does not
+ * count: pieces are few. */
+static size_t piece(const uint8_t *data, size_t size, vz_kind *kind)
+{
+    *kind = VZ_BINARY;
+    if (size < 512) return size;
+    size_t at = size < 2 * WINDOW ? size : WINDOW;
+    *kind = kind_of_window(data, at);
+    while (at < size) {
+        const size_t left = size - at, n = left < 2 * WINDOW ? left : WINDOW;
+        const size_t after = left - n < WINDOW ? left - n : WINDOW;
+        if (kind_of_window(data + at, n) != *kind &&
+            (after == 0 || kind_of_window(data + at + n, after) != *kind))
+            break;
+        at += n;
+    }
+    return at;
+}
+
 /* What lies between two found segments. */
 static fv_status add_plain(list *l, const uint8_t *data, size_t size)
 {
     vz_segment g = {VZ_TEXT, 0, size};
     if (size == 0 || is_text(data, size)) return add(l, g);
-    for (size_t at = 0; at < size; at += (size_t)g.size) {
-        FV_TRY(vz_records_next(l->ctx, data + at, size - at, &g));
+    for (size_t at = 0, end = 0; at < size; at += (size_t)g.size) {
+        if (at == end) {
+            g.param = 0;
+            g.size = piece(data + at, size - at, &g.kind);
+            end = at + (size_t)g.size;
+        }
+        if (g.kind == VZ_BINARY || g.kind == VZ_RECORDS)
+            FV_TRY(vz_records_next(l->ctx, data + at, end - at, &g));
         FV_TRY(add(l, g));
     }
     return FV_OK;

@@ -3,7 +3,7 @@
 #include "cm_parts.h"
 #include "test.h"
 
-#define SETS 4
+#define SETS 6
 #define GUARD 16
 static FV_ALIGNED(64) int16_t inputs[VZ_MIX_INPUTS];
 static FV_ALIGNED(64) int32_t weights[2][SETS][VZ_MIX_INPUTS + GUARD];
@@ -45,6 +45,10 @@ static void compare(const vz_mix_ops *ops)
             CHECK(memcmp(out[0], out[1], (size_t)sets * sizeof out[0][0]) == 0);
             vz_mix_ops_c.train(inputs, n, w[0], sets, error);
             ops->train(inputs, n, w[1], sets, error);
+            CHECK(vz_mix_ops_c.sum_dot(inputs, n, w[0], sets) ==
+                  ops->sum_dot(inputs, n, w[1], sets));
+            vz_mix_ops_c.sum_train(inputs, n, w[0], sets, error[0]);
+            ops->sum_train(inputs, n, w[1], sets, error[0]);
             CHECK(memcmp(weights[0], weights[1], sizeof weights[0]) == 0);
         }
     }

@@ -189,6 +189,83 @@ static void wrong_code_is_survived(void)
     CHECK(good);
 }
 
+typedef struct stopper {
+    int calls, stop_at;
+    uint64_t last, gap; /* largest distance of two reports */
+} stopper;
+static int stop(void *user, const fv_progress *p)
+{
+    stopper *s = user;
+    if (p->done - s->last > s->gap) s->gap = p->done - s->last;
+    s->last = p->done;
+    return ++s->calls == s->stop_at;
+}
+
+static void coding_is_cancelled_within_64_kib(void)
+{
+    static uint8_t data[200000], back[200000];
+    const vz_segment g = {VZ_BINARY, 0, sizeof data};
+    const vz_cm_options o = {1, 20, NULL};
+    stopper s = {0};
+    fv_ctx_options co = FV_CTX_OPTIONS_INIT;
+    co.progress = stop;
+    co.user = &s;
+    fv_ctx *ctx;
+    CHECK(fv_ctx_create(&ctx, &co) == FV_OK);
+    make(data, sizeof data, 2, 1);
+    vz_buf b, cut;
+    vz_buf_init(&b, ctx);
+    vz_buf_init(&cut, ctx);
+    bool good = vz_cm_encode(ctx, &o, &g, 1, data, &b) == FV_OK && s.gap <= 65536 &&
+                s.last == sizeof data;
+    s = (stopper){.stop_at = 2};
+    good = good && vz_cm_encode(ctx, &o, &g, 1, data, &cut) == FV_ERR_CANCELLED && s.calls == 2;
+    s = (stopper){.stop_at = 3};
+    good = good && vz_cm_decode(ctx, &o, &g, 1, b.data, b.size, back) == FV_ERR_CANCELLED &&
+           s.calls == 3;
+    vz_buf_free(&b);
+    vz_buf_free(&cut);
+    fv_ctx_destroy(&ctx);
+    CHECK(good);
+}
+
+/* Repeats of more than any limit of SURE_LENGTH, with and without a wrong byte at the end. */
+static void long_repeats_return(void)
+{
+    static uint8_t data[60000];
+    fv_ctx *ctx = context(0);
+    make(data, 6000, 0, 4);
+    for (size_t i = 6000; i < sizeof data; i++)
+        data[i] = (uint8_t)(data[i - 6000] + (i % 1777 == 0));
+    const vz_segment segs[] = {{VZ_BINARY, 0, 30000}, {VZ_TEXT, 0, 20000}, {VZ_X86, 0, 10000}};
+    for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++) {
+        const vz_cm_options o = {LEVELS[l], 20, NULL};
+        CHECK(round_trip(ctx, &o, segs, 3, data, sizeof data, NULL));
+    }
+    fv_ctx_destroy(&ctx);
+}
+
+static void code_is_told_from_data(void)
+{
+    static uint8_t data[16384];
+    make(data, sizeof data, 0, 3);
+    CHECK(vz_exe_kind(data, sizeof data) == VZ_BINARY);
+    make(data, sizeof data, 1, 3);
+    CHECK(vz_exe_kind(data, sizeof data) == VZ_BINARY);
+    CHECK(vz_exe_kind(data, 0) == VZ_BINARY);
+    make(data, sizeof data, 0, 3);
+    for (size_t i = 0; i + 8 < sizeof data; i += 40) {
+        static const uint8_t CALL[8] = {0x48, 0x89, 0xdf, 0xe8, 0x12, 0x34, 0, 0};
+        memcpy(data + i, CALL, sizeof CALL);
+    }
+    CHECK(vz_exe_kind(data, sizeof data) == VZ_X86);
+    for (size_t i = 0; i + 4 <= sizeof data; i += 4) {
+        static const uint8_t WORDS[2][4] = {{1, 2, 0, 0x91}, {0x10, 0x20, 0, 0x94}};
+        memcpy(data + i, WORDS[i % 32 == 0], 4);
+    }
+    CHECK(vz_exe_kind(data, sizeof data) == VZ_ARM64);
+}
+
 static void machine_code_transforms_are_inverted(void)
 {
     static uint8_t data[4096], copy[4096];
@@ -239,5 +316,8 @@ int main(void)
     RUN(memory_is_at_most_what_was_declared);
     RUN(allocations_may_fail);
     RUN(wrong_code_is_survived);
+    RUN(coding_is_cancelled_within_64_kib);
+    RUN(long_repeats_return);
+    RUN(code_is_told_from_data);
     return test_end();
 }
