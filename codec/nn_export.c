@@ -527,7 +527,7 @@ static void put_head(exporter *e)
         e->real[i] = scale * 256;
     }
     scales(e->real, nodes, m->head_mul, &m->head_shift, 31);
-    m->adapt_rate = 16;
+    m->adapt_rate = 14;
 }
 
 fv_status nn_export(fv_ctx *ctx, nn_int_model **out, nn_float *f, const int32_t *tokens,

@@ -106,7 +106,7 @@ fv_status nn_int_visit(nn_int_model *m, fv_status (*visit)(void *user, const nn_
     FIELD(&w, m->head_mul, nodes, 0, INT32_MAX);
     FIELD(&w, m->head_bias, nodes, -(1 << 30) + 1, (1 << 30) - 1);
     scalar(&w, &m->head_shift, 4, 31, 62);
-    scalar(&w, &m->adapt_rate, 4, 1, 28);
+    scalar(&w, &m->adapt_rate, 4, 1, 24);
     return w.status;
 }
 
@@ -192,6 +192,7 @@ static size_t lay_out(nn_int_state *s, const nn_int_config *c, uint8_t *base, bo
     s->u = take(&v, H, sizeof *s->u);
     s->delta = adapts ? take(&v, nodes * n, sizeof *s->delta) : NULL;
     s->delta_bias = adapts ? take(&v, nodes, sizeof *s->delta_bias) : NULL;
+    s->visits = adapts ? take(&v, nodes, sizeof *s->visits) : NULL;
     return v.used;
 }
 
@@ -289,7 +290,7 @@ static fv_status draw_field(void *user, const nn_int_field *f)
                               : f->hi == 65535    ? 20000
                               : f->hi == 30       ? 14
                               : f->lo == 16       ? 26
-                              : f->hi == 28       ? 15
+                              : f->hi == 24       ? 14
                               : f->hi < INT32_MAX ? 42
                                                   : 1 << 28;
             memcpy(f->scalar, &v, 4);

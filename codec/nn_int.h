@@ -68,8 +68,12 @@
  *
  * Online adaptation of the head (option): each node has a vector D of 16 bits, 0 at first.
  *     adapted = rsh(sum_k ((D_2k h_2k + D_2k+1 h_2k+1) >> 8), 12), plus rsh(D_bias, 8)
- *     nn_int_adapt: e = clamp(error, +-65535) >> 1;  D_k = sat_15(D_k + rsh(h_k e, rate))
- *     D_bias = clamp(D_bias + (e >> 7), +-2^20) */
+ *     nn_int_adapt: e = clamp(error, +-65535) >> 1;  D_k = sat_15(D_k + rsh(h_k e, rate + c))
+ *     D_bias = clamp(D_bias + (e >> 7), +-2^20)
+ *     c: a quarter, rounded down, of the number of bits of the node's visits before this one, of
+ *     which 65535 are counted. Nodes that are seldom reached have to learn from few.
+ * A byte model of English, 30,000 bytes: 2.857 bits per byte without, 2.837 with a constant rate of
+ * 2^-16, 2.835 with 2^-14 falling like this; C sources under the same model 6.92, 4.51, 4.41. */
 #ifndef VZ_NN_INT_H
 #define VZ_NN_INT_H
 
@@ -153,6 +157,7 @@ typedef struct nn_int_state {
     int32_t *wkv;                 /* [layers][width / 16][16 j][16 i]            */
     int16_t *delta;               /* [2^bits][width] or NULL: no adaptation      */
     int32_t *delta_bias;          /* [2^bits]                                    */
+    uint16_t *visits;             /* [2^bits]                                    */
     int32_t *x, *x0, *acc, *acc2; /* [width], [width], [max(width, hidden)] twice */
     int16_t *a, *xs[3], *r, *k, *v, *v1, *z, *u;
 } nn_int_state;
@@ -244,7 +249,7 @@ void nn_int_model_ready(fv_ctx *ctx, nn_int_model *m);
 const nn_int_ops *nn_int_ops_for(uint32_t cpu);
 /* CRC of what 64 steps of a small network give with these ops; equal for all that are right. */
 uint32_t nn_int_self_test(fv_ctx *ctx, const nn_int_ops *ops);
-#define NN_INT_SELF_TEST 0x1a3e4576u
+#define NN_INT_SELF_TEST 0x2bdb615bu
 /* Place of (row, column) in a matrix's w. */
 FV_INLINE size_t nn_int_at(const nn_int_matrix *m, int row, int column)
 {

@@ -302,7 +302,10 @@ void nn_int_adapt(nn_int_state *s, int node, int32_t error)
     const nn_int_model *m = s->model;
     if (!s->delta) return;
     const int32_t e = vz_sar(vz_clamp(error, -65535, 65535), 1);
+    int bits = 0;
+    for (uint32_t v = s->visits[node]; v > 0; v >>= 1) bits++;
+    if (s->visits[node] < 65535) s->visits[node]++;
     m->ops->adapt(s->delta + (size_t)node * (size_t)m->cfg.width, s->h, m->cfg.width, e,
-                  m->adapt_rate);
+                  m->adapt_rate + bits / 4);
     s->delta_bias[node] = vz_clamp(s->delta_bias[node] + vz_sar(e, 7), -(1 << 20), 1 << 20);
 }
