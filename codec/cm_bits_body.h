@@ -112,8 +112,8 @@ FV_INLINE uint32_t apm_place(const vz_cm *cm, uint32_t base)
 /* Rows of the SSE stages: known before the inputs are, so the cache can fetch them meanwhile. */
 FV_INLINE void pick_rows(vz_cm *cm, uint32_t match, uint32_t row[VZ_CM_APMS], vz_cm_shape sh)
 {
-    const uint32_t base[VZ_CM_APMS] = {sh.apms == 1 ? cm->apm_base[1] : cm->apm_base[0], cm->apm_base[1], match * 0x85ebca6bu,
-                                       cm->apm_base[3]};
+    const uint32_t base[VZ_CM_APMS] = {cm->apm_base[sh.apms == 1], cm->apm_base[1],
+                                       match * 0x85ebca6bu, cm->apm_base[3]};
     for (int i = 0; i < sh.apms; i++) {
         row[i] = apm_place(cm, base[i]);
         FV_PREFETCH(cm->f->apm[i].t + (size_t)row[i] * VZ_APM_ROW);
@@ -135,7 +135,8 @@ FV_INLINE uint32_t corrected(vz_cm *cm, int32_t x, const uint32_t *row, vz_cm_sh
 }
 
 /* Probability of a 1. */
-FV_INLINE uint32_t predict(vz_cm *cm, uint8_t *const *slot, uint32_t node, uint32_t bit, vz_cm_shape sh)
+FV_INLINE uint32_t predict(vz_cm *cm, uint8_t *const *slot, uint32_t node, uint32_t bit,
+                           vz_cm_shape sh)
 {
     vz_mixer *m = &cm->f->mixer;
     uint32_t row[VZ_CM_APMS];
@@ -170,7 +171,8 @@ FV_INLINE void update_contexts(vz_cm *cm, uint8_t *const *slot, uint32_t node, i
     for (int i = 0; i < sh.contexts; i++) map[i * 256] = VZ_CM_NO_OPINION;
 }
 
-FV_INLINE void learn(vz_cm *cm, uint8_t *const *slot, uint32_t node, uint32_t bit, int value, vz_cm_shape sh)
+FV_INLINE void learn(vz_cm *cm, uint8_t *const *slot, uint32_t node, uint32_t bit, int value,
+                     vz_cm_shape sh)
 {
     vz_mixer *m = &cm->f->mixer;
     const int n = padded_inputs(sh);

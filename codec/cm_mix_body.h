@@ -88,7 +88,10 @@ FV_INLINE void mix_train(const int16_t *x, int32_t *w, int n, int32_t error)
 /* ---- One layer: the weights of all selectors are added up before they meet the inputs ----------
  * Costs one product per input whatever the number of selectors, for a ratio within 0.1 % of two
  * layers. Sums are cut to the range of one weight: that keeps the products inside 31 bits. */
-FV_INLINE int mix_sum_shift(int sets) { return sets > 8 ? 4 : sets > 4 ? 3 : sets > 2 ? 2 : sets - 1; }
+FV_INLINE int mix_sum_shift(int sets)
+{
+    return sets > 8 ? 4 : sets > 4 ? 3 : sets > 2 ? 2 : sets - 1;
+}
 #if defined(__AVX512BW__)
 FV_INLINE int32_t mix_sum_dot(const int16_t *x, int32_t *const *w, int sets, int n)
 {

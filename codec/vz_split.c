@@ -3,7 +3,8 @@
  * Kinds with a coder of their own are found by their coders' detectors; what lies between them is
  * text, machine code, tables (vz_records.c) or other binary data. Text is valid UTF-8 of which more
  * than 95 % are printable characters or white space; where not all is text, windows are judged. A
- * block may begin or end inside of a character, so up to three odd bytes at either end are forgiven. */
+ * block may begin or end inside of a character, so up to three odd bytes at either end are
+ * forgiven. */
 #include "internal.h"
 #include "vz_deflate.h"
 #include "vz_records.h"
