@@ -39,7 +39,7 @@ static bool read_pnm(const uint8_t *d, size_t size, picture *p)
 {
     uint32_t v[3] = {0, 0, 0};
     size_t at = 2;
-    if (size < 10 || d[0] != 'P' || (d[1] != '5' && d[1] != '6')) return false;
+    if (size < 9 || d[0] != 'P' || (d[1] != '5' && d[1] != '6')) return false;
     for (int i = 0; i < 3; i++) {
         const size_t start = at;
         while (at < size && (d[at] == ' ' || (d[at] >= '\t' && d[at] <= '\r') || d[at] == '#')) {
@@ -141,7 +141,10 @@ static fv_status image_encode(fv_ctx *ctx, const vz_cm_options *o, uint32_t para
                               const uint8_t *data, size_t size, vz_buf *out, bool *fits)
 {
     picture p;
-    *fits = param == 0 && read_picture(data, size, &p) && p.total == size;
+    picture again; /* the decoder has the header alone */
+    *fits = param == 0 && read_picture(data, size, &p) && p.total == size &&
+            read_picture(data, p.header, &again) && again.header == p.header &&
+            again.total == size;
     if (!*fits) return FV_OK;
     const uint8_t *rows = data + p.header;
     const size_t padding = padding_of(&p);

@@ -236,6 +236,9 @@ static void files_return(void)
         make(data + head, size - head, 21 * BYTES[i], 2, i);
         CHECK_MSG(file_returns(ctx, data, size), "%s", HEADS[i]);
     }
+    memcpy(data, "P5 8 8 6 ", 9); /* the shortest header: the decoder has only its 9 bytes */
+    make(data + 9, 64, 8, 1, 5);
+    CHECK(file_returns(ctx, data, 73));
     for (int i = 0; i < 12; i++) {
         const size_t size = make_bmp(data, 17, i & 1 ? -11 : 11, (int[]){8, 24, 32}[i % 3], i > 5);
         CHECK_MSG(file_returns(ctx, data, size), "bmp %d", i);
