@@ -26,13 +26,13 @@ static vz_cm_class class_of(int level)
 /* Sizes and rates that the bit loop does not need as constants. */
 typedef struct plan {
     uint32_t groups[VZ_MIX_SELECTORS];
-    int run_log2, match_log2; /* of the tables, at most */
+    int run_log2, match_log2, apm_log2; /* of the tables, at most */
     int32_t first_weight, rate; /* of the mixer */
 } plan;
 static const plan PLANS[3] = {
-    {{256, 512}, 0, 20, 12000, 120},
-    {{256, 512, 256, 2048}, 0, 21, 7000, 60},
-    {{256, 512, 256, 2048, 512, 2048}, 22, 22, 5400, 50},
+    {{256, 512}, 0, 20, 15, 12000, 120},
+    {{256, 512, 256, 2048}, 0, 20, 15, 7000, 60},
+    {{256, 512, 256, 2048, 512, 2048}, 22, 22, 16, 5400, 50},
 };
 /* From these lengths of a match on its byte is coded as one bit, without any context: several times
  * as fast, and no larger where data repeats for long. Shorter limits cost up to 15 % in logs. */
@@ -60,7 +60,6 @@ static int small_log2(uint64_t total, int least, int most)
     return need < least ? least : need > most ? most : need;
 }
 #define DIRECT_LOG2(total) small_log2((total) * 16, 12, 20)
-#define APM_LOG2(total) small_log2(total, 10, 16)
 #define RUN_LOG2(p, total) small_log2((total) * 2, 10, (p)->run_log2)
 
 /* All memory is one piece, so that large pages hold all of it. With a NULL base only its size is
@@ -99,7 +98,7 @@ static size_t place(vz_cm *cm, const vz_cm_options *o, uint64_t total, uint32_t 
     cm->table_log2 = table_log2(o, cm->strength, total);
     cm->match_log2 = small_log2(total, 10, p->match_log2);
     cm->direct_log2 = DIRECT_LOG2(total);
-    cm->apm_log2 = APM_LOG2(total);
+    cm->apm_log2 = small_log2(total, 10, p->apm_log2);
     cm->run_log2 = RUN_LOG2(p, total);
     cm->table = take(&a, (size_t)1 << cm->table_log2);
     if (s.runs) cm->run_table = take(&a, sizeof(vz_run) << cm->run_log2);
