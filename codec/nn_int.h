@@ -162,13 +162,13 @@ typedef struct nn_int_state {
     int16_t *a, *xs[3], *r, *k, *v, *v1, *z, *u;
 } nn_int_state;
 
-/* One head of 16 at work. */
+/* Heads of 16 at work: `heads` of them from channel `at` on. */
 typedef struct nn_int_wkv {
-    int32_t *S;               /* [16 j][16 i] */
-    const int16_t *r, *k, *v; /* [16] */
+    int32_t *S;               /* [heads][16 j][16 i] */
+    const int16_t *r, *k, *v; /* [heads][16] */
     const nn_int_layer *layer;
-    int at, head; /* first channel of the head; its number */
-    int16_t *z;   /* [16] */
+    int at, heads;
+    int16_t *z; /* [heads][16] */
 } nn_int_wkv;
 
 /* What a CPU may do faster; widths are multiples of 16, pointers 64-byte aligned except for rows of

@@ -292,61 +292,82 @@ static void lerp_v(int16_t *v, const int16_t *v1, const int16_t *mix, int n)
 
 /* ---- Recurrence ------------------------------------------------------------------------------ */
 
-typedef struct key_lanes {
-    int32_t kk[NN_HEAD], kb[NN_HEAD], K[NN_HEAD], r[NN_HEAD], u[NN_HEAD];
-} key_lanes;
+/* A head takes 270 ticks alone, most of which it waits for two roots and some sums across lanes.
+ * In three passes over up to 8 heads they wait together. */
+#define PASS 8
+typedef struct head_lanes {
+    int32_t kk[NN_HEAD], kb[NN_HEAD], K[NN_HEAD], r[NN_HEAD], u[NN_HEAD], Y[NN_HEAD], bonus;
+} head_lanes;
 
-/* Returns the bonus. */
-FV_INLINE int32_t key_lanes_of(const nn_int_wkv *w, key_lanes *p)
+/* Keys of head h. */
+FV_INLINE void key_lanes(const nn_int_wkv *w, int h, head_lanes *p)
 {
     const nn_int_layer *y = w->layer;
-    const v16 k = v_load16(w->k), r = v_load16(w->r);
+    const int at = w->at + h * NN_HEAD;
+    const v16 k = v_load16(w->k + h * NN_HEAD), r = v_load16(w->r + h * NN_HEAD);
     const int32_t sum = v_sum(v_mul(k, k));
     int q = 0;
     const int32_t root = sum > 0 ? nn_int_root((uint64_t)sum, &q) : 0;
     const v16 kk = v_scaled(k, v_set(root), 33 + q);
     v_store(p->kk, kk);
-    v_store(p->kb, v_rsh(v_mul(kk, v_load16(y->rate + w->at)), 14));
-    v_store(p->K, v_clamp(v_scaled(k, v_load(y->key + w->at), y->key_shift), NN_SA_MAX));
+    v_store(p->kb, v_rsh(v_mul(kk, v_load16(y->rate + at)), 14));
+    v_store(p->K, v_clamp(v_scaled(k, v_load(y->key + at), y->key_shift), NN_SA_MAX));
     v_store(p->r, r);
-    v_store(p->u, v_load16(y->decay + w->at));
-    const v16 b = v_clamp(v_scaled(k, v_load(y->bonus + w->at), y->bonus_shift), NN_ACT_MAX);
+    v_store(p->u, v_load16(y->decay + at));
+    const v16 b = v_clamp(v_scaled(k, v_load(y->bonus + at), y->bonus_shift), NN_ACT_MAX);
     const int32_t B = v_sum(v_mul(r, b));
-    return vz_clamp(nn_scaled(B, y->bonus_mul, y->bonus_mul_shift), -32767, 32767);
+    p->bonus = vz_clamp(nn_scaled(B, y->bonus_mul, y->bonus_mul_shift), -32767, 32767);
+}
+
+/* The state of head h, and Y. */
+FV_INLINE void advance(const nn_int_wkv *w, int h, head_lanes *p)
+{
+    int32_t *S = w->S + h * NN_HEAD * NN_HEAD;
+    const v16 v = v_load16(w->v + h * NN_HEAD), four = v_set(4);
+    const v16 h12 = v_set(1 << 11), h11 = v_set(1 << 10);
+    v16 sa = v_set(0), sb = sa, y = sa, y1 = sa;
+    for (int j = 0; j < NN_HEAD; j += 2) {
+        const v16 s0 = v_sar(v_add(v_load(S + j * NN_HEAD), h12), 12);
+        const v16 s1 = v_sar(v_add(v_load(S + (j + 1) * NN_HEAD), h12), 12);
+        sa = v_add(sa, v_mul(s0, v_set(p->kk[j])));
+        sb = v_add(sb, v_mul(s1, v_set(p->kk[j + 1])));
+    }
+    sa = v_clamp(v_sub(v_set(0), v_rsh(v_add(sa, sb), 12)), NN_SA_MAX);
+    for (int j = 0; j < NN_HEAD; j++) {
+        v16 s = v_load(S + j * NN_HEAD);
+        v16 t = v_add(v_mul(sa, v_set(p->kb[j])), v_mul(v, v_set(p->K[j])));
+        t = v_sar(v_add(t, four), 3);
+        s = v_sub(s, v_sar(v_mul(v_sar(v_add(s, h11), 11), v_set(p->u[j])), 5));
+        s = v_clamp(v_add(s, t), NN_STATE_MAX);
+        v_store(S + j * NN_HEAD, s);
+        const v16 part = v_mul(v_sar(v_add(s, h12), 12), v_set(p->r[j]));
+        if (j & 1) y1 = v_add(y1, part);
+        else y = v_add(y, part);
+    }
+    v_store(p->Y, v_rsh(v_add(y, y1), 6));
+}
+
+/* z of head h. */
+FV_INLINE void finish(const nn_int_wkv *w, int h, const head_lanes *p)
+{
+    const nn_int_layer *l = w->layer;
+    const int at = w->at + h * NN_HEAD;
+    int16_t *z = w->z + h * NN_HEAD;
+    normalise_v(z, p->Y, NN_HEAD, mean_v(p->Y, NN_HEAD), l->head_eps[at / NN_HEAD], l->head.shift,
+                l->head.gain + at, l->head.bias + at);
+    const v16 b = v_mul(v_set(p->bonus), v_load16(w->v + h * NN_HEAD));
+    v_store16(z, v_clamp(v_add(v_load16(z), v_rsh(b, 12)), NN_ACT_MAX));
 }
 
 static void time_mix_v(const nn_int_wkv *w)
 {
-    const nn_int_layer *l = w->layer;
-    const v16 v = v_load16(w->v), four = v_set(4);
-    const v16 h12 = v_set(1 << 11), h11 = v_set(1 << 10);
-    v16 sa = v_set(0), sb = sa, y = sa, y1 = sa;
-    int32_t Y[NN_HEAD];
-    key_lanes p;
-    const int32_t bonus = key_lanes_of(w, &p);
-    for (int j = 0; j < NN_HEAD; j += 2) {
-        const v16 s0 = v_sar(v_add(v_load(w->S + j * NN_HEAD), h12), 12);
-        const v16 s1 = v_sar(v_add(v_load(w->S + (j + 1) * NN_HEAD), h12), 12);
-        sa = v_add(sa, v_mul(s0, v_set(p.kk[j])));
-        sb = v_add(sb, v_mul(s1, v_set(p.kk[j + 1])));
+    head_lanes p[PASS];
+    for (int first = 0; first < w->heads; first += PASS) {
+        const int n = w->heads - first < PASS ? w->heads - first : PASS;
+        for (int h = 0; h < n; h++) key_lanes(w, first + h, &p[h]);
+        for (int h = 0; h < n; h++) advance(w, first + h, &p[h]);
+        for (int h = 0; h < n; h++) finish(w, first + h, &p[h]);
     }
-    sa = v_clamp(v_sub(v_set(0), v_rsh(v_add(sa, sb), 12)), NN_SA_MAX);
-    for (int j = 0; j < NN_HEAD; j++) {
-        v16 s = v_load(w->S + j * NN_HEAD);
-        v16 t = v_add(v_mul(sa, v_set(p.kb[j])), v_mul(v, v_set(p.K[j])));
-        t = v_sar(v_add(t, four), 3);
-        s = v_sub(s, v_sar(v_mul(v_sar(v_add(s, h11), 11), v_set(p.u[j])), 5));
-        s = v_clamp(v_add(s, t), NN_STATE_MAX);
-        v_store(w->S + j * NN_HEAD, s);
-        const v16 part = v_mul(v_sar(v_add(s, h12), 12), v_set(p.r[j]));
-        if (j & 1) y1 = v_add(y1, part);
-        else y = v_add(y, part);
-    }
-    v_store(Y, v_rsh(v_add(y, y1), 6));
-    normalise_v(w->z, Y, NN_HEAD, mean_v(Y, NN_HEAD), l->head_eps[w->head], l->head.shift,
-                l->head.gain + w->at, l->head.bias + w->at);
-    const v16 z = v_add(v_load16(w->z), v_rsh(v_mul(v_set(bonus), v), 12));
-    v_store16(w->z, v_clamp(z, NN_ACT_MAX));
 }
 
 static void gate_v(int16_t *z, const int16_t *xrg, int n, int32_t gate, int shift)

@@ -125,7 +125,7 @@ static void key_parts_of(const nn_int_wkv *w, key_parts *p)
     p->bonus = vz_clamp(nn_scaled(bonus, y->bonus_mul, y->bonus_mul_shift), -32767, 32767);
 }
 
-static void time_mix_c(const nn_int_wkv *w)
+static void time_mix_head(const nn_int_wkv *w)
 {
     const nn_int_layer *l = w->layer;
     const int16_t *u = l->decay + w->at;
@@ -145,11 +145,25 @@ static void time_mix_c(const nn_int_wkv *w)
             Y[i] += w->r[j] * nn_rsh(s, 12);
         }
     for (int i = 0; i < NN_HEAD; i++) Y[i] = nn_rsh(Y[i], 6);
-    normalise(w->z, Y, NN_HEAD, mean_of(Y, NN_HEAD), l->head_eps[w->head], l->head.shift,
+    normalise(w->z, Y, NN_HEAD, mean_of(Y, NN_HEAD), l->head_eps[w->at / NN_HEAD], l->head.shift,
               l->head.gain + w->at, l->head.bias + w->at);
     for (int i = 0; i < NN_HEAD; i++)
         w->z[i] =
             (int16_t)vz_clamp(w->z[i] + nn_rsh(p.bonus * w->v[i], 12), -NN_ACT_MAX, NN_ACT_MAX);
+}
+
+static void time_mix_c(const nn_int_wkv *all)
+{
+    nn_int_wkv w = *all;
+    for (int h = 0; h < all->heads; h++) {
+        time_mix_head(&w);
+        w.S += NN_HEAD * NN_HEAD;
+        w.r += NN_HEAD;
+        w.k += NN_HEAD;
+        w.v += NN_HEAD;
+        w.z += NN_HEAD;
+        w.at += NN_HEAD;
+    }
 }
 
 static void gate_c(int16_t *z, const int16_t *xrg, int n, int32_t gate, int shift)
@@ -203,17 +217,9 @@ static void attention(nn_int_state *s, const nn_int_ops *o, int l)
     o->narrow(s->v, s->acc, n, NN_ACT_MAX);
     if (l == 0) memcpy(s->v1, s->v, (size_t)n * sizeof *s->v);
     else o->lerp(s->v, s->v1, y->value_mix, n);
-    for (int at = 0; at < n; at += NN_HEAD) {
-        const nn_int_wkv w = {s->wkv + ((size_t)l * (size_t)n + (size_t)at) * NN_HEAD,
-                              s->r + at,
-                              s->k + at,
-                              s->v + at,
-                              y,
-                              at,
-                              at / NN_HEAD,
-                              s->z + at};
-        o->time_mix(&w);
-    }
+    const nn_int_wkv w = {
+        s->wkv + (size_t)l * (size_t)n * NN_HEAD, s->r, s->k, s->v, y, 0, n / NN_HEAD, s->z};
+    o->time_mix(&w);
     o->gate(s->z, s->xs[0], n, y->gate, y->gate_shift);
     o->product(s->acc, &y->out, 0, n, s->z);
     o->add(s->x, s->acc, n);

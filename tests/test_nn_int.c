@@ -283,7 +283,7 @@ static void recurrence_equals_scalar(void)
                 fill16(in16[1], 16, NN_ACT_MAX, extreme);
                 fill16(in16[2], 16, NN_ACT_MAX, extreme);
                 if (t == 7) memset(in16[1], 0, sizeof in16[1]);
-                nn_int_wkv w = {S[0], in16[0], in16[1], in16[2], &l, 16 * (t & 1), t & 1, z[0]};
+                nn_int_wkv w = {S[0], in16[0], in16[1], in16[2], &l, 16 * (t & 1), 1, z[0]};
                 nn_int_ops_c.time_mix(&w);
                 w.S = S[1];
                 w.z = z[1];
