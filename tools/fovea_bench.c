@@ -92,8 +92,8 @@ static void add_line(bench *b, const char *name, const char *shape, const char *
 {
     if (b->count == MAX_CASES) return;
     bench_line *l = &b->line[b->count++];
-    snprintf(l->name, sizeof l->name, "%s", name);
-    snprintf(l->shape, sizeof l->shape, "%s", shape);
+    snprintf(l->name, sizeof l->name, "%.*s", (int)sizeof l->name - 1, name);
+    snprintf(l->shape, sizeof l->shape, "%.*s", (int)sizeof l->shape - 1, shape);
     l->variant = variant;
     l->time = *time;
     l->gflops = flop / time->median * 1e-9;
