@@ -145,7 +145,7 @@ static void references_can_be_left_out(void)
     o.block_bytes = 20000;
     o.long_range = -1;
     OK(ctx, fv_vzip_compress(ctx, data, ALL, &o, &vz, &size));
-    CHECK(size > ALL && !(vz[9] & VZ_IS_SOLID));
+    CHECK(size > ALL - PART && !(vz[9] & VZ_IS_SOLID)); /* the runs between versions get small */
     fv_free(ctx, vz);
 }
 
