@@ -41,6 +41,7 @@ typedef struct vz_make {
     uint32_t id;
     const vz_prime_source *source; /* also what the network is calibrated with; at least one */
     int sources;
+    int adapt_rate; /* 1 .. 24; 0: by the depth of the tree */
 } vz_make;
 /* Appends the file of `from`, a network that fovea train wrote. */
 fv_status vz_model_make(fv_ctx *ctx, const fv_model *from, const vz_make *o, vz_buf *out);

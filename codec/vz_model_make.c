@@ -31,6 +31,9 @@ static fv_status check(fv_ctx *ctx, const vz_make *o)
     if (o->sources < 1 || o->sources > VZ_MODEL_PRIMES)
         return fv_fail(ctx, FV_ERR_ARG, "model: %d sources, 1 to %d can be", o->sources,
                        VZ_MODEL_PRIMES);
+    if (o->adapt_rate < 0 || o->adapt_rate > 24)
+        return fv_fail(ctx, FV_ERR_ARG, "model: rate of adaptation %d, 0 to 24 can be",
+                       o->adapt_rate);
     for (int i = 0; i < o->sources; i++) {
         const vz_prime_source *s = &o->source[i];
         if (s->size == 0 || s->keep > VZ_MODEL_PRIMING || (unsigned)s->kind >= VZ_KINDS)
@@ -127,6 +130,7 @@ fv_status vz_model_make(fv_ctx *ctx, const fv_model *from, const vz_make *o, vz_
     memcpy(k.m.name, o->name, strlen(o->name));
     FV_TRY_GOTO(open_net(&k, from));
     FV_TRY_GOTO(calibrate(&k));
+    if (o->adapt_rate) k.m.net->adapt_rate = o->adapt_rate;
     k.memory = fv_calloc(ctx, 1, nn_int_state_bytes(k.m.net, false));
     k.states = fv_calloc(ctx, (size_t)o->sources, nn_int_state_saved_bytes(&k.m.net->cfg));
     s = k.memory && k.states ? FV_OK : FV_ERR_OOM;

@@ -621,7 +621,7 @@ static void a_network_becomes_a_model_file(void)
     static uint8_t prose[3000], records[900];
     const vz_prime_source source[] = {{VZ_TEXT, "text", prose, sizeof prose, 100},
                                       {VZ_RECORDS, "database", records, sizeof records, 5000}};
-    vz_make o = {"made", 77, source, 2};
+    vz_make o = {"made", 77, source, 2, 13};
     oz_net net;
     oz_meta meta;
     fv_model *from;
@@ -637,7 +637,8 @@ static void a_network_becomes_a_model_file(void)
     vz_buf_init(&file, ctx);
     OK(ctx, vz_model_make(ctx, from, &o, &file));
     OK(ctx, vz_model_read(ctx, &m, file.data, file.size));
-    CHECK(m->id == 77 && strcmp(m->name, "made") == 0 && m->primes == 2 && m->vocab.size == 256);
+    CHECK(m->net->adapt_rate == 13 && m->id == 77 && strcmp(m->name, "made") == 0 &&
+          m->primes == 2 && m->vocab.size == 256);
     CHECK(m->prime[0].text_bytes == 100 && memcmp(m->prime[0].text, prose + 2900, 100) == 0);
     CHECK(m->prime[1].text_bytes == sizeof records);
     stream s;
@@ -653,7 +654,7 @@ static void a_network_becomes_a_model_file(void)
     o.sources = 0;
     CHECK(vz_model_make(ctx, from, &o, &file) == FV_ERR_ARG);
     const vz_prime_source wrong = {VZ_TEXT, "smell", prose, sizeof prose, 0};
-    o = (vz_make){"made", 77, &wrong, 1};
+    o = (vz_make){"made", 77, &wrong, 1, 0};
     CHECK(vz_model_make(ctx, from, &o, &file) == FV_ERR_UNKNOWN);
     vz_buf_free(&file);
     fv_model_close(&from);
