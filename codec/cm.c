@@ -116,6 +116,7 @@ static size_t place(vz_cm *cm, const vz_cm_options *o, uint64_t total, uint32_t 
 uint64_t vz_cm_memory(const vz_cm_options *o, uint64_t size)
 {
     vz_cm cm; /* for its sizes only */
+    size += vz_prime_bytes(o, size);
     if (size > BLOCK_MAX) size = BLOCK_MAX;
     memset(&cm, 0, sizeof cm);
     return sizeof cm + place(&cm, o, size, (1u << VZ_CM_FAMILIES) - 1, NULL) + 256;
@@ -378,6 +379,28 @@ static void transform(const vz_segment *s, uint8_t *data, bool forward)
     else vz_exe_arm64(data, (size_t)s->size, forward);
 }
 
+/* What the model brings is learnt as if it had been coded before the block. */
+static void replay_primes(vz_cm *cm, const vz_cm_options *o, uint64_t total)
+{
+    vz_cm_prime list[VZ_PRIMES];
+    const int n = vz_prime_list(o, total, list);
+    for (int i = 0; i < n; i++)
+        vz_cm_replay(cm, list[i].kind, list[i].param, list[i].data, list[i].size);
+    cm->primed = cm->pos;
+}
+
+/* For `total` bytes of segments, with the primes learnt. */
+static fv_status create_primed(fv_ctx *ctx, const vz_cm_options *o, uint64_t total,
+                               uint32_t families, vz_cm **out)
+{
+    vz_cm_prime list[VZ_PRIMES];
+    const int n = vz_prime_list(o, total, list);
+    for (int i = 0; i < n; i++) families |= 1u << family_of(list[i].kind);
+    FV_TRY(create(ctx, o, total + vz_prime_bytes(o, total), families, out));
+    replay_primes(*out, o, total);
+    return FV_OK;
+}
+
 static fv_status total_of(fv_ctx *ctx, const vz_segment *segs, int count, uint64_t *total,
                           uint32_t *families)
 {
@@ -401,7 +424,8 @@ static fv_status encode_bytes(vz_cm *cm, vz_encoder *e, const uint8_t *data, siz
 {
     for (size_t k = 0; k < size; k++) {
         cm->bits->encode[cm->strength](cm, e, data[k]);
-        if (cm->pos % REPORT_BYTES == 0) FV_TRY(fv_report(cm->ctx, "coding", cm->pos, 0, NULL));
+        if (cm->pos % REPORT_BYTES == 0)
+            FV_TRY(fv_report(cm->ctx, "coding", cm->pos - cm->primed, 0, NULL));
     }
     return e->out->status;
 }
@@ -414,7 +438,7 @@ fv_status vz_cm_encode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *se
     FV_TRY(total_of(ctx, segs, count, &total, &families));
     if (total == 0) return FV_OK;
     vz_cm *cm;
-    FV_TRY(create(ctx, o, total, families, &cm));
+    FV_TRY(create_primed(ctx, o, total, families, &cm));
     fv_status s = FV_OK;
     vz_encoder e;
     vz_encoder_init(&e, out);
@@ -443,8 +467,10 @@ static fv_status decode_bytes(vz_cm *cm, vz_decoder *d, size_t size)
         cm->bits->decode[cm->strength](cm, d);
         if (d->past > 4)
             return fv_fail(cm->ctx, FV_ERR_TRUNCATED, "vzip: the code of a block ends after %u of "
-                           "%u bytes", (unsigned)cm->pos, (unsigned)cm->capacity);
-        if (cm->pos % REPORT_BYTES == 0) FV_TRY(fv_report(cm->ctx, "coding", cm->pos, 0, NULL));
+                           "%u bytes", (unsigned)(cm->pos - cm->primed),
+                           (unsigned)(cm->capacity - cm->primed));
+        if (cm->pos % REPORT_BYTES == 0)
+            FV_TRY(fv_report(cm->ctx, "coding", cm->pos - cm->primed, 0, NULL));
     }
     return FV_OK;
 }
@@ -457,7 +483,7 @@ fv_status vz_cm_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *se
     FV_TRY(total_of(ctx, segs, count, &total, &families));
     if (total == 0) return FV_OK;
     vz_cm *cm;
-    FV_TRY(create(ctx, o, total, families, &cm));
+    FV_TRY(create_primed(ctx, o, total, families, &cm));
     fv_status s = FV_OK;
     vz_decoder d;
     vz_decoder_init(&d, code, code_size);

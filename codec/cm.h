@@ -34,14 +34,6 @@ FV_INLINE int vz_cm_inputs(vz_cm_shape s)
 #define VZ_CM_APMS 4
 #define VZ_CM_FAMILIES 3   /* text, binary, machine code: statistics that are kept apart */
 
-/* Bytes that stand for the past of a block that has none, replayed before coding. */
-typedef struct vz_cm_prime {
-    vz_kind kind;
-    uint32_t param;
-    const uint8_t *data;
-    size_t size;
-} vz_cm_prime;
-
 /* A neural prior: byte is told every coded byte; logits writes the inputs of the next bit, each in
  * +-VZ_LOGIT_MAX, for the node c0 (1, then 1 and the bits so far). NULL functions: inputs are 0. */
 typedef struct vz_cm_prior {
@@ -129,7 +121,7 @@ typedef struct vz_cm {
     uint8_t *table;
     int table_log2, match_log2;
     uint8_t *hist;             /* bytes of all segments, transformed, without gaps */
-    uint32_t pos, capacity;
+    uint32_t pos, capacity, primed; /* primed: bytes of hist before the block's own */
     vz_kind kind;
     uint32_t param;
     bool is_prose;             /* of a text segment: other contexts instead of fields */

@@ -5,6 +5,9 @@
  * in parallel on the context's threads; the archive's bytes do not depend on their number. The
  * format is written down in FORMAT-vz.md, and its version 1 will be read for ever.
  *
+ * Blocks below 1 MiB are coded as if typical data of their kind had come before them, which comes
+ * with the library: a frame's header names that model, and every version of the library has it.
+ *
  *     uint8_t *vz;  size_t n;
  *     fv_vzip_compress(ctx, text, bytes, NULL, &vz, &n);               memory to memory
  *     fv_vzip_decompress(ctx, vz, n, 1 << 20, NULL, &back, &size);     at most 1 MiB comes out
@@ -41,6 +44,8 @@ typedef struct fv_vzip_options {
     uint32_t mode;         /* permission bits                                                    */
     int long_range;        /* blocks refer to data that repeats: 1 up to 256 MiB back, -1 not at
                               all, 0 = 256 MiB from level 6 on, 16 MiB below                     */
+    int no_prime;          /* 1: small blocks begin without the typical data of the library's own
+                              model; the archive is larger, and needs no model to be decoded     */
 } fv_vzip_options;
 #define FV_VZIP_OPTIONS_INIT { .struct_size = sizeof(fv_vzip_options) }
 
@@ -129,7 +134,10 @@ FV_API void fv_vzip_get_info(const fv_vzip_archive *a, fv_vzip_info *out);
 typedef struct fv_vzip_frame {
     uint64_t archive_offset, original_offset, original_bytes, blocks;
     int version, level, memory_log2;
-    int models;          /* trained models that the frame needs             */
+    int models;          /* trained models that the frame needs: a decoder without one fails
+                            with FV_ERR_MODEL. Of the first, if there is one: */
+    uint32_t model_id;
+    uint64_t model_hash;
     const char *name;    /* NULL = none; not a path, but check it all the same;
                             valid until close                               */
     int has_time;

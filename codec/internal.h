@@ -76,11 +76,38 @@ vz_kind vz_exe_kind(const uint8_t *data, size_t size);
 /* ---- The context-mixing coder of a block (cm.c) ---------------------------------------------- */
 typedef struct vz_model vz_model; /* trained prior: priming bytes, vocabulary, network */
 
+/* What is known before the first byte: the model of the frame, and which of its texts (bit i: number
+ * i) are replayed before what is coded; `allowed`: which an encoder may choose for a block. */
+typedef struct vz_prior {
+    const vz_model *model;
+    uint32_t primes, allowed;
+} vz_prior;
+
 typedef struct vz_cm_options {
     int level;         /* 1..9, see vz_level */
     int memory_log2;   /* of the tables, from the frame header: 20..30 */
-    const vz_model *model; /* NULL: none */
+    const vz_prior *prior; /* NULL: none */
 } vz_cm_options;
+/* Bytes that stand for the past of a block that has none, replayed before coding (vz_prime.c). */
+typedef struct vz_cm_prime {
+    vz_kind kind;
+    uint32_t param;
+    const uint8_t *data;
+    size_t size;
+} vz_cm_prime;
+#define VZ_PRIMES 16
+#define VZ_PRIME_BELOW ((uint64_t)1 << 20) /* larger blocks have a past of their own soon */
+/* What o->prior means for `size` bytes of context mixing: fills `list`, returns their number. */
+int vz_prime_list(const vz_cm_options *o, uint64_t size, vz_cm_prime list[VZ_PRIMES]);
+/* Bytes of all of these; does not fall as size grows. The same at most, whatever is named. */
+uint64_t vz_prime_bytes(const vz_cm_options *o, uint64_t size);
+uint64_t vz_prime_bytes_max(const vz_prior *p, uint64_t size);
+/* Which of the texts p->allowed suit a block best: bits, or 0. */
+fv_status vz_prime_choose(fv_ctx *ctx, const vz_prior *p, const uint8_t *data, size_t size,
+                          const vz_segment *segs, int count, uint32_t *chosen);
+/* The model that is part of the library; NULL: built without. */
+const vz_model *vz_prime_model(void);
+
 /* Bytes that coding a block of `size` bytes takes at most: checked before anything is allocated. */
 uint64_t vz_cm_memory(const vz_cm_options *o, uint64_t size);
 /* Appends the code of all CM segments (in order; other kinds are skipped over in `data`) to out.
@@ -180,6 +207,8 @@ void vz_header_put(const vz_header *h, vz_buf *out);
 /* FV_ERR_TRUNCATED when the bytes end inside of what may be a header, FV_ERR_FORMAT when they are
  * none; a message about "at byte N" is up to the caller. Moves r behind the header. */
 fv_status vz_header_get(vz_in *r, vz_header *h);
+/* The model of a frame; FV_ERR_MODEL: it is not there (vz_prime.c). */
+fv_status vz_prior_take(fv_ctx *ctx, const vz_header *h, vz_prior *out);
 void vz_block_header_put(const vz_block_header *h, vz_buf *out);
 fv_status vz_block_header_get(vz_in *r, const fv_vzip_limits *limits, vz_block_header *h);
 /* Defaults filled in. */
@@ -204,6 +233,8 @@ fv_status vz_block_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_block_he
 /* Bytes that encoding a block of `size` bytes takes besides the block itself. */
 uint64_t vz_block_encode_memory(const vz_cm_options *o, uint64_t size);
 
+/* With a model in o->prior the payload begins with the texts that are replayed; when encoding, these
+ * are chosen from o->prior->allowed. */
 fv_status vz_modelled_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data, size_t size,
                              vz_buf *out);
 fv_status vz_modelled_memory(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *coded,

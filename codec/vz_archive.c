@@ -275,7 +275,7 @@ static void forget(fv_vzip_archive *a)
 
 bool vz_is_fatal(fv_status s)
 {
-    return s == FV_ERR_OOM || s == FV_ERR_IO || s == FV_ERR_CANCELLED;
+    return s == FV_ERR_OOM || s == FV_ERR_IO || s == FV_ERR_CANCELLED || s == FV_ERR_MODEL;
 }
 
 /* Frames before `end`. A lenient walk keeps what stops it as a gap. */
@@ -351,7 +351,8 @@ static fv_status add_up(fv_vzip_archive *a)
     for (size_t i = 0; i < a->block_count; i++) {
         vz_place *b = &a->blocks[i];
         vz_frame *f = &a->frames[b->frame];
-        const vz_cm_options o = {f->h.level, f->h.memory_log2, NULL};
+        const vz_prior prior = {vz_prime_model(), 0, 0};
+        const vz_cm_options o = {f->h.level, f->h.memory_log2, f->h.models ? &prior : NULL};
         const uint64_t need = b->original + b->coded + vz_block_memory_max(&o, b->original) +
                               window_of(f);
         if (f->original == 0) f->original_at = a->original;
@@ -449,6 +450,8 @@ fv_status fv_vzip_get_frame(const fv_vzip_archive *a, uint64_t i, fv_vzip_frame 
     out->level = f->h.level;
     out->memory_log2 = f->h.memory_log2;
     out->models = f->h.models;
+    out->model_id = f->h.models ? f->h.model[0].id : 0;
+    out->model_hash = f->h.models ? f->h.model[0].hash : 0;
     out->name = f->h.flags & VZ_HAS_NAME ? f->h.name : NULL;
     out->has_time = (f->h.flags & VZ_HAS_TIME) != 0;
     out->mtime_s = f->h.mtime_s;
@@ -493,7 +496,9 @@ fv_status vz_archive_plain(fv_vzip_archive *a, size_t i, const vz_block_header *
                            const vz_block_header *inner, const uint8_t *payload)
 {
     const vz_frame *f = &a->frames[a->blocks[i].frame];
-    const vz_cm_options o = {f->h.level, f->h.memory_log2, NULL};
+    vz_prior prior;
+    FV_TRY(vz_prior_take(a->ctx, &f->h, &prior));
+    const vz_cm_options o = {f->h.level, f->h.memory_log2, f->h.models ? &prior : NULL};
     uint64_t tables = 0;
     a->data.size = 0;
     if (inner->original > 0)

@@ -24,6 +24,7 @@
 #define ZSTD_QUICK 9
 #define ZSTD_DECODER_BYTES ((uint64_t)256 << 10)
 #define SMALL_BLOCK ((size_t)256 << 10)
+#define PRIME_JUDGED ((size_t)64 << 10) /* up to here priming has to prove itself */
 #define TAKES_TURNS ((size_t)1 << 20)
 #define VZ_AHEAD 10 /* percent */
 #define VZ_FAR 40
@@ -175,6 +176,23 @@ static bool is_far_ahead(const contest *c, size_t quick, const size_t sampled[2]
     return c->best < expected / 100 * (100 - VZ_AHEAD);
 }
 
+/* With the model's typical data, and without: for small blocks, where both take little time. */
+static fv_status model(contest *c, const vz_cm_options *o)
+{
+    vz_cm_options plain = *o;
+    vz_prior none;
+    FV_TRY(vz_modelled_encode(c->ctx, o, c->data, c->size, &c->next));
+    /* The first byte: no text was replayed. */
+    const bool is_plain = !o->prior || (c->next.size > 0 && c->next.data[0] == 0);
+    judge(c, VZ_MODELLED);
+    if (is_plain || c->size > PRIME_JUDGED) return FV_OK;
+    none = (vz_prior){o->prior->model, 0, 0};
+    plain.prior = &none;
+    FV_TRY(vz_modelled_encode(c->ctx, &plain, c->data, c->size, &c->next));
+    judge(c, VZ_MODELLED);
+    return FV_OK;
+}
+
 static fv_status compete(contest *c, const vz_cm_options *o, bool is_thorough)
 {
     size_t quick = 0, best[2] = {1, 1};
@@ -190,8 +208,7 @@ static fv_status compete(contest *c, const vz_cm_options *o, bool is_thorough)
             if (!has_own) return FV_OK;
         }
     }
-    FV_TRY(vz_modelled_encode(c->ctx, o, c->data, c->size, &c->next));
-    judge(c, VZ_MODELLED);
+    FV_TRY(model(c, o));
     if (!is_thorough && is_far_ahead(c, quick, best)) return FV_OK;
     return try_zstd(c, ZSTD_BEST);
 }
@@ -210,7 +227,8 @@ fv_status vz_block_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *da
 
 uint64_t vz_block_encode_memory(const vz_cm_options *o, uint64_t size)
 {
-    return 2 * size + vz_cm_memory(o, size); /* two candidates; zstd is shared by all threads */
+    const uint64_t primes = vz_prime_bytes_max(o->prior, size);
+    return 2 * size + vz_cm_memory(o, size + primes); /* two candidates; zstd is shared by all threads */
 }
 
 /* ---- Decoding -------------------------------------------------------------------------------- */
@@ -225,7 +243,7 @@ fv_status vz_block_memory(fv_ctx *ctx, const vz_cm_options *o, const vz_block_he
 
 uint64_t vz_block_memory_max(const vz_cm_options *o, uint64_t original)
 {
-    const uint64_t cm = vz_cm_memory(o, original);
+    const uint64_t cm = vz_cm_memory(o, original + vz_prime_bytes_max(o->prior, original));
     return cm > ZSTD_DECODER_BYTES ? cm : ZSTD_DECODER_BYTES;
 }
 

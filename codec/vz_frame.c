@@ -158,11 +158,6 @@ static fv_status check_header(fv_ctx *ctx, const vz_header *h)
                                       h->window_log2 > VZ_WINDOW_LOG2_MAX)) ||
         h->mtime_ns > 999999999)
         return fv_fail(ctx, FV_ERR_FORMAT, "corrupt: impossible values in the header");
-    if (h->models > 0)
-        return fv_fail(ctx, FV_ERR_MODEL,
-                       "made with the trained model %08lx (hash %016llx), which this program "
-                       "does not have", (unsigned long)h->model[0].id,
-                       (unsigned long long)h->model[0].hash);
     return FV_OK;
 }
 

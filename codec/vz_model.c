@@ -1,7 +1,8 @@
 /* vz_model.c - .vzm, the model files of vzip.
  *
  *      0  magic 89 'V' 'Z' 'M' 0D 0A 1A 0A
- *      8  version u16 = 1, architecture u16 = 1 (nn_int.h)
+ *      8  version u16 = 1, architecture u16: 1 (nn_int.h), or 0: no network, only texts; the sizes
+ *         and the vocabulary are then 0, and no prime has a state
  *     12  id u32
  *     16  width, layers, hidden, bits, tokens, experts: u32 each
  *     40  bytes of the vocabulary's text u32 (0: 256 tokens, the bytes), primes u32
@@ -101,11 +102,12 @@ static fv_status write_field(void *user, const nn_int_field *f)
 
 static void write_header(const vz_model *m, size_t vocab_bytes, uint64_t size, vz_buf *out)
 {
-    const nn_int_config *c = &m->net->cfg;
+    static const nn_int_config none = {0};
+    const nn_int_config *c = m->net ? &m->net->cfg : &none;
     const int number[] = {c->width, c->layers, c->hidden, c->bits, c->tokens, c->experts};
     vz_buf_put(out, magic, sizeof magic);
     vz_buf_le(out, 1, 2);
-    vz_buf_le(out, 1, 2);
+    vz_buf_le(out, m->net ? 1 : 0, 2);
     vz_buf_le(out, m->id, 4);
     for (size_t i = 0; i < FV_ARRAY_LEN(number); i++) vz_buf_le(out, (uint64_t)number[i], 4);
     vz_buf_le(out, vocab_bytes, 4);
@@ -116,23 +118,47 @@ static void write_header(const vz_model *m, size_t vocab_bytes, uint64_t size, v
     vz_buf_put(out, name, sizeof name);
 }
 
-fv_status vz_model_write(fv_ctx *ctx, const vz_model *m, vz_buf *out)
+/* Tensors and vocabulary; text: bytes of the vocabulary's text. */
+static fv_status write_net(const vz_model *m, size_t text, vz_buf *out)
 {
-    const nn_int_config *c = &m->net->cfg;
     const nn_vocab *v = &m->vocab;
-    const size_t at = out->size, nodes = (size_t)1 << c->bits;
-    const size_t state = nn_int_state_saved_bytes(c), text = c->bits > 8 ? v->begin[v->size] : 0;
-    if (c->bits < 8 || (size_t)v->size != nodes || m->primes > VZ_MODEL_PRIMES)
-        return fv_fail(ctx, FV_ERR_ARG, "model: network and vocabulary do not fit together");
-    size_t size;
-    FV_TRY(tensor_bytes(ctx, c, &size));
-    size += HEADER + HASH + (text ? nodes + text : 0);
-    for (int i = 0; i < m->primes; i++)
-        size += 8 + (m->prime[i].state ? state : 0) + m->prime[i].text_bytes;
-    write_header(m, text, size, out);
     FV_TRY(nn_int_visit(m->net, write_field, out));
     for (int i = 0; i < v->size && text; i++) vz_buf_byte(out, (uint8_t)nn_vocab_length(v, i));
     if (text) vz_buf_put(out, v->text, text);
+    return out->status;
+}
+
+/* Bytes of these, and of a state; text as above. */
+static fv_status net_bytes(fv_ctx *ctx, const vz_model *m, size_t *net, size_t *text, size_t *state)
+{
+    const nn_int_config *c = &m->net->cfg;
+    const nn_vocab *v = &m->vocab;
+    const size_t nodes = (size_t)1 << c->bits;
+    if (c->bits < 8 || (size_t)v->size != nodes)
+        return fv_fail(ctx, FV_ERR_ARG, "model: network and vocabulary do not fit together");
+    *text = c->bits > 8 ? v->begin[v->size] : 0;
+    *state = nn_int_state_saved_bytes(c);
+    FV_TRY(tensor_bytes(ctx, c, net));
+    *net += *text ? nodes + *text : 0;
+    return FV_OK;
+}
+
+fv_status vz_model_write(fv_ctx *ctx, const vz_model *m, vz_buf *out)
+{
+    const size_t at = out->size;
+    size_t size = 0, text = 0, state = 0;
+    if (m->primes > VZ_MODEL_PRIMES)
+        return fv_fail(ctx, FV_ERR_ARG, "model: %d kinds are primed, at most %d can be", m->primes,
+                       VZ_MODEL_PRIMES);
+    if (m->net) FV_TRY(net_bytes(ctx, m, &size, &text, &state));
+    size += HEADER + HASH;
+    for (int i = 0; i < m->primes; i++) {
+        if (m->prime[i].state && !m->net)
+            return fv_fail(ctx, FV_ERR_ARG, "model: a state without a network");
+        size += 8 + (m->prime[i].state ? state : 0) + m->prime[i].text_bytes;
+    }
+    write_header(m, text, size, out);
+    if (m->net) FV_TRY(write_net(m, text, out));
     for (int i = 0; i < m->primes; i++) {
         const vz_model_prime *p = &m->prime[i];
         vz_buf_le(out, (uint64_t)p->kind, 2);
@@ -153,6 +179,7 @@ fv_status vz_model_write(fv_ctx *ctx, const vz_model *m, vz_buf *out)
 /* ---- Reading --------------------------------------------------------------------------------- */
 
 typedef struct header {
+    bool has_net;
     nn_int_config cfg;
     uint32_t id, vocab_bytes, primes;
     char name[VZ_MODEL_NAME];
@@ -167,10 +194,10 @@ static fv_status read_header(vz_in *r, size_t size, header *h)
         return fv_fail(r->ctx, FV_ERR_FORMAT, "model: this is not a .vzm file");
     FV_TRY(vz_in_take(r, sizeof magic, &p));
     for (int i = 0; i < 12; i++) FV_TRY(vz_in_le(r, width[i], &v[i]));
-    if (v[0] != 1 || v[1] != 1)
+    if (v[0] != 1 || v[1] > 1)
         return fv_fail(
             r->ctx, FV_ERR_VERSION,
-            "model: version %u, architecture %u: this library reads 1, 1: use a newer one",
+            "model: version %u, architecture %u: this library reads 1, 0 or 1: use a newer one",
             (unsigned)v[0], (unsigned)v[1]);
     if (v[11] != size)
         return fv_fail(r->ctx, v[11] > size ? FV_ERR_TRUNCATED : FV_ERR_FORMAT,
@@ -180,6 +207,10 @@ static fv_status read_header(vz_in *r, size_t size, header *h)
         if (v[i] > 1 << 20)
             return fv_fail(r->ctx, FV_ERR_LIMIT, "model: size %llu is beyond all limits",
                            (unsigned long long)v[i]);
+    h->has_net = v[1] == 1;
+    for (int i = 3; i < 10; i++)
+        if (!h->has_net && v[i])
+            return fv_fail(r->ctx, FV_ERR_FORMAT, "model: sizes of a network that it has not");
     h->id = (uint32_t)v[2];
     h->cfg = (nn_int_config){(int)v[3], (int)v[4], (int)v[5], (int)v[6], (int)v[7], (int)v[8]};
     h->vocab_bytes = (uint32_t)v[9];
@@ -194,7 +225,7 @@ static fv_status read_header(vz_in *r, size_t size, header *h)
     if (h->primes > VZ_MODEL_PRIMES)
         return fv_fail(r->ctx, FV_ERR_LIMIT, "model: %u kinds are primed, at most %d can be",
                        (unsigned)h->primes, VZ_MODEL_PRIMES);
-    return nn_int_config_check(r->ctx, &h->cfg);
+    return h->has_net ? nn_int_config_check(r->ctx, &h->cfg) : FV_OK;
 }
 
 static void put_element(const nn_int_field *f, size_t i, int64_t v)
@@ -251,26 +282,21 @@ static fv_status read_vocab(vz_in *r, vz_model *m, size_t text_bytes)
     return nn_vocab_open(r->ctx, &m->vocab, text, text_bytes, length, (size_t)1 << bits);
 }
 
-/* What is left up to the hash is copied; primes point into the copy. */
+/* Primes that point into r. */
 static fv_status read_primes(vz_in *r, vz_model *m, uint32_t count)
 {
-    const size_t state = nn_int_state_saved_bytes(&m->net->cfg);
-    const size_t left = (size_t)(r->end - r->p);
-    m->prime_bytes = fv_alloc(r->ctx, left ? left : 1);
-    if (!m->prime_bytes) return FV_ERR_OOM;
-    if (left) memcpy(m->prime_bytes, r->p, left);
-    vz_in in = {r->ctx, m->prime_bytes, m->prime_bytes + left};
+    const size_t state = m->net ? nn_int_state_saved_bytes(&m->net->cfg) : 0;
+    vz_in in = *r;
     for (uint32_t i = 0; i < count; i++) {
         uint64_t kind, flags, text;
         vz_model_prime *p = &m->prime[i];
         FV_TRY(vz_in_le(&in, 2, &kind));
         FV_TRY(vz_in_le(&in, 2, &flags));
         FV_TRY(vz_in_le(&in, 4, &text));
-        if (kind >= VZ_KINDS || vz_model_prime_of(m, (vz_kind)kind) || (flags & ~HAS_STATE))
+        if (kind >= VZ_KINDS || (flags & ~(uint64_t)HAS_STATE) || (flags && !m->net))
             return fv_fail(r->ctx, FV_ERR_FORMAT,
-                           "model: kind %u, flags %u of a prime are unknown "
-                           "or there twice",
-                           (unsigned)kind, (unsigned)flags);
+                           "model: kind %u, flags %u of a prime are unknown", (unsigned)kind,
+                           (unsigned)flags);
         if (text > VZ_MODEL_PRIMING)
             return fv_fail(r->ctx, FV_ERR_LIMIT, "model: %llu priming bytes, at most 16 MiB can be",
                            (unsigned long long)text);
@@ -285,15 +311,42 @@ static fv_status read_primes(vz_in *r, vz_model *m, uint32_t count)
                : fv_fail(r->ctx, FV_ERR_FORMAT, "model: bytes are left behind its last part");
 }
 
+/* What is left up to the hash is copied; primes point into the copy. */
+static fv_status copy_primes(vz_in *r, vz_model *m, uint32_t count)
+{
+    const size_t left = (size_t)(r->end - r->p);
+    m->prime_bytes = fv_alloc(r->ctx, left ? left : 1);
+    if (!m->prime_bytes) return FV_ERR_OOM;
+    if (left) memcpy(m->prime_bytes, r->p, left);
+    vz_in in = {r->ctx, m->prime_bytes, m->prime_bytes + left};
+    return read_primes(&in, m, count);
+}
+
+bool vz_model_view(vz_model *m, const uint8_t *bytes, size_t size)
+{
+    header h;
+    uint8_t hash[HASH];
+    vz_in r = {NULL, bytes, bytes + size};
+    memset(m, 0, sizeof *m);
+    if (size < HEADER + HASH || read_header(&r, size, &h) != FV_OK || h.has_net) return false;
+    r.end -= HASH;
+    vz_model_hash(bytes, size, hash);
+    if (memcmp(hash, r.end, HASH) != 0) return false;
+    m->id = h.id;
+    memcpy(m->hash, hash, HASH);
+    memcpy(m->name, h.name, sizeof m->name);
+    return read_primes(&r, m, h.primes) == FV_OK;
+}
+
 fv_status vz_model_read(fv_ctx *ctx, vz_model **out, const uint8_t *bytes, size_t size)
 {
     header h;
-    size_t tensors;
+    size_t tensors = 0;
     vz_in r = {ctx, bytes, bytes + size};
     *out = NULL;
     FV_TRY(read_header(&r, size, &h));
     r.end -= HASH;
-    FV_TRY(tensor_bytes(ctx, &h.cfg, &tensors));
+    if (h.has_net) FV_TRY(tensor_bytes(ctx, &h.cfg, &tensors));
     if ((size_t)(r.end - r.p) < tensors)
         return fv_fail(ctx, FV_ERR_TRUNCATED, "model: %zu bytes of tensors do not fit its size",
                        tensors);
@@ -307,15 +360,18 @@ fv_status vz_model_read(fv_ctx *ctx, vz_model **out, const uint8_t *bytes, size_
     m->id = h.id;
     memcpy(m->hash, hash, HASH);
     memcpy(m->name, h.name, sizeof m->name);
-    fv_status s = nn_int_model_create(ctx, &m->net, &h.cfg);
-    if (s == FV_OK) s = nn_int_visit(m->net, read_field, &r);
-    if (s == FV_OK) s = read_vocab(&r, m, h.vocab_bytes);
-    if (s == FV_OK) s = read_primes(&r, m, h.primes);
+    fv_status s = FV_OK;
+    if (h.has_net) {
+        s = nn_int_model_create(ctx, &m->net, &h.cfg);
+        if (s == FV_OK) s = nn_int_visit(m->net, read_field, &r);
+        if (s == FV_OK) s = read_vocab(&r, m, h.vocab_bytes);
+    }
+    if (s == FV_OK) s = copy_primes(&r, m, h.primes);
     if (s != FV_OK) {
         vz_model_close(&m);
         return s;
     }
-    nn_int_model_ready(ctx, m->net);
+    if (m->net) nn_int_model_ready(ctx, m->net);
     *out = m;
     return FV_OK;
 }
@@ -335,8 +391,10 @@ void vz_model_close(vz_model **model)
     vz_model *m = *model;
     *model = NULL;
     if (!m) return;
-    nn_int_model_destroy(m->ctx, &m->net);
-    nn_vocab_close(&m->vocab);
+    if (m->net) {
+        nn_int_model_destroy(m->ctx, &m->net);
+        nn_vocab_close(&m->vocab);
+    }
     fv_free(m->ctx, m->prime_bytes);
     fv_free(m->ctx, m);
 }

@@ -19,7 +19,7 @@ typedef struct vz_model_prime {
 
 struct vz_model {
     fv_ctx *ctx; /* of the memory; must outlive the model */
-    nn_int_model *net;
+    nn_int_model *net; /* NULL: only texts, no vocabulary and states */
     nn_vocab vocab;
     char name[VZ_MODEL_NAME];
     uint32_t id;
@@ -34,13 +34,19 @@ struct vz_model {
  * constant. A model that is open is only read: any number of threads may share it. */
 fv_status vz_model_read(fv_ctx *ctx, vz_model **out, const uint8_t *bytes, size_t size);
 fv_status vz_model_open(fv_ctx *ctx, vz_model **out, const char *path);
+/* Texts of a file without network that stays where it is: nothing is copied. Not to be closed. */
+bool vz_model_view(vz_model *m, const uint8_t *bytes, size_t size);
+/* The most useful passages of samples that lie one after the other in data (vz_prime_train.c). */
+fv_status vz_prime_select(fv_ctx *ctx, const uint8_t *data, const size_t *sizes, size_t samples,
+                          size_t want, vz_buf *out);
 /* Also a model that was put together by its maker, if net, vocab and prime_bytes are of ctx. */
 void vz_model_close(vz_model **m);
 /* Appends the file of a model (ctx, hash and prime_bytes are not looked at). */
 fv_status vz_model_write(fv_ctx *ctx, const vz_model *m, vz_buf *out);
 /* Hash of a model file, what its last 16 bytes should be; size >= 16. */
 void vz_model_hash(const uint8_t *bytes, size_t size, uint8_t hash[16]);
-/* NULL: the model knows nothing of that kind. */
+/* The first of that kind, whose state counts; there may be more texts of it (vz_prime.c). NULL: the
+ * model knows nothing of that kind. */
 const vz_model_prime *vz_model_prime_of(const vz_model *m, vz_kind kind);
 FV_INLINE uint64_t vz_model_short_hash(const vz_model *m)
 {

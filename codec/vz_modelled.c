@@ -1,12 +1,13 @@
 /* vz_modelled.c - modelled blocks: a table of segments, then their codes.
  *
- *     n | n times (kind, param?, size) | code of all CM segments | code of each other segment
+ *     texts? | n | n times (kind, param?, size) | code of all CM segments | code of each other segment
  *
  * Segments of the context-mixing family share one stream, so that statistics of one serve the next.
  * Every other kind has a code of its own. Each code has its length in front, except the last: that
  * ends with the block. The size of the last segment is left out for the same reason. A block of text
- * thus has a table of two bytes. */
-#include "internal.h"
+ * thus has a table of two bytes. With a model in the frame's header, the texts of the model that are
+ * replayed stand first, one bit each; they are learnt for the CM segments only. */
+#include "vz_model.h"
 
 #include <string.h>
 
@@ -67,6 +68,20 @@ static void put_table(const vz_segment *segs, int count, vz_buf *out)
     }
 }
 
+/* Options of the CM segments: some of the model's texts instead of none. */
+typedef struct primed {
+    vz_cm_options o;
+    vz_prior prior;
+} primed;
+
+static void set_primed(primed *p, const vz_cm_options *o, uint32_t primes)
+{
+    p->o = *o;
+    if (!o->prior) return;
+    p->prior = (vz_prior){o->prior->model, primes, 0};
+    p->o.prior = &p->prior;
+}
+
 static fv_status put_codes(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data,
                            const vz_segment *segs, int count, const vz_buf *codes,
                            const size_t *length, int others, vz_buf *out)
@@ -98,6 +113,8 @@ fv_status vz_modelled_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t 
     vz_segment *segs = NULL;
     size_t *length = NULL;
     int count = 0, others = 0;
+    uint32_t primes = 0;
+    primed p;
     vz_buf codes;
     vz_buf_init(&codes, ctx);
     fv_status s = vz_split(ctx, data, size, o->level, &segs, &count);
@@ -109,8 +126,15 @@ fv_status vz_modelled_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t 
         for (int i = 0; i < count; i++)
             if (!vz_kind_is_cm(segs[i].kind)) length[others++] = length[i];
         count = join(segs, count);
+        if (o->prior) {
+            s = vz_prime_choose(ctx, o->prior, data, size, segs, count, &primes);
+            vz_buf_varint(out, primes);
+        }
+    }
+    if (s == FV_OK) {
+        set_primed(&p, o, primes);
         put_table(segs, count, out);
-        s = put_codes(ctx, o, data, segs, count, &codes, length, others, out);
+        s = put_codes(ctx, &p.o, data, segs, count, &codes, length, others, out);
     }
     vz_buf_free(&codes);
     fv_free(ctx, length);
@@ -119,6 +143,17 @@ fv_status vz_modelled_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t 
 }
 
 /* ---- Decoding -------------------------------------------------------------------------------- */
+
+/* The texts that are replayed, if the frame has a model. */
+static fv_status get_primes(vz_in *r, const vz_cm_options *o, primed *p)
+{
+    uint64_t primes = 0;
+    if (o->prior) FV_TRY(vz_in_varint(r, &primes));
+    if (o->prior && (primes >> VZ_PRIMES || primes >> o->prior->model->primes))
+        return fv_fail(r->ctx, FV_ERR_FORMAT, "corrupt: texts that the model does not have");
+    set_primed(p, o, (uint32_t)primes);
+    return FV_OK;
+}
 
 /* The table at r for a block of `size` bytes; *segs belongs to the caller. Every entry takes at
  * least a byte of the payload, so a lying count ends before it costs memory. */
@@ -171,7 +206,9 @@ fv_status vz_modelled_memory(fv_ctx *ctx, const vz_cm_options *o, const uint8_t 
     int count;
     uint64_t most = 0;
     bool has_cm = false;
+    primed p;
     *out = 0;
+    FV_TRY(get_primes(&r, o, &p));
     FV_TRY(get_table(&r, size, &segs, &count));
     for (int i = 0; i < count; i++) {
         const vz_coder *coder = vz_coder_of(segs[i].kind);
@@ -180,14 +217,14 @@ fv_status vz_modelled_memory(fv_ctx *ctx, const vz_cm_options *o, const uint8_t 
         if (need > most) most = need;
     }
     /* The coders run one after the other. */
-    const uint64_t cm = has_cm ? vz_cm_memory(o, size) : 0;
+    const uint64_t cm = has_cm ? vz_cm_memory(&p.o, size) : 0;
     *out = (cm > most ? cm : most) + (uint64_t)count * sizeof *segs;
     fv_free(ctx, segs);
     return FV_OK;
 }
 
-static fv_status get_codes(vz_in *r, const vz_cm_options *o, const vz_segment *segs, int count,
-                           uint8_t *data)
+static fv_status get_codes(vz_in *r, const vz_cm_options *o, const primed *p,
+                           const vz_segment *segs, int count, uint8_t *data)
 {
     int left = 0;
     bool has_cm = false;
@@ -204,7 +241,7 @@ static fv_status get_codes(vz_in *r, const vz_cm_options *o, const vz_segment *s
         if (left > 0) FV_TRY(vz_in_varint(r, &n));
         if (n > SIZE_MAX) n = SIZE_MAX;
         FV_TRY(vz_in_take(r, (size_t)n, &code));
-        FV_TRY(vz_cm_decode(r->ctx, o, segs, count, code, (size_t)n, data));
+        FV_TRY(vz_cm_decode(r->ctx, &p->o, segs, count, code, (size_t)n, data));
     }
     for (int i = 0; i < count; data += segs[i++].size) {
         if (vz_kind_is_cm(segs[i].kind)) continue;
@@ -224,8 +261,10 @@ fv_status vz_modelled_decode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t 
     vz_in r = {ctx, coded, coded + coded_size};
     vz_segment *segs;
     int count;
+    primed p;
+    FV_TRY(get_primes(&r, o, &p));
     FV_TRY(get_table(&r, size, &segs, &count));
-    const fv_status s = get_codes(&r, o, segs, count, data);
+    const fv_status s = get_codes(&r, o, &p, segs, count, data);
     fv_free(ctx, segs);
     return s;
 }

@@ -37,6 +37,7 @@ typedef struct reader {
     /* The current frame. */
     vz_header header;
     vz_cm_options cm;
+    vz_prior prior; /* cm.prior, if the frame has a model */
     uint64_t blocks, original;
     XXH64_state_t hash, pairs; /* of the original bytes; of the index as it should be */
     vz_past past;              /* of a solid frame */
@@ -79,6 +80,8 @@ static fv_status read_header(reader *r)
                        (unsigned long long)r->header.size);
     r->cm.level = r->header.level;
     r->cm.memory_log2 = r->header.memory_log2;
+    FV_TRY(vz_prior_take(r->ctx, &r->header, &r->prior));
+    r->cm.prior = r->header.models ? &r->prior : NULL;
     r->blocks = r->original = r->started = r->written = r->used = 0;
     r->is_end = r->is_waiting = false;
     vz_past_close(&r->past);

@@ -12,13 +12,15 @@
  *
  * The frame header is written when the first block has been read: by then it is known whether that
  * block is all, which saves end mark and trailer (9 bytes: 3 % of a file of a few hundred bytes). */
-#include "internal.h"
+#include "vz_model.h"
 
 #include <string.h>
 #define XXH_STATIC_LINKING_ONLY /* the state as a struct member */
 #include <xxhash.h>
 
 #define LONG_WINDOW_LOG2 28
+/* Where there are many blocks, priming must not take longer than coding them. */
+#define PRIME_FROM ((uint64_t)64 << 10)
 
 /* A block being coded. */
 typedef struct slot {
@@ -34,9 +36,10 @@ typedef struct writer {
     const fv_vzip_io *io;
     fv_vzip_options o;
     vz_cm_options cm;
+    vz_prior prior; /* cm.prior, if blocks may be primed */
     uint64_t block_size;
     int window_log2; /* 0: blocks do not refer to others */
-    bool has_verify;
+    bool has_verify, is_single;
     vz_source *source;
     vz_dedup *dedup;
     vz_crew *crew;
@@ -69,6 +72,17 @@ static void cut_evenly(writer *w)
         w->window_log2--;
 }
 
+/* Blocks below this size are primed: at the fast levels only those that are coded in an instant. */
+static uint64_t prime_limit(const writer *w)
+{
+    return w->o.level <= 2 ? VZ_PRIME_BELOW / 16 : VZ_PRIME_BELOW;
+}
+
+static void use_prior(writer *w)
+{
+    if (w->prior.model) w->cm.prior = &w->prior;
+}
+
 static fv_status take_options(writer *w, const fv_vzip_options *opts)
 {
     fv_ctx *ctx = w->ctx;
@@ -86,6 +100,8 @@ static fv_status take_options(writer *w, const fv_vzip_options *opts)
     w->cm.memory_log2 = level->memory_log2;
     w->window_log2 = vz_window_of(w->o.level);
     cut_evenly(w);
+    w->prior = (vz_prior){w->o.no_prime ? NULL : vz_prime_model(), 0, UINT32_MAX};
+    if (w->block_size >= PRIME_FROM && w->block_size < prime_limit(w)) use_prior(w);
     if (w->o.name && (strlen(w->o.name) > VZ_NAME_MAX || !*w->o.name))
         return fv_fail(ctx, FV_ERR_ARG, "the file name to keep is empty or longer than %d bytes",
                        VZ_NAME_MAX);
@@ -181,6 +197,11 @@ static fv_status put_header(writer *w, bool is_single, bool is_all)
     vz_header *h = &w->header;
     h->level = w->o.level;
     h->memory_log2 = w->cm.memory_log2;
+    h->models = w->cm.prior ? 1 : 0;
+    if (h->models) {
+        h->model[0].id = w->prior.model->id;
+        h->model[0].hash = vz_model_short_hash(w->prior.model);
+    }
     if (is_single)
         h->flags |= VZ_IS_SINGLE;
     else if (w->o.size || is_all)
@@ -328,6 +349,26 @@ static fv_status read_slot(writer *w, slot *b, bool *is_end)
     return FV_OK;
 }
 
+/* The header of a frame with one block, which is coded by now: the model is named only if it was
+ * used, since naming it takes 12 bytes. */
+static fv_status put_single(writer *w, slot *b)
+{
+    if (w->cm.prior && (b->type != VZ_MODELLED || b->out.data[0] == 0)) {
+        w->cm.prior = NULL;
+        if (b->type == VZ_MODELLED) memmove(b->out.data, b->out.data + 1, --b->out.size);
+    }
+    return put_header(w, true, true);
+}
+
+/* The only block may be primed although blocks of this size are not in general: memory permitting. */
+static void prime_single(writer *w, uint64_t size)
+{
+    vz_cm_options primed = w->cm;
+    primed.prior = &w->prior;
+    const uint64_t need = size + vz_block_encode_memory(&primed, size) + (w->has_verify ? size : 0);
+    if (size < prime_limit(w) && (!w->o.memory_bytes || need <= w->o.memory_bytes)) use_prior(w);
+}
+
 /* Waits for the block in slot i and writes it. */
 static fv_status finish_slot(writer *w, int i)
 {
@@ -336,6 +377,7 @@ static fv_status finish_slot(writer *w, int i)
     vz_crew_wait(w->crew, &p, i);
     if (b->status != FV_OK)
         return fv_fail(w->ctx, b->status, "%s", fv_ctx_error(vz_crew_ctx(w->crew, i)));
+    if (w->is_single) FV_TRY(put_single(w, b));
     FV_TRY(put_block(w, b));
     return fv_report(w->ctx, "compressing", w->coded, w->o.size, NULL);
 }
@@ -353,7 +395,9 @@ static fv_status code_all(writer *w)
         slot *b = &w->slots[i];
         FV_TRY(read_slot(w, b, &is_end));
         if (!has_header) {
-            FV_TRY(put_header(w, is_end && b->original > 0 && !b->refs.size, is_end));
+            w->is_single = is_end && b->original > 0 && !b->refs.size;
+            if (w->is_single) prime_single(w, b->in.size);
+            if (!w->is_single) FV_TRY(put_header(w, false, is_end));
             FV_TRY(fv_report(w->ctx, "compressing", 0, w->o.size, NULL));
         }
         has_header = true;
@@ -362,7 +406,7 @@ static fv_status code_all(writer *w)
         vz_crew_start(w->crew, &p, i, b->in.size);
         started++;
     }
-    if (!(w->header.flags & VZ_IS_SINGLE)) FV_TRY(put_end(w));
+    if (!w->is_single) FV_TRY(put_end(w));
     return fv_report(w->ctx, "compressing", w->done, w->o.size, NULL);
 }
 

@@ -91,6 +91,13 @@ cat text dense > both
 "$VZIP" --level=1 --block-size 4K --verify -c text 2> err | "$VZIP" -t 2>> err; ok $? verify_and_test_of_a_pipe
 (cat text; sleep 1; cat dense) | "$VZIP" -1 2> err | "$VZIP" -d 2>> err | cmp -s - both; ok $? slow_pipe
 "$VZIP" -1 --long -c text 2> err | "$VZIP" -d 2>> err | cmp -s - text; ok $? long
+printf '#include <stdio.h>\nint main(void)\n{\n    return 0;\n}\n' > small.c
+"$VZIP" -c small.c > primed.vz 2> err; "$VZIP" --no-prime -c small.c > plain.vz 2>> err
+[ "$(size primed.vz)" -lt "$(size plain.vz)" ]; ok $? priming_makes_a_small_file_smaller
+"$VZIP" -dc primed.vz 2> err | cmp -s - small.c; ok $? primed_file_comes_back
+"$VZIP" -dc plain.vz 2> err | cmp -s - small.c; ok $? file_without_priming_comes_back
+"$VZIP" -l -v primed.vz 2> err | grep -q 'model 00000001-'; ok $? list_names_the_model
+"$VZIP" -l -v plain.vz 2> err | grep -q 'model 0'; [ $? = 1 ]; ok $? list_names_no_model
 
 # ---- Names ---------------------------------------------------------------------------------------
 expect skips_archives 0 "$VZIP" text.vz

@@ -79,6 +79,8 @@ static const cli_option *describe(args *a, char verb)
         add(a, (cli_option){0, "long", NULL, "blocks of 256M", CLI_FLAG, &a->is_long, 0, 0});
         add(a, (cli_option){0, "verify", NULL, "decode each block and compare; level 9 does",
                             CLI_FLAG, &j->verify, 0, 0});
+        add(a, (cli_option){0, "no-prime", NULL, "small files without vzip's own typical data",
+                            CLI_FLAG, &j->no_prime, 0, 0});
     }
     if (d || t)
         add(a, (cli_option){0, "max-output", "SIZE", "refuse to write more", CLI_STRING, &a->most, 0,

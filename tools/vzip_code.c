@@ -113,6 +113,7 @@ static void set_options(const vzip_job *j, const vzip_in *in, fv_vzip_options *o
     o->block_bytes = j->block_bytes;
     o->memory_bytes = j->memory_bytes;
     o->verify = j->verify;
+    o->no_prime = j->no_prime;
     if (S_ISREG(in->st.st_mode) && in->st.st_size > 0) {
         const off_t at = lseek(in->fd, 0, SEEK_CUR);
         if (at >= 0 && at < in->st.st_size) o->size = (uint64_t)(in->st.st_size - at);

@@ -19,17 +19,20 @@ static void print_frames(const fv_vzip_archive *a, uint64_t frames)
 {
     for (uint64_t i = 0; i < frames; i++) {
         fv_vzip_frame f;
-        char name[256] = "", when[64] = "";
+        char name[256] = "", when[64] = "", model[64] = "";
         if (fv_vzip_get_frame(a, i, &f) != FV_OK) return;
         if (f.name) cli_printable(f.name, name, sizeof name);
+        if (f.models)
+            snprintf(model, sizeof model, ", model %08lx-%016llx", (unsigned long)f.model_id,
+                     (unsigned long long)f.model_hash);
         const time_t t = (time_t)f.mtime_s;
         struct tm tm;
         if (f.has_time && gmtime_r(&t, &tm)) strftime(when, sizeof when, " %Y-%m-%d %H:%M:%S UTC", &tm);
         printf("        frame %llu at %llu: version %d, level %d, tables 2^%d bytes, %llu blocks, "
-               "%llu bytes%s%s%s\n",
+               "%llu bytes%s%s%s%s\n",
                (unsigned long long)i, (unsigned long long)f.archive_offset, f.version, f.level,
                f.memory_log2, (unsigned long long)f.blocks, (unsigned long long)f.original_bytes,
-               when, *name ? ", " : "", name);
+               model, when, *name ? ", " : "", name);
     }
 }
 

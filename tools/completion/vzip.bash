@@ -12,7 +12,7 @@ _vzip()
         return
         ;;
     esac
-    local pack='--level --block-size --long --verify'
+    local pack='--level --block-size --long --verify --no-prime'
     local unpack='--max-output --keep-broken --recover'
     case ${COMP_WORDS[1]} in
     c) words="$code $pack $common" ;;

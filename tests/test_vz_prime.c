@@ -1,0 +1,388 @@
+/* test_vz_prime.c - priming of small blocks: round trips with and without, what it gains, blocks that
+ * stand alone, hostile texts, models that are missing, bit flips, models without a network.
+ *
+ *     test_vz_prime make FOLDER MODEL    models/prime.vzm from what recipes/collect_prime.py wrote */
+#include "../codec/cm.h"
+#include "../codec/vz_model.h"
+#include "test.h"
+
+static fv_ctx *ctx;
+
+/* Prose, C, a script, markup, data: what the model's texts are made for. */
+static const char *const SAMPLES[] = {
+    "The options are read from the command line and from the configuration file. If the file does "
+    "not exist, default values are used. See the manual page for a list of all of the options.\n",
+    "#ifndef EXAMPLE_H\n#define EXAMPLE_H\n#include <stdint.h>\n#ifdef __cplusplus\nextern \"C\" {\n"
+    "#endif\n/* Returns 0 on success. */\nint example_open(const char *name, uint32_t flags);\n"
+    "#ifdef __cplusplus\n}\n#endif\n#endif\n",
+    "#!/usr/bin/env python3\nimport os\nimport sys\n\ndef main():\n    for name in sys.argv[1:]:\n"
+    "        with open(name) as f:\n            print(len(f.read()))\n    return 0\n\n"
+    "if __name__ == '__main__':\n    sys.exit(main())\n",
+    "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>Example</title>\n"
+    "<link rel=\"stylesheet\" href=\"style.css\">\n</head>\n<body>\n<p>Text.</p>\n</body>\n</html>\n",
+    "{\"name\": \"example\", \"version\": \"1.0.0\", \"description\": \"An example\", \"license\": \"MIT\"}\n",
+};
+enum { SAMPLE_COUNT = sizeof SAMPLES / sizeof *SAMPLES, MOST = 100000 };
+static uint8_t data[MOST];
+
+/* A sample over and over, each time changed a little. */
+static void fill(int sample, size_t size)
+{
+    const size_t n = strlen(SAMPLES[sample]);
+    uint64_t seed = 7;
+    for (size_t i = 0; i < size; i++) data[i] = (uint8_t)SAMPLES[sample][i % n];
+    for (size_t i = n; i < size; i += 50) data[i] = (uint8_t)('a' + test_next(&seed) % 26);
+}
+
+static fv_status pack(const void *from, size_t size, int level, int no_prime, uint8_t **vz,
+                      size_t *n)
+{
+    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+    o.level = level;
+    o.no_prime = no_prime;
+    o.verify = -1;
+    return fv_vzip_compress(ctx, from, size, &o, vz, n);
+}
+
+static bool comes_back(const void *from, size_t size, const uint8_t *vz, size_t n)
+{
+    uint8_t *out;
+    size_t got;
+    if (fv_vzip_decompress(ctx, vz, n, size + 1, NULL, &out, &got) != FV_OK) return false;
+    const bool same = got == size && (size == 0 || memcmp(out, from, size) == 0);
+    fv_free(ctx, out);
+    return same;
+}
+
+static int models_of(const uint8_t *vz, size_t n)
+{
+    fv_vzip_archive *a;
+    fv_vzip_frame f;
+    if (fv_vzip_open_memory(ctx, &a, vz, n, NULL) != FV_OK) return -1;
+    const fv_status s = fv_vzip_get_frame(a, 0, &f);
+    fv_vzip_close(&a);
+    const vz_model *m = vz_prime_model();
+    if (s != FV_OK) return -1;
+    if (f.models && (f.model_id != m->id || f.model_hash != vz_model_short_hash(m))) return -2;
+    return f.models;
+}
+
+static void all_kinds_and_sizes_come_back(void)
+{
+    static const size_t SIZES[] = {1, 2, 5, 6, 7, 63, 300, 1000, 5000, MOST};
+    for (int k = 0; k < SAMPLE_COUNT; k++) {
+        fill(k, MOST);
+        for (size_t i = 0; i < FV_ARRAY_LEN(SIZES); i++) {
+            if (SIZES[i] == MOST && k > 0) continue;
+            for (int no_prime = 0; no_prime < 2; no_prime++) {
+                uint8_t *vz;
+                size_t n;
+                OK(ctx, pack(data, SIZES[i], SIZES[i] == 5000 ? 9 : 1 + 2 * (k % 3), no_prime, &vz,
+                             &n));
+                CHECK(comes_back(data, SIZES[i], vz, n));
+                const int models = models_of(vz, n);
+                CHECK(models >= 0 && models <= !no_prime);
+                fv_free(ctx, vz);
+            }
+        }
+    }
+}
+
+static void small_files_become_smaller(void)
+{
+    for (int k = 0; k < SAMPLE_COUNT; k++) {
+        const size_t size = strlen(SAMPLES[k]);
+        uint8_t *vz[2];
+        size_t n[2];
+        for (int i = 0; i < 2; i++) OK(ctx, pack(SAMPLES[k], size, 3, i, &vz[i], &n[i]));
+        CHECK_MSG(n[0] < n[1], "sample %d: %zu bytes with, %zu without", k, n[0], n[1]);
+        CHECK(models_of(vz[0], n[0]) == 1 && models_of(vz[1], n[1]) == 0);
+        fv_free(ctx, vz[0]);
+        fv_free(ctx, vz[1]);
+    }
+}
+
+static void noise_names_no_model(void)
+{
+    uint8_t *vz;
+    size_t n;
+    uint64_t seed = 3;
+    for (size_t i = 0; i < 3000; i++) data[i] = (uint8_t)(test_next(&seed) >> 20);
+    OK(ctx, pack(data, 3000, 3, 0, &vz, &n));
+    CHECK(models_of(vz, n) == 0 && comes_back(data, 3000, vz, n));
+    fv_free(ctx, vz);
+}
+
+/* Small blocks of one archive: each is decoded without the others, and so is a range. */
+static void primed_blocks_stand_alone(void)
+{
+    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+    fv_vzip_archive *a;
+    uint8_t *vz, part[2000];
+    size_t n, got;
+    fill(1, MOST);
+    o.block_bytes = 65536;
+    o.long_range = -1;
+    OK(ctx, fv_vzip_compress(ctx, data, MOST, &o, &vz, &n));
+    CHECK(models_of(vz, n) == 1 && comes_back(data, MOST, vz, n));
+    OK(ctx, fv_vzip_open_memory(ctx, &a, vz, n, NULL));
+    OK(ctx, fv_vzip_read(ctx, a, 65000, sizeof part, part, &got));
+    CHECK(got == sizeof part && memcmp(part, data + 65000, got) == 0);
+    fv_vzip_close(&a);
+    fv_free(ctx, vz);
+}
+
+/* The archive's bytes do not depend on the number of threads. */
+static void threads_do_not_matter(void)
+{
+    uint8_t *vz[2];
+    size_t n[2];
+    fill(2, MOST);
+    for (int t = 0; t < 2; t++) {
+        fv_ctx_options c = FV_CTX_OPTIONS_INIT;
+        fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+        fv_ctx *other;
+        c.threads = 1 + 2 * t;
+        o.block_bytes = 65536;
+        OK(ctx, fv_ctx_create(&other, &c));
+        OK(other, fv_vzip_compress(other, data, MOST, &o, &vz[t], &n[t]));
+        uint8_t *copy = fv_alloc(ctx, n[t]);
+        CHECK(copy);
+        memcpy(copy, vz[t], n[t]);
+        fv_free(other, vz[t]);
+        vz[t] = copy;
+        fv_ctx_destroy(&other);
+    }
+    CHECK(n[0] == n[1] && memcmp(vz[0], vz[1], n[0]) == 0);
+    fv_free(ctx, vz[0]);
+    fv_free(ctx, vz[1]);
+}
+
+static void every_bit_flip_is_found(void)
+{
+    static const char text[] = "#include <stdio.h>\nint main(void)\n{\n    return 0;\n}\n";
+    uint8_t *vz, *out;
+    size_t n, got;
+    OK(ctx, pack(text, sizeof text - 1, 1, 0, &vz, &n));
+    CHECK(models_of(vz, n) == 1);
+    for (size_t bit = 0; bit < 8 * n; bit++) {
+        vz[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        if (fv_vzip_decompress(ctx, vz, n, 1 << 20, NULL, &out, &got) == FV_OK) {
+            CHECK(got == sizeof text - 1 && memcmp(out, text, got) == 0);
+            fv_free(ctx, out);
+        }
+        vz[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    }
+    fv_free(ctx, vz);
+}
+
+static void texts_that_are_not_there_are_refused(void)
+{
+    const vz_prior prior = {vz_prime_model(), 0, 0};
+    const vz_cm_options o = {3, 22, &prior};
+    vz_buf b;
+    uint8_t out[100];
+    uint64_t memory;
+    CHECK(prior.model && prior.model->primes > 0);
+    static const uint64_t BAD[] = {1u << 15, 1u << 16, UINT64_MAX};
+    for (size_t i = 0; i < FV_ARRAY_LEN(BAD); i++) {
+        vz_buf_init(&b, ctx);
+        vz_buf_varint(&b, BAD[i]);
+        vz_buf_put(&b, "\1\1abcdef", 8);
+        CHECK(vz_modelled_decode(ctx, &o, b.data, b.size, out, sizeof out) == FV_ERR_FORMAT);
+        CHECK(vz_modelled_memory(ctx, &o, b.data, b.size, sizeof out, &memory) == FV_ERR_FORMAT);
+        vz_buf_free(&b);
+    }
+    /* All at once: more work, within the memory that was foretold. */
+    vz_buf_init(&b, ctx);
+    vz_buf_varint(&b, (1u << prior.model->primes) - 1);
+    vz_buf_put(&b, "\1\1abcdefghijklmnop", 18);
+    OK(ctx, vz_modelled_memory(ctx, &o, b.data, b.size, sizeof out, &memory));
+    fv_memory_stats before, after;
+    fv_ctx_memory_reset_peak(ctx);
+    fv_ctx_memory(ctx, &before);
+    const fv_status s = vz_modelled_decode(ctx, &o, b.data, b.size, out, sizeof out);
+    CHECK(s == FV_OK || s == FV_ERR_TRUNCATED);
+    fv_ctx_memory(ctx, &after);
+    CHECK(after.peak_bytes - before.current_bytes <= memory);
+    vz_buf_free(&b);
+}
+
+/* An archive of another model's: the message says which; listing works all the same. */
+static void missing_model_is_named(void)
+{
+    static const char text[] = "#include <stdio.h>\nint main(void)\n{\n    return 0;\n}\n";
+    uint8_t *vz, *out;
+    size_t n, got;
+    fv_vzip_archive *a;
+    fv_vzip_frame f;
+    OK(ctx, pack(text, sizeof text - 1, 3, 0, &vz, &n));
+    vz[13] = 0x34; /* behind magic, version, flags, level, memory, number of models */
+    vz[17] ^= 1;
+    const uint32_t crc = fv_crc32c(0, vz, 25);
+    for (int i = 0; i < 4; i++) vz[25 + i] = (uint8_t)(crc >> (8 * i));
+    CHECK(fv_vzip_decompress(ctx, vz, n, 1 << 20, NULL, &out, &got) == FV_ERR_MODEL);
+    char hash[17];
+    snprintf(hash, sizeof hash, "%016llx",
+             (unsigned long long)(vz_model_short_hash(vz_prime_model()) ^ 1));
+    CHECK_MSG(strstr(fv_ctx_error(ctx), "00000034") && strstr(fv_ctx_error(ctx), hash) &&
+                  strstr(fv_ctx_error(ctx), ".vzm"),
+              "%s", fv_ctx_error(ctx));
+    OK(ctx, fv_vzip_open_memory(ctx, &a, vz, n, NULL));
+    OK(ctx, fv_vzip_get_frame(a, 0, &f));
+    CHECK(f.models == 1 && f.model_id == 0x34);
+    CHECK(fv_vzip_read(ctx, a, 0, 4, data, &got) == FV_ERR_MODEL && got == 0);
+    fv_vzip_close(&a);
+    fv_free(ctx, vz);
+}
+
+/* Models that hold texts only: written, read, in place, damaged. */
+static void models_without_a_network(void)
+{
+    vz_model m = {.id = 9, .name = "texts", .primes = 3}, view;
+    vz_model *back;
+    vz_buf b;
+    m.prime[0] = (vz_model_prime){VZ_TEXT, NULL, (const uint8_t *)"abc", 3};
+    m.prime[1] = (vz_model_prime){VZ_TEXT, NULL, NULL, 0};
+    m.prime[2] = (vz_model_prime){VZ_BINARY, NULL, (const uint8_t *)"\0\1", 2};
+    vz_buf_init(&b, ctx);
+    OK(ctx, vz_model_write(ctx, &m, &b));
+    OK(ctx, vz_model_read(ctx, &back, b.data, b.size));
+    CHECK(back->id == 9 && !back->net && back->primes == 3 && back->prime[0].text_bytes == 3);
+    CHECK(memcmp(back->prime[0].text, "abc", 3) == 0 && back->prime[2].kind == VZ_BINARY);
+    vz_model_close(&back);
+    CHECK(vz_model_view(&view, b.data, b.size) && view.primes == 3 && !view.prime_bytes);
+    for (size_t cut = 0; cut < b.size; cut++) CHECK(!vz_model_view(&view, b.data, cut));
+    for (size_t bit = 0; bit < 8 * b.size; bit++) {
+        b.data[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        CHECK(!vz_model_view(&view, b.data, b.size));
+        CHECK(vz_model_read(ctx, &back, b.data, b.size) != FV_OK && !back);
+        b.data[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    }
+    m.prime[0].state = b.data;
+    vz_buf_free(&b);
+    CHECK(vz_model_write(ctx, &m, &b) == FV_ERR_ARG);
+    vz_buf_free(&b);
+}
+
+static void embedded_model_is_the_file(void)
+{
+    const vz_model *m = vz_prime_model();
+    CHECK(m && m->id == 1 && m->primes > 0 && !m->net);
+    for (int i = 0; i < m->primes; i++) CHECK(m->prime[i].text_bytes <= 65536);
+}
+
+/* What occurs in many samples is chosen, what is in one is not. */
+static void selection_finds_what_is_common(void)
+{
+    enum { EACH = 6000, COUNT = 40 };
+    static uint8_t all[EACH * COUNT];
+    size_t sizes[COUNT];
+    uint64_t seed = 5;
+    vz_buf b;
+    for (size_t i = 0; i < sizeof all; i++) all[i] = (uint8_t)('a' + test_next(&seed) % 26);
+    for (size_t s = 0; s < COUNT; s++) {
+        sizes[s] = EACH;
+        for (size_t k = 0; k < 800; k++)
+            all[s * EACH + 3000 + k] = (uint8_t)SAMPLES[0][k % strlen(SAMPLES[0])];
+    }
+    vz_buf_init(&b, ctx);
+    OK(ctx, vz_prime_select(ctx, all, sizes, COUNT, 4096, &b));
+    CHECK(b.size > 0 && b.size <= 4096);
+    bool is_there = false;
+    for (size_t i = 0; i + 40 <= b.size && !is_there; i++)
+        is_there = memcmp(b.data + i, SAMPLES[0], 40) == 0;
+    CHECK(is_there);
+    vz_buf_free(&b);
+    OK(ctx, vz_prime_select(ctx, all, sizes, 1, 8192, &b)); /* fewer bytes than wanted: all */
+    CHECK(b.size == EACH);
+    vz_buf_free(&b);
+    sizes[0] = 3;
+    OK(ctx, vz_prime_select(ctx, all, sizes, 1, 2, &b));
+    CHECK(b.size <= 3);
+    vz_buf_free(&b);
+}
+
+/* ---- The embedded model ---------------------------------------------------------------------- */
+
+/* Sizes by what a text of twice the size gained: little. */
+static const struct recipe {
+    const char *name;
+    vz_kind kind;
+    size_t bytes;
+} TEXTS[] = {
+    {"prose", VZ_TEXT, 65536},    {"c", VZ_TEXT, 65536},    {"script", VZ_TEXT, 65536},
+    {"web", VZ_TEXT, 65536},      {"data", VZ_TEXT, 65536}, {"binary", VZ_BINARY, 57344},
+    {"x86", VZ_X86, 40960},
+};
+
+/* NAME.bin into *bytes, NAME.sizes into *sizes; returns the number of samples, 0: failed. */
+static size_t read_samples(const char *folder, const char *name, uint8_t **bytes, size_t **sizes)
+{
+    char path[1000];
+    size_t n = 0, sum = 0;
+    snprintf(path, sizeof path, "%s/%s.sizes", folder, name);
+    FILE *f = fopen(path, "r");
+    *sizes = fv_calloc(ctx, 100000, sizeof **sizes);
+    if (!f || !*sizes) return 0;
+    while (n < 100000 && fscanf(f, "%zu", &(*sizes)[n]) == 1) sum += (*sizes)[n++];
+    fclose(f);
+    snprintf(path, sizeof path, "%s/%s.bin", folder, name);
+    f = fopen(path, "rb");
+    *bytes = fv_alloc(ctx, sum + 1);
+    if (!f || !*bytes) return 0;
+    if (fread(*bytes, 1, sum, f) != sum) n = 0;
+    fclose(f);
+    return n;
+}
+
+/* Machine code is learnt as it is coded: with absolute targets. */
+static void make_absolute(uint8_t *bytes, const size_t *sizes, size_t n)
+{
+    for (size_t i = 0; i < n; bytes += sizes[i++]) vz_exe_x86(bytes, sizes[i], true);
+}
+
+static int make_model(const char *folder, const char *path)
+{
+    vz_model m = {.id = 1, .name = "prime"};
+    vz_buf text[FV_ARRAY_LEN(TEXTS)], out;
+    for (size_t i = 0; i < FV_ARRAY_LEN(TEXTS); i++) {
+        const struct recipe *r = &TEXTS[i];
+        uint8_t *bytes = NULL;
+        size_t *sizes = NULL;
+        const size_t n = read_samples(folder, r->name, &bytes, &sizes);
+        if (n && r->kind == VZ_X86) make_absolute(bytes, sizes, n);
+        vz_buf_init(&text[i], ctx);
+        if (!n || vz_prime_select(ctx, bytes, sizes, n, r->bytes, &text[i]) != FV_OK) {
+            fprintf(stderr, "%s: %s\n", r->name, n ? fv_ctx_error(ctx) : "cannot be read");
+            return 1;
+        }
+        printf("%s: %zu samples, %zu bytes taken\n", r->name, n, text[i].size);
+        m.prime[m.primes++] = (vz_model_prime){r->kind, NULL, text[i].data, text[i].size};
+        fv_free(ctx, sizes);
+        fv_free(ctx, bytes);
+    }
+    vz_buf_init(&out, ctx);
+    FILE *f = vz_model_write(ctx, &m, &out) == FV_OK ? fopen(path, "wb") : NULL;
+    const bool is_written = f && fwrite(out.data, 1, out.size, f) == out.size;
+    return (f && fclose(f) != 0) || !is_written;
+}
+
+int main(int argc, char **argv)
+{
+    if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
+    if (argc == 4 && strcmp(argv[1], "make") == 0) return make_model(argv[2], argv[3]);
+    RUN(embedded_model_is_the_file);
+    RUN(all_kinds_and_sizes_come_back);
+    RUN(small_files_become_smaller);
+    RUN(noise_names_no_model);
+    RUN(primed_blocks_stand_alone);
+    RUN(threads_do_not_matter);
+    RUN(every_bit_flip_is_found);
+    RUN(texts_that_are_not_there_are_refused);
+    RUN(missing_model_is_named);
+    RUN(models_without_a_network);
+    RUN(selection_finds_what_is_common);
+    fv_ctx_destroy(&ctx);
+    return test_end();
+}
