@@ -229,6 +229,10 @@ if [ -n "$full" ]; then
         skip clang "clang is not installed"
         fuzz_all sanitized
     fi
+    for target in test_vz_container test_vz_solid; do
+        [ -x "$out/release/tests/$target" ] &&
+            step "${target}_full" "$out/release/tests/$target" --full
+    done
     step thread_sanitizer sh tests/thread_sanitizer.sh "$out/scratch/tsan"
     if [ -x "$out/release/bin/fovea" ]; then
         step kill_and_resume sh tests/kill_resume.sh "$out/release/bin/fovea" "$out/scratch/kill" 20
