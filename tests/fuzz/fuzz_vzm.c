@@ -11,6 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void run(fv_ctx *ctx, const vz_model *m)
 {
     nn_int_state s;
+    if (!m->net) return; /* texts only */
     const int nodes = 1 << m->net->cfg.bits;
     void *memory = fv_alloc(ctx, nn_int_state_bytes(m->net, true));
     if (!memory) return;
