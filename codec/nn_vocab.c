@@ -1,9 +1,16 @@
-/* nn_vocab.c - pieces of bytes, and text as their ids by the longest match.
+/* nn_vocab.c - pieces of bytes, their tree, and text as their ids.
  *
- * Longest match instead of replaying merges: one rule without ties, O(bytes), and the same however
- * the pieces were learned. The trie is one hash table of edges (node, byte) -> node; nodes 1 .. 256
- * are the single bytes, which all exist, so that the first byte needs no look-up. Both sides of an
- * archive run only integer code here, on what the model file says. */
+ * The trie is one hash table of edges (node, byte) -> node; nodes 1 .. 256 are the single bytes,
+ * which all exist, so that the first byte needs no look-up. Both sides of an archive run only
+ * integer code here, on what the model file says.
+ *
+ * A tree whose leaves are in order follows from their depths: leaf i covers 2^(32 - depth) numbers
+ * of 32 bits from where leaf i - 1 ends, and its path is the first of them. There are no gaps if
+ * every leaf begins at a multiple of its size and the last one ends at 2^32 (as in
+ * cm_token_tree.c).
+ *
+ * Text is cut so that it takes the fewest decisions, found from its end backwards: since pieces
+ * have at most 16 bytes, 16 costs are kept. */
 #include "nn_vocab.h"
 
 #include <string.h>
@@ -96,20 +103,80 @@ fv_status nn_vocab_build(fv_ctx *ctx, nn_vocab *v, const uint8_t *text, size_t t
     return s;
 }
 
+/* ---- Tree ------------------------------------------------------------------------------------ */
+
+static fv_status find_paths(nn_vocab *v)
+{
+    const uint64_t end = (uint64_t)1 << 32;
+    uint64_t at = 0;
+    for (int i = 0; i < v->size; i++) {
+        const int d = v->depth[i];
+        const uint64_t leaf = d >= 1 && d <= NN_VOCAB_MAX_DEPTH ? end >> d : 0;
+        if (leaf == 0 || at + leaf > end || at % leaf != 0)
+            return fv_fail(v->ctx, FV_ERR_MODEL,
+                           "vocabulary: the depth of piece %d, %d, does not fit into the tree", i,
+                           d);
+        v->path[i] = (uint32_t)at;
+        v->max_depth = d > v->max_depth ? d : v->max_depth;
+        at += leaf;
+    }
+    if (at == end) return FV_OK;
+    return fv_fail(v->ctx, FV_ERR_MODEL, "vocabulary: the tree has a gap after the last piece");
+}
+
+static fv_status make_tree(nn_vocab *v, const uint8_t *depth)
+{
+    v->depth = fv_alloc(v->ctx, (size_t)v->size);
+    v->path = fv_calloc(v->ctx, (size_t)v->size, sizeof *v->path);
+    if (!v->depth || !v->path) return FV_ERR_OOM;
+    if (depth) memcpy(v->depth, depth, (size_t)v->size);
+    else memset(v->depth, v->bits, (size_t)v->size);
+    return find_paths(v);
+}
+
+/* Decision `at` of the pieces [first, end), which share the ones before, and all further ones. */
+static void fill_paths(const nn_vocab *v, int32_t *paths, int first, int end, int at)
+{
+    int split = first;
+    if (end - first < 2) return;
+    while (!(v->path[split] >> (31 - at) & 1)) split++; /* no gaps: there is one on the right */
+    for (int i = first; i < end; i++)
+        paths[(size_t)i * (size_t)v->max_depth + (size_t)at] = 2 * split + (i >= split);
+    fill_paths(v, paths, first, split, at + 1);
+    fill_paths(v, paths, split, end, at + 1);
+}
+
+void nn_vocab_paths(const nn_vocab *v, int32_t *paths)
+{
+    memset(paths, 0, (size_t)v->size * (size_t)v->max_depth * sizeof *paths);
+    fill_paths(v, paths, 0, v->size, 0);
+}
+
+/* ---- Opening --------------------------------------------------------------------------------- */
+
 fv_status nn_vocab_open(fv_ctx *ctx, nn_vocab *v, const uint8_t *text, size_t text_bytes,
                         const uint8_t *length, size_t size)
+{
+    return nn_vocab_open_tree(ctx, v, text, text_bytes, length, NULL, size);
+}
+
+fv_status nn_vocab_open_tree(fv_ctx *ctx, nn_vocab *v, const uint8_t *text, size_t text_bytes,
+                             const uint8_t *length, const uint8_t *depth, size_t size)
 {
     memset(v, 0, sizeof *v);
     if (size < (size_t)1 << NN_VOCAB_MIN_BITS || size > (size_t)1 << NN_VOCAB_MAX_BITS ||
         (size & (size - 1)) != 0)
         return fv_fail(ctx, FV_ERR_MODEL,
                        "vocabulary: %zu pieces, expected a power of two from 256 to 16384", size);
-    return nn_vocab_build(ctx, v, text, text_bytes, length, size);
+    FV_TRY(nn_vocab_build(ctx, v, text, text_bytes, length, size));
+    const fv_status s = make_tree(v, depth);
+    if (s != FV_OK) nn_vocab_close(v);
+    return s;
 }
 
 fv_status nn_vocab_load(fv_ctx *ctx, nn_vocab *v, const fv_model *m)
 {
-    fv_tensor text, length;
+    fv_tensor text, length, depth = {.data = NULL};
     memset(v, 0, sizeof *v);
     if (!fv_model_find(m, "vocab.text", &text) || !fv_model_find(m, "vocab.length", &length))
         return fv_fail(ctx, FV_ERR_MODEL,
@@ -117,8 +184,12 @@ fv_status nn_vocab_load(fv_ctx *ctx, nn_vocab *v, const fv_model *m)
     if (text.dtype != FV_U8 || length.dtype != FV_U8 || text.ndim != 1 || length.ndim != 1)
         return fv_fail(ctx, FV_ERR_MODEL,
                        "vocabulary: vocab.text and vocab.length must be u8 with one dimension");
-    return nn_vocab_open(ctx, v, text.data, (size_t)text.dim[0], length.data,
-                         (size_t)length.dim[0]);
+    if (fv_model_find(m, "vocab.depth", &depth) &&
+        (depth.dtype != FV_U8 || depth.ndim != 1 || depth.dim[0] != length.dim[0]))
+        return fv_fail(ctx, FV_ERR_MODEL, "vocabulary: vocab.depth must be u8 [%lld]",
+                       (long long)length.dim[0]);
+    return nn_vocab_open_tree(ctx, v, text.data, (size_t)text.dim[0], length.data, depth.data,
+                              (size_t)length.dim[0]);
 }
 
 static fv_status copy_model(fv_model_writer *w, const fv_model *m)
@@ -145,10 +216,12 @@ fv_status nn_vocab_write(fv_ctx *ctx, const nn_vocab *v, const char *with, const
     for (int i = 0; s == FV_OK && i < v->size; i++) length[i] = (uint8_t)nn_vocab_length(v, i);
     const fv_tensor text = {.dtype = FV_U8, .ndim = 1, .dim = {v->begin[v->size]}, .data = v->text};
     const fv_tensor lengths = {.dtype = FV_U8, .ndim = 1, .dim = {v->size}, .data = length};
+    const fv_tensor depths = {.dtype = FV_U8, .ndim = 1, .dim = {v->size}, .data = v->depth};
     if (s == FV_OK && with) s = fv_model_open(ctx, &m, with, NULL);
     if (s == FV_OK && with) s = copy_model(w, m);
     if (s == FV_OK) s = fv_model_writer_tensor(w, "vocab.text", &text);
     if (s == FV_OK) s = fv_model_writer_tensor(w, "vocab.length", &lengths);
+    if (s == FV_OK) s = fv_model_writer_tensor(w, "vocab.depth", &depths);
     if (s == FV_OK) s = fv_model_writer_finish(w, path, 1);
     fv_model_writer_destroy(&w);
     fv_model_close(&m);
@@ -170,9 +243,29 @@ void nn_vocab_close(nn_vocab *v)
 {
     fv_free(v->ctx, v->text);
     fv_free(v->ctx, v->begin);
+    fv_free(v->ctx, v->depth);
+    fv_free(v->ctx, v->path);
     fv_free(v->ctx, v->edge);
     fv_free(v->ctx, v->id_of);
     memset(v, 0, sizeof *v);
+}
+
+void nn_vocab_hash(const nn_vocab *v, char hex[65])
+{
+    fv_sha256 h;
+    uint8_t sum[32];
+    fv_sha256_init(&h);
+    for (int i = 0; i < v->size; i++) {
+        const uint8_t head[2] = {(uint8_t)nn_vocab_length(v, i), v->depth[i]};
+        fv_sha256_update(&h, head, 2);
+        fv_sha256_update(&h, v->text + v->begin[i], head[0]);
+    }
+    fv_sha256_final(&h, sum);
+    for (int i = 0; i < 32; i++) {
+        hex[2 * i] = "0123456789abcdef"[sum[i] >> 4];
+        hex[2 * i + 1] = "0123456789abcdef"[sum[i] & 15];
+    }
+    hex[64] = 0;
 }
 
 int nn_vocab_next(const nn_vocab *v, const uint8_t *p, size_t n)
@@ -187,13 +280,40 @@ int nn_vocab_next(const nn_vocab *v, const uint8_t *p, size_t n)
     return best;
 }
 
+/* For each place of `bytes` the piece to go on with. Ties: the longest. */
+static void choose_pieces(const nn_vocab *v, const uint8_t *bytes, size_t n, uint16_t *take)
+{
+    uint32_t cost[NN_VOCAB_MAX_PIECE + 1] = {0}; /* of what begins k + 1 bytes on */
+    for (size_t at = n; at-- > 0;) {
+        uint32_t node = 1u + bytes[at], best = UINT32_MAX;
+        for (size_t k = 0;; k++) {
+            const int32_t id = v->id_of[node];
+            if (id >= 0 && v->depth[id] + cost[k] <= best) {
+                best = v->depth[id] + cost[k];
+                take[at] = (uint16_t)id;
+            }
+            if (at + k + 1 == n || k + 1 == NN_VOCAB_MAX_PIECE) break;
+            node = follow(v, node, bytes[at + k + 1]);
+            if (node == 0) break;
+        }
+        memmove(cost + 1, cost, NN_VOCAB_MAX_PIECE * sizeof *cost);
+        cost[0] = best;
+    }
+}
+
 size_t nn_vocab_encode(const nn_vocab *v, const uint8_t *bytes, size_t n, uint16_t *out)
 {
     size_t count = 0;
-    for (size_t at = 0; at < n; count++) {
-        const int id = nn_vocab_next(v, bytes + at, n - at);
-        out[count] = (uint16_t)id;
-        at += (size_t)nn_vocab_length(v, id);
+    for (size_t from = 0; from < n;) {
+        const size_t window = n - from < NN_VOCAB_WINDOW ? n - from : NN_VOCAB_WINDOW;
+        uint16_t *const take = out + from; /* never before what was written: count <= from */
+        choose_pieces(v, bytes + from, window, take);
+        for (size_t at = 0; at < window;) {
+            const uint16_t id = take[at];
+            at += (size_t)nn_vocab_length(v, id);
+            out[count++] = id;
+        }
+        from += window;
     }
     return count;
 }

@@ -2,10 +2,11 @@
  *
  * A decision of the tree is easy to predict when the pieces on its two sides stand in different
  * contexts. So pieces are divided by what stands around them: the profile of a piece is the square
- * root (Hellinger) of its shares of neighbours, on the left by frequent pieces and else by their last
- * byte, on the right by first byte, and its own first byte. A set of pieces is divided into halves of
- * equal number by the principal axis of its profiles and then 2-means with the median as border; the
- * halves are divided again. */
+ * root (Hellinger) of its shares of neighbours, on the left by frequent pieces and else by their
+ * last byte, on the right by first byte, and its own first byte. A set of pieces is divided by the
+ * principal axis of its profiles and then 2-means, with the border where both sides are equally
+ * frequent; the sides are divided again. Against sides of equal number this takes 12 % less
+ * decisions and 0.5 % of the bytes [measured on eight files]. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,7 @@
 #define RIGHT_WEIGHT 0.5f
 #define FIRST_WEIGHT 0.4f
 #define AXIS_STEPS 10
+#define UNSEEN 4.0f /* as often more than seen does a piece count: other data may have it */
 #define MEANS_STEPS 8
 
 const char *const nn_order_name[NN_ORDER_COUNT] = {"bytes", "context"};
@@ -56,6 +58,8 @@ typedef struct tree {
     const nn_vocab *v;
     float *profile;     /* [size][COLUMNS] */
     float *weight;      /* [size] of a piece in means: sqrt of its count       */
+    float *count;       /* [size] how often a piece occurs                     */
+    uint8_t *depth;     /* [size] by rank                                      */
     float *axis, *next; /* [COLUMNS] */
     uint16_t *column;   /* [size] of a piece as left neighbour                 */
     item *item;         /* [size] in the order of the tree, at the end         */
@@ -71,7 +75,7 @@ static fv_status walk(tree *t, const nn_sample *sample, size_t count, bool pairs
         FV_TRY(fv_report(v->ctx, "arranging pieces", b.seen, b.total, NULL));
         for (size_t at = 0, last = SIZE_MAX; at < block.size;) {
             const int id = nn_vocab_next(v, block.bytes + at, block.size - at);
-            if (!pairs) t->weight[id] += 1.0f;
+            if (!pairs) t->count[id] += 1.0f;
             if (pairs && last != SIZE_MAX) {
                 t->profile[(size_t)id * COLUMNS + t->column[last]] += 1.0f;
                 t->profile[last * COLUMNS + LEFT + first_byte(v, id)] += 1.0f;
@@ -87,7 +91,7 @@ static fv_status walk(tree *t, const nn_sample *sample, size_t count, bool pairs
 static void choose_columns(tree *t)
 {
     const nn_vocab *v = t->v;
-    for (int i = 0; i < v->size; i++) t->item[i] = (item){v, -t->weight[i], (uint32_t)i};
+    for (int i = 0; i < v->size; i++) t->item[i] = (item){v, -t->count[i], (uint32_t)i};
     qsort(t->item, (size_t)v->size, sizeof *t->item, by_score);
     for (int i = 0; i < v->size; i++) {
         const uint32_t id = t->item[i].id;
@@ -106,7 +110,6 @@ static void shares(float *p, const float *all, int n, float weight)
 static fv_status make_profiles(tree *t, const nn_sample *sample, size_t count)
 {
     const nn_vocab *v = t->v;
-    FV_TRY(walk(t, sample, count, false));
     choose_columns(t);
     FV_TRY(walk(t, sample, count, true));
     double total = 0;
@@ -122,12 +125,12 @@ static fv_status make_profiles(tree *t, const nn_sample *sample, size_t count)
         shares(p, t->axis, LEFT, 1.0f);
         shares(p + LEFT, t->axis + LEFT, 256, RIGHT_WEIGHT);
         p[LEFT + 256 + first_byte(v, i)] = FIRST_WEIGHT;
-        t->weight[i] = sqrtf(t->weight[i] + 1.0f);
+        t->weight[i] = sqrtf(t->count[i] + 1.0f);
     }
     return FV_OK;
 }
 
-/* ---- Halves ---------------------------------------------------------------------------------- */
+/* ---- Sides ----------------------------------------------------------------------------------- */
 
 static float dot(const float *a, const float *b)
 {
@@ -191,49 +194,77 @@ static void principal_axis(tree *t, int first, int end, float *mean)
     }
 }
 
-static void divide(tree *t, int first, int end, float *mean)
+/* Where items [first, end), whose node lies `level` deep, part: both sides about equally frequent,
+ * and neither too many to find room above the greatest depth. */
+static int border_of(const tree *t, int first, int end, int level)
 {
-    if (end - first < 2) return;
-    const int middle = first + (end - first) / 2;
-    principal_axis(t, first, end, mean);
-    sort_along(t, first, end);
-    for (int step = 0; end - first > 2 && step < MEANS_STEPS; step++) {
+    const int most = 1 << (NN_VOCAB_MAX_DEPTH - level - 1);
+    double total = 0, left = 0, least = INFINITY;
+    int border = first + 1;
+    for (int i = first; i < end; i++) total += (double)t->count[t->item[i].id] + UNSEEN;
+    for (int i = first + 1; i < end; i++) {
+        left += (double)t->count[t->item[i - 1].id] + UNSEEN;
+        const double apart = fabs(2 * left - total);
+        if (i - first > most || end - i > most || apart >= least) continue;
+        least = apart;
+        border = i;
+    }
+    return border;
+}
+
+/* `mean`: room for 2-means; NULL: the order of items stays. */
+static void divide(tree *t, int first, int end, int level, float *mean)
+{
+    if (end - first < 2) {
+        t->depth[first] = (uint8_t)level;
+        return;
+    }
+    if (mean) {
+        principal_axis(t, first, end, mean);
+        sort_along(t, first, end);
+    }
+    int middle = border_of(t, first, end, level);
+    for (int step = 0; mean && end - first > 2 && step < MEANS_STEPS; step++) {
         mean_of(t, first, middle);
         memcpy(mean, t->next, COLUMNS * sizeof *mean);
         mean_of(t, middle, end);
         for (int c = 0; c < COLUMNS; c++) t->axis[c] = t->next[c] - mean[c];
         sort_along(t, first, end);
+        middle = border_of(t, first, end, level);
     }
-    divide(t, first, middle, mean);
-    divide(t, middle, end, mean);
+    divide(t, first, middle, level + 1, mean);
+    divide(t, middle, end, level + 1, mean);
 }
 
 fv_status nn_vocab_arrange(const nn_vocab *v, const nn_sample *sample, size_t count, nn_order order,
-                           uint16_t *to)
+                           uint16_t *to, uint8_t *depth)
 {
     const size_t V = (size_t)v->size;
-    tree t = {.v = v};
+    tree t = {.v = v, .depth = depth};
     float *mean = fv_calloc(v->ctx, COLUMNS, sizeof *mean);
     fv_status s = FV_ERR_OOM;
     t.item = fv_calloc(v->ctx, V, sizeof *t.item);
     t.weight = fv_calloc(v->ctx, V, sizeof *t.weight);
+    t.count = fv_calloc(v->ctx, V, sizeof *t.count);
     t.axis = fv_calloc(v->ctx, COLUMNS, sizeof *t.axis);
     t.next = fv_calloc(v->ctx, COLUMNS, sizeof *t.next);
     t.column = fv_calloc(v->ctx, V, sizeof *t.column);
     if (order == NN_ORDER_CONTEXT) t.profile = fv_calloc(v->ctx, V * COLUMNS, sizeof *t.profile);
-    if (!mean || !t.item || !t.weight || !t.axis || !t.next || !t.column ||
+    if (!mean || !t.item || !t.weight || !t.count || !t.axis || !t.next || !t.column ||
         (order == NN_ORDER_CONTEXT && !t.profile))
         goto fail;
     for (size_t i = 0; i < V; i++) t.item[i] = (item){v, 0, (uint32_t)i};
-    s = order == NN_ORDER_CONTEXT ? make_profiles(&t, sample, count) : FV_OK;
+    s = walk(&t, sample, count, false);
+    if (s == FV_OK && order == NN_ORDER_CONTEXT) s = make_profiles(&t, sample, count);
     qsort(t.item, V, sizeof *t.item, by_bytes);
-    if (s == FV_OK && order == NN_ORDER_CONTEXT) divide(&t, 0, v->size, mean);
+    if (s == FV_OK) divide(&t, 0, v->size, 0, order == NN_ORDER_CONTEXT ? mean : NULL);
     for (size_t i = 0; s == FV_OK && i < V; i++) to[t.item[i].id] = (uint16_t)i;
 fail:
     fv_free(v->ctx, t.profile);
     fv_free(v->ctx, t.column);
     fv_free(v->ctx, t.next);
     fv_free(v->ctx, t.axis);
+    fv_free(v->ctx, t.count);
     fv_free(v->ctx, t.weight);
     fv_free(v->ctx, t.item);
     fv_free(v->ctx, mean);

@@ -423,8 +423,8 @@ fv_t oz_forward(fv_tape *t, const oz_net *n, fv_t ids, int64_t B, int64_t T, oz_
     return fv_linear_as(t, x, n->head, -1, FV_ACT_NONE, FV_F32);
 }
 
-fv_t oz_loss(fv_tape *t, const oz_net *n, fv_t y, fv_t labels)
+fv_t oz_loss(fv_tape *t, const oz_net *n, fv_t y, fv_t labels, fv_t paths)
 {
-    return n->cfg.tree ? fv_loss_tree(t, y, n->head, n->bias, labels)
+    return n->cfg.tree ? fv_loss_tree(t, y, n->head, n->bias, labels, paths)
                        : fv_loss_cross_entropy(t, y, labels);
 }

@@ -23,7 +23,7 @@ typedef struct oz_config {
     int experts;       /* 3 .. FV_MAX_EXPERTS                                                    */
     int router_hidden; /* 0: one linear map (ours); else a layer with SiLU between (checkpoints)  */
     bool v_moe, ffn_moe;
-    bool tree;  /* the head is the nodes of a binary tree: see nn_vocab.h                 */
+    bool tree;  /* the head is the nodes of a binary tree: row s is the split s (nn_vocab.h) */
     bool hira;  /* the projections are W + B A, B and A of 4 times the width              */
     bool noise; /* routers draw noise: only while training                                */
 } oz_config;
@@ -82,8 +82,9 @@ typedef struct oz_io {
 /* ids i32 [B*T] -> logits f32 [B*T, outputs]; with a tree instead what its nodes read, [B*T, n].
  * Sequences are independent rows of T tokens. */
 fv_t oz_forward(fv_tape *t, const oz_net *n, fv_t ids, int64_t B, int64_t T, oz_io *io);
-/* Mean loss in nats of labels i32 [B*T] (-1: ignored), y from oz_forward, without io->aux. */
-fv_t oz_loss(fv_tape *t, const oz_net *n, fv_t y, fv_t labels);
+/* Mean loss in nats of labels i32 [B*T] (-1: ignored), y from oz_forward, without io->aux. paths:
+ * with a tree the input of nn_vocab_paths, else 0. */
+fv_t oz_loss(fv_tape *t, const oz_net *n, fv_t y, fv_t labels, fv_t paths);
 
 /* HiRA: the network runs on `merged`, where each W is W + B A, formed once a step; gradients go
  * back to the factors: dA = B^T dW, dB = dW A^T. Without hira in `full` values and gradients are

@@ -14,8 +14,9 @@
  * back-propagation); a new document begins with zeros. The carried state is kept as frozen
  * parameters: it travels with checkpoints, which makes resuming exact.
  *
- * Vocabulary: learned from the run's own training data and kept beside the checkpoints, in
- * vocab.safetensors, from which a resumed run reads it; or that of vocab_from, or of --init's model.
+ * Vocabulary: learned from the run's own training data, or that of vocab_from, or of --init's
+ * model; kept beside the checkpoints, in vocab.safetensors, from which a resumed run reads it. Its
+ * hash is a line of the recipe in checkpoints, which a resumed run compares.
  *
  * Loss: mean cross-entropy + balance (CV^2 importance + CV^2 load) + z mean(logsumexp^2), with the
  * paper's Z. HiRA: see omnizip_hira.c. Held-out figures use the averaged weights; no noise then. */
@@ -33,8 +34,9 @@ typedef struct trainer {
     oz_net full, net; /* full: trained and checkpointed; net: what the plans run */
     oz_merge *merge;
     oz_data data;
-    nn_vocab vocab; /* with tokenizer = bpe */
+    nn_vocab vocab; /* with tokenizer = bpe; with head = tree also that of bytes */
     oz_tokenizer pieces;
+    int32_t *paths; /* with head = tree: see nn_vocab_paths */
     int vocab_bits;    /* 0: bytes */
     bool vocab_is_new; /* not yet beside the checkpoints */
     nn_order vocab_order;
@@ -50,7 +52,8 @@ typedef struct trainer {
     fv_pid shift[OZ_MAX_LAYERS], state[OZ_MAX_LAYERS]; /* carried: in full, frozen */
     float *eval_shift[OZ_MAX_LAYERS], *eval_state[OZ_MAX_LAYERS];
     double bits[OZ_MODALITIES]; /* per byte, of the last evaluation */
-    const char *recipe_text, *out_dir;
+    const char *out_dir;
+    char *recipe_text;
 } trainer;
 
 /* ---- Lanes ----------------------------------------------------------------------------------- */
@@ -333,8 +336,14 @@ static fv_status learn_vocab(trainer *tr, const oz_data_options *o)
     sample.bytes = bytes;
     fv_status s = nn_vocab_train(tr->ctx, &tr->vocab, tr->vocab_bits, &sample, 1, tr->vocab_order);
     fv_free(tr->ctx, bytes);
-    tr->vocab_is_new = s == FV_OK;
     return s == FV_OK ? s : fv_fail_in(tr->ctx, s, "recipe");
+}
+
+static bool is_there(const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    if (f) (void)fclose(f);
+    return f != NULL;
 }
 
 static fv_status choose_tokenizer(trainer *tr, const oz_data_options *data,
@@ -342,19 +351,43 @@ static fv_status choose_tokenizer(trainer *tr, const oz_data_options *data,
 {
     tr->data.tok = &oz_bytes;
     if (!tr->vocab_bits) return FV_OK;
-    char *kept = vocab_path(tr);
-    fv_status s = kept ? FV_OK : FV_ERR_OOM;
-    FILE *there = s == FV_OK && o->resume ? fopen(kept, "rb") : NULL;
-    if (there) (void)fclose(there);
-    if (s == FV_OK && there) s = load_vocab(tr, kept);
+    char *kept = vocab_path(tr), *latest = fv_format(tr->ctx, "%s/latest", tr->out_dir);
+    fv_status s = kept && latest ? FV_OK : FV_ERR_OOM;
+    const bool has_kept = s == FV_OK && o->resume && is_there(kept);
+    tr->vocab_is_new = !has_kept;
+    if (has_kept) s = load_vocab(tr, kept);
     else if (s == FV_OK && tr->vocab_from[0]) s = load_vocab(tr, tr->vocab_from);
     else if (s == FV_OK && o->init) s = load_vocab(tr, o->init);
+    else if (s == FV_OK && o->resume && is_there(latest))
+        s = fv_fail(tr->ctx, FV_ERR_IO, "%s is missing: put it back, or begin anew", kept);
     else if (s == FV_OK) s = learn_vocab(tr, data);
+    fv_free(tr->ctx, latest);
     fv_free(tr->ctx, kept);
     if (s != FV_OK) return s;
     tr->pieces = oz_pieces(&tr->vocab);
     tr->data.tok = &tr->pieces;
     return FV_OK;
+}
+
+/* What a tree's loss reads; bytes have a tree, too. */
+static fv_status make_paths(trainer *tr)
+{
+    if (!tr->vocab_bits) FV_TRY(nn_vocab_bytes(tr->ctx, &tr->vocab));
+    const size_t n = (size_t)tr->vocab.size * (size_t)tr->vocab.max_depth;
+    tr->paths = fv_calloc(tr->ctx, n, sizeof *tr->paths);
+    if (!tr->paths) return FV_ERR_OOM;
+    nn_vocab_paths(&tr->vocab, tr->paths);
+    return FV_OK;
+}
+
+/* The recipe as checkpoints hold it. */
+static fv_status name_vocab(trainer *tr, const char *recipe)
+{
+    char hex[65] = "";
+    if (tr->vocab_bits) nn_vocab_hash(&tr->vocab, hex);
+    tr->recipe_text = tr->vocab_bits ? fv_format(tr->ctx, "%svocab.sha256 = %s\n", recipe, hex)
+                                     : fv_strdup(tr->ctx, recipe);
+    return tr->recipe_text ? FV_OK : FV_ERR_OOM;
 }
 
 static fv_status read_data(trainer *tr, fv_recipe *r, const fv_omnizip_train_options *opts,
@@ -370,6 +403,7 @@ static fv_status read_data(trainer *tr, fv_recipe *r, const fv_omnizip_train_opt
     const fv_status s = oz_config_check(tr->ctx, c);
     if (s != FV_OK) return fv_fail_in(tr->ctx, FV_ERR_ARG, "recipe");
     FV_TRY(choose_tokenizer(tr, &o, opts));
+    if (c->tree) FV_TRY(make_paths(tr));
     return oz_data_open(&tr->data, &o);
 }
 
@@ -448,7 +482,9 @@ static fv_status build_plan(trainer *tr, fv_plan **plan, fv_mode mode)
     const fv_t ids = fv_input(t, "ids", FV_I32, 1, &rows),
                labels = fv_input(t, "labels", FV_I32, 1, &rows);
     const fv_t y = oz_forward(t, &tr->net, ids, tr->lanes, tr->T, &io);
-    fv_t loss = oz_loss(t, &tr->net, y, labels);
+    const int64_t table[2] = {tr->vocab.size, tr->vocab.max_depth};
+    const fv_t paths = tr->paths ? fv_input(t, "paths", FV_I32, 2, table) : 0;
+    fv_t loss = oz_loss(t, &tr->net, y, labels, paths);
     if (io.aux) loss = fv_binary_op(t, FV_ADD, loss, io.aux);
     fv_output(t, "loss", loss);
     fv_status s = fv_tape_status(t);
@@ -456,6 +492,7 @@ static fv_status build_plan(trainer *tr, fv_plan **plan, fv_mode mode)
     fv_tape_destroy(&t);
     if (s == FV_OK) s = fv_plan_bind(*plan, "ids", tr->ids);
     if (s == FV_OK) s = fv_plan_bind(*plan, "labels", tr->labels);
+    if (s == FV_OK && tr->paths) s = fv_plan_bind(*plan, "paths", tr->paths);
     return s;
 }
 
@@ -496,6 +533,8 @@ static void trainer_free(trainer *tr)
     oz_net_destroy(&tr->full);
     oz_data_close(&tr->data);
     nn_vocab_close(&tr->vocab);
+    fv_free(tr->ctx, tr->recipe_text);
+    fv_free(tr->ctx, tr->paths);
     fv_free(tr->ctx, tr->ids);
     fv_free(tr->ctx, tr->labels);
     for (int l = 0; l < OZ_MAX_LAYERS; l++) {
@@ -552,8 +591,9 @@ fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *r, const fv_omnizip_train_opt
     if (s == FV_OK) s = fv_opt_from_recipe(ctx, &tr->opt, tr->full.params, r);
     if (s == FV_OK) s = fv_recipe_check(r);
     if (s == FV_OK) s = build_plans(tr);
+    if (s == FV_OK) s = name_vocab(tr, fv_recipe_text(r));
     if (s == FV_OK) {
-        t.recipe_text = tr->recipe_text = fv_recipe_text(r);
+        t.recipe_text = tr->recipe_text;
         const fv_train_hooks hooks = {tr, train_step, tr->eval_pieces ? evaluate : NULL, NULL,
                                       export_model};
         fv_plan_profile(tr->plan, profile);

@@ -626,10 +626,11 @@ FV_API fv_t fv_slice(fv_tape *t, fv_t x, int64_t first,
 FV_API fv_t fv_loss_mse(fv_tape *t, fv_t a, fv_t target, fv_t weight);
 /* Mean cross-entropy of logits [n, V] and labels [n] i32 (label -1 is ignored). */
 FV_API fv_t fv_loss_cross_entropy(fv_tape *t, fv_t logits, fv_t labels);
-/* Mean loss of labels [n] i32 (-1 is ignored) of b bits, coded as b binary decisions, the most
- * significant bit first: node 1 is the root, m leads to 2m + bit, and node m decides with the logit
- * w_m . h + bias_m. h [n, D], w [2^b, D] (row 0 is not used), bias [2^b], b up to 24. */
-FV_API fv_t fv_loss_tree(fv_tape *t, fv_t h, fv_pid w, fv_pid bias, fv_t labels);
+/* Mean loss of labels [n] i32 (-1 is ignored), each coded as binary decisions. paths: input [L, K]
+ * i32, K up to 24; the row of a label has one entry 2m + bit, m >= 1, for each of its decisions,
+ * and 0 behind the last: node m decides with the logit w_m . h + bias_m. h [n, D], w [V, D] (row 0
+ * is not used), bias [V]. */
+FV_API fv_t fv_loss_tree(fv_tape *t, fv_t h, fv_pid w, fv_pid bias, fv_t labels, fv_t paths);
 
 /* a + (b - a)*mix; a, b of one shape [..., C], mix f32 [C]. */
 FV_API fv_t fv_lerp(fv_tape *t, fv_t a, fv_t b, fv_t mix);

@@ -628,23 +628,24 @@ fv_t fv_loss_cross_entropy(fv_tape *t, fv_t logits, fv_t labels)
     return y;
 }
 
-fv_t fv_loss_tree(fv_tape *t, fv_t h, fv_pid w, fv_pid bias, fv_t labels)
+fv_t fv_loss_tree(fv_tape *t, fv_t h, fv_pid w, fv_pid bias, fv_t labels, fv_t paths)
 {
-    if (!handle_ok(t, "loss_tree", h, false) || !handle_ok(t, "loss_tree", labels, false)) return 0;
-    const fv_t in[4] = { h, fv_param(t, w), fv_param(t, bias), labels };
+    if (!handle_ok(t, "loss_tree", h, false) || !handle_ok(t, "loss_tree", labels, false) ||
+        !handle_ok(t, "loss_tree", paths, false))
+        return 0;
+    const fv_t in[5] = { h, fv_param(t, w), fv_param(t, bias), labels, paths };
     if (t->status != FV_OK) return 0;
-    const fv_tensor s = t->v[h].t, l = t->v[labels].t, m = t->v[in[1]].t, b = t->v[in[2]].t;
-    const int64_t V = m.dim[0];
-    int bits = 0;
-    while (bits < 24 && (int64_t)1 << bits < V) bits++;
-    if (m.ndim != 2 || V < 2 || V != (int64_t)1 << bits || b.ndim != 1 || b.dim[0] != V ||
-        s.ndim != 2 || !is_float(s.dtype) || s.dim[1] != m.dim[1] || l.ndim != 1 ||
-        l.dtype != FV_I32 || l.dim[0] != s.dim[0])
+    const fv_tensor s = t->v[h].t, l = t->v[labels].t, m = t->v[in[1]].t, b = t->v[in[2]].t,
+                    p = t->v[paths].t;
+    if (m.ndim != 2 || m.dim[0] < 2 || b.ndim != 1 || b.dim[0] != m.dim[0] || s.ndim != 2 ||
+        !is_float(s.dtype) || s.dim[1] != m.dim[1] || l.ndim != 1 || l.dtype != FV_I32 ||
+        l.dim[0] != s.dim[0] || p.ndim != 2 || p.dtype != FV_I32 || p.dim[1] > FVI_TREE_DEPTH)
         return BAD(t, FV_ERR_SHAPE,
-                   "loss_tree: h [n, D], weight [2^b, D], bias [2^b] and labels i32 [n] expected");
+                   "loss_tree: h [n, D], weight [V, D], bias [V], labels i32 [n] and paths i32 "
+                   "[L, K] with K up to 24 expected");
     const fvi_attr a = { { 0 }, { 0 } };
-    const int64_t one = 1, err[2] = { s.dim[0], bits };
-    const fv_t y = record(t, FVI_OP_LOSS_TREE, &a, in, 4, FV_F32, 1, &one);
+    const int64_t one = 1, err[2] = { s.dim[0], p.dim[1] };
+    const fv_t y = record(t, FVI_OP_LOSS_TREE, &a, in, 5, FV_F32, 1, &one);
     record_saved(t, 1, FV_F32, 2, err);
     return y;
 }

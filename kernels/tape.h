@@ -10,6 +10,7 @@
 #include "internal.h"
 
 #define FVI_MAX_IN 8
+#define FVI_TREE_DEPTH 24 /* most decisions of a label of loss_tree */
 #define FVI_MAX_OUT 3
 
 typedef enum fvi_op {

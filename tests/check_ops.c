@@ -179,25 +179,45 @@ static void ref_ce(const tc *c, double *const in[], double *out)
 
 static void ref_tree(const tc *c, double *const in[], double *out)
 {
-    const int64_t V = c->in[1].dim[0], D = c->in[1].dim[1];
+    const int64_t D = c->in[1].dim[1], K = c->in[4].dim[1];
     double total = 0, used = 0;
     for (int64_t i = 0; i < count(&c->in[3]); i++) {
         const int64_t label = (int64_t)in[3][i];
         if (label < 0) continue;
-        for (int64_t node = 1, half = V / 2; half > 0; half /= 2) {
-            const int bit = (label & half) != 0;
+        for (int64_t j = 0; j < K && in[4][label * K + j] > 0; j++) {
+            const int64_t entry = (int64_t)in[4][label * K + j], node = entry / 2;
             double z = in[2][node];
             for (int64_t k = 0; k < D; k++) z += in[0][i * D + k] * in[1][node * D + k];
-            total += fmax(bit ? -z : z, 0) + log1p(exp(-fabs(z)));
-            node = 2 * node + bit;
+            total += fmax(entry & 1 ? -z : z, 0) + log1p(exp(-fabs(z)));
         }
         used++;
     }
     out[0] = used > 0 ? total / used : 0;
 }
 
-static const int sizes[] = { 1, 3, 4, 7, 16, 20, 64, 100, 192, 256, 257 };
+/* Paths of the leaves [first, end) from decision `at` on: halves, or one leaf at a time where
+ * `chain`. A node's number is the first leaf on its right. Returns the most decisions. */
+static int tree_paths(int32_t *table, int depth, int first, int end, int at, bool chain)
+{
+    if (end - first < 2) return at;
+    const int split = chain ? first + 1 : (first + end) / 2;
+    for (int i = first; i < end && table; i++) table[i * depth + at] = 2 * split + (i >= split);
+    const int a = tree_paths(table, depth, first, split, at + 1, chain),
+              b = tree_paths(table, depth, split, end, at + 1, chain);
+    return a > b ? a : b;
+}
+
 #define N_SIZES 11
+static int32_t tree_tables[N_SIZES][14 * 13];
+
+static int tree_table(int s, int leaves)
+{
+    const int depth = tree_paths(NULL, 0, 0, leaves, 0, s % 2 != 0);
+    (void)tree_paths(tree_tables[s], depth, 0, leaves, 0, s % 2 != 0);
+    return depth;
+}
+
+static const int sizes[] = { 1, 3, 4, 7, 16, 20, 64, 100, 192, 256, 257 };
 
 static void norm_case(int C, int B, int T, int kind, int weights, int chunks)
 {
@@ -353,17 +373,19 @@ static void add_loss_cases(void)
         c->out_role = P;
     }
     for (int s = 0; s < N_SIZES; s++) {
-        const int bits = 1 + s % 5, V = 1 << bits;
+        const int V = 2 + 3 * (s % 5), depth = tree_table(s, V);
         tc *c = add_case(FVI_OP_LOSS_TREE, "loss_tree", ref_tree);
         add_input(c, 0, X, shape(2, 19, sizes[s], 0, 0));
         add_input(c, 1, P, shape(2, V, sizes[s], 0, 0));
         add_input(c, 2, P, shape(1, V, 0, 0, 0));
         add_input(c, 3, IDS, shape(1, 19, 0, 0, 0));
         c->id_low = -1;
+        add_input(c, 4, IDS, shape(2, V, depth, 0, 0));
+        c->table = tree_tables[s];
         c->id_high = V;
         c->range = 2;
         c->out[0] = shape(1, 1, 0, 0, 0);
-        c->out[1] = shape(2, 19, bits, 0, 0);
+        c->out[1] = shape(2, 19, depth, 0, 0);
         c->out_role = P;
     }
     tc *c = add_case(FVI_OP_LOSS_MSE, "loss_mse of vectors", ref_mse);
@@ -475,6 +497,38 @@ static void bad_ids_and_labels_are_named(void)
     CHECK(fvi_cpu_loss_ce.forward(&e) == FV_OK && loss == 0);
 }
 
+static void bad_paths_of_a_tree_are_named(void)
+{
+    float h[4] = {1, -1, 2, 1}, w[6] = {0}, bias[3] = {0}, loss, scratch[64];
+    int32_t labels[2] = {0, 2}, paths[6] = {2, 0, 3, 4, 3, 5};
+    const fvi_attr attr = {{0}, {0}};
+    fvi_exec e;
+    memset(&e, 0, sizeof e);
+    e.ctx = isa_ctx[SCALAR];
+    e.attr = &attr;
+    e.in[0] = shape(2, 2, 2, 0, 0);
+    e.in[1] = e.in[4] = shape(2, 3, 2, 0, 0);
+    e.in[2] = shape(1, 3, 0, 0, 0);
+    e.in[3] = shape(1, 2, 0, 0, 0);
+    e.in[0].data = h;
+    e.in[1].data = w;
+    e.in[2].data = bias;
+    e.in[3].data = labels;
+    e.in[4].data = paths;
+    e.out[0].data = &loss;
+    e.scratch = scratch;
+    OK(e.ctx, fvi_cpu_loss_tree.forward(&e));
+    NEAR(loss, 1.5 * log(2), 1e-6); /* one decision and two */
+    paths[5] = 6;
+    CHECK(fvi_cpu_loss_tree.forward(&e) == FV_ERR_ARG);
+    CHECK(strstr(fv_ctx_error(e.ctx), "label 2 has node 3"));
+    paths[5] = -4;
+    CHECK(fvi_cpu_loss_tree.forward(&e) == FV_ERR_ARG);
+    labels[1] = 3;
+    CHECK(fvi_cpu_loss_tree.forward(&e) == FV_ERR_ARG);
+    CHECK(strstr(fv_ctx_error(e.ctx), "label 3 at row 1"));
+}
+
 /* One buffer for the gradient of h and of the output; h2 written over h. */
 static void gate_res_works_in_place(void)
 {
@@ -584,6 +638,7 @@ int main(int argc, char **argv)
     RUN(vector_activations_match_at_the_edges);
     RUN(bf16_store_rounds_like_the_definition);
     RUN(bad_ids_and_labels_are_named);
+    RUN(bad_paths_of_a_tree_are_named);
     RUN(gate_res_works_in_place);
     return op_checks_end();
 }

@@ -30,6 +30,7 @@ struct tc {
     int positive;         /* bit k: in[k] in [0.5, 1.5) */
     float range;          /* other inputs in [-range, range) */
     int id_low, id_high;  /* IDS inputs */
+    const int32_t *table; /* values of an IDS input of two dimensions */
     bool no_gradient, same_type; /* same_type: the output has the input's type */
     void (*ref)(const tc *c, double *const in[], double *out);
 };
@@ -144,6 +145,10 @@ static void fill(const tc *c, fv_tensor *t, bool positive, uint64_t seed)
     for (int64_t i = 0; i < count(t); i++) {
         const float f = noise(seed, (uint64_t)i);
         if (t->dtype == FV_I32) {
+            if (t->ndim == 2 && c->table) {
+                ((int32_t *)t->data)[i] = c->table[i];
+                continue;
+            }
             const int span = c->id_high - c->id_low;
             int id = c->id_low + (int)((f + 1) * 0.5f * (float)span);
             ((int32_t *)t->data)[i] = id < c->id_high ? id : c->id_high - 1;

@@ -633,6 +633,32 @@ static void every_combination_trains(void)
     }
 }
 
+/* A run goes on only with the vocabulary it began with. */
+static void check_the_vocabulary_is_compared(const char *change)
+{
+    fv_train_result r;
+    fv_model *m;
+    nn_vocab v, other;
+    uint8_t length[512];
+    char kept[512]; /* temp_path has few places */
+    snprintf(kept, sizeof kept, "%s", temp_path("parts9/vocab.safetensors"));
+    OK(ctx, fv_model_open(ctx, &m, kept, NULL));
+    OK(ctx, nn_vocab_load(ctx, &v, m));
+    fv_model_close(&m);
+    for (int i = 0; i < 512; i++) length[i] = (uint8_t)nn_vocab_length(&v, i);
+    OK(ctx, nn_vocab_open(ctx, &other, v.text, v.begin[512], length, 512)); /* balanced */
+    OK(ctx, nn_vocab_write(ctx, &other, NULL, kept));
+    CHECK(train("parts9", change, 1, &r) == FV_ERR_MODEL);
+    CHECK_MSG(strstr(fv_ctx_error(ctx), "vocab.sha256"), "%s", fv_ctx_error(ctx));
+    (void)unlink(kept);
+    CHECK(train("parts9", change, 1, &r) == FV_ERR_IO);
+    CHECK_MSG(strstr(fv_ctx_error(ctx), "vocab.safetensors is missing"), "%s", fv_ctx_error(ctx));
+    OK(ctx, nn_vocab_write(ctx, &v, NULL, kept));
+    OK(ctx, train("parts9", change, 1, &r));
+    nn_vocab_close(&other);
+    nn_vocab_close(&v);
+}
+
 /* A vocabulary is learned, kept for resuming and part of the model. */
 static void pieces_and_a_tree_train_and_resume(void)
 {
@@ -650,6 +676,7 @@ static void pieces_and_a_tree_train_and_resume(void)
     OK(ctx, train("parts9", change, 1, &part));
     check_equal_models(temp_path("whole9/model.safetensors"),
                        temp_path("parts9/model.safetensors"));
+    check_the_vocabulary_is_compared(change);
     fv_model *m;
     oz_config c;
     nn_vocab v, kept;

@@ -1,6 +1,7 @@
 /* test_vocab.c - the networks' vocabulary: every byte string comes back, hostile files are refused,
  * learning is reproducible and finds what repeats. */
 #include "alloc_fail.h"
+#include "cm_token.h"
 #include "nn_vocab.h"
 #include "temp_dir.h"
 #include "test.h"
@@ -89,6 +90,7 @@ static void learning_is_reproducible(void)
         OK(ctx, nn_vocab_train(ctx, &a, 10, &whole, 1, (nn_order)order));
         OK(ctx, nn_vocab_train(ctx, &b, 10, &whole, 1, (nn_order)order));
         CHECK(a.begin[1024] == b.begin[1024] && !memcmp(a.text, b.text, a.begin[1024]));
+        CHECK(!memcmp(a.depth, b.depth, 1024));
         CHECK(!memcmp(a.begin, b.begin, 1025 * sizeof *a.begin));
         nn_vocab_close(&b);
         OK(ctx, nn_vocab_train(ctx, &b, 10, parts, 3, (nn_order)order));
@@ -165,29 +167,148 @@ static void hostile_vocabularies_are_refused(void)
     CHECK(nn_vocab_open(ctx, &v, piece, bytes, length, 512) == FV_ERR_MODEL);
 }
 
+/* Room for the worst tree allowed: one leaf after another, the rest balanced. */
+static void make_depths(uint8_t depth[512])
+{
+    int at = 0, level = 0;
+    while (at < 6) depth[at++] = (uint8_t)++level; /* 1 .. 6, 506 leaves are left below level 6 */
+    for (int i = 0; i < 506; i++) depth[at++] = (uint8_t)(level + (i < 6 ? 8 : 9));
+    /* 2^-6 is left: 6 leaves of 2^-14 and 500 of 2^-15 are 512 of 2^-15 */
+}
+
+/* A tree from depths: paths lead to each leaf and nowhere else; gaps and overlaps are refused. */
+static void depths_make_a_tree(void)
+{
+    static uint8_t piece[512 * 16], length[512], depth[512];
+    static int32_t paths[512 * NN_VOCAB_MAX_DEPTH];
+    nn_vocab v;
+    size_t bytes = 0;
+    for (int i = 0; i < 512; i++) {
+        length[i] = (uint8_t)(i < 256 ? 1 : 2);
+        if (i >= 256) piece[bytes++] = 'x';
+        piece[bytes++] = (uint8_t)i;
+    }
+    make_depths(depth);
+    OK(ctx, nn_vocab_open_tree(ctx, &v, piece, bytes, length, depth, 512));
+    CHECK(v.max_depth == 15 && v.bits == 9);
+    nn_vocab_paths(&v, paths);
+    for (int i = 0; i < 512 && !test_bad; i++) {
+        const int32_t *p = paths + i * v.max_depth;
+        int low = 0, high = 512; /* leaves that are left */
+        for (int k = 0; k < v.max_depth; k++) {
+            CHECK((p[k] != 0) == (k < depth[i]));
+            if (p[k] == 0) continue;
+            const int split = p[k] >> 1;
+            CHECK(split > low && split < high && (p[k] & 1) == (i >= split));
+            if (p[k] & 1) low = split;
+            else high = split;
+        }
+        CHECK(low == i && high == i + 1);
+    }
+    nn_vocab_close(&v);
+    for (int i = 0; i < 512; i += 73) {
+        static const int wrong[] = {-1, 1, -20, 100};
+        for (size_t k = 0; k < FV_ARRAY_LEN(wrong); k++) {
+            make_depths(depth);
+            depth[i] = (uint8_t)(depth[i] + wrong[k]);
+            CHECK(nn_vocab_open_tree(ctx, &v, piece, bytes, length, depth, 512) == FV_ERR_MODEL);
+            CHECK(strstr(fv_ctx_error(ctx), "tree") != NULL && v.text == NULL);
+        }
+    }
+    memset(depth, 10, sizeof depth); /* half of it is missing */
+    CHECK(nn_vocab_open_tree(ctx, &v, piece, bytes, length, depth, 512) == FV_ERR_MODEL);
+    memset(depth, 8, sizeof depth);
+    CHECK(nn_vocab_open_tree(ctx, &v, piece, bytes, length, depth, 512) == FV_ERR_MODEL);
+}
+
+static uint64_t decisions(const nn_vocab *v, const uint16_t *id, size_t n)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < n; i++) sum += v->depth[id[i]];
+    return sum;
+}
+
+/* Frequent pieces lie higher; encoding takes no more decisions than the longest match, and cuts as
+ * the coder of token streams does. */
+static void frequent_pieces_are_cheap(void)
+{
+    const nn_sample sample = {text, sizeof text};
+    static uint8_t length[512];
+    static uint32_t cost[NN_VOCAB_WINDOW + 1];
+    static uint16_t take[NN_VOCAB_WINDOW];
+    for (int order = 0; order < NN_ORDER_COUNT; order++) {
+        nn_vocab v;
+        vz_pieces p;
+        uint64_t longest = 0;
+        OK(ctx, nn_vocab_train(ctx, &v, 9, &sample, 1, (nn_order)order));
+        for (size_t at = 0; at < sizeof text;) {
+            const int id = nn_vocab_next(&v, text + at, sizeof text - at);
+            longest += v.depth[id];
+            at += (size_t)nn_vocab_length(&v, id);
+        }
+        const size_t n = nn_vocab_encode(&v, text, sizeof text, ids);
+        const uint64_t best = decisions(&v, ids, n);
+        CHECK_MSG(best <= longest && best < 9 * n * 9 / 10, "%llu, %llu, %zu pieces",
+                  (unsigned long long)best, (unsigned long long)longest, n);
+        for (int i = 0; i < 512; i++) length[i] = (uint8_t)nn_vocab_length(&v, i);
+        OK(ctx, vz_pieces_open(ctx, &p, v.text, v.begin[512], length, v.depth, 512));
+        vz_pieces_parse(&p, text, NN_VOCAB_WINDOW, cost, take);
+        for (size_t at = 0, i = 0; at < NN_VOCAB_WINDOW; at += length[ids[i]], i++)
+            CHECK(take[at] == ids[i]);
+        vz_pieces_close(&p);
+        nn_vocab_close(&v);
+    }
+}
+
+/* Two digits never share a piece. */
+static void digits_stay_alone(void)
+{
+    nn_vocab v;
+    const nn_sample sample = {text, sizeof text};
+    OK(ctx, nn_vocab_train(ctx, &v, 10, &sample, 1, NN_ORDER_BYTES));
+    for (int id = 0; id < v.size; id++)
+        for (uint32_t i = v.begin[id]; i < v.begin[id + 1]; i++)
+            CHECK(nn_vocab_length(&v, id) == 1 || v.text[i] < '0' || v.text[i] > '9');
+    nn_vocab_close(&v);
+}
+
 static void files_keep_a_vocabulary(void)
 {
     nn_vocab v, w;
     fv_model_writer *out;
     fv_model *m;
     static uint8_t length[512];
+    char hash[2][65];
     const nn_sample sample = {text, sizeof text};
     OK(ctx, nn_vocab_train(ctx, &v, 9, &sample, 1, NN_ORDER_CONTEXT));
     for (int i = 0; i < 512; i++) length[i] = (uint8_t)nn_vocab_length(&v, i);
-    for (int half = 0; half < 2; half++) {
+    OK(ctx, nn_vocab_write(ctx, &v, NULL, temp_path("w")));
+    OK(ctx, fv_model_open(ctx, &m, temp_path("w"), NULL));
+    OK(ctx, nn_vocab_load(ctx, &w, m));
+    fv_model_close(&m);
+    nn_vocab_hash(&v, hash[0]);
+    nn_vocab_hash(&w, hash[1]);
+    CHECK(!memcmp(w.depth, v.depth, 512) && strlen(hash[0]) == 64 && !strcmp(hash[0], hash[1]));
+    nn_vocab_close(&w);
+    for (int half = 0; half < 3; half++) { /* without depths; 511 pieces; 511 depths */
+        const int pieces = 512 - (half == 1);
         fv_tensor t = {.dtype = FV_U8, .ndim = 1, .dim = {(int64_t)v.begin[512]}, .data = v.text};
-        fv_tensor l = {.dtype = FV_U8, .ndim = 1, .dim = {512 - half}, .data = length};
+        fv_tensor l = {.dtype = FV_U8, .ndim = 1, .dim = {pieces}, .data = length};
+        fv_tensor d = {.dtype = FV_U8, .ndim = 1, .dim = {511}, .data = v.depth};
         OK(ctx, fv_model_writer_create(ctx, &out));
         OK(ctx, fv_model_writer_tensor(out, "vocab.text", &t));
         OK(ctx, fv_model_writer_tensor(out, "vocab.length", &l));
+        if (half == 2) OK(ctx, fv_model_writer_tensor(out, "vocab.depth", &d));
         OK(ctx, fv_model_writer_finish(out, temp_path("v"), 1));
         fv_model_writer_destroy(&out);
         OK(ctx, fv_model_open(ctx, &m, temp_path("v"), NULL));
         const fv_status s = nn_vocab_load(ctx, &w, m);
         fv_model_close(&m);
         CHECK(s == (half ? FV_ERR_MODEL : FV_OK));
-        if (half) break;
-        CHECK(w.bits == 9 && !memcmp(w.text, v.text, v.begin[512]));
+        if (half) continue;
+        CHECK(w.bits == 9 && !memcmp(w.text, v.text, v.begin[512]) && w.max_depth == 9);
+        nn_vocab_hash(&w, hash[1]);
+        CHECK(strcmp(hash[0], hash[1]) != 0);
         nn_vocab_close(&w);
     }
     nn_vocab_close(&v);
@@ -230,6 +351,9 @@ int main(void)
     RUN(pieces_stay_within_words);
     RUN(too_little_text_is_refused);
     RUN(hostile_vocabularies_are_refused);
+    RUN(depths_make_a_tree);
+    RUN(frequent_pieces_are_cheap);
+    RUN(digits_stay_alone);
     RUN(files_keep_a_vocabulary);
     RUN(running_out_of_memory_leaves_nothing);
     temp_dir_remove();
