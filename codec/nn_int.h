@@ -39,7 +39,8 @@
  *         x = sat_24(x + Wd min(8191, rsh(u u, 17)))
  *       with experts: their two rows of Wu and Wd each, see nn_int_ref.c
  *     h = norm(x, no mean)
- * logit of node q = clamp(scaled(w_q . h + b_q, m_q, s) + adapted, +-2047) in Q8 (VZ_LOGIT_MAX).
+ * logit of node q = clamp(scaled(w_q . h + b_q, m_q, s) + adapted, +-2047) in Q8 (VZ_LOGIT_MAX);
+ * q is the node's split (nn_vocab.h).
  *
  * norm of n values c with |c| <= 2^24:
  *     mean = floor((sum c + n/2) / n), or 0;  d = c - mean
@@ -96,7 +97,7 @@
 
 typedef struct nn_int_config {
     int width, layers, hidden; /* multiples of 16; hidden: of one expert                       */
-    int bits;                  /* depth of the tree: 2^bits tokens can be coded                  */
+    int bits;                  /* 2^bits tokens can be coded: leaves of a tree, of any depths     */
     int tokens;                /* rows of the embedding, at least 2^bits; the rest begin streams */
     int experts;               /* 0: one feed-forward part; else 3 .. 64, of which 2 work        */
 } nn_int_config;
@@ -293,7 +294,7 @@ void nn_int_state_save(const nn_int_state *s, uint8_t *out);
 void nn_int_state_load(nn_int_state *s, const uint8_t *in);
 /* Token 0 .. tokens - 1; afterwards s->h predicts the next. */
 void nn_int_step(nn_int_state *s, int token);
-/* Logit of a 1 at a node of the tree (1 .. 2^bits - 1), Q8, +-VZ_LOGIT_MAX. */
+/* Logit of a 1 at a node of the tree, its split (1 .. 2^bits - 1), Q8, +-VZ_LOGIT_MAX. */
 int32_t nn_int_logit(const nn_int_state *s, int node);
 /* error: (bit << 16) - probability that the node's logit stood for. No-op without adaptation. */
 void nn_int_adapt(nn_int_state *s, int node, int32_t error);

@@ -124,6 +124,7 @@ static fv_status write_net(const vz_model *m, size_t text, vz_buf *out)
     const nn_vocab *v = &m->vocab;
     FV_TRY(nn_int_visit(m->net, write_field, out));
     for (int i = 0; i < v->size && text; i++) vz_buf_byte(out, (uint8_t)nn_vocab_length(v, i));
+    if (text) vz_buf_put(out, v->depth, (size_t)v->size);
     if (text) vz_buf_put(out, v->text, text);
     return out->status;
 }
@@ -139,7 +140,7 @@ static fv_status net_bytes(fv_ctx *ctx, const vz_model *m, size_t *net, size_t *
     *text = c->bits > 8 ? v->begin[v->size] : 0;
     *state = nn_int_state_saved_bytes(c);
     FV_TRY(tensor_bytes(ctx, c, net));
-    *net += *text ? nodes + *text : 0;
+    *net += *text ? 2 * nodes + *text : 0;
     return FV_OK;
 }
 
@@ -270,7 +271,7 @@ static fv_status read_field(void *user, const nn_int_field *f)
 static fv_status read_vocab(vz_in *r, vz_model *m, size_t text_bytes)
 {
     const int bits = m->net->cfg.bits;
-    const uint8_t *length, *text;
+    const uint8_t *length, *depth, *text;
     if (text_bytes == 0 && bits == 8) return nn_vocab_bytes(r->ctx, &m->vocab);
     if (text_bytes == 0 || bits <= 8 || bits > NN_VOCAB_MAX_BITS)
         return fv_fail(r->ctx, FV_ERR_FORMAT,
@@ -278,8 +279,10 @@ static fv_status read_vocab(vz_in *r, vz_model *m, size_t text_bytes)
                        "are no vocabulary",
                        bits, text_bytes);
     FV_TRY(vz_in_take(r, (size_t)1 << bits, &length));
+    FV_TRY(vz_in_take(r, (size_t)1 << bits, &depth));
     FV_TRY(vz_in_take(r, text_bytes, &text));
-    return nn_vocab_open(r->ctx, &m->vocab, text, text_bytes, length, (size_t)1 << bits);
+    return nn_vocab_open_tree(r->ctx, &m->vocab, text, text_bytes, length, depth,
+                              (size_t)1 << bits);
 }
 
 /* Primes that point into r. */

@@ -567,7 +567,7 @@ static fv_status make_file(vz_buf *out, bool has_vocab)
 {
     const nn_int_config c = {16, 1, 32, has_vocab ? 9 : 8, has_vocab ? 513 : 256, 0};
     static const uint8_t prose[] = "Some prose to begin with.";
-    static uint8_t text[256 + 512], length[512], state[4096];
+    static uint8_t text[256 + 512], length[512], depth[512], state[4096];
     bool extreme = false;
     vz_model m = {.name = "small", .id = 5, .primes = 2};
     for (int i = 0; i < 256; i++) {
@@ -575,6 +575,8 @@ static fv_status make_file(vz_buf *out, bool has_vocab)
         text[257 + 2 * i] = (uint8_t)(i + 1);
         length[i] = 1;
         length[256 + i] = 2;
+        depth[i] = (uint8_t)(i < 128 ? 8 : 9); /* 1/2 and 1/4 of the tree */
+        depth[256 + i] = 10;
     }
     for (size_t i = 0; i < sizeof state; i++) state[i] = (uint8_t)test_next(&seed);
     m.prime[0] = (vz_model_prime){VZ_TEXT, state, prose, sizeof prose};
@@ -582,7 +584,7 @@ static fv_status make_file(vz_buf *out, bool has_vocab)
     FV_TRY(nn_int_model_create(ctx, &m.net, &c));
     fv_status s = nn_int_visit(m.net, wild_field, &extreme);
     if (s == FV_OK)
-        s = has_vocab ? nn_vocab_open(ctx, &m.vocab, text, sizeof text, length, 512)
+        s = has_vocab ? nn_vocab_open_tree(ctx, &m.vocab, text, sizeof text, length, depth, 512)
                       : nn_vocab_bytes(ctx, &m.vocab);
     if (s == FV_OK) s = vz_model_write(ctx, &m, out);
     nn_int_model_destroy(ctx, &m.net);
@@ -600,6 +602,7 @@ static void model_files_return_the_same(void)
         OK(ctx, make_file(&file, v));
         OK(ctx, vz_model_read(ctx, &m, file.data, file.size));
         CHECK(m->id == 5 && strcmp(m->name, "small") == 0 && m->vocab.bits == 8 + v);
+        CHECK(m->vocab.max_depth == (v ? 10 : 8) && m->vocab.depth[0] == 8);
         CHECK(memcmp(m->hash, file.data + file.size - 16, 16) == 0 && vz_model_short_hash(m) != 0);
         const vz_model_prime *p = vz_model_prime_of(m, VZ_TEXT);
         CHECK(p && p->state && p->text_bytes == 26 && memcmp(p->text, "Some prose", 10) == 0);
