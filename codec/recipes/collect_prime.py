@@ -2,12 +2,14 @@
 """collect_prime.py - samples for codec/models/prime.vzm from the free packages of a Debian system.
 
     python3 codec/recipes/collect_prime.py OUT CORPORA
-    check_vz_prime make OUT codec/models/prime.vzm
+    test_vz_prime make OUT codec/models/prime.vzm
 
 Writes for each text of the model OUT/NAME.bin, samples one after the other, and OUT/NAME.sizes; the
 held-out files as OUT/held/KIND-NN; OUT/manifest.tsv: package, version, bytes offered for training, licences.
 CORPORA holds the text, database and structured archives, of which only what has a stated licence is
-taken. Packages are either for training or held out (CRC32 of the name mod 5 == 1); a file whose path has
+taken. The model is part of the library, so its texts come only from files under licences without conditions
+on the whole work (BSD, MIT, Apache, public domain and their like): no package whose copyright file names
+a GPL, LGPL, MPL, CC BY-SA or similar for what it installs. Packages are either for training or held out (CRC32 of the name mod 5 == 1); a file whose path has
 CRC32 mod 20 == 7 is never trained on, as everywhere in this project. Lines with names and addresses
 of people are left out.
 """
@@ -25,6 +27,10 @@ import zlib
 
 LICENCE = re.compile(rb'GPL|MIT|BSD|Apache|Expat|Artistic|ISC|[Pp]ublic [Dd]omain|zlib|PSF|MPL|Boost|'
                      rb'Permission is')
+RECIPROCAL = re.compile(
+    rb'GPL|GNU (?:Lesser |Library |Affero )?General Public|\bMPL|Mozilla Public|CDDL|\bEPL|Eclipse Public|'
+    rb'CC-BY|ShareAlike|CeCILL|\bQPL\b|\bOFL|GFDL|GNU Free Doc|Sleepycat|SIL-|[Nn]on-?commercial')
+PERMISSIVE_CORPORA = ('corpora/db/Chinook', 'corpora/text/genesis/english')  # MIT, public domain
 KINDS = {
     '.md': 'markdown', '.rst': 'markdown', '.txt': 'text', '.html': 'html', '.htm': 'html',
     '.h': 'header', '.hpp': 'header', '.hh': 'header', '.c': 'c', '.cc': 'c', '.cpp': 'c',
@@ -80,6 +86,27 @@ def licences(name):
     found = re.findall(rb'^License: *([^ \n]+)', text, re.M) or LICENCE.findall(text)
     names = sorted({x.decode(errors='replace').rstrip(',') for x in found})
     return ' '.join(names[:8])
+
+
+def permissive(name):
+    """That nothing which the package installs is under a reciprocal licence."""
+    if name == 'generator' or name.startswith(PERMISSIVE_CORPORA):
+        return True
+    try:
+        with open(f'/usr/share/doc/{name}/copyright', 'rb') as f:
+            text = f.read()
+    except OSError:
+        return False
+    if not re.search(rb'^License:', text, re.M):
+        return not RECIPROCAL.search(text)
+    for part in re.split(rb'\n\s*\n', text):
+        files = re.search(rb'^Files:(.*?)(?=^\w)', part, re.M | re.S)
+        if not files or all(x.startswith(b'debian/') for x in files.group(1).split()):
+            continue  # of the packaging
+        licence = re.search(rb'^License: *(.*)', part, re.M)
+        if not licence or RECIPROCAL.search(licence.group(1)):
+            return False
+    return True
 
 
 def kind_of(path, data):
@@ -291,6 +318,8 @@ def write_samples(out, name, samples):
 
 
 def write_texts(out):
+    for kind in train:
+        train[kind] = [x for x in train[kind] if permissive(x[2])]
     for name, kinds in TEXTS.items():
         rnd, samples = random.Random(11), []
         for kind in kinds:
