@@ -65,10 +65,21 @@ typedef struct vz_segment {
     uint64_t size; /* original bytes */
 } vz_segment;
 
+/* What is known about a block from before it (vz_media.c): segments at places in it, in order. */
+typedef struct vz_hint {
+    uint64_t at;
+    vz_segment g;
+} vz_hint;
+typedef struct vz_hints {
+    const vz_hint *list;
+    size_t count;
+} vz_hints;
+
 /* Cut `size` bytes into segments (vz_split.c). Never fails for odd content: the fallback is one
- * VZ_BINARY segment. *segs is owned by the caller (fv_free); at least 1 unless size is 0. */
-fv_status vz_split(fv_ctx *ctx, const uint8_t *data, size_t size, int level, vz_segment **segs,
-                   int *count);
+ * VZ_BINARY segment. *segs is owned by the caller (fv_free); at least 1 unless size is 0.
+ * hints: NULL = none. */
+fv_status vz_split(fv_ctx *ctx, const uint8_t *data, size_t size, int level, const vz_hints *hints,
+                   vz_segment **segs, int *count);
 
 /* VZ_X86, VZ_ARM64, or VZ_BINARY where nothing speaks for code (cm_exe.c). */
 vz_kind vz_exe_kind(const uint8_t *data, size_t size);
@@ -138,6 +149,10 @@ extern const vz_coder vz_image_coder, vz_audio_coder, vz_genes_coder, vz_deflate
  * the block, which may be the middle of a file. */
 typedef size_t vz_detect(const uint8_t *data, size_t size, bool is_start, uint32_t *param);
 vz_detect vz_audio_detect, vz_genes_detect, vz_image_detect, vz_png_detect;
+/* Is that code of the segment, n bytes, smaller than others would be, and can it be decoded
+ * (vz_check.c)? */
+fv_status vz_code_suits(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *g,
+                        const uint8_t *data, const uint8_t *code, size_t n, bool *suits);
 /* NULL for a CM kind or an unknown one (vz_coders.c). */
 const vz_coder *vz_coder_of(vz_kind kind);
 
@@ -221,7 +236,7 @@ fv_status vz_block_suits(fv_ctx *ctx, const vz_header *frame, const vz_block_hea
 
 /* The smallest of the three ways; *type says which. A stored block leaves `out` empty. */
 fv_status vz_block_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data, size_t size,
-                          vz_buf *out, vz_block_type *type);
+                          const vz_hints *hints, vz_buf *out, vz_block_type *type);
 /* Bytes that decoding takes besides coded and original bytes. Reads the segment table. */
 fv_status vz_block_memory(fv_ctx *ctx, const vz_cm_options *o, const vz_block_header *h,
                           const uint8_t *coded, uint64_t *out);
@@ -236,7 +251,7 @@ uint64_t vz_block_encode_memory(const vz_cm_options *o, uint64_t size);
 /* With a model in o->prior the payload begins with the texts that are replayed; when encoding, these
  * are chosen from o->prior->allowed. */
 fv_status vz_modelled_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data, size_t size,
-                             vz_buf *out);
+                             const vz_hints *hints, vz_buf *out);
 fv_status vz_modelled_memory(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *coded,
                              size_t coded_size, uint64_t size, uint64_t *out);
 fv_status vz_modelled_decode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *coded,
@@ -300,9 +315,13 @@ void vz_dedup_close(vz_dedup **d);
 /* First: reads a block. Is it all, then it lies in `plain` and there is nothing to refer to. */
 fv_status vz_dedup_start(vz_dedup *d, vz_source *source, uint64_t block_size, vz_buf *plain,
                          bool *is_all);
-/* The next block: its plain bytes, at most block_size, and its references, empty if none pay. */
-fv_status vz_dedup_block(vz_dedup *d, vz_source *source, uint64_t block_size, vz_buf *plain,
-                         vz_buf *refs, uint64_t *original, uint64_t *hash);
+/* The next block: its plain bytes, at most block_size, its references, empty if none pay, and a
+ * vz_hint for each piece of large media in the plain bytes. */
+typedef struct vz_dedup_out {
+    vz_buf *plain, *refs, *hints;
+    uint64_t original, hash;
+} vz_dedup_out;
+fv_status vz_dedup_block(vz_dedup *d, vz_source *source, uint64_t block_size, vz_dedup_out *out);
 bool vz_dedup_is_empty(const vz_dedup *d); /* of bytes that were read, but are in no block yet */
 uint64_t vz_dedup_hash(const vz_dedup *d); /* of all blocks so far */
 

@@ -12,6 +12,7 @@
  *
  * Sizes in headers may lie: the data ends with the segment at the latest. */
 #include "vz_audio.h"
+#include "vz_media.h"
 
 #include <string.h>
 
@@ -56,6 +57,7 @@ static bool set_extent(vz_audio_format *f, size_t at, uint64_t length, size_t si
 {
     const size_t left = size - at, n = length < left ? (size_t)length : left;
     f->head = at;
+    f->length = length;
     f->frames = n / frame_of(f);
     f->tail = n % frame_of(f);
     if ((n & 1) && n < left) f->tail++;
@@ -164,7 +166,7 @@ bool vz_audio_guess(const uint8_t *data, size_t size, vz_audio_format *f)
     if (size < GUESS_MIN) return false;
     for (int kind = 0; kind < 4; kind++)
         for (size_t phase = 0; phase < (size_t)((kind & 1) + 1) * (size_t)(kind / 2 + 2); phase++) {
-            vz_audio_format g = {VZ_AUDIO_RAW, (kind & 1) + 1, kind / 2 + 2, phase, 0, 0};
+            vz_audio_format g = {VZ_AUDIO_RAW, (kind & 1) + 1, kind / 2 + 2, phase, 0, 0, 0};
             const size_t frame = frame_of(&g);
             int64_t worst = 0;
             g.frames = (size - phase) / frame;
@@ -188,6 +190,35 @@ size_t vz_audio_detect(const uint8_t *data, size_t size, bool is_start, uint32_t
     vz_audio_format f;
     if (vz_audio_parse(data, size, &f)) return f.head + f.frames * frame_of(&f) + f.tail;
     return is_start && vz_audio_guess(data, size, &f) ? size : 0;
+}
+
+/* The parameter of a part, samples without header: bytes of a sample | type << 2 | channels - 1
+ * << 4. The code says the same, so that archives need not keep it. */
+bool vz_audio_describe(const uint8_t *p, size_t n, vz_media *m)
+{
+    vz_audio_format f;
+    if (!vz_audio_parse(p, n, &f)) return false;
+    const vz_audio_type type = f.type == VZ_AUDIO_AIFF ? VZ_AUDIO_AIFF : VZ_AUDIO_RAW;
+    m->kind = VZ_AUDIO;
+    m->param = (uint32_t)f.bytes | (uint32_t)type << 2 | (uint32_t)(f.channels - 1) << 4;
+    m->unit = (uint32_t)frame_of(&f);
+    m->start = 0;
+    m->data = f.head;
+    m->end = f.head + f.length;
+    return true;
+}
+
+static bool format_of_part(uint32_t param, size_t size, vz_audio_format *f)
+{
+    memset(f, 0, sizeof *f);
+    f->bytes = (int)(param & 3);
+    f->type = (vz_audio_type)(param >> 2 & 3);
+    f->channels = (int)(param >> 4 & 7) + 1;
+    if (f->bytes == 0 || f->type == VZ_AUDIO_WAV || f->type > VZ_AUDIO_AIFF || param >> 7)
+        return false;
+    f->frames = size / frame_of(f);
+    f->tail = size % frame_of(f);
+    return f->frames >= MIN_FRAMES;
 }
 
 /* ---- Bytes of head and tail -------------------------------------------------------------------
@@ -435,7 +466,8 @@ static fv_status encode(fv_ctx *ctx, const vz_cm_options *o, uint32_t param, con
     vz_encoder e;
     int bits;
     *fits = false;
-    if (param != 0 || (!vz_audio_parse(data, size, &j.f) && !vz_audio_guess(data, size, &j.f)))
+    if (param ? !format_of_part(param, size, &j.f)
+              : !vz_audio_parse(data, size, &j.f) && !vz_audio_guess(data, size, &j.f))
         return FV_OK;
     if (j.f.head + j.f.frames * frame_of(&j.f) + j.f.tail != size) return FV_OK;
     uint8_t *copy = fv_alloc(ctx, size);

@@ -17,6 +17,7 @@ typedef struct vz_audio_format {
     int channels;       /* 1..8 */
     int bytes;          /* of a sample, 1..3; one byte is signed in AIFF only */
     size_t head, frames, tail;
+    uint64_t length; /* of the samples, as the header says; there may be less */
 } vz_audio_format;
 
 /* Exact sums of products of samples and weights. n: multiple of 16. |w| < VZ_AUDIO_WEIGHT_MAX, so

@@ -95,6 +95,7 @@ typedef struct contest {
     size_t size, best;
     vz_buf *out, next;
     vz_block_type type;
+    const vz_hints *hints;
 } contest;
 
 static void judge(contest *c, vz_block_type type)
@@ -144,7 +145,7 @@ static fv_status find_own_kind(const contest *c, int level, bool *has_one)
     vz_segment *segs = NULL;
     int count = 0;
     *has_one = false;
-    const fv_status s = vz_split(c->ctx, c->data, c->size, level, &segs, &count);
+    const fv_status s = vz_split(c->ctx, c->data, c->size, level, c->hints, &segs, &count);
     for (int i = 0; i < count; i++) *has_one = *has_one || !vz_kind_is_cm(segs[i].kind);
     fv_free(c->ctx, segs);
     return s;
@@ -181,14 +182,14 @@ static fv_status model(contest *c, const vz_cm_options *o)
 {
     vz_cm_options plain = *o;
     vz_prior none;
-    FV_TRY(vz_modelled_encode(c->ctx, o, c->data, c->size, &c->next));
+    FV_TRY(vz_modelled_encode(c->ctx, o, c->data, c->size, c->hints, &c->next));
     /* The first byte: no text was replayed. */
     const bool is_plain = !o->prior || (c->next.size > 0 && c->next.data[0] == 0);
     judge(c, VZ_MODELLED);
     if (is_plain || c->size > PRIME_JUDGED) return FV_OK;
     none = (vz_prior){o->prior->model, 0, 0};
     plain.prior = &none;
-    FV_TRY(vz_modelled_encode(c->ctx, &plain, c->data, c->size, &c->next));
+    FV_TRY(vz_modelled_encode(c->ctx, &plain, c->data, c->size, c->hints, &c->next));
     judge(c, VZ_MODELLED);
     return FV_OK;
 }
@@ -214,9 +215,9 @@ static fv_status compete(contest *c, const vz_cm_options *o, bool is_thorough)
 }
 
 fv_status vz_block_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data, size_t size,
-                          vz_buf *out, vz_block_type *type)
+                          const vz_hints *hints, vz_buf *out, vz_block_type *type)
 {
-    contest c = {ctx, data, size, size, out, {0}, VZ_STORE};
+    contest c = {ctx, data, size, size, out, {0}, VZ_STORE, hints};
     vz_buf_init(&c.next, ctx);
     const bool is_thorough = size <= SMALL_BLOCK || vz_level_of(o->level)->is_thorough;
     const fv_status s = compete(&c, o, is_thorough);
@@ -228,7 +229,8 @@ fv_status vz_block_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *da
 uint64_t vz_block_encode_memory(const vz_cm_options *o, uint64_t size)
 {
     const uint64_t primes = vz_prime_bytes_max(o->prior, size);
-    return 2 * size + vz_cm_memory(o, size + primes); /* two candidates; zstd is shared by all threads */
+    /* Two candidates, a segment decoded for comparison; zstd is shared by all threads. */
+    return 3 * size + vz_cm_memory(o, size + primes);
 }
 
 /* ---- Decoding -------------------------------------------------------------------------------- */

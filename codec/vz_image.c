@@ -2,12 +2,18 @@
  *
  *     varint n, n bytes of header | colour transform | flags | row padding if HAS_PADDING | code
  *
+ * A part of a picture that is larger than a block has no header, neither in the data nor in the
+ * code: rows from anywhere, and a parameter that says what they are:
+ *
+ *     width | channels - 1 << 17 | bytes of a sample - 1 << 19 | rows padded to 4 bytes << 20
+ *
  * The header is kept as it is, and everything about the samples is read from it again when
  * decoding. Rows are coded in the order of the file. Padding of BMP rows is zero as a rule and then
  * left out.
  *
  * Sources: netpbm's pnm(5), ppm(5); Microsoft's BITMAPINFOHEADER; Truevision TGA 2.0 (1991). */
 #include "vz_image_model.h"
+#include "vz_media.h"
 
 #include <string.h>
 
@@ -118,6 +124,40 @@ static bool read_picture(const uint8_t *d, size_t size, picture *p)
     return read_pnm(d, size, p) || read_bmp(d, size, p) || read_tga(d, size, p);
 }
 
+/* Rows of a part. */
+static bool read_part(uint32_t param, size_t size, picture *p)
+{
+    memset(p, 0, sizeof *p);
+    if (param >> 21) return false;
+    p->px.width = param & 0x1ffff;
+    p->px.channels = (int)(param >> 17 & 3) + 1;
+    p->px.bytes = (int)(param >> 19 & 1) + 1;
+    p->px.is_big_endian = true;
+    p->px.height = 1;
+    if (!finish(p, param >> 20 & 1 ? 4 : 1) || size < p->total || size % p->total ||
+        size / p->total > UINT32_MAX)
+        return false;
+    p->px.height = (uint32_t)(size / p->total);
+    p->total = size;
+    return vz_pixels_valid(&p->px);
+}
+
+bool vz_image_describe(const uint8_t *d, size_t n, bool is_first, vz_media *m)
+{
+    picture p;
+    const bool has_magic = n > 1 && (d[0] == 'P' ? d[1] > '4' : d[0] == 'B' && d[1] == 'M');
+    if (n < 18 || !(has_magic || is_first) || !read_picture(d, n, &p)) return false;
+    const size_t row = (size_t)p.px.width * (size_t)(p.px.channels * p.px.bytes);
+    m->kind = VZ_IMAGE;
+    m->param = p.px.width | (uint32_t)(p.px.channels - 1) << 17 |
+               (uint32_t)(p.px.bytes - 1) << 19 | (uint32_t)(p.px.stride > row) << 20;
+    m->unit = (uint32_t)p.px.stride;
+    m->start = 0;
+    m->data = p.header;
+    m->end = p.total;
+    return true;
+}
+
 size_t vz_image_detect(const uint8_t *data, size_t size, bool is_start, uint32_t *param)
 {
     static const char FOOTER[] = "TRUEVISION-XFILE";
@@ -142,9 +182,12 @@ static fv_status image_encode(fv_ctx *ctx, const vz_cm_options *o, uint32_t para
 {
     picture p;
     picture again; /* the decoder has the header alone */
-    *fits = param == 0 && read_picture(data, size, &p) && p.total == size &&
-            read_picture(data, p.header, &again) && again.header == p.header &&
-            again.total == size;
+    if (param)
+        *fits = read_part(param, size, &p);
+    else
+        *fits = read_picture(data, size, &p) && p.total == size &&
+                read_picture(data, p.header, &again) && again.header == p.header &&
+                again.total == size;
     if (!*fits) return FV_OK;
     const uint8_t *rows = data + p.header;
     const size_t padding = padding_of(&p);
@@ -155,8 +198,10 @@ static fv_status image_encode(fv_ctx *ctx, const vz_cm_options *o, uint32_t para
             if (pad[i]) flags = HAS_PADDING;
     }
     p.px.colour = vz_pixels_colour(&p.px, rows);
-    vz_buf_varint(out, p.header);
-    vz_buf_put(out, data, p.header);
+    if (!param) {
+        vz_buf_varint(out, p.header);
+        vz_buf_put(out, data, p.header);
+    }
     vz_buf_byte(out, (uint8_t)p.px.colour);
     vz_buf_byte(out, (uint8_t)flags);
     for (uint32_t y = 0; y < p.px.height && flags; y++)
@@ -168,15 +213,15 @@ static fv_status image_decode(fv_ctx *ctx, const vz_cm_options *o, uint32_t para
                               const uint8_t *code, size_t code_size, uint8_t *data, size_t size)
 {
     vz_in r = {ctx, code, code + code_size};
-    uint64_t n, colour, flags;
+    uint64_t n = 0, colour, flags;
     const uint8_t *header, *padding = NULL;
     picture p;
-    FV_TRY(vz_in_varint(&r, &n));
+    if (!param) FV_TRY(vz_in_varint(&r, &n));
     if (n > size) return fv_fail(ctx, FV_ERR_FORMAT, "corrupt: impossible header of a picture");
     FV_TRY(vz_in_take(&r, (size_t)n, &header));
     FV_TRY(vz_in_le(&r, 1, &colour));
     FV_TRY(vz_in_le(&r, 1, &flags));
-    const bool known = param == 0 && read_picture(header, (size_t)n, &p);
+    const bool known = param ? read_part(param, size, &p) : read_picture(header, (size_t)n, &p);
     if (known) p.px.colour = (vz_colour)colour;
     if (!known || p.header != n || p.total != size || flags > HAS_PADDING ||
         !vz_pixels_valid(&p.px))

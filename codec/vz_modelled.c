@@ -33,6 +33,12 @@ static fv_status encode_others(fv_ctx *ctx, const vz_cm_options *o, const uint8_
         bool fits = coder != NULL;
         if (coder)
             FV_TRY(coder->encode(ctx, o, segs[i].param, data, (size_t)segs[i].size, codes, &fits));
+        /* A part of a sound says in its code what it is. */
+        if (fits && segs[i].kind == VZ_AUDIO) segs[i].param = 0;
+        FV_TRY(codes->status);
+        if (fits)
+            FV_TRY(vz_code_suits(ctx, o, &segs[i], data, codes->data + start, codes->size - start,
+                                 &fits));
         if (!fits) {
             codes->size = start;
             segs[i].kind = VZ_BINARY;
@@ -108,7 +114,7 @@ static fv_status put_codes(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *d
 }
 
 fv_status vz_modelled_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data, size_t size,
-                             vz_buf *out)
+                             const vz_hints *hints, vz_buf *out)
 {
     vz_segment *segs = NULL;
     size_t *length = NULL;
@@ -117,7 +123,7 @@ fv_status vz_modelled_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t 
     primed p;
     vz_buf codes;
     vz_buf_init(&codes, ctx);
-    fv_status s = vz_split(ctx, data, size, o->level, &segs, &count);
+    fv_status s = vz_split(ctx, data, size, o->level, hints, &segs, &count);
     if (s == FV_OK) length = fv_calloc(ctx, (size_t)count, sizeof *length);
     if (s == FV_OK && !length) s = FV_ERR_OOM;
     if (s == FV_OK) s = encode_others(ctx, o, data, segs, count, &codes, length);

@@ -144,18 +144,27 @@ static fv_status add_plain(list *l, const uint8_t *data, size_t size)
     return FV_OK;
 }
 
-fv_status vz_split(fv_ctx *ctx, const uint8_t *data, size_t size, int level, vz_segment **segs,
-                   int *count)
+fv_status vz_split(fv_ctx *ctx, const uint8_t *data, size_t size, int level, const vz_hints *hints,
+                   vz_segment **segs, int *count)
 {
     list l = {.ctx = ctx};
-    size_t done = 0, edge = 0;
+    size_t done = 0, edge = 0, h = 0;
     fv_status s = FV_OK;
     /* What may be inflated in search of streams: bounds the time for hostile data. */
     uint64_t budget = 8 * (uint64_t)size + (1 << 20);
     for (size_t at = 0; at < size && s == FV_OK; at++) {
-        vz_segment g = find_at(data, size, at, at == edge || at % 512 == 0);
+        vz_segment g = {VZ_BINARY, 0, 0};
+        size_t end = size; /* what is found must leave the next hint alone */
+        while (hints && h < hints->count && hints->list[h].at < at) h++;
+        if (hints && h < hints->count) {
+            if (hints->list[h].at == at && hints->list[h].g.size <= size - at)
+                g = hints->list[h].g;
+            else if (hints->list[h].at > at && hints->list[h].at < size)
+                end = (size_t)hints->list[h].at;
+        }
+        if (g.size == 0) g = find_at(data, end, at, at == edge || at % 512 == 0);
         if (g.size == 0 && (data[at] == 0x78 || data[at] == 0x1f || data[at] == 'P')) {
-            g.size = vz_stream_detect(ctx, data + at, size - at, level, &g.param, &budget);
+            g.size = vz_stream_detect(ctx, data + at, end - at, level, &g.param, &budget);
             g.kind = VZ_DEFLATE;
         }
         if (g.size == 0) continue;

@@ -12,6 +12,7 @@
  *
  * The frame header is written when the first block has been read: by then it is known whether that
  * block is all, which saves end mark and trailer (9 bytes: 3 % of a file of a few hundred bytes). */
+#include "vz_media.h"
 #include "vz_model.h"
 
 #include <string.h>
@@ -24,7 +25,7 @@
 
 /* A block being coded. */
 typedef struct slot {
-    vz_buf in, refs, out, check; /* check: what decoding gave, with `verify` */
+    vz_buf in, refs, hints, out, check; /* check: what decoding gave, with `verify` */
     uint64_t original, hash, in_hash; /* size and hash of the block, hash of its plain bytes */
     vz_block_type type;
     bool has_failed_check;
@@ -41,6 +42,7 @@ typedef struct writer {
     int window_log2; /* 0: blocks do not refer to others */
     bool has_verify, is_single;
     vz_source *source;
+    vz_tracker media; /* where there is no dedup, which has its own */
     vz_dedup *dedup;
     vz_crew *crew;
     slot *slots;
@@ -60,7 +62,8 @@ static void cut_evenly(writer *w)
     const uint64_t size = w->o.size;
     if (!w->o.block_bytes && size > w->block_size) {
         const uint64_t blocks = (size - 1) / w->block_size + 1;
-        w->block_size = (size - 1) / blocks + 1;
+        /* Members of an archive are found at multiples of 512. */
+        w->block_size = ((size - 1) / blocks + 512) / 512 * 512;
     }
     if (w->o.long_range < 0 || (size && size <= w->block_size)) {
         w->window_log2 = 0;
@@ -163,6 +166,7 @@ static fv_status open_slots(writer *w)
     for (int i = 0; i < w->slot_count; i++) {
         vz_buf_init(&w->slots[i].in, w->ctx);
         vz_buf_init(&w->slots[i].refs, w->ctx);
+        vz_buf_init(&w->slots[i].hints, w->ctx);
         vz_buf_init(&w->slots[i].out, vz_crew_ctx(w->crew, i));
         vz_buf_init(&w->slots[i].check, vz_crew_ctx(w->crew, i));
         const uint64_t first = w->o.size < w->block_size ? w->o.size : w->block_size;
@@ -315,15 +319,46 @@ static void code_slot(void *user, fv_ctx *ctx, int i)
     b->in_hash = vz_hash(b->in.data, b->in.size);
     if (!b->refs.size) b->hash = b->in_hash;
     if (!b->in.size) return;
-    b->status = vz_block_encode(ctx, &w->cm, b->in.data, b->in.size, &b->out, &b->type);
+    const vz_hints hints = {(const vz_hint *)(const void *)b->hints.data,
+                            b->hints.size / sizeof(vz_hint)};
+    b->status = vz_block_encode(ctx, &w->cm, b->in.data, b->in.size, &hints, &b->out, &b->type);
     if (b->status == FV_OK && w->has_verify) b->status = verify(ctx, &w->cm, b);
+}
+
+/* What large media the block holds, which was just read and begins at `from`. */
+static fv_status track(writer *w, slot *b, uint64_t from)
+{
+    vz_tracker *t = &w->media;
+    uint8_t head[VZ_MEDIA_LOOK];
+    const uint64_t to = from + b->in.size;
+    while (t->next < to) {
+        const uint8_t *p = b->in.data + (t->next - from);
+        size_t n = to - t->next < VZ_MEDIA_LOOK ? (size_t)(to - t->next) : VZ_MEDIA_LOOK;
+        if (!vz_tracker_may_begin(t, *p)) {
+            vz_tracker_skip(t);
+            continue;
+        }
+        if (n < VZ_MEDIA_LOOK) {
+            /* The header may go on in the next block. */
+            vz_in next;
+            FV_TRY(vz_source_peek(w->source, VZ_MEDIA_LOOK - n, &next));
+            memcpy(head, p, n);
+            memcpy(head + n, next.p, (size_t)(next.end - next.p));
+            n += (size_t)(next.end - next.p);
+            p = head;
+        }
+        FV_TRY(vz_tracker_look(t, p, n));
+    }
+    FV_TRY(vz_tracker_hints(t, from, to, 0, &b->hints));
+    vz_tracker_forget(t, to);
+    return FV_OK;
 }
 
 /* The next block into b; its size is 0 at the end. */
 static fv_status read_slot(writer *w, slot *b, bool *is_end)
 {
     vz_in next;
-    b->in.size = b->refs.size = 0;
+    b->in.size = b->refs.size = b->hints.size = 0;
     bool is_read = false;
     if (w->dedup && w->done == 0) {
         FV_TRY(vz_dedup_start(w->dedup, w->source, w->block_size, &b->in, &is_read));
@@ -331,13 +366,16 @@ static fv_status read_slot(writer *w, slot *b, bool *is_end)
         if (is_read) vz_dedup_close(&w->dedup); /* its hash has seen nothing, the block's says all */
     }
     if (!is_read && w->dedup) {
-        FV_TRY(vz_dedup_block(w->dedup, w->source, w->block_size, &b->in, &b->refs, &b->original,
-                              &b->hash));
+        vz_dedup_out to = {&b->in, &b->refs, &b->hints, 0, 0};
+        FV_TRY(vz_dedup_block(w->dedup, w->source, w->block_size, &to));
+        b->original = to.original;
+        b->hash = to.hash;
     } else if (!is_read) {
         FV_TRY(vz_source_append(w->source, &b->in, w->block_size, &b->original));
     }
     if (!w->dedup && XXH64_update(&w->hash, b->in.data, b->in.size) != XXH_OK)
         return FV_ERR_INTERNAL;
+    if (!w->dedup) FV_TRY(track(w, b, w->done));
     w->done += b->original;
     FV_TRY(vz_source_peek(w->source, 1, &next));
     *is_end = next.p == next.end && (!w->dedup || vz_dedup_is_empty(w->dedup));
@@ -414,9 +452,11 @@ static void close_writer(writer *w)
 {
     vz_crew_stop(w->crew);
     vz_dedup_close(&w->dedup);
+    vz_tracker_close(&w->media);
     for (int i = 0; w->slots && i < w->slot_count; i++) {
         vz_buf_free(&w->slots[i].in);
         vz_buf_free(&w->slots[i].refs);
+        vz_buf_free(&w->slots[i].hints);
         vz_buf_free(&w->slots[i].out);
         vz_buf_free(&w->slots[i].check);
     }
@@ -434,6 +474,7 @@ fv_status fv_vzip_compress_stream(fv_ctx *ctx, const fv_vzip_io *io, const fv_vz
     memset(&w, 0, sizeof w);
     w.ctx = ctx;
     w.io = io;
+    vz_tracker_open(&w.media, ctx);
     if (stats) memset(stats, 0, sizeof *stats);
     if (!io || !io->read || !io->write) return fv_fail(ctx, FV_ERR_ARG, "vzip: a callback is NULL");
     vz_buf_init(&w.index, ctx);
