@@ -5,7 +5,7 @@
 # with a short fuzzing run, installation with the example, documents and scripts. --full adds clang,
 # -O0 and -O3, long fuzzing, the thread sanitizer, and training killed again and again.
 # Everything is written to build/test; logs and times of every step to build/test/logs.
-# FUZZ_SECONDS: time for each fuzz target (20; --full 300). JOBS: processes (all cores).
+# FUZZ_SECONDS: time for each fuzz target (10; --full 300). JOBS: processes (all cores).
 set -u
 cd "$(dirname "$0")/.." || exit 1
 full=
@@ -19,7 +19,7 @@ out=$top/build/test
 logs=$out/logs
 jobs=${JOBS:-$(nproc 2> /dev/null || echo 2)}
 fuzz_seconds=${FUZZ_SECONDS:-${full:+300}}
-fuzz_seconds=${fuzz_seconds:-20}
+fuzz_seconds=${fuzz_seconds:-10}
 rm -rf "$logs" "$out/scratch"
 mkdir -p "$logs" "$out/scratch" || exit 1
 passed=0 failed=0 skipped=0
