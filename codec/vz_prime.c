@@ -56,6 +56,13 @@ uint64_t vz_prime_bytes_max(const vz_prior *p, uint64_t size)
     return sum < LEAST + TIMES * size ? sum : LEAST + TIMES * size;
 }
 
+uint32_t vz_prime_texts(const vz_model *m)
+{
+    uint32_t bits = 0;
+    for (int i = 0; i < m->primes; i++) bits |= (uint32_t)(m->prime[i].kind == VZ_TEXT) << i;
+    return bits;
+}
+
 /* ---- Which text suits a block ---------------------------------------------------------------- */
 
 /* Of each class of segments the one that holds most of the block's pieces of PIECE bytes, by hash. */
@@ -171,20 +178,4 @@ static void open_embedded(void)
 const vz_model *vz_prime_model(void)
 {
     return pthread_once(&embedded_once, open_embedded) == 0 && has_embedded ? &embedded : NULL;
-}
-
-fv_status vz_prior_take(fv_ctx *ctx, const vz_header *h, vz_prior *out)
-{
-    const vz_model *m = vz_prime_model();
-    *out = (vz_prior){m, 0, 0};
-    for (int i = 0; i < h->models; i++) {
-        if (m && i == 0 && h->model[i].id == m->id && h->model[i].hash == vz_model_short_hash(m))
-            continue;
-        return fv_fail(ctx, FV_ERR_MODEL,
-                       "made with the trained model %08lx (hash %016llx), which this program does "
-                       "not have: it is the file %08lx-%016llx.vzm",
-                       (unsigned long)h->model[i].id, (unsigned long long)h->model[i].hash,
-                       (unsigned long)h->model[i].id, (unsigned long long)h->model[i].hash);
-    }
-    return FV_OK;
 }
