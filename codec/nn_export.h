@@ -27,23 +27,27 @@ fv_status nn_export(fv_ctx *ctx, nn_int_model **out, nn_float *f, const int32_t 
 
 /* ---- A whole model file (vz_model_make.c) ---------------------------------------------------- */
 
-/* Typical bytes of a kind of data. The network runs over `modality`'s prefix and all of them: the
- * state it ends in is what a stream of that kind begins with. */
+/* Typical bytes of a kind of data; there may be several of one kind. */
 typedef struct vz_prime_source {
     vz_kind kind;
-    const char *modality; /* of oz_modality_name */
+    /* The network runs over the prefix of `modality` and all of `bytes`: that calibrates it, and the
+     * state it ends in is what a stream that begins with this text has. size 0: neither.
+     * modality, of oz_modality_name; NULL: of those that the network was trained on, the one under
+     * which it foretells `bytes` best. */
+    const char *modality;
     const uint8_t *bytes;
     size_t size;
-    size_t keep; /* the last so many go into the file, for the statistics of short blocks */
+    const uint8_t *text; /* goes into the file; may be empty */
+    size_t text_bytes;
 } vz_prime_source;
 typedef struct vz_make {
     const char *name; /* shorter than VZ_MODEL_NAME */
     uint32_t id;
-    const vz_prime_source *source; /* also what the network is calibrated with; at least one */
+    const vz_prime_source *source; /* with a network one of them at least has bytes */
     int sources;
     int adapt_rate; /* 1 .. 24; 0: by the depth of the tree */
 } vz_make;
-/* Appends the file of `from`, a network that fovea train wrote. */
+/* Appends the file of `from`, a network that fovea train wrote; NULL: of texts only. */
 fv_status vz_model_make(fv_ctx *ctx, const fv_model *from, const vz_make *o, vz_buf *out);
 
 #endif

@@ -622,9 +622,12 @@ static void model_files_return_the_same(void)
 static void a_network_becomes_a_model_file(void)
 {
     static uint8_t prose[3000], records[900];
-    const vz_prime_source source[] = {{VZ_TEXT, "text", prose, sizeof prose, 100},
-                                      {VZ_RECORDS, "database", records, sizeof records, 5000}};
-    vz_make o = {"made", 77, source, 2, 13};
+    const vz_prime_source source[] = {
+        {VZ_TEXT, "text", prose, sizeof prose, prose + 2900, 100},
+        {VZ_RECORDS, "database", records, sizeof records, records, sizeof records},
+        {VZ_TEXT, NULL, prose, sizeof prose, prose, 0}, /* of any modality */
+        {VZ_X86, NULL, NULL, 0, prose, 9}};
+    vz_make o = {"made", 77, source, 4, 13};
     oz_net net;
     oz_meta meta;
     fv_model *from;
@@ -641,9 +644,10 @@ static void a_network_becomes_a_model_file(void)
     OK(ctx, vz_model_make(ctx, from, &o, &file));
     OK(ctx, vz_model_read(ctx, &m, file.data, file.size));
     CHECK(m->net->adapt_rate == 13 && m->id == 77 && strcmp(m->name, "made") == 0 &&
-          m->primes == 2 && m->vocab.size == 256);
+          m->primes == 4 && m->vocab.size == 256);
     CHECK(m->prime[0].text_bytes == 100 && memcmp(m->prime[0].text, prose + 2900, 100) == 0);
-    CHECK(m->prime[1].text_bytes == sizeof records);
+    CHECK(m->prime[1].text_bytes == sizeof records && m->prime[2].state);
+    CHECK(m->prime[3].kind == VZ_X86 && !m->prime[3].state && m->prime[3].text_bytes == 9);
     stream s;
     CHECK(open_stream(&s, m->net, false));
     nn_int_step(&s.s, 256 + 6); /* text */
@@ -656,9 +660,17 @@ static void a_network_becomes_a_model_file(void)
     vz_model_close(&m);
     o.sources = 0;
     CHECK(vz_model_make(ctx, from, &o, &file) == FV_ERR_ARG);
-    const vz_prime_source wrong = {VZ_TEXT, "smell", prose, sizeof prose, 0};
+    const vz_prime_source wrong = {VZ_TEXT, "smell", prose, sizeof prose, prose, 0};
     o = (vz_make){"made", 77, &wrong, 1, 0};
     CHECK(vz_model_make(ctx, from, &o, &file) == FV_ERR_UNKNOWN);
+    vz_buf_free(&file);
+    o = (vz_make){"made", 77, &source[3], 1, 0}; /* nothing to calibrate with */
+    CHECK(vz_model_make(ctx, from, &o, &file) == FV_ERR_ARG);
+    vz_buf_free(&file);
+    OK(ctx, vz_model_make(ctx, NULL, &o, &file)); /* without a network */
+    OK(ctx, vz_model_read(ctx, &m, file.data, file.size));
+    CHECK(!m->net && m->primes == 1 && m->prime[0].text_bytes == 9);
+    vz_model_close(&m);
     vz_buf_free(&file);
     fv_model_close(&from);
 }
