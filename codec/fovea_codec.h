@@ -191,6 +191,36 @@ FV_API FV_NODISCARD fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *recipe,
                                                const fv_omnizip_train_options *o,
                                                fv_train_result *result);
 
+/* ---- 6. Model files -------------------------------------------------------------------------- */
+
+/* Makes a model file (.vzm, FORMAT-vzm.md) for data like that of `inputs`: texts that small blocks
+ * begin with and, unless size is "dict", a network. Every fifth input file is held out and measured
+ * in the end. Deterministic for a number of threads, except for what `seconds` decides. */
+typedef struct fv_vzip_train_options {
+    size_t struct_size;
+    const char *out_path;      /* appears complete or not at all                                */
+    int overwrite;             /* of out_path                                                   */
+    const char *const *inputs; /* files, folders and tar archives                               */
+    int input_count;
+    const char *texts;         /* a model file whose texts are taken as they are, or NULL       */
+    const char *network;       /* a network that fovea train made, which is put in, or NULL     */
+    const char *size;          /* "dict" (the default): no network is trained                   */
+    const char *name;          /* at most 31 bytes; NULL: out_path's without folder and suffix  */
+    uint32_t id;               /* 0: of the name. Below 256: models that come with vzip         */
+} fv_vzip_train_options;
+#define FV_VZIP_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_vzip_train_options) }
+
+typedef struct fv_vzip_train_result {
+    uint32_t id;
+    uint64_t hash;         /* id and hash are what archives name          */
+    uint64_t model_bytes;
+    int texts;             /* of the model, and their bytes               */
+    uint64_t text_bytes;
+} fv_vzip_train_result;
+/* result may be NULL. */
+FV_API FV_NODISCARD fv_status fv_vzip_train(fv_ctx *ctx, const fv_vzip_train_options *o,
+                                            fv_vzip_train_result *result);
+
 #ifdef __cplusplus
 }
 #endif

@@ -2,7 +2,7 @@
  *
  * vzip FILE makes FILE.vz, vzip -d FILE.vz the file again; without files it is a filter. The verbs
  * c, d, t and l are the same as no option, -d, -t and -l, with the options that belong to them;
- * bench measures.
+ * train makes model files, bench measures.
  * Installed as vunzip it decompresses, as vzcat to standard output. */
 #include "vzip.h"
 #include "vzip_bench.h"
@@ -254,6 +254,7 @@ static int run(int argc, char **argv, char verb, const char *name, vzip_mode mod
     const char *usage = verb ? "[options] [FILE ...]"
                              : "[-d | -t | -l] [options] [FILE ...]\n"
                                "c | d | t | l [options] [FILE ...]\n"
+                               "train [options] -o MODEL.vzm FILE ...\n"
                                "bench [options] FILE ...";
     const cli_command command = {
         name, usage, about[verb ? strchr(letters, verb) - letters + 1 : 0],
@@ -309,6 +310,7 @@ int main(int argc, char **argv)
         {"d", verb_d},
         {"t", verb_t},
         {"l", verb_l},
+        {"train", vzip_train},
         {"bench", verb_bench},
     };
     cli_setup("vzip", argv);

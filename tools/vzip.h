@@ -71,5 +71,6 @@ bool vzip_has_suffix(const char *path);
 int vzip_compress_file(const vzip_job *j, const char *path, void *user); /* vzip_code.c */
 int vzip_decompress_file(const vzip_job *j, const char *path, void *user);
 int vzip_list_files(const vzip_job *j, const char *const *files, int count); /* vzip_list.c */
+int vzip_train(int argc, char **argv);                                       /* vzip_train.c */
 
 #endif

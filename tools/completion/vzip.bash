@@ -6,7 +6,7 @@ _vzip()
     local code='-o -c --stdout -k --keep --rm -f -r --recursive -N --name -n --no-name -T --threads -M --memory'
     COMPREPLY=()
     case $prev in
-    --level | -T | --threads | -M | --memory | --block-size | --max-output | --levels) return ;;
+    --level | -T | --threads | -M | --memory | --block-size | --max-output | --levels | --name | --id) return ;;
     --peers)
         COMPREPLY=($(compgen -W 'all none zstd xz brotli bzip3 zpaq lrzip flac cwebp cjxl' -- "$cur"))
         return
@@ -19,10 +19,11 @@ _vzip()
     d) words="$code $unpack $common" ;;
     t) words="-r --recursive -T --threads -M --memory --max-output $common" ;;
     l) words="-r --recursive --json $common" ;;
+    train) words="-o --texts --network --name --id -f --threads --json $common" ;;
     bench) words="--levels --peers -T --threads --each -o --csv -f --json $common" ;;
     *)
         words="-d --decompress -t --test -l --list $code $pack $unpack --json $common"
-        [[ $COMP_CWORD == 1 ]] && words="c d t l bench $words"
+        [[ $COMP_CWORD == 1 ]] && words="c d t l train bench $words"
         ;;
     esac
     if [[ $cur == -* ]]; then
