@@ -229,7 +229,7 @@ static fv_status fill(vz_dedup *d, vz_source *source, uint64_t want, uint64_t *g
 }
 
 /* Looks for headers in what has been read, but for the last bytes, which may hold half of one. Then
- * d->at can go up to *limit. */
+ * d->at can go up to *limit; where the window is full, it stays: the block's bytes are to be kept. */
 static fv_status track(vz_dedup *d, vz_source *source, uint64_t *limit)
 {
     for (;;) {
@@ -250,8 +250,10 @@ static fv_status track(vz_dedup *d, vz_source *source, uint64_t *limit)
             FV_TRY(vz_tracker_look(&d->media, d->head.data, d->head.size));
         }
         *limit = d->media.next < d->past.end ? d->media.next : d->past.end;
+        const uint64_t more = VZ_PAGE - d->past.end % VZ_PAGE;
         if (*limit > d->at || is_end) return FV_OK;
-        FV_TRY(fill(d, source, VZ_PAGE - d->past.end % VZ_PAGE, &got));
+        if (d->past.end + more - d->block > (uint64_t)1 << d->past.log2) return FV_OK;
+        FV_TRY(fill(d, source, more, &got));
     }
 }
 

@@ -136,6 +136,46 @@ static void odd_repeats(void)
     }
 }
 
+/* A block as long as the window, where headers are looked for beyond its end: its first bytes are
+ * still needed when the last have been read. */
+static void a_full_window_loses_nothing(void)
+{
+    enum { BLOCK = 512 << 10, PERIOD = BLOCK - 4096, TIMES = 3, LOG2 = 20 };
+    uint8_t *all = malloc(TIMES * PERIOD);
+    stream s = {all, TIMES * PERIOD, 0, 0, {{0, 0, NULL}}};
+    const fv_vzip_io io = {stream_read, stream_write, &s};
+    vz_source *source = vz_source_open(ctx, &io);
+    vz_buf plain, refs, hints;
+    vz_dedup_out to = {&plain, &refs, &hints, 0, 0};
+    vz_dedup *d = NULL;
+    vz_past past;
+    uint64_t seed = 5;
+    bool is_all;
+    for (size_t i = 0; i < PERIOD; i++) all[i] = i % 512 ? (uint8_t)(test_next(&seed) >> 13) : 'P';
+    memcpy(all + 40960, all + 20480, 4096);
+    for (int i = 1; i < TIMES; i++) memcpy(all + i * PERIOD, all, PERIOD);
+    vz_buf_init(&plain, ctx);
+    vz_buf_init(&refs, ctx);
+    vz_buf_init(&hints, ctx);
+    OK(ctx, vz_past_open(&past, ctx, LOG2));
+    OK(ctx, vz_dedup_open(ctx, &d, LOG2));
+    OK(ctx, vz_dedup_start(d, source, BLOCK, &plain, &is_all));
+    while (!is_all && past.end < TIMES * PERIOD) {
+        const uint64_t from = past.end;
+        OK(ctx, vz_dedup_block(d, source, BLOCK, &to));
+        const vz_block_header h = {VZ_REFERRING, to.original, refs.size, to.hash, 0};
+        OK(ctx, vz_refs_apply(ctx, &h, refs.data, plain.data, plain.size, &past));
+        CHECK(vz_past_hash(&past, from, to.original) == to.hash);
+    }
+    vz_past_close(&past);
+    vz_dedup_close(&d);
+    vz_buf_free(&hints);
+    vz_buf_free(&refs);
+    vz_buf_free(&plain);
+    fv_free(ctx, source);
+    free(all);
+}
+
 static void references_can_be_left_out(void)
 {
     fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
@@ -348,6 +388,7 @@ int main(int argc, char **argv)
     RUN(versions_are_coded_once);
     RUN(streams_of_unknown_size_as_well);
     RUN(odd_repeats);
+    RUN(a_full_window_loses_nothing);
     RUN(references_can_be_left_out);
     RUN(random_access_equals_slices);
     RUN(damage_spreads_to_copies_only);
