@@ -3,7 +3,7 @@
  * Weights: 8 bits per row; of seven scales between 70 % and 100 % of the largest weight, the one
  * with the smallest squared error. Vectors: the network runs in float over calibration tokens, and
  * a scale is such that the 99.9 % quantile of the absolute values lies at a quarter of the range
- * (half of it for r and hidden). The unit of a head's state: the 99.99 % quantile at a quarter of
+ * (half of it for r and hidden). The residual: the largest value at a quarter. The unit of a head's state: the 99.99 % quantile at a quarter of
  * the range, or coarser where a single write K v would exceed its own range. All scales end up in
  * the multipliers of the rows that are behind and ahead of a vector.
  *
@@ -56,6 +56,7 @@ typedef struct layer_sizes {
 } layer_sizes;
 typedef struct sizes {
     histogram h, v;
+    float x0, x[NN_MAX_LAYERS]; /* largest: of the embedding, of the residual in a layer */
     layer_sizes layer[];
 } sizes;
 
@@ -329,16 +330,32 @@ static void feed_forward(nn_float *f, int l)
     feed(f, l, second, 1 - w);
 }
 
+static float largest(float most, const float *x, int n)
+{
+    for (int i = 0; i < n; i++) most = fmaxf(most, fabsf(x[i]));
+    return most;
+}
+
+/* While it calibrates: the residual where it has just been added to. */
+static void note_residual(const nn_float *f, int l)
+{
+    if (f->sizes) f->sizes->x[l] = largest(f->sizes->x[l], f->x, f->cfg.width);
+}
+
 void nn_float_step(nn_float *f, int token)
 {
     const int n = f->cfg.width;
     normalise(f->x, f->embed + (size_t)token * (size_t)n, n, f->norm, NULL, 1e-8);
     memcpy(f->x0, f->x, (size_t)n * sizeof *f->x0);
+    if (f->sizes) f->sizes->x0 = largest(f->sizes->x0, f->x0, n);
     for (int l = 0; l < f->cfg.layers; l++) {
         const float *mix = f->layer[l].mix;
         for (int i = 0; i < n; i++) f->x[i] = mix[0] * f->x[i] + mix[1] * f->x0[i];
+        note_residual(f, l);
         attention(f, l);
+        note_residual(f, l);
         feed_forward(f, l);
+        note_residual(f, l);
     }
     normalise(f->h, f->x, n, f->norm, NULL, 1e-8);
     if (f->sizes) count_values(&f->sizes->h, f->h, n);
@@ -402,6 +419,7 @@ typedef struct exporter {
     double *real;
     int8_t *row;
     double v; /* unit of values, the same in all layers */
+    double x0, x[NN_MAX_LAYERS]; /* units of the residual in each layer: see residual_units */
 } exporter;
 
 /* rows of w (and zero rows up to m->rows) times a vector of unit `in`, giving unit `out` */
@@ -470,6 +488,51 @@ static void put_recurrence(exporter *e, int l, double r, double k, double z)
     scales(&B, 1, &to->bonus_mul, &to->bonus_mul_shift, 31);
 }
 
+/* What the rows of w may have as scales: see scales(). */
+static double largest_scale(const float *w, int rows, int columns, double in)
+{
+    return (double)largest(0, w, rows * columns) / 127 * in;
+}
+
+static double unit_of_z(const layer_sizes *q) { return unit(&q->z, 4, NN_ACT_MAX); }
+/* Of u u >> 17. */
+static double unit_of_square(const layer_sizes *q)
+{
+    const double u = unit(&q->u, 2, 32767);
+    return u * u * 0x1p17;
+}
+
+/* A power of two, at least `least`. */
+static double power(double least)
+{
+    int exponent = 0;
+    return ldexp(1, frexp(least, &exponent) == 0.5 ? exponent - 1 : exponent);
+}
+
+/* The residual in a layer is an integer times its unit, a power of two: so large that four times what
+ * calibration saw fits, that |mix| stays below 8, and that no row of the matrices which add to it needs
+ * a scale of 1 or more. Norms take the unit out again, but for their eps. */
+static void residual_units(exporter *e)
+{
+    const nn_int_config *c = &e->f->cfg;
+    const sizes *q = e->f->sizes;
+    const int n = c->width, E = c->experts ? c->experts : 1;
+    e->x0 = power(fmax(4 * (double)q->x0 / NN_X_MAX, 0x1p-16));
+    for (int l = 0; l < c->layers; l++) {
+        const float_layer *y = &e->f->layer[l];
+        const layer_sizes *ql = &q->layer[l];
+        const double before = l ? e->x[l - 1] : e->x0;
+        double least = fmax(4 * (double)q->x[l] / NN_X_MAX, 0x1p-16);
+        least = fmax(least, fabs((double)y->mix[0]) * before / 7.99);
+        least = fmax(least, fabs((double)y->mix[1]) * e->x0 / 7.99);
+        least = fmax(least, largest_scale(y->out, n, n, unit_of_z(ql)));
+        least = fmax(least, largest_scale(y->down, E * n, c->hidden, unit_of_square(ql)));
+        e->x[l] = power(least);
+    }
+}
+
+static double eps_of(double eps, double x) { return eps / (x * x); }
+
 static void put_layer(exporter *e, int l)
 {
     const float_layer *y = &e->f->layer[l];
@@ -478,11 +541,12 @@ static void put_layer(exporter *e, int l)
     nn_int_layer *to = &e->m->layer[l];
     const int n = c->width, E = c->experts ? c->experts : 1;
     const double a = unit(&q->a, 4, NN_ACT_MAX), r = unit(&q->r, 2, NN_R_MAX);
-    const double k = unit(&q->k, 4, NN_ACT_MAX), z = unit(&q->z, 4, NN_ACT_MAX);
+    const double k = unit(&q->k, 4, NN_ACT_MAX), z = unit_of_z(q), x = e->x[l];
     const double b = unit(&q->b, 4, NN_ACT_MAX), u = unit(&q->u, 2, 32767);
-    for (int i = 0; i < 2; i++) to->mix[i] = rounded(y->mix[i] * 16384.0, 131071);
-    put_norm(&to->ln1, y->ln1_w, y->ln1_b, n, a, 1e-5 * 0x1p24);
-    put_norm(&to->ln2, y->ln2_w, y->ln2_b, n, b, 1e-5 * 0x1p24);
+    to->mix[0] = rounded(y->mix[0] * (l ? e->x[l - 1] : e->x0) / x * 16384, 131071);
+    to->mix[1] = rounded(y->mix[1] * e->x0 / x * 16384, 131071);
+    put_norm(&to->ln1, y->ln1_w, y->ln1_b, n, a, eps_of(1e-5, x));
+    put_norm(&to->ln2, y->ln2_w, y->ln2_b, n, b, eps_of(1e-5, x));
     for (int i = 0; i < 3; i++) put_vector(to->mu[i], y->mu[i], n, 16384, 32767);
     int exponent = 0;
     (void)frexp(a * 1024, &exponent); /* the gate's argument is xrg in Q10 */
@@ -491,11 +555,11 @@ static void put_layer(exporter *e, int l)
     put_matrix(e, &to->r, y->r, n, a, r);
     put_matrix(e, &to->k, y->k, n, a, k);
     put_matrix(e, &to->v, y->v, n, a, e->v);
-    put_matrix(e, &to->out, y->out, n, z, 0x1p-12);
+    put_matrix(e, &to->out, y->out, n, z, x);
     put_recurrence(e, l, r, k, z);
     if (c->experts) put_matrix(e, &to->router, y->router, c->experts, b, 0x1p-10);
     put_matrix(e, &to->up, y->up, E * c->hidden, b, u);
-    put_matrix(e, &to->down, y->down, E * n, u * u * 0x1p17, 0x1p-12);
+    put_matrix(e, &to->down, y->down, E * n, unit_of_square(q), x);
 }
 
 /* The rows of the embedding go through the norm that follows them. */
@@ -505,7 +569,7 @@ static void put_embedding(exporter *e)
     for (int t = 0; t < e->f->cfg.tokens; t++) {
         const size_t at = (size_t)t * (size_t)n;
         normalise(e->f->x, e->f->embed + at, n, e->f->norm, NULL, 1e-8);
-        e->real[t] = quantise_row(e->m->embed + at, e->f->x, n) * 4096;
+        e->real[t] = quantise_row(e->m->embed + at, e->f->x, n) / e->x0;
     }
     scales(e->real, e->f->cfg.tokens, e->m->embed_mul, &e->m->embed_shift, 16);
 }
@@ -515,7 +579,7 @@ static void put_head(exporter *e)
     const int n = e->f->cfg.width, nodes = 1 << e->f->cfg.bits;
     const double h = unit(&e->f->sizes->h, 4, NN_ACT_MAX);
     nn_int_model *m = e->m;
-    put_norm(&m->norm, e->f->norm, NULL, n, h, 1e-8 * 0x1p24);
+    put_norm(&m->norm, e->f->norm, NULL, n, h, eps_of(1e-8, e->x[e->f->cfg.layers - 1]));
     e->real[0] = 0;
     for (int i = 1; i < nodes; i++) {
         const size_t at = (size_t)i * (size_t)n;
@@ -558,6 +622,7 @@ fv_status nn_export(fv_ctx *ctx, nn_int_model **out, nn_float *f, const int32_t 
         nn_float_step(f, tokens[i]);
     }
     e.v = unit(&f->sizes->v, 4, NN_ACT_MAX);
+    residual_units(&e);
     put_embedding(&e);
     for (int l = 0; l < c->layers; l++) put_layer(&e, l);
     put_head(&e);
