@@ -1,26 +1,11 @@
 /* test_vz_audio.c - the audio coder: every sample format and odd header returns its bytes, sound is
  * found and made smaller, one code for every vector width, memory as declared, wrong code survived.
  */
-#include "alloc_fail.h"
-#include "test.h"
 #include "vz_audio.h"
+#include "vz_fixture.h"
 
 #define SIZE_MAX_HERE 200000
-static uint8_t file[SIZE_MAX_HERE], back[SIZE_MAX_HERE];
-
-static fv_ctx *context(uint32_t disable)
-{
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    o.cpu_disable = disable;
-    fv_ctx *ctx = NULL;
-    if (fv_ctx_create(&ctx, &o) != FV_OK) abort();
-    return ctx;
-}
-
-static void put(uint8_t *p, uint32_t v, int bytes, bool is_big)
-{
-    for (int i = 0; i < bytes; i++) p[is_big ? bytes - 1 - i : i] = (uint8_t)(v >> (8 * i));
-}
+static uint8_t file[SIZE_MAX_HERE];
 
 /* Two resonances with a little noise; `nature` 1: loudest square, 2: silence, 3: noise, 4:
  * multiples of 37, 5: low byte always zero. */
@@ -52,64 +37,49 @@ static size_t make(container kind, int channels, int bits, int frames, int natur
     memset(file, 0, (size_t)head);
     if (kind == AIFF) {
         memcpy(file, "FORM....AIFFCOMM", 16);
-        put(file + 4, n + 46, 4, true);
-        put(file + 16, 18, 4, true);
-        put(file + 20, (uint32_t)channels, 2, true);
-        put(file + 22, (uint32_t)frames, 4, true);
-        put(file + 26, (uint32_t)bits, 2, true);
+        put_number(file + 4, n + 46, 4, true);
+        put_number(file + 16, 18, 4, true);
+        put_number(file + 20, (uint32_t)channels, 2, true);
+        put_number(file + 22, (uint32_t)frames, 4, true);
+        put_number(file + 26, (uint32_t)bits, 2, true);
         memcpy(file + 28, "\x40\x0e\xac\x44", 4);
         memcpy(file + 38, "SSND", 4);
-        put(file + 42, n + 8, 4, true);
+        put_number(file + 42, n + 8, 4, true);
     } else {
         memcpy(file, "RIFF....WAVEfmt ", 16);
-        put(file + 4, n + (uint32_t)head - 8, 4, false);
-        put(file + 16, kind == WAV ? 16 : 40, 4, false);
-        put(file + 20, kind == WAV ? 1 : 0xfffe, 2, false);
-        put(file + 22, (uint32_t)channels, 2, false);
-        put(file + 24, 16000, 4, false);
-        put(file + 28, (uint32_t)(16000 * channels * bytes), 4, false);
-        put(file + 32, (uint32_t)(channels * bytes), 2, false);
-        put(file + 34, (uint32_t)bits, 2, false);
+        put_number(file + 4, n + (uint32_t)head - 8, 4, false);
+        put_number(file + 16, kind == WAV ? 16 : 40, 4, false);
+        put_number(file + 20, kind == WAV ? 1 : 0xfffe, 2, false);
+        put_number(file + 22, (uint32_t)channels, 2, false);
+        put_number(file + 24, 16000, 4, false);
+        put_number(file + 28, (uint32_t)(16000 * channels * bytes), 4, false);
+        put_number(file + 32, (uint32_t)(channels * bytes), 2, false);
+        put_number(file + 34, (uint32_t)bits, 2, false);
         if (kind == EXTENSIBLE) {
-            put(file + 36, 22, 2, false);
-            put(file + 44, 1, 2, false);
+            put_number(file + 36, 22, 2, false);
+            put_number(file + 44, 1, 2, false);
         }
         memcpy(file + head - 8, "data", 4);
-        put(file + head - 4, n, 4, false);
+        put_number(file + head - 4, n, 4, false);
     }
     uint8_t *p = file + head;
     for (int i = 0; i < frames; i++)
         for (int c = 0; c < channels; c++, p += bytes) {
             const int32_t x = tone(nature, i, c, bits, &seed);
-            put(p, (uint32_t)(bits == 8 && !big ? x + 128 : x), bytes, big);
+            put_number(p, (uint32_t)(bits == 8 && !big ? x + 128 : x), bytes, big);
         }
     return (size_t)(p - file);
 }
 
-/* Size of the code; 0 when the coder declined; -1 when something went wrong. */
-static int64_t round_trip(fv_ctx *ctx, int level, size_t size, uint32_t *crc)
+/* The first bytes of `file`. */
+static vz_case sound(int level, size_t size)
 {
-    const vz_cm_options o = {level, 22, NULL};
-    vz_buf b;
-    bool fits;
-    vz_buf_init(&b, ctx);
-    int64_t n = -1;
-    if (vz_audio_coder.encode(ctx, &o, 0, file, size, &b, &fits) == FV_OK) {
-        memset(back, 0xa5, size);
-        if (!fits)
-            n = 0;
-        else if (vz_audio_coder.decode(ctx, &o, 0, b.data, b.size, back, size) == FV_OK &&
-                 memcmp(back, file, size) == 0)
-            n = (int64_t)b.size;
-        if (crc) *crc = fv_crc32(0, b.data, b.size);
-    }
-    vz_buf_free(&b);
-    return n;
+    return (vz_case){&vz_audio_coder, {level, 22, NULL}, 0, file, size};
 }
 
 static void every_format_returns_its_bytes(void)
 {
-    fv_ctx *ctx = context(0);
+    fv_ctx *ctx = vz_test_ctx(0, 0);
     for (int kind = 0; kind < 3; kind++)
         for (int channels = 1; channels <= 8; channels = channels < 3 ? channels + 1 : channels + 5)
             for (int bits = 8; bits <= 24; bits += 8)
@@ -117,26 +87,26 @@ static void every_format_returns_its_bytes(void)
                     const size_t n = make((container)kind, channels, bits, 150, nature);
                     uint32_t param = 0;
                     CHECK(vz_audio_detect(file, n, true, &param) == n);
-                    CHECK_MSG(round_trip(ctx, 3, n, NULL) > 0, "%d %d %d %d", kind, channels, bits,
-                              nature);
+                    CHECK_MSG(vz_round_trip(ctx, sound(3, n), NULL) > 0, "%d %d %d %d", kind,
+                              channels, bits, nature);
                 }
     for (int level = 1; level <= 9; level++)
         for (int channels = 1; channels <= 2; channels++)
-            CHECK(round_trip(ctx, level, make(WAV, channels, 16, 1300, 0), NULL) > 0);
+            CHECK(vz_round_trip(ctx, sound(level, make(WAV, channels, 16, 1300, 0)), NULL) > 0);
     fv_ctx_destroy(&ctx);
 }
 
 static void sound_becomes_small(void)
 {
-    fv_ctx *ctx = context(0);
+    fv_ctx *ctx = vz_test_ctx(0, 0);
     size_t n = make(WAV, 2, 16, 6000, 0);
-    int64_t coded = round_trip(ctx, 3, n, NULL);
+    int64_t coded = vz_round_trip(ctx, sound(3, n), NULL);
     CHECK_MSG(coded > 0 && coded < (int64_t)n * 55 / 100, "%d", (int)coded);
     n = make(WAV, 1, 16, 6000, 4); /* gaps between values cost nothing */
-    coded = round_trip(ctx, 3, n, NULL);
+    coded = vz_round_trip(ctx, sound(3, n), NULL);
     CHECK_MSG(coded > 0 && coded < (int64_t)n * 25 / 100, "%d", (int)coded);
     n = make(WAV, 1, 16, 6000, 2);
-    coded = round_trip(ctx, 3, n, NULL);
+    coded = vz_round_trip(ctx, sound(3, n), NULL);
     CHECK_MSG(coded > 0 && coded < 20, "%d", (int)coded);
     fv_ctx_destroy(&ctx);
 }
@@ -144,30 +114,30 @@ static void sound_becomes_small(void)
 /* Sizes that lie, odd sizes, chunks around, formats that are not ours. */
 static void odd_headers_return_their_bytes(void)
 {
-    fv_ctx *ctx = context(0);
+    fv_ctx *ctx = vz_test_ctx(0, 0);
     static const uint32_t LIES[] = {0, 1, 33, 299, 0x7fffffff, 0xffffffff};
     for (size_t i = 0; i < FV_ARRAY_LEN(LIES); i++) {
         const size_t n = make(WAV, 1, 24, 100, 0);
-        put(file + 40, LIES[i], 4, false);
-        put(file + 4, LIES[i], 4, false);
+        put_number(file + 40, LIES[i], 4, false);
+        put_number(file + 4, LIES[i], 4, false);
         uint32_t param = 0;
         const size_t found = vz_audio_detect(file, n, true, &param);
         CHECK(found <= n && (LIES[i] < 299 || found > 0));
-        if (found) CHECK(round_trip(ctx, 3, found, NULL) > 0);
+        if (found) CHECK(vz_round_trip(ctx, sound(3, found), NULL) > 0);
     }
     size_t n = make(WAV, 2, 16, 100, 0); /* an odd byte, cut inside of a frame */
-    for (size_t cut = 0; cut < 9; cut++) CHECK(round_trip(ctx, 3, n - cut, NULL) > 0);
-    for (size_t cut = 44; cut > 0; cut--) CHECK(round_trip(ctx, 3, cut, NULL) == 0);
-    put(file + 20, 3, 2, false); /* floats */
-    CHECK(round_trip(ctx, 3, n, NULL) == 0);
+    for (size_t cut = 0; cut < 9; cut++) CHECK(vz_round_trip(ctx, sound(3, n - cut), NULL) > 0);
+    for (size_t cut = 44; cut > 0; cut--) CHECK(vz_round_trip(ctx, sound(3, cut), NULL) == 0);
+    put_number(file + 20, 3, 2, false); /* floats */
+    CHECK(vz_round_trip(ctx, sound(3, n), NULL) == 0);
     n = make(WAV, 2, 16, 100, 0);
-    put(file + 22, 9, 2, false);
-    CHECK(round_trip(ctx, 3, n, NULL) == 0);
+    put_number(file + 22, 9, 2, false);
+    CHECK(vz_round_trip(ctx, sound(3, n), NULL) == 0);
     n = make(AIFF, 2, 16, 100, 0);
-    put(file + 46, 4, 4, true); /* SSND offset */
-    CHECK(round_trip(ctx, 3, n, NULL) > 0);
-    put(file + 46, 0x80000000u, 4, true);
-    CHECK(round_trip(ctx, 3, n, NULL) == 0);
+    put_number(file + 46, 4, 4, true); /* SSND offset */
+    CHECK(vz_round_trip(ctx, sound(3, n), NULL) > 0);
+    put_number(file + 46, 0x80000000u, 4, true);
+    CHECK(vz_round_trip(ctx, sound(3, n), NULL) == 0);
     fv_ctx_destroy(&ctx);
 }
 
@@ -191,19 +161,10 @@ static void headerless_sound_is_guessed(void)
 
 static void code_is_the_same_for_every_vector_width(void)
 {
-    static const uint32_t MASKS[] = {0, FV_CPU_AVX512, FV_CPU_AVX512 | FV_CPU_AVX2};
     static const int LEVELS[] = {1, 3, 9};
-    for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++) {
-        const size_t n = make(WAV, 2, l == 1 ? 24 : 16, 800, 0);
-        uint32_t crc[3] = {0, 0, 0};
-        for (int m = 0; m < 3; m++) {
-            fv_ctx *ctx = context(MASKS[m]);
-            const int64_t coded = round_trip(ctx, LEVELS[l], n, &crc[m]);
-            fv_ctx_destroy(&ctx);
-            CHECK(coded > 0);
-        }
-        CHECK(crc[0] == crc[1] && crc[0] == crc[2]);
-    }
+    for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++)
+        same_code_for_every_vector_width(
+            sound(LEVELS[l], make(WAV, 2, l == 1 ? 24 : 16, 800, 0)));
 }
 
 /* Random and extreme inputs, unaligned, guard words behind the weights. */
@@ -233,7 +194,7 @@ static void compare(const vz_audio_ops *ops)
 #if defined(__x86_64__)
 static void vector_filters_equal_scalar(void)
 {
-    fv_ctx *ctx = context(0);
+    fv_ctx *ctx = vz_test_ctx(0, 0);
     const uint32_t cpu = fv_ctx_cpu(ctx);
     fv_ctx_destroy(&ctx);
     if (cpu & FV_CPU_AVX2) compare(&vz_audio_ops_avx2);
@@ -244,60 +205,18 @@ static void vector_filters_equal_scalar(void)
 static void memory_is_at_most_what_was_declared(void)
 {
     static const int LEVELS[] = {1, 3, 9};
-    for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++) {
-        fv_ctx *ctx = context(0);
-        const size_t n = make(WAV, 8, 16, 100, 4);
-        const vz_cm_options o = {LEVELS[l], 24, NULL};
-        fv_memory_stats stats;
-        CHECK(round_trip(ctx, LEVELS[l], n, NULL) > 0);
-        fv_ctx_memory(ctx, &stats);
-        fv_ctx_destroy(&ctx);
-        CHECK(stats.peak_bytes <= vz_audio_coder.memory(&o, 0, n) + 2 * n);
-    }
+    for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++)
+        memory_is_as_declared(sound(LEVELS[l], make(WAV, 8, 16, 100, 4)));
 }
 
 static void allocations_may_fail(void)
 {
-    const size_t n = make(WAV, 1, 16, 100, 4);
-    int64_t coded = -1;
-    for (int left = 0; left < 40 && coded < 0; left++) {
-        alloc_fail heap = {.left = ALLOC_ALL};
-        const fv_allocator al = alloc_fail_allocator(&heap);
-        fv_ctx_options co = FV_CTX_OPTIONS_INIT;
-        co.alloc = &al;
-        fv_ctx *ctx;
-        CHECK(fv_ctx_create(&ctx, &co) == FV_OK);
-        const int64_t before = heap.live;
-        heap.left = left;
-        coded = round_trip(ctx, 3, n, NULL);
-        const bool clean = heap.live == before;
-        heap.left = ALLOC_ALL;
-        fv_ctx_destroy(&ctx);
-        CHECK(clean);
-    }
-    CHECK(coded > 0);
+    each_allocation_may_fail(sound(3, make(WAV, 1, 16, 100, 4)));
 }
 
 static void wrong_code_is_survived(void)
 {
-    fv_ctx *ctx = context(0);
-    const size_t n = make(EXTENSIBLE, 2, 16, 300, 4);
-    const vz_cm_options o = {3, 20, NULL};
-    vz_buf b;
-    bool fits;
-    vz_buf_init(&b, ctx);
-    bool good = vz_audio_coder.encode(ctx, &o, 0, file, n, &b, &fits) == FV_OK && fits;
-    for (size_t cut = 0; good && cut < b.size - 8; cut += 1 + cut / 3)
-        good = vz_audio_coder.decode(ctx, &o, 0, b.data, cut, back, n) != FV_OK;
-    for (size_t i = 0; good && i < b.size * 8; i += i < 64 ? 1 : 131) {
-        b.data[i / 8] ^= (uint8_t)(1 << i % 8);
-        const fv_status s = vz_audio_coder.decode(ctx, &o, 0, b.data, b.size, back, n);
-        good = s == FV_OK || s == FV_ERR_TRUNCATED || s == FV_ERR_FORMAT;
-        b.data[i / 8] ^= (uint8_t)(1 << i % 8);
-    }
-    vz_buf_free(&b);
-    fv_ctx_destroy(&ctx);
-    CHECK(good);
+    wrong_codes_are_survived(sound(3, make(EXTENSIBLE, 2, 16, 300, 4)));
 }
 
 int main(void)

@@ -2,17 +2,15 @@
  * what the system's zlib makes, where that is the classic one. */
 #include <zlib.h>
 
-#include "alloc_fail.h"
 #include "deflate_frozen.h"
-#include "test.h"
 #include "vz_deflate.h"
+#include "vz_fixture.h"
 
 #define ROOM 200000
-static const vz_cm_options OPTIONS = {3, 20, NULL};
 
-static void be(uint8_t *p, uint32_t v)
+static vz_case deflated(uint32_t param, const uint8_t *data, size_t size)
 {
-    for (int i = 0; i < 4; i++) p[i] = (uint8_t)(v >> (24 - 8 * i));
+    return (vz_case){&vz_deflate_coder, {3, 20, NULL}, param, data, size};
 }
 
 /* Bytes of several natures. */
@@ -49,8 +47,7 @@ static void frozen_deflate_equals_classic_zlib(void)
 {
     static uint8_t data[90000], out[ROOM];
     static const size_t SIZES[] = {1, 2, 3, 300, 90000};
-    fv_ctx *ctx;
-    CHECK(fv_ctx_create(&ctx, NULL) == FV_OK);
+    fv_ctx *ctx = vz_test_ctx(0, 0);
     for (int level = 1; level <= 9; level++)
         for (int nature = 0; nature < 5; nature++)
             for (size_t i = 0; i < FV_ARRAY_LEN(SIZES); i++) {
@@ -81,8 +78,7 @@ static void frozen_deflate_never_changes(void)
 {
     static uint8_t data[70000];
     uint32_t crc = 0;
-    fv_ctx *ctx;
-    CHECK(fv_ctx_create(&ctx, NULL) == FV_OK);
+    fv_ctx *ctx = vz_test_ctx(0, 0);
     for (int level = 1; level <= 9; level++)
         for (int strategy = 0; strategy < 5; strategy++) {
             const vz_frozen f = {level, strategy, 8 + (level & 1), 15 - strategy};
@@ -114,10 +110,10 @@ typedef struct form {
 
 static size_t put_chunk(uint8_t *to, const char *type, const uint8_t *data, size_t n)
 {
-    be(to, (uint32_t)n);
+    put_number(to, (uint32_t)n, 4, true);
     memcpy(to + 4, type, 4);
     if (n) memcpy(to + 8, data, n);
-    be(to + 8 + n, (uint32_t)crc32(0, to + 4, (uInt)n + 4));
+    put_number(to + 8 + n, (uint32_t)crc32(0, to + 4, (uInt)n + 4), 4, true);
     return n + 12;
 }
 
@@ -156,12 +152,12 @@ static size_t make_png(const form *f, uint8_t *out)
     z[0] = 0x78;
     z[1] = 0xda;
     size_t size = 2 + zlib_raw(rows, n, f->level, 15, f->mem, f->strategy, z + 2);
-    be(z + size, (uint32_t)adler32(1, rows, (uInt)n) ^ (f->odd & 4 ? 1 : 0));
+    put_number(z + size, (uint32_t)adler32(1, rows, (uInt)n) ^ (f->odd & 4 ? 1 : 0), 4, true);
     size += 4;
     if (f->odd & 16) z[size++] = 'x';
     memcpy(out, "\x89PNG\r\n\x1a\n", 8);
-    be(ihdr, f->w);
-    be(ihdr + 4, f->h);
+    put_number(ihdr, f->w, 4, true);
+    put_number(ihdr + 4, f->h, 4, true);
     ihdr[8] = (uint8_t)f->depth;
     ihdr[9] = (uint8_t)f->colour;
     ihdr[12] = (uint8_t)f->interlace;
@@ -190,36 +186,17 @@ static const form FORMS[] = {
     {2, 8, 0, 1, 1, 9, 1, 8, 65536, 0},    {0, 8, 0, 1, 60, 9, 2, 8, 65536, 0},
     {2, 8, 0, 60, 1, 9, 3, 8, 65536, 31},  {0, 8, 0, 300, 150, 4, 1, 9, 8192, 0}};
 
-static bool returns(fv_ctx *ctx, uint32_t param, const uint8_t *data, size_t size, size_t *code)
-{
-    bool fits = false;
-    uint8_t *back = calloc(1, size);
-    vz_buf b;
-    vz_buf_init(&b, ctx);
-    const bool same =
-        back && vz_deflate_coder.encode(ctx, &OPTIONS, param, data, size, &b, &fits) == FV_OK &&
-        fits &&
-        vz_deflate_coder.decode(ctx, &OPTIONS, param, b.data, b.size, back, size) == FV_OK &&
-        memcmp(back, data, size) == 0;
-    *code = b.size;
-    vz_buf_free(&b);
-    free(back);
-    return same;
-}
-
 static void every_form_of_png_returns(void)
 {
     static uint8_t data[ROOM];
-    fv_ctx *ctx;
-    CHECK(fv_ctx_create(&ctx, NULL) == FV_OK);
+    fv_ctx *ctx = vz_test_ctx(0, 0);
     for (size_t i = 0; i < FV_ARRAY_LEN(FORMS); i++) {
         uint32_t param;
-        size_t code;
         const size_t size = make_png(&FORMS[i], data);
         CHECK_MSG(vz_png_detect(data, size, false, &param) == size, "form %d", (int)i);
-        const bool same = returns(ctx, param, data, size, &code);
-        CHECK_MSG(same, "form %d: %d of %d", (int)i, (int)code, (int)size);
-        CHECK_MSG(code < size, "form %d: %d of %d", (int)i, (int)code, (int)size);
+        const int64_t code = vz_round_trip(ctx, deflated(param, data, size), NULL);
+        CHECK_MSG(code > 0 && code < (int64_t)size, "form %d: %d of %d", (int)i, (int)code,
+                  (int)size);
         data[size] = 'x'; /* what follows is not part of it */
         CHECK(vz_png_detect(data, size + 1, false, &param) == size);
         CHECK(vz_png_detect(data, size - 1, false, &param) == 0);
@@ -230,19 +207,19 @@ static void every_form_of_png_returns(void)
 static void foreign_streams_do_not_fit(void)
 {
     static uint8_t data[ROOM];
-    fv_ctx *ctx;
+    fv_ctx *ctx = vz_test_ctx(0, 0);
     bool fits = true;
     uint32_t param;
     vz_buf b;
-    CHECK(fv_ctx_create(&ctx, NULL) == FV_OK);
     vz_buf_init(&b, ctx);
     vz_buf_byte(&b, 7);
     form f = FORMS[0];
     f.level = 0; /* stored: not zlib's usual way */
     f.strategy = 0;
     const size_t size = make_png(&f, data);
-    const bool good = vz_png_detect(data, size, true, &param) == size &&
-                      vz_deflate_coder.encode(ctx, &OPTIONS, param, data, size, &b, &fits) == FV_OK;
+    CHECK(vz_png_detect(data, size, true, &param) == size);
+    const vz_case t = deflated(param, data, size);
+    const bool good = vz_case_encode(ctx, &t, &b, &fits) == FV_OK;
     const size_t left = b.size;
     vz_buf_free(&b);
     fv_ctx_destroy(&ctx);
@@ -253,12 +230,10 @@ static void streams_return_and_are_found(void)
 {
     static uint8_t plain[30000], data[ROOM];
     static const char ZIP[30] = "PK\3\4\24\0\0\0\10";
-    fv_ctx *ctx;
-    CHECK(fv_ctx_create(&ctx, NULL) == FV_OK);
+    fv_ctx *ctx = vz_test_ctx(0, 0);
     for (int wrap = 0; wrap < 3; wrap++) {
         uint32_t param;
         uint64_t budget = 1 << 20;
-        size_t code;
         size_t n = wrap == 0 ? 2 : wrap == 1 ? 10 : 33;
         make(plain, sizeof plain, 2, (uint64_t)wrap);
         if (wrap == 0) memcpy(data, "\x78\x9c", 2);
@@ -270,115 +245,59 @@ static void streams_return_and_are_found(void)
         }
         n += zlib_raw(plain, sizeof plain, 6 + wrap, 15, 8, 0, data + n);
         const size_t whole = n;
-        be(data + n, (uint32_t)adler32(1, plain, sizeof plain));
+        put_number(data + n, (uint32_t)adler32(1, plain, sizeof plain), 4, true);
         memset(data + n + 4, 0, 100);
         const size_t found = vz_stream_detect(ctx, data, n + 104, 9, &param, &budget);
         CHECK_MSG(found == whole, "wrap %d: %d", wrap, (int)found);
         CHECK(vz_stream_detect(ctx, data, n / 2, 9, &param, &budget) == 0);
-        CHECK(returns(ctx, param, data, found, &code));
-        CHECK(code < found);
+        const int64_t code = vz_round_trip(ctx, deflated(param, data, found), NULL);
+        CHECK(code > 0 && code < (int64_t)found);
     }
     fv_ctx_destroy(&ctx);
 }
 
 static void wrong_code_is_survived(void)
 {
-    static uint8_t data[ROOM], back[ROOM];
-    fv_ctx *ctx;
-    CHECK(fv_ctx_create(&ctx, NULL) == FV_OK);
-    bool good = true;
-    for (size_t k = 1; k < 13 && good; k += 11) {
+    static uint8_t data[ROOM];
+    for (size_t k = 1; k < 13; k += 11) {
         uint32_t param = 0;
-        bool fits;
-        vz_buf b;
-        vz_buf_init(&b, ctx);
         const size_t size = make_png(&FORMS[k], data);
-        good = vz_png_detect(data, size, true, &param) == size &&
-               vz_deflate_coder.encode(ctx, &OPTIONS, param, data, size, &b, &fits) == FV_OK &&
-               fits;
-        for (size_t i = 0; good && i < b.size; i += i < 60 ? 1 : 211) {
-            b.data[i] ^= 32;
-            (void)!vz_deflate_coder.decode(ctx, &OPTIONS, param, b.data, b.size, back, size);
-            b.data[i] ^= 32;
-            if (i % 7 == 0)
-                good =
-                    vz_deflate_coder.decode(ctx, &OPTIONS, param, b.data, i, back, size) != FV_OK ||
-                    memcmp(back, data, size) == 0;
-        }
-        vz_buf_free(&b);
-        fv_memory_stats m;
-        fv_ctx_memory(ctx, &m);
-        good = good && m.current_bytes == 0;
+        CHECK(vz_png_detect(data, size, true, &param) == size);
+        wrong_codes_are_survived(deflated(param, data, size));
     }
-    fv_ctx_destroy(&ctx);
-    CHECK(good);
 }
 
 static void memory_is_at_most_what_was_declared(void)
 {
     static uint8_t data[ROOM];
     for (size_t k = 0; k < FV_ARRAY_LEN(FORMS); k += 3) {
-        fv_ctx *ctx;
         uint32_t param = 0;
-        bool fits = false;
-        vz_buf b;
-        CHECK(fv_ctx_create(&ctx, NULL) == FV_OK);
-        vz_buf_init(&b, ctx);
         const size_t size = make_png(&FORMS[k], data);
-        bool good = vz_png_detect(data, size, true, &param) == size &&
-                    vz_deflate_coder.encode(ctx, &OPTIONS, param, data, size, &b, &fits) == FV_OK;
-        fv_memory_stats m;
-        fv_ctx_memory(ctx, &m);
-        good = good && fits &&
-               m.peak_bytes <= vz_deflate_coder.memory(&OPTIONS, param, size) + 2 * b.capacity;
-        vz_buf_free(&b);
-        fv_ctx_destroy(&ctx);
-        CHECK_MSG(good, "form %d: %d bytes", (int)k, (int)m.peak_bytes);
+        CHECK(vz_png_detect(data, size, true, &param) == size);
+        memory_is_as_declared(deflated(param, data, size));
     }
 }
 
 static void allocations_may_fail(void)
 {
-    static uint8_t data[ROOM], back[ROOM];
-    fv_status s = FV_ERR_OOM;
+    static uint8_t data[ROOM];
     uint32_t param;
     const size_t size = make_png(&FORMS[14], data);
     CHECK(vz_png_detect(data, size, true, &param) == size);
-    for (int n = 0; n < 200 && s != FV_OK; n++) {
-        alloc_fail heap = {.left = ALLOC_ALL};
-        const fv_allocator al = alloc_fail_allocator(&heap);
-        fv_ctx_options co = FV_CTX_OPTIONS_INIT;
-        co.alloc = &al;
-        fv_ctx *ctx;
-        bool fits = false;
-        CHECK(fv_ctx_create(&ctx, &co) == FV_OK);
-        vz_buf b;
-        vz_buf_init(&b, ctx);
-        heap.left = n;
-        s = vz_deflate_coder.encode(ctx, &OPTIONS, param, data, size, &b, &fits);
-        if (s == FV_OK && fits)
-            s = vz_deflate_coder.decode(ctx, &OPTIONS, param, b.data, b.size, back, size);
-        vz_buf_free(&b);
-        heap.left = ALLOC_ALL;
-        fv_ctx_destroy(&ctx);
-        CHECK(heap.live == 0);
-        CHECK(s == FV_OK ? fits : s == FV_ERR_OOM);
-    }
-    CHECK(s == FV_OK);
+    each_allocation_may_fail(deflated(param, data, size));
 }
 
 /* As flat as noise to look at, and larger than the blocks for which everything is tried. */
 static void large_png_is_not_taken_for_noise(void)
 {
     enum { W = 250, H = 500, ROW = 3 * W + 1, SIZE = ROW * H, MOST = 3 * SIZE };
-    fv_ctx *ctx;
+    fv_ctx *ctx = vz_test_ctx(0, 0);
     fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
     uint8_t *rows = calloc(1, SIZE), *z = malloc(MOST), *png = malloc(MOST), *out = NULL;
     uint8_t ihdr[13] = {0, 0, 0, W, 0, 0, H >> 8, H & 255, 8, 2};
     uLongf n = MOST;
     size_t at = 8, got = 0;
     uint64_t seed = 5;
-    CHECK(fv_ctx_create(&ctx, NULL) == FV_OK);
     for (size_t i = 0; i < SIZE; i++) { /* in a row, one byte of a pixel decides the others */
         const uint32_t noise = (uint32_t)(test_next(&seed) >> 9);
         if (i % ROW) rows[i] = (uint8_t)(i % ROW % 3 == 1 ? noise : rows[i - 1] + i / ROW);

@@ -1,40 +1,14 @@
 /* test_vz_genes.c - the coder of FASTA and FASTQ: odd files return their bytes, repeats on either
  * strand become small, one code for every vector width, memory as declared, wrong code survived. */
-#include "alloc_fail.h"
-#include "test.h"
+#include "vz_fixture.h"
 #include "vz_genes.h"
 
 #define ROOM 120000
-static uint8_t file[ROOM], back[ROOM];
+static uint8_t file[ROOM];
 
-static fv_ctx *context(uint32_t disable)
+static vz_case genes(int level, const void *data, size_t size)
 {
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    o.cpu_disable = disable;
-    fv_ctx *ctx = NULL;
-    if (fv_ctx_create(&ctx, &o) != FV_OK) abort();
-    return ctx;
-}
-
-/* Size of the code; 0 when the coder declined; -1 when something went wrong. */
-static int64_t round_trip(fv_ctx *ctx, int level, const void *data, size_t size, uint32_t *crc)
-{
-    const vz_cm_options o = {level, 22, NULL};
-    vz_buf b;
-    bool fits;
-    vz_buf_init(&b, ctx);
-    int64_t n = -1;
-    if (vz_genes_coder.encode(ctx, &o, 0, data, size, &b, &fits) == FV_OK) {
-        memset(back, 0xa5, size);
-        if (!fits)
-            n = 0;
-        else if (vz_genes_coder.decode(ctx, &o, 0, b.data, b.size, back, size) == FV_OK &&
-                 memcmp(back, data, size) == 0)
-            n = (int64_t)b.size;
-        if (crc) *crc = fv_crc32(0, b.data, b.size);
-    }
-    vz_buf_free(&b);
-    return n;
+    return (vz_case){&vz_genes_coder, {level, 22, NULL}, 0, data, size};
 }
 
 /* Lines of `width` random bases: `kind` 0 plain, 1 lower-case parts, 2 IUPAC letters, 3 Windows
@@ -89,24 +63,24 @@ static size_t make_fastq(int kind, int reads)
 
 static void every_form_returns_its_bytes(void)
 {
-    fv_ctx *ctx = context(0);
+    fv_ctx *ctx = vz_test_ctx(0, 0);
     for (int kind = 0; kind < 6; kind++) {
         size_t n = make_fasta(kind, 3, 700, 60);
         uint32_t param = 0;
         CHECK_MSG(vz_genes_detect(file, n, true, &param) == n, "%d", kind);
-        CHECK_MSG(round_trip(ctx, 3, file, n, NULL) > 0, "fasta %d", kind);
+        CHECK_MSG(vz_round_trip(ctx, genes(3, file, n), NULL) > 0, "fasta %d", kind);
         n = make_fasta(kind, 1, 400, 4000);
-        CHECK(round_trip(ctx, 3, file, n, NULL) > 0);
+        CHECK(vz_round_trip(ctx, genes(3, file, n), NULL) > 0);
     }
     for (int kind = 0; kind < 5; kind++) {
         const size_t n = make_fastq(kind, 30);
         uint32_t param = 0;
         CHECK_MSG(vz_genes_detect(file, n, true, &param) == n, "%d", kind);
-        CHECK_MSG(round_trip(ctx, 3, file, n, NULL) > 0, "fastq %d", kind);
-        CHECK(round_trip(ctx, 3, file, n - 1, NULL) >= 0);
+        CHECK_MSG(vz_round_trip(ctx, genes(3, file, n), NULL) > 0, "fastq %d", kind);
+        CHECK(vz_round_trip(ctx, genes(3, file, n - 1), NULL) >= 0);
     }
     for (int level = 1; level <= 9; level += 4)
-        CHECK(round_trip(ctx, level, file, make_fastq(1, 9), NULL) > 0);
+        CHECK(vz_round_trip(ctx, genes(level, file, make_fastq(1, 9)), NULL) > 0);
     fv_ctx_destroy(&ctx);
 }
 
@@ -120,17 +94,18 @@ static void odd_lines_return_their_bytes(void)
         ">x\r\nACGATCGATCAGCTACGACTACGAC\nACTACGACATCAGCATCAGCATACG\r\nACGATCAGCAGC\n",
         "acgatcagctacgactacgactacgactacgcatcg\nACgtaACGTACGATCATCAGCATCAacgNNNNNNNNNN\n",
         "@a\nACGTACGTACGAGCTAC\n+\nIIIIIIIIIIIIIIIII\n@b\n\n+\n\n@c\nA\n+\n!\n@d\nACGT\n+\n~~~~"};
-    fv_ctx *ctx = context(0);
+    fv_ctx *ctx = vz_test_ctx(0, 0);
     for (size_t i = 0; i < FV_ARRAY_LEN(TEXTS); i++)
-        CHECK_MSG(round_trip(ctx, 3, TEXTS[i], strlen(TEXTS[i]), NULL) > 0, "%d", (int)i);
-    CHECK(round_trip(ctx, 3, "@\nACGTACGTAC\n+\nIIIIIIIII\n", 25, NULL) >= 0);
-    CHECK(round_trip(ctx, 3, ">\nMKVLAAGIVGLCAKRNGTQQ\n", 23, NULL) == 0);
+        CHECK_MSG(vz_round_trip(ctx, genes(3, TEXTS[i], strlen(TEXTS[i])), NULL) > 0, "%d", (int)i);
+    CHECK(vz_round_trip(ctx, genes(3, "@\nACGTACGTAC\n+\nIIIIIIIII\n", 25), NULL) >= 0);
+    CHECK(vz_round_trip(ctx, genes(3, ">\nMKVLAAGIVGLCAKRNGTQQ\n", 23), NULL) == 0);
     /* every cut of two files either fits or is declined */
     size_t n = make_fastq(1, 4);
     for (size_t cut = 0; cut < n; cut += 7)
-        CHECK(round_trip(ctx, 1, file + cut, n - cut, NULL) >= 0);
+        CHECK(vz_round_trip(ctx, genes(1, file + cut, n - cut), NULL) >= 0);
     n = make_fasta(3, 3, 100, 60);
-    for (size_t cut = 0; cut < n; cut += 7) CHECK(round_trip(ctx, 1, file, cut, NULL) >= 0);
+    for (size_t cut = 0; cut < n; cut += 7)
+        CHECK(vz_round_trip(ctx, genes(1, file, cut), NULL) >= 0);
     fv_ctx_destroy(&ctx);
 }
 
@@ -147,8 +122,8 @@ static void segments_are_found_inside_of_files(void)
     memset(file, '>', 4000);
     CHECK(vz_genes_detect(file, 4000, true, &param) == 0);
     memset(file, '\n', 4000);
-    fv_ctx *ctx = context(0);
-    CHECK(round_trip(ctx, 3, file, 4000, NULL) == 0);
+    fv_ctx *ctx = vz_test_ctx(0, 0);
+    CHECK(vz_round_trip(ctx, genes(3, file, 4000), NULL) == 0);
     fv_ctx_destroy(&ctx);
 }
 
@@ -156,7 +131,7 @@ static void segments_are_found_inside_of_files(void)
  */
 static void repeats_become_small(void)
 {
-    fv_ctx *ctx = context(0);
+    fv_ctx *ctx = vz_test_ctx(0, 0);
     const size_t half = 8000;
     uint64_t seed = 7;
     for (int level = 3; level <= 9; level += 6)
@@ -170,7 +145,7 @@ static void repeats_become_small(void)
                 const uint8_t wrong = (uint8_t) "ACGT"[test_next(&seed) >> 30];
                 file[3 + half + i] = i % 100 == 99 ? wrong : inverted ? other : c;
             }
-            const int64_t n = round_trip(ctx, level, file, 3 + 2 * half, NULL);
+            const int64_t n = vz_round_trip(ctx, genes(level, file, 3 + 2 * half), NULL);
             CHECK_MSG(n > 1990 && n < 2350, "level %d inverted %d: %d", level, inverted, (int)n);
         }
     fv_ctx_destroy(&ctx);
@@ -178,80 +153,29 @@ static void repeats_become_small(void)
 
 static void code_is_the_same_for_every_vector_width(void)
 {
-    static const uint32_t MASKS[] = {0, FV_CPU_AVX512, FV_CPU_AVX512 | FV_CPU_AVX2};
     const size_t n = make_fastq(3, 25);
-    for (int level = 3; level <= 9; level += 6) {
-        uint32_t crc[3] = {0, 0, 0};
-        for (int m = 0; m < 3; m++) {
-            fv_ctx *ctx = context(MASKS[m]);
-            const int64_t coded = round_trip(ctx, level, file, n, &crc[m]);
-            fv_ctx_destroy(&ctx);
-            CHECK(coded > 0);
-        }
-        CHECK(crc[0] == crc[1] && crc[0] == crc[2]);
-    }
+    for (int level = 3; level <= 9; level += 6)
+        same_code_for_every_vector_width(genes(level, file, n));
 }
 
 static void memory_is_at_most_what_was_declared(void)
 {
     for (int level = 1; level <= 9; level += 4)
         for (int kind = 0; kind < 3; kind++) {
-            fv_ctx *ctx = context(0);
             const size_t n = kind == 2 ? make_fasta(1, 2, 8000, 60) : make_fastq(3 * kind, 60);
-            const vz_cm_options o = {level, 22, NULL};
-            fv_memory_stats stats;
-            CHECK(round_trip(ctx, level, file, n, NULL) > 0);
-            fv_ctx_memory(ctx, &stats);
-            fv_ctx_destroy(&ctx);
-            CHECK_MSG(stats.peak_bytes <= vz_genes_coder.memory(&o, 0, n) + 2 * n, "%d %d", level,
-                      kind);
+            memory_is_as_declared(genes(level, file, n));
         }
 }
 
 static void allocations_may_fail(void)
 {
-    const size_t n = make_fastq(4, 12);
-    int64_t coded = -1;
-    for (int left = 0; left < 150 && coded <= 0; left++) {
-        alloc_fail heap = {.left = ALLOC_ALL};
-        const fv_allocator al = alloc_fail_allocator(&heap);
-        fv_ctx_options co = FV_CTX_OPTIONS_INIT;
-        co.alloc = &al;
-        fv_ctx *ctx;
-        CHECK(fv_ctx_create(&ctx, &co) == FV_OK);
-        const int64_t before = heap.live;
-        heap.left = left;
-        coded = round_trip(ctx, 1, file, n, NULL);
-        const bool clean = heap.live == before;
-        heap.left = ALLOC_ALL;
-        fv_ctx_destroy(&ctx);
-        CHECK(clean && coded != 0);
-    }
-    CHECK(coded > 0);
+    each_allocation_may_fail(genes(1, file, make_fastq(4, 12)));
 }
 
 static void wrong_code_is_survived(void)
 {
-    fv_ctx *ctx = context(0);
-    for (int kind = 0; kind < 2; kind++) {
-        const size_t n = kind ? make_fasta(2, 2, 500, 60) : make_fastq(4, 10);
-        const vz_cm_options o = {1, 20, NULL};
-        vz_buf b;
-        bool fits;
-        vz_buf_init(&b, ctx);
-        bool good = vz_genes_coder.encode(ctx, &o, 0, file, n, &b, &fits) == FV_OK && fits;
-        for (size_t cut = 0; good && cut < b.size - 8; cut += 1 + cut / 2)
-            good = vz_genes_coder.decode(ctx, &o, 0, b.data, cut, back, n) != FV_OK;
-        for (size_t i = 0; good && i < b.size * 8; i += i < 96 ? 1 : 211) {
-            b.data[i / 8] ^= (uint8_t)(1 << i % 8);
-            const fv_status s = vz_genes_coder.decode(ctx, &o, 0, b.data, b.size, back, n);
-            good = s == FV_OK || s == FV_ERR_TRUNCATED || s == FV_ERR_FORMAT;
-            b.data[i / 8] ^= (uint8_t)(1 << i % 8);
-        }
-        vz_buf_free(&b);
-        CHECK(good);
-    }
-    fv_ctx_destroy(&ctx);
+    wrong_codes_are_survived(genes(1, file, make_fastq(4, 10)));
+    wrong_codes_are_survived(genes(1, file, make_fasta(2, 2, 500, 60)));
 }
 
 int main(void)
