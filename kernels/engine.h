@@ -89,7 +89,7 @@ void fv_unmap(fv_mapping *m);
 fv_status fv_read_file(fv_ctx *ctx, const char *path, uint64_t max_bytes, uint8_t **out,
                        size_t *size);
 
-/* Atomic output: write to PATH.tmp.PID in the same folder, fsync, rename, fsync the folder.
+/* Atomic output: fv_temp_open, write, fv_temp_publish, fsync the folder.
  * abort (or a failure of commit) removes the temporary file. When overwrite is 0 and the file
  * exists, open and commit fail with FV_ERR_EXISTS. A path that is a device or pipe (/dev/full,
  * /dev/stdout) is written directly. */

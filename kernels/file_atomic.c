@@ -1,8 +1,8 @@
 /* file_atomic.c - mapping, reading and atomic writing of files.
  *
- * A file that people see is complete or absent. Output goes to PATH.tmp.PID beside the target (the
- * same file system, so rename is atomic), is fsynced, renamed, and the folder is fsynced so that
- * the new name survives a power cut. Without `overwrite` the last step is link(2), which fails when
+ * A file that people see is complete or absent. Output goes to a temporary file beside the target
+ * (file_temp.c), is fsynced, renamed, and the folder is fsynced so that the new name survives a
+ * power cut. Without `overwrite` the last step is link(2), which fails when
  * the name exists: a check and then rename(2) would lose against another writer in between.
  *
  *     open ──> write, write ... ──> commit: flush, fsync, rename | link+unlink, fsync(folder)
@@ -28,7 +28,6 @@
 #define OUT_BUFFER_BYTES 65536
 /* Linux writes at most 2^31 - 4096 bytes a call; stay below on every system. */
 #define IO_CHUNK_BYTES ((size_t)1 << 30)
-#define TEMP_TRIES 100
 
 /* The system's text for an errno value, into buf. strerror(3) is not thread-safe. */
 static const char *system_text(int err, char *buf, size_t size)
@@ -223,19 +222,13 @@ static char *resolve(fv_ctx *ctx, const char *path)
     return fv_strdup(ctx, path);
 }
 
-/* Create PATH.tmp.PID; a second writer of the same path in this process takes PATH.tmp.PID.1 ... */
 static fv_status open_temp(fv_out_file *f)
 {
-    const size_t room = strlen(f->path) + 48;
+    const size_t room = strlen(f->path) + FV_TEMP_ROOM;
     f->temp = fv_alloc(f->ctx, room);
     if (!f->temp) return FV_ERR_OOM;
-    for (int i = 0; i < TEMP_TRIES; i++) {
-        if (i == 0) snprintf(f->temp, room, "%s.tmp.%ld", f->path, (long)getpid());
-        else snprintf(f->temp, room, "%s.tmp.%ld.%d", f->path, (long)getpid(), i);
-        f->fd = open_retry(NULL, f->temp, O_WRONLY | O_CREAT | O_EXCL, 0666);
-        if (f->fd >= 0) return FV_OK;
-        if (errno != EEXIST) break;
-    }
+    f->fd = fv_temp_open(f->path, 0666, f->temp, room);
+    if (f->fd >= 0) return FV_OK;
     const int err = errno;
     fv_free(f->ctx, f->temp);
     f->temp = NULL;
@@ -356,33 +349,11 @@ static fv_status sync_folder(fv_out_file *f)
     return r != 0 && err == EIO ? fail_write(f, err) : FV_OK;
 }
 
-/* Give the finished temporary file its name without replacing one that appeared meanwhile. */
-static int publish_new(const char *temp, const char *path)
-{
-    if (link(temp, path) == 0) {
-        unlink(temp);
-        return 0;
-    }
-    if (errno == EEXIST || errno == ENOSPC || errno == EIO || errno == ENOENT) return -1;
-    /* No hard links here (FAT, some network shares): reserve the name, then rename over it. Another
-     * writer sees the reservation as an existing file. */
-    const int fd = open_retry(NULL, path, O_WRONLY | O_CREAT | O_EXCL, 0666);
-    if (fd < 0) return -1;
-    close(fd);
-    if (rename(temp, path) == 0) return 0;
-    const int err = errno;
-    unlink(path);
-    errno = err;
-    return -1;
-}
-
 static fv_status commit_temp(fv_out_file *f)
 {
-    if (fsync(f->fd) != 0) return fail_write(f, errno);
     const int fd = f->fd;
     f->fd = -1;
-    if (close(fd) != 0) return fail_write(f, errno);
-    const int r = f->overwrite ? rename(f->temp, f->path) : publish_new(f->temp, f->path);
+    const int r = fv_temp_publish(fd, f->temp, f->path, f->overwrite);
     if (r != 0 && errno == EEXIST) {
         return fv_fail(f->ctx, FV_ERR_EXISTS,
                        "%s: exists already; allow overwriting or choose another name", f->path);

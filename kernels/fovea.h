@@ -153,6 +153,18 @@ FV_API void fv_ctx_memory(const fv_ctx *ctx, fv_memory_stats *out);
 /* peak := current, for measuring one phase. */
 FV_API void fv_ctx_memory_reset_peak(fv_ctx *ctx);
 
+/* ---- Files that appear complete or not at all ---- */
+
+/* Opens PATH.tmp.PID for writing, or PATH.tmp.PID.N, and locks it (flock) until fv_temp_publish, or
+ * until it is closed. Files of that name without a lock, which killed writers of the same path left,
+ * are removed first. temp: its name, size at least strlen(path) + FV_TEMP_ROOM. -1: errno says why.
+ * Any thread. */
+#define FV_TEMP_ROOM 48
+FV_API int fv_temp_open(const char *path, unsigned mode, char *temp, size_t size);
+/* Brings it to the disk, closes fd, gives the file its name. -1: errno says why (EEXIST without
+ * overwrite: there is one already), the temporary file is still there. */
+FV_API int fv_temp_publish(int fd, const char *temp, const char *path, int overwrite);
+
 /* ---- 3. Tensors ------------------------------------------------------------------------------ */
 
 typedef enum fv_dtype {

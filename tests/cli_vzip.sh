@@ -272,7 +272,7 @@ for signal in TERM KILL; do
     "$VZIP" -1 -f held -o late.vz > out 2> err &
     pid=$!
     tries=0
-    while [ -z "$(ls late.vz.*.part 2> /dev/null)" ] && [ $tries -lt 200 ]; do sleep 0.1; tries=$((tries + 1)); done
+    while [ -z "$(ls late.vz.tmp.* 2> /dev/null)" ] && [ $tries -lt 200 ]; do sleep 0.1; tries=$((tries + 1)); done
     kill -$signal $pid
     wait $pid
     got=$?
@@ -281,15 +281,34 @@ for signal in TERM KILL; do
     if [ $signal = TERM ]; then
         [ "$got" = 130 ] && [ -z "$(ls late* 2> /dev/null)" ]; ok $? sigterm_leaves_nothing
     else
-        [ ! -e late.vz ]; ok $? kill_leaves_no_half_archive
-        rm -f late.vz.*.part
+        [ ! -e late.vz ] && [ -n "$(ls late.vz.tmp.*)" ]; ok $? kill_leaves_no_half_archive
     fi
     rm -f held
 done
+# What the killed one left goes with the next writer of the same output; what a living one writes,
+# and files that only look like it, stay.
+mkfifo held
+(cat dense; sleep 30) > held &
+feeder=$!
+cp text late.vz.tmp.1x; cp text late.vzz.tmp.1; ln -s text late.vz.tmp.2; : > late.vz.tmp.3.4
+stale=$(ls late.vz.tmp.* | grep '[.]tmp[.][0-9]*$' | grep -v '[.]2$')
+"$VZIP" -1 -f held -o late.vz > out 2> err &
+pid=$!
+tries=0
+while [ ! -e late.vz.tmp.$pid ] && [ $tries -lt 200 ]; do sleep 0.1; tries=$((tries + 1)); done
+[ -n "$stale" ] && [ ! -e "$stale" ] && [ ! -e late.vz.tmp.3.4 ]; ok $? stale_temporary_file_is_removed
+expect second_writer 0 "$VZIP" -1 text -o late.vz
+[ -e late.vz.tmp.$pid ]; ok $? temporary_file_of_the_living_stays
+[ -e late.vz.tmp.1x ] && [ -e late.vzz.tmp.1 ] && [ -L late.vz.tmp.2 ] && [ -e text ]; ok $? other_files_stay
+kill -KILL $pid $feeder 2> /dev/null
+wait $pid $feeder 2> /dev/null
+expect writer_after_a_kill 0 "$VZIP" -1 -f text -o late.vz
+[ ! -e late.vz.tmp.$pid ] && "$VZIP" -dc late.vz | cmp -s - text; ok $? killed_writers_file_is_removed
+rm -f held late.vz*
 
 expect version 0 "$VZIP" --version
 grep -q '^vzip [0-9]' out; ok $? version_is_printed
-[ -z "$(ls -A | grep '\.part$')" ]; ok $? no_partial_files_are_left
+[ -z "$(ls -A | grep '\.tmp\.')" ]; ok $? no_partial_files_are_left
 echo "1..$count"
 echo "# $((count - failed - skipped)) passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

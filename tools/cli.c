@@ -171,19 +171,22 @@ static int say_errno(const char *path)
 int cli_save_text(const char *path, const char *text, size_t size)
 {
     const bool is_special = cli_is_special(path);
-    char *temp =
-        is_special ? cli_format("%s", path) : cli_format("%s.%ld.part", path, (long)getpid());
-    errno = 0;
-    FILE *f = fopen(temp, is_special ? "wb" : "wbx");
-    int code = f ? CLI_OK : say_errno(path);
-    if (f) {
-        const bool wrote = fwrite(text, 1, size, f) == size;
-        const bool closed = fclose(f) == 0;
-        if (!wrote || !closed || (!is_special && rename(temp, path) != 0)) {
-            code = say_errno(path);
-            if (!is_special) unlink(temp);
-        }
+    const size_t room = strlen(path) + FV_TEMP_ROOM;
+    char *temp = malloc(room);
+    if (!temp) return cli_fail(CLI_FAILED, "out of memory");
+    const int fd = is_special ? open(path, O_WRONLY | O_CLOEXEC)
+                              : fv_temp_open(path, 0666, temp, room);
+    int code = fd >= 0 ? CLI_OK : say_errno(path);
+    for (size_t at = 0; code == CLI_OK && at < size;) {
+        const ssize_t n = write(fd, text + at, size - at);
+        if (n > 0) at += (size_t)n;
+        else if (n == 0 || errno != EINTR) code = say_errno(path);
     }
+    if (code == CLI_OK && !is_special && fv_temp_publish(fd, temp, path, 1) != 0)
+        code = say_errno(path);
+    else if (fd >= 0 && (code != CLI_OK || is_special) && close(fd) != 0 && code == CLI_OK)
+        code = say_errno(path);
+    if (code != CLI_OK && fd >= 0 && !is_special) unlink(temp);
     free(temp);
     return code;
 }

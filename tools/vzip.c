@@ -223,7 +223,7 @@ static int work(const vzip_job *j, const char **files, int count)
         if (count == 0) return cli_fail(CLI_USAGE, "which archive? vzip l FILE.vz");
         return vzip_list_files(j, files, count);
     }
-    signal(SIGPIPE, SIG_IGN); /* a closed pipe must not leave a .part file: it is seen in write */
+    signal(SIGPIPE, SIG_IGN); /* a closed pipe must not leave a temporary file: it is seen in write */
     if (count == 0) {
         if (isatty(STDIN_FILENO) && !j->common.force)
             return cli_fail(CLI_USAGE, "which file? vzip FILE makes FILE.vz (vzip --help)");

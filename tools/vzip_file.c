@@ -1,8 +1,8 @@
 /* vzip_file.c - inputs and outputs of vzip: nothing is lost at any moment.
  *
- * Output goes to NAME.PID.part beside its place, is synced, gets the input's times, mode and owner,
- * and only then its name; only after that --rm deletes the input. A kill at any moment leaves the
- * input, and at worst a .part file. */
+ * Output goes to NAME.tmp.PID beside its place, gets the input's times, mode and owner, is synced,
+ * and only then gets its name; only after that --rm deletes the input. A kill at any moment leaves
+ * the input, and at worst a temporary file, which goes when the same output is written again. */
 #include "vzip.h"
 
 #include <dirent.h>
@@ -130,17 +130,15 @@ static bool is_agreed(const char *path, const vzip_in *in)
 
 static int open_temp(vzip_out *out)
 {
-    for (int i = 0; i < 100; i++) {
-        out->temp = i ? cli_format("%s.%ld.%d.part", out->path, (long)getpid(), i)
-                      : cli_format("%s.%ld.part", out->path, (long)getpid());
-        out->fd = open(out->temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-        if (out->fd >= 0) return CLI_OK;
-        const int err = errno;
-        free(out->temp);
-        out->temp = NULL;
-        if (err != EEXIST) return fail_errno(out->path, err);
-    }
-    return fail_errno(out->path, EEXIST);
+    const size_t room = strlen(out->path) + FV_TEMP_ROOM;
+    out->temp = malloc(room);
+    if (!out->temp) return cli_fail(CLI_FAILED, "out of memory");
+    out->fd = fv_temp_open(out->path, 0600, out->temp, room);
+    if (out->fd >= 0) return CLI_OK;
+    const int err = errno;
+    free(out->temp);
+    out->temp = NULL;
+    return fail_errno(out->path, err);
 }
 
 int vzip_open_out(const vzip_job *j, vzip_out *out, const char *path, const vzip_in *in)
@@ -221,23 +219,6 @@ static void set_attributes(int fd, const vzip_in *in, const fv_vzip_frame *store
     (void)futimens(fd, t);
 }
 
-/* The finished file gets its name without replacing one that appeared meanwhile. */
-static int publish(vzip_out *out)
-{
-    if (out->may_replace) return rename(out->temp, out->path);
-    if (link(out->temp, out->path) == 0) {
-        unlink(out->temp);
-        return 0;
-    }
-    if (errno == EEXIST || errno == ENOSPC || errno == EIO || errno == ENOENT) return -1;
-    /* No hard links on this file system. */
-    if (cli_file_exists(out->path)) {
-        errno = EEXIST;
-        return -1;
-    }
-    return rename(out->temp, out->path);
-}
-
 static void sync_folder(const char *path)
 {
     char *folder = cli_folder_of(path);
@@ -259,12 +240,10 @@ int vzip_commit(vzip_out *out, const vzip_in *in, const fv_vzip_frame *stored)
         return close(fd) == 0 ? CLI_OK : fail_errno(out->name, errno);
     }
     set_attributes(out->fd, in, stored);
-    int err = fsync(out->fd) == 0 ? 0 : errno;
     const int fd = out->fd;
     out->fd = -1;
-    if (close(fd) != 0 && !err) err = errno;
-    if (!err && publish(out) != 0) err = errno;
-    if (err) {
+    if (fv_temp_publish(fd, out->temp, out->path, out->may_replace) != 0) {
+        const int err = errno;
         vzip_abort(out);
         return fail_errno(out->name, err);
     }
