@@ -28,6 +28,8 @@ extern "C" {
 
 #define FV_VZIP_NO_LIMIT UINT64_MAX
 
+typedef struct fv_vzip_model fv_vzip_model; /* section 6 */
+
 typedef struct fv_vzip_options {
     size_t struct_size;
     int level;             /* 1 fastest .. 9 smallest; 0 = 3. Decoding takes as long as encoding */
@@ -46,6 +48,7 @@ typedef struct fv_vzip_options {
                               all, 0 = 256 MiB from level 6 on, 16 MiB below                     */
     int no_prime;          /* 1: small blocks begin without the typical data of the library's own
                               model; the archive is larger, and needs no model to be decoded     */
+    const fv_vzip_model *model; /* NULL = the library's own                                      */
 } fv_vzip_options;
 #define FV_VZIP_OPTIONS_INIT { .struct_size = sizeof(fv_vzip_options) }
 
@@ -55,6 +58,13 @@ typedef struct fv_vzip_limits {
     uint64_t memory_bytes;    /* 0 = 1 GiB; FV_ERR_OOM says how much would be needed */
     uint64_t max_block_bytes; /* 0 = 256 MiB                                         */
     uint64_t max_expansion;   /* original : coded bytes of a block, 0 = 1,000,000    */
+    /* Models that frames may name, beside the library's own. They, the array and what find_model
+     * returns must outlive the call, or the archive's handle. */
+    const fv_vzip_model *const *models;
+    int model_count;
+    /* Asked for a model that is in none of these; NULL = there is none. May be NULL. */
+    const fv_vzip_model *(*find_model)(void *user, uint32_t id, uint64_t hash);
+    void *find_user;
 } fv_vzip_limits;
 #define FV_VZIP_LIMITS_INIT { .struct_size = sizeof(fv_vzip_limits) }
 
@@ -191,7 +201,37 @@ FV_API FV_NODISCARD fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *recipe,
                                                const fv_omnizip_train_options *o,
                                                fv_train_result *result);
 
-/* ---- 6. Model files -------------------------------------------------------------------------- */
+/* ---- 6. Models: what is known before the first byte ------------------------------------------ */
+
+/* A model file (.vzm, FORMAT-vzm.md). The handle is read-only: any number of calls on any threads, of
+ * any contexts, may use it at the same time. Its memory, about the file's size, belongs to ctx, which
+ * must outlive it; open and close on ctx's thread (find_model may open one). Close after all calls and archive
+ * handles that use it. Any damage is an error: FV_ERR_FORMAT, _TRUNCATED, _VERSION, _CHECKSUM,
+ * _LIMIT, _MODEL. */
+FV_API FV_NODISCARD fv_status fv_vzip_model_open(fv_ctx *ctx, fv_vzip_model **out,
+                                                 const char *path);
+/* The bytes are copied. */
+FV_API FV_NODISCARD fv_status fv_vzip_model_open_memory(fv_ctx *ctx, fv_vzip_model **out,
+                                                        const void *bytes, size_t size);
+FV_API void fv_vzip_model_close(fv_vzip_model **m);
+/* The one that is part of the library, never to be closed; NULL: built without. */
+FV_API const fv_vzip_model *fv_vzip_model_own(void);
+
+typedef struct fv_vzip_model_info {
+    const char *name;  /* UTF-8, at most 31 bytes; valid until close                 */
+    uint32_t id;       /* id and hash are what frames name                           */
+    uint64_t hash;
+    uint64_t bytes;    /* of the file                                                */
+    int texts;         /* typical texts that small blocks begin with, and their bytes */
+    uint64_t text_bytes;
+    int has_network;   /* the rest is 0 without                                      */
+    int width, layers, experts;
+    int pieces;        /* of the vocabulary                                          */
+    int states;        /* texts with a state of the network                          */
+} fv_vzip_model_info;
+FV_API void fv_vzip_model_get_info(const fv_vzip_model *m, fv_vzip_model_info *out);
+
+/* ---- 7. Making models ------------------------------------------------------------------------ */
 
 /* Makes a model file (.vzm, FORMAT-vzm.md) for data like that of `inputs`: texts that small blocks
  * begin with and, unless size is "dict", a network. Every fifth input file is held out and measured

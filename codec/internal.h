@@ -222,8 +222,6 @@ void vz_header_put(const vz_header *h, vz_buf *out);
 /* FV_ERR_TRUNCATED when the bytes end inside of what may be a header, FV_ERR_FORMAT when they are
  * none; a message about "at byte N" is up to the caller. Moves r behind the header. */
 fv_status vz_header_get(vz_in *r, vz_header *h);
-/* The model of a frame; FV_ERR_MODEL: it is not there (vz_prime.c). */
-fv_status vz_prior_take(fv_ctx *ctx, const vz_header *h, vz_prior *out);
 void vz_block_header_put(const vz_block_header *h, vz_buf *out);
 fv_status vz_block_header_get(vz_in *r, const fv_vzip_limits *limits, vz_block_header *h);
 /* Defaults filled in. */

@@ -14,6 +14,7 @@
  * backwards from the block, those that hold what is needed are marked, and only they are decoded,
  * into a window like that of the decoder of streams. */
 #include "vz_archive.h"
+#include "vz_models.h"
 
 #include <string.h>
 
@@ -340,10 +341,19 @@ static uint64_t window_of(const vz_frame *f)
     return f->h.flags & VZ_IS_SOLID ? (uint64_t)1 << f->h.window_log2 : 0;
 }
 
+/* NULL: none, or one that is not at hand; then nothing can be decoded. */
+static const vz_model *model_of(const fv_vzip_archive *a, const vz_frame *f)
+{
+    return f->h.models == 1 ? vz_model_find(&a->limits, f->h.model[0].id, f->h.model[0].hash)
+                            : NULL;
+}
+
 /* Offsets in the original, and what people want to know. */
 static fv_status add_up(fv_vzip_archive *a)
 {
     fv_vzip_info *info = &a->info;
+    const vz_model *model = NULL;
+    size_t frame = SIZE_MAX;
     info->archive_bytes = a->source.size;
     info->frames = a->frame_count;
     info->blocks = a->block_count;
@@ -351,8 +361,10 @@ static fv_status add_up(fv_vzip_archive *a)
     for (size_t i = 0; i < a->block_count; i++) {
         vz_place *b = &a->blocks[i];
         vz_frame *f = &a->frames[b->frame];
-        const vz_prior prior = {vz_prime_model(), 0, 0};
-        const vz_cm_options o = {f->h.level, f->h.memory_log2, f->h.models ? &prior : NULL};
+        if (b->frame != frame) model = model_of(a, f);
+        frame = b->frame;
+        const vz_prior prior = {model, 0, 0};
+        const vz_cm_options o = {f->h.level, f->h.memory_log2, model ? &prior : NULL};
         const uint64_t need = b->original + b->coded + vz_block_memory_max(&o, b->original) +
                               window_of(f);
         if (f->original == 0) f->original_at = a->original;
@@ -497,7 +509,7 @@ fv_status vz_archive_plain(fv_vzip_archive *a, size_t i, const vz_block_header *
 {
     const vz_frame *f = &a->frames[a->blocks[i].frame];
     vz_prior prior;
-    FV_TRY(vz_prior_take(a->ctx, &f->h, &prior));
+    FV_TRY(vz_model_take(a->ctx, &a->limits, &f->h, &prior));
     const vz_cm_options o = {f->h.level, f->h.memory_log2, f->h.models ? &prior : NULL};
     uint64_t tables = 0;
     a->data.size = 0;

@@ -9,7 +9,7 @@
  * from the payloads before anything of the size of a block is taken. In a solid frame the threads
  * decode the plain bytes of a block; references are copied when its turn to be written has come,
  * from a window whose size the header says. */
-#include "internal.h"
+#include "vz_models.h"
 
 #include <string.h>
 #define XXH_STATIC_LINKING_ONLY /* the state as a struct member */
@@ -80,7 +80,7 @@ static fv_status read_header(reader *r)
                        (unsigned long long)r->header.size);
     r->cm.level = r->header.level;
     r->cm.memory_log2 = r->header.memory_log2;
-    FV_TRY(vz_prior_take(r->ctx, &r->header, &r->prior));
+    FV_TRY(vz_model_take(r->ctx, &r->limits, &r->header, &r->prior));
     r->cm.prior = r->header.models ? &r->prior : NULL;
     r->blocks = r->original = r->started = r->written = r->used = 0;
     r->is_end = r->is_waiting = false;

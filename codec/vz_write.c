@@ -13,7 +13,7 @@
  * The frame header is written when the first block has been read: by then it is known whether that
  * block is all, which saves end mark and trailer (9 bytes: 3 % of a file of a few hundred bytes). */
 #include "vz_media.h"
-#include "vz_model.h"
+#include "vz_models.h"
 
 #include <string.h>
 #define XXH_STATIC_LINKING_ONLY /* the state as a struct member */
@@ -103,7 +103,7 @@ static fv_status take_options(writer *w, const fv_vzip_options *opts)
     w->cm.memory_log2 = level->memory_log2;
     w->window_log2 = vz_window_of(w->o.level);
     cut_evenly(w);
-    w->prior = (vz_prior){w->o.no_prime ? NULL : vz_prime_model(), 0, UINT32_MAX};
+    w->prior = (vz_prior){w->o.no_prime ? NULL : vz_model_of(w->o.model), 0, UINT32_MAX};
     if (w->block_size >= PRIME_FROM && w->block_size < prime_limit(w)) use_prior(w);
     if (w->o.name && (strlen(w->o.name) > VZ_NAME_MAX || !*w->o.name))
         return fv_fail(ctx, FV_ERR_ARG, "the file name to keep is empty or longer than %d bytes",

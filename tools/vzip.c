@@ -2,7 +2,7 @@
  *
  * vzip FILE makes FILE.vz, vzip -d FILE.vz the file again; without files it is a filter. The verbs
  * c, d, t and l are the same as no option, -d, -t and -l, with the options that belong to them;
- * train makes model files, bench measures.
+ * models lists model files, train makes them, bench measures.
  * Installed as vunzip it decompresses, as vzcat to standard output. */
 #include "vzip.h"
 #include "vzip_bench.h"
@@ -82,6 +82,8 @@ static const cli_option *describe(args *a, char verb)
         add(a, (cli_option){0, "no-prime", NULL, "small files without vzip's own typical data",
                             CLI_FLAG, &j->no_prime, 0, 0});
     }
+    add(a, (cli_option){0, "model", "FILE", "use this model file (.vzm) as well; compressing: instead of"
+                        " vzip's own", CLI_STRING, &j->model, 0, 0});
     if (d || t)
         add(a, (cli_option){0, "max-output", "SIZE", "refuse to write more", CLI_STRING, &a->most, 0,
                             0});
@@ -200,6 +202,8 @@ static int set_job(args *a, int files)
         return cli_fail(CLI_USAGE, "--long and --block-size exclude each other");
     if (j->common.json && j->mode != VZIP_LIST)
         return cli_fail(CLI_USAGE, "--json is for listing: -l");
+    if (j->model && j->no_prime)
+        return cli_fail(CLI_USAGE, "--model and --no-prime exclude each other");
     if (j->to_stdout && j->remove_input)
         return cli_fail(CLI_USAGE, "--rm and -c exclude each other: the input would be all there is");
     if (a->memory) code = parse_size("--memory", a->memory, 1, &j->memory_bytes);
@@ -247,13 +251,16 @@ static int run(int argc, char **argv, char verb, const char *name, vzip_mode mod
                                         "Sizes, ratio, level, blocks and names of archives."};
     static const char letters[] = "cdtl";
     args a;
+    vzip_shelf shelf;
     memset(&a, 0, sizeof a);
+    memset(&shelf, 0, sizeof shelf);
     a.job.mode = mode;
     a.job.to_stdout = to_stdout;
     const cli_option *options = describe(&a, verb);
     const char *usage = verb ? "[options] [FILE ...]"
                              : "[-d | -t | -l] [options] [FILE ...]\n"
                                "c | d | t | l [options] [FILE ...]\n"
+                               "models [options] [FILE ...]\n"
                                "train [options] -o MODEL.vzm FILE ...\n"
                                "bench [options] FILE ...";
     const cli_command command = {
@@ -268,7 +275,10 @@ static int run(int argc, char **argv, char verb, const char *name, vzip_mode mod
     if (code < 0) code = set_job(&a, count);
     else if (code == CLI_OK) code = -1; /* --help, --version */
     if (code == CLI_OK) code = cli_start(&a.job.ctx, &a.job.common);
+    if (code == CLI_OK) code = vzip_shelf_open(&shelf, a.job.ctx, a.job.model);
+    a.job.shelf = &shelf;
     if (code == CLI_OK) code = work(&a.job, files, count);
+    vzip_shelf_close(&shelf);
     free(files);
     return cli_finish(&a.job.ctx, code < 0 ? CLI_OK : code);
 }
@@ -310,6 +320,7 @@ int main(int argc, char **argv)
         {"d", verb_d},
         {"t", verb_t},
         {"l", verb_l},
+        {"models", vzip_models},
         {"train", vzip_train},
         {"bench", verb_bench},
     };

@@ -11,15 +11,33 @@
 
 typedef enum vzip_mode { VZIP_COMPRESS, VZIP_DECOMPRESS, VZIP_TEST, VZIP_LIST } vzip_mode;
 
+/* ---- vzip_models.c: models at hand ------------------------------------------------------------- */
+
+#define VZIP_SHELF 32 /* models of archives that are kept open */
+typedef struct vzip_shelf {
+    fv_ctx *ctx;
+    fv_vzip_model *given; /* --model, or NULL */
+    fv_vzip_model *found[VZIP_SHELF];
+    int count;
+} vzip_shelf;
+/* model: a file, or the name of one in the folders of VZIP_MODEL_PATH; NULL: none. An exit code. */
+int vzip_shelf_open(vzip_shelf *s, fv_ctx *ctx, const char *model);
+void vzip_shelf_close(vzip_shelf *s); /* zeroed is closed */
+/* vzip's own, the given one, or one in the folders of VZIP_MODEL_PATH; NULL: not at hand. */
+const fv_vzip_model *vzip_shelf_find(vzip_shelf *s, uint32_t id, uint64_t hash);
+/* Decoders look for models there. */
+void vzip_shelf_limits(vzip_shelf *s, fv_vzip_limits *l);
+
 /* What the options say. */
 typedef struct vzip_job {
     vzip_mode mode;
     cli_common common;
     int level;
     bool to_stdout, remove_input, recursive, keep_name, verify, no_prime, keep_broken, recover;
-    const char *out;
+    const char *out, *model;
     uint64_t memory_bytes, block_bytes, max_output;
     fv_ctx *ctx;
+    vzip_shelf *shelf;
 } vzip_job;
 
 /* ---- vzip_file.c: files that come and go safely ------------------------------------------------ */
@@ -72,5 +90,6 @@ int vzip_compress_file(const vzip_job *j, const char *path, void *user); /* vzip
 int vzip_decompress_file(const vzip_job *j, const char *path, void *user);
 int vzip_list_files(const vzip_job *j, const char *const *files, int count); /* vzip_list.c */
 int vzip_train(int argc, char **argv);                                       /* vzip_train.c */
+int vzip_models(int argc, char **argv);                                      /* vzip_models.c */
 
 #endif

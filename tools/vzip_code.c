@@ -114,6 +114,7 @@ static void set_options(const vzip_job *j, const vzip_in *in, fv_vzip_options *o
     o->memory_bytes = j->memory_bytes;
     o->verify = j->verify;
     o->no_prime = j->no_prime;
+    o->model = j->shelf->given;
     if (S_ISREG(in->st.st_mode) && in->st.st_size > 0) {
         const off_t at = lseek(in->fd, 0, SEEK_CUR);
         if (at >= 0 && at < in->st.st_size) o->size = (uint64_t)(in->st.st_size - at);
@@ -188,6 +189,7 @@ static fv_status run(const vzip_job *j, vzip_pipe *p, fv_vzip_stats *st)
     const fv_vzip_io io = {vzip_read, vzip_write, p};
     fv_vzip_limits l = FV_VZIP_LIMITS_INIT;
     l.memory_bytes = j->memory_bytes;
+    vzip_shelf_limits(j->shelf, &l);
     const uint64_t most = j->max_output ? j->max_output : FV_VZIP_NO_LIMIT;
     if (!j->recover) return fv_vzip_decompress_stream(j->ctx, &io, most, &l, st);
     const fv_vzip_source source = {vzip_read_at, (uint64_t)p->in->st.st_size, p};

@@ -15,16 +15,34 @@ static double percent(uint64_t part, uint64_t whole)
     return whole ? 100 * (double)part / (double)whole : 100;
 }
 
-static void print_frames(const fv_vzip_archive *a, uint64_t frames)
+/* The model of a frame: its name, "none", or "missing" if it is not at hand. */
+static const char *model_name(const vzip_job *j, const fv_vzip_frame *f, char name[64])
+{
+    fv_vzip_model_info i;
+    if (!f->models) return "none";
+    const fv_vzip_model *m = vzip_shelf_find(j->shelf, f->model_id, f->model_hash);
+    if (!m) return "missing";
+    fv_vzip_model_get_info(m, &i);
+    cli_printable(i.name, name, 64);
+    return name;
+}
+
+static void model_id(const fv_vzip_frame *f, char id[32])
+{
+    snprintf(id, 32, "%08lx-%016llx", (unsigned long)f->model_id,
+             (unsigned long long)f->model_hash);
+}
+
+static void print_frames(const vzip_job *j, const fv_vzip_archive *a, uint64_t frames)
 {
     for (uint64_t i = 0; i < frames; i++) {
         fv_vzip_frame f;
-        char name[256] = "", when[64] = "", model[64] = "";
+        char name[256] = "", when[64] = "", model[128] = "", id[32], called[64];
         if (fv_vzip_get_frame(a, i, &f) != FV_OK) return;
         if (f.name) cli_printable(f.name, name, sizeof name);
+        model_id(&f, id);
         if (f.models)
-            snprintf(model, sizeof model, ", model %08lx-%016llx", (unsigned long)f.model_id,
-                     (unsigned long long)f.model_hash);
+            snprintf(model, sizeof model, ", model %s (%s)", id, model_name(j, &f, called));
         const time_t t = (time_t)f.mtime_s;
         struct tm tm;
         if (f.has_time && gmtime_r(&t, &tm)) strftime(when, sizeof when, " %Y-%m-%d %H:%M:%S UTC", &tm);
@@ -36,10 +54,12 @@ static void print_frames(const fv_vzip_archive *a, uint64_t frames)
     }
 }
 
-static void print_json(const char *path, const fv_vzip_info *i, const fv_vzip_frame *f,
-                       totals *t)
+static void print_json(const vzip_job *job, const char *path, const fv_vzip_info *i,
+                       const fv_vzip_frame *f, totals *t)
 {
     cli_json j;
+    char id[32], called[64];
+    const bool is_missing = f->models && !vzip_shelf_find(job->shelf, f->model_id, f->model_hash);
     if (!t->is_first) fputs(", ", stdout);
     cli_json_open(&j, stdout);
     cli_json_string(&j, "file", path);
@@ -53,23 +73,30 @@ static void print_json(const char *path, const fv_vzip_info *i, const fv_vzip_fr
     cli_json_u64(&j, "version", (uint64_t)f->version);
     cli_json_u64(&j, "level", (uint64_t)f->level);
     cli_json_u64(&j, "models", (uint64_t)f->models);
+    model_id(f, id);
+    cli_json_string(&j, "model", f->models ? id : NULL);
+    cli_json_string(&j, "model_name",
+                    f->models && !is_missing ? model_name(job, f, called) : NULL);
+    cli_json_key(&j, "model_missing");
+    fputs(is_missing ? "true" : "false", stdout);
     cli_json_string(&j, "check", "XXH64");
     cli_json_key(&j, "index");
     fputs(i->has_index ? "true" : "false", stdout);
     fputs("\n}", stdout);
 }
 
-static void print_row(const char *path, const fv_vzip_info *i, const fv_vzip_frame *f,
-                      const totals *t)
+static void print_row(const vzip_job *j, const char *path, const fv_vzip_info *i,
+                      const fv_vzip_frame *f, const totals *t)
 {
-    char name[512];
+    char name[512], called[64];
     cli_printable(path, name, sizeof name);
     if (t->is_first)
-        puts("frames  blocks        archive       original    ratio  level  model  check  name");
-    printf("%6llu  %6llu  %13llu  %13llu  %5.2f %%  %5d  %5s  XXH64  %s\n",
+        puts("frames  blocks        archive       original    ratio  level  model     check  name");
+    printf("%6llu  %6llu  %13llu  %13llu  %5.2f %%  %5d  %-8s  XXH64  %s\n",
            (unsigned long long)i->frames, (unsigned long long)i->blocks,
            (unsigned long long)i->archive_bytes, (unsigned long long)i->original_bytes,
-           percent(i->archive_bytes, i->original_bytes), f->level, f->models ? "yes" : "none", name);
+           percent(i->archive_bytes, i->original_bytes), f->level, model_name(j, f, called),
+           name);
 }
 
 static int list(const vzip_job *j, const char *path, void *user)
@@ -88,10 +115,10 @@ static int list(const vzip_job *j, const char *path, void *user)
     if (s == FV_OK) {
         fv_vzip_get_info(a, &info);
         if (j->common.json)
-            print_json(path, &info, &f, t);
+            print_json(j, path, &info, &f, t);
         else
-            print_row(path, &info, &f, t);
-        if (j->common.verbose && !j->common.json) print_frames(a, info.frames);
+            print_row(j, path, &info, &f, t);
+        if (j->common.verbose && !j->common.json) print_frames(j, a, info.frames);
         t->is_first = false;
         t->files++;
         t->frames += info.frames;
@@ -119,7 +146,7 @@ int vzip_list_files(const vzip_job *j, const char *const *files, int count)
     if (j->common.json)
         puts("]\n}");
     else if (t.files > 1)
-        printf("%6llu  %6llu  %13llu  %13llu  %5.2f %%                       %llu files\n",
+        printf("%6llu  %6llu  %13llu  %13llu  %5.2f %%                          %llu files\n",
                (unsigned long long)t.frames, (unsigned long long)t.blocks,
                (unsigned long long)t.archive, (unsigned long long)t.original,
                percent(t.archive, t.original), (unsigned long long)t.files);

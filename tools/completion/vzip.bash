@@ -12,18 +12,19 @@ _vzip()
         return
         ;;
     esac
-    local pack='--level --block-size --long --verify --no-prime'
-    local unpack='--max-output --keep-broken --recover'
+    local pack='--level --block-size --long --verify --no-prime --model'
+    local unpack='--max-output --keep-broken --recover --model'
     case ${COMP_WORDS[1]} in
     c) words="$code $pack $common" ;;
     d) words="$code $unpack $common" ;;
-    t) words="-r --recursive -T --threads -M --memory --max-output $common" ;;
-    l) words="-r --recursive --json $common" ;;
+    t) words="-r --recursive -T --threads -M --memory --max-output --model $common" ;;
+    l) words="-r --recursive --model --json $common" ;;
+    models) words="--json $common" ;;
     train) words="-o --texts --network --name --id -f --threads --json $common" ;;
     bench) words="--levels --peers -T --threads --each -o --csv -f --json $common" ;;
     *)
         words="-d --decompress -t --test -l --list $code $pack $unpack --json $common"
-        [[ $COMP_CWORD == 1 ]] && words="c d t l train bench $words"
+        [[ $COMP_CWORD == 1 ]] && words="c d t l models train bench $words"
         ;;
     esac
     if [[ $cur == -* ]]; then

@@ -1,0 +1,120 @@
+#!/bin/sh
+# cli_vzip_models.sh - model files of vzip as people use them: made, listed, given, found, missing,
+# damaged.
+#
+# VZIP names the program.
+set -u
+: "${VZIP:?path of vzip}"
+tree=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+export LC_ALL=C
+unset FOVEA_CORPORA VZIP_MODEL_PATH
+count=0 failed=0 skipped=0
+
+ok() { # status, name
+    count=$((count + 1))
+    if [ "$1" = 0 ]; then echo "ok $count - $2"; return; fi
+    failed=$((failed + 1))
+    sed 's/^/# /' err 2> /dev/null
+    echo "not ok $count - $2"
+}
+expect() { # name, code, command
+    name=$1 want=$2
+    shift 2
+    "$@" > out 2> err < /dev/null
+    got=$?
+    if [ "$got" != "$want" ]; then echo "# exit code $got, not $want: $*"; ok 1 "$name"; else ok 0 "$name"; fi
+}
+# It fails with this code and one line on stderr that matches.
+refuse() { # name, code, pattern, command
+    name=$1 want=$2 pattern=$3
+    shift 3
+    "$@" > out 2> err < /dev/null
+    got=$?
+    bad=0
+    [ "$got" = "$want" ] || { echo "# exit code $got, not $want: $*"; bad=1; }
+    [ "$(wc -l < err)" -eq 1 ] && grep -q -- "$pattern" err || { echo "# not: $pattern"; bad=1; }
+    ok $bad "$name"
+}
+contains() { grep -q -- "$1" out; ok $? "$2"; }
+same() { cmp -s "$1" "$2"; ok $? "$3"; }
+
+# ---- A model with the texts of vzip's own, but another name
+own=$tree/codec/models/prime.vzm
+expect make_from_texts 0 "$VZIP" train --texts "$own" -o other.vzm
+refuse made_file_is_kept 1 other.vzm "$VZIP" train --texts "$own" -o other.vzm
+expect made_anew_is_equal 0 "$VZIP" train --texts "$own" -o again.vzm --name other
+same other.vzm again.vzm same_input_same_model
+refuse train_needs_output 2 '-o' "$VZIP" train --texts "$own"
+refuse train_needs_input 2 'which files' "$VZIP" train -o x.vzm
+refuse train_texts_missing 1 nothing.vzm "$VZIP" train --texts nothing.vzm -o x.vzm
+refuse train_network_is_none 3 other.vzm "$VZIP" train --texts "$own" --network other.vzm -o x.vzm
+
+# ---- Archives that need it
+seq 400 | sed 's/.*/The options are read from the command line & of them: all./' | head -c 900 > text
+"$VZIP" -c text > own.vz
+expect compress_with_model 0 "$VZIP" --model other.vzm -o text.vz text
+expect decompress_with_model 0 "$VZIP" d --model other.vzm -o back text.vz
+same text back comes_back
+refuse decompress_without 3 '[0-9a-f]\{8\}-[0-9a-f]\{16\}\.vzm' "$VZIP" d -o back2 text.vz
+[ ! -e back2 ]
+ok $? nothing_is_left
+expect test_with_model 0 "$VZIP" t --model other.vzm text.vz
+refuse test_without 3 '\.vzm' "$VZIP" t text.vz
+expect own_still_works 0 "$VZIP" t --model other.vzm own.vz
+refuse model_and_no_prime 2 exclude "$VZIP" --model other.vzm --no-prime -o x.vz text
+refuse model_missing 1 none.vzm "$VZIP" --model none.vzm -o x.vz text
+
+# ---- Found by hash, whatever its name
+mkdir -p shelf empty
+mv other.vzm shelf/some-name.vzm
+printf 'no model' > shelf/a.vzm
+export VZIP_MODEL_PATH="$work/empty:nowhere::$work/shelf"
+expect found_by_hash 0 "$VZIP" d -o back3 text.vz
+same text back3 found_comes_back
+expect found_in_a_pipe 0 sh -c '"$0" -dc < text.vz > back4' "$VZIP"
+same text back4 pipe_comes_back
+expect recover_finds_it 0 "$VZIP" d --recover -o back5 text.vz
+same text back5 recovered
+expect model_by_name 0 "$VZIP" --model some-name -o named.vz text
+same named.vz text.vz named_is_the_same
+expect list_knows_it 0 "$VZIP" l text.vz own.vz
+contains ' other ' list_names_it
+expect list_json 0 "$VZIP" l --json text.vz
+contains '"model_name": "other"' json_names_it
+contains '"model_missing": false' json_says_at_hand
+unset VZIP_MODEL_PATH
+expect list_without 0 "$VZIP" l text.vz
+contains ' missing ' list_says_missing
+expect list_with_model 0 "$VZIP" l --model shelf/some-name.vzm text.vz
+contains ' other ' list_with_model_names_it
+export VZIP_MODEL_PATH="$work/shelf"
+
+# ---- vzip models
+refuse models_tells_damage 3 'a.vzm' "$VZIP" models
+contains ' vzip$' models_lists_own
+contains 'some-name.vzm$' models_lists_path
+rm shelf/a.vzm
+expect models_json 0 "$VZIP" models --json
+contains '"name": "other"' models_json_names
+unset VZIP_MODEL_PATH
+expect models_of_folder 0 "$VZIP" models shelf
+contains 'shelf/some-name.vzm' models_lists_folder
+refuse models_missing 1 nothing "$VZIP" models nothing
+
+# ---- Damage
+head -c 300000 shelf/some-name.vzm > cut.vzm
+refuse cut_model 3 cut.vzm "$VZIP" --model cut.vzm -o x.vz text
+(head -c 200000 shelf/some-name.vzm; printf X; tail -c +200002 shelf/some-name.vzm) > bad.vzm
+refuse damaged_model 3 checksum "$VZIP" --model bad.vzm -o x.vz text
+mkdir damaged
+cp bad.vzm damaged/
+VZIP_MODEL_PATH=damaged "$VZIP" t text.vz > out 2> err
+[ $? = 3 ] && grep -q 'not used' err
+ok $? damaged_model_is_not_used
+
+echo "1..$count"
+echo "# $((count - failed - skipped)) passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]
