@@ -38,6 +38,7 @@ static const plan PLANS[3] = {
  * as fast, and no larger where data repeats for long. Shorter limits cost up to 15 % in logs. */
 static const uint32_t SURE_LENGTH[3] = {64, 400, 65536};
 #define MIX2_CONTEXTS 1u
+#define HAS_RECORDS VZ_CM_FAMILIES /* bit of `families`: one is VZ_RECORDS */
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
@@ -109,6 +110,7 @@ static size_t place(vz_cm *cm, const vz_cm_options *o, uint64_t total, uint32_t 
     if (s.direct > 1) cm->direct[1] = take(&a, sizeof(vz_prob) << cm->direct_log2);
     for (int i = 0; i < VZ_CM_FAMILIES; i++)
         if (families >> i & 1) place_family(&a, cm, &cm->family[i]);
+    if (families >> HAS_RECORDS & 1) cm->numbers = take(&a, sizeof *cm->numbers);
     cm->hist = take(&a, (size_t)total + 8);
     return a.bytes;
 }
@@ -119,7 +121,7 @@ uint64_t vz_cm_memory(const vz_cm_options *o, uint64_t size)
     size += vz_prime_bytes(o, size);
     if (size > BLOCK_MAX) size = BLOCK_MAX;
     memset(&cm, 0, sizeof cm);
-    return sizeof cm + place(&cm, o, size, (1u << VZ_CM_FAMILIES) - 1, NULL) + 256;
+    return sizeof cm + place(&cm, o, size, (2u << HAS_RECORDS) - 1, NULL) + 256;
 }
 
 static void release(vz_cm *cm)
@@ -321,7 +323,10 @@ void vz_cm_end_byte(vz_cm *cm, uint32_t c)
         vz_cm_word_byte(cm, c);
     }
     if (cm->kind == VZ_X86 || cm->kind == VZ_ARM64) vz_cm_code_byte(cm, c);
-    if (cm->prior.byte) cm->prior.byte(cm->prior.user, (uint8_t)c);
+    if (cm->has_layout) {
+        vz_numbers_byte(&cm->lg, cm->numbers, c);
+        cm->is_number = cm->numbers->type != VZ_NO_NUMBER;
+    }
     const bool was_sure = cm->sure != NULL;
     if (!was_sure) next_contexts(cm);
     for (int i = 0; i < cm->matches; i++) vz_match_byte(&cm->match[i], cm->hist, cm->pos);
@@ -348,7 +353,18 @@ void vz_cm_unsure(vz_cm *cm)
 
 /* ---- Segments -------------------------------------------------------------------------------- */
 
-static void start_segment(vz_cm *cm, vz_kind kind, uint32_t param, bool is_prose)
+/* Numbers are on if cm->numbers->layout says so and kind is VZ_RECORDS. */
+static void start_numbers(vz_cm *cm, uint64_t size)
+{
+    cm->has_layout = cm->is_number = false;
+    memset(cm->f->mixer.x, 0, (size_t)cm->f->mixer.n * sizeof *cm->f->mixer.x);
+    if (cm->kind != VZ_RECORDS || !cm->numbers || cm->numbers->layout.length == 0) return;
+    cm->has_layout = true;
+    vz_numbers_start(cm->numbers, size);
+    cm->is_number = cm->numbers->type != VZ_NO_NUMBER;
+}
+
+static void start_segment(vz_cm *cm, vz_kind kind, uint32_t param, bool is_prose, uint64_t size)
 {
     cm->is_prose = is_prose;
     cm->kind = kind;
@@ -359,6 +375,7 @@ static void start_segment(vz_cm *cm, vz_kind kind, uint32_t param, bool is_prose
     memset(&cm->stride, 0, sizeof cm->stride);
     cm->text.line_start = cm->text.line_prev = cm->text.field_start = cm->pos;
     cm->stride.start = cm->pos;
+    start_numbers(cm, size);
     cm->sure = NULL;
     cm->is_ready = true;
     next_contexts(cm);
@@ -369,14 +386,17 @@ static void start_segment(vz_cm *cm, vz_kind kind, uint32_t param, bool is_prose
 void vz_cm_replay(vz_cm *cm, vz_kind kind, uint32_t param, const uint8_t *data, size_t size)
 {
     if (size > cm->capacity - cm->pos) size = cm->capacity - cm->pos;
-    start_segment(cm, kind, param, kind == VZ_TEXT && vz_cm_is_prose(data, size));
+    if (cm->numbers) cm->numbers->layout.length = 0;
+    start_segment(cm, kind, param, kind == VZ_TEXT && vz_cm_is_prose(data, size), size);
     for (size_t k = 0; k < size; k++) cm->bits->encode[cm->strength](cm, NULL, data[k]);
 }
 
-static void transform(const vz_segment *s, uint8_t *data, bool forward)
+static void transform(const vz_cm *cm, const vz_segment *s, uint8_t *data, bool forward)
 {
-    if (s->kind == VZ_X86) vz_exe_x86(data, (size_t)s->size, forward);
-    else vz_exe_arm64(data, (size_t)s->size, forward);
+    const size_t size = (size_t)s->size;
+    if (s->kind == VZ_X86) vz_exe_x86(data, size, forward);
+    if (s->kind == VZ_ARM64) vz_exe_arm64(data, size, forward);
+    if (s->kind == VZ_RECORDS) vz_layout_apply(&cm->numbers->layout, data, size, forward);
 }
 
 /* What the model brings is learnt as if it had been coded before the block. */
@@ -413,6 +433,7 @@ static fv_status total_of(fv_ctx *ctx, const vz_segment *segs, int count, uint64
                            "1 GiB");
         *total += segs[i].size;
         *families |= 1u << family_of(segs[i].kind);
+        if (segs[i].kind == VZ_RECORDS) *families |= 1u << HAS_RECORDS;
     }
     return FV_OK;
 }
@@ -449,8 +470,12 @@ fv_status vz_cm_encode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *se
             memcpy(copy, data, (size_t)g->size);
             const bool is_prose = g->kind == VZ_TEXT && vz_cm_is_prose(copy, (size_t)g->size);
             if (g->kind == VZ_TEXT) vz_encode_bit(&e, 32768, is_prose);
-            start_segment(cm, g->kind, g->param, is_prose);
-            if (g->kind == VZ_X86 || g->kind == VZ_ARM64) transform(g, copy, true);
+            if (g->kind == VZ_RECORDS) {
+                vz_layout_cost(copy, (size_t)g->size, g->param, &cm->numbers->layout);
+                vz_layout_put(&cm->numbers->layout, &e);
+            }
+            transform(cm, g, copy, true);
+            start_segment(cm, g->kind, g->param, is_prose, g->size);
             s = encode_bytes(cm, &e, copy, (size_t)g->size);
         }
         data += g->size;
@@ -491,12 +516,13 @@ fv_status vz_cm_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *se
         const vz_segment *g = &segs[i];
         if (vz_kind_is_cm(g->kind) && g->size > 0) {
             const uint8_t *from = cm->hist + cm->pos;
-            start_segment(cm, g->kind, g->param,
-                          g->kind == VZ_TEXT && vz_decode_bit(&d, 32768));
+            const bool is_prose = g->kind == VZ_TEXT && vz_decode_bit(&d, 32768);
+            if (g->kind == VZ_RECORDS) vz_layout_get(&cm->numbers->layout, g->param, &d);
+            start_segment(cm, g->kind, g->param, is_prose, g->size);
             s = decode_bytes(cm, &d, (size_t)g->size);
             if (s == FV_OK) {
                 memcpy(data, from, (size_t)g->size);
-                if (g->kind == VZ_X86 || g->kind == VZ_ARM64) transform(g, data, false);
+                transform(cm, g, data, false);
             }
         }
         data += g->size;

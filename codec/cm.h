@@ -9,38 +9,30 @@
 #ifndef VZ_CM_H
 #define VZ_CM_H
 
-#include "cm_parts.h"
+#include "cm_number.h"
 
 /* Strength: levels 1-2, 3-5, 6-9. */
 typedef enum vz_cm_class { VZ_CM_FAST = 0, VZ_CM_MID = 1, VZ_CM_MAX = 2 } vz_cm_class;
 
-#define VZ_CM_EXTRA 2      /* inputs of a neural prior */
+#define VZ_CM_EXTRA 2      /* inputs of a neural prior (cm_token.h) */
 /* What a class has. inputs of a context: 1 logit, 2 also the probability itself. The first `runs`
  * contexts from VZ_CM_FIRST_RUN on also keep the byte that came last. */
 typedef struct vz_cm_shape {
-    int contexts, each, runs, direct, matches, selectors, apms;
+    int contexts, each, runs, direct, matches, selectors, apms, experts;
 } vz_cm_shape;
 static const vz_cm_shape vz_cm_shapes[3] = {
-    {7, 1, 0, 1, 1, 2, 1}, {14, 2, 0, 1, 2, 4, 3}, {24, 2, 12, 2, 3, 6, 4}};
+    {7, 1, 0, 1, 1, 2, 1, 5}, {14, 2, 0, 1, 2, 4, 3, 6}, {24, 2, 12, 2, 3, 6, 4, 6}};
 #define VZ_CM_FIRST_RUN 2
-/* Contexts, runs, direct, matches, neural prior, constant. */
+/* Contexts, runs, direct, matches, experts for numbers, constant. */
 FV_INLINE int vz_cm_inputs(vz_cm_shape s)
 {
-    return (s.contexts + s.direct) * s.each + s.runs + 2 * s.matches + VZ_CM_EXTRA + 1;
+    return (s.contexts + s.direct) * s.each + s.runs + 2 * s.matches + s.experts + 1;
 }
 #define VZ_CM_NO_OPINION 0x80000000u /* in the maps: of the empty history, for ever */
 #define VZ_CM_CONTEXTS 24
 #define VZ_CM_MATCHES 3
 #define VZ_CM_APMS 4
 #define VZ_CM_FAMILIES 3   /* text, binary, machine code: statistics that are kept apart */
-
-/* A neural prior: byte is told every coded byte; logits writes the inputs of the next bit, each in
- * +-VZ_LOGIT_MAX, for the node c0 (1, then 1 and the bits so far). NULL functions: inputs are 0. */
-typedef struct vz_cm_prior {
-    void *user;
-    void (*logits)(void *user, uint32_t c0, int16_t out[VZ_CM_EXTRA]);
-    void (*byte)(void *user, uint8_t value);
-} vz_cm_prior;
 
 /* ---- Bit histories (cm_state.c) --------------------------------------------------------------
  * A number stands for (zeros, ones, last bit), both counts bounded; larger numbers have seen more.
@@ -128,7 +120,9 @@ typedef struct vz_cm {
     vz_family family[VZ_CM_FAMILIES], *f;
     const vz_mix_ops *ops;
     const struct vz_cm_bits *bits;
-    vz_cm_prior prior;
+    vz_numbers *numbers;       /* NULL: no table of records will come */
+    bool is_number;            /* so is the next byte: a part of a number */
+    bool has_layout;           /* the segment is one, and is coded with numbers */
 
     uint32_t c0, c4, c8;       /* node, last 4 bytes, the 4 before */
     uint32_t order;            /* how many of the contexts have been seen */

@@ -66,6 +66,33 @@ static void more_contexts(const vz_cm *cm, uint32_t *h, int n, uint32_t above)
     ADD(c1 | (cm->pos & 3) << 8);
 }
 
+/* In a number: its column, what is known of it, and what the experts expect of its next byte. They
+ * take the places of contexts that need bytes without a meaning of their own. */
+static void number_contexts(vz_cm *cm)
+{
+    uint32_t *h = cm->hash;
+    const vz_numbers *k = cm->numbers;
+    const uint32_t down = 8 * (k->bytes - k->byte - 1), place = k->column << 4 | k->byte;
+    const uint32_t prefix = vz_hash2((uint32_t)k->prefix, (uint32_t)(k->prefix >> 32));
+    const uint64_t said[3] = {k->last, k->order[VZ_EXPERT_MIXED], k->order[VZ_EXPERT_LINE]};
+    static const uint8_t AT[3] = {4, 10, 12};
+    for (int i = 0; i < 3; i++) {
+        if (cm->strength == VZ_CM_FAST && i > 0) break;
+        /* By how much the known bytes differ; beyond a little it does not matter. */
+        const uint64_t above = down < 56 ? said[i] >> down >> 8 : 0;
+        const int64_t d = (int64_t)(k->prefix - above);
+        const uint32_t ahead = d > 2 || d < -2 ? 7 : (uint32_t)(d + 3);
+        const int n = AT[i];
+        h[n] = vz_hash2((uint32_t)(said[i] >> down & 255) << 4 | ahead,
+                        vz_hash2(place, 0x2f1b3c6du + (uint32_t)i));
+    }
+    h[6] = vz_hash2(prefix, vz_hash2(place, 0x6c1b3c2du));
+    if (cm->strength == VZ_CM_FAST) return;
+    h[8] = vz_hash2(vz_hash2(prefix, (uint32_t)k->last ^ (uint32_t)(k->last >> 32)), place);
+    const uint32_t noise = k->noise + 8 > down ? k->noise + 8 - down : 0;
+    cm->select[0] = noise < 24 ? noise + 24 * (k->byte < 8 ? k->byte : 8) : 23;
+}
+
 void vz_cm_binary_contexts(vz_cm *cm)
 {
     uint32_t *h = cm->hash;
@@ -82,7 +109,10 @@ void vz_cm_binary_contexts(vz_cm *cm)
     ADD(above | c1 << 8 | length << 16);
     ADD(c4 & 0xff00);
     ADD(vz_hash2(column, length));
-    if (cm->strength == VZ_CM_FAST) return;
+    if (cm->strength == VZ_CM_FAST) {
+        if (cm->is_number) number_contexts(cm);
+        return;
+    }
     ADD(vz_hash2(cm->text.word, c1));
     ADD(above | above2 << 8 | length << 16);
     ADD(vz_hash2(above | c1 << 8, column | length << 16));
@@ -92,4 +122,5 @@ void vz_cm_binary_contexts(vz_cm *cm)
     cm->select[0] = above;
     cm->select[1] = column < 255 ? column : 255;
     if (cm->strength == VZ_CM_MAX) more_contexts(cm, h, n, above);
+    if (cm->is_number) number_contexts(cm);
 }

@@ -148,7 +148,8 @@ FV_INLINE uint32_t predict(vz_cm *cm, uint8_t *const *slot, uint32_t node, uint3
     x = match_inputs(cm, x, bit, sh);
     x = direct_inputs(cm, x, sh);
     *x++ = 256;
-    if (cm->prior.logits) cm->prior.logits(cm->prior.user, cm->c0, x);
+    if (cm->is_number) vz_numbers_inputs(&cm->lg, cm->numbers, cm->c0, x, sh.experts);
+    else if (cm->has_layout) memset(x, 0, (size_t)sh.experts * sizeof *x);
     return vz_p16_clamp(corrected(cm, mix_sum_logit(m, padded_inputs(sh), sh.selectors), row, sh));
 }
 

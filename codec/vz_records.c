@@ -7,6 +7,7 @@
  * finds on line, which is tried with small tables. So a wrong guess costs time and no bytes.
  *
  * Arrays of integers and floating-point numbers are records of 2, 4 or 8 bytes. */
+#include "cm_number.h"
 #include "vz_records.h"
 
 #include <string.h>
@@ -67,18 +68,67 @@ static fv_status is_better(fv_ctx *ctx, const uint8_t *p, size_t n, uint32_t len
     return FV_OK;
 }
 
+/* A multiple of the distance that stands out may be the record: columns of one type look alike byte
+ * by byte, but not as numbers. */
+static uint32_t length_of(const uint8_t *p, size_t n, vz_layout *layout)
+{
+    static const uint8_t TIMES[] = {2, 3, 4, 5, 6, 8};
+    const uint32_t first = guess(p, n);
+    if (first == 0) return 0;
+    uint32_t best = first, cost = vz_layout_cost(p, n, first, layout) / first;
+    for (size_t i = 0; i < FV_ARRAY_LEN(TIMES); i++) {
+        vz_layout l;
+        const uint32_t length = first * TIMES[i];
+        if (first > 32 || length > LAG_MAX) break;
+        const uint32_t c = vz_layout_cost(p, n, length, &l) / length;
+        if (l.length == 0 || c >= cost - cost / 6) continue;
+        cost = c;
+        best = length;
+        *layout = l;
+    }
+    return best;
+}
+
+static bool is_numbers(const uint8_t *p, size_t n)
+{
+    vz_layout l;
+    const uint32_t length = guess(p, n);
+    uint32_t bytes = 0;
+    if (length == 0) return false;
+    vz_layout_cost(p, n, length, &l);
+    for (uint32_t i = 0; i < l.length; i += vz_number_bytes(l.type[i]))
+        if (l.type[i] >= VZ_INT32) bytes += vz_number_bytes(l.type[i]);
+    return bytes * 2 >= length;
+}
+
+bool vz_records_are_numbers(const uint8_t *data, size_t size)
+{
+    const size_t n = size < WINDOW / 2 ? size : WINDOW / 2;
+    if (n < LEAST) return false;
+    for (size_t k = 0; k < 5; k++)
+        if (!is_numbers(data + (size - n) / 4 * k, n)) return false;
+    return true;
+}
+
 fv_status vz_records_next(fv_ctx *ctx, const uint8_t *data, size_t size, vz_segment *out)
 {
     *out = (vz_segment){VZ_BINARY, 0, size};
     if (size < LEAST) return FV_OK;
+    vz_layout layout;
     uint32_t length = 0;
     size_t end = 0;
     bool is = false;
     while (end < size) {
         const size_t n = size - end < WINDOW + LEAST ? size - end : WINDOW;
-        const uint32_t next = guess(data + end, n);
-        if (end > 0 && next != length) break;
-        length = next;
+        if (end == 0) {
+            length = length_of(data, n, &layout);
+        } else {
+            const uint32_t next = guess(data + end, n);
+            /* Of a table of numbers parts and multiples of the record stand out as well. */
+            if (next != length && (next == 0 || length == 0 ||
+                                   (next % length != 0 && length % next != 0)))
+                break;
+        }
         end += n;
     }
     if (length) FV_TRY(is_better(ctx, data, end, length, &is));

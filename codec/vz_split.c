@@ -64,6 +64,10 @@ static vz_segment find_at(const uint8_t *data, size_t size, size_t at, bool is_e
         g.param = 0;
         g.size = d->find(data + at, size - at, at == 0, &g.param);
         g.kind = d->kind;
+        /* Sound without a header is a guess. */
+        if (g.kind == VZ_AUDIO && data[at] != 'R' && data[at] != 'F' && g.size &&
+            vz_records_are_numbers(data + at, size - at))
+            g.size = 0;
         if (g.size) return g;
     }
     return g;
@@ -135,6 +139,9 @@ static fv_status add_plain(list *l, const uint8_t *data, size_t size)
         if (at == end) {
             g.param = 0;
             g.size = piece(data + at, size - at, &g.kind);
+            if ((g.kind == VZ_X86 || g.kind == VZ_ARM64) &&
+                vz_records_are_numbers(data + at, (size_t)g.size))
+                g.kind = VZ_BINARY;
             end = at + (size_t)g.size;
         }
         if (g.kind == VZ_BINARY || g.kind == VZ_RECORDS)
