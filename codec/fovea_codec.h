@@ -205,9 +205,9 @@ FV_API FV_NODISCARD fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *recipe,
 
 /* A model file (.vzm, FORMAT-vzm.md). The handle is read-only: any number of calls on any threads, of
  * any contexts, may use it at the same time. Its memory, about the file's size, belongs to ctx, which
- * must outlive it; open and close on ctx's thread (find_model may open one). Close after all calls and archive
- * handles that use it. Any damage is an error: FV_ERR_FORMAT, _TRUNCATED, _VERSION, _CHECKSUM,
- * _LIMIT, _MODEL. */
+ * must outlive it; open and close on ctx's thread (find_model may open one). Close after all calls
+ * and archive handles that use it. Any damage is an error: FV_ERR_FORMAT, _TRUNCATED, _VERSION,
+ * _CHECKSUM, _LIMIT, _MODEL. */
 FV_API FV_NODISCARD fv_status fv_vzip_model_open(fv_ctx *ctx, fv_vzip_model **out,
                                                  const char *path);
 /* The bytes are copied. */
@@ -234,8 +234,10 @@ FV_API void fv_vzip_model_get_info(const fv_vzip_model *m, fv_vzip_model_info *o
 /* ---- 7. Making models ------------------------------------------------------------------------ */
 
 /* Makes a model file (.vzm, FORMAT-vzm.md) for data like that of `inputs`: texts that small blocks
- * begin with and, unless size is "dict", a network. Every fifth input file is held out and measured
- * in the end. Deterministic for a number of threads, except for what `seconds` decides. */
+ * begin with and, unless size is "dict", a network for text. Every fifth input file is held out and
+ * measured in the end. A network is trained in the folder out_path.train, which stays: a call that
+ * was stopped goes on with `resume`. Texts are the same for the same inputs; how many steps a network
+ * is trained follows from `seconds` and the machine. FV_ERR_ARG: too little data. */
 typedef struct fv_vzip_train_options {
     size_t struct_size;
     const char *out_path;      /* appears complete or not at all                                */
@@ -244,18 +246,25 @@ typedef struct fv_vzip_train_options {
     int input_count;
     const char *texts;         /* a model file whose texts are taken as they are, or NULL       */
     const char *network;       /* a network that fovea train made, which is put in, or NULL     */
-    const char *size;          /* "dict" (the default): no network is trained                   */
+    const char *size;          /* "dict" (the default), or a network to train: "t0", "t1", "t2" */
     const char *name;          /* at most 31 bytes; NULL: out_path's without folder and suffix  */
     uint32_t id;               /* 0: of the name. Below 256: models that come with vzip         */
+    double seconds;            /* of training; 0 = 600                                          */
+    int resume;                /* go on with what is in out_path.train, if there is any         */
 } fv_vzip_train_options;
 #define FV_VZIP_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_vzip_train_options) }
 
 typedef struct fv_vzip_train_result {
     uint32_t id;
-    uint64_t hash;         /* id and hash are what archives name          */
+    uint64_t hash;           /* id and hash are what archives name                              */
     uint64_t model_bytes;
-    int texts;             /* of the model, and their bytes               */
+    int texts;               /* of the model, and their bytes                                   */
     uint64_t text_bytes;
+    uint64_t files, bytes;   /* read from the inputs, those held out among them                 */
+    uint64_t held_files, held_bytes; /* that were compressed at level 3, apart from each other: */
+    uint64_t held_own, held_new;     /* with the library's own model, and with this one         */
+    uint64_t steps;          /* of training, if there was any                                   */
+    double bits_per_byte;    /* of the network alone, held out; NaN if not measured             */
 } fv_vzip_train_result;
 /* result may be NULL. */
 FV_API FV_NODISCARD fv_status fv_vzip_train(fv_ctx *ctx, const fv_vzip_train_options *o,

@@ -2,7 +2,7 @@
 # cli_vzip_models.sh - model files of vzip as people use them: made, listed, given, found, missing,
 # damaged.
 #
-# VZIP names the program.
+# VZIP names the program. --full: a network is trained as well, which takes a minute.
 set -u
 : "${VZIP:?path of vzip}"
 tree=$(cd "$(dirname "$0")/.." && pwd)
@@ -114,6 +114,70 @@ cp bad.vzm damaged/
 VZIP_MODEL_PATH=damaged "$VZIP" t text.vz > out 2> err
 [ $? = 3 ] && grep -q 'not used' err
 ok $? damaged_model_is_not_used
+
+# ---- vzip train: texts of some files
+mkdir data
+i=0
+while [ $i -lt 24 ]; do
+    seq $((i * 37)) $((i * 41 + 90)) |
+        sed "s/.*/sensor-& reports $i blorfs of 17; state: nominal, & snarks left./" > data/log$i.txt
+    seq $((i * 5)) $((i * 5 + 60)) | sed 's/.*/<grault id="&"><waldo\/><!-- & --><\/grault>/' > data/$i.xml
+    i=$((i + 1))
+done
+expect train_dict 0 "$VZIP" train data -o mine.vzm
+grep -q '9 files held out' err
+ok $? train_measures
+sed -n 's/.*: \([0-9]*\) with vzip.s own model, \([0-9]*\) with.*/\1 \2/p' err > sizes
+read -r before after < sizes && [ "$after" -lt "$before" ]
+ok $? model_is_worth_it
+expect train_again 0 "$VZIP" train data -o mine2.vzm --name mine --json
+same mine.vzm mine2.vzm training_is_reproducible
+contains '"held_files": 9' train_json
+seq 900 950 | sed 's/.*/sensor-& reports 3 blorfs of 17; state: nominal, & snarks left./' > new.txt
+expect compress_trained 0 "$VZIP" --model mine.vzm -o new.vz new.txt
+expect decompress_trained 0 "$VZIP" d --model mine.vzm -o new.back new.vz
+same new.txt new.back trained_comes_back
+(cd data && tar cf ../data.tar .)
+expect train_on_tar 0 "$VZIP" train data.tar -o tar.vzm -q
+mkdir nothing
+refuse too_little_data 3 'too few' "$VZIP" train nothing -o x.vzm
+refuse too_little_for_network 3 'use size dict' "$VZIP" train data --size t0 -o x.vzm
+refuse network_needs_files 2 'needs files' "$VZIP" train --texts "$own" --size t0 -o x.vzm
+refuse unknown_size 2 'dict|t0|t1|t2' "$VZIP" train data --size t9 -o x.vzm
+refuse bad_time 2 '10m' "$VZIP" train data --time soon -o x.vzm
+refuse bad_input 1 nowhere "$VZIP" train nowhere -o x.vzm
+[ ! -e x.vzm ]
+ok $? nothing_is_made
+
+# ---- A network
+if [ "${1:-}" = --full ]; then
+    i=0
+    while [ $i -lt 40 ]; do
+        awk -v s=$i 'BEGIN {
+            srand(1)
+            for (k = 0; k < 3000; k++)
+                for (n = 1 + rand() * 5; n > 0; n--)
+                    w[k] = w[k] substr("babecidodufagehikolumeniroposatevivu", 1 + 2 * int(rand() * 18), 2)
+            srand(s)
+            for (n = 0; n < 6000; n++)
+                printf "%s%s", w[int(3000 * rand() * rand() * rand())], rand() < 0.1 ? ".\n" : " "
+        }' > data/t$i.txt
+        i=$((i + 1))
+    done
+    timeout --preserve-status -s INT 7 "$VZIP" train data --size t0 --time 9s -o net.vzm > out 2> err
+    [ $? = 130 ] && [ ! -e net.vzm ] && [ -d net.vzm.train ]
+    ok $? training_is_interrupted
+    expect training_goes_on 0 "$VZIP" train data --size t0 --time 9s --resume -o net.vzm
+    grep -q 'bits per byte' err
+    ok $? network_is_measured
+    refuse training_is_not_repeated 1 resume "$VZIP" train data --size t0 --time 9s -o net.vzm -f
+    expect compress_with_network 0 "$VZIP" --model net.vzm -o net.vz data/t4.txt
+    expect decompress_with_network 0 "$VZIP" d --model net.vzm -o net.back net.vz
+    same data/t4.txt net.back network_comes_back
+else
+    count=$((count + 1)) skipped=$((skipped + 1))
+    echo "ok $count - training_a_network # SKIP only with --full"
+fi
 
 echo "1..$count"
 echo "# $((count - failed - skipped)) passed, $failed failed, $skipped skipped"

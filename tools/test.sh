@@ -233,6 +233,8 @@ if [ -n "$full" ]; then
         [ -x "$out/release/tests/$target" ] &&
             step "${target}_full" "$out/release/tests/$target" --full
     done
+    [ -x "$out/release/bin/vzip" ] &&
+        step vzip_train_full env VZIP="$out/release/bin/vzip" sh tests/cli_vzip_models.sh --full
     step thread_sanitizer sh tests/thread_sanitizer.sh "$out/scratch/tsan"
     if [ -x "$out/release/bin/fovea" ]; then
         step kill_and_resume sh tests/kill_resume.sh "$out/release/bin/fovea" "$out/scratch/kill" 20

@@ -6,7 +6,11 @@ _vzip()
     local code='-o -c --stdout -k --keep --rm -f -r --recursive -N --name -n --no-name -T --threads -M --memory'
     COMPREPLY=()
     case $prev in
-    --level | -T | --threads | -M | --memory | --block-size | --max-output | --levels | --name | --id) return ;;
+    --level | -T | --threads | -M | --memory | --block-size | --max-output | --levels | --name | --id | --time) return ;;
+    --size)
+        COMPREPLY=($(compgen -W 'dict t0 t1 t2' -- "$cur"))
+        return
+        ;;
     --peers)
         COMPREPLY=($(compgen -W 'all none zstd xz brotli bzip3 zpaq lrzip flac cwebp cjxl' -- "$cur"))
         return
@@ -20,7 +24,7 @@ _vzip()
     t) words="-r --recursive -T --threads -M --memory --max-output --model $common" ;;
     l) words="-r --recursive --model --json $common" ;;
     models) words="--json $common" ;;
-    train) words="-o --texts --network --name --id -f --threads --json $common" ;;
+    train) words="-o --size --time --resume --texts --network --name --id -f --threads --json $common" ;;
     bench) words="--levels --peers -T --threads --each -o --csv -f --json $common" ;;
     *)
         words="-d --decompress -t --test -l --list $code $pack $unpack --json $common"
