@@ -255,26 +255,6 @@ fv_status vz_modelled_memory(fv_ctx *ctx, const vz_cm_options *o, const uint8_t 
 fv_status vz_modelled_decode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *coded,
                              size_t coded_size, uint8_t *data, size_t size);
 
-/* ---- Buffered input that counts (vz_source.c) ------------------------------------------------- */
-
-#define VZ_SOURCE_BYTES 65536
-typedef struct vz_source {
-    fv_ctx *ctx;
-    const fv_vzip_io *io;
-    size_t at, filled;
-    uint64_t offset; /* of buffer[at] in the stream */
-    bool is_at_end;  /* nothing comes after what is buffered */
-    uint8_t buffer[VZ_SOURCE_BYTES];
-} vz_source;
-vz_source *vz_source_open(fv_ctx *ctx, const fv_vzip_io *io); /* fv_free */
-/* The next `want` (at most VZ_SOURCE_BYTES / 2) bytes without taking them; fewer at the end. */
-fv_status vz_source_peek(vz_source *s, size_t want, vz_in *out);
-void vz_source_skip(vz_source *s, size_t n); /* of what was peeked */
-/* Fewer only at the end. */
-fv_status vz_source_read(vz_source *s, void *to, size_t size, size_t *got);
-/* Up to `size` bytes appended to b, which grows as they arrive; fewer only at the end. */
-fv_status vz_source_append(vz_source *s, vz_buf *b, uint64_t size, uint64_t *got);
-
 /* ---- The last bytes of a frame (vz_past.c) ---------------------------------------------------- */
 
 #define VZ_PAGE_LOG2 16
@@ -304,17 +284,46 @@ fv_status vz_past_repeat(vz_past *p, uint64_t distance, uint64_t n);
 fv_status vz_past_take(const vz_past *p, uint64_t at, uint64_t n, vz_buf *out);
 uint64_t vz_past_hash(const vz_past *p, uint64_t at, uint64_t n);
 
+/* ---- Buffered input that counts (vz_source.c) ------------------------------------------------- */
+
+#define VZ_SOURCE_BYTES 65536
+typedef struct vz_source {
+    fv_ctx *ctx;
+    const fv_vzip_io *io;
+    size_t at, filled;
+    uint64_t offset; /* of buffer[at] in the stream */
+    bool is_at_end;  /* nothing comes after what is buffered */
+    bool has_read_all;
+    vz_past ahead; /* looked at, and not in the buffer: from ahead_at on */
+    uint64_t ahead_at;
+    uint8_t buffer[VZ_SOURCE_BYTES];
+} vz_source;
+vz_source *vz_source_open(fv_ctx *ctx, const fv_vzip_io *io);
+void vz_source_close(vz_source **s); /* NULL is closed */
+/* The next `want` (at most VZ_SOURCE_BYTES / 2) bytes without taking them; fewer at the end. */
+fv_status vz_source_peek(vz_source *s, size_t want, vz_in *out);
+void vz_source_skip(vz_source *s, size_t n); /* of what was peeked */
+/* Fewer only at the end. */
+fv_status vz_source_read(vz_source *s, void *to, size_t size, size_t *got);
+/* Up to `size` bytes appended to b, which grows as they arrive; fewer only at the end. */
+fv_status vz_source_append(vz_source *s, vz_buf *b, uint64_t size, uint64_t *got);
+/* The bytes at `distance` from what comes next, without taking them, as far as 768 MiB ahead: n of
+ * them, fewer only at the end; or at least one, as many as lie together, none at the end. */
+fv_status vz_source_look(vz_source *s, uint64_t distance, size_t n, uint8_t *to, size_t *got);
+fv_status vz_source_piece(vz_source *s, uint64_t distance, const uint8_t **p, size_t *there);
+
 /* ---- References (vz_dedup.c) ------------------------------------------------------------------ */
 
 typedef struct vz_dedup vz_dedup;
 uint64_t vz_dedup_memory(int window_log2);
-fv_status vz_dedup_open(fv_ctx *ctx, vz_dedup **out, int window_log2);
+struct vz_wholes; /* vz_whole.h: what is not to be cut; NULL: nothing */
+fv_status vz_dedup_open(fv_ctx *ctx, vz_dedup **out, int window_log2, struct vz_wholes *wholes);
 void vz_dedup_close(vz_dedup **d);
 /* First: reads a block. Is it all, then it lies in `plain` and there is nothing to refer to. */
 fv_status vz_dedup_start(vz_dedup *d, vz_source *source, uint64_t block_size, vz_buf *plain,
                          bool *is_all);
-/* The next block: its plain bytes, at most block_size, its references, empty if none pay, and a
- * vz_hint for each piece of large media in the plain bytes. */
+/* The next block: its plain bytes, at most block_size or what a file needs that is not to be cut, its
+ * references, empty if none pay, and a vz_hint for each piece of large media in the plain bytes. */
 typedef struct vz_dedup_out {
     vz_buf *plain, *refs, *hints;
     uint64_t original, hash;

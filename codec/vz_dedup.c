@@ -19,7 +19,7 @@
  *
  * Anchors every 64 bytes and 96 bytes at least: on two copies of a tree of headers with edits 32
  * and 128 were within 0.2 %. */
-#include "vz_media.h"
+#include "vz_whole.h"
 
 #include <string.h>
 #define XXH_STATIC_LINKING_ONLY /* the state as a struct member */
@@ -48,6 +48,11 @@ struct vz_dedup {
     vz_buf list;                            /* the references */
     vz_tracker media;
     vz_buf head, *hints; /* head: bytes that may be a header */
+    vz_wholes *wholes;
+    uint64_t judged; /* those that begin before it have their place */
+    uint64_t room;   /* for plain bytes in the block */
+    uint64_t kept;   /* until here the block has to go on; 0: it may end anywhere */
+    bool is_alone;   /* the block is larger than the window, and so without references */
 };
 
 /* ---- Opening --------------------------------------------------------------------------------- */
@@ -57,7 +62,7 @@ uint64_t vz_dedup_memory(int window_log2)
     return ((uint64_t)1 << window_log2) + ((uint64_t)sizeof(entry) << (window_log2 - ANCHOR_BITS));
 }
 
-fv_status vz_dedup_open(fv_ctx *ctx, vz_dedup **out, int window_log2)
+fv_status vz_dedup_open(fv_ctx *ctx, vz_dedup **out, int window_log2, vz_wholes *wholes)
 {
     vz_dedup *d = fv_calloc(ctx, 1, sizeof *d);
     *out = NULL;
@@ -65,6 +70,7 @@ fv_status vz_dedup_open(fv_ctx *ctx, vz_dedup **out, int window_log2)
     vz_buf_init(&d->list, ctx);
     vz_buf_init(&d->head, ctx);
     vz_tracker_open(&d->media, ctx);
+    d->wholes = wholes;
     d->table_log2 = window_log2 - ANCHOR_BITS;
     uint64_t x = 0;
     for (int i = 0; i < 256; i++) { /* splitmix64 */
@@ -158,7 +164,7 @@ static void look(vz_dedup *d)
     e->at = here;
     e->check = check;
     /* As the repeat goes on, at most so much is read ahead of it. */
-    if (!is_known || d->match_length || distance == 0 ||
+    if (!is_known || d->match_length || d->is_alone || distance == 0 ||
         distance > window - VZ_PAGE - VZ_MEDIA_LOOK)
         return;
     const uint64_t oldest = d->past.end > window ? d->past.end - window : 0;
@@ -179,13 +185,12 @@ static uint64_t plain_so_far(const vz_dedup *d, const vz_buf *plain)
 }
 
 /* Up to n bytes at p, which lie at d->at; *taken of them before the block is full. */
-static fv_status scan(vz_dedup *d, const uint8_t *p, size_t n, uint64_t block_size, vz_buf *plain,
-                      size_t *taken)
+static fv_status scan(vz_dedup *d, const uint8_t *p, size_t n, vz_buf *plain, size_t *taken)
 {
     uint64_t h = d->rolling;
     size_t i = 0;
     while (i < n) {
-        const uint64_t room = block_size - plain_so_far(d, plain);
+        const uint64_t room = d->room - plain_so_far(d, plain);
         if (room == 0) break;
         /* In a repeat a byte costs nothing, but it may end, and then be plain. */
         const size_t stop = n - i < room ? n : i + (size_t)room;
@@ -215,6 +220,7 @@ static fv_status scan(vz_dedup *d, const uint8_t *p, size_t n, uint64_t block_si
 static fv_status fill(vz_dedup *d, vz_source *source, uint64_t want, uint64_t *got)
 {
     *got = 0;
+    if (d->wholes) FV_TRY(vz_wholes_look(d->wholes, d->past.end + want));
     while (*got < want) {
         size_t there, n;
         uint8_t *to = vz_past_room(&d->past, want - *got < VZ_PAGE ? (size_t)(want - *got) : VZ_PAGE,
@@ -228,8 +234,31 @@ static fv_status fill(vz_dedup *d, vz_source *source, uint64_t want, uint64_t *g
     return FV_OK;
 }
 
-/* Looks for headers in what has been read, but for the last bytes, which may hold half of one. Then
- * d->at can go up to *limit; where the window is full, it stays: the block's bytes are to be kept. */
+/* Looks for headers in what has been read, but for the last bytes, which may hold half of one. */
+static fv_status look_for_media(vz_dedup *d, bool is_end)
+{
+    vz_tracker *t = &d->media;
+    for (;;) {
+        const vz_media *m = d->wholes ? vz_wholes_get(d->wholes, 0) : NULL;
+        if (m && m->start <= t->next && m->start < d->past.end) {
+            FV_TRY(vz_tracker_put(t, m));
+            vz_wholes_take(d->wholes);
+            continue;
+        }
+        const uint64_t at = t->next, left = d->past.end - at;
+        if (at >= d->past.end || (!is_end && left < VZ_MEDIA_LOOK)) return FV_OK;
+        if (!vz_tracker_may_begin(t, byte_at(d, at))) {
+            vz_tracker_skip(t);
+            continue;
+        }
+        d->head.size = 0;
+        FV_TRY(vz_past_take(&d->past, at, left < VZ_MEDIA_LOOK ? left : VZ_MEDIA_LOOK, &d->head));
+        FV_TRY(vz_tracker_look(t, d->head.data, d->head.size));
+    }
+}
+
+/* Reads, and finds headers. Then d->at can go up to *limit; where the window is full, it stays: the
+ * block's bytes are to be kept. */
 static fv_status track(vz_dedup *d, vz_source *source, uint64_t *limit)
 {
     for (;;) {
@@ -237,22 +266,12 @@ static fv_status track(vz_dedup *d, vz_source *source, uint64_t *limit)
         uint64_t got;
         FV_TRY(vz_source_peek(source, 1, &next));
         const bool is_end = next.p == next.end;
-        while (d->media.next < d->past.end &&
-               (is_end || d->past.end - d->media.next >= VZ_MEDIA_LOOK)) {
-            const uint64_t at = d->media.next, left = d->past.end - at;
-            if (!vz_tracker_may_begin(&d->media, byte_at(d, at))) {
-                vz_tracker_skip(&d->media);
-                continue;
-            }
-            d->head.size = 0;
-            FV_TRY(vz_past_take(&d->past, at, left < VZ_MEDIA_LOOK ? left : VZ_MEDIA_LOOK,
-                                &d->head));
-            FV_TRY(vz_tracker_look(&d->media, d->head.data, d->head.size));
-        }
+        FV_TRY(look_for_media(d, is_end));
         *limit = d->media.next < d->past.end ? d->media.next : d->past.end;
         const uint64_t more = VZ_PAGE - d->past.end % VZ_PAGE;
+        const uint64_t needed = d->is_alone ? d->plain : d->block;
         if (*limit > d->at || is_end) return FV_OK;
-        if (d->past.end + more - d->block > (uint64_t)1 << d->past.log2) return FV_OK;
+        if (d->past.end + more - needed > (uint64_t)1 << d->past.log2) return FV_OK;
         FV_TRY(fill(d, source, more, &got));
     }
 }
@@ -280,34 +299,88 @@ static uint64_t most(const vz_dedup *d, const vz_buf *plain)
 {
     const uint64_t window = (uint64_t)1 << d->past.log2;
     const uint64_t fair = plain_so_far(d, plain) + 900000 * (3 * d->count + 7);
+    if (d->is_alone) return d->kept - d->block;
     return window < fair ? window : fair;
+}
+
+/* A file that is not to be cut begins at d->at: room for it, or *is_full. */
+static fv_status make_room(vz_dedup *d, const vz_media *m, uint64_t block_size, vz_buf *plain,
+                           bool *is_full)
+{
+    const uint64_t has = plain_so_far(d, plain), size = m->end - m->start, done = d->at - d->block;
+    const vz_cut cut = d->kept ? VZ_CUT_FITS : vz_wholes_cut(has, size, block_size);
+    const uint64_t window = (uint64_t)1 << d->past.log2;
+    const bool has_window = done + size + VZ_MEDIA_LOOK + 2 * VZ_PAGE <= window;
+    const bool has_refs = d->count > 0 || d->match_length > 0;
+    *is_full = cut == VZ_CUT_BEFORE || (cut == VZ_CUT_GROW && !has_window && has_refs);
+    if (*is_full) return FV_OK;
+    d->judged = d->at + 1;
+    if (cut == VZ_CUT_FITS) return FV_OK;
+    d->room = has + size;
+    d->kept = m->end;
+    d->is_alone = !has_window;
+    if (d->is_alone) {
+        FV_TRY(take_plain(d, d->at, plain));
+        d->plain = d->at;
+        FV_TRY(vz_tracker_hints(&d->media, m->start, m->end, plain->size, d->hints));
+    }
+    return vz_buf_room(plain, (size_t)(d->room - plain->size)) ? FV_OK : plain->status;
+}
+
+/* How far the block may go now; *limit: how far what is in it is known. */
+static fv_status find_stop(vz_dedup *d, vz_source *source, uint64_t block_size, vz_buf *plain,
+                           uint64_t *limit, uint64_t *stop)
+{
+    bool is_full = false;
+    *stop = d->at;
+    if (d->at == d->kept && d->kept) {
+        const uint64_t has = plain_so_far(d, plain);
+        d->kept = 0;
+        d->room = has > block_size ? has : block_size;
+        if (d->is_alone) return FV_OK;
+    }
+    const uint64_t end = d->block + most(d, plain);
+    if (end <= d->at) return FV_OK;
+    if (d->at == *limit) FV_TRY(track(d, source, limit));
+    const vz_media *m = vz_tracker_whole(&d->media, d->judged > d->at ? d->judged : d->at);
+    if (m && m->start == d->at && *limit > d->at) {
+        FV_TRY(make_room(d, m, block_size, plain, &is_full));
+        if (is_full) return FV_OK;
+        m = vz_tracker_whole(&d->media, d->judged);
+    }
+    *stop = *limit < end || d->is_alone ? *limit : end;
+    if (m && m->start < *stop) *stop = m->start;
+    if (d->kept && d->kept < *stop) *stop = d->kept;
+    return FV_OK;
 }
 
 fv_status vz_dedup_block(vz_dedup *d, vz_source *source, uint64_t block_size, vz_dedup_out *out)
 {
     vz_buf *plain = out->plain, *refs = out->refs;
-    bool is_full = false;
-    uint64_t limit = d->at;
+    uint64_t limit = d->at, stop;
     d->block = d->plain = d->at;
-    d->match_length = d->last_distance = d->count = 0;
+    d->match_length = d->last_distance = d->count = d->kept = 0;
+    d->room = block_size;
+    d->is_alone = false;
     d->list.size = 0;
     d->hints = out->hints;
     plain->size = refs->size = d->hints->size = 0;
     vz_tracker_forget(&d->media, d->at);
     (void)XXH64_reset(&d->hash, 0);
-    while (!is_full) {
+    for (;;) {
         size_t there, taken;
-        const uint64_t allowed = most(d, plain), done = d->at - d->block;
-        uint64_t left = allowed > done ? allowed - done : 0;
-        if (left == 0) break;
-        if (d->at == limit) FV_TRY(track(d, source, &limit));
-        if (left > limit - d->at) left = limit - d->at;
-        if (left == 0) break;
-        const uint8_t *p = vz_past_piece(&d->past, d->at, left, &there);
-        FV_TRY(scan(d, p, there, block_size, plain, &taken));
+        FV_TRY(find_stop(d, source, block_size, plain, &limit, &stop));
+        if (stop == d->at) break;
+        const uint8_t *p = vz_past_piece(&d->past, d->at, stop - d->at, &there);
+        FV_TRY(scan(d, p, there, plain, &taken));
         (void)XXH64_update(&d->hash, p, taken);
         (void)XXH64_update(&d->whole, p, taken);
-        is_full = taken < there;
+        if (d->is_alone) {
+            /* The window does not keep it until the end. Its hint is there. */
+            FV_TRY(vz_past_take(&d->past, d->plain, d->at - d->plain, plain));
+            d->plain = d->at;
+        }
+        if (taken < there) break;
     }
     if (d->match_length) FV_TRY(end_match(d, plain));
     FV_TRY(take_plain(d, d->at, plain));

@@ -30,8 +30,9 @@
 #define FORM_PNG 1u
 #define FORM_RAW 2u
 #define INFLATED_LOG2_MAX 27 /* at level 9 decoding then stays below 1 GiB */
+#define STREAM_MAX ((size_t)1 << (INFLATED_LOG2_MAX - 2)) /* that a raw stream may hold */
 #define RAW_LEAST 256        /* bytes that a raw stream must hold to be worth it */
-#define PNG_HEAD 33          /* signature and IHDR */
+#define PNG_HEAD VZ_PNG_HEAD
 #define IDATS_MAX 65536u
 #define OTHERS_MAX 4096u
 enum {
@@ -454,6 +455,32 @@ static bool read_chunks(png *g, const uint8_t *data, size_t size)
     return g->idats > 0 && g->stream > 6;
 }
 
+bool vz_png_head(const uint8_t *p, size_t n, uint32_t *param)
+{
+    png g;
+    uint64_t bytes;
+    memset(&g, 0, sizeof g);
+    if (n < PNG_HEAD || memcmp(p, SIGNATURE, 16) != 0 || !read_header(&g, p + 16) ||
+        be32(p + 29) != (uint32_t)crc32(0, p + 12, 17) || !filtered_bytes(&g, &bytes))
+        return false;
+    *param = param_of(FORM_PNG, bytes);
+    return true;
+}
+
+bool vz_zip_head(const uint8_t *p, size_t n, uint32_t *param, uint64_t *size)
+{
+    if (n < 30 || memcmp(p, "PK\3\4", 4) != 0 || p[8] != 8 || p[9] != 0 || p[6] & 9) return false;
+    uint64_t coded = 0, holds = 0;
+    for (int i = 3; i >= 0; i--) {
+        coded = coded << 8 | p[18 + i];
+        holds = holds << 8 | p[22 + i];
+    }
+    if (holds < RAW_LEAST || holds > STREAM_MAX || coded > holds + holds / 8 + 64) return false;
+    *param = param_of(FORM_RAW, holds);
+    *size = 30u + p[26] + 256u * p[27] + p[28] + 256u * p[29] + coded;
+    return true;
+}
+
 size_t vz_png_detect(const uint8_t *data, size_t size, bool is_start, uint32_t *param)
 {
     png g;
@@ -862,9 +889,9 @@ size_t vz_stream_detect(fv_ctx *ctx, const uint8_t *p, size_t size, int level, u
     size_t used, made;
     uint32_t adler;
     bool fits;
-    const size_t skip = level < 6 ? 0 : wrapper_of(p, size);
+    const size_t skip = level < VZ_STREAMS_FROM ? 0 : wrapper_of(p, size);
     if (skip == 0) return 0;
-    size_t cap = (size_t)1 << (INFLATED_LOG2_MAX - 2);
+    size_t cap = STREAM_MAX;
     if (cap > *budget) cap = (size_t)*budget;
     const fv_status s =
         inflate_raw(ctx, p + skip, size - skip, cap, NULL, &used, &made, &adler, &fits);

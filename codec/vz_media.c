@@ -12,7 +12,8 @@
  *
  * Hints may be wrong, since headers lie and a magic number may be an accident: coders look at what
  * they get, and a code that is larger than the plain model's is not used. Small files are left to
- * the detectors (vz_split.c). */
+ * the detectors (vz_split.c). PNG files and others that have no parts (vz_whole.c) are remembered
+ * here as well. */
 #include "vz_media.h"
 
 #define MEDIA_LEAST ((uint64_t)65536)
@@ -44,29 +45,51 @@ void vz_tracker_skip(vz_tracker *t)
         t->next = t->list[t->count - 1].end;
 }
 
+static bool has_parts(const vz_media *m)
+{
+    return m->kind == VZ_AUDIO || m->kind == VZ_IMAGE;
+}
+
+static fv_status add(vz_tracker *t, const vz_media *m)
+{
+    /* A header inside of another file: that one's length was a lie, as of sound from a pipe. */
+    if (t->count && t->list[t->count - 1].end > m->start) t->list[t->count - 1].end = m->start;
+    if (t->count == t->capacity) {
+        const size_t more = t->capacity ? 2 * t->capacity : 8;
+        vz_media *list = fv_realloc(t->ctx, t->list, t->capacity * sizeof *list,
+                                    more * sizeof *list);
+        if (!list) return FV_ERR_OOM;
+        t->list = list;
+        t->capacity = more;
+    }
+    t->list[t->count++] = *m;
+    return FV_OK;
+}
+
 fv_status vz_tracker_look(vz_tracker *t, const uint8_t *p, size_t n)
 {
     const uint64_t at = t->next;
     vz_media m = {VZ_BINARY, 0, 1, 0, 0, 0};
     const bool is_known = vz_audio_describe(p, n, &m) || vz_image_describe(p, n, at == 0, &m);
-    if (is_known && m.end >= MEDIA_LEAST) {
-        /* A header inside of another file: that one's length was a lie, as of sound from a pipe. */
-        if (t->count && t->list[t->count - 1].end > at) t->list[t->count - 1].end = at;
-        if (t->count == t->capacity) {
-            const size_t more = t->capacity ? 2 * t->capacity : 8;
-            vz_media *list = fv_realloc(t->ctx, t->list, t->capacity * sizeof *list,
-                                        more * sizeof *list);
-            if (!list) return FV_ERR_OOM;
-            t->list = list;
-            t->capacity = more;
-        }
-        m.start = at;
-        m.data += at;
-        m.end += at;
-        t->list[t->count++] = m;
-    }
     vz_tracker_skip(t);
-    return FV_OK;
+    if (!is_known || m.end < MEDIA_LEAST) return FV_OK;
+    m.start = at;
+    m.data += at;
+    m.end += at;
+    return add(t, &m);
+}
+
+fv_status vz_tracker_put(vz_tracker *t, const vz_media *m)
+{
+    if (t->next < m->end) t->next = m->end;
+    return add(t, m);
+}
+
+const vz_media *vz_tracker_whole(const vz_tracker *t, uint64_t at)
+{
+    for (size_t i = 0; i < t->count; i++)
+        if (t->list[i].start >= at && !has_parts(&t->list[i])) return &t->list[i];
+    return NULL;
 }
 
 uint64_t vz_tracker_end(const vz_tracker *t, uint64_t at)
@@ -101,6 +124,12 @@ fv_status vz_tracker_hints(const vz_tracker *t, uint64_t from, uint64_t to, uint
         const uint64_t hi = m->end < to ? m->end : to;
         if (lo >= hi) continue;
         vz_segment g = {m->kind, 0, hi - lo};
+        if (!has_parts(m)) {
+            g.param = m->param;
+            if (m->kind == VZ_DEFLATE && hi - lo == m->end - m->start)
+                put_hint(hints, plain + (lo - from), &g);
+            continue;
+        }
         const bool is_sound = m->kind == VZ_AUDIO, has_head = lo == m->start;
         if (!has_head || !(hi == m->end || is_sound)) {
             if (lo < m->data) lo = m->data;

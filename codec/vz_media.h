@@ -7,7 +7,9 @@
 
 #define VZ_MEDIA_LOOK 8192u /* bytes from which a header is read, or all that are left */
 
-/* Positions are those of the input. A header may lie about the end. */
+/* Kinds are VZ_AUDIO and VZ_IMAGE, which may be cut; VZ_DEFLATE, which may not; and VZ_BINARY for
+ * what should not be cut and is found by others. Positions are those of the input. A header may lie
+ * about the end. */
 typedef struct vz_media {
     vz_kind kind;
     uint32_t param;            /* of a segment that is a part: see the coder of that kind */
@@ -34,6 +36,10 @@ fv_status vz_tracker_look(vz_tracker *t, const uint8_t *p, size_t n);
 /* May a header begin with this byte? Saves fetching the others. */
 bool vz_tracker_may_begin(const vz_tracker *t, uint8_t first);
 void vz_tracker_skip(vz_tracker *t); /* none begins at t->next */
+/* A file that was found by others, at t->next or before. */
+fv_status vz_tracker_put(vz_tracker *t, const vz_media *m);
+/* The first one that may not be cut and begins at `at` or later; NULL: none. */
+const vz_media *vz_tracker_whole(const vz_tracker *t, uint64_t at);
 /* The end of the file in whose samples that position is, `at` itself if it is in none. */
 uint64_t vz_tracker_end(const vz_tracker *t, uint64_t at);
 /* Positions before this will not be asked for any more. */

@@ -423,7 +423,7 @@ static void close_reader(reader *r)
     }
     fv_free(r->ctx, r->slots);
     vz_crew_close(&r->crew);
-    fv_free(r->ctx, r->source);
+    vz_source_close(&r->source);
 }
 
 fv_status fv_vzip_decompress_stream(fv_ctx *ctx, const fv_vzip_io *io, uint64_t max_output,

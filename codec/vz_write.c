@@ -8,12 +8,14 @@
  * pipe with ten bytes takes no 8 MiB.
  *
  * An input of known size is cut into blocks of equal size: the last one of 9 MiB would else have
- * one, and the thread that codes the 8 before it would keep everybody waiting.
+ * one, and the thread that codes the 8 before it would keep everybody waiting. Only a file that
+ * must not be cut (vz_whole.c) makes a block larger; as many of these are coded at once as memory
+ * allows.
  *
  * The frame header is written when the first block has been read: by then it is known whether that
  * block is all, which saves end mark and trailer (9 bytes: 3 % of a file of a few hundred bytes). */
-#include "vz_media.h"
 #include "vz_models.h"
+#include "vz_whole.h"
 
 #include <string.h>
 #define XXH_STATIC_LINKING_ONLY /* the state as a struct member */
@@ -22,6 +24,8 @@
 #define LONG_WINDOW_LOG2 28
 /* Where there are many blocks, priming must not take longer than coding them. */
 #define PRIME_FROM ((uint64_t)64 << 10)
+/* For blocks that are larger than usual, where the caller gives no limit: a decoder's. */
+#define LARGE_MEMORY ((uint64_t)1 << 30)
 
 /* A block being coded. */
 typedef struct slot {
@@ -29,6 +33,7 @@ typedef struct slot {
     uint64_t original, hash, in_hash; /* size and hash of the block, hash of its plain bytes */
     vz_block_type type;
     bool has_failed_check;
+    uint64_t need; /* bytes of memory while it is coded */
     fv_status status;
 } slot;
 
@@ -42,6 +47,7 @@ typedef struct writer {
     int window_log2; /* 0: blocks do not refer to others */
     bool has_verify, is_single;
     vz_source *source;
+    vz_wholes wholes;
     vz_tracker media; /* where there is no dedup, which has its own */
     vz_dedup *dedup;
     vz_crew *crew;
@@ -49,7 +55,9 @@ typedef struct writer {
     int threads, slot_count;
     vz_header header;
     vz_buf index, text; /* pairs of the index; small things on their way out */
-    uint64_t blocks, done, coded; /* done, coded: original bytes read and written */
+    uint64_t started, blocks;     /* blocks: written */
+    uint64_t done, coded;         /* original bytes read and written */
+    uint64_t used, large;         /* memory of blocks between; those larger than usual */
     XXH64_state_t hash;
     fv_vzip_stats stats;
 } writer;
@@ -114,11 +122,15 @@ static fv_status take_options(writer *w, const fv_vzip_options *opts)
     return FV_OK;
 }
 
-/* What one worker holds: input, code, and the tables. */
+/* What a worker holds for a block: input, code, and the tables. */
+static uint64_t memory_of(const writer *w, uint64_t size)
+{
+    return size + vz_block_encode_memory(&w->cm, size) + (w->has_verify ? size : 0);
+}
+
 static uint64_t worker_memory(const writer *w)
 {
-    return w->block_size + vz_block_encode_memory(&w->cm, w->block_size) +
-           (w->has_verify ? w->block_size : 0);
+    return memory_of(w, w->block_size);
 }
 
 static int slots_for(int threads)
@@ -152,6 +164,28 @@ static fv_status fit_memory(writer *w)
 }
 
 static void code_slot(void *user, fv_ctx *ctx, int i);
+static fv_status finish_all(void *user);
+
+static fv_status open_input(writer *w)
+{
+    vz_wholes *h = &w->wholes;
+    w->source = vz_source_open(w->ctx, w->io);
+    if (!w->source || XXH64_reset(&w->hash, 0) != XXH_OK) return FV_ERR_OOM;
+    h->source = w->source;
+    h->cm = &w->cm;
+    h->block_size = w->block_size;
+    h->window = w->window_log2 ? (uint64_t)1 << w->window_log2 : 0;
+    h->memory = UINT64_MAX;
+    h->has_verify = w->has_verify;
+    if (w->o.memory_bytes) {
+        const uint64_t kept = w->window_log2 ? vz_dedup_memory(w->window_log2) : 0;
+        h->memory = w->o.memory_bytes - kept;
+        h->on_far = finish_all;
+        h->user = w;
+    }
+    vz_wholes_open(h);
+    return FV_OK;
+}
 
 static fv_status open_slots(writer *w)
 {
@@ -160,7 +194,7 @@ static fv_status open_slots(writer *w)
     if (w->o.size && blocks < (uint64_t)w->threads) w->threads = (int)blocks;
     w->slot_count = slots_for(w->threads);
     FV_TRY(vz_crew_open(w->ctx, &w->crew, w->threads, w->slot_count, code_slot, w));
-    if (w->window_log2) FV_TRY(vz_dedup_open(w->ctx, &w->dedup, w->window_log2));
+    if (w->window_log2) FV_TRY(vz_dedup_open(w->ctx, &w->dedup, w->window_log2, &w->wholes));
     w->slots = fv_calloc(w->ctx, (size_t)w->slot_count, sizeof *w->slots);
     if (!w->slots) return FV_ERR_OOM;
     for (int i = 0; i < w->slot_count; i++) {
@@ -331,20 +365,25 @@ static fv_status track(writer *w, slot *b, uint64_t from)
     vz_tracker *t = &w->media;
     uint8_t head[VZ_MEDIA_LOOK];
     const uint64_t to = from + b->in.size;
-    while (t->next < to) {
+    for (;;) {
+        const vz_media *m = vz_wholes_get(&w->wholes, 0);
+        if (m && m->start <= t->next && m->start < to) {
+            FV_TRY(vz_tracker_put(t, m));
+            vz_wholes_take(&w->wholes);
+            continue;
+        }
+        if (t->next >= to) break;
         const uint8_t *p = b->in.data + (t->next - from);
-        size_t n = to - t->next < VZ_MEDIA_LOOK ? (size_t)(to - t->next) : VZ_MEDIA_LOOK;
+        size_t n = to - t->next < VZ_MEDIA_LOOK ? (size_t)(to - t->next) : VZ_MEDIA_LOOK, more;
         if (!vz_tracker_may_begin(t, *p)) {
             vz_tracker_skip(t);
             continue;
         }
         if (n < VZ_MEDIA_LOOK) {
             /* The header may go on in the next block. */
-            vz_in next;
-            FV_TRY(vz_source_peek(w->source, VZ_MEDIA_LOOK - n, &next));
             memcpy(head, p, n);
-            memcpy(head + n, next.p, (size_t)(next.end - next.p));
-            n += (size_t)(next.end - next.p);
+            FV_TRY(vz_source_look(w->source, 0, VZ_MEDIA_LOOK - n, head + n, &more));
+            n += more;
             p = head;
         }
         FV_TRY(vz_tracker_look(t, p, n));
@@ -354,12 +393,38 @@ static fv_status track(writer *w, slot *b, uint64_t from)
     return FV_OK;
 }
 
+/* The size of the next block, which has no references. */
+static fv_status next_size(writer *w, uint64_t *size)
+{
+    const uint64_t from = w->done;
+    const vz_media *m;
+    *size = w->block_size;
+    FV_TRY(vz_wholes_look(&w->wholes, from + w->block_size));
+    for (size_t i = 0; (m = vz_wholes_get(&w->wholes, i)) && m->start < from + w->block_size; i++) {
+        const vz_cut cut = vz_wholes_cut(m->start - from, m->end - m->start, w->block_size);
+        if (cut == VZ_CUT_FITS) continue;
+        *size = (cut == VZ_CUT_GROW ? m->end : m->start) - from;
+        break;
+    }
+    return FV_OK;
+}
+
+/* A block larger than usual leaves nothing behind. */
+static void release_large(const writer *w, slot *b)
+{
+    vz_buf *list[3] = {&b->in, &b->out, &b->check};
+    for (int i = 0; i < 3; i++)
+        if (list[i]->capacity > 2 * w->block_size) vz_buf_free(list[i]);
+}
+
 /* The next block into b; its size is 0 at the end. */
 static fv_status read_slot(writer *w, slot *b, bool *is_end)
 {
     vz_in next;
-    b->in.size = b->refs.size = b->hints.size = 0;
     bool is_read = false;
+    uint64_t size;
+    release_large(w, b);
+    b->in.size = b->refs.size = b->hints.size = 0;
     if (w->dedup && w->done == 0) {
         FV_TRY(vz_dedup_start(w->dedup, w->source, w->block_size, &b->in, &is_read));
         b->original = b->in.size;
@@ -371,7 +436,8 @@ static fv_status read_slot(writer *w, slot *b, bool *is_end)
         b->original = to.original;
         b->hash = to.hash;
     } else if (!is_read) {
-        FV_TRY(vz_source_append(w->source, &b->in, w->block_size, &b->original));
+        FV_TRY(next_size(w, &size));
+        FV_TRY(vz_source_append(w->source, &b->in, size, &b->original));
     }
     if (!w->dedup && XXH64_update(&w->hash, b->in.data, b->in.size) != XXH_OK)
         return FV_ERR_INTERNAL;
@@ -407,9 +473,10 @@ static void prime_single(writer *w, uint64_t size)
     if (size < prime_limit(w) && (!w->o.memory_bytes || need <= w->o.memory_bytes)) use_prior(w);
 }
 
-/* Waits for the block in slot i and writes it. */
-static fv_status finish_slot(writer *w, int i)
+/* Waits for the oldest block and writes it. */
+static fv_status finish_one(writer *w)
 {
+    const int i = (int)(w->blocks % (uint64_t)w->slot_count);
     slot *b = &w->slots[i];
     const vz_progress p = {"compressing", w->coded, w->o.size};
     vz_crew_wait(w->crew, &p, i);
@@ -417,19 +484,45 @@ static fv_status finish_slot(writer *w, int i)
         return fv_fail(w->ctx, b->status, "%s", fv_ctx_error(vz_crew_ctx(w->crew, i)));
     if (w->is_single) FV_TRY(put_single(w, b));
     FV_TRY(put_block(w, b));
+    w->used -= b->need;
+    w->large -= b->in.size > w->block_size;
+    release_large(w, b);
     return fv_report(w->ctx, "compressing", w->coded, w->o.size, NULL);
+}
+
+static fv_status finish_all(void *user)
+{
+    writer *w = user;
+    while (w->started > w->blocks) FV_TRY(finish_one(w));
+    return FV_OK;
+}
+
+/* The block that was read into slot i, as soon as there is memory for it. */
+static fv_status start_slot(writer *w, int i)
+{
+    slot *b = &w->slots[i];
+    const uint64_t limit = w->o.memory_bytes ? w->wholes.memory : LARGE_MEMORY;
+    const bool is_large = b->in.size > w->block_size;
+    b->need = memory_of(w, b->in.size);
+    while ((is_large || w->large) && w->started > w->blocks && w->used + b->need > limit)
+        FV_TRY(finish_one(w));
+    const vz_progress p = {"compressing", w->coded, w->o.size};
+    w->used += b->need;
+    w->large += is_large;
+    w->started++;
+    vz_crew_start(w->crew, &p, i, b->in.size);
+    return FV_OK;
 }
 
 static fv_status code_all(writer *w)
 {
     bool is_end = false, has_header = false;
-    uint64_t started = 0;
-    while (!is_end || started > w->blocks) {
-        if (is_end || started - w->blocks == (uint64_t)w->slot_count) {
-            FV_TRY(finish_slot(w, (int)(w->blocks % (uint64_t)w->slot_count)));
+    while (!is_end || w->started > w->blocks) {
+        if (is_end || w->started - w->blocks == (uint64_t)w->slot_count) {
+            FV_TRY(finish_one(w));
             continue;
         }
-        const int i = (int)(started % (uint64_t)w->slot_count);
+        const int i = (int)(w->started % (uint64_t)w->slot_count);
         slot *b = &w->slots[i];
         FV_TRY(read_slot(w, b, &is_end));
         if (!has_header) {
@@ -440,9 +533,7 @@ static fv_status code_all(writer *w)
         }
         has_header = true;
         if (b->original == 0) break;
-        const vz_progress p = {"compressing", w->coded, w->o.size};
-        vz_crew_start(w->crew, &p, i, b->in.size);
-        started++;
+        FV_TRY(start_slot(w, i));
     }
     if (!w->is_single) FV_TRY(put_end(w));
     return fv_report(w->ctx, "compressing", w->done, w->o.size, NULL);
@@ -453,6 +544,8 @@ static void close_writer(writer *w)
     vz_crew_stop(w->crew);
     vz_dedup_close(&w->dedup);
     vz_tracker_close(&w->media);
+    vz_wholes_close(&w->wholes);
+    vz_source_close(&w->source);
     for (int i = 0; w->slots && i < w->slot_count; i++) {
         vz_buf_free(&w->slots[i].in);
         vz_buf_free(&w->slots[i].refs);
@@ -464,7 +557,6 @@ static void close_writer(writer *w)
     vz_crew_close(&w->crew);
     vz_buf_free(&w->index);
     vz_buf_free(&w->text);
-    fv_free(w->ctx, w->source);
 }
 
 fv_status fv_vzip_compress_stream(fv_ctx *ctx, const fv_vzip_io *io, const fv_vzip_options *opts,
@@ -482,10 +574,7 @@ fv_status fv_vzip_compress_stream(fv_ctx *ctx, const fv_vzip_io *io, const fv_vz
     fv_status s = take_options(&w, opts);
     if (s == FV_OK) s = fit_memory(&w);
     if (s == FV_OK) s = open_slots(&w);
-    if (s == FV_OK) {
-        w.source = vz_source_open(ctx, io);
-        if (!w.source || XXH64_reset(&w.hash, 0) != XXH_OK) s = FV_ERR_OOM;
-    }
+    if (s == FV_OK) s = open_input(&w);
     if (s == FV_OK) s = code_all(&w);
     w.stats.input_bytes = w.done;
     w.stats.frames = 1;

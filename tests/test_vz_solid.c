@@ -158,7 +158,7 @@ static void a_full_window_loses_nothing(void)
     vz_buf_init(&refs, ctx);
     vz_buf_init(&hints, ctx);
     OK(ctx, vz_past_open(&past, ctx, LOG2));
-    OK(ctx, vz_dedup_open(ctx, &d, LOG2));
+    OK(ctx, vz_dedup_open(ctx, &d, LOG2, NULL));
     OK(ctx, vz_dedup_start(d, source, BLOCK, &plain, &is_all));
     while (!is_all && past.end < TIMES * PERIOD) {
         const uint64_t from = past.end;
@@ -172,7 +172,7 @@ static void a_full_window_loses_nothing(void)
     vz_buf_free(&hints);
     vz_buf_free(&refs);
     vz_buf_free(&plain);
-    fv_free(ctx, source);
+    vz_source_close(&source);
     free(all);
 }
 
