@@ -321,6 +321,9 @@ void vz_cm_end_byte(vz_cm *cm, uint32_t c)
     } else {
         vz_cm_stride_byte(cm, c);
         vz_cm_word_byte(cm, c);
+        if (cm->rows.is_on) vz_rows_byte(&cm->rows, c, cm->pos);
+        else if (cm->kind == VZ_BINARY && cm->pos - cm->stride.start == 512)
+            vz_rows_start(&cm->rows, cm->hist + cm->stride.start, cm->stride.start);
     }
     if (cm->kind == VZ_X86 || cm->kind == VZ_ARM64) vz_cm_code_byte(cm, c);
     if (cm->has_layout) {
@@ -376,6 +379,7 @@ static void start_segment(vz_cm *cm, vz_kind kind, uint32_t param, bool is_prose
     cm->text.line_start = cm->text.line_prev = cm->text.field_start = cm->pos;
     cm->stride.start = cm->pos;
     start_numbers(cm, size);
+    cm->rows.is_on = false;
     cm->sure = NULL;
     cm->is_ready = true;
     next_contexts(cm);

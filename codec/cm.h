@@ -85,6 +85,20 @@ typedef struct vz_stride {
     uint32_t start;            /* where the segment began, for the column */
 } vz_stride;
 
+#define VZ_ROWS_COLUMNS 64u
+typedef struct vz_rows { /* a walk over the rows of a database, cm_rows.c */
+    bool is_on;
+    uint32_t start, page;      /* of the file, in the history; bytes of a page */
+    uint32_t kind, cells, pointer, zone;
+    uint32_t phase, slot, column, columns, left, value;
+    uint32_t type[VZ_ROWS_COLUMNS];
+    uint32_t begin[VZ_ROWS_COLUMNS + 8], above; /* of each slot, the last time; of this, before */
+    uint8_t starts[8192];      /* bit i: a cell begins at byte i of the page */
+} vz_rows;
+bool vz_rows_begin_here(const uint8_t *data, size_t size);
+void vz_rows_start(vz_rows *r, const uint8_t *head, uint32_t pos);
+void vz_rows_byte(vz_rows *r, uint32_t c, uint32_t pos);
+
 /* What followed a context last, and how often in a row; check is 16 bits of the hash. */
 typedef struct vz_run {
     uint16_t check;
@@ -144,6 +158,7 @@ typedef struct vz_cm {
     vz_text text;
     vz_code code;
     vz_stride stride;
+    vz_rows rows;
     int apm_log2;
     uint32_t apm_base[VZ_CM_APMS];
     uint32_t map_shift;        /* rate of the maps: fast at first */

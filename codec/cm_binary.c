@@ -93,6 +93,27 @@ static void number_contexts(vz_cm *cm)
     cm->select[0] = noise < 24 ? noise + 24 * (k->byte < 8 ? k->byte : 8) : 23;
 }
 
+/* In a database: slot of the row, type and place in it, and the slot in the row before. */
+static void row_contexts(vz_cm *cm)
+{
+    uint32_t *h = cm->hash;
+    const vz_rows *r = &cm->rows;
+    const uint32_t k = cm->pos - r->begin[r->slot], c4 = cm->c4, c1 = c4 & 0xff;
+    const uint32_t up = r->above + k < cm->pos ? cm->hist[r->above + k] : 0;
+    const uint32_t up2 = r->above + k + 1 < cm->pos ? cm->hist[r->above + k + 1] : 0;
+    const uint32_t row = r->kind | r->columns << 8;
+    const uint32_t type = r->slot >= 6 ? r->type[r->column % VZ_ROWS_COLUMNS] : 0;
+    const uint32_t slot = vz_hash2(r->slot | r->zone << 8, row);
+    h[4] = vz_hash2(vz_hash2(slot, up), c1 | 0x10000);
+    h[6] = vz_hash2(vz_hash2(slot, type), (k < 255 ? k : 255) | 0x20000);
+    if (cm->strength == VZ_CM_FAST) return;
+    h[10] = vz_hash2(vz_hash2(slot, up | up2 << 8), (c4 & 0xffff) | 0x30000);
+    h[11] = vz_hash2(vz_hash2(slot, c4 & 0xffff), 0x40000);
+    h[12] = vz_hash2(vz_hash2(slot, up | up2 << 8), (k < 255 ? k : 255) | 0x50000);
+    cm->select[0] = up;
+    cm->select[1] = (r->slot * 4 + (k < 3 ? k : 3)) & 255;
+}
+
 void vz_cm_binary_contexts(vz_cm *cm)
 {
     uint32_t *h = cm->hash;
@@ -111,6 +132,7 @@ void vz_cm_binary_contexts(vz_cm *cm)
     ADD(vz_hash2(column, length));
     if (cm->strength == VZ_CM_FAST) {
         if (cm->is_number) number_contexts(cm);
+        if (cm->rows.is_on && cm->rows.slot) row_contexts(cm);
         return;
     }
     ADD(vz_hash2(cm->text.word, c1));
@@ -123,4 +145,5 @@ void vz_cm_binary_contexts(vz_cm *cm)
     cm->select[1] = column < 255 ? column : 255;
     if (cm->strength == VZ_CM_MAX) more_contexts(cm, h, n, above);
     if (cm->is_number) number_contexts(cm);
+    if (cm->rows.is_on && cm->rows.slot) row_contexts(cm);
 }

@@ -14,8 +14,8 @@
 
 #include <string.h>
 
-#define SAMPLE ((size_t)65536)
-#define RECORDS 1024u
+#define SAMPLE ((size_t)16384)
+#define RECORDS 512u
 #define STRETCHES 4u
 #define LEAST 24u          /* records that a measure needs */
 #define NUMBER_BITS 740u   /* of 256: entropy of a Laplace distribution above its mean logarithm */

@@ -72,7 +72,7 @@ static fv_status is_better(fv_ctx *ctx, const uint8_t *p, size_t n, uint32_t len
  * by byte, but not as numbers. */
 static uint32_t length_of(const uint8_t *p, size_t n, vz_layout *layout)
 {
-    static const uint8_t TIMES[] = {2, 3, 4, 5, 6, 8};
+    static const uint8_t TIMES[] = {2, 3, 4};
     const uint32_t first = guess(p, n);
     if (first == 0) return 0;
     uint32_t best = first, cost = vz_layout_cost(p, n, first, layout) / first;
@@ -94,7 +94,7 @@ static bool is_numbers(const uint8_t *p, size_t n)
     vz_layout l;
     const uint32_t length = guess(p, n);
     uint32_t bytes = 0;
-    if (length == 0) return false;
+    if (length == 0 || length > 128) return false;
     vz_layout_cost(p, n, length, &l);
     for (uint32_t i = 0; i < l.length; i += vz_number_bytes(l.type[i]))
         if (l.type[i] >= VZ_INT32) bytes += vz_number_bytes(l.type[i]);

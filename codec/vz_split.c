@@ -5,7 +5,7 @@
  * than 95 % are printable characters or white space; where not all is text, windows are judged. A
  * block may begin or end inside of a character, so up to three odd bytes at either end are
  * forgiven. */
-#include "internal.h"
+#include "cm.h"
 #include "vz_deflate.h"
 #include "vz_records.h"
 
@@ -135,6 +135,10 @@ static fv_status add_plain(list *l, const uint8_t *data, size_t size)
 {
     vz_segment g = {VZ_TEXT, 0, size};
     if (size == 0 || is_text(data, size)) return add(l, g);
+    if (vz_rows_begin_here(data, size)) {
+        g.kind = VZ_BINARY; /* one segment: the model follows its pages */
+        return add(l, g);
+    }
     for (size_t at = 0, end = 0; at < size; at += (size_t)g.size) {
         if (at == end) {
             g.param = 0;
