@@ -170,8 +170,8 @@ typedef struct fv_vzip_damage {
     const char *why; /* valid in the call */
 } fv_vzip_damage;
 /* Writes what can be read of a damaged archive, zeros for the rest, and tells each damaged range.
- * FV_OK when all of it has been written, damaged or not; *lost_bytes counts the zeros. Blocks behind
- * a damaged block header are found through the index; without one the rest is lost. */
+ * FV_OK when all of it has been written, damaged or not; *lost_bytes counts the zeros. Blocks
+ * behind a damaged block header are found through the index; without one the rest is lost. */
 FV_API FV_NODISCARD fv_status fv_vzip_recover(fv_ctx *ctx, const fv_vzip_source *source,
                                               const fv_vzip_io *io, uint64_t max_output,
                                               const fv_vzip_limits *limits,
@@ -188,8 +188,8 @@ FV_API FV_NODISCARD fv_status fv_omnizip_convert(fv_ctx *ctx, const fv_model *in
                                                  const char *out_path, int overwrite);
 
 /* `fovea train` for recipes with engine = omnizip: byte streams of up to seven modalities, read by
- * lanes that carry their state on. The metric is the mean of the modalities' held-out bits per byte;
- * each of them is in out_dir/bits-per-byte.json. Keys: omnizip_train.c. */
+ * lanes that carry their state on. The metric is the mean of the modalities' held-out bits per
+ * byte; each of them is in out_dir/bits-per-byte.json. Keys: omnizip_train.c. */
 typedef struct fv_omnizip_train_options {
     size_t struct_size;
     const char *data_dir, *out_dir, *export_path, *init;
@@ -203,11 +203,11 @@ FV_API FV_NODISCARD fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *recipe,
 
 /* ---- 6. Models: what is known before the first byte ------------------------------------------ */
 
-/* A model file (.vzm, FORMAT-vzm.md). The handle is read-only: any number of calls on any threads, of
- * any contexts, may use it at the same time. Its memory, about the file's size, belongs to ctx, which
- * must outlive it; open and close on ctx's thread (find_model may open one). Close after all calls
- * and archive handles that use it. Any damage is an error: FV_ERR_FORMAT, _TRUNCATED, _VERSION,
- * _CHECKSUM, _LIMIT, _MODEL. */
+/* A model file (.vzm, FORMAT-vzm.md). The handle is read-only: any number of calls on any threads,
+ * of any contexts, may use it at the same time. Its memory, about the file's size, belongs to ctx,
+ * which must outlive it; open and close on ctx's thread (find_model may open one). Close after all
+ * calls and archive handles that use it. Any damage is an error: FV_ERR_FORMAT, _TRUNCATED,
+ * _VERSION, _CHECKSUM, _LIMIT, _MODEL. */
 FV_API FV_NODISCARD fv_status fv_vzip_model_open(fv_ctx *ctx, fv_vzip_model **out,
                                                  const char *path);
 /* The bytes are copied. */
@@ -236,8 +236,8 @@ FV_API void fv_vzip_model_get_info(const fv_vzip_model *m, fv_vzip_model_info *o
 /* Makes a model file (.vzm, FORMAT-vzm.md) for data like that of `inputs`: texts that small blocks
  * begin with and, unless size is "dict", a network for text. Every fifth input file is held out and
  * measured in the end. A network is trained in the folder out_path.train, which stays: a call that
- * was stopped goes on with `resume`. Texts are the same for the same inputs; how many steps a network
- * is trained follows from `seconds` and the machine. FV_ERR_ARG: too little data. */
+ * was stopped goes on with `resume`. Texts are the same for the same inputs; how many steps a
+ * network is trained follows from `seconds` and the machine. FV_ERR_ARG: too little data. */
 typedef struct fv_vzip_train_options {
     size_t struct_size;
     const char *out_path;      /* appears complete or not at all                                */

@@ -3,9 +3,10 @@
  * Weights: 8 bits per row; of seven scales between 70 % and 100 % of the largest weight, the one
  * with the smallest squared error. Vectors: the network runs in float over calibration tokens, and
  * a scale is such that the 99.9 % quantile of the absolute values lies at a quarter of the range
- * (half of it for r and hidden). The residual: the largest value at a quarter. The unit of a head's state: the 99.99 % quantile at a quarter of
- * the range, or coarser where a single write K v would exceed its own range. All scales end up in
- * the multipliers of the rows that are behind and ahead of a vector.
+ * (half of it for r and hidden). The residual: the largest value at a quarter. The unit of a head's
+ * state: the 99.99 % quantile at a quarter of the range, or coarser where a single write K v would
+ * exceed its own range. All scales end up in the multipliers of the rows that are behind and ahead
+ * of a vector.
  *
  * This file computes in float and may differ from machine to machine: its result is a file. */
 #include "nn_export.h"
@@ -509,9 +510,9 @@ static double power(double least)
     return ldexp(1, frexp(least, &exponent) == 0.5 ? exponent - 1 : exponent);
 }
 
-/* The residual in a layer is an integer times its unit, a power of two: so large that four times what
- * calibration saw fits, that |mix| stays below 8, and that no row of the matrices which add to it needs
- * a scale of 1 or more. Norms take the unit out again, but for their eps. */
+/* The residual in a layer is an integer times its unit, a power of two: so large that four times
+ * what calibration saw fits, that |mix| stays below 8, and that no row of the matrices which add to
+ * it needs a scale of 1 or more. Norms take the unit out again, but for their eps. */
 static void residual_units(exporter *e)
 {
     const nn_int_config *c = &e->f->cfg;

@@ -2,8 +2,8 @@
  * network, and the state of each kind after its typical bytes.
  *
  * The states come from the integer network, so that a stream goes on from them as if it had read
- * those bytes. Calibration reads the first CALIBRATION tokens of each source; the modality of a source
- * that names none is found on its first GUESS tokens. */
+ * those bytes. Calibration reads the first CALIBRATION tokens of each source; the modality of a
+ * source that names none is found on its first GUESS tokens. */
 #include "nn_export.h"
 
 #include <math.h>
@@ -65,7 +65,7 @@ static fv_status open_net(maker *k, const fv_model *from)
                    k->m.vocab.size);
 }
 
-/* ---- Which modality a source is of ------------------------------------------------------------ */
+/* ---- Which modality a source is of ----------------------------------------------------------- */
 
 /* Bit m: the network was trained on modality m; all if it does not say. */
 static uint32_t modalities_of(const maker *k, const fv_model *from)
@@ -148,7 +148,7 @@ static fv_status find_prefixes(maker *k, const fv_model *from)
     return FV_OK;
 }
 
-/* ---- The network and its states --------------------------------------------------------------- */
+/* ---- The network and its states -------------------------------------------------------------- */
 
 static fv_status calibrate(maker *k)
 {

@@ -79,8 +79,11 @@ const fv_vzip_model *fv_vzip_model_own(void)
 void fv_vzip_model_get_info(const fv_vzip_model *handle, fv_vzip_model_info *out)
 {
     const vz_model *m = handle->model;
-    *out = (fv_vzip_model_info){.name = m->name, .id = m->id, .hash = vz_model_short_hash(m),
-                                .bytes = handle->bytes, .texts = m->primes};
+    *out = (fv_vzip_model_info){.name = m->name,
+                                .id = m->id,
+                                .hash = vz_model_short_hash(m),
+                                .bytes = handle->bytes,
+                                .texts = m->primes};
     for (int i = 0; i < m->primes; i++) {
         out->text_bytes += m->prime[i].text_bytes;
         out->states += m->prime[i].state != NULL;

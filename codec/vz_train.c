@@ -1,9 +1,9 @@
 /* vz_train.c - fv_vzip_train: a model file from texts and a network.
  *
  *     texts    the most typical passages of the inputs (vz_train_data.c), or those of another model
- *     network  trained on the inputs (vz_train_net.c), or one that fovea train made. It is made integer
- *              (vz_model_make.c) and calibrated with the texts of kind text, each of which gets the
- *              state that it leaves the network in
+ *     network  trained on the inputs (vz_train_net.c), or one that fovea train made. It is made
+ *              integer (vz_model_make.c) and calibrated with the texts of kind text, each of which
+ *              gets the state that it leaves the network in
  *
  * In the end the files held out are compressed with the new model and without. */
 #include "vz_models.h"
@@ -17,8 +17,8 @@ typedef struct trainer {
     fv_vzip_train_options o;
     char name[VZ_MODEL_NAME];
     uint32_t id;
-    vz_model *texts;   /* of o.texts */
-    fv_model *network; /* of o.network */
+    vz_model *texts;    /* of o.texts */
+    fv_model *network;  /* of o.network */
     vz_samples samples; /* of o.inputs */
     vz_prime_source source[VZ_MODEL_PRIMES];
     int sources;
@@ -69,8 +69,7 @@ static fv_status take_options(trainer *t, const fv_vzip_train_options *opts)
 static void add_source(trainer *t, vz_kind kind, const uint8_t *text, size_t bytes)
 {
     const bool is_read = kind == VZ_TEXT && t->network; /* by the network */
-    t->source[t->sources++] =
-        (vz_prime_source){kind, NULL, text, is_read ? bytes : 0, text, bytes};
+    t->source[t->sources++] = (vz_prime_source){kind, NULL, text, is_read ? bytes : 0, text, bytes};
 }
 
 static fv_status take_texts(trainer *t)

@@ -1,5 +1,5 @@
-/* vz_train.h - private: making models: samples (vz_train_data.c), networks (vz_train_net.c), and all
- * of it (vz_train.c). */
+/* vz_train.h - private: making models: samples (vz_train_data.c), networks (vz_train_net.c), and
+ * all of it (vz_train.c). */
 #ifndef VZ_TRAIN_H
 #define VZ_TRAIN_H
 
@@ -29,7 +29,7 @@ typedef struct vz_samples {
     int held_count;
     uint64_t held_bytes;
     uint64_t files, bytes; /* all that was read */
-    vz_buf text; /* of all files for training that are text, for a network */
+    vz_buf text;           /* of all files for training that are text, for a network */
     vz_buf text_sizes;
 } vz_samples;
 /* with_text: fills `text`. skip: parts of paths with this are passed over; NULL: none. On failure,
@@ -40,8 +40,8 @@ fv_status vz_samples_read(fv_ctx *ctx, vz_samples *s, const char *const *inputs,
 fv_status vz_samples_choose(vz_samples *s);
 void vz_samples_close(vz_samples *s);
 
-/* A network on the text of the samples, in `folder`; *path is what fovea train exports, to be freed.
- * FV_ERR_ARG: too little text. */
+/* A network on the text of the samples, in `folder`; *path is what fovea train exports, to be
+ * freed. FV_ERR_ARG: too little text. */
 fv_status vz_train_net(fv_ctx *ctx, const vz_samples *s, const char *folder,
                        const fv_vzip_train_options *o, char **path, fv_vzip_train_result *result);
 /* FV_ERR_UNKNOWN, or FV_ERR_ARG: too little text. "dict": neither. */

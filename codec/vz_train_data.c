@@ -1,5 +1,5 @@
-/* vz_train_data.c - what a model is learned from: files of folders and tar archives, cut into segments
- * as blocks are.
+/* vz_train_data.c - what a model is learned from: files of folders and tar archives, cut into
+ * segments as blocks are.
  *
  * Every fifth file is held out. The text segments of the others are grouped by the suffix of their
  * file, the suffixes with most text first; machine code and other binary data are a group each. Of
@@ -14,7 +14,8 @@
 #define TOTAL ((uint64_t)192 << 20) /* bytes of files that are read */
 #define FILE_MOST ((size_t)4 << 20) /* of one file */
 #define GROUP_MOST ((size_t)24 << 20)
-#define GROUP_LEAST 20u /* a suffix has one in so many bytes of the text, or it is one of the others */
+#define GROUP_LEAST                                                                                \
+    20u /* a suffix has one in so many bytes of the text, or it is one of the others */
 #define SEGMENT_LEAST 64
 #define HELD_EVERY 5
 #define HELD_MOST ((size_t)1 << 20) /* of one file */
@@ -41,8 +42,11 @@ typedef struct gathering {
 typedef fv_status visit_fn(gathering *g, const char *path, uint64_t size, fvi_archive *a,
                            const char *single);
 
+/* What vzip made itself is no data. */
 static bool is_skipped(const gathering *g, const char *path)
 {
+    const char *dot = strrchr(path, '.');
+    if (dot && (strcmp(dot, ".vz") == 0 || strcmp(dot, ".vzm") == 0)) return true;
     return g->skip && strstr(path, g->skip) != NULL;
 }
 
@@ -242,10 +246,11 @@ fv_status vz_samples_read(fv_ctx *ctx, vz_samples *s, const char *const *inputs,
         if (st == FV_OK) st = s->group[i].bytes.status;
     }
     if (st == FV_OK && bytes < LEAST)
-        st = fv_fail(ctx, FV_ERR_ARG,
-                     "model: %llu bytes of text, tables or code in %llu files to learn from: too few, "
-                     "some 100,000 are worth it",
-                     (unsigned long long)bytes, (unsigned long long)s->files);
+        st = fv_fail(
+            ctx, FV_ERR_ARG,
+            "model: %llu bytes of text, tables or code in %llu files to learn from: too few, "
+            "some 100,000 are worth it",
+            (unsigned long long)bytes, (unsigned long long)s->files);
     fv_free(ctx, g.suffix);
     return st;
 }

@@ -1,10 +1,10 @@
-/* vz_train_net.c - the network of a model: `fovea train` (omnizip_train.c) with a recipe made for the
- * data and the time.
+/* vz_train_net.c - the network of a model: `fovea train` (omnizip_train.c) with a recipe made for
+ * the data and the time.
  *
  *     FOLDER/text.tar      the text of the training files
  *     FOLDER/probe/        PROBE steps: how fast this machine is; and the vocabulary
- *     FOLDER/recipe        as many steps as fit into the time; written last, so where it is, training
- *                          has begun and can be resumed
+ *     FOLDER/recipe        as many steps as fit into the time; written last, so where it is,
+ *                          training has begun and can be resumed
  *     FOLDER/run/          checkpoints, figures, the network */
 #include "vz_train.h"
 
@@ -44,11 +44,14 @@ fv_status vz_train_size_check(fv_ctx *ctx, const char *name, uint64_t bytes)
         return fv_fail(ctx, FV_ERR_UNKNOWN, "model: size \"%.20s\": there are dict, t0, t1 and t2",
                        name);
     if (bytes >= z->least) return FV_OK;
-    return fv_fail(ctx, FV_ERR_ARG,
-                   "model: %llu bytes of text are too few for a network of size %s, which wants %llu: "
-                   "use size %s",
-                   (unsigned long long)bytes, name, (unsigned long long)z->least,
-                   bytes >= SIZES[1].least ? "t1" : bytes >= SIZES[0].least ? "t0" : "dict");
+    return fv_fail(
+        ctx, FV_ERR_ARG,
+        "model: %llu bytes of text are too few for a network of size %s, which wants %llu: "
+        "use size %s",
+        (unsigned long long)bytes, name, (unsigned long long)z->least,
+        bytes >= SIZES[1].least   ? "t1"
+        : bytes >= SIZES[0].least ? "t0"
+                                  : "dict");
 }
 
 /* ---- The text as a tar archive --------------------------------------------------------------- */
@@ -129,9 +132,11 @@ static char *recipe_of(fv_ctx *ctx, const struct net_size *z, int pieces, uint64
         "lr_final = 0.05\nwarmup = %llu\nbeta1 = 0.9\nbeta2 = 0.99\nclip = 1\nema = %s\n"
         "seed = 1\nsave_every = 500\n%s",
         z->width, z->layers, tokens, vocab && has_vocab ? "vocab_from = " : "",
-        vocab && has_vocab ? vocab : "", vocab && has_vocab ? "\n" : "", LANES, T, (unsigned long long)steps,
-        (unsigned long long)(steps / 10 < 200 ? steps / 10 : 200),
-        steps >= 10000 ? "0.999" : steps >= 1000 ? "0.99" : "0.9",
+        vocab && has_vocab ? vocab : "", vocab && has_vocab ? "\n" : "", LANES, T,
+        (unsigned long long)steps, (unsigned long long)(steps / 10 < 200 ? steps / 10 : 200),
+        steps >= 10000  ? "0.999"
+        : steps >= 1000 ? "0.99"
+                        : "0.9",
         vocab ? eval : "eval_pieces = 0\n");
 }
 
@@ -149,8 +154,8 @@ typedef struct places {
 
 static void free_places(fv_ctx *ctx, places *p)
 {
-    char *const all[] = {p->text, p->probe, p->vocab, p->latest, p->recipe, p->run, p->begun,
-                         p->network};
+    char *const all[] = {p->text,   p->probe, p->vocab, p->latest,
+                         p->recipe, p->run,   p->begun, p->network};
     for (size_t i = 0; i < FV_ARRAY_LEN(all); i++) fv_free(ctx, all[i]);
 }
 

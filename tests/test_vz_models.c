@@ -1,5 +1,5 @@
-/* test_vz_models.c - models given to the coder: whose texts are used, who finds them, handles shared by
- * threads, options of older callers, damaged files. */
+/* test_vz_models.c - models given to the coder: whose texts are used, who finds them, handles
+ * shared by threads, options of older callers, damaged files. */
 #include "../codec/vz_models.h"
 #include "test.h"
 
@@ -176,7 +176,7 @@ static void recovery_uses_it(void)
     fv_vzip_model_close(&m);
 }
 
-/* ---- Threads, and callers of before ------------------------------------------------------------ */
+/* ---- Threads, and callers of before ---------------------------------------------------------- */
 
 typedef struct worker {
     const fv_vzip_model *model;
@@ -247,7 +247,7 @@ static void old_structures_mean_no_model(void)
     fv_vzip_model_close(&m);
 }
 
-/* ---- Files ------------------------------------------------------------------------------------- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 static void information_is_right(void)
 {

@@ -1,9 +1,9 @@
-/* vzip_models.c - models at hand: the one given, those in the folders of VZIP_MODEL_PATH, vzip's own;
- * and the verb that lists them.
+/* vzip_models.c - models at hand: the one given, those in the folders of VZIP_MODEL_PATH, vzip's
+ * own; and the verb that lists them.
  *
- * Archives name a model by its number and the hash of its content, so a file may have any name. A file
- * is opened, which reads and checks all of it, only after its first and last bytes say that it is the
- * right one (codec/FORMAT-vzm.md). */
+ * Archives name a model by its number and the hash of its content, so a file may have any name. A
+ * file is opened, which reads and checks all of it, only after its first and last bytes say that it
+ * is the right one (codec/FORMAT-vzm.md). */
 #include "vzip.h"
 
 #include <dirent.h>
@@ -12,7 +12,7 @@
 
 #define SUFFIX ".vzm"
 
-/* ---- Folders and files ------------------------------------------------------------------------ */
+/* ---- Folders and files ----------------------------------------------------------------------- */
 
 static bool is_model_name(const char *name)
 {
@@ -85,7 +85,7 @@ static bool is_that(const char *path, uint32_t id, uint64_t hash)
            little_endian(tail, 8) == hash;
 }
 
-/* ---- The shelf -------------------------------------------------------------------------------- */
+/* ---- The shelf ------------------------------------------------------------------------------- */
 
 typedef struct wanted {
     vzip_shelf *shelf;
@@ -170,7 +170,7 @@ void vzip_shelf_close(vzip_shelf *s)
     fv_vzip_model_close(&s->given);
 }
 
-/* ---- vzip models ------------------------------------------------------------------------------ */
+/* ---- vzip models ----------------------------------------------------------------------------- */
 
 typedef struct models_list {
     fv_ctx *ctx;
@@ -178,7 +178,8 @@ typedef struct models_list {
     int code;
 } models_list;
 
-static void print_json(models_list *l, const fv_vzip_model_info *i, const char *id, const char *from)
+static void print_json(models_list *l, const fv_vzip_model_info *i, const char *id,
+                       const char *from)
 {
     cli_json j;
     if (!l->is_first) fputs(", ", stdout);
@@ -209,16 +210,17 @@ static void print_model(models_list *l, const fv_vzip_model *m, const char *from
         print_json(l, &i, id, from);
     } else {
         if (l->is_first)
-            puts("name              model                           bytes  texts  of bytes  network   "
+            puts("name              model                           bytes  texts  of bytes  "
+                 "network   "
                  " pieces  from");
         if (i.experts)
             snprintf(network, sizeof network, "%d x %d x %d", i.width, i.layers, i.experts);
-        else if (i.has_network)
-            snprintf(network, sizeof network, "%d x %d", i.width, i.layers);
+        else if (i.has_network) snprintf(network, sizeof network, "%d x %d", i.width, i.layers);
         cli_printable(i.name, name, sizeof name);
         cli_printable(from, place, sizeof place);
-        printf("%-16s  %s  %9llu  %5d  %8llu  %-9s  %6d  %s\n", name, id, (unsigned long long)i.bytes,
-               i.texts, (unsigned long long)i.text_bytes, network, i.pieces, place);
+        printf("%-16s  %s  %9llu  %5d  %8llu  %-9s  %6d  %s\n", name, id,
+               (unsigned long long)i.bytes, i.texts, (unsigned long long)i.text_bytes, network,
+               i.pieces, place);
     }
     l->is_first = false;
 }

@@ -34,7 +34,8 @@ static void print_result(const train_args *a, const fv_vzip_train_result *r)
     snprintf(id, sizeof id, "%08lx-%016llx", (unsigned long)r->id, (unsigned long long)r->hash);
     if (!a->common.json) {
         cli_note("%s: %llu bytes, %d texts of %llu bytes, known to archives as %s", a->out,
-                 (unsigned long long)r->model_bytes, r->texts, (unsigned long long)r->text_bytes, id);
+                 (unsigned long long)r->model_bytes, r->texts, (unsigned long long)r->text_bytes,
+                 id);
         if (r->steps)
             cli_note("network: %llu steps, %.3f bits per byte of text that it has not seen",
                      (unsigned long long)r->steps, r->bits_per_byte);
@@ -95,7 +96,8 @@ static int check(const train_args *a, int files)
 {
     if (!a->out) return cli_fail(CLI_USAGE, "which file shall be made? -o MODEL.vzm");
     if (files == 0 && !a->texts)
-        return cli_fail(CLI_USAGE, "which files shall be learned from? vzip train FOLDER -o MODEL.vzm");
+        return cli_fail(CLI_USAGE,
+                        "which files shall be learned from? vzip train FOLDER -o MODEL.vzm");
     if (a->size && strcmp(a->size, "dict") != 0 && (a->network || files == 0))
         return cli_fail(CLI_USAGE, a->network ? "--size and --network exclude each other"
                                               : "--size: a network needs files to be trained on");
@@ -108,27 +110,32 @@ int vzip_train(int argc, char **argv)
     train_args a = {.out = NULL};
     const cli_option options[] = {
         {'o', NULL, "FILE", "the model file to make", CLI_STRING, &a.out, 0, 0},
-        {0, "size", "dict|t0|t1|t2", "dict, the default: typical texts, in seconds; t0 and larger: also "
-         "a network for text", CLI_CHOICE, &a.size, 0, 0},
-        {0, "time", "TIME", "of training, as 90s, 10m (the default), 2h", CLI_STRING, &a.time, 0, 0},
+        {0, "size", "dict|t0|t1|t2",
+         "dict, the default: typical texts, in seconds; t0 and larger: also "
+         "a network for text",
+         CLI_CHOICE, &a.size, 0, 0},
+        {0, "time", "TIME", "of training, as 90s, 10m (the default), 2h", CLI_STRING, &a.time, 0,
+         0},
         {0, "resume", NULL, "go on with a training that was stopped", CLI_FLAG, &a.resume, 0, 0},
-        {0, "texts", "FILE", "take the typical texts of this model file", CLI_STRING, &a.texts, 0, 0},
-        {0, "network", "FILE", "put in this network, which fovea train made", CLI_STRING, &a.network,
-         0, 0},
+        {0, "texts", "FILE", "take the typical texts of this model file", CLI_STRING, &a.texts, 0,
+         0},
+        {0, "network", "FILE", "put in this network, which fovea train made", CLI_STRING,
+         &a.network, 0, 0},
         {0, "name", "NAME", "name in the file (default: that of FILE)", CLI_STRING, &a.name, 0, 0},
         {0, "id", "N", "number in the file (default: of the name)", CLI_U64, &a.id, 0, 0},
         CLI_OPT_FORCE(&a.common),
         CLI_OPT_THREADS(&a.common),
         CLI_OPT_JSON(&a.common),
         CLI_OPT_TALK_END(&a.common)};
-    const cli_command command = {"vzip train",
-                                 "[options] -o MODEL.vzm [FILE ...]",
-                                 "Make a model file for data like that of FILES.",
-                                 "FILES are files, folders and tar archives. Every fifth file is held out,\n"
-                                 "and compressed in the end. A network is trained in MODEL.vzm.train/.\n",
-                                 options,
-                                 0,
-                                 argc};
+    const cli_command command = {
+        "vzip train",
+        "[options] -o MODEL.vzm [FILE ...]",
+        "Make a model file for data like that of FILES.",
+        "FILES are files, folders and tar archives. Every fifth file is held out,\n"
+        "and compressed in the end. A network is trained in MODEL.vzm.train/.\n",
+        options,
+        0,
+        argc};
     const char **files = calloc((size_t)argc + 1, sizeof *files);
     if (!files) return cli_fail(CLI_FAILED, "out of memory");
     int count = 0;
