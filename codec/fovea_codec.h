@@ -244,7 +244,8 @@ typedef struct fv_vzip_train_options {
     int overwrite;             /* of out_path                                                   */
     const char *const *inputs; /* files, folders and tar archives                               */
     int input_count;
-    const char *texts;         /* a model file whose texts are taken as they are, or NULL       */
+    const char *texts;         /* a model file whose texts are taken as they are, a folder that
+                                  recipes/collect_prime.py wrote, or NULL                       */
     const char *network;       /* a network that fovea train made, which is put in, or NULL     */
     const char *size;          /* "dict" (the default), or a network to train: "t0", "t1", "t2" */
     const char *name;          /* at most 31 bytes; NULL: out_path's without folder and suffix  */

@@ -1,6 +1,7 @@
 /* vz_train.c - fv_vzip_train: a model file from texts and a network.
  *
- *     texts    the most typical passages of the inputs (vz_train_data.c), or those of another model
+ *     texts    the most typical passages of the inputs (vz_train_data.c), or those of another
+ *              model, or the most typical of what recipes/collect_prime.py gathered
  *     network  trained on the inputs (vz_train_net.c), or one that fovea train made. It is made
  *              integer (vz_model_make.c) and calibrated with the texts of kind text, each of which
  *              gets the state that it leaves the network in
@@ -11,6 +12,7 @@
 
 #include <math.h>
 #include <string.h>
+#include <sys/stat.h>
 
 typedef struct trainer {
     fv_ctx *ctx;
@@ -19,7 +21,8 @@ typedef struct trainer {
     uint32_t id;
     vz_model *texts;    /* of o.texts */
     fv_model *network;  /* of o.network */
-    vz_samples samples; /* of o.inputs */
+    vz_samples samples;   /* of o.inputs */
+    vz_samples collected; /* of o.texts, if it is a folder */
     vz_prime_source source[VZ_MODEL_PRIMES];
     int sources;
     vz_buf file;
@@ -72,8 +75,21 @@ static void add_source(trainer *t, vz_kind kind, const uint8_t *text, size_t byt
     t->source[t->sources++] = (vz_prime_source){kind, NULL, text, is_read ? bytes : 0, text, bytes};
 }
 
+static void take_samples(trainer *t, const vz_samples *s)
+{
+    for (int i = 0; i < s->groups; i++)
+        add_source(t, s->group[i].kind, s->group[i].text.data, s->group[i].text.size);
+}
+
 static fv_status take_texts(trainer *t)
 {
+    struct stat st;
+    if (stat(t->o.texts, &st) == 0 && S_ISDIR(st.st_mode)) {
+        FV_TRY(vz_samples_collected(t->ctx, &t->collected, t->o.texts));
+        FV_TRY(vz_samples_choose(&t->collected));
+        take_samples(t, &t->collected);
+        return FV_OK;
+    }
     FV_TRY(vz_model_open(t->ctx, &t->texts, t->o.texts));
     for (int i = 0; i < t->texts->primes; i++) {
         const vz_model_prime *p = &t->texts->prime[i];
@@ -89,14 +105,6 @@ static fv_status read_inputs(trainer *t, const char *folder)
     FV_TRY(vz_samples_read(t->ctx, &t->samples, t->o.inputs, t->o.input_count,
                            strcmp(t->o.size, "dict") != 0, slash ? slash + 1 : folder));
     return t->o.texts ? FV_OK : vz_samples_choose(&t->samples);
-}
-
-static void take_samples(trainer *t)
-{
-    for (int i = 0; i < t->samples.groups; i++) {
-        const vz_group *g = &t->samples.group[i];
-        add_source(t, g->kind, g->text.data, g->text.size);
-    }
 }
 
 static fv_status train_network(trainer *t, const char *folder, fv_vzip_train_result *result)
@@ -164,7 +172,7 @@ static fv_status make_model(trainer *t, const char *folder, fv_vzip_train_result
     r->bytes = t->samples.bytes;
     if (strcmp(t->o.size, "dict") != 0) FV_TRY(train_network(t, folder, r));
     if (t->o.texts) FV_TRY(take_texts(t));
-    else take_samples(t);
+    else take_samples(t, &t->samples);
     FV_TRY(make_file(t, r));
     FV_TRY(measure(t, r));
     return fv_write_file(t->ctx, t->o.out_path, t->file.data, t->file.size, t->o.overwrite);
@@ -189,6 +197,7 @@ fv_status fv_vzip_train(fv_ctx *ctx, const fv_vzip_train_options *opts,
     }
     vz_buf_free(&t->file);
     vz_samples_close(&t->samples);
+    vz_samples_close(&t->collected);
     fv_model_close(&t->network);
     vz_model_close(&t->texts);
     fv_free(ctx, folder);

@@ -36,6 +36,8 @@ typedef struct vz_samples {
  * too, vz_samples_close is due. */
 fv_status vz_samples_read(fv_ctx *ctx, vz_samples *s, const char *const *inputs, int count,
                           bool with_text, const char *skip);
+/* The same of a folder that recipes/collect_prime.py wrote; nothing is held out. */
+fv_status vz_samples_collected(fv_ctx *ctx, vz_samples *s, const char *folder);
 /* Chooses the text of each group; groups without one are dropped. */
 fv_status vz_samples_choose(vz_samples *s);
 void vz_samples_close(vz_samples *s);

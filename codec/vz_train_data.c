@@ -224,6 +224,77 @@ static fv_status take_file(gathering *g, const char *path, uint64_t claimed, fvi
     return fv_report(s->ctx, "reading", s->bytes, g->all > TOTAL ? TOTAL : g->all, path);
 }
 
+/* ---- Samples that recipes/collect_prime.py has gathered -------------------------------------- */
+
+/* NAME.bin holds samples one after the other, NAME.sizes their sizes in bytes, one a line. Texts in
+ * the order of the model's; sizes by what a text of twice the size gained: little. */
+static const struct collected {
+    const char *name;
+    vz_kind kind;
+    size_t want;
+} COLLECTED[] = {
+    {"prose", VZ_TEXT, 65536}, {"c", VZ_TEXT, 65536},    {"script", VZ_TEXT, 65536},
+    {"web", VZ_TEXT, 65536},   {"data", VZ_TEXT, 65536}, {"binary", VZ_BINARY, 57344},
+    {"x86", VZ_X86, 40960},
+};
+
+static fv_status read_part(fv_ctx *ctx, const char *folder, const char *name, const char *suffix,
+                           uint8_t **bytes, size_t *size)
+{
+    char *path = fv_format(ctx, "%s/%s.%s", folder, name, suffix);
+    if (!path) return FV_ERR_OOM;
+    const fv_status s = fv_read_file(ctx, path, (uint64_t)1 << 28, bytes, size);
+    fv_free(ctx, path);
+    return s;
+}
+
+/* Cuts the samples; false: sizes and bytes do not fit together. */
+static bool add_samples(vz_samples *s, vz_group *g, const uint8_t *sizes, size_t count,
+                        uint8_t *bytes, size_t left)
+{
+    for (size_t at = 0; at < count; at++) {
+        size_t n = 0;
+        for (; at < count && sizes[at] >= '0' && sizes[at] <= '9'; at++) {
+            n = 10 * n + (size_t)(sizes[at] - '0');
+            if (n > left) return false;
+        }
+        if (at < count && sizes[at] != '\n') return false;
+        if (g->kind == VZ_X86) vz_exe_x86(bytes, n, true);
+        vz_buf_put(&g->bytes, bytes, n);
+        vz_buf_put(&g->sizes, &n, sizeof n);
+        bytes += n;
+        left -= n;
+        s->files++;
+    }
+    return left == 0;
+}
+
+fv_status vz_samples_collected(fv_ctx *ctx, vz_samples *s, const char *folder)
+{
+    memset(s, 0, sizeof *s);
+    s->ctx = ctx;
+    vz_buf_init(&s->text, ctx);
+    vz_buf_init(&s->text_sizes, ctx);
+    for (size_t i = 0; i < FV_ARRAY_LEN(COLLECTED); i++) {
+        const struct collected *c = &COLLECTED[i];
+        uint8_t *bytes = NULL, *sizes = NULL;
+        size_t size, count;
+        add_group(s, c->kind, "", c->want);
+        vz_group *g = &s->group[s->groups - 1];
+        fv_status st = read_part(ctx, folder, c->name, "bin", &bytes, &size);
+        if (st == FV_OK) st = read_part(ctx, folder, c->name, "sizes", &sizes, &count);
+        if (st == FV_OK && !add_samples(s, g, sizes, count, bytes, size))
+            st = fv_fail(ctx, FV_ERR_FORMAT, "%s/%s.sizes: are not the sizes of the samples in %s.bin",
+                         folder, c->name, c->name);
+        if (st == FV_OK) st = g->bytes.status;
+        if (st == FV_OK) st = g->sizes.status;
+        fv_free(ctx, sizes);
+        fv_free(ctx, bytes);
+        if (st != FV_OK) return st;
+    }
+    return FV_OK;
+}
+
 /* ---- All of it ------------------------------------------------------------------------------- */
 
 fv_status vz_samples_read(fv_ctx *ctx, vz_samples *s, const char *const *inputs, int count,

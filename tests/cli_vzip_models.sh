@@ -139,6 +139,17 @@ expect decompress_trained 0 "$VZIP" d --model mine.vzm -o new.back new.vz
 same new.txt new.back trained_comes_back
 (cd data && tar cf ../data.tar .)
 expect train_on_tar 0 "$VZIP" train data.tar -o tar.vzm -q
+mkdir samples
+for name in prose c script web data binary x86; do
+    cat data/log1.txt data/2.xml > samples/$name.bin
+    wc -c < data/log1.txt | tr -d ' ' > samples/$name.sizes
+    wc -c < data/2.xml | tr -d ' ' >> samples/$name.sizes
+done
+expect train_on_samples 0 "$VZIP" train --texts samples -o samples.vzm
+grep -q ' 7 texts' err
+ok $? samples_are_texts
+echo 5 >> samples/c.sizes
+refuse samples_that_do_not_fit 3 c.sizes "$VZIP" train --texts samples -o x.vzm
 mkdir nothing
 refuse too_little_data 3 'too few' "$VZIP" train nothing -o x.vzm
 refuse too_little_for_network 3 'use size dict' "$VZIP" train data --size t0 -o x.vzm

@@ -1,8 +1,5 @@
 /* test_vz_prime.c - priming of small blocks: round trips with and without, what it gains, blocks that
- * stand alone, hostile texts, models that are missing, bit flips, models without a network.
- *
- *     test_vz_prime make FOLDER MODEL    models/prime.vzm from what recipes/collect_prime.py wrote */
-#include "../codec/cm.h"
+ * stand alone, hostile texts, models that are missing, bit flips, models without a network. */
 #include "../codec/vz_model.h"
 #include "test.h"
 
@@ -303,75 +300,9 @@ static void selection_finds_what_is_common(void)
     vz_buf_free(&b);
 }
 
-/* ---- The embedded model ---------------------------------------------------------------------- */
-
-/* Sizes by what a text of twice the size gained: little. */
-static const struct recipe {
-    const char *name;
-    vz_kind kind;
-    size_t bytes;
-} TEXTS[] = {
-    {"prose", VZ_TEXT, 65536},    {"c", VZ_TEXT, 65536},    {"script", VZ_TEXT, 65536},
-    {"web", VZ_TEXT, 65536},      {"data", VZ_TEXT, 65536}, {"binary", VZ_BINARY, 57344},
-    {"x86", VZ_X86, 40960},
-};
-
-/* NAME.bin into *bytes, NAME.sizes into *sizes; returns the number of samples, 0: failed. */
-static size_t read_samples(const char *folder, const char *name, uint8_t **bytes, size_t **sizes)
-{
-    char path[1000];
-    size_t n = 0, sum = 0;
-    snprintf(path, sizeof path, "%s/%s.sizes", folder, name);
-    FILE *f = fopen(path, "r");
-    *sizes = fv_calloc(ctx, 100000, sizeof **sizes);
-    if (!f || !*sizes) return 0;
-    while (n < 100000 && fscanf(f, "%zu", &(*sizes)[n]) == 1) sum += (*sizes)[n++];
-    fclose(f);
-    snprintf(path, sizeof path, "%s/%s.bin", folder, name);
-    f = fopen(path, "rb");
-    *bytes = fv_alloc(ctx, sum + 1);
-    if (!f || !*bytes) return 0;
-    if (fread(*bytes, 1, sum, f) != sum) n = 0;
-    fclose(f);
-    return n;
-}
-
-/* Machine code is learnt as it is coded: with absolute targets. */
-static void make_absolute(uint8_t *bytes, const size_t *sizes, size_t n)
-{
-    for (size_t i = 0; i < n; bytes += sizes[i++]) vz_exe_x86(bytes, sizes[i], true);
-}
-
-static int make_model(const char *folder, const char *path)
-{
-    vz_model m = {.id = 1, .name = "prime"};
-    vz_buf text[FV_ARRAY_LEN(TEXTS)], out;
-    for (size_t i = 0; i < FV_ARRAY_LEN(TEXTS); i++) {
-        const struct recipe *r = &TEXTS[i];
-        uint8_t *bytes = NULL;
-        size_t *sizes = NULL;
-        const size_t n = read_samples(folder, r->name, &bytes, &sizes);
-        if (n && r->kind == VZ_X86) make_absolute(bytes, sizes, n);
-        vz_buf_init(&text[i], ctx);
-        if (!n || vz_prime_select(ctx, bytes, sizes, n, r->bytes, &text[i]) != FV_OK) {
-            fprintf(stderr, "%s: %s\n", r->name, n ? fv_ctx_error(ctx) : "cannot be read");
-            return 1;
-        }
-        printf("%s: %zu samples, %zu bytes taken\n", r->name, n, text[i].size);
-        m.prime[m.primes++] = (vz_model_prime){r->kind, NULL, text[i].data, text[i].size};
-        fv_free(ctx, sizes);
-        fv_free(ctx, bytes);
-    }
-    vz_buf_init(&out, ctx);
-    FILE *f = vz_model_write(ctx, &m, &out) == FV_OK ? fopen(path, "wb") : NULL;
-    const bool is_written = f && fwrite(out.data, 1, out.size, f) == out.size;
-    return (f && fclose(f) != 0) || !is_written;
-}
-
-int main(int argc, char **argv)
+int main(void)
 {
     if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
-    if (argc == 4 && strcmp(argv[1], "make") == 0) return make_model(argv[2], argv[3]);
     RUN(embedded_model_is_the_file);
     RUN(all_kinds_and_sizes_come_back);
     RUN(small_files_become_smaller);

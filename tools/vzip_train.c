@@ -117,7 +117,7 @@ int vzip_train(int argc, char **argv)
         {0, "time", "TIME", "of training, as 90s, 10m (the default), 2h", CLI_STRING, &a.time, 0,
          0},
         {0, "resume", NULL, "go on with a training that was stopped", CLI_FLAG, &a.resume, 0, 0},
-        {0, "texts", "FILE", "take the typical texts of this model file", CLI_STRING, &a.texts, 0,
+        {0, "texts", "FILE", "the typical texts of this model file, or what collect_prime.py wrote", CLI_STRING, &a.texts, 0,
          0},
         {0, "network", "FILE", "put in this network, which fovea train made", CLI_STRING,
          &a.network, 0, 0},

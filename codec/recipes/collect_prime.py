@@ -2,7 +2,7 @@
 """collect_prime.py - samples for codec/models/prime.vzm from the free packages of a Debian system.
 
     python3 codec/recipes/collect_prime.py OUT CORPORA
-    test_vz_prime make OUT codec/models/prime.vzm
+    vzip train --texts OUT --name prime --id 1 -o codec/models/prime.vzm
 
 Writes for each text of the model OUT/NAME.bin, samples one after the other, and OUT/NAME.sizes; the
 held-out files as OUT/held/KIND-NN; OUT/manifest.tsv: package, version, bytes offered for training, licences.
