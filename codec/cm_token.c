@@ -16,20 +16,21 @@
 #include <string.h>
 
 #define RATE_AT_START 600u
+#define SLEEPS_FROM 32u /* bytes of a match */
 #define BLOCK_MAX ((uint64_t)1 << 30)
 
 /* Sizes and rates that the loop over decisions does not need as constants. */
 typedef struct plan {
     uint32_t groups[VZ_MIX_SELECTORS];
-    int run_log2;
+    int run_log2, match_log2, direct_log2;
     int32_t first_weight, rate; /* of the mixer */
 } plan;
 #define MATCH_STATES 258u
 static const plan PLANS[3] = {
-    {{VZ_RANKS, MATCH_STATES, 256}, 18, 14000, 250},
-    {{VZ_RANKS, MATCH_STATES, 256, 256 * VZ_TOKEN_DEPTHS}, 20, 7000, 300},
+    {{VZ_RANKS, MATCH_STATES, 256}, 18, 19, 19, 14000, 250},
+    {{VZ_RANKS, MATCH_STATES, 256, 256 * VZ_TOKEN_DEPTHS}, 18, 19, 19, 7000, 300},
     {{VZ_RANKS, MATCH_STATES, 256, 256 * VZ_TOKEN_DEPTHS, (VZ_TOKEN_CONTEXTS + 1) * VZ_TOKEN_DEPTHS,
-      256 * VZ_TOKEN_DEPTHS}, 22, 5000, 300},
+      256 * VZ_TOKEN_DEPTHS}, 22, 22, 20, 5000, 300},
 };
 
 static vz_cm_class class_of(int level)
@@ -56,42 +57,43 @@ typedef struct sizes {
     size_t table, hist, piece_at, match, runs, direct0, direct1, after, maps, mixer, apms;
 } sizes;
 
-static sizes sizes_of(const vz_cm_options *o, const vz_pieces *p, uint64_t total)
+static sizes sizes_of(const vz_cm_options *o, const vz_tree *tree, uint64_t total)
 {
     const vz_cm_class k = class_of(o->level);
     const vz_token_shape s = vz_token_shapes[k];
     sizes z;
     z.table_log2 = bounded_log2(total * (uint64_t)s.contexts * 32, 16, o->memory_log2);
-    z.match_log2 = bounded_log2(total, 10, 22);
+    z.match_log2 = bounded_log2(total, 10, PLANS[k].match_log2);
     z.run_log2 = bounded_log2(total * 2, 10, PLANS[k].run_log2);
-    z.direct_log2 = bounded_log2(total * 4, 12, 20);
+    z.direct_log2 = bounded_log2(total * 4, 12, PLANS[k].direct_log2);
     z.apm_log2 = bounded_log2(total, 10, 16);
     z.table = (size_t)1 << z.table_log2;
     z.hist = (size_t)total + 8;
     z.piece_at = (size_t)total * sizeof(uint16_t) + 8;
     z.match = sizeof(uint32_t) << z.match_log2;
     z.runs = sizeof(vz_token_run) << z.run_log2;
-    z.direct0 = p->nodes * sizeof(vz_prob);
+    z.direct0 = tree->nodes * sizeof(vz_prob);
     z.direct1 = sizeof(vz_prob) << z.direct_log2;
-    z.after = p->count * sizeof(uint32_t);
+    z.after = (size_t)tree->vocab->size * sizeof(uint32_t);
     z.maps = (size_t)VZ_TOKEN_LEVELS * (size_t)s.contexts * 256 * sizeof(uint32_t);
     z.mixer = vz_mixer_bytes(vz_token_inputs(s), s.selectors, PLANS[k].groups, VZ_RANKS);
     z.apms = (size_t)s.apms * vz_apm_bytes(1u << z.apm_log2);
     return z;
 }
 
-static uint64_t with_prime(const vz_token_model *m, uint64_t size)
+static uint64_t with_texts(const vz_token_model *m, uint64_t size)
 {
-    return size + (m->prime ? m->prime_size : 0);
+    for (int i = 0; i < m->texts; i++) size += m->text[i].size;
+    return size;
 }
 
 uint64_t vz_token_memory(const vz_cm_options *o, const vz_token_model *model, uint64_t size)
 {
-    const sizes z = sizes_of(o, model->pieces, with_prime(model, size));
+    const sizes z = sizes_of(o, model->tree, with_texts(model, size));
     const uint64_t matches = (uint64_t)vz_token_shapes[class_of(o->level)].matches * z.match;
     return sizeof(vz_token) + sizeof(vz_cm) + z.table + z.hist + z.piece_at + matches + z.runs +
            z.direct0 + z.direct1 + z.after + z.maps + z.mixer + z.apms +
-           VZ_PARSE_WINDOW * (sizeof(uint32_t) + sizeof(uint16_t)) + 4096;
+           NN_VOCAB_WINDOW * sizeof(uint16_t) + 4096;
 }
 
 static void release(vz_token *t)
@@ -147,7 +149,7 @@ static void start_matches(vz_token *t, const sizes *z)
 }
 
 /* Everything but the memory. */
-static void start_models(vz_token *t, const sizes *z)
+static void start_models(vz_token *t, const vz_tree *tree, const sizes *z)
 {
     const vz_token_shape s = vz_token_shapes[t->strength];
     const plan *p = &PLANS[t->strength];
@@ -158,7 +160,7 @@ static void start_models(vz_token *t, const sizes *z)
         t->maps[i] = i % 256 ? (uint32_t)t->st.p16[i & 255] << 16 : VZ_CM_NO_OPINION;
     for (uint32_t i = 0; i < FV_ARRAY_LEN(t->run_map); i++)
         t->run_map[i] = vz_prob_of(40000 + 1600 * (i / 4 % 16), 0);
-    for (uint32_t i = 0; i < t->pieces->nodes; i++) t->direct[0][i] = vz_prob_of(32768, 0);
+    for (uint32_t i = 0; i < tree->nodes; i++) t->direct[0][i] = vz_prob_of(32768, 0);
     for (uint32_t i = 0; i < 1u << z->direct_log2; i++) t->direct[1][i] = vz_prob_of(32768, 0);
     vz_mixer_init(&t->mixer, vz_mix_ops_for(fv_ctx_cpu(t->ctx)), &t->lg, t->mixer_memory,
                   vz_token_inputs(s), s.selectors, p->groups, VZ_RANKS, p->first_weight);
@@ -305,7 +307,7 @@ static void seek_contexts(vz_token *t)
 
 static vz_way way_to(const vz_token *t, uint32_t piece)
 {
-    const vz_way w = {t->pieces->path[piece], true};
+    const vz_way w = {t->vocab->path[piece], true};
     return w;
 }
 
@@ -417,12 +419,31 @@ static void add_bytes(vz_token *t, const uint8_t *bytes, uint32_t length)
     }
 }
 
+/* In long matches the prior has nothing to add and sleeps; when it wakes it is told the last pieces
+ * that it missed. */
+static void tell_prior(vz_token *t, int matches)
+{
+    uint32_t longest = 0;
+    if (!t->prior.piece) {
+        t->is_asleep = true;
+        return;
+    }
+    for (int i = 0; i < matches; i++)
+        if (t->match[i].length > longest) longest = t->match[i].length;
+    t->slept++;
+    t->is_asleep = longest >= SLEEPS_FROM;
+    if (t->is_asleep) return;
+    for (uint32_t n = t->slept < 4 ? t->slept : 4; n > 0; n--)
+        t->prior.piece(t->prior.user, t->last[n - 1]);
+    t->slept = 0;
+}
+
 /* After the last decision of a piece, for which there must be room. */
 static void end_piece(vz_token *t, uint32_t piece)
 {
     const vz_token_shape s = vz_token_shapes[t->strength];
-    const uint8_t *bytes = t->pieces->text + t->pieces->begin[piece];
-    const uint32_t length = vz_piece_length(t->pieces, piece);
+    const uint8_t *bytes = t->vocab->text + t->vocab->begin[piece];
+    const uint32_t length = (uint32_t)nn_vocab_length(t->vocab, (int)piece);
     uint16_t *at = t->piece_at + t->text->pos;
     set_rates(t);
     for (int i = 0; i < s.runs; i++) {
@@ -437,9 +458,9 @@ static void end_piece(vz_token *t, uint32_t piece)
     t->after[t->last[0]] = t->after[t->last[0]] << 16 | piece;
     for (int i = 3; i > 0; i--) t->last[i] = t->last[i - 1];
     t->last[0] = piece;
-    if (t->prior.piece) t->prior.piece(t->prior.user, piece);
     seek_contexts(t);
     for (int i = 0; i < s.matches; i++) use_match(t, &t->match[i], piece, length);
+    tell_prior(t, s.matches);
     use_contexts(t);
 }
 
@@ -451,6 +472,7 @@ static void start_segment(vz_token *t, bool is_prose)
     c->is_prose = is_prose;
     memset(&c->text, 0, sizeof c->text);
     c->text.line_start = c->text.line_prev = c->text.field_start = c->pos;
+    t->is_asleep = !t->prior.piece || t->slept > 0;
     set_rates(t);
     seek_contexts(t);
     use_contexts(t);
@@ -459,16 +481,15 @@ static void start_segment(vz_token *t, bool is_prose)
 /* e NULL: learn only. */
 static fv_status encode_segment(vz_token *t, vz_encoder *e, const uint8_t *data, size_t size)
 {
-    uint32_t *cost = fv_alloc(t->ctx, (VZ_PARSE_WINDOW + 1) * sizeof *cost);
-    uint16_t *take = fv_alloc(t->ctx, VZ_PARSE_WINDOW * sizeof *take);
-    fv_status s = cost && take ? FV_OK : FV_ERR_OOM;
+    uint16_t *take = fv_alloc(t->ctx, NN_VOCAB_WINDOW * sizeof *take);
+    fv_status s = take ? FV_OK : FV_ERR_OOM;
     const bool is_prose = vz_cm_is_prose(data, size);
     if (e) vz_encode_bit(e, 32768, is_prose);
     start_segment(t, is_prose);
     while (size > 0 && s == FV_OK) {
-        const size_t n = size < VZ_PARSE_WINDOW ? size : VZ_PARSE_WINDOW;
-        vz_pieces_parse(t->pieces, data, n, cost, take);
-        for (size_t at = 0; at < n; at += vz_piece_length(t->pieces, take[at])) {
+        const size_t n = size < NN_VOCAB_WINDOW ? size : NN_VOCAB_WINDOW;
+        nn_vocab_cut(t->vocab, data, n, take);
+        for (size_t at = 0; at < n; at += (size_t)nn_vocab_length(t->vocab, take[at])) {
             t->bits->encode[t->strength](t, e, take[at]);
             end_piece(t, take[at]);
         }
@@ -476,7 +497,6 @@ static fv_status encode_segment(vz_token *t, vz_encoder *e, const uint8_t *data,
         size -= n;
         if (e) s = fv_report(t->ctx, "coding", t->text->pos, 0, NULL);
     }
-    fv_free(t->ctx, cost);
     fv_free(t->ctx, take);
     return s;
 }
@@ -491,37 +511,55 @@ static fv_status decode_segment(vz_token *t, vz_decoder *d, size_t size)
         if (d->past > 4)
             return fv_fail(t->ctx, FV_ERR_TRUNCATED, "vzip: the code of a block ends after %u of "
                            "%u bytes", (unsigned)t->text->pos, (unsigned)t->capacity);
-        if (vz_piece_length(t->pieces, piece) > end - t->text->pos)
+        if ((uint32_t)nn_vocab_length(t->vocab, (int)piece) > end - t->text->pos)
             return fv_fail(t->ctx, FV_ERR_FORMAT, "vzip: a text reaches over its end after %u "
                            "bytes", (unsigned)t->text->pos);
         end_piece(t, piece);
-        if (t->text->pos - report < VZ_PARSE_WINDOW) continue;
+        if (t->text->pos - report < NN_VOCAB_WINDOW) continue;
         report = t->text->pos;
         FV_TRY(fv_report(t->ctx, "coding", t->text->pos, 0, NULL));
     }
     return FV_OK;
 }
 
+/* Learns the model's texts, all but the end of them without the prior, which takes more time. */
+static fv_status replay(vz_token *t, const vz_token_model *model)
+{
+    uint64_t left = with_texts(model, 0);
+    for (int i = 0; i < model->texts; i++) {
+        const vz_cm_prime *p = &model->text[i];
+        const uint64_t unread = left > model->prior_reads ? left - model->prior_reads : 0;
+        const size_t first = unread < p->size ? (size_t)unread : p->size;
+        t->prior = (vz_token_prior){NULL, NULL, NULL};
+        if (first > 0) FV_TRY(encode_segment(t, NULL, p->data, first));
+        t->prior = model->prior;
+        if (first < p->size) FV_TRY(encode_segment(t, NULL, p->data + first, p->size - first));
+        left -= p->size;
+    }
+    t->prior = model->prior;
+    return FV_OK;
+}
+
 static fv_status create(fv_ctx *ctx, const vz_cm_options *o, const vz_token_model *model,
                         uint64_t size, vz_token **out)
 {
-    const uint64_t total = with_prime(model, size);
+    const uint64_t total = with_texts(model, size);
     if (total > BLOCK_MAX || total < size)
         return fv_fail(ctx, FV_ERR_LIMIT, "vzip: a block of %llu bytes is too large for modelling",
                        (unsigned long long)total);
-    const sizes z = sizes_of(o, model->pieces, total);
+    const sizes z = sizes_of(o, model->tree, total);
     vz_token *t = fv_calloc(ctx, 1, sizeof *t);
     if (!t) return FV_ERR_OOM;
     t->ctx = ctx;
     t->strength = class_of(o->level);
-    t->pieces = model->pieces;
-    t->prior = model->prior;
+    t->branch = model->tree->branch;
+    t->vocab = model->tree->vocab;
     t->bits = bits_for(fv_ctx_cpu(ctx));
     t->capacity = (uint32_t)total;
     fv_status s = allocate(t, &z) ? FV_OK : FV_ERR_OOM;
     if (s == FV_OK) {
-        start_models(t, &z);
-        if (total > size) s = encode_segment(t, NULL, model->prime, model->prime_size);
+        start_models(t, model->tree, &z);
+        s = replay(t, model);
     }
     if (s == FV_OK) *out = t;
     else release(t);
@@ -532,7 +570,7 @@ static fv_status total_of(fv_ctx *ctx, const vz_segment *segs, int count, uint64
 {
     *total = 0;
     for (int i = 0; i < count; i++) {
-        if (segs[i].kind != VZ_TEXT) continue;
+        if (segs[i].kind != VZ_PIECES) continue;
         if (segs[i].size > BLOCK_MAX || *total + segs[i].size > BLOCK_MAX)
             return fv_fail(ctx, FV_ERR_LIMIT, "vzip: the segments of a block are larger than "
                            "1 GiB");
@@ -553,7 +591,7 @@ fv_status vz_token_encode(fv_ctx *ctx, const vz_cm_options *o, const vz_token_mo
     vz_encoder e;
     vz_encoder_init(&e, out);
     for (int i = 0; i < count && s == FV_OK; i++) {
-        if (segs[i].kind == VZ_TEXT && segs[i].size > 0)
+        if (segs[i].kind == VZ_PIECES && segs[i].size > 0)
             s = encode_segment(t, &e, data, (size_t)segs[i].size);
         data += segs[i].size;
     }
@@ -575,7 +613,7 @@ fv_status vz_token_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_token_mo
     vz_decoder d;
     vz_decoder_init(&d, code, code_size);
     for (int i = 0; i < count && s == FV_OK; i++) {
-        if (segs[i].kind == VZ_TEXT && segs[i].size > 0) {
+        if (segs[i].kind == VZ_PIECES && segs[i].size > 0) {
             const uint8_t *from = t->text->hist + t->text->pos;
             s = decode_segment(t, &d, (size_t)segs[i].size);
             if (s == FV_OK) memcpy(data, from, (size_t)segs[i].size);

@@ -11,58 +11,29 @@
 #define VZ_CM_TOKEN_H
 
 #include "cm.h"
+#include "nn_vocab.h"
 
-#define VZ_PIECE_BYTES 16     /* longest piece */
-#define VZ_PIECES_MAX 16384
-#define VZ_PIECE_DEPTH 24     /* longest way in the tree */
-#define VZ_PARSE_WINDOW 32768 /* bytes that are cut into pieces at a time */
-
-/* ---- Vocabulary (cm_token_tree.c) ------------------------------------------------------------ */
+/* ---- The vocabulary's tree (cm_token_tree.c) -------------------------------------------------- */
 
 /* An inner node. Nodes are numbered like the cells of vz_slots: 16 numbers for each subtree of four
  * levels, of which 1 is its root. */
 typedef struct vz_branch {
     uint32_t next[2];          /* node, or VZ_LEAF | piece */
     uint16_t rank;             /* below VZ_RANKS: alike for nodes that behave alike */
-    uint16_t split;            /* first piece on its right side: 1 .. count - 1, each once */
+    uint16_t split;            /* first piece on its right side: 1 .. pieces - 1, each once */
 } vz_branch;
 #define VZ_LEAF 0x80000000u
 #define VZ_RANKS 272u
 
-typedef struct vz_trie_edge {
-    uint32_t key, node;        /* key: node << 8 | byte, 0: free; nodes begin at 1 */
-} vz_trie_edge;
-
 /* Only read once it is made: any number of threads may share it. */
-typedef struct vz_pieces {
+typedef struct vz_tree {
     fv_ctx *ctx;
-    uint32_t count;
-    uint8_t *text;             /* of all pieces, in their order */
-    uint32_t *begin;           /* [count + 1] places in text */
-    uint32_t *path;            /* [count] decisions, the first in the top bit */
-    uint8_t *depth;            /* [count] their number */
+    const nn_vocab *vocab;     /* must outlive the tree */
     vz_branch *branch;         /* [nodes] */
     uint32_t nodes;
-    vz_trie_edge *edge;        /* [edge_mask + 1] */
-    uint32_t edge_mask, trie_nodes;
-    int32_t *piece_of;         /* [trie nodes] or -1 */
-} vz_pieces;
-
-/* The pieces one after another from the left side of the tree to the right: their bytes, lengths
- * and depths, which say what the tree is. depth NULL: the tree is balanced, and count a power of
- * two. FV_ERR_MODEL unless lengths are 1 .. 16 and sum to `bytes`, depths are 1 .. 24 and make a
- * tree without gaps, pieces differ and all single bytes are among them. On failure *p is closed. */
-fv_status vz_pieces_open(fv_ctx *ctx, vz_pieces *p, const uint8_t *text, size_t bytes,
-                         const uint8_t *length, const uint8_t *depth, size_t count);
-void vz_pieces_close(vz_pieces *p); /* zeroed is closed */
-FV_INLINE uint32_t vz_piece_length(const vz_pieces *p, uint32_t id)
-{
-    return p->begin[id + 1] - p->begin[id];
-}
-/* For each place in data[0 .. n), n <= VZ_PARSE_WINDOW, the piece to go on with: those from place 0
- * on take the fewest decisions. cost: room for n + 1. */
-void vz_pieces_parse(const vz_pieces *p, const uint8_t *data, size_t n, uint32_t *cost,
-                     uint16_t *take);
+} vz_tree;
+fv_status vz_tree_open(fv_ctx *ctx, vz_tree *t, const nn_vocab *v);
+void vz_tree_close(vz_tree *t); /* zeroed is closed */
 
 /* ---- Coder ----------------------------------------------------------------------------------- */
 
@@ -75,13 +46,23 @@ typedef struct vz_token_prior {
 } vz_token_prior;
 
 typedef struct vz_token_model {
-    const vz_pieces *pieces;
-    const uint8_t *prime;      /* text that the statistics have seen before the first segment */
-    size_t prime_size;
+    const vz_tree *tree;
+    const vz_cm_prime *text;   /* [texts] that the statistics have seen before the first segment */
+    int texts;
     vz_token_prior prior;
+    size_t prior_reads;        /* and the prior: so many bytes at the end of them */
 } vz_token_model;
 
-/* As vz_cm_memory, vz_cm_encode, vz_cm_decode, but of the VZ_TEXT segments alone: `size` is the sum
+/* A model's network as a prior (cm_token_net.c), whose head learns from what is coded. It begins with
+ * the state after the model's first text, or where texts are learnt (primes), which the network reads
+ * too, with zeros: that is 0.2 % smaller than the state and then the text [88 files, 1 to 100 KB]. */
+typedef struct vz_token_net vz_token_net;
+fv_status vz_token_net_open(fv_ctx *ctx, vz_token_net **out, const vz_model *m, uint32_t primes);
+void vz_token_net_close(fv_ctx *ctx, vz_token_net **n);
+vz_token_prior vz_token_net_prior(vz_token_net *n);
+uint64_t vz_token_net_memory(const vz_model *m);
+
+/* As vz_cm_memory, vz_cm_encode, vz_cm_decode, but of the VZ_PIECES segments alone: `size` is the sum
  * of theirs, and the others are skipped over. Hostile code gives wrong bytes or an error. */
 uint64_t vz_token_memory(const vz_cm_options *o, const vz_token_model *model, uint64_t size);
 fv_status vz_token_encode(fv_ctx *ctx, const vz_cm_options *o, const vz_token_model *model,
@@ -134,9 +115,12 @@ struct vz_token_bits;
 typedef struct vz_token {
     fv_ctx *ctx;
     vz_cm_class strength;
-    const vz_pieces *pieces;
+    const vz_branch *branch;   /* of the tree */
+    const nn_vocab *vocab;
     const struct vz_token_bits *bits;
     vz_token_prior prior;
+    bool is_asleep;            /* the prior is not asked: there is none, or a long match predicts */
+    uint32_t slept;            /* pieces that it was not told */
     vz_logistic lg;
     vz_states st;
     vz_slots slots;

@@ -108,7 +108,8 @@ FV_INLINE void all_inputs(vz_token *t, const uint32_t *maps, uint32_t node, uint
     for (int i = 0; i < 2; i++)
         *x++ = (int16_t)vz_stretch(&t->lg, vz_prob_p16(*t->direct_cell[i]));
     *x++ = 256;
-    if (t->prior.logits) t->prior.logits(t->prior.user, t->pieces->branch[node].split, x);
+    if (t->is_asleep) x[0] = x[1] = 0;
+    else t->prior.logits(t->prior.user, t->branch[node].split, x);
 }
 
 FV_INLINE uint32_t corrected(vz_token *t, int32_t x, const uint32_t *row, vz_token_shape sh)
@@ -129,7 +130,7 @@ FV_INLINE uint32_t predict(vz_token *t, const uint32_t *maps, uint32_t node, uin
 {
     uint32_t row[VZ_CM_APMS];
     const uint32_t match = match_state(t, sh);
-    pick_weights(t, t->pieces->branch[node].rank, match, k, sh);
+    pick_weights(t, t->branch[node].rank, match, k, sh);
     pick_rows(t, node, match, row, sh);
     all_inputs(t, maps, node, k, sh);
     const int32_t x = mix_logit(&t->mixer, padded_inputs(sh), sh.selectors);
@@ -178,10 +179,10 @@ FV_INLINE void seek_subtree(vz_token *t, uint32_t *h, uint32_t node, vz_token_sh
 FV_INLINE uint32_t code_piece(vz_token *t, vz_encoder *e, vz_decoder *d, uint32_t piece,
                               vz_token_shape sh)
 {
-    const vz_branch *branch = t->pieces->branch;
+    const vz_branch *branch = t->branch;
     uint32_t node = 1, h[VZ_TOKEN_CONTEXTS], *maps = t->maps;
     const uint32_t *last_maps = maps + (VZ_TOKEN_LEVELS - 1) * (uint32_t)sh.contexts * 256;
-    uint32_t path = d ? 0 : t->pieces->path[piece];
+    uint32_t path = d ? 0 : t->vocab->path[piece];
     for (uint32_t k = 0;; k++) {
         const uint32_t p = predict(t, maps, node, k, sh), cell = node & 15;
         const int value = d ? vz_decode_bit(d, p) : (int)(path >> 31);

@@ -26,6 +26,8 @@ void vz_buf_init(vz_buf *b, fv_ctx *ctx);
 void vz_buf_free(vz_buf *b);
 /* Room for `extra` more bytes at data + size; NULL when out of memory. Does not change size. */
 uint8_t *vz_buf_room(vz_buf *b, size_t extra);
+/* Gives back what it does not use, memory permitting. */
+void vz_buf_trim(vz_buf *b);
 void vz_buf_put(vz_buf *b, const void *bytes, size_t n);
 void vz_buf_byte(vz_buf *b, uint8_t v);
 void vz_buf_le(vz_buf *b, uint64_t v, int bytes); /* little-endian */
@@ -54,7 +56,9 @@ typedef enum vz_kind {
     VZ_AUDIO = 17,  /* PCM with header */
     VZ_GENES = 18,  /* FASTA, FASTQ */
     VZ_DEFLATE = 19, /* PNG and other zlib streams, reproduced bit for bit (vz_deflate.c) */
-    VZ_KINDS = 20
+    /* coded by the block's stream of pieces, cm_token.h; param: 1 with the model's network */
+    VZ_PIECES = 20,
+    VZ_KINDS = 21
 } vz_kind;
 
 FV_INLINE bool vz_kind_is_cm(vz_kind k) { return k <= VZ_RECORDS; }
@@ -107,14 +111,16 @@ typedef struct vz_cm_prime {
     size_t size;
 } vz_cm_prime;
 #define VZ_PRIMES 16
-#define VZ_PRIME_BELOW ((uint64_t)1 << 20) /* larger blocks have a past of their own soon */
+#define VZ_PRIME_BELOW ((uint64_t)1 << 20) /* larger blocks learn no texts: they have a past soon */
 /* What o->prior means for `size` bytes of context mixing: fills `list`, returns their number. */
 int vz_prime_list(const vz_cm_options *o, uint64_t size, vz_cm_prime list[VZ_PRIMES]);
+/* Which texts of a model are of kind VZ_TEXT: bits. */
+uint32_t vz_prime_texts(const vz_model *m);
 /* Bytes of all of these; does not fall as size grows. The same at most, whatever is named. */
 uint64_t vz_prime_bytes(const vz_cm_options *o, uint64_t size);
-uint64_t vz_prime_bytes_max(const vz_prior *p, uint64_t size);
-/* Which of the texts p->allowed suit a block best: bits, or 0. */
-fv_status vz_prime_choose(fv_ctx *ctx, const vz_prior *p, const uint8_t *data, size_t size,
+uint64_t vz_prime_bytes_max(const vz_cm_options *o, uint64_t size);
+/* Which of the texts o->prior->allowed suit a block best: bits, or 0. */
+fv_status vz_prime_choose(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data, size_t size,
                           const vz_segment *segs, int count, uint32_t *chosen);
 /* The model that is part of the library; NULL: built without. */
 const vz_model *vz_prime_model(void);
@@ -130,6 +136,16 @@ fv_status vz_cm_encode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *se
  * error, never more. */
 fv_status vz_cm_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *segs, int count,
                        const uint8_t *code, size_t code_size, uint8_t *data);
+
+/* The same for segments of pieces (vz_text_units.c); o->prior has a model with a vocabulary. */
+uint64_t vz_pieces_memory(const vz_cm_options *o, uint64_t size, bool has_net);
+fv_status vz_pieces_encode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *segs, int count,
+                           const uint8_t *data, vz_buf *out);
+fv_status vz_pieces_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment *segs, int count,
+                           const uint8_t *code, size_t code_size, uint8_t *data);
+/* Makes VZ_PIECES of a block's VZ_TEXT segments unless bytes suit them better. */
+fv_status vz_text_units(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data,
+                        vz_segment *segs, int count);
 
 /* ---- Coders of the other kinds --------------------------------------------------------------- */
 /* encode: appends to out; when the content does not suit the coder after all, leaves out as it was
@@ -250,8 +266,12 @@ uint64_t vz_block_encode_memory(const vz_cm_options *o, uint64_t size);
  * are chosen from o->prior->allowed. */
 fv_status vz_modelled_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data, size_t size,
                              const vz_hints *hints, vz_buf *out);
+/* Does that payload of a frame with a model use it? */
+bool vz_modelled_needs_model(const uint8_t *coded, size_t size);
 fv_status vz_modelled_memory(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *coded,
                              size_t coded_size, uint64_t size, uint64_t *out);
+/* The same at most, for any block of that size. */
+uint64_t vz_modelled_memory_max(const vz_cm_options *o, uint64_t size);
 fv_status vz_modelled_decode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *coded,
                              size_t coded_size, uint8_t *data, size_t size);
 

@@ -30,8 +30,8 @@ fv_status nn_export(fv_ctx *ctx, nn_int_model **out, nn_float *f, const int32_t 
 /* Typical bytes of a kind of data; there may be several of one kind. */
 typedef struct vz_prime_source {
     vz_kind kind;
-    /* The network runs over the prefix of `modality` and all of `bytes`: that calibrates it, and the
-     * state it ends in is what a stream that begins with this text has. size 0: neither.
+    /* The network runs over the prefix of `modality` and all of `bytes`: that calibrates it. The state
+     * that it ends in after the first source that has bytes is what streams begin with.
      * modality, of oz_modality_name; NULL: of those that the network was trained on, the one under
      * which it foretells `bytes` best. */
     const char *modality;

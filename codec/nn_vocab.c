@@ -6,8 +6,7 @@
  *
  * A tree whose leaves are in order follows from their depths: leaf i covers 2^(32 - depth) numbers
  * of 32 bits from where leaf i - 1 ends, and its path is the first of them. There are no gaps if
- * every leaf begins at a multiple of its size and the last one ends at 2^32 (as in
- * cm_token_tree.c).
+ * every leaf begins at a multiple of its size and the last one ends at 2^32.
  *
  * Text is cut so that it takes the fewest decisions, found from its end backwards: since pieces
  * have at most 16 bytes, 16 costs are kept. */
@@ -165,9 +164,10 @@ fv_status nn_vocab_open_tree(fv_ctx *ctx, nn_vocab *v, const uint8_t *text, size
 {
     memset(v, 0, sizeof *v);
     if (size < (size_t)1 << NN_VOCAB_MIN_BITS || size > (size_t)1 << NN_VOCAB_MAX_BITS ||
-        (size & (size - 1)) != 0)
+        (!depth && (size & (size - 1)) != 0))
         return fv_fail(ctx, FV_ERR_MODEL,
-                       "vocabulary: %zu pieces, expected a power of two from 256 to 16384", size);
+                       "vocabulary: %zu pieces, expected 256 to 16384, and without depths a power "
+                       "of two", size);
     FV_TRY(nn_vocab_build(ctx, v, text, text_bytes, length, size));
     const fv_status s = make_tree(v, depth);
     if (s != FV_OK) nn_vocab_close(v);
@@ -280,8 +280,8 @@ int nn_vocab_next(const nn_vocab *v, const uint8_t *p, size_t n)
     return best;
 }
 
-/* For each place of `bytes` the piece to go on with. Ties: the longest. */
-static void choose_pieces(const nn_vocab *v, const uint8_t *bytes, size_t n, uint16_t *take)
+/* Ties: the longest. */
+void nn_vocab_cut(const nn_vocab *v, const uint8_t *bytes, size_t n, uint16_t *take)
 {
     uint32_t cost[NN_VOCAB_MAX_PIECE + 1] = {0}; /* of what begins k + 1 bytes on */
     for (size_t at = n; at-- > 0;) {
@@ -307,7 +307,7 @@ size_t nn_vocab_encode(const nn_vocab *v, const uint8_t *bytes, size_t n, uint16
     for (size_t from = 0; from < n;) {
         const size_t window = n - from < NN_VOCAB_WINDOW ? n - from : NN_VOCAB_WINDOW;
         uint16_t *const take = out + from; /* never before what was written: count <= from */
-        choose_pieces(v, bytes + from, window, take);
+        nn_vocab_cut(v, bytes + from, window, take);
         for (size_t at = 0; at < window;) {
             const uint16_t id = take[at];
             at += (size_t)nn_vocab_length(v, id);

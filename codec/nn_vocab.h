@@ -18,11 +18,11 @@
 #define NN_VOCAB_MAX_BITS 14
 #define NN_VOCAB_MAX_PIECE 16
 #define NN_VOCAB_MAX_DEPTH 24
-#define NN_VOCAB_WINDOW 32768 /* bytes that are cut into pieces at a time, as in cm_token.h */
+#define NN_VOCAB_WINDOW 32768 /* bytes that are cut into pieces at a time */
 
 typedef struct nn_vocab {
     fv_ctx *ctx;
-    int bits, size;        /* size <= 2^bits; equal but while a vocabulary is learned   */
+    int bits, size;        /* size <= 2^bits; equal where a network is to code them     */
     uint8_t *text;         /* pieces one after another, in the order of ids             */
     uint32_t *begin;       /* [size + 1]: piece `id` is text[begin[id]] .. begin[id + 1] */
     uint8_t *depth;        /* [size] decisions of a piece; NULL while one is learned      */
@@ -38,8 +38,8 @@ typedef struct nn_vocab {
  * are among them. On failure *v is closed. Close with nn_vocab_close, also a zeroed one. */
 fv_status nn_vocab_open(fv_ctx *ctx, nn_vocab *v, const uint8_t *text, size_t text_bytes,
                         const uint8_t *length, size_t size);
-/* The same with depth [size], each 1 .. 24; FV_ERR_MODEL unless they make a tree without gaps.
- * NULL: the balanced tree. */
+/* The same with depth [size], each 1 .. 24, and size need not be a power of two; FV_ERR_MODEL unless
+ * they make a tree without gaps. NULL: the balanced tree. */
 fv_status nn_vocab_open_tree(fv_ctx *ctx, nn_vocab *v, const uint8_t *text, size_t text_bytes,
                              const uint8_t *length, const uint8_t *depth, size_t size);
 /* From the tensors of a model file. */
@@ -55,8 +55,10 @@ fv_status nn_vocab_bytes(fv_ctx *ctx, nn_vocab *v);
 /* The longest piece that begins at `p`, of at most n >= 1 bytes. Pure, as all below: any number of
  * threads may read one vocabulary. */
 int nn_vocab_next(const nn_vocab *v, const uint8_t *p, size_t n);
-/* The way to cut `bytes` into pieces that takes the fewest decisions, the one the coder takes
- * (vz_pieces_parse); `out` has room for n ids. Returns their number. */
+/* For each place in bytes[0 .. n), n <= NN_VOCAB_WINDOW, the piece to go on with: those from place 0
+ * on take the fewest decisions. */
+void nn_vocab_cut(const nn_vocab *v, const uint8_t *bytes, size_t n, uint16_t *take);
+/* The ids of `bytes` cut that way, window by window; `out` has room for n. Returns their number. */
 size_t nn_vocab_encode(const nn_vocab *v, const uint8_t *bytes, size_t n, uint16_t *out);
 /* The pieces of ids into out; ids must be below v->size and `out` have room: see nn_vocab_bytes_of.
  * Returns the bytes written. */

@@ -1,6 +1,6 @@
-/* prime_model.S - the bytes of models/prime.vzm, the typical data that small blocks begin with.
+/* prime_model.S - the bytes of models/default.vzm, the model that is part of the library.
  *
- * The assembler copies the file into read-only data, where it is used in place (vz_prime.c). The build
+ * The assembler copies the file into read-only data, from which it is unpacked once (vz_prime.c). The build
  * defines FVI_PRIME_MODEL as its quoted path; archives name this model by its hash, so a library
  * without it, or with another, cannot decode what others made. */
 #if defined(__ELF__)

@@ -202,6 +202,7 @@ static fv_status compete(contest *c, const vz_cm_options *o, bool is_thorough)
         /* Room for everything: how small it is matters, even when it does not win. */
         FV_TRY(try_zstd(c, ZSTD_QUICK));
         quick = c->best;
+        vz_buf_trim(c->out);
         FV_TRY(sample(c, best));
         if (is_flat(c->data, c->size) && quick > c->size - c->size / 100 &&
             best[1] > best[0] - best[0] / 100) {
@@ -228,9 +229,8 @@ fv_status vz_block_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *da
 
 uint64_t vz_block_encode_memory(const vz_cm_options *o, uint64_t size)
 {
-    const uint64_t primes = vz_prime_bytes_max(o->prior, size);
     /* Two candidates, a segment decoded for comparison; zstd is shared by all threads. */
-    return 3 * size + vz_cm_memory(o, size + primes);
+    return 3 * size + vz_modelled_memory_max(o, size);
 }
 
 /* ---- Decoding -------------------------------------------------------------------------------- */
@@ -245,8 +245,8 @@ fv_status vz_block_memory(fv_ctx *ctx, const vz_cm_options *o, const vz_block_he
 
 uint64_t vz_block_memory_max(const vz_cm_options *o, uint64_t original)
 {
-    const uint64_t cm = vz_cm_memory(o, original + vz_prime_bytes_max(o->prior, original));
-    return cm > ZSTD_DECODER_BYTES ? cm : ZSTD_DECODER_BYTES;
+    const uint64_t modelled = vz_modelled_memory_max(o, original);
+    return modelled > ZSTD_DECODER_BYTES ? modelled : ZSTD_DECODER_BYTES;
 }
 
 fv_status vz_block_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_block_header *h,

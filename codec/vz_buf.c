@@ -46,6 +46,17 @@ uint8_t *vz_buf_room(vz_buf *b, size_t extra)
     return b->data + b->size;
 }
 
+void vz_buf_trim(vz_buf *b)
+{
+    if (b->status != FV_OK || b->capacity == b->size) return;
+    uint8_t *p = b->size ? fv_alloc(b->ctx, b->size) : NULL;
+    if (b->size && !p) return;
+    if (p) memcpy(p, b->data, b->size);
+    fv_free(b->ctx, b->data);
+    b->data = p;
+    b->capacity = b->size;
+}
+
 void vz_buf_put(vz_buf *b, const void *bytes, size_t n)
 {
     uint8_t *to = vz_buf_room(b, n);

@@ -325,22 +325,6 @@ static fv_status copy_primes(vz_in *r, vz_model *m, uint32_t count)
     return read_primes(&in, m, count);
 }
 
-bool vz_model_view(vz_model *m, const uint8_t *bytes, size_t size)
-{
-    header h;
-    uint8_t hash[HASH];
-    vz_in r = {NULL, bytes, bytes + size};
-    memset(m, 0, sizeof *m);
-    if (size < HEADER + HASH || read_header(&r, size, &h) != FV_OK || h.has_net) return false;
-    r.end -= HASH;
-    vz_model_hash(bytes, size, hash);
-    if (memcmp(hash, r.end, HASH) != 0) return false;
-    m->id = h.id;
-    memcpy(m->hash, hash, HASH);
-    memcpy(m->name, h.name, sizeof m->name);
-    return read_primes(&r, m, h.primes) == FV_OK;
-}
-
 fv_status vz_model_read(fv_ctx *ctx, vz_model **out, const uint8_t *bytes, size_t size)
 {
     header h;
@@ -368,6 +352,7 @@ fv_status vz_model_read(fv_ctx *ctx, vz_model **out, const uint8_t *bytes, size_
         s = nn_int_model_create(ctx, &m->net, &h.cfg);
         if (s == FV_OK) s = nn_int_visit(m->net, read_field, &r);
         if (s == FV_OK) s = read_vocab(&r, m, h.vocab_bytes);
+        if (s == FV_OK) s = vz_tree_open(ctx, &m->tree, &m->vocab);
     }
     if (s == FV_OK) s = copy_primes(&r, m, h.primes);
     if (s != FV_OK) {
@@ -396,6 +381,7 @@ void vz_model_close(vz_model **model)
     if (!m) return;
     if (m->net) {
         nn_int_model_destroy(m->ctx, &m->net);
+        vz_tree_close(&m->tree);
         nn_vocab_close(&m->vocab);
     }
     fv_free(m->ctx, m->prime_bytes);

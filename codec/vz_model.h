@@ -3,8 +3,8 @@
 #ifndef VZ_MODEL_H
 #define VZ_MODEL_H
 
+#include "cm_token.h"
 #include "nn_int.h"
-#include "nn_vocab.h"
 
 #define VZ_MODEL_NAME 32 /* bytes of the name, with the final NUL */
 #define VZ_MODEL_PRIMES 16
@@ -21,6 +21,7 @@ struct vz_model {
     fv_ctx *ctx; /* of the memory; must outlive the model */
     nn_int_model *net; /* NULL: only texts, no vocabulary and states */
     nn_vocab vocab;
+    vz_tree tree; /* of vocab, for the token coder */
     char name[VZ_MODEL_NAME];
     uint32_t id;
     uint8_t hash[16]; /* XXH3-128 of the file: frame headers name the first 8 bytes */
@@ -34,8 +35,6 @@ struct vz_model {
  * constant. A model that is open is only read: any number of threads may share it. */
 fv_status vz_model_read(fv_ctx *ctx, vz_model **out, const uint8_t *bytes, size_t size);
 fv_status vz_model_open(fv_ctx *ctx, vz_model **out, const char *path);
-/* Texts of a file without network that stays where it is: nothing is copied. Not to be closed. */
-bool vz_model_view(vz_model *m, const uint8_t *bytes, size_t size);
 /* The most useful passages of samples that lie one after the other in data (vz_prime_train.c). */
 fv_status vz_prime_select(fv_ctx *ctx, const uint8_t *data, const size_t *sizes, size_t samples,
                           size_t want, vz_buf *out);

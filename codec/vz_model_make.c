@@ -1,8 +1,8 @@
 /* vz_model_make.c - from a trained network to a model file: vocabulary, calibration, the integer
- * network, and the state of each kind after its typical bytes.
+ * network, and its state after the first source.
  *
- * The states come from the integer network, so that a stream goes on from them as if it had read
- * those bytes. Calibration reads the first CALIBRATION tokens of each source; the modality of a
+ * The state comes from the integer network, so that a stream goes on from it as if it had read those
+ * bytes. Calibration reads the first CALIBRATION tokens of each source; the modality of a
  * source that names none is found on its first GUESS tokens. */
 #include "nn_export.h"
 
@@ -26,7 +26,7 @@ typedef struct maker {
     size_t calibrated;
     int32_t prefix[VZ_MODEL_PRIMES]; /* token that says the modality of a source */
     void *memory; /* of the state */
-    uint8_t *states;
+    uint8_t *state;
 } maker;
 
 static fv_status check(fv_ctx *ctx, const vz_make *o)
@@ -148,7 +148,7 @@ static fv_status find_prefixes(maker *k, const fv_model *from)
     return FV_OK;
 }
 
-/* ---- The network and its states -------------------------------------------------------------- */
+/* ---- The network and its state --------------------------------------------------------------- */
 
 static fv_status calibrate(maker *k)
 {
@@ -172,20 +172,18 @@ static fv_status calibrate(maker *k)
 static fv_status prime(maker *k, int i)
 {
     const vz_prime_source *s = &k->o->source[i];
-    uint8_t *state = k->states + (size_t)i * nn_int_state_saved_bytes(&k->m.net->cfg);
     nn_int_state st;
     uint16_t *token;
     size_t count;
-    if (s->size == 0) return FV_OK;
     FV_TRY(tokens_of(k, s, &token, &count));
     nn_int_state_init(&st, k->m.net, k->memory, false);
     nn_int_step(&st, k->prefix[i]);
     for (size_t t = count > PRIME_TOKENS ? count - PRIME_TOKENS : 0; t < count; t++)
         nn_int_step(&st, token[t]);
-    nn_int_state_save(&st, state);
+    nn_int_state_save(&st, k->state);
     fv_free(k->ctx, token);
-    k->m.prime[i].state = state;
-    return fv_report(k->ctx, "priming", (uint64_t)i + 1, (uint64_t)k->o->sources,
+    k->m.prime[i].state = k->state;
+    return fv_report(k->ctx, "priming", 1, 1,
                      oz_modality_name[k->prefix[i] - k->tok.outputs]);
 }
 
@@ -201,9 +199,10 @@ static fv_status make_net(maker *k, const fv_model *from)
     FV_TRY(calibrate(k));
     if (o->adapt_rate) k->m.net->adapt_rate = o->adapt_rate;
     k->memory = fv_calloc(k->ctx, 1, nn_int_state_bytes(k->m.net, false));
-    k->states = fv_calloc(k->ctx, (size_t)o->sources, nn_int_state_saved_bytes(&k->m.net->cfg));
-    if (!k->memory || !k->states) return FV_ERR_OOM;
-    for (int i = 0; i < o->sources; i++) FV_TRY(prime(k, i));
+    k->state = fv_calloc(k->ctx, 1, nn_int_state_saved_bytes(&k->m.net->cfg));
+    if (!k->memory || !k->state) return FV_ERR_OOM;
+    for (int i = 0; i < o->sources; i++)
+        if (o->source[i].size > 0) return prime(k, i);
     return FV_OK;
 }
 
@@ -218,7 +217,7 @@ fv_status vz_model_make(fv_ctx *ctx, const fv_model *from, const vz_make *o, vz_
                                         o->source[i].text_bytes};
     if (from) s = make_net(&k, from);
     if (s == FV_OK) s = vz_model_write(ctx, &k.m, out);
-    fv_free(ctx, k.states);
+    fv_free(ctx, k.state);
     fv_free(ctx, k.memory);
     fv_free(ctx, k.calibration);
     fv_free(ctx, k.paths);

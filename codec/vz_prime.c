@@ -48,10 +48,14 @@ uint64_t vz_prime_bytes(const vz_cm_options *o, uint64_t size)
     return sum;
 }
 
-uint64_t vz_prime_bytes_max(const vz_prior *p, uint64_t size)
+/* Fast levels learn texts only for blocks that are coded in an instant. */
+static uint64_t limit_of(int level) { return level <= 2 ? VZ_PRIME_BELOW / 16 : VZ_PRIME_BELOW; }
+
+uint64_t vz_prime_bytes_max(const vz_cm_options *o, uint64_t size)
 {
+    const vz_prior *p = o->prior;
     uint64_t sum = 0;
-    if (!p || !p->model) return 0;
+    if (!p || !p->model || size >= limit_of(o->level)) return 0;
     for (int i = 0; i < p->model->primes; i++) sum += p->model->prime[i].text_bytes;
     return sum < LEAST + TIMES * size ? sum : LEAST + TIMES * size;
 }
@@ -131,12 +135,14 @@ static uint32_t best_texts(const vz_prior *p, uint32_t candidates, const uint32_
     return chosen;
 }
 
-fv_status vz_prime_choose(fv_ctx *ctx, const vz_prior *p, const uint8_t *data, size_t size,
+fv_status vz_prime_choose(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data, size_t size,
                           const vz_segment *segs, int count, uint32_t *chosen)
 {
     uint32_t held[VZ_PRIMES] = {0}, candidates = 0, tag;
     const uint32_t classes = classes_of(segs, count);
+    const vz_prior *p = o->prior;
     *chosen = 0;
+    if (size >= limit_of(o->level)) return FV_OK;
     for (int i = 0; i < p->model->primes; i++)
         if (classes >> class_of(p->model->prime[i].kind) & 1) candidates |= p->allowed & 1u << i;
     if (!candidates || size < PIECE) return FV_OK;
@@ -164,18 +170,24 @@ extern const unsigned char fvi_prime_model[], fvi_prime_model_end[];
 #else /* other object formats: built without */
 static const unsigned char fvi_prime_model[1], *const fvi_prime_model_end = fvi_prime_model;
 #endif
-static vz_model embedded;
-static bool has_embedded;
+static vz_model *embedded;
 static pthread_once_t embedded_once = PTHREAD_ONCE_INIT;
 
-/* The two labels are separate objects for C, so the difference is taken of their addresses. */
+/* Unpacked once for the whole process, in a context of its own that lives as long as it does: all
+ * threads share it. The two labels are separate objects for C, so the difference is taken of their
+ * addresses. */
 static void open_embedded(void)
 {
     const size_t size = (size_t)((uintptr_t)fvi_prime_model_end - (uintptr_t)fvi_prime_model);
-    has_embedded = size > 0 && vz_model_view(&embedded, fvi_prime_model, size);
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    fv_ctx *ctx = NULL;
+    o.device = FV_DEVICE_CPU;
+    o.threads = 1;
+    if (size == 0 || fv_ctx_create(&ctx, &o) != FV_OK) return;
+    if (vz_model_read(ctx, &embedded, fvi_prime_model, size) != FV_OK) fv_ctx_destroy(&ctx);
 }
 
 const vz_model *vz_prime_model(void)
 {
-    return pthread_once(&embedded_once, open_embedded) == 0 && has_embedded ? &embedded : NULL;
+    return pthread_once(&embedded_once, open_embedded) == 0 ? embedded : NULL;
 }

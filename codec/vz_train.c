@@ -3,8 +3,8 @@
  *     texts    the most typical passages of the inputs (vz_train_data.c), or those of another
  *              model, or the most typical of what recipes/collect_prime.py gathered
  *     network  trained on the inputs (vz_train_net.c), or one that fovea train made. It is made
- *              integer (vz_model_make.c) and calibrated with the texts of kind text, each of which
- *              gets the state that it leaves the network in
+ *              integer (vz_model_make.c) and calibrated with the texts of kind text; streams
+ *              begin with the state after the first of them
  *
  * In the end the files held out are compressed with the new model and without. */
 #include "vz_models.h"

@@ -42,7 +42,7 @@ typedef struct writer {
     const fv_vzip_io *io;
     fv_vzip_options o;
     vz_cm_options cm;
-    vz_prior prior; /* cm.prior, if blocks may be primed */
+    vz_prior prior; /* cm.prior, if there is a model */
     uint64_t block_size;
     int window_log2; /* 0: blocks do not refer to others */
     bool has_verify, is_single;
@@ -83,17 +83,6 @@ static void cut_evenly(writer *w)
         w->window_log2--;
 }
 
-/* Blocks below this size are primed: at the fast levels only those that are coded in an instant. */
-static uint64_t prime_limit(const writer *w)
-{
-    return w->o.level <= 2 ? VZ_PRIME_BELOW / 16 : VZ_PRIME_BELOW;
-}
-
-static void use_prior(writer *w)
-{
-    if (w->prior.model) w->cm.prior = &w->prior;
-}
-
 static fv_status take_options(writer *w, const fv_vzip_options *opts)
 {
     fv_ctx *ctx = w->ctx;
@@ -112,7 +101,7 @@ static fv_status take_options(writer *w, const fv_vzip_options *opts)
     w->window_log2 = vz_window_of(w->o.level);
     cut_evenly(w);
     w->prior = (vz_prior){w->o.no_prime ? NULL : vz_model_of(w->o.model), 0, UINT32_MAX};
-    if (w->block_size >= PRIME_FROM && w->block_size < prime_limit(w)) use_prior(w);
+    if (w->block_size >= PRIME_FROM && w->prior.model) w->cm.prior = &w->prior;
     if (w->o.name && (strlen(w->o.name) > VZ_NAME_MAX || !*w->o.name))
         return fv_fail(ctx, FV_ERR_ARG, "the file name to keep is empty or longer than %d bytes",
                        VZ_NAME_MAX);
@@ -457,20 +446,12 @@ static fv_status read_slot(writer *w, slot *b, bool *is_end)
  * used, since naming it takes 12 bytes. */
 static fv_status put_single(writer *w, slot *b)
 {
-    if (w->cm.prior && (b->type != VZ_MODELLED || b->out.data[0] == 0)) {
+    if (w->cm.prior &&
+        (b->type != VZ_MODELLED || !vz_modelled_needs_model(b->out.data, b->out.size))) {
         w->cm.prior = NULL;
         if (b->type == VZ_MODELLED) memmove(b->out.data, b->out.data + 1, --b->out.size);
     }
     return put_header(w, true, true);
-}
-
-/* The only block may be primed although blocks of this size are not in general: memory permitting. */
-static void prime_single(writer *w, uint64_t size)
-{
-    vz_cm_options primed = w->cm;
-    primed.prior = &w->prior;
-    const uint64_t need = size + vz_block_encode_memory(&primed, size) + (w->has_verify ? size : 0);
-    if (size < prime_limit(w) && (!w->o.memory_bytes || need <= w->o.memory_bytes)) use_prior(w);
 }
 
 /* Waits for the oldest block and writes it. */
@@ -527,7 +508,6 @@ static fv_status code_all(writer *w)
         FV_TRY(read_slot(w, b, &is_end));
         if (!has_header) {
             w->is_single = is_end && b->original > 0 && !b->refs.size;
-            if (w->is_single) prime_single(w, b->in.size);
             if (!w->is_single) FV_TRY(put_header(w, false, is_end));
             FV_TRY(fv_report(w->ctx, "compressing", 0, w->o.size, NULL));
         }

@@ -96,7 +96,7 @@ printf '#include <stdio.h>\nint main(void)\n{\n    return 0;\n}\n' > small.c
 [ "$(size primed.vz)" -lt "$(size plain.vz)" ]; ok $? priming_makes_a_small_file_smaller
 "$VZIP" -dc primed.vz 2> err | cmp -s - small.c; ok $? primed_file_comes_back
 "$VZIP" -dc plain.vz 2> err | cmp -s - small.c; ok $? file_without_priming_comes_back
-"$VZIP" -l -v primed.vz 2> err | grep -q 'model 00000001-'; ok $? list_names_the_model
+"$VZIP" -l -v primed.vz 2> err | grep -q 'model 00000002-'; ok $? list_names_the_model
 "$VZIP" -l -v plain.vz 2> err | grep -q 'model 0'; [ $? = 1 ]; ok $? list_names_no_model
 
 # ---- Names ---------------------------------------------------------------------------------------

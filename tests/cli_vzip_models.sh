@@ -42,7 +42,7 @@ contains() { grep -q -- "$1" out; ok $? "$2"; }
 same() { cmp -s "$1" "$2"; ok $? "$3"; }
 
 # ---- A model with the texts of vzip's own, but another name
-own=$tree/codec/models/prime.vzm
+own=$tree/codec/models/default.vzm
 expect make_from_texts 0 "$VZIP" train --texts "$own" -o other.vzm
 refuse made_file_is_kept 1 other.vzm "$VZIP" train --texts "$own" -o other.vzm
 expect made_anew_is_equal 0 "$VZIP" train --texts "$own" -o again.vzm --name other

@@ -10,6 +10,7 @@ static const char *const WORDS[] = {"th", "the", "he", " the", "e ", "one ", "tw
                                     "INFO", "\": \"", "\n\t", "left", "right", " right", "ri"};
 #define WORD_COUNT FV_ARRAY_LEN(WORDS)
 #define COUNT (256 + WORD_COUNT)
+#define TEXT_BYTES (3 * NN_VOCAB_WINDOW / 2)
 
 static fv_ctx *context(uint32_t disable)
 {
@@ -22,7 +23,7 @@ static fv_ctx *context(uint32_t disable)
 
 /* Words at depth 5, bytes at depth 9: half of the tree each. */
 typedef struct list {
-    uint8_t text[COUNT * VZ_PIECE_BYTES], length[COUNT], depth[COUNT];
+    uint8_t text[COUNT * NN_VOCAB_MAX_PIECE], length[COUNT], depth[COUNT];
     size_t bytes, count;
 } list;
 
@@ -45,17 +46,31 @@ static list good_list(void)
     return l;
 }
 
-static fv_status open_list(fv_ctx *ctx, vz_pieces *p, const list *l)
+/* A vocabulary and its tree. */
+typedef struct pieces {
+    nn_vocab vocab;
+    vz_tree tree;
+} pieces;
+
+static fv_status open_list(fv_ctx *ctx, pieces *p, const list *l)
 {
-    return vz_pieces_open(ctx, p, l->text, l->bytes, l->length, l->depth, l->count);
+    memset(p, 0, sizeof *p);
+    FV_TRY(nn_vocab_open_tree(ctx, &p->vocab, l->text, l->bytes, l->length, l->depth, l->count));
+    const fv_status s = vz_tree_open(ctx, &p->tree, &p->vocab);
+    if (s != FV_OK) nn_vocab_close(&p->vocab);
+    return s;
 }
 
-static vz_pieces opened(fv_ctx *ctx)
+static void close_pieces(pieces *p)
+{
+    vz_tree_close(&p->tree);
+    nn_vocab_close(&p->vocab);
+}
+
+static void open_pieces(fv_ctx *ctx, pieces *p)
 {
     const list l = good_list();
-    vz_pieces p;
-    if (open_list(ctx, &p, &l) != FV_OK) abort();
-    return p;
+    if (open_list(ctx, p, &l) != FV_OK) abort();
 }
 
 static void make_text(uint8_t *p, size_t n, uint64_t seed)
@@ -74,11 +89,8 @@ static void make_text(uint8_t *p, size_t n, uint64_t seed)
 
 static bool is_refused(fv_ctx *ctx, const list *l)
 {
-    vz_pieces p;
-    const fv_status s = open_list(ctx, &p, l);
-    const bool is_closed = p.ctx == NULL && p.text == NULL;
-    vz_pieces_close(&p);
-    return s == FV_ERR_MODEL && is_closed;
+    pieces p;
+    return open_list(ctx, &p, l) == FV_ERR_MODEL && p.vocab.text == NULL;
 }
 
 static void lists_that_are_no_vocabulary_are_refused(void)
@@ -104,8 +116,8 @@ static void lists_that_are_no_vocabulary_are_refused(void)
     list l = good_list();
     memcpy(l.text, "he", 2); /* "he" twice */
     ok = ok && is_refused(ctx, &l);
-    vz_pieces p;
-    ok = ok && vz_pieces_open(ctx, &p, l.text, l.bytes, l.length, NULL, l.count) == FV_ERR_MODEL;
+    nn_vocab v;
+    ok = ok && nn_vocab_open(ctx, &v, l.text, l.bytes, l.length, l.count) == FV_ERR_MODEL;
     fv_ctx_destroy(&ctx);
     CHECK(ok);
 }
@@ -113,24 +125,25 @@ static void lists_that_are_no_vocabulary_are_refused(void)
 static void every_piece_is_a_leaf_of_its_depth(void)
 {
     fv_ctx *ctx = context(0);
-    vz_pieces p = opened(ctx);
+    pieces p;
+    open_pieces(ctx, &p);
     static bool is_seen[COUNT];
     bool ok = true;
     memset(is_seen, 0, sizeof is_seen);
-    for (uint32_t i = 0; i < p.count; i++) {
+    for (uint32_t i = 0; i < (uint32_t)p.vocab.size; i++) {
         uint32_t node = 1;
-        for (uint32_t k = 0; k < p.depth[i]; k++) {
-            ok = ok && node < p.nodes && (node & 15) != 0;
-            const vz_branch *b = &p.branch[ok ? node : 1];
-            const uint32_t bit = p.path[i] >> (31 - k) & 1;
+        for (uint32_t k = 0; k < p.vocab.depth[i]; k++) {
+            ok = ok && node < p.tree.nodes && (node & 15) != 0;
+            const vz_branch *b = &p.tree.branch[ok ? node : 1];
+            const uint32_t bit = p.vocab.path[i] >> (31 - k) & 1;
             ok = ok && b->rank < VZ_RANKS && b->split >= 1 && (b->split <= i) == bit;
             is_seen[b->split % COUNT] = true;
             node = b->next[bit];
         }
         ok = ok && node == (VZ_LEAF | i);
     }
-    for (uint32_t i = 1; i < p.count; i++) ok = ok && is_seen[i];
-    vz_pieces_close(&p);
+    for (uint32_t i = 1; i < (uint32_t)p.vocab.size; i++) ok = ok && is_seen[i];
+    close_pieces(&p);
     fv_ctx_destroy(&ctx);
     CHECK(ok);
 }
@@ -139,25 +152,23 @@ static void text_is_cut_the_cheapest_way(void)
 {
     static const char TEXT[] = "one three";
     fv_ctx *ctx = context(0);
-    vz_pieces p = opened(ctx);
-    uint32_t cost[sizeof TEXT + 1];
+    pieces p;
+    open_pieces(ctx, &p);
     uint16_t take[sizeof TEXT];
     const size_t n = sizeof TEXT - 1;
-    vz_pieces_parse(&p, (const uint8_t *)TEXT, n, cost, take);
-    char back[sizeof TEXT + VZ_PIECE_BYTES] = "";
+    nn_vocab_cut(&p.vocab, (const uint8_t *)TEXT, n, take);
+    char back[sizeof TEXT + NN_VOCAB_MAX_PIECE] = "";
     uint32_t decisions = 0;
     size_t at = 0;
     while (at < n) {
-        const uint32_t length = vz_piece_length(&p, take[at]);
-        memcpy(back + at, p.text + p.begin[take[at]], length);
-        decisions += p.depth[take[at]];
+        const size_t length = (size_t)nn_vocab_length(&p.vocab, take[at]);
+        memcpy(back + at, p.vocab.text + p.vocab.begin[take[at]], length);
+        decisions += p.vocab.depth[take[at]];
         at += length;
     }
-    const uint32_t promised = cost[0];
-    vz_pieces_close(&p);
+    close_pieces(&p);
     fv_ctx_destroy(&ctx);
     CHECK(at == n && memcmp(back, TEXT, n) == 0);
-    CHECK(decisions == promised);
     CHECK(decisions == 3 * 9 + 5); /* o|n|e| three; the longest piece first: one |th|r|e|e, 37 */
 }
 
@@ -174,7 +185,7 @@ static bool round_trip(fv_ctx *ctx, int level, const vz_token_model *m, const vz
                 vz_token_decode(ctx, &o, m, segs, count, b.data, b.size, back) == FV_OK;
     size_t at = 0;
     for (int i = 0; same && i < count; i++) {
-        if (segs[i].kind == VZ_TEXT)
+        if (segs[i].kind == VZ_PIECES)
             same = memcmp(back + at, data + at, (size_t)segs[i].size) == 0;
         at += (size_t)segs[i].size;
     }
@@ -186,23 +197,25 @@ static bool round_trip(fv_ctx *ctx, int level, const vz_token_model *m, const vz
 
 static void every_class_returns_its_input(void)
 {
-    static const size_t SIZES[] = {0, 1, 2, 3, 7, 100, 5000, 3 * VZ_PARSE_WINDOW / 2};
-    static uint8_t data[2 * VZ_PARSE_WINDOW];
+    static const size_t SIZES[] = {0, 1, 2, 3, 7, 100, 5000, TEXT_BYTES};
+    static uint8_t data[2 * NN_VOCAB_WINDOW];
     fv_ctx *ctx = context(0);
-    vz_pieces p = opened(ctx);
-    const vz_token_model m = {.pieces = &p, .prime = data, .prime_size = 3000};
-    const vz_token_model bare = {.pieces = &p};
+    pieces p;
+    open_pieces(ctx, &p);
+    const vz_cm_prime text = {VZ_PIECES, 0, data, 3000};
+    const vz_token_model m = {.tree = &p.tree, .text = &text, .texts = 1};
+    const vz_token_model bare = {.tree = &p.tree};
     bool ok = true;
     for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++)
         for (size_t s = 0; s < FV_ARRAY_LEN(SIZES); s++) {
-            const vz_segment g = {VZ_TEXT, 0, SIZES[s]};
+            const vz_segment g = {VZ_PIECES, 0, SIZES[s]};
             make_text(data, sizeof data, s + 1);
             if (s % 3 == 2)
                 for (size_t i = 0; i < 100; i++) data[i] = (uint8_t)(i * 37);
             ok = ok && round_trip(ctx, LEVELS[l], &m, &g, 1, data, SIZES[s], NULL) &&
                  round_trip(ctx, LEVELS[l], &bare, &g, 1, data, SIZES[s], NULL);
         }
-    vz_pieces_close(&p);
+    close_pieces(&p);
     fv_ctx_destroy(&ctx);
     CHECK(ok);
 }
@@ -210,17 +223,18 @@ static void every_class_returns_its_input(void)
 static void other_segments_are_skipped(void)
 {
     static uint8_t data[6000];
-    const vz_segment segs[] = {{VZ_TEXT, 0, 2000}, {VZ_BINARY, 0, 500}, {VZ_TEXT, 0, 0},
-                               {VZ_X86, 0, 1500}, {VZ_TEXT, 0, 2000}};
+    const vz_segment segs[] = {{VZ_PIECES, 0, 2000}, {VZ_BINARY, 0, 500}, {VZ_PIECES, 0, 0},
+                               {VZ_X86, 0, 1500}, {VZ_PIECES, 0, 2000}};
     fv_ctx *ctx = context(0);
-    vz_pieces p = opened(ctx);
-    const vz_token_model m = {.pieces = &p};
+    pieces p;
+    open_pieces(ctx, &p);
+    const vz_token_model m = {.tree = &p.tree};
     make_text(data, sizeof data, 5);
     for (size_t i = 0; i < 2000; i++) data[4000 + i] = "words and words "[i % 16]; /* prose */
     bool ok = true;
     for (int level = 1; level <= 9; level++)
         ok = ok && round_trip(ctx, level, &m, segs, 5, data, sizeof data, NULL);
-    vz_pieces_close(&p);
+    close_pieces(&p);
     fv_ctx_destroy(&ctx);
     CHECK(ok);
 }
@@ -229,17 +243,18 @@ static void code_is_the_same_for_every_vector_width(void)
 {
     static const uint32_t MASKS[] = {0, FV_CPU_AVX512, FV_CPU_AVX512 | FV_CPU_AVX2};
     static uint8_t data[4000];
-    const vz_segment g = {VZ_TEXT, 0, sizeof data};
+    const vz_segment g = {VZ_PIECES, 0, sizeof data};
     make_text(data, sizeof data, 9);
     for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++) {
         uint32_t crc[3] = {0, 0, 0};
         for (int k = 0; k < 3; k++) {
             fv_ctx *ctx = context(MASKS[k]);
-            vz_pieces p = opened(ctx);
-            const vz_token_model m = {.pieces = &p};
+            pieces p;
+    open_pieces(ctx, &p);
+            const vz_token_model m = {.tree = &p.tree};
             const bool same =
                 round_trip(ctx, LEVELS[l], &m, &g, 1, data, sizeof data, &crc[k]);
-            vz_pieces_close(&p);
+            close_pieces(&p);
             fv_ctx_destroy(&ctx);
             CHECK(same);
         }
@@ -249,7 +264,7 @@ static void code_is_the_same_for_every_vector_width(void)
 
 /* Knows the decisions of one piece and is sure of them. */
 typedef struct oracle {
-    const vz_pieces *pieces;
+    const nn_vocab *vocab;
     uint32_t next, told;
 } oracle;
 static void oracle_logits(void *user, uint32_t split, int16_t out[VZ_CM_EXTRA])
@@ -262,37 +277,38 @@ static void oracle_piece(void *user, uint32_t id)
 {
     oracle *o = user;
     o->told++;
-    o->next = (id * 5 + 1) % o->pieces->count;
+    o->next = (id * 5 + 1) % (uint32_t)o->vocab->size;
 }
 
 static void a_prior_that_is_right_is_believed(void)
 {
     fv_ctx *ctx = context(0);
-    vz_pieces p = opened(ctx);
+    pieces p;
+    open_pieces(ctx, &p);
     static uint8_t data[4000];
-    oracle who = {&p, 0, 0};
+    oracle who = {&p.vocab, 0, 0};
     size_t size = 0;
-    for (uint32_t id = 0; size < sizeof data - VZ_PIECE_BYTES; id = (id * 5 + 1) % p.count) {
-        memcpy(data + size, p.text + p.begin[id], vz_piece_length(&p, id));
-        size += vz_piece_length(&p, id);
+    for (uint32_t id = 0; size < sizeof data - NN_VOCAB_MAX_PIECE; id = (id * 5 + 1) % (uint32_t)p.vocab.size) {
+        memcpy(data + size, p.vocab.text + p.vocab.begin[id], (size_t)nn_vocab_length(&p.vocab, (int)id));
+        size += (size_t)nn_vocab_length(&p.vocab, (int)id);
     }
-    const vz_segment g = {VZ_TEXT, 0, size};
+    const vz_segment g = {VZ_PIECES, 0, size};
     const vz_cm_options o = {3, 20, NULL};
-    const vz_token_model bare = {.pieces = &p};
-    const vz_token_model m = {.pieces = &p, .prior = {&who, oracle_logits, oracle_piece}};
+    const vz_token_model bare = {.tree = &p.tree};
+    const vz_token_model m = {.tree = &p.tree, .prior = {&who, oracle_logits, oracle_piece}};
     vz_buf a, b;
     vz_buf_init(&a, ctx);
     vz_buf_init(&b, ctx);
     static uint8_t back[sizeof data];
     bool ok = vz_token_encode(ctx, &o, &bare, &g, 1, data, &a) == FV_OK &&
               vz_token_encode(ctx, &o, &m, &g, 1, data, &b) == FV_OK;
-    const uint32_t pieces = who.told;
-    who = (oracle){&p, 0, 0};
+    const uint32_t told = who.told;
+    who = (oracle){&p.vocab, 0, 0};
     ok = ok && vz_token_decode(ctx, &o, &m, &g, 1, b.data, b.size, back) == FV_OK &&
-         memcmp(back, data, size) == 0 && who.told == pieces && pieces > 0 && b.size < a.size;
+         memcmp(back, data, size) == 0 && who.told == told && told > 0 && b.size < a.size;
     vz_buf_free(&a);
     vz_buf_free(&b);
-    vz_pieces_close(&p);
+    close_pieces(&p);
     fv_ctx_destroy(&ctx);
     CHECK(ok);
 }
@@ -301,11 +317,13 @@ static void memory_is_at_most_what_was_declared(void)
 {
     static uint8_t data[5000];
     make_text(data, sizeof data, 3);
-    const vz_segment g = {VZ_TEXT, 0, 4000};
+    const vz_segment g = {VZ_PIECES, 0, 4000};
     for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++) {
         fv_ctx *ctx = context(0);
-        vz_pieces p = opened(ctx);
-        const vz_token_model m = {.pieces = &p, .prime = data + 4000, .prime_size = 1000};
+        pieces p;
+    open_pieces(ctx, &p);
+        const vz_cm_prime text = {VZ_PIECES, 0, data + 4000, 1000};
+        const vz_token_model m = {.tree = &p.tree, .text = &text, .texts = 1};
         const vz_cm_options o = {LEVELS[l], 24, NULL};
         vz_buf b;
         vz_buf_init(&b, ctx);
@@ -316,7 +334,7 @@ static void memory_is_at_most_what_was_declared(void)
         fv_ctx_memory(ctx, &stats);
         const uint64_t allowed = before + vz_token_memory(&o, &m, 4000) + 2 * b.capacity;
         vz_buf_free(&b);
-        vz_pieces_close(&p);
+        close_pieces(&p);
         fv_ctx_destroy(&ctx);
         CHECK(s == FV_OK);
         CHECK_MSG(stats.peak_bytes <= allowed, "%llu bytes, declared %llu",
@@ -327,17 +345,17 @@ static void memory_is_at_most_what_was_declared(void)
 static fv_status open_and_code(fv_ctx *ctx, const uint8_t *data, size_t size, uint8_t *back)
 {
     const list l = good_list();
-    const vz_segment g = {VZ_TEXT, 0, size};
+    const vz_segment g = {VZ_PIECES, 0, size};
     const vz_cm_options o = {3, 20, NULL};
-    vz_pieces p;
+    pieces p;
     vz_buf b;
     vz_buf_init(&b, ctx);
     fv_status s = open_list(ctx, &p, &l);
-    const vz_token_model m = {.pieces = &p};
+    const vz_token_model m = {.tree = &p.tree};
     if (s == FV_OK) s = vz_token_encode(ctx, &o, &m, &g, 1, data, &b);
     if (s == FV_OK) s = vz_token_decode(ctx, &o, &m, &g, 1, b.data, b.size, back);
     vz_buf_free(&b);
-    vz_pieces_close(&p);
+    close_pieces(&p);
     return s;
 }
 
@@ -370,10 +388,11 @@ static void wrong_code_is_survived(void)
     fv_ctx *ctx = context(0);
     static uint8_t data[2000], back[2000];
     make_text(data, sizeof data, 3);
-    const vz_segment g = {VZ_TEXT, 0, sizeof data};
+    const vz_segment g = {VZ_PIECES, 0, sizeof data};
     const vz_cm_options o = {3, 20, NULL};
-    vz_pieces p = opened(ctx);
-    const vz_token_model m = {.pieces = &p};
+    pieces p;
+    open_pieces(ctx, &p);
+    const vz_token_model m = {.tree = &p.tree};
     vz_buf b;
     vz_buf_init(&b, ctx);
     bool good = vz_token_encode(ctx, &o, &m, &g, 1, data, &b) == FV_OK && b.size > 20;
@@ -386,7 +405,7 @@ static void wrong_code_is_survived(void)
         b.data[i] ^= (uint8_t)(16 + i);
     }
     vz_buf_free(&b);
-    vz_pieces_close(&p);
+    close_pieces(&p);
     fv_ctx_destroy(&ctx);
     CHECK(good);
 }

@@ -1,7 +1,6 @@
 /* test_vocab.c - the networks' vocabulary: every byte string comes back, hostile files are refused,
  * learning is reproducible and finds what repeats. */
 #include "alloc_fail.h"
-#include "cm_token.h"
 #include "nn_vocab.h"
 #include "temp_dir.h"
 #include "test.h"
@@ -228,17 +227,12 @@ static uint64_t decisions(const nn_vocab *v, const uint16_t *id, size_t n)
     return sum;
 }
 
-/* Frequent pieces lie higher; encoding takes no more decisions than the longest match, and cuts as
- * the coder of token streams does. */
+/* Frequent pieces lie higher; encoding takes no more decisions than the longest match. */
 static void frequent_pieces_are_cheap(void)
 {
     const nn_sample sample = {text, sizeof text};
-    static uint8_t length[512];
-    static uint32_t cost[NN_VOCAB_WINDOW + 1];
-    static uint16_t take[NN_VOCAB_WINDOW];
     for (int order = 0; order < NN_ORDER_COUNT; order++) {
         nn_vocab v;
-        vz_pieces p;
         uint64_t longest = 0;
         OK(ctx, nn_vocab_train(ctx, &v, 9, &sample, 1, (nn_order)order));
         for (size_t at = 0; at < sizeof text;) {
@@ -250,12 +244,6 @@ static void frequent_pieces_are_cheap(void)
         const uint64_t best = decisions(&v, ids, n);
         CHECK_MSG(best <= longest && best < 9 * n * 9 / 10, "%llu, %llu, %zu pieces",
                   (unsigned long long)best, (unsigned long long)longest, n);
-        for (int i = 0; i < 512; i++) length[i] = (uint8_t)nn_vocab_length(&v, i);
-        OK(ctx, vz_pieces_open(ctx, &p, v.text, v.begin[512], length, v.depth, 512));
-        vz_pieces_parse(&p, text, NN_VOCAB_WINDOW, cost, take);
-        for (size_t at = 0, i = 0; at < NN_VOCAB_WINDOW; at += length[ids[i]], i++)
-            CHECK(take[at] == ids[i]);
-        vz_pieces_close(&p);
         nn_vocab_close(&v);
     }
 }

@@ -11,6 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #define OPTIONS_MAX 40
 #define LONG_BLOCK ((uint64_t)256 << 20)
@@ -310,6 +313,15 @@ static int verb_bench(int argc, char **argv)
     return vzip_bench(argc, argv, "vzip bench");
 }
 
+/* A block's large buffers go back to the system as soon as they are free: else threads that take
+ * turns with them would hold all of them at once. */
+static void keep_memory_low(void)
+{
+#if defined(__GLIBC__)
+    (void)mallopt(M_MMAP_THRESHOLD, 1 << 20);
+#endif
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -324,6 +336,7 @@ int main(int argc, char **argv)
         {"train", vzip_train},
         {"bench", verb_bench},
     };
+    keep_memory_low();
     cli_setup("vzip", argv);
     const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
     const char *called = argc > 0 ? slash ? slash + 1 : argv[0] : "vzip";
