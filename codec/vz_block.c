@@ -1,14 +1,15 @@
 /* vz_block.c - one block: the smallest of stored, zstd -19 and modelled.
  *
  * zstd at level 19 costs as much as a third of the context mixing, so it is left out where it cannot
- * win: a cheap zstd -9 with the window of -19 first says how far ahead the model is, and both levels
- * on a sample of the block what -19 will gain. The model must be VZ_AHEAD percent below that, or
- * VZ_FAR below -9: no data has been seen where -19 gains as much. What repeats so much that zstd has
- * next to nothing to do is tried always, as are small blocks and all of the thorough levels.
+ * win: a quick zstd (-9; -5 at levels 1 and 2) with the window of -19 first says how far ahead the
+ * model is, and both on a sample of the block what -19 will gain. The model must be VZ_AHEAD percent
+ * below that, or VZ_FAR below the quick one: no data has been seen where -19 gains as much. What
+ * repeats so much that zstd has next to nothing to do is tried always, as are small blocks and all
+ * of the thorough levels.
  *
  *     order-0 flat, zstd finds nothing, no kind with a coder of its own: stored at once (compressed
  *     or encrypted data)
- *     else model; then zstd -9; then zstd -19 unless the model is far ahead
+ *     else quick zstd; model; zstd -19 unless the model is far ahead
  *
  * zstd's work space at level 19 is 90 MiB: large blocks take turns, which keeps two threads below
  * 200 MiB in all. Its memory comes from the context, hence the "static" part of its interface. */
@@ -21,7 +22,8 @@
 #include <zstd_errors.h>
 
 #define ZSTD_BEST 19
-#define ZSTD_QUICK 9
+#define ZSTD_QUICK 9 /* fast levels: ZSTD_FAST */
+#define ZSTD_FAST 5
 #define ZSTD_DECODER_BYTES ((uint64_t)256 << 10)
 #define SMALL_BLOCK ((size_t)256 << 10)
 #define PRIME_JUDGED ((size_t)64 << 10) /* up to here priming has to prove itself */
@@ -151,8 +153,8 @@ static fv_status find_own_kind(const contest *c, int level, bool *has_one)
     return s;
 }
 
-/* zstd -9 and -19 on parts of the block. */
-static fv_status sample(contest *c, size_t size[2])
+/* zstd at level `quick` and -19 on parts of the block. */
+static fv_status sample(contest *c, int quick, size_t size[2])
 {
     const size_t all = SAMPLES * SAMPLE_BYTES;
     uint8_t *from = fv_alloc(c->ctx, all + ZSTD_COMPRESSBOUND(all));
@@ -162,7 +164,7 @@ static fv_status sample(contest *c, size_t size[2])
         memcpy(from + i * SAMPLE_BYTES, c->data + i * step, SAMPLE_BYTES);
     fv_status s = FV_OK;
     for (int i = 0; i < 2 && s == FV_OK; i++)
-        s = zstd_code(c->ctx, i ? ZSTD_BEST : ZSTD_QUICK, from, all, from + all,
+        s = zstd_code(c->ctx, i ? ZSTD_BEST : quick, from, all, from + all,
                       ZSTD_COMPRESSBOUND(all), &size[i]);
     fv_free(c->ctx, from);
     if (size[0] == 0 || size[1] == 0) size[0] = size[1] = all;
@@ -196,14 +198,15 @@ static fv_status model(contest *c, const vz_cm_options *o)
 
 static fv_status compete(contest *c, const vz_cm_options *o, bool is_thorough)
 {
+    const int quick_level = o->level <= 2 ? ZSTD_FAST : ZSTD_QUICK;
     size_t quick = 0, best[2] = {1, 1};
     if (!is_thorough) {
         bool has_own;
         /* Room for everything: how small it is matters, even when it does not win. */
-        FV_TRY(try_zstd(c, ZSTD_QUICK));
+        FV_TRY(try_zstd(c, quick_level));
         quick = c->best;
         vz_buf_trim(c->out);
-        FV_TRY(sample(c, best));
+        FV_TRY(sample(c, quick_level, best));
         if (is_flat(c->data, c->size) && quick > c->size - c->size / 100 &&
             best[1] > best[0] - best[0] / 100) {
             FV_TRY(find_own_kind(c, o->level, &has_own));

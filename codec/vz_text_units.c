@@ -78,11 +78,13 @@ fv_status vz_pieces_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment
  * for less text than this. */
 static const uint64_t net_below[10] = {
     0, 0, 0, 128 << 10, 256 << 10, 1 << 20, 1 << 20, 4 << 20, UINT64_MAX, UINT64_MAX};
-#define TRIED ((size_t)128 << 10) /* bytes of the sample */
+#define TRIED ((size_t)128 << 10) /* bytes of the sample; half of it at the fast levels */
 #define TRIED_FROM (8 * TRIED)    /* less text is in pieces without a trial */
 
-static const uint8_t *sample_of(const uint8_t *data, const vz_segment *segs, int count, size_t *size)
+static const uint8_t *sample_of(int level, const uint8_t *data, const vz_segment *segs, int count,
+                                size_t *size)
 {
+    const size_t most = level <= 2 ? TRIED / 2 : TRIED;
     const uint8_t *best = data;
     uint64_t largest = 0;
     for (int i = 0; i < count; data += segs[i++].size)
@@ -90,7 +92,7 @@ static const uint8_t *sample_of(const uint8_t *data, const vz_segment *segs, int
             largest = segs[i].size;
             best = data;
         }
-    *size = largest < TRIED ? (size_t)largest : TRIED;
+    *size = largest < most ? (size_t)largest : most;
     return best + (size_t)(largest - *size) / 2;
 }
 
@@ -122,7 +124,7 @@ fv_status vz_text_units(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data
     for (int i = 0; i < count; i++) text += segs[i].kind == VZ_TEXT ? segs[i].size : 0;
     if (text == 0) return FV_OK;
     const bool has_net = text < net_below[o->level];
-    const uint8_t *sample = sample_of(data, segs, count, &size);
+    const uint8_t *sample = sample_of(o->level, data, segs, count, &size);
     if (text >= TRIED_FROM)
         FV_TRY(are_bytes_smaller(ctx, o, sample, size, has_net, &are_bytes));
     for (int i = 0; i < count && !are_bytes; i++) {
