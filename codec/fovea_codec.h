@@ -5,10 +5,10 @@
  * in parallel on the context's threads; the archive's bytes do not depend on their number. The
  * format is written down in FORMAT-vz.md, and its version 1 will be read for ever.
  *
- * Blocks below 1 MiB are coded as if typical data of their kind had come before them, which comes
- * with the library: a frame's header names that model, and every version of the library has it.
+ * A model comes with the library: a vocabulary, in whose pieces text is coded, a small network, and
+ * typical data, as if which had come before blocks below 1 MiB. A frame's header names the model that
+ * it needs, and every version of the library has its own; section 6 is about others.
  *
- *     uint8_t *vz;  size_t n;
  *     fv_vzip_compress(ctx, text, bytes, NULL, &vz, &n);               memory to memory
  *     fv_vzip_decompress(ctx, vz, n, 1 << 20, NULL, &back, &size);     at most 1 MiB comes out
  *
@@ -46,8 +46,11 @@ typedef struct fv_vzip_options {
     uint32_t mode;         /* permission bits                                                    */
     int long_range;        /* blocks refer to data that repeats: 1 up to 256 MiB back, -1 not at
                               all, 0 = 256 MiB from level 6 on, 16 MiB below                     */
-    int no_prime;          /* 1: small blocks begin without the typical data of the library's own
-                              model; the archive is larger, and needs no model to be decoded     */
+    int no_prime;          /* 1: nothing is known before the first byte: no vocabulary, network and
+                              typical data. The archive is larger, and needs no model to be
+                              decoded                                                            */
+    int no_network;        /* 1: the model without its network, which text from level 8 on and
+                              small texts from level 3 on wait for                               */
     const fv_vzip_model *model; /* NULL = the library's own                                      */
 } fv_vzip_options;
 #define FV_VZIP_OPTIONS_INIT { .struct_size = sizeof(fv_vzip_options) }

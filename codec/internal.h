@@ -92,7 +92,9 @@ vz_kind vz_exe_kind(const uint8_t *data, size_t size);
 typedef struct vz_model vz_model; /* trained prior: priming bytes, vocabulary, network */
 
 /* What is known before the first byte: the model of the frame, and which of its texts (bit i: number
- * i) are replayed before what is coded; `allowed`: which an encoder may choose for a block. */
+ * i) are replayed before what is coded; `allowed`: which an encoder may choose for a block, and
+ * whether it may use the network. */
+#define VZ_ALLOW_NET 0x80000000u
 typedef struct vz_prior {
     const vz_model *model;
     uint32_t primes, allowed;

@@ -91,7 +91,7 @@ static fv_status add_frame(fv_vzip_archive *a, const vz_header *h, uint64_t at)
     const fv_status s = grow(a->ctx, &p, a->frame_count, &a->frame_capacity, sizeof *a->frames);
     a->frames = p;
     FV_TRY(s);
-    a->frames[a->frame_count++] = (vz_frame){*h, at, 0, 0, a->block_count, 0};
+    a->frames[a->frame_count++] = (vz_frame){*h, at, 0, 0, a->block_count, 0, false};
     return FV_OK;
 }
 
@@ -138,6 +138,7 @@ static fv_status take_pairs(fv_vzip_archive *a, vz_in *in, const vz_header *h, u
         return fv_fail(a->ctx, FV_ERR_FORMAT, "corrupt: an index of another length");
     *start = end - blocks - h->bytes;
     FV_TRY(add_frame(a, h, *start));
+    a->frames[a->frame_count - 1].is_indexed = true;
     uint64_t at = *start + h->bytes;
     for (uint64_t i = 0; i < n; i++) {
         FV_TRY(vz_in_varint(&first, &coded));

@@ -14,6 +14,7 @@ typedef struct vz_place {
 typedef struct vz_frame {
     vz_header h;
     uint64_t at, original_at, original, first, count; /* first, count: of blocks */
+    bool is_indexed; /* what is said of its blocks has a checksum */
 } vz_frame;
 
 /* Bytes of the archive that make no sense, before block `block` of all. */

@@ -3,12 +3,16 @@
  * Where a walk over block headers meets nonsense, the archive is searched from there, byte by byte,
  * for the next frame header (magic and checksum) or block header. Any bytes look like a block header
  * once in a hundred places, so one counts if two more follow it or the end of the frame, or if it
- * says the size of a block that was met before; and then only if its data has the right hash.
+ * says the size of a block that was met before; and then only if its data has the right hash. In a
+ * solid frame a plain block that was found so may be the inside of a referring one, whose bytes
+ * belong anywhere in it: it is given up, and the walk goes on behind it.
  *
  * In a solid frame damage spreads to what was copied from it, and no further: references lead from
- * damaged ranges to damaged ranges; they have a checksum, and the plain bytes of a block another. How many
- * bytes are missing is known when the frame's size is and there is one gap in it; else references
- * over the gap lead anywhere, and what lies before it counts as lost for them. */
+ * damaged ranges to damaged ranges; they have a checksum, and the plain bytes of a block another.
+ *
+ * How many bytes are missing in a gap is known when the frame's size is and nothing else in it is in
+ * doubt; else references over the gap lead anywhere, and what lies before it counts as lost for
+ * them. The same holds for a block that cannot be read and of whose size only its header speaks. */
 #include "vz_archive.h"
 
 #include <string.h>
@@ -79,14 +83,17 @@ static bool is_frame_at(const fv_vzip_archive *a, uint64_t at)
     return vz_archive_look(a, at, buf, sizeof buf, &in) == FV_OK && vz_header_get(&in, &h) == FV_OK;
 }
 
-static fv_status is_block_at(fv_vzip_archive *a, uint64_t at, bool *is_good)
+/* *next: where the walk goes on if there is a block at `at` (*is_good). */
+static fv_status is_block_at(fv_vzip_archive *a, uint64_t at, uint64_t *next, bool *is_good)
 {
+    const bool is_solid = a->frames[a->frame_count - 1].h.flags & VZ_IS_SOLID;
     vz_block_header h = {0};
     *is_good = false;
     if (!is_chain(a, at, &h)) return FV_OK;
     FV_TRY(vz_archive_add(a, at, h.bytes + h.coded, h.original));
     const fv_status s = verify(a, a->block_count - 1, is_good);
     vz_archive_drop_last(a);
+    *next = is_solid && h.type != VZ_REFERRING ? at + h.bytes + h.coded : at;
     return s;
 }
 
@@ -115,7 +122,7 @@ fv_status vz_archive_resync(fv_vzip_archive *a, uint64_t at, uint64_t *next, boo
                 return FV_OK;
             }
             if (is_only_frame || buf[i] > VZ_REFERRING) continue;
-            FV_TRY(is_block_at(a, at, &is_good));
+            FV_TRY(is_block_at(a, at, next, &is_good));
             if (is_good) return FV_OK;
         }
         at--;
@@ -138,6 +145,7 @@ typedef struct recovery {
     uint64_t max_output, written, lost;
     size_t frame; /* being written */
     uint64_t at;  /* position in it */
+    size_t doubts; /* blocks of it whose size was not known */
     vz_buf damage; /* ranges of it, in order */
     size_t joined; /* ranges before this number are not made longer */
 } recovery;
@@ -187,26 +195,83 @@ static fv_status spoil(recovery *r, uint64_t begin, uint64_t end)
     return r->damage.status;
 }
 
+/* [r->at, r->at + n) is lost, and if n is but a guess all before, for what refers to it. */
+static fv_status spoil_next(recovery *r, uint64_t n, bool is_known)
+{
+    if (!is_known) r->damage.size = r->joined = 0; /* one range is all before */
+    FV_TRY(spoil(r, is_known ? r->at : 0, r->at + n));
+    r->at += n;
+    return FV_OK;
+}
+
+/* Is block i, if it cannot be read, perhaps of another size than its header says? */
+static fv_status is_in_doubt(fv_vzip_archive *a, size_t i, bool *is)
+{
+    const vz_frame *f = &a->frames[a->blocks[i].frame];
+    const uint64_t original = a->blocks[i].original;
+    vz_block_header h, inner;
+    const uint8_t *payload;
+    *is = false;
+    if (f->is_indexed || ((f->h.flags & VZ_HAS_SIZE) && f->h.size == f->original)) return FV_OK;
+    if (i != f->first && original >= 1024 && original == a->blocks[f->first].original) return FV_OK;
+    fv_status s = vz_archive_load(a, i, &h, &inner, &payload);
+    /* Two numbers say the same: two lengths, or the length and what the references add up to. */
+    if (s == FV_OK && (h.type == VZ_STORE || h.type == VZ_REFERRING)) return FV_OK;
+    if (s == FV_OK) s = vz_archive_plain(a, i, &h, &inner, payload);
+    *is = s != FV_OK;
+    return vz_is_fatal(s) && s != FV_ERR_OOM ? s : FV_OK;
+}
+
+/* Bytes of the frame that are missing between its blocks before and from `next`, if `known` of its
+ * bytes lie in these, and nothing else in it is in doubt; 0: that is not so. */
+static fv_status missing(recovery *r, size_t frame, uint64_t known, size_t next, int gaps,
+                         uint64_t *n)
+{
+    fv_vzip_archive *a = r->a;
+    const vz_frame *f = &a->frames[frame];
+    bool is_doubt;
+    *n = 0;
+    if (!(f->h.flags & VZ_HAS_SIZE) || f->h.size <= known) return FV_OK;
+    /* An announced size may lie; what is not there is not worth more than the archive was. */
+    if ((f->h.size - known) / a->limits.max_expansion > a->source.size) return FV_OK;
+    for (size_t i = 0; i < a->gap_count; i++) gaps -= a->gaps[i].frames == frame + 1;
+    if (gaps != 0) return FV_OK;
+    for (; next < f->first + f->count; next++) {
+        FV_TRY(is_in_doubt(a, next, &is_doubt));
+        if (is_doubt) return FV_OK;
+    }
+    *n = f->h.size - known;
+    return FV_OK;
+}
+
 /* The bytes between the blocks that the gap separates. */
 static fv_status lose_gap(recovery *r, const vz_gap *g)
 {
-    const fv_vzip_archive *a = r->a;
     uint64_t n = 0;
-    int gaps = 0;
     if (g->frames > 0) {
-        const vz_frame *f = &a->frames[g->frames - 1];
-        for (size_t i = 0; i < a->gap_count; i++) gaps += a->gaps[i].frames == g->frames;
-        if (gaps == 1 && (f->h.flags & VZ_HAS_SIZE) && f->h.size > f->original)
-            n = f->h.size - f->original;
-        /* An announced size may lie; what is not there is not worth more than the archive was. */
-        if (n / a->limits.max_expansion > a->source.size) n = 0;
-    }
-    if (g->frames > 0 && g->frames - 1 == r->frame) {
-        if (n == 0) r->damage.size = r->joined = 0; /* one range is all before */
-        FV_TRY(spoil(r, n ? r->at : 0, r->at + n));
-        r->at += n;
+        const size_t frame = g->frames - 1;
+        const bool is_here = frame == r->frame;
+        if (!is_here || r->doubts == 0)
+            FV_TRY(missing(r, frame, r->a->frames[frame].original, g->block, 1, &n));
+        if (is_here) FV_TRY(spoil_next(r, n, n > 0));
     }
     return lose(r, n, g->why);
+}
+
+/* Block i, which the context's error is about. */
+static fv_status lose_block(recovery *r, size_t i)
+{
+    fv_vzip_archive *a = r->a;
+    uint64_t n = a->blocks[i].original, size = 0;
+    char why[sizeof a->gaps->why];
+    bool is_doubt;
+    snprintf(why, sizeof why, "%s", fv_ctx_error(a->ctx));
+    FV_TRY(is_in_doubt(a, i, &is_doubt));
+    if (is_doubt && ++r->doubts == 1)
+        FV_TRY(missing(r, r->frame, a->frames[r->frame].original - n, i + 1, 0, &size));
+    if (size > 0) n = size;
+    FV_TRY(spoil_next(r, n, !is_doubt || size > 0));
+    return lose(r, n, why);
 }
 
 /* Adds what [from, from + n) hands on to `to`. */
@@ -322,6 +387,7 @@ static fv_status start_frame(recovery *r, size_t i)
     if (r->frame == frame) return FV_OK;
     r->frame = frame;
     r->at = 0;
+    r->doubts = 0;
     r->damage.size = r->joined = 0;
     vz_archive_forget_window(a);
     if (!(a->frames[frame].h.flags & VZ_IS_SOLID)) return FV_OK;
@@ -347,11 +413,7 @@ static fv_status recover_blocks(recovery *r, fv_vzip_stats *stats)
         const fv_status s = vz_archive_at(a, recover_block(r, i), b->at);
         if (s == FV_ERR_LIMIT && r->written + b->original > r->max_output) return s;
         if (vz_is_fatal(s)) return s;
-        if (s != FV_OK) {
-            FV_TRY(spoil(r, r->at, r->at + b->original));
-            r->at += b->original;
-            FV_TRY(lose(r, b->original, fv_ctx_error(a->ctx)));
-        }
+        if (s != FV_OK) FV_TRY(lose_block(r, i));
         stats->blocks += s == FV_OK && r->lost == lost;
     }
     return FV_OK;
@@ -362,7 +424,7 @@ fv_status fv_vzip_recover(fv_ctx *ctx, const fv_vzip_source *source, const fv_vz
                           void (*on_damage)(void *user, const fv_vzip_damage *d),
                           uint64_t *lost_bytes, fv_vzip_stats *stats)
 {
-    recovery r = {NULL, io, on_damage, max_output, 0, 0, 0, 0, {0}, 0};
+    recovery r = {NULL, io, on_damage, max_output, 0, 0, 0, 0, 0, {0}, 0};
     fv_vzip_stats own;
     memset(&own, 0, sizeof own);
     if (lost_bytes) *lost_bytes = 0;

@@ -79,7 +79,8 @@ fv_status vz_pieces_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment
 static const uint64_t net_below[10] = {
     0, 0, 0, 128 << 10, 256 << 10, 1 << 20, 1 << 20, 4 << 20, UINT64_MAX, UINT64_MAX};
 #define TRIED ((size_t)128 << 10) /* bytes of the sample; half of it at the fast levels */
-#define TRIED_FROM (8 * TRIED)    /* less text is in pieces without a trial */
+#define TRIED_FROM (8 * TRIED)    /* less text is in pieces without a trial, but where the strongest
+                                   * model of bytes stands against pieces without network */
 
 static const uint8_t *sample_of(int level, const uint8_t *data, const vz_segment *segs, int count,
                                 size_t *size)
@@ -123,9 +124,9 @@ fv_status vz_text_units(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data
     if (!o->prior || !o->prior->model->net) return FV_OK;
     for (int i = 0; i < count; i++) text += segs[i].kind == VZ_TEXT ? segs[i].size : 0;
     if (text == 0) return FV_OK;
-    const bool has_net = text < net_below[o->level];
+    const bool has_net = (o->prior->allowed & VZ_ALLOW_NET) && text < net_below[o->level];
     const uint8_t *sample = sample_of(o->level, data, segs, count, &size);
-    if (text >= TRIED_FROM)
+    if (text >= TRIED_FROM || (!has_net && o->level >= 6))
         FV_TRY(are_bytes_smaller(ctx, o, sample, size, has_net, &are_bytes));
     for (int i = 0; i < count && !are_bytes; i++) {
         if (segs[i].kind != VZ_TEXT) continue;

@@ -100,7 +100,8 @@ static fv_status take_options(writer *w, const fv_vzip_options *opts)
     w->cm.memory_log2 = level->memory_log2;
     w->window_log2 = vz_window_of(w->o.level);
     cut_evenly(w);
-    w->prior = (vz_prior){w->o.no_prime ? NULL : vz_model_of(w->o.model), 0, UINT32_MAX};
+    w->prior = (vz_prior){w->o.no_prime ? NULL : vz_model_of(w->o.model), 0,
+                          w->o.no_network ? ~VZ_ALLOW_NET : UINT32_MAX};
     if (w->block_size >= PRIME_FROM && w->prior.model) w->cm.prior = &w->prior;
     if (w->o.name && (strlen(w->o.name) > VZ_NAME_MAX || !*w->o.name))
         return fv_fail(ctx, FV_ERR_ARG, "the file name to keep is empty or longer than %d bytes",

@@ -82,8 +82,10 @@ static const cli_option *describe(args *a, char verb)
         add(a, (cli_option){0, "long", NULL, "blocks of 256M", CLI_FLAG, &a->is_long, 0, 0});
         add(a, (cli_option){0, "verify", NULL, "decode each block and compare; level 9 does",
                             CLI_FLAG, &j->verify, 0, 0});
-        add(a, (cli_option){0, "no-prime", NULL, "small files without vzip's own typical data",
-                            CLI_FLAG, &j->no_prime, 0, 0});
+        add(a, (cli_option){0, "no-neural", NULL, "without the network: faster, text is larger from"
+                            " level 8 on, and small text from 3 on", CLI_FLAG, &j->no_neural, 0, 0});
+        add(a, (cli_option){0, "no-prime", NULL, "without any model: larger, and needs none to"
+                            " decompress", CLI_FLAG, &j->no_prime, 0, 0});
     }
     add(a, (cli_option){0, "model", "FILE", "use this model file (.vzm) as well; compressing: instead of"
                         " vzip's own", CLI_STRING, &j->model, 0, 0});

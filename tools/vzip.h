@@ -33,7 +33,7 @@ typedef struct vzip_job {
     vzip_mode mode;
     cli_common common;
     int level;
-    bool to_stdout, remove_input, recursive, keep_name, verify, no_prime, keep_broken, recover;
+    bool to_stdout, remove_input, recursive, keep_name, verify, no_prime, no_neural, keep_broken, recover;
     const char *out, *model;
     uint64_t memory_bytes, block_bytes, max_output;
     fv_ctx *ctx;

@@ -114,6 +114,7 @@ static void set_options(const vzip_job *j, const vzip_in *in, fv_vzip_options *o
     o->memory_bytes = j->memory_bytes;
     o->verify = j->verify;
     o->no_prime = j->no_prime;
+    o->no_network = j->no_neural;
     o->model = j->shelf->given;
     if (S_ISREG(in->st.st_mode) && in->st.st_size > 0) {
         const off_t at = lseek(in->fd, 0, SEEK_CUR);
