@@ -319,7 +319,7 @@ static fv_status put_end(writer *w)
 /* The decoder on the block just coded; what it does not give back is coded in a simpler way. */
 static fv_status verify(fv_ctx *ctx, const vz_cm_options *cm, slot *b)
 {
-    const vz_block_header h = {b->type, b->in.size, b->out.size, b->hash, 0};
+    const vz_block_header h = {b->type, b->in.size, b->out.size, b->in_hash, 0};
     if (b->type == VZ_STORE) return FV_OK;
     b->check.size = 0;
     uint8_t *to = vz_buf_room(&b->check, b->in.size);
