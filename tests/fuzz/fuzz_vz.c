@@ -1,15 +1,14 @@
 /* fuzz_vz.c - .vz archives from anywhere: decoding, opening, random access and recovery.
  *
  * What begins with the magic is an archive; it is tried as it is and with the checksum of its first
- * header made right. Other bytes are the payload of a modelled block, behind two bytes of its size,
- * so that mutations reach the segment table and the coders without a hash in the way. All ways to
- * read an archive must agree. */
-#include "../../codec/internal.h"
-#include "fuzz_ctx.h"
-
-#include <string.h>
+ * header made right. Other bytes are the payload of a modelled block, behind two bytes of its size
+ * and one of its level (bit 4: with a model), so that mutations reach the segment table and the
+ * coders without a hash in the way. What a payload holds is coded and decoded again. All ways to
+ * read an archive must agree, and none takes more memory than was foretold. */
+#include "fuzz_vz_model.h"
 
 #define OUTPUT_MAX ((uint64_t)1 << 20)
+#define MEMORY_MAX ((uint64_t)96 << 20)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -56,8 +55,11 @@ static void read_archive(fv_ctx *ctx, const uint8_t *archive, size_t size)
     fv_vzip_limits l = FV_VZIP_LIMITS_INIT;
     uint8_t *out;
     size_t n;
-    l.memory_bytes = (uint64_t)96 << 20;
+    l.memory_bytes = MEMORY_MAX;
     l.max_block_bytes = OUTPUT_MAX;
+    const fv_vzip_model *const models[] = {NULL, fuzz_vz_model()};
+    l.models = models;
+    l.model_count = 2;
     const fv_status s = fv_vzip_decompress(ctx, archive, size, OUTPUT_MAX, &l, &out, &n);
     read_parts(ctx, archive, size, &l, s == FV_OK ? out : NULL, n);
     sink all = {archive, malloc(OUTPUT_MAX), 0};
@@ -86,23 +88,40 @@ static void repair(fv_ctx *ctx, uint8_t *archive, size_t size)
     }
 }
 
+static void code_again(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data, size_t size)
+{
+    const vz_hints none = {NULL, 0};
+    uint8_t *back = malloc(size);
+    vz_buf b;
+    vz_buf_init(&b, ctx);
+    const fv_status s = vz_modelled_encode(ctx, o, data, size, &none, &b);
+    if (s == FV_OK ? vz_modelled_decode(ctx, o, b.data, b.size, back, size) != FV_OK ||
+                         memcmp(back, data, size) != 0
+                   : s != FV_ERR_OOM)
+        abort();
+    vz_buf_free(&b);
+    free(back);
+}
+
 static void read_payload(fv_ctx *ctx, const uint8_t *p, size_t size)
 {
-    const vz_cm_options o = {1, 20, NULL};
+    const vz_prior prior = {vz_model_of(fuzz_vz_model()), 0, UINT32_MAX};
+    const vz_cm_options o = {1 + (p[2] & 15) % 9, 20, p[2] & 16 ? &prior : NULL};
     const size_t original = 1 + (p[0] | (size_t)p[1] << 8);
     uint64_t memory;
     uint8_t *data = malloc(original);
-    if (vz_modelled_memory(ctx, &o, p + 2, size - 2, original, &memory) == FV_OK &&
-        memory < (uint64_t)96 << 20) {
-        const fv_status s = vz_modelled_decode(ctx, &o, p + 2, size - 2, data, original);
-        if (s == FV_ERR_INTERNAL) abort();
+    if (vz_modelled_memory(ctx, &o, p + 3, size - 3, original, &memory) == FV_OK &&
+        memory < MEMORY_MAX) {
+        const fv_status s = vz_modelled_decode(ctx, &o, p + 3, size - 3, data, original);
+        if (s == FV_ERR_INTERNAL || s == FV_ERR_OOM) abort();
+        if (s == FV_OK && original < 4096) code_again(ctx, &o, data, original);
     }
     free(data);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    fv_ctx *ctx = fuzz_ctx(0);
+    fv_ctx *ctx = fuzz_ctx(MEMORY_MAX + (1 << 20));
     if (size >= VZ_MAGIC_BYTES && memcmp(data, vz_magic, VZ_MAGIC_BYTES) == 0) {
         uint8_t *copy = malloc(size);
         memcpy(copy, data, size);
@@ -110,7 +129,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         repair(ctx, copy, size);
         if (memcmp(copy, data, size) != 0) read_archive(ctx, copy, size);
         free(copy);
-    } else if (size > 2) {
+    } else if (size > 3) {
         read_payload(ctx, data, size);
     }
     fuzz_check_leaks(ctx);

@@ -71,7 +71,8 @@ static void put_png_head(script *s)
 
 static void put_chunk(script *s)
 {
-    static const char TYPES[8][5] = {"IDAT", "IDAT", "IEND", "tEXt", "PLTE", "gAMA", "IDAT", "I1\1T"};
+    static const char TYPES[8][5] = {"IDAT", "IDAT", "IEND", "tEXt",
+                                     "PLTE", "gAMA", "IDAT", "I1\1T"};
     const char *type = TYPES[number(s, 1) % 8];
     const uint32_t n = number(s, 2), claimed = number(s, 4);
     put_be(s, claimed ? claimed : n);
