@@ -154,6 +154,24 @@ static void references_can_be_left_out(void)
     fv_free(ctx, vz);
 }
 
+/* What is left beside the references is small as well, and the decoder agrees. */
+static void verified_references_pass(void)
+{
+    enum { TEXT = 60000, COPY = 20000 };
+    static uint8_t text[TEXT];
+    fv_vzip_options o = vz_test_options(1, 20000);
+    fv_vzip_stats st;
+    for (size_t at = 0, i = 0; at + 20 < TEXT; i++)
+        at += (size_t)snprintf((char *)text + at, 20, "line %zu, %zu\n", i, i * i % 9973);
+    memcpy(text + TEXT / 2, text + 100, COPY);
+    o.verify = 1;
+    pipe_io p = {text, TEXT, 777, out, 0, sizeof out, 0, 0};
+    const fv_vzip_io io = pipe_both(&p);
+    OK(ctx, fv_vzip_compress_stream(ctx, &io, &o, &st));
+    CHECK(st.referring > 0 && st.failed_checks == 0 && st.stored == 0);
+    CHECK(unpacks_to(ctx, out, p.written, text, TEXT));
+}
+
 /* ---- Random access --------------------------------------------------------------------------- */
 
 static void random_access_equals_slices(void)
@@ -382,6 +400,7 @@ int main(int argc, char **argv)
     RUN(odd_repeats);
     RUN(a_full_window_loses_nothing);
     RUN(references_can_be_left_out);
+    RUN(verified_references_pass);
     RUN(random_access_equals_slices);
     RUN(damage_spreads_to_copies_only);
     RUN(no_flipped_bit_is_silent);
