@@ -1,8 +1,8 @@
 /* fuzz_vz_whole.c - where the encoder cuts blocks: files in the input whose lengths lie.
  *
  * Byte 0: bit 0 level 6 (which looks at zip members), bit 1 references, bit 2 a memory limit, bit 3
- * the size is announced. Byte 1: bytes of a read, squared. Byte 2: bytes of a
- * block, in units of 256. The rest are steps that write the input:
+ * the size is announced, bit 4 verify. Byte 1: bytes of a read, squared. Byte 2: bytes of a
+ * block, in units of 64 above 8192. The rest are steps that write the input:
  *     0  text        n: 2      1  zeros      n: 2      2  the last n bytes once more    n: 2
  *     3  PNG header  width: 2, height: 2, depth and colour: 1
  *     4  chunk       type: 1, bytes there: 2, bytes it claims: 4 (0: as many)
@@ -162,8 +162,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     o.long_range = data[0] & 2 ? 1 : -1;
     o.memory_bytes = data[0] & 4 ? (uint64_t)24 << 20 : 0;
     o.size = data[0] & 8 ? s.at : 0;
-    o.verify = o.no_prime = 1;
-    o.block_bytes = 1024 + (uint64_t)data[2] * 256;
+    o.verify = data[0] & 16 ? 1 : -1;
+    o.no_prime = 1;
+    o.block_bytes = 8192 + (uint64_t)data[2] * 64; /* every block clears its tables */
     const fv_status c = fv_vzip_compress_stream(ctx, &io, &o, &st);
     if (c == FV_ERR_OOM && o.memory_bytes) return 0;
     if (c != FV_OK || st.failed_checks || st.input_bytes != s.at) abort();
