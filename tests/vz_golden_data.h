@@ -314,15 +314,16 @@ static inline void gold_sqlite(gold *g, uint32_t pages)
 
 enum { NOISY, FLAT, COLOURS, SMOOTH }; /* natures of a picture */
 
-/* Sample of channel c at x, y: smooth with an edge and a little noise; flat: a pattern; colours: ten
- * that go on from above with odd dots. */
+/* Sample of channel c at x, y: smooth with an edge and a little noise; flat: a pattern; colours:
+ * one of 68. */
 static inline uint32_t gold_sample(gold *g, uint32_t x, uint32_t y, uint32_t c, int nature)
 {
-    static uint32_t colour[256];
+    static uint32_t colour; /* of the pixel */
     if (nature == FLAT) return (x / 5 + y / 4) % 5 * 37 + c * 11;
     if (nature == COLOURS) {
-        if (c == 0 && (y == 0 || gold_next(g, 8) == 0)) colour[x & 255] = gold_next(g, 10);
-        return (colour[x & 255] * 97 + c * 57) * (c + 1) & 255;
+        if (c == 0)
+            colour = (uint32_t)(gold_wave(x * 900 + y * 500) + 32768) / 1024 + gold_next(g, 4);
+        return c == 0 ? colour * 3 : c == 1 ? colour * 2 : 255 - colour;
     }
     const int32_t v = gold_wave(x * 700 + y * 310 + c * 900) / 400;
     const int32_t dots = nature == SMOOTH ? gold_next(g, 40) == 0 : (int32_t)gold_next(g, 4);
