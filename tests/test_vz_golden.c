@@ -1,12 +1,12 @@
-/* test_vz_golden.c - archives of format version 1 that lie in golden/vz: each decodes to what it was
- * made of, and is made again byte for byte, on every kind of vector unit, with one and two threads,
- * and with floating-point settings under which nothing that computes in floats would stay the same.
+/* test_vz_golden.c - archives of format version 1 that lie in golden/vz: each decodes to what it
+ * was made of, and is made again byte for byte, on every kind of vector unit, with one and two
+ * threads, and with floating-point settings under which no sum of floats would stay the same.
  *
  *     test_vz_golden [--full | make]
  *
- * Without --full, processors that are less than this one decode all archives but make only those
- * again that take little time; so do threads and floating-point settings. With "make" the archives are written anew and what they hold is printed. That is a change of the
- * format (or of the encoder), and must never happen after a release: archives may only be added.
+ * Without --full, everything is decoded on every unit, but what takes long is made again on the best
+ * one only. With "make" the archives are written anew and what they hold is printed. That is a
+ * change of the format, and must never happen after a release: archives may only be added.
  *
  * Inputs are made from integers by vz_golden_data.h. What zstd writes may differ between its
  * versions; archives with a block of it are made again only with the version that wrote them. */
@@ -170,8 +170,10 @@ static const golden ARCHIVES[] = {
     {"sound_blocks", .fill = sound, WAV_LARGE, 3, 30000},
     {"pipe", .fill = text, CODE, 4, 400, .is_stream = true},
     {"frames", .fill = text, PROSE, 3, .frames = 3},
+   
     {"frames_of_all", .fill = repeats, 300, 5, 500, .has_name = true, .no_index = true, .frames = 2},
     {"named", .fill = text, JSON, 3, .has_name = true, .has_time = true},
+   
     {"named_blocks", .fill = text, MARKUP, 3, 350, .has_name = true, .has_time = true, .is_stream = true, .has_size = true},
     {"own_model", .fill = text, LOGS, 3, .own_model = true},
     {"own_model_9", .fill = binary, 900, 9, .own_model = true},
