@@ -3,7 +3,8 @@
  * One bit at a time: every context of the current segment kind owns a slot of bit histories (one
  * byte each, cm_state.c); an adaptive map turns a history into a probability; a mixer whose weights
  * are sums over several contexts (cm_mix_body.h) weighs these, the match models and the direct
- * contexts; SSE stages correct the result. Inside of long repeats a byte is one bit. Contexts are 32-bit hashes, made once per byte by the kind's function.
+ * contexts; SSE stages correct the result. Inside of long repeats a byte is one bit. Contexts are
+ * 32-bit hashes, made once per byte by the kind's function.
  *
  * All of it is part of the format: a change of any number here changes the bytes. */
 #ifndef VZ_CM_H
