@@ -1,8 +1,6 @@
-/* test_vz_container.c - vzip archives: round trips, the same bytes for every thread count, damage at
- * every bit and every length, hostile headers, limits, memory that runs out. */
-#include "alloc_fail.h"
-#include "../codec/internal.h"
-#include "test.h"
+/* test_vz_container.c - vzip archives: round trips, the same bytes for every thread count, damage
+ * at every bit and every length, hostile headers, limits, memory that runs out. */
+#include "vz_fixture.h"
 
 #include <dirent.h>
 #include <sys/stat.h>
@@ -21,62 +19,18 @@ static void fill(uint8_t *p, size_t n, int kind, uint64_t seed)
                                         "bytes,\n", "and ", "index "};
     size_t i = 0;
     if (kind == ZEROS) memset(p, 0, n);
-    if (kind == NOISE)
-        for (; i < n; i++) p[i] = (uint8_t)(test_next(&seed) >> 13);
+    if (kind == NOISE) put_noise(p, n, seed);
     while (kind == TEXT && i < n) {
         const char *w = words[test_next(&seed) % FV_ARRAY_LEN(words)];
         while (*w && i < n) p[i++] = (uint8_t)*w++;
     }
 }
 
-/* Context with so many threads; the caller destroys it. */
-static fv_ctx *threads(int n)
-{
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    fv_ctx *c = NULL;
-    o.threads = n;
-    return fv_ctx_create(&c, &o) == FV_OK ? c : NULL;
-}
-
 static fv_status pack(fv_ctx *c, const uint8_t *data, size_t n, uint64_t block, uint8_t **vz,
                       size_t *size)
 {
-    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
-    o.level = 1;
-    o.block_bytes = block;
+    const fv_vzip_options o = vz_test_options(1, block);
     return fv_vzip_compress(c, data, n, &o, vz, size);
-}
-
-/* Streams whose reads are short, in changing lengths. */
-typedef struct pipe_io {
-    const uint8_t *in;
-    size_t left, step;
-    uint8_t *out;
-    size_t written, room;
-    int fail_read, fail_write; /* at so many calls; 0 = never */
-} pipe_io;
-
-static int64_t pipe_read(void *user, void *to, size_t size)
-{
-    pipe_io *p = user;
-    if (p->fail_read && --p->fail_read == 0) return -1;
-    size_t n = p->step ? 1 + p->left % p->step : size;
-    if (n > size) n = size;
-    if (n > p->left) n = p->left;
-    if (n) memcpy(to, p->in, n);
-    p->in += n;
-    p->left -= n;
-    return (int64_t)n;
-}
-
-static int pipe_write(void *user, const void *from, size_t n)
-{
-    pipe_io *p = user;
-    if (p->fail_write && --p->fail_write == 0) return 1;
-    if (n > p->room - p->written) return 1;
-    memcpy(p->out + p->written, from, n);
-    p->written += n;
-    return 0;
 }
 
 /* ---- Round trips ----------------------------------------------------------------------------- */
@@ -86,7 +40,7 @@ static void round_trip_of_every_length(void)
     enum { MAX = 4100 };
     static uint8_t data[MAX];
     fv_ctx *c[4];
-    for (int i = 0; i < 4; i++) CHECK(c[i] = threads(i + 1));
+    for (int i = 0; i < 4; i++) c[i] = vz_test_ctx(i + 1, 0);
     /* Modelled blocks take milliseconds to set up, so that all lengths are for --full. */
     for (size_t n = 0; n <= MAX; n += is_full || n < 260 || n % 1500 < 2 ? 1 : 41) {
         uint8_t *vz, *back;
@@ -106,24 +60,21 @@ static void round_trip_of_every_length(void)
 static void same_bytes_for_1_to_4_threads(void)
 {
     enum { N = 200000 };
-    uint8_t *data = malloc(N), *first = NULL, *vz;
-    size_t first_size = 0, size;
+    uint8_t *data = malloc(N), *vz;
+    size_t size;
+    vz_buf first;
+    vz_buf_init(&first, ctx);
     fill(data, N, TEXT, 1);
     fill(data + 30000, 70000, NOISE, 2);
     fill(data + 120000, 40000, ZEROS, 3);
     for (int t = 1; t <= 4; t++) {
-        fv_ctx *c = threads(t);
+        fv_ctx *c = vz_test_ctx(t, 0);
         OK(c, pack(c, data, N, 20011, &vz, &size));
-        if (first) CHECK(size == first_size && memcmp(vz, first, size) == 0);
-        if (!first) {
-            first = malloc(size);
-            first_size = size;
-            memcpy(first, vz, size);
-        }
+        CHECK(is_as_the_first(&first, vz, size));
         fv_free(c, vz);
         fv_ctx_destroy(&c);
     }
-    free(first);
+    vz_buf_free(&first);
     free(data);
 }
 
@@ -132,21 +83,19 @@ static void round_trip_of_streams_with_short_reads(void)
     enum { N = 50000 };
     static uint8_t data[N], vz[N + 4096], back[N];
     const size_t lengths[] = {0, 1, 4095, 4096, 4097, 40960, N};
-    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
-    o.level = 1;
-    o.block_bytes = 4096;
+    fv_vzip_options o = vz_test_options(1, 4096);
     fill(data, N, TEXT, 5);
     for (size_t i = 0; i < FV_ARRAY_LEN(lengths); i++)
         for (int known = 0; known < 2; known++) {
             const size_t n = lengths[i];
             pipe_io in = {data, n, 37, vz, 0, sizeof vz, 0, 0};
-            const fv_vzip_io io = {pipe_read, pipe_write, &in};
+            const fv_vzip_io io = pipe_both(&in);
             fv_vzip_stats st;
             o.size = known ? n : 0;
             OK(ctx, fv_vzip_compress_stream(ctx, &io, &o, &st));
             CHECK(st.input_bytes == n && st.output_bytes == in.written);
             pipe_io out = {vz, in.written, 11, back, 0, N, 0, 0};
-            const fv_vzip_io oi = {pipe_read, pipe_write, &out};
+            const fv_vzip_io oi = pipe_both(&out);
             OK(ctx, fv_vzip_decompress_stream(ctx, &oi, N, NULL, &st));
             CHECK(out.written == n && memcmp(back, data, n) == 0 && st.frames == 1);
             CHECK(st.blocks == (n + 4095) / 4096);
@@ -155,7 +104,7 @@ static void round_trip_of_streams_with_short_reads(void)
 
 static void concatenated_archives_give_concatenated_data(void)
 {
-    uint8_t data[3000], all[8192], *vz, *back;
+    uint8_t data[3000], all[8192], *vz;
     size_t size, got, n = 0;
     fv_vzip_archive *a;
     fv_vzip_info info;
@@ -169,9 +118,7 @@ static void concatenated_archives_give_concatenated_data(void)
         n += size;
         fv_free(ctx, vz);
     }
-    OK(ctx, fv_vzip_decompress(ctx, all, n, 3000, NULL, &back, &got));
-    CHECK(got == 3000 && memcmp(back, data, 3000) == 0);
-    fv_free(ctx, back);
+    CHECK(unpacks_to(ctx, all, n, data, 3000));
     OK(ctx, fv_vzip_open_memory(ctx, &a, all, n, NULL));
     fv_vzip_get_info(a, &info);
     CHECK(info.frames == 4 && info.original_bytes == 3000 && info.blocks == 9);
@@ -274,8 +221,8 @@ static size_t some_bytes(uint8_t *p, size_t most, uint64_t *seed)
     } else {
         (void)!fseek(f, 0, SEEK_END);
         const long all = ftell(f);
-        if (test_next(seed) % 2) (void)!fseek(f, all > 0 ? (long)(test_next(seed) % (uint32_t)all) : 0, SEEK_SET);
-        else rewind(f);
+        const bool is_inside = test_next(seed) % 2 && all > 0;
+        (void)!fseek(f, is_inside ? (long)(test_next(seed) % (uint32_t)all) : 0, SEEK_SET);
         n = fread(p, 1, n, f);
     }
     if (f) fclose(f);
@@ -292,14 +239,13 @@ static void never_larger_than_zstd(void)
     uint64_t seed = 91;
     for (size_t i = 0; i < FV_ARRAY_LEN(folders); i++) find_files(folders[i], 3, 40);
     for (int i = 0; i < (is_full ? 10000 : 300); i++) {
-        fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+        const fv_vzip_options o = vz_test_options(levels[i % 3], 0);
         uint8_t *vz;
         size_t size;
         /* Most files are small: --full is half an hour otherwise. */
         const size_t most = !is_full ? MOST / 3 : i % 16 ? MOST / 10 : MOST;
         const size_t n = some_bytes(data, most, &seed);
         const size_t zstd = ZSTD_compress(code, sizeof code, data, n, 19);
-        o.level = levels[i % 3];
         OK(one_thread, fv_vzip_compress(one_thread, data, n, &o, &vz, &size));
         CHECK_MSG(size <= zstd + 64 + 24, "file %d of %zu bytes, level %d: %zu, zstd -19 %zu", i, n,
                   o.level, size, zstd);
@@ -334,13 +280,11 @@ static void random_access_equals_slices(void)
     static uint8_t data[N], part[N];
     uint64_t seed = 10;
     for (int no_index = 0; no_index < 2; no_index++) {
-        fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+        fv_vzip_options o = vz_test_options(1, 7777);
         uint8_t *vz;
         size_t size, got;
         fv_vzip_archive *a;
         fv_vzip_info info;
-        o.level = 1;
-        o.block_bytes = 7777;
         o.no_index = no_index;
         fill(data, N, TEXT, 11);
         OK(ctx, fv_vzip_compress(ctx, data, N, &o, &vz, &size));
@@ -362,35 +306,10 @@ static void random_access_equals_slices(void)
 
 /* ---- Damage ---------------------------------------------------------------------------------- */
 
-/* Any status but OK, or the right bytes. */
-static void check_damaged(const uint8_t *vz, size_t size, const uint8_t *data, size_t n,
-                          const char *what, size_t where)
-{
-    uint8_t *back;
-    size_t got;
-    const fv_status s = fv_vzip_decompress(one_thread, vz, size, n, NULL, &back, &got);
-    if (s != FV_OK) {
-        CHECK(back == NULL && got == 0 && fv_ctx_error(one_thread)[0]);
-        CHECK_MSG((s >= 20 && s < 40) || s == FV_ERR_OOM, "%s", fv_status_name(s));
-        return;
-    }
-    CHECK_MSG(got == n && memcmp(back, data, n) == 0, "silently wrong: %s %zu", what, where);
-    fv_free(one_thread, back);
-}
-
 static void make_mixed(uint8_t *data, size_t n)
 {
     fill(data, n, TEXT, 12);
     fill(data + n / 4, n / 4, NOISE, 13);
-}
-
-static void flip_all(uint8_t *vz, size_t size, const uint8_t *data, size_t n)
-{
-    for (size_t bit = 0; bit < 8 * size && !test_bad; bit++) {
-        vz[bit / 8] ^= (uint8_t)(1u << (bit % 8));
-        check_damaged(vz, size, data, n, "bit", bit);
-        vz[bit / 8] ^= (uint8_t)(1u << (bit % 8));
-    }
 }
 
 /* Stored blocks and a modelled one at the end: a wrong block ends the decoding, and a modelled one
@@ -401,17 +320,15 @@ static void every_flipped_bit_is_seen_or_harmless(void)
     static uint8_t data[N];
     uint8_t *vz;
     size_t size;
-    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+    fv_vzip_options o = vz_test_options(1, N / 3);
     fill(data, N, NOISE, 13);
     fill(data + 2 * N / 3, is_full ? N / 3 : N / 9, TEXT, 12);
     fill(data + 2 * N / 3 + N / 9, 2 * N / 9, ZEROS, 12);
-    o.level = 1;
-    o.block_bytes = N / 3;
     o.name = "x";
     o.has_time = 1;
     OK(ctx, fv_vzip_compress(ctx, data, N, &o, &vz, &size));
     CHECK_MSG(size > 3500 && size < 4500, "archive of %zu bytes", size);
-    flip_all(vz, size, data, N);
+    each_flip_is_seen_or_harmless(one_thread, vz, size, data, N);
     fv_free(ctx, vz);
 }
 
@@ -429,7 +346,7 @@ static void every_flipped_bit_of_a_zstd_block_is_seen_or_harmless(void)
     vz_block_header_put(&block, &b);
     vz_buf_put(&b, code, n);
     OK(ctx, b.status);
-    flip_all(b.data, b.size, data, sizeof data);
+    each_flip_is_seen_or_harmless(one_thread, b.data, b.size, data, sizeof data);
     vz_buf_free(&b);
 }
 
@@ -444,7 +361,7 @@ static void every_truncation_is_an_error_with_a_right_beginning(void)
         OK(ctx, pack(ctx, data, N, single ? N : 1000, &vz, &size));
         for (size_t n = 0; n < size; n += is_full || single ? 1 : 1 + n / 200) {
             pipe_io p = {vz, n, 0, out, 0, N, 0, 0};
-            const fv_vzip_io io = {pipe_read, pipe_write, &p};
+            const fv_vzip_io io = pipe_both(&p);
             const fv_status s = fv_vzip_decompress_stream(one_thread, &io, N, NULL, NULL);
             CHECK_MSG(s == FV_ERR_TRUNCATED, "%zu: %s", n, fv_status_name(s));
             CHECK(memcmp(out, data, p.written) == 0 && p.written % 1000 == 0);
@@ -469,63 +386,25 @@ static void bytes_after_the_end_are_an_error(void)
 
 /* ---- Recovery -------------------------------------------------------------------------------- */
 
-typedef struct memory_source {
-    const uint8_t *p;
-    pipe_io io; /* first, since the callbacks share `user` */
-    int damages;
-    uint64_t offset[8], size[8];
-} memory_source;
-
-static int source_read(void *user, uint64_t offset, void *to, size_t n)
-{
-    memcpy(to, ((const memory_source *)user)->p + offset, n);
-    return 0;
-}
-
-static int source_write(void *user, const void *from, size_t n)
-{
-    return pipe_write(&((memory_source *)user)->io, from, n);
-}
-
-static void on_damage(void *user, const fv_vzip_damage *d)
-{
-    memory_source *m = user;
-    if (m->damages < 8) {
-        m->offset[m->damages] = d->offset;
-        m->size[m->damages] = d->size;
-    }
-    m->damages++;
-}
-
-static fv_status recover(memory_source *m, size_t size, uint8_t *out, size_t room, uint64_t *lost)
-{
-    const fv_vzip_source source = {source_read, size, m};
-    const fv_vzip_io io = {NULL, source_write, m};
-    m->damages = 0;
-    m->io = (pipe_io){.out = out, .room = room};
-    return fv_vzip_recover(ctx, &source, &io, room, NULL, on_damage, lost, NULL);
-}
-
 static void recovery_loses_only_the_damaged_block(void)
 {
     enum { N = 5000 };
     static uint8_t data[N], out[N];
     uint8_t *vz;
     size_t size;
-    uint64_t lost;
+    recovered r;
     fill(data, N, NOISE, 14);
     OK(ctx, pack(ctx, data, N, 1000, &vz, &size));
-    memory_source m = {.p = vz};
     /* Payload, block header (its length), frame header. */
     const size_t head = 20; /* of the frame, with window and size */
     const size_t where[] = {head + 1 + 4 + 8 + 500, head + 2 * 1013 + 3, 9};
     const uint64_t begin[] = {0, 2000, N}, length[] = {1000, 1000, 0};
     for (int i = 0; i < 3; i++) {
         vz[where[i]] ^= 0x40;
-        OK(ctx, recover(&m, size, out, N, &lost));
-        CHECK_MSG(lost == length[i] && m.io.written == N, "%d: %d lost", i, (int)lost);
-        CHECK(m.damages == (length[i] > 0));
-        if (length[i]) CHECK(m.offset[0] == begin[i] && m.size[0] == length[i]);
+        OK(ctx, vz_test_recover(ctx, &r, vz, size, out, N));
+        CHECK_MSG(r.lost == length[i] && r.io.written == N, "%d: %d lost", i, (int)r.lost);
+        CHECK(r.damages == (length[i] > 0));
+        if (length[i]) CHECK(r.damage[0].offset == begin[i] && r.damage[0].size == length[i]);
         for (size_t k = 0; k < N; k++) {
             const bool is_lost = k >= begin[i] && k < begin[i] + length[i];
             CHECK_MSG(out[k] == (is_lost ? 0 : data[k]), "%d: byte %zu", i, k);
@@ -536,9 +415,10 @@ static void recovery_loses_only_the_damaged_block(void)
      * them might be the inside of the one that is lost. */
     vz[size - 20] ^= 1;
     vz[where[1]] ^= 0x40;
-    OK(ctx, recover(&m, size, out, N, &lost));
-    CHECK_MSG(m.damages >= 1 && m.offset[0] == 2000 && lost == 2000 && m.io.written == N,
-              "%d damages, %d lost, %d written: %s", m.damages, (int)lost, (int)m.io.written, "");
+    OK(ctx, vz_test_recover(ctx, &r, vz, size, out, N));
+    CHECK_MSG(r.damages >= 1 && r.damage[0].offset == 2000 && r.lost == 2000 &&
+                  r.io.written == N,
+              "%d damages, %d lost, %d written", r.damages, (int)r.lost, (int)r.io.written);
     CHECK(memcmp(out, data, 2000) == 0 && out[2000] == 0);
     CHECK(memcmp(out + 4000, data + 4000, 1000) == 0);
     fv_free(ctx, vz);
@@ -550,15 +430,13 @@ static void recovery_of_a_cut_archive_keeps_its_beginning(void)
     static uint8_t data[N], out[N];
     uint8_t *vz;
     size_t size;
-    uint64_t lost;
+    recovered r;
     make_mixed(data, N);
     OK(ctx, pack(ctx, data, N, 500, &vz, &size));
-    memory_source m = {.p = vz};
     for (size_t n = 0; n < size; n += is_full ? 1 : 61) {
-        const fv_status s = recover(&m, n, out, N, &lost);
-        if (s != FV_OK) continue;
-        CHECK(m.io.written >= lost && memcmp(out, data, m.io.written - lost) == 0);
-        CHECK(m.damages == 1);
+        if (vz_test_recover(ctx, &r, vz, n, out, N) != FV_OK) continue;
+        CHECK(r.io.written >= r.lost && memcmp(out, data, r.io.written - r.lost) == 0);
+        CHECK(r.damages == 1);
     }
     fv_free(ctx, vz);
 }
@@ -670,11 +548,9 @@ static void wrong_input_is_named(void)
     CHECK(fv_vzip_decompress(ctx, "", 0, 9, NULL, &out, &n) == FV_ERR_TRUNCATED);
     CHECK(fv_vzip_decompress(ctx, vz_magic, 5, 9, NULL, &out, &n) == FV_ERR_TRUNCATED);
     CHECK(fv_vzip_decompress(ctx, "hello", 5, 0, NULL, &out, &n) == FV_ERR_ARG);
-    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
-    o.level = 10;
+    fv_vzip_options o = vz_test_options(10, 0);
     CHECK(fv_vzip_compress(ctx, "a", 1, &o, &out, &n) == FV_ERR_ARG);
-    o.level = 1;
-    o.block_bytes = VZ_BLOCK_BYTES_MAX + 1;
+    o = vz_test_options(1, VZ_BLOCK_BYTES_MAX + 1);
     CHECK(fv_vzip_compress(ctx, "a", 1, &o, &out, &n) == FV_ERR_ARG);
 }
 
@@ -699,7 +575,7 @@ static void announced_size_must_be_right(void)
     static uint8_t out[20000];
     for (uint64_t size = 99; size <= 101; size++) {
         pipe_io p = {out, 100, 0, out + 1000, 0, 10000, 0, 0};
-        const fv_vzip_io io = {pipe_read, pipe_write, &p};
+        const fv_vzip_io io = pipe_both(&p);
         fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
         o.size = size;
         CHECK((fv_vzip_compress_stream(ctx, &io, &o, NULL) == FV_OK) == (size == 100));
@@ -709,9 +585,7 @@ static void announced_size_must_be_right(void)
 static void failing_callbacks_are_io_errors(void)
 {
     static uint8_t data[5000], vz[8000], out[5000];
-    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
-    o.block_bytes = 1000;
-    o.level = 1;
+    const fv_vzip_options o = vz_test_options(1, 1000);
     fill(data, sizeof data, TEXT, 20);
     size_t size = 0;
     for (int decode = 0; decode < 2; decode++)
@@ -721,7 +595,7 @@ static void failing_callbacks_are_io_errors(void)
                 if (decode) p = (pipe_io){vz, size, 700, out, 0, sizeof out, 0, 0};
                 p.fail_read = which ? n : 0;
                 p.fail_write = which ? 0 : n;
-                const fv_vzip_io io = {pipe_read, pipe_write, &p};
+                const fv_vzip_io io = pipe_both(&p);
                 const fv_status s =
                     decode ? fv_vzip_decompress_stream(ctx, &io, sizeof out, NULL, NULL)
                            : fv_vzip_compress_stream(ctx, &io, &o, NULL);
@@ -765,44 +639,11 @@ static void cancelling_stops(void)
     }
 }
 
-/* All that a program does, in a context whose memory runs out. */
-static fv_status whole_job(fv_ctx *c, const uint8_t *data, size_t n)
-{
-    uint8_t *vz = NULL, *back = NULL, part[100];
-    size_t size, got;
-    fv_vzip_archive *a = NULL;
-    fv_status s = pack(c, data, n, 1500, &vz, &size);
-    if (s == FV_OK) s = fv_vzip_decompress(c, vz, size, n, NULL, &back, &got);
-    if (s == FV_OK && (got != n || memcmp(back, data, n) != 0)) s = FV_ERR_INTERNAL;
-    if (s == FV_OK) s = fv_vzip_open_memory(c, &a, vz, size, NULL);
-    if (s == FV_OK) s = fv_vzip_read(c, a, 1450, sizeof part, part, &got);
-    if (s == FV_OK && memcmp(part, data + 1450, sizeof part) != 0) s = FV_ERR_INTERNAL;
-    fv_vzip_close(&a);
-    fv_free(c, back);
-    fv_free(c, vz);
-    return s;
-}
-
 static void every_failing_allocation_is_reported(void)
 {
     uint8_t data[4000];
     make_mixed(data, sizeof data);
-    for (int64_t n = 0;; n++) {
-        alloc_fail heap = {.left = n};
-        const fv_allocator al = alloc_fail_allocator(&heap);
-        fv_ctx *c;
-        fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-        o.alloc = &al;
-        o.threads = 2;
-        if (fv_ctx_create(&c, &o) != FV_OK) continue;
-        const fv_status s = whole_job(c, data, sizeof data);
-        const bool has_message = fv_ctx_error(c)[0] != 0;
-        fv_ctx_destroy(&c);
-        CHECK_MSG(heap.live == 0, "allocation %d: %d blocks left", (int)n, (int)heap.live);
-        if (s == FV_OK) break;
-        CHECK_MSG(s == FV_ERR_OOM && has_message, "allocation %d: %s", (int)n, fv_status_name(s));
-        CHECK(n < 5000);
-    }
+    each_allocation_of_a_job_may_fail(data, sizeof data, 1500, 1450, 1);
 }
 
 static void memory_limit_of_the_encoder_holds(void)
@@ -819,10 +660,9 @@ static void memory_limit_of_the_encoder_holds(void)
 
 int main(int argc, char **argv)
 {
-    is_full = argc > 1 && strcmp(argv[1], "--full") == 0;
-    ctx = threads(2);
-    one_thread = threads(1);
-    if (!ctx || !one_thread) return 1;
+    is_full = vz_test_is_full(argc, argv);
+    ctx = vz_test_ctx(2, 0);
+    one_thread = vz_test_ctx(1, 0);
     RUN(round_trip_of_every_length);
     RUN(same_bytes_for_1_to_4_threads);
     RUN(round_trip_of_streams_with_short_reads);
@@ -848,10 +688,6 @@ int main(int argc, char **argv)
     RUN(cancelling_stops);
     RUN(every_failing_allocation_is_reported);
     RUN(memory_limit_of_the_encoder_holds);
-    fv_memory_stats m;
-    fv_ctx_memory(ctx, &m);
-    if (m.current_bytes) printf("# %llu bytes leaked\n", (unsigned long long)m.current_bytes);
     fv_ctx_destroy(&one_thread);
-    fv_ctx_destroy(&ctx);
-    return test_end() || m.current_bytes;
+    return vz_test_end(&ctx);
 }

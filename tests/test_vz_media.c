@@ -1,20 +1,13 @@
 /* test_vz_media.c - sound and pictures larger than a block: every awkward cut, pipes, threads,
  * random access, damage, files that lie; codes that the decoder would not take are not used. */
 #include "../codec/vz_media.h"
-#include "test.h"
-
-#include <math.h>
+#include "vz_fixture.h"
 
 enum { ROOM = 400000 };
 static fv_ctx *ctx, *one_thread;
 static uint8_t file[ROOM], back[ROOM + 1], pipe_out[ROOM + 4096];
 
 /* ---- Data ------------------------------------------------------------------------------------ */
-
-static void put(uint8_t *p, uint32_t v, int bytes, bool is_big)
-{
-    for (int i = 0; i < bytes; i++) p[is_big ? bytes - 1 - i : i] = (uint8_t)(v >> (8 * i));
-}
 
 /* Samples in two channels, of which the model of bytes makes little. */
 static size_t put_samples(uint8_t *p, size_t n, int bytes, bool is_big)
@@ -26,7 +19,7 @@ static size_t put_samples(uint8_t *p, size_t n, int bytes, bool is_big)
             const double top = bytes == 3 ? 8388607.0 : 32767.0;
             const double wave = 0.5 * sin(i / 37.3 + c) + 0.3 * sin(i / 11.7) +
                                 (double)(test_next(&seed) >> 8) / 16777216.0 * 0.01;
-            put(p + at, (uint32_t)(int32_t)(wave * top), bytes, is_big);
+            put_number(p + at, (uint32_t)(int32_t)(wave * top), bytes, is_big);
         }
     return at;
 }
@@ -40,14 +33,14 @@ static size_t put_wav(size_t start, size_t samples, int bytes)
     h[16] = 16;
     h[20] = 1;
     h[22] = 2;
-    put(h + 24, 44100, 4, false);
-    put(h + 28, (uint32_t)(44100 * 2 * bytes), 4, false);
+    put_number(h + 24, 44100, 4, false);
+    put_number(h + 28, (uint32_t)(44100 * 2 * bytes), 4, false);
     h[32] = (uint8_t)(2 * bytes);
     h[34] = (uint8_t)(8 * bytes);
     memcpy(h + 36, "data", 4);
     const size_t n = put_samples(h + 44, samples, bytes, false);
-    put(h + 4, (uint32_t)n + 36, 4, false);
-    put(h + 40, (uint32_t)n, 4, false);
+    put_number(h + 4, (uint32_t)n + 36, 4, false);
+    put_number(h + 40, (uint32_t)n, 4, false);
     return start + 44 + n;
 }
 
@@ -60,7 +53,7 @@ static size_t put_aiff(size_t samples)
     file[27] = 16;
     memcpy(file + 38, "SSND", 4);
     const size_t n = put_samples(file + 54, samples, 2, true);
-    put(file + 42, (uint32_t)n + 8, 4, true);
+    put_number(file + 42, (uint32_t)n + 8, 4, true);
     return 54 + n;
 }
 
@@ -92,8 +85,8 @@ static size_t put_bmp(int width, int height)
     memcpy(file, "BM", 2);
     file[10] = 54;
     file[14] = 40;
-    put(file + 18, (uint32_t)width, 4, false);
-    put(file + 22, (uint32_t)height, 4, false);
+    put_number(file + 18, (uint32_t)width, 4, false);
+    put_number(file + 22, (uint32_t)height, 4, false);
     file[26] = 1;
     file[28] = 24;
     return 54 + put_rows(file + 54, width, height, 3, stride);
@@ -103,60 +96,28 @@ static size_t put_tga(int width, int height)
 {
     memset(file, 0, 18);
     file[2] = 2;
-    put(file + 12, (uint32_t)width, 2, false);
-    put(file + 14, (uint32_t)height, 2, false);
+    put_number(file + 12, (uint32_t)width, 2, false);
+    put_number(file + 14, (uint32_t)height, 2, false);
     file[16] = 24;
     return 18 + put_rows(file + 18, width, height, 3, (size_t)width * 3);
 }
 
-static void put_noise(uint8_t *p, size_t n)
-{
-    uint64_t seed = 3;
-    for (size_t i = 0; i < n; i++) p[i] = (uint8_t)(test_next(&seed) >> 13);
-}
-
 /* ---- Coding ---------------------------------------------------------------------------------- */
-
-typedef struct pipe_io {
-    size_t at, size, written;
-} pipe_io;
-
-static int64_t pipe_read(void *user, void *to, size_t size)
-{
-    pipe_io *p = user;
-    const size_t left = p->size - p->at, n = left < size ? left : size, step = n < 3001 ? n : 3001;
-    memcpy(to, file + p->at, step);
-    p->at += step;
-    return (int64_t)step;
-}
-
-static int pipe_write(void *user, const void *from, size_t n)
-{
-    pipe_io *p = user;
-    if (n > sizeof pipe_out - p->written) return 1;
-    memcpy(pipe_out + p->written, from, n);
-    p->written += n;
-    return 0;
-}
 
 /* Size of the archive of file[0 .. n), which must come back and be the same for two threads. */
 static void code_file(size_t n, uint64_t block, int long_range, size_t *result)
 {
-    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
-    uint8_t *vz = NULL, *same = NULL, *out = NULL;
-    size_t size = 0, size2 = 0, got = 0;
-    o.level = 1;
-    o.block_bytes = block;
+    fv_vzip_options o = vz_test_options(1, block);
+    uint8_t *vz = NULL, *same = NULL;
+    size_t size = 0, size2 = 0;
     o.long_range = long_range;
     OK(ctx, fv_vzip_compress(ctx, file, n, &o, &vz, &size));
     if (block < n) {
         OK(one_thread, fv_vzip_compress(one_thread, file, n, &o, &same, &size2));
         CHECK(size == size2 && memcmp(vz, same, size) == 0);
     }
-    OK(ctx, fv_vzip_decompress(ctx, vz, size, ROOM, NULL, &out, &got));
-    CHECK(got == n && memcmp(out, file, n) == 0);
+    CHECK(unpacks_to(ctx, vz, size, file, n));
     fv_free(ctx, vz);
-    fv_free(ctx, out);
     fv_free(one_thread, same);
     *result = size;
 }
@@ -200,7 +161,7 @@ static void pictures_go_on_in_the_next_block(void)
 static void headers_may_be_cut(void)
 {
     for (size_t i = 0; i < 46; i += 15) {
-        put_noise(file, 65536);
+        put_noise(file, 65536, 3);
         is_continued("cut header", put_wav(65536, 80000, 2), 65536 + i);
     }
 }
@@ -209,11 +170,9 @@ static void pipes_and_files_agree(void)
 {
     for (int range = -1; range <= 1; range += 2) {
         const size_t n = put_wav(0, 200000, 2);
-        fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
-        pipe_io p = {0, n, 0};
-        const fv_vzip_io io = {pipe_read, pipe_write, &p};
-        o.level = 1;
-        o.block_bytes = 70001;
+        fv_vzip_options o = vz_test_options(1, 70001);
+        pipe_io p = {file, n, 3001, pipe_out, 0, sizeof pipe_out, 0, 0};
+        const fv_vzip_io io = pipe_both(&p);
         o.long_range = range;
         OK(ctx, fv_vzip_compress_stream(ctx, &io, &o, NULL));
         const size_t size = coded(n, 70001, range);
@@ -225,13 +184,11 @@ static void pipes_and_files_agree(void)
 static void parts_are_read_alone_and_survive_damage(void)
 {
     const size_t n = put_wav(0, 200000, 2);
-    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+    const fv_vzip_options o = vz_test_options(1, 70001);
     fv_vzip_archive *a;
     uint8_t *vz;
     size_t size, got;
     uint64_t seed = 4;
-    o.level = 1;
-    o.block_bytes = 70001;
     OK(ctx, fv_vzip_compress(ctx, file, n, &o, &vz, &size));
     OK(ctx, fv_vzip_open_memory(ctx, &a, vz, size, NULL));
     for (int i = 0; i < 6; i++) {
@@ -260,7 +217,7 @@ static void lying_headers_cost_nothing(void)
 {
     static const char text[] = "what a header says is not what follows it, %d times. ";
     put_wav(0, 1000, 2);
-    put(file + 40, UINT32_MAX - 8, 4, false);
+    put_number(file + 40, UINT32_MAX - 8, 4, false);
     size_t n = 1044;
     for (int i = 0; n < 250000; i++) n += (size_t)sprintf((char *)file + n, text, i);
     const size_t lie = coded(n, 100001, -1);
@@ -310,11 +267,8 @@ static void hostile_parts_are_refused(void)
 
 int main(void)
 {
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    o.threads = 2;
-    if (fv_ctx_create(&ctx, &o) != FV_OK) return 1;
-    o.threads = 1;
-    if (fv_ctx_create(&one_thread, &o) != FV_OK) return 1;
+    ctx = vz_test_ctx(2, 0);
+    one_thread = vz_test_ctx(1, 0);
     RUN(sound_goes_on_in_the_next_block);
     RUN(pictures_go_on_in_the_next_block);
     RUN(headers_may_be_cut);
@@ -324,10 +278,6 @@ int main(void)
     RUN(lying_headers_cost_nothing);
     RUN(codes_that_fail_are_not_used);
     RUN(hostile_parts_are_refused);
-    fv_memory_stats m;
-    fv_ctx_memory(ctx, &m);
-    if (m.current_bytes) printf("# %llu bytes leaked\n", (unsigned long long)m.current_bytes);
     fv_ctx_destroy(&one_thread);
-    fv_ctx_destroy(&ctx);
-    return test_end() || m.current_bytes;
+    return vz_test_end(&ctx);
 }

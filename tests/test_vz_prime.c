@@ -1,7 +1,7 @@
-/* test_vz_prime.c - priming of small blocks: round trips with and without, what it gains, blocks that
- * stand alone, hostile texts, models that are missing, bit flips, models without a network. */
+/* test_vz_prime.c - priming of small blocks: round trips with and without, what it gains, blocks
+ * that stand alone, hostile texts, models that are missing, bit flips, models without a network. */
 #include "../codec/vz_model.h"
-#include "test.h"
+#include "vz_fixture.h"
 
 static fv_ctx *ctx;
 
@@ -34,21 +34,10 @@ static void fill(int sample, size_t size)
 static fv_status pack(const void *from, size_t size, int level, int no_prime, uint8_t **vz,
                       size_t *n)
 {
-    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
-    o.level = level;
+    fv_vzip_options o = vz_test_options(level, 0);
     o.no_prime = no_prime;
     o.verify = -1;
     return fv_vzip_compress(ctx, from, size, &o, vz, n);
-}
-
-static bool comes_back(const void *from, size_t size, const uint8_t *vz, size_t n)
-{
-    uint8_t *out;
-    size_t got;
-    if (fv_vzip_decompress(ctx, vz, n, size + 1, NULL, &out, &got) != FV_OK) return false;
-    const bool same = got == size && (size == 0 || memcmp(out, from, size) == 0);
-    fv_free(ctx, out);
-    return same;
 }
 
 static int models_of(const uint8_t *vz, size_t n)
@@ -76,7 +65,7 @@ static void all_kinds_and_sizes_come_back(void)
                 size_t n;
                 OK(ctx, pack(data, SIZES[i], SIZES[i] == 5000 ? 9 : 1 + 2 * (k % 3), no_prime, &vz,
                              &n));
-                CHECK(comes_back(data, SIZES[i], vz, n));
+                CHECK(unpacks_to(ctx, vz, n, data, SIZES[i]));
                 const int models = models_of(vz, n);
                 CHECK(models >= 0 && models <= !no_prime);
                 fv_free(ctx, vz);
@@ -103,25 +92,23 @@ static void noise_names_no_model(void)
 {
     uint8_t *vz;
     size_t n;
-    uint64_t seed = 3;
-    for (size_t i = 0; i < 3000; i++) data[i] = (uint8_t)(test_next(&seed) >> 20);
+    put_noise(data, 3000, 3);
     OK(ctx, pack(data, 3000, 3, 0, &vz, &n));
-    CHECK(models_of(vz, n) == 0 && comes_back(data, 3000, vz, n));
+    CHECK(models_of(vz, n) == 0 && unpacks_to(ctx, vz, n, data, 3000));
     fv_free(ctx, vz);
 }
 
 /* Small blocks of one archive: each is decoded without the others, and so is a range. */
 static void primed_blocks_stand_alone(void)
 {
-    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
+    fv_vzip_options o = vz_test_options(0, 65536);
     fv_vzip_archive *a;
     uint8_t *vz, part[2000];
     size_t n, got;
     fill(1, MOST);
-    o.block_bytes = 65536;
     o.long_range = -1;
     OK(ctx, fv_vzip_compress(ctx, data, MOST, &o, &vz, &n));
-    CHECK(models_of(vz, n) == 1 && comes_back(data, MOST, vz, n));
+    CHECK(models_of(vz, n) == 1 && unpacks_to(ctx, vz, n, data, MOST));
     OK(ctx, fv_vzip_open_memory(ctx, &a, vz, n, NULL));
     OK(ctx, fv_vzip_read(ctx, a, 65000, sizeof part, part, &got));
     CHECK(got == sizeof part && memcmp(part, data + 65000, got) == 0);
@@ -132,44 +119,32 @@ static void primed_blocks_stand_alone(void)
 /* The archive's bytes do not depend on the number of threads. */
 static void threads_do_not_matter(void)
 {
-    uint8_t *vz[2];
-    size_t n[2];
+    const fv_vzip_options o = vz_test_options(0, 65536);
+    vz_buf first;
+    vz_buf_init(&first, ctx);
     fill(2, MOST);
-    for (int t = 0; t < 2; t++) {
-        fv_ctx_options c = FV_CTX_OPTIONS_INIT;
-        fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
-        fv_ctx *other;
-        c.threads = 1 + 2 * t;
-        o.block_bytes = 65536;
-        OK(ctx, fv_ctx_create(&other, &c));
-        OK(other, fv_vzip_compress(other, data, MOST, &o, &vz[t], &n[t]));
-        uint8_t *copy = fv_alloc(ctx, n[t]);
-        CHECK(copy);
-        memcpy(copy, vz[t], n[t]);
-        fv_free(other, vz[t]);
-        vz[t] = copy;
+    for (int t = 1; t <= 3; t += 2) {
+        fv_ctx *other = vz_test_ctx(t, 0);
+        uint8_t *vz;
+        size_t n;
+        OK(other, fv_vzip_compress(other, data, MOST, &o, &vz, &n));
+        CHECK(is_as_the_first(&first, vz, n));
+        fv_free(other, vz);
         fv_ctx_destroy(&other);
     }
-    CHECK(n[0] == n[1] && memcmp(vz[0], vz[1], n[0]) == 0);
-    fv_free(ctx, vz[0]);
-    fv_free(ctx, vz[1]);
+    vz_buf_free(&first);
 }
+
+/* Small enough to be primed, whatever it is coded with. */
+static const char PRIMED[] = "#include <stdio.h>\nint main(void)\n{\n    return 0;\n}\n";
 
 static void every_bit_flip_is_found(void)
 {
-    static const char text[] = "#include <stdio.h>\nint main(void)\n{\n    return 0;\n}\n";
-    uint8_t *vz, *out;
-    size_t n, got;
-    OK(ctx, pack(text, sizeof text - 1, 1, 0, &vz, &n));
+    uint8_t *vz;
+    size_t n;
+    OK(ctx, pack(PRIMED, sizeof PRIMED - 1, 1, 0, &vz, &n));
     CHECK(models_of(vz, n) == 1);
-    for (size_t bit = 0; bit < 8 * n; bit++) {
-        vz[bit / 8] ^= (uint8_t)(1u << bit % 8);
-        if (fv_vzip_decompress(ctx, vz, n, 1 << 20, NULL, &out, &got) == FV_OK) {
-            CHECK(got == sizeof text - 1 && memcmp(out, text, got) == 0);
-            fv_free(ctx, out);
-        }
-        vz[bit / 8] ^= (uint8_t)(1u << bit % 8);
-    }
+    each_flip_is_seen_or_harmless(ctx, vz, n, PRIMED, sizeof PRIMED - 1);
     fv_free(ctx, vz);
 }
 
@@ -208,16 +183,14 @@ static void texts_that_are_not_there_are_refused(void)
 /* An archive of another model's: the message says which; listing works all the same. */
 static void missing_model_is_named(void)
 {
-    static const char text[] = "#include <stdio.h>\nint main(void)\n{\n    return 0;\n}\n";
     uint8_t *vz, *out;
     size_t n, got;
     fv_vzip_archive *a;
     fv_vzip_frame f;
-    OK(ctx, pack(text, sizeof text - 1, 3, 0, &vz, &n));
+    OK(ctx, pack(PRIMED, sizeof PRIMED - 1, 3, 0, &vz, &n));
     vz[13] = 0x34; /* behind magic, version, flags, level, memory, number of models */
     vz[17] ^= 1;
-    const uint32_t crc = fv_crc32c(0, vz, 25);
-    for (int i = 0; i < 4; i++) vz[25 + i] = (uint8_t)(crc >> (8 * i));
+    put_number(vz + 25, fv_crc32c(0, vz, 25), 4, false);
     CHECK(fv_vzip_decompress(ctx, vz, n, 1 << 20, NULL, &out, &got) == FV_ERR_MODEL);
     char hash[17];
     snprintf(hash, sizeof hash, "%016llx",
@@ -301,7 +274,7 @@ static void selection_finds_what_is_common(void)
 
 int main(void)
 {
-    if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
+    ctx = vz_test_ctx(0, 0);
     RUN(embedded_model_is_the_file);
     RUN(all_kinds_and_sizes_come_back);
     RUN(small_files_become_smaller);
@@ -313,6 +286,5 @@ int main(void)
     RUN(missing_model_is_named);
     RUN(models_without_a_network);
     RUN(selection_finds_what_is_common);
-    fv_ctx_destroy(&ctx);
-    return test_end();
+    return vz_test_end(&ctx);
 }

@@ -45,23 +45,20 @@ static fv_status pack(fv_ctx *c, uint64_t block, int kind, uint8_t **vz, size_t 
 
 static void versions_are_coded_once(void)
 {
-    uint8_t *first = NULL, *vz;
-    size_t first_size = 0, size;
+    uint8_t *vz;
+    size_t size;
+    vz_buf first;
+    vz_buf_init(&first, ctx);
     for (int t = 1; t <= 4; t++) {
         fv_ctx *c = vz_test_ctx(t, 0);
         OK(c, pack(c, 20000, INDEXED, &vz, &size));
         CHECK(unpacks_to(c, vz, size, data, ALL));
         CHECK_MSG(size < PART + PART / 4, "%zu bytes", size);
-        if (first) CHECK(size == first_size && memcmp(vz, first, size) == 0);
-        if (!first) {
-            first = malloc(size);
-            first_size = size;
-            memcpy(first, vz, size);
-        }
+        CHECK(is_as_the_first(&first, vz, size));
         fv_free(c, vz);
         fv_ctx_destroy(&c);
     }
-    free(first);
+    vz_buf_free(&first);
 }
 
 static void streams_of_unknown_size_as_well(void)

@@ -218,6 +218,40 @@ static inline bool unpacks_to(fv_ctx *ctx, const uint8_t *vz, size_t size, const
     return is_same;
 }
 
+/* The first archive is kept; later ones are compared with it. */
+static inline bool is_as_the_first(vz_buf *first, const uint8_t *vz, size_t size)
+{
+    if (first->size == 0) vz_buf_put(first, vz, size);
+    return first->status == FV_OK && first->size == size && memcmp(first->data, vz, size) == 0;
+}
+
+/* Any status but OK, or the right bytes. */
+static inline void damage_is_seen_or_harmless(fv_ctx *c, const uint8_t *vz, size_t size,
+                                              const void *data, size_t n, size_t where)
+{
+    uint8_t *back;
+    size_t got;
+    const fv_status s = fv_vzip_decompress(c, vz, size, n, NULL, &back, &got);
+    if (s != FV_OK) {
+        CHECK(back == NULL && got == 0 && fv_ctx_error(c)[0]);
+        CHECK_MSG((s >= 20 && s < 40) || s == FV_ERR_OOM, "%s", fv_status_name(s));
+        return;
+    }
+    const bool is_same = got == n && memcmp(back, data, n) == 0;
+    fv_free(c, back);
+    CHECK_MSG(is_same, "silently wrong: bit %zu", where);
+}
+
+static inline void each_flip_is_seen_or_harmless(fv_ctx *c, uint8_t *vz, size_t size,
+                                                 const void *data, size_t n)
+{
+    for (size_t bit = 0; bit < 8 * size && !test_bad; bit++) {
+        vz[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        damage_is_seen_or_harmless(c, vz, size, data, n, bit);
+        vz[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    }
+}
+
 /* Streams in memory whose reads are short, in changing lengths. */
 typedef struct pipe_io {
     const uint8_t *in;
