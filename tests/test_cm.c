@@ -1,7 +1,7 @@
 /* test_cm.c - the context-mixing coder: every kind and class returns its input, one code for every
  * vector width, memory as declared, transforms inverted, truncated and wrong code survived. */
 #include "cm.h"
-#include "vz_fixture.h"
+#include "vz_bytes_case.h"
 
 static const vz_kind KINDS[] = {VZ_BINARY, VZ_TEXT, VZ_X86, VZ_ARM64, VZ_RECORDS};
 static const int LEVELS[] = {1, 3, 9};
@@ -27,52 +27,6 @@ static void make(uint8_t *p, size_t n, int nature, uint64_t seed)
     }
 }
 
-/* The model of bytes as a coder. Segments of other kinds come from elsewhere. */
-static struct {
-    const vz_segment *segs;
-    int count;
-    const uint8_t *data;
-} block;
-
-static fv_status encode(fv_ctx *ctx, const vz_cm_options *o, uint32_t param, const uint8_t *data,
-                        size_t size, vz_buf *out, bool *fits)
-{
-    (void)param;
-    (void)size;
-    *fits = true;
-    return vz_cm_encode(ctx, o, block.segs, block.count, data, out);
-}
-
-static fv_status decode(fv_ctx *ctx, const vz_cm_options *o, uint32_t param, const uint8_t *code,
-                        size_t code_size, uint8_t *back, size_t size)
-{
-    (void)param;
-    (void)size;
-    const fv_status s = vz_cm_decode(ctx, o, block.segs, block.count, code, code_size, back);
-    if (s == FV_ERR_FORMAT) return FV_ERR_INTERNAL; /* any bytes are a code, if there are enough */
-    for (int i = 0, at = 0; i < block.count; at += (int)block.segs[i++].size)
-        if (!vz_kind_is_cm(block.segs[i].kind))
-            memcpy(back + at, block.data + at, (size_t)block.segs[i].size);
-    return s;
-}
-
-static uint64_t memory(const vz_cm_options *o, uint32_t param, uint64_t size)
-{
-    (void)param;
-    return vz_cm_memory(o, size);
-}
-
-/* Valid until the next one is made. */
-static vz_case case_of(int level, int memory_log2, const vz_segment *segs, int count,
-                       const uint8_t *data, size_t size)
-{
-    static const vz_coder coder = {VZ_BINARY, "bytes", encode, decode, memory};
-    block.segs = segs;
-    block.count = count;
-    block.data = data;
-    return (vz_case){&coder, {level, memory_log2, NULL}, 0, data, size};
-}
-
 static void every_kind_and_class_returns_its_input(void)
 {
     static const size_t SIZES[] = {0, 1, 2, 3, 7, 100, 3000};
@@ -84,7 +38,7 @@ static void every_kind_and_class_returns_its_input(void)
                 for (size_t s = 0; s < FV_ARRAY_LEN(SIZES); s++) {
                     if (SIZES[s] > 100 && nature != (int)k && nature != 4) continue;
                     const vz_segment g = {KINDS[k], 12, SIZES[s]};
-                    const vz_case t = case_of(LEVELS[l], 20, &g, 1, data, SIZES[s]);
+                    const vz_case t = vz_bytes_case(LEVELS[l], 20, &g, 1, data, SIZES[s]);
                     make(data, SIZES[s], nature, s + 1);
                     CHECK_MSG(vz_round_trip(ctx, t, NULL) >= 0,
                               "level %d kind %d nature %d size %d", LEVELS[l], (int)KINDS[k],
@@ -104,7 +58,7 @@ static void segments_share_a_block(void)
     make(data + 2500, 1500, 4, 6);
     make(data + 4000, 999, 3, 7);
     for (int level = 1; level <= 9; level++)
-        CHECK(vz_round_trip(ctx, case_of(level, 22, segs, 8, data, sizeof data), NULL) > 0);
+        CHECK(vz_round_trip(ctx, vz_bytes_case(level, 22, segs, 8, data, sizeof data), NULL) > 0);
     fv_ctx_destroy(&ctx);
 }
 
@@ -114,7 +68,7 @@ static void code_is_the_same_for_every_vector_width(void)
     const vz_segment g = {VZ_TEXT, 0, sizeof data};
     make(data, sizeof data, 2, 9);
     for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++)
-        same_code_for_every_vector_width(case_of(LEVELS[l], 20, &g, 1, data, sizeof data));
+        same_code_for_every_vector_width(vz_bytes_case(LEVELS[l], 20, &g, 1, data, sizeof data));
 }
 
 static void memory_is_at_most_what_was_declared(void)
@@ -123,7 +77,7 @@ static void memory_is_at_most_what_was_declared(void)
     uint8_t data[5000];
     make(data, sizeof data, 2, 3);
     for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++)
-        memory_is_as_declared(case_of(LEVELS[l], 24, segs, 3, data, sizeof data));
+        memory_is_as_declared(vz_bytes_case(LEVELS[l], 24, segs, 3, data, sizeof data));
 }
 
 static void allocations_may_fail(void)
@@ -131,7 +85,7 @@ static void allocations_may_fail(void)
     uint8_t data[300];
     const vz_segment g = {VZ_TEXT, 0, sizeof data};
     make(data, sizeof data, 2, 3);
-    each_allocation_may_fail(case_of(3, 20, &g, 1, data, sizeof data));
+    each_allocation_may_fail(vz_bytes_case(3, 20, &g, 1, data, sizeof data));
 }
 
 static void wrong_code_is_survived(void)
@@ -139,7 +93,7 @@ static void wrong_code_is_survived(void)
     uint8_t data[2000];
     const vz_segment g = {VZ_X86, 0, sizeof data};
     make(data, sizeof data, 2, 3);
-    wrong_codes_are_survived(case_of(3, 20, &g, 1, data, sizeof data));
+    wrong_codes_are_survived(vz_bytes_case(3, 20, &g, 1, data, sizeof data));
 }
 
 typedef struct stopper {
@@ -191,8 +145,10 @@ static void long_repeats_return(void)
     for (size_t i = 6000; i < sizeof data; i++)
         data[i] = (uint8_t)(data[i - 6000] + (i % 1777 == 0));
     const vz_segment segs[] = {{VZ_BINARY, 0, 30000}, {VZ_TEXT, 0, 20000}, {VZ_X86, 0, 10000}};
-    for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++)
-        CHECK(vz_round_trip(ctx, case_of(LEVELS[l], 20, segs, 3, data, sizeof data), NULL) > 0);
+    for (size_t l = 0; l < FV_ARRAY_LEN(LEVELS); l++) {
+        const vz_case t = vz_bytes_case(LEVELS[l], 20, segs, 3, data, sizeof data);
+        CHECK(vz_round_trip(ctx, t, NULL) > 0);
+    }
     fv_ctx_destroy(&ctx);
 }
 

@@ -3,7 +3,7 @@
 #include "../codec/deflate_frozen.h"
 #include "../codec/vz_deflate.h"
 #include "../codec/vz_whole.h"
-#include "test.h"
+#include "vz_fixture.h"
 
 enum { ROOM = 1 << 20, BLOCK = 20000 };
 static fv_ctx *ctx, *one_thread;
@@ -11,25 +11,20 @@ static uint8_t file[ROOM], vz_out[ROOM + 4096];
 
 /* ---- Data ------------------------------------------------------------------------------------ */
 
-static void put_be(uint8_t *p, uint32_t v)
-{
-    for (int i = 0; i < 4; i++) p[i] = (uint8_t)(v >> (24 - 8 * i));
-}
-
 static uint8_t *put_chunk(uint8_t *p, const char *type, const uint8_t *data, size_t n)
 {
-    put_be(p, (uint32_t)n);
+    put_number(p, (uint32_t)n, 4, true);
     memcpy(p + 4, type, 4);
     if (n) memcpy(p + 8, data, n);
-    put_be(p + 8 + n, fv_crc32(0, p + 4, n + 4));
+    put_number(p + 8 + n, fv_crc32(0, p + 4, n + 4), 4, true);
     return p + 12 + n;
 }
 
 static uint8_t *put_head(uint8_t *p, uint32_t width, uint32_t height)
 {
     uint8_t ihdr[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0};
-    put_be(ihdr, width);
-    put_be(ihdr + 4, height);
+    put_number(ihdr, width, 4, true);
+    put_number(ihdr + 4, height, 4, true);
     memcpy(p, "\x89PNG\r\n\x1a\n", 8);
     return put_chunk(p + 8, "IHDR", ihdr, 13);
 }
@@ -48,7 +43,7 @@ static void deflate_all(const uint8_t *data, size_t n, bool is_zlib, vz_buf *out
         b = (b + a) % 65521;
     }
     uint8_t sum[4];
-    put_be(sum, b << 16 | a);
+    put_number(sum, b << 16 | a, 4, true);
     if (is_zlib) vz_buf_put(out, sum, 4);
 }
 
@@ -83,50 +78,27 @@ static size_t put_text(size_t at, size_t n)
 
 /* ---- Coding ---------------------------------------------------------------------------------- */
 
-typedef struct pipe_io {
-    size_t at, size, written, step;
-} pipe_io;
-
-static int64_t pipe_read(void *user, void *to, size_t size)
+/* To read file[0 .. n) from, and to write into vz_out. */
+static pipe_io pipe_of(size_t n, size_t step)
 {
-    pipe_io *p = user;
-    const size_t left = p->size - p->at, n = left < size ? left : size;
-    const size_t step = n < p->step ? n : p->step;
-    memcpy(to, file + p->at, step);
-    p->at += step;
-    return (int64_t)step;
-}
-
-static int pipe_write(void *user, const void *from, size_t n)
-{
-    pipe_io *p = user;
-    if (n > sizeof vz_out - p->written) return 1;
-    memcpy(vz_out + p->written, from, n);
-    p->written += n;
-    return 0;
+    return (pipe_io){file, n, step, vz_out, 0, sizeof vz_out, 0, 0};
 }
 
 static fv_vzip_options options(uint64_t block, int long_range)
 {
-    fv_vzip_options o = FV_VZIP_OPTIONS_INIT;
-    o.level = 1;
-    o.block_bytes = block;
+    fv_vzip_options o = vz_test_options(1, block);
     o.long_range = long_range;
     return o;
 }
 
-/* file[0 .. n) through a pipe that gives `step` bytes at a time, into vz_out. */
+/* Through a pipe that gives up to `step` bytes at a time, 0: as many as wanted. */
 static void pack_file(fv_ctx *c, size_t n, size_t step, const fv_vzip_options *o, fv_vzip_stats *st,
                       size_t *size)
 {
-    pipe_io p = {0, n, 0, step};
-    const fv_vzip_io io = {pipe_read, pipe_write, &p};
-    uint8_t *back = NULL;
-    size_t got = 0;
+    pipe_io p = pipe_of(n, step);
+    const fv_vzip_io io = pipe_both(&p);
     OK(c, fv_vzip_compress_stream(c, &io, o, st));
-    OK(c, fv_vzip_decompress(c, vz_out, p.written, ROOM, NULL, &back, &got));
-    CHECK(got == n && memcmp(back, file, n) == 0);
-    fv_free(c, back);
+    CHECK(unpacks_to(c, vz_out, p.written, file, n));
     *size = p.written;
 }
 
@@ -143,7 +115,7 @@ static void code_file(size_t n, uint64_t block, int long_range, uint64_t *blocks
     const fv_vzip_options o = options(block, long_range);
     static uint8_t first[sizeof vz_out];
     fv_vzip_stats st;
-    const size_t size = pack(ctx, n, SIZE_MAX, &o, &st);
+    const size_t size = pack(ctx, n, 0, &o, &st);
     memcpy(first, vz_out, size);
     *result = size;
     if (blocks) *blocks = st.blocks;
@@ -224,18 +196,14 @@ static void lengths_that_lie(void)
 {
     static const uint32_t lengths[] = {200 << 20, 90 << 20, 0x7fffffff, UINT32_MAX, 60000};
     fv_vzip_options o = options(BLOCK, 1);
-    uint64_t seed = 3;
     for (size_t i = 0; i < FV_ARRAY_LEN(lengths); i++) {
         const size_t n = 50000;
-        fv_ctx *c;
-        fv_ctx_options fresh = FV_CTX_OPTIONS_INIT;
+        fv_ctx *c = vz_test_ctx(1, 0);
         fv_memory_stats m;
         fv_vzip_stats st;
-        fresh.threads = 1;
-        CHECK(fv_ctx_create(&c, &fresh) == FV_OK);
-        for (size_t k = 0; k < n; k++) file[k] = (uint8_t)(test_next(&seed) >> 13);
+        put_noise(file, n, i + 3);
         uint8_t *p = put_head(file + 100, 10000, 10000);
-        put_be(p, lengths[i]);
+        put_number(p, lengths[i], 4, true);
         memcpy(p + 4, "IDAT\x78\x9c", 6);
         (void)pack(c, n, 4096, &o, &st);
         CHECK(st.blocks == (n - 1) / BLOCK + 1);
@@ -250,7 +218,7 @@ static void many_heads_take_no_time(void)
     uint8_t *p = file;
     while (p < file + 50000) {
         p = put_head(p, 100, 100);
-        put_be(p, 1000); /* into the middle of others */
+        put_number(p, 1000, 4, true); /* into the middle of others */
         memcpy(p + 4, "tEXt", 4);
         p += 8;
         for (int i = 0; i < 3; i++) p = put_chunk(p, "IDAT", NULL, 0);
@@ -282,8 +250,8 @@ static void larger_than_the_window(void)
     const size_t start = put_text(0, 700), end = put_png(start, 900, 700, 1);
     const size_t n = put_text(end, 100000);
     CHECK(end - start > (size_t)1 << LOG2);
-    pipe_io p = {0, n, 0, 5000};
-    const fv_vzip_io io = {pipe_read, pipe_write, &p};
+    pipe_io p = pipe_of(n, 5000);
+    const fv_vzip_io io = pipe_both(&p);
     vz_source *source = vz_source_open(ctx, &io);
     vz_wholes wholes = {source, &cm, BLOCK, UINT64_MAX, 1 << LOG2, false, NULL, NULL,
                         0,      0,   NULL,  0,          0,         0};
@@ -332,10 +300,8 @@ static void zip_members_at_the_edge(void)
     uint8_t *h = file + before;
     memset(h, 0, 31);
     memcpy(h, "PK\3\4\24\0\0\0\10", 9);
-    for (int i = 0; i < 4; i++) {
-        h[18 + i] = (uint8_t)(z.size >> 8 * i);
-        h[22 + i] = (uint8_t)(sizeof text >> 8 * i);
-    }
+    put_number(h + 18, (uint32_t)z.size, 4, false);
+    put_number(h + 22, sizeof text, 4, false);
     h[26] = 1;
     h[30] = 'n';
     memcpy(h + 31, z.data, z.size);
@@ -344,19 +310,16 @@ static void zip_members_at_the_edge(void)
     vz_buf_free(&z);
     fv_vzip_options o = options(ROOM, 1);
     o.level = 6;
-    const size_t whole = pack(one_thread, n, SIZE_MAX, &o, NULL);
+    const size_t whole = pack(one_thread, n, 0, &o, NULL);
     o.block_bytes = BLOCK;
-    const size_t size = pack(one_thread, n, SIZE_MAX, &o, NULL);
+    const size_t size = pack(one_thread, n, 0, &o, NULL);
     CHECK_MSG(size < whole + 600, "%zu bytes, %zu at once", size, whole);
 }
 
 int main(void)
 {
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    o.threads = 2;
-    if (fv_ctx_create(&ctx, &o) != FV_OK) return 1;
-    o.threads = 1;
-    if (fv_ctx_create(&one_thread, &o) != FV_OK) return 1;
+    ctx = vz_test_ctx(2, 0);
+    one_thread = vz_test_ctx(1, 0);
     RUN(a_png_larger_than_a_block);
     RUN(pngs_at_the_edges_of_blocks);
     RUN(several_in_a_row);
@@ -366,10 +329,6 @@ int main(void)
     RUN(memory_is_kept);
     RUN(larger_than_the_window);
     RUN(zip_members_at_the_edge);
-    fv_memory_stats m;
-    fv_ctx_memory(ctx, &m);
-    if (m.current_bytes) printf("# %llu bytes leaked\n", (unsigned long long)m.current_bytes);
     fv_ctx_destroy(&one_thread);
-    fv_ctx_destroy(&ctx);
-    return test_end() || m.current_bytes;
+    return vz_test_end(&ctx);
 }

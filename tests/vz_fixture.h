@@ -2,8 +2,8 @@
  * coder must stand, whatever it codes: one code for every vector width, memory as declared, each
  * allocation failing in turn, cut and changed codes.
  *
- * A vz_case is a coder with something to code. The models of bytes and of pieces and the one of
- * pictures have other arguments than a vz_coder; their tests wrap them in one of their own.
+ * A vz_case is a coder with something to code. The models of bytes (vz_bytes_case.h), of pieces and
+ * of pictures have other arguments than a vz_coder, in which their tests wrap them.
  *
  * Functions that return nothing are tests: they fail the one that is running, as CHECK does. */
 #ifndef VZ_FIXTURE_H
