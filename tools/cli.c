@@ -753,6 +753,19 @@ int cli_run(const cli_verb *v, int argc, char **argv)
     return cli_finish(&ctx, code);
 }
 
+int cli_run_files(const cli_command *c, int argc, char **argv,
+                  int (*run)(void *args, const char **files, int count), void *args)
+{
+    const char **files = calloc((size_t)argc + 1, sizeof *files);
+    fv_ctx *none = NULL;
+    int count = 0;
+    if (!files) return cli_fail(CLI_FAILED, "out of memory");
+    int code = cli_parse(c, argc, argv, files, &count);
+    code = code < 0 ? run(args, files, count) : cli_finish(&none, code);
+    free(files);
+    return code;
+}
+
 /* ---- JSON ------------------------------------------------------------------------------------ */
 
 /* Bytes of the well-formed UTF-8 character at p, 0 if there is none. The NUL ends a cut one. */

@@ -156,6 +156,9 @@ typedef struct cli_verb {
     const void *args; /* where the options go */
 } cli_verb;
 int cli_run(const cli_verb *v, int argc, char **argv);
+/* The same for any number of files, with room for one more: run checks, starts and finishes. */
+int cli_run_files(const cli_command *c, int argc, char **argv,
+                  int (*run)(void *args, const char **files, int count), void *args);
 
 /* ---- JSON: one object on stdout -------------------------------------------------------------- */
 

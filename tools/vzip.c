@@ -246,6 +246,20 @@ static int work(const vzip_job *j, const char **files, int count)
     return code;
 }
 
+static int run_job(void *user, const char **files, int count)
+{
+    args *a = user;
+    vzip_shelf shelf;
+    memset(&shelf, 0, sizeof shelf);
+    a->job.shelf = &shelf;
+    int code = set_job(a, count);
+    if (code == CLI_OK) code = cli_start(&a->job.ctx, &a->job.common);
+    if (code == CLI_OK) code = vzip_shelf_open(&shelf, a->job.ctx, a->job.model);
+    if (code == CLI_OK) code = work(&a->job, files, count);
+    vzip_shelf_close(&shelf);
+    return cli_finish(&a->job.ctx, code);
+}
+
 static int run(int argc, char **argv, char verb, const char *name, vzip_mode mode, bool to_stdout)
 {
     static const char *const about[] = {"Lossless compression: FILE becomes FILE.vz, and back. "
@@ -256,9 +270,7 @@ static int run(int argc, char **argv, char verb, const char *name, vzip_mode mod
                                         "Sizes, ratio, level, blocks and names of archives."};
     static const char letters[] = "cdtl";
     args a;
-    vzip_shelf shelf;
     memset(&a, 0, sizeof a);
-    memset(&shelf, 0, sizeof shelf);
     a.job.mode = mode;
     a.job.to_stdout = to_stdout;
     const cli_option *options = describe(&a, verb);
@@ -272,20 +284,9 @@ static int run(int argc, char **argv, char verb, const char *name, vzip_mode mod
         name, usage, about[verb ? strchr(letters, verb) - letters + 1 : 0],
         verb == 'l' ? NULL : "SIZE is a number of bytes, or K, M, G: 64K, 8M, 1G.\n", options, 0,
         argc};
-    const char **files = calloc((size_t)argc + 1, sizeof *files);
-    if (!files) return cli_fail(CLI_FAILED, "out of memory");
-    int count = 0;
-    int code = take_digits(options, &argc, argv, verb && verb != 'c' ? NULL : &a.job.level);
-    if (code == CLI_OK) code = cli_parse(&command, argc, argv, files, &count);
-    if (code < 0) code = set_job(&a, count);
-    else if (code == CLI_OK) code = -1; /* --help, --version */
-    if (code == CLI_OK) code = cli_start(&a.job.ctx, &a.job.common);
-    if (code == CLI_OK) code = vzip_shelf_open(&shelf, a.job.ctx, a.job.model);
-    a.job.shelf = &shelf;
-    if (code == CLI_OK) code = work(&a.job, files, count);
-    vzip_shelf_close(&shelf);
-    free(files);
-    return cli_finish(&a.job.ctx, code < 0 ? CLI_OK : code);
+    const int code = take_digits(options, &argc, argv, verb && verb != 'c' ? NULL : &a.job.level);
+    if (code != CLI_OK) return cli_finish(&a.job.ctx, code);
+    return cli_run_files(&command, argc, argv, run_job, &a);
 }
 
 /* ---- Verbs ----------------------------------------------------------------------------------- */

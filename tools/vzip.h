@@ -28,6 +28,10 @@ const fv_vzip_model *vzip_shelf_find(vzip_shelf *s, uint32_t id, uint64_t hash);
 /* Decoders look for models there. */
 void vzip_shelf_limits(vzip_shelf *s, fv_vzip_limits *l);
 
+/* How archives and people call a model: number and hash, in hexadecimal. */
+#define VZIP_MODEL_ID 32
+void vzip_model_id(uint32_t id, uint64_t hash, char out[VZIP_MODEL_ID]);
+
 /* What the options say. */
 typedef struct vzip_job {
     vzip_mode mode;
@@ -83,6 +87,9 @@ typedef struct vzip_pipe {
 int vzip_each(const vzip_job *j, const char *path,
               int (*each)(const vzip_job *j, const char *path, void *user), void *user);
 bool vzip_has_suffix(const char *path);
+/* Sorted names in a folder, malloced as they are, without . and ..; NULL and errno: it cannot be
+ * read. All are read before the first is worked on, so that new files do not turn up in it. */
+char **vzip_names_of(const char *path, size_t *count);
 
 /* ---- Verbs ----------------------------------------------------------------------------------- */
 

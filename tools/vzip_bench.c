@@ -454,11 +454,11 @@ static int start(bench *b)
     return b->result ? make_folder(b) : cli_fail(CLI_FAILED, "out of memory");
 }
 
-static int bench_files(const bench_args *a, const char **files, int count)
+static int bench_files(void *args, const char **files, int count)
 {
     bench *b = calloc(1, sizeof *b);
     if (!b) return cli_fail(CLI_FAILED, "out of memory");
-    b->a = a;
+    b->a = args;
     b->files = files;
     b->file_count = count;
     int code = start(b);
@@ -500,12 +500,5 @@ int vzip_bench(int argc, char **argv, const char *name)
         options,
         1,
         argc};
-    const char **files = calloc((size_t)argc + 1, sizeof *files);
-    if (!files) return cli_fail(CLI_FAILED, "out of memory");
-    int count = 0;
-    int code = cli_parse(&command, argc, argv, files, &count);
-    fv_ctx *none = NULL;
-    code = code < 0 ? bench_files(&a, files, count) : cli_finish(&none, code);
-    free(files);
-    return code;
+    return cli_run_files(&command, argc, argv, bench_files, &a);
 }

@@ -277,9 +277,7 @@ static int by_name(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-/* Sorted names of a folder; all are read before the first is worked on, so that new files do not
- * turn up in it. */
-static char **names_of(const char *path, size_t *count)
+char **vzip_names_of(const char *path, size_t *count)
 {
     size_t room = 0;
     char **names = NULL;
@@ -306,7 +304,7 @@ static int each_below(const vzip_job *j, const char *path,
 {
     size_t count;
     int code = CLI_OK;
-    char **names = names_of(path, &count);
+    char **names = vzip_names_of(path, &count);
     if (!names) return fail_errno(path, errno);
     for (size_t i = 0; i < count; i++) {
         struct stat st;

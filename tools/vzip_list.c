@@ -27,20 +27,14 @@ static const char *model_name(const vzip_job *j, const fv_vzip_frame *f, char na
     return name;
 }
 
-static void model_id(const fv_vzip_frame *f, char id[32])
-{
-    snprintf(id, 32, "%08lx-%016llx", (unsigned long)f->model_id,
-             (unsigned long long)f->model_hash);
-}
-
 static void print_frames(const vzip_job *j, const fv_vzip_archive *a, uint64_t frames)
 {
     for (uint64_t i = 0; i < frames; i++) {
         fv_vzip_frame f;
-        char name[256] = "", when[64] = "", model[128] = "", id[32], called[64];
+        char name[256] = "", when[64] = "", model[128] = "", id[VZIP_MODEL_ID], called[64];
         if (fv_vzip_get_frame(a, i, &f) != FV_OK) return;
         if (f.name) cli_printable(f.name, name, sizeof name);
-        model_id(&f, id);
+        vzip_model_id(f.model_id, f.model_hash, id);
         if (f.models)
             snprintf(model, sizeof model, ", model %s (%s)", id, model_name(j, &f, called));
         const time_t t = (time_t)f.mtime_s;
@@ -58,7 +52,7 @@ static void print_json(const vzip_job *job, const char *path, const fv_vzip_info
                        const fv_vzip_frame *f, totals *t)
 {
     cli_json j;
-    char id[32], called[64];
+    char id[VZIP_MODEL_ID], called[64];
     const bool is_missing = f->models && !vzip_shelf_find(job->shelf, f->model_id, f->model_hash);
     if (!t->is_first) fputs(", ", stdout);
     cli_json_open(&j, stdout);
@@ -73,7 +67,7 @@ static void print_json(const vzip_job *job, const char *path, const fv_vzip_info
     cli_json_u64(&j, "version", (uint64_t)f->version);
     cli_json_u64(&j, "level", (uint64_t)f->level);
     cli_json_u64(&j, "models", (uint64_t)f->models);
-    model_id(f, id);
+    vzip_model_id(f->model_id, f->model_hash, id);
     cli_json_string(&j, "model", f->models ? id : NULL);
     cli_json_string(&j, "model_name",
                     f->models && !is_missing ? model_name(job, f, called) : NULL);

@@ -6,7 +6,6 @@
  * is the right one (codec/FORMAT-vzm.md). */
 #include "vzip.h"
 
-#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,32 +19,19 @@ static bool is_model_name(const char *name)
     return n > k && strcmp(name + n - k, SUFFIX) == 0;
 }
 
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
 /* Paths of the model files in a folder, sorted; NULL: it cannot be read. */
 static char **files_of(const char *folder, size_t *count)
 {
-    size_t room = 0;
-    char **paths = NULL;
-    struct dirent *e;
-    DIR *d = opendir(folder);
+    size_t all;
+    char **paths = vzip_names_of(folder, &all);
     *count = 0;
-    if (!d) return NULL;
-    while ((e = readdir(d)) != NULL) {
-        if (!is_model_name(e->d_name)) continue;
-        if (*count == room) {
-            char **more = realloc(paths, (room = 2 * room + 16) * sizeof *paths);
-            if (!more) exit(cli_fail(CLI_FAILED, "out of memory"));
-            paths = more;
-        }
-        paths[(*count)++] = cli_format("%s/%s", folder, e->d_name);
+    if (!paths) return NULL;
+    for (size_t i = 0; i < all; i++) {
+        char *name = paths[i];
+        if (is_model_name(name)) paths[(*count)++] = cli_format("%s/%s", folder, name);
+        free(name);
     }
-    closedir(d);
-    if (*count) qsort(paths, *count, sizeof *paths, by_name);
-    return paths ? paths : calloc(1, sizeof *paths);
+    return paths;
 }
 
 /* Calls `each` for the folders of VZIP_MODEL_PATH until it returns true. */
@@ -170,6 +156,11 @@ void vzip_shelf_close(vzip_shelf *s)
     fv_vzip_model_close(&s->given);
 }
 
+void vzip_model_id(uint32_t id, uint64_t hash, char out[VZIP_MODEL_ID])
+{
+    snprintf(out, VZIP_MODEL_ID, "%08lx-%016llx", (unsigned long)id, (unsigned long long)hash);
+}
+
 /* ---- vzip models ----------------------------------------------------------------------------- */
 
 typedef struct models_list {
@@ -202,10 +193,10 @@ static void print_json(models_list *l, const fv_vzip_model_info *i, const char *
 
 static void print_model(models_list *l, const fv_vzip_model *m, const char *from)
 {
-    char id[32], name[64], place[512], network[48] = "none";
+    char id[VZIP_MODEL_ID], name[64], place[512], network[48] = "none";
     fv_vzip_model_info i;
     fv_vzip_model_get_info(m, &i);
-    snprintf(id, sizeof id, "%08lx-%016llx", (unsigned long)i.id, (unsigned long long)i.hash);
+    vzip_model_id(i.id, i.hash, id);
     if (l->json) {
         print_json(l, &i, id, from);
     } else {
@@ -256,8 +247,9 @@ static bool list_folder(const char *folder, void *user)
     return false;
 }
 
-static int list_models(const cli_common *common, const char *const *files, int count)
+static int list_models(void *args, const char **files, int count)
 {
+    const cli_common *common = args;
     models_list l = {.json = common->json, .is_first = true};
     const int code = cli_start(&l.ctx, common);
     if (code != CLI_OK) return cli_finish(&l.ctx, code);
@@ -285,12 +277,5 @@ int vzip_models(int argc, char **argv)
         options,
         0,
         argc};
-    const char **files = calloc((size_t)argc + 1, sizeof *files);
-    if (!files) return cli_fail(CLI_FAILED, "out of memory");
-    int count = 0;
-    fv_ctx *none = NULL;
-    int code = cli_parse(&command, argc, argv, files, &count);
-    code = code < 0 ? list_models(&common, files, count) : cli_finish(&none, code);
-    free(files);
-    return code;
+    return cli_run_files(&command, argc, argv, list_models, &common);
 }

@@ -29,9 +29,9 @@ static int parse_time(const char *text, double *seconds)
 
 static void print_result(const train_args *a, const fv_vzip_train_result *r)
 {
-    char id[32];
+    char id[VZIP_MODEL_ID];
     cli_json j;
-    snprintf(id, sizeof id, "%08lx-%016llx", (unsigned long)r->id, (unsigned long long)r->hash);
+    vzip_model_id(r->id, r->hash, id);
     if (!a->common.json) {
         cli_note("%s: %llu bytes, %d texts of %llu bytes, known to archives as %s", a->out,
                  (unsigned long long)r->model_bytes, r->texts, (unsigned long long)r->text_bytes,
@@ -64,12 +64,28 @@ static void print_result(const train_args *a, const fv_vzip_train_result *r)
     cli_json_close(&j);
 }
 
-static int train(const train_args *a, const char *const *files, int count)
+static int check(const train_args *a, int files)
 {
+    if (!a->out) return cli_fail(CLI_USAGE, "which file shall be made? -o MODEL.vzm");
+    if (files == 0 && !a->texts)
+        return cli_fail(CLI_USAGE,
+                        "which files shall be learned from? vzip train FOLDER -o MODEL.vzm");
+    if (a->size && strcmp(a->size, "dict") != 0 && (a->network || files == 0))
+        return cli_fail(CLI_USAGE, a->network ? "--size and --network exclude each other"
+                                              : "--size: a network needs files to be trained on");
+    if (a->id > UINT32_MAX) return cli_fail(CLI_USAGE, "--id: a number below 2^32 is needed");
+    return CLI_OK;
+}
+
+static int train(void *args, const char **files, int count)
+{
+    train_args *a = args;
     fv_vzip_train_options o = FV_VZIP_TRAIN_OPTIONS_INIT;
     fv_vzip_train_result r;
     fv_ctx *ctx = NULL;
-    int code = cli_check_place(a->out, a->common.force);
+    int code = check(a, count);
+    if (code == CLI_OK && a->time) code = parse_time(a->time, &a->seconds);
+    if (code == CLI_OK) code = cli_check_place(a->out, a->common.force);
     if (code == CLI_OK) code = cli_start(&ctx, &a->common);
     if (code != CLI_OK) return cli_finish(&ctx, code);
     o.out_path = a->out;
@@ -92,19 +108,6 @@ static int train(const train_args *a, const char *const *files, int count)
     return cli_finish(&ctx, code);
 }
 
-static int check(const train_args *a, int files)
-{
-    if (!a->out) return cli_fail(CLI_USAGE, "which file shall be made? -o MODEL.vzm");
-    if (files == 0 && !a->texts)
-        return cli_fail(CLI_USAGE,
-                        "which files shall be learned from? vzip train FOLDER -o MODEL.vzm");
-    if (a->size && strcmp(a->size, "dict") != 0 && (a->network || files == 0))
-        return cli_fail(CLI_USAGE, a->network ? "--size and --network exclude each other"
-                                              : "--size: a network needs files to be trained on");
-    if (a->id > UINT32_MAX) return cli_fail(CLI_USAGE, "--id: a number below 2^32 is needed");
-    return CLI_OK;
-}
-
 int vzip_train(int argc, char **argv)
 {
     train_args a = {.out = NULL};
@@ -117,8 +120,9 @@ int vzip_train(int argc, char **argv)
         {0, "time", "TIME", "of training, as 90s, 10m (the default), 2h", CLI_STRING, &a.time, 0,
          0},
         {0, "resume", NULL, "go on with a training that was stopped", CLI_FLAG, &a.resume, 0, 0},
-        {0, "texts", "FILE", "the typical texts of this model file, or what collect_prime.py wrote", CLI_STRING, &a.texts, 0,
-         0},
+        {0, "texts", "FILE",
+         "the typical texts of this model file, or what collect_prime.py wrote", CLI_STRING,
+         &a.texts, 0, 0},
         {0, "network", "FILE", "put in this network, which fovea train made", CLI_STRING,
          &a.network, 0, 0},
         {0, "name", "NAME", "name in the file (default: that of FILE)", CLI_STRING, &a.name, 0, 0},
@@ -136,18 +140,5 @@ int vzip_train(int argc, char **argv)
         options,
         0,
         argc};
-    const char **files = calloc((size_t)argc + 1, sizeof *files);
-    if (!files) return cli_fail(CLI_FAILED, "out of memory");
-    int count = 0;
-    fv_ctx *none = NULL;
-    int code = cli_parse(&command, argc, argv, files, &count);
-    if (code >= 0) {
-        code = cli_finish(&none, code);
-    } else {
-        code = check(&a, count);
-        if (code == CLI_OK && a.time) code = parse_time(a.time, &a.seconds);
-        code = code == CLI_OK ? train(&a, files, count) : cli_finish(&none, code);
-    }
-    free(files);
-    return code;
+    return cli_run_files(&command, argc, argv, train, &a);
 }
