@@ -77,16 +77,17 @@ static bool is_ignored(const char *name)
     return last && strncmp(last + 1, "expert_", 7) == 0;
 }
 
-/* "blocks.L.REST" or "rwkv.h.L.REST" */
-static void block_name(const converter *c, int l, const char *rest, char out[160])
+/* "blocks.L.REST" or "rwkv.h.L.REST"; REST alone outside of the blocks, which is l < 0. */
+static void name_of(const converter *c, int l, const char *rest, char out[160])
 {
-    snprintf(out, 160, "%s.%d.%s", c->is_plain ? "rwkv.h" : "blocks", l, rest);
+    if (l < 0) snprintf(out, 160, "%s", rest);
+    else snprintf(out, 160, "%s.%d.%s", c->is_plain ? "rwkv.h" : "blocks", l, rest);
 }
 
 static bool has(const converter *c, int l, const char *rest, fv_tensor *t)
 {
     char name[160];
-    block_name(c, l, rest, name);
+    name_of(c, l, rest, name);
     return find_named(c->in, c->prefix, name, t);
 }
 
@@ -127,10 +128,7 @@ static fv_status read_values(converter *c, const char *name, int64_t count, floa
 static fv_status look(const converter *c, int l, const char *name, fv_tensor *t)
 {
     char full[160];
-    if (l >= 0)
-        block_name(c, l, name, full);
-    else
-        snprintf(full, sizeof full, "%s", name);
+    name_of(c, l, name, full);
     if (!find_named(c->in, c->prefix, full, t))
         return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor %s%s is missing", c->prefix, full);
     if (t->ndim != 2 || t->dim[0] < 1 || t->dim[1] < 1 || t->dim[0] > OZ_MAX_VOCAB ||
@@ -175,10 +173,7 @@ static float *values_of(const converter *c, fv_pid id)
 static fv_status take(converter *c, int l, const char *rest, fv_pid id, int64_t at, int64_t count)
 {
     char name[160];
-    if (l >= 0)
-        block_name(c, l, rest, name);
-    else
-        snprintf(name, sizeof name, "%s", rest);
+    name_of(c, l, rest, name);
     return read_values(c, name, count, values_of(c, id) + at);
 }
 
@@ -199,7 +194,7 @@ static fv_status take_projection(converter *c, int l, const char *stem, fv_pid i
         char plain[128];
         snprintf(plain, sizeof plain, "%s_A.weight", stem);
         if (has(c, l, plain, &t)) {
-            block_name(c, l, stem, full);
+            name_of(c, l, stem, full);
             return fv_fail(c->ctx, FV_ERR_MODEL,
                            "convert: %s%s is there merged and with its factors: which one counts "
                            "is unclear",
@@ -218,10 +213,10 @@ static fv_status take_projection(converter *c, int l, const char *stem, fv_pid i
         if (!c->temp) return FV_ERR_OOM;
         c->temp_floats = (size_t)(2 * n * k);
     }
-    block_name(c, l, name, full);
+    name_of(c, l, name, full);
     FV_TRY(read_values(c, full, n * k, c->temp));
     snprintf(name, sizeof name, "%s_A.weight", stem);
-    block_name(c, l, name, full);
+    name_of(c, l, name, full);
     FV_TRY(read_values(c, full, n * k, c->temp + n * k));
     return oz_add_product(c->ctx, values_of(c, id) + at, c->temp, c->temp + n * k, n, k);
 }

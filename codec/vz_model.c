@@ -67,18 +67,24 @@ static fv_status tensor_bytes(fv_ctx *ctx, const nn_int_config *c, size_t *out)
 
 /* ---- Writing --------------------------------------------------------------------------------- */
 
-static int64_t element(const nn_int_field *f, size_t i)
+/* Where element i of a file's order is in memory. */
+static uint8_t *element_at(const nn_int_field *f, size_t i)
 {
-    const uint8_t *at = (const uint8_t *)nn_int_field_data(f);
-    int8_t v8;
-    int16_t v16;
-    int32_t v32;
-    int64_t v64;
+    uint8_t *data = nn_int_field_data(f);
     if (f->matrix) {
         const size_t columns = (size_t)f->matrix->columns;
         i = nn_int_at(f->matrix, (int)(i / columns), (int)(i % columns));
     }
-    at += i * (size_t)f->bytes;
+    return data + i * (size_t)f->bytes;
+}
+
+static int64_t element(const nn_int_field *f, size_t i)
+{
+    const uint8_t *at = element_at(f, i);
+    int8_t v8;
+    int16_t v16;
+    int32_t v32;
+    int64_t v64;
     switch (f->bytes) {
     case 1: memcpy(&v8, at, 1); return v8;
     case 2: memcpy(&v16, at, 2); return v16;
@@ -231,15 +237,10 @@ static fv_status read_header(vz_in *r, size_t size, header *h)
 
 static void put_element(const nn_int_field *f, size_t i, int64_t v)
 {
-    uint8_t *at = nn_int_field_data(f);
+    uint8_t *at = element_at(f, i);
     const int8_t v8 = (int8_t)v;
     const int16_t v16 = (int16_t)v;
     const int32_t v32 = (int32_t)v;
-    if (f->matrix) {
-        const size_t columns = (size_t)f->matrix->columns;
-        i = nn_int_at(f->matrix, (int)(i / columns), (int)(i % columns));
-    }
-    at += i * (size_t)f->bytes;
     switch (f->bytes) {
     case 1: memcpy(at, &v8, 1); break;
     case 2: memcpy(at, &v16, 2); break;

@@ -40,32 +40,28 @@ const uint8_t *vz_past_piece(const vz_past *p, uint64_t at, uint64_t want, size_
     return p->pages[vz_past_page(p, at)] + in_page;
 }
 
-fv_status vz_past_put(vz_past *p, const uint8_t *data, uint64_t n)
+/* Without data: zeros. */
+static fv_status append(vz_past *p, const uint8_t *data, uint64_t n)
 {
     while (n > 0) {
         size_t there;
         uint8_t *to = vz_past_room(p, n < VZ_PAGE ? (size_t)n : VZ_PAGE, &there);
         if (!to) return FV_ERR_OOM;
-        memcpy(to, data, there);
-        data += there;
+        if (data) {
+            memcpy(to, data, there);
+            data += there;
+        } else {
+            memset(to, 0, there);
+        }
         n -= there;
         p->end += there;
     }
     return FV_OK;
 }
 
-fv_status vz_past_skip(vz_past *p, uint64_t n)
-{
-    while (n > 0) {
-        size_t there;
-        uint8_t *to = vz_past_room(p, n < VZ_PAGE ? (size_t)n : VZ_PAGE, &there);
-        if (!to) return FV_ERR_OOM;
-        memset(to, 0, there);
-        n -= there;
-        p->end += there;
-    }
-    return FV_OK;
-}
+fv_status vz_past_put(vz_past *p, const uint8_t *data, uint64_t n) { return append(p, data, n); }
+
+fv_status vz_past_skip(vz_past *p, uint64_t n) { return append(p, NULL, n); }
 
 fv_status vz_past_repeat(vz_past *p, uint64_t distance, uint64_t n)
 {

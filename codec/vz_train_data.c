@@ -269,12 +269,17 @@ static bool add_samples(vz_samples *s, vz_group *g, const uint8_t *sizes, size_t
     return left == 0;
 }
 
-fv_status vz_samples_collected(fv_ctx *ctx, vz_samples *s, const char *folder)
+static void start_samples(vz_samples *s, fv_ctx *ctx)
 {
     memset(s, 0, sizeof *s);
     s->ctx = ctx;
     vz_buf_init(&s->text, ctx);
     vz_buf_init(&s->text_sizes, ctx);
+}
+
+fv_status vz_samples_collected(fv_ctx *ctx, vz_samples *s, const char *folder)
+{
+    start_samples(s, ctx);
     for (size_t i = 0; i < FV_ARRAY_LEN(COLLECTED); i++) {
         const struct collected *c = &COLLECTED[i];
         uint8_t *bytes = NULL, *sizes = NULL;
@@ -301,10 +306,7 @@ fv_status vz_samples_read(fv_ctx *ctx, vz_samples *s, const char *const *inputs,
                           bool with_text, const char *skip)
 {
     gathering g = {.s = s, .with_text = with_text, .skip = skip};
-    memset(s, 0, sizeof *s);
-    s->ctx = ctx;
-    vz_buf_init(&s->text, ctx);
-    vz_buf_init(&s->text_sizes, ctx);
+    start_samples(s, ctx);
     g.suffix = fv_calloc(ctx, SUFFIXES, sizeof *g.suffix);
     fv_status st = g.suffix ? visit_all(&g, inputs, count, count_file) : FV_ERR_OOM;
     if (st == FV_OK) {
