@@ -185,6 +185,16 @@ typedef struct vz_level {
 } vz_level;
 const vz_level *vz_level_of(int level); /* NULL unless 1..9 */
 int vz_window_of(int level); /* log2 of the bytes that blocks may refer back to */
+/* Strength of the models: levels 1-2, 3-5, 6-9. */
+FV_INLINE int vz_class_of(int level) { return level <= 2 ? 0 : level <= 5 ? 1 : 2; }
+/* For tables in proportion to data: log2 of the first power of two that is not below x, but
+ * least .. most. */
+FV_INLINE int vz_log2_within(uint64_t x, int least, int most)
+{
+    int n = least;
+    while (n < most && ((uint64_t)1 << n) < x) n++;
+    return n;
+}
 
 /* ---- Container: FORMAT-vz.md says what the bytes are (vz_frame.c) ---------------------------- */
 

@@ -48,7 +48,7 @@ static const plan *plan_of(int level)
         {24, 16, 8, 24, {7, 10}, 3, {256, 32, 16}, {800, 1200, 1600}},
         {32, 24, 8, 8, {7, 10}, 4, {1024, 256, 32, 16}, {500, 800, 1200, 1600}},
     };
-    return &plans[level <= 2 ? 0 : level <= 5 ? 1 : 2];
+    return &plans[vz_class_of(level)];
 }
 
 typedef struct lms {

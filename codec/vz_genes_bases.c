@@ -38,7 +38,7 @@ static const plan *plan_of(int level)
         {6, {1, 2, 3, 4, 6, 9}, 4, {11, 13, 16, 20}, 2, {24, 12}},
         {7, {1, 2, 3, 4, 6, 8, 9}, 8, {10, 11, 12, 13, 14, 16, 18, 22}, 3, {32, 20, 12}},
     };
-    return &plans[level <= 2 ? 0 : level <= 5 ? 1 : 2];
+    return &plans[vz_class_of(level)];
 }
 
 typedef struct cell {
@@ -82,12 +82,6 @@ typedef struct model {
     uint32_t side;
 } model;
 
-static int log2_ceil(uint64_t n)
-{
-    int k = 0;
-    while (k < 40 && ((uint64_t)1 << k) < n) k++;
-    return k;
-}
 static uint64_t mask_of(int order)
 {
     return order >= 32 ? UINT64_MAX : ((uint64_t)1 << (2 * order)) - 1;
@@ -334,8 +328,8 @@ static layout lay_out(const vz_cm_options *o, uint64_t count)
     const plan *p = plan_of(o->level);
     layout l = {0};
     size_t at = 0;
-    const int need = log2_ceil(count) + 2;
-    const int most = o->memory_log2 - 4 - log2_ceil((uint64_t)p->hashed);
+    const int need = vz_log2_within(count, 0, 40) + 2;
+    const int most = o->memory_log2 - 4 - vz_log2_within((uint64_t)p->hashed, 0, 40);
     l.log2 = vz_clamp(need, 10, most < 10 ? 10 : most);
     l.match_log2 = vz_clamp(need - 1, 10, o->memory_log2 - 5 < 24 ? o->memory_log2 - 5 : 24);
     for (int i = 0; i < p->direct; i++) {

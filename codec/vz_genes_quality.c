@@ -26,7 +26,7 @@ typedef struct qualities {
 
 static int contexts_of(int level)
 {
-    return level <= 2 ? 4 : level <= 5 ? 7 : 10;
+    return 4 + 3 * vz_class_of(level);
 }
 
 static const uint32_t MIX_CONTEXTS[3] = {NODES, 64 * 8, 96};
