@@ -45,7 +45,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < HEAD) return 0;
     transforms(data, size);
     fv_ctx *ctx = fuzz_ctx(0);
-    const vz_cm_options o = {1 + data[0] % 9, 20, NULL};
+    const vz_cm_options o = {fuzz_level(1 + data[0] % 9, data, size), 20, NULL};
     const vz_segment segs[2] = {{(vz_kind)(data[1] % 5), 2 + data[3], data[2] * 2u},
                                 {(vz_kind)(data[1] / 5 % 5), 2 + data[2], data[3] * 2u}};
     const size_t total = (size_t)(segs[0].size + segs[1].size);

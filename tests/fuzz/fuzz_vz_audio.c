@@ -15,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 3) return 0;
     fv_ctx *ctx = fuzz_ctx(0);
-    const vz_cm_options o = {1 + data[0] / 2 % 9, 20, NULL};
+    const vz_cm_options o = {fuzz_level(1 + data[0] / 2 % 9, data, size), 20, NULL};
     if (data[0] & 1) {
         const size_t n = 1 + (data[1] | (size_t)data[2] << 8) % 4000;
         (void)!vz_audio_coder.decode(ctx, &o, 0, data + 3, size - 3, plain, n);

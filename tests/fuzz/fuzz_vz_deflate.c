@@ -26,7 +26,7 @@ static void be(uint8_t *p, uint32_t v)
 
 static void round_trip(fv_ctx *ctx, int level, uint32_t param, size_t size)
 {
-    const vz_cm_options o = {level, 20, NULL};
+    const vz_cm_options o = {fuzz_level(level, file, size), 20, NULL};
     bool fits = false;
     vz_buf b;
     vz_buf_init(&b, ctx);

@@ -30,7 +30,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 5 || size > sizeof back) return 0;
     fv_ctx *ctx = fuzz_ctx((uint64_t)512 << 20);
-    const vz_cm_options o = {1 + data[0] % 9, 20, NULL};
+    const vz_cm_options o = {fuzz_level(1 + data[0] % 9, data, size), 20, NULL};
     const size_t n = 1 + (data[1] | (size_t)(data[2] & 15) << 8);
     const vz_coder *coder = data[0] & 16 ? &vz_image_coder : &vz_deflate_coder;
     const uint32_t param = data[0] & 16 ? 0 : (1u + (data[3] & 1)) | (10u + (data[3] >> 4)) << 8;
