@@ -156,14 +156,12 @@ static int32_t mixer_rate(int32_t rate, uint32_t pos)
     return rate + (int32_t)((RATE_AT_START << 15) / ((1u << 15) + pos));
 }
 
-/* The table is read at random: with pages of 2 MiB an access costs one cache miss instead of two. A
- * hint only, so its failure does not matter. */
-static void use_large_pages(uint8_t *memory, size_t bytes)
+void vz_use_large_pages(void *memory, size_t bytes)
 {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     const size_t page = (size_t)1 << 21, skip = (page - (uintptr_t)memory % page) % page;
     if (bytes >= 2 * page)
-        (void)madvise(memory + skip, (bytes - skip) / page * page, MADV_HUGEPAGE);
+        (void)madvise((uint8_t *)memory + skip, (bytes - skip) / page * page, MADV_HUGEPAGE);
 #else
     (void)memory;
     (void)bytes;
@@ -216,7 +214,7 @@ static fv_status create(fv_ctx *ctx, const vz_cm_options *o, uint64_t total, uin
         fv_free(ctx, cm);
         return FV_ERR_OOM;
     }
-    use_large_pages(cm->memory, bytes);
+    vz_use_large_pages(cm->memory, bytes);
     place(cm, o, total, families, cm->memory);
     memset(cm->memory, 0, cm->zeroed_bytes);
     cm->ops = vz_mix_ops_for(fv_ctx_cpu(ctx));
@@ -238,6 +236,7 @@ static vz_run *run_of(const vz_cm *cm, int i)
 static void set_runs(vz_cm *cm)
 {
     const int runs = vz_cm_shapes[cm->strength].runs;
+    cm->open_runs = 0;
     for (int i = 0; i < runs; i++) {
         const uint32_t h = cm->hash[i + VZ_CM_FIRST_RUN];
         vz_run *r = run_of(cm, i);
@@ -247,6 +246,8 @@ static void set_runs(vz_cm *cm)
         }
         cm->run[i] = r;
     }
+    /* Last, since two of them may share one place. */
+    for (int i = 0; i < runs; i++) cm->open_runs |= (uint32_t)(cm->run[i]->count > 0) << i;
 }
 
 static void update_runs(vz_cm *cm, uint32_t c)
@@ -303,12 +304,8 @@ static vz_match *find_sure(vz_cm *cm)
     return m->expected && m->length >= SURE_LENGTH[cm->strength] ? m : NULL;
 }
 
-void vz_cm_end_byte(vz_cm *cm, uint32_t c)
+void vz_cm_see_byte(vz_cm *cm, uint32_t c)
 {
-    cm->f->mixer.rate = mixer_rate(PLANS[cm->strength].rate, cm->pos);
-    cm->map_shift = map_shift(cm->pos);
-
-    if (cm->is_ready) update_runs(cm, c);
     cm->hist[cm->pos++] = (uint8_t)c;
     cm->c8 = cm->c8 << 8 | cm->c4 >> 24;
     cm->indirect2[cm->c4 & 0xffff] = (uint16_t)(cm->indirect2[cm->c4 & 0xffff] << 8 | c);
@@ -330,8 +327,15 @@ void vz_cm_end_byte(vz_cm *cm, uint32_t c)
         vz_numbers_byte(&cm->lg, cm->numbers, c);
         cm->is_number = cm->numbers->type != VZ_NO_NUMBER;
     }
+    if (!cm->sure) next_contexts(cm);
+}
+
+void vz_cm_end_byte(vz_cm *cm, uint32_t c)
+{
     const bool was_sure = cm->sure != NULL;
-    if (!was_sure) next_contexts(cm);
+    cm->f->mixer.rate = mixer_rate(PLANS[cm->strength].rate, cm->pos - 1);
+    cm->map_shift = map_shift(cm->pos - 1);
+    if (cm->is_ready) update_runs(cm, c);
     for (int i = 0; i < cm->matches; i++) vz_match_byte(&cm->match[i], cm->hist, cm->pos);
     cm->sure = find_sure(cm);
     cm->is_ready = !cm->sure;

@@ -144,7 +144,8 @@ typedef struct vz_cm {
     uint32_t hash[VZ_CM_CONTEXTS];
     uint8_t *slot[VZ_CM_CONTEXTS];
     vz_run *run[VZ_CM_CONTEXTS], *run_table;
-    vz_prob *run_cell[VZ_CM_CONTEXTS]; /* NULL: no prediction */
+    vz_prob *run_cell[VZ_CM_CONTEXTS];
+    uint32_t open_runs;        /* bit i: the bits so far agree with run i */
     int run_log2;
     vz_prob *direct[2], *direct_cell[2]; /* order 1, and order 2 hashed without check */
     uint32_t direct_base[2];
@@ -172,8 +173,14 @@ typedef struct vz_cm_bits {
     uint32_t (*decode[3])(vz_cm *cm, vz_decoder *d);
 } vz_cm_bits;
 extern const vz_cm_bits vz_cm_bits_c, vz_cm_bits_avx2, vz_cm_bits_avx512;
-/* After the 8th bit: history, contexts and slots of the next byte (cm.c). */
+/* When byte c is known, in this order: history and contexts, which asks the cache for what the next
+ * byte needs, before its last bit is learnt; then its slots (cm.c). */
+void vz_cm_see_byte(vz_cm *cm, uint32_t c);
 void vz_cm_end_byte(vz_cm *cm, uint32_t c);
+
+/* For tables that are read at random: pages of 2 MiB make an access one cache miss instead of two. A
+ * hint only, so its failure does not matter. */
+void vz_use_large_pages(void *memory, size_t bytes);
 
 /* Before the first bit of a byte that cm->sure did not predict after all (cm.c). */
 void vz_cm_unsure(vz_cm *cm);

@@ -36,15 +36,15 @@ FV_INLINE int16_t *context_inputs(vz_cm *cm, int16_t *x, uint8_t *const *slot, u
 FV_INLINE int16_t *run_inputs(vz_cm *cm, int16_t *x, uint32_t bit, vz_cm_shape sh)
 {
     vz_prob *map = cm->f->run_maps;
-    for (int i = 0; i < sh.runs; i++, map += VZ_CM_RUN_CELLS) {
+    if (sh.runs) memset(x, 0, (size_t)sh.runs * sizeof *x);
+    for (uint32_t open = cm->open_runs; sh.runs && open; open &= open - 1) {
+        const int i = FV_LOWEST_BIT(open);
         const vz_run *r = cm->run[i];
-        const uint32_t byte = 256u | r->byte;
-        cm->run_cell[i] = NULL;
-        x[i] = 0;
-        if (r->count == 0 || byte >> (8 - bit) != cm->c0) continue;
-        cm->run_cell[i] = map + (r->count < 15 ? r->count : 15) * 4 + PLACE[bit];
+        cm->run_cell[i] = map + (uint32_t)i * VZ_CM_RUN_CELLS +
+                          (r->count < 15u ? r->count : 15u) * 4 + PLACE[bit];
         const int32_t v = vz_stretch(&cm->lg, vz_prob_p16(*cm->run_cell[i]));
-        x[i] = (int16_t)(byte >> (7 - bit) & 1 ? v : -v);
+        const int32_t sign = (r->byte >> (7 - bit) & 1) - 1;
+        x[i] = (int16_t)((v ^ sign) - sign);
     }
     return x + sh.runs;
 }
@@ -96,17 +96,39 @@ FV_INLINE void pick_weights(vz_cm *cm, uint32_t match, uint32_t bit, vz_cm_shape
     vz_mixer *m = &cm->f->mixer;
     const uint32_t contexts[6] = {cm->c0, match, cm->c4 & 255, cm->select[0] * 8 + bit,
                                   cm->order * 8 + bit, cm->select[1] * 8 + bit};
+    FV_UNROLL
+    for (int i = 0; i < sh.selectors; i++) vz_mixer_pick(m, i, contexts[i]);
+}
+
+FV_INLINE void seek_weights(const vz_mixer *m, int selector, uint32_t context, vz_cm_shape sh)
+{
     const int n = padded_inputs(sh);
-    for (int i = 0; i < sh.selectors; i++) {
-        vz_mixer_pick(m, i, contexts[i]);
-        for (int k = 0; k < n; k += 16) FV_PREFETCH(m->pick[i] + k);
-    }
+    const int32_t *w = m->group[selector] + (size_t)context * (size_t)n;
+    FV_UNROLL
+    for (int k = 0; k < n; k += 16) FV_PREFETCH(w + k);
 }
 
 /* apm_base is hashed once per byte; the odd factor spreads the nodes over the table. */
 FV_INLINE uint32_t apm_place(const vz_cm *cm, uint32_t base)
 {
     return (base + cm->c0 * 0x9e3779b1u) >> (32 - cm->apm_log2);
+}
+
+/* Asks the cache for what node cm->c0 needs: before the bit that led there is learnt. */
+FV_INLINE void seek_node(vz_cm *cm, uint32_t bit, vz_cm_shape sh)
+{
+    const vz_mixer *m = &cm->f->mixer;
+    seek_weights(m, 0, cm->c0, sh);
+    if (bit == 0 && sh.selectors > 2) seek_weights(m, 2, cm->c4 & 255, sh);
+    if (sh.selectors > 3) seek_weights(m, 3, cm->select[0] * 8 + bit, sh);
+    if (sh.selectors > 4) seek_weights(m, 4, cm->order * 8 + bit, sh);
+    if (sh.selectors > 5) seek_weights(m, 5, cm->select[1] * 8 + bit, sh);
+    for (int i = 0; i < sh.direct; i++)
+        FV_PREFETCH(cm->direct[i] + (cm->direct_base[i] ^ cm->c0));
+    for (int i = 0; i < sh.apms; i++)
+        if (i != 2)
+            FV_PREFETCH(cm->f->apm[i].t + (size_t)apm_place(cm, cm->apm_base[sh.apms == 1 ? 1 : i]) *
+                                              VZ_APM_ROW);
 }
 
 /* Rows of the SSE stages: known before the inputs are, so the cache can fetch them meanwhile. */
@@ -116,7 +138,7 @@ FV_INLINE void pick_rows(vz_cm *cm, uint32_t match, uint32_t row[VZ_CM_APMS], vz
                                        match * 0x85ebca6bu, cm->apm_base[3]};
     for (int i = 0; i < sh.apms; i++) {
         row[i] = apm_place(cm, base[i]);
-        FV_PREFETCH(cm->f->apm[i].t + (size_t)row[i] * VZ_APM_ROW);
+        if (i == 2) FV_PREFETCH(cm->f->apm[i].t + (size_t)row[i] * VZ_APM_ROW);
     }
 }
 
@@ -141,6 +163,7 @@ FV_INLINE uint32_t predict(vz_cm *cm, uint8_t *const *slot, uint32_t node, uint3
     vz_mixer *m = &cm->f->mixer;
     uint32_t row[VZ_CM_APMS];
     const uint32_t match = match_state(cm, bit, sh);
+    seek_weights(m, 1, match, sh);
     pick_weights(cm, match, bit, sh);
     pick_rows(cm, match, row, sh);
     int16_t *x = context_inputs(cm, m->x, slot, node, sh);
@@ -179,10 +202,14 @@ FV_INLINE void learn(vz_cm *cm, uint8_t *const *slot, uint32_t node, uint32_t bi
     const int n = padded_inputs(sh);
     mix_sum_train(m, n, sh.selectors, value);
     update_contexts(cm, slot, node, value, sh);
-    for (int i = 0; i < sh.runs; i++)
-        if (cm->run_cell[i])
-            vz_prob_update(&cm->lg, cm->run_cell[i],
-                           (cm->run[i]->byte >> (7 - bit) & 1) == value, 1022);
+    uint32_t wrong = 0;
+    for (uint32_t open = cm->open_runs; sh.runs && open; open &= open - 1) {
+        const int i = FV_LOWEST_BIT(open);
+        const uint32_t is_wrong = (cm->run[i]->byte >> (7 - bit) & 1u) ^ (uint32_t)value;
+        vz_prob_update(&cm->lg, cm->run_cell[i], !is_wrong, 1022);
+        wrong |= is_wrong << i;
+    }
+    cm->open_runs &= ~wrong;
     for (int i = 0; i < sh.matches; i++) {
         vz_match *k = &cm->match[i];
         if (k->cell)
@@ -213,6 +240,7 @@ FV_INLINE uint32_t code_byte(vz_cm *cm, vz_encoder *e, vz_decoder *d, uint32_t c
         if (e) vz_encode_bit(e, p, came);
         vz_prob_update(&cm->lg, map, came, 1022);
         if (came) {
+            vz_cm_see_byte(cm, expected);
             vz_cm_end_byte(cm, expected);
             return expected;
         }
@@ -220,23 +248,25 @@ FV_INLINE uint32_t code_byte(vz_cm *cm, vz_encoder *e, vz_decoder *d, uint32_t c
     }
     uint32_t node = 1, h[VZ_CM_CONTEXTS];
     uint8_t *slot[VZ_CM_CONTEXTS];
+    seek_node(cm, 0, sh);
     for (int i = 0; i < sh.contexts; i++) slot[i] = cm->slot[i];
     for (uint32_t bit = 0; bit < 8; bit++) {
         const uint32_t p = predict(cm, slot, node, bit, sh);
         const int value = d ? vz_decode_bit(d, p) : (int)(c >> (7 - bit) & 1);
         if (e) vz_encode_bit(e, p, value);
-        const uint32_t c0 = cm->c0 << 1 | (uint32_t)value;
-        if (bit == 3) seek_half_slots(cm, h, c0, sh);
+        cm->c0 = cm->c0 << 1 | (uint32_t)value;
+        if (bit == 3) seek_half_slots(cm, h, cm->c0, sh);
+        if (bit == 7) vz_cm_see_byte(cm, cm->c0 & 255);
+        else seek_node(cm, bit + 1, sh);
         if (value) learn(cm, slot, node, bit, 1, sh);
         else learn(cm, slot, node, bit, 0, sh);
-        cm->c0 = c0;
         node = node << 1 | (uint32_t)value;
         if (bit == 3) {
             node = 1;
             for (int i = 0; i < sh.contexts; i++) slot[i] = vz_slots_find(&cm->slots, h[i]);
         }
     }
-    const uint32_t coded = cm->c0 & 255;
+    const uint32_t coded = cm->c4 & 255;
     vz_cm_end_byte(cm, coded);
     return coded;
 }

@@ -18,6 +18,7 @@ FV_INLINE __m512i mix_inputs(const int16_t *x)
 FV_INLINE int32_t mix_dot(const int16_t *x, const int32_t *w, int n)
 {
     __m512i a = _mm512_setzero_si512();
+    FV_UNROLL
     for (int k = 0; k < n; k += 16) {
         const __m512i p = _mm512_mullo_epi32(_mm512_load_si512(w + k), mix_inputs(x + k));
         a = _mm512_add_epi32(a, _mm512_srai_epi32(p, 8));
@@ -29,6 +30,7 @@ FV_INLINE void mix_train(const int16_t *x, int32_t *w, int n, int32_t error)
     const __m512i half = _mm512_set1_epi32(1 << 13), e = _mm512_set1_epi32(error);
     const __m512i hi = _mm512_set1_epi32(VZ_MIX_WEIGHT_MAX);
     const __m512i lo = _mm512_set1_epi32(-VZ_MIX_WEIGHT_MAX);
+    FV_UNROLL
     for (int k = 0; k < n; k += 16) {
         __m512i d = _mm512_add_epi32(_mm512_mullo_epi32(mix_inputs(x + k), e), half);
         d = _mm512_add_epi32(_mm512_load_si512(w + k), _mm512_srai_epi32(d, 14));
@@ -97,8 +99,10 @@ FV_INLINE int32_t mix_sum_dot(const int16_t *x, int32_t *const *w, int sets, int
 {
     const int shift = mix_sum_shift(sets);
     __m512i a = _mm512_setzero_si512();
+    FV_UNROLL
     for (int k = 0; k < n; k += 16) {
         __m512i v = _mm512_load_si512(w[0] + k);
+        FV_UNROLL
         for (int i = 1; i < sets; i++) v = _mm512_add_epi32(v, _mm512_load_si512(w[i] + k));
         v = _mm512_mullo_epi32(_mm512_srai_epi32(v, (unsigned)shift), mix_inputs(x + k));
         a = _mm512_add_epi32(a, _mm512_srai_epi32(v, 8));
@@ -110,9 +114,11 @@ FV_INLINE void mix_sum_add(const int16_t *x, int32_t *const *w, int sets, int n,
     const __m512i half = _mm512_set1_epi32(1 << 13), e = _mm512_set1_epi32(error);
     const __m512i hi = _mm512_set1_epi32(VZ_MIX_WEIGHT_MAX);
     const __m512i lo = _mm512_set1_epi32(-VZ_MIX_WEIGHT_MAX);
+    FV_UNROLL
     for (int k = 0; k < n; k += 16) {
         __m512i d = _mm512_add_epi32(_mm512_mullo_epi32(mix_inputs(x + k), e), half);
         d = _mm512_srai_epi32(d, 14);
+        FV_UNROLL
         for (int i = 0; i < sets; i++) {
             const __m512i v = _mm512_add_epi32(_mm512_load_si512(w[i] + k), d);
             _mm512_store_si512(w[i] + k, _mm512_max_epi32(_mm512_min_epi32(v, hi), lo));
@@ -173,9 +179,70 @@ FV_INLINE void mix_sum_add(const int16_t *x, int32_t *const *w, int sets, int n,
 }
 #endif
 
+#if defined(__AVX512BW__) || defined(__AVX2__)
+/* Sums of the eight vectors' elements, in order. */
+FV_INLINE __m256i mix_sums(const __m256i a[8])
+{
+    const __m256i p = _mm256_hadd_epi32(a[0], a[1]), q = _mm256_hadd_epi32(a[2], a[3]);
+    const __m256i r = _mm256_hadd_epi32(a[4], a[5]), s = _mm256_hadd_epi32(a[6], a[7]);
+    const __m256i low = _mm256_hadd_epi32(p, q), high = _mm256_hadd_epi32(r, s);
+    return _mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20),
+                            _mm256_permute2x128_si256(low, high, 0x31));
+}
+FV_INLINE __m256i mix_partial(const int16_t *x, const int32_t *w, int n)
+{
+#if defined(__AVX512BW__)
+    __m512i a = _mm512_setzero_si512();
+    FV_UNROLL
+    for (int k = 0; k < n; k += 16) {
+        const __m512i p = _mm512_mullo_epi32(_mm512_load_si512(w + k), mix_inputs(x + k));
+        a = _mm512_add_epi32(a, _mm512_srai_epi32(p, 8));
+    }
+    return _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+#else
+    __m256i a = _mm256_setzero_si256();
+    FV_UNROLL
+    for (int k = 0; k < n; k += 8) {
+        const __m256i p = _mm256_mullo_epi32(_mm256_load_si256((const __m256i *)(w + k)),
+                                             mix_inputs(x + k));
+        a = _mm256_add_epi32(a, _mm256_srai_epi32(p, 8));
+    }
+    return a;
+#endif
+}
+FV_INLINE __m256i mix_clamp(__m256i v, int most)
+{
+    return _mm256_max_epi32(_mm256_min_epi32(v, _mm256_set1_epi32(most)),
+                            _mm256_set1_epi32(-most));
+}
+/* mix_logit for up to 8 selectors, without a detour through memory. */
+FV_INLINE int32_t mix_logit_8(vz_mixer *m, int n, int selectors)
+{
+    __m256i a[8];
+    FV_UNROLL
+    for (int i = 0; i < 8; i++)
+        a[i] = i < selectors ? mix_partial(m->x, m->pick[i], n) : _mm256_setzero_si256();
+    const __m256i dot = mix_clamp(_mm256_srai_epi32(mix_sums(a), 8), VZ_SQUASH_MAX);
+    const __m256i x2 = mix_clamp(dot, VZ_LOGIT_MAX);
+    _mm256_storeu_si256((__m256i *)m->dot, dot);
+    _mm_store_si128((__m128i *)m->x2, _mm_packs_epi32(_mm256_castsi256_si128(x2),
+                                                      _mm256_extracti128_si256(x2, 1)));
+    __m256i p = _mm256_mullo_epi32(x2, _mm256_load_si256((const __m256i *)m->pick2));
+    p = _mm256_srai_epi32(p, 8);
+    __m128i h = _mm_add_epi32(_mm256_castsi256_si128(p), _mm256_extracti128_si256(p, 1));
+    h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+    h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0xb1));
+    m->logit = vz_clamp(vz_sar(_mm_cvtsi128_si32(h), 8), -VZ_SQUASH_MAX, VZ_SQUASH_MAX);
+    return m->logit;
+}
+#endif
+
 /* n and selectors may be constants of the caller: then the loops are unrolled. */
 FV_INLINE int32_t mix_logit(vz_mixer *m, int n, int selectors)
 {
+#if defined(__AVX512BW__) || defined(__AVX2__)
+    if (selectors <= 8) return mix_logit_8(m, n, selectors);
+#endif
     for (int i = 0; i < selectors; i++) {
         m->dot[i] = vz_clamp(mix_dot(m->x, m->pick[i], n), -VZ_SQUASH_MAX, VZ_SQUASH_MAX);
         m->x2[i] = (int16_t)vz_clamp(m->dot[i], -VZ_LOGIT_MAX, VZ_LOGIT_MAX);
@@ -191,6 +258,7 @@ FV_INLINE int32_t mix_error(const vz_mixer *m, int32_t logit, int bit, int32_t r
 }
 FV_INLINE void mix_update(vz_mixer *m, int n, int selectors, int bit)
 {
+    FV_UNROLL
     for (int i = 0; i < selectors; i++)
         mix_train(m->x, m->pick[i], n, mix_error(m, m->dot[i], bit, m->rate));
     mix_train(m->x2, m->pick2, 16, mix_error(m, m->logit, bit, m->rate2));

@@ -123,8 +123,10 @@ FV_INLINE void vz_prob_update(const vz_logistic *t, vz_prob *v, int bit, uint32_
 {
     const uint32_t n = *v & 1023, p = *v >> 10, count = n + (n < limit);
     const uint64_t rate = t->rate[n];
-    if (bit) *v = (p + (uint32_t)((4194303 - p) * rate >> 16)) << 10 | count;
-    else *v = (p - (uint32_t)(p * rate >> 16)) << 10 | count;
+    /* All bits set for a 0: without a branch, since `bit` is often not to be foretold. */
+    const uint32_t is_0 = (uint32_t)(bit != 0) - 1u;
+    const uint32_t step = (uint32_t)((p ^ (~is_0 & 4194303u)) * rate >> 16);
+    *v = (p + ((step ^ is_0) - is_0)) << 10 | count;
 }
 /* Two rates in one: quick to follow, slow to settle. */
 typedef struct vz_prob2 {

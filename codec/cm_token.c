@@ -116,9 +116,13 @@ static bool allocate(vz_token *t, const sizes *z)
 {
     t->text = fv_calloc(t->ctx, 1, sizeof *t->text);
     if (t->text) t->text->hist = fv_alloc(t->ctx, z->hist);
-    t->table = fv_calloc(t->ctx, 1, z->table);
+    t->table = fv_alloc(t->ctx, z->table);
     t->piece_at = fv_alloc(t->ctx, z->piece_at);
     bool ok = t->text && t->text->hist && t->table && t->piece_at;
+    if (t->table) {
+        vz_use_large_pages(t->table, z->table);
+        memset(t->table, 0, z->table);
+    }
     for (int i = 0; i < vz_token_shapes[t->strength].matches; i++) {
         t->match[i].table = fv_calloc(t->ctx, 1, z->match);
         ok = ok && t->match[i].table;
@@ -314,7 +318,7 @@ static vz_way way_to(const vz_token *t, uint32_t piece)
 static void use_contexts(vz_token *t)
 {
     const vz_token_shape s = vz_token_shapes[t->strength];
-    t->order = 0;
+    t->order = t->open_runs = 0;
     for (int i = 0; i < s.contexts; i++) {
         t->slot[i] = vz_slots_find(&t->slots, t->hash[i]);
         t->order += t->slot[i][1] != 0;
@@ -326,8 +330,8 @@ static void use_contexts(vz_token *t)
             r->check = check;
             r->count = 0;
         }
-        t->run_way[i] = way_to(t, r->piece);
-        t->run_way[i].is_open = r->count > 0;
+        t->run_rest[i] = t->vocab->path[r->piece];
+        t->open_runs |= (uint32_t)(r->count > 0) << i;
     }
 }
 
@@ -438,19 +442,13 @@ static void tell_prior(vz_token *t, int matches)
     t->slept = 0;
 }
 
-/* After the last decision of a piece, for which there must be room. */
-static void end_piece(vz_token *t, uint32_t piece)
+void vz_token_see_piece(vz_token *t, uint32_t piece)
 {
     const vz_token_shape s = vz_token_shapes[t->strength];
     const uint8_t *bytes = t->vocab->text + t->vocab->begin[piece];
     const uint32_t length = (uint32_t)nn_vocab_length(t->vocab, (int)piece);
     uint16_t *at = t->piece_at + t->text->pos;
-    set_rates(t);
-    for (int i = 0; i < s.runs; i++) {
-        vz_token_run *r = t->run[i];
-        r->count = r->count && r->piece == piece ? r->count + (r->count < 255) : 1;
-        r->piece = (uint16_t)piece;
-    }
+    if (length > t->end - t->text->pos) return;
     at[0] = (uint16_t)piece;
     for (uint32_t i = 1; i < length; i++) at[i] = VZ_NO_PIECE;
     add_bytes(t, bytes, length);
@@ -459,6 +457,19 @@ static void end_piece(vz_token *t, uint32_t piece)
     for (int i = 3; i > 0; i--) t->last[i] = t->last[i - 1];
     t->last[0] = piece;
     seek_contexts(t);
+}
+
+/* After the last decision of a piece that has been seen. */
+static void end_piece(vz_token *t, uint32_t piece)
+{
+    const vz_token_shape s = vz_token_shapes[t->strength];
+    const uint32_t length = (uint32_t)nn_vocab_length(t->vocab, (int)piece);
+    set_rates(t);
+    for (int i = 0; i < s.runs; i++) {
+        vz_token_run *r = t->run[i];
+        r->count = r->count && r->piece == piece ? r->count + (r->count < 255) : 1;
+        r->piece = (uint16_t)piece;
+    }
     for (int i = 0; i < s.matches; i++) use_match(t, &t->match[i], piece, length);
     tell_prior(t, s.matches);
     use_contexts(t);
@@ -485,6 +496,7 @@ static fv_status encode_segment(vz_token *t, vz_encoder *e, const uint8_t *data,
     fv_status s = take ? FV_OK : FV_ERR_OOM;
     const bool is_prose = vz_cm_is_prose(data, size);
     if (e) vz_encode_bit(e, 32768, is_prose);
+    t->end = t->text->pos + (uint32_t)size;
     start_segment(t, is_prose);
     while (size > 0 && s == FV_OK) {
         const size_t n = size < NN_VOCAB_WINDOW ? size : NN_VOCAB_WINDOW;
@@ -503,15 +515,15 @@ static fv_status encode_segment(vz_token *t, vz_encoder *e, const uint8_t *data,
 
 static fv_status decode_segment(vz_token *t, vz_decoder *d, size_t size)
 {
-    const uint32_t end = t->text->pos + (uint32_t)size;
+    const uint32_t end = t->end = t->text->pos + (uint32_t)size;
     uint32_t report = t->text->pos;
     start_segment(t, vz_decode_bit(d, 32768));
     while (t->text->pos < end) {
-        const uint32_t piece = t->bits->decode[t->strength](t, d);
+        const uint32_t at = t->text->pos, piece = t->bits->decode[t->strength](t, d);
         if (d->past > 4)
             return fv_fail(t->ctx, FV_ERR_TRUNCATED, "vzip: the code of a block ends after %u of "
                            "%u bytes", (unsigned)t->text->pos, (unsigned)t->capacity);
-        if ((uint32_t)nn_vocab_length(t->vocab, (int)piece) > end - t->text->pos)
+        if (t->text->pos == at)
             return fv_fail(t->ctx, FV_ERR_FORMAT, "vzip: a text reaches over its end after %u "
                            "bytes", (unsigned)t->text->pos);
         end_piece(t, piece);

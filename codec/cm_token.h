@@ -126,7 +126,7 @@ typedef struct vz_token {
     vz_slots slots;
     uint8_t *table;
     vz_cm *text;               /* only what vz_cm_text_byte looks at: bytes so far, lines, words */
-    uint32_t capacity;
+    uint32_t capacity, end;    /* end: of the segment */
     uint16_t *piece_at;        /* [capacity] piece that begins here, VZ_NO_PIECE inside of one */
     uint32_t last[4];          /* pieces, the last first */
     uint32_t *after;           /* [pieces] the last two that followed a piece */
@@ -141,7 +141,8 @@ typedef struct vz_token {
     uint32_t order;            /* how many of the contexts have been seen */
     vz_prob run_map[VZ_TOKEN_RUNS * VZ_CM_RUN_CELLS];
     vz_token_run *run[VZ_TOKEN_RUNS], *run_table;
-    vz_way run_way[VZ_TOKEN_RUNS];
+    uint32_t open_runs;        /* bit i: run i still predicts, next decision in the top bit of ... */
+    uint32_t run_rest[VZ_TOKEN_RUNS];
     vz_prob *run_cell[VZ_TOKEN_RUNS];
     int run_log2;
     vz_token_match match[VZ_TOKEN_MATCHES];
@@ -161,6 +162,9 @@ typedef struct vz_token_bits {
     void (*encode[3])(vz_token *t, vz_encoder *e, uint32_t piece); /* [vz_cm_class] */
     uint32_t (*decode[3])(vz_token *t, vz_decoder *d);
 } vz_token_bits;
+/* Before the last decision of a piece is learnt: history and contexts of the next, which asks the
+ * cache for what that needs. Nothing happens where the piece reaches over the segment's end. */
+void vz_token_see_piece(vz_token *t, uint32_t piece);
 extern const vz_token_bits vz_token_bits_c, vz_token_bits_avx2, vz_token_bits_avx512;
 
 #endif

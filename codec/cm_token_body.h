@@ -34,6 +34,12 @@ FV_INLINE uint32_t match_state(const vz_token *t, vz_token_shape sh)
 
 FV_INLINE int padded_inputs(vz_token_shape sh) { return (vz_token_inputs(sh) + 15) & ~15; }
 
+/* The odd factor spreads the nodes over the table. */
+FV_INLINE uint32_t apm_place(const vz_token *t, uint32_t base, uint32_t node)
+{
+    return (base + node * 0x9e3779b1u) >> (32 - t->apm_log2);
+}
+
 FV_INLINE void pick_weights(vz_token *t, uint32_t rank, uint32_t match, uint32_t k,
                             vz_token_shape sh)
 {
@@ -43,37 +49,59 @@ FV_INLINE void pick_weights(vz_token *t, uint32_t rank, uint32_t match, uint32_t
                                   t->select[0] * VZ_TOKEN_DEPTHS + depth,
                                   t->order * VZ_TOKEN_DEPTHS + depth,
                                   t->select[1] * VZ_TOKEN_DEPTHS + depth};
-    const int n = padded_inputs(sh);
-    for (int i = 0; i < sh.selectors; i++) {
-        vz_mixer_pick(m, i, contexts[i]);
-        for (int j = 0; j < n; j += 16) FV_PREFETCH(m->pick[i] + j);
-    }
+    FV_UNROLL
+    for (int i = 0; i < sh.selectors; i++) vz_mixer_pick(m, i, contexts[i]);
     vz_mixer_pick2(m, rank);
 }
 
-/* The odd factor spreads the nodes over the table. */
+FV_INLINE void seek_weights(const vz_mixer *m, int selector, uint32_t context, vz_token_shape sh)
+{
+    const int n = padded_inputs(sh);
+    const int32_t *w = m->group[selector] + (size_t)context * (size_t)n;
+    FV_UNROLL
+    for (int j = 0; j < n; j += 16) FV_PREFETCH(w + j);
+}
+
+/* Asks the cache for what the node at depth k needs: before the decision that led there is learnt. */
+FV_INLINE void seek_node(vz_token *t, uint32_t node, uint32_t k, vz_token_shape sh)
+{
+    const vz_mixer *m = &t->mixer;
+    const uint32_t depth = k < VZ_TOKEN_DEPTHS ? k : VZ_TOKEN_DEPTHS - 1;
+    const uint32_t rank = t->branch[node].rank;
+    seek_weights(m, 0, rank, sh);
+    FV_PREFETCH(m->group2 + (size_t)rank * 16);
+    if (k == 0) seek_weights(m, 2, t->text->c4 & 255, sh);
+    if (sh.selectors > 3) seek_weights(m, 3, t->select[0] * VZ_TOKEN_DEPTHS + depth, sh);
+    if (sh.selectors > 4) seek_weights(m, 4, t->order * VZ_TOKEN_DEPTHS + depth, sh);
+    if (sh.selectors > 5) seek_weights(m, 5, t->select[1] * VZ_TOKEN_DEPTHS + depth, sh);
+    FV_PREFETCH(t->direct[0] + node);
+    for (int i = 0; i < sh.apms; i++)
+        if (i != 2)
+            FV_PREFETCH(t->apm[i].t + (size_t)apm_place(t, t->apm_base[i], node) * VZ_APM_ROW);
+}
+
 FV_INLINE void pick_rows(vz_token *t, uint32_t node, uint32_t match, uint32_t row[VZ_CM_APMS],
                          vz_token_shape sh)
 {
     const uint32_t base[VZ_CM_APMS] = {t->apm_base[0], t->apm_base[1], match * 0x85ebca6bu,
                                        t->apm_base[3]};
     for (int i = 0; i < sh.apms; i++) {
-        row[i] = (base[i] + node * 0x9e3779b1u) >> (32 - t->apm_log2);
-        FV_PREFETCH(t->apm[i].t + (size_t)row[i] * VZ_APM_ROW);
+        row[i] = apm_place(t, base[i], node);
+        if (i == 2) FV_PREFETCH(t->apm[i].t + (size_t)row[i] * VZ_APM_ROW);
     }
 }
 
 FV_INLINE int16_t *run_inputs(vz_token *t, int16_t *x, uint32_t k, vz_token_shape sh)
 {
-    for (int i = 0; i < sh.runs; i++) {
-        t->run_cell[i] = NULL;
-        x[i] = 0;
-        if (!t->run_way[i].is_open) continue;
+    memset(x, 0, (size_t)sh.runs * sizeof *x);
+    for (uint32_t open = t->open_runs; open; open &= open - 1) {
+        const int i = FV_LOWEST_BIT(open);
         const uint32_t count = t->run[i]->count < 15 ? t->run[i]->count : 15;
         t->run_cell[i] =
             t->run_map + (uint32_t)i * VZ_CM_RUN_CELLS + count * 4 + depth_class(k);
         const int32_t v = vz_stretch(&t->lg, vz_prob_p16(*t->run_cell[i]));
-        x[i] = (int16_t)(t->run_way[i].rest >> 31 ? v : -v);
+        const int32_t sign = (int32_t)(t->run_rest[i] >> 31) - 1;
+        x[i] = (int16_t)((v ^ sign) - sign);
     }
     return x + sh.runs;
 }
@@ -130,6 +158,7 @@ FV_INLINE uint32_t predict(vz_token *t, const uint32_t *maps, uint32_t node, uin
 {
     uint32_t row[VZ_CM_APMS];
     const uint32_t match = match_state(t, sh);
+    seek_weights(&t->mixer, 1, match, sh);
     pick_weights(t, t->branch[node].rank, match, k, sh);
     pick_rows(t, node, match, row, sh);
     all_inputs(t, maps, node, k, sh);
@@ -149,11 +178,15 @@ FV_INLINE void learn(vz_token *t, uint32_t *maps, uint32_t cell, int value, vz_t
         maps[0] = VZ_CM_NO_OPINION;
         *at = next[state];
     }
-    for (int i = 0; i < sh.runs; i++) {
-        if (t->run_cell[i])
-            vz_prob_update(&t->lg, t->run_cell[i], (int)(t->run_way[i].rest >> 31) == value, 1022);
-        way_step(&t->run_way[i], value);
+    uint32_t wrong = 0;
+    for (uint32_t open = t->open_runs; open; open &= open - 1) {
+        const int i = FV_LOWEST_BIT(open);
+        const uint32_t is_wrong = t->run_rest[i] >> 31 ^ (uint32_t)value;
+        vz_prob_update(&t->lg, t->run_cell[i], !is_wrong, 1022);
+        t->run_rest[i] <<= 1;
+        wrong |= is_wrong << i;
     }
+    t->open_runs &= ~wrong;
     for (int i = 0; i < sh.matches; i++) {
         vz_token_match *m = &t->match[i];
         if (m->cell) vz_prob_update(&t->lg, m->cell, (int)(m->way.rest >> 31) == value, 1022);
@@ -183,6 +216,7 @@ FV_INLINE uint32_t code_piece(vz_token *t, vz_encoder *e, vz_decoder *d, uint32_
     uint32_t node = 1, h[VZ_TOKEN_CONTEXTS], *maps = t->maps;
     const uint32_t *last_maps = maps + (VZ_TOKEN_LEVELS - 1) * (uint32_t)sh.contexts * 256;
     uint32_t path = d ? 0 : t->vocab->path[piece];
+    seek_node(t, node, 0, sh);
     for (uint32_t k = 0;; k++) {
         const uint32_t p = predict(t, maps, node, k, sh), cell = node & 15;
         const int value = d ? vz_decode_bit(d, p) : (int)(path >> 31);
@@ -191,6 +225,8 @@ FV_INLINE uint32_t code_piece(vz_token *t, vz_encoder *e, vz_decoder *d, uint32_
         node = branch[node].next[value];
         const bool is_leaf = (node & VZ_LEAF) != 0, is_line = !is_leaf && (node & 15) == 1;
         if (is_line) seek_subtree(t, h, node, sh);
+        if (is_leaf) vz_token_see_piece(t, node & ~VZ_LEAF);
+        else seek_node(t, node, k + 1, sh);
         if (value) learn(t, maps, cell, 1, sh);
         else learn(t, maps, cell, 0, sh);
         t->decisions++;

@@ -20,6 +20,19 @@
 #define FV_PREFETCH(p) ((void)(p))
 #endif
 
+/* Number of the lowest bit that is set in x, which is not 0. */
+#if defined(__GNUC__)
+#define FV_LOWEST_BIT(x) __builtin_ctz(x)
+#else
+FV_INLINE int fvi_lowest_bit(unsigned x)
+{
+    int n = 0;
+    for (; !(x & 1); x >>= 1) n++;
+    return n;
+}
+#define FV_LOWEST_BIT(x) fvi_lowest_bit(x)
+#endif
+
 /* Before a loop of constant, small count (register tiles): unroll it completely. */
 #if defined(__clang__)
 #define FV_UNROLL _Pragma("unroll")
