@@ -16,12 +16,6 @@
 #include <string.h>
 
 #define RATE_AT_START 300u
-#define BLOCK_MAX ((uint64_t)1 << 30)
-
-static vz_cm_class class_of(int level)
-{
-    return level <= 2 ? VZ_CM_FAST : level <= 5 ? VZ_CM_MID : VZ_CM_MAX;
-}
 
 /* Sizes and rates that the bit loop does not need as constants. */
 typedef struct plan {
@@ -42,26 +36,14 @@ static const uint32_t SURE_LENGTH[3] = {64, 400, 65536};
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
-static int log2_ceil(uint64_t x)
-{
-    int n = 0;
-    while (n < 40 && ((uint64_t)1 << n) < x) n++;
-    return n;
-}
 /* Small inputs get small tables: clearing them would take longer than coding. Two slots of 16 bytes
  * per context and byte is what a file without repetition fills. */
 static int table_log2(const vz_cm_options *o, vz_cm_class k, uint64_t total)
 {
-    const int need = log2_ceil(total * (uint64_t)vz_cm_shapes[k].contexts * 32);
-    return need < 16 ? 16 : need < o->memory_log2 ? need : o->memory_log2;
+    return vz_log2_within(total * (uint64_t)vz_cm_shapes[k].contexts * 32, 16, o->memory_log2);
 }
-static int small_log2(uint64_t total, int least, int most)
-{
-    const int need = log2_ceil(total);
-    return need < least ? least : need > most ? most : need;
-}
-#define DIRECT_LOG2(total) small_log2((total) * 16, 12, 20)
-#define RUN_LOG2(p, total) small_log2((total) * 2, 10, (p)->run_log2)
+#define DIRECT_LOG2(total) vz_log2_within((total) * 16, 12, 20)
+#define RUN_LOG2(p, total) vz_log2_within((total) * 2, 10, (p)->run_log2)
 
 /* All memory is one piece, so that large pages hold all of it. With a NULL base only its size is
  * counted. */
@@ -92,14 +74,14 @@ static size_t place(vz_cm *cm, const vz_cm_options *o, uint64_t total, uint32_t 
                     uint8_t *base)
 {
     arena a = {base, 0};
-    cm->strength = class_of(o->level);
+    cm->strength = (vz_cm_class)vz_class_of(o->level);
     const plan *p = &PLANS[cm->strength];
     const vz_cm_shape s = vz_cm_shapes[cm->strength];
     cm->matches = s.matches;
     cm->table_log2 = table_log2(o, cm->strength, total);
-    cm->match_log2 = small_log2(total, 10, p->match_log2);
+    cm->match_log2 = vz_log2_within(total, 10, p->match_log2);
     cm->direct_log2 = DIRECT_LOG2(total);
-    cm->apm_log2 = small_log2(total, 10, p->apm_log2);
+    cm->apm_log2 = vz_log2_within(total, 10, p->apm_log2);
     cm->run_log2 = RUN_LOG2(p, total);
     cm->table = take(&a, (size_t)1 << cm->table_log2);
     if (s.runs) cm->run_table = take(&a, sizeof(vz_run) << cm->run_log2);
@@ -119,7 +101,7 @@ uint64_t vz_cm_memory(const vz_cm_options *o, uint64_t size)
 {
     vz_cm cm; /* for its sizes only */
     size += vz_prime_bytes(o, size);
-    if (size > BLOCK_MAX) size = BLOCK_MAX;
+    if (size > VZ_CM_BLOCK_MAX) size = VZ_CM_BLOCK_MAX;
     memset(&cm, 0, sizeof cm);
     return sizeof cm + place(&cm, o, size, (2u << HAS_RECORDS) - 1, NULL) + 256;
 }
@@ -202,7 +184,7 @@ static const vz_cm_bits *bits_for(uint32_t cpu)
 static fv_status create(fv_ctx *ctx, const vz_cm_options *o, uint64_t total, uint32_t families,
                         vz_cm **out)
 {
-    if (total > BLOCK_MAX)
+    if (total > VZ_CM_BLOCK_MAX)
         return fv_fail(ctx, FV_ERR_LIMIT, "vzip: a block of %llu bytes is too large for modelling",
                        (unsigned long long)total);
     vz_cm *cm = fv_calloc(ctx, 1, sizeof *cm);
@@ -429,21 +411,30 @@ static fv_status create_primed(fv_ctx *ctx, const vz_cm_options *o, uint64_t tot
     return FV_OK;
 }
 
-static fv_status total_of(fv_ctx *ctx, const vz_segment *segs, int count, uint64_t *total,
-                          uint32_t *families)
+fv_status vz_cm_total(fv_ctx *ctx, const vz_segment *segs, int count, bool (*is_ours)(vz_kind kind),
+                      uint64_t *total)
 {
     *total = 0;
-    *families = 0;
     for (int i = 0; i < count; i++) {
-        if (!vz_kind_is_cm(segs[i].kind)) continue;
-        if (segs[i].size > BLOCK_MAX || *total + segs[i].size > BLOCK_MAX)
+        if (!is_ours(segs[i].kind)) continue;
+        if (segs[i].size > VZ_CM_BLOCK_MAX || *total + segs[i].size > VZ_CM_BLOCK_MAX)
             return fv_fail(ctx, FV_ERR_LIMIT, "vzip: the segments of a block are larger than "
                            "1 GiB");
         *total += segs[i].size;
+    }
+    return FV_OK;
+}
+
+static fv_status total_of(fv_ctx *ctx, const vz_segment *segs, int count, uint64_t *total,
+                          uint32_t *families)
+{
+    *families = 0;
+    for (int i = 0; i < count; i++) {
+        if (!vz_kind_is_cm(segs[i].kind)) continue;
         *families |= 1u << family_of(segs[i].kind);
         if (segs[i].kind == VZ_RECORDS) *families |= 1u << HAS_RECORDS;
     }
-    return FV_OK;
+    return vz_cm_total(ctx, segs, count, vz_kind_is_cm, total);
 }
 
 #define REPORT_BYTES ((size_t)1 << 15)

@@ -12,7 +12,7 @@
 
 #include "cm_number.h"
 
-/* Strength: levels 1-2, 3-5, 6-9. */
+/* What vz_class_of makes of a level. */
 typedef enum vz_cm_class { VZ_CM_FAST = 0, VZ_CM_MID = 1, VZ_CM_MAX = 2 } vz_cm_class;
 
 #define VZ_CM_EXTRA 2      /* inputs of a neural prior (cm_token.h) */
@@ -60,6 +60,29 @@ void vz_match_init(vz_match *m, uint32_t *table, int bits, int hash_shift, uint3
  * past. */
 void vz_match_seek(vz_match *m, uint32_t c);
 void vz_match_byte(vz_match *m, const uint8_t *hist, uint32_t pos);
+
+/* The same in the models of bytes and of pieces. Bytes alike before `at` and `pos`. */
+#define VZ_MATCH_LONGEST 65535u
+#define VZ_MATCH_VERIFIED 64u
+FV_INLINE uint32_t vz_match_common(const uint8_t *hist, uint32_t at, uint32_t pos)
+{
+    uint32_t n = 0;
+    while (n < VZ_MATCH_VERIFIED && n < at && hist[at - 1 - n] == hist[pos - 1 - n]) n++;
+    return n;
+}
+FV_INLINE uint32_t vz_match_misses(uint32_t misses)
+{
+    uint32_t n = 0;
+    for (; misses; misses &= misses - 1) n++;
+    return n;
+}
+/* Confidence is learnt by this: [32 lengths][recent misses]. */
+uint32_t vz_match_bucket(uint32_t length, uint32_t misses);
+
+/* Bytes of the segments that `is_ours`, which may be 1 GiB. */
+#define VZ_CM_BLOCK_MAX ((uint64_t)1 << 30)
+fv_status vz_cm_total(fv_ctx *ctx, const vz_segment *segs, int count, bool (*is_ours)(vz_kind kind),
+                      uint64_t *total);
 
 /* ---- What a kind's function may look at ------------------------------------------------------ */
 typedef struct vz_text {

@@ -6,9 +6,6 @@
  * 8 of 16 bytes were wrong. Confidence is learnt per (length, recent misses). */
 #include "cm.h"
 
-#define LENGTH_MAX 65535u
-#define VERIFY_MAX 64u
-
 void vz_match_init(vz_match *m, uint32_t *table, int bits, int hash_shift, uint32_t min_length)
 {
     m->table = table;
@@ -31,18 +28,10 @@ static uint32_t length_bucket(uint32_t n)
     return n < 512 ? 29 : n < 2048 ? 30 : 31;
 }
 
-static uint32_t common_length(const uint8_t *hist, uint32_t at, uint32_t pos)
+uint32_t vz_match_bucket(uint32_t length, uint32_t misses)
 {
-    uint32_t n = 0;
-    while (n < VERIFY_MAX && n < at && hist[at - 1 - n] == hist[pos - 1 - n]) n++;
-    return n;
-}
-
-static uint32_t ones(uint32_t x)
-{
-    uint32_t n = 0;
-    for (; x; x &= x - 1) n++;
-    return n;
+    const uint32_t recent = vz_match_misses(misses & 0xff);
+    return length_bucket(length) * 4 + (recent < 3 ? recent : 3);
 }
 
 void vz_match_seek(vz_match *m, uint32_t c)
@@ -59,13 +48,13 @@ void vz_match_byte(vz_match *m, const uint8_t *hist, uint32_t pos)
         const bool hit = hist[m->at] == c;
         m->misses = (m->misses << 1 | !hit) & 0xffff;
         if (!hit) m->length = 0;
-        else if (m->length < LENGTH_MAX) m->length++;
+        else if (m->length < VZ_MATCH_LONGEST) m->length++;
         m->at++;
-        if (ones(m->misses) > 8) m->at = m->length = 0;
+        if (vz_match_misses(m->misses) > 8) m->at = m->length = 0;
     }
     uint32_t *entry = m->entry;
-    if (m->length < VERIFY_MAX / 4 && *entry) {
-        const uint32_t n = common_length(hist, *entry, pos);
+    if (m->length < VZ_MATCH_VERIFIED / 4 && *entry) {
+        const uint32_t n = vz_match_common(hist, *entry, pos);
         if (n >= m->min_length && n > m->length) {
             m->at = *entry;
             m->length = n;
@@ -74,6 +63,5 @@ void vz_match_byte(vz_match *m, const uint8_t *hist, uint32_t pos)
     }
     *entry = pos;
     m->expected = m->at ? 256u | hist[m->at] : 0;
-    const uint32_t recent = ones(m->misses & 0xff);
-    m->bucket = length_bucket(m->length) * 4 + (recent < 3 ? recent : 3);
+    m->bucket = vz_match_bucket(m->length, m->misses);
 }

@@ -17,7 +17,6 @@
 
 #define RATE_AT_START 600u
 #define SLEEPS_FROM 32u /* bytes of a match */
-#define BLOCK_MAX ((uint64_t)1 << 30)
 
 /* Sizes and rates that the loop over decisions does not need as constants. */
 typedef struct plan {
@@ -33,23 +32,7 @@ static const plan PLANS[3] = {
       256 * VZ_TOKEN_DEPTHS}, 22, 22, 20, 5000, 300},
 };
 
-static vz_cm_class class_of(int level)
-{
-    return level <= 2 ? VZ_CM_FAST : level <= 5 ? VZ_CM_MID : VZ_CM_MAX;
-}
-
 /* ---- Memory ---------------------------------------------------------------------------------- */
-
-static int log2_ceil(uint64_t x)
-{
-    int n = 0;
-    while (n < 40 && ((uint64_t)1 << n) < x) n++;
-    return n;
-}
-static int bounded_log2(uint64_t x, int least, int most)
-{
-    return vz_clamp(log2_ceil(x), least, most);
-}
 
 /* Everything whose size depends on the block; 0 bytes: not there. */
 typedef struct sizes {
@@ -59,14 +42,14 @@ typedef struct sizes {
 
 static sizes sizes_of(const vz_cm_options *o, const vz_tree *tree, uint64_t total)
 {
-    const vz_cm_class k = class_of(o->level);
+    const int k = vz_class_of(o->level);
     const vz_token_shape s = vz_token_shapes[k];
     sizes z;
-    z.table_log2 = bounded_log2(total * (uint64_t)s.contexts * 32, 16, o->memory_log2);
-    z.match_log2 = bounded_log2(total, 10, PLANS[k].match_log2);
-    z.run_log2 = bounded_log2(total * 2, 10, PLANS[k].run_log2);
-    z.direct_log2 = bounded_log2(total * 4, 12, PLANS[k].direct_log2);
-    z.apm_log2 = bounded_log2(total, 10, 16);
+    z.table_log2 = vz_log2_within(total * (uint64_t)s.contexts * 32, 16, o->memory_log2);
+    z.match_log2 = vz_log2_within(total, 10, PLANS[k].match_log2);
+    z.run_log2 = vz_log2_within(total * 2, 10, PLANS[k].run_log2);
+    z.direct_log2 = vz_log2_within(total * 4, 12, PLANS[k].direct_log2);
+    z.apm_log2 = vz_log2_within(total, 10, 16);
     z.table = (size_t)1 << z.table_log2;
     z.hist = (size_t)total + 8;
     z.piece_at = (size_t)total * sizeof(uint16_t) + 8;
@@ -90,7 +73,7 @@ static uint64_t with_texts(const vz_token_model *m, uint64_t size)
 uint64_t vz_token_memory(const vz_cm_options *o, const vz_token_model *model, uint64_t size)
 {
     const sizes z = sizes_of(o, model->tree, with_texts(model, size));
-    const uint64_t matches = (uint64_t)vz_token_shapes[class_of(o->level)].matches * z.match;
+    const uint64_t matches = (uint64_t)vz_token_shapes[vz_class_of(o->level)].matches * z.match;
     return sizeof(vz_token) + sizeof(vz_cm) + z.table + z.hist + z.piece_at + matches + z.runs +
            z.direct0 + z.direct1 + z.after + z.maps + z.mixer + z.apms +
            NN_VOCAB_WINDOW * sizeof(uint16_t) + 4096;
@@ -337,32 +320,6 @@ static void use_contexts(vz_token *t)
 
 /* ---- Match model: cm_match.c for pieces ------------------------------------------------------ */
 
-#define LENGTH_MAX 65535u
-#define VERIFY_MAX 64u
-
-static uint32_t ones(uint32_t x)
-{
-    uint32_t n = 0;
-    for (; x; x &= x - 1) n++;
-    return n;
-}
-
-static uint32_t length_bucket(uint32_t n)
-{
-    if (n < 16) return n;
-    if (n < 32) return 12 + (n >> 2);  /* 16..19 */
-    if (n < 64) return 16 + (n >> 3);  /* 20..23 */
-    if (n < 128) return 20 + (n >> 4); /* 24..27 */
-    return n < 256 ? 28 : n < 512 ? 29 : n < 2048 ? 30 : 31;
-}
-
-static uint32_t common_length(const uint8_t *hist, uint32_t at, uint32_t pos)
-{
-    uint32_t n = 0;
-    while (n < VERIFY_MAX && n < at && hist[at - 1 - n] == hist[pos - 1 - n]) n++;
-    return n;
-}
-
 /* After a wrong piece the model goes on at the next beginning of a piece that is as far ahead as
  * the text has moved: tables and logs often differ in one field only. */
 static void follow_match(const vz_token *t, vz_token_match *m, uint32_t piece, uint32_t length)
@@ -370,10 +327,10 @@ static void follow_match(const vz_token *t, vz_token_match *m, uint32_t piece, u
     const bool is_hit = t->piece_at[m->at] == piece;
     const uint32_t pos = t->text->pos;
     m->misses = (m->misses << 1 | !is_hit) & 0xffff;
-    m->length = !is_hit ? 0 : m->length < LENGTH_MAX ? m->length + length : m->length;
+    m->length = !is_hit ? 0 : m->length < VZ_MATCH_LONGEST ? m->length + length : m->length;
     m->at += length;
     while (m->at < pos && t->piece_at[m->at] == VZ_NO_PIECE) m->at++;
-    if (m->at >= pos || ones(m->misses) > 8) m->at = m->length = 0;
+    if (m->at >= pos || vz_match_misses(m->misses) > 8) m->at = m->length = 0;
 }
 
 static void seek_match(vz_token_match *m, const uint8_t *bytes, uint32_t length)
@@ -387,8 +344,8 @@ static void use_match(const vz_token *t, vz_token_match *m, uint32_t piece, uint
 {
     const uint32_t pos = t->text->pos;
     if (m->at) follow_match(t, m, piece, length);
-    if (m->length < VERIFY_MAX / 4 && *m->entry) {
-        const uint32_t n = common_length(t->text->hist, *m->entry, pos);
+    if (m->length < VZ_MATCH_VERIFIED / 4 && *m->entry) {
+        const uint32_t n = vz_match_common(t->text->hist, *m->entry, pos);
         if (n >= m->min_length && n > m->length) {
             m->at = *m->entry;
             m->length = n;
@@ -398,8 +355,7 @@ static void use_match(const vz_token *t, vz_token_match *m, uint32_t piece, uint
     *m->entry = pos;
     m->way.is_open = m->at != 0;
     if (m->at) m->way = way_to(t, t->piece_at[m->at]);
-    const uint32_t recent = ones(m->misses & 0xff);
-    m->bucket = length_bucket(m->length) * 4 + (recent < 3 ? recent : 3);
+    m->bucket = vz_match_bucket(m->length, m->misses);
 }
 
 /* ---- One piece ------------------------------------------------------------------------------- */
@@ -556,14 +512,14 @@ static fv_status create(fv_ctx *ctx, const vz_cm_options *o, const vz_token_mode
                         uint64_t size, vz_token **out)
 {
     const uint64_t total = with_texts(model, size);
-    if (total > BLOCK_MAX || total < size)
+    if (total > VZ_CM_BLOCK_MAX || total < size)
         return fv_fail(ctx, FV_ERR_LIMIT, "vzip: a block of %llu bytes is too large for modelling",
                        (unsigned long long)total);
     const sizes z = sizes_of(o, model->tree, total);
     vz_token *t = fv_calloc(ctx, 1, sizeof *t);
     if (!t) return FV_ERR_OOM;
     t->ctx = ctx;
-    t->strength = class_of(o->level);
+    t->strength = (vz_cm_class)vz_class_of(o->level);
     t->branch = model->tree->branch;
     t->vocab = model->tree->vocab;
     t->bits = bits_for(fv_ctx_cpu(ctx));
@@ -578,24 +534,13 @@ static fv_status create(fv_ctx *ctx, const vz_cm_options *o, const vz_token_mode
     return s;
 }
 
-static fv_status total_of(fv_ctx *ctx, const vz_segment *segs, int count, uint64_t *total)
-{
-    *total = 0;
-    for (int i = 0; i < count; i++) {
-        if (segs[i].kind != VZ_PIECES) continue;
-        if (segs[i].size > BLOCK_MAX || *total + segs[i].size > BLOCK_MAX)
-            return fv_fail(ctx, FV_ERR_LIMIT, "vzip: the segments of a block are larger than "
-                           "1 GiB");
-        *total += segs[i].size;
-    }
-    return FV_OK;
-}
+static bool is_pieces(vz_kind kind) { return kind == VZ_PIECES; }
 
 fv_status vz_token_encode(fv_ctx *ctx, const vz_cm_options *o, const vz_token_model *model,
                           const vz_segment *segs, int count, const uint8_t *data, vz_buf *out)
 {
     uint64_t total;
-    FV_TRY(total_of(ctx, segs, count, &total));
+    FV_TRY(vz_cm_total(ctx, segs, count, is_pieces, &total));
     if (total == 0) return FV_OK;
     vz_token *t;
     FV_TRY(create(ctx, o, model, total, &t));
@@ -617,7 +562,7 @@ fv_status vz_token_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_token_mo
                           uint8_t *data)
 {
     uint64_t total;
-    FV_TRY(total_of(ctx, segs, count, &total));
+    FV_TRY(vz_cm_total(ctx, segs, count, is_pieces, &total));
     if (total == 0) return FV_OK;
     vz_token *t;
     FV_TRY(create(ctx, o, model, total, &t));
