@@ -201,8 +201,8 @@ extern const vz_cm_bits vz_cm_bits_c, vz_cm_bits_avx2, vz_cm_bits_avx512;
 void vz_cm_see_byte(vz_cm *cm, uint32_t c);
 void vz_cm_end_byte(vz_cm *cm, uint32_t c);
 
-/* For tables that are read at random: pages of 2 MiB make an access one cache miss instead of two. A
- * hint only, so its failure does not matter. */
+/* For tables that are read at random: with pages of 2 MiB an access costs one cache miss instead of
+ * two. A hint only, so its failure does not matter. */
 void vz_use_large_pages(void *memory, size_t bytes);
 
 /* Before the first bit of a byte that cm->sure did not predict after all (cm.c). */

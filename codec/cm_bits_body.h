@@ -125,10 +125,10 @@ FV_INLINE void seek_node(vz_cm *cm, uint32_t bit, vz_cm_shape sh)
     if (sh.selectors > 5) seek_weights(m, 5, cm->select[1] * 8 + bit, sh);
     for (int i = 0; i < sh.direct; i++)
         FV_PREFETCH(cm->direct[i] + (cm->direct_base[i] ^ cm->c0));
-    for (int i = 0; i < sh.apms; i++)
-        if (i != 2)
-            FV_PREFETCH(cm->f->apm[i].t + (size_t)apm_place(cm, cm->apm_base[sh.apms == 1 ? 1 : i]) *
-                                              VZ_APM_ROW);
+    for (int i = 0; i < sh.apms; i++) {
+        const uint32_t row = apm_place(cm, cm->apm_base[sh.apms == 1 ? 1 : i]);
+        if (i != 2) FV_PREFETCH(cm->f->apm[i].t + (size_t)row * VZ_APM_ROW);
+    }
 }
 
 /* Rows of the SSE stages: known before the inputs are, so the cache can fetch them meanwhile. */

@@ -62,7 +62,8 @@ FV_INLINE void seek_weights(const vz_mixer *m, int selector, uint32_t context, v
     for (int j = 0; j < n; j += 16) FV_PREFETCH(w + j);
 }
 
-/* Asks the cache for what the node at depth k needs: before the decision that led there is learnt. */
+/* Asks the cache for what the node at depth k needs: before the decision that led there is
+ * learnt. */
 FV_INLINE void seek_node(vz_token *t, uint32_t node, uint32_t k, vz_token_shape sh)
 {
     const vz_mixer *m = &t->mixer;

@@ -27,17 +27,19 @@ extern "C" {
 /* ---- 1. Options ------------------------------------------------------------------------------ */
 
 #define FV_VZIP_NO_LIMIT UINT64_MAX
+#define FV_VZIP_LEVEL_ULTRA 10 /* above 9, and text takes three times as long: the network reads all */
 
 typedef struct fv_vzip_model fv_vzip_model; /* section 6 */
 
 typedef struct fv_vzip_options {
     size_t struct_size;
-    int level;             /* 1 fastest .. 9 smallest; 0 = 3. Decoding takes as long as encoding */
-    uint64_t block_bytes;  /* 0 = the level's (8 MiB, 32 MiB from 6 on); at most 256 MiB         */
+    int level;             /* 1 fastest .. 9, or FV_VZIP_LEVEL_ULTRA; 0 = 3. Decoding takes as
+                              long as encoding                                                   */
+    uint64_t block_bytes;  /* 0 = the level's (8 MiB; from 6 on 32, at 9 64); at most 256 MiB    */
     uint64_t memory_bytes; /* 0 = none; else smaller tables and fewer threads until it fits      */
     uint64_t size;         /* of the input when it is known beforehand, to be written into the
                               header; a different number of bytes is then FV_ERR_IO. 0 = unknown */
-    int verify;            /* decode each block and compare: 1 yes, -1 no, 0 = at level 9        */
+    int verify;            /* decode each block and compare: 1 yes, -1 no, 0 = at level 10 only  */
     int no_index;          /* 1: leave out the index (random access then scans the archive)      */
     const char *name;      /* file name to keep, UTF-8, at most 255 bytes; NULL = none           */
     int has_time;          /* keep mtime and mode                                                */
@@ -49,8 +51,8 @@ typedef struct fv_vzip_options {
     int no_prime;          /* 1: nothing is known before the first byte: no vocabulary, network and
                               typical data. The archive is larger, and needs no model to be
                               decoded                                                            */
-    int no_network;        /* 1: the model without its network, which text from level 8 on and
-                              small texts from level 3 on wait for                               */
+    int no_network;        /* 1: the model without its network, which small texts from level 3 on
+                              and all text at level 10 wait for                                  */
     const fv_vzip_model *model; /* NULL = the library's own                                      */
 } fv_vzip_options;
 #define FV_VZIP_OPTIONS_INIT { .struct_size = sizeof(fv_vzip_options) }

@@ -101,7 +101,7 @@ typedef struct vz_prior {
 } vz_prior;
 
 typedef struct vz_cm_options {
-    int level;         /* 1..9, see vz_level */
+    int level;         /* see vz_level */
     int memory_log2;   /* of the tables, from the frame header: 20..30 */
     const vz_prior *prior; /* NULL: none */
 } vz_cm_options;
@@ -183,9 +183,9 @@ typedef struct vz_level {
     bool is_thorough; /* tries zstd -19 on every block */
     bool has_verify;  /* decodes every block after coding it */
 } vz_level;
-const vz_level *vz_level_of(int level); /* NULL unless 1..9 */
+const vz_level *vz_level_of(int level); /* NULL: there is none of that number */
 int vz_window_of(int level); /* log2 of the bytes that blocks may refer back to */
-/* Strength of the models: levels 1-2, 3-5, 6-9. */
+/* Strength of the models: levels 1-2, 3-5, 6 and above. */
 FV_INLINE int vz_class_of(int level) { return level <= 2 ? 0 : level <= 5 ? 1 : 2; }
 /* For tables in proportion to data: log2 of the first power of two that is not below x, but
  * least .. most. */

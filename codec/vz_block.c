@@ -3,9 +3,9 @@
  * zstd at level 19 costs as much as a third of the context mixing, so it is left out where it cannot
  * win: a quick zstd (-9; -5 at levels 1 and 2) with the window of -19 first says how far ahead the
  * model is, and both on a sample of the block what -19 will gain. The model must be VZ_AHEAD percent
- * below that, or VZ_FAR below the quick one: no data has been seen where -19 gains as much. What
- * repeats so much that zstd has next to nothing to do is tried always, as are small blocks and all
- * of the thorough levels.
+ * below that, or VZ_FAR below the quick one, which makes the sample superfluous: no data has been
+ * seen where -19 gains as much. What repeats so much that zstd has next to nothing to do is tried
+ * always, as are small blocks and all of the thorough level.
  *
  *     order-0 flat, zstd finds nothing, no kind with a coder of its own: stored at once (compressed
  *     or encrypted data)
@@ -171,12 +171,32 @@ static fv_status sample(contest *c, int quick, size_t size[2])
     return s;
 }
 
-static bool is_far_ahead(const contest *c, size_t quick, const size_t sampled[2])
+static fv_status is_far_ahead(contest *c, int quick_level, size_t quick, bool *is_far)
 {
-    if (quick < c->size / 16) return false;
-    if (c->best < quick / 100 * (100 - VZ_FAR)) return true;
+    size_t sampled[2];
+    *is_far = false;
+    if (quick < c->size / 16) return FV_OK;
+    *is_far = c->best < quick / 100 * (100 - VZ_FAR);
+    if (*is_far) return FV_OK;
+    FV_TRY(sample(c, quick_level, sampled));
     const uint64_t expected = (uint64_t)quick * sampled[1] / sampled[0];
-    return c->best < expected / 100 * (100 - VZ_AHEAD);
+    *is_far = c->best < expected / 100 * (100 - VZ_AHEAD);
+    return FV_OK;
+}
+
+/* Stored at once: zstd finds nothing, and no kind has a coder of its own. */
+static fv_status is_noise(contest *c, const vz_cm_options *o, int quick_level, size_t quick,
+                          bool *is)
+{
+    size_t sampled[2];
+    bool has_own;
+    *is = false;
+    if (!is_flat(c->data, c->size) || quick <= c->size - c->size / 100) return FV_OK;
+    FV_TRY(sample(c, quick_level, sampled));
+    if (sampled[1] <= sampled[0] - sampled[0] / 100) return FV_OK;
+    FV_TRY(find_own_kind(c, o->level, &has_own));
+    *is = !has_own;
+    return FV_OK;
 }
 
 /* With the model's typical data, and without: for small blocks, where both take little time. */
@@ -199,23 +219,19 @@ static fv_status model(contest *c, const vz_cm_options *o)
 static fv_status compete(contest *c, const vz_cm_options *o, bool is_thorough)
 {
     const int quick_level = o->level <= 2 ? ZSTD_FAST : ZSTD_QUICK;
-    size_t quick = 0, best[2] = {1, 1};
+    size_t quick = 0;
+    bool is_over = false;
     if (!is_thorough) {
-        bool has_own;
         /* Room for everything: how small it is matters, even when it does not win. */
         FV_TRY(try_zstd(c, quick_level));
         quick = c->best;
         vz_buf_trim(c->out);
-        FV_TRY(sample(c, quick_level, best));
-        if (is_flat(c->data, c->size) && quick > c->size - c->size / 100 &&
-            best[1] > best[0] - best[0] / 100) {
-            FV_TRY(find_own_kind(c, o->level, &has_own));
-            if (!has_own) return FV_OK;
-        }
+        FV_TRY(is_noise(c, o, quick_level, quick, &is_over));
+        if (is_over) return FV_OK;
     }
     FV_TRY(model(c, o));
-    if (!is_thorough && is_far_ahead(c, quick, best)) return FV_OK;
-    return try_zstd(c, ZSTD_BEST);
+    if (!is_thorough) FV_TRY(is_far_ahead(c, quick_level, quick, &is_over));
+    return is_over ? FV_OK : try_zstd(c, ZSTD_BEST);
 }
 
 fv_status vz_block_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data, size_t size,

@@ -26,14 +26,15 @@ const vz_level *vz_level_of(int level)
         {8 * MIB, 24, false, false},  /* 1 */
         {8 * MIB, 25, false, false},  /* 2 */
         {8 * MIB, 25, false, false},  /* 3: the default */
-        {8 * MIB, 25, false, false},  /* 4 */
+        {8 * MIB, 26, false, false},  /* 4 */
         {8 * MIB, 27, false, false},  /* 5 */
-        {32 * MIB, 27, true, false},  /* 6 */
-        {32 * MIB, 28, true, false},  /* 7 */
-        {32 * MIB, 28, true, false},  /* 8 */
-        {32 * MIB, 29, true, true},   /* 9 */
+        {32 * MIB, 25, false, false}, /* 6 */
+        {32 * MIB, 26, false, false}, /* 7 */
+        {32 * MIB, 27, false, false}, /* 8 */
+        {64 * MIB, 27, false, false}, /* 9 */
+        {32 * MIB, 29, true, true},   /* FV_VZIP_LEVEL_ULTRA */
     };
-    return level < 1 || level > 9 ? NULL : &levels[level - 1];
+    return level < 1 || level > FV_VZIP_LEVEL_ULTRA ? NULL : &levels[level - 1];
 }
 
 /* 16 MiB: what zstd -19 looks back to and a block more; with 256 MiB, versions of a large folder see

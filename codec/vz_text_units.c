@@ -74,18 +74,24 @@ fv_status vz_pieces_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment
 
 /* ---- Bytes or pieces ------------------------------------------------------------------------- */
 
-/* The network takes twice the time of the rest, so fast levels use it only where all is over soon:
- * for less text than this. */
-static const uint64_t net_below[10] = {
-    0, 0, 0, 128 << 10, 256 << 10, 1 << 20, 1 << 20, 4 << 20, UINT64_MAX, UINT64_MAX};
-#define TRIED ((size_t)128 << 10) /* bytes of the sample; half of it at the fast levels */
-#define TRIED_FROM (8 * TRIED)    /* less text is in pieces without a trial, but where the strongest
-                                   * model of bytes stands against pieces without network */
+/* The network takes twice the time of the rest, so all levels but the last use it only where all is
+ * over soon: for less text than this. */
+static const uint64_t net_below[FV_VZIP_LEVEL_ULTRA + 1] = {
+    0, 0, 0, 128 << 10, 128 << 10, 256 << 10, 256 << 10, 256 << 10, 256 << 10, 256 << 10, UINT64_MAX};
+/* Bytes of the sample: a part of the text, between bounds. With the tables of a small file. */
+#define TRIED_PART 16
+#define TRIED_LEAST ((size_t)16 << 10)
+#define TRIED_MOST ((size_t)64 << 10)
+#define TRIED_LOG2 24
+#define TRIED_FROM ((uint64_t)1 << 20) /* less text is in pieces without a trial, but where the
+                                        * strongest model of bytes stands against pieces without
+                                        * network */
 
-static const uint8_t *sample_of(int level, const uint8_t *data, const vz_segment *segs, int count,
-                                size_t *size)
+static const uint8_t *sample_of(const uint8_t *data, const vz_segment *segs, int count,
+                                uint64_t text, size_t *size)
 {
-    const size_t most = level <= 2 ? TRIED / 2 : TRIED;
+    const uint64_t part = text / TRIED_PART < TRIED_MOST ? text / TRIED_PART : TRIED_MOST;
+    const size_t most = part < TRIED_LEAST ? TRIED_LEAST : (size_t)part;
     const uint8_t *best = data;
     uint64_t largest = 0;
     for (int i = 0; i < count; data += segs[i++].size)
@@ -102,7 +108,8 @@ static fv_status are_bytes_smaller(fv_ctx *ctx, const vz_cm_options *o, const ui
                                    size_t size, bool has_net, bool *are)
 {
     const vz_prior none = {o->prior->model, 0, 0};
-    const vz_cm_options plain = {o->level, o->memory_log2, &none};
+    const int log2 = o->memory_log2 < TRIED_LOG2 ? o->memory_log2 : TRIED_LOG2;
+    const vz_cm_options plain = {o->level, log2, &none};
     const vz_segment bytes = {VZ_TEXT, 0, size}, pieces = {VZ_PIECES, has_net, size};
     vz_buf a, b;
     vz_buf_init(&a, ctx);
@@ -125,7 +132,7 @@ fv_status vz_text_units(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data
     for (int i = 0; i < count; i++) text += segs[i].kind == VZ_TEXT ? segs[i].size : 0;
     if (text == 0) return FV_OK;
     const bool has_net = (o->prior->allowed & VZ_ALLOW_NET) && text < net_below[o->level];
-    const uint8_t *sample = sample_of(o->level, data, segs, count, &size);
+    const uint8_t *sample = sample_of(data, segs, count, text, &size);
     if (text >= TRIED_FROM || (!has_net && o->level >= 6))
         FV_TRY(are_bytes_smaller(ctx, o, sample, size, has_net, &are_bytes));
     for (int i = 0; i < count && !are_bytes; i++) {

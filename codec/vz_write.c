@@ -90,7 +90,8 @@ static fv_status take_options(writer *w, const fv_vzip_options *opts)
     FV_TRY(FV_TAKE_OPTIONS(ctx, &w->o, opts, "vzip"));
     if (w->o.level == 0) w->o.level = VZ_LEVEL_DEFAULT;
     const vz_level *level = vz_level_of(w->o.level);
-    if (!level) return fv_fail(ctx, FV_ERR_ARG, "level %d: there are levels 1 to 9", w->o.level);
+    if (!level) return fv_fail(ctx, FV_ERR_ARG, "level %d: there are levels 1 to %d", w->o.level,
+                               FV_VZIP_LEVEL_ULTRA);
     w->block_size = w->o.block_bytes ? w->o.block_bytes : level->block_size;
     if (w->block_size > VZ_BLOCK_BYTES_MAX)
         return fv_fail(ctx, FV_ERR_ARG, "blocks of %llu bytes: at most 256 MiB are possible",

@@ -75,6 +75,9 @@ for level in 1 2 3 4 5 6 7 8 9; do
     "$VZIP" -$level < text > l.vz 2> err && "$VZIP" -d < l.vz 2>> err | cmp -s - text
     ok $? "level_$level"
 done
+"$VZIP" --ultra < text > l.vz 2> err && "$VZIP" -d < l.vz 2>> err | cmp -s - text
+ok $? ultra
+"$VZIP" --level 10 < text > ten.vz 2> err && cmp -s l.vz ten.vz; ok $? level_10_is_ultra
 for file in empty text dense; do
     "$VZIP" -c $file 2> err | "$VZIP" -dc 2>> err | cmp -s - $file; ok $? "pipe $file"
     "$VZIP" -1c $file > one.vz 2> err; "$VZIP" -1c < $file > two.vz 2>> err
@@ -179,7 +182,9 @@ refuse list_of_text 3 "not a .vz" "$VZIP" l text
 refuse unknown_option 2 "did you mean --verify" "$VZIP" --verfy text
 refuse unknown_letter 2 "-z" "$VZIP" -z text
 refuse level_0 2 "-0" "$VZIP" -0 text
-refuse level_10 2 "1 to 9" "$VZIP" --level 10 text
+refuse level_11 2 "1 to 10" "$VZIP" --level 11 text
+refuse ultra_and_level 2 "exclude" "$VZIP" --ultra -9 text
+refuse ultra_of_d 2 "--ultra" "$VZIP" d --ultra text.vz
 refuse level_of_d 2 "level" "$VZIP" d -3 text.vz
 refuse two_modes 2 "exclude" "$VZIP" -dt text.vz
 refuse o_and_c 2 "exclude" "$VZIP" -c -o x text

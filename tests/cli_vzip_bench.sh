@@ -67,6 +67,7 @@ fi
 refuse no_file 2 "missing" "$VZIP" ""
 refuse bad_level 2 "1 to 9" "$VZIP" "--levels 0 text"
 refuse level_twice 2 "twice" "$VZIP" "--levels 1,1 text"
+refuse ultra_twice 2 "twice" "$VZIP" "--levels ultra,10 text"
 refuse bad_peer 2 "there are" "$VZIP" "--peers gzip text"
 refuse no_such_file 1 "none" "$VZIP" "--levels 1 --peers none none"
 refuse folder 1 "regular" "$VZIP" "--levels 1 --peers none bin"

@@ -493,6 +493,11 @@ static void hostile_headers_are_refused(void)
     forge(&f, VZ_IS_SINGLE);
     f.b.data[8] = 2;
     CHECK(open_forged(&f, NULL) == FV_ERR_VERSION);
+    forge(&f, VZ_IS_SINGLE);
+    f.b.data[10] = FV_VZIP_LEVEL_ULTRA + 1;
+    f.b.size -= 4;
+    vz_buf_le(&f.b, fv_crc32c(0, f.b.data, f.b.size), 4);
+    CHECK(open_forged(&f, NULL) == FV_ERR_FORMAT);
     forge(&f, VZ_IS_SOLID); /* a window of one byte */
     CHECK(open_forged(&f, NULL) == FV_ERR_FORMAT);
     forge(&f, VZ_IS_SINGLE | VZ_HAS_INDEX);
@@ -548,7 +553,7 @@ static void wrong_input_is_named(void)
     CHECK(fv_vzip_decompress(ctx, "", 0, 9, NULL, &out, &n) == FV_ERR_TRUNCATED);
     CHECK(fv_vzip_decompress(ctx, vz_magic, 5, 9, NULL, &out, &n) == FV_ERR_TRUNCATED);
     CHECK(fv_vzip_decompress(ctx, "hello", 5, 0, NULL, &out, &n) == FV_ERR_ARG);
-    fv_vzip_options o = vz_test_options(10, 0);
+    fv_vzip_options o = vz_test_options(FV_VZIP_LEVEL_ULTRA + 1, 0);
     CHECK(fv_vzip_compress(ctx, "a", 1, &o, &out, &n) == FV_ERR_ARG);
     o = vz_test_options(1, VZ_BLOCK_BYTES_MAX + 1);
     CHECK(fv_vzip_compress(ctx, "a", 1, &o, &out, &n) == FV_ERR_ARG);

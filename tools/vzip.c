@@ -41,8 +41,12 @@ static const cli_option *describe(args *a, char verb)
     const bool all = !verb, c = all || verb == 'c', d = all || verb == 'd', code = c || d;
     const bool t = verb == 't', l = all || verb == 'l', data = code || t;
     if (c)
-        add(a, (cli_option){0, "level", "N", "1 fastest .. 9 smallest, also -1 .. -9; 3 if not given."
-                            " Decompressing takes as long as compressing", CLI_INT, &j->level, 1, 9});
+        add(a, (cli_option){0, "level", "N", "1 fastest .. 9, also -1 .. -9, or 10 for --ultra; 3"
+                            " if not given. Decompressing takes as long as compressing", CLI_INT,
+                            &j->level, 1, FV_VZIP_LEVEL_ULTRA});
+    if (c)
+        add(a, (cli_option){0, "ultra", NULL, "smallest: the network reads all text, up to five"
+                            " times the time of -9", CLI_FLAG, &j->is_ultra, 0, 0});
     if (all) {
         add(a, (cli_option){'d', "decompress", NULL, "the file from the archive", CLI_FLAG,
                             &a->is_decompress, 0, 0});
@@ -77,13 +81,14 @@ static const cli_option *describe(args *a, char verb)
                             CLI_STRING, &a->memory, 0, 0});
     }
     if (c) {
-        add(a, (cli_option){0, "block-size", "SIZE", "8M, from level 6 on 32M; at most 256M",
-                            CLI_STRING, &a->block, 0, 0});
+        add(a, (cli_option){0, "block-size", "SIZE", "8M, from level 6 on 32M, 64M at 9; at most"
+                            " 256M", CLI_STRING, &a->block, 0, 0});
         add(a, (cli_option){0, "long", NULL, "blocks of 256M", CLI_FLAG, &a->is_long, 0, 0});
-        add(a, (cli_option){0, "verify", NULL, "decode each block and compare; level 9 does",
+        add(a, (cli_option){0, "verify", NULL, "decode each block and compare; --ultra does",
                             CLI_FLAG, &j->verify, 0, 0});
-        add(a, (cli_option){0, "no-neural", NULL, "without the network: faster, text is larger from"
-                            " level 8 on, and small text from 3 on", CLI_FLAG, &j->no_neural, 0, 0});
+        add(a, (cli_option){0, "no-neural", NULL, "without the network: faster; small text is larger"
+                            " from level 3 on, and all text with --ultra", CLI_FLAG,
+                            &j->no_neural, 0, 0});
         add(a, (cli_option){0, "no-prime", NULL, "without any model: larger, and needs none to"
                             " decompress", CLI_FLAG, &j->no_prime, 0, 0});
     }
@@ -203,6 +208,8 @@ static int set_job(args *a, int files)
         return cli_fail(CLI_USAGE, "-o takes the result of one file, not of several");
     if (a->is_keep && j->remove_input) return cli_fail(CLI_USAGE, "-k and --rm exclude each other");
     if (a->is_no_name && j->keep_name) return cli_fail(CLI_USAGE, "-n and -N exclude each other");
+    if (j->is_ultra && j->level)
+        return cli_fail(CLI_USAGE, "--ultra and a level exclude each other");
     if (a->is_long && a->block)
         return cli_fail(CLI_USAGE, "--long and --block-size exclude each other");
     if (j->common.json && j->mode != VZIP_LIST)
@@ -218,6 +225,7 @@ static int set_job(args *a, int files)
     if (code == CLI_OK && j->block_bytes > LONG_BLOCK)
         code = cli_fail(CLI_USAGE, "--block-size %s: 256M at most", a->block);
     if (a->is_long) j->block_bytes = LONG_BLOCK;
+    if (j->is_ultra) j->level = FV_VZIP_LEVEL_ULTRA;
     return code;
 }
 

@@ -37,6 +37,7 @@ typedef struct vzip_job {
     vzip_mode mode;
     cli_common common;
     int level;
+    bool is_ultra; /* instead of a level */
     bool to_stdout, remove_input, recursive, keep_name, verify, no_prime, no_neural, keep_broken, recover;
     const char *out, *model;
     uint64_t memory_bytes, block_bytes, max_output;

@@ -37,21 +37,32 @@ typedef struct bench {
 
 /* ---- What to run ----------------------------------------------------------------------------- */
 
+/* 0: the n letters name none. */
+static int level_of(const char *word, size_t n)
+{
+    if (n == 1 && *word >= '1' && *word <= '9') return *word - '0';
+    const bool is_ultra = (n == 5 && memcmp(word, "ultra", 5) == 0) ||
+                          (n == 2 && memcmp(word, "10", 2) == 0);
+    return is_ultra ? FV_VZIP_LEVEL_ULTRA : 0;
+}
+
 static int add_levels(bench *b, const char *text)
 {
     for (const char *p = text; *p;) {
         bench_coder *c = &b->coder[b->coder_count];
-        const bool is_level = *p >= '1' && *p <= '9' && (p[1] == 0 || p[1] == ',');
-        for (int i = 0; is_level && i < b->coder_count; i++)
-            if (b->coder[i].level == *p - '0')
-                return cli_fail(CLI_USAGE, "--levels %s: %c is there twice", text, *p);
-        if (!is_level)
-            return cli_fail(CLI_USAGE, "--levels %s: levels from 1 to 9 are needed, as in 1,3,9",
-                            text);
-        c->level = *p - '0';
-        snprintf(c->title, sizeof c->title, "vzip -%d", c->level);
+        const size_t n = strcspn(p, ",");
+        const int level = level_of(p, n);
+        for (int i = 0; level && i < b->coder_count; i++)
+            if (b->coder[i].level == level)
+                return cli_fail(CLI_USAGE, "--levels %s: %.*s is there twice", text, (int)n, p);
+        if (!level)
+            return cli_fail(CLI_USAGE, "--levels %s: levels from 1 to 9 or ultra are needed, as in "
+                            "1,3,9", text);
+        c->level = level;
+        if (level == FV_VZIP_LEVEL_ULTRA) snprintf(c->title, sizeof c->title, "vzip --ultra");
+        else snprintf(c->title, sizeof c->title, "vzip -%d", level);
         b->coder_count++;
-        p += 1 + (p[1] == ',');
+        p += n + (p[n] == ',');
     }
     return b->coder_count ? CLI_OK : cli_fail(CLI_USAGE, "--levels: which levels? As in 1,3,9");
 }
@@ -476,7 +487,8 @@ int vzip_bench(int argc, char **argv, const char *name)
 {
     bench_args a = {.common = {.threads = 1}, .levels = "1,3,9", .peers = "all"};
     const cli_option options[] = {
-        {0, "levels", "LIST", "ours, as in 1,3,6,9 (default 1,3,9)", CLI_STRING, &a.levels, 0, 0},
+        {0, "levels", "LIST", "ours, as in 1,3,9,ultra (default 1,3,9)", CLI_STRING, &a.levels, 0,
+         0},
         {0, "peers", "LIST",
          "all (the default), none, or of zstd, xz, brotli, bzip3, zpaq, lrzip, flac, cwebp, cjxl",
          CLI_STRING, &a.peers, 0, 0},

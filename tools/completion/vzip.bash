@@ -16,7 +16,7 @@ _vzip()
         return
         ;;
     esac
-    local pack='--level --block-size --long --verify --no-neural --no-prime --model'
+    local pack='--level --ultra --block-size --long --verify --no-neural --no-prime --model'
     local unpack='--max-output --keep-broken --recover --model'
     case ${COMP_WORDS[1]} in
     c) words="$code $pack $common" ;;
