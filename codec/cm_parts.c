@@ -5,6 +5,20 @@
 
 #include <string.h>
 
+/* What is there is copied behind itself: memcpy is as fast as memory is. */
+void vz_fill32(uint32_t *to, size_t n, uint32_t v)
+{
+    const size_t most = 1024; /* stays in the cache */
+    size_t done = n < 16 ? n : 16;
+    for (size_t i = 0; i < done; i++) to[i] = v;
+    while (done < n) {
+        size_t step = done < most ? done : most;
+        if (step > n - done) step = n - done;
+        memcpy(to + done, to, step * sizeof *to);
+        done += step;
+    }
+}
+
 /* squash(k) = 2^16 / (1 + e^(-k/256)). e^(-k/256) is a running product in Q32: its error, below
  * k * 2^-32, does not matter, only that it is the same everywhere. */
 #define EXP_STEP_Q32 0xff007fd5u /* e^(-1/256) */
@@ -93,7 +107,7 @@ void vz_mixer_init(vz_mixer *m, const vz_mix_ops *ops, const vz_logistic *lg, vo
     for (int i = 0; i < selectors; i++) {
         const size_t count = (size_t)contexts[i] * (size_t)m->n;
         m->group[i] = m->pick[i] = (int32_t *)at;
-        for (size_t k = 0; k < count; k++) m->group[i][k] = w0;
+        vz_fill32((uint32_t *)m->group[i], count, (uint32_t)w0);
         at += count * sizeof(int32_t);
     }
 }

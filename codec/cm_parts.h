@@ -25,6 +25,10 @@ FV_INLINE uint32_t vz_rd32(const uint8_t *p)
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
+/* All of to[0 .. n) become v: tables of a million cells are most of the time that a small input
+ * takes (cm_parts.c). */
+void vz_fill32(uint32_t *to, size_t n, uint32_t v);
+
 /* ---- Range coder: carry-less, [low, high] both inclusive, top bytes always differ ------------ */
 typedef struct vz_encoder {
     uint32_t low, high;

@@ -367,8 +367,7 @@ static void init(model *m, fv_ctx *ctx, const layout *l)
     }
     for (int i = 0; i < p->direct; i++) {
         m->direct[i] = (vz_prob *)(m->memory + l->direct[i]);
-        for (size_t k = 0; k < (size_t)4 << (2 * p->orders[i]); k++)
-            m->direct[i][k] = vz_prob_of(32768, 0);
+        vz_fill32(m->direct[i], (size_t)4 << (2 * p->orders[i]), vz_prob_of(32768, 0));
     }
     for (int i = 0; i < p->hashed; i++) {
         hashed *h = &m->h[i];
