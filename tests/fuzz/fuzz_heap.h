@@ -6,8 +6,8 @@
  *
  *     [ poisoned: 64 ][ as many bytes as were asked for ][ poisoned: at least 64 ]
  *
- * Small blocks come from the C library, with all that a sanitizer knows about them. The context
- * has a mutex around neither, and targets have one thread. */
+ * Small blocks come from the C library, with all that a sanitizer knows about them. There is no
+ * lock: targets have one thread. */
 #ifndef FUZZ_HEAP_H
 #define FUZZ_HEAP_H
 
@@ -62,8 +62,8 @@ static inline fuzz_block *fuzz_find(fuzz_heap *h, size_t room)
     fuzz_block *best = NULL;
     for (int i = 0; i < h->count; i++) {
         fuzz_block *b = &h->block[i];
-        if (!b->is_used && b->room >= room && b->room / 4 <= room && (!best || b->room < best->room))
-            best = b;
+        if (b->is_used || b->room < room || b->room / 4 > room) continue;
+        if (!best || b->room < best->room) best = b;
     }
     return best;
 }

@@ -1,9 +1,9 @@
 /* fuzz_vz_cut.c - blocks and references that the encoder makes of an input, without coding them.
  *
- * What fuzz_vz_whole codes is only cut here and put together again, a hundred times as fast. Byte 0:
- * bit 0 level 6 (which looks at zip members), bit 1 a large input in a small window, bit 2 a memory
- * limit. Byte 1: bytes of a read, squared. Byte 2: bytes of a block, in units of 64 above 8192. The
- * rest is the script of the input (fuzz_vz_script.h). */
+ * What fuzz_vz_whole codes is only cut here and put together again, a hundred times as fast. Byte
+ * 0: bit 0 level 6 (which looks at zip members), bit 1 a large input in a small window, bit 2 a
+ * memory limit. Byte 1: bytes of a read, squared. Byte 2: bytes of a block, in units of 64 above
+ * 8192. The rest is the script of the input (fuzz_vz_script.h). */
 #include "fuzz_ctx.h"
 #include "fuzz_vz_script.h"
 #include "vz_whole.h"
