@@ -75,7 +75,7 @@ fv_status vz_pieces_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment
 /* ---- Bytes or pieces ------------------------------------------------------------------------- */
 
 /* The network takes twice the time of the rest, so all levels but the last use it only where all is
- * over soon: for less text than this. */
+ * over soon: in blocks that are smaller than this. */
 static const uint64_t net_below[FV_VZIP_LEVEL_ULTRA + 1] = {
     0, 0, 0, 128 << 10, 128 << 10, 256 << 10, 256 << 10, 256 << 10, 256 << 10, 256 << 10, UINT64_MAX};
 /* Bytes of the sample: a part of the text, between bounds. With the tables of a small file. */
@@ -125,13 +125,16 @@ static fv_status are_bytes_smaller(fv_ctx *ctx, const vz_cm_options *o, const ui
 fv_status vz_text_units(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data,
                         vz_segment *segs, int count)
 {
-    uint64_t text = 0;
+    uint64_t text = 0, all = 0;
     size_t size;
     bool are_bytes = false;
     if (!o->prior || !o->prior->model->net) return FV_OK;
-    for (int i = 0; i < count; i++) text += segs[i].kind == VZ_TEXT ? segs[i].size : 0;
+    for (int i = 0; i < count; i++) {
+        text += segs[i].kind == VZ_TEXT ? segs[i].size : 0;
+        all += segs[i].size;
+    }
     if (text == 0) return FV_OK;
-    const bool has_net = (o->prior->allowed & VZ_ALLOW_NET) && text < net_below[o->level];
+    const bool has_net = (o->prior->allowed & VZ_ALLOW_NET) && all < net_below[o->level];
     const uint8_t *sample = sample_of(data, segs, count, text, &size);
     if (text >= TRIED_FROM || (!has_net && o->level >= 6))
         FV_TRY(are_bytes_smaller(ctx, o, sample, size, has_net, &are_bytes));
