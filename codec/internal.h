@@ -263,9 +263,13 @@ fv_status vz_block_suits(fv_ctx *ctx, const vz_header *frame, const vz_block_hea
 /* The smallest of the three ways; *type says which. A stored block leaves `out` empty. */
 fv_status vz_block_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data, size_t size,
                           const vz_hints *hints, vz_buf *out, vz_block_type *type);
-/* Bytes that decoding takes besides coded and original bytes. Reads the segment table. */
-fv_status vz_block_memory(fv_ctx *ctx, const vz_cm_options *o, const vz_block_header *h,
-                          const uint8_t *coded, uint64_t *out);
+/* What decoding takes: bytes of memory besides coded and original bytes, and bytes of the model's
+ * texts that are learnt before. Reads the segment table. */
+typedef struct vz_need {
+    uint64_t memory, learnt;
+} vz_need;
+fv_status vz_block_need(fv_ctx *ctx, const vz_cm_options *o, const vz_block_header *h,
+                        const uint8_t *coded, vz_need *out);
 /* The same at most, for any block of that many original bytes. */
 uint64_t vz_block_memory_max(const vz_cm_options *o, uint64_t original);
 /* Fills data[0 .. h->original) and compares the hash. */
@@ -280,9 +284,17 @@ fv_status vz_modelled_encode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t 
                              const vz_hints *hints, vz_buf *out);
 /* Does that payload of a frame with a model use it? */
 bool vz_modelled_needs_model(const uint8_t *coded, size_t size);
-fv_status vz_modelled_memory(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *coded,
-                             size_t coded_size, uint64_t size, uint64_t *out);
-/* The same at most, for any block of that size. */
+fv_status vz_modelled_need(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *coded,
+                           size_t coded_size, uint64_t size, vz_need *out);
+FV_INLINE fv_status vz_modelled_memory(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *coded,
+                                       size_t coded_size, uint64_t size, uint64_t *out)
+{
+    vz_need need;
+    const fv_status s = vz_modelled_need(ctx, o, coded, coded_size, size, &need);
+    *out = need.memory;
+    return s;
+}
+/* The memory at most, for any block of that size. */
 uint64_t vz_modelled_memory_max(const vz_cm_options *o, uint64_t size);
 fv_status vz_modelled_decode(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *coded,
                              size_t coded_size, uint8_t *data, size_t size);

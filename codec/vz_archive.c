@@ -512,11 +512,11 @@ fv_status vz_archive_plain(fv_vzip_archive *a, size_t i, const vz_block_header *
     vz_prior prior;
     FV_TRY(vz_model_take(a->ctx, &a->limits, &f->h, &prior));
     const vz_cm_options o = {f->h.level, f->h.memory_log2, f->h.models ? &prior : NULL};
-    uint64_t tables = 0;
+    vz_need tables = {0, 0};
     a->data.size = 0;
     if (inner->original > 0)
-        FV_TRY(vz_block_memory(a->ctx, &o, inner, payload, &tables));
-    const uint64_t need = h->original + a->coded.size + tables +
+        FV_TRY(vz_block_need(a->ctx, &o, inner, payload, &tables));
+    const uint64_t need = h->original + a->coded.size + tables.memory +
                           (h->type == VZ_REFERRING || a->past.pages ? window_of(f) : 0);
     if (need > a->limits.memory_bytes)
         return fv_fail(a->ctx, FV_ERR_OOM, "decoding takes %llu bytes of memory, the limit is %llu; "

@@ -254,12 +254,12 @@ uint64_t vz_block_encode_memory(const vz_cm_options *o, uint64_t size)
 
 /* ---- Decoding -------------------------------------------------------------------------------- */
 
-fv_status vz_block_memory(fv_ctx *ctx, const vz_cm_options *o, const vz_block_header *h,
-                          const uint8_t *coded, uint64_t *out)
+fv_status vz_block_need(fv_ctx *ctx, const vz_cm_options *o, const vz_block_header *h,
+                        const uint8_t *coded, vz_need *out)
 {
-    *out = h->type == VZ_ZSTD ? ZSTD_DECODER_BYTES : 0;
+    *out = (vz_need){h->type == VZ_ZSTD ? ZSTD_DECODER_BYTES : 0, 0};
     if (h->type != VZ_MODELLED) return FV_OK;
-    return vz_modelled_memory(ctx, o, coded, (size_t)h->coded, h->original, out);
+    return vz_modelled_need(ctx, o, coded, (size_t)h->coded, h->original, out);
 }
 
 uint64_t vz_block_memory_max(const vz_cm_options *o, uint64_t original)

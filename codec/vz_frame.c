@@ -251,5 +251,6 @@ fv_status vz_take_limits(fv_ctx *ctx, const fv_vzip_limits *limits, fv_vzip_limi
     if (out->max_block_bytes == 0 || out->max_block_bytes > VZ_BLOCK_BYTES_MAX)
         out->max_block_bytes = VZ_BLOCK_BYTES_MAX;
     if (out->max_expansion == 0) out->max_expansion = 1000000;
+    if (out->max_learnt_bytes == 0) out->max_learnt_bytes = (uint64_t)4 << 30;
     return FV_OK;
 }

@@ -283,15 +283,15 @@ static fv_status get_head(vz_in *r, const vz_cm_options *o, uint64_t size, vz_se
     return FV_OK;
 }
 
-fv_status vz_modelled_memory(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *coded,
-                             size_t coded_size, uint64_t size, uint64_t *out)
+fv_status vz_modelled_need(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *coded,
+                           size_t coded_size, uint64_t size, vz_need *out)
 {
     vz_in r = {ctx, coded, coded + coded_size};
     vz_segment *segs;
     int count;
     uint64_t most = 0;
     streams t;
-    *out = 0;
+    *out = (vz_need){0, 0};
     FV_TRY(get_head(&r, o, size, &segs, &count, &t));
     for (int i = 0; i < count; i++) {
         const vz_coder *coder = vz_coder_of(segs[i].kind);
@@ -304,7 +304,8 @@ fv_status vz_modelled_memory(fv_ctx *ctx, const vz_cm_options *o, const uint8_t 
     const uint64_t pieces = m.has_pieces ? vz_pieces_memory(&t.pieces, m.pieces, m.has_net) : 0;
     if (cm > most) most = cm;
     if (pieces > most) most = pieces;
-    *out = most + (uint64_t)count * sizeof *segs;
+    out->memory = most + (uint64_t)count * sizeof *segs;
+    out->learnt = vz_prime_bytes(&t.cm, m.cm) + vz_prime_bytes(&t.pieces, m.pieces);
     fv_free(ctx, segs);
     return FV_OK;
 }

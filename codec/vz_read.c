@@ -42,6 +42,7 @@ typedef struct reader {
     XXH64_state_t hash, pairs; /* of the original bytes; of the index as it should be */
     vz_past past;              /* of a solid frame */
     uint64_t started, written, used; /* blocks; memory of those between */
+    uint64_t learnt, paid;     /* of all frames: bytes of texts; original bytes that they are for */
     bool is_waiting;           /* the next slot holds a block that does not fit into memory yet */
     bool is_end;               /* the frame's last block has been read */
     fv_vzip_stats stats;
@@ -141,18 +142,32 @@ static fv_status read_block(reader *r, slot *b, bool *is_block)
 
 /* ---- Blocks ---------------------------------------------------------------------------------- */
 
+/* Blocks of the usual sizes learn at most 4.5 times their bytes; what is beyond LEARNT_FREE times is
+ * bounded, or an archive of tiny blocks would take hours. */
+#define LEARNT_FREE 8
+static fv_status count_learnt(reader *r, const slot *b, uint64_t bytes)
+{
+    r->learnt += bytes;
+    r->paid += LEARNT_FREE * b->h.original;
+    if (r->learnt <= r->paid || r->learnt - r->paid <= r->limits.max_learnt_bytes) return FV_OK;
+    return at(r, fv_fail(r->ctx, FV_ERR_LIMIT, "many small blocks that learn %llu bytes of texts "
+                         "exceed the limit of %llu", (unsigned long long)r->learnt,
+                         (unsigned long long)r->limits.max_learnt_bytes), b->offset);
+}
+
 /* What the block in b takes, and where its plain bytes are. */
 static fv_status prepare(reader *r, slot *b)
 {
-    uint64_t tables = 0;
+    vz_need tables = {0, 0};
     b->inner = b->h;
     b->payload = b->coded.data;
     if (b->h.type == VZ_REFERRING)
         FV_TRY(at(r, vz_refs_inner(r->ctx, &r->limits, &b->h, b->coded.data, &b->inner, &b->payload),
                   b->offset));
     if (b->inner.original > 0)
-        FV_TRY(at(r, vz_block_memory(r->ctx, &r->cm, &b->inner, b->payload, &tables), b->offset));
-    b->need = b->inner.original + b->h.coded + tables;
+        FV_TRY(at(r, vz_block_need(r->ctx, &r->cm, &b->inner, b->payload, &tables), b->offset));
+    FV_TRY(count_learnt(r, b, tables.learnt));
+    b->need = b->inner.original + b->h.coded + tables.memory;
     const uint64_t alone = b->need + (r->past.pages ? (uint64_t)1 << r->past.log2 : 0);
     if (alone > r->limits.memory_bytes)
         return fv_fail(r->ctx, FV_ERR_OOM,

@@ -573,6 +573,28 @@ static void output_limit_holds(void)
     }
 }
 
+/* Frames of a few bytes that each learn 32 KiB of a text. */
+static void learning_limit_holds(void)
+{
+    static const char text[] = "The quick brown fox jumps over the lazy dog, and the dog sleeps.\n";
+    fv_vzip_limits l = FV_VZIP_LIMITS_INIT;
+    uint8_t *vz, *out, three[3 * 200];
+    size_t size, n;
+    OK(ctx, pack(ctx, (const uint8_t *)text, strlen(text), 0, &vz, &size));
+    CHECK(size <= 200);
+    for (size_t i = 0; i < 3; i++) memcpy(three + i * size, vz, size);
+    fv_free(ctx, vz);
+    for (int kib = 40; kib <= 120; kib += 40) {
+        l.max_learnt_bytes = (uint64_t)kib << 10;
+        const fv_status s = fv_vzip_decompress(ctx, three, 3 * size, 1000, &l, &out, &n);
+        CHECK(s == (kib < 120 ? FV_ERR_LIMIT : FV_OK));
+        if (s == FV_OK) fv_free(ctx, out);
+    }
+    OK(ctx, fv_vzip_decompress(ctx, three, 3 * size, 1000, NULL, &out, &n));
+    CHECK(n == 3 * strlen(text));
+    fv_free(ctx, out);
+}
+
 /* ---- Failures -------------------------------------------------------------------------------- */
 
 static void announced_size_must_be_right(void)
@@ -688,6 +710,7 @@ int main(int argc, char **argv)
     RUN(hostile_blocks_are_refused);
     RUN(wrong_input_is_named);
     RUN(output_limit_holds);
+    RUN(learning_limit_holds);
     RUN(announced_size_must_be_right);
     RUN(failing_callbacks_are_io_errors);
     RUN(cancelling_stops);
