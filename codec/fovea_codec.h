@@ -71,8 +71,8 @@ typedef struct fv_vzip_limits {
     const fv_vzip_model *(*find_model)(void *user, uint32_t id, uint64_t hash);
     void *find_user;
     /* A block may learn up to 32 KiB and four times its own bytes of a model's texts before it is
-     * decoded, which takes as long as decoding so much. Where a whole archive is decoded, this bounds
-     * what exceeds eight times the output: blocks of a few bytes each. 0 = 4 GiB              */
+     * decoded, which takes as long as decoding so much. Where a whole archive is decoded, this
+     * bounds what exceeds eight times the output: blocks of a few bytes each. 0 = 4 GiB. */
     uint64_t max_learnt_bytes;
 } fv_vzip_limits;
 #define FV_VZIP_LIMITS_INIT { .struct_size = sizeof(fv_vzip_limits) }

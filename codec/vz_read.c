@@ -142,8 +142,8 @@ static fv_status read_block(reader *r, slot *b, bool *is_block)
 
 /* ---- Blocks ---------------------------------------------------------------------------------- */
 
-/* Blocks of the usual sizes learn at most 4.5 times their bytes; what is beyond LEARNT_FREE times is
- * bounded, or an archive of tiny blocks would take hours. */
+/* Blocks of the usual sizes learn at most 4.5 times their bytes; what is beyond LEARNT_FREE times
+ * is bounded, or an archive of tiny blocks would take hours. */
 #define LEARNT_FREE 8
 static fv_status count_learnt(reader *r, const slot *b, uint64_t bytes)
 {
