@@ -24,22 +24,27 @@ void fv_accel_free(fv_accel **aa)
     if (!aa || !*aa) return;
     fv_accel *a = *aa;
     *aa = NULL;
-    fv_free(a->ctx, a->action);
-    fv_free(a->ctx, a->anchor);
+    void *mem[] = { a->action, a->weight, a->pruned, a->anchor, a->skipped, a->skip_weight };
+    for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(a->ctx, mem[i]);
     fv_free(a->ctx, a);
 }
 
 fv_status fvi_accel_create(fv_ctx *ctx, fv_accel **out, int evals, int depth)
 {
+    const size_t T = (size_t)evals, n = T * (size_t)depth * 2;
     *out = NULL;
     fv_accel *a = fv_calloc(ctx, 1, sizeof *a);
     if (!a) return FV_ERR_OOM;
     a->ctx = ctx;
     a->evals = evals;
     a->depth = depth;
-    a->action = fv_calloc(ctx, (size_t)evals * (size_t)depth, 2); /* DIT_FULL */
-    a->anchor = fv_calloc(ctx, (size_t)evals, 1);
-    if (!a->action || !a->anchor) {
+    a->action = fv_calloc(ctx, n, 1); /* DIT_FULL */
+    a->weight = fv_calloc(ctx, n, DIT_HISTORY * sizeof(float));
+    a->pruned = fv_calloc(ctx, n, 1);
+    a->anchor = fv_calloc(ctx, T, 1);
+    a->skipped = fv_calloc(ctx, T, 1);
+    a->skip_weight = fv_calloc(ctx, T, DIT_HISTORY * sizeof(float));
+    if (!a->action || !a->weight || !a->pruned || !a->anchor || !a->skipped || !a->skip_weight) {
         fv_accel_free(&a);
         return FV_ERR_OOM;
     }
@@ -47,14 +52,57 @@ fv_status fvi_accel_create(fv_ctx *ctx, fv_accel **out, int evals, int depth)
     return FV_OK;
 }
 
+static int reach(const float *w)
+{
+    int n = DIT_HISTORY;
+    while (n > 1 && w[n - 1] == 0.0f) n--;
+    return n;
+}
+
 void fvi_accel_count(fv_accel *a)
 {
     const size_t K = 2 * (size_t)a->depth;
-    a->anchors = 0;
+    a->anchors = a->step_history = 0;
+    a->history = 1;
+    a->prunes = false;
     for (int e = 0; e < a->evals; e++) {
-        a->anchor[e] = memchr(a->action + (size_t)e * K, DIT_REUSE, K) == NULL;
-        a->anchors += a->anchor[e];
+        bool is_full = !a->skipped[e];
+        for (size_t k = 0; !a->skipped[e] && k < K; k++) {
+            const size_t at = (size_t)e * K + k;
+            const int action = a->action[at], n = reach(a->weight + at * DIT_HISTORY);
+            is_full = is_full && action == DIT_FULL;
+            a->prunes |= action == DIT_PRUNE;
+            if ((action == DIT_LINEAR || action == DIT_PRUNE) && n > a->history) a->history = n;
+        }
+        const int n = reach(a->skip_weight + (size_t)e * DIT_HISTORY);
+        if (a->skipped[e] && n > a->step_history) a->step_history = n;
+        a->anchor[e] = is_full;
+        a->anchors += is_full;
     }
+}
+
+dit_row dit_accel_row(const fv_accel *a, int e)
+{
+    dit_row row = { NULL, NULL, NULL, NULL };
+    if (!a) return row;
+    const size_t at = (size_t)e * 2 * (size_t)a->depth;
+    row.action = a->action + at;
+    row.weight = a->weight + at * DIT_HISTORY;
+    row.pruned = a->pruned + at;
+    if (a->skipped[e]) row.skip_weight = a->skip_weight + (size_t)e * DIT_HISTORY;
+    return row;
+}
+
+void dit_runner_options_for(const fv_accel *a, dit_runner_options *o)
+{
+    if (!a) return;
+    o->keep_outputs = true;
+    o->history = a->history;
+    o->step_history = a->step_history;
+    o->skip = a->skip;
+    o->prunes = a->prunes;
+    o->score = a->score;
+    o->probes = a->policy != NULL;
 }
 
 void fv_accel_get_info(const fv_accel *a, fv_accel_info *out)

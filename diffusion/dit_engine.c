@@ -4,10 +4,14 @@
  * compute some modules and reuse others:
  *
  *     embed | attn 0 | mlp 0 | attn 1 | ... | final          (FULL: module + gated residual)
- *             reuse: h += gate(t now) * cached output        (one tiny plan, rebound per module)
+ *             h += gate(t now) * forecast from past outputs  (one tiny plan, rebound per module)
+ *             gather tokens | mlp | scatter                  (PRUNE)
+ *     forecast of the output, or of h before the final layer (a skipped evaluation)
  *
  * What is cached is the un-gated module output (ToCa and DuCa do the same): the gate of the current
- * step multiplies it at reuse. All plans share one block of work memory.
+ * step multiplies it at reuse. Each module has a ring of its last outputs, so that every forecast
+ * which is linear in them (reuse, TaylorSeer, Newton, least squares) is one pass over memory. All
+ * plans share one block of work memory.
  *
  * Hoisted conditioning: the modulations depend on (t, label) alone, so those of many steps are
  * computed at once (one matrix product per block with steps x labels rows) into a bank:
@@ -23,24 +27,49 @@
 /* Plans for one number of rows. */
 typedef struct module_set {
     int rows;
-    fv_plan *embed, *final, *reuse;
-    fv_plan **module; /* [depth * 2] */
+    fv_plan *embed, *final, *probe;
+    fv_plan *forecast[DIT_HISTORY]; /* from 1, 2, ... outputs of a module */
+    fv_plan *skip, *less;           /* from all of the step history; what was added to h0 */
+    fv_plan **module;               /* [depth * 2] */
+    fv_plan **pruned;               /* [depth][DIT_PRUNED] or NULL */
 } module_set;
+
+/* Tokens of pruned modules, for each picture of the batch. */
+typedef struct pruning {
+    dit_score score;
+    int tokens[DIT_PRUNED];
+    float *h, *input; /* gathered; [depth][B][N][D] input of each token's last run (DRIFT) */
+    uint8_t *y;
+    int32_t *index;   /* [B][largest] ascending */
+    uint16_t *stale;  /* [depth][B][N] evaluations since the last run */
+    float *value;     /* [B][N] scores, then room for sorting */
+} pruning;
 
 struct dit_runner {
     fv_ctx *ctx;
     const dit_net *net;
     const dit_schedule *schedule;
     fv_dtype precision, feature_type;
-    int B, depth;
+    int B, depth, tokens;
     int64_t state;              /* values of one picture's state */
     bool keep;
     module_set guided, single;  /* 2B rows, B rows; unused ones are empty */
     float *x, *h, *out, *mod, *mod_final, *pos, *rope; /* device */
     float *host_out;
-    uint8_t *cache;             /* [depth*2] slots, or one shared slot */
+    uint8_t *cache;             /* [depth*2][history] slots, or one shared slot */
     size_t slot_bytes;
-    int *valid_rows;            /* [depth*2] rows of the slot that hold an output */
+    int history;
+    int *valid_rows;            /* [depth*2][history] rows of the slot that hold an output */
+    int *newest;                /* [depth*2] */
+    float *weight;              /* [DIT_HISTORY] of the forecast at work */
+    dit_skip skip;
+    int past_count, past_newest, past_rows[DIT_HISTORY]; /* ring of evaluations not skipped */
+    size_t past_bytes;
+    uint8_t *past;
+    float *h0;                  /* what the embedding gave (SKIP_RESIDUAL) */
+    float *probe;
+    bool prunes, probes;
+    pruning prune;
     uint8_t *work;
     /* bank */
     fv_plan *cond;
@@ -53,9 +82,15 @@ struct dit_runner {
     int *label_of_row;                /* [2B] index into the distinct labels */
     int32_t *distinct;
     double flop;
-    int64_t full, reused;
+    int64_t full, reused, pruned;
     uint64_t activation_bytes, cache_bytes;
 };
+
+int dit_pruned_tokens(const dit_config *c, int which)
+{
+    const int n = dit_tokens(c), k = ((n >> (DIT_PRUNED - which)) + 7) / 8 * 8;
+    return k < n ? k : n;
+}
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
 
@@ -86,10 +121,10 @@ static fv_status finish(dit_runner *r, fv_tape **t, fv_plan **out)
     return s;
 }
 
-static fv_status build_module(dit_runner *r, int rows, int l, int m, fv_plan **out)
+static fv_status build_module(dit_runner *r, int rows, int l, int m, int tokens, fv_plan **out)
 {
     const dit_config *c = &r->net->cfg;
-    const int64_t N = dit_tokens(c), D = c->width;
+    const int64_t N = tokens, D = c->width;
     fv_tape *t;
     FV_TRY(begin(r, &t));
     const fv_t h = input3(t, "h", rows, N, D), mod = input2(t, "mod", rows, 6 * D);
@@ -102,31 +137,57 @@ static fv_status build_module(dit_runner *r, int rows, int l, int m, fv_plan **o
     return finish(r, &t, out);
 }
 
-static fv_status bind_module(dit_runner *r, fv_plan *p, int l, int m)
+static uint8_t *slot(const dit_runner *r, int k, int at)
 {
-    const dit_config *c = &r->net->cfg;
-    const size_t mod = (size_t)l * 2 * (size_t)r->B * 6 * (size_t)c->width;
-    FV_TRY(fv_plan_bind(p, "h", r->h));
-    FV_TRY(fv_plan_bind(p, "h2", r->h));
-    FV_TRY(fv_plan_bind(p, "mod", r->mod + mod));
-    FV_TRY(fv_plan_bind(p, "y", r->cache + (r->keep ? (size_t)(2 * l + m) * r->slot_bytes : 0)));
-    return m == DIT_ATTN && c->family == DIT_F ? fv_plan_bind(p, "rope", r->rope) : FV_OK;
+    return r->cache + (r->keep ? (size_t)(k * r->history + at) * r->slot_bytes : 0);
 }
 
-/* h += gate * y. One plan for all modules: y and mod are bound per call. It reads the attention's
- * gate; for an MLP mod is bound 3 D values later (rows keep their stride of 6 D), where that chunk
- * is the MLP's gate. */
-static fv_status build_reuse(dit_runner *r, int rows, fv_plan **out)
+static float *block_mod(const dit_runner *r, int l)
 {
-    const dit_config *c = &r->net->cfg;
-    const int64_t N = dit_tokens(c), D = c->width;
-    const int64_t shape[3] = { rows, N, D };
+    return r->mod + (size_t)l * 2 * (size_t)r->B * 6 * (size_t)r->net->cfg.width;
+}
+
+static fv_status bind_module(dit_runner *r, fv_plan *p, int l, int m)
+{
+    FV_TRY(fv_plan_bind(p, "h", r->h));
+    FV_TRY(fv_plan_bind(p, "h2", r->h));
+    FV_TRY(fv_plan_bind(p, "mod", block_mod(r, l)));
+    FV_TRY(fv_plan_bind(p, "y", slot(r, 2 * l + m, 0)));
+    return m == DIT_ATTN && r->net->cfg.family == DIT_F ? fv_plan_bind(p, "rope", r->rope) : FV_OK;
+}
+
+static const char *const past_name[DIT_HISTORY] = { "y0", "y1", "y2", "y3", "y4" };
+
+/* h2 = h + gate * sum of w y. One plan for all modules: y and mod are bound per call. It reads the
+ * attention's gate; for an MLP mod is bound 3 D values later (rows keep their stride of 6 D), where
+ * that chunk is the MLP's gate. chunk -1: no gate. */
+static fv_status build_forecast(dit_runner *r, const int64_t shape[3], fv_dtype type, int count,
+                                int chunk, fv_plan **out)
+{
+    const int64_t n = count;
+    fv_t y[DIT_HISTORY];
     fv_tape *t;
     FV_TRY(begin(r, &t));
-    const fv_t h = input3(t, "h", rows, N, D), y = fv_input(t, "y", r->feature_type, 3, shape);
-    const fv_t mod = input2(t, "mod", rows, 6 * D);
-    fv_output(t, "h2", fv_gate_residual(t, h, y, mod, DIT_GATE1));
+    const fv_t h = fv_input(t, "h", FV_F32, 3, shape), w = fv_input(t, "w", FV_F32, 1, &n);
+    const fv_t mod = chunk >= 0 ? input2(t, "mod", shape[0], 6 * shape[2]) : 0;
+    for (int i = 0; i < count; i++) y[i] = fv_input(t, past_name[i], type, 3, shape);
+    fv_output(t, "h2", fv_gate_forecast(t, h, y, count, w, mod, chunk));
     return finish(r, &t, out);
+}
+
+static fv_status build_probe(dit_runner *r, module_set *s)
+{
+    const dit_config *c = &r->net->cfg;
+    const int64_t D = c->width, S = c->input_size;
+    const int64_t image[4] = { s->rows, S, S, c->channels };
+    fv_tape *t;
+    FV_TRY(begin(r, &t));
+    const fv_t x = fv_input(t, "x", FV_F32, 4, image), mod = input2(t, "mod", s->rows, 6 * D);
+    const fv_t pos = r->net->pos >= 0 ? fv_param_row(t, r->net->pos, 0)
+                                      : input2(t, "pos", dit_tokens(c), D);
+    const fv_t u = dit_attention_input(t, r->net, 0, dit_embed(t, r->net, x, pos), mod);
+    fv_output(t, "u", fv_cast(t, u, FV_F32));
+    return finish(r, &t, &s->probe);
 }
 
 static fv_status build_ends(dit_runner *r, module_set *s)
@@ -146,15 +207,55 @@ static fv_status build_ends(dit_runner *r, module_set *s)
     return finish(r, &t, &s->final);
 }
 
+static void skip_shape(const dit_runner *r, int rows, int64_t shape[3])
+{
+    const dit_config *c = &r->net->cfg;
+    const bool is_output = r->skip == DIT_SKIP_OUTPUT;
+    shape[0] = rows;
+    shape[1] = is_output ? (int64_t)c->input_size * c->input_size : dit_tokens(c);
+    shape[2] = is_output ? c->out_channels : c->width;
+}
+
+static fv_status build_skips(dit_runner *r, module_set *s)
+{
+    int64_t shape[3];
+    if (!r->past_count) return FV_OK;
+    skip_shape(r, s->rows, shape);
+    FV_TRY(build_forecast(r, shape, FV_F32, r->past_count, -1, &s->skip));
+    return r->skip == DIT_SKIP_RESIDUAL ? build_forecast(r, shape, FV_F32, 1, -1, &s->less)
+                                        : FV_OK;
+}
+
 static fv_status build_set(dit_runner *r, module_set *s, int rows)
 {
+    const int N = dit_tokens(&r->net->cfg);
+    const int64_t shape[3] = { rows, N, r->net->cfg.width };
     s->rows = rows;
     s->module = fv_calloc(r->ctx, (size_t)r->depth * 2, sizeof *s->module);
     if (!s->module) return FV_ERR_OOM;
     FV_TRY(build_ends(r, s));
     for (int l = 0; l < r->depth; l++)
-        for (int m = 0; m < 2; m++) FV_TRY(build_module(r, rows, l, m, &s->module[2 * l + m]));
-    return build_reuse(r, rows, &s->reuse);
+        for (int m = 0; m < 2; m++) FV_TRY(build_module(r, rows, l, m, N, &s->module[2 * l + m]));
+    for (int i = 0; r->keep && i < r->history; i++)
+        FV_TRY(build_forecast(r, shape, r->feature_type, i + 1, DIT_GATE1, &s->forecast[i]));
+    FV_TRY(build_skips(r, s));
+    if (r->probes) FV_TRY(build_probe(r, s));
+    if (!r->prunes) return FV_OK;
+    s->pruned = fv_calloc(r->ctx, (size_t)r->depth * DIT_PRUNED, sizeof *s->pruned);
+    if (!s->pruned) return FV_ERR_OOM;
+    for (int l = 0; l < r->depth; l++)
+        for (int i = 0; i < DIT_PRUNED; i++)
+            FV_TRY(build_module(r, rows, l, DIT_MLP, r->prune.tokens[i],
+                                &s->pruned[l * DIT_PRUNED + i]));
+    return FV_OK;
+}
+
+static fv_status bind_pruned(dit_runner *r, fv_plan *p, int l)
+{
+    FV_TRY(fv_plan_bind(p, "h", r->prune.h));
+    FV_TRY(fv_plan_bind(p, "h2", r->prune.h));
+    FV_TRY(fv_plan_bind(p, "mod", block_mod(r, l)));
+    return fv_plan_bind(p, "y", r->prune.y);
 }
 
 static fv_status bind_set(dit_runner *r, module_set *s)
@@ -166,38 +267,62 @@ static fv_status bind_set(dit_runner *r, module_set *s)
     FV_TRY(fv_plan_bind(s->final, "h", r->h));
     FV_TRY(fv_plan_bind(s->final, "mod", r->mod_final));
     FV_TRY(fv_plan_bind(s->final, "out", r->out));
-    FV_TRY(fv_plan_bind(s->reuse, "h", r->h));
-    FV_TRY(fv_plan_bind(s->reuse, "h2", r->h));
-    for (int l = 0; l < r->depth; l++)
+    for (int i = 0; i < DIT_HISTORY && s->forecast[i]; i++) {
+        FV_TRY(fv_plan_bind(s->forecast[i], "h", r->h));
+        FV_TRY(fv_plan_bind(s->forecast[i], "h2", r->h));
+        FV_TRY(fv_plan_bind(s->forecast[i], "w", r->weight));
+    }
+    if (s->skip) FV_TRY(fv_plan_bind(s->skip, "w", r->weight));
+    if (s->less) FV_TRY(fv_plan_bind(s->less, "w", r->weight));
+    if (s->probe) {
+        FV_TRY(fv_plan_bind(s->probe, "x", r->x));
+        FV_TRY(fv_plan_bind(s->probe, "mod", r->mod));
+        if (r->net->pos < 0) FV_TRY(fv_plan_bind(s->probe, "pos", r->pos));
+        FV_TRY(fv_plan_bind(s->probe, "u", r->probe));
+    }
+    for (int l = 0; l < r->depth; l++) {
         for (int m = 0; m < 2; m++) FV_TRY(bind_module(r, s->module[2 * l + m], l, m));
+        for (int i = 0; s->pruned && i < DIT_PRUNED; i++)
+            FV_TRY(bind_pruned(r, s->pruned[l * DIT_PRUNED + i], l));
+    }
     return FV_OK;
+}
+
+/* All plans of a set, one after another; NULL at the end, and where one was not built. */
+static fv_plan **each_plan(const dit_runner *r, module_set *s, int i)
+{
+    fv_plan **const one[] = { &s->embed, &s->final, &s->probe, &s->skip, &s->less };
+    const int ones = (int)FV_ARRAY_LEN(one), modules = s->module ? 2 * r->depth : 0;
+    if (i < ones) return one[i];
+    i -= ones;
+    if (i < DIT_HISTORY) return &s->forecast[i];
+    i -= DIT_HISTORY;
+    if (i < modules) return &s->module[i];
+    i -= modules;
+    return s->pruned && i < r->depth * DIT_PRUNED ? &s->pruned[i] : NULL;
 }
 
 static void destroy_set(dit_runner *r, module_set *s)
 {
-    fv_plan_destroy(&s->embed);
-    fv_plan_destroy(&s->final);
-    fv_plan_destroy(&s->reuse);
-    for (int i = 0; s->module && i < 2 * r->depth; i++) fv_plan_destroy(&s->module[i]);
+    fv_plan **p;
+    for (int i = 0; (p = each_plan(r, s, i)); i++) fv_plan_destroy(p);
     fv_free(r->ctx, s->module);
+    fv_free(r->ctx, s->pruned);
 }
 
-static uint64_t set_work(const dit_runner *r, const module_set *s, uint64_t most)
+static uint64_t set_work(const dit_runner *r, module_set *s, uint64_t most)
 {
-    const fv_plan *p[3] = { s->embed, s->final, s->reuse };
-    for (int i = 0; s->rows && i < 3; i++)
-        if (fv_plan_work_bytes(p[i]) > most) most = fv_plan_work_bytes(p[i]);
-    for (int i = 0; s->rows && i < 2 * r->depth; i++)
-        if (fv_plan_work_bytes(s->module[i]) > most) most = fv_plan_work_bytes(s->module[i]);
+    fv_plan **p;
+    for (int i = 0; (p = each_plan(r, s, i)); i++)
+        if (*p && fv_plan_work_bytes(*p) > most) most = fv_plan_work_bytes(*p);
     return most;
 }
 
 static fv_status give_work(const dit_runner *r, module_set *s, uint64_t bytes)
 {
-    fv_plan *p[3] = { s->embed, s->final, s->reuse };
-    for (int i = 0; s->rows && i < 3; i++) FV_TRY(fv_plan_set_work(p[i], r->work, bytes));
-    for (int i = 0; s->rows && i < 2 * r->depth; i++)
-        FV_TRY(fv_plan_set_work(s->module[i], r->work, bytes));
+    fv_plan **p;
+    for (int i = 0; (p = each_plan(r, s, i)); i++)
+        if (*p) FV_TRY(fv_plan_set_work(*p, r->work, bytes));
     return FV_OK;
 }
 
@@ -309,37 +434,73 @@ static void *take(dit_runner *r, uint64_t *sum, size_t n, size_t size)
     return fv_dev_alloc(r->ctx, n, size);
 }
 
+/* What pruning needs: gathered tokens of the largest size, and memory of what was computed when. */
+static bool allocate_pruning(dit_runner *r)
+{
+    const dit_config *c = &r->net->cfg;
+    const size_t B = (size_t)r->B, N = (size_t)dit_tokens(c), D = (size_t)c->width,
+                 L = (size_t)r->depth, k = (size_t)r->prune.tokens[DIT_PRUNED - 1];
+    pruning *p = &r->prune;
+    if (!r->prunes) return true;
+    p->h = take(r, &r->activation_bytes, 2 * B * k * D, sizeof(float));
+    p->y = take(r, &r->activation_bytes, 2 * B * k * D, sizeof(float));
+    if (p->score == DIT_SCORE_DRIFT)
+        p->input = take(r, &r->cache_bytes, L * B * N * D, sizeof(float));
+    p->index = take(r, &r->activation_bytes, B * k, sizeof *p->index);
+    p->stale = take(r, &r->cache_bytes, L * B * N, sizeof *p->stale);
+    p->value = take(r, &r->activation_bytes, B * N * 3, sizeof *p->value);
+    return p->h && p->y && (p->input || p->score != DIT_SCORE_DRIFT) && p->index && p->stale &&
+           p->value;
+}
+
+static bool allocate_past(dit_runner *r, size_t rows, size_t hidden, size_t output)
+{
+    uint64_t *kept = &r->cache_bytes;
+    r->past_bytes = (rows * (r->skip == DIT_SKIP_OUTPUT ? output : hidden) * sizeof(float) + 63) /
+                    64 * 64;
+    if (r->past_count) r->past = take(r, kept, (size_t)r->past_count, r->past_bytes);
+    if (r->past_count && r->skip == DIT_SKIP_RESIDUAL)
+        r->h0 = take(r, &r->activation_bytes, rows * hidden, sizeof(float));
+    if (r->probes) r->probe = take(r, &r->activation_bytes, rows * hidden, sizeof(float));
+    r->weight = take(r, &r->activation_bytes, DIT_HISTORY, sizeof(float));
+    return r->weight && (r->past || !r->past_count) && (r->probe || !r->probes) &&
+           (r->h0 || !r->past_count || r->skip != DIT_SKIP_RESIDUAL);
+}
+
 static fv_status allocate(dit_runner *r)
 {
     const dit_config *c = &r->net->cfg;
     const size_t R = 2 * (size_t)r->B, N = (size_t)dit_tokens(c), D = (size_t)c->width,
                  L = (size_t)r->depth;
     const size_t pixels = (size_t)c->input_size * (size_t)c->input_size;
+    const size_t output = pixels * (size_t)c->out_channels;
     const size_t n = (size_t)r->chunk * (size_t)r->most_labels;
     r->slot_bytes = (R * N * D * fv_dtype_size(r->feature_type) + 63) / 64 * 64;
     uint64_t *act = &r->activation_bytes, *kept = &r->cache_bytes;
     r->x = take(r, act, R * pixels * (size_t)c->channels, sizeof(float));
     r->h = take(r, act, R * N * D, sizeof(float));
-    r->out = take(r, act, R * pixels * (size_t)c->out_channels, sizeof(float));
+    r->out = take(r, act, R * output, sizeof(float));
     r->mod = take(r, act, L * R * 6 * D, sizeof(float));
     r->mod_final = take(r, act, R * 2 * D, sizeof(float));
     r->pos = take(r, kept, N * D, sizeof(float));
     r->rope = take(r, kept, N * (D / (size_t)c->heads), sizeof(float));
-    r->cache = take(r, kept, r->keep ? 2 * L : 1, r->slot_bytes);
+    r->cache = take(r, kept, r->keep ? 2 * L * (size_t)r->history : 1, r->slot_bytes);
     r->bank = take(r, kept, L * n * 6 * D, sizeof(float));
     r->bank_final = take(r, kept, n * 2 * D, sizeof(float));
     r->bank_t = take(r, kept, n, sizeof(float));
     r->bank_y = take(r, kept, n, sizeof(int32_t));
-    r->host_out = fv_calloc(r->ctx, R * pixels * (size_t)c->out_channels, sizeof(float));
-    r->activation_bytes += (uint64_t)R * pixels * (uint64_t)c->out_channels * sizeof(float);
-    r->valid_rows = fv_calloc(r->ctx, 2 * L, sizeof(int));
+    r->host_out = fv_calloc(r->ctx, R * output, sizeof(float));
+    r->activation_bytes += (uint64_t)R * output * sizeof(float);
+    r->valid_rows = fv_calloc(r->ctx, 2 * L * (size_t)r->history, sizeof(int));
+    r->newest = fv_calloc(r->ctx, 2 * L, sizeof(int));
     r->host_t = fv_calloc(r->ctx, n, sizeof(float));
     r->host_y = fv_calloc(r->ctx, n, sizeof(int32_t));
     r->label_of_row = fv_calloc(r->ctx, R, sizeof(int));
     r->distinct = fv_calloc(r->ctx, (size_t)r->B + 1, sizeof(int32_t));
     if (!r->x || !r->h || !r->out || !r->mod || !r->mod_final || !r->pos || !r->rope || !r->cache ||
-        !r->valid_rows || !r->bank || !r->bank_final || !r->bank_t || !r->bank_y ||
-        !r->label_of_row || !r->distinct || !r->host_out || !r->host_t || !r->host_y)
+        !r->valid_rows || !r->newest || !r->bank || !r->bank_final || !r->bank_t || !r->bank_y ||
+        !r->label_of_row || !r->distinct || !r->host_out || !r->host_t || !r->host_y ||
+        !allocate_past(r, R, N * D, output) || !allocate_pruning(r))
         return FV_ERR_OOM;
     return upload_tables(r);
 }
@@ -381,9 +542,19 @@ fv_status dit_runner_create(fv_ctx *ctx, dit_runner **out, const dit_net *n, fv_
     r->schedule = s;
     r->B = o->B;
     r->depth = n->cfg.depth;
+    r->tokens = dit_tokens(&n->cfg);
     r->precision = precision == FV_BF16 && fv_ctx_cpu(ctx) & FV_CPU_AVX512 ? FV_BF16 : FV_F32;
     r->feature_type = o->exact_cache ? FV_F32 : r->precision;
     r->keep = o->keep_outputs;
+    r->history = !o->keep_outputs || o->history < 1 ? 1
+                 : o->history < DIT_HISTORY         ? o->history
+                                                    : DIT_HISTORY;
+    r->past_count = o->step_history < DIT_HISTORY ? o->step_history : DIT_HISTORY;
+    r->skip = o->skip;
+    r->probes = o->probes;
+    r->prunes = o->prunes && o->keep_outputs;
+    r->prune.score = o->score;
+    for (int i = 0; i < DIT_PRUNED; i++) r->prune.tokens[i] = dit_pruned_tokens(&n->cfg, i);
     r->state = (int64_t)n->cfg.input_size * n->cfg.input_size * n->cfg.channels;
     r->most_labels = r->B;
     for (int e = 0; e < s->evals && r->most_labels == r->B; e++)
@@ -407,8 +578,11 @@ void dit_runner_destroy(dit_runner **rr)
     destroy_set(r, &r->single);
     fv_plan_destroy(&r->cond);
     void *device[] = { r->x, r->h, r->out, r->mod, r->mod_final, r->pos, r->rope, r->cache,
-                       r->work, r->bank, r->bank_final, r->bank_t, r->bank_y };
-    void *host[] = {r->valid_rows, r->label_of_row, r->distinct, r->host_out, r->host_t, r->host_y};
+                       r->work, r->bank, r->bank_final, r->bank_t, r->bank_y, r->weight, r->past,
+                       r->h0, r->probe, r->prune.h, r->prune.y, r->prune.input, r->prune.index,
+                       r->prune.stale, r->prune.value };
+    void *host[] = { r->valid_rows, r->newest, r->label_of_row, r->distinct, r->host_out, r->host_t,
+                     r->host_y };
     for (size_t i = 0; i < FV_ARRAY_LEN(device); i++) fv_dev_free(r->ctx, device[i]);
     for (size_t i = 0; i < FV_ARRAY_LEN(host); i++) fv_free(r->ctx, host[i]);
     fv_free(r->ctx, r);
@@ -436,49 +610,218 @@ fv_status dit_runner_start(dit_runner *r, const int32_t *labels)
         for (int i = 0; i < r->B; i++) r->label_of_row[r->B + i] = k;
     }
     r->chunk_first = -1;
-    memset(r->valid_rows, 0, (size_t)r->depth * 2 * sizeof(int));
+    memset(r->valid_rows, 0, (size_t)r->depth * 2 * (size_t)r->history * sizeof(int));
+    memset(r->past_rows, 0, sizeof r->past_rows);
     r->flop = 0;
-    r->full = r->reused = 0;
+    r->full = r->reused = r->pruned = 0;
     return FV_OK;
 }
 
 /* ---- Evaluating ------------------------------------------------------------------------------ */
 
-static fv_status run_module(dit_runner *r, module_set *s, int l, int m, bool reuse)
+static size_t prune_input(const dit_runner *r, int l)
 {
-    const int k = 2 * l + m;
-    const size_t D = (size_t)r->net->cfg.width;
-    if (reuse && r->keep && r->valid_rows[k] >= s->rows) {
-        float *mod = r->mod + (size_t)l * 2 * (size_t)r->B * 6 * D + (m == DIT_MLP ? 3 * D : 0);
-        FV_TRY(fv_plan_bind(s->reuse, "mod", mod));
-        FV_TRY(fv_plan_bind(s->reuse, "y", r->cache + (size_t)k * r->slot_bytes));
-        r->reused++;
-        return fv_plan_forward(s->reuse);
+    return (size_t)l * (size_t)r->B * (size_t)r->tokens * (size_t)r->net->cfg.width;
+}
+
+/* Number of weights up to the last that counts; at least 1. */
+static int reach(const float *w)
+{
+    int n = DIT_HISTORY;
+    while (n > 1 && w[n - 1] == 0.0f) n--;
+    return n;
+}
+
+/* Are the `count` newest outputs of module k there, for this many rows? */
+static bool has_past(const dit_runner *r, int k, int count, int rows)
+{
+    if (!r->keep || count > r->history) return false;
+    for (int i = 0; i < count; i++) {
+        const int at = (r->newest[k] + r->history - i) % r->history;
+        if (r->valid_rows[k * r->history + at] < rows) return false;
     }
-    r->valid_rows[k] = 0; /* until the run is complete */
+    return true;
+}
+
+static fv_status run_full(dit_runner *r, module_set *s, int k)
+{
+    const int at = (r->newest[k] + 1) % r->history;
+    int *valid = &r->valid_rows[k * r->history + at];
+    *valid = 0; /* until the run is complete */
+    if (r->history > 1) FV_TRY(fv_plan_bind(s->module[k], "y", slot(r, k, at)));
+    if (r->prunes && k % 2 == DIT_MLP)
+        dit_prune_all(&r->prune.stale[(size_t)(k / 2) * (size_t)r->B * (size_t)r->tokens],
+                      r->prune.input ? r->prune.input + prune_input(r, k / 2) : NULL, r->h,
+                      (size_t)r->B * (size_t)r->tokens, (size_t)r->net->cfg.width);
     FV_TRY(fv_plan_forward(s->module[k]));
-    r->valid_rows[k] = s->rows;
+    *valid = s->rows;
+    r->newest[k] = at;
     r->flop += fv_plan_flop(s->module[k]);
     r->full++;
     return FV_OK;
 }
 
-fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const uint8_t *action,
-                          const float **out, int *rows)
+static fv_status set_weights(dit_runner *r, const float *w, int count)
 {
-    const bool guided = dit_schedule_guided(r->schedule, e) != 0;
-    module_set *s = guided ? &r->guided : &r->single;
-    const size_t n = (size_t)r->B * (size_t)r->state;
-    FV_TRY(fv_dev_copy(r->ctx, r->x, x, n * sizeof(float), FV_COPY_TO_DEVICE));
-    if (guided) FV_TRY(fv_dev_copy(r->ctx, r->x + n, x, n * sizeof(float), FV_COPY_TO_DEVICE));
-    FV_TRY(gather_mods(r, e, s->rows));
+    return fv_dev_copy(r->ctx, r->weight, w, (size_t)count * sizeof *w, FV_COPY_TO_DEVICE);
+}
+
+/* h += gate * forecast of module k from its `count` newest outputs. */
+static fv_status run_forecast(dit_runner *r, module_set *s, int k, const float *w, int count)
+{
+    fv_plan *p = s->forecast[count - 1];
+    const size_t D = (size_t)r->net->cfg.width;
+    FV_TRY(set_weights(r, w, count));
+    FV_TRY(fv_plan_bind(p, "mod", block_mod(r, k / 2) + (k % 2 == DIT_MLP ? 3 * D : 0)));
+    for (int i = 0; i < count; i++)
+        FV_TRY(fv_plan_bind(p, past_name[i],
+                            slot(r, k, (r->newest[k] + r->history - i) % r->history)));
+    return fv_plan_forward(p);
+}
+
+static fv_status run_pruned(dit_runner *r, module_set *s, int k, int which, const float *w,
+                            int count)
+{
+    pruning *p = &r->prune;
+    const dit_config *c = &r->net->cfg;
+    const int l = k / 2, tokens = p->tokens[which];
+    fv_plan *plan = s->pruned[l * DIT_PRUNED + which];
+    const dit_prune_job j = {
+        .ctx = r->ctx, .score = p->score, .rows = s->rows, .pictures = r->B, .tokens = r->tokens,
+        .width = c->width, .grid = c->input_size / c->patch, .kept = tokens,
+        .type = r->feature_type, .h = r->h, .newest = slot(r, k, r->newest[k]),
+        .stale = p->stale + (size_t)l * (size_t)r->B * (size_t)r->tokens,
+        .input = p->input ? p->input + prune_input(r, l) : NULL, .value = p->value,
+        .index = p->index
+    };
+    dit_prune_select(&j);
+    dit_prune_gather(&j, p->h);
+    FV_TRY(fv_plan_forward(plan));
+    if (count == 1) dit_prune_scatter(&j, p->y, fv_dtype_size(r->feature_type),
+                                      slot(r, k, r->newest[k]));
+    FV_TRY(run_forecast(r, s, k, w, count));
+    dit_prune_scatter(&j, p->h, sizeof(float), r->h);
+    r->flop += fv_plan_flop(plan);
+    r->pruned++;
+    return FV_OK;
+}
+
+static fv_status run_module(dit_runner *r, module_set *s, int k, const dit_row *row)
+{
+    static const float reuse[DIT_HISTORY] = { 1.0f };
+    const int action = row && row->action ? row->action[k] : DIT_FULL;
+    if (action == DIT_FULL) return run_full(r, s, k);
+    const float *w = action == DIT_REUSE || !row->weight ? reuse : row->weight + k * DIT_HISTORY;
+    const int count = reach(w);
+    if (!has_past(r, k, count, s->rows)) return run_full(r, s, k);
+    if (action == DIT_PRUNE && r->prunes && k % 2 == DIT_MLP)
+        return run_pruned(r, s, k, row->pruned[k], w, count);
+    if (r->prunes && k % 2 == DIT_MLP)
+        dit_prune_older(&r->prune.stale[(size_t)(k / 2) * (size_t)r->B * (size_t)r->tokens],
+                        (size_t)r->B * (size_t)r->tokens);
+    r->reused++;
+    return run_forecast(r, s, k, w, count);
+}
+
+/* ---- Skipping ---- */
+
+static uint8_t *past_at(const dit_runner *r, int age)
+{
+    const int at = (r->past_newest + r->past_count - age) % r->past_count;
+    return r->past + (size_t)at * r->past_bytes;
+}
+
+static bool can_skip(const dit_runner *r, const float *w, int rows)
+{
+    const int count = reach(w);
+    if (count > r->past_count) return false;
+    for (int i = 0; i < count; i++)
+        if (r->past_rows[(r->past_newest + r->past_count - i) % r->past_count] < rows) return false;
+    return true;
+}
+
+/* to = h + sum of w y, y[i] = the i-th newest evaluation, or `y` alone. */
+static fv_status combine(dit_runner *r, fv_plan *p, const float *w, int count, float *h, float *y,
+                         float *to)
+{
+    FV_TRY(set_weights(r, w, count));
+    FV_TRY(fv_plan_bind(p, "h", h));
+    FV_TRY(fv_plan_bind(p, "h2", to));
+    for (int i = 0; i < count; i++)
+        FV_TRY(fv_plan_bind(p, past_name[i], y ? y : (float *)(void *)past_at(r, i)));
+    return fv_plan_forward(p);
+}
+
+/* Missing older evaluations have weight 0 and whatever an earlier batch left there. The newest is
+ * both h and y[0]: its weight is one less. */
+static fv_status run_skip(dit_runner *r, module_set *s, const float *weight)
+{
+    float w[DIT_HISTORY];
+    memcpy(w, weight, sizeof w);
+    if (r->skip == DIT_SKIP_RESIDUAL) {
+        FV_TRY(fv_plan_forward(s->embed));
+        r->flop += fv_plan_flop(s->embed);
+        return combine(r, s->skip, w, r->past_count, r->h, NULL, r->h);
+    }
+    w[0] -= 1.0f;
+    return combine(r, s->skip, w, r->past_count, (float *)(void *)past_at(r, 0), NULL,
+                   r->skip == DIT_SKIP_OUTPUT ? r->out : r->h);
+}
+
+static fv_status keep_past(dit_runner *r, module_set *s)
+{
+    const float minus[1] = { -1.0f };
+    int64_t shape[3];
+    if (!r->past_count) return FV_OK;
+    skip_shape(r, s->rows, shape);
+    const size_t bytes = (size_t)(shape[0] * shape[1] * shape[2]) * sizeof(float);
+    r->past_newest = (r->past_newest + 1) % r->past_count;
+    r->past_rows[r->past_newest] = s->rows;
+    float *to = (float *)(void *)past_at(r, 0);
+    if (r->skip == DIT_SKIP_RESIDUAL) return combine(r, s->less, minus, 1, r->h, r->h0, to);
+    return fv_dev_copy(r->ctx, to, r->skip == DIT_SKIP_OUTPUT ? r->out : r->h, bytes,
+                       FV_COPY_ON_DEVICE);
+}
+
+static fv_status run_network(dit_runner *r, module_set *s, const dit_row *row)
+{
     FV_TRY(fv_plan_forward(s->embed));
-    for (int l = 0; l < r->depth; l++)
-        for (int m = 0; m < 2; m++)
-            FV_TRY(run_module(r, s, l, m, action && action[2 * l + m] == DIT_REUSE));
+    if (r->h0)
+        FV_TRY(fv_dev_copy(r->ctx, r->h0, r->h,
+                           (size_t)s->rows * (size_t)r->tokens * (size_t)r->net->cfg.width *
+                               sizeof(float), FV_COPY_ON_DEVICE));
+    for (int k = 0; k < 2 * r->depth; k++) FV_TRY(run_module(r, s, k, row));
     FV_TRY(fv_plan_forward(s->final));
     r->flop += fv_plan_flop(s->embed) + fv_plan_flop(s->final);
+    return keep_past(r, s);
+}
+
+static fv_status take_states(dit_runner *r, const module_set *s, int e, const float *x)
+{
+    const size_t n = (size_t)r->B * (size_t)r->state;
+    FV_TRY(fv_dev_copy(r->ctx, r->x, x, n * sizeof(float), FV_COPY_TO_DEVICE));
+    if (s->rows > r->B)
+        FV_TRY(fv_dev_copy(r->ctx, r->x + n, x, n * sizeof(float), FV_COPY_TO_DEVICE));
+    return gather_mods(r, e, s->rows);
+}
+
+fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const dit_row *row,
+                          const float **out, int *rows)
+{
     const dit_config *c = &r->net->cfg;
+    module_set *s = dit_schedule_guided(r->schedule, e) ? &r->guided : &r->single;
+    const bool is_skipped = row && row->skip_weight && can_skip(r, row->skip_weight, s->rows);
+    if (!is_skipped || r->skip != DIT_SKIP_OUTPUT) FV_TRY(take_states(r, s, e, x));
+    if (is_skipped) {
+        FV_TRY(run_skip(r, s, row->skip_weight));
+        if (r->skip != DIT_SKIP_OUTPUT) {
+            FV_TRY(fv_plan_forward(s->final));
+            r->flop += fv_plan_flop(s->final);
+        }
+        r->reused += 2 * r->depth;
+    } else {
+        FV_TRY(run_network(r, s, row));
+    }
     const size_t bytes =
         (size_t)s->rows * (size_t)(r->state / c->channels * c->out_channels) * sizeof(float);
     *out = r->host_out;
@@ -486,10 +829,26 @@ fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const uint8_t *a
     return fv_dev_copy(r->ctx, r->host_out, r->out, bytes, FV_COPY_TO_HOST);
 }
 
+fv_status dit_runner_probe(dit_runner *r, int e, const float *x, const float **out, int *rows)
+{
+    module_set *s = dit_schedule_guided(r->schedule, e) ? &r->guided : &r->single;
+    if (!s->probe) return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without a probe");
+    FV_TRY(take_states(r, s, e, x));
+    *out = r->probe;
+    *rows = s->rows;
+    return fv_plan_forward(s->probe);
+}
+
+const float *dit_runner_hidden(const dit_runner *r, const float **embedded)
+{
+    if (embedded) *embedded = r->h0;
+    return r->h;
+}
+
 const void *dit_runner_feature(const dit_runner *r, int l, int m, fv_dtype *dtype)
 {
     *dtype = r->feature_type;
-    return r->keep ? r->cache + (size_t)(2 * l + m) * r->slot_bytes : NULL;
+    return r->keep ? slot(r, 2 * l + m, r->newest[2 * l + m]) : NULL;
 }
 
 size_t dit_runner_feature_bytes(const dit_runner *r, int rows)
@@ -503,9 +862,10 @@ fv_status dit_runner_set_feature(dit_runner *r, int l, int m, const void *data, 
     if (!r->keep) return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without cache slots");
     if (rows < 0 || rows > 2 * r->B)
         return fv_fail(r->ctx, FV_ERR_ARG, "runner: %d rows, at most %d fit", rows, 2 * r->B);
-    r->valid_rows[2 * l + m] = rows;
-    return fv_dev_copy(r->ctx, r->cache + (size_t)(2 * l + m) * r->slot_bytes, data,
-                       dit_runner_feature_bytes(r, rows), FV_COPY_TO_DEVICE);
+    const int k = 2 * l + m;
+    r->valid_rows[k * r->history + r->newest[k]] = rows;
+    return fv_dev_copy(r->ctx, slot(r, k, r->newest[k]), data, dit_runner_feature_bytes(r, rows),
+                       FV_COPY_TO_DEVICE);
 }
 
 void dit_runner_memory(const dit_runner *r, uint64_t *activations, uint64_t *caches)
@@ -521,24 +881,43 @@ void dit_runner_counters(const dit_runner *r, double *flop, int64_t *full, int64
     *reused = r->reused;
 }
 
+/* Pretends that all of the history is there. */
+static void fill_past(dit_runner *r, const module_set *s, int k)
+{
+    for (int i = 0; i < r->history; i++) r->valid_rows[k * r->history + i] = s->rows;
+    for (int i = 0; i < r->past_count; i++) r->past_rows[i] = s->rows;
+}
+
+static fv_status time_skip(dit_runner *r, module_set *s, const float *w)
+{
+    if (!r->past_count) return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without step history");
+    FV_TRY(run_skip(r, s, w));
+    return r->skip == DIT_SKIP_OUTPUT ? FV_OK : fv_plan_forward(s->final);
+}
+
 fv_status dit_runner_time(dit_runner *r, int what, int guided, double *seconds)
 {
     module_set *s = guided ? &r->guided : &r->single;
     if (!s->rows) return fv_fail(r->ctx, FV_ERR_ARG, "runner: no such row count in this schedule");
-    const int l = r->depth / 2;
+    const int l = r->depth / 2, k = 2 * l + (what == 1 || what >= DIT_TIME_PRUNE ? DIT_MLP : 0);
+    float w[DIT_HISTORY] = { 1.0f };
+    fill_past(r, s, k);
     const double t = fv_now();
     switch (what) {
-    case 0: FV_TRY(run_module(r, s, l, DIT_ATTN, false)); break;
-    case 1: FV_TRY(run_module(r, s, l, DIT_MLP, false)); break;
-    case 2:
-        r->valid_rows[2 * l] = s->rows;
-        FV_TRY(run_module(r, s, l, DIT_ATTN, true));
-        break;
+    case 0:
+    case 1: FV_TRY(run_full(r, s, k)); break;
+    case 2: FV_TRY(run_forecast(r, s, k, w, 1)); break;
     case 4: FV_TRY(fill_bank(r, 0)); break;
-    default:
+    case DIT_TIME_LINEAR: FV_TRY(run_forecast(r, s, k, w, r->history)); break;
+    case DIT_TIME_SKIP: FV_TRY(time_skip(r, s, w)); break;
+    case 3:
         FV_TRY(gather_mods(r, 0, s->rows));
         FV_TRY(fv_plan_forward(s->embed));
         FV_TRY(fv_plan_forward(s->final));
+        break;
+    default:
+        if (!r->prunes) return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without pruning");
+        FV_TRY(run_pruned(r, s, k, what - DIT_TIME_PRUNE, w, 1));
     }
     *seconds = fv_now() - t;
     if (what == 4) *seconds *= (r->schedule->evals + r->chunk - 1) / r->chunk;

@@ -294,11 +294,23 @@ void dit_walk_update(dit_walk *w, int e, const float *out, int rows)
     }
 }
 
-fv_status dit_walk_advance(dit_walk *w, int e, const uint8_t *action)
+fv_status dit_walk_advance(dit_walk *w, int e, const dit_row *row)
 {
     const float *out;
     int rows;
-    FV_TRY(dit_runner_eval(w->runner, e, w->x, action, &out, &rows));
+    FV_TRY(dit_runner_eval(w->runner, e, w->x, row, &out, &rows));
+    dit_walk_update(w, e, out, rows);
+    return FV_OK;
+}
+
+/* As the policy says, which is shown the result too. */
+static fv_status advance_by(dit_walk *w, int e, const dit_policy *p, dit_row *row)
+{
+    const float *out;
+    int rows;
+    FV_TRY(p->decide(p->user, w->runner, e, w->x, row));
+    FV_TRY(dit_runner_eval(w->runner, e, w->x, row, &out, &rows));
+    if (p->done) p->done(p->user, w->runner, e, out, rows);
     dit_walk_update(w, e, out, rows);
     return FV_OK;
 }
@@ -324,8 +336,11 @@ static fv_status sample_batch(sampling *s, int first, const float *noise, float 
     int64_t full, reused;
     for (int i = 0; i < w->B; i++) w->labels[i] = o->classes ? o->classes[first + i] : o->class_all;
     FV_TRY(dit_walk_start(w, o->seed + (uint64_t)first, noise ? noise + at : NULL));
+    if (a && a->policy) FV_TRY(a->policy->start(a->policy->user, w->runner, w->B));
     for (int e = 0; e < s->schedule.evals; e++) {
-        FV_TRY(dit_walk_advance(w, e, a ? a->action + (size_t)e * 2 * (size_t)a->depth : NULL));
+        dit_row row = dit_accel_row(a, e);
+        if (a && a->policy) FV_TRY(advance_by(w, e, a->policy, &row));
+        else FV_TRY(dit_walk_advance(w, e, &row));
         FV_TRY(fv_report(s->ctx, "sampling", (uint64_t)++s->done_evals, (uint64_t)s->total_evals,
                          NULL));
     }
@@ -377,10 +392,10 @@ static fv_status sample_all(sampling *s, fv_dtype precision, const float *noise,
     for (int first = 0; first < count; first += most) {
         const int B = count - first < most ? count - first : most;
         if (B != s->walk.B) {
-            const dit_runner_options ro = { .B = B,
-                                            .exact_cache = s->o->exact_cache != 0,
-                                            .keep_outputs = s->o->accel != NULL,
-                                            .no_hoisting = s->o->no_hoisting != 0 };
+            dit_runner_options ro = { .B = B,
+                                      .exact_cache = s->o->exact_cache != 0,
+                                      .no_hoisting = s->o->no_hoisting != 0 };
+            dit_runner_options_for(s->o->accel, &ro);
             dit_walk_destroy(&s->walk);
             FV_TRY(dit_walk_create(s->ctx, &s->walk, s->net, precision, &s->schedule, &ro));
             note_memory(s);

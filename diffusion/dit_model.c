@@ -329,12 +329,17 @@ static fv_t norm(fv_tape *t, const dit_net *n, fv_t h, fv_pid weight, float eps,
     return fv_norm_modulate(t, h, o);
 }
 
+fv_t dit_attention_input(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod)
+{
+    return norm(t, n, h, n->block[l].norm1, 1e-6f, mod, DIT_SHIFT1, DIT_SCALE1);
+}
+
 fv_t dit_attention(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod, fv_t rope, fv_dtype out)
 {
     const dit_block *b = &n->block[l];
     const fv_tensor s = fv_tape_tensor(t, h);
     const int64_t heads[5] = { s.dim[0], s.dim[1], 3, n->cfg.heads, n->cfg.width / n->cfg.heads };
-    const fv_t u = norm(t, n, h, b->norm1, 1e-6f, mod, DIT_SHIFT1, DIT_SCALE1);
+    const fv_t u = dit_attention_input(t, n, l, h, mod);
     fv_t q = fv_reshape(t, fv_linear(t, u, b->qkv_w, b->qkv_b, FV_ACT_NONE), 5, heads);
     if (b->q_norm >= 0)
         q = fv_qk_norm_rope(t, q, fv_param(t, b->q_norm), fv_param(t, b->k_norm), 1e-6f, rope);

@@ -73,6 +73,7 @@ fv_t dit_final_mod(fv_tape *t, const dit_net *n, fv_t cond);                /* -
 /* Un-gated module outputs A and M [B,N,D], in type `out` (FV_F32 or the tape's precision). */
 fv_t dit_attention(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod, fv_t rope, fv_dtype out);
 fv_t dit_mlp(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod, fv_dtype out);
+fv_t dit_attention_input(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod);
 fv_t dit_final(fv_tape *t, const dit_net *n, fv_t h, fv_t mod2); /* -> [B,S,S,Cout] f32  */
 /* Chunks of mod in this order (official DiT): shift1 scale1 gate1 shift2 scale2 gate2. */
 enum { DIT_SHIFT1 = 0, DIT_SCALE1, DIT_GATE1, DIT_SHIFT2, DIT_SCALE2, DIT_GATE2 };
@@ -122,26 +123,81 @@ void dit_schedule_step(const dit_schedule *s, int e, float *x, const float *pred
 /* Everything needed to evaluate one network for B pictures: module plans, modulation bank, caches.
  * Rows: B conditional ones, then (guided evaluations) B null rows on the same states. */
 typedef struct dit_runner dit_runner;
-typedef enum dit_action { DIT_FULL = 0, DIT_REUSE = 1 } dit_action;
 enum { DIT_ATTN = 0, DIT_MLP = 1 };
+#define DIT_HISTORY 5 /* outputs that are kept at most: a polynomial of order 4 */
+#define DIT_PRUNED 3  /* sizes of a pruned module: tokens / 8, / 4, / 2 */
+
+/* What is done with a module at an evaluation. Every FULL pushes its output onto the module's
+ * history. REUSE and LINEAR need as many outputs there as they have weights, of enough rows; where
+ * they are missing the module is computed in full. */
+typedef enum dit_action {
+    DIT_FULL = 0,
+    DIT_REUSE,  /* the newest output                                                            */
+    DIT_LINEAR, /* sum of weight[a] * the a-th newest: every forecast that is linear            */
+    DIT_PRUNE   /* MLP: `tokens` tokens are computed. The rest as LINEAR if weight[1] is not 0,
+                   and nothing is kept; else as REUSE, and they replace their part of the newest
+                   output, as in ToCa                                                           */
+} dit_action;
+
+/* What a skipped evaluation forecasts from those that were not. */
+typedef enum dit_skip {
+    DIT_SKIP_OUTPUT = 0, /* what the network gives: no module runs at all                       */
+    DIT_SKIP_HIDDEN,     /* the residual stream before the final layer                          */
+    DIT_SKIP_RESIDUAL    /* the same less the embedded input, which is computed                 */
+} dit_skip;
+
+/* How PRUNE finds its tokens: largest score first, ties by number; cond and null rows of a picture
+ * share them. */
+typedef enum dit_score {
+    DIT_SCORE_MEAN = 0, /* mean of the magnitudes of the newest output [SODA, "feature mean"]    */
+    DIT_SCORE_STALE,    /* evaluations since the token was computed, then DIT_SCORE_MEAN         */
+    DIT_SCORE_TOCA,     /* normalised magnitudes + 0.25 staleness / tokens, x 1.6 for the best of
+                           each 2x2 [ToCa, with the norm in place of the attention map]          */
+    DIT_SCORE_DRIFT     /* how far the module's input has moved since the token was computed     */
+} dit_score;
+
+/* One evaluation of a plan. */
+typedef struct dit_row {
+    const uint8_t *action;    /* [2*depth] dit_action; NULL: all FULL                            */
+    const float *weight;      /* [2*depth][DIT_HISTORY], newest first; NULL: only REUSE          */
+    const uint8_t *pruned;    /* [2*depth] of PRUNE: 0 .. DIT_PRUNED-1; NULL: no PRUNE           */
+    const float *skip_weight; /* [DIT_HISTORY] of a skipped evaluation; NULL: it is not skipped  */
+} dit_row;
+int dit_pruned_tokens(const dit_config *c, int which); /* rounded up to 8, at most all */
+
 typedef struct dit_runner_options {
     int B;
     bool exact_cache;   /* module outputs kept in f32 */
     bool keep_outputs;  /* a cache slot per module (needed for REUSE and for observers) */
     bool no_hoisting;   /* modulations at every evaluation */
+    int history;        /* outputs kept per module, 0 = 1; needs keep_outputs                    */
+    int step_history;   /* evaluations kept for skipping; 0: none is skipped                     */
+    dit_skip skip;
+    bool prunes;        /* plans for the pruned sizes                                            */
+    dit_score score;
+    bool probes;        /* dit_runner_probe                                                      */
 } dit_runner_options;
+/* What a plan needs; NULL: nothing. B and no_hoisting are the caller's. */
+struct fv_accel;
+void dit_runner_options_for(const struct fv_accel *a, dit_runner_options *o);
 fv_status dit_runner_create(fv_ctx *ctx, dit_runner **out, const dit_net *n, fv_dtype precision,
                             const dit_schedule *s, const dit_runner_options *o);
 void dit_runner_destroy(dit_runner **r);
 /* Labels of the B pictures; classes = null label. Forgets caches and the modulation bank. */
 fv_status dit_runner_start(dit_runner *r, const int32_t *labels);
 /* Evaluation e on states x [B,S,S,C] -> out [rows,S,S,Cout] (rows = 2B if guided, conditional
- * first). action [depth*2] or NULL = all FULL; REUSE without a valid cache computes in full. */
-fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const uint8_t *action,
+ * first). row NULL = all FULL. A skip without enough history is computed. */
+fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const dit_row *row,
                           const float **out, int *rows);
+/* Input of the first block after norm and modulation at e: [rows, N, D] f32 (TeaCache). Valid until
+ * the next call. */
+fv_status dit_runner_probe(dit_runner *r, int e, const float *x, const float **out, int *rows);
+/* The residual stream after the last eval that was not skipped: before the final layer, and what
+ * the embedding gave (f32 [rows, N, D]; the latter only with DIT_SKIP_RESIDUAL, else NULL). */
+const float *dit_runner_hidden(const dit_runner *r, const float **embedded);
 /* Output of module (l, m) at its last full computation: [rows, N, D], type *dtype. */
 const void *dit_runner_feature(const dit_runner *r, int l, int m, fv_dtype *dtype);
-/* Replace a cached module output (calibration); rows as of the evaluation that will use it. */
+/* Replace the newest output of a module (calibration); rows as of the evaluation that will use it. */
 fv_status dit_runner_set_feature(dit_runner *r, int l, int m, const void *data, int rows);
 size_t dit_runner_feature_bytes(const dit_runner *r, int rows);
 /* Bytes held: work memory and states; module outputs, modulation bank and constant tables. */
@@ -150,10 +206,35 @@ void dit_runner_memory(const dit_runner *r, uint64_t *activations, uint64_t *cac
 void dit_runner_counters(const dit_runner *r, double *flop, int64_t *full, int64_t *reused);
 /* Median-friendly timing of one module on the current state: runs it once and returns seconds.
  * what: 0 attention full, 1 MLP full, 2 reuse of one module, 3 embedding + final layer + modulation
- * gather, 4 conditioning of a whole run (all modulations) */
+ * gather, 4 conditioning of a whole run (all modulations), 5 linear forecast of one module from all
+ * of the history, 6.. the MLP pruned to each size, then a skip from all of the step history */
+enum { DIT_TIME_LINEAR = 5, DIT_TIME_PRUNE = 6, DIT_TIME_SKIP = DIT_TIME_PRUNE + DIT_PRUNED };
 fv_status dit_runner_time(dit_runner *r, int what, int guided, double *seconds);
 /* Mean over rows and channels of the squared gate that the last evaluation put on module (l, m). */
 double dit_runner_gate(const dit_runner *r, int l, int m, int rows);
+
+/* ---- dit_prune.c: which tokens, and moving them ---------------------------------------------- */
+
+/* One pruned module of a batch: rows = pictures, or twice as many with guidance. */
+typedef struct dit_prune_job {
+    fv_ctx *ctx;
+    dit_score score;
+    int rows, pictures, tokens, width, grid, kept;
+    fv_dtype type;
+    const float *h;         /* [rows][tokens][width] input of the module */
+    const void *newest;     /* [rows][tokens][width] its newest output */
+    uint16_t *stale;        /* [pictures][tokens] */
+    float *input;           /* [pictures][tokens][width] or NULL */
+    float *value;           /* [pictures][3 tokens] scratch */
+    int32_t *index;         /* [pictures][kept] ascending: the result */
+} dit_prune_job;
+/* Chooses the tokens of each picture; these are fresh now, the others an evaluation older. */
+void dit_prune_select(const dit_prune_job *j);
+void dit_prune_gather(const dit_prune_job *j, float *to);            /* -> [rows][kept][width] */
+/* from [rows][kept][width] of `size` bytes a value to their places in [rows][tokens][width] */
+void dit_prune_scatter(const dit_prune_job *j, const void *from, size_t size, void *to);
+void dit_prune_all(uint16_t *stale, float *input, const float *h, size_t tokens, size_t width);
+void dit_prune_older(uint16_t *stale, size_t tokens);
 
 /* ---- dit_generate.c: a batch on its way through the sampler ---------------------------------- */
 typedef struct dit_walk {
@@ -174,7 +255,7 @@ void dit_walk_destroy(dit_walk *w);
 /* noise [B][n], or NULL = drawn from the seeds. */
 fv_status dit_walk_start(dit_walk *w, uint64_t seed, const float *noise);
 /* Evaluation e and the update of all states; no allocation. */
-fv_status dit_walk_advance(dit_walk *w, int e, const uint8_t *action);
+fv_status dit_walk_advance(dit_walk *w, int e, const dit_row *row);
 /* The second half of it: guidance and sampler step on a given network output. */
 void dit_walk_update(dit_walk *w, int e, const float *out, int rows);
 int dit_choose_batch(const dit_config *c, const fv_generate_options *o);
@@ -183,18 +264,38 @@ int dit_choose_batch(const dit_config *c, const fv_generate_options *o);
  * did not open it: another thread may be changing it). */
 void dit_vae_memory(const fv_ctx *ctx, const fv_vae *v, uint64_t *weights, uint64_t *work);
 
-/* A resolved plan (accel.c). action[(e*depth + l)*2 + m]. */
+/* Decides an evaluation at run time (TeaCache and the like). Called before it, in order from 0. What
+ * *row points to is the policy's until the next call. */
+typedef struct dit_policy {
+    fv_status (*start)(void *user, const dit_runner *r, int B); /* a batch begins */
+    fv_status (*decide)(void *user, dit_runner *r, int e, const float *x, dit_row *row);
+    void (*done)(void *user, const dit_runner *r, int e, const float *out, int rows);
+    void *user;
+} dit_policy;
+
+/* A resolved plan (accel.c). Module k = 2l + m of evaluation e is at e*2*depth + k. */
 struct fv_accel {
     fv_ctx *ctx;
     int evals, depth, anchors;
-    uint8_t *action, *anchor;
+    uint8_t *action;    /* [evals][2*depth] dit_action */
+    float *weight;      /* [evals][2*depth][DIT_HISTORY] of LINEAR and PRUNE */
+    uint8_t *pruned;    /* [evals][2*depth] size of PRUNE */
+    uint8_t *anchor;    /* [evals] all modules are FULL */
+    uint8_t *skipped;   /* [evals] */
+    float *skip_weight; /* [evals][DIT_HISTORY] */
+    dit_skip skip;
+    dit_score score;
+    int history, step_history; /* most outputs that any weight reaches back to (fvi_accel_count) */
+    bool prunes;
     double predicted_speedup, flop_ratio;
     char mode[32];
     uint8_t model_hash[32];
     fv_sampler sampler;
     int steps;
     float cfg;
+    const dit_policy *policy; /* overrides the rows; not stored in files */
 };
+dit_row dit_accel_row(const struct fv_accel *a, int e); /* a NULL: everything in full */
 
 /* An opened model. */
 struct fv_dit {

@@ -328,13 +328,14 @@ static fv_status branch(weighing *w, int e, int which)
     calibration *c = w->c;
     const int rows = rows_at(c, e);
     const size_t n = (size_t)c->walk.B * (size_t)c->walk.n;
+    const dit_row row = { .action = w->reuse };
     double sum = 0;
     put_state(&c->walk, w->x0, w->work0);
     for (int k = 0; k < c->modules; k++)
         FV_TRY(dit_runner_set_feature(c->walk.runner, k / 2, k % 2,
                                       weight_slot(c, e - weight_age[which], k), rows));
     for (int i = e; i < c->sens->evals; i++) {
-        FV_TRY(dit_walk_advance(&c->walk, i, i == e ? w->reuse : NULL));
+        FV_TRY(dit_walk_advance(&c->walk, i, i == e ? &row : NULL));
         FV_TRY(progress(c, c->walk.B));
     }
     for (size_t i = 0; i < n; i++) {

@@ -42,6 +42,7 @@ const fvi_op_def *fvi_cpu_op(fvi_op op)
         [FVI_OP_BINARY] = &fvi_cpu_binary,
         [FVI_OP_NORM_MOD] = &fvi_cpu_norm_mod,
         [FVI_OP_GATE_RES] = &fvi_cpu_gate_res,
+        [FVI_OP_FORECAST] = &fvi_cpu_forecast,
         [FVI_OP_SWIGLU] = &fvi_cpu_swiglu,
         [FVI_OP_SDPA] = &fvi_cpu_sdpa,
         [FVI_OP_QK_NORM_ROPE] = &fvi_cpu_qk_norm_rope,

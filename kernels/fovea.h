@@ -604,6 +604,12 @@ FV_API fv_t fv_norm_modulate(fv_tape *t, fv_t x, fv_norm n);
 /* h + gate*y; h [B,T,C] f32, y [B,T,C], gate = chunk of mod [B, n*C] (mod 0: plain addition) ->
  * f32. The output may be bound to h's storage. */
 FV_API fv_t fv_gate_residual(fv_tape *t, fv_t h, fv_t y, fv_t mod, int gate_chunk);
+/* h + gate * sum over k < count of weight[k] y[k]: a linear forecast of y from its past, for
+ * sampling only (no gradient). h [B,T,C] f32; weight [count] f32; y[k] [B,T,C], all of one type;
+ * mod and gate_chunk as above. The output may be bound to h's storage. */
+#define FV_FORECAST_MAX 5
+FV_API fv_t fv_gate_forecast(fv_tape *t, fv_t h, const fv_t *y, int count, fv_t weight, fv_t mod,
+                             int gate_chunk);
 /* x [..., 2H] -> silu(x[..., :H]) * x[..., H:] */
 FV_API fv_t fv_swiglu(fv_tape *t, fv_t x);
 /* Softmax attention. qkv [B, T, 3, h, hd]; scale 0 = hd^-0.5 -> [B, T, h*hd]. hd a multiple of

@@ -64,6 +64,16 @@ static void gate_c(fvi_out h2, fvi_in h, fvi_in y, const float *gate, int64_t n)
         fvi_put(h2, i, fvi_get(h, i) + (gate ? gate[i] : 1.0f) * fvi_get(y, i));
 }
 
+static void forecast_c(fvi_out h2, fvi_in h, const fvi_in *y, const float *w, int count,
+                       const float *gate, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float sum = 0.0f;
+        for (int k = 0; k < count; k++) sum += w[k] * fvi_get(y[k], i);
+        fvi_put(h2, i, fvi_get(h, i) + (gate ? gate[i] : 1.0f) * sum);
+    }
+}
+
 static void gate_bwd_c(fvi_out dy, float *sum, fvi_in g, fvi_in y, const float *gate, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
@@ -75,7 +85,7 @@ static void gate_bwd_c(fvi_out dy, float *sum, fvi_in g, fvi_in y, const float *
 
 void fvi_norm_init(fvi_norm_ops *o, uint32_t cpu)
 {
-    const fvi_norm_ops c = { norm_c, norm_bwd_c, gate_c, gate_bwd_c };
+    const fvi_norm_ops c = { norm_c, norm_bwd_c, gate_c, forecast_c, gate_bwd_c };
     *o = c;
 #if defined(__x86_64__)
     if (cpu & FV_CPU_AVX2) fvi_norm_init_avx2(o);
@@ -363,3 +373,29 @@ const fvi_op_def fvi_cpu_gate_res = {
     .name = "gate_res", .bwd_reads_in = 2 | 4, .grad_alias = true, .scratch_bytes = gate_scratch,
     .forward = gate_forward, .backward = gate_backward
 };
+
+/* ---- forecast: h + gate * sum of w_k y_k; for sampling, no gradient --------------------------- */
+
+static fv_status forecast_forward(fvi_exec *e)
+{
+    fv_ctx *ctx = e->ctx;
+    const int64_t C = e->in[0].dim[e->in[0].ndim - 1];
+    const fvi_split sp = split_of(&e->in[0], &e->in[1]);
+    const int count = e->attr->i[1];
+    const float *w = e->in[2].data;
+    FVI_PARALLEL_LANES(ctx, lane) {
+        int64_t k, end, b, t0, t1;
+        for (fvi_lane(sp.B * sp.S, lane, &k, &end); k < end; k++) {
+            fvi_split_rows(&sp, k, &b, &t0, &t1);
+            const float *gate = chunk_of(&e->in[1], b, e->attr->i[0], C);
+            for (int64_t r = b * sp.T + t0; r < b * sp.T + t1; r++) {
+                fvi_in y[FV_FORECAST_MAX];
+                for (int i = 0; i < count; i++) y[i] = fvi_in_at(&e->in[3 + i], r * C);
+                ctx->cpu_ops->norm.forecast(fvi_out_at(&e->out[0], r * C, false),
+                                            fvi_in_at(&e->in[0], r * C), y, w, count, gate, C);
+            }
+        }
+    }
+    return FV_OK;
+}
+const fvi_op_def fvi_cpu_forecast = {.name = "forecast", .forward = forecast_forward};

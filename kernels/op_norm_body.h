@@ -69,6 +69,25 @@ static void gate_v(fvi_out h2, fvi_in h, fvi_in y, const float *gate, int64_t n)
         V_EACH(n, v_put(h2, i, m, v_add(v_get(y, i, m), v_get(h, i, m))););
 }
 
+/* One loop per count: the sum stays in a register. */
+static void forecast_v(fvi_out h2, fvi_in h, const fvi_in *y, const float *w, int count,
+                       const float *gate, int64_t n)
+{
+    const vf one = v_set1(1.0f);
+#define FORECAST(count)                                                                     \
+    V_EACH(n, vf sum = v_mul(v_set1(w[0]), v_get(y[0], i, m));                              \
+           for (int k = 1; k < (count); k++) sum = v_fma(v_set1(w[k]), v_get(y[k], i, m), sum); \
+           v_put(h2, i, m, v_fma(sum, gate ? v_getf(gate, i, m) : one, v_get(h, i, m)));)
+    switch (count) {
+    case 1: FORECAST(1); break;
+    case 2: FORECAST(2); break;
+    case 3: FORECAST(3); break;
+    case 4: FORECAST(4); break;
+    default: FORECAST(5);
+    }
+#undef FORECAST
+}
+
 static void gate_bwd_v(fvi_out dy, float *sum, fvi_in g, fvi_in y, const float *gate, int64_t n)
 {
     const vf one = v_set1(1.0f);
@@ -82,5 +101,6 @@ void NORM_INIT(fvi_norm_ops *o)
     o->norm = norm_v;
     o->norm_bwd = norm_bwd_v;
     o->gate = gate_v;
+    o->forecast = forecast_v;
     o->gate_bwd = gate_bwd_v;
 }

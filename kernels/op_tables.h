@@ -93,6 +93,9 @@ typedef struct fvi_norm_ops {
     void (*norm_bwd)(const fvi_norm_row *r);
     /* h2 = h + gate*y (gate NULL: ones) */
     void (*gate)(fvi_out h2, fvi_in h, fvi_in y, const float *gate, int64_t n);
+    /* h2 = h + gate * sum of w[k] y[k], k < count <= FV_FORECAST_MAX */
+    void (*forecast)(fvi_out h2, fvi_in h, const fvi_in *y, const float *w, int count,
+                     const float *gate, int64_t n);
     /* dy = gate*g (dy.p NULL: not wanted); sum[n] += g*y (NULL: not wanted) */
     void (*gate_bwd)(fvi_out dy, float *sum, fvi_in g, fvi_in y, const float *gate, int64_t n);
 } fvi_norm_ops;

@@ -429,6 +429,34 @@ fv_t fv_gate_residual(fv_tape *t, fv_t h, fv_t y, fv_t mod, int gate_chunk)
     return record(t, FVI_OP_GATE_RES, &a, in, 3, FV_F32, 3, s.dim);
 }
 
+fv_t fv_gate_forecast(fv_tape *t, fv_t h, const fv_t *y, int count, fv_t weight, fv_t mod,
+                      int gate_chunk)
+{
+    fv_t in[3 + FV_FORECAST_MAX] = { h, mod, weight };
+    if (!handle_ok(t, "gate_forecast", h, false) || !handle_ok(t, "gate_forecast", mod, true) ||
+        !handle_ok(t, "gate_forecast", weight, false))
+        return 0;
+    if (t->mode == FV_TRAIN)
+        return BAD(t, FV_ERR_STATE, "gate_forecast: it has no gradient: use it in FV_INFER tapes");
+    if (count < 1 || count > FV_FORECAST_MAX)
+        return BAD(t, FV_ERR_SHAPE, "gate_forecast: it takes 1 to 5 outputs");
+    const fv_tensor s = t->v[h].t, w = t->v[weight].t;
+    bool ok = s.ndim == 3 && s.dtype == FV_F32 && w.ndim == 1 && w.dim[0] == count &&
+              w.dtype == FV_F32;
+    for (int k = 0; k < count; k++) {
+        if (!handle_ok(t, "gate_forecast", y[k], false)) return 0;
+        const fv_tensor *v = &t->v[y[k]].t;
+        ok = ok && same_dims(&s, v) && is_float(v->dtype) && v->dtype == t->v[y[0]].t.dtype;
+        in[3 + k] = y[k];
+    }
+    if (!ok)
+        return BAD(t, FV_ERR_SHAPE,
+                   "gate_forecast: h must be f32 [B, T, C], y of the same shape, weight [count]");
+    if (!chunks_ok(t, "gate_forecast", mod, s.dim[0], s.dim[2], gate_chunk, mod ? 0 : -1)) return 0;
+    const fvi_attr a = { { mod ? gate_chunk : -1, count }, { 0 } };
+    return record(t, FVI_OP_FORECAST, &a, in, 3 + count, FV_F32, 3, s.dim);
+}
+
 fv_t fv_swiglu(fv_tape *t, fv_t x)
 {
     if (!handle_ok(t, "swiglu", x, false)) return 0;

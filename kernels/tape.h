@@ -19,7 +19,7 @@ typedef enum fvi_op {
     FVI_OP_TIMESTEP, FVI_OP_EMBED, FVI_OP_PATCHIFY, FVI_OP_GROUPNORM, FVI_OP_UPSAMPLE2X,
     FVI_OP_MEAN1, FVI_OP_SLICE, FVI_OP_LOSS_MSE, FVI_OP_LOSS_CE, FVI_OP_LERP,
     FVI_OP_MIX2, FVI_OP_WKV, FVI_OP_WKV_HEAD, FVI_OP_ROUTE, FVI_OP_BALANCE, FVI_OP_MOE,
-    FVI_OP_LOSS_TREE, FVI_OP_COUNT
+    FVI_OP_LOSS_TREE, FVI_OP_FORECAST, FVI_OP_COUNT
 } fvi_op;
 
 /* clang-format off: a table */
@@ -35,6 +35,7 @@ typedef enum fvi_op {
  *                                                               f0 eps; stats: mean, rstd of a row
  *                                                               (RMS: mean 0), NULL in inference
  * GATE_RES     in h, y, [mod]             out h2                i0 gate chunk
+ * FORECAST     in h, [mod], w, y ...      out h2                i0 gate chunk, i1 number of y
  * SWIGLU       in x                       out y
  * SDPA         in qkv                     out o, lse[B,h,T]     i0 causal f0 scale; lse NULL in
  *                                                               inference
@@ -98,7 +99,7 @@ const fvi_op_def *fvi_cpu_op(fvi_op op);
 /* CPU forward/backward, one pair per op: op_norm.c, op_pointwise.c, op_attention.c, op_layout.c,
  * op_loss.c, op_groupnorm.c (fused, ours), matmul_dnnl.c, conv_dnnl.c (oneDNN). */
 extern const fvi_op_def fvi_cpu_linear, fvi_cpu_conv2d, fvi_cpu_cast, fvi_cpu_act, fvi_cpu_affine,
-    fvi_cpu_binary, fvi_cpu_norm_mod, fvi_cpu_gate_res, fvi_cpu_swiglu, fvi_cpu_sdpa,
+    fvi_cpu_binary, fvi_cpu_norm_mod, fvi_cpu_gate_res, fvi_cpu_forecast, fvi_cpu_swiglu, fvi_cpu_sdpa,
     fvi_cpu_qk_norm_rope, fvi_cpu_timestep, fvi_cpu_embed, fvi_cpu_patchify, fvi_cpu_groupnorm,
     fvi_cpu_upsample2x, fvi_cpu_mean1, fvi_cpu_slice, fvi_cpu_loss_mse, fvi_cpu_loss_ce,
     fvi_cpu_lerp, fvi_cpu_mix2, fvi_cpu_wkv, fvi_cpu_wkv_head, fvi_cpu_route, fvi_cpu_balance,
