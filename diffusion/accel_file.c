@@ -1,14 +1,25 @@
 /* accel_file.c - plans as text (.fvplan).
  *
- *     fvplan 1
+ *     fvplan 2
  *     model 4f0c...            SHA-256 of the model
  *     sampler euler            more "key value" lines; unknown keys are ignored
  *     ...
- *     0 FFFFFFFFFFFFFFFF       one line an evaluation, two characters a block: attention, MLP;
- *     1 ................       F computed in full, . reused
+ *     0 FFFFFFFF               a line an evaluation, two characters a block: attention, MLP
+ *     1 FFFFFFFF               F computed in full, . reused, L linear forecast;
+ *     2 .LL1.L.3               MLP of 1 2 3: tokens / 8, / 4, / 2 are computed, others forecast
+ *     w 2 1 2 2 -1             weights of the L and 1 2 3 among modules 1 to 2 of evaluation 2,
+ *     w 2 3 7 1                newest output first; those up to 5 that are left out are 0
+ *     3 ssssssss               a skipped evaluation; what is done when there is nothing to
+ *     v 3 1.5 -0.5             forecast from (s in full, or as above), and its weights
  *     end 1a2b3c4d             CRC32C of everything before this line
- * Lines starting with # are comments. The file is not trusted: a plan only says which of two safe
- * things to do, but its sizes decide allocations, so the text must be long enough for them. */
+ *
+ * Plans of F and . alone are written as version 1, which has no other lines. Lines starting with #
+ * are comments. Each w line follows its evaluation, in order of modules, and together they cover
+ * every forecast. Numbers have nine digits, so that a float comes back as it was.
+ *
+ * The file is not trusted: a plan only says which of a few safe things to do, but its sizes decide
+ * allocations, so the text must be long enough for them; and weights are bounded, so that they
+ * cannot make an infinity of an ordinary output. */
 #include "soda.h"
 
 #include <math.h>
@@ -16,42 +27,19 @@
 
 #define MAX_FILE ((uint64_t)64 << 20)
 #define MAX_DEPTH 256
+#define MAX_WEIGHT 1e4
+#define WEIGHT_LINE 160 /* characters of the numbers of a w line */
 
-/* ---- Plans as objects ----------------------------------------------------------------------- */
+static const char *const skip_names[] = { "output", "hidden", "residual" };
+static const char *const score_names[] = { "mean", "stale", "toca", "drift" };
 
-void fv_accel_free(fv_accel **aa)
+/* Does the action take weights? */
+static bool is_forecast(int action)
 {
-    if (!aa || !*aa) return;
-    fv_accel *a = *aa;
-    *aa = NULL;
-    void *mem[] = { a->action, a->weight, a->pruned, a->anchor, a->skipped, a->skip_weight };
-    for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(a->ctx, mem[i]);
-    fv_free(a->ctx, a);
+    return action == DIT_LINEAR || action == DIT_PRUNE;
 }
 
-fv_status fvi_accel_create(fv_ctx *ctx, fv_accel **out, int evals, int depth)
-{
-    const size_t T = (size_t)evals, n = T * (size_t)depth * 2;
-    *out = NULL;
-    fv_accel *a = fv_calloc(ctx, 1, sizeof *a);
-    if (!a) return FV_ERR_OOM;
-    a->ctx = ctx;
-    a->evals = evals;
-    a->depth = depth;
-    a->action = fv_calloc(ctx, n, 1); /* DIT_FULL */
-    a->weight = fv_calloc(ctx, n, DIT_HISTORY * sizeof(float));
-    a->pruned = fv_calloc(ctx, n, 1);
-    a->anchor = fv_calloc(ctx, T, 1);
-    a->skipped = fv_calloc(ctx, T, 1);
-    a->skip_weight = fv_calloc(ctx, T, DIT_HISTORY * sizeof(float));
-    if (!a->action || !a->weight || !a->pruned || !a->anchor || !a->skipped || !a->skip_weight) {
-        fv_accel_free(&a);
-        return FV_ERR_OOM;
-    }
-    *out = a;
-    return FV_OK;
-}
-
+/* Weights up to the last that is not 0; at least 1. */
 static int reach(const float *w)
 {
     int n = DIT_HISTORY;
@@ -59,94 +47,131 @@ static int reach(const float *w)
     return n;
 }
 
-void fvi_accel_count(fv_accel *a)
+/* ---- Writing -------------------------------------------------------------------------------- */
+
+static bool is_first_version(const fv_accel *a)
+{
+    const size_t n = (size_t)a->evals * 2 * (size_t)a->depth;
+    for (int e = 0; e < a->evals; e++)
+        if (a->skipped[e]) return false;
+    for (size_t i = 0; i < n; i++)
+        if (is_forecast(a->action[i])) return false;
+    return true;
+}
+
+static bool is_storable(const float *w)
+{
+    for (int i = 0; i < DIT_HISTORY; i++)
+        if (!(fabs((double)w[i]) <= MAX_WEIGHT)) return false; /* NaN too */
+    return true;
+}
+
+/* What the reader would refuse. */
+static fv_status check_storable(fv_ctx *ctx, const fv_accel *a)
 {
     const size_t K = 2 * (size_t)a->depth;
-    a->anchors = a->step_history = 0;
-    a->history = 1;
-    a->prunes = false;
+    if (a->policy)
+        return fv_fail(ctx, FV_ERR_UNSUPPORTED,
+                       "plan: \"%s\" decides while it runs, so there is nothing to write", a->mode);
+    if (a->depth > MAX_DEPTH)
+        return fv_fail(ctx, FV_ERR_LIMIT, "plan: %d blocks, at most %d can be written", a->depth,
+                       MAX_DEPTH);
     for (int e = 0; e < a->evals; e++) {
-        bool is_full = !a->skipped[e];
-        for (size_t k = 0; !a->skipped[e] && k < K; k++) {
+        if (a->skipped[e] && !is_storable(a->skip_weight + (size_t)e * DIT_HISTORY))
+            return fv_fail(ctx, FV_ERR_ARG, "plan: evaluation %d has a weight beyond %g", e,
+                           MAX_WEIGHT);
+        for (size_t k = 0; k < K; k++) {
             const size_t at = (size_t)e * K + k;
-            const int action = a->action[at], n = reach(a->weight + at * DIT_HISTORY);
-            is_full = is_full && action == DIT_FULL;
-            a->prunes |= action == DIT_PRUNE;
-            if ((action == DIT_LINEAR || action == DIT_PRUNE) && n > a->history) a->history = n;
+            if (!is_forecast(a->action[at])) continue;
+            if (!is_storable(a->weight + at * DIT_HISTORY))
+                return fv_fail(ctx, FV_ERR_ARG, "plan: module %d of evaluation %d has a weight "
+                               "beyond %g", (int)k, e, MAX_WEIGHT);
+            if (a->action[at] == DIT_PRUNE && (k % 2 == DIT_ATTN || a->pruned[at] >= DIT_PRUNED))
+                return fv_fail(ctx, FV_ERR_ARG, "plan: module %d of evaluation %d cannot be pruned "
+                               "like this", (int)k, e);
         }
-        const int n = reach(a->skip_weight + (size_t)e * DIT_HISTORY);
-        if (a->skipped[e] && n > a->step_history) a->step_history = n;
-        a->anchor[e] = is_full;
-        a->anchors += is_full;
+    }
+    return FV_OK;
+}
+
+static void write_weights(fv_text *t, const float *w)
+{
+    for (int i = 0, n = reach(w); i < n; i++) fv_text_printf(t, " %.9g", (double)w[i]);
+    fv_text_printf(t, "\n");
+}
+
+/* As they are read back. */
+static bool is_same(const float *v, const float *w)
+{
+    const int n = reach(w);
+    return reach(v) == n && memcmp(v, w, (size_t)n * sizeof *w) == 0;
+}
+
+/* Neighbours of equal weights share a line, also across modules that take none. */
+static void write_forecasts(fv_text *t, const fv_accel *a, int e)
+{
+    const int K = 2 * a->depth;
+    const uint8_t *action = a->action + (size_t)e * (size_t)K;
+    const float *w = a->weight + (size_t)e * (size_t)K * DIT_HISTORY;
+    for (int k = 0; k < K;) {
+        int next = k + 1, last = k;
+        if (is_forecast(action[k])) {
+            for (; next < K; next++) {
+                if (!is_forecast(action[next])) continue;
+                if (!is_same(w + next * DIT_HISTORY, w + k * DIT_HISTORY)) break;
+                last = next;
+            }
+            fv_text_printf(t, "w %d %d %d", e, k, last);
+            write_weights(t, w + k * DIT_HISTORY);
+        }
+        k = next;
     }
 }
 
-dit_row dit_accel_row(const fv_accel *a, int e)
+static void write_row(fv_text *t, const fv_accel *a, int e)
 {
-    dit_row row = { NULL, NULL, NULL, NULL };
-    if (!a) return row;
-    const size_t at = (size_t)e * 2 * (size_t)a->depth;
-    row.action = a->action + at;
-    row.weight = a->weight + at * DIT_HISTORY;
-    row.pruned = a->pruned + at;
-    if (a->skipped[e]) row.skip_weight = a->skip_weight + (size_t)e * DIT_HISTORY;
-    return row;
+    const size_t K = 2 * (size_t)a->depth;
+    char row[2 * MAX_DEPTH + 1];
+    for (size_t k = 0; k < K; k++) {
+        const size_t at = (size_t)e * K + k;
+        const int action = a->action[at];
+        row[k] = action == DIT_REUSE    ? '.'
+                 : action == DIT_LINEAR ? 'L'
+                 : action == DIT_PRUNE  ? (char)('1' + a->pruned[at])
+                 : a->skipped[e]        ? 's'
+                                        : 'F';
+    }
+    row[K] = 0;
+    fv_text_printf(t, "%d %s\n", e, row);
+    write_forecasts(t, a, e);
+    if (!a->skipped[e]) return;
+    fv_text_printf(t, "v %d", e);
+    write_weights(t, a->skip_weight + (size_t)e * DIT_HISTORY);
 }
-
-void dit_runner_options_for(const fv_accel *a, dit_runner_options *o)
-{
-    if (!a) return;
-    o->keep_outputs = true;
-    o->history = a->history;
-    o->step_history = a->step_history;
-    o->skip = a->skip;
-    o->prunes = a->prunes;
-    o->score = a->score;
-    o->probes = a->policy != NULL;
-}
-
-void fv_accel_get_info(const fv_accel *a, fv_accel_info *out)
-{
-    out->steps = a->evals;
-    out->anchors = a->anchors;
-    out->predicted_speedup = a->predicted_speedup;
-    out->flop_ratio = a->flop_ratio;
-    out->mode = a->mode;
-}
-
-const uint8_t *fv_accel_anchors(const fv_accel *a)
-{
-    return a->anchor;
-}
-
-/* ---- Writing -------------------------------------------------------------------------------- */
 
 static void plan_text(fv_text *t, const fv_accel *a)
 {
-    const size_t K = 2 * (size_t)a->depth;
-    char hash[65], row[2 * MAX_DEPTH + 1];
+    char hash[65];
+    const bool is_first = is_first_version(a);
     fv_hex(a->model_hash, sizeof a->model_hash, hash);
     fv_text_printf(
-        t, "fvplan 1\nmodel %s\nsampler %s\nsteps %d\nevaluations %d\nblocks %d\ncfg %.9g\n", hash,
-        fv_sampler_name(a->sampler), a->steps, a->evals, a->depth, (double)a->cfg);
+        t, "fvplan %d\nmodel %s\nsampler %s\nsteps %d\nevaluations %d\nblocks %d\ncfg %.9g\n",
+        is_first ? 1 : 2, hash, fv_sampler_name(a->sampler), a->steps, a->evals, a->depth,
+        (double)a->cfg);
     fv_text_printf(t, "mode %s\nspeedup %.9g\nflop_ratio %.9g\n", a->mode, a->predicted_speedup,
                    a->flop_ratio);
-    fv_text_printf(t, "# F computed in full, . reused; attention and MLP of each block\n");
-    for (int e = 0; e < a->evals; e++) {
-        for (size_t k = 0; k < K; k++)
-            row[k] = a->action[(size_t)e * K + k] == DIT_REUSE ? '.' : 'F';
-        row[K] = 0;
-        fv_text_printf(t, "%d %s\n", e, row);
-    }
+    if (!is_first && a->step_history) fv_text_printf(t, "skip %s\n", skip_names[a->skip]);
+    if (!is_first && a->prunes) fv_text_printf(t, "score %s\n", score_names[a->score]);
+    fv_text_printf(t, "# F computed in full, . reused%s; attention and MLP of each block\n",
+                   is_first ? "" : ", L forecast, 1 2 3 pruned, s skipped");
+    for (int e = 0; e < a->evals; e++) write_row(t, a, e);
 }
 
 fv_status fvi_accel_text(fv_ctx *ctx, const fv_accel *a, char **text, size_t *size)
 {
     fv_text t;
     *text = NULL;
-    if (a->depth > MAX_DEPTH)
-        return fv_fail(ctx, FV_ERR_LIMIT, "plan: %d blocks, at most %d can be written", a->depth,
-                       MAX_DEPTH);
+    FV_TRY(check_storable(ctx, a));
     fv_text_init(&t, ctx);
     plan_text(&t, a);
     if (t.status == FV_OK) fv_text_printf(&t, "end %08x\n", (unsigned)fv_crc32c(0, t.data, t.size));
@@ -172,7 +197,7 @@ fv_status fv_accel_write(fv_ctx *ctx, const fv_accel *a, const char *path, int o
 typedef struct cursor {
     fv_ctx *ctx;
     const char *at, *end;
-    int line;
+    int line, version;
 } cursor;
 
 /* Key and value of the next line that is not a comment; views into the text. */
@@ -255,6 +280,14 @@ static void get_word(const entry *x, char *out, size_t size)
     out[n] = 0;
 }
 
+static int find_name(const entry *x, const char *const *names, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (x->value_bytes == strlen(names[i]) && memcmp(x->value, names[i], x->value_bytes) == 0)
+            return (int)i;
+    return -1;
+}
+
 static fv_status header_entry(const cursor *c, const entry *x, fv_accel *h, bool *has_hash)
 {
     double v = 0;
@@ -277,6 +310,16 @@ static fv_status header_entry(const cursor *c, const entry *x, fv_accel *h, bool
     if (is_key(x, "blocks")) return get_int(c, x, 1, MAX_DEPTH, &h->depth);
     if (is_key(x, "speedup")) return get_number(c, x, 0, 1e6, &h->predicted_speedup);
     if (is_key(x, "flop_ratio")) return get_number(c, x, 0, 1e6, &h->flop_ratio);
+    if (c->version > 1 && is_key(x, "skip")) {
+        const int i = find_name(x, skip_names, FV_ARRAY_LEN(skip_names));
+        h->skip = (dit_skip)i;
+        return i < 0 ? bad(c, "unknown kind of skip") : FV_OK;
+    }
+    if (c->version > 1 && is_key(x, "score")) {
+        const int i = find_name(x, score_names, FV_ARRAY_LEN(score_names));
+        h->score = (dit_score)i;
+        return i < 0 ? bad(c, "unknown score") : FV_OK;
+    }
     if (!is_key(x, "cfg")) return FV_OK;
     FV_TRY(get_number(c, x, 0, 1000, &v));
     h->cfg = (float)v;
@@ -286,13 +329,12 @@ static fv_status header_entry(const cursor *c, const entry *x, fv_accel *h, bool
 static fv_status read_header(cursor *c, entry *x, fv_accel *h)
 {
     bool has_hash = false;
-    int version = 0;
     if (!next_line(c, x) || !is_key(x, "fvplan"))
         return fv_fail(c->ctx, FV_ERR_FORMAT, "plan: not a plan (.fvplan)");
-    FV_TRY(get_int(c, x, 0, 1000000, &version));
-    if (version != 1)
-        return fv_fail(c->ctx, FV_ERR_VERSION, "plan: version %d, this library reads version 1",
-                       version);
+    FV_TRY(get_int(c, x, 0, 1000000, &c->version));
+    if (c->version != 1 && c->version != 2)
+        return fv_fail(c->ctx, FV_ERR_VERSION,
+                       "plan: version %d, this library reads versions 1 and 2", c->version);
     for (;;) {
         if (!next_line(c, x))
             return fv_fail(c->ctx, FV_ERR_TRUNCATED, "plan: the text ends in its header");
@@ -304,21 +346,118 @@ static fv_status read_header(cursor *c, entry *x, fv_accel *h)
     return bad(c, "model, sampler, steps, evaluations or blocks is missing");
 }
 
-static fv_status read_rows(cursor *c, entry *x, fv_accel *a)
+/* Whole numbers first, then 1 to DIT_HISTORY weights; the missing ones are 0. */
+static fv_status get_weights(const cursor *c, const entry *x, int *whole, int wholes,
+                             float w[DIT_HISTORY])
 {
-    const size_t K = 2 * (size_t)a->depth;
-    for (int e = 0; e < a->evals; e++) {
-        char number[16];
-        const int n = snprintf(number, sizeof number, "%d", e);
-        if (e > 0 && !next_line(c, x))
-            return fv_fail(c->ctx, FV_ERR_TRUNCATED, "plan: %d of %d evaluations", e, a->evals);
-        if (x->key_bytes != (size_t)n || memcmp(x->key, number, (size_t)n) != 0)
-            return bad(c, "evaluations must be in order");
-        if (x->value_bytes != K) return bad(c, "two characters a block are needed");
-        for (size_t k = 0; k < K; k++) {
-            if (x->value[k] != 'F' && x->value[k] != '.') return bad(c, "actions are F and .");
-            a->action[(size_t)e * K + k] = x->value[k] == '.' ? DIT_REUSE : DIT_FULL;
+    char list[WEIGHT_LINE + 3];
+    fv_json_doc *doc;
+    fv_status s = FV_OK;
+    int n = 0;
+    if (x->value_bytes > WEIGHT_LINE) return bad(c, "a line of weights is too long");
+    list[0] = '[';
+    for (size_t i = 0; i < x->value_bytes; i++)
+        list[1 + i] = x->value[i] == ' ' ? ',' : x->value[i] == ',' ? ' ' : x->value[i];
+    list[1 + x->value_bytes] = ']';
+    s = fv_json_parse(c->ctx, &doc, list, x->value_bytes + 2, 16);
+    if (s != FV_OK) return s == FV_ERR_OOM ? s : bad(c, "not a list of numbers");
+    memset(w, 0, DIT_HISTORY * sizeof *w);
+    const fv_json *v = fv_json_first(doc, fv_json_root(doc));
+    for (; v && s == FV_OK; v = fv_json_next(doc, v), n++) {
+        const double most = n < wholes ? FVI_SENS_MAX_EVALS : MAX_WEIGHT;
+        if (v->type != FV_JSON_NUMBER || !(fabs(v->num) <= most) || n >= wholes + DIT_HISTORY ||
+            (n < wholes && v->num != floor(v->num)))
+            s = bad(c, "a number is out of range");
+        else if (n < wholes) whole[n] = (int)v->num;
+        else w[n - wholes] = (float)v->num;
+    }
+    fv_json_free(&doc);
+    if (s != FV_OK) return s;
+    return n > wholes ? FV_OK : bad(c, "weights are missing");
+}
+
+static fv_status read_row(const cursor *c, const entry *x, fv_accel *a, int e)
+{
+    static const char chars[] = "F.L123s";
+    static const uint8_t action[] = { DIT_FULL,  DIT_REUSE, DIT_LINEAR, DIT_PRUNE,
+                                      DIT_PRUNE, DIT_PRUNE, DIT_FULL };
+    const size_t K = 2 * (size_t)a->depth, known = c->version == 1 ? 2 : sizeof action;
+    char number[16];
+    const int n = snprintf(number, sizeof number, "%d", e);
+    bool has_full = false;
+    if (x->key_bytes != (size_t)n || memcmp(x->key, number, (size_t)n) != 0)
+        return bad(c, "evaluations must be in order");
+    if (x->value_bytes != K) return bad(c, "two characters a block are needed");
+    for (size_t k = 0; k < K; k++) {
+        const char *p = memchr(chars, x->value[k], known);
+        const size_t at = (size_t)e * K + k;
+        if (!p) return bad(c, c->version == 1 ? "actions are F and ." : "unknown action");
+        a->action[at] = action[p - chars];
+        a->pruned[at] = *p >= '1' && *p <= '3' ? (uint8_t)(*p - '1') : 0;
+        if (a->action[at] == DIT_PRUNE && k % 2 == DIT_ATTN)
+            return bad(c, "attention cannot be pruned");
+        if (*p == 's') a->skipped[e] = 1;
+        if (*p == 'F') has_full = true;
+    }
+    return has_full && a->skipped[e] ? bad(c, "F and s exclude each other") : FV_OK;
+}
+
+/* One w line; *from is the first module that it may speak of, then the one after its last. */
+static fv_status read_forecast(const cursor *c, const entry *x, fv_accel *a, int e, int *from)
+{
+    const size_t row = (size_t)e * 2 * (size_t)a->depth;
+    float w[DIT_HISTORY];
+    int at[3] = { 0 };
+    FV_TRY(get_weights(c, x, at, 3, w));
+    if (at[0] != e) return bad(c, "weights of another evaluation");
+    if (at[1] < *from || at[2] < at[1] || at[2] >= 2 * a->depth)
+        return bad(c, "modules must be in order");
+    for (int k = *from; k <= at[2]; k++) {
+        const bool takes = is_forecast(a->action[row + (size_t)k]);
+        if (k < at[1] ? takes : !takes && (k == at[1] || k == at[2]))
+            return bad(c, "weights must be those of the forecasts, without gaps");
+        if (takes) memcpy(a->weight + (row + (size_t)k) * DIT_HISTORY, w, sizeof w);
+    }
+    *from = at[2] + 1;
+    return FV_OK;
+}
+
+/* The lines of one evaluation; x holds its first, then what follows it. */
+static fv_status read_evaluation(cursor *c, entry *x, fv_accel *a, int e, bool *has_line)
+{
+    const int K = 2 * a->depth;
+    bool is_skipped = false;
+    int from = 0, whole = 0;
+    FV_TRY(read_row(c, x, a, e));
+    for (*has_line = next_line(c, x); *has_line; *has_line = next_line(c, x)) {
+        if (c->version == 1 || (!is_key(x, "w") && !is_key(x, "v"))) break;
+        if (is_skipped) return bad(c, "weights after those of the evaluation");
+        if (is_key(x, "w")) {
+            FV_TRY(read_forecast(c, x, a, e, &from));
+            continue;
         }
+        FV_TRY(get_weights(c, x, &whole, 1, a->skip_weight + (size_t)e * DIT_HISTORY));
+        if (whole != e) return bad(c, "weights of another evaluation");
+        is_skipped = true;
+    }
+    for (; from < K; from++)
+        if (is_forecast(a->action[(size_t)e * (size_t)K + (size_t)from]))
+            return bad(c, "the weights of a forecast are missing");
+    for (int k = 0; is_skipped && !a->skipped[e] && k < K; k++)
+        if (a->action[(size_t)e * (size_t)K + (size_t)k] == DIT_FULL)
+            return bad(c, "F and skipping exclude each other");
+    if (a->skipped[e] && !is_skipped) return bad(c, "the weights of a skip are missing");
+    a->skipped[e] = is_skipped;
+    return FV_OK;
+}
+
+static fv_status read_rows(cursor *c, entry *x, fv_accel *a, bool *has_line)
+{
+    *has_line = true;
+    for (int e = 0; e < a->evals; e++) {
+        if (!*has_line)
+            return fv_fail(c->ctx, FV_ERR_TRUNCATED, "plan: %d of %d evaluations", e, a->evals);
+        FV_TRY(read_evaluation(c, x, a, e, has_line));
     }
     fvi_accel_count(a);
     return a->anchor[0] ? FV_OK
@@ -326,10 +465,10 @@ static fv_status read_rows(cursor *c, entry *x, fv_accel *a)
                                   "plan: the first evaluation must be computed in full");
 }
 
-static fv_status read_end(cursor *c, entry *x, const char *text)
+static fv_status read_end(const cursor *c, const entry *x, bool has_line, const char *text)
 {
     char want[9];
-    if (!next_line(c, x))
+    if (!has_line)
         return fv_fail(c->ctx, FV_ERR_TRUNCATED, "plan: the last line is missing");
     if (!is_key(x, "end")) return bad(c, "more evaluations than announced");
     snprintf(want, sizeof want, "%08x", (unsigned)fv_crc32c(0, text, (size_t)(x->key - text)));
@@ -339,11 +478,26 @@ static fv_status read_end(cursor *c, entry *x, const char *text)
     return c->at == c->end ? FV_OK : bad(c, "text after the end");
 }
 
+/* What the header says of a plan, into an empty one. */
+static void take_header(fv_accel *a, const fv_accel *h)
+{
+    memcpy(a->model_hash, h->model_hash, sizeof a->model_hash);
+    memcpy(a->mode, h->mode, sizeof a->mode);
+    a->sampler = h->sampler;
+    a->steps = h->steps;
+    a->cfg = h->cfg;
+    a->predicted_speedup = h->predicted_speedup;
+    a->flop_ratio = h->flop_ratio;
+    a->skip = h->skip;
+    a->score = h->score;
+}
+
 fv_status fvi_accel_parse(fv_ctx *ctx, fv_accel **out, const char *text, size_t size)
 {
-    cursor c = { ctx, text, text + size, 0 };
+    cursor c = { ctx, text, text + size, 0, 0 };
     entry x = { 0 };
     fv_accel head = { 0 }, *a;
+    bool has_line = false;
     *out = NULL;
     FV_TRY(read_header(&c, &x, &head));
     /* The lines must exist before memory is taken for them. */
@@ -351,16 +505,11 @@ fv_status fvi_accel_parse(fv_ctx *ctx, fv_accel **out, const char *text, size_t 
         return fv_fail(ctx, FV_ERR_TRUNCATED, "plan: the text is too short for %d evaluations",
                        head.evals);
     FV_TRY(fvi_accel_create(ctx, &a, head.evals, head.depth));
-    head.ctx = ctx;
-    head.action = a->action;
-    head.anchor = a->anchor;
-    *a = head;
-    fv_status s = read_rows(&c, &x, a);
-    if (s == FV_OK) s = read_end(&c, &x, text);
-    if (s == FV_OK)
-        *out = a;
-    else
-        fv_accel_free(&a);
+    take_header(a, &head);
+    fv_status s = read_rows(&c, &x, a, &has_line);
+    if (s == FV_OK) s = read_end(&c, &x, has_line, text);
+    if (s == FV_OK) *out = a;
+    else fv_accel_free(&a);
     return s;
 }
 
@@ -372,8 +521,8 @@ fv_status fv_accel_read(fv_ctx *ctx, fv_accel **out, const fv_dit *d, const char
     FV_TRY(fv_read_file(ctx, path, MAX_FILE, &bytes, &size));
     fv_status s = fvi_accel_parse(ctx, out, (const char *)bytes, size);
     fv_free(ctx, bytes);
-    if (s == FV_OK && (memcmp((*out)->model_hash, d->hash, sizeof d->hash) != 0 ||
-                       (*out)->depth != d->net.cfg.depth)) {
+    if (s == FV_OK && d && (memcmp((*out)->model_hash, d->hash, sizeof d->hash) != 0 ||
+                            (*out)->depth != d->net.cfg.depth)) {
         fv_accel_free(out);
         s = fv_fail(ctx, FV_ERR_MODEL, "plan: made for another model: plan again with this one");
     }

@@ -199,22 +199,46 @@ FV_API FV_NODISCARD fv_status fv_accel_solve(fv_ctx *ctx, fv_accel **out, const 
                                              fv_timing *timing, const fv_accel_options *a,
                                              double *measured);
 FV_API void fv_accel_free(fv_accel **a);
-/* Plan as text (.fvplan): one line a step; round-trips. */
+/* Plan as text (.fvplan): a line or two a step; round-trips. FV_ERR_UNSUPPORTED: it is decided at
+ * run time. */
 FV_API FV_NODISCARD fv_status fv_accel_write(fv_ctx *ctx, const fv_accel *a, const char *path,
                                              int overwrite);
+/* FV_ERR_MODEL: made for another model than d. d NULL: for any model, to look at it. */
 FV_API FV_NODISCARD fv_status fv_accel_read(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
                                             const char *path);
 typedef struct fv_accel_info {
-    int steps, anchors;
+    int steps, anchors; /* network evaluations, and those that compute every module              */
     double predicted_speedup, flop_ratio;
     const char *mode;
+    int depth, sampler_steps;
+    fv_sampler sampler;
+    float cfg;
+    int64_t full, reused, linear, pruned; /* modules of evaluations that are not skipped          */
+    int skipped;                          /* evaluations                                          */
+    int history, step_history;            /* most outputs kept of a module; evaluations for skips */
+    int at_run_time;                      /* decided while it runs: the rest is what it starts
+                                             from, and it cannot be written                       */
+    const char *skip_kind;                /* "output", "hidden", "residual"; NULL: none skipped   */
+    const char *prune_score;              /* "mean", "stale", "toca", "drift"; NULL: none pruned  */
+    uint8_t model_hash[32];
 } fv_accel_info;
+/* Texts belong to the plan. */
 FV_API void fv_accel_get_info(const fv_accel *a, fv_accel_info *out);
 /* Anchor steps as 0/1 per evaluation, first executed first; length fv_accel_info.steps. */
 FV_API const uint8_t *fv_accel_anchors(const fv_accel *a);
-/* What the plan does at an evaluation with module 0 (attention) or 1 (MLP) of a layer: 0 computes
- * it, 1 reuses the output of an earlier step; -1 out of range. */
+/* What a plan does with a module. */
+enum {
+    FV_ACTION_FULL = 0, /* computed                                                              */
+    FV_ACTION_REUSE,    /* its newest output again                                               */
+    FV_ACTION_LINEAR,   /* a linear forecast from its last outputs                               */
+    FV_ACTION_PRUNE,    /* computed for some tokens, forecast for the others                     */
+    FV_ACTION_SKIP      /* the whole evaluation is forecast from earlier ones                    */
+};
+/* The action at an evaluation with module 0 (attention) or 1 (MLP) of a layer; -1 out of range. */
 FV_API int fv_accel_action(const fv_accel *a, int eval, int layer, int module);
+/* Share of the tokens that is computed there: 1, of pruned modules 1/2, 1/4 or 1/8, else 0; -1 out
+ * of range. */
+FV_API double fv_accel_share(const fv_accel *a, int eval, int layer, int module);
 
 /* ---- Autoencoders ---------------------------------------------------------------------------- */
 
