@@ -143,14 +143,23 @@ typedef struct fv_calibrate_options {
     const fv_generate_options *gen; /* sampler, steps, cfg of the use (count, classes, seed unused);
                                        NULL = the model's */
     int draws;                /* (noise, class) samples; 0 = 16 */
-    int window;               /* largest reuse distance; 0 = 10 */
+    int window;               /* oldest output that a forecast may use, in evaluations; 0 = 20 */
     int weight_draws; /* samples for the terminal weights; 0 = 4, -1 = uniform weights      */
     int weight_every; /* measure weights at every k-th step, interpolate between; 0 = 1     */
     uint64_t seed;            /* of the calibration draws */
+    const char *checkpoint;   /* file for what is done so far, or NULL */
+    int most_runs;            /* > 0: picture runs at most; weight_every is raised as needed */
 } fv_calibrate_options;
 #define FV_CALIBRATE_OPTIONS_INIT { .struct_size = sizeof(fv_calibrate_options) }
+/* Measures a table with exact runs; progress "calibrating". With a checkpoint what is done is saved
+ * there every ten seconds and when cancelled (FV_ERR_CANCELLED); a later call with the same model
+ * and options goes on from it to the same table, and removes it at the end. A file there that is
+ * something else is FV_ERR_FORMAT, FV_ERR_CHECKSUM or FV_ERR_MODEL and stays. */
 FV_API FV_NODISCARD fv_status fv_sens_calibrate(fv_ctx *ctx, fv_sens **out, const fv_dit *d,
                                                 const fv_calibrate_options *o);
+/* How many exact pictures' worth of evaluations that takes. */
+FV_API FV_NODISCARD fv_status fv_sens_calibrate_runs(fv_ctx *ctx, const fv_dit *d,
+                                                     const fv_calibrate_options *o, double *runs);
 FV_API FV_NODISCARD fv_status fv_sens_read(fv_ctx *ctx, fv_sens **out, const char *path);
 FV_API FV_NODISCARD fv_status fv_sens_parse(fv_ctx *ctx, fv_sens **out, const void *bytes,
                                             size_t size);

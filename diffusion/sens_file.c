@@ -3,14 +3,22 @@
  * Little endian:
  *     "FVSENS" 0 1 | u32 bytes of the header | header, JSON | arrays in header order, each at the
  *     next multiple of 64 bytes, zeros between | u32 CRC32C of everything before it
- * The header says what was sampled and lists the arrays with name, type (f32 or f16) and shape.
- * Readers ignore header keys and arrays that they do not know, so later versions may add prune
- * errors or forecaster weights. Arrays of version 1, evaluations in order of execution:
+ * The header says what was sampled and lists the arrays with name, type (f64, f32 or f16) and
+ * shape. Readers ignore header keys and arrays that they do not know. Evaluations are in order of
+ * execution; arrays of version 1:
  *     gram  [L*2, T, W+1]   G(e, n), needed
  *     gate  [L*2, T]        mean squared gate, 1 if absent
  *     omega [T]             terminal weight, 1 if absent
- * We write f32: the squared error is a difference of nearly equal Gram values, which f16 would lose
- * (relative step 5e-4 against errors of 1e-3 between neighbouring steps). f16 is read.
+ * Version 2 adds, each of which may be absent:
+ *     step_gram    [3, T, W+1]    G(e, n) of network output, hidden state, hidden state less the
+ *                                 embedded input
+ *     step_omega   [2, T]         terminal weights of the output and of the hidden state
+ *     pruned       [L, T, 3, 3]   share of the squared error of an MLP that is left when tokens/8,
+ *                                 /4, /2 are computed, for ages 1, 2, 3
+ *     prune_cosine [L, T, 3, 3]   the same as 1 - cosine
+ * We write the Gram bands as f64 (version 1: f32): the squared error of a good forecast is a
+ * difference of nearly equal values, down to 1e-8 of them, which f32 would lose. All types are
+ * read.
  *
  * The file is not trusted: the checksum is checked first, then every number has a range, and the
  * file must be long enough for the header's sizes before anything is allocated from them. */
@@ -26,32 +34,66 @@
 #define MAX_FILE ((uint64_t)256 << 20)
 #define MAX_DEPTH 256
 #define CFG_TOLERANCE 0.2
+#define VERSION 2 /* written; those before are read */
 
 /* ---- Writing -------------------------------------------------------------------------------- */
 
 typedef struct array {
     const char *name;
-    float *data; /* in the table */
+    double *wide; /* in the table: one of the two, or NULL where it has no such array */
+    float *data;
     int ndim;
-    int64_t dim[3];
+    int64_t dim[4];
+    double lo, hi; /* of its values */
     size_t count;
 } array;
-enum { GRAM = 0, GATE, OMEGA, ARRAYS };
+enum { GRAM = 0, GATE, OMEGA, STEP_GRAM, STEP_OMEGA, PRUNED, PRUNE_COSINE, ARRAYS };
+#define MOST 1e30
 
 static void list_arrays(const fv_sens *s, array a[ARRAYS])
 {
-    const int64_t K = 2 * (int64_t)s->depth, T = s->evals, W = s->window + 1;
-    a[GRAM] = (array){ "gram", s->gram, 3, { K, T, W }, (size_t)(K * T * W) };
-    a[GATE] = (array){ "gate", s->gate, 2, { K, T, 0 }, (size_t)(K * T) };
-    a[OMEGA] = (array){ "omega", s->omega, 1, { T, 0, 0 }, (size_t)T };
+    const int64_t L = s->depth, K = 2 * L, T = s->evals, W = s->window + 1, P = DIT_PRUNED,
+                  A = FVI_SENS_PRUNE_AGES, S = FVI_SENS_STEP_KINDS, O = FVI_SENS_STEP_WEIGHTS;
+    const array all[ARRAYS] = {
+        { "gram", s->gram, NULL, 3, { K, T, W, 1 }, -MOST, MOST, 0 },
+        { "gate", NULL, s->gate, 2, { K, T, 1, 1 }, 0, MOST, 0 },
+        { "omega", NULL, s->omega, 1, { T, 1, 1, 1 }, 0, MOST, 0 },
+        { "step_gram", s->step_gram, NULL, 3, { S, T, W, 1 }, -MOST, MOST, 0 },
+        { "step_omega", NULL, s->step_omega, 2, { O, T, 1, 1 }, 0, MOST, 0 },
+        { "pruned", NULL, s->pruned, 4, { L, T, P, A }, 0, 1, 0 },
+        { "prune_cosine", NULL, s->prune_cosine, 4, { L, T, P, A }, 0, 2, 0 },
+    };
+    for (int i = 0; i < ARRAYS; i++) {
+        a[i] = all[i];
+        a[i].count = (size_t)(a[i].dim[0] * a[i].dim[1] * a[i].dim[2] * a[i].dim[3]);
+    }
+}
+
+static size_t stored_bytes(const array *a)
+{
+    return a->wide ? a->count * 8 : a->data ? a->count * 4 : 0;
+}
+
+static void header_arrays(fv_text *t, const array a[ARRAYS])
+{
+    const char *comma = "";
+    for (int i = 0; i < ARRAYS; i++) {
+        if (!stored_bytes(&a[i])) continue;
+        fv_text_printf(t, "%s{\"name\":\"%s\",\"dtype\":\"%s\",\"shape\":[", comma, a[i].name,
+                       a[i].wide ? "f64" : "f32");
+        for (int j = 0; j < a[i].ndim; j++)
+            fv_text_printf(t, "%s%lld", j ? "," : "", (long long)a[i].dim[j]);
+        fv_text_printf(t, "]}");
+        comma = ",";
+    }
 }
 
 static void header_text(fv_text *t, const fv_sens *s, const array a[ARRAYS])
 {
     char hash[65];
     fv_hex(s->hash, sizeof s->hash, hash);
-    fv_text_printf(t, "{\"version\":1,\"engine\":\"%s\",\"model_sha256\":\"%s\",\"arch\":",
-                   FV_VERSION_STRING, hash);
+    fv_text_printf(t, "{\"version\":%d,\"engine\":\"%s\",\"model_sha256\":\"%s\",\"arch\":",
+                   VERSION, FV_VERSION_STRING, hash);
     fv_text_json_string(t, s->arch);
     fv_text_printf(t, ",\"sampler\":\"%s\",\"steps\":%d,\"eta\":%.9g,\"T\":%d,\"timesteps\":[",
                    fv_sampler_name(s->sampler), s->steps, (double)s->eta, s->evals);
@@ -63,15 +105,10 @@ static void header_text(fv_text *t, const fv_sens *s, const array a[ARRAYS])
                    "\"M\":2,\"W\":%d",
                    (double)s->cfg, s->cfg_channels, s->draws, (unsigned long long)s->seed, s->depth,
                    s->window);
-    fv_text_printf(t, ",\"omega\":\"%s\",\"precision\":\"%s\",\"arrays\":[",
+    if (s->pruned) fv_text_printf(t, ",\"score\":\"mean\"");
+    fv_text_printf(t, ",\"runs\":%.17g,\"omega\":\"%s\",\"precision\":\"%s\",\"arrays\":[", s->runs,
                    s->measured ? "measured" : "uniform", fv_dtype_name(s->precision));
-    for (int i = 0; i < ARRAYS; i++) {
-        fv_text_printf(t, "%s{\"name\":\"%s\",\"dtype\":\"f32\",\"shape\":[", i ? "," : "",
-                       a[i].name);
-        for (int j = 0; j < a[i].ndim; j++)
-            fv_text_printf(t, "%s%lld", j ? "," : "", (long long)a[i].dim[j]);
-        fv_text_printf(t, "]}");
-    }
+    header_arrays(t, a);
     fv_text_printf(t, "]}");
 }
 
@@ -90,14 +127,22 @@ static size_t aligned(size_t n)
     return (n + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-static void put_f32(uint8_t *p, const float *v, size_t n)
+static void put_array(uint8_t *p, const array *a)
 {
-    for (size_t i = 0; i < n; i++, p += 4) {
-        union {
+    for (size_t i = 0; a->data && i < a->count; i++) {
+        const union {
             float f;
             uint32_t u;
-        } x = { v[i] };
-        put_u32(p, x.u);
+        } x = { a->data[i] };
+        put_u32(p + 4 * i, x.u);
+    }
+    for (size_t i = 0; a->wide && i < a->count; i++) {
+        const union {
+            double f;
+            uint64_t u;
+        } x = { a->wide[i] };
+        put_u32(p + 8 * i, (uint32_t)x.u);
+        put_u32(p + 8 * i + 4, (uint32_t)(x.u >> 32));
     }
 }
 
@@ -112,7 +157,8 @@ fv_status fvi_sens_encode(fv_ctx *ctx, const fv_sens *s, uint8_t **bytes, size_t
     header_text(&t, s, a);
     fv_status st = t.status;
     size_t at = MAGIC_BYTES + 4 + t.size;
-    for (int i = 0; i < ARRAYS; i++) at = aligned(at) + a[i].count * sizeof(float);
+    for (int i = 0; i < ARRAYS; i++)
+        if (stored_bytes(&a[i])) at = aligned(at) + stored_bytes(&a[i]);
     uint8_t *out = st == FV_OK ? fv_calloc(ctx, 1, at + 4) : NULL;
     if (st == FV_OK && !out) st = FV_ERR_OOM;
     if (st == FV_OK) {
@@ -121,9 +167,10 @@ fv_status fvi_sens_encode(fv_ctx *ctx, const fv_sens *s, uint8_t **bytes, size_t
         memcpy(out + MAGIC_BYTES + 4, t.data, t.size);
         size_t to = MAGIC_BYTES + 4 + t.size;
         for (int i = 0; i < ARRAYS; i++) {
+            if (!stored_bytes(&a[i])) continue;
             to = aligned(to);
-            put_f32(out + to, a[i].data, a[i].count);
-            to += a[i].count * sizeof(float);
+            put_array(out + to, &a[i]);
+            to += stored_bytes(&a[i]);
         }
         put_u32(out + at, fv_crc32c(0, out, at));
         *bytes = out;
@@ -169,13 +216,21 @@ static fv_status get_int(const reader *r, const char *key, int lo, int hi, int *
     return FV_OK;
 }
 
-static fv_status get_float(const reader *r, const char *key, double lo, double hi, float *out)
+static fv_status get_number(const reader *r, const char *key, double lo, double hi, double *out)
 {
     const fv_json *n = fv_json_get(r->doc, r->root, key);
     if (!n || n->type != FV_JSON_NUMBER || !(n->num >= lo && n->num <= hi))
         return fv_fail(r->ctx, FV_ERR_FORMAT,
                        "table: header entry %s must be a number from %g to %g", key, lo, hi);
-    *out = (float)n->num;
+    *out = n->num;
+    return FV_OK;
+}
+
+static fv_status get_float(const reader *r, const char *key, double lo, double hi, float *out)
+{
+    double v = 0;
+    FV_TRY(get_number(r, key, lo, hi, &v));
+    *out = (float)v;
     return FV_OK;
 }
 
@@ -268,38 +323,65 @@ static bool elements(const reader *r, const fv_json *shape, size_t *count)
     return true;
 }
 
-/* Values are needed in [lo, 1e30]; NaN fails the comparison. */
-static bool take_values(const uint8_t *from, bool half, float lo, const array *a)
+typedef enum stored { F16, F32, F64, STORED } stored;
+static const char *const stored_name[STORED] = { "f16", "f32", "f64" };
+static const size_t stored_size[STORED] = { 2, 4, 8 };
+
+static double get_value(const uint8_t *p, stored type)
+{
+    union {
+        uint32_t u;
+        float f;
+    } x;
+    union {
+        uint64_t u;
+        double f;
+    } y;
+    if (type == F16) return (double)fv_f16_to_f32((uint16_t)(p[0] | p[1] << 8));
+    if (type == F32) {
+        x.u = get_u32(p);
+        return (double)x.f;
+    }
+    y.u = get_u32(p) | (uint64_t)get_u32(p + 4) << 32;
+    return y.f;
+}
+
+/* NaN fails the comparison. */
+static bool take_values(const uint8_t *from, stored type, const array *a)
 {
     for (size_t i = 0; i < a->count; i++) {
-        union {
-            uint32_t u;
-            float f;
-        } x;
-        if (half)
-            x.f = fv_f16_to_f32((uint16_t)(from[2 * i] | from[2 * i + 1] << 8));
-        else
-            x.u = get_u32(from + 4 * i);
-        if (!(x.f >= lo && x.f <= 1e30f)) return false;
-        a->data[i] = x.f;
+        const double v = get_value(from + i * stored_size[type], type);
+        if (!(v >= a->lo && v <= a->hi)) return false;
+        if (a->wide) a->wide[i] = v;
+        else a->data[i] = (float)v;
     }
     return true;
 }
 
-static fv_status read_array(reader *r, const fv_json *entry, const array known[ARRAYS],
+/* The file has array i, whole: so that much memory is not too much. */
+static fv_status make_room(const reader *r, int i, array known[ARRAYS])
+{
+    if (i == STEP_GRAM) FV_TRY(fvi_sens_add_steps(r->sens));
+    if (i == STEP_OMEGA) FV_TRY(fvi_sens_add_weights(r->sens));
+    if (i == PRUNED || i == PRUNE_COSINE) FV_TRY(fvi_sens_add_pruned(r->sens));
+    list_arrays(r->sens, known);
+    return FV_OK;
+}
+
+static fv_status read_array(reader *r, const fv_json *entry, array known[ARRAYS],
                             bool seen[ARRAYS])
 {
     const fv_json *name = fv_json_get(r->doc, entry, "name"),
-                  *type = fv_json_get(r->doc, entry, "dtype");
+                  *dtype = fv_json_get(r->doc, entry, "dtype");
     const fv_json *shape = fv_json_get(r->doc, entry, "shape");
     size_t count, bytes, start;
-    if (!name || name->type != FV_JSON_STRING || !type || type->type != FV_JSON_STRING || !shape ||
-        shape->type != FV_JSON_ARRAY)
+    int type = 0;
+    if (!name || name->type != FV_JSON_STRING || !dtype || dtype->type != FV_JSON_STRING ||
+        !shape || shape->type != FV_JSON_ARRAY)
         return bad(r->ctx, "an array needs name, dtype and shape");
-    const bool half = strcmp(type->str, "f16") == 0;
-    if (!half && strcmp(type->str, "f32") != 0)
-        return bad(r->ctx, "the type of an array is neither f32 nor f16");
-    if (!elements(r, shape, &count) || !fv_mul_size(count, half ? 2 : 4, &bytes))
+    while (type < STORED && strcmp(dtype->str, stored_name[type]) != 0) type++;
+    if (type == STORED) return bad(r->ctx, "the type of an array is neither f64, f32 nor f16");
+    if (!elements(r, shape, &count) || !fv_mul_size(count, stored_size[type], &bytes))
         return bad(r->ctx, "the shape of an array");
     start = aligned(r->at);
     if (start > r->end || bytes > r->end - start)
@@ -312,11 +394,20 @@ static fv_status read_array(reader *r, const fv_json *entry, const array known[A
             return fv_fail(r->ctx, FV_ERR_FORMAT,
                            "table: array %s is repeated or has a wrong shape", known[i].name);
         seen[i] = true;
-        if (!take_values(r->bytes + start, half, i == GRAM ? -1e30f : 0.0f, &known[i]))
+        FV_TRY(make_room(r, i, known));
+        if (!take_values(r->bytes + start, (stored)type, &known[i]))
             return fv_fail(r->ctx, FV_ERR_NUMERIC, "table: array %s has values out of range",
                            known[i].name);
     }
     return FV_OK;
+}
+
+/* Squared norms, at age 0 of each row of a band. */
+static bool norms_are_right(const fv_sens *s, const double *gram, size_t rows)
+{
+    for (size_t i = 0; gram && i < rows * (size_t)s->evals; i++)
+        if (gram[i * ((size_t)s->window + 1)] < 0) return false;
+    return true;
 }
 
 static fv_status read_arrays(reader *r)
@@ -332,8 +423,11 @@ static fv_status read_arrays(reader *r)
     if (r->at != r->end) return bad(r->ctx, "bytes after the last array");
     if (r->sens->measured && !seen[OMEGA]) return bad(r->ctx, "array omega is missing");
     const fv_sens *s = r->sens;
-    for (size_t i = 0; i < known[GRAM].count; i += (size_t)s->window + 1)
-        if (s->gram[i] < 0) return bad(r->ctx, "a squared norm is negative");
+    if (seen[PRUNED] != seen[PRUNE_COSINE])
+        return bad(r->ctx, "one of pruned and prune_cosine is missing");
+    if (!norms_are_right(s, s->gram, 2 * (size_t)s->depth) ||
+        !norms_are_right(s, s->step_gram, FVI_SENS_STEP_KINDS))
+        return bad(r->ctx, "a squared norm is negative");
     return FV_OK;
 }
 
@@ -344,9 +438,9 @@ static fv_status parse_header(reader *r)
     if (!r->root || r->root->type != FV_JSON_OBJECT)
         return bad(r->ctx, "the header is not an object");
     FV_TRY(get_int(r, "version", 1, INT32_MAX, &version));
-    if (version != 1)
-        return fv_fail(r->ctx, FV_ERR_VERSION, "table: version %d, this library reads version 1",
-                       version);
+    if (version > VERSION)
+        return fv_fail(r->ctx, FV_ERR_VERSION, "table: version %d, this library reads up to %d",
+                       version, VERSION);
     FV_TRY(get_int(r, "L", 1, MAX_DEPTH, &depth));
     FV_TRY(get_int(r, "M", 2, 2, &modules));
     FV_TRY(get_int(r, "T", 1, FVI_SENS_MAX_EVALS, &evals));
@@ -361,6 +455,7 @@ static fv_status parse_header(reader *r)
     FV_TRY(get_int(r, "samples", 1, INT32_MAX, &r->sens->draws));
     FV_TRY(get_float(r, "cfg", 0, 1000, &r->sens->cfg));
     FV_TRY(get_float(r, "eta", 0, 1, &r->sens->eta));
+    if (version > 1) FV_TRY(get_number(r, "runs", 0, 1e12, &r->sens->runs));
     FV_TRY(get_names(r));
     FV_TRY(get_steps(r));
     return read_arrays(r);

@@ -1,4 +1,4 @@
-/* soda.h - planning of SODA, shared by sens.c, anchor_dp.c and accel.c (and their tests).
+/* soda.h - planning of SODA, shared by sens*.c, anchor_dp.c and accel*.c (and their tests).
  *
  * Everywhere here e is an evaluation in the order of execution, 0 first; the papers count down, so
  * their step i is T-1-e and "age n" is the same: the output reused at e was computed at e-n. */
@@ -11,7 +11,11 @@
 
 #define FVI_SENS_MAX_EVALS 2048
 #define FVI_SENS_MAX_WINDOW 64
+#define FVI_SENS_PRUNE_AGES 3
+#define FVI_SENS_STEP_KINDS 3 /* dit_skip */
+#define FVI_SENS_STEP_WEIGHTS 2
 
+/* Arrays that are NULL are not known: not measured, or not in the file. */
 struct fv_sens {
     fv_ctx *ctx;
     char arch[32];
@@ -23,25 +27,51 @@ struct fv_sens {
     uint64_t seed;
     fv_dtype precision;
     bool measured;    /* omega comes from final pictures; else it is 1 and errors are relative */
+    double runs;      /* exact picture runs that the calibration took, 0 = not known */
     double *net_time; /* [evals] what the network received */
     uint8_t *guided;  /* [evals] rows: 1 = conditional and null, 0 = conditional only */
-    float *gram;      /* [depth*2][evals][window+1] mean of <F_e, F_(e-n)> / size, 0 = not known */
+    double *gram;     /* [depth*2][evals][window+1] mean of <F_e, F_(e-n)> / size, 0 = not known */
     float *gate;      /* [depth*2][evals] mean squared gate */
     float *omega;     /* [evals] terminal weight */
+    double *step_gram;   /* [FVI_SENS_STEP_KINDS][evals][window+1] of what a skip forecasts */
+    float *step_omega;   /* [FVI_SENS_STEP_WEIGHTS][evals] of the output, of the hidden state */
+    float *pruned;       /* [depth][evals][DIT_PRUNED][FVI_SENS_PRUNE_AGES] */
+    float *prune_cosine; /* the same shape */
 };
 
 /* May evaluation e reuse what e-n computed? Not across a change of the number of rows. */
 bool fvi_sens_known(const fv_sens *s, int e, int n);
+/* Mean of <F_e, F_(e-n)> / size of module k = 2l+m, n = 0..window; NAN outside the band. Of use
+ * where n = 0 or fvi_sens_known(s, e, n). */
+double fvi_sens_gram(const fv_sens *s, int k, int e, int n);
+/* The same of what a skipped evaluation forecasts; NAN also where the table has no such band. */
+double fvi_sens_step_gram(const fv_sens *s, dit_skip kind, int e, int n);
+/* Mean squared gate on module k at e. */
+double fvi_sens_gate(const fv_sens *s, int k, int e);
 /* Mean squared difference of the outputs of module k = 2l+m at e and e-n, from the Gram band. */
 double fvi_sens_distance(const fv_sens *s, int k, int e, int n);
 /* What reusing age n in module k at e adds to the error of the final picture. */
 double fvi_sens_error(const fv_sens *s, int k, int e, int n);
 /* Error of SODA's paper: 1 - cosine. */
 double fvi_sens_cosine(const fv_sens *s, int k, int e, int n);
+/* Final squared error for each unit of mean squared error in what a skip forecasts at e; NAN
+ * where the table does not have it. */
+double fvi_sens_omega_step(const fv_sens *s, dit_skip kind, int e);
+double fvi_sens_omega_out(const fv_sens *s, int e);
+/* MLP l at e, of which the tokens of size 0..DIT_PRUNED-1 that the score DIT_SCORE_MEAN of the
+ * output at e-n chooses are computed and the rest reused: the share of the squared reuse error
+ * that remains, 0..1, and the mean over pictures of 1 - cos(mixed, exact). Ages beyond
+ * FVI_SENS_PRUNE_AGES as that; 1 where it could not be measured; NAN without the table. */
+double fvi_sens_pruned(const fv_sens *s, int l, int e, int size, int n);
+double fvi_sens_prune_cosine(const fv_sens *s, int l, int e, int size, int n);
 /* File image, owned by the caller. */
 fv_status fvi_sens_encode(fv_ctx *ctx, const fv_sens *s, uint8_t **bytes, size_t *size);
-/* An empty table of these sizes (tests); free with fv_sens_free. */
+/* An empty table of these sizes (tests), without the optional arrays; free with fv_sens_free. */
 fv_status fvi_sens_create(fv_ctx *ctx, fv_sens **out, int evals, int depth, int window);
+/* One of the optional arrays of a table, zeroed, if it is not there yet. */
+fv_status fvi_sens_add_steps(fv_sens *s);
+fv_status fvi_sens_add_weights(fv_sens *s);
+fv_status fvi_sens_add_pruned(fv_sens *s);
 
 /* ---- anchor_dp.c: where the full steps go --------------------------------------------------- */
 
