@@ -10,6 +10,7 @@ void fv_accel_free(fv_accel **aa)
     if (!aa || !*aa) return;
     fv_accel *a = *aa;
     *aa = NULL;
+    if (a->policy && a->policy->destroy) a->policy->destroy(a->policy->user);
     void *mem[] = { a->action, a->weight, a->pruned, a->anchor, a->skipped, a->skip_weight };
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(a->ctx, mem[i]);
     fv_free(a->ctx, a);

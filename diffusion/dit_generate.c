@@ -164,7 +164,7 @@ const char *fv_dit_class_name(const fv_dit *d, int i)
 }
 
 /* Edit distance, for "did you mean". Names longer than 63 are cut. */
-static int distance(const char *a, const char *b)
+int dit_name_distance(const char *a, const char *b)
 {
     int row[64], n = (int)strlen(b);
     if (n > 63) n = 63;
@@ -208,7 +208,7 @@ fv_status fv_dit_class_find(fv_ctx *ctx, const fv_dit *d, const char *name, int 
                        n - 1);
     int best = 0, best_distance = 1000;
     for (int i = 0; i < n; i++) {
-        const int k = distance(name, d->class_name[i]);
+        const int k = dit_name_distance(name, d->class_name[i]);
         if (k < best_distance) {
             best_distance = k;
             best = i;

@@ -208,6 +208,18 @@ FV_API FV_NODISCARD fv_status fv_accel_solve(fv_ctx *ctx, fv_accel **out, const 
                                              fv_timing *timing, const fv_accel_options *a,
                                              double *measured);
 FV_API void fv_accel_free(fv_accel **a);
+/* A published method, "NAME" or "NAME:key=value,...", as in "taylorseer:N=4,order=2", for
+ * generating with `o`: what others do, in this engine. sens (may be NULL) serves those that plan by
+ * errors. The plan's flop_ratio counts as papers do; its predicted_speedup is the same. A method
+ * that decides while sampling (teacache) has ratios of 1, cannot be written, and serves one call at
+ * a time. FV_ERR_UNKNOWN names the nearest method or key, FV_ERR_ARG: a value is out of range. */
+FV_API FV_NODISCARD fv_status fv_accel_method(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
+                                              const fv_generate_options *o, const fv_sens *sens,
+                                              const char *spec);
+/* Name of the i-th of these methods, NULL after the last; its options, source and what it does
+ * (each may be NULL). */
+FV_API const char *fv_accel_method_name(int i, const char **options, const char **source,
+                                        const char **about);
 /* Plan as text (.fvplan): a line or two a step; round-trips. FV_ERR_UNSUPPORTED: it is decided at
  * run time. */
 FV_API FV_NODISCARD fv_status fv_accel_write(fv_ctx *ctx, const fv_accel *a, const char *path,

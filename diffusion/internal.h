@@ -270,6 +270,7 @@ typedef struct dit_policy {
     fv_status (*start)(void *user, const dit_runner *r, int B); /* a batch begins */
     fv_status (*decide)(void *user, dit_runner *r, int e, const float *x, dit_row *row);
     void (*done)(void *user, const dit_runner *r, int e, const float *out, int rows);
+    void (*destroy)(void *user); /* by fv_accel_free, NULL = nothing to free */
     void *user;
 } dit_policy;
 
@@ -314,6 +315,8 @@ double dit_row_flop(const dit_net *n); /* one evaluation of one row */
 fv_status dit_check_count(fv_ctx *ctx, const fv_generate_options *o);
 /* Lines of a list of names, one a line; a newline at the end begins no further one. */
 int dit_count_lines(const char *list);
+/* Edit distance of two names, for "did you mean"; letters' case does not count. */
+int dit_name_distance(const char *a, const char *b);
 bool dit_has_decoder(const fv_model *m); /* among the tensors of a whole model, under "vae." */
 
 /* Sampling loop on a bare network (training, calibration); states [count, S, S, C]. */
