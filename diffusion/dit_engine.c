@@ -88,7 +88,8 @@ struct dit_runner {
 
 int dit_pruned_tokens(const dit_config *c, int which)
 {
-    const int n = dit_tokens(c), k = ((n >> (DIT_PRUNED - which)) + 7) / 8 * 8;
+    const int n = dit_tokens(c), some = n >> (DIT_PRUNED - which);
+    const int k = ((some ? some : 1) + 7) / 8 * 8;
     return k < n ? k : n;
 }
 
@@ -612,6 +613,8 @@ fv_status dit_runner_start(dit_runner *r, const int32_t *labels)
     r->chunk_first = -1;
     memset(r->valid_rows, 0, (size_t)r->depth * 2 * (size_t)r->history * sizeof(int));
     memset(r->past_rows, 0, sizeof r->past_rows);
+    /* What is not there yet is read with weight 0, and must not be a NaN of the last batch. */
+    if (r->past) memset(r->past, 0, (size_t)r->past_count * r->past_bytes);
     r->flop = 0;
     r->full = r->reused = r->pruned = 0;
     return FV_OK;
@@ -714,7 +717,9 @@ static fv_status run_module(dit_runner *r, module_set *s, int k, const dit_row *
     const float *w = action == DIT_REUSE || !row->weight ? reuse : row->weight + k * DIT_HISTORY;
     const int count = reach(w);
     if (!has_past(r, k, count, s->rows)) return run_full(r, s, k);
-    if (action == DIT_PRUNE && r->prunes && k % 2 == DIT_MLP)
+    /* The rest of a pruned module is kept as it is added: only the output itself will do. */
+    if (action == DIT_PRUNE && count == 1) w = reuse;
+    if (action == DIT_PRUNE && r->prunes && row->pruned && k % 2 == DIT_MLP)
         return run_pruned(r, s, k, row->pruned[k], w, count);
     if (r->prunes && k % 2 == DIT_MLP)
         dit_prune_older(&r->prune.stale[(size_t)(k / 2) * (size_t)r->B * (size_t)r->tokens],
@@ -752,8 +757,7 @@ static fv_status combine(dit_runner *r, fv_plan *p, const float *w, int count, f
     return fv_plan_forward(p);
 }
 
-/* Missing older evaluations have weight 0 and whatever an earlier batch left there. The newest is
- * both h and y[0]: its weight is one less. */
+/* Missing older evaluations have weight 0. The newest is both h and y[0]: its weight is one less. */
 static fv_status run_skip(dit_runner *r, module_set *s, const float *weight)
 {
     float w[DIT_HISTORY];

@@ -1,0 +1,1069 @@
+/* test_engine_actions.c - what the engine does beyond FULL: reuse, linear forecasts, pruned tokens,
+ * skipped evaluations and policies, each against the same thing put together by hand; what happens
+ * when there is nothing to forecast from; batches, threads, memory.
+ *
+ * Two small networks with random weights: F without guidance or with an interval that begins after
+ * the first evaluation (the number of rows changes there), official DiT with guidance throughout. */
+#include "../diffusion/soda.h"
+#include "alloc_fail.h"
+#include "dit_fixture.h"
+#include "tiny_models.h"
+
+#define STEPS 8
+#define MOST_B 4
+
+static fv_ctx *ctx;
+
+/* ---- A network, its schedule and one runner -------------------------------------------------- */
+
+typedef struct rig {
+    dit_net net;
+    dit_schedule sc;
+    dit_runner *r;
+    int B;
+    size_t n, out_n, token; /* values of a state, an output, the tokens of a row */
+    float *x;               /* [STEPS][B][n]: what each evaluation is given */
+} rig;
+
+/* 64 tokens, or 4. */
+static dit_config config(dit_family family, bool is_large)
+{
+    dit_config c = tiny_config(family);
+    if (family == DIT_F) c.patch = 2;
+    if (family == DIT_F && !is_large) c.input_size = 4;
+    if (family == DIT_OFFICIAL && is_large) c.input_size = 16;
+    return c;
+}
+
+static fv_generate_options options(const dit_config *c, float cfg)
+{
+    fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
+    o.steps = STEPS;
+    o.cfg = cfg;
+    o.seed = 5;
+    o.sampler = c->family == DIT_F ? FV_SAMPLER_EULER : FV_SAMPLER_DDIM;
+    return o;
+}
+
+static fv_status make_net(fv_ctx *c, dit_net *n, const dit_config *config)
+{
+    FV_TRY(dit_net_create(c, n, config));
+    FV_TRY(fv_params_alloc(n->params));
+    for (int i = 0; i < fv_params_count(n->params); i++) {
+        fv_params_init_normal(n->params, i, 5, 0.15f);
+        if (strstr(fv_params_name(n->params, i), "norm")) fv_params_fill(n->params, i, 1.1f);
+    }
+    return FV_OK;
+}
+
+static fv_status rig_runner(rig *g, fv_dtype precision, const dit_runner_options *ro)
+{
+    static const int32_t labels[MOST_B] = { 1, 2, 0, 1 };
+    dit_runner_destroy(&g->r);
+    FV_TRY(dit_runner_create(ctx, &g->r, &g->net, precision, &g->sc, ro));
+    return dit_runner_start(g->r, labels);
+}
+
+static fv_status rig_open(rig *g, const dit_config *c, float cfg, fv_dtype precision,
+                          const dit_runner_options *ro)
+{
+    const fv_generate_options o = options(c, cfg);
+    memset(g, 0, sizeof *g);
+    g->B = ro->B;
+    g->n = (size_t)(c->input_size * c->input_size * c->channels);
+    g->out_n = g->n / (size_t)c->channels * (size_t)c->out_channels;
+    g->token = (size_t)dit_tokens(c) * (size_t)c->width;
+    g->x = test_alloc((size_t)STEPS * (size_t)g->B * g->n * sizeof(float));
+    for (int e = 0; e < STEPS; e++)
+        test_fill(g->x + (size_t)e * (size_t)g->B * g->n, (int64_t)((size_t)g->B * g->n),
+                  (uint64_t)(40 + e));
+    FV_TRY(make_net(ctx, &g->net, c));
+    FV_TRY(dit_schedule_create(ctx, &g->sc, c, &o));
+    return rig_runner(g, precision, ro);
+}
+
+static void rig_close(rig *g)
+{
+    dit_runner_destroy(&g->r);
+    dit_schedule_destroy(ctx, &g->sc);
+    dit_net_destroy(ctx, &g->net);
+    free(g->x);
+    memset(g, 0, sizeof *g);
+}
+
+/* Output of evaluation e, a copy; *rows may be NULL. Exits when it fails: nothing could go on. */
+static float *eval(rig *g, int e, const dit_row *row, int *rows)
+{
+    const float *out;
+    int n = 0;
+    if (dit_runner_eval(g->r, e, g->x + (size_t)e * (size_t)g->B * g->n, row, &out, &n) != FV_OK) {
+        printf("Bail out! %s\n", fv_ctx_error(ctx));
+        exit(1);
+    }
+    float *copy = test_alloc((size_t)n * g->out_n * sizeof *copy);
+    memcpy(copy, out, (size_t)n * g->out_n * sizeof *copy);
+    if (rows) *rows = n;
+    return copy;
+}
+
+static void drop(rig *g, int e, const dit_row *row)
+{
+    free(eval(g, e, row, NULL));
+}
+
+/* The newest output of module k as float [rows][token]; a copy. */
+static float *feature(const rig *g, int k, int rows)
+{
+    fv_dtype type;
+    const void *p = dit_runner_feature(g->r, k / 2, k % 2, &type);
+    const size_t n = (size_t)rows * g->token;
+    float *f = test_alloc(n * sizeof *f);
+    for (size_t i = 0; i < n; i++)
+        f[i] = type == FV_F32 ? ((const float *)p)[i] : fv_bf16_to_f32(((const uint16_t *)p)[i]);
+    return f;
+}
+
+static fv_status set_feature(rig *g, int k, const float *f, int rows)
+{
+    fv_dtype type;
+    const size_t n = (size_t)rows * g->token;
+    (void)dit_runner_feature(g->r, k / 2, k % 2, &type);
+    if (type == FV_F32) return dit_runner_set_feature(g->r, k / 2, k % 2, f, rows);
+    uint16_t *half = test_alloc(n * sizeof *half);
+    for (size_t i = 0; i < n; i++) half[i] = fv_f32_to_bf16(f[i]);
+    const fv_status s = dit_runner_set_feature(g->r, k / 2, k % 2, half, rows);
+    free(half);
+    return s;
+}
+
+/* Rows of a plan for one evaluation, all modules alike unless changed. */
+typedef struct actions {
+    uint8_t action[8], pruned[8];
+    float weight[8][DIT_HISTORY], skip[DIT_HISTORY];
+} actions;
+
+static dit_row row_of(const actions *a)
+{
+    return (dit_row){ a->action, &a->weight[0][0], a->pruned, NULL };
+}
+
+static actions all(dit_action action, const float *w, int count)
+{
+    actions a = { { 0 }, { 0 }, { { 0 } }, { 0 } };
+    for (int k = 0; k < 8; k++) {
+        a.action[k] = (uint8_t)action;
+        for (int i = 0; i < count; i++) a.weight[k][i] = w[i];
+    }
+    return a;
+}
+
+static bool is_same(const float *a, const float *b, size_t n)
+{
+    return memcmp(a, b, n * sizeof *a) == 0;
+}
+
+/* sum over i of w[i] y[i], in double. */
+static float *combine(float *const y[], const float *w, int count, size_t n)
+{
+    float *f = test_alloc(n * sizeof *f);
+    for (size_t j = 0; j < n; j++) {
+        double sum = 0;
+        for (int i = 0; i < count; i++) sum += (double)w[i] * y[i][j];
+        f[j] = (float)sum;
+    }
+    return f;
+}
+
+static const dit_family families[2] = { DIT_F, DIT_OFFICIAL };
+
+/* ---- Whole plans ----------------------------------------------------------------------------- */
+
+static void set(fv_accel *a, int e, int k, int action, int pruned, const float *w, int count)
+{
+    const size_t at = (size_t)(e * 2 * a->depth + k);
+    a->action[at] = (uint8_t)action;
+    a->pruned[at] = (uint8_t)pruned;
+    for (int i = 0; i < count; i++) a->weight[at * DIT_HISTORY + (size_t)i] = w[i];
+}
+
+/* Everything that a plan can say, for two blocks and STEPS evaluations. */
+static fv_status mixed_plan(fv_accel **out, const dit_config *c, dit_skip skip, dit_score score)
+{
+    static const float two[] = { 1.8f, -0.8f }, three[] = { 2.25f, -1.75f, 0.5f }, one[] = { 1 };
+    FV_TRY(fvi_accel_create(ctx, out, STEPS, c->depth));
+    fv_accel *a = *out;
+    a->skip = skip;
+    a->score = score;
+    a->steps = STEPS;
+    a->sampler = c->family == DIT_F ? FV_SAMPLER_EULER : FV_SAMPLER_DDIM;
+    a->cfg = 2;
+    a->predicted_speedup = a->flop_ratio = 1.5;
+    snprintf(a->mode, sizeof a->mode, "mixed");
+    for (int k = 0; k < 4; k++) {
+        set(a, 3, k, k % 2 ? DIT_PRUNE : DIT_LINEAR, k / 2, two, 2);
+        set(a, 5, k, k == 0 ? DIT_REUSE : k == 1 ? DIT_PRUNE : DIT_LINEAR, 2, k == 1 ? one : three,
+            k == 1 ? 1 : 3);
+        if (k) set(a, 6, k, k == 3 ? DIT_PRUNE : DIT_REUSE, 1, one, 1);
+    }
+    a->skipped[4] = a->skipped[7] = 1;
+    memcpy(a->skip_weight + 4 * DIT_HISTORY, three, sizeof three);
+    memcpy(a->skip_weight + 7 * DIT_HISTORY, two, sizeof two);
+    fvi_accel_count(a);
+    return FV_OK;
+}
+
+static fv_status sample(fv_ctx *c, const dit_net *net, const fv_accel *a, int count, int batch,
+                        float *x, fv_generate_stats *st)
+{
+    static const int classes[MOST_B] = { 1, 2, 0, 1 };
+    fv_generate_options o = options(&net->cfg, 2);
+    o.count = count;
+    o.batch = batch;
+    o.classes = classes;
+    o.accel = a;
+    return dit_generate_net(c, net, FV_F32, &o, NULL, x, st);
+}
+
+static void full_plan_is_the_plain_sampler(void)
+{
+    for (int f = 0; f < 2; f++) {
+        const dit_config c = config(families[f], true);
+        const size_t n = 2 * (size_t)(c.input_size * c.input_size * c.channels);
+        dit_net net;
+        fv_accel *a;
+        fv_generate_stats st;
+        float *x = test_alloc(n * 4), *y = test_alloc(n * 4);
+        OK(ctx, make_net(ctx, &net, &c));
+        OK(ctx, mixed_plan(&a, &c, DIT_SKIP_RESIDUAL, DIT_SCORE_DRIFT));
+        memset(a->action, DIT_FULL, (size_t)STEPS * 4); /* the rings, plans and scores stay */
+        memset(a->skipped, 0, STEPS);
+        OK(ctx, sample(ctx, &net, NULL, 2, 2, x, NULL));
+        OK(ctx, sample(ctx, &net, a, 2, 2, y, &st));
+        CHECK(is_same(x, y, n) && st.reused_modules == 0 && a->history == 3 && a->prunes);
+        fvi_accel_count(a);
+        CHECK(a->anchors == STEPS && a->history == 1 && !a->prunes && a->step_history == 0);
+        OK(ctx, sample(ctx, &net, a, 2, 2, y, &st));
+        CHECK(is_same(x, y, n) && st.reused_modules == 0);
+        fv_accel_free(&a);
+        dit_net_destroy(ctx, &net);
+        free(x);
+        free(y);
+    }
+}
+
+/* Also with a smaller last batch, whose rings are new. */
+static void batches_equal_single_runs(void)
+{
+    for (int f = 0; f < 2; f++)
+        for (int skip = 0; skip < 3; skip++) {
+            const dit_config c = config(families[f], true);
+            const size_t n = 4 * (size_t)(c.input_size * c.input_size * c.channels);
+            dit_net net;
+            fv_accel *a;
+            float *x = test_alloc(n * 4), *y = test_alloc(n * 4);
+            OK(ctx, make_net(ctx, &net, &c));
+            OK(ctx, mixed_plan(&a, &c, (dit_skip)skip, (dit_score)skip));
+            OK(ctx, sample(ctx, &net, a, 4, 1, x, NULL));
+            OK(ctx, sample(ctx, &net, a, 4, 3, y, NULL));
+            CHECK_MSG(test_rel_l2(y, x, (int64_t)n) <= 2e-5, "skip %d: %g", skip,
+                      test_rel_l2(y, x, (int64_t)n));
+            OK(ctx, sample(ctx, &net, NULL, 4, 3, y, NULL));
+            CHECK(test_rel_l2(y, x, (int64_t)n) > 1e-4); /* the plan does something */
+            fv_accel_free(&a);
+            dit_net_destroy(ctx, &net);
+            free(x);
+            free(y);
+        }
+}
+
+static void same_bytes_for_1_and_2_threads(void)
+{
+    const dit_config c = config(DIT_OFFICIAL, true);
+    const size_t n = 3 * (size_t)(c.input_size * c.input_size * c.channels);
+    float *x[2] = { test_alloc(n * 4), test_alloc(n * 4) };
+    dit_net net;
+    OK(ctx, make_net(ctx, &net, &c));
+    for (int score = 0; score < 4; score++) {
+        fv_accel *a;
+        OK(ctx, mixed_plan(&a, &c, (dit_skip)(score % 3), (dit_score)score));
+        for (int t = 0; t < 2; t++) {
+            fv_ctx_options co = FV_CTX_OPTIONS_INIT;
+            fv_ctx *threads;
+            co.threads = t + 1;
+            OK(ctx, fv_ctx_create(&threads, &co));
+            OK(threads, sample(threads, &net, a, 3, 3, x[t], NULL));
+            fv_ctx_destroy(&threads);
+        }
+        CHECK(is_same(x[0], x[1], n));
+        for (size_t i = 0; i < n; i++) CHECK(isfinite(x[0][i]));
+        fv_accel_free(&a);
+    }
+    dit_net_destroy(ctx, &net);
+    free(x[0]);
+    free(x[1]);
+}
+
+/* ---- Reuse and linear forecasts -------------------------------------------------------------- */
+
+static void forecast_with_one_weight_is_reuse(void)
+{
+    static const float one[] = { 1 };
+    for (int f = 0; f < 2; f++)
+        for (int bf16 = 0; bf16 < 2; bf16++) {
+            const dit_config c = config(families[f], true);
+            const actions reuse = all(DIT_REUSE, one, 0), linear = all(DIT_LINEAR, one, 1);
+            const dit_row rows[2] = { row_of(&reuse), row_of(&linear) };
+            dit_runner_options ro = { .B = 2, .keep_outputs = true };
+            float *out[2];
+            int n;
+            rig g;
+            OK(ctx, rig_open(&g, &c, f ? 2.0f : 1.0f, bf16 ? FV_BF16 : FV_F32, &ro));
+            for (int i = 0; i < 2; i++) { /* and with a ring of one output or of five */
+                ro.history = i ? DIT_HISTORY : 0;
+                OK(ctx, rig_runner(&g, bf16 ? FV_BF16 : FV_F32, &ro));
+                drop(&g, 0, NULL);
+                drop(&g, 1, NULL);
+                out[i] = eval(&g, 2, &rows[i], &n);
+            }
+            CHECK(is_same(out[0], out[1], (size_t)n * g.out_n));
+            free(out[0]);
+            free(out[1]);
+            rig_close(&g);
+        }
+}
+
+/* Module k has weights of its own: the same for all would also fit a mix-up of modules. */
+static actions varied(int count)
+{
+    actions a = all(DIT_LINEAR, NULL, 0);
+    uint64_t state = 9;
+    for (int k = 0; k < 8; k++)
+        for (int i = 0; i < count; i++)
+            a.weight[k][i] = (float)(int32_t)test_next(&state) / 2147483648.0f + (i == 0);
+    return a;
+}
+
+static void check_forecast(const dit_config *c, float cfg, fv_dtype precision, bool is_exact,
+                           int count)
+{
+    const int K = 2 * c->depth;
+    const actions a = varied(count), again = all(DIT_REUSE, NULL, 0);
+    const dit_row linear = row_of(&a), reuse = row_of(&again);
+    const dit_runner_options ro = { .B = 2, .keep_outputs = true, .history = count,
+                                    .exact_cache = is_exact };
+    float *past[8][DIT_HISTORY];
+    int rows = 0;
+    rig g;
+    OK(ctx, rig_open(&g, c, cfg, precision, &ro));
+    for (int e = 0; e < count; e++) {
+        free(eval(&g, e, NULL, &rows));
+        for (int k = 0; k < K; k++) past[k][count - 1 - e] = feature(&g, k, rows);
+    }
+    float *got = eval(&g, count, &linear, NULL);
+    for (int k = 0; k < K; k++) {
+        float *sum = combine(past[k], a.weight[k], count, (size_t)rows * g.token);
+        OK(ctx, set_feature(&g, k, sum, rows));
+        free(sum);
+        for (int i = 0; i < count; i++) free(past[k][i]);
+    }
+    float *want = eval(&g, count, &reuse, NULL);
+    const double gap = test_rel_l2(got, want, (int64_t)((size_t)rows * g.out_n));
+    /* The reference keeps its sum in the ring's type: half a unit in 8 bits. */
+    CHECK_MSG(gap <= (precision == FV_F32 ? 5e-6 : 1e-2), "%d outputs: %g", count, gap);
+    free(got);
+    free(want);
+    rig_close(&g);
+}
+
+static void forecasts_equal_direct_sums(void)
+{
+    for (int f = 0; f < 2; f++)
+        for (int count = 2; count <= DIT_HISTORY; count++)
+            for (int p = 0; p < 3 && !test_bad; p++) {
+                const dit_config c = config(families[f], true);
+                check_forecast(&c, f ? 2.0f : 1.0f, p ? FV_BF16 : FV_F32, p == 2, count);
+            }
+}
+
+/* REUSE and forecasts do not count as outputs: the third newest is that of the third FULL. */
+static void only_computed_outputs_are_history(void)
+{
+    static const float w[] = { 0, 0, 1 };
+    const dit_config c = config(DIT_OFFICIAL, true);
+    const dit_runner_options ro = { .B = 1, .keep_outputs = true, .history = 3 };
+    const actions a = all(DIT_LINEAR, w, 3), again = all(DIT_REUSE, w, 0);
+    const dit_row linear = row_of(&a), reuse = row_of(&again);
+    float *first[4];
+    rig g;
+    OK(ctx, rig_open(&g, &c, 2, FV_F32, &ro));
+    drop(&g, 0, NULL);
+    for (int k = 0; k < 4; k++) first[k] = feature(&g, k, 2);
+    drop(&g, 1, NULL);
+    drop(&g, 2, &reuse);
+    drop(&g, 3, &reuse);
+    drop(&g, 4, NULL);
+    drop(&g, 5, &linear);
+    float *got = eval(&g, 6, &linear, NULL);
+    for (int k = 0; k < 4; k++) {
+        OK(ctx, set_feature(&g, k, first[k], 2));
+        free(first[k]);
+    }
+    float *want = eval(&g, 6, &reuse, NULL);
+    CHECK(is_same(got, want, 2 * g.out_n));
+    free(got);
+    free(want);
+    rig_close(&g);
+}
+
+/* ---- Nothing to forecast from ---------------------------------------------------------------- */
+
+static void missing_history_is_computed(void)
+{
+    static const float w[] = { 2, -1.5f, 0.5f };
+    const dit_config c = config(DIT_OFFICIAL, true);
+    const dit_runner_options ro = { .B = 1, .keep_outputs = true, .history = 3, .step_history = 3,
+                                    .prunes = true, .skip = DIT_SKIP_HIDDEN };
+    double flop;
+    int64_t full, reused;
+    rig g;
+    OK(ctx, rig_open(&g, &c, 2, FV_F32, &ro));
+    float *plain[4];
+    for (int e = 0; e < 4; e++) plain[e] = eval(&g, e, NULL, NULL);
+    for (int what = 0; what < 4; what++) { /* reuse, linear, prune, skip */
+        actions a = all(what == 0   ? DIT_REUSE
+                        : what == 1 ? DIT_LINEAR
+                        : what == 2 ? DIT_PRUNE
+                                    : DIT_FULL, w, 3);
+        dit_row row = row_of(&a);
+        if (what == 3) row.skip_weight = a.weight[0];
+        const int needs = what == 0 ? 1 : 3;
+        OK(ctx, rig_runner(&g, FV_F32, &ro));
+        for (int e = 0; e <= needs; e++) {
+            float *out = eval(&g, e, &row, NULL);
+            CHECK_MSG(is_same(out, plain[e], 2 * g.out_n) == (e < needs), "%d at %d", what, e);
+            free(out);
+            dit_runner_counters(g.r, &flop, &full, &reused);
+            CHECK(full == 4 * (e < needs ? e + 1 : needs));
+        }
+    }
+    /* A ring that is shorter than the plan's weights is history that is missing. */
+    const dit_runner_options narrow = { .B = 1, .keep_outputs = true, .history = 2 };
+    const actions a = all(DIT_LINEAR, w, 3);
+    const dit_row row = row_of(&a);
+    OK(ctx, rig_runner(&g, FV_F32, &narrow));
+    for (int e = 0; e < 4; e++) {
+        float *out = eval(&g, e, &row, NULL);
+        CHECK(is_same(out, plain[e], 2 * g.out_n));
+        free(out);
+        free(plain[e]);
+    }
+    rig_close(&g);
+}
+
+/* A new batch begins without history, whatever the last one left. */
+static void starting_forgets(void)
+{
+    static const int32_t other[2] = { 0, 0 };
+    static const float w[] = { 1, 0.5f };
+    const dit_config c = config(DIT_F, true);
+    const dit_runner_options ro = { .B = 2, .keep_outputs = true, .history = 2, .step_history = 2,
+                                    .skip = DIT_SKIP_RESIDUAL };
+    const actions a = all(DIT_LINEAR, w, 2);
+    const dit_row row = row_of(&a), skip = { NULL, NULL, NULL, a.weight[0] };
+    rig g;
+    OK(ctx, rig_open(&g, &c, 1, FV_F32, &ro));
+    for (int e = 0; e < 3; e++) drop(&g, e, NULL);
+    for (int i = 0; i < 2; i++) {
+        OK(ctx, dit_runner_start(g.r, other));
+        float *want = eval(&g, 0, NULL, NULL);
+        OK(ctx, dit_runner_start(g.r, other));
+        float *got = eval(&g, 0, i ? &skip : &row, NULL);
+        CHECK(is_same(got, want, 2 * g.out_n));
+        free(got);
+        free(want);
+    }
+    rig_close(&g);
+}
+
+/* Guidance begins at evaluation 1: what was computed for B rows does not serve 2B. */
+static void more_rows_are_computed(void)
+{
+    static const float w[] = { 1 };
+    const dit_config c = config(DIT_F, true);
+    for (int what = 0; what < 4; what++) {
+        const dit_runner_options ro = { .B = 2, .keep_outputs = true, .step_history = 1,
+                                        .prunes = true, .skip = (dit_skip)(what % 3) };
+        actions a = all(what == 0   ? DIT_REUSE
+                        : what == 1 ? DIT_LINEAR
+                        : what == 2 ? DIT_PRUNE
+                                    : DIT_FULL, w, 1);
+        dit_row row = row_of(&a);
+        int rows = 0;
+        rig g;
+        if (what == 3) row.skip_weight = a.weight[0];
+        OK(ctx, rig_open(&g, &c, 2, FV_F32, &ro));
+        CHECK(!dit_schedule_guided(&g.sc, 0) && dit_schedule_guided(&g.sc, 1));
+        drop(&g, 0, NULL);
+        float *want = eval(&g, 1, NULL, &rows);
+        CHECK(rows == 4);
+        OK(ctx, rig_runner(&g, FV_F32, &ro));
+        drop(&g, 0, NULL);
+        float *got = eval(&g, 1, &row, NULL);
+        CHECK_MSG(is_same(got, want, 4 * g.out_n), "action %d", what);
+        free(got);
+        got = eval(&g, 2, &row, NULL);
+        free(want);
+        want = eval(&g, 2, NULL, NULL);
+        CHECK(!is_same(got, want, 4 * g.out_n)); /* and now it serves */
+        free(got);
+        free(want);
+        rig_close(&g);
+    }
+}
+
+/* Guidance ends: the conditional rows come first, so what was computed for 2B rows serves B. */
+static void fewer_rows_take_theirs(void)
+{
+    const dit_config c = config(DIT_OFFICIAL, true);
+    const dit_runner_options ro = { .B = 2, .keep_outputs = true };
+    const actions a = all(DIT_REUSE, NULL, 0);
+    const dit_row reuse = row_of(&a);
+    fv_generate_options o = options(&c, 2);
+    int rows = 0, e = 0;
+    rig g;
+    OK(ctx, rig_open(&g, &c, 2, FV_F32, &ro));
+    dit_schedule_destroy(ctx, &g.sc);
+    o.cfg_end = 0.5f;
+    OK(ctx, dit_schedule_create(ctx, &g.sc, &c, &o));
+    OK(ctx, rig_runner(&g, FV_F32, &ro));
+    while (dit_schedule_guided(&g.sc, e)) drop(&g, e++, NULL);
+    CHECK(e > 0 && e < STEPS);
+    float *f[4];
+    for (int k = 0; k < 4; k++) f[k] = feature(&g, k, 4);
+    float *got = eval(&g, e, &reuse, &rows);
+    CHECK(rows == 2);
+    OK(ctx, rig_runner(&g, FV_F32, &ro));
+    for (int k = 0; k < 4; k++) {
+        OK(ctx, set_feature(&g, k, f[k], 2));
+        free(f[k]);
+    }
+    float *want = eval(&g, e, &reuse, NULL);
+    CHECK(is_same(got, want, 2 * g.out_n));
+    free(got);
+    free(want);
+    rig_close(&g);
+}
+
+/* ---- Skipped evaluations --------------------------------------------------------------------- */
+
+/* One end of the network at evaluation e on a tape of its own: the embedding of x, or the final
+ * layer on h. */
+static fv_status end_of(rig *g, int e, const float *x, const float *h, int rows, float *out)
+{
+    const dit_config *c = &g->net.cfg;
+    const int64_t N = dit_tokens(c), D = c->width, S = c->input_size, n = rows;
+    const int64_t image[4] = { n, S, S, c->channels }, tokens[3] = { n, N, D }, p[2] = { N, D };
+    int32_t label[2 * MOST_B] = { 1, 2 };
+    float time[2 * MOST_B], *pos = test_alloc((size_t)(N * D) * 4);
+    fv_plan *plan;
+    fv_tape *t;
+    for (int i = 0; i < rows; i++) {
+        time[i] = (float)g->sc.net_time[e];
+        if (i >= g->B) label[i] = c->classes;
+    }
+    dit_pos_table(c, pos);
+    FV_TRY(fv_tape_create(ctx, &t, g->net.params, FV_INFER, FV_F32));
+    if (h) {
+        const fv_t cond = dit_condition(t, &g->net, fv_input(t, "t", FV_F32, 1, &n),
+                                        fv_input(t, "y", FV_I32, 1, &n));
+        fv_output(t, "out", dit_final(t, &g->net, fv_input(t, "h", FV_F32, 3, tokens),
+                                      dit_final_mod(t, &g->net, cond)));
+    } else {
+        const fv_t at = g->net.pos >= 0 ? fv_param_row(t, g->net.pos, 0)
+                                        : fv_input(t, "pos", FV_F32, 2, p);
+        fv_output(t, "out", dit_embed(t, &g->net, fv_input(t, "x", FV_F32, 4, image), at));
+    }
+    FV_TRY(fv_tape_status(t));
+    FV_TRY(fv_plan_build(ctx, &plan, t, NULL));
+    fv_tape_destroy(&t);
+    union {
+        const float *in;
+        float *bound; /* binding takes what it does not change as well */
+    } u = { h ? h : x };
+    FV_TRY(fv_plan_bind(plan, h ? "h" : "x", u.bound));
+    if (h) FV_TRY(fv_plan_bind(plan, "t", time));
+    if (h) FV_TRY(fv_plan_bind(plan, "y", label));
+    if (!h && g->net.pos < 0) FV_TRY(fv_plan_bind(plan, "pos", pos));
+    FV_TRY(fv_plan_bind(plan, "out", out));
+    FV_TRY(fv_plan_forward(plan));
+    fv_plan_destroy(&plan);
+    free(pos);
+    return FV_OK;
+}
+
+/* Embedding of the states of e for all rows. */
+static float *embedding(rig *g, int e, int rows)
+{
+    const size_t n = (size_t)g->B * g->n;
+    float *x = test_alloc((size_t)rows / (size_t)g->B * n * 4),
+          *h = test_alloc((size_t)rows * g->token * 4);
+    for (int i = 0; i < rows / g->B; i++)
+        memcpy(x + (size_t)i * n, g->x + (size_t)e * n, n * sizeof *x);
+    if (end_of(g, e, x, NULL, rows, h) != FV_OK) exit(1);
+    free(x);
+    return h;
+}
+
+/* Evaluations 0, 1, 3, 4 are computed, 2 reuses (and counts: it was not skipped), 5 is skipped and
+ * does not become history, so 6 is too. */
+static void check_skip(const dit_config *c, float cfg, dit_skip kind, int count)
+{
+    static const float w[] = { 2.5f, -2.25f, 1, -0.5f, 0.25f };
+    const dit_runner_options ro = { .B = 2, .keep_outputs = true, .step_history = count,
+                                    .skip = kind };
+    const actions a = all(DIT_REUSE, w, count);
+    const dit_row reuse = row_of(&a), skip = { NULL, NULL, NULL, a.weight[0] };
+    float *past[5];
+    int rows = 0;
+    rig g;
+    OK(ctx, rig_open(&g, c, cfg, FV_F32, &ro));
+    for (int e = 0; e < 5; e++) {
+        float *out = eval(&g, e, e == 2 ? &reuse : NULL, &rows);
+        const size_t n = (size_t)rows * g.token;
+        const float *h0, *h = dit_runner_hidden(g.r, &h0);
+        CHECK((h0 != NULL) == (kind == DIT_SKIP_RESIDUAL));
+        past[4 - e] = out;
+        if (kind == DIT_SKIP_OUTPUT) continue;
+        past[4 - e] = test_alloc(n * 4);
+        for (size_t i = 0; i < n; i++) past[4 - e][i] = h[i] - (h0 ? h0[i] : 0);
+        free(out);
+    }
+    for (int e = 5; e < 7; e++) {
+        float *got = eval(&g, e, &skip, &rows), *want;
+        const size_t n = (size_t)rows * g.token;
+        if (kind == DIT_SKIP_OUTPUT) {
+            want = combine(past, w, count, (size_t)rows * g.out_n);
+        } else {
+            float *h = combine(past, w, count, n), *embedded = embedding(&g, e, rows);
+            for (size_t i = 0; kind == DIT_SKIP_RESIDUAL && i < n; i++) h[i] += embedded[i];
+            NEAR(test_rel_l2(dit_runner_hidden(g.r, NULL), h, (int64_t)n), 0, 2e-6);
+            want = test_alloc((size_t)rows * g.out_n * 4);
+            OK(ctx, end_of(&g, e, NULL, h, rows, want));
+            free(h);
+            free(embedded);
+        }
+        NEAR(test_rel_l2(got, want, (int64_t)((size_t)rows * g.out_n)), 0, 5e-6);
+        free(got);
+        free(want);
+    }
+    for (int i = 0; i < 5; i++) free(past[i]);
+    rig_close(&g);
+}
+
+static void skips_equal_direct_sums(void)
+{
+    for (int f = 0; f < 2; f++)
+        for (int kind = 0; kind < 3; kind++)
+            for (int count = 1; count <= DIT_HISTORY; count += 2) {
+                const dit_config c = config(families[f], true);
+                check_skip(&c, f ? 2.0f : 1.0f, (dit_skip)kind, count);
+                if (test_bad) return;
+            }
+}
+
+/* A batch that ended in numbers that are none does not reach into the next: 0 x NaN. */
+static void skips_do_not_see_the_last_batch(void)
+{
+    static const int32_t labels[2] = { 1, 2 };
+    static const float w[DIT_HISTORY] = { 1 };
+    for (int kind = 0; kind < 3; kind++) {
+        const dit_config c = config(DIT_OFFICIAL, true);
+        const dit_runner_options ro = { .B = 2, .keep_outputs = true, .step_history = 3,
+                                        .skip = (dit_skip)kind };
+        const dit_row skip = { NULL, NULL, NULL, w };
+        rig g;
+        OK(ctx, rig_open(&g, &c, 2, FV_F32, &ro));
+        float x = g.x[0];
+        g.x[0] = NAN;
+        for (int e = 0; e < 3; e++) drop(&g, 0, NULL);
+        g.x[0] = x;
+        OK(ctx, dit_runner_start(g.r, labels));
+        drop(&g, 0, NULL);
+        float *got = eval(&g, 1, &skip, NULL);
+        for (size_t i = 0; i < 4 * g.out_n; i++) CHECK(isfinite(got[i]));
+        free(got);
+        rig_close(&g);
+    }
+}
+
+/* ---- Pruned modules -------------------------------------------------------------------------- */
+
+static void all_tokens_are_a_full_module(void)
+{
+    static const float w[] = { 1.5f, -0.5f };
+    for (int f = 0; f < 2; f++)
+        for (int v = 0; v < 8; v++) { /* as reuse or linear, all scores */
+            const dit_config c = config(families[f], false);
+            const dit_runner_options ro = { .B = 2, .keep_outputs = true, .history = 2,
+                                            .prunes = true, .score = (dit_score)(v / 2) };
+            actions a = all(DIT_PRUNE, w, 1 + v % 2);
+            rig g;
+            OK(ctx, rig_open(&g, &c, f ? 2.0f : 1.0f, FV_F32, &ro));
+            int rows = 0;
+            CHECK(dit_tokens(&c) == 4 && dit_pruned_tokens(&c, 2) == 4);
+            for (int k = 0; k < 8; k += 2) a.action[k] = DIT_FULL;
+            for (int k = 0; k < 8; k++) a.pruned[k] = 2;
+            const dit_row row = row_of(&a);
+            float *want = NULL;
+            for (int e = 0; e < 3; e++) {
+                free(want);
+                want = eval(&g, e, NULL, &rows);
+            }
+            OK(ctx, rig_runner(&g, FV_F32, &ro));
+            drop(&g, 0, NULL);
+            drop(&g, 1, NULL);
+            float *got = eval(&g, 2, &row, NULL);
+            NEAR(test_rel_l2(got, want, (int64_t)((size_t)rows * g.out_n)), 0, 1e-6);
+            free(got);
+            free(want);
+            rig_close(&g);
+        }
+}
+
+typedef struct ranked {
+    double score;
+    int token;
+} ranked;
+
+static int by_score(const void *a, const void *b)
+{
+    const ranked *x = a, *y = b;
+    if (x->score != y->score) return x->score > y->score ? -1 : 1;
+    return x->token - y->token;
+}
+
+/* Tokens of one picture by the mean magnitude of its rows, as a mask. */
+static void best_tokens(const rig *g, const float *f, int picture, int rows, int kept, bool *is_kept)
+{
+    const int N = dit_tokens(&g->net.cfg), D = g->net.cfg.width;
+    ranked r[64];
+    for (int i = 0; i < N; i++) {
+        double sum = 0;
+        for (int row = picture; row < rows; row += g->B)
+            for (int d = 0; d < D; d++)
+                sum += fabs((double)f[(size_t)row * g->token + (size_t)(i * D + d)]);
+        r[i] = (ranked){ sum, i };
+    }
+    qsort(r, (size_t)N, sizeof *r, by_score);
+    memset(is_kept, 0, 64);
+    for (int i = 0; i < kept; i++) is_kept[r[i].token] = true;
+}
+
+/* The last MLP pruned at evaluation 2, against a cache mixed by hand. */
+static void check_prune(int f, int size, bool is_linear, fv_dtype precision)
+{
+    static const float w[] = { 1.5f, -0.5f };
+    const dit_config c = config(families[f], true);
+    const int D = c.width, kept = dit_pruned_tokens(&c, size), k = 3;
+    const dit_runner_options ro = { .B = 2, .keep_outputs = true, .history = 2, .prunes = true };
+    actions a = all(DIT_FULL, w, is_linear ? 2 : 1), b = a;
+    a.action[k] = DIT_PRUNE;
+    a.pruned[k] = (uint8_t)size;
+    b.action[k] = DIT_REUSE;
+    const dit_row prune = row_of(&a), reuse = row_of(&b);
+    float *past[3];
+    int rows = 0;
+    bool mask[64];
+    rig g;
+    CHECK(kept == 8 << size);
+    OK(ctx, rig_open(&g, &c, f ? 2.0f : 1.0f, precision, &ro));
+    for (int e = 0; e < 3; e++) {
+        free(eval(&g, e, NULL, &rows));
+        past[2 - e] = feature(&g, k, rows);
+    }
+    OK(ctx, rig_runner(&g, precision, &ro));
+    drop(&g, 0, NULL);
+    drop(&g, 1, NULL);
+    float *got = eval(&g, 2, &prune, NULL), *kept_output = feature(&g, k, rows);
+    float *mixed = is_linear ? combine(past + 1, w, 2, (size_t)rows * g.token)
+                             : combine(past + 1, (const float[]){ 1 }, 1, (size_t)rows * g.token);
+    for (int row = 0; row < rows; row++) {
+        best_tokens(&g, past[1], row % 2, rows, kept, mask);
+        for (int i = 0; i < 64; i++) {
+            const size_t at = (size_t)row * g.token + (size_t)(i * D), bytes = (size_t)D * 4;
+            if (mask[i]) memcpy(mixed + at, past[0] + at, bytes);
+            /* Tokens that are not computed stay as they were; with a linear forecast all do. */
+            if (is_linear || !mask[i]) CHECK(memcmp(kept_output + at, past[1] + at, bytes) == 0);
+        }
+    }
+    const double tol = precision == FV_F32 ? 5e-6 : 1e-2;
+    if (!is_linear) NEAR(test_rel_l2(kept_output, mixed, (int64_t)((size_t)rows * g.token)), 0, tol);
+    OK(ctx, rig_runner(&g, precision, &ro));
+    drop(&g, 0, NULL);
+    drop(&g, 1, NULL);
+    OK(ctx, set_feature(&g, k, mixed, rows));
+    float *want = eval(&g, 2, &reuse, NULL);
+    NEAR(test_rel_l2(got, want, (int64_t)((size_t)rows * g.out_n)), 0, tol);
+    for (int i = 0; i < 3; i++) free(past[i]);
+    free(got);
+    free(want);
+    free(mixed);
+    free(kept_output);
+    rig_close(&g);
+}
+
+static void pruned_modules_equal_a_mixed_cache(void)
+{
+    for (int f = 0; f < 2; f++)
+        for (int size = 0; size < DIT_PRUNED; size++)
+            for (int v = 0; v < 4 && !test_bad; v++)
+                check_prune(f, size, v & 1, v & 2 ? FV_BF16 : FV_F32);
+}
+
+/* One weight is the newest output as it is, whatever the weight says: nothing else may be kept. */
+static void prune_with_one_weight_is_reuse(void)
+{
+    static const float weights[][2] = { { 1, 0 }, { 0, 0 }, { 0.5f, 0 } };
+    const dit_config c = config(DIT_OFFICIAL, true);
+    const dit_runner_options ro = { .B = 1, .keep_outputs = true, .prunes = true };
+    float *out[3];
+    rig g;
+    OK(ctx, rig_open(&g, &c, 2, FV_F32, &ro));
+    for (int i = 0; i < 3; i++) {
+        actions a = all(DIT_PRUNE, weights[i], 1);
+        const dit_row row = row_of(&a);
+        for (int k = 0; k < 8; k += 2) a.action[k] = DIT_REUSE;
+        OK(ctx, rig_runner(&g, FV_F32, &ro));
+        drop(&g, 0, NULL);
+        out[i] = eval(&g, 1, &row, NULL);
+        CHECK(is_same(out[i], out[0], 2 * g.out_n));
+    }
+    for (int i = 0; i < 3; i++) free(out[i]);
+    rig_close(&g);
+}
+
+/* By staleness, two halves make a whole: all tokens are computed once before any is again. */
+static void stale_tokens_come_first(void)
+{
+    const dit_config c = config(DIT_OFFICIAL, true);
+    const int D = c.width, k = 3;
+    const dit_runner_options ro = { .B = 2, .keep_outputs = true, .prunes = true,
+                                    .score = DIT_SCORE_STALE };
+    actions a = all(DIT_FULL, NULL, 0);
+    const dit_row row = row_of(&a);
+    int times[2][64] = { { 0 } };
+    rig g;
+    a.action[k] = DIT_PRUNE;
+    a.pruned[k] = 1; /* a quarter */
+    OK(ctx, rig_open(&g, &c, 2, FV_F32, &ro));
+    drop(&g, 0, NULL);
+    for (int e = 1; e < 7; e++) {
+        float *before = feature(&g, k, 4);
+        drop(&g, e, &row);
+        float *after = feature(&g, k, 4);
+        for (int p = 0; p < 2; p++)
+            for (int i = 0; i < 64; i++) {
+                const size_t at = (size_t)p * g.token + (size_t)(i * D),
+                             null = at + 2 * g.token, bytes = (size_t)D * 4;
+                const bool is_new = memcmp(before + at, after + at, bytes) != 0;
+                CHECK(is_new == (memcmp(before + null, after + null, bytes) != 0));
+                times[p][i] += is_new;
+                CHECK(times[p][i] <= (e + 3) / 4);
+            }
+        free(before);
+        free(after);
+    }
+    for (int i = 0; i < 128; i++) CHECK(times[i / 64][i % 64] >= 1);
+    rig_close(&g);
+}
+
+/* ---- Policies -------------------------------------------------------------------------------- */
+
+typedef struct watcher {
+    actions reuse;
+    int starts, decisions, results, fail_at;
+} watcher;
+
+static fv_status watch_start(void *user, const dit_runner *r, int B)
+{
+    watcher *w = user;
+    w->starts += r && B > 0;
+    w->decisions = w->results = 0;
+    return FV_OK;
+}
+
+static fv_status watch_decide(void *user, dit_runner *r, int e, const float *x, dit_row *row)
+{
+    watcher *w = user;
+    const float *h;
+    int rows;
+    if (e == w->fail_at) return FV_ERR_CANCELLED;
+    if (e != w->decisions++ || e != w->results) return FV_ERR_STATE;
+    FV_TRY(dit_runner_probe(r, e, x, &h, &rows));
+    if (!isfinite(h[0])) return FV_ERR_STATE;
+    *row = (dit_row){ NULL, NULL, NULL, NULL };
+    if (e % 2) row->action = w->reuse.action;
+    return FV_OK;
+}
+
+static void watch_done(void *user, const dit_runner *r, int e, const float *out, int rows)
+{
+    watcher *w = user;
+    w->results += r && e == w->results && rows > 0 && isfinite(out[0]);
+}
+
+static void policies_decide_rows(void)
+{
+    const dit_config c = config(DIT_OFFICIAL, true);
+    const size_t n = 3 * (size_t)(c.input_size * c.input_size * c.channels);
+    watcher w = { .reuse = all(DIT_REUSE, NULL, 0), .fail_at = -1 };
+    const dit_policy policy = { .start = watch_start, .decide = watch_decide,
+                                .done = watch_done, .user = &w };
+    float *x = test_alloc(n * 4), *y = test_alloc(n * 4);
+    fv_accel *a, *fixed;
+    dit_net net;
+    char *text;
+    size_t size;
+    OK(ctx, make_net(ctx, &net, &c));
+    OK(ctx, fvi_accel_create(ctx, &a, STEPS, c.depth));
+    OK(ctx, fvi_accel_create(ctx, &fixed, STEPS, c.depth));
+    for (int e = 1; e < STEPS; e += 2)
+        for (int k = 0; k < 4; k++) set(fixed, e, k, DIT_REUSE, 0, NULL, 0);
+    fvi_accel_count(fixed);
+    a->policy = &policy;
+    OK(ctx, sample(ctx, &net, a, 3, 2, x, NULL));
+    OK(ctx, sample(ctx, &net, fixed, 3, 2, y, NULL));
+    CHECK(is_same(x, y, n));
+    CHECK(w.starts == 2 && w.decisions == STEPS && w.results == STEPS);
+    fv_accel_info info;
+    fv_accel_get_info(a, &info);
+    CHECK(info.at_run_time);
+    CHECK(fvi_accel_text(ctx, a, &text, &size) == FV_ERR_UNSUPPORTED && !text);
+    CHECK(strstr(fv_ctx_error(ctx), "while it runs"));
+    w.fail_at = 3;
+    CHECK(sample(ctx, &net, a, 3, 2, x, NULL) == FV_ERR_CANCELLED);
+    fv_accel_free(&a);
+    fv_accel_free(&fixed);
+    dit_net_destroy(ctx, &net);
+    free(x);
+    free(y);
+}
+
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+typedef struct watch {
+    fv_ctx *c;
+    int calls;
+    uint64_t first, last;
+} watch;
+
+static int watch_allocations(void *user, const fv_progress *p)
+{
+    watch *w = user;
+    fv_memory_stats m;
+    (void)p;
+    fv_ctx_memory(w->c, &m);
+    if (w->calls++ == 0) w->first = m.allocations;
+    w->last = m.allocations;
+    return 0;
+}
+
+static void steps_do_not_allocate(void)
+{
+    for (int skip = 0; skip < 3; skip++) {
+        const dit_config c = config(DIT_F, true);
+        watch w = { 0 };
+        fv_ctx_options co = FV_CTX_OPTIONS_INIT;
+        float *x = test_alloc(2 * (size_t)(c.input_size * c.input_size * c.channels) * 4);
+        fv_accel *a;
+        dit_net net;
+        co.progress = watch_allocations;
+        co.user = &w;
+        OK(ctx, fv_ctx_create(&w.c, &co));
+        OK(ctx, make_net(w.c, &net, &c));
+        OK(ctx, mixed_plan(&a, &c, (dit_skip)skip, DIT_SCORE_DRIFT));
+        OK(w.c, sample(w.c, &net, a, 2, 2, x, NULL));
+        CHECK(w.calls == STEPS && w.first == w.last);
+        fv_accel_free(&a);
+        dit_net_destroy(w.c, &net);
+        fv_ctx_destroy(&w.c);
+        free(x);
+    }
+}
+
+/* Rings, skipped evaluations and tokens are told, so that a limit can be kept. */
+static void caches_are_counted(void)
+{
+    const dit_config c = config(DIT_OFFICIAL, true);
+    uint64_t act, one, many;
+    rig g;
+    const dit_runner_options reuse = { .B = 2, .keep_outputs = true },
+                             five = { .B = 2, .keep_outputs = true, .history = 5,
+                                      .step_history = 2, .skip = DIT_SKIP_HIDDEN };
+    OK(ctx, rig_open(&g, &c, 2, FV_F32, &reuse));
+    dit_runner_memory(g.r, &act, &one);
+    OK(ctx, rig_runner(&g, FV_F32, &five));
+    dit_runner_memory(g.r, &act, &many);
+    const uint64_t slot = dit_runner_feature_bytes(g.r, 4);
+    CHECK(many - one == (5 - 1) * 4 * slot + 2 * slot);
+    rig_close(&g);
+}
+
+static void failing_memory_is_reported(void)
+{
+    const dit_config c = config(DIT_F, true);
+    float *x = test_alloc((size_t)(c.input_size * c.input_size * c.channels) * 4);
+    fv_accel *a;
+    dit_net net;
+    bool is_done = false;
+    OK(ctx, make_net(ctx, &net, &c));
+    OK(ctx, mixed_plan(&a, &c, DIT_SKIP_RESIDUAL, DIT_SCORE_DRIFT));
+    OK(ctx, sample(ctx, &net, a, 1, 1, x, NULL)); /* packs the weights, in ctx */
+    for (int limit = 0; limit < 20000 && !is_done; limit += limit < 60 ? 1 : 13) {
+        alloc_fail heap = { .left = ALLOC_ALL };
+        const fv_allocator al = alloc_fail_allocator(&heap);
+        fv_ctx_options co = FV_CTX_OPTIONS_INIT;
+        fv_ctx *f;
+        co.alloc = &al;
+        co.threads = 1;
+        OK(ctx, fv_ctx_create(&f, &co));
+        heap.left = limit;
+        const fv_status s = sample(f, &net, a, 1, 1, x, NULL);
+        CHECK(s == FV_OK || s == FV_ERR_OOM);
+        is_done = s == FV_OK;
+        fv_ctx_destroy(&f);
+        CHECK_MSG(heap.live == 0, "%lld blocks leaked at allocation %d", (long long)heap.live,
+                  limit);
+    }
+    CHECK(is_done);
+    fv_accel_free(&a);
+    dit_net_destroy(ctx, &net);
+    free(x);
+}
+
+int main(void)
+{
+    if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
+    RUN(full_plan_is_the_plain_sampler);
+    RUN(batches_equal_single_runs);
+    RUN(same_bytes_for_1_and_2_threads);
+    RUN(forecast_with_one_weight_is_reuse);
+    RUN(forecasts_equal_direct_sums);
+    RUN(only_computed_outputs_are_history);
+    RUN(missing_history_is_computed);
+    RUN(starting_forgets);
+    RUN(more_rows_are_computed);
+    RUN(fewer_rows_take_theirs);
+    RUN(skips_equal_direct_sums);
+    RUN(skips_do_not_see_the_last_batch);
+    RUN(all_tokens_are_a_full_module);
+    RUN(pruned_modules_equal_a_mixed_cache);
+    RUN(prune_with_one_weight_is_reuse);
+    RUN(stale_tokens_come_first);
+    RUN(policies_decide_rows);
+    RUN(steps_do_not_allocate);
+    RUN(caches_are_counted);
+    RUN(failing_memory_is_reported);
+    fv_ctx_destroy(&ctx);
+    return test_end();
+}
