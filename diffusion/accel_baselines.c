@@ -18,9 +18,9 @@
  *              range of gaps widens until the number of full steps is possible.
  * ProCache     its schedule search is replaced by gaps that shrink linearly, the slope being the
  *              one of ten with the least error in the sensitivity table.
- * DPCache      forecasts from two outputs; their squared errors come from the table of the modules
- *              instead of L1 errors of the last hidden state. Without a table, and where it does
- *              not reach, errors of a parabola. Its recurrence, which keeps one predecessor only.
+ * DPCache      forecasts from two hidden states; root mean squared errors from the table instead of
+ *              L1 errors. Without a table, or if it does not reach far enough, the errors of a
+ *              parabola. Its recurrence, which keeps one predecessor only.
  * HiCache, Spectrum  constants from descriptions. Spectrum's ridge leaves the constant free:
  *              shrinking it would shrink every forecast. At most DIT_HISTORY outputs are kept. */
 #include "accel_methods.h"
@@ -530,24 +530,27 @@ fv_status fvi_make_spectrum(fvi_method *m)
 
 /* ---- DPCache -------------------------------------------------------------------------------- */
 
-/* Squared error at e of the line through outputs at p < c (p < 0: of reuse). With weights 1+t and
- * -t it is (1+t) D(e,c) - t D(e,p) + t (1+t) D(c,p), D the squared distances of the outputs. */
+/* Mean squared change of the last hidden state from e-n to e, NAN where the table has none. */
+static double hidden_change(const fv_sens *s, int e, int n)
+{
+    const double d = fvi_sens_step_gram(s, DIT_SKIP_HIDDEN, e, 0) -
+                     2 * fvi_sens_step_gram(s, DIT_SKIP_HIDDEN, e, n) +
+                     fvi_sens_step_gram(s, DIT_SKIP_HIDDEN, e - n, 0);
+    return d < 0 ? 0 : d;
+}
+
+/* Error at e of the line through what was at p < c (p < 0: of reuse). With weights 1+t and -t its
+ * square is (1+t) D(e,c) - t D(e,p) + t (1+t) D(c,p), D the squared changes. */
 static double line_error(const fvi_method *m, bool has_table, int p, int c, int e)
 {
     const fv_sens *s = m->sens;
-    double sum = 0;
-    if (!has_table) return p < 0 ? pow(e - c, 2) : pow((double)(e - c) * (e - p), 2);
-    if (p < 0) return age_error(m, e, e - c, false);
-    if (!fvi_sens_known(s, e, e - p)) return INFINITY;
+    if (!has_table) return p < 0 ? e - c : (double)(e - c) * (e - p);
+    if (!fvi_sens_known(s, e, e - (p < 0 ? c : p))) return INFINITY;
+    if (p < 0) return sqrt(hidden_change(s, e, e - c));
     const double t = (double)(e - c) / (c - p);
-    for (int k = 0; k < m->K; k++) {
-        const double near = fvi_sens_distance(s, k, e, e - c);
-        const double far = fvi_sens_distance(s, k, e, e - p);
-        const double base = fvi_sens_distance(s, k, c, c - p);
-        const double scale = near > 0 ? fvi_sens_error(s, k, e, e - c) / near : 0;
-        sum += scale * fmax((1 + t) * near - t * far + t * (1 + t) * base, 0);
-    }
-    return sum;
+    const double square = (1 + t) * hidden_change(s, e, e - c) - t * hidden_change(s, e, e - p) +
+                          t * (1 + t) * hidden_change(s, c, c - p);
+    return sqrt(square < 0 ? 0 : square);
 }
 
 /* Of the evaluations between c and b, the full one before c being p; INFINITY across a change of
@@ -609,7 +612,8 @@ fv_status fvi_make_dpcache(fvi_method *m)
     int *from = fv_calloc(m->ctx, n, sizeof *from);
     bool is_solved = false;
     fv_status s = value && from ? FV_OK : FV_ERR_OOM;
-    if (s == FV_OK && m->sens) is_solved = solve_dpcache(m, true, k, value, from);
+    if (s == FV_OK && m->sens && fvi_sens_step_gram(m->sens, DIT_SKIP_HIDDEN, 0, 0) > 0)
+        is_solved = solve_dpcache(m, true, k, value, from);
     if (s == FV_OK && !is_solved) is_solved = solve_dpcache(m, false, k, value, from);
     fv_free(m->ctx, value);
     fv_free(m->ctx, from);
