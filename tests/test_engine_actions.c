@@ -3,7 +3,7 @@
  * when there is nothing to forecast from; batches, threads, memory.
  *
  * Two small networks with random weights: F without guidance or with an interval that begins after
- * the first evaluation (the number of rows changes there), official DiT with guidance throughout. */
+ * the first evaluation (there the number of rows changes), official DiT with guidance. */
 #include "../diffusion/soda.h"
 #include "alloc_fail.h"
 #include "dit_fixture.h"
@@ -274,6 +274,32 @@ static void batches_equal_single_runs(void)
             free(x);
             free(y);
         }
+}
+
+static void read_plans_make_the_same_bytes(void)
+{
+    for (int score = 0; score < 4; score++) {
+        const dit_config c = config(families[score % 2], true);
+        const size_t n = 2 * (size_t)(c.input_size * c.input_size * c.channels);
+        float *x = test_alloc(n * 4), *y = test_alloc(n * 4);
+        fv_accel *a, *read;
+        dit_net net;
+        char *text;
+        size_t size;
+        OK(ctx, make_net(ctx, &net, &c));
+        OK(ctx, mixed_plan(&a, &c, (dit_skip)((score + 1) % 3), (dit_score)score));
+        OK(ctx, fvi_accel_text(ctx, a, &text, &size));
+        OK(ctx, fvi_accel_parse(ctx, &read, text, size));
+        OK(ctx, sample(ctx, &net, a, 2, 2, x, NULL));
+        OK(ctx, sample(ctx, &net, read, 2, 2, y, NULL));
+        CHECK(is_same(x, y, n));
+        fv_free(ctx, text);
+        fv_accel_free(&a);
+        fv_accel_free(&read);
+        dit_net_destroy(ctx, &net);
+        free(x);
+        free(y);
+    }
 }
 
 static void same_bytes_for_1_and_2_threads(void)
@@ -743,7 +769,8 @@ static int by_score(const void *a, const void *b)
 }
 
 /* Tokens of one picture by the mean magnitude of its rows, as a mask. */
-static void best_tokens(const rig *g, const float *f, int picture, int rows, int kept, bool *is_kept)
+static void best_tokens(const rig *g, const float *f, int picture, int rows, int kept,
+                        bool *is_kept)
 {
     const int N = dit_tokens(&g->net.cfg), D = g->net.cfg.width;
     ranked r[64];
@@ -797,7 +824,8 @@ static void check_prune(int f, int size, bool is_linear, fv_dtype precision)
         }
     }
     const double tol = precision == FV_F32 ? 5e-6 : 1e-2;
-    if (!is_linear) NEAR(test_rel_l2(kept_output, mixed, (int64_t)((size_t)rows * g.token)), 0, tol);
+    const int64_t values = (int64_t)((size_t)rows * g.token);
+    if (!is_linear) NEAR(test_rel_l2(kept_output, mixed, values), 0, tol);
     OK(ctx, rig_runner(&g, precision, &ro));
     drop(&g, 0, NULL);
     drop(&g, 1, NULL);
@@ -1046,6 +1074,7 @@ int main(void)
     if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
     RUN(full_plan_is_the_plain_sampler);
     RUN(batches_equal_single_runs);
+    RUN(read_plans_make_the_same_bytes);
     RUN(same_bytes_for_1_and_2_threads);
     RUN(forecast_with_one_weight_is_reuse);
     RUN(forecasts_equal_direct_sums);

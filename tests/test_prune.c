@@ -73,7 +73,8 @@ static void reference_scores(const choice *c, int p, ranked *r)
         if (c->j.score == DIT_SCORE_DRIFT) {
             r[i].score = 0;
             for (int d = 0; d < 8; d++) {
-                const double gap = (double)c->h[(p * N + i) * 8 + d] - c->input[(p * N + i) * 8 + d];
+                const int at = (p * N + i) * 8 + d;
+                const double gap = (double)c->h[at] - c->input[at];
                 r[i].score += gap * gap;
             }
         }
