@@ -73,6 +73,15 @@ static void ref_gate(const tc *c, double *const in[], double *out)
         out[i] =
             in[0][i] + (in[2] ? in[2][i / C / T * M + c->attr.i[0] * C + i % C] : 1) * in[1][i];
 }
+static void ref_forecast(const tc *c, double *const in[], double *out)
+{
+    const int64_t C = last(&c->in[0]), T = c->in[0].dim[1], M = c->in[1].ndim ? last(&c->in[1]) : 0;
+    for (int64_t i = 0; i < count(&c->in[0]); i++) {
+        double sum = 0;
+        for (int k = 0; k < c->attr.i[1]; k++) sum += in[2][k] * in[3 + k][i];
+        out[i] = in[0][i] + (in[1] ? in[1][i / C / T * M + c->attr.i[0] * C + i % C] : 1) * sum;
+    }
+}
 static void ref_swiglu(const tc *c, double *const in[], double *out)
 {
     const int64_t H = last(&c->out[0]);
@@ -234,6 +243,20 @@ static void norm_case(int C, int B, int T, int kind, int weights, int chunks)
     c->out[1] = shape(2, (int64_t)B * T, 2, 0, 0);
 }
 
+static void forecast_case(int C, int64_t B, int64_t T, int outputs, int mod)
+{
+    tc *c = add_case(FVI_OP_FORECAST, "forecast", ref_forecast);
+    add_input(c, 0, P, shape(3, B, T, C, 0));
+    if (mod) add_input(c, 1, P, shape(2, B, 3 * (int64_t)C, 0, 0));
+    add_input(c, 2, P, shape(1, outputs, 0, 0, 0));
+    for (int k = 0; k < outputs; k++) add_input(c, 3 + k, X, c->in[0]);
+    c->attr.i[0] = mod ? C % 3 : -1;
+    c->attr.i[1] = outputs;
+    c->out[0] = c->in[0];
+    c->out_role = P;
+    c->no_gradient = true;
+}
+
 static void add_norm_cases(void)
 {
     for (int s = 0; s < N_SIZES; s++) {
@@ -257,6 +280,11 @@ static void add_norm_cases(void)
             c->out[0] = c->in[0];
             c->out_role = P;
         }
+    for (int s = 0; s < N_SIZES; s++)
+        for (int outputs = 1; outputs <= FV_FORECAST_MAX; outputs++)
+            forecast_case(sizes[s], 1 + (s + outputs) % 3, 5, outputs, (s + outputs) % 2);
+    forecast_case(8, 1, 2100, 3, 1);
+    forecast_case(20, 20, 2, 2, 1);
 }
 
 static void binary_case(int op, int bcast, int64_t B, int64_t T, int64_t C, int b_dims)
@@ -561,6 +589,39 @@ static void gate_res_works_in_place(void)
     CHECK(gmod[0] == 0 && gmod[29] == 0 && gmod[30] == 0 && gmod[10] != 0);
 }
 
+/* h2 over h, as the engine binds it. */
+static void forecast_works_in_place(void)
+{
+    for (int isa = 0; isa < N_ISA; isa++)
+        for (int outputs = 1; outputs <= FV_FORECAST_MAX && isa_ctx[isa]; outputs++) {
+            float h[60], y[FV_FORECAST_MAX][60], mod[60], w[FV_FORECAST_MAX], want[60];
+            const fvi_attr attr = { { 1, outputs }, { 0 } };
+            fvi_exec e;
+            memset(&e, 0, sizeof e);
+            test_fill(h, 60, 1);
+            test_fill(mod, 60, 3);
+            test_fill(w, FV_FORECAST_MAX, 4);
+            e.ctx = isa_ctx[isa];
+            e.attr = &attr;
+            e.in[0] = e.out[0] = shape(3, 2, 3, 10, 0);
+            e.in[0].data = e.out[0].data = h;
+            e.in[1] = shape(2, 2, 30, 0, 0);
+            e.in[1].data = mod;
+            e.in[2] = shape(1, outputs, 0, 0, 0);
+            e.in[2].data = w;
+            memcpy(want, h, sizeof want);
+            for (int k = 0; k < outputs; k++) {
+                test_fill(y[k], 60, (uint64_t)(10 + k));
+                e.in[3 + k] = e.in[0];
+                e.in[3 + k].data = y[k];
+                for (int i = 0; i < 60; i++)
+                    want[i] += mod[i / 30 * 30 + 10 + i % 10] * w[k] * y[k][i];
+            }
+            OK(e.ctx, fvi_cpu_forecast.forward(&e));
+            for (int i = 0; i < 60; i++) NEAR(h[i], want[i], 2e-6);
+        }
+}
+
 /* ---- Bench ----------------------------------------------------------------------------------- */
 
 static void add_bench_cases(void)
@@ -574,6 +635,8 @@ static void add_bench_cases(void)
     add_input(c, 2, P, shape(2, 64, 6 * 256, 0, 0));
     c->out[0] = x;
     c->out_role = P;
+    for (int outputs = 1; outputs <= FV_FORECAST_MAX; outputs += 2)
+        forecast_case(256, 64, 64, outputs, 1);
     c = add_case(FVI_OP_SWIGLU, "swiglu", ref_swiglu);
     add_input(c, 0, X, shape(3, 64, 64, 512, 0));
     c->out[0] = x;
@@ -640,5 +703,6 @@ int main(int argc, char **argv)
     RUN(bad_ids_and_labels_are_named);
     RUN(bad_paths_of_a_tree_are_named);
     RUN(gate_res_works_in_place);
+    RUN(forecast_works_in_place);
     return op_checks_end();
 }

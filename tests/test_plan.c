@@ -388,6 +388,47 @@ static void bad_shapes_and_types_are_refused(void)
     fv_ctx_destroy(&ctx);
 }
 
+/* fv_gate_forecast with one thing wrong; 0 = nothing. */
+static fv_status forecast(fv_ctx *ctx, int what)
+{
+    const int64_t dim[3] = { B, T, C }, other[3] = { B, T + 1, C }, mod_dim[2] = { B, 2 * C },
+                  rows[2] = { B + 1, 2 * C }, two = 2, three = 3;
+    fv_tape *t;
+    fv_status s = fv_tape_create(ctx, &t, NULL, what == 1 ? FV_TRAIN : FV_INFER, FV_F32);
+    if (s != FV_OK) return s;
+    const fv_t h = fv_input(t, "h", what == 2 ? FV_BF16 : FV_F32, 3, dim),
+               w = fv_input(t, "w", what == 3 ? FV_I32 : FV_F32, 1, what == 4 ? &three : &two),
+               mod = what == 5 ? 0 : fv_input(t, "mod", FV_F32, 2, what == 6 ? rows : mod_dim);
+    fv_t y[FV_FORECAST_MAX + 1];
+    for (int k = 0; k <= FV_FORECAST_MAX; k++) {
+        char name[8];
+        snprintf(name, sizeof name, "y%d", k);
+        y[k] = fv_input(t, name, what == 7 && k == 1 ? FV_BF16 : what == 8 ? FV_I32 : FV_F32, 3,
+                        what == 9 && k == 1 ? other : dim);
+    }
+    if (what == 10) y[1] = 0;
+    const int count = what == 11 ? 0 : what == 12 ? FV_FORECAST_MAX + 1 : what == 13 ? -1 : 2;
+    const int chunk = what == 14 ? 2 : what == 15 ? -2 : 1;
+    const fv_t out = fv_gate_forecast(t, h, y, count, w, mod, chunk);
+    s = fv_tape_status(t);
+    if ((out == 0) != (s != FV_OK) || (s != FV_OK && !fv_ctx_error(ctx)[0])) s = FV_ERR_INTERNAL;
+    fv_tape_destroy(&t);
+    return s;
+}
+
+static void forecasts_are_for_sampling(void)
+{
+    fv_ctx *ctx = make_ctx(1, NULL);
+    CHECK(forecast(ctx, 1) == FV_ERR_STATE);
+    for (int what = 0; what < 16; what++) {
+        const fv_status s = forecast(ctx, what);
+        const bool is_right = what == 0 || what == 5; /* 5: without a gate */
+        CHECK_MSG(is_right ? s == FV_OK : s != FV_OK && s != FV_ERR_INTERNAL, "case %d: %s", what,
+                  fv_status_name(s));
+    }
+    fv_ctx_destroy(&ctx);
+}
+
 static void options_of_another_size_are_taken_or_refused(void)
 {
     fv_ctx *ctx = make_ctx(1, NULL);
@@ -426,6 +467,7 @@ int main(void)
     RUN(cancel_stops_a_run);
     RUN(memory_cap_is_kept);
     RUN(bad_shapes_and_types_are_refused);
+    RUN(forecasts_are_for_sampling);
     RUN(options_of_another_size_are_taken_or_refused);
     return test_end();
 }
