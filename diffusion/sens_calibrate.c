@@ -213,7 +213,7 @@ static fv_status keep(fvi_calibration *c)
 {
     if (!c->checkpoint || !c->gram_done) return FV_ERR_CANCELLED;
     FV_TRY(fvi_cal_save(c));
-    return fv_fail(c->ctx, FV_ERR_CANCELLED, "calibrating: cancelled; %s has what is done",
+    return fv_fail(c->ctx, FV_ERR_CANCELLED, "calibrating: cancelled; what is done is saved in %s",
                    c->checkpoint);
 }
 

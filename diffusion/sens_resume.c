@@ -101,8 +101,8 @@ static fv_status take_up(fvi_calibration *c, const uint8_t *p, size_t size)
     if (memcmp(p + MAGIC_BYTES, c->identity, 32) != 0 || size != file_size(c) ||
         !take_counters(c, p + MAGIC_BYTES + 32))
         return fv_fail(c->ctx, FV_ERR_MODEL,
-                       "%s: an unfinished calibration of another model or with other options: "
-                       "repeat those, or remove it to begin anew",
+                       "%s: of an unfinished calibration with another model or other options: "
+                       "repeat that one, or remove the file to begin anew",
                        path);
     for (size_t i = 0; i < c->sums.count; i++) {
         const word w = { .u = get_number(p + SUMS_AT + 8 * i, 8) };

@@ -297,7 +297,26 @@ typedef struct calibrate_args {
     uint64_t seed;
 } calibrate_args;
 
-static int calibrate_to(fv_ctx *ctx, const calibrate_args *a, const char *path, const char *out)
+#define QUICK_RUNS 150 /* exact pictures' worth of work that --quick may take */
+
+/* What is ahead, and the calibration itself. */
+static int calibrate_model(fv_ctx *ctx, const gen_model *m, const fv_calibrate_options *o,
+                           fv_sens **sens)
+{
+    double runs = 0;
+    fv_status s = fv_sens_calibrate_runs(ctx, m->dit, o, &runs);
+    if (s != FV_OK) return cli_report(ctx, s, m->label);
+    if (o->checkpoint && cli_file_exists(o->checkpoint))
+        cli_note("%s: going on from %s", m->label, o->checkpoint);
+    cli_note("%s: calibrating takes as long as %.0f exact pictures%s%s", m->label, runs,
+             o->checkpoint ? "; when interrupted, what is done stays in " : "",
+             o->checkpoint ? o->checkpoint : "");
+    s = fv_sens_calibrate(ctx, sens, m->dit, o);
+    return s == FV_OK ? CLI_OK : cli_report(ctx, s, m->label);
+}
+
+static int calibrate_to(fv_ctx *ctx, const calibrate_args *a, const char *path, const char *out,
+                        const char *part)
 {
     fv_calibrate_options o = FV_CALIBRATE_OPTIONS_INIT;
     gen_model m;
@@ -311,14 +330,16 @@ static int calibrate_to(fv_ctx *ctx, const calibrate_args *a, const char *path, 
     o.draws = a->draws;
     o.seed = a->seed;
     o.weight_every = a->is_quick ? 4 : 1;
+    o.most_runs = a->is_quick ? QUICK_RUNS : 0;
+    o.checkpoint = part;
     code = gen_open(ctx, &m, path, NULL, cli_precision(ctx, &a->common));
     if (code == CLI_OK) {
         const double start = cli_now();
-        fv_status s = fv_sens_calibrate(ctx, &sens, m.dit, &o);
-        if (s == FV_OK && cli_interrupted()) s = FV_ERR_CANCELLED;
-        if (s != FV_OK) code = cli_report(ctx, s, m.label);
-        if (s == FV_OK) s = fv_sens_write(ctx, sens, out, a->common.force);
-        if (s != FV_OK && code == CLI_OK) code = cli_report(ctx, s, out);
+        code = calibrate_model(ctx, &m, &o, &sens);
+        if (code == CLI_OK) {
+            const fv_status s = fv_sens_write(ctx, sens, out, a->common.force);
+            if (s != FV_OK) code = cli_report(ctx, s, out);
+        }
         if (code == CLI_OK) cli_note("%s: calibrated in %.0f s", out, cli_now() - start);
     }
     fv_sens_free(&sens);
@@ -330,7 +351,9 @@ static int calibrate(fv_ctx *ctx, const void *args, const char *path)
 {
     const calibrate_args *a = args;
     char *out = a->out ? cli_format("%s", a->out) : cli_with_suffix(path, ".fvsens");
-    const int code = calibrate_to(ctx, a, path, out);
+    char *part = cli_is_special(out) ? NULL : cli_format("%s.part", out);
+    const int code = calibrate_to(ctx, a, path, out, part);
+    free(part);
     free(out);
     return code;
 }
@@ -343,8 +366,8 @@ int gen_calibrate(int argc, char **argv)
          0},
         GEN_OPT_SAMPLING(&a.sampling),
         {0, "draws", "N", "pictures to calibrate with (default 16)", CLI_INT, &a.draws, 1, 4096},
-        {0, "quick", NULL, "measure weights at every fourth step only", CLI_FLAG, &a.is_quick, 0,
-         0},
+        {0, "quick", NULL, "weights at every fourth step; the work of 150 pictures at most",
+         CLI_FLAG, &a.is_quick, 0, 0},
         {0, "seed", "N", "of the calibration draws (default 1)", CLI_U64, &a.seed, 0, 0},
         CLI_OPT_FORCE(&a.common),
         CLI_OPT_MACHINE(&a.common),
