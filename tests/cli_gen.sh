@@ -270,8 +270,47 @@ expect speedup_with_table 0 $gen $fast --speedup 1.5 -f -o fast.png
 refuse table_of_another_model 3 "m.fvsens" "$GEN" --model m2.safetensors $fast --speedup 1.5 \
     --table m.fvsens -o x.png
 expect explain_speedup 0 "$GEN" explain --model m.safetensors $fast --speedup 1.5 --png map.png
-grep -q '#' out && grep -q 'attn' out && is_png map.png; ok $? explain_draws_a_map
+grep -q '^    0 A  FF' out && grep -q 'in full  *0' out && is_png map.png; ok $? explain_draws_a_map
 expect explain_plan 0 "$GEN" explain --model m.safetensors p.fvplan
+expect explain_plan_without_its_model 0 "$GEN" explain p.fvplan
+refuse explain_plan_of_another_model 3 "another model" "$GEN" explain --model m2.safetensors p.fvplan
+expect explain_json 0 "$GEN" explain --json p.fvplan
+json_ok out mode sampler evaluations anchors gaps map full reused speedup_predicted; ok $? explain_json_has_its_keys
+if [ -n "$python" ]; then
+    # A plan with every action, for this model.
+    cat > forecasts.py << 'END'
+import json, sys
+def crc32c(b):
+    c = 0xffffffff
+    for x in b:
+        c ^= x
+        for _ in range(8): c = c >> 1 ^ (0x82f63b78 if c & 1 else 0)
+    return c ^ 0xffffffff
+model = json.load(open(sys.argv[1]))
+n = 2 * model["depth"]
+full, rest = "F" * n, "." * (n - 2)
+lines = ["fvplan 2", "model " + model["sha256"], "sampler euler", "steps 8", "evaluations 8",
+    "blocks %d" % (n / 2), "cfg 2", "mode by hand", "speedup 1.5", "flop_ratio 1.6", "skip hidden",
+    "score stale", "0 " + full, "1 " + full, "2 " + full, "3 L2" + rest, "w 3 0 1 2 -1",
+    "4 " + "s" * n, "v 4 2 -1", "5 " + full, "6 " + rest + "L1", "w 6 %d %d 1.5 -0.5" % (n - 2, n - 1),
+    "7 " + full]
+text = ("\n".join(lines) + "\n").encode()
+open(sys.argv[2], "wb").write(text + b"end %08x\n" % crc32c(text))
+END
+    "$GEN" info --json m.safetensors > out 2> err && "$python" forecasts.py out all.fvplan 2> err
+    expect explain_every_action 0 "$GEN" explain --png all.png all.fvplan
+    grep -q '^    3    L2 ' out && grep -q '^    4    ss ' out && grep -q 'skipped' out &&
+        grep -q 'hidden' out && is_png all.png; ok $? explain_shows_every_action
+    expect plan_in_with_every_action 0 $gen $fast --plan-in all.fvplan -o all1.png
+    $gen --steps 8 --threads 2 -q --plan-in all.fvplan -o all2.png > out 2> err &&
+        "$python" pixels.py all1.png all2.png; ok $? plan_in_same_picture_for_1_and_2_threads
+    refuse plan_in_of_another_length 3 "evaluations" $gen --steps 7 --plan-in all.fvplan -o x.png
+else
+    skip explain_every_action "no python3"
+fi
+sed 's/^cfg/cfg /' p.fvplan > bad.fvplan
+refuse explain_damaged_plan 3 "bad.fvplan" "$GEN" explain bad.fvplan
+refuse explain_keeps_existing_files 1 "-f" "$GEN" explain p.fvplan --png map.png
 refuse explain_needs_one 2 "plan" "$GEN" explain --model m.safetensors
 
 # ---- fovea ---------------------------------------------------------------------------------------

@@ -81,6 +81,6 @@ int gen_compare(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o, f
 int gen_pictures(int argc, char **argv); /* gen_run.c */
 int gen_info(int argc, char **argv);     /* gen_verbs.c */
 int gen_calibrate(int argc, char **argv);
-int gen_explain(int argc, char **argv);
+int gen_explain(int argc, char **argv);  /* gen_explain.c */
 
 #endif

@@ -24,7 +24,7 @@ _gen()
     case ${COMP_WORDS[1]} in
     info) words="--devices --precision --json $common" ;;
     calibrate) words="-o $sampling --draws --quick --seed -f $machine $common" ;;
-    explain) words="--model --speedup -n $sampling --table --png -f $machine $common" ;;
+    explain) words="--model --speedup -n $sampling --table --png -f --json $machine $common" ;;
     *)
         words="--model --class -n --seed $sampling --speedup --compare --side-by-side --table
             --plan-out --plan-in --decoder -o --grid -f $machine --json $common"
