@@ -285,9 +285,11 @@ static fv_status draw(fv_ctx *ctx, picture *p, const report *r)
     fill(&p->img, 0, 0, p->img.width, p->img.height, white);
     const int gap = p->cell_w > 2 ? 1 : 0;
     for (int e = 0; e < T; e++)
-        for (int k = 0; k < 2 * depth; k++)
+        for (int k = 0; k < 2 * depth; k++) {
+            const int kind = kind_at(r->accel, e, k / 2, k % 2);
             fill(&p->img, LEFT + e * p->cell_w, TOP + k * p->cell_h, p->cell_w - gap,
-                 p->cell_h - (k % 2 && p->cell_h > 3), kinds[kind_at(r->accel, e, k / 2, k % 2)].rgb);
+                 p->cell_h - (k % 2 && p->cell_h > 3), kinds[kind].rgb);
+        }
     draw_axes(p, r);
     draw_legend(p, r);
     return FV_OK;

@@ -3,10 +3,31 @@
 #include "../diffusion/soda.h"
 #include "fuzz_ctx.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* What the engine may be asked to do. */
+static void check_actions(const fv_accel *p)
+{
+    const int K = 2 * p->depth;
+    for (int i = 0; i < p->evals * K; i++) {
+        const int action = fv_accel_action(p, i / K, i % K / 2, i % 2);
+        const double share = fv_accel_share(p, i / K, i % K / 2, i % 2);
+        if (action < 0 || action > FV_ACTION_SKIP || share < 0 || share > 1) abort();
+        if (p->action[i] > DIT_PRUNE || p->pruned[i] >= DIT_PRUNED) abort();
+        if (p->action[i] == DIT_PRUNE && i % 2 == 0) abort();
+    }
+    for (int i = 0; i < p->evals * K * DIT_HISTORY; i++)
+        if (!(fabsf(p->weight[i]) <= 1e4f)) abort();
+    for (int i = 0; i < p->evals * DIT_HISTORY; i++)
+        if (!(fabsf(p->skip_weight[i]) <= 1e4f)) abort();
+    if (p->history < 1 || p->history > DIT_HISTORY || p->step_history > DIT_HISTORY ||
+        p->skip > DIT_SKIP_RESIDUAL || p->score > DIT_SCORE_DRIFT)
+        abort();
+}
 
 static void round_trip(fv_ctx *ctx, const fv_accel *p)
 {
@@ -14,7 +35,8 @@ static void round_trip(fv_ctx *ctx, const fv_accel *p)
     size_t na, nb;
     fv_accel *again;
     if (!p->anchor[0] || p->anchors < 1 || p->anchors > p->evals) abort();
-    if (fvi_accel_text(ctx, p, &a, &na) != FV_OK) return;
+    check_actions(p);
+    if (fvi_accel_text(ctx, p, &a, &na) != FV_OK) abort();
     if (fvi_accel_parse(ctx, &again, a, na) != FV_OK) abort();
     if (fvi_accel_text(ctx, again, &b, &nb) != FV_OK) abort();
     if (na != nb || memcmp(a, b, na) != 0) abort();
