@@ -1,16 +1,18 @@
-/* accel.c - plans: which module is computed at which evaluation [SODA, "DCS"], and --speedup as a
- * contract on wall-clock time.
+/* accel.c - plans: which module is computed at which evaluation, and --speedup as a contract on
+ * wall-clock time.
  *
- * soda        anchors (full evaluations) from anchor_dp.c on the measured errors of sens.c. The
- *             target time decides how many: the largest number N whose predicted time fits. What is
- *             left of the time is spent on single modules, refreshed between anchors in order of
- *             error saved per second; a refreshed output is younger for the evaluations that
- *             follow, and that counts as saved too. A few N below the largest are tried as well
- *             (more time for single modules), and the plan of least predicted error wins. So the
- *             ratio is met to within the time of one module, where whole steps would leave gaps
- *             of several per cent.
- * soda-paper  as published: unweighted cosine error, gaps of 2, 3 or 4, the last step in full,
- *             whole steps only.
+ * dpx         what --speedup means: accel_dpx.c places full evaluations, forecasts and skipped ones
+ *             for the time there is; what is left of it is spent on single modules, computed or
+ *             pruned between anchors, in order of error saved per second. So the ratio is met to
+ *             within the time of one module, where whole steps would leave gaps of several per
+ *             cent. A few lower budgets are tried for the first part as well, and the plan of least
+ *             predicted error wins.
+ * soda        the same with reuse in place of forecasts: anchors from anchor_dp.c [SODA, "DCS"] on
+ *             weighted squared errors, then single modules, refreshed or pruned ["UAS"].
+ * soda-paper  as published: unweighted cosine error, gaps of 2, 3 or 4, the last step in full;
+ *             between anchors MLPs are pruned where that has the smaller error, with rates that
+ *             follow the sensitivity and whose mean fits the time.
+ * dcs         anchors as in soda, nothing else.
  * fixed       a constant interval (FORA).
  * exact       everything in full.
  *
@@ -19,7 +21,7 @@
  * spaced.
  *
  * Plans are a pure function of table, times and options. */
-#include "soda.h"
+#include "dpx.h"
 
 #include <math.h>
 #include <string.h>
@@ -27,6 +29,13 @@
 #define MAX_GAP 10 /* longest reuse between anchors */
 #define PAPER_GAPS (1u << 2 | 1u << 3 | 1u << 4)
 #define FEWER_ANCHORS 8
+/* What comes true of the error that a single module between anchors is predicted to save: its inputs
+ * have drifted, which the table does not know, and the tokens of a pruned one see others that are
+ * old. Measured on F64c: with all of it believed, plans have too few anchors for too many single
+ * modules and lose 1 to 3 dB. */
+#define TRUST_FULL 0.5
+#define TRUST_PRUNED 0.15
+#define RATE_SLOPE 0.5 /* soda-paper: how much rates follow the sensitivity */
 #define TOLERANCE 0.03
 #define ROUNDS 4
 #define PAIRS 3
@@ -49,6 +58,7 @@ typedef struct planner {
     fvi_dp dp;
     fvi_dp_table table;
     double exact, batches; /* predicted seconds of the exact run; batches of a call */
+    bool can_prune;        /* the table knows what pruning does */
 } planner;
 
 /* ---- Errors --------------------------------------------------------------------------------- */
@@ -88,19 +98,6 @@ static void fill_errors(planner *p)
             }
         }
     }
-}
-
-/* Predicted error of a plan; INFINITY where it reuses what the model of errors does not know. */
-static double plan_error(const planner *p, const uint8_t *action)
-{
-    double sum = 0;
-    for (int k = 0; k < p->K; k++)
-        for (int e = 0, age = 0; e < p->T; e++) {
-            const bool is_reused = action[(size_t)e * (size_t)p->K + (size_t)k] == DIT_REUSE;
-            age = is_reused ? age + 1 : 0;
-            if (is_reused) sum += age < p->G ? error_at(p, k, e)[age] : INFINITY;
-        }
-    return sum;
 }
 
 /* ---- Set-up --------------------------------------------------------------------------------- */
@@ -154,6 +151,9 @@ static fv_status open_planner(planner *p)
     FV_TRY(check_times(p));
     p->K = 2 * p->d->net.cfg.depth;
     const bool is_paper = p->a->mode == FV_ACCEL_SODA_PAPER;
+    const double share = p->sens ? fvi_sens_pruned(p->sens, 0, p->T - 1, 0, 1) : NAN;
+    p->can_prune =
+        share == share && dit_pruned_tokens(&p->d->net.cfg, 2) < dit_tokens(&p->d->net.cfg);
     p->G = is_paper ? 4 : MAX_GAP;
     if (p->sens && p->sens->window + 1 < p->G) p->G = p->sens->window + 1;
     p->must = fv_calloc(p->ctx, (size_t)p->T, 1);
@@ -181,20 +181,32 @@ static void close_planner(planner *p)
 
 /* ---- Plans from anchors --------------------------------------------------------------------- */
 
-static void put_anchors(const planner *p, const int *at, int k, uint8_t *action)
+static void put_anchors(const planner *p, const int *at, int k, fv_accel *a)
 {
-    memset(action, DIT_REUSE, (size_t)p->T * (size_t)p->K);
+    memset(a->action, DIT_REUSE, (size_t)p->T * (size_t)p->K);
+    memset(a->skipped, 0, (size_t)p->T);
     for (int i = 0; i < k; i++)
-        memset(action + (size_t)at[i] * (size_t)p->K, DIT_FULL, (size_t)p->K);
+        memset(a->action + (size_t)at[i] * (size_t)p->K, DIT_FULL, (size_t)p->K);
 }
 
-/* Seconds that computing module k at e costs more than reusing it. */
+static int guided(const planner *p, int e)
+{
+    return dit_schedule_guided(&p->schedule, e) != 0;
+}
+
+/* Seconds of all batches that module k at e costs more with one action than with another. */
+static double more_seconds(const planner *p, int k, int e, int action, int size, int than,
+                           int than_size)
+{
+    const int g = guided(p, e);
+    const double more = fvi_module_seconds(p->timing, g, k, action, size) -
+                        fvi_module_seconds(p->timing, g, k, than, than_size);
+    return (more > MIN_SECONDS ? more : MIN_SECONDS) * p->batches;
+}
+
 static double upgrade_seconds(const planner *p, int k, int e)
 {
-    const fv_timing *t = p->timing;
-    const int g = dit_schedule_guided(&p->schedule, e) != 0;
-    const double more = (k % 2 == DIT_ATTN ? t->attn[g] : t->mlp[g]) - t->reuse[g];
-    return (more > MIN_SECONDS ? more : MIN_SECONDS) * p->batches;
+    return more_seconds(p, k, e, DIT_FULL, 0, DIT_REUSE, 0);
 }
 
 /* As fvi_accel_seconds, from the exact time down. */
@@ -217,16 +229,16 @@ static fv_status solve_table(planner *p)
     return fvi_dp_solve(p->ctx, &p->dp, p->T, &p->table);
 }
 
-static fv_status plan_dp(planner *p, int k, uint8_t *action)
+static fv_status plan_dp(planner *p, int k, fv_accel *out)
 {
     FV_TRY(solve_table(p));
     FV_TRY(fvi_dp_path(p->ctx, &p->table, k, p->at));
-    put_anchors(p, p->at, k, action);
+    put_anchors(p, p->at, k, out);
     return FV_OK;
 }
 
 /* The smallest interval with at most `anchors` full steps, or fast enough for `budget` seconds. */
-static fv_status plan_fixed(planner *p, int interval, int anchors, double budget, uint8_t *action)
+static fv_status plan_fixed(planner *p, int interval, int anchors, double budget, fv_accel *out)
 {
     double least = INFINITY;
     int k = 0;
@@ -235,7 +247,7 @@ static fv_status plan_fixed(planner *p, int interval, int anchors, double budget
         const double t = p->timing ? anchors_seconds(p, p->at, k) : 0;
         if (t < least) least = t;
         if (interval || (anchors && k <= anchors) || (!anchors && t <= budget)) {
-            put_anchors(p, p->at, k, action);
+            put_anchors(p, p->at, k, out);
             return FV_OK;
         }
     }
@@ -251,60 +263,212 @@ static fv_status plan_fixed(planner *p, int interval, int anchors, double budget
 /* ---- Spending left-over time on single modules ---------------------------------------------- */
 
 typedef struct upgrade {
-    int e;
-    double saved, rate;
+    int e, action, size;
+    double seconds, saved, rate;
 } upgrade;
 
-/* Error saved by computing module k at e, where it is `age` old now: at e itself and, because what
- * follows reuses a younger output, until its next refresh. */
-static double saving(const planner *p, const uint8_t *action, int k, int e, int age)
+/* First evaluation after e whose forecasts of module k do not see what happens at e. */
+static int blind_after(const planner *p, const fv_accel *a, int k, int e)
 {
-    double saved = error_at(p, k, e)[age];
-    for (int n = 1; e + n < p->T && action[(size_t)(e + n) * (size_t)p->K + (size_t)k] == DIT_REUSE;
-         n++)
-        saved += error_at(p, k, e + n)[age + n] - error_at(p, k, e + n)[n];
-    return saved;
+    int seen = 0;
+    for (int i = e + 1; i < p->T; i++) {
+        if (p->must[i]) return i;
+        if (a->skipped[i] || a->action[(size_t)i * (size_t)p->K + (size_t)k] != DIT_FULL) continue;
+        if (++seen == FVI_DPX_TERMS) return i;
+    }
+    return p->T;
 }
 
-/* Best single refresh of module k that costs at most `budget`; e -1 if none. Ties: the earliest. */
-static upgrade best_upgrade(const planner *p, const uint8_t *action, int k, double budget)
+/* Tries one action for module k at e; what follows sees a younger output, and that counts too. */
+static void consider(const planner *p, fv_accel *a, int k, int e, int action, int size,
+                     double budget, upgrade *best)
 {
-    upgrade best = { -1, 0, 0 };
-    for (int e = 0, age = 0; e < p->T; e++) {
-        if (action[(size_t)e * (size_t)p->K + (size_t)k] != DIT_REUSE) {
-            age = 0;
-            continue;
-        }
-        age++;
-        const double seconds = upgrade_seconds(p, k, e);
-        if (seconds > budget) continue;
-        const double saved = saving(p, action, k, e, age), rate = saved / seconds;
-        if (saved > 0 && rate > best.rate) best = (upgrade){ e, saved, rate };
+    const size_t i = (size_t)e * (size_t)p->K + (size_t)k;
+    const int old = a->action[i], old_size = a->pruned[i], to = blind_after(p, a, k, e);
+    const double seconds = more_seconds(p, k, e, action, size, old, old_size);
+    if (seconds > budget) return;
+    const double before = fvi_module_error(p->sens, a, p->must, k, e, to);
+    a->action[i] = (uint8_t)action;
+    a->pruned[i] = (uint8_t)size;
+    const double trust = action == DIT_PRUNE ? TRUST_PRUNED : TRUST_FULL;
+    const double saved = trust * (before - fvi_module_error(p->sens, a, p->must, k, e, to));
+    a->action[i] = (uint8_t)old;
+    a->pruned[i] = (uint8_t)old_size;
+    if (saved > 0 && saved / seconds > best->rate)
+        *best = (upgrade){ e, action, size, seconds, saved, saved / seconds };
+}
+
+/* Best single change of module k that costs at most `budget`; e -1 if none. Ties: the earliest. */
+static upgrade best_upgrade(const planner *p, fv_accel *a, int k, double budget)
+{
+    upgrade best = { -1, 0, 0, 0, 0, 0 };
+    for (int e = 0; e < p->T; e++) {
+        const size_t i = (size_t)e * (size_t)p->K + (size_t)k;
+        if (a->skipped[e] || a->action[i] == DIT_FULL) continue;
+        consider(p, a, k, e, DIT_FULL, 0, budget, &best);
+        const int first = a->action[i] == DIT_PRUNE ? a->pruned[i] + 1 : 0;
+        for (int s = first; p->can_prune && !p->a->no_pruning && k % 2 == DIT_MLP && s < DIT_PRUNED; s++)
+            consider(p, a, k, e, DIT_PRUNE, s, budget, &best);
     }
     return best;
 }
 
 /* Greedy; the best candidate of each module is kept and renewed only when that module changed or
- * the budget no longer pays for it. */
-static fv_status spend(const planner *p, double budget, uint8_t *action)
+ * the budget no longer pays for it. Modules do not see one another: any thread count, the same.
+ * Takes what is saved off *error. */
+static fv_status spend(const planner *p, double budget, fv_accel *a, double *error)
 {
     upgrade *best = fv_calloc(p->ctx, (size_t)p->K, sizeof *best);
     if (!best) return FV_ERR_OOM;
-    for (int k = 0; k < p->K; k++) best[k] = best_upgrade(p, action, k, budget);
+#pragma omp parallel for schedule(dynamic) num_threads(fv_ctx_threads(p->ctx))
+    for (int k = 0; k < p->K; k++) best[k] = best_upgrade(p, a, k, budget);
     for (;;) {
         int top = -1;
         for (int k = 0; k < p->K; k++) {
-            if (best[k].e >= 0 && upgrade_seconds(p, k, best[k].e) > budget)
-                best[k] = best_upgrade(p, action, k, budget);
+            if (best[k].e >= 0 && best[k].seconds > budget)
+                best[k] = best_upgrade(p, a, k, budget);
             if (best[k].e >= 0 && (top < 0 || best[k].rate > best[top].rate)) top = k;
         }
         if (top < 0) break;
-        budget -= upgrade_seconds(p, top, best[top].e);
-        action[(size_t)best[top].e * (size_t)p->K + (size_t)top] = DIT_FULL;
-        best[top] = best_upgrade(p, action, top, budget);
+        const size_t i = (size_t)best[top].e * (size_t)p->K + (size_t)top;
+        budget -= best[top].seconds;
+        *error -= best[top].saved;
+        a->action[i] = (uint8_t)best[top].action;
+        a->pruned[i] = (uint8_t)best[top].size;
+        best[top] = best_upgrade(p, a, top, budget);
     }
     fv_free(p->ctx, best);
     return FV_OK;
+}
+
+static void copy_plan(const planner *p, fv_accel *to, const fv_accel *from)
+{
+    const size_t n = (size_t)p->T * (size_t)p->K;
+    memcpy(to->action, from->action, n);
+    memcpy(to->pruned, from->pruned, n);
+    memcpy(to->skipped, from->skipped, (size_t)p->T);
+    to->skip = from->skip;
+    to->past_of_anchors = from->past_of_anchors;
+}
+
+/* ---- dpx ------------------------------------------------------------------------------------- */
+
+typedef struct dpx_search {
+    fvi_dpx p;
+    fvi_dpx_work *work;
+    double *seconds; /* [3][T] */
+    uint8_t *kind;   /* [T] */
+    double fixed;    /* seconds that no plan changes */
+} dpx_search;
+
+static fv_status open_dpx(planner *p, dpx_search *s, int skip)
+{
+    const fv_timing *t = p->timing;
+    const size_t T = (size_t)p->T;
+    memset(s, 0, sizeof *s);
+    s->seconds = fv_calloc(p->ctx, 3 * T, sizeof(double));
+    s->kind = fv_calloc(p->ctx, T, 1);
+    if (!s->seconds || !s->kind) return FV_ERR_OOM;
+    s->fixed = p->exact;
+    for (size_t e = 0; e < T; e++) {
+        const int g = guided(p, (int)e);
+        double *at = s->seconds + e;
+        if (!t) {
+            at[0] = 1;
+            continue;
+        }
+        const double ends = t->ends[g] + t->step, depth = p->K / 2;
+        at[0] = p->batches * (ends + depth * (t->attn[g] + t->mlp[g]));
+        at[T] = p->batches * (ends + 2 * depth * t->linear[g]);
+        at[2 * T] = p->batches * (t->step + t->skip[g] + (skip == DIT_SKIP_OUTPUT ? 0 : t->ends[g]));
+        s->fixed -= at[0];
+    }
+    s->p = (fvi_dpx){ p->T, p->K, p->T < FVI_DPX_GAP ? p->T : FVI_DPX_GAP, FVI_DPX_TERMS, p->sens,
+                      p->must, { s->seconds, s->seconds + T, skip < 0 ? NULL : s->seconds + 2 * T },
+                      skip < 0 ? DIT_SKIP_OUTPUT : (dit_skip)skip };
+    return fvi_dpx_open(p->ctx, &s->work, &s->p);
+}
+
+static void close_dpx(const planner *p, dpx_search *s)
+{
+    fvi_dpx_close(p->ctx, &s->work);
+    fv_free(p->ctx, s->seconds);
+    fv_free(p->ctx, s->kind);
+}
+
+static void put_kinds(const planner *p, const dpx_search *s, fv_accel *a)
+{
+    a->skip = s->p.skip;
+    a->past_of_anchors = true;
+    for (int e = 0; e < p->T; e++) {
+        a->skipped[e] = s->kind[e] == FVI_STEP_SKIP;
+        memset(a->action + (size_t)e * (size_t)p->K,
+               s->kind[e] == FVI_STEP_ANCHOR ? DIT_FULL : DIT_LINEAR, (size_t)p->K);
+    }
+}
+
+/* Keeps the better of *out and the best plan with skips of one kind (-1: none). */
+static fv_status search_dpx(planner *p, double budget, int skip, fv_accel *trial, fv_accel *out,
+                            double *least, double *fastest)
+{
+    static const double reserve[] = { 0, 1, 2 }; /* anchors' worth of time kept for spending */
+    dpx_search s;
+    fv_status st = open_dpx(p, &s, skip);
+    for (int i = 0; st == FV_OK && i < (int)FV_ARRAY_LEN(reserve); i++) {
+        double error, seconds;
+        if (i && p->a->no_single_modules) break;
+        const double most = budget - s.fixed - reserve[i] * s.seconds[p->T - 1];
+        st = fvi_dpx_within(p->ctx, s.work, most, s.kind, &error, &seconds);
+        if (!i && seconds + s.fixed < *fastest) *fastest = seconds + s.fixed;
+        if (st == FV_ERR_ARG) { /* too little time: others may do */
+            st = FV_OK;
+            break;
+        }
+        if (st != FV_OK) break;
+        put_kinds(p, &s, trial);
+        if (!p->a->no_single_modules) st = spend(p, budget - s.fixed - seconds, trial, &error);
+        if (st != FV_OK || !(error < *least)) continue;
+        *least = error;
+        copy_plan(p, out, trial);
+    }
+    close_dpx(p, &s);
+    return st;
+}
+
+static bool knows_skip(const planner *p, dit_skip kind)
+{
+    return p->sens && !p->a->no_skipping && fvi_sens_omega_step(p->sens, kind, p->T - 1) >= 0;
+}
+
+static fv_status plan_dpx(planner *p, double budget, fv_accel *out)
+{
+    double least = INFINITY, fastest = INFINITY;
+    fv_accel *trial;
+    FV_TRY(fvi_accel_create(p->ctx, &trial, p->T, p->K / 2));
+    fv_status s = search_dpx(p, budget, -1, trial, out, &least, &fastest);
+    for (int kind = DIT_SKIP_OUTPUT; s == FV_OK && kind <= DIT_SKIP_HIDDEN; kind++)
+        if (knows_skip(p, (dit_skip)kind))
+            s = search_dpx(p, budget, kind, trial, out, &least, &fastest);
+    fv_accel_free(&trial);
+    if (s == FV_OK && fastest > budget)
+        s = fv_fail(p->ctx, FV_ERR_ARG,
+                    "speed-up %.3g is beyond the maximum of %.2f for this model, batch and "
+                    "decoder: ask for less",
+                    p->a->speedup, p->timing->correction * p->exact / fastest);
+    return s == FV_OK ? fvi_accel_weights(out, p->sens, p->must) : s;
+}
+
+static fv_status plan_dpx_anchors(planner *p, int anchors, fv_accel *out)
+{
+    dpx_search s;
+    if (anchors > p->T)
+        return fv_fail(p->ctx, FV_ERR_ARG, "plan: %d full steps, but there are %d evaluations",
+                       anchors, p->T);
+    fv_status st = open_dpx(p, &s, -1);
+    if (st == FV_OK) st = fvi_dpx_anchors(p->ctx, s.work, anchors, s.kind);
+    if (st == FV_OK) put_kinds(p, &s, out);
+    close_dpx(p, &s);
+    return st == FV_OK ? fvi_accel_weights(out, p->sens, p->must) : st;
 }
 
 /* ---- Speed targets -------------------------------------------------------------------------- */
@@ -331,33 +495,104 @@ static fv_status most_anchors(planner *p, double budget, int *count)
                    p->a->speedup, p->timing->correction * p->exact / fastest);
 }
 
-static fv_status plan_timed(planner *p, double budget, uint8_t *action)
+/* Mean over what is reused; 0 if nothing is. */
+static double mean_cosine(const planner *p, const fv_accel *a)
 {
-    const size_t n = (size_t)p->T * (size_t)p->K;
+    double sum = 0, n = 0;
+    for (int k = DIT_MLP; k < p->K; k += 2)
+        for (int e = 0, age = 0; e < p->T; e++) {
+            age = a->action[(size_t)e * (size_t)p->K + (size_t)k] == DIT_FULL ? 0 : age + 1;
+            if (!age) continue;
+            sum += fvi_sens_cosine(p->sens, k, e, age);
+            n++;
+        }
+    return n ? sum / n : 0;
+}
+
+/* Prunes the MLPs of a plan of anchors with mean rate `rate` of kept tokens, where that errs less
+ * than reuse; *error: the sum of the smaller errors. */
+static void prune_by_rate(const planner *p, double rate, double mean, fv_accel *a, double *error)
+{
+    const double tokens = dit_tokens(&p->d->net.cfg);
+    *error = 0;
+    for (int k = 0; k < p->K; k++)
+        for (int e = 0, age = 0; e < p->T; e++) {
+            uint8_t *action = &a->action[(size_t)e * (size_t)p->K + (size_t)k];
+            age = *action == DIT_FULL ? 0 : age + 1;
+            if (!age) continue;
+            const double reuse = fvi_sens_cosine(p->sens, k, e, age);
+            const double kept = rate * (1 + RATE_SLOPE * (mean > 0 ? reuse / mean - 1 : 0));
+            *action = DIT_REUSE;
+            *error += reuse;
+            if (k % 2 != DIT_MLP || kept * tokens < 8) continue;
+            const int size = kept > 0.354 ? 2 : kept > 0.177 ? 1 : 0; /* nearest on a log scale */
+            const double pruned = fvi_sens_prune_cosine(p->sens, k / 2, e, size, age);
+            if (!(pruned < reuse)) continue;
+            *action = DIT_PRUNE;
+            a->pruned[(size_t)e * (size_t)p->K + (size_t)k] = (uint8_t)size;
+            *error += pruned - reuse;
+        }
+}
+
+/* The largest mean rate that the budget pays for. */
+static fv_status fit_rate(planner *p, double budget, fv_accel *a, double *error)
+{
+    const double mean = mean_cosine(p, a);
+    double low = 0, high = 1, seconds;
+    for (int i = 0; p->can_prune && i < 24; i++) {
+        const double middle = 0.5 * (low + high);
+        prune_by_rate(p, middle, mean, a, error);
+        FV_TRY(fvi_accel_seconds(p->ctx, p->d, p->o, p->timing, a, &seconds));
+        if (seconds <= budget) low = middle;
+        else high = middle;
+    }
+    prune_by_rate(p, low, mean, a, error);
+    return FV_OK;
+}
+
+/* What is done with the time that k anchors leave. */
+static fv_status spend_rest(planner *p, double budget, double seconds, fv_accel *a, double *error)
+{
+    if (p->a->mode == FV_ACCEL_SODA_PAPER && p->sens) return fit_rate(p, budget, a, error);
+    *error = fvi_plan_error(p->sens, a, p->must);
+    if (p->a->mode == FV_ACCEL_SODA && !p->a->no_single_modules)
+        return spend(p, budget - seconds, a, error);
+    return FV_OK;
+}
+
+static fv_status plan_timed(planner *p, double budget, fv_accel *out)
+{
     int most;
     double best = INFINITY;
-    fv_status s = FV_OK;
+    fv_accel *trial;
     FV_TRY(most_anchors(p, budget, &most));
-    if (p->a->mode == FV_ACCEL_SODA_PAPER) return plan_dp(p, most, action);
-    uint8_t *trial = fv_calloc(p->ctx, n, 1);
-    if (!trial) return FV_ERR_OOM;
+    if (p->a->mode == FV_ACCEL_DCS) return plan_dp(p, most, out);
+    FV_TRY(fvi_accel_create(p->ctx, &trial, p->T, p->K / 2));
+    fv_status s = FV_OK;
     for (int k = most; k >= 1 && k >= most - FEWER_ANCHORS && s == FV_OK; k--) {
+        double error = INFINITY;
         if (plan_dp(p, k, trial) != FV_OK) break;
         const double seconds = anchors_seconds(p, p->at, k);
         if (seconds > budget) continue;
-        s = spend(p, budget - seconds, trial);
-        const double error = plan_error(p, trial);
+        s = spend_rest(p, budget, seconds, trial, &error);
         if (s != FV_OK || !(error < best)) continue;
         best = error;
-        memcpy(action, trial, n);
+        copy_plan(p, out, trial);
     }
-    fv_free(p->ctx, trial);
+    fv_accel_free(&trial);
     return s;
 }
 
 /* ---- Plans ---------------------------------------------------------------------------------- */
 
-static double flop_ratio(const planner *p, const uint8_t *action)
+static double skipped_flop(const planner *p, const fv_accel *a)
+{
+    const dit_config *c = &p->d->net.cfg;
+    const double final = 2.0 * dit_tokens(c) * c->width * c->out_channels * c->patch * c->patch;
+    return a->skip == DIT_SKIP_OUTPUT ? 0 : final;
+}
+
+static double flop_ratio(const planner *p, const fv_accel *a)
 {
     const dit_config *c = &p->d->net.cfg;
     const double N = dit_tokens(c), D = c->width, H = c->hidden;
@@ -365,12 +600,16 @@ static double flop_ratio(const planner *p, const uint8_t *action)
                                2 * N * D * H * (c->family == DIT_F ? 3 : 2) };
     double exact = 0, plan = 0;
     for (int e = 0; e < p->T; e++) {
-        const double rows = dit_schedule_guided(&p->schedule, e) ? 2 : 1;
+        const double rows = guided(p, e) ? 2 : 1;
         exact += rows * p->d->row_flop;
-        plan += rows * p->d->row_flop;
-        for (int k = 0; k < p->K; k++)
-            if (action[(size_t)e * (size_t)p->K + (size_t)k] == DIT_REUSE)
-                plan -= rows * module[k % 2];
+        plan += rows * (a->skipped[e] ? skipped_flop(p, a) : p->d->row_flop);
+        for (int k = 0; !a->skipped[e] && k < p->K; k++) {
+            const size_t i = (size_t)e * (size_t)p->K + (size_t)k;
+            const double kept = a->action[i] == DIT_FULL    ? 1
+                                : a->action[i] == DIT_PRUNE ? dit_pruned_tokens(c, a->pruned[i]) / N
+                                                            : 0;
+            plan -= rows * module[k % 2] * (1 - kept);
+        }
     }
     return exact / plan;
 }
@@ -380,25 +619,28 @@ static fv_status make_plan(planner *p, fv_accel *out)
     const fv_accel_options *a = p->a;
     const double correction = p->timing ? p->timing->correction : 1;
     const double budget = a->speedup > 0 ? correction * p->exact / a->speedup : INFINITY;
-    static const char *const name[] = { "soda", "soda-paper", "fixed", "exact" };
+    static const char *const name[] = { "dpx", "soda", "soda-paper", "dcs", "fixed", "exact" };
     const bool has_count = a->anchors > 0 || a->interval > 0;
     const bool is_exact = a->mode == FV_ACCEL_EXACT || (a->speedup == 1 && !has_count);
     snprintf(out->mode, sizeof out->mode, "%s%s", is_exact ? "exact" : name[a->mode],
              !is_exact && a->mode != FV_ACCEL_FIXED && !p->sens ? " (uniform)" : "");
     if (!is_exact) {
         if (a->mode == FV_ACCEL_FIXED)
-            FV_TRY(plan_fixed(p, a->interval, a->anchors, budget, out->action));
+            FV_TRY(plan_fixed(p, a->interval, a->anchors, budget, out));
+        else if (a->mode == FV_ACCEL_DPX)
+            FV_TRY(a->anchors > 0 ? plan_dpx_anchors(p, a->anchors, out)
+                                  : plan_dpx(p, budget, out));
         else if (a->anchors > 0)
-            FV_TRY(plan_dp(p, a->anchors, out->action));
+            FV_TRY(plan_dp(p, a->anchors, out));
         else
-            FV_TRY(plan_timed(p, budget, out->action));
+            FV_TRY(plan_timed(p, budget, out));
     }
     fvi_accel_count(out);
-    out->flop_ratio = flop_ratio(p, out->action);
+    out->flop_ratio = flop_ratio(p, out);
     out->predicted_speedup = out->flop_ratio;
     if (!p->timing) return FV_OK;
     double seconds = 0;
-    FV_TRY(fvi_accel_seconds(p->ctx, p->d, p->o, p->timing, out->action, &seconds));
+    FV_TRY(fvi_accel_seconds(p->ctx, p->d, p->o, p->timing, out, &seconds));
     out->predicted_speedup = out->anchors == out->evals
                                  ? 1.0
                                  : correction * p->exact / (seconds > 0 ? seconds : MIN_SECONDS);
@@ -444,12 +686,12 @@ fv_status fv_accel_plan(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
 }
 
 fv_status fvi_accel_error(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o,
-                          const fv_sens *sens, const uint8_t *action, double *error)
+                          const fv_sens *sens, const fv_accel *plan, double *error)
 {
     const fv_accel_options a = { .struct_size = sizeof a, .mode = FV_ACCEL_SODA, .anchors = 1 };
     planner p = { .ctx = ctx, .d = d, .o = o, .sens = sens, .a = &a };
     const fv_status s = open_planner(&p);
-    if (s == FV_OK) *error = plan_error(&p, action);
+    if (s == FV_OK) *error = fvi_plan_error(sens, plan, p.must);
     close_planner(&p);
     return s;
 }

@@ -30,7 +30,9 @@
 #define MAX_WEIGHT 1e4
 #define WEIGHT_LINE 160 /* characters of the numbers of a w line */
 
-static const char *const skip_names[] = { "output", "hidden", "residual" };
+/* dit_skip; then the same forecast from evaluations in full alone. */
+static const char *const skip_names[] = { "output", "hidden", "residual", "output-of-anchors",
+                                          "hidden-of-anchors", "residual-of-anchors" };
 static const char *const score_names[] = { "mean", "stale", "toca", "drift" };
 
 /* Does the action take weights? */
@@ -160,7 +162,7 @@ static void plan_text(fv_text *t, const fv_accel *a)
         (double)a->cfg);
     fv_text_printf(t, "mode %s\nspeedup %.9g\nflop_ratio %.9g\n", a->mode, a->predicted_speedup,
                    a->flop_ratio);
-    if (!is_first && a->step_history) fv_text_printf(t, "skip %s\n", skip_names[a->skip]);
+    if (!is_first && a->step_history) fv_text_printf(t, "skip %s\n", skip_names[(int)a->skip + (a->past_of_anchors ? 3 : 0)]);
     if (!is_first && a->prunes) fv_text_printf(t, "score %s\n", score_names[a->score]);
     fv_text_printf(t, "# F computed in full, . reused%s; attention and MLP of each block\n",
                    is_first ? "" : ", L forecast, 1 2 3 pruned, s skipped");
@@ -312,7 +314,8 @@ static fv_status header_entry(const cursor *c, const entry *x, fv_accel *h, bool
     if (is_key(x, "flop_ratio")) return get_number(c, x, 0, 1e6, &h->flop_ratio);
     if (c->version > 1 && is_key(x, "skip")) {
         const int i = find_name(x, skip_names, FV_ARRAY_LEN(skip_names));
-        h->skip = (dit_skip)i;
+        h->skip = (dit_skip)(i % 3);
+        h->past_of_anchors = i >= 3;
         return i < 0 ? bad(c, "unknown kind of skip") : FV_OK;
     }
     if (c->version > 1 && is_key(x, "score")) {
@@ -489,6 +492,7 @@ static void take_header(fv_accel *a, const fv_accel *h)
     a->predicted_speedup = h->predicted_speedup;
     a->flop_ratio = h->flop_ratio;
     a->skip = h->skip;
+    a->past_of_anchors = h->past_of_anchors;
     a->score = h->score;
 }
 

@@ -9,7 +9,7 @@
  *
  * What the sum misses (caches, clock, other load) is one factor, `correction`, fitted by
  * fv_accel_solve from real runs and kept in the timing. */
-#include "soda.h"
+#include "dpx.h"
 
 #include <math.h>
 #include <string.h>
@@ -18,8 +18,10 @@
 #define WARM_UPS 2
 #define RUNS 5
 #define DECODE_GROUP 4 /* as fv_generate decodes */
-#define GUIDED_PARTS 5 /* timed apart for the two row counts */
-enum { ATTN_FULL = 0, MLP_FULL, REUSE_ONE, ENDS, CONDITION, UPDATE, DECODE, SETUP, PARTS };
+/* Those of dit_runner_time, then others. */
+enum { ATTN_FULL = 0, MLP_FULL, REUSE_ONE, ENDS, CONDITION, LINEAR_ONE = DIT_TIME_LINEAR,
+       PRUNED_ONE = DIT_TIME_PRUNE, SKIP = DIT_TIME_SKIP, UPDATE, DECODE, SETUP, PARTS };
+#define GUIDED_PARTS (PARTS - 3) /* timed apart for the two row counts */
 
 /* ---- Measuring ------------------------------------------------------------------------------ */
 
@@ -38,7 +40,11 @@ static fv_status open_walk(stopwatch *w)
     const dit_runner_options ro = { .B = dit_choose_batch(&w->d->net.cfg, w->o),
                                     .exact_cache = w->o->exact_cache != 0,
                                     .keep_outputs = true,
-                                    .no_hoisting = w->o->no_hoisting != 0 };
+                                    .no_hoisting = w->o->no_hoisting != 0,
+                                    .history = FVI_DPX_TERMS,
+                                    .step_history = FVI_DPX_TERMS,
+                                    .skip = DIT_SKIP_OUTPUT,
+                                    .prunes = true };
     const fv_generate_options *o = w->o;
     dit_walk_destroy(&w->walk);
     FV_TRY(dit_walk_create(w->ctx, &w->walk, &w->d->net, w->d->precision, &w->schedule, &ro));
@@ -78,7 +84,7 @@ static fv_status time_once(stopwatch *w, int part, int guided, double *seconds)
     const float *out;
     int rows;
     const int e = first_of(&w->schedule, guided);
-    if (part <= CONDITION) return dit_runner_time(w->walk.runner, part, guided, seconds);
+    if (part <= SKIP) return dit_runner_time(w->walk.runner, part, guided, seconds);
     if (part == UPDATE) FV_TRY(dit_runner_eval(w->walk.runner, e, w->walk.x, NULL, &out, &rows));
     const double start = fv_now();
     if (part == UPDATE)
@@ -140,6 +146,10 @@ static fv_status measure(stopwatch *w, fv_timing *t)
         FV_TRY(time_part(w, ATTN_FULL, g, &t->attn[g]));
         FV_TRY(time_part(w, MLP_FULL, g, &t->mlp[g]));
         FV_TRY(time_part(w, REUSE_ONE, g, &t->reuse[g]));
+        FV_TRY(time_part(w, LINEAR_ONE, g, &t->linear[g]));
+        for (int i = 0; i < DIT_PRUNED; i++)
+            FV_TRY(time_part(w, PRUNED_ONE + i, g, &t->prune[g][i]));
+        FV_TRY(time_part(w, SKIP, g, &t->skip[g]));
         FV_TRY(time_part(w, UPDATE, g, &t->step));
     }
     FV_TRY(time_part(w, CONDITION, first_of(&w->schedule, 1) >= 0, &t->cond));
@@ -186,28 +196,43 @@ void fv_timing_free(fv_timing **t)
 
 /* ---- Prediction ----------------------------------------------------------------------------- */
 
-fv_status fvi_accel_seconds(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o,
-                            const fv_timing *t, const uint8_t *action, double *seconds)
+double fvi_module_seconds(const fv_timing *t, int g, int k, int action, int size)
 {
-    const int L = d->net.cfg.depth;
+    switch (action) {
+    case DIT_REUSE: return t->reuse[g];
+    case DIT_LINEAR: return t->linear[g];
+    case DIT_PRUNE: return k % 2 == DIT_MLP ? t->prune[g][size] : t->attn[g];
+    default: return k % 2 == DIT_ATTN ? t->attn[g] : t->mlp[g];
+    }
+}
+
+static double eval_seconds(const fv_timing *t, int g, const fv_accel *a, int e, int K)
+{
+    double sum = t->step + t->ends[g];
+    if (a && a->skipped[e]) return t->step + t->skip[g];
+    for (int k = 0; k < K; k++) {
+        const size_t i = (size_t)e * (size_t)K + (size_t)k;
+        sum += fvi_module_seconds(t, g, k, a ? a->action[i] : DIT_FULL, a ? a->pruned[i] : 0);
+    }
+    return sum;
+}
+
+fv_status fvi_accel_seconds(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o,
+                            const fv_timing *t, const fv_accel *plan, double *seconds)
+{
     dit_schedule sc;
     FV_TRY(dit_schedule_create(ctx, &sc, &d->net.cfg, o));
     double batch = t->cond;
-    for (int e = 0; e < sc.evals; e++) {
-        const int g = dit_schedule_guided(&sc, e) != 0;
-        batch += t->ends[g] + t->step;
-        for (int k = 0; k < 2 * L; k++) {
-            const bool is_reused =
-                action && action[(size_t)e * 2 * (size_t)L + (size_t)k] == DIT_REUSE;
-            batch += is_reused ? t->reuse[g] : k % 2 == DIT_ATTN ? t->attn[g] : t->mlp[g];
-        }
-    }
+    for (int e = 0; e < sc.evals; e++)
+        batch += eval_seconds(t, dit_schedule_guided(&sc, e) != 0, plan, e, 2 * d->net.cfg.depth);
     dit_schedule_destroy(ctx, &sc);
     *seconds = t->setup + batch * ((o->count + t->batch - 1) / t->batch) + t->decode * o->count;
     return FV_OK;
 }
 
 /* ---- Text ----------------------------------------------------------------------------------- */
+
+static const char *const prune_key[DIT_PRUNED] = { "prune8", "prune4", "prune2" };
 
 static void put_pair(fv_text *x, const char *key, const double v[2])
 {
@@ -222,13 +247,19 @@ fv_status fv_timing_text(const fv_timing *t, fv_ctx *ctx, char **json)
     fv_hex(t->hash, sizeof t->hash, hash);
     fv_text_init(&x, ctx);
     fv_text_printf(&x,
-                   "{\"fovea_timing\":1,\"model\":\"%s\",\"depth\":%d,\"batch\":%d,\"threads\":%d,"
+                   "{\"fovea_timing\":2,\"model\":\"%s\",\"depth\":%d,\"batch\":%d,\"threads\":%d,"
                    "\"precision\":\"%s\"",
                    hash, t->depth, t->batch, t->threads, fv_dtype_name(t->precision));
     put_pair(&x, "attn", t->attn);
     put_pair(&x, "mlp", t->mlp);
     put_pair(&x, "reuse", t->reuse);
     put_pair(&x, "ends", t->ends);
+    put_pair(&x, "linear", t->linear);
+    put_pair(&x, "skip", t->skip);
+    for (int i = 0; i < DIT_PRUNED; i++) {
+        const double both[2] = { t->prune[0][i], t->prune[1][i] };
+        put_pair(&x, prune_key[i], both);
+    }
     fv_text_printf(
         &x, ",\"step\":%.9g,\"cond\":%.9g,\"setup\":%.9g,\"decode\":%.9g,\"correction\":%.9g}",
         t->step, t->cond, t->setup, t->decode, t->correction);
@@ -261,6 +292,27 @@ static bool pair_in(const fv_json_doc *doc, const char *key, double v[2])
     return number_in(first, 0, 1e6, &v[0]) && number_in(fv_json_next(doc, first), 0, 1e6, &v[1]);
 }
 
+static bool read_new_fields(const fv_json_doc *doc, fv_timing *t)
+{
+    for (int i = 0; i < DIT_PRUNED; i++) {
+        double both[2];
+        if (!pair_in(doc, prune_key[i], both)) return false;
+        for (int g = 0; g < 2; g++) t->prune[g][i] = both[g];
+    }
+    return pair_in(doc, "linear", t->linear) && pair_in(doc, "skip", t->skip);
+}
+
+/* Version 1 knew full and reused modules. */
+static bool guess_fields(fv_timing *t)
+{
+    for (int g = 0; g < 2; g++) {
+        t->linear[g] = t->skip[g] = t->reuse[g];
+        for (int i = 0; i < DIT_PRUNED; i++)
+            t->prune[g][i] = t->reuse[g] + t->mlp[g] / (1 << (DIT_PRUNED - i));
+    }
+    return true;
+}
+
 static bool read_fields(const fv_json_doc *doc, fv_timing *t)
 {
     const fv_json *root = fv_json_root(doc), *hash = fv_json_get(doc, root, "model");
@@ -277,7 +329,7 @@ static bool read_fields(const fv_json_doc *doc, fv_timing *t)
     };
     char hex[65];
     int version;
-    if (!int_in(fv_json_get(doc, root, "fovea_timing"), 1, 1, &version)) return false;
+    if (!int_in(fv_json_get(doc, root, "fovea_timing"), 1, 2, &version)) return false;
     if (!hash || hash->type != FV_JSON_STRING || hash->str_bytes != 64) return false;
     for (int i = 0; i < 32; i++) {
         unsigned v = 0;
@@ -300,8 +352,10 @@ static bool read_fields(const fv_json_doc *doc, fv_timing *t)
     for (size_t i = 0; i < FV_ARRAY_LEN(field); i++)
         if (!number_in(fv_json_get(doc, root, field[i].key), field[i].lo, field[i].hi, field[i].to))
             return false;
-    return pair_in(doc, "attn", t->attn) && pair_in(doc, "mlp", t->mlp) &&
-           pair_in(doc, "reuse", t->reuse) && pair_in(doc, "ends", t->ends);
+    if (!pair_in(doc, "attn", t->attn) || !pair_in(doc, "mlp", t->mlp) ||
+        !pair_in(doc, "reuse", t->reuse) || !pair_in(doc, "ends", t->ends))
+        return false;
+    return version == 1 ? guess_fields(t) : read_new_fields(doc, t);
 }
 
 fv_status fv_timing_parse(fv_ctx *ctx, fv_timing **out, const char *json, size_t size)

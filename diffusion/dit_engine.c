@@ -63,6 +63,7 @@ struct dit_runner {
     int *newest;                /* [depth*2] */
     float *weight;              /* [DIT_HISTORY] of the forecast at work */
     dit_skip skip;
+    bool past_of_anchors;
     int past_count, past_newest, past_rows[DIT_HISTORY]; /* ring of evaluations not skipped */
     size_t past_bytes;
     uint8_t *past;
@@ -552,6 +553,7 @@ fv_status dit_runner_create(fv_ctx *ctx, dit_runner **out, const dit_net *n, fv_
                                                     : DIT_HISTORY;
     r->past_count = o->step_history < DIT_HISTORY ? o->step_history : DIT_HISTORY;
     r->skip = o->skip;
+    r->past_of_anchors = o->past_of_anchors;
     r->probes = o->probes;
     r->prunes = o->prunes && o->keep_outputs;
     r->prune.score = o->score;
@@ -772,11 +774,12 @@ static fv_status run_skip(dit_runner *r, module_set *s, const float *weight)
                    r->skip == DIT_SKIP_OUTPUT ? r->out : r->h);
 }
 
-static fv_status keep_past(dit_runner *r, module_set *s)
+static fv_status keep_past(dit_runner *r, module_set *s, int64_t full_before)
 {
     const float minus[1] = { -1.0f };
     int64_t shape[3];
-    if (!r->past_count) return FV_OK;
+    const int64_t computed = r->full - full_before;
+    if (!r->past_count || (r->past_of_anchors && computed < 2 * r->depth)) return FV_OK;
     skip_shape(r, s->rows, shape);
     const size_t bytes = (size_t)(shape[0] * shape[1] * shape[2]) * sizeof(float);
     r->past_newest = (r->past_newest + 1) % r->past_count;
@@ -789,6 +792,7 @@ static fv_status keep_past(dit_runner *r, module_set *s)
 
 static fv_status run_network(dit_runner *r, module_set *s, const dit_row *row)
 {
+    const int64_t full_before = r->full;
     FV_TRY(fv_plan_forward(s->embed));
     if (r->h0)
         FV_TRY(fv_dev_copy(r->ctx, r->h0, r->h,
@@ -797,7 +801,7 @@ static fv_status run_network(dit_runner *r, module_set *s, const dit_row *row)
     for (int k = 0; k < 2 * r->depth; k++) FV_TRY(run_module(r, s, k, row));
     FV_TRY(fv_plan_forward(s->final));
     r->flop += fv_plan_flop(s->embed) + fv_plan_flop(s->final);
-    return keep_past(r, s);
+    return keep_past(r, s, full_before);
 }
 
 static fv_status take_states(dit_runner *r, const module_set *s, int e, const float *x)

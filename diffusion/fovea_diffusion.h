@@ -172,9 +172,13 @@ FV_API FV_NODISCARD fv_status fv_sens_match(fv_ctx *ctx, const fv_sens *s, const
                                             const fv_generate_options *o);
 
 typedef enum fv_accel_mode {
-    FV_ACCEL_SODA = 0,
-    FV_ACCEL_SODA_PAPER,
-    FV_ACCEL_FIXED /* FORA: constant interval */,
+    FV_ACCEL_DPX = 0,    /* dynamic programming in measured time over full evaluations, forecasts
+                            fitted to the table and skipped evaluations; then single modules      */
+    FV_ACCEL_SODA,       /* full steps by dynamic programming, reuse between; what is left of the
+                            time goes to single modules and to pruned ones                        */
+    FV_ACCEL_SODA_PAPER, /* as published: unweighted cosine errors, gaps 2 to 4, pruning by rate   */
+    FV_ACCEL_DCS,        /* full steps by dynamic programming and nothing else                    */
+    FV_ACCEL_FIXED,      /* FORA: constant interval */
     FV_ACCEL_EXACT
 } fv_accel_mode;
 typedef struct fv_timing
@@ -193,6 +197,9 @@ typedef struct fv_accel_options {
     double speedup; /* wall-clock target R >= 1, end to end (conditioning, sampler, decoding) */
     int anchors;               /* > 0: this number of full steps instead of a speed target */
     int interval;              /* FIXED: > 0 sets the interval */
+    int no_skipping;           /* DPX: forecasts module by module only */
+    int no_single_modules;     /* DPX, SODA: whole evaluations only */
+    int no_pruning;            /* DPX, SODA: single modules are computed in full or not at all */
 } fv_accel_options;
 #define FV_ACCEL_OPTIONS_INIT { .struct_size = sizeof(fv_accel_options) }
 /* Plan for generating with `o`. sens NULL: uniform weights and error growing with distance. timing

@@ -173,6 +173,7 @@ typedef struct dit_runner_options {
     int history;        /* outputs kept per module, 0 = 1; needs keep_outputs                    */
     int step_history;   /* evaluations kept for skipping; 0: none is skipped                     */
     dit_skip skip;
+    bool past_of_anchors; /* only evaluations in full are kept for skipping, else all that ran   */
     bool prunes;        /* plans for the pruned sizes                                            */
     dit_score score;
     bool probes;        /* dit_runner_probe                                                      */
@@ -285,6 +286,7 @@ struct fv_accel {
     uint8_t *skipped;   /* [evals] */
     float *skip_weight; /* [evals][DIT_HISTORY] */
     dit_skip skip;
+    bool past_of_anchors; /* skip_weight counts evaluations in full only, else all that ran */
     dit_score score;
     int history, step_history; /* most outputs that any weight reaches back to (fvi_accel_count) */
     bool prunes;

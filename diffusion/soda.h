@@ -118,6 +118,8 @@ struct fv_timing {
     int depth, batch, threads;
     fv_dtype precision;
     double attn[2], mlp[2], reuse[2], ends[2]; /* seconds a call; [1]: conditional and null rows */
+    double linear[2], prune[2][DIT_PRUNED], skip[2]; /* a module's forecast from three outputs, an
+                                         MLP of fewer tokens, a skipped evaluation */
     double step, cond, setup, decode; /* guidance and sampler update; modulations of a run; making
                                          the plans of a call; decoding one picture */
     double correction; /* measured / predicted speed-up, 1 until a run corrected it */
@@ -130,12 +132,12 @@ fv_status fvi_accel_solve(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
                           const fv_generate_options *o, const fv_sens *sens, fv_timing *timing,
                           const fv_accel_options *a, fvi_measure_fn measure, void *user,
                           double *measured);
-/* Seconds that `timing` predicts for a plan of `o` (action NULL = exact), uncorrected. */
+/* Seconds that `timing` predicts for a plan of `o` (NULL = exact), uncorrected. */
 fv_status fvi_accel_seconds(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o,
-                            const fv_timing *timing, const uint8_t *action, double *seconds);
+                            const fv_timing *timing, const fv_accel *plan, double *seconds);
 /* Error that `sens` (or NULL: the uniform model) predicts for a plan. */
 fv_status fvi_accel_error(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o,
-                          const fv_sens *sens, const uint8_t *action, double *error);
+                          const fv_sens *sens, const fv_accel *plan, double *error);
 /* Of n >= 1 values, which are sorted in place. */
 double fvi_median(double *v, int n);
 /* A plan with everything FULL; the caller sets actions and calls fvi_accel_count. */

@@ -425,7 +425,7 @@ static void weights_predict_the_final_error(void)
         double predicted, actual = 0;
         memset(plan->action + (size_t)e * K, DIT_REUSE, K);
         OK(ctx, fv_generate_state(ctx, dit, &o, NULL, y, NULL));
-        OK(ctx, fvi_accel_error(ctx, dit, &o, table, plan->action, &predicted));
+        OK(ctx, fvi_accel_error(ctx, dit, &o, table, plan, &predicted));
         for (size_t i = 0; i < n; i++)
             actual += ((double)x[i] - y[i]) * ((double)x[i] - y[i]) / (double)n;
         CHECK_MSG(predicted < 8 * actual && actual < 8 * predicted, "e %d: %g against %g", e,
@@ -549,8 +549,8 @@ static void never_worse_than_a_fixed_interval(void)
         soda.anchors = f->anchors;
         OK(ctx, fv_accel_plan(ctx, &s, dit, &o, table, NULL, &soda));
         CHECK(s->anchors == f->anchors);
-        OK(ctx, fvi_accel_error(ctx, dit, &o, table, f->action, &ef));
-        OK(ctx, fvi_accel_error(ctx, dit, &o, table, s->action, &es));
+        OK(ctx, fvi_accel_error(ctx, dit, &o, table, f, &ef));
+        OK(ctx, fvi_accel_error(ctx, dit, &o, table, s, &es));
         CHECK_MSG(es <= ef * (1 + 1e-12), "interval %d: %g against %g", n, es, ef);
         fv_accel_free(&f);
         fv_accel_free(&s);
@@ -574,15 +574,15 @@ static void targets_are_met_and_monotone(void)
             double seconds, error;
             a.speedup = R[i];
             OK(ctx, fv_accel_plan(ctx, &p, dit, &o, with ? table : NULL, t, &a));
-            OK(ctx, fvi_accel_seconds(ctx, dit, &o, t, p->action, &seconds));
-            OK(ctx, fvi_accel_error(ctx, dit, &o, with ? table : NULL, p->action, &error));
+            OK(ctx, fvi_accel_seconds(ctx, dit, &o, t, p, &seconds));
+            OK(ctx, fvi_accel_error(ctx, dit, &o, with ? table : NULL, p, &error));
             CHECK_MSG(seconds <= exact / R[i] * (1 + 1e-9) && exact / seconds <= R[i] * 1.03,
                       "%g: %g", R[i], exact / seconds);
             CHECK(seconds < before && error >= error_before && isfinite(error));
             NEAR(p->predicted_speedup, exact / seconds, 1e-9);
             CHECK(p->flop_ratio > 1 && p->anchors >= 2 && p->anchor[0] &&
                   p->anchor[2]); /* 2: rows change */
-            CHECK(strcmp(p->mode, with ? "soda" : "soda (uniform)") == 0);
+            CHECK(strcmp(p->mode, with ? "dpx" : "dpx (uniform)") == 0);
             before = seconds;
             error_before = error;
             fv_accel_free(&p);
@@ -595,7 +595,7 @@ static void impossible_targets_name_the_maximum(void)
 {
     fv_generate_options o = base(2);
     fv_timing *t = scripted();
-    for (int mode = FV_ACCEL_SODA; mode <= FV_ACCEL_FIXED; mode++) {
+    for (int mode = FV_ACCEL_DPX; mode <= FV_ACCEL_FIXED; mode++) {
         fv_accel_options a = FV_ACCEL_OPTIONS_INIT;
         fv_accel *p = NULL;
         a.mode = (fv_accel_mode)mode;
@@ -675,7 +675,7 @@ static fv_status scripted_ratio(void *user, const fv_accel *plan, double *ratio)
     script *s = user;
     fv_timing *t = scripted();
     double seconds = 0;
-    FV_TRY(fvi_accel_seconds(ctx, dit, s->o, t, plan->action, &seconds));
+    FV_TRY(fvi_accel_seconds(ctx, dit, s->o, t, plan, &seconds));
     fv_timing_free(&t);
     s->calls++;
     /* What the model does not know grows with the share of reuse. */
@@ -886,7 +886,7 @@ static void plans_round_trip(void)
     CHECK(n == n2 && strcmp(text, text2) == 0 && n == strlen(text));
     CHECK(memcmp(p->action, q->action, (size_t)STEPS * 8) == 0 &&
           memcmp(p->anchor, q->anchor, STEPS) == 0);
-    CHECK(p->anchors == q->anchors && strcmp(q->mode, "soda") == 0 &&
+    CHECK(p->anchors == q->anchors && strcmp(q->mode, "dpx") == 0 &&
           q->sampler == FV_SAMPLER_EULER);
     fv_accel_free(&q);
     for (size_t i = 0; i < n; i++) {

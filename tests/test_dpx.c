@@ -1,0 +1,277 @@
+/* test_dpx.c - the planner of diffusion/accel_dpx.c and its forecasts, against enumeration. */
+#include "dpx.h"
+#include "test.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define T 8
+#define DEPTH 2
+#define K (2 * DEPTH)
+#define WINDOW 7
+#define DIM 6
+#define SCHEDULES 2187 /* 3^(T-1) */
+
+static fv_ctx *ctx;
+
+/* ---- Tables whose Gram values are those of vectors -------------------------------------------- */
+
+static double vectors[K + FVI_SENS_STEP_KINDS][T][DIM];
+
+static double dot(int k, int a, int b)
+{
+    double sum = 0;
+    for (int i = 0; i < DIM; i++) sum += vectors[k][a][i] * vectors[k][b][i];
+    return sum / DIM;
+}
+
+/* Smooth paths with some noise: forecasts of all lengths get their turn. */
+static fv_sens *random_table(uint64_t seed)
+{
+    fv_sens *s;
+    if (fvi_sens_create(ctx, &s, T, DEPTH, WINDOW) != FV_OK || fvi_sens_add_steps(s) != FV_OK ||
+        fvi_sens_add_weights(s) != FV_OK)
+        exit(1);
+    s->measured = true;
+    for (int k = 0; k < K + FVI_SENS_STEP_KINDS; k++)
+        for (int i = 0; i < DIM; i++) {
+            float r[4 + T];
+            fv_rand_normal(seed, (uint32_t)k, (uint32_t)i, 0, 4 + T, r);
+            for (int e = 0; e < T; e++) {
+                const double x = (double)e / T;
+                vectors[k][e][i] = (double)r[0] + (double)r[1] * x + (double)r[2] * x * x +
+                                   0.3 * (double)r[3] * sin(6 * x) + 0.02 * (double)r[4 + e];
+            }
+        }
+    for (int e = 0; e < T; e++) {
+        float w[3];
+        fv_rand_uniform(seed, 99, (uint32_t)e, 0, 3, w);
+        s->omega[e] = 0.1f + w[0];
+        for (int k = 0; k < K; k++) s->gate[(size_t)k * T + (size_t)e] = 0.5f + w[1];
+        for (int i = 0; i < FVI_SENS_STEP_WEIGHTS; i++)
+            s->step_omega[(size_t)i * T + (size_t)e] = 2 + 4 * w[2];
+        for (int n = 0; n <= WINDOW && n <= e; n++) {
+            for (int k = 0; k < K; k++)
+                s->gram[((size_t)k * T + (size_t)e) * (WINDOW + 1) + (size_t)n] = dot(k, e, e - n);
+            for (int k = 0; k < FVI_SENS_STEP_KINDS; k++)
+                s->step_gram[((size_t)k * T + (size_t)e) * (WINDOW + 1) + (size_t)n] =
+                    dot(K + k, e, e - n);
+        }
+    }
+    return s;
+}
+
+typedef struct problem {
+    fvi_dpx p;
+    double seconds[3][T];
+    uint8_t must[T];
+} problem;
+
+static void make_problem(problem *q, uint64_t seed, const fv_sens *s, int gap, bool skips)
+{
+    memset(q, 0, sizeof *q);
+    for (int e = 0; e < T; e++) {
+        float r[3];
+        fv_rand_uniform(seed, 7, (uint32_t)e, 0, 3, r);
+        q->seconds[FVI_STEP_ANCHOR][e] = 1 + (double)r[0];
+        q->seconds[FVI_STEP_FORECAST][e] = 0.2 + 0.1 * (double)r[1];
+        q->seconds[FVI_STEP_SKIP][e] = 0.05 + 0.02 * (double)r[2];
+    }
+    if (seed % 3 == 0) q->must[3] = 1;
+    q->p = (fvi_dpx){ T, K, gap, FVI_DPX_TERMS, s, q->must,
+                      { q->seconds[0], q->seconds[1], skips ? q->seconds[2] : NULL },
+                      (dit_skip)(seed % 2) };
+}
+
+/* Number `x` of all schedules that begin with an anchor; false if it breaks the rules. */
+static bool schedule_of(const problem *q, int x, uint8_t *kind)
+{
+    int last = 0;
+    kind[0] = FVI_STEP_ANCHOR;
+    for (int e = 1; e < T; e++, x /= 3) {
+        kind[e] = (uint8_t)(x % 3);
+        if (kind[e] == FVI_STEP_ANCHOR) last = e;
+        else if (q->must[e] || e - last >= q->p.max_gap) return false;
+        if (kind[e] == FVI_STEP_SKIP && !q->p.seconds[FVI_STEP_SKIP]) return false;
+    }
+    return true;
+}
+
+/* ---- Tests ------------------------------------------------------------------------------------ */
+
+static void schedules_are_the_best_at_every_price(void)
+{
+    static const double price[] = { 0, 1e-3, 0.02, 0.3, 3, 1e6 };
+    for (uint64_t seed = 1; seed <= 12; seed++) {
+        fv_sens *s = random_table(seed);
+        problem q;
+        fvi_dpx_work *w;
+        make_problem(&q, seed, s, 2 + (int)(seed % 6), seed % 4 != 0);
+        OK(ctx, fvi_dpx_open(ctx, &w, &q.p));
+        for (size_t i = 0; i < FV_ARRAY_LEN(price); i++) {
+            uint8_t kind[T], found[T];
+            double error, seconds, best = INFINITY;
+            for (int x = 0; x < SCHEDULES; x++) {
+                if (!schedule_of(&q, x, kind)) continue;
+                fvi_dpx_judge(&q.p, kind, &error, &seconds);
+                best = fmin(best, error + price[i] * seconds);
+            }
+            fvi_dpx_solve(w, price[i], found, &error, &seconds);
+            CHECK_MSG(fabs(error + price[i] * seconds - best) <= 1e-9 * (1 + best),
+                      "seed %d price %g: %.12g, best %.12g", (int)seed, price[i],
+                      error + price[i] * seconds, best);
+        }
+        fvi_dpx_close(ctx, &w);
+        fv_sens_free(&s);
+    }
+}
+
+/* Within a budget: on the lower hull of what enumeration gives, and never above the budget. */
+static void budgets_are_kept_on_the_hull(void)
+{
+    for (uint64_t seed = 21; seed <= 26; seed++) {
+        fv_sens *s = random_table(seed);
+        problem q;
+        fvi_dpx_work *w;
+        double error, seconds, before = INFINITY, fastest = INFINITY;
+        uint8_t kind[T], any[T];
+        make_problem(&q, seed, s, 5, true);
+        OK(ctx, fvi_dpx_open(ctx, &w, &q.p));
+        for (int x = 0; x < SCHEDULES; x++) {
+            if (!schedule_of(&q, x, any)) continue;
+            fvi_dpx_judge(&q.p, any, &error, &seconds);
+            fastest = fmin(fastest, seconds);
+        }
+        CHECK(fvi_dpx_within(ctx, w, fastest * 0.999, kind, &error, &seconds) == FV_ERR_ARG);
+        NEAR(seconds, fastest, 1e-9);
+        for (double budget = fastest * 1.0001; budget < 20; budget *= 1.2) {
+            double e2, s2;
+            OK(ctx, fvi_dpx_within(ctx, w, budget, kind, &error, &seconds));
+            CHECK(seconds <= budget && error <= before);
+            fvi_dpx_judge(&q.p, kind, &e2, &s2);
+            NEAR(e2, error, 1e-12);
+            for (int x = 0; x < SCHEDULES; x++) { /* nothing is better in both */
+                if (!schedule_of(&q, x, any)) continue;
+                fvi_dpx_judge(&q.p, any, &e2, &s2);
+                CHECK(!(e2 < error * (1 - 1e-9) && s2 < seconds * (1 - 1e-9)));
+            }
+            before = error;
+        }
+        fvi_dpx_close(ctx, &w);
+        fv_sens_free(&s);
+    }
+}
+
+static void anchors_are_counted(void)
+{
+    fv_sens *s = random_table(31);
+    problem q;
+    fvi_dpx_work *w;
+    uint8_t kind[T];
+    make_problem(&q, 31, s, 4, false);
+    OK(ctx, fvi_dpx_open(ctx, &w, &q.p));
+    CHECK(fvi_dpx_anchors(ctx, w, 1, kind) == FV_ERR_ARG);
+    for (int n = 2; n <= T; n++) {
+        int count = 0;
+        OK(ctx, fvi_dpx_anchors(ctx, w, n, kind));
+        for (int e = 0; e < T; e++) count += kind[e] == FVI_STEP_ANCHOR;
+        CHECK(count <= n && count >= 2);
+    }
+    fvi_dpx_close(ctx, &w);
+    fv_sens_free(&s);
+}
+
+static double gram_of(const void *user, int e, int n)
+{
+    return dot(*(const int *)user, e, e - n);
+}
+
+/* Against the vectors themselves; no other weights are better by more than the ridge. */
+static void fitted_forecasts_have_the_least_error(void)
+{
+    fv_sens *s = random_table(41);
+    for (int k = 0; k < K; k++)
+        for (int e = 4; e < T; e++)
+            for (int n = 1; n <= 3; n++) {
+                const int at[3] = { e - 1, e - 2, e - 4 };
+                float w[DIT_HISTORY];
+                double direct = 0, rival[DIT_HISTORY] = { 0 };
+                const double error = fvi_forecast_fit(gram_of, &k, e, at, n, w);
+                for (int i = 0; i < DIM; i++) {
+                    double x = vectors[k][e][i];
+                    for (int j = 0; j < n; j++) x -= (double)w[j] * vectors[k][at[j]][i];
+                    direct += x * x / DIM;
+                }
+                NEAR(error, direct, 1e-5 * (1 + dot(k, e, e)));
+                for (int j = n; j < DIT_HISTORY; j++) CHECK(w[j] == 0.0f);
+                fvi_forecast_polynomial(e, at, n, w);
+                for (int i = 0; i < DIM; i++) {
+                    double x = vectors[k][e][i];
+                    for (int j = 0; j < n; j++) x -= (double)w[j] * vectors[k][at[j]][i];
+                    rival[0] += x * x / DIM;
+                }
+                CHECK(error <= rival[0] + 1e-3 * dot(k, e, e));
+            }
+    fv_sens_free(&s);
+}
+
+static void polynomials_are_met(void)
+{
+    const int at[5] = { 9, 7, 4, 2, 1 };
+    for (int n = 1; n <= 5; n++) {
+        float w[DIT_HISTORY];
+        double got = 0, want = 0;
+        fvi_forecast_polynomial(12, at, n, w);
+        for (int power = 0; power < n; power++) {
+            got = 0;
+            want = pow(12, power);
+            for (int i = 0; i < n; i++) got += (double)w[i] * pow(at[i], power);
+            NEAR(got, want, 1e-4 * (1 + want));
+        }
+    }
+}
+
+/* Full and forecast in a row: the sum of what single forecasts err. */
+static void module_errors_follow_the_past(void)
+{
+    static const uint8_t row[T] = { DIT_FULL, DIT_LINEAR, DIT_FULL, DIT_LINEAR,
+                                    DIT_LINEAR, DIT_REUSE, DIT_FULL, DIT_LINEAR };
+    fv_sens *s = random_table(51);
+    fv_accel *a;
+    OK(ctx, fvi_accel_create(ctx, &a, T, DEPTH));
+    for (int e = 0; e < T; e++) memset(a->action + (size_t)e * K, row[e], K);
+    for (int k = 0; k < K; k++) {
+        const int first[1] = { 0 }, second[2] = { 2, 0 }, third[3] = { 6, 2, 0 };
+        const double want = fvi_forecast_error(s, k, 1, first, 1) +
+                            fvi_forecast_error(s, k, 3, second, 2) +
+                            fvi_forecast_error(s, k, 4, second, 2) + fvi_sens_error(s, k, 5, 3) +
+                            fvi_forecast_error(s, k, 7, third, 3);
+        NEAR(fvi_module_error(s, a, NULL, k, 0, T), want, 1e-12);
+        NEAR(fvi_module_error(s, a, NULL, k, 2, 4), fvi_forecast_error(s, k, 3, second, 2), 1e-12);
+    }
+    OK(ctx, fvi_accel_weights(a, s, NULL));
+    fvi_accel_count(a);
+    CHECK(a->history == 3 && a->anchors == 3);
+    for (int k = 0; k < K; k++) {
+        CHECK(a->weight[(3 * K + k) * DIT_HISTORY + 1] != 0.0f);
+        CHECK(a->weight[(5 * K + k) * DIT_HISTORY] == 0.0f); /* REUSE has none */
+    }
+    fv_accel_free(&a);
+    fv_sens_free(&s);
+}
+
+int main(void)
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    o.threads = 1;
+    if (fv_ctx_create(&ctx, &o) != FV_OK) return 1;
+    RUN(schedules_are_the_best_at_every_price);
+    RUN(budgets_are_kept_on_the_hull);
+    RUN(anchors_are_counted);
+    RUN(fitted_forecasts_have_the_least_error);
+    RUN(polynomials_are_met);
+    RUN(module_errors_follow_the_past);
+    fv_ctx_destroy(&ctx);
+    return test_end();
+}
