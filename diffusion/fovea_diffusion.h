@@ -149,6 +149,8 @@ typedef struct fv_calibrate_options {
     uint64_t seed;            /* of the calibration draws */
     const char *checkpoint;   /* file for what is done so far, or NULL */
     int most_runs;            /* > 0: picture runs at most; weight_every is raised as needed */
+    size_t most_bytes;        /* for outputs of the past; where more is needed a random part of the
+                                 tokens stands for all; 0 = 512 MiB */
 } fv_calibrate_options;
 #define FV_CALIBRATE_OPTIONS_INIT { .struct_size = sizeof(fv_calibrate_options) }
 /* Measures a table with exact runs; progress "calibrating". With a checkpoint what is done is saved

@@ -17,6 +17,7 @@
 #define DEFAULT_WINDOW 20
 #define DEFAULT_WEIGHT_DRAWS 4
 #define MAX_DRAWS 100000
+#define RING_BYTES ((size_t)512 << 20)
 
 /* ---- Common to both passes ------------------------------------------------------------------ */
 
@@ -40,7 +41,7 @@ int fvi_cal_batch(const fvi_calibration *c, int draws, int slots, int modules, s
     int best = 1;
     for (int b = 2; b <= FVI_CAL_MOST_BATCH; b++)
         if (draws % b == 0 &&
-            row * 2 * (size_t)b * (size_t)modules <= FVI_CAL_RING_BYTES / (size_t)slots)
+            row * 2 * (size_t)b * (size_t)modules <= c->ring_bytes / (size_t)slots)
             best = b;
     return best;
 }
@@ -178,6 +179,7 @@ static fv_status prepare(fvi_calibration *c, dit_schedule *sc, const fv_calibrat
     FV_TRY(check_options(c->ctx, o, sc));
     FV_TRY(describe(c->ctx, &c->sens, c->dit, sc, o));
     FV_TRY(plan_work(c, o));
+    c->ring_bytes = o->most_bytes ? (size_t)o->most_bytes : RING_BYTES;
     c->gram_batch = fvi_cal_gram_batch(c);
     c->weight_batch = c->weight_draws ? fvi_cal_weight_batch(c) : 1;
     return FV_OK;

@@ -26,6 +26,7 @@ typedef struct fvi_calibration {
     int modules, tokens;             /* 2 * depth; tokens of a row */
     int weight_draws, weight_every;  /* 0 draws: uniform weights */
     int gram_batch, weight_batch;
+    size_t ring_bytes;               /* for outputs of the past */
     fvi_cal_sums sums;
     int gram_done, weight_draw, weight_step; /* draws; of the weights: draws, steps of the next */
     double begun, done_before, done, total;  /* done and total: picture-evaluations */
@@ -41,10 +42,9 @@ fv_status fvi_cal_progress(fvi_calibration *c, double pictures);
 fv_status fvi_cal_open_walk(fvi_calibration *c, const dit_runner_options *ro);
 fv_status fvi_cal_start_walk(fvi_calibration *c, int draw);
 int fvi_cal_rows(const fvi_calibration *c, int e);
-/* The largest batch that divides `draws` and needs at most FVI_CAL_RING_BYTES for `slots` sets of
+/* The largest batch that divides `draws` and needs at most ring_bytes for `slots` sets of
  * `modules` outputs; 1 if none does. */
 int fvi_cal_batch(const fvi_calibration *c, int draws, int slots, int modules, size_t value_bytes);
-#define FVI_CAL_RING_BYTES ((size_t)512 << 20)
 fv_status fvi_cal_sums_create(fvi_calibration *c, fvi_cal_sums *s);
 
 /* ---- sens_gram.c: the draws of the Gram pass, and the arrays of the table that follow ---- */

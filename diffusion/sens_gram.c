@@ -3,13 +3,14 @@
  * The exact sampler runs on `draws` (noise, class) samples. A ring of the last window+1 outputs of
  * every module is kept, and of the three things that a skipped evaluation may forecast: network
  * output, hidden state before the final layer, and the same less the embedded input. If it would
- * need more than FVI_CAL_RING_BYTES, a random subset of the tokens stands for all (the output is
- * small and always whole). Sums are in f64, in an order that depends on the batch alone.
+ * need more than ring_bytes, a random subset of the tokens stands for all (the output is small and
+ * always whole). Sums are in f64, in an order that depends on the batch alone.
  *
  * Pruning: an MLP that computes the tokens which dit_prune_select chooses by the output at e-n and
  * reuses the rest. With D(token) = |F_e - F_(e-n)|^2 the table has
  *     sum of D over the tokens not chosen / sum over all,
- * a ratio of sums over the draws. This needs the whole ring. */
+ * a ratio of sums over the draws. This needs all tokens: where the ring has a subset, the last
+ * outputs of the MLPs get a small ring of their own, if half of the memory is enough for it. */
 #include "sens_calibrate.h"
 
 #include <math.h>
@@ -26,6 +27,7 @@ typedef struct gram_pass {
     int *token;          /* [kept] ascending */
     size_t feature, out; /* values of a slot: of all but the output, of it */
     float *ring, *out_ring;
+    float *mlp_ring;       /* all tokens of the MLPs: [FVI_SENS_PRUNE_AGES+1][depth][2B][N][D] */
     const float *eval_out; /* the network's output of this evaluation */
     float *value;          /* pruning, for each layer: [B][3 tokens] scores, */
     int32_t *index;        /* [B][tokens] what is chosen, */
@@ -98,8 +100,8 @@ static void copy_values(const void *from, size_t at, fv_dtype type, size_t n, fl
     for (size_t j = 0; j < n; j++) to[j] = fv_bf16_to_f32(h[j]);
 }
 
-/* Kept tokens of every row, as f32. */
-static void copy_feature(const gram_pass *g, int k, int rows, float *to)
+/* Kept tokens of every row, as f32; `token` NULL: all of them. */
+static void copy_feature(const gram_pass *g, int k, int rows, const int *token, float *to)
 {
     const fvi_calibration *c = g->c;
     const size_t D = (size_t)c->dit->net.cfg.width;
@@ -113,8 +115,9 @@ static void copy_feature(const gram_pass *g, int k, int rows, float *to)
                            ? dit_runner_feature(c->walk.runner, k / 2, k % 2, &type)
                            : dit_runner_hidden(c->walk.runner, &embedded);
     for (int row = 0; row < rows; row++)
-        for (int i = 0; i < g->kept; i++, to += D) {
-            const size_t at = ((size_t)row * (size_t)c->tokens + (size_t)g->token[i]) * D;
+        for (int i = 0; i < (token ? g->kept : c->tokens); i++, to += D) {
+            const size_t at =
+                ((size_t)row * (size_t)c->tokens + (size_t)(token ? token[i] : i)) * D;
             copy_values(from, at, type, D, to);
             for (size_t j = 0; k == c->modules + DIT_SKIP_RESIDUAL && j < D; j++)
                 to[j] -= embedded[at + j];
@@ -127,15 +130,27 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Bytes of one token of every row in all slots of the ring, and of the MLPs' own. */
+static size_t token_bytes(const gram_pass *g, int slots, int features)
+{
+    return (size_t)slots * (size_t)features * 2 * (size_t)g->c->walk.B *
+           (size_t)g->c->dit->net.cfg.width * sizeof(float);
+}
+
 /* The ring, with as many tokens as fit. Without sampling all tokens are taken in order. */
 static fv_status make_ring(gram_pass *g)
 {
     fvi_calibration *c = g->c;
     const dit_config *cfg = &c->dit->net.cfg;
     const size_t slots = (size_t)(c->sens->window + 1), rows = 2 * (size_t)c->walk.B;
-    const size_t token =
-        slots * (size_t)(g->features - 1) * rows * (size_t)cfg->width * sizeof(float);
-    size_t fit = FVI_CAL_RING_BYTES / token;
+    const size_t token = token_bytes(g, c->sens->window + 1, g->features - 1),
+                 mlps = token_bytes(g, FVI_SENS_PRUNE_AGES + 1, c->sens->depth) *
+                        (size_t)c->tokens;
+    size_t fit = c->ring_bytes / token;
+    if (fit < (size_t)c->tokens && mlps <= c->ring_bytes / 2) {
+        if (!(g->mlp_ring = fv_alloc(c->ctx, mlps))) return FV_ERR_OOM;
+        fit = (c->ring_bytes - mlps) / token;
+    }
     if (fit < LEAST_TOKENS) fit = LEAST_TOKENS;
     g->kept = fit < (size_t)c->tokens ? (int)fit : c->tokens;
     g->feature = rows * (size_t)g->kept * (size_t)cfg->width;
@@ -183,6 +198,16 @@ static double gap_of(const mixture *m)
     return d > 0 ? d : 0;
 }
 
+/* All tokens of MLP l at e. */
+static float *mlp_slot(const gram_pass *g, int e, int l)
+{
+    const fvi_calibration *c = g->c;
+    const size_t n = 2 * (size_t)c->walk.B * (size_t)c->tokens * (size_t)c->dit->net.cfg.width;
+    if (!g->mlp_ring) return slot_of(g, e, 2 * l + DIT_MLP);
+    const size_t at = (size_t)(e % (FVI_SENS_PRUNE_AGES + 1)) * (size_t)c->sens->depth;
+    return g->mlp_ring + (at + (size_t)l) * n;
+}
+
 /* One size of one picture; `all` has every token reused. */
 static void prune_picture(const gram_pass *g, const dit_prune_job *j, int p, const float *now,
                           mixture all, size_t to)
@@ -204,9 +229,9 @@ static void prune_age(const gram_pass *g, int l, int e, int age, int rows)
 {
     const fvi_calibration *c = g->c;
     const dit_config *cfg = &c->dit->net.cfg;
-    const int B = c->walk.B, N = c->tokens, k = 2 * l + DIT_MLP;
+    const int B = c->walk.B, N = c->tokens;
     const size_t row_values = (size_t)N * (size_t)cfg->width, each = (size_t)(l * B * N);
-    const float *now = slot_of(g, e, k), *old = slot_of(g, e - age, k);
+    const float *now = mlp_slot(g, e, l), *old = mlp_slot(g, e - age, l);
     const size_t at = ((size_t)l * (size_t)c->sens->evals + (size_t)e) * DIT_PRUNED;
     mixture all[FVI_CAL_MOST_BATCH] = { { 0 } };
     dit_prune_job j = {
@@ -230,7 +255,7 @@ static fv_status make_pruning(gram_pass *g)
 {
     fvi_calibration *c = g->c;
     const size_t n = (size_t)c->sens->depth * (size_t)c->walk.B * (size_t)c->tokens;
-    if (g->kept < c->tokens) return FV_OK;
+    if (g->kept < c->tokens && !g->mlp_ring) return FV_OK;
     g->value = fv_calloc(c->ctx, 3 * n, sizeof *g->value);
     g->index = fv_calloc(c->ctx, n, sizeof *g->index);
     g->stale = fv_calloc(c->ctx, n, sizeof *g->stale);
@@ -256,14 +281,16 @@ static void add_feature(const gram_pass *g, int k, int e, int rows)
     const double share = (double)c->walk.B / s->draws, scale = share / (double)n;
     double *band = band_of(g, k, e);
     float *now = slot_of(g, e, k);
-    copy_feature(g, k, rows, now);
+    copy_feature(g, k, rows, g->token, now);
     band[0] += scale * dot(now, now, n);
     for (int age = 1; age <= s->window && fvi_sens_known(s, e, age); age++)
         band[age] += scale * dot(now, slot_of(g, e - age, k), n);
     if (k >= c->modules) return;
     g->batch.gate[(size_t)k * (size_t)s->evals + (size_t)e] +=
         share * dit_runner_gate(c->walk.runner, k / 2, k % 2, rows);
-    for (int age = 1; g->value && k % 2 == DIT_MLP && age <= FVI_SENS_PRUNE_AGES; age++)
+    if (!g->value || k % 2 != DIT_MLP) return;
+    if (g->mlp_ring) copy_feature(g, k, rows, NULL, mlp_slot(g, e, k / 2));
+    for (int age = 1; age <= FVI_SENS_PRUNE_AGES; age++)
         if (fvi_sens_known(s, e, age)) prune_age(g, k / 2, e, age, rows);
 }
 
@@ -361,7 +388,8 @@ fv_status fvi_cal_gram(fvi_calibration *c)
         s = fvi_cal_sums_create(c, &g.batch);
         if (s == FV_OK) s = run_draws(&g);
     }
-    void *mem[] = { g.batch.all, g.token, g.ring, g.out_ring, g.value, g.index, g.stale };
+    void *mem[] = { g.batch.all, g.token, g.ring, g.out_ring,
+                    g.mlp_ring,  g.value, g.index, g.stale };
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(c->ctx, mem[i]);
     return s == FV_OK ? put_table(c) : s;
 }

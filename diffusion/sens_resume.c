@@ -119,11 +119,12 @@ static fv_status identify(fvi_calibration *c)
     fv_text t;
     fv_hex(s->hash, sizeof s->hash, hash);
     fv_text_init(&t, c->ctx);
-    fv_text_printf(&t, "%s %s %d %d %d %.9g %d %.9g %d %llu %d %d %d %d %d %d %d %lx",
+    fv_text_printf(&t, "%s %s %d %d %d %.9g %d %.9g %d %llu %d %d %d %d %d %d %d %zu %lx",
                    FV_VERSION_STRING, hash, (int)s->sampler, s->steps, s->evals, (double)s->eta,
                    s->cfg_channels, (double)s->cfg, s->draws, (unsigned long long)s->seed,
                    (int)s->precision, s->window, s->depth, c->weight_draws, c->weight_every,
-                   c->gram_batch, c->weight_batch, (unsigned long)fv_ctx_cpu(c->ctx));
+                   c->gram_batch, c->weight_batch, c->ring_bytes,
+                   (unsigned long)fv_ctx_cpu(c->ctx));
     for (int e = 0; e < s->evals; e++)
         fv_text_printf(&t, " %.17g %d", s->net_time[e], s->guided[e]);
     if (t.status == FV_OK) {

@@ -1,6 +1,7 @@
 /* test_sens.c - sensitivity tables: bands, weights and prune shares against direct computation on
  * stored outputs; calibrations that are interrupted; files of both versions. */
 #include "../diffusion/soda.h"
+#include "alloc_fail.h"
 #include "dit_fixture.h"
 #include "temp_dir.h"
 
@@ -408,6 +409,36 @@ static void prune_shares_are_the_direct_ones(void)
           isnan(fvi_sens_pruned(table, 0, 3, 0, 0)));
 }
 
+/* Less memory: some tokens stand for all, pruning keeps its own ring or is not measured. */
+static void little_memory_takes_a_part_of_the_tokens(void)
+{
+    static const size_t bytes[] = { 2 << 20, 400 << 10 };
+    fv_generate_options gen = use();
+    fv_calibrate_options o = options(&gen);
+    const size_t prune = (size_t)(modules / 2 * STEPS * 9);
+    o.weight_draws = -1;
+    for (int i = 0; i < 2; i++) {
+        fv_sens *s;
+        o.most_bytes = bytes[i];
+        OK(ctx, fv_sens_calibrate(ctx, &s, dit, &o));
+        for (int e = 5; e < STEPS; e += 4)
+            for (int k = 0; k < modules; k++) {
+                const double part = fvi_sens_distance(s, k, e, 1),
+                             all = fvi_sens_distance(table, k, e, 1);
+                CHECK_MSG(part != all && part < 2 * all && all < 2 * part, "%g against %g", part,
+                          all);
+            }
+        CHECK(fvi_sens_step_gram(s, DIT_SKIP_OUTPUT, 9, 4) ==
+              fvi_sens_step_gram(table, DIT_SKIP_OUTPUT, 9, 4));
+        if (i == 0)
+            CHECK(memcmp(s->pruned, table->pruned, prune * 4) == 0 &&
+                  memcmp(s->prune_cosine, table->prune_cosine, prune * 4) == 0);
+        for (size_t j = 0; i == 1 && j < prune; j++)
+            CHECK(s->pruned[j] == 1 && s->prune_cosine[j] == 1);
+        fv_sens_free(&s);
+    }
+}
+
 /* ---- Amount of work ------------------------------------------------------------------------- */
 
 typedef struct meter {
@@ -702,6 +733,36 @@ static void later_versions_are_refused(void)
     fv_free(ctx, bytes);
 }
 
+/* ---- Failing allocations -------------------------------------------------------------------- */
+
+/* Where the engine's plans fail is tested elsewhere: every seventh allocation is enough. */
+static void failing_memory_is_reported(void)
+{
+    fv_generate_options gen = use();
+    fv_calibrate_options o = options(&gen);
+    fv_status s = FV_ERR_OOM;
+    gen.steps = 4;
+    o.draws = o.weight_draws = 1;
+    o.checkpoint = temp_path("c.part");
+    for (int limit = 0; s != FV_OK && limit < 20000; limit += 7) {
+        alloc_fail heap = { .left = ALLOC_ALL };
+        const fv_allocator al = alloc_fail_allocator(&heap);
+        fv_ctx_options co = FV_CTX_OPTIONS_INIT;
+        fv_ctx *c;
+        fv_sens *t;
+        co.alloc = &al;
+        co.threads = 1;
+        OK(ctx, fv_ctx_create(&c, &co));
+        atomic_store(&heap.left, limit);
+        s = fv_sens_calibrate(c, &t, dit, &o);
+        CHECK((s == FV_OK) == (t != NULL) && (s == FV_OK || s == FV_ERR_OOM));
+        fv_sens_free(&t);
+        fv_ctx_destroy(&c);
+        CHECK(atomic_load(&heap.live) == 0);
+    }
+    CHECK(s == FV_OK);
+}
+
 /* ---- Main ----------------------------------------------------------------------------------- */
 
 static fv_status set_up(void)
@@ -739,6 +800,7 @@ int main(void)
     RUN(bands_end_where_they_should);
     RUN(step_weights_predict_the_final_error);
     RUN(prune_shares_are_the_direct_ones);
+    RUN(little_memory_takes_a_part_of_the_tokens);
     RUN(runs_are_counted_and_bounded);
     RUN(interrupted_calibrations_give_the_same_table);
     RUN(foreign_and_damaged_checkpoints_are_refused);
@@ -746,6 +808,7 @@ int main(void)
     RUN(tables_keep_everything);
     RUN(values_out_of_range_are_refused);
     RUN(later_versions_are_refused);
+    RUN(failing_memory_is_reported);
     free(stored);
     fv_sens_free(&table);
     fv_dit_close(&dit);

@@ -9,6 +9,21 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* Of the arrays that a file may lack. */
+static double step_values(const fv_sens *s, int e, int n)
+{
+    double sum = 0;
+    if (s->step_gram) sum += fvi_sens_step_gram(s, DIT_SKIP_RESIDUAL, e, 0);
+    if (s->step_omega) sum += fvi_sens_omega_out(s, e) + fvi_sens_omega_step(s, DIT_SKIP_HIDDEN, e);
+    if (s->pruned) {
+        const double left = fvi_sens_pruned(s, s->depth - 1, e, DIT_PRUNED - 1, n),
+                     cosine = fvi_sens_prune_cosine(s, s->depth - 1, e, 0, n);
+        if (!(left >= 0 && left <= 1 && cosine >= 0 && cosine <= 2)) abort();
+        sum += left + cosine;
+    }
+    return sum;
+}
+
 static void round_trip(fv_ctx *ctx, const fv_sens *s)
 {
     uint8_t *a, *b;
@@ -17,8 +32,10 @@ static void round_trip(fv_ctx *ctx, const fv_sens *s)
     double sum = 0;
     for (int e = 0; e < s->evals; e++)
         for (int n = 1; n <= s->window; n++)
-            if (fvi_sens_known(s, e, n))
+            if (fvi_sens_known(s, e, n)) {
                 sum += fvi_sens_error(s, 0, e, n) + fvi_sens_cosine(s, 1, e, n);
+                sum += step_values(s, e, n);
+            }
     if (sum < 0) abort();
     if (fvi_sens_encode(ctx, s, &a, &na) != FV_OK) return; /* memory cap */
     if (fv_sens_parse(ctx, &again, a, na) == FV_OK) {
