@@ -764,6 +764,8 @@ static fv_status run_skip(dit_runner *r, module_set *s, const float *weight)
 {
     float w[DIT_HISTORY];
     memcpy(w, weight, sizeof w);
+    if (r->prunes)
+        dit_prune_older(r->prune.stale, (size_t)r->depth * (size_t)r->B * (size_t)r->tokens);
     if (r->skip == DIT_SKIP_RESIDUAL) {
         FV_TRY(fv_plan_forward(s->embed));
         r->flop += fv_plan_flop(s->embed);

@@ -366,7 +366,12 @@ static fv_status check_classes(fv_ctx *ctx, const dit_config *c, const fv_genera
 static fv_status check_accel(fv_ctx *ctx, const sampling *s)
 {
     const fv_accel *a = s->o->accel;
-    if (!a || (a->evals == s->schedule.evals && a->depth == s->net->cfg.depth)) return FV_OK;
+    const char *made_for = a ? fv_sampler_name(a->sampler) : NULL;
+    if (!a) return FV_OK;
+    if (a->sampler != FV_SAMPLER_AUTO && a->sampler != s->schedule.kind)
+        return fv_fail(ctx, FV_ERR_MODEL, "plan: made for the sampler %s, this run uses %s",
+                       made_for ? made_for : "?", fv_sampler_name(s->schedule.kind));
+    if (a->evals == s->schedule.evals && a->depth == s->net->cfg.depth) return FV_OK;
     return fv_fail(ctx, FV_ERR_MODEL,
                    "plan: made for %d evaluations of %d blocks, this run has %d of %d", a->evals,
                    a->depth, s->schedule.evals, s->net->cfg.depth);

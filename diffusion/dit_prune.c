@@ -1,6 +1,7 @@
 /* dit_prune.c - which tokens of a pruned module are computed, and moving them.
  *
- * The rows with and without guidance of a picture share their tokens: scores are means over both.
+ * The rows with and without guidance of a picture share their tokens: magnitudes are means over
+ * both, drift is that of the row with guidance.
  * Selection is a stable descending sort by score, so that equal scores go by number and any thread
  * count gives the same tokens; the result is in ascending order, which is how memory likes it. */
 #include "internal.h"

@@ -276,6 +276,30 @@ static void batches_equal_single_runs(void)
         }
 }
 
+/* Plans know what they were made for; the model's hash is compared where a plan is read. */
+static void plans_of_another_run_are_refused(void)
+{
+    const dit_config c = config(DIT_OFFICIAL, true);
+    float *x = test_alloc((size_t)(c.input_size * c.input_size * c.channels) * 4);
+    fv_generate_options o = options(&c, 2);
+    fv_accel *a;
+    dit_net net;
+    OK(ctx, make_net(ctx, &net, &c));
+    OK(ctx, mixed_plan(&a, &c, DIT_SKIP_OUTPUT, DIT_SCORE_MEAN));
+    o.accel = a;
+    o.sampler = FV_SAMPLER_DPMPP2M;
+    CHECK(dit_generate_net(ctx, &net, FV_F32, &o, NULL, x, NULL) == FV_ERR_MODEL);
+    CHECK(strstr(fv_ctx_error(ctx), "ddim") && strstr(fv_ctx_error(ctx), "dpmpp2m"));
+    o.sampler = FV_SAMPLER_DDIM;
+    o.steps = STEPS + 1;
+    CHECK(dit_generate_net(ctx, &net, FV_F32, &o, NULL, x, NULL) == FV_ERR_MODEL);
+    o.steps = STEPS;
+    OK(ctx, dit_generate_net(ctx, &net, FV_F32, &o, NULL, x, NULL));
+    fv_accel_free(&a);
+    dit_net_destroy(ctx, &net);
+    free(x);
+}
+
 static void read_plans_make_the_same_bytes(void)
 {
     for (int score = 0; score < 4; score++) {
@@ -1074,6 +1098,7 @@ int main(void)
     if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
     RUN(full_plan_is_the_plain_sampler);
     RUN(batches_equal_single_runs);
+    RUN(plans_of_another_run_are_refused);
     RUN(read_plans_make_the_same_bytes);
     RUN(same_bytes_for_1_and_2_threads);
     RUN(forecast_with_one_weight_is_reuse);
