@@ -361,7 +361,7 @@ typedef struct dpx_search {
     double fixed;    /* seconds that no plan changes */
 } dpx_search;
 
-static fv_status open_dpx(planner *p, dpx_search *s, int skip)
+static fv_status open_dpx(planner *p, dpx_search *s, int skip, const fvi_dpx_work *like)
 {
     const fv_timing *t = p->timing;
     const size_t T = (size_t)p->T;
@@ -386,7 +386,7 @@ static fv_status open_dpx(planner *p, dpx_search *s, int skip)
     s->p = (fvi_dpx){ p->T, p->K, p->T < FVI_DPX_GAP ? p->T : FVI_DPX_GAP, FVI_DPX_TERMS, p->sens,
                       p->must, { s->seconds, s->seconds + T, skip < 0 ? NULL : s->seconds + 2 * T },
                       skip < 0 ? DIT_SKIP_OUTPUT : (dit_skip)skip };
-    return fvi_dpx_open(p->ctx, &s->work, &s->p);
+    return fvi_dpx_open(p->ctx, &s->work, &s->p, like);
 }
 
 static void close_dpx(const planner *p, dpx_search *s)
@@ -407,32 +407,26 @@ static void put_kinds(const planner *p, const dpx_search *s, fv_accel *a)
     }
 }
 
-/* Keeps the better of *out and the best plan with skips of one kind (-1: none). */
-static fv_status search_dpx(planner *p, double budget, int skip, fv_accel *trial, fv_accel *out,
-                            double *least, double *fastest)
+/* Keeps the better of *out and the best plan of a search; lowers *fastest to its fastest. */
+static fv_status search_dpx(planner *p, double budget, dpx_search *s, fv_accel *trial,
+                            fv_accel *out, double *least, double *fastest)
 {
     static const double reserve[] = { 0, 1, 2 }; /* anchors' worth of time kept for spending */
-    dpx_search s;
-    fv_status st = open_dpx(p, &s, skip);
-    for (int i = 0; st == FV_OK && i < (int)FV_ARRAY_LEN(reserve); i++) {
+    for (int i = 0; i < (p->a->no_single_modules ? 1 : (int)FV_ARRAY_LEN(reserve)); i++) {
         double error, seconds;
-        if (i && p->a->no_single_modules) break;
-        const double most = budget - s.fixed - reserve[i] * s.seconds[p->T - 1];
-        st = fvi_dpx_within(p->ctx, s.work, most, s.kind, &error, &seconds);
-        if (!i && seconds + s.fixed < *fastest) *fastest = seconds + s.fixed;
-        if (st == FV_ERR_ARG) { /* too little time: others may do */
-            st = FV_OK;
-            break;
-        }
-        if (st != FV_OK) break;
-        put_kinds(p, &s, trial);
-        if (!p->a->no_single_modules) st = spend(p, budget - s.fixed - seconds, trial, &error);
-        if (st != FV_OK || !(error < *least)) continue;
+        const double most = budget - s->fixed - reserve[i] * s->seconds[p->T - 1];
+        const fv_status st = fvi_dpx_within(p->ctx, s->work, most, s->kind, &error, &seconds);
+        if (!i && seconds + s->fixed < *fastest) *fastest = seconds + s->fixed;
+        if (st == FV_ERR_ARG) break; /* too little time: others may do */
+        FV_TRY(st);
+        put_kinds(p, s, trial);
+        if (!p->a->no_single_modules)
+            FV_TRY(spend(p, budget - s->fixed - seconds, trial, &error));
+        if (!(error < *least)) continue;
         *least = error;
         copy_plan(p, out, trial);
     }
-    close_dpx(p, &s);
-    return st;
+    return FV_OK;
 }
 
 static bool knows_skip(const planner *p, dit_skip kind)
@@ -440,15 +434,22 @@ static bool knows_skip(const planner *p, dit_skip kind)
     return p->sens && !p->a->no_skipping && fvi_sens_omega_step(p->sens, kind, p->T - 1) >= 0;
 }
 
+/* With skips of one kind, without any, or of the other, whatever is predicted to be best. */
 static fv_status plan_dpx(planner *p, double budget, fv_accel *out)
 {
     double least = INFINITY, fastest = INFINITY;
+    dpx_search plain, skips;
     fv_accel *trial;
     FV_TRY(fvi_accel_create(p->ctx, &trial, p->T, p->K / 2));
-    fv_status s = search_dpx(p, budget, -1, trial, out, &least, &fastest);
-    for (int kind = DIT_SKIP_OUTPUT; s == FV_OK && kind <= DIT_SKIP_HIDDEN; kind++)
-        if (knows_skip(p, (dit_skip)kind))
-            s = search_dpx(p, budget, kind, trial, out, &least, &fastest);
+    fv_status s = open_dpx(p, &plain, -1, NULL);
+    if (s == FV_OK) s = search_dpx(p, budget, &plain, trial, out, &least, &fastest);
+    for (int kind = DIT_SKIP_OUTPUT; s == FV_OK && kind <= DIT_SKIP_HIDDEN; kind++) {
+        if (!knows_skip(p, (dit_skip)kind)) continue;
+        s = open_dpx(p, &skips, kind, plain.work);
+        if (s == FV_OK) s = search_dpx(p, budget, &skips, trial, out, &least, &fastest);
+        close_dpx(p, &skips);
+    }
+    close_dpx(p, &plain);
     fv_accel_free(&trial);
     if (s == FV_OK && fastest > budget)
         s = fv_fail(p->ctx, FV_ERR_ARG,
@@ -464,7 +465,7 @@ static fv_status plan_dpx_anchors(planner *p, int anchors, fv_accel *out)
     if (anchors > p->T)
         return fv_fail(p->ctx, FV_ERR_ARG, "plan: %d full steps, but there are %d evaluations",
                        anchors, p->T);
-    fv_status st = open_dpx(p, &s, -1);
+    fv_status st = open_dpx(p, &s, -1, NULL);
     if (st == FV_OK) st = fvi_dpx_anchors(p->ctx, s.work, anchors, s.kind);
     if (st == FV_OK) put_kinds(p, &s, out);
     close_dpx(p, &s);

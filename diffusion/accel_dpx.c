@@ -19,13 +19,14 @@
 #include <string.h>
 
 #define PRICES 64         /* steps of halving */
-#define DEEP_EVALS 300    /* longer runs look back on two anchors: a table of three takes seconds */
+#define DEEP_EVALS 128    /* longer runs look back on two anchors: a table of three takes seconds */
 #define NONE 0            /* distance to an anchor that is not there */
 
 struct fvi_dpx_work {
     fvi_dpx p;
     int G, deep;          /* distances 0 .. G; those of d3 */
     double *error[3];     /* [T][G][G+1][deep] of FORECAST and SKIP */
+    bool is_sharing;      /* FORECAST's is another one's */
     double *value;        /* [T+1][G+1][deep] */
     uint8_t *gap;         /* the same: to the next anchor */
 };
@@ -56,8 +57,7 @@ static double step_error(const fvi_dpx *p, fvi_step kind, int e, const int *at, 
 {
     double sum = 0;
     if (kind == FVI_STEP_ANCHOR) return 0;
-    if (kind == FVI_STEP_SKIP)
-        return p->seconds[FVI_STEP_SKIP] ? fvi_skip_error(p->sens, p->skip, e, at, n) : INFINITY;
+    if (kind == FVI_STEP_SKIP) return fvi_skip_error(p->sens, p->skip, e, at, n);
     for (int k = 0; k < p->K; k++) sum += fvi_forecast_error(p->sens, k, e, at, n);
     return sum;
 }
@@ -66,6 +66,8 @@ static double step_error(const fvi_dpx *p, fvi_step kind, int e, const int *at, 
 static void fill_errors(fv_ctx *ctx, fvi_dpx_work *w)
 {
     const fvi_dpx *p = &w->p;
+    const int first = w->is_sharing ? FVI_STEP_SKIP : FVI_STEP_FORECAST;
+    const int last = p->seconds[FVI_STEP_SKIP] ? FVI_STEP_SKIP : FVI_STEP_FORECAST;
 #pragma omp parallel for schedule(dynamic) num_threads(fv_ctx_threads(ctx))
     for (int e = 1; e < p->T; e++)
         for (int age = 1; age <= w->G - 1 && age <= e && !p->must[e - age + 1]; age++)
@@ -73,13 +75,14 @@ static void fill_errors(fv_ctx *ctx, fvi_dpx_work *w)
                 for (int d3 = 0; d3 < w->deep && d3 <= e - age - d2; d3++) {
                     int at[FVI_DPX_TERMS];
                     const int n = anchors_of(p, e, age, d2, d3, at);
-                    for (int kind = FVI_STEP_FORECAST; kind <= FVI_STEP_SKIP; kind++)
+                    for (int kind = first; kind <= last; kind++)
                         w->error[kind][step_at(w, e, age, d2, d3)] =
                             step_error(p, (fvi_step)kind, e, at, n);
                 }
 }
 
-fv_status fvi_dpx_open(fv_ctx *ctx, fvi_dpx_work **out, const fvi_dpx *p)
+fv_status fvi_dpx_open(fv_ctx *ctx, fvi_dpx_work **out, const fvi_dpx *p,
+                       const fvi_dpx_work *like)
 {
     *out = NULL;
     if (p->T < 1 || p->K < 1 || p->max_gap < 1 || p->max_gap > FVI_DPX_GAP)
@@ -90,11 +93,14 @@ fv_status fvi_dpx_open(fv_ctx *ctx, fvi_dpx_work **out, const fvi_dpx *p)
     w->G = p->max_gap;
     w->deep = p->terms > 2 && p->T <= DEEP_EVALS ? w->G + 1 : 1;
     const size_t steps = step_at(w, p->T, 1, 0, 0), states = state_at(w, p->T + 1, 0, 0);
-    for (int i = FVI_STEP_FORECAST; i <= FVI_STEP_SKIP; i++)
-        w->error[i] = fv_calloc(ctx, steps, sizeof(double));
+    w->is_sharing = like != NULL;
+    w->error[FVI_STEP_FORECAST] =
+        like ? like->error[FVI_STEP_FORECAST] : fv_calloc(ctx, steps, sizeof(double));
+    if (p->seconds[FVI_STEP_SKIP]) w->error[FVI_STEP_SKIP] = fv_calloc(ctx, steps, sizeof(double));
     w->value = fv_calloc(ctx, states, sizeof(double));
     w->gap = fv_calloc(ctx, states, 1);
-    if (!w->error[FVI_STEP_FORECAST] || !w->error[FVI_STEP_SKIP] || !w->value || !w->gap) {
+    if (!w->error[FVI_STEP_FORECAST] || !w->value || !w->gap ||
+        (p->seconds[FVI_STEP_SKIP] && !w->error[FVI_STEP_SKIP])) {
         fvi_dpx_close(ctx, &w);
         return FV_ERR_OOM;
     }
@@ -108,7 +114,8 @@ void fvi_dpx_close(fv_ctx *ctx, fvi_dpx_work **ww)
     fvi_dpx_work *w = *ww;
     *ww = NULL;
     if (!w) return;
-    for (int i = 0; i < 3; i++) fv_free(ctx, w->error[i]);
+    if (!w->is_sharing) fv_free(ctx, w->error[FVI_STEP_FORECAST]);
+    fv_free(ctx, w->error[FVI_STEP_SKIP]);
     fv_free(ctx, w->value);
     fv_free(ctx, w->gap);
     fv_free(ctx, w);

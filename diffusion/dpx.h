@@ -52,8 +52,10 @@ typedef struct fvi_dpx {
 } fvi_dpx;
 
 typedef struct fvi_dpx_work fvi_dpx_work;
-/* Errors of all possible steps; *out from fvi_dpx_open, freed by fvi_dpx_close. */
-fv_status fvi_dpx_open(fv_ctx *ctx, fvi_dpx_work **out, const fvi_dpx *p);
+/* Errors of all possible steps; *out is freed by fvi_dpx_close. like: NULL, or one that was opened
+ * for the same problem but skips and outlives this one: its errors of forecasts are taken. */
+fv_status fvi_dpx_open(fv_ctx *ctx, fvi_dpx_work **out, const fvi_dpx *p,
+                       const fvi_dpx_work *like);
 void fvi_dpx_close(fv_ctx *ctx, fvi_dpx_work **w);
 /* The schedule of least error + price * seconds, exactly: kind [T], its error and seconds. */
 void fvi_dpx_solve(fvi_dpx_work *w, double price, uint8_t *kind, double *error, double *seconds);

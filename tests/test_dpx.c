@@ -106,9 +106,10 @@ static void schedules_are_the_best_at_every_price(void)
     for (uint64_t seed = 1; seed <= 12; seed++) {
         fv_sens *s = random_table(seed);
         problem q;
-        fvi_dpx_work *w;
+        fvi_dpx_work *w, *first;
         make_problem(&q, seed, s, 2 + (int)(seed % 6), seed % 4 != 0);
-        OK(ctx, fvi_dpx_open(ctx, &w, &q.p));
+        OK(ctx, fvi_dpx_open(ctx, &first, &q.p, NULL));
+        OK(ctx, fvi_dpx_open(ctx, &w, &q.p, first)); /* the same */
         for (size_t i = 0; i < FV_ARRAY_LEN(price); i++) {
             uint8_t kind[T], found[T];
             double error, seconds, best = INFINITY;
@@ -123,6 +124,7 @@ static void schedules_are_the_best_at_every_price(void)
                       error + price[i] * seconds, best);
         }
         fvi_dpx_close(ctx, &w);
+        fvi_dpx_close(ctx, &first);
         fv_sens_free(&s);
     }
 }
@@ -137,7 +139,7 @@ static void budgets_are_kept_on_the_hull(void)
         double error, seconds, before = INFINITY, fastest = INFINITY;
         uint8_t kind[T], any[T];
         make_problem(&q, seed, s, 5, true);
-        OK(ctx, fvi_dpx_open(ctx, &w, &q.p));
+        OK(ctx, fvi_dpx_open(ctx, &w, &q.p, NULL));
         for (int x = 0; x < SCHEDULES; x++) {
             if (!schedule_of(&q, x, any)) continue;
             fvi_dpx_judge(&q.p, any, &error, &seconds);
@@ -170,7 +172,7 @@ static void anchors_are_counted(void)
     fvi_dpx_work *w;
     uint8_t kind[T];
     make_problem(&q, 31, s, 4, false);
-    OK(ctx, fvi_dpx_open(ctx, &w, &q.p));
+    OK(ctx, fvi_dpx_open(ctx, &w, &q.p, NULL));
     CHECK(fvi_dpx_anchors(ctx, w, 1, kind) == FV_ERR_ARG);
     for (int n = 2; n <= T; n++) {
         int count = 0;
