@@ -257,14 +257,28 @@ cp out c.json
 json_ok c.json speedup_requested speedup_measured psnr_db ssim seconds_exact; ok $? compare_json
 ! grep -q '"speedup_measured": null' c.json && grep -q '"ssim": [0-9-]' c.json; ok $? compare_measures
 is_png s.png; ok $? side_by_side_is_a_picture
+expect accel_with_speedup 0 $gen $fast --speedup 1.5 --accel soda -f -o fast.png --json
+grep -q '"mode": "soda' out; ok $? accel_chooses_the_plan
+expect accel_method 0 $gen $fast --accel taylorseer:N=3,order=1 --plan-out t.fvplan -f -o t.png --json
+grep -q '"mode": "taylorseer:N=3,order=1"' out; ok $? accel_method_is_reported
+expect accel_method_as_plan 0 $gen $fast --plan-in t.fvplan -f -o t2.png
+if [ -n "$python" ]; then "$python" pixels.py t.png t2.png; ok $? accel_method_as_plan_repeats_the_picture
+else skip accel_method_as_plan_repeats_the_picture "no python3"; fi
+expect accel_teacache 0 $gen $fast --accel teacache:threshold=0.3 --compare -f -o t.png
 refuse speedup_beyond_the_maximum 1 "maximum" $gen $fast -q --speedup 900 -o x.png
 expect speedup_1_is_exact 0 $gen $fast --speedup 1 --json -o exact.png
 grep -q '"mode": "exact"' out; ok $? speedup_1_says_exact
 expect calibrate 0 "$GEN" calibrate m.safetensors --steps 8 --draws 2 --quick --threads 1
 [ -s m.fvsens ]; ok $? calibrate_writes_beside_the_model
+grep -q "exact pictures" err && [ ! -e m.fvsens.part ]; ok $? calibrate_says_how_long_it_takes
+echo else > q.fvsens.part
+refuse calibrate_keeps_a_foreign_part 3 "q.fvsens.part" "$GEN" calibrate m.safetensors -q \
+    -o q.fvsens --steps 8 --draws 2
+[ -s q.fvsens.part ] && [ ! -e q.fvsens ]; ok $? calibrate_leaves_the_foreign_part
+rm q.fvsens.part
 refuse calibrate_keeps_existing_files 1 exists "$GEN" calibrate m.safetensors --steps 8
 expect info_of_a_table 0 "$GEN" info m.fvsens
-grep -q "steps" out; ok $? info_of_a_table_says_steps
+grep -q "steps" out && grep -q "^runs:" out; ok $? info_of_a_table_says_steps_and_runs
 expect speedup_with_table 0 $gen $fast --speedup 1.5 -f -o fast.png
 ! grep -q "uniform" err; ok $? speedup_uses_the_table
 refuse table_of_another_model 3 "m.fvsens" "$GEN" --model m2.safetensors $fast --speedup 1.5 \

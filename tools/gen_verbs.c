@@ -307,10 +307,12 @@ static int calibrate_model(fv_ctx *ctx, const gen_model *m, const fv_calibrate_o
     fv_status s = fv_sens_calibrate_runs(ctx, m->dit, o, &runs);
     if (s != FV_OK) return cli_report(ctx, s, m->label);
     if (o->checkpoint && cli_file_exists(o->checkpoint))
-        cli_note("%s: going on from %s", m->label, o->checkpoint);
-    cli_note("%s: calibrating takes as long as %.0f exact pictures%s%s", m->label, runs,
-             o->checkpoint ? "; when interrupted, what is done stays in " : "",
-             o->checkpoint ? o->checkpoint : "");
+        cli_note("%s: going on from %s; all takes as long as %.0f exact pictures", m->label,
+                 o->checkpoint, runs);
+    else
+        cli_note("%s: calibrating takes as long as %.0f exact pictures%s%s", m->label, runs,
+                 o->checkpoint ? "; when interrupted, what is done stays in " : "",
+                 o->checkpoint ? o->checkpoint : "");
     s = fv_sens_calibrate(ctx, sens, m->dit, o);
     return s == FV_OK ? CLI_OK : cli_report(ctx, s, m->label);
 }
