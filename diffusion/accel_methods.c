@@ -74,6 +74,30 @@ const char *fv_accel_method_name(int i, const char **options, const char **sourc
     return entry[i].name;
 }
 
+static const char *const mode_name[] = {
+    [FV_ACCEL_DPX] = "dpx",
+    [FV_ACCEL_SODA] = "soda",
+    [FV_ACCEL_SODA_PAPER] = "soda-paper",
+    [FV_ACCEL_DCS] = "dcs",
+    [FV_ACCEL_FIXED] = "fixed",
+    [FV_ACCEL_EXACT] = "exact",
+};
+
+const char *fv_accel_mode_name(fv_accel_mode mode)
+{
+    return (size_t)mode < FV_ARRAY_LEN(mode_name) ? mode_name[mode] : NULL;
+}
+
+int fv_accel_mode_find(const char *name, fv_accel_mode *out)
+{
+    for (size_t i = 0; i < FV_ARRAY_LEN(mode_name); i++)
+        if (mode_name[i] && strcmp(name, mode_name[i]) == 0) {
+            *out = (fv_accel_mode)i;
+            return 1;
+        }
+    return 0;
+}
+
 /* ---- Reading a request ---------------------------------------------------------------------- */
 
 static int key_count(const fvi_method_entry *e)

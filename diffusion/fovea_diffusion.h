@@ -121,8 +121,8 @@ typedef struct fv_generate_stats {
  * the last step of a batch. Progress: "sampling" per evaluation, then "decoding" for latent models.
  * The same bytes for any thread count. Resets the peak of fv_ctx_memory. stats may be NULL.
  * FV_ERR_ARG: an option is out of range, does not fit the model, or a class does not exist;
- * FV_ERR_MODEL: a latent model without decoder, or a plan for other steps; FV_ERR_OOM;
- * FV_ERR_CANCELLED. */
+ * FV_ERR_MODEL: a latent model without decoder, or a plan for other steps or another sampler;
+ * FV_ERR_OOM; FV_ERR_CANCELLED. */
 FV_API FV_NODISCARD fv_status fv_generate(fv_ctx *ctx, const fv_dit *d,
                                           const fv_generate_options *o, fv_image *images,
                                           fv_generate_stats *stats);
@@ -217,6 +217,10 @@ FV_API FV_NODISCARD fv_status fv_accel_solve(fv_ctx *ctx, fv_accel **out, const 
                                              fv_timing *timing, const fv_accel_options *a,
                                              double *measured);
 FV_API void fv_accel_free(fv_accel **a);
+/* "dpx", "soda", "soda-paper", "dcs", "fixed", "exact"; NULL if unknown. */
+FV_API const char *fv_accel_mode_name(fv_accel_mode mode);
+/* 1 and *out by its name, else 0. */
+FV_API int fv_accel_mode_find(const char *name, fv_accel_mode *out);
 /* A published method, "NAME" or "NAME:key=value,...", as in "taylorseer:N=4,order=2", for
  * generating with `o`: what others do, in this engine. sens (may be NULL) serves those that plan by
  * errors. The plan's flop_ratio counts as papers do; its predicted_speedup is the same. A method

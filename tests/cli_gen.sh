@@ -143,6 +143,13 @@ refuse convert_checks_the_place_first 1 "cannot write" "$FOVEA" convert m.safete
 refuse explain_checks_the_place_first 1 "cannot write" "$GEN" explain --model m.safetensors \
     --speedup 2 --png none/map.png
 refuse explain_unknown_suffix 2 "png" "$GEN" explain --model m.safetensors --speedup 2 --png map.tiff
+refuse accel_excludes_plan_in 2 "exclude" $gen --accel fora --plan-in p -o x.png
+refuse accel_mode_needs_speedup 2 "speedup" $gen --accel soda -o x.png
+refuse accel_method_excludes_speedup 2 "soda" $gen --accel fora --speedup 2 -o x.png
+refuse accel_unknown 2 "taylorseer" $gen --steps 3 --accel taylorser -o x.png
+refuse accel_unknown_option 2 "order" $gen --steps 3 --accel taylorseer:ordr=2 -o x.png
+refuse accel_bad_value 2 "1 to 3" $gen --steps 3 --accel fora:N=4 -o x.png
+refuse accel_run_time_has_no_plan 2 "teacache" $gen --accel teacache --plan-out p -o x.png
 refuse table_needs_speedup 2 "--speedup" $gen --table t
 refuse no_such_device 1 "cuda" $gen --device cuda
 
@@ -355,6 +362,19 @@ refuse bench_speedup_table_of_another_model 3 "m.fvsens" "$FOVEA" bench speedup 
 refuse bench_speedup_garbage 3 "text" "$FOVEA" bench speedup text.safetensors
 expect bench_speedup_beyond_reach 0 $speedup --speedup 90
 grep -q 'out of reach' out && grep -q 'maximum' err; ok $? bench_speedup_says_the_maximum
+accel="$FOVEA bench accel m.safetensors --steps 6 --samples 2 --runs 1 --batch 2 --threads 1"
+expect bench_accel 0 $accel --speedup 1.5,2 --methods fixed,fora,taylorseer:order=2,lite=1,teacache,fewer \
+    --json --csv accel.csv --plot accel.png --schedule schedule.png --sheet sheet.png
+json_ok out settings classifier runs; ok $? bench_accel_json
+[ "$(grep -c '^"' accel.csv)" = 10 ] && grep -q '^"taylorseer:order=2,lite=1","anchors' accel.csv
+ok $? bench_accel_csv_has_a_line_for_each_method_and_ratio
+is_png accel.png && is_png schedule.png && is_png sheet.png; ok $? bench_accel_draws_pictures
+expect bench_accel_lists_methods 0 "$FOVEA" bench accel --methods list
+grep -q '^toca *N=3' out; ok $? bench_accel_list_has_options
+refuse bench_accel_unknown_method 2 "tocca" $accel --methods fora,tocca
+refuse bench_accel_keeps_existing_files 1 "-f" $accel --csv accel.csv
+refuse bench_accel_unknown_suffix 2 "png" $accel --plot x.tiff
+refuse bench_accel_garbage 3 "text" "$FOVEA" bench accel text.safetensors
 refuse bench_quality_needs_a_classifier 2 "--classifier" "$FOVEA" bench quality m.safetensors
 refuse bench_quality_bad_ratio 2 "ratios" "$FOVEA" bench quality m.safetensors --classifier c \
     --recipe r --speedup 0.5
@@ -369,7 +389,7 @@ f32=$(dirname "$data")/../diffusion/models/f32.safetensors
 if [ -f "$f32" ]; then
     expect shipped_f32 0 "$GEN" --model "$f32" --class all --seed 5 --threads 1 --speedup 2x --compare \
         --json -o f32.png
-    ! grep -q uniform err && grep -q '"mode": "soda"' out && is_png f32.png; ok $? shipped_f32_has_its_table
+    ! grep -q uniform err && grep -q '"mode": "dpx"' out && is_png f32.png; ok $? shipped_f32_has_its_table
     awk -F'[:,]' '/"psnr_db"/ { found = $2 + 0 > 36 } END { exit !found }' out; ok $? shipped_f32_is_near_exact
     grep -q "apple-golden.*tomato-heart" out; ok $? shipped_f32_names_its_classes
 else

@@ -2,6 +2,7 @@
  * samples. */
 #include "bench_common.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -88,14 +89,131 @@ int bench_find_table(fv_ctx *ctx, const bench_model *m, const char *named,
 }
 
 fv_status bench_solve(fv_ctx *ctx, const bench_model *m, const fv_generate_options *o,
-                      const fv_sens *sens, double speedup, fv_timing **timing, fv_accel **out)
+                      const fv_sens *sens, fv_accel_mode mode, double speedup, fv_timing **timing,
+                      fv_accel **out)
 {
     fv_accel_options a = FV_ACCEL_OPTIONS_INIT;
     *out = NULL;
+    a.mode = mode;
     a.speedup = speedup;
     if (!*timing) {
         const fv_status s = fv_timing_measure(ctx, timing, m->dit, o);
         if (s != FV_OK) return s;
     }
     return fv_accel_solve(ctx, out, m->dit, o, sens, *timing, &a, NULL);
+}
+
+/* ---- Accelerated runs against exact ones ----------------------------------------------------- */
+
+int bench_pictures_open(bench_pictures *p, int samples, int batch, uint64_t seed)
+{
+    const fv_dit_info *info = &p->model->info;
+    fv_generate_options *o = &p->all;
+    if (o->sampler == FV_SAMPLER_AUTO) o->sampler = info->sampler;
+    if (o->steps == 0) o->steps = info->steps;
+    if (o->cfg == 0) o->cfg = info->cfg;
+    p->classes = calloc((size_t)samples, sizeof *p->classes);
+    p->exact = calloc((size_t)samples, sizeof *p->exact);
+    p->fast = calloc((size_t)samples, sizeof *p->fast);
+    o->count = samples;
+    if (!p->classes || !p->exact || !p->fast) return cli_fail(CLI_FAILED, "out of memory");
+    for (int i = 0; i < samples; i++) p->classes[i] = info->classes > 0 ? i % info->classes : 0;
+    o->classes = p->classes;
+    o->seed = seed;
+    o->batch = batch < samples ? batch : samples;
+    p->timed = *o;
+    p->timed.count = o->batch;
+    return CLI_OK;
+}
+
+static void free_images(bench_pictures *p, fv_image *images)
+{
+    for (int i = 0; images && i < p->all.count; i++) fv_image_free(p->ctx, &images[i]);
+}
+
+void bench_drop_fast(bench_pictures *p)
+{
+    free_images(p, p->fast);
+}
+
+void bench_pictures_close(bench_pictures *p)
+{
+    free_images(p, p->exact);
+    free_images(p, p->fast);
+    free(p->exact);
+    free(p->fast);
+    free(p->classes);
+}
+
+fv_status bench_make_exact(bench_pictures *p)
+{
+    fv_generate_stats st = {0};
+    cli_progress_title("exact, %d samples", p->all.count);
+    const fv_status s = fv_generate(p->ctx, p->model->dit, &p->all, p->exact, &st);
+    p->exact_flop = st.flop;
+    return s;
+}
+
+fv_status bench_make_fast(bench_pictures *p, const char *name, const fv_accel *accel, int steps)
+{
+    fv_generate_options o = p->all;
+    fv_generate_stats st = {0};
+    o.accel = accel;
+    o.steps = steps;
+    bench_drop_fast(p);
+    cli_progress_title("%s, %d samples", name, o.count);
+    const fv_status s = fv_generate(p->ctx, p->model->dit, &o, p->fast, &st);
+    p->fast_flop = st.flop;
+    return s;
+}
+
+fv_status bench_run_once(bench_pictures *p, const fv_accel *accel, int steps, double *seconds)
+{
+    fv_generate_options o = p->timed;
+    fv_generate_stats st;
+    o.accel = accel;
+    o.steps = steps;
+    bench_drop_fast(p);
+    const fv_status s = fv_generate(p->ctx, p->model->dit, &o, p->fast, &st);
+    if (s == FV_OK) *seconds = st.seconds;
+    bench_drop_fast(p);
+    return s;
+}
+
+fv_status bench_time_pairs(bench_pictures *p, const char *name, const fv_accel *accel, int steps,
+                           int runs, double *ratio)
+{
+    double exact_seconds, fast_seconds;
+    for (int i = 0; i < runs; i++) {
+        cli_progress_title("%s, pair %d of %d", name, i + 1, runs);
+        fv_status s = bench_run_once(p, NULL, p->timed.steps, &exact_seconds);
+        if (s == FV_OK) s = bench_run_once(p, accel, steps, &fast_seconds);
+        if (s != FV_OK) return s;
+        ratio[i] = fast_seconds > 0 ? exact_seconds / fast_seconds : 1;
+    }
+    return FV_OK;
+}
+
+bench_spread bench_spread_of(double *v, int n)
+{
+    const double median = cli_quantile(v, n, 0.5);
+    return (bench_spread){median, v[0], v[n - 1]};
+}
+
+fv_status bench_compare(const bench_pictures *p, bench_fidelity *out)
+{
+    const int n = p->all.count;
+    double error = 0, v;
+    out->psnr = out->ssim = 0;
+    for (int i = 0; i < n; i++) {
+        fv_status s = fv_psnr(p->ctx, &p->exact[i], &p->fast[i], &v);
+        if (s != FV_OK) return s;
+        if (isfinite(v)) error += pow(10, -v / 10) / n;
+        out->psnr += fmin(v, BENCH_EQUAL_DB) / n;
+        s = fv_ssim(p->ctx, &p->exact[i], &p->fast[i], &v);
+        if (s != FV_OK) return s;
+        out->ssim += v / n;
+    }
+    out->psnr_of_mean = error > 0 ? fmin(-10 * log10(error), BENCH_EQUAL_DB) : BENCH_EQUAL_DB;
+    return FV_OK;
 }

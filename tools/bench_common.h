@@ -52,6 +52,48 @@ int bench_find_table(fv_ctx *ctx, const bench_model *m, const char *named,
 /* A plan corrected against the clock for runs with `o`; *timing is measured when it is NULL.
  * FV_ERR_ARG: the ratio is out of reach. */
 fv_status bench_solve(fv_ctx *ctx, const bench_model *m, const fv_generate_options *o,
-                      const fv_sens *sens, double speedup, fv_timing **timing, fv_accel **out);
+                      const fv_sens *sens, fv_accel_mode mode, double speedup, fv_timing **timing,
+                      fv_accel **out);
+
+/* ---- Accelerated runs against exact ones ----------------------------------------------------- */
+
+#define BENCH_MAX_RUNS 101
+#define BENCH_EQUAL_DB 100.0 /* of equal 8-bit pictures: one that differs anywhere is below it */
+
+/* Samples, and the same ones made faster. */
+typedef struct bench_pictures {
+    fv_ctx *ctx;
+    const bench_model *model;
+    fv_generate_options all, timed; /* the samples; one batch of them */
+    int *classes;                   /* in turn */
+    fv_image *exact, *fast;         /* [all.count]; fast: after bench_make_fast */
+    double exact_flop, fast_flop;
+} bench_pictures;
+
+/* `all` holds the sampling options; the model's fill what is 0. Returns an exit code. */
+int bench_pictures_open(bench_pictures *p, int samples, int batch, uint64_t seed);
+void bench_pictures_close(bench_pictures *p);
+fv_status bench_make_exact(bench_pictures *p);
+/* accel and steps as in fv_generate_options. name is for the progress line. */
+fv_status bench_make_fast(bench_pictures *p, const char *name, const fv_accel *accel, int steps);
+void bench_drop_fast(bench_pictures *p);
+/* Seconds of one batch. */
+fv_status bench_run_once(bench_pictures *p, const fv_accel *accel, int steps, double *seconds);
+/* Exact and accelerated run of a batch in turn, `runs` times: ratios of their seconds. Clock speed
+ * and other load drift over seconds and hit both runs of a pair. */
+fv_status bench_time_pairs(bench_pictures *p, const char *name, const fv_accel *accel, int steps,
+                           int runs, double *ratio);
+
+typedef struct bench_spread {
+    double median, least, most;
+} bench_spread;
+bench_spread bench_spread_of(double *v, int n); /* sorts v */
+
+typedef struct bench_fidelity {
+    double psnr;         /* mean of the pictures' */
+    double psnr_of_mean; /* of the mean squared error of all */
+    double ssim;
+} bench_fidelity;
+fv_status bench_compare(const bench_pictures *p, bench_fidelity *out); /* fast with exact */
 
 #endif

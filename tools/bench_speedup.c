@@ -21,9 +21,7 @@
 
 #include "bench_common.h"
 
-#define MAX_RUNS 101
 #define MAX_LINES 64
-#define EQUAL_DB 100.0 /* of equal 8-bit pictures: one that differs anywhere is below it */
 #define TOLERANCE 0.05 /* "within 5 %" */
 #define CURVE_STYLES 8 /* colours of fv_plot: markers get the colour of their line */
 
@@ -39,27 +37,21 @@ typedef struct speedup_args {
     uint64_t seed;
 } speedup_args;
 
-typedef struct spread {
-    double median, least, most;
-} spread;
-
 /* One line of the table. */
 typedef struct line {
     method m;
     double asked;
-    spread measured;
+    bench_spread measured;
     int steps, evals, full; /* of the sampler; of the network; of these in full */
     int interval;           /* fixed interval; 0 = another method */
-    double psnr;            /* mean of the pictures' */
-    double psnr_of_mean;    /* of the mean squared error of all */
-    double ssim;
+    bench_fidelity fidelity;
     double flop_ratio;
     bool is_reached;
 } line;
 
 /* An interval of the fixed method: measured once for all ratios. */
 typedef struct interval {
-    line l; /* psnr NAN: not yet judged */
+    line l; /* PSNR NAN: not yet judged */
     double predicted;
     bool is_timed;
 } interval;
@@ -69,10 +61,7 @@ typedef struct bench {
     fv_ctx *ctx;
     bench_model model;
     bench_ratios ratios;
-    fv_generate_options all, timed; /* the samples; one batch of them */
-    int *classes;
-    fv_image *exact, *fast; /* [samples] */
-    double exact_flop;
+    bench_pictures p;
     fv_sens *sens;
     fv_timing *timing;
     interval *fixed;
@@ -83,71 +72,22 @@ typedef struct bench {
 
 /* ---- One setting: time and fidelity ---------------------------------------------------------- */
 
-static void free_images(bench *b, fv_image *images)
-{
-    for (int i = 0; images && i < b->a->samples; i++) fv_image_free(b->ctx, &images[i]);
-}
-
-static fv_status run_once(bench *b, const fv_generate_options *o, double *seconds)
-{
-    fv_generate_stats st;
-    const fv_status s = fv_generate(b->ctx, b->model.dit, o, b->fast, &st);
-    if (s != FV_OK) return s;
-    for (int i = 0; i < o->count; i++) fv_image_free(b->ctx, &b->fast[i]);
-    *seconds = st.seconds;
-    return FV_OK;
-}
-
 /* accel and steps as in fv_generate_options. */
 static fv_status time_pairs(bench *b, const char *name, const fv_accel *accel, int steps,
-                            spread *out)
+                            bench_spread *out)
 {
-    fv_generate_options fast = b->timed;
-    double v[MAX_RUNS], te, tf;
-    fast.accel = accel;
-    fast.steps = steps;
-    for (int i = 0; i < b->a->runs; i++) {
-        cli_progress_title("%s, pair %d of %d", name, i + 1, b->a->runs);
-        fv_status s = run_once(b, &b->timed, &te);
-        if (s == FV_OK) s = run_once(b, &fast, &tf);
-        if (s != FV_OK) return s;
-        v[i] = tf > 0 ? te / tf : 1;
-    }
-    out->median = cli_quantile(v, b->a->runs, 0.5); /* sorts v */
-    out->least = v[0];
-    out->most = v[b->a->runs - 1];
-    return FV_OK;
-}
-
-static fv_status compare(bench *b, line *l)
-{
-    const int n = b->a->samples;
-    double error = 0, v;
-    l->psnr = l->ssim = 0;
-    for (int i = 0; i < n; i++) {
-        fv_status s = fv_psnr(b->ctx, &b->exact[i], &b->fast[i], &v);
-        if (s != FV_OK) return s;
-        if (isfinite(v)) error += pow(10, -v / 10) / n;
-        l->psnr += fmin(v, EQUAL_DB) / n;
-        s = fv_ssim(b->ctx, &b->exact[i], &b->fast[i], &v);
-        if (s != FV_OK) return s;
-        l->ssim += v / n;
-    }
-    l->psnr_of_mean = error > 0 ? fmin(-10 * log10(error), EQUAL_DB) : EQUAL_DB;
-    return FV_OK;
+    double v[BENCH_MAX_RUNS];
+    const fv_status s = bench_time_pairs(&b->p, name, accel, steps, b->a->runs, v);
+    if (s == FV_OK) *out = bench_spread_of(v, b->a->runs);
+    return s;
 }
 
 static fv_status judge(bench *b, const char *name, const fv_accel *accel, int steps, line *l)
 {
-    fv_generate_options o = b->all;
-    fv_generate_stats st = {0};
-    o.accel = accel;
-    o.steps = steps;
-    cli_progress_title("%s, %d samples", name, o.count);
-    fv_status s = fv_generate(b->ctx, b->model.dit, &o, b->fast, &st);
-    if (s == FV_OK) s = compare(b, l);
-    free_images(b, b->fast);
-    l->flop_ratio = s == FV_OK ? b->exact_flop / st.flop : NAN;
+    fv_status s = bench_make_fast(&b->p, name, accel, steps);
+    if (s == FV_OK) s = bench_compare(&b->p, &l->fidelity);
+    bench_drop_fast(&b->p);
+    l->flop_ratio = s == FV_OK ? b->p.exact_flop / b->p.fast_flop : NAN;
     return s;
 }
 
@@ -156,7 +96,7 @@ static fv_status judge(bench *b, const char *name, const fv_accel *accel, int st
 static line *add_line(bench *b, method m, double asked)
 {
     line *l = &b->line[b->count++];
-    *l = (line){.m = m, .asked = asked, .steps = b->all.steps, .is_reached = true};
+    *l = (line){.m = m, .asked = asked, .steps = b->p.all.steps, .is_reached = true};
     return l;
 }
 
@@ -175,8 +115,8 @@ static fv_status run_soda(bench *b, method m, double R)
     char name[32];
     snprintf(name, sizeof name, "%s %gx", method_name[m], R);
     cli_progress_title("%s, planning", name);
-    fv_status s = bench_solve(b->ctx, &b->model, &b->timed, m == SODA ? b->sens : NULL, R,
-                              &b->timing, &accel);
+    fv_status s = bench_solve(b->ctx, &b->model, &b->p.timed, m == SODA ? b->sens : NULL,
+                              FV_ACCEL_SODA, R, &b->timing, &accel);
     if (s == FV_ERR_ARG) { /* out of reach: the other methods still count */
         cli_progress_title(NULL);
         cli_note("%s: %s", name, fv_ctx_error(b->ctx));
@@ -185,8 +125,8 @@ static fv_status run_soda(bench *b, method m, double R)
     }
     if (s != FV_OK) return s;
     count_full(l, accel);
-    s = time_pairs(b, name, accel, b->all.steps, &l->measured);
-    if (s == FV_OK) s = judge(b, name, accel, b->all.steps, l);
+    s = time_pairs(b, name, accel, b->p.all.steps, &l->measured);
+    if (s == FV_OK) s = judge(b, name, accel, b->p.all.steps, l);
     fv_accel_free(&accel);
     return s;
 }
@@ -196,7 +136,7 @@ static fv_status plan_fixed(bench *b, int n, fv_accel **out)
     fv_accel_options a = FV_ACCEL_OPTIONS_INIT;
     a.mode = FV_ACCEL_FIXED;
     a.interval = n;
-    return fv_accel_plan(b->ctx, out, b->model.dit, &b->timed, NULL, b->timing, &a);
+    return fv_accel_plan(b->ctx, out, b->model.dit, &b->p.timed, NULL, b->timing, &a);
 }
 
 /* The smallest interval for each number of full evaluations: larger ones with the same number cost
@@ -217,7 +157,7 @@ static fv_status list_intervals(bench *b)
         if (n > 2 && info.anchors == last) continue;
         last = info.anchors;
         interval *v = &b->fixed[b->fixed_count++];
-        v->l = (line){.m = FIXED, .steps = b->all.steps, .interval = n, .psnr = NAN};
+        v->l = (line){.m = FIXED, .steps = b->p.all.steps, .interval = n, .fidelity.psnr = NAN};
         v->predicted = info.predicted_speedup;
     }
     return FV_OK;
@@ -231,10 +171,10 @@ static fv_status measure_interval(bench *b, interval *v, bool with_fidelity)
     if (s != FV_OK) return s;
     snprintf(name, sizeof name, "%s %d", method_name[FIXED], v->l.interval);
     count_full(&v->l, accel);
-    if (!v->is_timed) s = time_pairs(b, name, accel, b->all.steps, &v->l.measured);
+    if (!v->is_timed) s = time_pairs(b, name, accel, b->p.all.steps, &v->l.measured);
     v->is_timed = s == FV_OK;
-    if (s == FV_OK && with_fidelity && isnan(v->l.psnr))
-        s = judge(b, name, accel, b->all.steps, &v->l);
+    if (s == FV_OK && with_fidelity && isnan(v->l.fidelity.psnr))
+        s = judge(b, name, accel, b->p.all.steps, &v->l);
     fv_accel_free(&accel);
     return s;
 }
@@ -266,11 +206,12 @@ static fv_status run_fixed(bench *b, double R)
 
 static fv_status run_fewer(bench *b, double R)
 {
-    const bool is_noise = b->all.sampler == FV_SAMPLER_DDPM || b->all.sampler == FV_SAMPLER_DDIM;
+    const fv_sampler sampler = b->p.all.sampler;
+    const bool is_noise = sampler == FV_SAMPLER_DDPM || sampler == FV_SAMPLER_DDIM;
     const int least = is_noise ? 2 : 1;
     line *l = add_line(b, FEWER, R);
     char name[32];
-    l->steps = (int)lround(b->all.steps / R);
+    l->steps = (int)lround(b->p.all.steps / R);
     if (l->steps < least) l->steps = least;
     snprintf(name, sizeof name, "%d steps", l->steps);
     const fv_status s = time_pairs(b, name, NULL, l->steps, &l->measured);
@@ -278,28 +219,6 @@ static fv_status run_fewer(bench *b, double R)
 }
 
 /* ---- All runs -------------------------------------------------------------------------------- */
-
-static int prepare(bench *b)
-{
-    const speedup_args *a = b->a;
-    const int classes = b->model.info.classes;
-    fv_generate_options *o = &b->all;
-    if (o->sampler == FV_SAMPLER_AUTO) o->sampler = b->model.info.sampler;
-    if (o->steps == 0) o->steps = b->model.info.steps;
-    if (o->cfg == 0) o->cfg = b->model.info.cfg;
-    b->classes = calloc((size_t)a->samples, sizeof *b->classes);
-    b->exact = calloc((size_t)a->samples, sizeof *b->exact);
-    b->fast = calloc((size_t)a->samples, sizeof *b->fast);
-    if (!b->classes || !b->exact || !b->fast) return cli_fail(CLI_FAILED, "out of memory");
-    for (int i = 0; i < a->samples; i++) b->classes[i] = classes > 0 ? i % classes : 0;
-    o->classes = b->classes;
-    o->count = a->samples;
-    o->seed = a->seed;
-    o->batch = a->batch < a->samples ? a->batch : a->samples;
-    b->timed = *o;
-    b->timed.count = o->batch;
-    return bench_find_table(b->ctx, &b->model, a->table, o, &b->sens);
-}
 
 static fv_status run_ratio(bench *b, double R)
 {
@@ -311,13 +230,11 @@ static fv_status run_ratio(bench *b, double R)
 
 static int run_all(bench *b)
 {
-    fv_generate_stats st;
-    int code = prepare(b);
+    int code = bench_pictures_open(&b->p, b->a->samples, b->a->batch, b->a->seed);
+    if (code == CLI_OK)
+        code = bench_find_table(b->ctx, &b->model, b->a->table, &b->p.all, &b->sens);
     if (code != CLI_OK) return code;
-    cli_progress_title("exact, %d samples", b->all.count);
-    fv_status s = fv_generate(b->ctx, b->model.dit, &b->all, b->exact, &st);
-    if (s != FV_OK) return cli_report(b->ctx, s, b->model.label);
-    b->exact_flop = st.flop;
+    fv_status s = bench_make_exact(&b->p);
     for (int i = 0; i < b->ratios.count && s == FV_OK; i++) s = run_ratio(b, b->ratios.ratio[i]);
     cli_progress_title(NULL);
     return s == FV_OK ? CLI_OK : cli_report(b->ctx, s, b->model.label);
@@ -360,7 +277,7 @@ static tally count_better(const bench *b, method m, method rival)
         const line *r = find_line(b, rival, b->ratios.ratio[i]);
         if (!l || !r || r->measured.median > (1 + TOLERANCE) * l->measured.median) continue;
         t.of++;
-        t.yes += l->psnr > r->psnr && l->ssim > r->ssim;
+        t.yes += l->fidelity.psnr > r->fidelity.psnr && l->fidelity.ssim > r->fidelity.ssim;
     }
     return t;
 }
@@ -387,8 +304,8 @@ static void print_line(const line *l)
     }
     what_runs(l, what, sizeof what);
     printf("%7.3fx [%6.3f %6.3f] %6.2f %6.2f %8.5f %7.3fx  %s\n", l->measured.median,
-           l->measured.least, l->measured.most, l->psnr, l->psnr_of_mean, l->ssim, l->flop_ratio,
-           what);
+           l->measured.least, l->measured.most, l->fidelity.psnr, l->fidelity.psnr_of_mean,
+           l->fidelity.ssim, l->flop_ratio, what);
 }
 
 static void print_head(const bench *b)
@@ -396,14 +313,14 @@ static void print_head(const bench *b)
     char cpu[128], name[64];
     cli_cpu_name(cpu, sizeof cpu);
     cli_printable(b->model.info.name, name, sizeof name);
-    printf("%s, %d steps of %s, cfg %g, %s, %d threads, %s\n", name, b->all.steps,
-           fv_sampler_name(b->all.sampler), (double)b->all.cfg, fv_dtype_name(b->model.precision),
-           fv_ctx_threads(b->ctx), cpu);
+    printf("%s, %d steps of %s, cfg %g, %s, %d threads, %s\n", name, b->p.all.steps,
+           fv_sampler_name(b->p.all.sampler), (double)b->p.all.cfg,
+           fv_dtype_name(b->model.precision), fv_ctx_threads(b->ctx), cpu);
     printf("%d samples, classes in turn, seeds %llu to %llu; timed: %d pairs of runs of %d "
            "pictures\n",
            b->a->samples, (unsigned long long)b->a->seed,
            (unsigned long long)b->a->seed + (unsigned long long)b->a->samples - 1, b->a->runs,
-           b->timed.count);
+           b->p.timed.count);
     printf("PSNR: mean of the pictures', and of the mean squared error; [least most] of the "
            "pairs\n\n");
 }
@@ -460,9 +377,9 @@ static void column_values(const line *l, double v[COLUMNS])
                                  l->evals ? l->evals : NAN,
                                  l->evals ? l->full : NAN,
                                  l->interval ? l->interval : NAN,
-                                 l->psnr,
-                                 l->psnr_of_mean,
-                                 l->ssim,
+                                 l->fidelity.psnr,
+                                 l->fidelity.psnr_of_mean,
+                                 l->fidelity.ssim,
                                  l->flop_ratio};
     for (int i = 0; i < COLUMNS; i++) v[i] = i == 0 || l->is_reached ? all[i] : NAN;
 }
@@ -504,11 +421,11 @@ static void print_json(const bench *b)
     cli_json_string(&j, "cpu", cpu);
     cli_json_u64(&j, "threads", (uint64_t)fv_ctx_threads(b->ctx));
     cli_json_string(&j, "precision", fv_dtype_name(b->model.precision));
-    cli_json_string(&j, "sampler", fv_sampler_name(b->all.sampler));
-    cli_json_u64(&j, "steps", (uint64_t)b->all.steps);
-    cli_json_number(&j, "cfg", (double)b->all.cfg);
+    cli_json_string(&j, "sampler", fv_sampler_name(b->p.all.sampler));
+    cli_json_u64(&j, "steps", (uint64_t)b->p.all.steps);
+    cli_json_number(&j, "cfg", (double)b->p.all.cfg);
     cli_json_u64(&j, "samples", (uint64_t)b->a->samples);
-    cli_json_u64(&j, "batch", (uint64_t)b->timed.count);
+    cli_json_u64(&j, "batch", (uint64_t)b->p.timed.count);
     cli_json_u64(&j, "runs", (uint64_t)b->a->runs);
     cli_json_u64(&j, "seed", b->a->seed);
     json_lines(b, &j);
@@ -566,7 +483,7 @@ static int write_plot(const bench *b)
     char title[160], name[64];
     for (int i = 0; i < b->count; i++) {
         const line *l = &b->line[i];
-        if (l->is_reached) add_point(&p[l->m], l->measured.median, l->psnr);
+        if (l->is_reached) add_point(&p[l->m], l->measured.median, l->fidelity.psnr);
     }
     memset(curve, 0, sizeof curve);
     for (int m = 0; m < METHODS; m++) {
@@ -575,7 +492,8 @@ static int write_plot(const bench *b)
     }
     cli_printable(b->model.info.name, name, sizeof name);
     snprintf(title, sizeof title, "%s, %d steps of %s, cfg %g: %d samples against exact ones", name,
-             b->all.steps, fv_sampler_name(b->all.sampler), (double)b->all.cfg, b->a->samples);
+             b->p.all.steps, fv_sampler_name(b->p.all.sampler), (double)b->p.all.cfg,
+             b->a->samples);
     po.title = title;
     po.x_label = "measured speed-up";
     po.y_label = "PSNR, dB";
@@ -608,7 +526,7 @@ static int parse(speedup_args *a, int argc, char **argv)
         {0, "speedup", "LIST", "ratios to reach (default 1.25,1.5,2,3)", CLI_STRING, &a->speedup, 0,
          0},
         {0, "samples", "N", "pictures compared (default 64)", CLI_INT, &a->samples, 1, 10000},
-        {0, "runs", "N", "pairs of timed runs (default 5)", CLI_INT, &a->runs, 1, MAX_RUNS},
+        {0, "runs", "N", "pairs of timed runs (default 5)", CLI_INT, &a->runs, 1, BENCH_MAX_RUNS},
         {0, "batch", "N", "pictures computed together; a timed run (default 8)", CLI_INT, &a->batch,
          1, 256},
         {0, "table", "FILE", "sensitivity table (default: the model's)", CLI_STRING, &a->table, 0,
@@ -642,7 +560,7 @@ static int check(bench *b)
     int code = bench_read_ratios(a->speedup, &b->ratios);
     if (code == CLI_OK && b->ratios.count == 0)
         return cli_fail(CLI_USAGE, "--speedup %s: a ratio above 1 is needed", a->speedup);
-    if (code == CLI_OK) code = bench_set_sampling(&a->sampling, &b->all);
+    if (code == CLI_OK) code = bench_set_sampling(&a->sampling, &b->p.all);
     if (code == CLI_OK && a->plot) code = cli_check_place(a->plot, a->common.force);
     if (code == CLI_OK && a->csv) code = cli_check_place(a->csv, a->common.force);
     return code;
@@ -650,14 +568,11 @@ static int check(bench *b)
 
 static void close_bench(bench *b)
 {
-    free_images(b, b->exact);
+    bench_pictures_close(&b->p);
     fv_timing_free(&b->timing);
     fv_sens_free(&b->sens);
     bench_close(&b->model);
     free(b->fixed);
-    free(b->fast);
-    free(b->exact);
-    free(b->classes);
 }
 
 int bench_speedup(int argc, char **argv)
@@ -669,12 +584,14 @@ int bench_speedup(int argc, char **argv)
     bench *b = calloc(1, sizeof *b);
     if (!b) return cli_fail(CLI_FAILED, "out of memory");
     b->a = &a;
-    b->all = (fv_generate_options)FV_GENERATE_OPTIONS_INIT;
+    b->p.all = (fv_generate_options)FV_GENERATE_OPTIONS_INIT;
     int code = check(b);
     if (code == CLI_OK) code = cli_start(&b->ctx, &a.common);
     if (b->ctx) {
         if (code == CLI_OK)
             code = bench_open(b->ctx, &b->model, a.model, cli_precision(b->ctx, &a.common));
+        b->p.ctx = b->ctx;
+        b->p.model = &b->model;
         if (code == CLI_OK) code = run_all(b);
         if (code == CLI_OK) code = write_results(b);
         close_bench(b);

@@ -47,6 +47,7 @@ typedef struct gen_plan_request {
     double speedup;              /* 0 = none */
     const char *table, *plan_in; /* may be NULL */
     int count;                   /* pictures of the run */
+    const char *accel;           /* planning mode, or a method of others; NULL = default mode */
 } gen_plan_request;
 
 typedef struct gen_plan {
@@ -60,6 +61,8 @@ typedef struct gen_plan {
  * or (with a note) if it does not fit. */
 int gen_find_table(fv_ctx *ctx, const gen_model *m, const char *path, const fv_generate_options *o,
                    fv_sens **out);
+/* Do --accel and --speedup go together? Returns an exit code. */
+int gen_check_accel(const char *accel, double speedup);
 int gen_make_plan(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
                   const gen_plan_request *r, gen_plan *out);
 void gen_plan_free(gen_plan *p);

@@ -1,4 +1,4 @@
-/* gen_plan.c - from --speedup R to a plan: table, timings, cache.
+/* gen_plan.c - from --speedup R or --accel METHOD to a plan: table, timings, cache.
  *
  * A plan for a wall-clock ratio needs the times of the modules on this machine. They are measured
  * once and kept in the user's cache folder, with the plans that were checked against the clock, for
@@ -158,11 +158,13 @@ static fv_status estimate_exact(fv_ctx *ctx, const gen_model *m, const fv_genera
 }
 
 static fv_status plan_with(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
-                           const fv_sens *sens, fv_timing *timing, double speedup, gen_plan *out)
+                           const fv_sens *sens, fv_timing *timing, const gen_plan_request *r,
+                           gen_plan *out)
 {
     fv_accel_options a = FV_ACCEL_OPTIONS_INIT;
     double exact;
-    a.speedup = speedup;
+    a.speedup = r->speedup;
+    if (r->accel) (void)fv_accel_mode_find(r->accel, &a.mode);
     out->measured = NAN;
     fv_accel_free(&out->accel);
     const fv_status s = estimate_exact(ctx, m, o, &exact);
@@ -180,12 +182,12 @@ static fv_status solve(fv_ctx *ctx, const gen_model *m, const fv_generate_option
     bool is_new;
     fv_status s = get_timing(ctx, m, o, timing_file, &timing, &is_new);
     if (s != FV_OK) return s;
-    s = plan_with(ctx, m, o, sens, timing, r->speedup, out);
+    s = plan_with(ctx, m, o, sens, timing, r, out);
     const bool is_missed = s == FV_OK && fabs(out->measured / r->speedup - 1) > MISS;
     if (!is_new && (is_missed || s == FV_ERR_ARG || s == FV_ERR_MODEL)) {
         fv_timing_free(&timing);
         s = measure_timing(ctx, m, o, &timing);
-        if (s == FV_OK) s = plan_with(ctx, m, o, sens, timing, r->speedup, out);
+        if (s == FV_OK) s = plan_with(ctx, m, o, sens, timing, r, out);
     }
     if (s == FV_OK) keep_timing(ctx, timing, timing_file);
     fv_timing_free(&timing);
@@ -205,8 +207,9 @@ static int plan_for_speedup(fv_ctx *ctx, const gen_model *m, const fv_generate_o
     o.class_all = 0;
     char *key = timing_key(ctx, m, &o);
     char *plan_key =
-        cli_format("%s %d %d %g table %llx %g", key, (int)o.sampler, o.steps, (double)o.cfg,
-                   (unsigned long long)table_identity(m, r->table), r->speedup);
+        cli_format("%s %d %d %g table %llx %g %s", key, (int)o.sampler, o.steps, (double)o.cfg,
+                   (unsigned long long)table_identity(m, r->table), r->speedup,
+                   r->accel ? r->accel : "");
     char *timing_file = cache_file("timing", key, ".json");
     char *plan_file = cache_file("plan", plan_key, ".fvplan");
     fv_status s = FV_ERR_NOT_FOUND;
@@ -230,6 +233,49 @@ static int plan_for_speedup(fv_ctx *ctx, const gen_model *m, const fv_generate_o
     return code;
 }
 
+/* ---- Methods of others ----------------------------------------------------------------------- */
+
+int gen_check_accel(const char *accel, double speedup)
+{
+    fv_accel_mode mode;
+    const bool is_mode = accel && fv_accel_mode_find(accel, &mode);
+    if (is_mode && !(speedup > 0))
+        return cli_fail(CLI_USAGE, "--accel %s needs --speedup", accel);
+    if (!accel || is_mode || !(speedup > 0)) return CLI_OK;
+    char modes[128] = "";
+    const char *name;
+    for (int i = 0; (name = fv_accel_mode_name((fv_accel_mode)i)) != NULL; i++)
+        snprintf(modes + strlen(modes), sizeof modes - strlen(modes), "%s%s", i ? ", " : "", name);
+    return cli_fail(CLI_USAGE, "--accel %s: it does not plan for a --speedup, as do %s", accel,
+                    modes);
+}
+
+/* Do its plans follow from errors of a table? */
+static bool uses_table(const char *accel)
+{
+    static const char *const name[] = {"cem", "procache", "dpcache"};
+    const size_t n = strcspn(accel, ":");
+    for (size_t i = 0; i < sizeof name / sizeof *name; i++)
+        if (strlen(name[i]) == n && strncmp(name[i], accel, n) == 0) return true;
+    return false;
+}
+
+static int plan_for_method(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
+                           const gen_plan_request *r, gen_plan *out)
+{
+    fv_sens *sens = NULL;
+    const bool needs = uses_table(r->accel);
+    if (r->table && !needs)
+        return cli_fail(CLI_USAGE, "--table: --accel %s does not use one", r->accel);
+    int code = needs ? gen_find_table(ctx, m, r->table, o, &sens) : CLI_OK;
+    if (code != CLI_OK) return code;
+    out->has_table = sens != NULL;
+    const fv_status s = fv_accel_method(ctx, &out->accel, m->dit, o, sens, r->accel);
+    if (s != FV_OK) code = cli_report(ctx, s, "--accel");
+    fv_sens_free(&sens);
+    return code;
+}
+
 int gen_make_plan(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
                   const gen_plan_request *r, gen_plan *out)
 {
@@ -241,6 +287,8 @@ int gen_make_plan(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
         if (s != FV_OK) code = cli_report(ctx, s, r->plan_in);
     } else if (r->speedup > 1) {
         code = plan_for_speedup(ctx, m, o, r, out);
+    } else if (r->accel && !(r->speedup > 0)) {
+        code = plan_for_method(ctx, m, o, r, out);
     }
     if (out->accel) fv_accel_get_info(out->accel, &out->info);
     return code;

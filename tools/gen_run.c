@@ -18,7 +18,8 @@
 typedef struct gen_args {
     cli_common common;
     gen_sampling sampling;
-    const char *model, *decoder, *class_name, *out, *sheet, *plan_in, *plan_out, *table;
+    const char *model, *decoder, *class_name, *out, *sheet, *plan_in, *plan_out, *table,
+        *accel;
     int n;
     uint64_t seed;
     double speedup;
@@ -249,6 +250,7 @@ static fv_status add_text(const gen_run *r, fv_image *img, int first, int count)
         {"fovea.cfg", s.cfg},
         {"fovea.speedup", s.speedup},
         {"fovea.anchors", s.anchors},
+        {"fovea.accel", r->plan.accel ? r->plan.info.mode : "exact"},
         {"fovea.precision", s.precision},
     };
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
@@ -426,9 +428,12 @@ static int run_steps(gen_run *r)
     if (code != CLI_OK) return code;
     if ((code = choose_classes(r)) != CLI_OK) return code;
     if ((code = name_files(r)) != CLI_OK) return code;
-    const gen_plan_request request = {a->speedup, a->table, a->plan_in, r->o.count};
+    const gen_plan_request request = {a->speedup, a->table, a->plan_in, r->o.count, a->accel};
     if ((code = gen_make_plan(r->ctx, &r->model, &r->o, &request, &r->plan)) != CLI_OK) return code;
     r->o.accel = r->plan.accel;
+    if (a->plan_out && r->plan.accel && r->plan.info.at_run_time)
+        return cli_fail(CLI_USAGE, "--plan-out: %s decides while it runs and has no plan",
+                        a->accel);
     if (a->plan_out && !r->plan.accel)
         return cli_fail(CLI_USAGE, "--plan-out: a speed-up of 1 is exact and has no plan");
     if (a->plan_out && r->plan.info.at_run_time)
@@ -459,20 +464,25 @@ static int check_args(const gen_args *a)
 {
     if (a->speedup > 0 && a->plan_in)
         return cli_fail(CLI_USAGE, "--speedup and --plan-in exclude each other");
-    if (a->has_compare && !(a->speedup > 0) && !a->plan_in)
-        return cli_fail(CLI_USAGE, "--compare needs --speedup or --plan-in");
+    if (a->accel && a->plan_in)
+        return cli_fail(CLI_USAGE, "--accel and --plan-in exclude each other");
+    if (a->has_compare && !(a->speedup > 0) && !a->plan_in && !a->accel)
+        return cli_fail(CLI_USAGE, "--compare needs --speedup, --accel or --plan-in");
     if (a->sheet && !a->has_compare) return cli_fail(CLI_USAGE, "--side-by-side needs --compare");
     if (a->sheet && !cli_has_picture_suffix(a->sheet) && !cli_is_special(a->sheet))
         return cli_fail(CLI_USAGE, "--side-by-side %s: use .png .jpg .webp or .ppm", a->sheet);
-    if (a->plan_out && !(a->speedup > 1))
-        return cli_fail(CLI_USAGE, "--plan-out needs --speedup above 1");
-    if (a->table && !(a->speedup > 0)) return cli_fail(CLI_USAGE, "--table needs --speedup");
-    return CLI_OK;
+    if (a->plan_out && !(a->speedup > 1) && !a->accel)
+        return cli_fail(CLI_USAGE, "--plan-out needs --speedup above 1, or --accel");
+    if (a->table && !(a->speedup > 0) && !a->accel)
+        return cli_fail(CLI_USAGE, "--table needs --speedup or --accel");
+    return gen_check_accel(a->accel, a->speedup);
 }
 
 static const char more[] =
     "-o x.png writes one picture or a grid, -o folder/ one file each, -o - PNG to\n"
     "standard output. Without --class the pictures go through the classes.\n"
+    "--accel dpx|soda|soda-paper|dcs|fixed: how --speedup plans (default dpx); alone,\n"
+    "a method of others, as in fora:N=3 (see fovea bench accel --methods list).\n"
     "Verbs, each with --help: gen info, gen calibrate, gen explain.\n";
 
 int gen_pictures(int argc, char **argv)
@@ -487,6 +497,8 @@ int gen_pictures(int argc, char **argv)
         GEN_OPT_SAMPLING(&a.sampling),
         {0, "speedup", "R", "reuse features to be R times faster, as in 2x", CLI_RATIO, &a.speedup,
          1, 1000},
+        {0, "accel", "NAME", "with --speedup: how to plan; else a method of others", CLI_STRING,
+         &a.accel, 0, 0},
         {0, "compare", NULL, "also run exactly, report speed-up, PSNR, SSIM", CLI_FLAG,
          &a.has_compare, 0, 0},
         {0, "side-by-side", "FILE", "with --compare: exact, fast, difference", CLI_STRING, &a.sheet,

@@ -10,10 +10,11 @@ _fovea()
     --type) words='f32 bf16 int8' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
     --preset | new) words='F32 F64c F64 F128 F128L DiT-S/2 DiT-B/2 DiT-L/2 DiT-XL/2' ;;
-    bench) words='gemm dit train quality speedup vzip' ;;
+    bench) words='gemm dit train quality speedup accel vzip' ;;
     --set | --seed | --classes | --rows | --batch | --steps | --seconds | --threads | --cfg | \
-        --samples | --speedup | --runs | --start-step | --levels | --peers | -T) return ;;
-    -o | --vae | --init | --classifier | --recipe | --table | --data-dir | --plot | --csv)
+        --samples | --speedup | --runs | --methods | --start-step | --levels | --peers | -T) return ;;
+    -o | --vae | --init | --classifier | --recipe | --table | --data-dir | --plot | --csv | \
+        --schedule | --sheet)
         COMPREPLY=($(compgen -f -- "$cur"))
         compopt -o filenames 2> /dev/null
         return
@@ -34,6 +35,9 @@ _fovea()
             --batch --speedup --table --steps --sampler --cfg --seed $machine --json $common"
         [[ ${COMP_WORDS[2]} == speedup ]] && words="--speedup --samples --runs --batch --table
             --plot --csv --steps --sampler --cfg --seed -f $machine --json $common"
+        [[ ${COMP_WORDS[2]} == accel ]] && words="--speedup --methods --samples --runs --batch --table
+            --classifier --plot --schedule --sheet --csv --steps --sampler --cfg --seed -f $machine
+            --json $common"
         [[ ${COMP_WORDS[2]} == vzip ]] &&
             words="--levels --peers -T --threads --each -o --csv -f --json $common"
         ;;

@@ -9,6 +9,7 @@ _gen()
     --precision) words='f32 bf16' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
     --class) words='all' ;;
+    --accel) words='dpx soda soda-paper dcs fixed fora toca duca taylorseer teacache cem' ;;
     -n | --seed | --steps | --cfg | --speedup | --threads | --draws) return ;;
     -o | --model | --decoder | --table | --plan-in | --plan-out | --side-by-side | --png)
         COMPREPLY=($(compgen -f -- "$cur"))
@@ -27,7 +28,7 @@ _gen()
     explain) words="--model --speedup -n $sampling --table --png -f --json $machine $common" ;;
     *)
         words="--model --class -n --seed $sampling --speedup --compare --side-by-side --table
-            --plan-out --plan-in --decoder -o --grid -f $machine --json $common"
+            --accel --plan-out --plan-in --decoder -o --grid -f $machine --json $common"
         [[ $COMP_CWORD == 1 ]] && words="info calibrate explain $words"
         ;;
     esac
