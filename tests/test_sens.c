@@ -4,6 +4,7 @@
 #include "alloc_fail.h"
 #include "dit_fixture.h"
 #include "temp_dir.h"
+#include "tiny_models.h"
 
 #include <unistd.h>
 
@@ -543,6 +544,44 @@ static void interrupted_calibrations_give_the_same_table(void)
     fv_ctx_destroy(&c);
 }
 
+/* Official DiT with guidance throughout and noise in every step; 4 tokens, which is less than any
+ * size of a pruned MLP; Heun with two evaluations a step. Interrupted once, somewhere. */
+static void other_samplers_calibrate_and_go_on(void)
+{
+    static const fv_sampler sampler[] = { FV_SAMPLER_DDPM, FV_SAMPLER_DDIM, FV_SAMPLER_DPMPP2M,
+                                          FV_SAMPLER_HEUN };
+    for (int i = 0; i < 4; i++) {
+        const dit_config config = tiny_config(i < 3 ? DIT_OFFICIAL : DIT_F);
+        tiny_model m;
+        fv_generate_options gen = FV_GENERATE_OPTIONS_INIT;
+        fv_calibrate_options o = options(&gen);
+        fv_sens *s = NULL, *whole = NULL;
+        fv_dit *d;
+        meter stop = { .left = 30 + 25 * i };
+        fv_ctx *c = watched(&stop);
+        gen.sampler = sampler[i];
+        gen.steps = 9;
+        tiny_make(ctx, &config, false, &m);
+        OK(ctx, fv_dit_open(ctx, &d, m.m, NULL));
+        OK(ctx, fv_sens_calibrate(ctx, &whole, d, &o));
+        o.checkpoint = temp_path("d.part");
+        CHECK(fv_sens_calibrate(c, &s, d, &o) == FV_ERR_CANCELLED);
+        OK(c, fv_sens_calibrate(c, &s, d, &o));
+        same_table(s, whole);
+        const int e = s->evals - 2;
+        CHECK(s->measured && fvi_sens_omega_out(s, e) > 0 &&
+              fvi_sens_omega_step(s, DIT_SKIP_HIDDEN, e) > 0 &&
+              fvi_sens_step_gram(s, DIT_SKIP_OUTPUT, e, 0) > 0);
+        if (i < 3) CHECK(fvi_sens_pruned(s, 1, e, 0, 2) < 1e-9); /* all tokens are computed */
+        CHECK(s->evals == (i == 3 ? 17 : 9));
+        fv_sens_free(&s);
+        fv_sens_free(&whole);
+        fv_ctx_destroy(&c);
+        fv_dit_close(&d);
+        tiny_free(&m);
+    }
+}
+
 static void refuse_checkpoint(fv_calibrate_options *o, const uint8_t *bytes, size_t n,
                               fv_status least, fv_status most)
 {
@@ -803,6 +842,7 @@ int main(void)
     RUN(little_memory_takes_a_part_of_the_tokens);
     RUN(runs_are_counted_and_bounded);
     RUN(interrupted_calibrations_give_the_same_table);
+    RUN(other_samplers_calibrate_and_go_on);
     RUN(foreign_and_damaged_checkpoints_are_refused);
     RUN(files_of_the_first_version_are_read);
     RUN(tables_keep_everything);
