@@ -216,6 +216,21 @@ FV_API FV_NODISCARD fv_status fv_accel_solve(fv_ctx *ctx, fv_accel **out, const 
                                              const fv_generate_options *o, const fv_sens *sens,
                                              fv_timing *timing, const fv_accel_options *a,
                                              double *measured);
+/* Improves a plan by trial, at equal time: evaluations trade places where that raises the mean PSNR
+ * of `draws` pictures to the exact ones. Takes (trials / speed-up + 1) x draws pictures' time; for
+ * plans that are made once and used often. sens as for the plan; before, after: dB, may be NULL.
+ * On failure the plan is as it was. */
+typedef struct fv_polish_options {
+    size_t struct_size;
+    int draws;     /* 0 = 8 */
+    int trials;    /* 0 = 64 */
+    uint64_t seed; /* of the pictures; 0 = 1 */
+} fv_polish_options;
+#define FV_POLISH_OPTIONS_INIT { .struct_size = sizeof(fv_polish_options) }
+FV_API FV_NODISCARD fv_status fv_accel_polish(fv_ctx *ctx, fv_accel *plan, const fv_dit *d,
+                                              const fv_generate_options *o, const fv_sens *sens,
+                                              const fv_polish_options *opts, double *before,
+                                              double *after);
 FV_API void fv_accel_free(fv_accel **a);
 /* "dpx", "soda", "soda-paper", "dcs", "fixed", "exact"; NULL if unknown. */
 FV_API const char *fv_accel_mode_name(fv_accel_mode mode);
@@ -224,7 +239,7 @@ FV_API int fv_accel_mode_find(const char *name, fv_accel_mode *out);
 /* A published method, "NAME" or "NAME:key=value,...", as in "taylorseer:N=4,order=2", for
  * generating with `o`: what others do, in this engine. sens (may be NULL) serves those that plan by
  * errors. The plan's flop_ratio counts as papers do; its predicted_speedup is the same. A method
- * that decides while sampling (teacache, rfc) has ratios of 1, cannot be written, and serves one call at
+ * that decides while sampling (teacache) has ratios of 1, cannot be written, and serves one call at
  * a time. FV_ERR_UNKNOWN names the nearest method or key, FV_ERR_ARG: a value is out of range. */
 FV_API FV_NODISCARD fv_status fv_accel_method(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
                                               const fv_generate_options *o, const fv_sens *sens,
