@@ -46,7 +46,8 @@ static bool solve(double A[DIT_HISTORY][DIT_HISTORY + 1], int n, double *x)
 
 static double fit(fvi_gram_fn gram, const void *user, int e, const int *at, int n, double *w)
 {
-    double A[DIT_HISTORY][DIT_HISTORY + 1], G[DIT_HISTORY][DIT_HISTORY + 1], trace = 0;
+    double A[DIT_HISTORY][DIT_HISTORY + 1], G[DIT_HISTORY][DIT_HISTORY + 1] = { { 0 } };
+    double trace = 0;
     for (int i = 0; i < n; i++) {
         for (int j = 0; j < n; j++) G[i][j] = between(gram, user, at[i], at[j]);
         G[i][n] = between(gram, user, e, at[i]);

@@ -264,6 +264,9 @@ cp out c.json
 json_ok c.json speedup_requested speedup_measured psnr_db ssim seconds_exact; ok $? compare_json
 ! grep -q '"speedup_measured": null' c.json && grep -q '"ssim": [0-9-]' c.json; ok $? compare_measures
 is_png s.png; ok $? side_by_side_is_a_picture
+refuse polish_needs_speedup 2 "speedup" $gen --polish 3 -o x.png
+expect polish 0 $gen $fast --speedup 1.5 --polish 2 -f -o fast.png
+grep -q 'polished: .* dB' err; ok $? polish_says_what_it_brought
 expect accel_with_speedup 0 $gen $fast --speedup 1.5 --accel soda -f -o fast.png --json
 grep -q '"mode": "soda' out; ok $? accel_chooses_the_plan
 expect accel_method 0 $gen $fast --accel taylorseer:N=3,order=1 --plan-out t.fvplan -f -o t.png --json

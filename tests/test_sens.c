@@ -208,8 +208,7 @@ static forecast taylor(const int *age, int count)
     const double first[MOST] = { 1, -1, 0 }, second[MOST] = { 1, -2, 1 };
     for (int i = 0; i < count; i++) {
         f.age[i] = age[i];
-        f.w[i] = (i == 0) + (count > 1 ? x * first[i] : 0);
-        if (count > 2) f.w[i] += x * x / 2 * second[i];
+        f.w[i] = (i == 0) + (count > 1 ? x * first[i] : 0) + (count > 2 ? x * x / 2 * second[i] : 0);
     }
     return f;
 }

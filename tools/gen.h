@@ -47,6 +47,7 @@ typedef struct gen_plan_request {
     double speedup;              /* 0 = none */
     const char *table, *plan_in; /* may be NULL */
     int count;                   /* pictures of the run */
+    int polish;                  /* trials to improve the plan; 0 = none */
     const char *accel;           /* planning mode, or a method of others; NULL = default mode */
 } gen_plan_request;
 

@@ -194,6 +194,20 @@ static fv_status solve(fv_ctx *ctx, const gen_model *m, const fv_generate_option
     return s;
 }
 
+static fv_status polish(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
+                        const fv_sens *sens, int trials, gen_plan *out)
+{
+    fv_polish_options q = FV_POLISH_OPTIONS_INIT;
+    fv_generate_options p = *o;
+    double before, after;
+    q.trials = trials;
+    p.batch = 0;
+    const fv_status s =
+        fv_accel_polish(ctx, out->accel, m->dit, &p, sens, &q, &before, &after);
+    if (s == FV_OK) cli_note("polished: %.2f dB to the exact pictures, before %.2f", after, before);
+    return s;
+}
+
 static int plan_for_speedup(fv_ctx *ctx, const gen_model *m, const fv_generate_options *asked,
                             const gen_plan_request *r, gen_plan *out)
 {
@@ -207,9 +221,9 @@ static int plan_for_speedup(fv_ctx *ctx, const gen_model *m, const fv_generate_o
     o.class_all = 0;
     char *key = timing_key(ctx, m, &o);
     char *plan_key =
-        cli_format("%s %d %d %g table %llx %g %s", key, (int)o.sampler, o.steps, (double)o.cfg,
+        cli_format("%s %d %d %g table %llx %g %s %d", key, (int)o.sampler, o.steps, (double)o.cfg,
                    (unsigned long long)table_identity(m, r->table), r->speedup,
-                   r->accel ? r->accel : "");
+                   r->accel ? r->accel : "", r->polish);
     char *timing_file = cache_file("timing", key, ".json");
     char *plan_file = cache_file("plan", plan_key, ".fvplan");
     fv_status s = FV_ERR_NOT_FOUND;
@@ -219,6 +233,7 @@ static int plan_for_speedup(fv_ctx *ctx, const gen_model *m, const fv_generate_o
         cli_detail("plan from %s", plan_file);
     } else {
         s = solve(ctx, m, &o, sens, r, timing_file, out);
+        if (s == FV_OK && r->polish) s = polish(ctx, m, &o, sens, r->polish, out);
         if (s == FV_OK && plan_file && fv_accel_write(ctx, out->accel, plan_file, 1) != FV_OK)
             cli_detail("plan not kept: %s", fv_ctx_error(ctx));
         if (s != FV_OK) code = cli_report(ctx, s, "--speedup");

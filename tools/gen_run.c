@@ -20,7 +20,7 @@ typedef struct gen_args {
     gen_sampling sampling;
     const char *model, *decoder, *class_name, *out, *sheet, *plan_in, *plan_out, *table,
         *accel;
-    int n;
+    int n, polish;
     uint64_t seed;
     double speedup;
     bool has_grid, has_compare;
@@ -428,7 +428,7 @@ static int run_steps(gen_run *r)
     if (code != CLI_OK) return code;
     if ((code = choose_classes(r)) != CLI_OK) return code;
     if ((code = name_files(r)) != CLI_OK) return code;
-    const gen_plan_request request = {a->speedup, a->table, a->plan_in, r->o.count, a->accel};
+    const gen_plan_request request = {a->speedup, a->table, a->plan_in, r->o.count, a->polish, a->accel};
     if ((code = gen_make_plan(r->ctx, &r->model, &r->o, &request, &r->plan)) != CLI_OK) return code;
     r->o.accel = r->plan.accel;
     if (a->plan_out && r->plan.accel && r->plan.info.at_run_time)
@@ -473,6 +473,7 @@ static int check_args(const gen_args *a)
         return cli_fail(CLI_USAGE, "--side-by-side %s: use .png .jpg .webp or .ppm", a->sheet);
     if (a->plan_out && !(a->speedup > 1) && !a->accel)
         return cli_fail(CLI_USAGE, "--plan-out needs --speedup above 1, or --accel");
+    if (a->polish && !(a->speedup > 1)) return cli_fail(CLI_USAGE, "--polish needs --speedup above 1");
     if (a->table && !(a->speedup > 0) && !a->accel)
         return cli_fail(CLI_USAGE, "--table needs --speedup or --accel");
     return gen_check_accel(a->accel, a->speedup);
@@ -497,6 +498,8 @@ int gen_pictures(int argc, char **argv)
         GEN_OPT_SAMPLING(&a.sampling),
         {0, "speedup", "R", "reuse features to be R times faster, as in 2x", CLI_RATIO, &a.speedup,
          1, 1000},
+        {0, "polish", "N", "with --speedup: improve the plan by N trials of 8 pictures", CLI_INT,
+         &a.polish, 0, 100000},
         {0, "accel", "NAME", "with --speedup: how to plan; else a method of others", CLI_STRING,
          &a.accel, 0, 0},
         {0, "compare", NULL, "also run exactly, report speed-up, PSNR, SSIM", CLI_FLAG,
