@@ -48,13 +48,8 @@ uint64_t vz_prime_bytes(const vz_cm_options *o, uint64_t size)
     return sum;
 }
 
-/* Learning takes up to four times as long as the block: fast levels do that only for blocks that are
- * coded in an instant, strong ones, which have to gain less, for those that take a moment. */
-static uint64_t limit_of(int level)
-{
-    if (level <= 2) return VZ_PRIME_BELOW / 16;
-    return level <= 5 || level == FV_VZIP_LEVEL_ULTRA ? VZ_PRIME_BELOW : VZ_PRIME_BELOW / 4;
-}
+/* Fast levels learn texts only for blocks that are coded in an instant. */
+static uint64_t limit_of(int level) { return level <= 2 ? VZ_PRIME_BELOW / 16 : VZ_PRIME_BELOW; }
 
 uint64_t vz_prime_bytes_max(const vz_cm_options *o, uint64_t size)
 {
