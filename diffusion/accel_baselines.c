@@ -311,13 +311,13 @@ static void cem_costs(const fvi_method *m, double *cost, double *sum)
             const bool has_landing = last + 1 < m->T && age_error(m, last + 1, C, true) < INFINITY;
             const int b = has_landing ? last + 1 : last;
             double before = 0;
+            cost[last * MAX_GAP + C] = INFINITY;
+            if (!(age_error(m, last, C, true) < INFINITY)) continue;
             if (C > 1) { /* the gap that is one smaller would have landed here */
                 const bool had = age_error(m, last, C - 1, true) < INFINITY;
                 before = (C - 1) * (C - 1) * sum[(had ? last : last - 1) * MAX_GAP + C - 1];
             }
-            cost[last * MAX_GAP + C] = age_error(m, last, C, true) < INFINITY
-                                           ? C * C * sum[b * MAX_GAP + C] - before
-                                           : INFINITY;
+            cost[last * MAX_GAP + C] = C * C * sum[b * MAX_GAP + C] - before;
         }
 }
 
