@@ -53,6 +53,7 @@ fv_status fvi_make_cem(fvi_method *m);
 fv_status fvi_make_procache(fvi_method *m);
 fv_status fvi_make_dpcache(fvi_method *m);
 fv_status fvi_make_teacache(fvi_method *m);
+fv_status fvi_make_rfc(fvi_method *m);
 
 typedef enum fvi_basis {
     FVI_BASIS_TAYLOR = 0, /* (e - a_0)^j */

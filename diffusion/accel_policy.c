@@ -7,11 +7,25 @@
  * to its embedded input is added again. Otherwise, and at the first and last evaluation, it is
  * computed and the sum starts anew. The published method bends d_e by a polynomial of degree 4 that
  * is fitted per model; the sensitivity tables hold nothing to fit it to, so it is the identity here
- * and the threshold takes up the scale. The decision is the batch's, from sums over all rows. */
+ * and the threshold takes up the scale.
+ *
+ * RFC, from its description: of the same h (the input I) and of what the blocks add to the embedding
+ * (the output O), those of the last full evaluations k, k-1, ... are kept. The direction in which O
+ * goes on is TaylorSeer's forecast; how far, the input tells:
+ *     |O_e - O_k|  is taken as  |I_e - I_k| |O_k - O_(k-1)| / |I_k - I_(k-1)|
+ * (at most MOST_STRETCH times Taylor's own). The relative error of the same forecast of I is added
+ * up, and at the threshold the network is computed.
+ *
+ * Decisions are the batch's, from sums over all rows. */
 #include "accel_methods.h"
 
 #include <math.h>
 #include <string.h>
+
+#define RFC_KEPT 3 /* order 2 */
+#define MOST_STRETCH 4.0
+
+/* ---- TeaCache ------------------------------------------------------------------------------- */
 
 typedef struct teacache {
     fv_ctx *ctx;
@@ -89,5 +103,155 @@ fv_status fvi_make_teacache(fvi_method *m)
     m->plan->policy = &t->policy;
     m->plan->skip = DIT_SKIP_RESIDUAL;
     m->plan->step_history = 1;
+    return FV_OK;
+}
+
+/* ---- RFC ------------------------------------------------------------------------------------ */
+
+typedef struct rfc {
+    fv_ctx *ctx;
+    dit_policy policy;
+    double threshold, sum;
+    int order, evals;
+    int rows, count, at[RFC_KEPT]; /* of the full evaluations kept, newest first */
+    bool is_full;                  /* the evaluation that was decided last */
+    size_t row, capacity;          /* values */
+    float *input[RFC_KEPT], *output[RFC_KEPT], *now;
+    float weight[DIT_HISTORY];
+} rfc;
+
+static void rfc_free_buffers(rfc *t)
+{
+    for (int i = 0; i < RFC_KEPT; i++) {
+        fv_free(t->ctx, t->input[i]);
+        fv_free(t->ctx, t->output[i]);
+        t->input[i] = t->output[i] = NULL;
+    }
+    fv_free(t->ctx, t->now);
+    t->now = NULL;
+    t->capacity = 0;
+}
+
+static fv_status rfc_start(void *user, const dit_runner *r, int B)
+{
+    rfc *t = user;
+    const size_t n = 2 * (size_t)B * t->row;
+    (void)r;
+    t->rows = t->count = 0;
+    t->sum = 0;
+    if (n <= t->capacity) return FV_OK;
+    rfc_free_buffers(t);
+    t->now = fv_calloc(t->ctx, n, sizeof(float));
+    bool ok = t->now != NULL;
+    for (int i = 0; i < RFC_KEPT && ok; i++) {
+        t->input[i] = fv_calloc(t->ctx, n, sizeof(float));
+        t->output[i] = fv_calloc(t->ctx, n, sizeof(float));
+        ok = t->input[i] && t->output[i];
+    }
+    if (ok) t->capacity = n;
+    return ok ? FV_OK : FV_ERR_OOM;
+}
+
+/* |base + sum of w v|, base NULL = 0 */
+static double norm_of(const float *base, float *const *v, const double *w, int count, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = base ? base[i] : 0;
+        for (int k = 0; k < count; k++) d += w[k] * v[k][i];
+        sum += d * d;
+    }
+    return sqrt(sum);
+}
+
+/* How far the input has moved, against how far a forecast of the output moves it. */
+static double stretch(const rfc *t, const double *w, size_t n)
+{
+    const double back[2] = { 1, -1 }, from[1] = { -1 };
+    double step[DIT_HISTORY];
+    memcpy(step, w, sizeof step);
+    step[0] -= 1;
+    const double taylor = norm_of(NULL, t->output, step, t->count, n);
+    const double input = norm_of(NULL, t->input, back, 2, n);
+    const double want = norm_of(t->now, t->input, from, 1, n) *
+                        norm_of(NULL, t->output, back, 2, n) / (input > 0 ? input : INFINITY);
+    return taylor > 0 ? fmin(want / taylor, MOST_STRETCH) : 0;
+}
+
+static fv_status rfc_decide(void *user, dit_runner *r, int e, const float *x, dit_row *row)
+{
+    rfc *t = user;
+    const float *now;
+    int rows;
+    FV_TRY(dit_runner_probe(r, e, x, &now, &rows));
+    const size_t n = (size_t)rows * t->row;
+    memcpy(t->now, now, n * sizeof *now);
+    if (rows != t->rows) t->count = 0;
+    t->rows = rows;
+    t->is_full = t->count < 2 || e + 1 == t->evals;
+    if (!t->is_full) {
+        double w[DIT_HISTORY], minus[DIT_HISTORY];
+        fvi_forecast_weights(t->at, t->count, t->order, e, FVI_BASIS_TAYLOR, 0, w);
+        for (int i = 0; i < DIT_HISTORY; i++) minus[i] = -w[i];
+        const double size = norm_of(t->now, NULL, NULL, 0, n);
+        const double off = norm_of(t->now, t->input, minus, t->count, n);
+        t->sum += size > 0 ? off / size : INFINITY;
+        t->is_full = !(t->sum < t->threshold);
+        const double s = t->is_full ? 0 : stretch(t, w, n);
+        for (int i = 0; i < DIT_HISTORY; i++)
+            t->weight[i] = (float)((i == 0) + s * (w[i] - (i == 0)));
+        if (!t->is_full) row->skip_weight = t->weight;
+    }
+    if (t->is_full) t->sum = 0;
+    return FV_OK;
+}
+
+static void rotate(float **v, int n)
+{
+    float *last = v[n - 1];
+    memmove(v + 1, v, (size_t)(n - 1) * sizeof *v);
+    v[0] = last;
+}
+
+static void rfc_done(void *user, const dit_runner *r, int e, const float *out, int rows)
+{
+    rfc *t = user;
+    const int kept = t->order + 1;
+    const size_t n = (size_t)rows * t->row;
+    const float *embedded, *hidden = dit_runner_hidden(r, &embedded);
+    (void)out;
+    if (!t->is_full) return;
+    rotate(t->input, kept);
+    rotate(t->output, kept);
+    memcpy(t->input[0], t->now, n * sizeof(float));
+    for (size_t i = 0; i < n; i++) t->output[0][i] = hidden[i] - (embedded ? embedded[i] : 0);
+    memmove(t->at + 1, t->at, (RFC_KEPT - 1) * sizeof *t->at);
+    t->at[0] = e;
+    if (t->count < kept) t->count++;
+}
+
+static void rfc_destroy(void *user)
+{
+    rfc *t = user;
+    rfc_free_buffers(t);
+    fv_free(t->ctx, t);
+}
+
+fv_status fvi_make_rfc(fvi_method *m)
+{
+    const dit_config *c = &m->d->net.cfg;
+    rfc *t = fv_calloc(m->ctx, 1, sizeof *t);
+    if (!t) return FV_ERR_OOM;
+    t->ctx = m->ctx;
+    t->threshold = fvi_method_value(m, "threshold");
+    t->order = (int)fvi_method_value(m, "order");
+    t->evals = m->T;
+    t->row = (size_t)dit_tokens(c) * (size_t)c->width;
+    t->policy = (dit_policy){ .start = rfc_start, .decide = rfc_decide, .done = rfc_done,
+                              .destroy = rfc_destroy, .user = t };
+    fvi_accel_count(m->plan);
+    m->plan->policy = &t->policy;
+    m->plan->skip = DIT_SKIP_RESIDUAL;
+    m->plan->step_history = t->order + 1;
     return FV_OK;
 }

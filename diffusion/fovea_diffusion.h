@@ -239,7 +239,7 @@ FV_API int fv_accel_mode_find(const char *name, fv_accel_mode *out);
 /* A published method, "NAME" or "NAME:key=value,...", as in "taylorseer:N=4,order=2", for
  * generating with `o`: what others do, in this engine. sens (may be NULL) serves those that plan by
  * errors. The plan's flop_ratio counts as papers do; its predicted_speedup is the same. A method
- * that decides while sampling (teacache) has ratios of 1, cannot be written, and serves one call at
+ * that decides while sampling (teacache, rfc) has ratios of 1, cannot be written, and serves one call at
  * a time. FV_ERR_UNKNOWN names the nearest method or key, FV_ERR_ARG: a value is out of range. */
 FV_API FV_NODISCARD fv_status fv_accel_method(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
                                               const fv_generate_options *o, const fv_sens *sens,

@@ -323,7 +323,11 @@ static void every_method_runs(void)
         for (int i = 0; (name = fv_accel_method_name(i, NULL, NULL, NULL)) != NULL; i++) {
             fv_generate_stats st;
             const bool is_tea = strcmp(name, "teacache") == 0; /* few steps: large changes */
-            run_method(&o, heun ? NULL : table, is_tea ? "teacache:threshold=0.6" : name, x, &st);
+            const bool is_rfc = strcmp(name, "rfc") == 0;
+            const char *spec = is_tea   ? "teacache:threshold=0.6"
+                               : is_rfc ? "rfc:threshold=4"
+                                        : name;
+            run_method(&o, heun ? NULL : table, spec, x, &st);
             bool is_finite = true;
             for (size_t k = 0; k < state_values(3); k++) is_finite = is_finite && isfinite(x[k]);
             CHECK_MSG(is_finite, "%s", name);
@@ -339,8 +343,8 @@ static void every_method_runs(void)
 static void nothing_saved_is_exact(void)
 {
     static const char *const spec[] = { "fora:N=1", "toca:N=1,r0=0", "teacache:threshold=0",
-                                        "taylorseer:anchors=12", "cem:anchors=12",
-                                        "procache:anchors=12", "dpcache:anchors=12" };
+                                        "rfc:threshold=0", "taylorseer:anchors=12",
+                                        "cem:anchors=12", "procache:anchors=12", "dpcache:anchors=12" };
     fv_generate_options o = base(2);
     float *x = test_alloc(state_values(2) * 4), *y = test_alloc(state_values(2) * 4);
     OK(ctx, fv_generate_state(ctx, dit, &o, NULL, x, NULL));
@@ -371,15 +375,15 @@ static int watch_allocations(void *user, const fv_progress *p)
 
 /* Thresholds save more the larger they are; the plan serves batches of any size, again and again,
  * and the loop allocates nothing. */
-static void teacache_decides_while_it_runs(void)
+static void check_policy(const char *name)
 {
     float *x = test_alloc(state_values(3) * 4);
     double flop = INFINITY;
+    char spec[64];
     for (int i = 0; i < 4; i++) {
-        char spec[64];
         fv_generate_stats st;
         fv_generate_options o = base(2);
-        snprintf(spec, sizeof spec, "teacache:threshold=%g", 0.02 * pow(4, i));
+        snprintf(spec, sizeof spec, "%s:threshold=%g", name, 0.02 * pow(4, i));
         run_method(&o, NULL, spec, x, &st);
         CHECK(st.flop <= flop);
         flop = st.flop;
@@ -391,7 +395,8 @@ static void teacache_decides_while_it_runs(void)
     co.progress = watch_allocations;
     co.user = &w;
     OK(ctx, fv_ctx_create(&w.c, &co));
-    OK(w.c, fv_accel_method(w.c, &a, dit, &o, NULL, "teacache:threshold=0.3"));
+    snprintf(spec, sizeof spec, "%s:threshold=1", name);
+    OK(w.c, fv_accel_method(w.c, &a, dit, &o, NULL, spec));
     o.accel = a;
     OK(w.c, fv_generate_state(w.c, dit, &o, NULL, x, NULL));
     CHECK(w.calls == STEPS && w.first == w.last);
@@ -404,6 +409,12 @@ static void teacache_decides_while_it_runs(void)
     fv_accel_free(&a);
     fv_ctx_destroy(&w.c);
     free(x);
+}
+
+static void policies_decide_while_they_run(void)
+{
+    check_policy("teacache");
+    check_policy("rfc");
 }
 
 /* ---- Requests ------------------------------------------------------------------------------- */
@@ -453,7 +464,7 @@ static void wrong_requests_are_refused(void)
 
 static void failing_memory_is_reported(void)
 {
-    static const char *const spec[] = { "teacache", "cem", "dpcache", "taylorseer" };
+    static const char *const spec[] = { "teacache", "rfc", "cem", "dpcache", "taylorseer" };
     fv_generate_options o = base(1);
     for (size_t i = 0; i < FV_ARRAY_LEN(spec); i++) {
         bool done = false;
@@ -511,7 +522,7 @@ int main(void)
     RUN(anchors_are_as_many_as_asked);
     RUN(every_method_runs);
     RUN(nothing_saved_is_exact);
-    RUN(teacache_decides_while_it_runs);
+    RUN(policies_decide_while_they_run);
     RUN(wrong_requests_are_refused);
     RUN(failing_memory_is_reported);
     fv_sens_free(&table);

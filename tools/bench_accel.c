@@ -27,7 +27,7 @@
 static const char default_methods[] =
     "dpx,soda,soda-paper,dcs,fora,toca,duca,taylorseer:order=1,taylorseer:order=2,"
     "taylorseer:order=3,taylorseer:order=4,taylorseer:order=2,form=newton,"
-    "taylorseer:order=3,form=newton,taylorseer:order=2,lite=1,teacache,cem,procache,dpcache,"
+    "taylorseer:order=3,form=newton,taylorseer:order=2,lite=1,teacache,rfc,cem,procache,dpcache,"
     "hicache,spectrum,fewer";
 
 typedef struct accel_args {
