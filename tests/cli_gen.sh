@@ -372,6 +372,8 @@ json_ok out settings classifier runs; ok $? bench_accel_json
 [ "$(grep -c '^"' accel.csv)" = 10 ] && grep -q '^"taylorseer:order=2,lite=1","anchors' accel.csv
 ok $? bench_accel_csv_has_a_line_for_each_method_and_ratio
 is_png accel.png && is_png schedule.png && is_png sheet.png; ok $? bench_accel_draws_pictures
+expect bench_accel_by_processor_time 0 $accel --speedup 2 --methods fora --clock cpu --json
+grep -q '"clock": "cpu"' out; ok $? bench_accel_says_its_clock
 expect bench_accel_lists_methods 0 "$FOVEA" bench accel --methods list
 grep -q '^toca *N=3' out; ok $? bench_accel_list_has_options
 refuse bench_accel_unknown_method 2 "tocca" $accel --methods fora,tocca

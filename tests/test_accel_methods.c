@@ -344,7 +344,8 @@ static void nothing_saved_is_exact(void)
 {
     static const char *const spec[] = { "fora:N=1", "toca:N=1,r0=0", "teacache:threshold=0",
                                         "rfc:threshold=0", "taylorseer:anchors=12",
-                                        "cem:anchors=12", "procache:anchors=12", "dpcache:anchors=12" };
+                                        "cem:anchors=12", "procache:anchors=12",
+                                        "dpcache:anchors=12" };
     fv_generate_options o = base(2);
     float *x = test_alloc(state_values(2) * 4), *y = test_alloc(state_values(2) * 4);
     OK(ctx, fv_generate_state(ctx, dit, &o, NULL, x, NULL));

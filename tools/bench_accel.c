@@ -13,7 +13,9 @@
  *
  * The search starts from FLOP ratios, scaled by what the method's settings measured so far, and
  * each setting is timed once for all ratios. Speed: medians of exact and accelerated run of one
- * batch in turn. The feature distance is the mean squared distance of a classifier's features. */
+ * batch in turn, by the clock, or on a busy machine by processor time (which counts threads that
+ * spin while they wait: with several, set OMP_WAIT_POLICY=passive). The feature distance is the
+ * mean squared distance of a classifier's features. */
 #include "bench_accel.h"
 
 #include <math.h>
@@ -32,7 +34,8 @@ static const char default_methods[] =
 
 typedef struct accel_args {
     cli_common common;
-    const char *model, *table, *speedup, *methods, *classifier, *plot, *schedule, *sheet, *csv;
+    const char *model, *table, *speedup, *methods, *classifier, *plot, *schedule, *sheet, *csv,
+        *clock;
     bench_sampling sampling;
     int samples, runs, batch;
     uint64_t seed;
@@ -499,11 +502,11 @@ static void print_head(const accel_run *r)
     printf("%s, %d steps of %s, cfg %g, %s, %d threads, %s\n", name, o->steps,
            fv_sampler_name(o->sampler), (double)o->cfg, fv_dtype_name(b->model.precision),
            fv_ctx_threads(b->ctx), cpu);
-    printf("%d samples, classes in turn, seeds %llu to %llu; timed: %d pairs of runs of %d "
+    printf("%d samples, classes in turn, seeds %llu to %llu; timed%s: %d pairs of runs of %d "
            "pictures\n",
            o->count, (unsigned long long)o->seed,
-           (unsigned long long)o->seed + (unsigned long long)o->count - 1, r->a->runs,
-           b->p.timed.count);
+           (unsigned long long)o->seed + (unsigned long long)o->count - 1,
+           b->p.is_cpu_time ? " by processor time" : "", r->a->runs, b->p.timed.count);
     printf("methods of others: the fastest setting up to 3 %% above the ratio; < is slower than "
            "3 %% below it\n\n");
 }
@@ -599,6 +602,7 @@ static void print_json(const accel_run *r)
     cli_json_u64(&j, "samples", (uint64_t)o->count);
     cli_json_u64(&j, "batch", (uint64_t)b->p.timed.count);
     cli_json_u64(&j, "runs", (uint64_t)r->a->runs);
+    cli_json_string(&j, "clock", b->p.is_cpu_time ? "cpu" : "wall");
     cli_json_u64(&j, "seed", o->seed);
     cli_json_string(&j, "classifier", r->a->classifier);
     json_lines(b, &j);
@@ -667,6 +671,8 @@ static int parse(accel_args *a, int argc, char **argv)
         {0, "runs", "N", "pairs of timed runs (default 3)", CLI_INT, &a->runs, 1, BENCH_MAX_RUNS},
         {0, "batch", "N", "pictures computed together; a timed run (default 8)", CLI_INT, &a->batch,
          1, 256},
+        {0, "clock", "wall|cpu", "cpu: processor time, for busy machines", CLI_CHOICE, &a->clock, 0,
+         0},
         {0, "table", "FILE", "sensitivity table (default: the model's)", CLI_STRING, &a->table, 0,
          0},
         {0, "classifier", "FILE", "also the distance of its features", CLI_STRING, &a->classifier,
@@ -751,6 +757,7 @@ int bench_accel(int argc, char **argv)
     r->a = &a;
     b->p.all = (fv_generate_options)FV_GENERATE_OPTIONS_INIT;
     b->overwrites = a.common.force;
+    b->p.is_cpu_time = a.clock && strcmp(a.clock, "cpu") == 0;
     int code = check(r);
     if (code == CLI_OK) code = cli_start(&b->ctx, &a.common);
     if (b->ctx) {

@@ -68,6 +68,7 @@ typedef struct bench_pictures {
     int *classes;                   /* in turn */
     fv_image *exact, *fast;         /* [all.count]; fast: after bench_make_fast */
     double exact_flop, fast_flop;
+    bool is_cpu_time; /* runs are timed by the processor time of all threads, not by the clock */
 } bench_pictures;
 
 /* `all` holds the sampling options; the model's fill what is 0. Returns an exit code. */

@@ -7,6 +7,7 @@ _fovea()
     case $prev in
     --device) words='auto cpu cuda' ;;
     --precision) words='f32 bf16' ;;
+    --clock) words='wall cpu' ;;
     --type) words='f32 bf16 int8' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
     --preset | new) words='F32 F64c F64 F128 F128L DiT-S/2 DiT-B/2 DiT-L/2 DiT-XL/2' ;;
@@ -35,8 +36,8 @@ _fovea()
             --batch --speedup --table --steps --sampler --cfg --seed $machine --json $common"
         [[ ${COMP_WORDS[2]} == speedup ]] && words="--speedup --samples --runs --batch --table
             --plot --csv --steps --sampler --cfg --seed -f $machine --json $common"
-        [[ ${COMP_WORDS[2]} == accel ]] && words="--speedup --methods --samples --runs --batch --table
-            --classifier --plot --schedule --sheet --csv --steps --sampler --cfg --seed -f $machine
+        [[ ${COMP_WORDS[2]} == accel ]] && words="--speedup --methods --samples --runs --batch
+            --clock --table --classifier --plot --schedule --sheet --csv --steps --sampler --cfg --seed -f $machine
             --json $common"
         [[ ${COMP_WORDS[2]} == vzip ]] &&
             words="--levels --peers -T --threads --each -o --csv -f --json $common"
