@@ -63,7 +63,8 @@ uint64_t vz_prime_bytes_max(const vz_cm_options *o, uint64_t size)
 uint32_t vz_prime_texts(const vz_model *m)
 {
     uint32_t bits = 0;
-    for (int i = 0; i < m->primes; i++) bits |= (uint32_t)(m->prime[i].kind == VZ_TEXT) << i;
+    for (int i = 0; i < m->primes && i < VZ_MODEL_PRIMES; i++)
+        bits |= (uint32_t)(m->prime[i].kind == VZ_TEXT) << i;
     return bits;
 }
 
