@@ -352,7 +352,7 @@ refuse bench_unknown 2 "gemm" "$FOVEA" bench gem
 speedup="$FOVEA bench speedup m.safetensors --steps 8 --samples 2 --runs 1 --batch 2 --threads 1"
 expect bench_speedup 0 $speedup --speedup 1.25,1.5x --json --csv speed.csv --plot speed.png
 json_ok out settings within_5_percent above_fixed_interval above_fewer_steps; ok $? bench_speedup_json
-[ "$(wc -l < speed.csv)" = 9 ] && grep -q '^soda,1.25,[0-9]' speed.csv &&
+[ "$(wc -l < speed.csv)" = 9 ] && grep -q '^dpx,1.25,[0-9]' speed.csv &&
     grep -q '^fixed interval,1.5,[0-9]' speed.csv; ok $? bench_speedup_csv_has_four_methods_a_ratio
 is_png speed.png; ok $? bench_speedup_plot_is_a_picture
 refuse bench_speedup_keeps_existing_files 1 "-f" $speedup --csv speed.csv

@@ -3,8 +3,8 @@
  *
  * Each ratio R is reached in four ways, with the same seeds, classes and batch:
  *
- *     soda            plan for R with the model's sensitivity table
- *     soda uniform    plan for R without a table
+ *     dpx             plan for R with the model's sensitivity table
+ *     dpx uniform     plan for R without a table
  *     fixed interval  everything computed at every n-th evaluation [FORA, arXiv 2407.01425]: the
  *                     largest n whose measured ratio is not above R, so that it skips less than
  *                     its share rather than more; n = 2 if even that is above R
@@ -25,8 +25,8 @@
 #define TOLERANCE 0.05 /* "within 5 %" */
 #define CURVE_STYLES 8 /* colours of fv_plot: markers get the colour of their line */
 
-typedef enum method { SODA = 0, UNIFORM, FIXED, FEWER, METHODS } method;
-static const char *const method_name[METHODS] = {"soda", "soda uniform", "fixed interval",
+typedef enum method { PLANNED = 0, UNIFORM, FIXED, FEWER, METHODS } method;
+static const char *const method_name[METHODS] = {"dpx", "dpx uniform", "fixed interval",
                                                  "fewer steps"};
 
 typedef struct speedup_args {
@@ -108,15 +108,15 @@ static void count_full(line *l, const fv_accel *accel)
     l->full = info.anchors;
 }
 
-static fv_status run_soda(bench *b, method m, double R)
+static fv_status run_planned(bench *b, method m, double R)
 {
     line *l = add_line(b, m, R);
     fv_accel *accel;
     char name[32];
     snprintf(name, sizeof name, "%s %gx", method_name[m], R);
     cli_progress_title("%s, planning", name);
-    fv_status s = bench_solve(b->ctx, &b->model, &b->p.timed, m == SODA ? b->sens : NULL,
-                              FV_ACCEL_SODA, R, &b->timing, &accel);
+    fv_status s = bench_solve(b->ctx, &b->model, &b->p.timed, m == PLANNED ? b->sens : NULL,
+                              FV_ACCEL_DPX, R, &b->timing, &accel);
     if (s == FV_ERR_ARG) { /* out of reach: the other methods still count */
         cli_progress_title(NULL);
         cli_note("%s: %s", name, fv_ctx_error(b->ctx));
@@ -222,8 +222,8 @@ static fv_status run_fewer(bench *b, double R)
 
 static fv_status run_ratio(bench *b, double R)
 {
-    fv_status s = b->sens ? run_soda(b, SODA, R) : FV_OK;
-    if (s == FV_OK) s = run_soda(b, UNIFORM, R);
+    fv_status s = b->sens ? run_planned(b, PLANNED, R) : FV_OK;
+    if (s == FV_OK) s = run_planned(b, UNIFORM, R);
     if (s == FV_OK) s = run_fixed(b, R);
     return s == FV_OK ? run_fewer(b, R) : s;
 }
@@ -327,10 +327,10 @@ static void print_head(const bench *b)
 
 static void print_claims(const bench *b)
 {
-    for (method m = SODA; m <= UNIFORM; m++) {
+    for (method m = PLANNED; m <= UNIFORM; m++) {
         const tally on = count_on_target(b, m), fixed = count_better(b, m, FIXED);
         const tally fewer = count_better(b, m, FEWER);
-        if (m == SODA && !b->sens) continue;
+        if (m == PLANNED && !b->sens) continue;
         printf("%s: within 5 %% of the ratio asked %d of %d; PSNR and SSIM above fixed interval "
                "%d of %d,\n  above fewer steps %d of %d (rivals at most 5 %% faster)\n",
                method_name[m], on.yes, on.of, fixed.yes, fixed.of, fewer.yes, fewer.of);
@@ -409,7 +409,7 @@ static void json_tally(cli_json *j, const char *key, tally t)
 
 static void print_json(const bench *b)
 {
-    const method m = b->sens ? SODA : UNIFORM;
+    const method m = b->sens ? PLANNED : UNIFORM;
     char cpu[128];
     cli_json j;
     cli_cpu_name(cpu, sizeof cpu);
