@@ -380,7 +380,7 @@ static fv_status open_dpx(planner *p, dpx_search *s, int skip, const fvi_dpx_wor
         const double ends = t->ends[g] + t->step, depth = p->K / 2;
         at[0] = p->batches * (ends + depth * (t->attn[g] + t->mlp[g]));
         at[T] = p->batches * (ends + 2 * depth * t->linear[g]);
-        at[2 * T] = p->batches * (t->step + t->skip[g] + (skip == DIT_SKIP_OUTPUT ? 0 : t->ends[g]));
+        at[2 * T] = p->batches * fvi_skip_seconds(t, g, (dit_skip)(skip < 0 ? 0 : skip));
         s->fixed -= at[0];
     }
     s->p = (fvi_dpx){ p->T, p->K, p->T < FVI_DPX_GAP ? p->T : FVI_DPX_GAP, FVI_DPX_TERMS, p->sens,
@@ -400,10 +400,10 @@ static void put_kinds(const planner *p, const dpx_search *s, fv_accel *a)
 {
     a->skip = s->p.skip;
     a->past_of_anchors = true;
-    for (int e = 0; e < p->T; e++) {
+    for (int e = 0; e < p->T; e++) { /* a skip that lacks its past is computed in full */
         a->skipped[e] = s->kind[e] == FVI_STEP_SKIP;
         memset(a->action + (size_t)e * (size_t)p->K,
-               s->kind[e] == FVI_STEP_ANCHOR ? DIT_FULL : DIT_LINEAR, (size_t)p->K);
+               s->kind[e] == FVI_STEP_FORECAST ? DIT_LINEAR : DIT_FULL, (size_t)p->K);
     }
 }
 
@@ -456,7 +456,8 @@ static fv_status plan_dpx(planner *p, double budget, fv_accel *out)
                     "speed-up %.3g is beyond the maximum of %.2f for this model, batch and "
                     "decoder: ask for less",
                     p->a->speedup, p->timing->correction * p->exact / fastest);
-    return s == FV_OK ? fvi_accel_weights(out, p->sens, p->must) : s;
+    if (s == FV_OK) fvi_accel_weights(out, p->sens, p->must);
+    return s;
 }
 
 static fv_status plan_dpx_anchors(planner *p, int anchors, fv_accel *out)
@@ -469,7 +470,8 @@ static fv_status plan_dpx_anchors(planner *p, int anchors, fv_accel *out)
     if (st == FV_OK) st = fvi_dpx_anchors(p->ctx, s.work, anchors, s.kind);
     if (st == FV_OK) put_kinds(p, &s, out);
     close_dpx(p, &s);
-    return st == FV_OK ? fvi_accel_weights(out, p->sens, p->must) : st;
+    if (st == FV_OK) fvi_accel_weights(out, p->sens, p->must);
+    return st;
 }
 
 /* ---- Speed targets -------------------------------------------------------------------------- */
@@ -740,7 +742,9 @@ static fv_status run_pairs(void *user, const fv_accel *plan, double *ratio)
 
 static bool same_actions(const fv_accel *a, const fv_accel *b)
 {
-    return a && b && memcmp(a->action, b->action, (size_t)a->evals * 2 * (size_t)a->depth) == 0;
+    const size_t n = a && b ? (size_t)a->evals * 2 * (size_t)a->depth : 0;
+    return a && b && memcmp(a->action, b->action, n) == 0 && memcmp(a->pruned, b->pruned, n) == 0 &&
+           memcmp(a->skipped, b->skipped, (size_t)a->evals) == 0 && a->skip == b->skip;
 }
 
 fv_status fvi_accel_solve(fv_ctx *ctx, fv_accel **out, const fv_dit *d,

@@ -3,6 +3,8 @@
  *     fvplan 2
  *     model 4f0c...            SHA-256 of the model
  *     sampler euler            more "key value" lines; unknown keys are ignored
+ *     skip output              or hidden, residual (dit_skip), -of-anchors: from full ones alone
+ *     score mean               or stale, toca, drift (dit_score)
  *     ...
  *     0 FFFFFFFF               a line an evaluation, two characters a block: attention, MLP
  *     1 FFFFFFFF               F computed in full, . reused, L linear forecast;

@@ -87,6 +87,7 @@ void dit_runner_options_for(const fv_accel *a, dit_runner_options *o)
     o->history = a->history;
     o->step_history = a->step_history;
     o->skip = a->skip;
+    o->past_of_anchors = a->past_of_anchors;
     o->prunes = a->prunes;
     o->score = a->score;
     o->probes = a->policy != NULL;

@@ -96,7 +96,7 @@ static fv_status try_plan(polisher *p, double *best, bool *is_better)
 {
     double db;
     *is_better = false;
-    FV_TRY(fvi_accel_weights(p->a, p->sens, p->must));
+    fvi_accel_weights(p->a, p->sens, p->must);
     fvi_accel_count(p->a);
     if (p->a->anchors != p->best->anchors) return FV_OK; /* something had no past any more */
     FV_TRY(judge(p, &db));
@@ -172,7 +172,9 @@ fv_status fv_accel_polish(fv_ctx *ctx, fv_accel *plan, const fv_dit *d,
     if (q.draws < 0 || q.draws > MAX_DRAWS || q.trials < 0)
         return fv_fail(ctx, FV_ERR_ARG, "polish: %d draws, %d trials: use 1 to %d draws", q.draws,
                        q.trials, MAX_DRAWS);
-    if (plan->policy) return fv_fail(ctx, FV_ERR_ARG, "polish: the plan decides as it runs");
+    if (strncmp(plan->mode, "dpx", 3) != 0)
+        return fv_fail(ctx, FV_ERR_ARG, "polish: a plan of mode %s: only those of dpx are polished",
+                       plan->mode);
     if (sens) FV_TRY(fv_sens_match(ctx, sens, d, o));
     p.o.count = q.draws ? q.draws : DRAWS;
     p.o.accel = NULL;

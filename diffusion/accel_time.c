@@ -206,10 +206,16 @@ double fvi_module_seconds(const fv_timing *t, int g, int k, int action, int size
     }
 }
 
+/* Timed as a skip of the output; the others run the ends of the network as well. */
+double fvi_skip_seconds(const fv_timing *t, int g, dit_skip kind)
+{
+    return t->step + t->skip[g] + (kind == DIT_SKIP_OUTPUT ? 0 : t->ends[g]);
+}
+
 static double eval_seconds(const fv_timing *t, int g, const fv_accel *a, int e, int K)
 {
     double sum = t->step + t->ends[g];
-    if (a && a->skipped[e]) return t->step + t->skip[g];
+    if (a && a->skipped[e]) return fvi_skip_seconds(t, g, a->skip);
     for (int k = 0; k < K; k++) {
         const size_t i = (size_t)e * (size_t)K + (size_t)k;
         sum += fvi_module_seconds(t, g, k, a ? a->action[i] : DIT_FULL, a ? a->pruned[i] : 0);

@@ -53,6 +53,10 @@ static double fit(fvi_gram_fn gram, const void *user, int e, const int *at, int 
         G[i][n] = between(gram, user, e, at[i]);
         trace += G[i][i];
     }
+    if (!(trace > 0)) { /* always 0: so is the forecast */
+        for (int i = 0; i < n; i++) w[i] = i == 0;
+        return gram(user, e, 0) > 0 ? INFINITY : 0;
+    }
     memcpy(A, G, sizeof A);
     for (int i = 0; i < n; i++) A[i][i] += RIDGE * trace / n;
     if (!solve(A, n, w)) return INFINITY;
@@ -124,8 +128,8 @@ static int known(const fv_sens *s, int e, const int *at, int count)
 /* Squared error to what it does to the picture. */
 static double weighted(const fv_sens *s, int k, int e, double error)
 {
-    const double self = fvi_sens_gram(s, k, e, 0);
-    if (s->measured) return s->omega[e] * fvi_sens_gate(s, k, e) * error;
+    const double self = fvi_sens_gram(s, k, e, 0), effect = s->omega[e] * fvi_sens_gate(s, k, e);
+    if (s->measured) return effect > 0 ? effect * error : 0;
     return self > 0 ? s->omega[e] * error / self : 0;
 }
 
@@ -185,8 +189,10 @@ double fvi_module_error(const fv_sens *sens, const fv_accel *a, const uint8_t *m
         if (e < from) continue;
         double error = INFINITY;
         if (!p.count) return INFINITY;
-        if (a->action[i] != DIT_REUSE || !sens)
-            error = fvi_forecast_error(sens, k, e, p.at, a->action[i] == DIT_REUSE ? 1 : p.count);
+        const bool is_reused = a->action[i] == DIT_REUSE ||
+                               (a->action[i] == DIT_PRUNE && !a->past_of_anchors); /* soda's */
+        if (!is_reused || !sens)
+            error = fvi_forecast_error(sens, k, e, p.at, is_reused ? 1 : p.count);
         else if (fvi_sens_known(sens, e, e - p.at[0]))
             error = fvi_sens_error(sens, k, e, e - p.at[0]);
         if (a->action[i] == DIT_PRUNE && sens) {
@@ -249,7 +255,7 @@ static void module_weights(fv_accel *a, const fv_sens *sens, const uint8_t *must
     }
 }
 
-fv_status fvi_accel_weights(fv_accel *a, const fv_sens *sens, const uint8_t *must)
+void fvi_accel_weights(fv_accel *a, const fv_sens *sens, const uint8_t *must)
 {
     const step_gram g = { sens, a->skip };
     const size_t K = 2 * (size_t)a->depth;
@@ -269,5 +275,5 @@ fv_status fvi_accel_weights(fv_accel *a, const fv_sens *sens, const uint8_t *mus
         if (is_anchor(a, e)) push(&p, e);
     }
     for (int k = 0; k < 2 * a->depth; k++) module_weights(a, sens, must, k);
-    return FV_OK;
+    a->past_of_anchors = true;
 }

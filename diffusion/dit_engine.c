@@ -927,7 +927,7 @@ fv_status dit_runner_time(dit_runner *r, int what, int guided, double *seconds)
         break;
     default:
         if (!r->prunes) return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without pruning");
-        FV_TRY(run_pruned(r, s, k, what - DIT_TIME_PRUNE, w, 1));
+        FV_TRY(run_pruned(r, s, k, what - DIT_TIME_PRUNE, w, r->history));
     }
     *seconds = fv_now() - t;
     if (what == 4) *seconds *= (r->schedule->evals + r->chunk - 1) / r->chunk;

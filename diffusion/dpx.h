@@ -19,10 +19,10 @@ double fvi_forecast_fit(fvi_gram_fn gram, const void *user, int e, const int *at
                         float *w);
 /* Polynomial through at[0..count): Newton's form, in Lagrange's words. */
 void fvi_forecast_polynomial(int e, const int *at, int count, float *w);
-/* Fills the weights of all LINEAR and skipped entries of a plan from what each module, or all of
- * them, computed in full before (never across must [evals], where the number of rows changes).
- * sens NULL: polynomials. Entries without a past become FULL. */
-fv_status fvi_accel_weights(fv_accel *a, const fv_sens *sens, const uint8_t *must);
+/* Fills the weights of all LINEAR, PRUNE and skipped entries of a plan from what each module, or all
+ * of them, computed in full before (never across must [evals], where the number of rows changes).
+ * sens NULL: polynomials. Entries without a past become FULL, those too far from theirs REUSE. */
+void fvi_accel_weights(fv_accel *a, const fv_sens *sens, const uint8_t *must);
 /* What module k adds to the predicted error of the picture at evaluations from .. to-1 of a plan;
  * sens NULL: the uniform model. INFINITY: something that is not known. */
 double fvi_module_error(const fv_sens *sens, const fv_accel *a, const uint8_t *must, int k,
@@ -38,6 +38,7 @@ double fvi_skip_error(const fv_sens *sens, dit_skip kind, int e, const int *at, 
 
 /* Seconds of one module; g: with guidance. */
 double fvi_module_seconds(const fv_timing *t, int g, int k, int action, int size);
+double fvi_skip_seconds(const fv_timing *t, int g, dit_skip kind);
 
 /* ---- accel_dpx.c ------------------------------------------------------------------------------ */
 

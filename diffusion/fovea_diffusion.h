@@ -219,7 +219,7 @@ FV_API FV_NODISCARD fv_status fv_accel_solve(fv_ctx *ctx, fv_accel **out, const 
 /* Improves a plan by trial, at equal time: evaluations trade places where that raises the mean PSNR
  * of `draws` pictures to the exact ones. Takes (trials / speed-up + 1) x draws pictures' time; for
  * plans that are made once and used often. sens as for the plan; before, after: dB, may be NULL.
- * On failure the plan is as it was. */
+ * On failure the plan is as it was. FV_ERR_ARG: not a plan of mode dpx. */
 typedef struct fv_polish_options {
     size_t struct_size;
     int draws;     /* 0 = 8 */

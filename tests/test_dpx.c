@@ -252,7 +252,7 @@ static void module_errors_follow_the_past(void)
         NEAR(fvi_module_error(s, a, NULL, k, 0, T), want, 1e-12);
         NEAR(fvi_module_error(s, a, NULL, k, 2, 4), fvi_forecast_error(s, k, 3, second, 2), 1e-12);
     }
-    OK(ctx, fvi_accel_weights(a, s, NULL));
+    fvi_accel_weights(a, s, NULL);
     fvi_accel_count(a);
     CHECK(a->history == 3 && a->anchors == 3);
     for (int k = 0; k < K; k++) {

@@ -51,7 +51,7 @@ static double distance(const float *a, const float *b, size_t n)
 }
 
 /* A plan at half of the evaluations is nearer to the exact state than the same number of evenly
- * spread ones with reuse, with and without pruning and skipping; a plan file gives the same. */
+ * spread ones with reuse; a plan file gives the same. */
 static void try_sampler(const fv_dit *dit, fv_sampler sampler)
 {
     fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
@@ -121,6 +121,51 @@ static void try_family(const char *preset, const fv_sampler *sampler, int count)
     fv_model_close(&file);
 }
 
+/* Full, full, forecast, skipped: the second newest is the first evaluation where only full ones
+ * count, the third newest where all that ran do. */
+static void skips_count_what_the_plan_says(void)
+{
+    char path[160];
+    fv_model *file;
+    fv_dit *dit;
+    fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
+    float *x[2];
+    snprintf(path, sizeof path, "%s/skip.safetensors", temp_dir);
+    OK(ctx, write_model("F32", path));
+    OK(ctx, fv_model_open(ctx, &file, path, NULL));
+    OK(ctx, fv_dit_open(ctx, &dit, file, NULL));
+    const size_t n = 16 * 16 * 3, K = 6;
+    o.steps = 4;
+    o.cfg = 1.0f;
+    for (int kind = DIT_SKIP_OUTPUT; kind <= DIT_SKIP_RESIDUAL; kind++) {
+        for (int i = 0; i < 2; i++) {
+            fv_accel *a;
+            OK(ctx, fvi_accel_create(ctx, &a, 4, (int)K / 2));
+            memset(a->action + 2 * K, DIT_LINEAR, K);
+            for (size_t k = 0; k < K; k++) {
+                a->weight[(2 * K + k) * DIT_HISTORY] = 1.5f;
+                a->weight[(2 * K + k) * DIT_HISTORY + 1] = -0.5f;
+            }
+            a->skipped[3] = 1;
+            a->skip_weight[3 * DIT_HISTORY + 1 + i] = 1;
+            a->past_of_anchors = i == 0;
+            a->skip = (dit_skip)kind;
+            a->sampler = FV_SAMPLER_EULER;
+            a->steps = 4;
+            fvi_accel_count(a);
+            o.accel = a;
+            x[i] = test_alloc(n * sizeof *x[i]);
+            OK(ctx, fv_generate_state(ctx, dit, &o, NULL, x[i], NULL));
+            fv_accel_free(&a);
+        }
+        CHECK_MSG(distance(x[0], x[1], n) <= 1e-5, "kind %d: %g", kind, distance(x[0], x[1], n));
+        free(x[0]);
+        free(x[1]);
+    }
+    fv_dit_close(&dit);
+    fv_model_close(&file);
+}
+
 static void flow_samplers(void)
 {
     static const fv_sampler all[] = { FV_SAMPLER_EULER, FV_SAMPLER_HEUN };
@@ -139,6 +184,7 @@ int main(void)
     o.threads = 2;
     if (fv_ctx_create(&ctx, &o) != FV_OK) return 1;
     temp_dir_make("dpx");
+    RUN(skips_count_what_the_plan_says);
     RUN(flow_samplers);
     RUN(samplers_of_official_models);
     fv_ctx_destroy(&ctx);

@@ -60,6 +60,7 @@ static fv_status any_plan(fv_accel **out, uint64_t seed)
             memcpy(weights_at(a, e, k), few[r / 12 % 3], sizeof few[0]);
         }
     }
+    a->past_of_anchors = test_next(&seed) % 2;
     fvi_accel_count(a);
     return FV_OK;
 }
@@ -73,7 +74,8 @@ static bool is_same_plan(const fv_accel *a, const fv_accel *b)
         memcmp(a->model_hash, b->model_hash, 32) != 0 || memcmp(a->skipped, b->skipped, EVALS) ||
         memcmp(a->action, b->action, EVALS * K) != 0)
         return false;
-    if (a->step_history && a->skip != b->skip) return false;
+    if (a->step_history && (a->skip != b->skip || a->past_of_anchors != b->past_of_anchors))
+        return false;
     if (a->prunes && a->score != b->score) return false;
     for (int i = 0; i < EVALS * K; i++) {
         const bool reads = a->action[i] == DIT_LINEAR || a->action[i] == DIT_PRUNE;

@@ -24,7 +24,7 @@
 
 #define TOLERANCE 0.03
 #define PLAN_TRIES 3
-#define MAX_LEVELS 400
+#define MAX_LEVELS 2048
 #define FEATURE_BATCH 8
 static const char default_methods[] =
     "dpx,soda,soda-paper,dcs,fora,toca,duca,taylorseer:order=1,taylorseer:order=2,"
