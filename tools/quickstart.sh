@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 build=build/release
 gen=$build/bin/gen
 fovea=$build/bin/fovea
+vzip=$build/bin/vzip
 out=out
 
 say() { printf '\n== %s\n' "$*"; }
@@ -55,9 +56,16 @@ say "7. Training on 24 real photos, only the first steps"
 rm -rf "$out/train"
 run "$fovea" train tests/data/clothing.recipe --data-dir tests/data -o "$out/train"
 
+say "8. Packing files without loss, beside what is installed here"
+run "$vzip" -k -f -o "$out/FORMAT-vz.md.vz" codec/FORMAT-vz.md
+run "$vzip" d -k -f -o "$out/FORMAT-vz.md" "$out/FORMAT-vz.md.vz"
+cmp codec/FORMAT-vz.md "$out/FORMAT-vz.md" && echo "the same file came back"
+run "$vzip" bench --levels 1,3 codec/fovea_codec.h codec/FORMAT-vz.md "$out/exact.png"
+
 say "Done"
 echo "Pictures:  $out/exact.png  $out/fast.png  $out/side_by_side.png (exact | fast | difference)"
 echo "Plan:      $out/plan.png   Numbers: $out/fast.json"
 echo "Speed-up:  asked 2, measured $(value speedup_measured) on this machine"
 echo "Training:  $out/train/loss.png and its samples"
-echo "Next:      $gen --help, $fovea --help, README.md"
+echo "Archive:   $out/FORMAT-vz.md.vz"
+echo "Next:      $gen --help, $fovea --help, $vzip --help, README.md"
