@@ -341,16 +341,6 @@ static fv_status spend(const planner *p, double budget, fv_accel *a, double *err
     return FV_OK;
 }
 
-static void copy_plan(const planner *p, fv_accel *to, const fv_accel *from)
-{
-    const size_t n = (size_t)p->T * (size_t)p->K;
-    memcpy(to->action, from->action, n);
-    memcpy(to->pruned, from->pruned, n);
-    memcpy(to->skipped, from->skipped, (size_t)p->T);
-    to->skip = from->skip;
-    to->past_of_anchors = from->past_of_anchors;
-}
-
 /* ---- dpx ------------------------------------------------------------------------------------- */
 
 typedef struct dpx_search {
@@ -424,7 +414,7 @@ static fv_status search_dpx(planner *p, double budget, dpx_search *s, fv_accel *
             FV_TRY(spend(p, budget - s->fixed - seconds, trial, &error));
         if (!(error < *least)) continue;
         *least = error;
-        copy_plan(p, out, trial);
+        fvi_accel_copy(out, trial);
     }
     return FV_OK;
 }
@@ -580,7 +570,7 @@ static fv_status plan_timed(planner *p, double budget, fv_accel *out)
         s = spend_rest(p, budget, seconds, trial, &error);
         if (s != FV_OK || !(error < best)) continue;
         best = error;
-        copy_plan(p, out, trial);
+        fvi_accel_copy(out, trial);
     }
     fv_accel_free(&trial);
     return s;

@@ -60,15 +60,18 @@ static void mark_after_two(fvi_method *m, int N)
     }
 }
 
-/* k of them: the first `lead`, the others evenly after these, and none beside those that must be:
- * fewer even ones where that would be more than k. */
+/* k of them: the first `lead`, also from each that must be (a method that forecasts has forgotten
+ * everything there), the others evenly after the first ones; fewer even ones where that would be
+ * more than k. */
 static fv_status mark_even(fvi_method *m, int k, int lead)
 {
     int n = m->T;
     for (int even = k; even >= 1; even--) {
         const int first = lead < even ? lead : even;
         memcpy(m->full, m->must, (size_t)m->T);
-        for (int i = 0; i < first; i++) m->full[i] = 1;
+        for (int e = 0; e < m->T; e++)
+            for (int i = 0; (e == 0 || m->must[e]) && i < first && e + i < m->T; i++)
+                m->full[e + i] = 1;
         for (int j = 1; j <= even - first; j++) {
             const double gap = (double)(m->T - first + 1) / (even - first + 1);
             m->full[first - 1 + (int)lround(j * gap)] = 1;

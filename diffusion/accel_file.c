@@ -43,14 +43,6 @@ static bool is_forecast(int action)
     return action == DIT_LINEAR || action == DIT_PRUNE;
 }
 
-/* Weights up to the last that is not 0; at least 1. */
-static int reach(const float *w)
-{
-    int n = DIT_HISTORY;
-    while (n > 1 && w[n - 1] == 0.0f) n--;
-    return n;
-}
-
 /* ---- Writing -------------------------------------------------------------------------------- */
 
 static bool is_first_version(const fv_accel *a)
@@ -100,15 +92,15 @@ static fv_status check_storable(fv_ctx *ctx, const fv_accel *a)
 
 static void write_weights(fv_text *t, const float *w)
 {
-    for (int i = 0, n = reach(w); i < n; i++) fv_text_printf(t, " %.9g", (double)w[i]);
+    for (int i = 0, n = dit_reach(w); i < n; i++) fv_text_printf(t, " %.9g", (double)w[i]);
     fv_text_printf(t, "\n");
 }
 
 /* As they are read back. */
 static bool is_same(const float *v, const float *w)
 {
-    const int n = reach(w);
-    return reach(v) == n && memcmp(v, w, (size_t)n * sizeof *w) == 0;
+    const int n = dit_reach(w);
+    return dit_reach(v) == n && memcmp(v, w, (size_t)n * sizeof *w) == 0;
 }
 
 /* Neighbours of equal weights share a line, also across modules that take none. */

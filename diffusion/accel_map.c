@@ -39,13 +39,6 @@ fv_status fvi_accel_create(fv_ctx *ctx, fv_accel **out, int evals, int depth)
     return FV_OK;
 }
 
-static int reach(const float *w)
-{
-    int n = DIT_HISTORY;
-    while (n > 1 && w[n - 1] == 0.0f) n--;
-    return n;
-}
-
 void fvi_accel_count(fv_accel *a)
 {
     const size_t K = 2 * (size_t)a->depth;
@@ -56,16 +49,30 @@ void fvi_accel_count(fv_accel *a)
         bool is_full = !a->skipped[e];
         for (size_t k = 0; !a->skipped[e] && k < K; k++) {
             const size_t at = (size_t)e * K + k;
-            const int action = a->action[at], n = reach(a->weight + at * DIT_HISTORY);
+            const int action = a->action[at], n = dit_reach(a->weight + at * DIT_HISTORY);
             is_full = is_full && action == DIT_FULL;
             a->prunes |= action == DIT_PRUNE;
             if ((action == DIT_LINEAR || action == DIT_PRUNE) && n > a->history) a->history = n;
         }
-        const int n = reach(a->skip_weight + (size_t)e * DIT_HISTORY);
+        const int n = dit_reach(a->skip_weight + (size_t)e * DIT_HISTORY);
         if (a->skipped[e] && n > a->step_history) a->step_history = n;
         a->anchor[e] = is_full;
         a->anchors += is_full;
     }
+}
+
+void fvi_accel_copy(fv_accel *to, const fv_accel *from)
+{
+    const size_t T = (size_t)from->evals, n = T * 2 * (size_t)from->depth;
+    memcpy(to->action, from->action, n);
+    memcpy(to->pruned, from->pruned, n);
+    memcpy(to->skipped, from->skipped, T);
+    memcpy(to->weight, from->weight, n * DIT_HISTORY * sizeof *to->weight);
+    memcpy(to->skip_weight, from->skip_weight, T * DIT_HISTORY * sizeof *to->skip_weight);
+    to->skip = from->skip;
+    to->past_of_anchors = from->past_of_anchors;
+    to->score = from->score;
+    fvi_accel_count(to);
 }
 
 dit_row dit_accel_row(const fv_accel *a, int e)

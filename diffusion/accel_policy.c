@@ -25,6 +25,26 @@
 #define RFC_KEPT 3 /* order 2 */
 #define MOST_STRETCH 4.0
 
+/* ---- Sums ------------------------------------------------------------------------------------ */
+
+#define CHUNKS 64
+
+/* Over all threads, as the network is; in one order, whatever their number. */
+static double sum_of(fv_ctx *ctx, size_t n, double (*value)(const void *user, size_t i),
+                     const void *user)
+{
+    double part[CHUNKS], sum = 0;
+#pragma omp parallel for schedule(static) num_threads(fv_ctx_threads(ctx))
+    for (int k = 0; k < CHUNKS; k++) {
+        double s = 0;
+        for (size_t i = n * (size_t)k / CHUNKS; i < n * ((size_t)k + 1) / CHUNKS; i++)
+            s += value(user, i);
+        part[k] = s;
+    }
+    for (int k = 0; k < CHUNKS; k++) sum += part[k];
+    return sum;
+}
+
 /* ---- TeaCache ------------------------------------------------------------------------------- */
 
 typedef struct teacache {
@@ -52,14 +72,22 @@ static fv_status teacache_start(void *user, const dit_runner *r, int B)
     return t->before ? FV_OK : FV_ERR_OOM;
 }
 
-/* In one order, whatever the number of threads. */
-static double relative_change(const float *now, const float *before, size_t n)
+static double change_of(const void *user, size_t i)
 {
-    double change = 0, size = 0;
-    for (size_t i = 0; i < n; i++) {
-        change += fabs((double)now[i] - before[i]);
-        size += fabs((double)before[i]);
-    }
+    const float *const *v = user;
+    return fabs((double)v[0][i] - v[1][i]);
+}
+
+static double size_of(const void *user, size_t i)
+{
+    const float *const *v = user;
+    return fabs((double)v[1][i]);
+}
+
+static double relative_change(fv_ctx *ctx, const float *now, const float *before, size_t n)
+{
+    const float *const v[2] = { now, before };
+    const double change = sum_of(ctx, n, change_of, v), size = sum_of(ctx, n, size_of, v);
     return size > 0 ? change / size : INFINITY;
 }
 
@@ -71,7 +99,7 @@ static fv_status teacache_decide(void *user, dit_runner *r, int e, const float *
     FV_TRY(dit_runner_probe(r, e, x, &now, &rows));
     const size_t n = (size_t)rows * t->row;
     const bool can_skip = t->rows == rows && e + 1 < t->evals;
-    if (can_skip) t->sum += relative_change(now, t->before, n);
+    if (can_skip) t->sum += relative_change(t->ctx, now, t->before, n);
     const bool is_full = !can_skip || !(t->sum < t->threshold);
     if (is_full) t->sum = 0;
     else row->skip_weight = t->weight;
@@ -152,16 +180,27 @@ static fv_status rfc_start(void *user, const dit_runner *r, int B)
     return ok ? FV_OK : FV_ERR_OOM;
 }
 
-/* |base + sum of w v|, base NULL = 0 */
-static double norm_of(const float *base, float *const *v, const double *w, int count, size_t n)
+typedef struct combination {
+    const float *base;
+    float *const *v;
+    const double *w;
+    int count;
+} combination;
+
+static double square_of(const void *user, size_t i)
 {
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        double d = base ? base[i] : 0;
-        for (int k = 0; k < count; k++) d += w[k] * v[k][i];
-        sum += d * d;
-    }
-    return sqrt(sum);
+    const combination *c = user;
+    double d = c->base ? c->base[i] : 0;
+    for (int k = 0; k < c->count; k++) d += c->w[k] * c->v[k][i];
+    return d * d;
+}
+
+/* |base + sum of w v|, base NULL = 0 */
+static double norm_of(fv_ctx *ctx, const float *base, float *const *v, const double *w, int count,
+                      size_t n)
+{
+    const combination c = { base, v, w, count };
+    return sqrt(sum_of(ctx, n, square_of, &c));
 }
 
 /* How far the input has moved, against how far a forecast of the output moves it. */
@@ -171,10 +210,10 @@ static double stretch(const rfc *t, const double *w, size_t n)
     double step[DIT_HISTORY];
     memcpy(step, w, sizeof step);
     step[0] -= 1;
-    const double taylor = norm_of(NULL, t->output, step, t->count, n);
-    const double input = norm_of(NULL, t->input, back, 2, n);
-    const double want = norm_of(t->now, t->input, from, 1, n) *
-                        norm_of(NULL, t->output, back, 2, n) / (input > 0 ? input : INFINITY);
+    const double taylor = norm_of(t->ctx, NULL, t->output, step, t->count, n);
+    const double input = norm_of(t->ctx, NULL, t->input, back, 2, n);
+    const double want = norm_of(t->ctx, t->now, t->input, from, 1, n) *
+                        norm_of(t->ctx, NULL, t->output, back, 2, n) / (input > 0 ? input : INFINITY);
     return taylor > 0 ? fmin(want / taylor, MOST_STRETCH) : 0;
 }
 
@@ -193,8 +232,8 @@ static fv_status rfc_decide(void *user, dit_runner *r, int e, const float *x, di
         double w[DIT_HISTORY], minus[DIT_HISTORY];
         fvi_forecast_weights(t->at, t->count, t->order, e, FVI_BASIS_TAYLOR, 0, w);
         for (int i = 0; i < DIT_HISTORY; i++) minus[i] = -w[i];
-        const double size = norm_of(t->now, NULL, NULL, 0, n);
-        const double off = norm_of(t->now, t->input, minus, t->count, n);
+        const double size = norm_of(t->ctx, t->now, NULL, NULL, 0, n);
+        const double off = norm_of(t->ctx, t->now, t->input, minus, t->count, n);
         t->sum += size > 0 ? off / size : INFINITY;
         t->is_full = !(t->sum < t->threshold);
         const double s = t->is_full ? 0 : stretch(t, w, n);

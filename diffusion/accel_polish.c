@@ -54,20 +54,6 @@ static fv_status judge(polisher *p, double *db)
     return FV_OK;
 }
 
-static void copy(fv_accel *to, const fv_accel *from)
-{
-    const size_t T = (size_t)from->evals, n = T * 2 * (size_t)from->depth;
-    memcpy(to->action, from->action, n);
-    memcpy(to->pruned, from->pruned, n);
-    memcpy(to->skipped, from->skipped, T);
-    memcpy(to->weight, from->weight, n * DIT_HISTORY * sizeof *to->weight);
-    memcpy(to->skip_weight, from->skip_weight, T * DIT_HISTORY * sizeof *to->skip_weight);
-    to->skip = from->skip;
-    to->past_of_anchors = from->past_of_anchors;
-    to->score = from->score;
-    fvi_accel_count(to);
-}
-
 static void swap_bytes(uint8_t *x, uint8_t *y, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -103,7 +89,7 @@ static fv_status try_plan(polisher *p, double *best, bool *is_better)
     if (!(db > *best)) return FV_OK;
     *best = db;
     *is_better = true;
-    copy(p->best, p->a);
+    fvi_accel_copy(p->best, p->a);
     return FV_OK;
 }
 
@@ -115,7 +101,7 @@ static fv_status improve(polisher *p, int trials, double *best)
     for (int e = 1, done = 0, idle = 0; last > 0 && done < trials && idle <= last;
          e = e < last ? e + 1 : 1) {
         bool is_better = false;
-        copy(p->a, p->best);
+        fvi_accel_copy(p->a, p->best);
         if (swap(p, e)) {
             FV_TRY(try_plan(p, best, &is_better));
             snprintf(text, sizeof text, "%.2f dB", *best);
@@ -153,8 +139,8 @@ static fv_status open_polisher(polisher *p, const fv_accel *plan, uint64_t seed)
     p->o.seed = seed;
     FV_TRY(fvi_accel_create(p->ctx, &p->a, plan->evals, plan->depth));
     FV_TRY(fvi_accel_create(p->ctx, &p->best, plan->evals, plan->depth));
-    copy(p->best, plan);
-    copy(p->a, plan);
+    fvi_accel_copy(p->best, plan);
+    fvi_accel_copy(p->a, plan);
     return dit_generate_net(p->ctx, &p->d->net, p->d->precision, &p->o, NULL, p->exact, NULL);
 }
 
@@ -182,7 +168,7 @@ fv_status fv_accel_polish(fv_ctx *ctx, fv_accel *plan, const fv_dit *d,
     if (s == FV_OK) s = judge(&p, &first);
     db = first;
     if (s == FV_OK) s = improve(&p, q.trials ? q.trials : TRIALS, &db);
-    if (s == FV_OK) copy(plan, p.best);
+    if (s == FV_OK) fvi_accel_copy(plan, p.best);
     if (before) *before = first;
     if (after) *after = db;
     fv_accel_free(&p.a);

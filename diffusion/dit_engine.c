@@ -629,14 +629,6 @@ static size_t prune_input(const dit_runner *r, int l)
     return (size_t)l * (size_t)r->B * (size_t)r->tokens * (size_t)r->net->cfg.width;
 }
 
-/* Number of weights up to the last that counts; at least 1. */
-static int reach(const float *w)
-{
-    int n = DIT_HISTORY;
-    while (n > 1 && w[n - 1] == 0.0f) n--;
-    return n;
-}
-
 /* Are the `count` newest outputs of module k there, for this many rows? */
 static bool has_past(const dit_runner *r, int k, int count, int rows)
 {
@@ -717,7 +709,7 @@ static fv_status run_module(dit_runner *r, module_set *s, int k, const dit_row *
     const int action = row && row->action ? row->action[k] : DIT_FULL;
     if (action == DIT_FULL) return run_full(r, s, k);
     const float *w = action == DIT_REUSE || !row->weight ? reuse : row->weight + k * DIT_HISTORY;
-    const int count = reach(w);
+    const int count = dit_reach(w);
     if (!has_past(r, k, count, s->rows)) return run_full(r, s, k);
     /* The rest of a pruned module is kept as it is added: only the output itself will do. */
     if (action == DIT_PRUNE && count == 1) w = reuse;
@@ -740,7 +732,7 @@ static uint8_t *past_at(const dit_runner *r, int age)
 
 static bool can_skip(const dit_runner *r, const float *w, int rows)
 {
-    const int count = reach(w);
+    const int count = dit_reach(w);
     if (count > r->past_count) return false;
     for (int i = 0; i < count; i++)
         if (r->past_rows[(r->past_newest + r->past_count - i) % r->past_count] < rows) return false;

@@ -139,6 +139,14 @@ typedef enum dit_action {
                    output, as in ToCa                                                           */
 } dit_action;
 
+/* Weights of a forecast up to the last that is not 0; at least 1. */
+FV_INLINE int dit_reach(const float *w)
+{
+    int n = DIT_HISTORY;
+    while (n > 1 && w[n - 1] == 0.0f) n--;
+    return n;
+}
+
 /* What a skipped evaluation forecasts from those that were not. */
 typedef enum dit_skip {
     DIT_SKIP_OUTPUT = 0, /* what the network gives: no module runs at all                       */

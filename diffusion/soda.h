@@ -143,6 +143,8 @@ double fvi_median(double *v, int n);
 /* A plan with everything FULL; the caller sets actions and calls fvi_accel_count. */
 fv_status fvi_accel_create(fv_ctx *ctx, fv_accel **out, int evals, int depth);
 void fvi_accel_count(fv_accel *a);
+/* What is done where, between plans of one size; not what they were made for. */
+void fvi_accel_copy(fv_accel *to, const fv_accel *from);
 /* .fvplan text. */
 fv_status fvi_accel_parse(fv_ctx *ctx, fv_accel **out, const char *text, size_t size);
 fv_status fvi_accel_text(fv_ctx *ctx, const fv_accel *a, char **text, size_t *size);

@@ -3,6 +3,7 @@
 #include "../diffusion/accel_methods.h"
 #include "alloc_fail.h"
 #include "dit_fixture.h"
+#include "random_model.h"
 #include "temp_dir.h"
 
 #define STEPS 12
@@ -14,31 +15,11 @@ static fv_dit *dit;
 static fv_sens *table;
 static char model_path[128];
 
-/* A small F network with every tensor random: a fresh one would output 0. */
 static fv_status write_model(void)
 {
     dit_config c;
-    dit_net n = { 0 };
-    dit_meta m;
-    FV_TRY(dit_preset(ctx, "F32", CLASSES, &c));
-    c.input_size = 16;
-    c.width = 64;
-    c.depth = 4;
-    c.heads = 2;
-    c.hidden = swiglu_width(64);
-    FV_TRY(dit_net_create(ctx, &n, &c));
-    FV_TRY(fv_params_alloc(n.params));
-    for (int i = 0; i < fv_params_count(n.params); i++) {
-        const bool is_norm = strstr(fv_params_name(n.params, i), "norm") != NULL;
-        fv_params_init_normal(n.params, i, 5, 0.12f);
-        if (is_norm) fv_params_fill(n.params, i, 1.1f);
-    }
-    FV_TRY(dit_config_meta(ctx, &c, &m));
-    const fv_status s = fv_params_export(ctx, n.params, FV_F32, (const char *const *)m.item,
-                                         m.pairs, model_path, 1);
-    dit_meta_free(ctx, &m);
-    dit_net_destroy(ctx, &n);
-    return s;
+    FV_TRY(random_config(ctx, "F32", CLASSES, 4, &c));
+    return random_model(ctx, &c, 5, model_path);
 }
 
 /* The default guidance interval leaves the first steps unguided: rows change once. */
@@ -357,23 +338,6 @@ static void nothing_saved_is_exact(void)
     free(y);
 }
 
-typedef struct watch {
-    uint64_t first, last;
-    int calls;
-    fv_ctx *c;
-} watch;
-
-static int watch_allocations(void *user, const fv_progress *p)
-{
-    watch *w = user;
-    fv_memory_stats m;
-    (void)p;
-    fv_ctx_memory(w->c, &m);
-    if (w->calls++ == 0) w->first = m.allocations;
-    w->last = m.allocations;
-    return 0;
-}
-
 /* Thresholds save more the larger they are; the plan serves batches of any size, again and again,
  * and the loop allocates nothing. */
 static void check_policy(const char *name)
@@ -389,7 +353,7 @@ static void check_policy(const char *name)
         CHECK(st.flop <= flop);
         flop = st.flop;
     }
-    watch w = { 0 };
+    allocation_watch w = { 0 };
     fv_ctx_options co = FV_CTX_OPTIONS_INIT;
     fv_generate_options o = base(2);
     fv_accel *a = NULL;

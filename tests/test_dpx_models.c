@@ -1,6 +1,7 @@
 /* test_dpx_models.c - planning and running with every sampler, on both families of networks. */
 #include "dit_fixture.h"
 #include "dpx.h"
+#include "random_model.h"
 #include "temp_dir.h"
 
 #include <math.h>
@@ -13,31 +14,11 @@
 
 static fv_ctx *ctx;
 
-/* Every tensor random: a fresh network would output 0. */
 static fv_status write_model(const char *preset, const char *path)
 {
     dit_config c;
-    dit_net n = { 0 };
-    dit_meta m;
-    FV_TRY(dit_preset(ctx, preset, CLASSES, &c));
-    c.input_size = 16;
-    c.width = 64;
-    c.depth = 3;
-    c.heads = 2;
-    c.hidden = c.family == DIT_F ? swiglu_width(64) : 256;
-    FV_TRY(dit_net_create(ctx, &n, &c));
-    FV_TRY(fv_params_alloc(n.params));
-    for (int i = 0; i < fv_params_count(n.params); i++) {
-        const bool is_norm = strstr(fv_params_name(n.params, i), "norm") != NULL;
-        fv_params_init_normal(n.params, i, 7, 0.12f);
-        if (is_norm) fv_params_fill(n.params, i, 1.1f);
-    }
-    FV_TRY(dit_config_meta(ctx, &c, &m));
-    const fv_status s = fv_params_export(ctx, n.params, FV_F32, (const char *const *)m.item, m.pairs,
-                                         path, 1);
-    dit_meta_free(ctx, &m);
-    dit_net_destroy(ctx, &n);
-    return s;
+    FV_TRY(random_config(ctx, preset, CLASSES, 3, &c));
+    return random_model(ctx, &c, 7, path);
 }
 
 static double distance(const float *a, const float *b, size_t n)

@@ -7,6 +7,7 @@
 #include "../diffusion/soda.h"
 #include "alloc_fail.h"
 #include "dit_fixture.h"
+#include "random_model.h"
 #include "tiny_models.h"
 
 #define STEPS 8
@@ -45,17 +46,6 @@ static fv_generate_options options(const dit_config *c, float cfg)
     return o;
 }
 
-static fv_status make_net(fv_ctx *c, dit_net *n, const dit_config *config)
-{
-    FV_TRY(dit_net_create(c, n, config));
-    FV_TRY(fv_params_alloc(n->params));
-    for (int i = 0; i < fv_params_count(n->params); i++) {
-        fv_params_init_normal(n->params, i, 5, 0.15f);
-        if (strstr(fv_params_name(n->params, i), "norm")) fv_params_fill(n->params, i, 1.1f);
-    }
-    return FV_OK;
-}
-
 static fv_status rig_runner(rig *g, fv_dtype precision, const dit_runner_options *ro)
 {
     static const int32_t labels[MOST_B] = { 1, 2, 0, 1 };
@@ -77,7 +67,7 @@ static fv_status rig_open(rig *g, const dit_config *c, float cfg, fv_dtype preci
     for (int e = 0; e < STEPS; e++)
         test_fill(g->x + (size_t)e * (size_t)g->B * g->n, (int64_t)((size_t)g->B * g->n),
                   (uint64_t)(40 + e));
-    FV_TRY(make_net(ctx, &g->net, c));
+    FV_TRY(random_net(ctx, &g->net, c, 5, 0.15f));
     FV_TRY(dit_schedule_create(ctx, &g->sc, c, &o));
     return rig_runner(g, precision, ro);
 }
@@ -233,7 +223,7 @@ static void full_plan_is_the_plain_sampler(void)
         fv_accel *a;
         fv_generate_stats st;
         float *x = test_alloc(n * 4), *y = test_alloc(n * 4);
-        OK(ctx, make_net(ctx, &net, &c));
+        OK(ctx, random_net(ctx, &net, &c, 5, 0.15f));
         OK(ctx, mixed_plan(&a, &c, DIT_SKIP_RESIDUAL, DIT_SCORE_DRIFT));
         memset(a->action, DIT_FULL, (size_t)STEPS * 4); /* the rings, plans and scores stay */
         memset(a->skipped, 0, STEPS);
@@ -261,7 +251,7 @@ static void batches_equal_single_runs(void)
             dit_net net;
             fv_accel *a;
             float *x = test_alloc(n * 4), *y = test_alloc(n * 4);
-            OK(ctx, make_net(ctx, &net, &c));
+            OK(ctx, random_net(ctx, &net, &c, 5, 0.15f));
             OK(ctx, mixed_plan(&a, &c, (dit_skip)skip, (dit_score)skip));
             OK(ctx, sample(ctx, &net, a, 4, 1, x, NULL));
             OK(ctx, sample(ctx, &net, a, 4, 3, y, NULL));
@@ -284,7 +274,7 @@ static void plans_of_another_run_are_refused(void)
     fv_generate_options o = options(&c, 2);
     fv_accel *a;
     dit_net net;
-    OK(ctx, make_net(ctx, &net, &c));
+    OK(ctx, random_net(ctx, &net, &c, 5, 0.15f));
     OK(ctx, mixed_plan(&a, &c, DIT_SKIP_OUTPUT, DIT_SCORE_MEAN));
     o.accel = a;
     o.sampler = FV_SAMPLER_DPMPP2M;
@@ -310,7 +300,7 @@ static void read_plans_make_the_same_bytes(void)
         dit_net net;
         char *text;
         size_t size;
-        OK(ctx, make_net(ctx, &net, &c));
+        OK(ctx, random_net(ctx, &net, &c, 5, 0.15f));
         OK(ctx, mixed_plan(&a, &c, (dit_skip)((score + 1) % 3), (dit_score)score));
         OK(ctx, fvi_accel_text(ctx, a, &text, &size));
         OK(ctx, fvi_accel_parse(ctx, &read, text, size));
@@ -332,7 +322,7 @@ static void same_bytes_for_1_and_2_threads(void)
     const size_t n = 3 * (size_t)(c.input_size * c.input_size * c.channels);
     float *x[2] = { test_alloc(n * 4), test_alloc(n * 4) };
     dit_net net;
-    OK(ctx, make_net(ctx, &net, &c));
+    OK(ctx, random_net(ctx, &net, &c, 5, 0.15f));
     for (int score = 0; score < 4; score++) {
         fv_accel *a;
         OK(ctx, mixed_plan(&a, &c, (dit_skip)(score % 3), (dit_score)score));
@@ -976,7 +966,7 @@ static void policies_decide_rows(void)
     dit_net net;
     char *text;
     size_t size;
-    OK(ctx, make_net(ctx, &net, &c));
+    OK(ctx, random_net(ctx, &net, &c, 5, 0.15f));
     OK(ctx, fvi_accel_create(ctx, &a, STEPS, c.depth));
     OK(ctx, fvi_accel_create(ctx, &fixed, STEPS, c.depth));
     for (int e = 1; e < STEPS; e += 2)
@@ -1003,28 +993,11 @@ static void policies_decide_rows(void)
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
-typedef struct watch {
-    fv_ctx *c;
-    int calls;
-    uint64_t first, last;
-} watch;
-
-static int watch_allocations(void *user, const fv_progress *p)
-{
-    watch *w = user;
-    fv_memory_stats m;
-    (void)p;
-    fv_ctx_memory(w->c, &m);
-    if (w->calls++ == 0) w->first = m.allocations;
-    w->last = m.allocations;
-    return 0;
-}
-
 static void steps_do_not_allocate(void)
 {
     for (int skip = 0; skip < 3; skip++) {
         const dit_config c = config(DIT_F, true);
-        watch w = { 0 };
+        allocation_watch w = { 0 };
         fv_ctx_options co = FV_CTX_OPTIONS_INIT;
         float *x = test_alloc(2 * (size_t)(c.input_size * c.input_size * c.channels) * 4);
         fv_accel *a;
@@ -1032,7 +1005,7 @@ static void steps_do_not_allocate(void)
         co.progress = watch_allocations;
         co.user = &w;
         OK(ctx, fv_ctx_create(&w.c, &co));
-        OK(ctx, make_net(w.c, &net, &c));
+        OK(ctx, random_net(w.c, &net, &c, 5, 0.15f));
         OK(ctx, mixed_plan(&a, &c, (dit_skip)skip, DIT_SCORE_DRIFT));
         OK(w.c, sample(w.c, &net, a, 2, 2, x, NULL));
         CHECK(w.calls == STEPS && w.first == w.last);
@@ -1068,7 +1041,7 @@ static void failing_memory_is_reported(void)
     fv_accel *a;
     dit_net net;
     bool is_done = false;
-    OK(ctx, make_net(ctx, &net, &c));
+    OK(ctx, random_net(ctx, &net, &c, 5, 0.15f));
     OK(ctx, mixed_plan(&a, &c, DIT_SKIP_RESIDUAL, DIT_SCORE_DRIFT));
     OK(ctx, sample(ctx, &net, a, 1, 1, x, NULL)); /* packs the weights, in ctx */
     for (int limit = 0; limit < 20000 && !is_done; limit += limit < 60 ? 1 : 13) {

@@ -3,6 +3,7 @@
 #include "../diffusion/soda.h"
 #include "alloc_fail.h"
 #include "dit_fixture.h"
+#include "random_model.h"
 #include "temp_dir.h"
 #include "tiny_models.h"
 
@@ -40,31 +41,13 @@ static fv_calibrate_options options(const fv_generate_options *gen)
     return o;
 }
 
-/* A small F network of 64 tokens with every tensor random: a fresh one would output 0. */
+/* Of 64 tokens. */
 static fv_status write_model(const char *path)
 {
     dit_config c;
-    dit_net n = { 0 };
-    dit_meta m;
-    FV_TRY(dit_preset(ctx, "F32", CLASSES, &c));
-    c.input_size = 16;
+    FV_TRY(random_config(ctx, "F32", CLASSES, 2, &c));
     c.patch = 2;
-    c.width = 64;
-    c.depth = 2;
-    c.heads = 2;
-    c.hidden = swiglu_width(64);
-    FV_TRY(dit_net_create(ctx, &n, &c));
-    FV_TRY(fv_params_alloc(n.params));
-    for (int i = 0; i < fv_params_count(n.params); i++) {
-        fv_params_init_normal(n.params, i, 5, 0.12f);
-        if (strstr(fv_params_name(n.params, i), "norm")) fv_params_fill(n.params, i, 1.1f);
-    }
-    FV_TRY(dit_config_meta(ctx, &c, &m));
-    const fv_status s =
-        fv_params_export(ctx, n.params, FV_F32, (const char *const *)m.item, m.pairs, path, 1);
-    dit_meta_free(ctx, &m);
-    dit_net_destroy(ctx, &n);
-    return s;
+    return random_model(ctx, &c, 5, path);
 }
 
 /* ---- Outputs by another route --------------------------------------------------------------- */

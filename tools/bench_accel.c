@@ -381,8 +381,8 @@ static fv_status run_planner(accel_run *r, const accel_method *m, accel_line *l)
     for (int i = 0; i < PLAN_TRIES; i++) {
         fv_accel *plan = NULL;
         cli_progress_title("%s %gx, planning", m->label, l->asked);
-        s = bench_solve(r->b.ctx, &r->b.model, &r->b.p.timed, r->sens, m->mode, ask, &r->timing,
-                        &plan);
+        s = bench_solve(r->b.ctx, &r->b.model, &r->b.p.timed, r->sens, m->mode, ask,
+                        !r->b.p.is_cpu_time, &r->timing, &plan);
         if (s == FV_ERR_ARG && l->plan) break;
         if (s == FV_OK)
             s = bench_time_pairs(&r->b.p, m->label, plan, r->b.p.all.steps, r->a->runs, v);
@@ -667,24 +667,17 @@ static int parse(accel_args *a, int argc, char **argv)
     const cli_option options[] = {
         {0, "speedup", "LIST", "ratios to reach (default 2,3,5)", CLI_STRING, &a->speedup, 0, 0},
         {0, "methods", "LIST", "what is compared (default: all)", CLI_STRING, &a->methods, 0, 0},
-        {0, "samples", "N", "pictures compared (default 64)", CLI_INT, &a->samples, 1, 10000},
         {0, "runs", "N", "pairs of timed runs (default 3)", CLI_INT, &a->runs, 1, BENCH_MAX_RUNS},
-        {0, "batch", "N", "pictures computed together; a timed run (default 8)", CLI_INT, &a->batch,
-         1, 256},
+        BENCH_OPT_PICTURES(a),
         {0, "clock", "wall|cpu", "cpu: processor time, for busy machines", CLI_CHOICE, &a->clock, 0,
-         0},
-        {0, "table", "FILE", "sensitivity table (default: the model's)", CLI_STRING, &a->table, 0,
          0},
         {0, "classifier", "FILE", "also the distance of its features", CLI_STRING, &a->classifier,
          0, 0},
-        {0, "plot", "FILE", "picture: PSNR against measured speed-up", CLI_STRING, &a->plot, 0, 0},
         {0, "schedule", "FILE", "picture: what the first plan computes when", CLI_STRING,
          &a->schedule, 0, 0},
         {0, "sheet", "FILE", "picture: samples of exact and accelerated runs", CLI_STRING,
          &a->sheet, 0, 0},
-        {0, "csv", "FILE", "the table as comma-separated values", CLI_STRING, &a->csv, 0, 0},
         BENCH_OPT_SAMPLING(&a->sampling),
-        {0, "seed", "N", "first seed (default 100000)", CLI_U64, &a->seed, 0, 0},
         CLI_OPT_FORCE(&a->common),
         CLI_OPT_MACHINE(&a->common),
         CLI_OPT_JSON(&a->common),

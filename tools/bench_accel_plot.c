@@ -26,29 +26,12 @@ static int save(const accel_bench *b, fv_image *img, fv_status s, const char *pa
 
 /* ---- Fidelity against speed-up --------------------------------------------------------------- */
 
-typedef struct points {
-    double x[15], y[15]; /* a ratio each */
-    int n;
-} points;
-
-/* Sorted by measured ratio: a curve does not run back. */
-static void add_point(points *p, double x, double y)
-{
-    int i = p->n++;
-    for (; i > 0 && p->x[i - 1] > x; i--) {
-        p->x[i] = p->x[i - 1];
-        p->y[i] = p->y[i - 1];
-    }
-    p->x[i] = x;
-    p->y[i] = y;
-}
-
-static void points_of(const accel_bench *b, const accel_method *m, points *p)
+static void points_of(const accel_bench *b, const accel_method *m, bench_points *p)
 {
     p->n = 0;
     for (int i = 0; i < b->lines; i++)
-        if (b->line[i].method == m && b->line[i].is_made && p->n < 15)
-            add_point(p, b->line[i].measured.median, b->line[i].fidelity.psnr);
+        if (b->line[i].method == m && b->line[i].is_made)
+            bench_add_point(p, b->line[i].measured.median, b->line[i].fidelity.psnr);
 }
 
 /* Mean PSNR of a method, -1 if it has no line. */
@@ -90,7 +73,7 @@ static int choose_methods(const accel_bench *b, const accel_method **out)
 int accel_write_plot(const accel_bench *b, const char *path)
 {
     const accel_method *method[CURVES];
-    points p[CURVES];
+    bench_points p[CURVES];
     fv_curve curve[2 * CURVES];
     fv_plot_options po = FV_PLOT_OPTIONS_INIT;
     fv_image img = {0};

@@ -89,9 +89,21 @@ int bench_find_table(fv_ctx *ctx, const bench_model *m, const char *named,
     return code;
 }
 
+void bench_add_point(bench_points *p, double x, double y)
+{
+    if (p->n == (int)(sizeof p->x / sizeof *p->x)) return;
+    int i = p->n++;
+    for (; i > 0 && p->x[i - 1] > x; i--) {
+        p->x[i] = p->x[i - 1];
+        p->y[i] = p->y[i - 1];
+    }
+    p->x[i] = x;
+    p->y[i] = y;
+}
+
 fv_status bench_solve(fv_ctx *ctx, const bench_model *m, const fv_generate_options *o,
-                      const fv_sens *sens, fv_accel_mode mode, double speedup, fv_timing **timing,
-                      fv_accel **out)
+                      const fv_sens *sens, fv_accel_mode mode, double speedup, bool corrects,
+                      fv_timing **timing, fv_accel **out)
 {
     fv_accel_options a = FV_ACCEL_OPTIONS_INIT;
     *out = NULL;
@@ -101,7 +113,8 @@ fv_status bench_solve(fv_ctx *ctx, const bench_model *m, const fv_generate_optio
         const fv_status s = fv_timing_measure(ctx, timing, m->dit, o);
         if (s != FV_OK) return s;
     }
-    return fv_accel_solve(ctx, out, m->dit, o, sens, *timing, &a, NULL);
+    return corrects ? fv_accel_solve(ctx, out, m->dit, o, sens, *timing, &a, NULL)
+                    : fv_accel_plan(ctx, out, m->dit, o, sens, *timing, &a);
 }
 
 /* ---- Accelerated runs against exact ones ----------------------------------------------------- */

@@ -35,6 +35,19 @@ typedef struct bench_sampling {
     {                                                                                              \
         0, "cfg", "X", "guidance scale; 1 = off", CLI_NUMBER, &(s)->cfg, 1, 1000                   \
     }
+/* Fields samples, batch, table, plot, csv and seed of the command's arguments. */
+#define BENCH_OPT_PICTURES(a)                                                                      \
+    {0, "samples", "N", "pictures compared (default 64)", CLI_INT, &(a)->samples, 1, 10000},       \
+        {0, "batch", "N", "pictures computed together; a timed run (default 8)", CLI_INT,          \
+         &(a)->batch, 1, 256},                                                                     \
+        {0, "table", "FILE", "sensitivity table (default: the model's)", CLI_STRING, &(a)->table,  \
+         0, 0},                                                                                    \
+        {0, "plot", "FILE", "picture: PSNR against measured speed-up", CLI_STRING, &(a)->plot, 0,  \
+         0},                                                                                       \
+        {0, "csv", "FILE", "the table as comma-separated values", CLI_STRING, &(a)->csv, 0, 0},    \
+    {                                                                                              \
+        0, "seed", "N", "first seed (default 100000)", CLI_U64, &(a)->seed, 0, 0                   \
+    }
 /* Into o; what was not given stays 0, the model's. */
 int bench_set_sampling(const bench_sampling *s, fv_generate_options *o);
 
@@ -45,15 +58,22 @@ typedef struct bench_ratios {
 } bench_ratios;
 int bench_read_ratios(const char *text, bench_ratios *out);
 
+/* Measured ratios and what they bring, sorted by ratio: a curve does not run back. */
+typedef struct bench_points {
+    double x[64], y[64];
+    int n;
+} bench_points;
+void bench_add_point(bench_points *p, double x, double y); /* beyond 64: left out */
+
 /* The table named, or the one that belongs to the model if it fits; *out NULL (with a note) if
  * there is none. */
 int bench_find_table(fv_ctx *ctx, const bench_model *m, const char *named,
                      const fv_generate_options *o, fv_sens **out);
-/* A plan corrected against the clock for runs with `o`; *timing is measured when it is NULL.
- * FV_ERR_ARG: the ratio is out of reach. */
+/* A plan for runs with `o`, corrected against the clock if `corrects`; *timing is measured when it is
+ * NULL. FV_ERR_ARG: the ratio is out of reach. */
 fv_status bench_solve(fv_ctx *ctx, const bench_model *m, const fv_generate_options *o,
-                      const fv_sens *sens, fv_accel_mode mode, double speedup, fv_timing **timing,
-                      fv_accel **out);
+                      const fv_sens *sens, fv_accel_mode mode, double speedup, bool corrects,
+                      fv_timing **timing, fv_accel **out);
 
 /* ---- Accelerated runs against exact ones ----------------------------------------------------- */
 

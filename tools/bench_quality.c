@@ -182,7 +182,7 @@ static fv_status open_setting(bench *b, setting *t, uint64_t seed)
     o.seed = seed;
     cli_progress_title("planning %gx", t->requested);
     const fv_status s = bench_solve(b->ctx, &b->model, &o, b->sens, FV_ACCEL_DPX, t->requested,
-                                    &b->timing, &t->accel);
+                                    true, &b->timing, &t->accel);
     if (s != FV_OK) return s;
     fv_accel_get_info(t->accel, &info);
     t->anchors = info.anchors;

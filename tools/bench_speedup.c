@@ -116,7 +116,7 @@ static fv_status run_planned(bench *b, method m, double R)
     snprintf(name, sizeof name, "%s %gx", method_name[m], R);
     cli_progress_title("%s, planning", name);
     fv_status s = bench_solve(b->ctx, &b->model, &b->p.timed, m == PLANNED ? b->sens : NULL,
-                              FV_ACCEL_DPX, R, &b->timing, &accel);
+                              FV_ACCEL_DPX, R, true, &b->timing, &accel);
     if (s == FV_ERR_ARG) { /* out of reach: the other methods still count */
         cli_progress_title(NULL);
         cli_note("%s: %s", name, fv_ctx_error(b->ctx));
@@ -456,26 +456,9 @@ static int write_csv(const bench *b)
 
 /* ---- Plot ------------------------------------------------------------------------------------ */
 
-typedef struct points {
-    double x[MAX_LINES], y[MAX_LINES];
-    int n;
-} points;
-
-/* Sorted by measured ratio: a curve does not run back. */
-static void add_point(points *p, double x, double y)
-{
-    int i = p->n++;
-    for (; i > 0 && p->x[i - 1] > x; i--) {
-        p->x[i] = p->x[i - 1];
-        p->y[i] = p->y[i - 1];
-    }
-    p->x[i] = x;
-    p->y[i] = y;
-}
-
 static int write_plot(const bench *b)
 {
-    points p[METHODS] = {{.n = 0}};
+    bench_points p[METHODS] = {{.n = 0}};
     fv_curve curve[CURVE_STYLES + METHODS];
     fv_plot_options po = FV_PLOT_OPTIONS_INIT;
     fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
@@ -483,7 +466,7 @@ static int write_plot(const bench *b)
     char title[160], name[64];
     for (int i = 0; i < b->count; i++) {
         const line *l = &b->line[i];
-        if (l->is_reached) add_point(&p[l->m], l->measured.median, l->fidelity.psnr);
+        if (l->is_reached) bench_add_point(&p[l->m], l->measured.median, l->fidelity.psnr);
     }
     memset(curve, 0, sizeof curve);
     for (int m = 0; m < METHODS; m++) {
@@ -525,16 +508,9 @@ static int parse(speedup_args *a, int argc, char **argv)
     const cli_option options[] = {
         {0, "speedup", "LIST", "ratios to reach (default 1.25,1.5,2,3)", CLI_STRING, &a->speedup, 0,
          0},
-        {0, "samples", "N", "pictures compared (default 64)", CLI_INT, &a->samples, 1, 10000},
         {0, "runs", "N", "pairs of timed runs (default 5)", CLI_INT, &a->runs, 1, BENCH_MAX_RUNS},
-        {0, "batch", "N", "pictures computed together; a timed run (default 8)", CLI_INT, &a->batch,
-         1, 256},
-        {0, "table", "FILE", "sensitivity table (default: the model's)", CLI_STRING, &a->table, 0,
-         0},
-        {0, "plot", "FILE", "picture: PSNR against measured speed-up", CLI_STRING, &a->plot, 0, 0},
-        {0, "csv", "FILE", "the table as comma-separated values", CLI_STRING, &a->csv, 0, 0},
+        BENCH_OPT_PICTURES(a),
         BENCH_OPT_SAMPLING(&a->sampling),
-        {0, "seed", "N", "first seed (default 100000)", CLI_U64, &a->seed, 0, 0},
         CLI_OPT_FORCE(&a->common),
         CLI_OPT_THREADS(&a->common),
         CLI_OPT_DEVICE(&a->common),

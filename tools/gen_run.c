@@ -436,9 +436,6 @@ static int run_steps(gen_run *r)
                         a->accel);
     if (a->plan_out && !r->plan.accel)
         return cli_fail(CLI_USAGE, "--plan-out: a speed-up of 1 is exact and has no plan");
-    if (a->plan_out && r->plan.info.at_run_time)
-        return cli_fail(CLI_USAGE, "--plan-out: %s decides while it runs and has no plan",
-                        r->plan.info.mode);
     if ((code = generate(r)) != CLI_OK) return code;
     if ((code = write_all(r)) != CLI_OK) return code;
     if (a->common.json)

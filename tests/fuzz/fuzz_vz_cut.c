@@ -14,20 +14,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define LARGE_ROOM ((size_t)1 << 19) /* two windows */
 static uint8_t file[LARGE_ROOM];
 
-typedef struct pipe_in {
-    size_t at, size, step;
-} pipe_in;
-
-static int64_t read_pipe(void *user, void *to, size_t size)
-{
-    pipe_in *p = user;
-    size_t n = p->size - p->at < size ? p->size - p->at : size;
-    if (n > p->step) n = p->step;
-    if (n > 0) memcpy(to, file + p->at, n);
-    p->at += n;
-    return (int64_t)n;
-}
-
 typedef struct cutter {
     fv_ctx *ctx;
     vz_dedup *dedup;
@@ -95,8 +81,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const bool is_large = data[0] & 2 && fuzz_share(data, size, 16) == 0;
     script s = {data + 3, data + size, file, 0, is_large ? LARGE_ROOM : ROOM};
     script_run(&s);
-    pipe_in p = {0, s.at, 1 + (size_t)data[1] * data[1]};
-    const fv_vzip_io io = {read_pipe, NULL, &p};
+    script_pipe p = {file, 0, s.at, 1 + (size_t)data[1] * data[1]};
+    const fv_vzip_io io = {script_read, NULL, &p};
     const vz_cm_options cm = {data[0] & 1 ? 6 : 1, 20, NULL};
     cutter c = {.ctx = ctx, .size = s.at};
     vz_source *source = vz_source_open(ctx, &io);

@@ -15,6 +15,22 @@
 
 #include "engine.h"
 
+/* An input that arrives in pieces of at most `step` bytes: fv_vzip_io's read. */
+typedef struct script_pipe {
+    const uint8_t *file;
+    size_t at, size, step;
+} script_pipe;
+
+static inline int64_t script_read(void *user, void *to, size_t size)
+{
+    script_pipe *p = user;
+    size_t n = p->size - p->at < size ? p->size - p->at : size;
+    if (n > p->step) n = p->step;
+    if (n > 0) memcpy(to, p->file + p->at, n);
+    p->at += n;
+    return (int64_t)n;
+}
+
 typedef struct script {
     const uint8_t *p, *end; /* what is left of the script */
     uint8_t *file;

@@ -14,18 +14,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static uint8_t file[ROOM], archive[ROOM + 65536];
 
 typedef struct pipe_io {
-    size_t at, size, step, written;
+    script_pipe in; /* first: script_read gets this */
+    size_t written;
 } pipe_io;
-
-static int64_t read_pipe(void *user, void *to, size_t size)
-{
-    pipe_io *p = user;
-    size_t n = p->size - p->at < size ? p->size - p->at : size;
-    if (n > p->step) n = p->step;
-    if (n > 0) memcpy(to, file + p->at, n);
-    p->at += n;
-    return (int64_t)n;
-}
 
 static int write_pipe(void *user, const void *from, size_t n)
 {
@@ -48,8 +39,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const bool is_small = fuzz_share(data, size, 16) != 0;
     script_run(&s);
     if (is_small && s.at > 32768) s.at = 32768;
-    pipe_io p = {0, s.at, 1 + (size_t)data[1] * data[1], 0};
-    const fv_vzip_io io = {read_pipe, write_pipe, &p};
+    pipe_io p = {{file, 0, s.at, 1 + (size_t)data[1] * data[1]}, 0};
+    const fv_vzip_io io = {script_read, write_pipe, &p};
     o.level = data[0] & 1 && !is_small ? 6 : 1;
     o.long_range = data[0] & 2 ? 1 : -1;
     o.memory_bytes = data[0] & 4 ? (uint64_t)24 << 20 : 0;
