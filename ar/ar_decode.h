@@ -1,0 +1,258 @@
+/* ar_decode.h - private: the decoding loops, and what they ask of a network.
+ *
+ * The loops know trees, draws and rules. The network behind ar_lm is the real one (ar_net.c), or a
+ * table of logits in tests. */
+#ifndef FV_AR_DECODE_H
+#define FV_AR_DECODE_H
+
+#include "internal.h"
+
+/* ---- The network as the loops see it --------------------------------------------------------- */
+
+/* Rows of one pass of one image. Row i holds token[i], the successor of row parent[i] < i of the
+ * same pass, or of the last committed token for -1. It sees all committed tokens, its ancestors and
+ * itself; its image position is the number of committed tokens + its depth (0 for parent -1). */
+typedef struct ar_rows {
+    int image, n;
+    const int32_t *token, *parent;
+    float *logits; /* [n, vocab] after guidance: what follows each row */
+} ar_rows;
+
+/* A network with the state of several images. Functions fail for outside reasons only (cancelled).
+ * Positions: 0 = first image token, -1 = the last condition row. */
+typedef struct ar_lm {
+    void *self;
+    int vocab, tokens;
+    bool has_draft;
+    /* Forgets the image, runs the condition; logits [vocab] of token 0. Its last feature is kept as
+     * position -1, and the draft's own prefix (t2i) is fed. */
+    fv_status (*prefill)(void *self, int image, float *logits);
+    /* One packed pass of several images. Features and keys of the rows are held until the next pass
+     * of the image. */
+    fv_status (*target)(void *self, int images, const ar_rows *rows);
+    /* Rows of the last pass, each the child of the one before, become committed tokens; their
+     * features get the positions of the tokens. */
+    void (*commit)(void *self, int image, const int32_t *row, int n);
+    /* The last n committed tokens are forgotten. */
+    void (*rewind)(void *self, int image, int n);
+    /* Draft: appends n pairs (token[i], feature of position feature[i]) for good; logits [vocab] of
+     * the last one, whose hidden output is kept. Temporary nodes are dropped. */
+    fv_status (*draft_feed)(void *self, int image, int n, const int32_t *token,
+                            const int32_t *feature, float *logits);
+    /* Draft: n temporary nodes, children of parent[i]: a temporary node (numbered from 0 since the
+     * last feed in the order of adding), or -1, the end of what was fed. Their feature is the
+     * hidden output of the parent. logits [n, vocab]. */
+    fv_status (*draft_nodes)(void *self, int image, int n, const int32_t *token,
+                             const int32_t *parent, float *logits);
+    /* The last n fed pairs are forgotten. */
+    void (*draft_rewind)(void *self, int image, int n);
+} ar_lm;
+
+/* ---- Draws (ar_logits.c) --------------------------------------------------------------------- */
+
+typedef struct ar_sampling {
+    float temperature; /* 0 = argmax */
+    int top_k;         /* 0 = all    */
+    float top_p;       /* 1 = all    */
+    bool is_uniform;   /* draws by one uniform number instead of shared Gumbel noise */
+} ar_sampling;
+
+/* A processed row: the survivors of temperature, top-k and top-p in that order (LlamaGen's), ids
+ * ascending. Ties at the k-th largest survive; top-p keeps the first token that crosses p. */
+typedef struct ar_dist {
+    int n;
+    int32_t *id;  /* [n]                             */
+    float *logit; /* [n] after temperature           */
+    float *p;     /* [n] softmax, sums to 1          */
+} ar_dist;
+
+typedef struct ar_dists {
+    fv_ctx *ctx;
+    int vocab, count;
+    ar_dist *d;
+    void *block;
+    float *scratch;
+} ar_dists;
+fv_status ar_dists_create(fv_ctx *ctx, ar_dists *out, int vocab, int count);
+void ar_dists_free(ar_dists *d);
+/* logits [vocab] after guidance; NaN counts as -infinity, all -infinity as uniform. */
+void ar_dist_make(ar_dists *ds, int i, const float *logits, const ar_sampling *s);
+/* g(seed, image, position, token) = -log(-log u), u = (x + 0.5) 2^-32 of Philox, stream
+ * FV_STREAM_GUMBEL; own polynomial logarithms: the same on every machine. For n tokens id. */
+void ar_gumbel(ar_noise noise, int position, const int32_t *id, int n, float *g);
+/* Index in d of the next token: argmax of logit + g, of logit (temperature 0), or by a uniform
+ * number of FV_STREAM_SAMPLING; the lowest token wins a tie. scratch [d->n]. */
+int ar_draw(const ar_dist *d, const ar_sampling *s, ar_noise noise, int position, float *scratch);
+int ar_dist_find(const ar_dist *d, int32_t token); /* -1: did not survive */
+
+/* ---- Trees (ar_tree.c) ----------------------------------------------------------------------- */
+
+#define AR_MAX_NODES 128
+#define AR_MAX_DEPTH 16
+#define AR_MAX_RANK 16
+
+/* Node 0 is the root: drawn, but not committed. Children stand in the order they are tried in. */
+typedef struct ar_tree {
+    int n;                        /* nodes, the root included                          */
+    int32_t token[AR_MAX_NODES];
+    int32_t parent[AR_MAX_NODES]; /* -1 for the root, else < the node                  */
+    int32_t depth[AR_MAX_NODES];  /* root 0                                            */
+    int32_t rank[AR_MAX_NODES];   /* place among its siblings, from 0                  */
+    float score[AR_MAX_NODES];    /* cumulative log q, or chance of being reached      */
+    float q[AR_MAX_NODES];        /* proposal probability, siblings before it removed; 1: point mass */
+    int paths, path_length;       /* root..leaf, by node numbers, -1 behind the end    */
+    int16_t path[AR_MAX_NODES][AR_MAX_DEPTH + 1];
+} ar_tree;
+
+typedef enum ar_draft_kind {
+    AR_DRAFT_GUMBEL = 0, /* coupled: children are the top of log q + g (default)                  */
+    AR_DRAFT_CHAIN,      /* one child a level: the draft's coupled draw, or its argmax            */
+    AR_DRAFT_STATIC,     /* EAGLE-1, LANTERN++: shapes of spec 2.6, children without replacement  */
+    AR_DRAFT_EAGLE2,     /* top_k candidates a level, the `nodes` best by cumulative log q        */
+    AR_DRAFT_PQ          /* children drawn from q without replacement, tested by p/q              */
+} ar_draft_kind;
+
+typedef struct ar_tree_options {
+    ar_draft_kind kind;
+    int depth;           /* levels below the root, 1..AR_MAX_DEPTH */
+    int top_k;           /* children of a node, 1..AR_MAX_RANK     */
+    int nodes;           /* at most, the root included             */
+    int shape;           /* STATIC: 0 mc_sim_7b_63 (25), 1 naive (57), 2 balanced (25), 3 chain of 5 */
+    const float *accept; /* GUMBEL: [AR_MAX_DEPTH][AR_MAX_RANK] chance that the target's draw is the
+                            child of that rank at that depth; NULL = built in */
+} ar_tree_options;
+
+/* Work memory of drafting and walking, one for each image that is decoded. */
+typedef struct ar_tree_work ar_tree_work;
+fv_status ar_tree_work_create(fv_ctx *ctx, ar_tree_work **out, int vocab);
+void ar_tree_work_destroy(ar_tree_work **w);
+/* Where a tree stands. */
+typedef struct ar_root {
+    int image, position;       /* of the root token */
+    int32_t token;
+    int most_depth;            /* positions past the picture are not drafted */
+    ar_noise noise;
+    const float *draft_logits; /* of the last draft_feed: the guess of position + 1 */
+} ar_root;
+/* Calls lm->draft_nodes level by level. most_depth 0, or nothing survives: the root alone. */
+fv_status ar_tree_grow(ar_tree_work *w, const ar_lm *lm, const ar_tree_options *o,
+                       const ar_sampling *s, const ar_root *root, ar_tree *out);
+void ar_tree_paths(ar_tree *t); /* from the parents */
+
+/* ---- Acceptance (ar_accept.c) ---------------------------------------------------------------- */
+
+typedef enum ar_rule {
+    AR_RULE_EXACT = 0, /* the target's distribution; coupled: its very tokens   */
+    AR_RULE_LANTERN,   /* neighbours' mass counts up to delta                   */
+    AR_RULE_LANTERNPP, /* ... up to (lambda - 1) p(x)                           */
+    AR_RULE_COOL,      /* w_i p/q, w_i = max(1, delta exp(-0.7 (i - 1)))        */
+    AR_RULE_GSD        /* p(C)/q(C) over G tokens of similar probability        */
+} ar_rule;
+
+/* Codes near each code: [codes, k], nearest first, itself excluded. */
+typedef struct ar_neighbours {
+    int codes, k;
+    uint16_t *id;
+    float *distance;
+} ar_neighbours;
+/* codebook [codes, width]; rows are normalised first unless raw. */
+fv_status ar_neighbours_create(fv_ctx *ctx, ar_neighbours **out, const float *codebook, int codes,
+                               int width, int k, bool raw);
+void ar_neighbours_free(fv_ctx *ctx, ar_neighbours **n);
+
+typedef struct ar_accept_options {
+    ar_rule rule;
+    float delta, lambda;
+    int group;                 /* GSD: G                                                   */
+    const ar_neighbours *near; /* LANTERN, LANTERN++, GSD                                  */
+    bool lantern_compat;       /* released code: zero all k + 1 nearest on rejection       */
+    bool is_reference;         /* one uniform number a child (spec 2.5, 2.6) in place of one draw
+                                  and a look at the children (3.3, 5.2)                    */
+} ar_accept_options;
+
+typedef struct ar_walk {
+    int n;           /* accepted nodes, the root included: node[0] = 0             */
+    int32_t node[AR_MAX_DEPTH + 1];
+    int32_t next;    /* token after the last of them: the next root                */
+    int substituted; /* children accepted in place of the target's own draw        */
+} ar_walk;
+/* How a step draws and judges. */
+typedef struct ar_judge {
+    ar_sampling sampling;
+    ar_accept_options accept;
+    ar_draft_kind kind;
+    ar_noise noise;
+    int position; /* of the root */
+} ar_judge;
+/* logits [tree.n, vocab]: row i is what follows node i. */
+void ar_walk_tree(ar_tree_work *w, const ar_tree *t, const float *logits, const ar_judge *j,
+                  ar_walk *out);
+/* Is `token` accepted at j->position, where the target says logits [vocab]? *own: its own draw. For
+ * chains that were committed without looking (post verification). */
+bool ar_accept_one(ar_tree_work *w, const float *logits, int32_t token, const ar_judge *j,
+                   int32_t *own);
+
+/* ---- VVS (ar_vvs.c) -------------------------------------------------------------------------- */
+
+typedef enum ar_schedule { AR_SKIP_NEVER = 0, AR_SKIP_UNIFORM, AR_SKIP_DYNAMIC } ar_schedule;
+typedef enum ar_selector { AR_SELECT_RANDOM = 0, AR_SELECT_CONFIDENCE, AR_SELECT_COUPLED } ar_selector;
+typedef enum ar_post { AR_POST_RESTORE = 0, AR_POST_RELAXED, AR_POST_STRICT } ar_post;
+
+typedef struct ar_vvs_options {
+    ar_schedule schedule;
+    int interval;           /* UNIFORM: skip iff step mod interval == 1                    */
+    float threshold, decay; /* DYNAMIC: skip iff similarity >= threshold; weights decay^l  */
+    int stride;             /* DYNAMIC: every stride-th path is looked at (2)              */
+    int warm_up;            /* no skip while so many tokens or fewer are there (5)         */
+    ar_selector selector;
+    bool no_truncation;     /* ablation: the whole path                                    */
+    int stale[2];           /* features on verify and on skip steps: -1 fresh, 0 the newest cached,
+                               s > 0: s positions older; default {-1, 0}                   */
+    ar_post post;
+    bool keep_stale_draft;  /* as the released code: draft keys of skips are not made anew */
+    const float *codebook;  /* DYNAMIC: [vocab, code_width]                                */
+    int code_width;
+} ar_vvs_options;
+/* Similarity S of a tree's paths (spec 4.4), in [-1, 1]; fewer than two paths: 0. */
+double ar_similarity(const ar_tree *t, const ar_vvs_options *o);
+/* Is this step skipped? `generated` tokens are there; never after a skip. */
+bool ar_skips(const ar_vvs_options *o, int64_t step, int generated, const ar_tree *t,
+              bool last_skipped);
+/* Path to take without looking and how much of it, the root included (spec 4.2). */
+int ar_select_path(const ar_vvs_options *o, const ar_tree *t, ar_noise noise, int64_t step,
+                   int *gamma);
+
+/* ---- Decoding (ar_decode.c) ------------------------------------------------------------------ */
+
+typedef struct ar_decode_options {
+    ar_sampling sampling;
+    ar_tree_options tree;
+    ar_accept_options accept;
+    ar_vvs_options vvs;
+    bool is_plain; /* no drafting                                                */
+    int jacobi;    /* SJD: window of draft tokens without a draft head; 0 = off  */
+} ar_decode_options;
+
+/* spec 8.2 */
+typedef struct ar_counters {
+    int64_t tokens, prefills, verifies, skips, draft_passes, target_rows, draft_rows;
+    int64_t accepted[AR_MAX_DEPTH + 1]; /* steps that accepted so many nodes below the root */
+    int64_t tried[AR_MAX_DEPTH][AR_MAX_RANK], hit[AR_MAX_DEPTH][AR_MAX_RANK];
+    int64_t substitutions, advanced, chain_tokens, chain_cuts;
+    double seconds_prefill, seconds_draft, seconds_verify, seconds_select;
+} ar_counters;
+
+typedef struct ar_step_log {
+    int image, step, skipped, gamma, accepted, length, chain;
+} ar_step_log;
+typedef struct ar_decode_log {
+    void (*step)(void *user, const ar_step_log *log); /* after each step of an image; may be NULL */
+    void *user;
+} ar_decode_log;
+/* tokens [images, lm->tokens]; image i draws with noise[i]. Images go by ticks (spec 4.8), each by
+ * its own state machine. Nothing is allocated after the first step. */
+fv_status ar_decode(fv_ctx *ctx, const ar_lm *lm, const ar_decode_options *o, int images,
+                    const ar_noise *noise, int32_t *tokens, ar_counters *counters,
+                    const ar_decode_log *log);
+
+#endif
