@@ -7,11 +7,18 @@
 
 #include "internal.h"
 
+#define AR_MAX_NODES 128
+#define AR_MAX_DEPTH 16
+#define AR_MAX_RANK 16
+#define AR_MAX_ROWS (AR_MAX_NODES + AR_MAX_DEPTH) /* of one image in one pass */
+
 /* ---- The network as the loops see it --------------------------------------------------------- */
 
 /* Rows of one pass of one image. Row i holds token[i], the successor of row parent[i] < i of the
  * same pass, or of the last committed token for -1. It sees all committed tokens, its ancestors and
- * itself; its image position is the number of committed tokens + its depth (0 for parent -1). */
+ * itself; its image position is the number of committed tokens + its depth (0 for parent -1).
+ * After a skip (VVS) the first rows are the skipped tokens, one the parent of the next, and the root
+ * of the tree is the child of the last. */
 typedef struct ar_rows {
     int image, n;
     const int32_t *token, *parent;
@@ -86,10 +93,6 @@ int ar_draw(const ar_dist *d, const ar_sampling *s, ar_noise noise, int position
 int ar_dist_find(const ar_dist *d, int32_t token); /* -1: did not survive */
 
 /* ---- Trees (ar_tree.c) ----------------------------------------------------------------------- */
-
-#define AR_MAX_NODES 128
-#define AR_MAX_DEPTH 16
-#define AR_MAX_RANK 16
 
 /* Node 0 is the root: drawn, but not committed. Children stand in the order they are tried in. */
 typedef struct ar_tree {
@@ -206,8 +209,9 @@ typedef struct ar_vvs_options {
     int warm_up;            /* no skip while so many tokens or fewer are there (5)         */
     ar_selector selector;
     bool no_truncation;     /* ablation: the whole path                                    */
-    int stale[2];           /* features on verify and on skip steps: -1 fresh, 0 the newest cached,
-                               s > 0: s positions older; default {-1, 0}                   */
+    int stale[2];           /* features on verify and on skip steps: -1 fresh (verify only), 0 the
+                               newest that were there before the step, s > 0: s positions older;
+                               VVS is {-1, 0}. Verify >= 0: draft keys are not made anew   */
     ar_post post;
     bool keep_stale_draft;  /* as the released code: draft keys of skips are not made anew */
     const float *codebook;  /* DYNAMIC: [vocab, code_width]                                */
@@ -222,6 +226,59 @@ bool ar_skips(const ar_vvs_options *o, int64_t step, int generated, const ar_tre
 int ar_select_path(const ar_vvs_options *o, const ar_tree *t, ar_noise noise, int64_t step,
                    int *gamma);
 
+typedef struct ar_counters ar_counters; /* below */
+
+/* ---- Costs (ar_cost.c) ----------------------------------------------------------------------- */
+
+/* What passes cost here, and how often guesses hold: from these the tree (spec 2.7). */
+#define AR_COST_POINTS 8
+typedef struct ar_cost {
+    int points;
+    double target[AR_COST_POINTS]; /* seconds of a target pass with 1, 2, 4, ... rows         */
+    double first, level, draw;     /* a pair fed and one level grown; each level below; a draw */
+    double tried[AR_MAX_DEPTH][AR_MAX_RANK], hit[AR_MAX_DEPTH][AR_MAX_RANK];
+    float accept[AR_MAX_DEPTH][AR_MAX_RANK]; /* of the child of that rank, its parent accepted */
+} ar_cost;
+typedef struct ar_cost_choice {
+    int depth, nodes;   /* of the best tree, the root included; 0 and 1: plain decoding          */
+    double speedup;     /* expected of the best tree against plain decoding, also if that is < 1 */
+    double tokens;      /* expected a step */
+} ar_cost_choice;
+/* Rates of a draft that nobody has tried; no times. */
+void ar_cost_init(ar_cost *c);
+/* Runs passes of up to most_rows rows on image 0, whose state is lost. Some tenths of a second. */
+fv_status ar_cost_measure(fv_ctx *ctx, const ar_lm *lm, const ar_tree_options *o, int most_rows,
+                          ar_cost *c);
+double ar_cost_target(const ar_cost *c, double rows); /* linear between and behind the points */
+/* Takes what happened between two states of the counters; before may be NULL: from the start. */
+void ar_cost_learn(ar_cost *c, const ar_counters *before, const ar_counters *after);
+/* The best tree within *o when `images` share a pass. STATIC: its shape stays, depth is chosen. */
+void ar_cost_choose(const ar_cost *c, const ar_tree_options *o, int images, ar_cost_choice *out);
+
+/* ---- Jacobi iteration (ar_jacobi.c) ---------------------------------------------------------- */
+
+/* SJD: guesses without a draft head. Tokens behind the root are guessed, looked at in one pass, and
+ * what the pass says becomes the next guess. Coupled draws (or argmax): the guess of a position is
+ * the target's own draw under the last guesses in front of it; what did not change is accepted, and
+ * the picture is that of plain decoding. is_uniform: accepted by p/q with the q it was drawn from;
+ * lossless in distribution. */
+typedef enum ar_jacobi_init { AR_JACOBI_RANDOM = 0, AR_JACOBI_ABOVE } ar_jacobi_init;
+typedef struct ar_jacobi ar_jacobi;
+typedef struct ar_jacobi_options {
+    int vocab, tokens, window;
+    ar_jacobi_init init;
+    ar_sampling sampling;
+} ar_jacobi_options;
+fv_status ar_jacobi_create(fv_ctx *ctx, ar_jacobi **out, const ar_jacobi_options *o);
+void ar_jacobi_destroy(ar_jacobi **j);
+/* known [n + 1] tokens, the root last. Guesses are filled up to the window or the picture's end.
+ * Number of guesses; *guess: theirs, for positions n + 1, ... */
+int ar_jacobi_guess(ar_jacobi *j, const int32_t *known, int n, ar_noise noise,
+                    const int32_t **guess);
+/* logits [guesses + 1, vocab] behind the root and each guess. Number of accepted guesses; *next: what
+ * follows the last of them. */
+int ar_jacobi_judge(ar_jacobi *j, const float *logits, ar_noise noise, int32_t *next);
+
 /* ---- Decoding (ar_decode.c) ------------------------------------------------------------------ */
 
 typedef struct ar_decode_options {
@@ -230,27 +287,46 @@ typedef struct ar_decode_options {
     ar_accept_options accept;
     ar_vvs_options vvs;
     bool is_plain; /* no drafting                                                */
-    int jacobi;    /* SJD: window of draft tokens without a draft head; 0 = off  */
+    int jacobi;    /* SJD: window of draft tokens without a draft head, < AR_MAX_NODES; 0 = off */
+    ar_jacobi_init jacobi_init;
+    /* Not NULL: depth, top_k and nodes of `tree` are bounds, the tree within them follows the costs
+     * and what is learned while decoding, and drafting stops for good where it loses. Used only
+     * where ar_keeps_sequence: elsewhere tokens depend on the tree, hence would on the clock, and
+     * the tree stays as it is given. */
+    ar_cost *cost;
 } ar_decode_options;
+/* Coupled tree, exact rule, no skips, post verification as VVS has it but off. */
+void ar_decode_defaults(ar_decode_options *o);
+/* The tokens are those of plain decoding with the same draws, whatever is drafted. */
+bool ar_keeps_sequence(const ar_decode_options *o);
 
-/* spec 8.2 */
-typedef struct ar_counters {
+/* spec 8.2. TPF = tokens / (prefills + verifies). */
+struct ar_counters {
     int64_t tokens, prefills, verifies, skips, draft_passes, target_rows, draft_rows;
-    int64_t accepted[AR_MAX_DEPTH + 1]; /* steps that accepted so many nodes below the root */
+    int64_t accepted[AR_MAX_NODES]; /* steps that accepted so many tokens behind the root */
+    /* Children at depth 1 + i under accepted parents: there, accepted. */
     int64_t tried[AR_MAX_DEPTH][AR_MAX_RANK], hit[AR_MAX_DEPTH][AR_MAX_RANK];
     int64_t substitutions, advanced, chain_tokens, chain_cuts;
+    int64_t plain_steps;  /* without a guess: the end of a picture, or drafting is off */
+    bool switched_off;    /* the costs said that plain decoding is faster              */
+    double speedup;       /* expected from the costs when last asked; 0: not asked     */
     double seconds_prefill, seconds_draft, seconds_verify, seconds_select;
-} ar_counters;
+};
 
 typedef struct ar_step_log {
-    int image, step, skipped, gamma, accepted, length, chain;
+    int image, step;
+    int skipped;
+    int gamma;    /* skip: tokens taken, the new root included; else 0                     */
+    int accepted; /* nodes below the root; 0 on a skip, -1 where post verification cut     */
+    int length;   /* tokens in front of the root after the step                            */
+    int chain;    /* skip: tokens without keys now; else: those that the step recovered    */
 } ar_step_log;
 typedef struct ar_decode_log {
     void (*step)(void *user, const ar_step_log *log); /* after each step of an image; may be NULL */
     void *user;
 } ar_decode_log;
 /* tokens [images, lm->tokens]; image i draws with noise[i]. Images go by ticks (spec 4.8), each by
- * its own state machine. Nothing is allocated after the first step. */
+ * its own state machine. Nothing is allocated after the first step. counters are added to. */
 fv_status ar_decode(fv_ctx *ctx, const ar_lm *lm, const ar_decode_options *o, int images,
                     const ar_noise *noise, int32_t *tokens, ar_counters *counters,
                     const ar_decode_log *log);
