@@ -58,38 +58,45 @@ typedef struct ar_lm {
 /* ---- Draws (ar_logits.c) --------------------------------------------------------------------- */
 
 typedef struct ar_sampling {
-    float temperature; /* 0 = argmax */
+    float temperature; /* 0 = argmax; top_k and top_p are then ignored */
     int top_k;         /* 0 = all    */
     float top_p;       /* 1 = all    */
     bool is_uniform;   /* draws by one uniform number instead of shared Gumbel noise */
 } ar_sampling;
 
 /* A processed row: the survivors of temperature, top-k and top-p in that order (LlamaGen's), ids
- * ascending. Ties at the k-th largest survive; top-p keeps the first token that crosses p. */
+ * ascending; at least one. Ties at the k-th largest survive; top-p keeps the first token that
+ * crosses p, of equal ones the lower first. Logits of -infinity never survive. At temperature 0 all
+ * others do, at temperature 1: drafts and neighbours still need probabilities. */
 typedef struct ar_dist {
     int n;
-    int32_t *id;  /* [n]                             */
-    float *logit; /* [n] after temperature           */
-    float *p;     /* [n] softmax, sums to 1          */
+    int32_t *id;  /* [n]                                            */
+    float *logit; /* [n] after temperature, less the largest: <= 0  */
+    float *p;     /* [n] softmax, sums to 1                         */
 } ar_dist;
 
 typedef struct ar_dists {
     fv_ctx *ctx;
+    uint32_t cpu;
     int vocab, count;
     ar_dist *d;
     void *block;
-    float *scratch;
+    float *scratch; /* [vocab] */
 } ar_dists;
 fv_status ar_dists_create(fv_ctx *ctx, ar_dists *out, int vocab, int count);
 void ar_dists_free(ar_dists *d);
 /* logits [vocab] after guidance; NaN counts as -infinity, all -infinity as uniform. */
 void ar_dist_make(ar_dists *ds, int i, const float *logits, const ar_sampling *s);
 /* g(seed, image, position, token) = -log(-log u), u = (x + 0.5) 2^-32 of Philox, stream
- * FV_STREAM_GUMBEL; own polynomial logarithms: the same on every machine. For n tokens id. */
-void ar_gumbel(ar_noise noise, int position, const int32_t *id, int n, float *g);
-/* Index in d of the next token: argmax of logit + g, of logit (temperature 0), or by a uniform
- * number of FV_STREAM_SAMPLING; the lowest token wins a tie. scratch [d->n]. */
-int ar_draw(const ar_dist *d, const ar_sampling *s, ar_noise noise, int position, float *scratch);
+ * FV_STREAM_GUMBEL; own polynomial logarithms: the same on every machine and for any cpu
+ * (fv_ctx_cpu). For tokens 0..n-1. */
+void ar_gumbel(uint32_t cpu, ar_noise noise, int position, int n, float *g);
+/* Number `index` of those that belong to a position, in (0, 1), stream FV_STREAM_SAMPLING. 0 is
+ * that of ar_draw, 1, 2, ... are those of the children that a walk tests at this position. */
+double ar_uniform(ar_noise noise, int position, int index);
+/* Index in ds->d[i] of the next token: argmax of logit + g, of logit (temperature 0), or by a
+ * uniform number; the lowest token wins a tie. */
+int ar_draw(ar_dists *ds, int i, const ar_sampling *s, ar_noise noise, int position);
 int ar_dist_find(const ar_dist *d, int32_t token); /* -1: did not survive */
 
 /* ---- Trees (ar_tree.c) ----------------------------------------------------------------------- */
@@ -102,7 +109,7 @@ typedef struct ar_tree {
     int32_t depth[AR_MAX_NODES];  /* root 0                                            */
     int32_t rank[AR_MAX_NODES];   /* place among its siblings, from 0                  */
     float score[AR_MAX_NODES];    /* cumulative log q, or chance of being reached      */
-    float q[AR_MAX_NODES];        /* proposal probability, siblings before it removed; 1: point mass */
+    float q[AR_MAX_NODES];        /* proposal probability, siblings before it removed; 1: EAGLE2 */
     int paths, path_length;       /* root..leaf, by node numbers, -1 behind the end    */
     int16_t path[AR_MAX_NODES][AR_MAX_DEPTH + 1];
 } ar_tree;
@@ -120,15 +127,20 @@ typedef struct ar_tree_options {
     int depth;           /* levels below the root, 1..AR_MAX_DEPTH */
     int top_k;           /* children of a node, 1..AR_MAX_RANK     */
     int nodes;           /* at most, the root included             */
-    int shape;           /* STATIC: 0 mc_sim_7b_63 (25), 1 naive (57), 2 balanced (25), 3 chain of 5 */
-    const float *accept; /* GUMBEL: [AR_MAX_DEPTH][AR_MAX_RANK] chance that the target's draw is the
-                            child of that rank at that depth; NULL = built in */
+    int shape;           /* STATIC: 0 mc_sim_7b_63 (25), 1 naive (57), 2 balanced (25), 3 chain of 5;
+                            nodes below the root */
+    const float *accept; /* GUMBEL, PQ: [AR_MAX_DEPTH][AR_MAX_RANK] chance that the target's draw is
+                            the child of that rank at that depth; NULL = built in */
 } ar_tree_options;
+/* The built-in table: [AR_MAX_DEPTH * AR_MAX_RANK], falling with depth and rank. */
+const float *ar_accept_rates(void);
+/* Trees of kind CHAIN, GUMBEL, PQ and STATIC have a shape that no logits change. GUMBEL and PQ grow
+ * greedily (spec 2.7): always by the node with the largest product of rates along its path. Nodes
+ * in the order of growing: gain[i] is that product, level[i] the depth, gain[0] = 1 the root's; the
+ * sum of the first n is the expected length of a step with a tree of n nodes. Returns how many there
+ * are within the bounds of *o; those of rate 0 are left out. */
+int ar_tree_gains(const ar_tree_options *o, float gain[AR_MAX_NODES], int level[AR_MAX_NODES]);
 
-/* Work memory of drafting and walking, one for each image that is decoded. */
-typedef struct ar_tree_work ar_tree_work;
-fv_status ar_tree_work_create(fv_ctx *ctx, ar_tree_work **out, int vocab);
-void ar_tree_work_destroy(ar_tree_work **w);
 /* Where a tree stands. */
 typedef struct ar_root {
     int image, position;       /* of the root token */
@@ -137,7 +149,15 @@ typedef struct ar_root {
     ar_noise noise;
     const float *draft_logits; /* of the last draft_feed: the guess of position + 1 */
 } ar_root;
-/* Calls lm->draft_nodes level by level. most_depth 0, or nothing survives: the root alone. */
+struct ar_accept_options;
+/* Work memory of drafting and walking, one for each image that is decoded: what a walk needs of the
+ * last tree stays in it. For trees within *o that are judged by *a (enum and options below). */
+typedef struct ar_tree_work ar_tree_work;
+fv_status ar_tree_work_create(fv_ctx *ctx, ar_tree_work **out, int vocab, const ar_tree_options *o,
+                              const struct ar_accept_options *a);
+void ar_tree_work_destroy(ar_tree_work **w);
+/* Calls lm->draft_nodes level by level, once a level that has children. most_depth 0, or nothing
+ * survives: the root alone. */
 fv_status ar_tree_grow(ar_tree_work *w, const ar_lm *lm, const ar_tree_options *o,
                        const ar_sampling *s, const ar_root *root, ar_tree *out);
 void ar_tree_paths(ar_tree *t); /* from the parents */
@@ -163,14 +183,18 @@ fv_status ar_neighbours_create(fv_ctx *ctx, ar_neighbours **out, const float *co
                                int width, int k, bool raw);
 void ar_neighbours_free(fv_ctx *ctx, ar_neighbours **n);
 
+/* The walk is one draw of the target and a look at the children (spec 3.3, 5.2), unless: drafts of
+ * kind PQ, the rules COOL and GSD (they need p/q), or is_reference ask for one uniform number a
+ * child (2.5, 2.6). EAGLE2 drafts are then point masses, q = 1; others are tested by p/q. */
 typedef struct ar_accept_options {
     ar_rule rule;
-    float delta, lambda;
-    int group;                 /* GSD: G                                                   */
-    const ar_neighbours *near; /* LANTERN, LANTERN++, GSD                                  */
+    float delta, lambda;       /* LANTERN and COOL: delta; LANTERN++: lambda; GSD: delta is the
+                                  largest difference of probabilities in a group           */
+    int group;                 /* GSD: G, the token itself included                        */
+    int k;                     /* LANTERN, LANTERN++: neighbours looked at; 0 = near->k    */
+    const ar_neighbours *near; /* LANTERN, LANTERN++; GSD: only neighbours are in a group, NULL: any */
     bool lantern_compat;       /* released code: zero all k + 1 nearest on rejection       */
-    bool is_reference;         /* one uniform number a child (spec 2.5, 2.6) in place of one draw
-                                  and a look at the children (3.3, 5.2)                    */
+    bool is_reference;
 } ar_accept_options;
 
 typedef struct ar_walk {
@@ -191,9 +215,13 @@ typedef struct ar_judge {
 void ar_walk_tree(ar_tree_work *w, const ar_tree *t, const float *logits, const ar_judge *j,
                   ar_walk *out);
 /* Is `token` accepted at j->position, where the target says logits [vocab]? *own: its own draw. For
- * chains that were committed without looking (post verification). */
+ * chains that were committed without looking (post verification): by one draw, as a point mass. */
 bool ar_accept_one(ar_tree_work *w, const float *logits, int32_t token, const ar_judge *j,
                    int32_t *own);
+/* The exact test of one token that was drawn from the row q: accepted with probability
+ * min(1, p / q); else *next ~ norm(max(p - q, 0)). Numbers 1 and 0 of the position. */
+bool ar_accept_pq(ar_tree_work *w, const ar_dist *p, const ar_dist *q, int32_t token,
+                  ar_noise noise, int position, int32_t *next);
 
 /* ---- VVS (ar_vvs.c) -------------------------------------------------------------------------- */
 
