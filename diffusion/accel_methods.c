@@ -150,7 +150,7 @@ static fv_status set_value(fvi_method *m, int k, const char *text)
     if (key->words && v < 0)
         return fv_fail(m->ctx, FV_ERR_ARG, "%s: %s is %s, not \"%s\"", m->entry->name, key->name,
                        key->words, text);
-    if (!key->words && dit_parse_number(m->ctx, key->name, text, key->is_whole, &v) != FV_OK)
+    if (!key->words && fv_meta_parse(m->ctx, key->name, text, key->is_whole, &v) != FV_OK)
         v = NAN;
     if (!(v >= key->lo && v <= hi))
         return fv_fail(m->ctx, FV_ERR_ARG, "%s: %s is a %snumber from %g to %g, not \"%s\"",

@@ -21,13 +21,6 @@
 
 /* ---- Checks --------------------------------------------------------------------------------- */
 
-static fv_status in_range(fv_ctx *ctx, const char *what, int64_t v, int64_t lo, int64_t hi)
-{
-    if (v >= lo && v <= hi) return FV_OK;
-    return fv_fail(ctx, FV_ERR_LIMIT, "model: %s is %lld, this library accepts %lld to %lld", what,
-                   (long long)v, (long long)lo, (long long)hi);
-}
-
 static fv_status check_fit(fv_ctx *ctx, const dit_config *c)
 {
     if (c->width % c->heads || c->width / c->heads % 4 || c->width % 4)
@@ -39,7 +32,7 @@ static fv_status check_fit(fv_ctx *ctx, const dit_config *c)
     if (c->input_size % c->patch)
         return fv_fail(ctx, FV_ERR_MODEL, "model: input size %d is not a multiple of the patch %d",
                        c->input_size, c->patch);
-    FV_TRY(in_range(ctx, "number of tokens", dit_tokens(c), 1, DIT_MAX_TOKENS));
+    FV_TRY(fv_meta_range(ctx, "number of tokens", dit_tokens(c), 1, DIT_MAX_TOKENS));
     const bool is_flow = c->sampler == FV_SAMPLER_EULER || c->sampler == FV_SAMPLER_HEUN;
     if (c->sampler == FV_SAMPLER_AUTO || is_flow != (c->family == DIT_F))
         return fv_fail(ctx, FV_ERR_MODEL, "model: its default sampler does not fit its family");
@@ -52,19 +45,19 @@ static fv_status check_fit(fv_ctx *ctx, const dit_config *c)
 
 fv_status dit_config_check(fv_ctx *ctx, const dit_config *c)
 {
-    FV_TRY(in_range(ctx, "input size", c->input_size, 1, DIT_MAX_SIZE));
-    FV_TRY(in_range(ctx, "channels", c->channels, 1, 64));
-    FV_TRY(in_range(ctx, "output channels", c->out_channels, 1, 128));
-    FV_TRY(in_range(ctx, "patch", c->patch, 1, 64));
-    FV_TRY(in_range(ctx, "width", c->width, 4, DIT_MAX_WIDTH));
-    FV_TRY(in_range(ctx, "depth", c->depth, 1, DIT_MAX_DEPTH));
-    FV_TRY(in_range(ctx, "heads", c->heads, 1, 1024));
-    FV_TRY(in_range(ctx, "MLP width", c->hidden, 1, 8 * DIT_MAX_WIDTH));
-    FV_TRY(in_range(ctx, "classes", c->classes, 1, DIT_MAX_CLASSES));
-    FV_TRY(in_range(ctx, "has_null", c->has_null, 0, 1));
-    FV_TRY(in_range(ctx, "bottleneck", c->bottleneck, 0, 4096));
-    FV_TRY(in_range(ctx, "refine", c->refine, 0, 1024));
-    FV_TRY(in_range(ctx, "steps", c->steps, c->family == DIT_F ? 1 : 2, 1000));
+    FV_TRY(fv_meta_range(ctx, "input size", c->input_size, 1, DIT_MAX_SIZE));
+    FV_TRY(fv_meta_range(ctx, "channels", c->channels, 1, 64));
+    FV_TRY(fv_meta_range(ctx, "output channels", c->out_channels, 1, 128));
+    FV_TRY(fv_meta_range(ctx, "patch", c->patch, 1, 64));
+    FV_TRY(fv_meta_range(ctx, "width", c->width, 4, DIT_MAX_WIDTH));
+    FV_TRY(fv_meta_range(ctx, "depth", c->depth, 1, DIT_MAX_DEPTH));
+    FV_TRY(fv_meta_range(ctx, "heads", c->heads, 1, 1024));
+    FV_TRY(fv_meta_range(ctx, "MLP width", c->hidden, 1, 8 * DIT_MAX_WIDTH));
+    FV_TRY(fv_meta_range(ctx, "classes", c->classes, 1, DIT_MAX_CLASSES));
+    FV_TRY(fv_meta_range(ctx, "has_null", c->has_null, 0, 1));
+    FV_TRY(fv_meta_range(ctx, "bottleneck", c->bottleneck, 0, 4096));
+    FV_TRY(fv_meta_range(ctx, "refine", c->refine, 0, 1024));
+    FV_TRY(fv_meta_range(ctx, "steps", c->steps, c->family == DIT_F ? 1 : 2, 1000));
     if (!(c->t_scale > 0 && c->t_scale <= 1e6f) || !(c->t_den >= 1 && c->t_den <= 1e6f) ||
         !(c->ln2_eps >= 0 && c->ln2_eps <= 1.0f) || !(c->cfg >= 0 && c->cfg <= 1000))
         return fv_fail(ctx, FV_ERR_MODEL, "model: t_scale, t_den, ln2_eps or cfg is out of range");
@@ -73,67 +66,12 @@ fv_status dit_config_check(fv_ctx *ctx, const dit_config *c)
 
 /* ---- Metadata: reading ---------------------------------------------------------------------- */
 
-static bool is_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
-/* A number as JSON writes it, without spaces around it: strict and the same in any locale. */
-fv_status dit_parse_number(fv_ctx *ctx, const char *key, const char *text, bool is_whole,
-                           double *out)
-{
-    const size_t n = strlen(text);
-    fv_json_doc *doc = NULL;
-    int64_t whole = 0;
-    fv_status s = FV_ERR_FORMAT;
-    if (n > 0 && n < 64 && (is_digit(text[0]) || text[0] == '-') && is_digit(text[n - 1]))
-        s = fv_json_parse(ctx, &doc, text, n, 4);
-    if (s == FV_ERR_OOM) return s;
-    if (s == FV_OK) {
-        const fv_json *root = fv_json_root(doc);
-        *out = root->num;
-        if (root->type != FV_JSON_NUMBER || !isfinite(root->num))
-            s = FV_ERR_FORMAT;
-        else if (is_whole &&
-                 !(fv_json_int(root, &whole) && whole >= INT32_MIN && whole <= INT32_MAX))
-            s = FV_ERR_FORMAT;
-    }
-    fv_json_free(&doc);
-    if (s == FV_OK) return s;
-    return fv_fail(ctx, FV_ERR_MODEL, "model: metadata %s = \"%.40s\" is not a %s", key, text,
-                   is_whole ? "whole number" : "number");
-}
-
-static fv_status meta_number(fv_ctx *ctx, const fv_model *m, const char *key, bool is_whole,
-                             double *out)
-{
-    const char *text = fv_model_meta(m, key);
-    if (!text) return fv_fail(ctx, FV_ERR_MODEL, "model: metadata %s is missing", key);
-    return dit_parse_number(ctx, key, text, is_whole, out);
-}
-
-static fv_status meta_int(fv_ctx *ctx, const fv_model *m, const char *key, int *out)
-{
-    double v = 0;
-    FV_TRY(meta_number(ctx, m, key, true, &v));
-    *out = (int)v;
-    return FV_OK;
-}
-
-static fv_status meta_float(fv_ctx *ctx, const fv_model *m, const char *key, float *out)
-{
-    double v = 0;
-    FV_TRY(meta_number(ctx, m, key, false, &v));
-    *out = (float)v;
-    return FV_OK;
-}
-
 static fv_status read_words(fv_ctx *ctx, const fv_model *m, dit_config *c)
 {
     const char *family = fv_model_meta(m, "fovea.family"), *name = fv_model_meta(m, "fovea.name");
     const char *sampler = fv_model_meta(m, "fovea.sampler");
     int version = 0;
-    FV_TRY(meta_int(ctx, m, "fovea.version", &version));
+    FV_TRY(fv_meta_int(ctx, m, "fovea.version", &version));
     if (version < 1 || version > FORMAT_VERSION)
         return fv_fail(ctx, FV_ERR_VERSION,
                        "model: metadata version %d, this library reads 1 to %d", version,
@@ -144,11 +82,7 @@ static fv_status read_words(fv_ctx *ctx, const fv_model *m, dit_config *c)
         c->family = DIT_F;
     else
         return fv_fail(ctx, FV_ERR_MODEL, "model: metadata fovea.family must be official or f");
-    /* The name goes to terminals and file names' texts: printable ASCII only. */
-    size_t n = 0;
-    for (; name && name[n] && n + 1 < sizeof c->name; n++)
-        c->name[n] = name[n] > ' ' && name[n] < 127 ? name[n] : '_';
-    if (n == 0) snprintf(c->name, sizeof c->name, "DiT");
+    fv_meta_name(name, "DiT", c->name, sizeof c->name);
     c->sampler = fv_sampler_find(sampler);
     if (c->sampler == FV_SAMPLER_AUTO)
         return fv_fail(ctx, FV_ERR_MODEL,
@@ -159,23 +93,23 @@ static fv_status read_words(fv_ctx *ctx, const fv_model *m, dit_config *c)
 static fv_status read_metadata(fv_ctx *ctx, const fv_model *m, dit_config *c)
 {
     FV_TRY(read_words(ctx, m, c));
-    FV_TRY(meta_int(ctx, m, "fovea.input_size", &c->input_size));
-    FV_TRY(meta_int(ctx, m, "fovea.channels", &c->channels));
-    FV_TRY(meta_int(ctx, m, "fovea.out_channels", &c->out_channels));
-    FV_TRY(meta_int(ctx, m, "fovea.patch", &c->patch));
-    FV_TRY(meta_int(ctx, m, "fovea.width", &c->width));
-    FV_TRY(meta_int(ctx, m, "fovea.depth", &c->depth));
-    FV_TRY(meta_int(ctx, m, "fovea.heads", &c->heads));
-    FV_TRY(meta_int(ctx, m, "fovea.hidden", &c->hidden));
-    FV_TRY(meta_int(ctx, m, "fovea.class_count", &c->classes));
-    FV_TRY(meta_int(ctx, m, "fovea.has_null", &c->has_null));
-    FV_TRY(meta_int(ctx, m, "fovea.bottleneck", &c->bottleneck));
-    FV_TRY(meta_int(ctx, m, "fovea.refine", &c->refine));
-    FV_TRY(meta_int(ctx, m, "fovea.steps", &c->steps));
-    FV_TRY(meta_float(ctx, m, "fovea.t_scale", &c->t_scale));
-    FV_TRY(meta_float(ctx, m, "fovea.t_den", &c->t_den));
-    FV_TRY(meta_float(ctx, m, "fovea.ln2_eps", &c->ln2_eps));
-    return meta_float(ctx, m, "fovea.cfg", &c->cfg);
+    FV_TRY(fv_meta_int(ctx, m, "fovea.input_size", &c->input_size));
+    FV_TRY(fv_meta_int(ctx, m, "fovea.channels", &c->channels));
+    FV_TRY(fv_meta_int(ctx, m, "fovea.out_channels", &c->out_channels));
+    FV_TRY(fv_meta_int(ctx, m, "fovea.patch", &c->patch));
+    FV_TRY(fv_meta_int(ctx, m, "fovea.width", &c->width));
+    FV_TRY(fv_meta_int(ctx, m, "fovea.depth", &c->depth));
+    FV_TRY(fv_meta_int(ctx, m, "fovea.heads", &c->heads));
+    FV_TRY(fv_meta_int(ctx, m, "fovea.hidden", &c->hidden));
+    FV_TRY(fv_meta_int(ctx, m, "fovea.class_count", &c->classes));
+    FV_TRY(fv_meta_int(ctx, m, "fovea.has_null", &c->has_null));
+    FV_TRY(fv_meta_int(ctx, m, "fovea.bottleneck", &c->bottleneck));
+    FV_TRY(fv_meta_int(ctx, m, "fovea.refine", &c->refine));
+    FV_TRY(fv_meta_int(ctx, m, "fovea.steps", &c->steps));
+    FV_TRY(fv_meta_float(ctx, m, "fovea.t_scale", &c->t_scale));
+    FV_TRY(fv_meta_float(ctx, m, "fovea.t_den", &c->t_den));
+    FV_TRY(fv_meta_float(ctx, m, "fovea.ln2_eps", &c->ln2_eps));
+    return fv_meta_float(ctx, m, "fovea.cfg", &c->cfg);
 }
 
 /* ---- Shapes --------------------------------------------------------------------------------- */
@@ -193,7 +127,7 @@ static const struct {
 /* A hint in metadata ("heads", "classes", "image"); *out stays if there is none. */
 static fv_status hint(fv_ctx *ctx, const fv_model *m, const char *key, int *out)
 {
-    return m && fv_model_meta(m, key) ? meta_int(ctx, m, key, out) : FV_OK;
+    return m && fv_model_meta(m, key) ? fv_meta_int(ctx, m, key, out) : FV_OK;
 }
 
 static fv_status heads_and_name(fv_ctx *ctx, const fv_model *hints, dit_config *c)
@@ -238,12 +172,12 @@ static fv_status set_input_size(fv_ctx *ctx, const dit_shapes *s, const fv_model
 static fv_status set_classes(fv_ctx *ctx, const dit_shapes *s, const fv_model *hints, dit_config *c)
 {
     const int64_t rows = s->classes.ndim == 2 ? s->classes.dim[0] : 0;
-    FV_TRY(in_range(ctx, "rows of the class table", rows, 1, DIT_MAX_CLASSES));
+    FV_TRY(fv_meta_range(ctx, "rows of the class table", rows, 1, DIT_MAX_CLASSES));
     /* With label dropout (the rule) the last row is the null class; 1000 rows are ImageNet
      * without. */
     c->classes = rows == 1000 || rows == 1 ? (int)rows : (int)rows - 1;
     FV_TRY(hint(ctx, hints, "classes", &c->classes));
-    FV_TRY(in_range(ctx, "classes", c->classes, 1, DIT_MAX_CLASSES)); /* before the subtraction */
+    FV_TRY(fv_meta_range(ctx, "classes", c->classes, 1, DIT_MAX_CLASSES)); /* before the subtraction */
     c->has_null = (int)rows - c->classes;
     if (c->has_null == 0 || c->has_null == 1) return FV_OK;
     return fv_fail(ctx, FV_ERR_MODEL,
@@ -350,39 +284,7 @@ fv_status dit_config_read(fv_ctx *ctx, const fv_model *m, const char *prefix, di
 
 /* ---- Metadata: writing ---------------------------------------------------------------------- */
 
-fv_status dit_meta_add(fv_ctx *ctx, dit_meta *m, const char *key, const char *value)
-{
-    char *copy = fv_strdup(ctx, value ? value : "");
-    if (!copy) return FV_ERR_OOM;
-    for (int i = 0; i < m->pairs; i++) {
-        if (strcmp(m->item[2 * i], key) != 0) continue;
-        fv_free(ctx, m->item[2 * i + 1]);
-        m->item[2 * i + 1] = copy;
-        return FV_OK;
-    }
-    char *name = m->pairs < (int)FV_ARRAY_LEN(m->item) / 2 ? fv_strdup(ctx, key) : NULL;
-    if (!name) {
-        fv_free(ctx, copy);
-        if (m->pairs < (int)FV_ARRAY_LEN(m->item) / 2) return FV_ERR_OOM;
-        return fv_fail(ctx, FV_ERR_CAPACITY, "model: more than %d metadata entries", m->pairs);
-    }
-    m->item[2 * m->pairs] = name;
-    m->item[2 * m->pairs + 1] = copy;
-    m->pairs++;
-    return FV_OK;
-}
-
-static fv_status add_number(fv_ctx *ctx, dit_meta *m, const char *key, double value)
-{
-    fv_text t;
-    fv_text_init(&t, ctx);
-    fv_text_printf(&t, "%.9g", value); /* every float and 29-bit integer survives */
-    const fv_status s = t.status == FV_OK ? dit_meta_add(ctx, m, key, t.data) : t.status;
-    fv_text_free(&t);
-    return s;
-}
-
-fv_status dit_config_meta(fv_ctx *ctx, const dit_config *c, dit_meta *out)
+fv_status dit_config_meta(fv_ctx *ctx, const dit_config *c, fv_meta *out)
 {
     const struct {
         const char *key;
@@ -399,19 +301,13 @@ fv_status dit_config_meta(fv_ctx *ctx, const dit_config *c, dit_meta *out)
         {"fovea.steps", c->steps},         {"fovea.cfg", c->cfg},
     };
     memset(out, 0, sizeof *out);
-    fv_status s = dit_meta_add(ctx, out, "fovea.kind", "dit");
+    fv_status s = fv_meta_add(ctx, out, "fovea.kind", "dit");
     if (s == FV_OK)
-        s = dit_meta_add(ctx, out, "fovea.family", c->family == DIT_F ? "f" : "official");
-    if (s == FV_OK) s = dit_meta_add(ctx, out, "fovea.name", c->name);
-    if (s == FV_OK) s = dit_meta_add(ctx, out, "fovea.sampler", fv_sampler_name(c->sampler));
+        s = fv_meta_add(ctx, out, "fovea.family", c->family == DIT_F ? "f" : "official");
+    if (s == FV_OK) s = fv_meta_add(ctx, out, "fovea.name", c->name);
+    if (s == FV_OK) s = fv_meta_add(ctx, out, "fovea.sampler", fv_sampler_name(c->sampler));
     for (size_t i = 0; i < FV_ARRAY_LEN(number) && s == FV_OK; i++)
-        s = add_number(ctx, out, number[i].key, number[i].value);
-    if (s != FV_OK) dit_meta_free(ctx, out);
+        s = fv_meta_add_number(ctx, out, number[i].key, number[i].value);
+    if (s != FV_OK) fv_meta_free(ctx, out);
     return s;
-}
-
-void dit_meta_free(fv_ctx *ctx, dit_meta *m)
-{
-    for (int i = 0; i < 2 * m->pairs; i++) fv_free(ctx, m->item[i]);
-    memset(m, 0, sizeof *m);
 }

@@ -36,7 +36,7 @@ typedef struct converter {
     dit_config cfg;
     dit_net net; /* names and shapes of what must be there */
     fv_model_writer *writer;
-    dit_meta meta;
+    fv_meta meta;
     void **owned; /* tensor data until the file is written */
     size_t owned_count, owned_capacity;
 } converter;
@@ -513,7 +513,7 @@ static fv_status decoder_metadata(converter *c)
         const char *value = fv_model_meta(c->decoder, full);
         if (!value) value = fv_model_meta(c->decoder, key[i]);
         snprintf(full, sizeof full, DECODER_PREFIX "%s", key[i]);
-        if (value) FV_TRY(dit_meta_add(c->ctx, &c->meta, full, value));
+        if (value) FV_TRY(fv_meta_add(c->ctx, &c->meta, full, value));
     }
     return FV_OK;
 }
@@ -530,19 +530,17 @@ static fv_status metadata(converter *c)
             const char *key, *value;
             fv_model_meta_at(c->in, i, &key, &value);
             if (after(key, DECODER_PREFIX)) continue; /* of the decoder that it has or had */
-            FV_TRY(dit_meta_add(c->ctx, &c->meta, key, value));
+            FV_TRY(fv_meta_add(c->ctx, &c->meta, key, value));
         }
     } else {
         char text[96];
         snprintf(text, sizeof text, "%s%s%s%s", source[c->kind], *c->prefix ? " (" : "", c->prefix,
                  *c->prefix ? ")" : "");
-        FV_TRY(dit_meta_add(c->ctx, &c->meta, "fovea.source", text));
-        FV_TRY(dit_meta_add(c->ctx, &c->meta, "fovea.numerics", "official"));
+        FV_TRY(fv_meta_add(c->ctx, &c->meta, "fovea.source", text));
+        FV_TRY(fv_meta_add(c->ctx, &c->meta, "fovea.numerics", "official"));
     }
     if (c->decoder) FV_TRY(decoder_metadata(c));
-    for (int i = 0; i < c->meta.pairs; i++)
-        FV_TRY(fv_model_writer_meta(c->writer, c->meta.item[2 * i], c->meta.item[2 * i + 1]));
-    return FV_OK;
+    return fv_meta_write(&c->meta, c->writer);
 }
 
 static fv_status run(converter *c)
@@ -576,7 +574,7 @@ fv_status fv_dit_convert(fv_ctx *ctx, const fv_model *in, const fv_model *decode
     fv_status s = run(&c);
     if (s == FV_OK) s = fv_model_writer_finish(c.writer, out_path, overwrite);
     fv_model_writer_destroy(&c.writer);
-    dit_meta_free(ctx, &c.meta);
+    fv_meta_free(ctx, &c.meta);
     dit_net_destroy(ctx, &c.net);
     for (size_t i = 0; i < c.owned_count; i++) fv_free(ctx, c.owned[i]);
     fv_free(ctx, c.owned);

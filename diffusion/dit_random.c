@@ -78,14 +78,13 @@ static fv_status add_parameter(writing *w, fv_pid id, uint64_t seed)
 
 static fv_status add_metadata(writing *w, uint64_t seed)
 {
-    dit_meta meta;
+    fv_meta meta;
     char text[64];
     snprintf(text, sizeof text, "random weights, seed %llu", (unsigned long long)seed);
     FV_TRY(dit_config_meta(w->ctx, &w->net.cfg, &meta));
-    fv_status s = dit_meta_add(w->ctx, &meta, "fovea.source", text);
-    for (int i = 0; i < meta.pairs && s == FV_OK; i++)
-        s = fv_model_writer_meta(w->writer, meta.item[2 * i], meta.item[2 * i + 1]);
-    dit_meta_free(w->ctx, &meta);
+    fv_status s = fv_meta_add(w->ctx, &meta, "fovea.source", text);
+    if (s == FV_OK) s = fv_meta_write(&meta, w->writer);
+    fv_meta_free(w->ctx, &meta);
     return s;
 }
 

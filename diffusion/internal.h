@@ -46,16 +46,8 @@ typedef struct dit_net {
 fv_status dit_preset(fv_ctx *ctx, const char *name, int classes, dit_config *out);
 /* Configuration of a model file (fovea.* metadata, or from tensor shapes for official files). */
 fv_status dit_config_read(fv_ctx *ctx, const fv_model *m, const char *prefix, dit_config *out);
-/* A number in metadata as JSON writes it, whatever the locale; FV_ERR_MODEL names the key. A whole
- * number fits an int. */
-fv_status dit_parse_number(fv_ctx *ctx, const char *key, const char *text, bool is_whole,
-                           double *out);
-/* Metadata pairs (key, value, ...) that dit_config_read understands; owned text, freed by
- * dit_meta_free. */
-typedef struct dit_meta { char *item[64]; int pairs; } dit_meta;
-fv_status dit_config_meta(fv_ctx *ctx, const dit_config *c, dit_meta *out);
-fv_status dit_meta_add(fv_ctx *ctx, dit_meta *m, const char *key, const char *value);
-void dit_meta_free(fv_ctx *ctx, dit_meta *m);
+/* Metadata that dit_config_read understands; free it with fv_meta_free. */
+fv_status dit_config_meta(fv_ctx *ctx, const dit_config *c, fv_meta *out);
 
 fv_status dit_net_create(fv_ctx *ctx, dit_net *n, const dit_config *c);
 void dit_net_destroy(fv_ctx *ctx, dit_net *n);

@@ -359,13 +359,13 @@ static fv_status read_kl(reader *r)
     const bool ldm = has(r, "decoder.mid.block_1.norm1.weight");
     const char *scale_text = meta(r, "scaling_factor"), *groups = meta(r, "groups");
     double scale = 0.18215;
-    if (scale_text) FV_TRY(dit_parse_number(r->ctx, "scaling_factor", scale_text, false, &scale));
+    if (scale_text) FV_TRY(fv_meta_parse(r->ctx, "scaling_factor", scale_text, false, &scale));
     if (!(scale > 1e-6 && scale < 1e6))
         return fv_fail(r->ctx, FV_ERR_MODEL,
                        "vae: metadata scaling_factor is not a positive number");
     r->v->kind = "AutoencoderKL";
     double group_count = 32;
-    if (groups) FV_TRY(dit_parse_number(r->ctx, "groups", groups, true, &group_count));
+    if (groups) FV_TRY(fv_meta_parse(r->ctx, "groups", groups, true, &group_count));
     r->v->groups = (int)group_count;
     r->v->eps = 1e-6f;
     r->net = &r->v->decoder;

@@ -156,6 +156,26 @@ void fv_text_vprintf(fv_text *t, const char *fmt, va_list ap); /* always in the 
 void fv_text_json_string(fv_text *t, const char *s); /* quoted and escaped */
 void fv_text_free(fv_text *t);
 
+/* ---- Metadata of model files (model_meta.c) --------------------------------------------------- */
+/* A number as JSON writes it, in the range of int32 when whole; else FV_ERR_MODEL naming the key. */
+fv_status fv_meta_parse(fv_ctx *ctx, const char *key, const char *text, bool is_whole,
+                        double *out);
+/* Value of a key; a missing one is FV_ERR_MODEL too. */
+fv_status fv_meta_int(fv_ctx *ctx, const fv_model *m, const char *key, int *out);
+fv_status fv_meta_float(fv_ctx *ctx, const fv_model *m, const char *key, float *out);
+/* For terminals and file names: printable ASCII without spaces; NULL and "" become `fallback`. */
+void fv_meta_name(const char *text, const char *fallback, char *out, size_t size);
+/* FV_ERR_LIMIT naming `what` when v is outside [lo, hi]. */
+fv_status fv_meta_range(fv_ctx *ctx, const char *what, int64_t v, int64_t lo, int64_t hi);
+/* Pairs (key, value, ...) to be written, owned; zero is empty. Adding a key again replaces its
+ * value; a failed add leaves the list as it was. */
+#define FV_META_PAIRS 64
+typedef struct fv_meta { char *item[2 * FV_META_PAIRS]; int pairs; } fv_meta;
+fv_status fv_meta_add(fv_ctx *ctx, fv_meta *m, const char *key, const char *value);
+fv_status fv_meta_add_number(fv_ctx *ctx, fv_meta *m, const char *key, double value);
+fv_status fv_meta_write(const fv_meta *m, fv_model_writer *w);
+void fv_meta_free(fv_ctx *ctx, fv_meta *m);
+
 /* ---- Numbers --------------------------------------------------------------------------------- */
 FV_INLINE float fv_bf16_to_f32(uint16_t h)
 {

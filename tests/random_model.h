@@ -37,12 +37,12 @@ static inline fv_status random_model(fv_ctx *ctx, const dit_config *c, uint64_t 
                                      const char *path)
 {
     dit_net n = { 0 };
-    dit_meta m;
+    fv_meta m;
     FV_TRY(random_net(ctx, &n, c, seed, 0.12f));
     FV_TRY(dit_config_meta(ctx, c, &m));
     const fv_status s =
         fv_params_export(ctx, n.params, FV_F32, (const char *const *)m.item, m.pairs, path, 1);
-    dit_meta_free(ctx, &m);
+    fv_meta_free(ctx, &m);
     dit_net_destroy(ctx, &n);
     return s;
 }

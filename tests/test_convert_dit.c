@@ -422,7 +422,7 @@ static void configurations_round_trip_through_metadata(void)
     static const char *const presets[] = {"F32", "F64c", "F128L", "DiT-S/2", "DiT-XL/8"};
     for (size_t i = 0; i < FV_ARRAY_LEN(presets); i++) {
         dit_config a, b;
-        dit_meta meta;
+        fv_meta meta;
         fv_model_writer *w;
         memset(&a, 0, sizeof a);
         memset(&b, 0, sizeof b);
@@ -430,11 +430,10 @@ static void configurations_round_trip_through_metadata(void)
         a.refine = a.family == DIT_F ? 16 : 0;
         a.cfg = 1.1f;
         OK(ctx, dit_config_meta(ctx, &a, &meta));
-        OK(ctx, dit_meta_add(ctx, &meta, "fovea.classes", "a\nb"));
-        OK(ctx, dit_meta_add(ctx, &meta, "fovea.classes", "c\nd")); /* replaces */
+        OK(ctx, fv_meta_add(ctx, &meta, "fovea.classes", "a\nb"));
+        OK(ctx, fv_meta_add(ctx, &meta, "fovea.classes", "c\nd")); /* replaces */
         OK(ctx, fv_model_writer_create(ctx, &w));
-        for (int k = 0; k < meta.pairs; k++)
-            OK(ctx, fv_model_writer_meta(w, meta.item[2 * k], meta.item[2 * k + 1]));
+        OK(ctx, fv_meta_write(&meta, w));
         OK(ctx, fv_model_writer_finish(w, temp_path("meta"), 1));
         fv_model_writer_destroy(&w);
         fv_model *m = open_file(temp_path("meta"));
@@ -443,13 +442,13 @@ static void configurations_round_trip_through_metadata(void)
         CHECK(strcmp(fv_model_meta(m, "fovea.classes"), "c\nd") == 0);
         CHECK_MSG(memcmp(&a, &b, sizeof a) == 0, "%s", presets[i]);
         fv_model_close(&m);
-        while (meta.pairs < 32) {
+        while (meta.pairs < FV_META_PAIRS) {
             char key[16];
             snprintf(key, sizeof key, "k%d", meta.pairs);
-            OK(ctx, dit_meta_add(ctx, &meta, key, ""));
+            OK(ctx, fv_meta_add(ctx, &meta, key, ""));
         }
-        CHECK(dit_meta_add(ctx, &meta, "one too many", "") == FV_ERR_CAPACITY);
-        dit_meta_free(ctx, &meta);
+        CHECK(fv_meta_add(ctx, &meta, "one too many", "") == FV_ERR_CAPACITY);
+        fv_meta_free(ctx, &meta);
     }
 }
 

@@ -88,7 +88,7 @@ static inline void tiny_decoder(st_writer *w)
 /* The metadata object of a file of configuration c, with class names "zero" "one" "two". */
 static inline void tiny_meta(fv_ctx *ctx, st_writer *w, const dit_config *c)
 {
-    dit_meta meta;
+    fv_meta meta;
     if (dit_config_meta(ctx, c, &meta) != FV_OK) abort();
     st_text(w, "{\"__metadata__\":{\"fovea.classes\":\"zero\\none\\ntwo\"");
     for (int i = 0; i < meta.pairs; i++) {
@@ -97,7 +97,7 @@ static inline void tiny_meta(fv_ctx *ctx, st_writer *w, const dit_config *c)
         st_text(w, text);
     }
     st_text(w, "}");
-    dit_meta_free(ctx, &meta);
+    fv_meta_free(ctx, &meta);
 }
 
 /* A file of configuration c; an official one with a decoder when asked. */
