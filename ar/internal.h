@@ -15,6 +15,7 @@
 #define AR_MAX_VOCAB 65536
 #define AR_MAX_GRID 128
 #define AR_MAX_COND 1024
+#define AR_MAX_CLASSES 1000000
 #define AR_BRANCHES 2
 
 /* ---- What a file holds (ar_config.c) --------------------------------------------------------- */
@@ -41,6 +42,33 @@ typedef struct vq_config {
     int codes, code_width;         /* codebook [codes, code_width], rows of length 1   */
     int has_attention;             /* at the lowest level and in the middle            */
 } vq_config;
+
+FV_INLINE int gpt_tokens(const gpt_config *c) { return c->grid * c->grid; }
+FV_INLINE int gpt_head(const gpt_config *c) { return c->width / c->heads; }
+/* Pixels of a side of a code. */
+FV_INLINE int vq_factor(const vq_config *c) { return c->stem << (c->levels - 1); }
+
+/* One file: a GPT, a tokenizer or both. */
+typedef struct ar_config {
+    char name[64];
+    int has_gpt, has_vq;
+    gpt_config gpt;
+    vq_config vq;
+    /* In front of the parts' tensor names: "gpt.", "draft.", "vq." in our own files. Static text. */
+    const char *gpt_prefix, *draft_prefix, *vq_prefix;
+} ar_config;
+
+/* What a model file holds: by metadata, or by the shapes of an official LlamaGen file. Every number
+ * is checked. FV_ERR_MODEL for a file of another kind or layout. */
+fv_status ar_config_read(fv_ctx *ctx, const fv_model *m, ar_config *out);
+/* ar-nano ar-xs ar-s ar-s24 ar-m; GPT-{B,L,XL,XXL,3B}[-t2i][/256,/384,/512] (default 384, t2i 256);
+ * vq-s8 vq-m8 VQ-16 VQ-8 (a tokenizer alone). */
+fv_status ar_preset(fv_ctx *ctx, const char *name, int classes, ar_config *out);
+/* Metadata that ar_config_read understands; free it with fv_meta_free. */
+fv_status ar_config_meta(fv_ctx *ctx, const ar_config *c, fv_meta *out);
+/* Every number in range, sizes consistent, products far from overflow. */
+fv_status gpt_config_check(fv_ctx *ctx, const gpt_config *c);
+fv_status vq_config_check(fv_ctx *ctx, const vq_config *c);
 
 /* ---- Noise ----------------------------------------------------------------------------------- */
 
