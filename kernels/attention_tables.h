@@ -83,6 +83,8 @@ typedef struct fvi_attention_ops {
     float (*dot)(const void *a, const void *b, int n, int is_bf16);
     void (*rope)(fvi_rope_row *r);
     void (*rope_grad)(fvi_rope_row *r);
+    /* Pairs (2j, 2j+1), no norm. y (+)= x turned by the angles, or by their negatives. */
+    void (*rope_pairs)(const fvi_rope_row *r, bool is_back);
 } fvi_attention_ops;
 
 /* cpu: FV_CPU_* bits that may be used. */

@@ -63,6 +63,8 @@ const fvi_op_def *fvi_cpu_op(fvi_op op)
         [FVI_OP_BALANCE] = &fvi_cpu_balance,
         [FVI_OP_MOE] = &fvi_cpu_moe,
         [FVI_OP_LOSS_TREE] = &fvi_cpu_loss_tree,
+        [FVI_OP_CONCAT] = &fvi_cpu_concat,
+        [FVI_OP_LOSS_SOFT_CE] = &fvi_cpu_loss_soft_ce,
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
 }

@@ -348,90 +348,17 @@ fv_status fv_checkpoint_read(fv_ctx *ctx, fv_params *params, fv_opt *opt, uint64
 
 /* ---- Export ---------------------------------------------------------------------------------- */
 
-#define MIN_INT8_COLUMNS 64
-
-/* Symmetric: scale = max |row| / 127; a zero row has scale 0. */
-static void quantise_row(const float *x, int64_t n, int8_t *q, float *scale)
-{
-    float top = 0;
-    for (int64_t i = 0; i < n; i++) top = fmaxf(top, fabsf(x[i]));
-    *scale = top / 127.0f;
-    const float inv = *scale > 0 ? 1.0f / *scale : 0.0f;
-    for (int64_t i = 0; i < n; i++) {
-        /* a denormal row counts as zero */
-        const float r = isfinite(inv) ? rintf(x[i] * inv) : 0.0f;
-        q[i] = (int8_t)(r > 127 ? 127 : r < -127 ? -127 : r);
-    }
-}
-
-/* The stored form of one parameter; `owned` keeps its memory until the file is written. */
-static fv_status export_int8(fv_ctx *ctx, fv_model_writer *w, const char *name, const fv_tensor *t,
-                             void **owned)
-{
-    const int64_t rows = t->dim[0], n = fv_tensor_count(t) / rows;
-    const size_t scale_bytes = ((size_t)rows * sizeof(float) + 63) / 64 * 64;
-    uint8_t *block = fv_alloc(ctx, scale_bytes + (size_t)(rows * n));
-    if (!block) return FV_ERR_OOM;
-    *owned = block;
-    float *scale = (float *)(void *)block;
-    int8_t *q = (int8_t *)block + scale_bytes;
-    for (int64_t r = 0; r < rows; r++)
-        quantise_row((const float *)t->data + r * n, n, q + r * n, &scale[r]);
-    fv_tensor tq = *t, ts = {.data = scale, .dtype = FV_F32, .ndim = 1, .dim = {rows}};
-    tq.data = q;
-    tq.dtype = FV_I8;
-    char *key = fv_format(ctx, "%s.int8", name), *key2 = fv_format(ctx, "%s.scale", name);
-    fv_status s = key && key2 ? fv_model_writer_tensor(w, key, &tq) : FV_ERR_OOM;
-    if (s == FV_OK) s = fv_model_writer_tensor(w, key2, &ts);
-    fv_free(ctx, key);
-    fv_free(ctx, key2);
-    return s;
-}
-
-static fv_status export_one(fv_ctx *ctx, fv_model_writer *w, const char *name, const fv_tensor *t,
-                            fv_dtype type, void **owned)
-{
-    const int64_t n = fv_tensor_count(t);
-    const float *x = t->data;
-    for (int64_t i = 0; i < n; i++) {
-        if (isfinite(x[i])) continue;
-        return fv_fail(ctx, FV_ERR_NUMERIC, "export: parameter %s has a value that is not finite",
-                       name);
-    }
-    const bool matrix = t->ndim >= 2;
-    if (type == FV_I8 && matrix && n / t->dim[0] >= MIN_INT8_COLUMNS)
-        return export_int8(ctx, w, name, t, owned);
-    if (type != FV_BF16 || !matrix) return fv_model_writer_tensor(w, name, t);
-    fv_tensor h = *t;
-    h.dtype = FV_BF16;
-    h.data = *owned = fv_alloc(ctx, (size_t)n * sizeof(uint16_t));
-    if (!h.data) return FV_ERR_OOM;
-    FV_TRY(fv_convert(ctx, FV_F32, x, n, FV_BF16, h.data));
-    return fv_model_writer_tensor(w, name, &h);
-}
-
 fv_status fv_params_export(fv_ctx *ctx, const fv_params *params, fv_dtype type,
                            const char *const *meta, int meta_pairs, const char *path, int overwrite)
 {
-    if (type != FV_F32 && type != FV_BF16 && type != FV_I8)
-        return fv_fail(ctx, FV_ERR_DTYPE, "export: the type must be f32, bf16 or i8");
+    fv_pack pack;
     FV_TRY(check_state(ctx, params, NULL, "export"));
-    const int n = fv_params_count(params);
-    fv_model_writer *w = NULL;
-    void **owned = fv_calloc(ctx, (size_t)n, sizeof *owned);
-    if (!owned) return FV_ERR_OOM;
-    fv_status s = fv_model_writer_create(ctx, &w);
+    FV_TRY(fv_pack_create(ctx, &pack));
+    fv_status s = FV_OK;
     for (int i = 0; i < meta_pairs && s == FV_OK; i++)
-        s = fv_model_writer_meta(w, meta[2 * i], meta[2 * i + 1]);
-    for (int i = 0; i < n && s == FV_OK; i++) {
-        const fv_tensor t = fv_params_tensor(params, i);
-        /* Frozen parameters are tables (positions): exact, and small. */
-        const bool frozen = fvi_param_flags(params, i) & FV_PARAM_FROZEN;
-        s = export_one(ctx, w, fv_params_name(params, i), &t, frozen ? FV_F32 : type, &owned[i]);
-    }
-    if (s == FV_OK) s = fv_model_writer_finish(w, path, overwrite);
-    fv_model_writer_destroy(&w);
-    for (int i = 0; i < n; i++) fv_free(ctx, owned[i]);
-    fv_free(ctx, owned);
+        s = fv_model_writer_meta(pack.writer, meta[2 * i], meta[2 * i + 1]);
+    if (s == FV_OK) s = fv_pack_params(&pack, params, "", type);
+    if (s == FV_OK) s = fv_model_writer_finish(pack.writer, path, overwrite);
+    fv_pack_free(&pack);
     return s;
 }

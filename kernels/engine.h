@@ -176,6 +176,24 @@ fv_status fv_meta_add_number(fv_ctx *ctx, fv_meta *m, const char *key, double va
 fv_status fv_meta_write(const fv_meta *m, fv_model_writer *w);
 void fv_meta_free(fv_ctx *ctx, fv_meta *m);
 
+/* ---- Model files in the making (model_pack.c) -------------------------------------------------- */
+/* A writer, and the converted copies that it needs until fv_model_writer_finish. */
+typedef struct fv_pack {
+    fv_ctx *ctx;
+    fv_model_writer *writer;
+    void **owned;
+    size_t count, capacity;
+} fv_pack;
+fv_status fv_pack_create(fv_ctx *ctx, fv_pack *p);
+void fv_pack_free(fv_pack *p);
+void *fv_pack_alloc(fv_pack *p, size_t bytes); /* until fv_pack_free */
+/* Values f32 (not copied when stored as f32), as `type` f32, bf16 or i8; not finite: FV_ERR_NUMERIC */
+fv_status fv_pack_values(fv_pack *p, const char *name, const fv_tensor *t, fv_dtype type);
+/* The masters of all parameters that belong to the model, under PREFIX + name. */
+fv_status fv_pack_params(fv_pack *p, const fv_params *params, const char *prefix, fv_dtype type);
+/* The tensors of m whose names begin with `from`, as stored, with `to` in its place; m stays open. */
+fv_status fv_pack_copy(fv_pack *p, const fv_model *m, const char *from, const char *to);
+
 /* ---- Numbers --------------------------------------------------------------------------------- */
 FV_INLINE float fv_bf16_to_f32(uint16_t h)
 {

@@ -491,7 +491,11 @@ typedef struct fv_plan fv_plan;
 typedef uint32_t fv_t;    /* tensor in a tape; 0 = none */
 typedef int32_t fv_pid;   /* parameter in an fv_params; -1 = none */
 
-enum { FV_PARAM_DECAY = 1 /* weight decay applies */, FV_PARAM_FROZEN = 2 /* no gradient */ };
+enum {
+    FV_PARAM_DECAY = 1,   /* weight decay applies */
+    FV_PARAM_FROZEN = 2,  /* no gradient */
+    FV_PARAM_TRAINER = 4  /* in checkpoints, not in exported models: discriminators */
+};
 
 /* Named parameters in a fixed order. Training keeps one flat f32 array (masters), one flat gradient
  * array, and bf16 copies of matrices when asked; inference keeps each parameter once, packed for
@@ -619,6 +623,9 @@ FV_API fv_t fv_sdpa(fv_tape *t, fv_t qkv, float scale, int causal);
  * (an input or constant [T, 2, hd/2] f32: cos then sin; 0 = none). v passes. See fv_rope_table. */
 FV_API fv_t fv_qk_norm_rope(fv_tape *t, fv_t qkv, fv_t q_weight, fv_t k_weight, float eps,
                             fv_t table);
+/* The embedding alone, in LLaMA's order: pair j is (2j, 2j+1) and turns by angle j of the table. A
+ * token whose row is all zero, cosines too, gets q = k = 0. */
+FV_API fv_t fv_rope_pairs(fv_tape *t, fv_t qkv, fv_t table);
 /* table [h*w, 2, hd/2]. Head split in halves of d2 = hd/2: first by row index, second by column;
  * in a half, pairs (i, i + d2/2), angle = position * theta^(-2i/d2), i < d2/2. */
 FV_API void fv_rope_table(int rows, int columns, int head_dim, double theta, float *table);
@@ -640,8 +647,15 @@ FV_API fv_t fv_upsample2x(fv_tape *t, fv_t x);        /* nearest, [B,H,W,C] -> [
 FV_API fv_t fv_mean_axis1(fv_tape *t, fv_t x);        /* [B, T, C] -> [B, C] (f32) */
 FV_API fv_t fv_slice(fv_tape *t, fv_t x, int64_t first,
                      int64_t n); /* columns of the last dimension */
+/* a, then b, along dimension `axis`; same type and other dimensions. */
+FV_API fv_t fv_concat(fv_tape *t, fv_t a, fv_t b, int axis);
 /* Scalars [1] f32. weight [B] or 0 (ones): mean over all elements of weight[b]*(a - target)^2. */
 FV_API fv_t fv_loss_mse(fv_tape *t, fv_t a, fv_t target, fv_t weight);
+/* The same of d^2/2 where |d| < 1, else |d| - 1/2. */
+FV_API fv_t fv_loss_smooth_l1(fv_tape *t, fv_t a, fv_t target, fv_t weight);
+/* Mean over rows of weight[n] * -sum_v p log q, p = softmax(target), q = softmax(logits); f32
+ * [n, V], no gradient flows into target. weight [n] or 0 (ones). */
+FV_API fv_t fv_loss_soft_cross_entropy(fv_tape *t, fv_t logits, fv_t target, fv_t weight);
 /* Mean cross-entropy of logits [n, V] and labels [n] i32 (label -1 is ignored). */
 FV_API fv_t fv_loss_cross_entropy(fv_tape *t, fv_t logits, fv_t labels);
 /* Mean loss of labels [n] i32 (-1 is ignored), each coded as binary decisions. paths: input [L, K]

@@ -1,4 +1,5 @@
-/* op_loss.c - mean squared error with a weight per sample, and softmax cross-entropy.
+/* op_loss.c - mean squared error and smooth L1 with a weight per sample, and softmax cross-entropy
+ * with labels and with target distributions.
  *
  * Sums over elements are f32 in short pieces and double above, added in the order of a partition
  * that the shape alone decides. */
@@ -23,6 +24,22 @@ static void diff_c(fvi_out y, fvi_in a, fvi_in b, int64_t n, float scale)
     for (int64_t i = 0; i < n; i++) fvi_put(y, i, scale * (fvi_get(a, i) - fvi_get(b, i)));
 }
 
+static double huber_c(fvi_in a, fvi_in b, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const float d = fabsf(fvi_get(a, i) - fvi_get(b, i));
+        sum += d < 1 ? 0.5 * (double)d * d : d - 0.5;
+    }
+    return sum;
+}
+
+static void clip_diff_c(fvi_out y, fvi_in a, fvi_in b, int64_t n, float scale)
+{
+    for (int64_t i = 0; i < n; i++)
+        fvi_put(y, i, scale * fminf(fmaxf(fvi_get(a, i) - fvi_get(b, i), -1.0f), 1.0f));
+}
+
 static float softmax_c(fvi_out p, fvi_in x, int64_t n)
 {
     float max = -INFINITY;
@@ -36,7 +53,7 @@ static float softmax_c(fvi_out p, fvi_in x, int64_t n)
 
 void fvi_loss_init(fvi_loss_ops *o, uint32_t cpu)
 {
-    const fvi_loss_ops c = { sqdiff_c, diff_c, softmax_c };
+    const fvi_loss_ops c = { sqdiff_c, diff_c, huber_c, clip_diff_c, softmax_c };
     *o = c;
 #if defined(__x86_64__)
     if (cpu & FV_CPU_AVX2) fvi_loss_init_avx2(o);
@@ -47,7 +64,7 @@ void fvi_loss_init(fvi_loss_ops *o, uint32_t cpu)
 
 static const fvi_loss_ops *rows(const fvi_exec *e) { return &e->ctx->cpu_ops->loss; }
 
-/* ---- Mean squared error: L = (1/N) sum_b w_b sum (a - t)^2 ----------------------------------- */
+/* ---- Mean squared error: L = (1/N) sum_b w_b sum (a - t)^2; smooth L1 in the same form --------- */
 
 /* Samples are the first dimension of a; a vector without weights is one sample. */
 static fvi_split mse_split(const fvi_exec *e)
@@ -64,17 +81,18 @@ static size_t mse_scratch(const fvi_exec *e, bool backward)
     return (size_t)(sp.B * sp.S) * sizeof(double);
 }
 
-/* part[b * S + s] = sum of squares of the segments */
+/* part[b * S + s] = sum over the segments */
 static double *mse_parts(const fvi_exec *e, const fvi_split *sp)
 {
     fv_ctx *ctx = e->ctx;
     double *part = e->scratch;
+    double (*const sum)(fvi_in, fvi_in, int64_t) = e->attr->i[0] ? rows(e)->huber : rows(e)->sqdiff;
     FVI_PARALLEL_LANES(ctx, lane) {
         int64_t k, end, b, t0, t1;
         for (fvi_lane(sp->B * sp->S, lane, &k, &end); k < end; k++) {
             fvi_split_rows(sp, k, &b, &t0, &t1);
-            part[k] = rows(e)->sqdiff(fvi_in_at(&e->in[0], b * sp->T + t0),
-                                      fvi_in_at(&e->in[1], b * sp->T + t0), t1 - t0);
+            part[k] = sum(fvi_in_at(&e->in[0], b * sp->T + t0),
+                          fvi_in_at(&e->in[1], b * sp->T + t0), t1 - t0);
         }
     }
     return part;
@@ -111,17 +129,20 @@ static fv_status mse_backward(fvi_exec *e)
     const fvi_split sp = mse_split(e);
     const float *weight = e->in[2].data;
     const double scale = *(const float *)e->gout[0].data / ((double)sp.B * (double)sp.T);
+    const bool is_l1 = e->attr->i[0];
+    void (*const diff)(fvi_out, fvi_in, fvi_in, int64_t, float) =
+        is_l1 ? rows(e)->clip_diff : rows(e)->diff;
     FVI_PARALLEL_LANES(ctx, lane) {
         int64_t k, end, b, t0, t1;
         for (fvi_lane(sp.B * sp.S, lane, &k, &end); k < end; k++) {
             fvi_split_rows(&sp, k, &b, &t0, &t1);
             const int64_t at = b * sp.T + t0;
             const fvi_in a = fvi_in_at(&e->in[0], at), t = fvi_in_at(&e->in[1], at);
-            const float g = (float)(2.0 * scale * (weight ? weight[b] : 1.0f));
+            const float g = (float)((is_l1 ? 1.0 : 2.0) * scale * (weight ? weight[b] : 1.0f));
             const fvi_out da = fvi_out_at(&e->gin[0], at, e->gin_add[0]);
             const fvi_out dt = fvi_out_at(&e->gin[1], at, e->gin_add[1]);
-            if (da.p) rows(e)->diff(da, a, t, t1 - t0, g);
-            if (dt.p) rows(e)->diff(dt, a, t, t1 - t0, -g);
+            if (da.p) diff(da, a, t, t1 - t0, g);
+            if (dt.p) diff(dt, a, t, t1 - t0, -g);
         }
     }
     if (e->gin[2].data) mse_weight_grad(e, &sp, scale);
@@ -208,4 +229,67 @@ static fv_status ce_backward(fvi_exec *e)
 const fvi_op_def fvi_cpu_loss_ce = {
     .name = "loss_ce", .bwd_reads_in = 2, .bwd_reads_out = 2, .scratch_bytes = ce_scratch,
     .forward = ce_forward, .backward = ce_backward
+};
+
+/* ---- Cross-entropy to a distribution: L = (1/n) sum_i w_i (log sum exp x_i - sum_v p_iv x_iv) - */
+
+static size_t soft_ce_scratch(const fvi_exec *e, bool backward)
+{
+    const size_t V = (size_t)e->in[0].dim[1], n = (size_t)e->in[0].dim[0];
+    return backward ? 0 : n * sizeof(double) + FVI_LANES * V * sizeof(float);
+}
+
+/* Row i: the loss, and q - p for the backward pass. p [V]: work. */
+static double soft_ce_row(const fvi_exec *e, int64_t i, float *p)
+{
+    const int64_t V = e->in[0].dim[1];
+    const fvi_in x = fvi_in_at(&e->in[0], i * V), here = fvi_in_f32(p);
+    const fvi_out q = fvi_out_at(&e->out[1], i * V, false);
+    double dot = 0;
+    (void)rows(e)->softmax(fvi_out_f32(p, false), fvi_in_at(&e->in[1], i * V), V);
+    const float lse = rows(e)->softmax(q, x, V);
+    for (int64_t k = 0; k < V; k++) dot += (double)p[k] * ((const float *)x.p)[k];
+    if (q.p) rows(e)->diff(q, (fvi_in){ q.p, false }, here, V, 1.0f);
+    return lse - dot;
+}
+
+static fv_status soft_ce_forward(fvi_exec *e)
+{
+    fv_ctx *ctx = e->ctx;
+    const int64_t n = e->in[0].dim[0], V = e->in[0].dim[1];
+    const float *weight = e->in[2].data;
+    double *loss = e->scratch; /* [n] */
+    float *work = (float *)(void *)(loss + n);
+    FVI_PARALLEL_LANES(ctx, lane) {
+        int64_t i, end;
+        for (fvi_lane(n, lane, &i, &end); i < end; i++)
+            loss[i] = soft_ce_row(e, i, work + lane * V);
+    }
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += (weight ? weight[i] : 1.0f) * loss[i];
+    *(float *)e->out[0].data = (float)(sum / (double)n);
+    return FV_OK;
+}
+
+static fv_status soft_ce_backward(fvi_exec *e)
+{
+    fv_ctx *ctx = e->ctx;
+    const int64_t n = e->in[0].dim[0], V = e->in[0].dim[1];
+    const float *weight = e->in[2].data;
+    const float scale = *(const float *)e->gout[0].data / (float)n;
+    if (e->gin[2].data)
+        return fv_fail(ctx, FV_ERR_UNSUPPORTED, "loss_soft_ce: weights have no gradient");
+    if (!e->gin[0].data) return FV_OK;
+    FVI_PARALLEL_LANES(ctx, lane) {
+        int64_t i, end;
+        for (fvi_lane(n, lane, &i, &end); i < end; i++)
+            ctx->cpu_ops->pointwise.affine(fvi_out_at(&e->gin[0], i * V, e->gin_add[0]),
+                                           fvi_in_at(&e->out[1], i * V), V,
+                                           scale * (weight ? weight[i] : 1.0f), 0.0f);
+    }
+    return FV_OK;
+}
+const fvi_op_def fvi_cpu_loss_soft_ce = {
+    .name = "loss_soft_ce", .bwd_reads_in = 4, .bwd_reads_out = 2, .scratch_bytes = soft_ce_scratch,
+    .forward = soft_ce_forward, .backward = soft_ce_backward
 };

@@ -21,6 +21,29 @@ static void diff_v(fvi_out y, fvi_in a, fvi_in b, int64_t n, float scale)
     V_EACH(n, v_put(y, i, m, v_mul(s, v_sub(v_get(a, i, m), v_get(b, i, m)))););
 }
 
+/* With m = min(|d|, 1) both branches are m (|d| - m/2). */
+static double huber_v(fvi_in a, fvi_in b, int64_t n)
+{
+    const vf one = v_set1(1.0f), half = v_set1(0.5f);
+    double total = 0;
+    for (int64_t first = 0; first < n; first += 4096) {
+        const int64_t len = n - first < 4096 ? n - first : 4096;
+        vf sum = v_zero();
+        V_EACH(len, const vf d = v_abs(v_sub(v_get(a, first + i, m), v_get(b, first + i, m)));
+               const vf near = v_min(d, one);
+               sum = v_fma(near, v_fnma(half, near, d), sum););
+        total += v_hsum(sum);
+    }
+    return total;
+}
+
+static void clip_diff_v(fvi_out y, fvi_in a, fvi_in b, int64_t n, float scale)
+{
+    const vf s = v_set1(scale), lo = v_set1(-1.0f), hi = v_set1(1.0f);
+    V_EACH(n, const vf d = v_sub(v_get(a, i, m), v_get(b, i, m));
+           v_put(y, i, m, v_mul(s, v_min(hi, v_max(lo, d)))););
+}
+
 static float softmax_v(fvi_out p, fvi_in x, int64_t n)
 {
     vf top = v_set1(-INFINITY), sum = v_zero();
@@ -38,5 +61,7 @@ void LOSS_INIT(fvi_loss_ops *o)
 {
     o->sqdiff = sqdiff_v;
     o->diff = diff_v;
+    o->huber = huber_v;
+    o->clip_diff = clip_diff_v;
     o->softmax = softmax_v;
 }

@@ -9,6 +9,9 @@
  *
  *     row t of the table:  | cos 0 .. cos hd/2-1 | sin 0 .. sin hd/2-1 |
  *
+ * Attribute i0 takes neighbours (2j, 2j+1) as pair j instead (LLaMA's order); without norm only.
+ * Where both cosine and sine of a token are 0, its q and k become 0.
+ *
  * Backward turns by the negative angle (u), then: dw += u * x r, and with g = u w, xh = x r:
  *     dx = r (g - xh * mean(g * xh))
  * The weights' gradients are summed per lane of tokens and the lanes added in order, so they do not
@@ -112,8 +115,21 @@ static void rope_grad_c(fvi_rope_row *r)
     }
 }
 
+static void rope_pairs_c(const fvi_rope_row *r, bool is_back)
+{
+    const int n = r->hd / 2;
+    for (int j = 0; j < n; j++) {
+        const float xa = get(r->x, 2 * j, r->is_bf16), xb = get(r->x, 2 * j + 1, r->is_bf16);
+        const float c = r->angle[j], s = is_back ? -r->angle[n + j] : r->angle[n + j];
+        const float a = xa * c - xb * s, b = xb * c + xa * s;
+        put(r->y, 2 * j, r->is_bf16, r->add ? a + get(r->y, 2 * j, r->is_bf16) : a);
+        put(r->y, 2 * j + 1, r->is_bf16, r->add ? b + get(r->y, 2 * j + 1, r->is_bf16) : b);
+    }
+}
+
 void fvi_rope_init(fvi_attention_ops *o, uint32_t cpu)
 {
+    o->rope_pairs = rope_pairs_c;
     o->rope = rope_c;
     o->rope_grad = rope_grad_c;
 #if defined(__x86_64__)
@@ -140,6 +156,9 @@ static fv_status shape_of(const fvi_exec *e, shape *s)
     if ((x->dtype != FV_F32 && x->dtype != FV_BF16) || e->out[0].dtype != x->dtype)
         return fv_fail(e->ctx, FV_ERR_DTYPE,
                        "qk_norm_rope: qkv and output must both be f32 or both bf16");
+    if (e->attr->i[0] && (e->in[1].data || e->in[2].data || !e->in[3].data))
+        return fv_fail(e->ctx, FV_ERR_ARG,
+                       "qk_norm_rope: neighbouring pairs need an angle table and no weights");
     for (int k = 1; k <= 3; k++)
         if (e->in[k].data && e->in[k].dtype != FV_F32)
             return fv_fail(e->ctx, FV_ERR_DTYPE,
@@ -170,8 +189,9 @@ static fv_status rope_forward(fvi_exec *e)
                 r.x = x;
                 r.y = y;
                 r.w = e->in[i < s.h ? 1 : 2].data;
-                s.ops->rope(&r);
-                if (rstd) rstd[i] = r.rstd;
+                if (e->attr->i[0]) s.ops->rope_pairs(&r, false);
+                else s.ops->rope(&r);
+                if (rstd) rstd[i] = e->attr->i[0] ? 1.0f : r.rstd;
             }
             if (x != y) memcpy(y, x, (size_t)s.h * head);
         }
@@ -205,7 +225,12 @@ static void backward_token(const fvi_exec *e, const shape *s, int64_t t, float *
         r.w = e->in[1 + which].data;
         r.dw = e->gin[1 + which].data ? lane + which * pitch : NULL;
         r.rstd = rstd[i];
-        s->ops->rope_grad(&r);
+        if (!e->attr->i[0]) {
+            s->ops->rope_grad(&r);
+        } else if (r.y) {
+            r.x = gy;
+            s->ops->rope_pairs(&r, true);
+        }
     }
     const int64_t v = (t * 3 + 2) * s->h * s->hd; /* v passes unchanged, and so does its gradient */
     if (gx)

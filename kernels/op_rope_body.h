@@ -83,8 +83,22 @@ static void rope_grad(fvi_rope_row *r)
     }
 }
 
+static void rope_pairs(const fvi_rope_row *r, bool is_back)
+{
+    for (int i = 0; i < r->hd; i += VW) {
+        const int n = r->hd - i < VW ? r->hd - i : VW;
+        const vf x = v_load(r->x, i, r->is_bf16, n), other = v_swap2(x);
+        const vf c = v_twice(r->angle + i / 2, n / 2);
+        const vf s = v_mul(other, v_twice(r->angle + r->hd / 2 + i / 2, n / 2));
+        vf y = is_back ? v_fmsubadd(x, c, s) : v_fmaddsub(x, c, s);
+        if (r->add) y = v_add(y, v_load(r->y, i, r->is_bf16, n));
+        v_store(r->y, i, r->is_bf16, n, y);
+    }
+}
+
 void ROPE_INIT(fvi_attention_ops *o)
 {
+    o->rope_pairs = rope_pairs;
     o->rope = rope;
     o->rope_grad = rope_grad;
 }

@@ -108,6 +108,8 @@ void fvi_norm_init_avx512(fvi_norm_ops *o);
 typedef struct fvi_loss_ops {
     double (*sqdiff)(fvi_in a, fvi_in b, int64_t n);                      /* sum (a - b)^2      */
     void (*diff)(fvi_out y, fvi_in a, fvi_in b, int64_t n, float scale);  /* scale * (a - b)    */
+    double (*huber)(fvi_in a, fvi_in b, int64_t n); /* sum of d^2/2, or |d| - 1/2 from |d| = 1 on */
+    void (*clip_diff)(fvi_out y, fvi_in a, fvi_in b, int64_t n, float scale); /* of d in [-1, 1] */
     /* p = softmax(x) (p.p NULL: not wanted); returns log sum exp x */
     float (*softmax)(fvi_out p, fvi_in x, int64_t n);
 } fvi_loss_ops;

@@ -78,6 +78,15 @@ FV_INLINE vf v_select_gt(vf a, vf b, vf x, vf y)
 {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), y, x);
 } /* a>b ? x : y */
+FV_INLINE vf v_swap2(vf x) { return _mm512_permute_ps(x, 0xb1); } /* x1 x0 x3 x2 ... */
+FV_INLINE vf v_twice(const float *p, int n) /* p0 p0 p1 p1 ..., n <= VW/2 of them, then zeros */
+{
+    const __m512i at = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return _mm512_permutexvar_ps(at, v_ldn(p, n));
+}
+/* a*b - c in even places and a*b + c in odd ones, and the other way round */
+FV_INLINE vf v_fmaddsub(vf a, vf b, vf c) { return _mm512_fmaddsub_ps(a, b, c); }
+FV_INLINE vf v_fmsubadd(vf a, vf b, vf c) { return _mm512_fmsubadd_ps(a, b, c); }
 #elif defined(__AVX2__)
 #define VW 8
 typedef __m256 vf;
@@ -154,6 +163,13 @@ FV_INLINE vf v_select_gt(vf a, vf b, vf x, vf y)
 {
     return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GT_OQ));
 }
+FV_INLINE vf v_swap2(vf x) { return _mm256_permute_ps(x, 0xb1); }
+FV_INLINE vf v_twice(const float *p, int n)
+{
+    return _mm256_permutevar8x32_ps(v_ldn(p, n), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+}
+FV_INLINE vf v_fmaddsub(vf a, vf b, vf c) { return _mm256_fmaddsub_ps(a, b, c); }
+FV_INLINE vf v_fmsubadd(vf a, vf b, vf c) { return _mm256_fmsubadd_ps(a, b, c); }
 #else
 #error "simd.h: compile this file with -mavx2 or -mavx512f"
 #endif

@@ -511,6 +511,15 @@ fv_t fv_qk_norm_rope(fv_tape *t, fv_t qkv, fv_t q_weight, fv_t k_weight, float e
     return y;
 }
 
+fv_t fv_rope_pairs(fv_tape *t, fv_t qkv, fv_t table)
+{
+    if (!handle_ok(t, "rope_pairs", qkv, false) || !handle_ok(t, "rope_pairs", table, false))
+        return 0;
+    const fv_t y = fv_qk_norm_rope(t, qkv, 0, 0, 0.0f, table);
+    if (y) t->n[t->v[y].node].attr.i[0] = 1;
+    return y;
+}
+
 fv_t fv_timestep_embed(fv_tape *t, fv_t time, int dim, float scale, float den)
 {
     if (!handle_ok(t, "timestep_embed", time, false)) return 0;
@@ -624,18 +633,67 @@ fv_t fv_slice(fv_tape *t, fv_t x, int64_t first, int64_t n)
     return record(t, FVI_OP_SLICE, &a, &x, 1, s.dtype, s.ndim, s.dim);
 }
 
-fv_t fv_loss_mse(fv_tape *t, fv_t a, fv_t target, fv_t weight)
+fv_t fv_concat(fv_tape *t, fv_t a, fv_t b, int axis)
 {
-    const fv_t in[3] = { a, target, weight };
+    if (!handle_ok(t, "concat", a, false) || !handle_ok(t, "concat", b, false)) return 0;
+    const fv_tensor s = t->v[a].t, u = t->v[b].t;
+    bool fits = s.ndim == u.ndim && s.dtype == u.dtype && is_float(s.dtype) && axis >= 0 &&
+                axis < s.ndim;
+    int64_t runs = 1;
+    for (int i = 0; i < s.ndim && fits; i++) {
+        fits = i == axis || s.dim[i] == u.dim[i];
+        if (i < axis) runs *= s.dim[i];
+    }
+    if (!fits || runs > INT32_MAX)
+        return BAD(t, FV_ERR_SHAPE, "concat: tensors of one type that differ in dimension %d alone "
+                   "are needed", axis);
+    fv_tensor y = s;
+    y.dim[axis] += u.dim[axis];
+    const fvi_attr at = { { (int32_t)runs }, { 0 } };
+    const fv_t in[2] = { a, b };
+    return record(t, FVI_OP_CONCAT, &at, in, 2, y.dtype, y.ndim, y.dim);
+}
+
+static fv_t loss_difference(fv_tape *t, const char *name, const fv_t in[3], int kind)
+{
     for (int k = 0; k < 3; k++)
-        if (!handle_ok(t, "loss_mse", in[k], k == 2)) return 0;
-    const fv_tensor s = t->v[a].t;
-    if (!same_dims(&s, &t->v[target].t) || !is_float(s.dtype) || !is_float(t->v[target].t.dtype))
-        return BAD(t, FV_ERR_SHAPE, "loss_mse: prediction and target differ in shape");
-    if (!vector_ok(t, "loss_mse", weight, s.dim[0])) return 0;
-    const fvi_attr at = { { 0 }, { 0 } };
+        if (!handle_ok(t, name, in[k], k == 2)) return 0;
+    const fv_tensor s = t->v[in[0]].t, goal = t->v[in[1]].t;
+    if (!same_dims(&s, &goal) || !is_float(s.dtype) || !is_float(goal.dtype))
+        return BAD(t, FV_ERR_SHAPE, "%s: prediction and target differ in shape", name);
+    if (!vector_ok(t, name, in[2], s.dim[0])) return 0;
+    const fvi_attr at = { { kind }, { 0 } };
     const int64_t one = 1;
     return record(t, FVI_OP_LOSS_MSE, &at, in, 3, FV_F32, 1, &one);
+}
+
+fv_t fv_loss_mse(fv_tape *t, fv_t a, fv_t target, fv_t weight)
+{
+    return loss_difference(t, "loss_mse", (fv_t[3]){ a, target, weight }, 0);
+}
+
+fv_t fv_loss_smooth_l1(fv_tape *t, fv_t a, fv_t target, fv_t weight)
+{
+    return loss_difference(t, "loss_smooth_l1", (fv_t[3]){ a, target, weight }, 1);
+}
+
+fv_t fv_loss_soft_cross_entropy(fv_tape *t, fv_t logits, fv_t target, fv_t weight)
+{
+    const fv_t in[3] = { logits, target, weight };
+    for (int k = 0; k < 3; k++)
+        if (!handle_ok(t, "loss_soft_cross_entropy", in[k], k == 2)) return 0;
+    const fv_tensor s = t->v[logits].t, goal = t->v[target].t;
+    if (s.ndim != 2 || !same_dims(&s, &goal) || s.dtype != FV_F32 || goal.dtype != FV_F32)
+        return BAD(t, FV_ERR_SHAPE,
+                   "loss_soft_cross_entropy: logits and target must both be f32 [n, V]");
+    if (t->v[target].needs_grad)
+        return BAD(t, FV_ERR_UNSUPPORTED, "loss_soft_cross_entropy: the target has no gradient");
+    if (!vector_ok(t, "loss_soft_cross_entropy", weight, s.dim[0])) return 0;
+    const fvi_attr at = { { 0 }, { 0 } };
+    const int64_t one = 1;
+    const fv_t y = record(t, FVI_OP_LOSS_SOFT_CE, &at, in, 3, FV_F32, 1, &one);
+    record_saved(t, 1, FV_F32, 2, s.dim);
+    return y;
 }
 
 fv_t fv_loss_cross_entropy(fv_tape *t, fv_t logits, fv_t labels)

@@ -19,7 +19,7 @@ typedef enum fvi_op {
     FVI_OP_TIMESTEP, FVI_OP_EMBED, FVI_OP_PATCHIFY, FVI_OP_GROUPNORM, FVI_OP_UPSAMPLE2X,
     FVI_OP_MEAN1, FVI_OP_SLICE, FVI_OP_LOSS_MSE, FVI_OP_LOSS_CE, FVI_OP_LERP,
     FVI_OP_MIX2, FVI_OP_WKV, FVI_OP_WKV_HEAD, FVI_OP_ROUTE, FVI_OP_BALANCE, FVI_OP_MOE,
-    FVI_OP_LOSS_TREE, FVI_OP_FORECAST, FVI_OP_COUNT
+    FVI_OP_LOSS_TREE, FVI_OP_FORECAST, FVI_OP_CONCAT, FVI_OP_LOSS_SOFT_CE, FVI_OP_COUNT
 } fvi_op;
 
 /* clang-format off: a table */
@@ -39,7 +39,8 @@ typedef enum fvi_op {
  * SWIGLU       in x                       out y
  * SDPA         in qkv                     out o, lse[B,h,T]     i0 causal f0 scale; lse NULL in
  *                                                               inference
- * QK_NORM_ROPE in qkv, [qw], [kw], [table]  out qkv2, rstd[B,T,2,h]  f0 eps; rstd NULL in inference
+ * QK_NORM_ROPE in qkv, [qw], [kw], [table]  out qkv2, rstd[B,T,2,h]  f0 eps; rstd NULL in inference;
+ *                                                               i0 1: pairs are neighbours (no qw)
  * TIMESTEP     in t                       out y                 f0 scale f1 den
  * EMBED        in table, ids              out y
  * PATCHIFY     in x                       out y                 i0 p i1 channel_first i2 inverse
@@ -48,8 +49,10 @@ typedef enum fvi_op {
  * UPSAMPLE2X   in x                       out y
  * MEAN1        in x                       out y
  * SLICE        in x                       out y                 i0 first column
- * LOSS_MSE     in a, target, [weight]     out loss[1]
+ * CONCAT       in a, b                    out y                 i0 rows that alternate
+ * LOSS_MSE     in a, target, [weight]     out loss[1]           i0 1: smooth L1
  * LOSS_CE      in logits, labels          out loss[1], probs[n,V]
+ * LOSS_SOFT_CE in logits, target, [weight]  out loss[1], diff[n,V]
  * LERP         in a, [b], mix, [prev]     out y                 b absent: a one step earlier
  * MIX2         in a, b, coef[2]           out y
  * WKV          in r, k, v, w, a, f, [s0]  out y, s1, saved      saved NULL in inference
@@ -103,7 +106,7 @@ extern const fvi_op_def fvi_cpu_linear, fvi_cpu_conv2d, fvi_cpu_cast, fvi_cpu_ac
     fvi_cpu_qk_norm_rope, fvi_cpu_timestep, fvi_cpu_embed, fvi_cpu_patchify, fvi_cpu_groupnorm,
     fvi_cpu_upsample2x, fvi_cpu_mean1, fvi_cpu_slice, fvi_cpu_loss_mse, fvi_cpu_loss_ce,
     fvi_cpu_lerp, fvi_cpu_mix2, fvi_cpu_wkv, fvi_cpu_wkv_head, fvi_cpu_route, fvi_cpu_balance,
-    fvi_cpu_moe, fvi_cpu_loss_tree;
+    fvi_cpu_moe, fvi_cpu_loss_tree, fvi_cpu_concat, fvi_cpu_loss_soft_ce;
 
 /* ---- Parameters (params.c): thread-safe, may allocate; called at plan build ------------------ */
 /* f32 values of a parameter (master in training). */

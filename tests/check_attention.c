@@ -422,7 +422,7 @@ static void sdpa_inference_equals_training_and_refuses_bad_input(void)
 
 /* ---- QK_NORM_ROPE ---------------------------------------------------------------------------- */
 
-typedef struct rope_case { shape s; bool qw, kw, table; } rope_case;
+typedef struct rope_case { shape s; bool qw, kw, table, neighbours; } rope_case;
 #define ROPE_EPS 1e-6
 
 static void rope_ref(rope_case c, const double *x, const double *const w[2], const double *table,
@@ -444,7 +444,8 @@ static void rope_ref(rope_case c, const double *x, const double *const w[2], con
             for (int64_t j = 0; j < q; j++) {
                 const double *row = table + bt % s.T * s.hd;
                 const double co = row[half * q + j], si = row[2 * q + half * q + j];
-                double *a = y + o + half * 2 * q + j, *b = a + q, ya = *a, yb = *b;
+                double *a = y + o + half * 2 * q + (c.neighbours ? 2 * j : j),
+                       *b = a + (c.neighbours ? 1 : q), ya = *a, yb = *b;
                 *a = ya * co - yb * si;
                 *b = ya * si + yb * co;
             }
@@ -495,7 +496,7 @@ static rope_run rope_do(fv_ctx *ctx, rope_case c, fv_dtype type, const double *x
     buf_put(&r.x, x);
     buf_put(&r.go, go);
     buf_put(&r.table, table);
-    fvi_attr attr = { .f = { (float)ROPE_EPS } };
+    fvi_attr attr = { .i = { c.neighbours }, .f = { (float)ROPE_EPS } };
     fvi_exec e = { .ctx = ctx, .attr = &attr, .training = true };
     for (int k = 0; k < 2; k++) {
         r.w[k] = buf_new(FV_F32, 1, &s.hd);
@@ -595,16 +596,29 @@ static void qk_norm_rope_matches_double_and_differences(void)
     for (size_t i = 0; i < FV_ARRAY_LEN(heads) && !test_bad; i++)
         for (int bits = 0; bits < 8 && !test_bad; bits++) {
             const rope_case c = {
-                {1, 2, heads[i] > 32 ? 1 : 2, heads[i], 0, 0}, bits & 1, bits & 2, bits & 4};
+                {1, 2, heads[i] > 32 ? 1 : 2, heads[i], 0, 0}, bits & 1, bits & 2, bits & 4,
+                false};
             rope_case_matches(c, FV_F32, bits % 3 ? 0.5 : 0, 2e-6);
             if (!test_bad)
                 rope_case_matches(c, FV_BF16, bits % 3 ? 0 : 0.5, 8e-3); /* two roundings of 2^-9 */
         }
 }
 
+static void rope_of_neighbours_matches_double_and_differences(void)
+{
+    static const int64_t heads[] = { 4, 12, 16, 64, 72, 100 };
+    for (size_t i = 0; i < FV_ARRAY_LEN(heads) && !test_bad; i++)
+        for (int add = 0; add < 2 && !test_bad; add++) {
+            const rope_case c = {
+                {1, 3, heads[i] > 32 ? 1 : 2, heads[i], 0, 0}, false, false, true, true};
+            rope_case_matches(c, FV_F32, add ? 0.5 : 0, 2e-6);
+            if (!test_bad) rope_case_matches(c, FV_BF16, add ? 0.5 : 0, 8e-3);
+        }
+}
+
 static void qk_norm_rope_same_bytes_for_any_thread_count(void)
 {
-    const rope_case c = { { 3, 37, 3, 20, 0, 0 }, true, true, true };
+    const rope_case c = { { 3, 37, 3, 20, 0, 0 }, true, true, true, false };
     const int64_t n = qkv_count(c.s);
     double *x = values(n, FV_BF16, 1, 2), *g = values(n, FV_BF16, 2, 1), *table = angle_table(c.s);
     double *w[2] = { values(c.s.hd, FV_F32, 3, 1), values(c.s.hd, FV_F32, 4, 1) };
@@ -733,6 +747,7 @@ int main(int argc, char **argv)
     RUN(sdpa_same_bytes_for_any_thread_count);
     RUN(sdpa_inference_equals_training_and_refuses_bad_input);
     RUN(qk_norm_rope_matches_double_and_differences);
+    RUN(rope_of_neighbours_matches_double_and_differences);
     RUN(qk_norm_rope_same_bytes_for_any_thread_count);
     RUN(tables_follow_their_formulas);
     return test_end();

@@ -167,8 +167,33 @@ static void ref_mse(const tc *c, double *const in[], double *out)
     const int64_t n = count(&c->in[0]), per = n / c->in[0].dim[0];
     out[0] = 0;
     for (int64_t i = 0; i < n; i++) {
-        const double d = in[0][i] - in[1][i];
-        out[0] += (in[2] ? in[2][i / per] : 1) * d * d / (double)n;
+        const double d = in[0][i] - in[1][i], a = fabs(d);
+        const double v = !c->attr.i[0] ? d * d : a < 1 ? d * d / 2 : a - 0.5;
+        out[0] += (in[2] ? in[2][i / per] : 1) * v / (double)n;
+    }
+}
+static void ref_concat(const tc *c, double *const in[], double *out)
+{
+    const int64_t runs = c->attr.i[0], na = count(&c->in[0]) / runs, nb = count(&c->in[1]) / runs;
+    for (int64_t i = 0; i < count(&c->out[0]); i++) {
+        const int64_t r = i / (na + nb), k = i % (na + nb);
+        out[i] = k < na ? in[0][r * na + k] : in[1][r * nb + k - na];
+    }
+}
+static void ref_soft_ce(const tc *c, double *const in[], double *out)
+{
+    const int64_t n = c->in[0].dim[0], V = c->in[0].dim[1];
+    out[0] = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double lse[2], dot = 0;
+        for (int w = 0; w < 2; w++) {
+            double sum = 0;
+            for (int64_t k = 0; k < V; k++) sum += exp(in[w][i * V + k]);
+            lse[w] = log(sum);
+        }
+        for (int64_t k = 0; k < V; k++)
+            dot += exp(in[1][i * V + k] - lse[1]) * (in[0][i * V + k] - lse[0]);
+        out[0] -= (in[2] ? in[2][i] : 1) * dot / (double)n;
     }
 }
 static void ref_ce(const tc *c, double *const in[], double *out)
@@ -374,6 +399,16 @@ static void add_layout_cases(void)
         c->same_type = true;
         c->out[0] = shape(3, 2, 3, n, 0);
     }
+    for (int s = 0; s < N_SIZES; s++) {
+        tc *c = add_case(FVI_OP_CONCAT, "concat", ref_concat);
+        const int axis = s % 3;
+        c->in[0] = c->in[1] = c->out[0] = shape(3, 2, 3, sizes[s], 0);
+        c->in[1].dim[axis] += s % 2;
+        c->out[0].dim[axis] = c->in[0].dim[axis] + c->in[1].dim[axis];
+        c->role[0] = c->role[1] = X;
+        c->attr.i[0] = axis == 0 ? 1 : axis == 1 ? 2 : 6;
+        c->same_type = true;
+    }
     for (int s = 0; s < N_SIZES; s += 2) {
         tc *c = add_case(FVI_OP_UPSAMPLE2X, "upsample2x", ref_upsample);
         add_input(c, 0, X, shape(4, 2, 3, 2, sizes[s]));
@@ -389,6 +424,22 @@ static void add_loss_cases(void)
         add_input(c, 1, X, c->in[0]);
         if (s & 1) add_input(c, 2, P, shape(1, 1 + s % 3, 0, 0, 0));
         c->out[0] = shape(1, 1, 0, 0, 0);
+        c->out_role = P;
+        c = add_case(FVI_OP_LOSS_MSE, "loss_smooth_l1", ref_mse);
+        add_input(c, 0, X, shape(3, 1 + s % 3, 5, sizes[s], 0));
+        add_input(c, 1, X, c->in[0]);
+        if (s & 1) add_input(c, 2, P, shape(1, 1 + s % 3, 0, 0, 0));
+        c->attr.i[0] = 1;
+        c->range = 2;
+        c->out[0] = shape(1, 1, 0, 0, 0);
+        c->out_role = P;
+        c = add_case(FVI_OP_LOSS_SOFT_CE, "loss_soft_ce", ref_soft_ce);
+        add_input(c, 0, P, shape(2, 19, sizes[s], 0, 0));
+        add_input(c, 1, CONST, c->in[0]);
+        if (s & 1) add_input(c, 2, CONST, shape(1, 19, 0, 0, 0));
+        c->range = 8;
+        c->out[0] = shape(1, 1, 0, 0, 0);
+        c->out[1] = c->in[0];
         c->out_role = P;
         c = add_case(FVI_OP_LOSS_CE, "loss_ce", ref_ce);
         add_input(c, 0, X, shape(2, 19, sizes[s], 0, 0));

@@ -1,0 +1,131 @@
+/* model_pack.c - collects tensors for a model file, in the form in which they are stored.
+ *
+ * Matrices become f32, bf16 or int8 (NAME.int8 [N, K] and NAME.scale [N]: symmetric, scale
+ * max |row| / 127); vectors stay f32, and so do matrices with rows of less than 64 as int8: their
+ * scales would be as large as what is saved. */
+#include <math.h>
+#include <string.h>
+
+#include "tape.h"
+
+#define MIN_INT8_COLUMNS 64
+
+fv_status fv_pack_create(fv_ctx *ctx, fv_pack *p)
+{
+    memset(p, 0, sizeof *p);
+    p->ctx = ctx;
+    return fv_model_writer_create(ctx, &p->writer);
+}
+
+void fv_pack_free(fv_pack *p)
+{
+    fv_model_writer_destroy(&p->writer);
+    for (size_t i = 0; i < p->count; i++) fv_free(p->ctx, p->owned[i]);
+    if (p->ctx) fv_free(p->ctx, p->owned);
+    memset(p, 0, sizeof *p);
+}
+
+void *fv_pack_alloc(fv_pack *p, size_t bytes)
+{
+    if (p->count == p->capacity) {
+        const size_t more = p->capacity ? 2 * p->capacity : 128;
+        void **grown = fv_realloc(p->ctx, p->owned, p->count * sizeof *grown, more * sizeof *grown);
+        if (!grown) return NULL;
+        p->owned = grown;
+        p->capacity = more;
+    }
+    void *block = fv_alloc(p->ctx, bytes ? bytes : 1);
+    if (block) p->owned[p->count++] = block;
+    return block;
+}
+
+/* A zero row has scale 0. */
+static void quantise_row(const float *x, int64_t n, int8_t *q, float *scale)
+{
+    float top = 0;
+    for (int64_t i = 0; i < n; i++) top = fmaxf(top, fabsf(x[i]));
+    *scale = top / 127.0f;
+    const float inv = *scale > 0 ? 1.0f / *scale : 0.0f;
+    for (int64_t i = 0; i < n; i++) {
+        /* a denormal row counts as zero */
+        const float r = isfinite(inv) ? rintf(x[i] * inv) : 0.0f;
+        q[i] = (int8_t)(r > 127 ? 127 : r < -127 ? -127 : r);
+    }
+}
+
+static fv_status put_int8(fv_pack *p, const char *name, const fv_tensor *t)
+{
+    const int64_t rows = t->dim[0], n = fv_tensor_count(t) / rows;
+    const size_t scale_bytes = ((size_t)rows * sizeof(float) + 63) / 64 * 64;
+    uint8_t *block = fv_pack_alloc(p, scale_bytes + (size_t)(rows * n));
+    if (!block) return FV_ERR_OOM;
+    float *scale = (float *)(void *)block;
+    int8_t *q = (int8_t *)block + scale_bytes;
+    for (int64_t r = 0; r < rows; r++)
+        quantise_row((const float *)t->data + r * n, n, q + r * n, &scale[r]);
+    fv_tensor tq = *t, ts = {.data = scale, .dtype = FV_F32, .ndim = 1, .dim = {rows}};
+    tq.data = q;
+    tq.dtype = FV_I8;
+    char *key = fv_format(p->ctx, "%s.int8", name), *key2 = fv_format(p->ctx, "%s.scale", name);
+    fv_status s = key && key2 ? fv_model_writer_tensor(p->writer, key, &tq) : FV_ERR_OOM;
+    if (s == FV_OK) s = fv_model_writer_tensor(p->writer, key2, &ts);
+    fv_free(p->ctx, key);
+    fv_free(p->ctx, key2);
+    return s;
+}
+
+fv_status fv_pack_values(fv_pack *p, const char *name, const fv_tensor *t, fv_dtype type)
+{
+    const int64_t n = fv_tensor_count(t);
+    const float *x = t->data;
+    for (int64_t i = 0; i < n; i++) {
+        if (isfinite(x[i])) continue;
+        return fv_fail(p->ctx, FV_ERR_NUMERIC, "export: tensor %s has a value that is not finite",
+                       name);
+    }
+    const bool is_matrix = t->ndim >= 2;
+    if (type == FV_I8 && is_matrix && n / t->dim[0] >= MIN_INT8_COLUMNS)
+        return put_int8(p, name, t);
+    if (type != FV_BF16 || !is_matrix) return fv_model_writer_tensor(p->writer, name, t);
+    fv_tensor h = *t;
+    h.dtype = FV_BF16;
+    h.data = fv_pack_alloc(p, (size_t)n * sizeof(uint16_t));
+    if (!h.data) return FV_ERR_OOM;
+    FV_TRY(fv_convert(p->ctx, FV_F32, x, n, FV_BF16, h.data));
+    return fv_model_writer_tensor(p->writer, name, &h);
+}
+
+fv_status fv_pack_params(fv_pack *p, const fv_params *params, const char *prefix, fv_dtype type)
+{
+    if (type != FV_F32 && type != FV_BF16 && type != FV_I8)
+        return fv_fail(p->ctx, FV_ERR_DTYPE, "export: the type must be f32, bf16 or i8");
+    for (int i = 0; i < fv_params_count(params); i++) {
+        const fv_tensor t = fv_params_tensor(params, i);
+        const uint32_t flags = fvi_param_flags(params, i);
+        if (flags & FV_PARAM_TRAINER) continue;
+        char *name = fv_format(p->ctx, "%s%s", prefix, fv_params_name(params, i));
+        /* Frozen parameters are tables (positions): exact, and small. */
+        const fv_status s =
+            name ? fv_pack_values(p, name, &t, flags & FV_PARAM_FROZEN ? FV_F32 : type)
+                 : FV_ERR_OOM;
+        fv_free(p->ctx, name);
+        FV_TRY(s);
+    }
+    return FV_OK;
+}
+
+fv_status fv_pack_copy(fv_pack *p, const fv_model *m, const char *from, const char *to)
+{
+    const size_t skip = strlen(from);
+    for (int i = 0; i < fv_model_count(m); i++) {
+        const char *name = fv_model_name(m, i);
+        fv_tensor t;
+        if (strncmp(name, from, skip) != 0) continue;
+        fv_model_tensor(m, i, &t);
+        char *full = fv_format(p->ctx, "%s%s", to, name + skip);
+        const fv_status s = full ? fv_model_writer_tensor(p->writer, full, &t) : FV_ERR_OOM;
+        fv_free(p->ctx, full);
+        FV_TRY(s);
+    }
+    return FV_OK;
+}
