@@ -229,7 +229,8 @@ if [ -n "$full" ]; then
         skip clang "clang is not installed"
         fuzz_all sanitized
     fi
-    for target in test_vz_container test_vz_solid test_vz_golden test_accel_runs; do
+    for target in test_vz_container test_vz_solid test_vz_golden test_accel_runs \
+        test_plan_quality; do
         [ -x "$out/release/tests/$target" ] &&
             step "${target}_full" "$out/release/tests/$target" --full
     done
