@@ -312,8 +312,9 @@ static fv_status write_scatter(const char *name, scatter *const of[FAMILIES])
     return st;
 }
 
-/* The mean MSE of some pictures is mostly that of one or two, which become other ones: what holds
- * for the rest is seen in their geometric mean, that is mean PSNR. Both are printed. */
+/* Asserted for schedules of any number of full steps and MSE, mostly that of the one or two pictures
+ * that become other ones; the geometric mean of the pictures, that is mean PSNR, and schedules of
+ * one number of full steps are printed beside it. */
 static void check_order(subject *s, family f, int anchors, int count, scatter *sc)
 {
     double typical[WEIGHTINGS], mse[WEIGHTINGS];
@@ -327,8 +328,9 @@ static void check_order(subject *s, family f, int anchors, int count, scatter *s
            s->name, s->o.count, sc->n, family_name[f], anchors ? "18 full steps" : "any number",
            typical[MEASURED], typical[UNIFORM], typical[SIGMA], mse[MEASURED], mse[UNIFORM],
            mse[SIGMA]);
-    CHECK_MSG(typical[MEASURED] >= 0.9, "%s, %s: %.3f", s->name, family_name[f],
-              typical[MEASURED]);
+    fflush(stdout);
+    CHECK_MSG(anchors || mse[MEASURED] >= 0.9, "%s, %s: %.3f", s->name, family_name[f],
+              mse[MEASURED]);
 }
 
 static void predictions_order(subject *s, int schedules)
