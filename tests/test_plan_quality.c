@@ -312,9 +312,9 @@ static fv_status write_scatter(const char *name, scatter *const of[FAMILIES])
     return st;
 }
 
-/* Asserted for schedules of any number of full steps and MSE, mostly that of the one or two pictures
- * that become other ones; the geometric mean of the pictures, that is mean PSNR, and schedules of
- * one number of full steps are printed beside it. */
+/* Asserted for schedules of any number of full steps, and of MSE, which is mostly that of the one or
+ * two pictures that become other ones. Printed beside it: geometric means of the pictures, that is
+ * mean PSNR, and schedules of one number of full steps. */
 static void check_order(subject *s, family f, int anchors, int count, scatter *sc)
 {
     double typical[WEIGHTINGS], mse[WEIGHTINGS];
