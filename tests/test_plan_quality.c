@@ -312,7 +312,7 @@ static fv_status write_scatter(const char *name, scatter *const of[FAMILIES])
     return st;
 }
 
-/* Asserted for schedules of any number of full steps, and of MSE, which is mostly that of the one or
+/* Asserted for schedules of any number of full steps, and of MSE, which is mostly that of one or
  * two pictures that become other ones. Printed beside it: geometric means of the pictures, that is
  * mean PSNR, and schedules of one number of full steps. */
 static void check_order(subject *s, family f, int anchors, int count, scatter *sc)
