@@ -29,12 +29,6 @@
 #define MAX_GAP 10 /* longest reuse between anchors */
 #define PAPER_GAPS (1u << 2 | 1u << 3 | 1u << 4)
 #define FEWER_ANCHORS 8
-/* What comes true of the error that a single module between anchors is predicted to save: its inputs
- * have drifted, which the table does not know, and the tokens of a pruned one see others that are
- * old. Measured on F64c: with all of it believed, plans have too few anchors for too many single
- * modules and lose 1 to 3 dB. */
-#define TRUST_FULL 0.5
-#define TRUST_PRUNED 0.15
 #define RATE_SLOPE 0.5 /* soda-paper: how much rates follow the sensitivity */
 #define TOLERANCE 0.03
 #define ROUNDS 4
@@ -46,14 +40,14 @@ typedef struct planner {
     fv_ctx *ctx;
     const fv_dit *d;
     const fv_generate_options *o;
-    const fv_sens *sens;
+    const fv_sens *sens; /* the caller's, or in mode dpx without one `prior`, or NULL */
+    fv_sens *prior;
     const fv_timing *timing;
     const fv_accel_options *a;
     dit_schedule schedule;
     int T, K, G;   /* evaluations, modules, largest gap */
     uint8_t *must; /* [T] the number of rows changes here */
-    double *error; /* [K][T][G]: module k at e reuses age n; INFINITY = not possible */
-    double *cost;  /* [T][G]: all modules */
+    double *cost;  /* [T][G]: all modules at e reuse age n; INFINITY = not possible */
     int *at;       /* [T] anchors */
     fvi_dp dp;
     fvi_dp_table table;
@@ -79,25 +73,17 @@ static double error_of(const planner *p, int k, int e, int n)
                                              : fvi_sens_error(p->sens, k, e, n);
 }
 
-static double *error_at(const planner *p, int k, int e)
+static fv_status fill_costs(planner *p)
 {
-    return p->error + ((size_t)k * (size_t)p->T + (size_t)e) * (size_t)p->G;
-}
-
-static void fill_errors(planner *p)
-{
+    p->cost = fv_calloc(p->ctx, (size_t)p->T, (size_t)p->G * sizeof(double));
+    if (!p->cost) return FV_ERR_OOM;
     for (int e = 0; e < p->T; e++) {
         double *cost = p->cost + (size_t)e * (size_t)p->G;
         const int most = oldest(p, e);
-        for (int n = 1; n < p->G; n++) {
-            cost[n] = 0;
-            for (int k = 0; k < p->K; k++) {
-                const double v = n <= most ? error_of(p, k, e, n) : INFINITY;
-                error_at(p, k, e)[n] = v;
-                cost[n] += v;
-            }
-        }
+        for (int n = 1; n < p->G; n++)
+            for (int k = 0; k < p->K; k++) cost[n] += n <= most ? error_of(p, k, e, n) : INFINITY;
     }
+    return FV_OK;
 }
 
 /* ---- Set-up --------------------------------------------------------------------------------- */
@@ -150,22 +136,21 @@ static fv_status open_planner(planner *p)
     p->T = p->schedule.evals;
     FV_TRY(check_times(p));
     p->K = 2 * p->d->net.cfg.depth;
-    const bool is_paper = p->a->mode == FV_ACCEL_SODA_PAPER;
+    if (!p->sens && p->a->mode == FV_ACCEL_DPX) {
+        FV_TRY(fvi_sens_prior(p->ctx, &p->prior, &p->schedule, p->K / 2));
+        p->sens = p->prior;
+    }
     const double share = p->sens ? fvi_sens_pruned(p->sens, 0, p->T - 1, 0, 1) : NAN;
     p->can_prune =
         share == share && dit_pruned_tokens(&p->d->net.cfg, 2) < dit_tokens(&p->d->net.cfg);
-    p->G = is_paper ? 4 : MAX_GAP;
+    p->G = p->a->mode == FV_ACCEL_SODA_PAPER ? 4 : MAX_GAP;
     if (p->sens && p->sens->window + 1 < p->G) p->G = p->sens->window + 1;
     p->must = fv_calloc(p->ctx, (size_t)p->T, 1);
-    p->error = fv_calloc(p->ctx, (size_t)p->K * (size_t)p->T, (size_t)p->G * sizeof(double));
-    p->cost = fv_calloc(p->ctx, (size_t)p->T, (size_t)p->G * sizeof(double));
     p->at = fv_calloc(p->ctx, (size_t)p->T, sizeof(int));
-    if (!p->must || !p->error || !p->cost || !p->at) return FV_ERR_OOM;
+    if (!p->must || !p->at) return FV_ERR_OOM;
     for (int e = 1; e < p->T; e++)
         p->must[e] =
             dit_schedule_guided(&p->schedule, e) != dit_schedule_guided(&p->schedule, e - 1);
-    fill_errors(p);
-    p->dp = (fvi_dp){ p->T, p->G, is_paper ? PAPER_GAPS : ~1u, is_paper, p->cost };
     if (!p->timing) return FV_OK;
     p->batches = (p->o->count + p->timing->batch - 1) / p->timing->batch;
     return fvi_accel_seconds(p->ctx, p->d, p->o, p->timing, NULL, &p->exact);
@@ -173,8 +158,9 @@ static fv_status open_planner(planner *p)
 
 static void close_planner(planner *p)
 {
-    void *mem[] = { p->must, p->error, p->cost, p->at };
+    void *mem[] = { p->must, p->cost, p->at };
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(p->ctx, mem[i]);
+    fv_sens_free(&p->prior);
     fvi_dp_free(p->ctx, &p->table);
     dit_schedule_destroy(p->ctx, &p->schedule);
 }
@@ -194,38 +180,35 @@ static int guided(const planner *p, int e)
     return dit_schedule_guided(&p->schedule, e) != 0;
 }
 
-/* Seconds of all batches that module k at e costs more with one action than with another. */
-static double more_seconds(const planner *p, int k, int e, int action, int size, int than,
-                           int than_size)
+static fvi_spend spending(const planner *p)
 {
-    const int g = guided(p, e);
-    const double more = fvi_module_seconds(p->timing, g, k, action, size) -
-                        fvi_module_seconds(p->timing, g, k, than, than_size);
-    return (more > MIN_SECONDS ? more : MIN_SECONDS) * p->batches;
-}
-
-static double upgrade_seconds(const planner *p, int k, int e)
-{
-    return more_seconds(p, k, e, DIT_FULL, 0, DIT_REUSE, 0);
+    return (fvi_spend){ p->ctx, p->sens, p->must, p->timing, &p->schedule, p->batches,
+                        p->can_prune && !p->a->no_pruning };
 }
 
 /* As fvi_accel_seconds, from the exact time down. */
 static double anchors_seconds(const planner *p, const int *at, int k)
 {
+    const fvi_spend spend = spending(p);
+    const fvi_doing full = { DIT_FULL, 0 }, reuse = { DIT_REUSE, 0 };
     double s = p->exact;
     for (int e = 0, i = 0; e < p->T; e++) {
         if (i < k && at[i] == e) {
             i++;
             continue;
         }
-        for (int m = 0; m < 2; m++) s -= upgrade_seconds(p, m, e) * (p->K / 2);
+        for (int m = 0; m < 2; m++)
+            s -= fvi_more_seconds(&spend, m, e, full, reuse) * (p->K / 2);
     }
     return s;
 }
 
 static fv_status solve_table(planner *p)
 {
+    const bool is_paper = p->a->mode == FV_ACCEL_SODA_PAPER;
     if (p->table.value) return FV_OK;
+    FV_TRY(fill_costs(p));
+    p->dp = (fvi_dp){ p->T, p->G, is_paper ? PAPER_GAPS : ~1u, is_paper, p->cost };
     return fvi_dp_solve(p->ctx, &p->dp, p->T, &p->table);
 }
 
@@ -260,85 +243,10 @@ static fv_status plan_fixed(planner *p, int interval, int anchors, double budget
                    p->a->speedup, p->timing->correction * p->exact / least);
 }
 
-/* ---- Spending left-over time on single modules ---------------------------------------------- */
-
-typedef struct upgrade {
-    int e, action, size;
-    double seconds, saved, rate;
-} upgrade;
-
-/* First evaluation after e whose forecasts of module k do not see what happens at e. */
-static int blind_after(const planner *p, const fv_accel *a, int k, int e)
-{
-    int seen = 0;
-    for (int i = e + 1; i < p->T; i++) {
-        if (p->must[i]) return i;
-        if (a->skipped[i] || a->action[(size_t)i * (size_t)p->K + (size_t)k] != DIT_FULL) continue;
-        if (++seen == FVI_DPX_TERMS) return i;
-    }
-    return p->T;
-}
-
-/* Tries one action for module k at e; what follows sees a younger output, and that counts too. */
-static void consider(const planner *p, fv_accel *a, int k, int e, int action, int size,
-                     double budget, upgrade *best)
-{
-    const size_t i = (size_t)e * (size_t)p->K + (size_t)k;
-    const int old = a->action[i], old_size = a->pruned[i], to = blind_after(p, a, k, e);
-    const double seconds = more_seconds(p, k, e, action, size, old, old_size);
-    if (seconds > budget) return;
-    const double before = fvi_module_error(p->sens, a, p->must, k, e, to);
-    a->action[i] = (uint8_t)action;
-    a->pruned[i] = (uint8_t)size;
-    const double trust = action == DIT_PRUNE ? TRUST_PRUNED : TRUST_FULL;
-    const double saved = trust * (before - fvi_module_error(p->sens, a, p->must, k, e, to));
-    a->action[i] = (uint8_t)old;
-    a->pruned[i] = (uint8_t)old_size;
-    if (saved > 0 && saved / seconds > best->rate)
-        *best = (upgrade){ e, action, size, seconds, saved, saved / seconds };
-}
-
-/* Best single change of module k that costs at most `budget`; e -1 if none. Ties: the earliest. */
-static upgrade best_upgrade(const planner *p, fv_accel *a, int k, double budget)
-{
-    upgrade best = { -1, 0, 0, 0, 0, 0 };
-    for (int e = 0; e < p->T; e++) {
-        const size_t i = (size_t)e * (size_t)p->K + (size_t)k;
-        if (a->skipped[e] || a->action[i] == DIT_FULL) continue;
-        consider(p, a, k, e, DIT_FULL, 0, budget, &best);
-        const int first = a->action[i] == DIT_PRUNE ? a->pruned[i] + 1 : 0;
-        for (int s = first; p->can_prune && !p->a->no_pruning && k % 2 == DIT_MLP && s < DIT_PRUNED; s++)
-            consider(p, a, k, e, DIT_PRUNE, s, budget, &best);
-    }
-    return best;
-}
-
-/* Greedy; the best candidate of each module is kept and renewed only when that module changed or
- * the budget no longer pays for it. Modules do not see one another: any thread count, the same.
- * Takes what is saved off *error. */
 static fv_status spend(const planner *p, double budget, fv_accel *a, double *error)
 {
-    upgrade *best = fv_calloc(p->ctx, (size_t)p->K, sizeof *best);
-    if (!best) return FV_ERR_OOM;
-#pragma omp parallel for schedule(dynamic) num_threads(fv_ctx_threads(p->ctx))
-    for (int k = 0; k < p->K; k++) best[k] = best_upgrade(p, a, k, budget);
-    for (;;) {
-        int top = -1;
-        for (int k = 0; k < p->K; k++) {
-            if (best[k].e >= 0 && best[k].seconds > budget)
-                best[k] = best_upgrade(p, a, k, budget);
-            if (best[k].e >= 0 && (top < 0 || best[k].rate > best[top].rate)) top = k;
-        }
-        if (top < 0) break;
-        const size_t i = (size_t)best[top].e * (size_t)p->K + (size_t)top;
-        budget -= best[top].seconds;
-        *error -= best[top].saved;
-        a->action[i] = (uint8_t)best[top].action;
-        a->pruned[i] = (uint8_t)best[top].size;
-        best[top] = best_upgrade(p, a, top, budget);
-    }
-    fv_free(p->ctx, best);
-    return FV_OK;
+    const fvi_spend s = spending(p);
+    return fvi_spend_time(&s, budget, a, error);
 }
 
 /* ---- dpx ------------------------------------------------------------------------------------- */
@@ -615,8 +523,11 @@ static fv_status make_plan(planner *p, fv_accel *out)
     static const char *const name[] = { "dpx", "soda", "soda-paper", "dcs", "fixed", "exact" };
     const bool has_count = a->anchors > 0 || a->interval > 0;
     const bool is_exact = a->mode == FV_ACCEL_EXACT || (a->speedup == 1 && !has_count);
-    snprintf(out->mode, sizeof out->mode, "%s%s", is_exact ? "exact" : name[a->mode],
-             !is_exact && a->mode != FV_ACCEL_FIXED && !p->sens ? " (uniform)" : "");
+    const char *errors = is_exact || a->mode == FV_ACCEL_FIXED ? ""
+                         : p->prior                             ? " (prior)"
+                         : p->sens                              ? ""
+                                                                : " (uniform)";
+    snprintf(out->mode, sizeof out->mode, "%s%s", is_exact ? "exact" : name[a->mode], errors);
     if (!is_exact) {
         if (a->mode == FV_ACCEL_FIXED)
             FV_TRY(plan_fixed(p, a->interval, a->anchors, budget, out));

@@ -18,8 +18,11 @@
 #include <math.h>
 #include <string.h>
 
-#define PRICES 64         /* steps of halving */
-#define DEEP_EVALS 128    /* longer runs look back on two anchors: a table of three takes seconds */
+#define PRICES 64         /* trials at most */
+#define HIGHEST 80        /* logarithm of a price at which only time counts */
+#define SLACK 1e-12       /* of a sum's rounding */
+#define DEEP_EVALS 128    /* longer runs look back on two anchors: three are 8 times the work for
+                           at most 2 % of the error at 250 */
 #define NONE 0            /* distance to an anchor that is not there */
 
 struct fvi_dpx_work {
@@ -43,16 +46,6 @@ static size_t state_at(const fvi_dpx_work *w, int c, int d2, int d3)
            (size_t)(w->deep > 1 ? d3 : 0);
 }
 
-/* Anchors that a forecast at e may look back on: c = e - age and those before it. */
-static int anchors_of(const fvi_dpx *p, int e, int age, int d2, int d3, int *at)
-{
-    int n = 0;
-    at[n++] = e - age;
-    if (d2 != NONE && n < p->terms) at[n++] = at[0] - d2;
-    if (d2 != NONE && d3 != NONE && n < p->terms) at[n++] = at[1] - d3;
-    return n;
-}
-
 static double step_error(const fvi_dpx *p, fvi_step kind, int e, const int *at, int n)
 {
     double sum = 0;
@@ -62,23 +55,128 @@ static double step_error(const fvi_dpx *p, fvi_step kind, int e, const int *at, 
     return sum;
 }
 
-/* Evaluations are independent of one another: the same for any number of threads. */
-static void fill_errors(fv_ctx *ctx, fvi_dpx_work *w)
+/* ---- Errors of all steps --------------------------------------------------------------------- */
+
+/* Gram bands of the modules, or of what a skip forecasts, side by side: [T][window+1][width] with
+ * width a multiple of FVI_LANES. */
+typedef struct bands {
+    const fvi_dpx *p;
+    fvi_step kind;
+    int count, width, window;
+    double *gram;
+} bands;
+
+static const double *band_at(const bands *b, int e, int n)
 {
-    const fvi_dpx *p = &w->p;
-    const int first = w->is_sharing ? FVI_STEP_SKIP : FVI_STEP_FORECAST;
-    const int last = p->seconds[FVI_STEP_SKIP] ? FVI_STEP_SKIP : FVI_STEP_FORECAST;
+    return b->gram + ((size_t)e * (size_t)(b->window + 1) + (size_t)n) * (size_t)b->width;
+}
+
+static fv_status open_bands(fv_ctx *ctx, bands *b, const fvi_dpx *p, fvi_step kind)
+{
+    const int count = kind == FVI_STEP_SKIP ? 1 : p->K;
+    *b = (bands){ p, kind, count, (count + FVI_LANES - 1) / FVI_LANES * FVI_LANES, p->sens->window,
+                  NULL };
+    b->gram = fv_calloc(ctx, (size_t)p->T * (size_t)(b->window + 1),
+                        (size_t)b->width * sizeof *b->gram);
+    if (!b->gram) return FV_ERR_OOM;
+    for (int e = 0; e < p->T; e++)
+        for (int n = 0; n <= b->window && n <= e; n++) {
+            double *g = b->gram + (band_at(b, e, n) - b->gram);
+            for (int k = 0; k < count; k++)
+                g[k] = kind == FVI_STEP_SKIP ? fvi_sens_step_gram(p->sens, p->skip, e, n)
+                                             : fvi_sens_gram(p->sens, k, e, n);
+        }
+    return FV_OK;
+}
+
+/* Lowers best [width] to the errors of forecasts of e from n terms. */
+static void fit_bands(const bands *b, int e, const int *at, int n, double *best)
+{
+    fvi_lanes g;
+    for (int v = 0; v < b->width; v += FVI_LANES) {
+        g.self = band_at(b, e, 0) + v;
+        for (int i = 0; i < n; i++) {
+            g.with[i] = band_at(b, e, e - at[i]) + v;
+            for (int j = 0; j <= i; j++)
+                g.term[i][j] = g.term[j][i] = band_at(b, at[j], at[j] - at[i]) + v;
+        }
+        fvi_forecast_lanes(&g, n, best + v);
+    }
+}
+
+/* To what it does to the picture. */
+static double sum_errors(const bands *b, int e, const double *best)
+{
+    double sum = 0;
+    if (b->kind == FVI_STEP_SKIP) {
+        const double omega = fvi_sens_omega_step(b->p->sens, b->p->skip, e);
+        return omega >= 0 && best[0] < INFINITY ? omega * best[0] : INFINITY;
+    }
+    for (int k = 0; k < b->count; k++) sum += fvi_weighted_error(b->p->sens, k, e, best[k]);
+    return sum;
+}
+
+/* Forecasts of e from at[0..n) and from all longer lists of anchors, whose shorter ones are fitted
+ * once: level n of best [FVI_DPX_TERMS + 1][width] begins with what n-1 terms gave. */
+typedef struct filler {
+    const fvi_dpx_work *w;
+    const bands *b;
+    double *best;
+    int e, at[FVI_DPX_TERMS];
+} filler;
+
+static double error_of_terms(filler *f, int n)
+{
+    const size_t width = (size_t)f->b->width;
+    double *best = f->best + (size_t)n * width;
+    memcpy(best, best - width, width * sizeof *best);
+    if (fvi_sens_known_terms(f->b->p->sens, f->e, f->at, n) == n)
+        fit_bands(f->b, f->e, f->at, n, best);
+    return sum_errors(f->b, f->e, best);
+}
+
+static void fill_third(filler *f, int age, int d2, double error)
+{
+    const fvi_dpx_work *w = f->w;
+    double *to = w->error[f->b->kind];
+    for (int d3 = 0; d3 < w->deep && d3 <= f->e - age - d2; d3++) {
+        f->at[2] = f->at[1] - d3;
+        to[step_at(w, f->e, age, d2, d3)] =
+            d2 != NONE && d3 != NONE && w->p.terms > 2 ? error_of_terms(f, 3) : error;
+    }
+}
+
+static void fill_evaluation(filler *f)
+{
+    const fvi_dpx_work *w = f->w;
+    for (int v = 0; v < f->b->width; v++) f->best[v] = INFINITY;
+    for (int age = 1; age <= w->G - 1 && age <= f->e && !w->p.must[f->e - age + 1]; age++) {
+        f->at[0] = f->e - age;
+        const double first = error_of_terms(f, 1);
+        for (int d2 = 0; d2 <= w->G && d2 <= f->e - age; d2++) {
+            f->at[1] = f->at[0] - d2;
+            fill_third(f, age, d2, d2 != NONE && w->p.terms > 1 ? error_of_terms(f, 2) : first);
+        }
+    }
+}
+
+/* Evaluations are independent of one another: the same for any number of threads. */
+static fv_status fill_errors(fv_ctx *ctx, fvi_dpx_work *w, fvi_step kind)
+{
+    bands b;
+    const int T = w->p.T;
+    fv_status s = open_bands(ctx, &b, &w->p, kind);
+    const size_t levels = (FVI_DPX_TERMS + 1) * (size_t)b.width;
+    double *best = s == FV_OK ? fv_calloc(ctx, (size_t)T * levels, sizeof *best) : NULL;
+    if (!best) s = FV_ERR_OOM;
 #pragma omp parallel for schedule(dynamic) num_threads(fv_ctx_threads(ctx))
-    for (int e = 1; e < p->T; e++)
-        for (int age = 1; age <= w->G - 1 && age <= e && !p->must[e - age + 1]; age++)
-            for (int d2 = 0; d2 <= w->G && d2 <= e - age; d2++)
-                for (int d3 = 0; d3 < w->deep && d3 <= e - age - d2; d3++) {
-                    int at[FVI_DPX_TERMS];
-                    const int n = anchors_of(p, e, age, d2, d3, at);
-                    for (int kind = first; kind <= last; kind++)
-                        w->error[kind][step_at(w, e, age, d2, d3)] =
-                            step_error(p, (fvi_step)kind, e, at, n);
-                }
+    for (int e = 1; e < (best ? T : 0); e++) {
+        filler f = { w, &b, best + (size_t)e * levels, e, { 0 } };
+        fill_evaluation(&f);
+    }
+    fv_free(ctx, best);
+    fv_free(ctx, b.gram);
+    return s;
 }
 
 fv_status fvi_dpx_open(fv_ctx *ctx, fvi_dpx_work **out, const fvi_dpx *p,
@@ -104,9 +202,13 @@ fv_status fvi_dpx_open(fv_ctx *ctx, fvi_dpx_work **out, const fvi_dpx *p,
         fvi_dpx_close(ctx, &w);
         return FV_ERR_OOM;
     }
-    fill_errors(ctx, w);
-    *out = w;
-    return FV_OK;
+    fv_status s = like ? FV_OK : fill_errors(ctx, w, FVI_STEP_FORECAST);
+    if (s == FV_OK && p->seconds[FVI_STEP_SKIP]) s = fill_errors(ctx, w, FVI_STEP_SKIP);
+    if (s == FV_OK)
+        *out = w;
+    else
+        fvi_dpx_close(ctx, &w);
+    return s;
 }
 
 void fvi_dpx_close(fv_ctx *ctx, fvi_dpx_work **ww)
@@ -120,6 +222,8 @@ void fvi_dpx_close(fv_ctx *ctx, fvi_dpx_work **ww)
     fv_free(ctx, w->gap);
     fv_free(ctx, w);
 }
+
+/* ---- Schedules ------------------------------------------------------------------------------- */
 
 /* Cheaper of the two ways to go on without computing e; ties to the forecast. */
 static double cheapest(const fvi_dpx_work *w, double price, int e, int age, int d2, int d3,
@@ -164,15 +268,21 @@ static void solve_state(fvi_dpx_work *w, double price, int c, int d2, int d3)
     w->value[at] = best;
 }
 
-static void follow(fvi_dpx_work *w, double price, uint8_t *kind)
+/* Error and seconds as fvi_dpx_judge sums them, from the tables. */
+static void follow(const fvi_dpx_work *w, double price, uint8_t *kind, double *error,
+                   double *seconds)
 {
+    *error = *seconds = 0;
     for (int c = 0, d2 = NONE, d3 = NONE; c < w->p.T;) {
-        const int g = w->gap[state_at(w, c, d2, d3)];
+        const int g = w->gap[state_at(w, c, d2, d3)], deep3 = w->deep > 1 ? d3 : 0;
         kind[c] = FVI_STEP_ANCHOR;
+        *seconds += w->p.seconds[FVI_STEP_ANCHOR][c];
         for (int e = c + 1; e < c + g; e++) {
             fvi_step k;
-            cheapest(w, price, e, e - c, d2, w->deep > 1 ? d3 : 0, &k);
+            cheapest(w, price, e, e - c, d2, deep3, &k);
             kind[e] = (uint8_t)k;
+            *error += w->error[k][step_at(w, e, e - c, d2, deep3)];
+            *seconds += w->p.seconds[k][e];
         }
         c += g;
         d3 = d2;
@@ -206,45 +316,50 @@ void fvi_dpx_solve(fvi_dpx_work *w, double price, uint8_t *kind, double *error, 
     for (int c = T - 1; c >= 0; c--)
         for (int d2 = 0; d2 <= w->G && d2 <= c; d2++)
             for (int d3 = 0; d3 < w->deep && d3 <= c - d2; d3++) solve_state(w, price, c, d2, d3);
-    follow(w, price, kind);
-    fvi_dpx p = w->p;
-    if (w->deep == 1 && p.terms > 2) p.terms = 2;
-    fvi_dpx_judge(&p, kind, error, seconds);
+    follow(w, price, kind, error, seconds);
 }
 
-/* Halves the price on a logarithmic scale between nothing and so much that only time counts. */
+/* Down the hull between the fastest schedule and the one of least error: the slope between two of
+ * its points is the price of every point of it between them; if there is none, they are neighbours.
+ * Takes a handful of prices where halving takes fifty. */
 fv_status fvi_dpx_within(fv_ctx *ctx, fvi_dpx_work *w, double budget, uint8_t *kind, double *error,
                          double *seconds)
 {
     const size_t T = (size_t)w->p.T;
-    double low = -80, high = 80, err, sec;
+    double slow_err, slow_sec, err, sec;
     uint8_t *trial = fv_calloc(ctx, T, 1);
     if (!trial) return FV_ERR_OOM;
-    fvi_dpx_solve(w, exp(high), trial, &err, &sec);
-    *seconds = sec;
-    *error = err;
-    memcpy(kind, trial, T);
-    for (int i = 0; i < PRICES && sec <= budget; i++) {
-        const double middle = 0.5 * (low + high);
-        fvi_dpx_solve(w, exp(middle), trial, &err, &sec);
-        const bool fits = sec <= budget;
-        if (fits && err <= *error) {
-            memcpy(kind, trial, T);
-            *error = err;
-            *seconds = sec;
+    fvi_dpx_solve(w, exp(HIGHEST), kind, error, seconds);
+    const bool is_possible = *seconds <= budget;
+    if (is_possible) fvi_dpx_solve(w, exp(-HIGHEST), trial, &slow_err, &slow_sec);
+    if (is_possible && slow_sec <= budget) {
+        memcpy(kind, trial, T);
+        *error = slow_err;
+        *seconds = slow_sec;
+    } else if (is_possible) {
+        for (int i = 0; i < PRICES && slow_sec > *seconds && slow_err < *error; i++) {
+            const double price = (*error - slow_err) / (slow_sec - *seconds);
+            const double edge = *error + price * *seconds;
+            fvi_dpx_solve(w, price, trial, &err, &sec);
+            if (!(err + price * sec < edge - SLACK * fabs(edge))) break;
+            if (sec <= budget) {
+                memcpy(kind, trial, T);
+                *error = err;
+                *seconds = sec;
+            } else {
+                slow_err = err;
+                slow_sec = sec;
+            }
         }
-        if (fits) high = middle;
-        else low = middle;
-        sec = budget; /* the loop's condition is about the fastest alone */
     }
     fv_free(ctx, trial);
-    return *seconds <= budget ? FV_OK : FV_ERR_ARG;
+    return is_possible ? FV_OK : FV_ERR_ARG;
 }
 
 fv_status fvi_dpx_anchors(fv_ctx *ctx, fvi_dpx_work *w, int anchors, uint8_t *kind)
 {
     const size_t T = (size_t)w->p.T;
-    double low = -80, high = 80, err, sec;
+    double low = -HIGHEST, high = HIGHEST, err, sec;
     int best = -1;
     uint8_t *trial = fv_calloc(ctx, T, 1);
     if (!trial) return FV_ERR_OOM;

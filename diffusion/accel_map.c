@@ -72,6 +72,8 @@ void fvi_accel_copy(fv_accel *to, const fv_accel *from)
     to->skip = from->skip;
     to->past_of_anchors = from->past_of_anchors;
     to->score = from->score;
+    to->terms = from->terms;
+    to->step_terms = from->step_terms;
     fvi_accel_count(to);
 }
 

@@ -18,7 +18,8 @@
 typedef struct polisher {
     fv_ctx *ctx;
     const fv_dit *d;
-    const fv_sens *sens;
+    const fv_sens *sens; /* the caller's, or `prior` */
+    fv_sens *prior;
     fv_generate_options o;
     fv_accel *a, *best; /* being tried; as good as known */
     uint8_t *must, *guided;
@@ -125,7 +126,11 @@ static fv_status open_polisher(polisher *p, const fv_accel *plan, uint64_t seed)
         p->guided[e] = dit_schedule_guided(&s, (int)e) != 0;
         p->must[e] = e && p->guided[e] != p->guided[e - 1];
     }
+    const fv_status st =
+        p->sens || !fits ? FV_OK : fvi_sens_prior(p->ctx, &p->prior, &s, c->depth);
     dit_schedule_destroy(p->ctx, &s);
+    FV_TRY(st);
+    if (!p->sens) p->sens = p->prior;
     if (!fits) return fv_fail(p->ctx, FV_ERR_MODEL, "polish: the plan is of other steps or model");
     p->n = (int64_t)c->input_size * c->input_size * c->channels;
     p->classes = fv_calloc(p->ctx, (size_t)p->o.count, sizeof *p->classes);
@@ -173,6 +178,7 @@ fv_status fv_accel_polish(fv_ctx *ctx, fv_accel *plan, const fv_dit *d,
     if (after) *after = db;
     fv_accel_free(&p.a);
     fv_accel_free(&p.best);
+    fv_sens_free(&p.prior);
     void *mem[] = { p.must, p.guided, p.classes, p.exact, p.state };
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(ctx, mem[i]);
     return s;

@@ -178,7 +178,7 @@ typedef enum fv_accel_mode {
                             fitted to the table and skipped evaluations; then single modules      */
     FV_ACCEL_SODA,       /* full steps by dynamic programming, reuse between; what is left of the
                             time goes to single modules and to pruned ones                        */
-    FV_ACCEL_SODA_PAPER, /* as published: unweighted cosine errors, gaps 2 to 4, pruning by rate   */
+    FV_ACCEL_SODA_PAPER, /* as published: unweighted cosine errors, gaps 2 to 4, pruning by rate  */
     FV_ACCEL_DCS,        /* full steps by dynamic programming and nothing else                    */
     FV_ACCEL_FIXED,      /* FORA: constant interval */
     FV_ACCEL_EXACT
@@ -204,9 +204,10 @@ typedef struct fv_accel_options {
     int no_pruning;            /* DPX, SODA: single modules are computed in full or not at all */
 } fv_accel_options;
 #define FV_ACCEL_OPTIONS_INIT { .struct_size = sizeof(fv_accel_options) }
-/* Plan for generating with `o`. sens NULL: uniform weights and error growing with distance. timing
- * may be NULL when anchors or interval is given. FV_ERR_ARG names the maximum when speedup is
- * beyond it. */
+/* Plan for generating with `o`. sens NULL: dpx plans by a prior, what measured tables of other
+ * models have in common (its mode then reads "dpx (prior)"); the other modes by errors that grow
+ * with the square of the distance. timing may be NULL when anchors or interval is given. FV_ERR_ARG
+ * names the maximum when speedup is beyond it. */
 FV_API FV_NODISCARD fv_status fv_accel_plan(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
                                             const fv_generate_options *o, const fv_sens *sens,
                                             fv_timing *timing, const fv_accel_options *a);
@@ -239,8 +240,9 @@ FV_API int fv_accel_mode_find(const char *name, fv_accel_mode *out);
 /* A published method, "NAME" or "NAME:key=value,...", as in "taylorseer:N=4,order=2", for
  * generating with `o`: what others do, in this engine. sens (may be NULL) serves those that plan by
  * errors. The plan's flop_ratio counts as papers do; its predicted_speedup is the same. A method
- * that decides while sampling (teacache, rfc) has ratios of 1, cannot be written, and serves one call at
- * a time. FV_ERR_UNKNOWN names the nearest method or key, FV_ERR_ARG: a value is out of range. */
+ * that decides while sampling (teacache, rfc) has ratios of 1, cannot be written, and serves one
+ * call at a time. FV_ERR_UNKNOWN names the nearest method or key, FV_ERR_ARG: a value is out of
+ * range. */
 FV_API FV_NODISCARD fv_status fv_accel_method(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
                                               const fv_generate_options *o, const fv_sens *sens,
                                               const char *spec);

@@ -290,6 +290,8 @@ struct fv_accel {
     dit_score score;
     int history, step_history; /* most outputs that any weight reaches back to (fvi_accel_count) */
     bool prunes;
+    int terms, step_terms; /* most that planned forecasts look back on, modules' and skips'; 0: no
+                              bound but the planner's own */
     double predicted_speedup, flop_ratio;
     char mode[32];
     uint8_t model_hash[32];

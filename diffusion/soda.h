@@ -68,6 +68,9 @@ double fvi_sens_prune_cosine(const fv_sens *s, int l, int e, int size, int n);
 fv_status fvi_sens_encode(fv_ctx *ctx, const fv_sens *s, uint8_t **bytes, size_t *size);
 /* An empty table of these sizes (tests), without the optional arrays; free with fv_sens_free. */
 fv_status fvi_sens_create(fv_ctx *ctx, fv_sens **out, int evals, int depth, int window);
+/* accel_prior.c: a table for a model that has none, from the schedule and depth alone; it belongs
+ * to no model, so fv_sens_match refuses it. */
+fv_status fvi_sens_prior(fv_ctx *ctx, fv_sens **out, const dit_schedule *s, int depth);
 /* One of the optional arrays of a table, zeroed, if it is not there yet. */
 fv_status fvi_sens_add_steps(fv_sens *s);
 fv_status fvi_sens_add_weights(fv_sens *s);

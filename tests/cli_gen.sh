@@ -227,7 +227,7 @@ fi
 # ---- Speed-up ------------------------------------------------------------------------------------
 fast="--steps 8 --threads 1"
 expect speedup_without_table 0 $gen $fast --speedup 1.5x -o fast.png --plan-out p.fvplan
-grep -q "uniform weights" err && grep -q "gen calibrate" err; ok $? speedup_says_that_the_table_is_missing
+grep -q "general prior" err && grep -q "gen calibrate" err; ok $? speedup_says_that_the_table_is_missing
 [ "$(ls cache/fovea | grep -c '^timing-')" = 1 ]; ok $? speedup_keeps_its_timings
 for poison in 's/"ends":\[[^]]*\]/"ends":[900000,900000]/' 's/"model":"[0-9a-f]*"/"model":"'"$(
     printf %064d 0)"'"/' 's/^./x/'; do
@@ -290,7 +290,7 @@ refuse calibrate_keeps_existing_files 1 exists "$GEN" calibrate m.safetensors --
 expect info_of_a_table 0 "$GEN" info m.fvsens
 grep -q "steps" out && grep -q "^runs:" out; ok $? info_of_a_table_says_steps_and_runs
 expect speedup_with_table 0 $gen $fast --speedup 1.5 -f -o fast.png
-! grep -q "uniform" err; ok $? speedup_uses_the_table
+! grep -q "prior" err; ok $? speedup_uses_the_table
 refuse table_of_another_model 3 "m.fvsens" "$GEN" --model m2.safetensors $fast --speedup 1.5 \
     --table m.fvsens -o x.png
 expect explain_speedup 0 "$GEN" explain --model m.safetensors $fast --speedup 1.5 --png map.png
@@ -394,7 +394,7 @@ f32=$(dirname "$data")/../diffusion/models/f32.safetensors
 if [ -f "$f32" ]; then
     expect shipped_f32 0 "$GEN" --model "$f32" --class all --seed 5 --threads 1 --speedup 2x --compare \
         --json -o f32.png
-    ! grep -q uniform err && grep -q '"mode": "dpx"' out && is_png f32.png; ok $? shipped_f32_has_its_table
+    ! grep -q prior err && grep -q '"mode": "dpx"' out && is_png f32.png; ok $? shipped_f32_has_its_table
     awk -F'[:,]' '/"psnr_db"/ { found = $2 + 0 > 36 } END { exit !found }' out; ok $? shipped_f32_is_near_exact
     grep -q "apple-golden.*tomato-heart" out; ok $? shipped_f32_names_its_classes
 else

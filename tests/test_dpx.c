@@ -168,8 +168,8 @@ static void budgets_are_kept_on_the_hull(void)
             double e2, s2;
             OK(ctx, fvi_dpx_within(ctx, w, budget, kind, &error, &seconds));
             CHECK(seconds <= budget && error <= before);
-            fvi_dpx_judge(&q.p, kind, &e2, &s2);
-            NEAR(e2, error, 1e-12);
+            fvi_dpx_judge(&q.p, kind, &e2, &s2); /* one by one: the same bits as side by side */
+            CHECK_MSG(e2 == error && s2 == seconds, "%.17g, %.17g", e2, error);
             CHECK_MSG(is_on_hull(&q, error, seconds), "seed %d, %g s: %g", (int)seed, seconds,
                       error);
             before = error;
@@ -277,6 +277,130 @@ static void module_errors_follow_the_past(void)
     fv_sens_free(&s);
 }
 
+/* ---- Single modules --------------------------------------------------------------------------- */
+
+static fv_timing some_times(void)
+{
+    return (fv_timing){ .attn = { 1.0, 2 }, .mlp = { 1.3, 2.6 }, .reuse = { 0.05, 0.1 },
+                        .linear = { 0.1, 0.2 },
+                        .prune = { { 0.3, 0.5, 0.8 }, { 0.6, 1.0, 1.6 } } };
+}
+
+/* Every change of every module by its effect on the whole plan, one at a time. */
+static void spend_plainly(const fvi_spend *p, double budget, fv_accel *a)
+{
+    for (;;) {
+        double rate = 0, cost = 0;
+        int at = -1, action = 0, size = 0;
+        for (int i = 0; i < T * K * (1 + DIT_PRUNED); i++) {
+            const int k = i / (T * (1 + DIT_PRUNED)), e = i / (1 + DIT_PRUNED) % T,
+                      which = i % (1 + DIT_PRUNED), j = e * K + k;
+            const fvi_doing old = { a->action[j], a->pruned[j] },
+                            now = { which ? DIT_PRUNE : DIT_FULL, which ? which - 1 : 0 };
+            if (a->skipped[e] || old.action == DIT_FULL) continue;
+            if (which && (k % 2 == DIT_ATTN || !p->can_prune)) continue;
+            if (old.action == DIT_PRUNE && which && now.size <= old.size) continue;
+            const double seconds = fvi_more_seconds(p, k, e, now, old);
+            const double before = fvi_module_error(p->sens, a, p->must, k, 0, T);
+            a->action[j] = (uint8_t)now.action;
+            a->pruned[j] = (uint8_t)now.size;
+            const double saved = (which ? FVI_TRUST_PRUNED : FVI_TRUST_FULL) *
+                                 (before - fvi_module_error(p->sens, a, p->must, k, 0, T));
+            a->action[j] = (uint8_t)old.action;
+            a->pruned[j] = (uint8_t)old.size;
+            if (seconds > budget || !(saved / seconds > rate)) continue;
+            rate = saved / seconds, cost = seconds, at = j;
+            action = now.action, size = now.size;
+        }
+        if (at < 0 || rate < 1e-12) return;
+        budget -= cost;
+        a->action[at] = (uint8_t)action;
+        a->pruned[at] = (uint8_t)size;
+    }
+}
+
+static void single_modules_are_the_greedy_choice(void)
+{
+    const dit_schedule schedule = { .evals = T, .cfg = 1 };
+    const fv_timing timing = some_times();
+    int changed = 0;
+    for (uint64_t seed = 61; seed <= 80; seed++) {
+        uint8_t must[T] = { 0 };
+        fv_sens *s = random_table(seed);
+        fv_accel *a[2];
+        OK(ctx, fvi_sens_add_pruned(s));
+        for (int i = 0; i < DEPTH * T * DIT_PRUNED * FVI_SENS_PRUNE_AGES; i++)
+            s->pruned[i] = 0.7f - 0.2f * (float)(i / FVI_SENS_PRUNE_AGES % DIT_PRUNED);
+        must[4] = seed % 4 == 0;
+        const fvi_spend p = { ctx, s, must, &timing, &schedule, 2, seed % 5 != 0 };
+        for (int i = 0; i < 2; i++) {
+            double error = 0;
+            OK(ctx, fvi_accel_create(ctx, &a[i], T, DEPTH));
+            a[i]->past_of_anchors = seed % 3 != 0;
+            a[i]->terms = (int)(seed % 4);
+            for (int e = 1; e < T; e++)
+                if (e % 3 && !must[e])
+                    memset(a[i]->action + (size_t)e * K, seed % 3 ? DIT_LINEAR : DIT_REUSE, K);
+            a[i]->skipped[2] = seed % 2;
+            if (i) spend_plainly(&p, 14, a[i]);
+            else OK(ctx, fvi_spend_time(&p, 14, a[i], &error));
+            for (int j = 0; !i && j < T * K; j++) changed += a[i]->action[j] == DIT_PRUNE;
+        }
+        CHECK_MSG(memcmp(a[0]->action, a[1]->action, T * K) == 0 &&
+                      memcmp(a[0]->pruned, a[1]->pruned, T * K) == 0, "seed %d", (int)seed);
+        fv_accel_free(&a[0]);
+        fv_accel_free(&a[1]);
+        fv_sens_free(&s);
+    }
+    CHECK(changed > 0); /* some were pruned */
+}
+
+/* ---- Without a table -------------------------------------------------------------------------- */
+
+static void check_prior(const char *preset, fv_sampler sampler, int steps)
+{
+    fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
+    dit_config c;
+    dit_schedule sc;
+    fv_sens *s;
+    o.sampler = sampler;
+    o.steps = steps;
+    o.cfg = 1.5f;
+    o.cfg_start = 0.2f;
+    OK(ctx, dit_preset(ctx, preset, 10, &c));
+    OK(ctx, dit_schedule_create(ctx, &sc, &c, &o));
+    OK(ctx, fvi_sens_prior(ctx, &s, &sc, 5));
+    CHECK(s->evals == sc.evals && s->depth == 5 && fv_sens_match(ctx, s, NULL, &o) != FV_OK);
+    for (int e = 0; e < s->evals; e++) {
+        const int at[3] = { e - 1, e - 2, e - 4 };
+        CHECK(s->guided[e] == dit_schedule_guided(&sc, e) && s->omega[e] >= 1 &&
+              isfinite(s->omega[e]) && fvi_sens_gram(s, 9, e, 0) == 1);
+        CHECK(fvi_sens_omega_step(s, DIT_SKIP_OUTPUT, e) > 10 * (double)s->omega[e] &&
+              !(fvi_sens_omega_step(s, DIT_SKIP_HIDDEN, e) >= 0));
+        double before = 0;
+        for (int n = 1; fvi_sens_known(s, e, n); n++) { /* further back is never better */
+            CHECK(fvi_sens_distance(s, 3, e, n) >= before);
+            before = fvi_sens_distance(s, 3, e, n);
+        }
+        if (!fvi_sens_known(s, e, 4)) continue;
+        const double one = fvi_forecast_error(s, 0, e, at, 1),
+                     two = fvi_forecast_error(s, 0, e, at, 2);
+        CHECK_MSG(two <= one && two >= 0.05 * one && isfinite(one), "%s %d: %g, %g", preset, e,
+                  one, two);
+    }
+    fv_sens_free(&s);
+    dit_schedule_destroy(ctx, &sc);
+}
+
+static void priors_fit_any_schedule(void)
+{
+    check_prior("F32", FV_SAMPLER_EULER, 50);
+    check_prior("F64c", FV_SAMPLER_HEUN, 9);
+    check_prior("DiT-S/4", FV_SAMPLER_DDIM, 50);
+    check_prior("DiT-S/4", FV_SAMPLER_DDPM, 250);
+    check_prior("DiT-S/4", FV_SAMPLER_DPMPP2M, 2);
+}
+
 int main(void)
 {
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
@@ -288,6 +412,8 @@ int main(void)
     RUN(fitted_forecasts_have_the_least_error);
     RUN(polynomials_are_met);
     RUN(module_errors_follow_the_past);
+    RUN(single_modules_are_the_greedy_choice);
+    RUN(priors_fit_any_schedule);
     fv_ctx_destroy(&ctx);
     return test_end();
 }

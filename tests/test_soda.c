@@ -546,7 +546,7 @@ static void targets_are_met_and_monotone(void)
             NEAR(p->predicted_speedup, exact / seconds, 1e-9);
             CHECK(p->flop_ratio > 1 && p->anchors >= 2 && p->anchor[0] &&
                   p->anchor[2]); /* 2: rows change */
-            CHECK(strcmp(p->mode, with ? "dpx" : "dpx (uniform)") == 0);
+            CHECK(strcmp(p->mode, with ? "dpx" : "dpx (prior)") == 0);
             before = seconds;
             error_before = error;
             fv_accel_free(&p);

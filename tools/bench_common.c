@@ -84,7 +84,7 @@ int bench_find_table(fv_ctx *ctx, const bench_model *m, const char *named,
     if (s != FV_OK && named) code = cli_report(ctx, s, named);
     if (s != FV_OK) fv_sens_free(out);
     if (!*out && code == CLI_OK)
-        cli_note("no sensitivity table for this model and sampler: planning with uniform weights");
+        cli_note("no sensitivity table for this model and sampler: planning by a general prior");
     free(beside);
     return code;
 }

@@ -28,12 +28,12 @@
 
 /* ---- Tables ---------------------------------------------------------------------------------- */
 
-static void note_uniform(const gen_model *m, const fv_generate_options *o, const char *why)
+static void note_prior(const gen_model *m, const fv_generate_options *o, const char *why)
 {
     const int steps = o->steps ? o->steps : m->info.steps;
     const fv_sampler sampler = o->sampler ? o->sampler : m->info.sampler;
     const double cfg = o->cfg > 0 ? (double)o->cfg : (double)m->info.cfg;
-    cli_note("%s; planning with uniform weights. Make a table with: gen calibrate %s --steps %d "
+    cli_note("%s; planning by a general prior. Make a table with: gen calibrate %s --steps %d "
              "--sampler %s --cfg %g",
              why, m->path ? m->path : "MODEL", steps, fv_sampler_name(sampler), cfg);
 }
@@ -56,13 +56,13 @@ int gen_find_table(fv_ctx *ctx, const gen_model *m, const char *path, const fv_g
     if (s != FV_OK) {
         code = cli_report(ctx, s, file ? file : "embedded table");
     } else if (!*out) {
-        note_uniform(m, o, "no sensitivity table for this model");
+        note_prior(m, o, "no sensitivity table for this model");
     } else if ((s = fv_sens_match(ctx, *out, m->dit, o)) != FV_OK) {
         /* A table that was named must fit; one that merely lies there is left out. */
         if (path)
             code = cli_report(ctx, s, path);
         else
-            note_uniform(m, o, fv_ctx_error(ctx));
+            note_prior(m, o, fv_ctx_error(ctx));
         fv_sens_free(out);
     }
     free(beside);
