@@ -156,7 +156,8 @@ static void plan_text(fv_text *t, const fv_accel *a)
         (double)a->cfg);
     fv_text_printf(t, "mode %s\nspeedup %.9g\nflop_ratio %.9g\n", a->mode, a->predicted_speedup,
                    a->flop_ratio);
-    if (!is_first && a->step_history) fv_text_printf(t, "skip %s\n", skip_names[(int)a->skip + (a->past_of_anchors ? 3 : 0)]);
+    if (!is_first && a->step_history)
+        fv_text_printf(t, "skip %s\n", skip_names[(int)a->skip + (a->past_of_anchors ? 3 : 0)]);
     if (!is_first && a->prunes) fv_text_printf(t, "score %s\n", score_names[a->score]);
     fv_text_printf(t, "# F computed in full, . reused%s; attention and MLP of each block\n",
                    is_first ? "" : ", L forecast, 1 2 3 pruned, s skipped");

@@ -213,7 +213,8 @@ static double stretch(const rfc *t, const double *w, size_t n)
     const double taylor = norm_of(t->ctx, NULL, t->output, step, t->count, n);
     const double input = norm_of(t->ctx, NULL, t->input, back, 2, n);
     const double want = norm_of(t->ctx, t->now, t->input, from, 1, n) *
-                        norm_of(t->ctx, NULL, t->output, back, 2, n) / (input > 0 ? input : INFINITY);
+                        norm_of(t->ctx, NULL, t->output, back, 2, n) /
+                            (input > 0 ? input : INFINITY);
     return taylor > 0 ? fmin(want / taylor, MOST_STRETCH) : 0;
 }
 

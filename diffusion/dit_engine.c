@@ -751,7 +751,8 @@ static fv_status combine(dit_runner *r, fv_plan *p, const float *w, int count, f
     return fv_plan_forward(p);
 }
 
-/* Missing older evaluations have weight 0. The newest is both h and y[0]: its weight is one less. */
+/* Missing older evaluations have weight 0. The newest is both h and y[0]: its weight is one
+ * less. */
 static fv_status run_skip(dit_runner *r, module_set *s, const float *weight)
 {
     float w[DIT_HISTORY];

@@ -210,9 +210,9 @@ void cli_printable(const char *text, char *out, size_t size)
 /* ---- Messages -------------------------------------------------------------------------------- */
 
 /* OpenMP threads that wait by spinning make a busy machine crawl: 20 steps took 51 s with the usual
- * setting, 4 s with short spins and 2.5 s on one thread, with the cores shared. The runtime reads its
- * setting before main, so the program starts itself again with short spins; people who set one of
- * these variables keep theirs. Results do not depend on it. */
+ * setting, 4 s with short spins and 2.5 s on one thread, with the cores shared. The runtime reads
+ * its setting before main, so the program starts itself again with short spins; people who set one
+ * of these variables keep theirs. Results do not depend on it. */
 static void wait_calmly(char **argv)
 {
     if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || getenv("KMP_BLOCKTIME")) return;

@@ -428,7 +428,8 @@ static int run_steps(gen_run *r)
     if (code != CLI_OK) return code;
     if ((code = choose_classes(r)) != CLI_OK) return code;
     if ((code = name_files(r)) != CLI_OK) return code;
-    const gen_plan_request request = {a->speedup, a->table, a->plan_in, r->o.count, a->polish, a->accel};
+    const gen_plan_request request = {a->speedup,  a->table,  a->plan_in,
+                                      r->o.count, a->polish, a->accel};
     if ((code = gen_make_plan(r->ctx, &r->model, &r->o, &request, &r->plan)) != CLI_OK) return code;
     r->o.accel = r->plan.accel;
     if (a->plan_out && r->plan.accel && r->plan.info.at_run_time)
@@ -470,7 +471,8 @@ static int check_args(const gen_args *a)
         return cli_fail(CLI_USAGE, "--side-by-side %s: use .png .jpg .webp or .ppm", a->sheet);
     if (a->plan_out && !(a->speedup > 1) && !a->accel)
         return cli_fail(CLI_USAGE, "--plan-out needs --speedup above 1, or --accel");
-    if (a->polish && !(a->speedup > 1)) return cli_fail(CLI_USAGE, "--polish needs --speedup above 1");
+    if (a->polish && !(a->speedup > 1))
+        return cli_fail(CLI_USAGE, "--polish needs --speedup above 1");
     if (a->table && !(a->speedup > 0) && !a->accel)
         return cli_fail(CLI_USAGE, "--table needs --speedup or --accel");
     return gen_check_accel(a->accel, a->speedup);

@@ -71,8 +71,8 @@ static const cli_option *describe(args *a, char verb)
     if (code) {
         add(a, (cli_option){'N', "name", NULL, "keep or restore name, time and mode in the archive",
                             CLI_FLAG, &j->keep_name, 0, 0});
-        add(a, (cli_option){'n', "no-name", NULL, "do not: the default", CLI_FLAG, &a->is_no_name, 0,
-                            0});
+        add(a, (cli_option){'n', "no-name", NULL, "do not: the default", CLI_FLAG,
+                            &a->is_no_name, 0, 0});
     }
     if (data) {
         add(a, (cli_option){'T', "threads", "N", "0 and the default: all cores", CLI_INT,
@@ -86,22 +86,22 @@ static const cli_option *describe(args *a, char verb)
         add(a, (cli_option){0, "long", NULL, "blocks of 256M", CLI_FLAG, &a->is_long, 0, 0});
         add(a, (cli_option){0, "verify", NULL, "decode each block and compare; --ultra does",
                             CLI_FLAG, &j->verify, 0, 0});
-        add(a, (cli_option){0, "no-neural", NULL, "without the network: faster; small text is larger"
-                            " from level 3 on, and all text with --ultra", CLI_FLAG,
+        add(a, (cli_option){0, "no-neural", NULL, "without the network: faster; small text is"
+                            " larger from level 3 on, and all text with --ultra", CLI_FLAG,
                             &j->no_neural, 0, 0});
         add(a, (cli_option){0, "no-prime", NULL, "without any model: larger, and needs none to"
                             " decompress", CLI_FLAG, &j->no_prime, 0, 0});
     }
-    add(a, (cli_option){0, "model", "FILE", "use this model file (.vzm) as well; compressing: instead of"
-                        " vzip's own", CLI_STRING, &j->model, 0, 0});
+    add(a, (cli_option){0, "model", "FILE", "use this model file (.vzm) as well; compressing:"
+                        " instead of vzip's own", CLI_STRING, &j->model, 0, 0});
     if (d || t)
-        add(a, (cli_option){0, "max-output", "SIZE", "refuse to write more", CLI_STRING, &a->most, 0,
-                            0});
+        add(a, (cli_option){0, "max-output", "SIZE", "refuse to write more", CLI_STRING,
+                            &a->most, 0, 0});
     if (d) {
         add(a, (cli_option){0, "keep-broken", NULL, "keep the right beginning of a damaged file",
                             CLI_FLAG, &j->keep_broken, 0, 0});
-        add(a, (cli_option){0, "recover", NULL, "write zeros for damaged blocks and go on", CLI_FLAG,
-                            &j->recover, 0, 0});
+        add(a, (cli_option){0, "recover", NULL, "write zeros for damaged blocks and go on",
+                            CLI_FLAG, &j->recover, 0, 0});
     }
     if (l) add(a, (cli_option)CLI_OPT_JSON(&j->common));
     add(a, (cli_option)CLI_OPT_QUIET(&j->common));
@@ -217,7 +217,8 @@ static int set_job(args *a, int files)
     if (j->model && j->no_prime)
         return cli_fail(CLI_USAGE, "--model and --no-prime exclude each other");
     if (j->to_stdout && j->remove_input)
-        return cli_fail(CLI_USAGE, "--rm and -c exclude each other: the input would be all there is");
+        return cli_fail(CLI_USAGE,
+                        "--rm and -c exclude each other: the input would be all there is");
     if (a->memory) code = parse_size("--memory", a->memory, 1, &j->memory_bytes);
     if (code == CLI_OK && a->most) code = parse_size("--max-output", a->most, 1, &j->max_output);
     if (code == CLI_OK && a->block)
@@ -240,7 +241,8 @@ static int work(const vzip_job *j, const char **files, int count)
         if (count == 0) return cli_fail(CLI_USAGE, "which archive? vzip l FILE.vz");
         return vzip_list_files(j, files, count);
     }
-    signal(SIGPIPE, SIG_IGN); /* a closed pipe must not leave a temporary file: it is seen in write */
+    /* A closed pipe must not leave a temporary file: it is seen in write. */
+    signal(SIGPIPE, SIG_IGN);
     if (count == 0) {
         if (isatty(STDIN_FILENO) && !j->common.force)
             return cli_fail(CLI_USAGE, "which file? vzip FILE makes FILE.vz (vzip --help)");

@@ -11,7 +11,7 @@
 
 typedef enum vzip_mode { VZIP_COMPRESS, VZIP_DECOMPRESS, VZIP_TEST, VZIP_LIST } vzip_mode;
 
-/* ---- vzip_models.c: models at hand ------------------------------------------------------------- */
+/* ---- vzip_models.c: models at hand ----------------------------------------------------------- */
 
 #define VZIP_SHELF 32 /* models of archives that are kept open */
 typedef struct vzip_shelf {
@@ -45,7 +45,7 @@ typedef struct vzip_job {
     vzip_shelf *shelf;
 } vzip_job;
 
-/* ---- vzip_file.c: files that come and go safely ------------------------------------------------ */
+/* ---- vzip_file.c: files that come and go safely ---------------------------------------------- */
 
 typedef struct vzip_in {
     const char *name; /* for messages */

@@ -53,7 +53,12 @@ static bool is_plain_name(const char *name)
 static bool is_utf8(const char *text)
 {
     for (const uint8_t *p = (const uint8_t *)text; *p;) {
-        const int n = *p < 0x80 ? 1 : *p < 0xc2 ? 0 : *p < 0xe0 ? 2 : *p < 0xf0 ? 3 : *p < 0xf5 ? 4 : 0;
+        const int n = *p < 0x80   ? 1
+                      : *p < 0xc2 ? 0
+                      : *p < 0xe0 ? 2
+                      : *p < 0xf0 ? 3
+                      : *p < 0xf5 ? 4
+                                  : 0;
         if (n == 0) return false;
         if ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f) ||
             (*p == 0xf0 && p[1] < 0x90) || (*p == 0xf4 && p[1] > 0x8f))
@@ -251,7 +256,8 @@ int vzip_decompress_file(const vzip_job *j, const char *path, void *user)
         code = cli_fail(CLI_USAGE, "an archive is not read from a terminal (vzip --help)");
     if (code == CLI_OK && is_file && path && j->keep_name && j->mode == VZIP_DECOMPRESS)
         a = find_stored(j, &in, &stored);
-    if (code == CLI_OK && j->mode != VZIP_TEST) code = name_output(j, path, a ? &stored : NULL, &to);
+    if (code == CLI_OK && j->mode != VZIP_TEST)
+        code = name_output(j, path, a ? &stored : NULL, &to);
     if (code == CLI_OK) code = decompress(j, &in, to, a ? &stored : NULL);
     fv_vzip_close(&a);
     vzip_close_in(&in);

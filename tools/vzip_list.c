@@ -39,7 +39,8 @@ static void print_frames(const vzip_job *j, const fv_vzip_archive *a, uint64_t f
             snprintf(model, sizeof model, ", model %s (%s)", id, model_name(j, &f, called));
         const time_t t = (time_t)f.mtime_s;
         struct tm tm;
-        if (f.has_time && gmtime_r(&t, &tm)) strftime(when, sizeof when, " %Y-%m-%d %H:%M:%S UTC", &tm);
+        if (f.has_time && gmtime_r(&t, &tm))
+            strftime(when, sizeof when, " %Y-%m-%d %H:%M:%S UTC", &tm);
         printf("        frame %llu at %llu: version %d, level %d, tables 2^%d bytes, %llu blocks, "
                "%llu bytes%s%s%s%s\n",
                (unsigned long long)i, (unsigned long long)f.archive_offset, f.version, f.level,
