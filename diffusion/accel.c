@@ -592,10 +592,13 @@ fv_status fv_accel_plan(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
 fv_status fvi_accel_error(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o,
                           const fv_sens *sens, const fv_accel *plan, double *error)
 {
-    const fv_accel_options a = { .struct_size = sizeof a, .mode = FV_ACCEL_SODA, .anchors = 1 };
+    const bool is_dpx = strncmp(plan->mode, "dpx", 3) == 0;
+    const fv_accel_options a = { .struct_size = sizeof a,
+                                 .mode = is_dpx ? FV_ACCEL_DPX : FV_ACCEL_SODA,
+                                 .anchors = 1 };
     planner p = { .ctx = ctx, .d = d, .o = o, .sens = sens, .a = &a };
     const fv_status s = open_planner(&p);
-    if (s == FV_OK) *error = fvi_plan_error(sens, plan, p.must);
+    if (s == FV_OK) *error = fvi_plan_error(p.sens, plan, p.must);
     close_planner(&p);
     return s;
 }

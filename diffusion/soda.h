@@ -138,7 +138,7 @@ fv_status fvi_accel_solve(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
 /* Seconds that `timing` predicts for a plan of `o` (NULL = exact), uncorrected. */
 fv_status fvi_accel_seconds(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o,
                             const fv_timing *timing, const fv_accel *plan, double *seconds);
-/* Error that `sens` (or NULL: the uniform model) predicts for a plan. */
+/* Error that `sens` predicts for a plan; NULL: what it was planned by, prior or uniform model. */
 fv_status fvi_accel_error(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o,
                           const fv_sens *sens, const fv_accel *plan, double *error);
 /* Of n >= 1 values, which are sorted in place. */
