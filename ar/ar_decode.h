@@ -97,6 +97,9 @@ double ar_uniform(ar_noise noise, int position, int index);
 /* Index in ds->d[i] of the next token: argmax of logit + g, of logit (temperature 0), or by a
  * uniform number; the lowest token wins a tie. */
 int ar_draw(ar_dists *ds, int i, const ar_sampling *s, ar_noise noise, int position);
+/* The same from noise g [vocab] at hand (NULL: argmax of logit), or from a uniform number. */
+int ar_pick(const ar_dist *d, const float *g);
+int ar_pick_uniform(const ar_dist *d, double u);
 int ar_dist_find(const ar_dist *d, int32_t token); /* -1: did not survive */
 
 /* ---- Trees (ar_tree.c) ----------------------------------------------------------------------- */

@@ -9,9 +9,8 @@
  * order, by any thread or device.
  *
  * Normals use nothing but + - * / sqrt in float32, each correctly rounded by IEEE 754, in a fixed
- * order without fused multiply-add: the same bits on every machine and on a GPU. libm is not used
- * because its log, sin and cos differ between versions. */
-#include "engine.h"
+ * order without fused multiply-add (exact_math.h): the same bits on every machine and on a GPU. */
+#include "exact_math.h"
 
 #include <float.h>
 #include <math.h>
@@ -21,27 +20,13 @@ _Static_assert(FLT_EVAL_METHOD == 0, "float arithmetic must round to float");
 
 /* ---- Philox ---------------------------------------------------------------------------------- */
 
-static void philox10(uint32_t c[4], uint32_t k0, uint32_t k1)
-{
-    for (int round = 0; round < 10; round++) {
-        const uint64_t p0 = (uint64_t)0xd2511f53u * c[0], p1 = (uint64_t)0xcd9e8d57u * c[2];
-        const uint32_t n0 = (uint32_t)(p1 >> 32) ^ c[1] ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c[3] ^ k1;
-        c[0] = n0;
-        c[1] = (uint32_t)p1;
-        c[2] = n2;
-        c[3] = (uint32_t)p0;
-        k0 += 0x9e3779b9u;
-        k1 += 0xbb67ae85u;
-    }
-}
-
 void fv_philox(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t block, uint32_t out[4])
 {
     out[0] = (uint32_t)block;
     out[1] = (uint32_t)(block >> 32);
     out[2] = sample;
     out[3] = stream;
-    philox10(out, (uint32_t)seed, (uint32_t)(seed >> 32));
+    fvi_philox10(out, (uint32_t)seed, (uint32_t)(seed >> 32));
 }
 
 void fv_rand_u32(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t first, int64_t n,
@@ -68,28 +53,6 @@ void fv_rand_uniform(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t f
 
 /* ---- Normal ---------------------------------------------------------------------------------- */
 
-/* -2 ln(u) for u in [2^-33, 1]; absolute error < 5e-7 * max(1, result). u = m 2^e with m in
- * [sqrt(1/2), sqrt(2)); ln m = 2 atanh(t), t = (m - 1) / (m + 1), |t| < 0.172. */
-static float minus_two_log(float u)
-{
-    union { float f; uint32_t u; } v = { u };
-    int e = (int)(v.u >> 23) - 127;
-    v.u = (v.u & 0x7fffffu) | 0x3f800000u;
-    if (v.f > 1.41421356f) {
-        v.f *= 0.5f;
-        e++;
-    }
-    const float t = (v.f - 1.0f) / (v.f + 1.0f), s = t * t;
-    float p = 0.11111111f;
-    p = p * s + 0.14285715f;
-    p = p * s + 0.2f;
-    p = p * s + 0.33333334f;
-    const float ln_m = 2.0f * t + 2.0f * t * (s * p);
-    /* ln 2 in two parts; e times the first is exact. */
-    const float ln_u = (float)e * 0.693359375f + ((float)e * -2.12194440e-4f + ln_m);
-    return -2.0f * ln_u;
-}
-
 /* sin and cos of 2 pi w / 2^32. The nearest quarter turn is taken off in integers, so |x| <= pi/4
  * and the series below reach float precision. */
 static void sincos_turn(uint32_t w, float *sine, float *cosine)
@@ -112,11 +75,12 @@ static void sincos_turn(uint32_t w, float *sine, float *cosine)
     *cosine = (quarter + 1) & 2 ? -b : b;
 }
 
-/* Two normals from two words. (w + 0.5) / 2^32 is never 0, so |z| <= 6.77; it may round to 1. */
+/* Two normals from two words. (w + 0.5) / 2^32 is never 0, so |z| <= 6.77; it may round to 1.
+ * -2 ln has an absolute error < 5e-7 * max(1, result). */
 static void box_muller(uint32_t w0, uint32_t w1, float *z0, float *z1)
 {
     float s, c;
-    const float u = ((float)w0 + 0.5f) * 0x1p-32f, r = sqrtf(minus_two_log(u));
+    const float u = ((float)w0 + 0.5f) * 0x1p-32f, r = sqrtf(-2.0f * fvi_ln(u));
     sincos_turn(w1, &s, &c);
     *z0 = r * c;
     *z1 = r * s;
@@ -148,7 +112,7 @@ static uint64_t feistel(uint64_t seed, uint64_t epoch, int half, uint64_t x)
     for (uint32_t round = 0; round < FEISTEL_ROUNDS; round++) {
         uint32_t c[4] = { right, (uint32_t)epoch, (uint32_t)(epoch >> 32),
                           FV_STREAM_SHUFFLE | round << 16 };
-        philox10(c, (uint32_t)seed, (uint32_t)(seed >> 32));
+        fvi_philox10(c, (uint32_t)seed, (uint32_t)(seed >> 32));
         const uint32_t next = left ^ (c[0] & mask);
         left = right;
         right = next;
