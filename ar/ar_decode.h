@@ -256,6 +256,10 @@ bool ar_skips(const ar_vvs_options *o, int64_t step, int generated, const ar_tre
 /* Path to take without looking and how much of it, the root included (spec 4.2). */
 int ar_select_path(const ar_vvs_options *o, const ar_tree *t, ar_noise noise, int64_t step,
                    int *gamma);
+/* Position whose feature stands in for the i-th of `missing` in a row, of `cached` that there are:
+ * the last of them in order, `stale` positions older; too few: from the first on, then the last
+ * again (spec 4.3). */
+int ar_stale_feature(int stale, int cached, int missing, int i);
 
 typedef struct ar_counters ar_counters; /* below */
 
