@@ -287,7 +287,8 @@ fv_status ar_cost_measure(fv_ctx *ctx, const ar_lm *lm, const ar_tree_options *o
 double ar_cost_target(const ar_cost *c, double rows); /* linear between and behind the points */
 /* Takes what happened between two states of the counters; before may be NULL: from the start. */
 void ar_cost_learn(ar_cost *c, const ar_counters *before, const ar_counters *after);
-/* The best tree within *o when `images` share a pass. STATIC: its shape stays, depth is chosen. */
+/* The best tree within *o when `images` share a pass. STATIC: all of it, or none; EAGLE2: as if it
+ * grew by rates. */
 void ar_cost_choose(const ar_cost *c, const ar_tree_options *o, int images, ar_cost_choice *out);
 
 /* ---- Jacobi iteration (ar_jacobi.c) ---------------------------------------------------------- */
