@@ -21,16 +21,18 @@
 
 /* ---- Rates ----------------------------------------------------------------------------------- */
 
-/* A cell nobody has tried follows the level above it, the first level the rank before. Together the
- * children of a node hold at most all of its mass. */
+/* A cell nobody has tried is to the one above it (first level: to the rank before) as in the
+ * built-in table. Together the children of a node hold at most all of its mass. */
 static void smooth(ar_cost *c)
 {
+    const float *built_in = ar_accept_rates();
     for (int d = 0; d < AR_MAX_DEPTH; d++) {
         double left = 1.0;
         for (int r = 0; r < AR_MAX_RANK; r++) {
-            double prior = 0.6;
-            if (d > 0) prior = c->accept[d - 1][r] * 0.97;
-            else if (r > 0) prior = c->accept[d][r - 1] * 0.4;
+            const float *t = built_in + d * AR_MAX_RANK + r;
+            double prior = *t;
+            if (d > 0) prior = c->accept[d - 1][r] * (double)(*t / t[-AR_MAX_RANK]);
+            else if (r > 0) prior = c->accept[d][r - 1] * (double)(*t / t[-1]);
             double a = (c->hit[d][r] + PRIOR_TRIES * prior) / (c->tried[d][r] + PRIOR_TRIES);
             if (a > 0.98 * left) a = 0.98 * left;
             left -= a;

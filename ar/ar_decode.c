@@ -551,8 +551,10 @@ static fv_status tick(decoder *d)
     const bool may_skip = !d->o->is_plain && !d->o->jacobi && v->schedule != AR_SKIP_NEVER;
     for (int i = 0; may_skip && i < d->images; i++) {
         decode_image *m = &d->image[i];
-        if (!m->is_done && ar_skips(v, m->step, m->n, &m->tree, m->no_skip))
-            FV_TRY(skip_step(d, m));
+        const double start = fv_now();
+        const bool skips = !m->is_done && ar_skips(v, m->step, m->n, &m->tree, m->no_skip);
+        d->counters->seconds_select += fv_now() - start;
+        if (skips) FV_TRY(skip_step(d, m));
     }
     FV_TRY(run_target(d));
     for (int i = 0; i < d->images; i++)
