@@ -383,6 +383,8 @@ refuse bench_accel_garbage 3 "text" "$FOVEA" bench accel text.safetensors
 refuse bench_quality_needs_a_classifier 2 "--classifier" "$FOVEA" bench quality m.safetensors
 refuse bench_quality_bad_ratio 2 "ratios" "$FOVEA" bench quality m.safetensors --classifier c \
     --recipe r --speedup 0.5
+refuse bench_quality_plan_and_ratio 2 "excludes" "$FOVEA" bench quality m.safetensors --classifier c \
+    --recipe r --plan-in p.fvplan --speedup 2
 refuse bench_quality_missing_classifier 1 "none" "$FOVEA" bench quality m.safetensors \
     --classifier none.safetensors --recipe r
 refuse train_missing_recipe 1 "none" "$FOVEA" train none.recipe

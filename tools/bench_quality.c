@@ -30,7 +30,7 @@
 
 typedef struct quality_args {
     cli_common common;
-    const char *model, *classifier, *data_dir, *recipe, *table, *speedup;
+    const char *model, *classifier, *data_dir, *recipe, *table, *speedup, *plan_in;
     bench_sampling sampling;
     int samples, batch;
     uint64_t seed;
@@ -75,8 +75,12 @@ typedef struct bench {
 static int read_settings(bench *b)
 {
     bench_ratios r;
-    const int code = bench_read_ratios(b->a->speedup, &r);
     b->set[b->count++].requested = 1;
+    if (b->a->plan_in) { /* its ratio is known when it has been read */
+        b->count++;
+        return CLI_OK;
+    }
+    const int code = bench_read_ratios(b->a->speedup ? b->a->speedup : "1,2,3", &r);
     for (int i = 0; code == CLI_OK && i < r.count; i++) b->set[b->count++].requested = r.ratio[i];
     return code;
 }
@@ -175,17 +179,23 @@ static fv_status open_setting(bench *b, setting *t, uint64_t seed)
     t->features = calloc((size_t)b->a->samples, dim * sizeof *t->features);
     t->per_class = calloc((size_t)b->model.info.classes, sizeof *t->per_class);
     if (!t->round || !t->features || !t->per_class) return FV_ERR_OOM;
-    if (t->requested <= 1) return FV_OK;
+    if (t->requested == 1) return FV_OK;
     fv_generate_options o = b->gen;
     fv_accel_info info;
+    fv_status s;
     o.count = o.batch; /* as `fovea bench speedup` times */
     o.seed = seed;
-    cli_progress_title("planning %gx", t->requested);
-    const fv_status s = bench_solve(b->ctx, &b->model, &o, b->sens, FV_ACCEL_DPX, t->requested,
-                                    true, &b->timing, &t->accel);
+    if (b->a->plan_in) {
+        s = fv_accel_read(b->ctx, &t->accel, b->model.dit, b->a->plan_in);
+    } else {
+        cli_progress_title("planning %gx", t->requested);
+        s = bench_solve(b->ctx, &b->model, &o, b->sens, FV_ACCEL_DPX, t->requested, true,
+                        &b->timing, &t->accel);
+    }
     if (s != FV_OK) return s;
     fv_accel_get_info(t->accel, &info);
     t->anchors = info.anchors;
+    if (b->a->plan_in) t->requested = info.predicted_speedup;
     return FV_OK;
 }
 
@@ -301,15 +311,16 @@ static int run_all(bench *b)
     fv_status s = score_held_out(b);
     if (s == FV_OK) s = make_reference(b);
     if (s != FV_OK) return cli_report(b->ctx, s, b->a->recipe);
-    int code = bench_find_table(b->ctx, &b->model, b->a->table, &b->gen, &b->sens);
+    int code = CLI_OK;
+    if (!b->a->plan_in) code = bench_find_table(b->ctx, &b->model, b->a->table, &b->gen, &b->sens);
     if (code != CLI_OK) return code;
     b->rounds = count_rounds(b);
     b->set[b->count].requested = 1;
     s = run_settings(b);
     cli_progress_title(NULL);
     if (s == FV_OK) return CLI_OK;
-    code = cli_report(b->ctx, s, b->a->model);
-    return s == FV_ERR_ARG ? CLI_FAILED : code; /* a ratio out of reach is not wrong usage */
+    code = cli_report(b->ctx, s, b->a->plan_in ? b->a->plan_in : b->a->model);
+    return s == FV_ERR_ARG && !b->a->plan_in ? CLI_FAILED : code; /* a ratio out of reach is not wrong usage */
 }
 
 /* ---- Output ---------------------------------------------------------------------------------- */
@@ -335,7 +346,7 @@ static void print_classes(const bench *b)
 {
     int weak = 0;
     printf("\n%-24s %9s %6s", "class, recognised in %", "real", "exact");
-    for (int i = 1; i < b->count; i++) printf(" %5gx", b->set[i].requested);
+    for (int i = 1; i < b->count; i++) printf(" %5.3gx", b->set[i].requested);
     printf("\n");
     for (int k = 0; k < b->model.info.classes; k++) {
         const fv_class_score real = held_of(b, k);
@@ -364,7 +375,7 @@ static void print_text(const bench *b)
     for (int i = 0; i < b->count; i++) {
         const setting *t = &b->set[i];
         char name[32];
-        snprintf(name, sizeof name, "%gx", t->requested);
+        snprintf(name, sizeof name, "%.4gx", t->requested);
         printf("%-8s %8.3fx %8.1f %9.2f%% %7.3f %9.4f %9.4f\n", i ? name : "exact", t->measured,
                t->seconds, 100 * share_of(t->total), share_of(t->total) / held, t->to_real,
                t->to_exact);
@@ -477,6 +488,8 @@ static int parse(quality_args *a, int argc, char **argv)
         {0, "samples", "N", "samples a setting (default 2000)", CLI_INT, &a->samples, 2, 1000000},
         {0, "batch", "N", "pictures computed together (default 8)", CLI_INT, &a->batch, 1, ROUND},
         {0, "speedup", "LIST", "ratios to measure (default 1,2,3)", CLI_STRING, &a->speedup, 0, 0},
+        {0, "plan-in", "FILE", "measure this plan instead of ratios", CLI_STRING, &a->plan_in, 0,
+         0},
         {0, "table", "FILE", "sensitivity table (default: beside the model)", CLI_STRING, &a->table,
          0, 0},
         BENCH_OPT_SAMPLING(&a->sampling),
@@ -501,12 +514,14 @@ static int parse(quality_args *a, int argc, char **argv)
 
 int bench_quality(int argc, char **argv)
 {
-    quality_args a = {.samples = 2000, .batch = 8, .seed = BENCH_SEED, .speedup = "1,2,3"};
+    quality_args a = {.samples = 2000, .batch = 8, .seed = BENCH_SEED};
     const int parsed = parse(&a, argc, argv);
     if (parsed >= 0) return parsed;
     if (!a.classifier || !a.recipe)
         return cli_fail(CLI_USAGE, "--classifier and --recipe are needed (fovea bench quality "
                                    "--help)");
+    if (a.plan_in && (a.speedup || a.table))
+        return cli_fail(CLI_USAGE, "--plan-in excludes --speedup and --table");
     bench *b = calloc(1, sizeof *b);
     if (!b) return cli_fail(CLI_FAILED, "out of memory");
     b->a = &a;

@@ -33,7 +33,7 @@ _fovea()
     bench)
         words="--preset --rows --with-conditioning --batch --steps --seconds $machine --json $common"
         [[ ${COMP_WORDS[2]} == quality ]] && words="--classifier --recipe --data-dir --samples
-            --batch --speedup --table --steps --sampler --cfg --seed $machine --json $common"
+            --batch --speedup --plan-in --table --steps --sampler --cfg --seed $machine --json $common"
         [[ ${COMP_WORDS[2]} == speedup ]] && words="--speedup --samples --runs --batch --table
             --plot --csv --steps --sampler --cfg --seed -f $machine --json $common"
         [[ ${COMP_WORDS[2]} == accel ]] && words="--speedup --methods --samples --runs --batch
