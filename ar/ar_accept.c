@@ -1,19 +1,22 @@
 /* ar_accept.c - which guesses of a tree hold, and what follows them.
  *
- * By one draw (spec 5.2, 3.3; the default): the target draws its token x* ~ p with the noise of the
- * position. A child x* is accepted, else x* is the next root. The tokens are those of plain decoding,
- * whatever was guessed. LANTERN lets the first child whose neighbourhood holds x* stand for it.
+ * By one draw (the default): the target draws its token x* ~ p with the noise of the
+ * position. A child x* is accepted, else x* is the next root. The tokens are those of plain
+ * decoding, whatever was guessed. LANTERN lets the first child whose neighbourhood holds x* stand
+ * for it.
  *
- * By ratios (spec 2.5, 2.6): each child has a uniform number r and is accepted if r < p(x)/q(x); on
+ * By ratios: each child has a uniform number r and is accepted if r < p(x)/q(x); on
  * rejection p <- norm(max(p - q, 0)), and q loses the child [Leviathan et al. 2023; for trees
- * 2305.09781]. EAGLE-2's children are point masses, q = 1: then p loses the child. Where no number is
- * accepted, the next root is drawn from what is left of p. Lossless too, token for token it is not.
+ * 2305.09781]. EAGLE-2's children are point masses, q = 1: then p loses the child. Where no number
+ * is accepted, the next root is drawn from what is left of p. Lossless too, token for token it is
+ * not.
  *
  * Relaxed rules move mass of p to the child: LANTERN (2410.03355) that of its nearest codes up to
- * delta, LANTERN++ (2502.06352) up to (lambda - 1) p(x); COOL (2601.09212) multiplies p/q by a weight
- * that falls with depth; GSD (2508.07747) compares the masses of a group of equally likely tokens.
+ * delta, LANTERN++ (2502.06352) up to (lambda - 1) p(x); COOL (2601.09212) multiplies p/q by a
+ * weight that falls with depth; GSD (2508.07747) compares the masses of a group of equally likely
+ * tokens.
  *
- * At temperature 0 the longest path is accepted whose tokens are the argmax behind their parents. */
+ * At temperature 0 the longest path is accepted whose tokens are the argmax of their parents. */
 #include "ar_tree_work.h"
 
 #include <assert.h>
@@ -95,8 +98,8 @@ static bool is_neighbour(const ar_accept_options *a, const double *p, int32_t x,
 }
 
 /* What a rejected x leaves of p under LANTERN: A(x) holds nothing. Its mass went to x, where the
- * residual takes it away: x was rejected because p(x) + C < q(x). The released code empties the k + 1
- * nearest as soon as A(x) is not empty. */
+ * residual takes it away: x was rejected because p(x) + C < q(x). The released code empties the
+ * k + 1 nearest as soon as A(x) is not empty. */
 static void empty_neighbourhood(const ar_accept_options *a, double *p, int32_t x)
 {
     double mass;
@@ -126,10 +129,11 @@ static void join(group *g, int32_t token, double gap)
     g->token[at] = token;
 }
 
-static void group_mass(const ar_accept_options *a, const ar_dist *d, const double *p, const double *q,
-                       int32_t x, double *in_p, double *in_q)
+static void group_mass(const ar_accept_options *a, const ar_dist *d, const double *p,
+                       const double *q, int32_t x, double *in_p, double *in_q)
 {
-    group g = { .most = a->group - 1 < 0 ? 0 : a->group - 1 < MAX_GROUP ? a->group - 1 : MAX_GROUP };
+    const int most = a->group - 1;
+    group g = { .most = most < 0 ? 0 : most < MAX_GROUP ? most : MAX_GROUP };
     const ar_neighbours *near = a->near && x < a->near->codes ? a->near : NULL;
     const int n = near ? near->k : d->n;
     for (int i = 0; i < n; i++) {
@@ -184,8 +188,8 @@ static void take_away(const ar_accept_options *a, const ar_dist *d, double *p, c
     if (!normalise(p, d)) spread(p, d);
 }
 
-/* Tests the children of a node in their order. Returns the accepted one, or -1 and the token that is
- * drawn from what is left. */
+/* Tests the children of a node in their order. Returns the accepted one, or -1 and the token that
+ * is drawn from what is left. */
 static int test_children(ar_tree_work *w, const ar_tree *t, int node, const ar_judge *j,
                          int32_t *next)
 {
@@ -200,7 +204,8 @@ static int test_children(ar_tree_work *w, const ar_tree *t, int node, const ar_j
         if (t->parent[c] != node) continue;
         const int32_t x = t->token[c];
         if (!draft) q[x] = 1; /* a point mass */
-        if (passes(a, d, p, q, x, t->depth[c], ar_uniform(j->noise, position, ++tested))) accepted = c;
+        if (passes(a, d, p, q, x, t->depth[c], ar_uniform(j->noise, position, ++tested)))
+            accepted = c;
         else take_away(a, d, p, q, x);
         q[x] = 0;
         if (draft && accepted < 0) normalise(q, draft);
@@ -261,7 +266,8 @@ static int find_child(ar_tree_work *w, const ar_tree *t, int node, const ar_acce
 /* ---- Temperature 0 --------------------------------------------------------------------------- */
 
 /* Is x the argmax, or would it be with the mass of its neighbourhood? w->p holds the row. */
-static bool passes_greedy(const ar_tree_work *w, const ar_accept_options *a, int32_t x, int32_t best)
+static bool passes_greedy(const ar_tree_work *w, const ar_accept_options *a, int32_t x,
+                          int32_t best)
 {
     double mass;
     if (x == best) return true;

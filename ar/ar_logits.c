@@ -32,11 +32,13 @@ fv_status ar_dists_create(fv_ctx *ctx, ar_dists *out, int vocab, int count)
 {
     *out = (ar_dists){ .ctx = ctx, .cpu = fv_ctx_cpu(ctx), .vocab = vocab, .count = count };
     if (vocab < 1 || vocab > AR_MAX_VOCAB || count < 1)
-        return fv_fail(ctx, FV_ERR_ARG, "draws: %d rows of %d logits are out of range", count, vocab);
+        return fv_fail(ctx, FV_ERR_ARG, "draws: %d rows of %d logits are out of range", count,
+                       vocab);
     const size_t row = ((size_t)vocab + 15) / 16 * 16; /* each array at its own cache line */
     size_t floats;
     if (!fv_mul_size(row * 3, (size_t)count, &floats) || !fv_add_size(floats, row, &floats))
-        return fv_fail(ctx, FV_ERR_OOM, "draws: %d rows of %d logits do not fit memory", count, vocab);
+        return fv_fail(ctx, FV_ERR_OOM, "draws: %d rows of %d logits do not fit memory", count,
+                       vocab);
     out->d = fv_calloc(ctx, (size_t)count, sizeof *out->d);
     float *at = out->d ? fv_alloc(ctx, floats * sizeof *at) : NULL;
     if (!at) {

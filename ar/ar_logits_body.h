@@ -1,7 +1,7 @@
 /* ar_logits_body.h - the loops of ar_logits_tables.h, for compilers to turn into vectors of the
  * width that the flags of the including file allow. AR_LOGITS_INIT names the register function.
  *
- * Sums and maxima run in LANES lanes whatever the width of a vector, so that they have one order. */
+ * Sums and maxima run in LANES lanes whatever the width of a vector: they have one order. */
 #include <float.h>
 #include <math.h>
 #include <string.h>

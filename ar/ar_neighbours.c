@@ -1,4 +1,4 @@
-/* ar_neighbours.c - for each code of a tokenizer the k codes nearest to it (LANTERN, spec 3.1).
+/* ar_neighbours.c - for each code of a tokenizer the k codes nearest to it (LANTERN).
  *
  * All pairs: codes^2 * width, a second for 16384 codes of width 8. Of each row the k nearest are
  * found by halving the range of distances until k are left, then sorted. */
@@ -29,7 +29,8 @@ static bool lay_out(float *at, const float *codebook, int codes, int width, bool
     return is_finite;
 }
 
-static void measure(float *FV_RESTRICT gap, const float *FV_RESTRICT at, int codes, int width, int i)
+static void measure(float *FV_RESTRICT gap, const float *FV_RESTRICT at, int codes, int width,
+                    int i)
 {
     memset(gap, 0, (size_t)codes * sizeof *gap);
     for (int c = 0; c < width; c++, at += codes) {
@@ -101,7 +102,8 @@ static fv_status find_all(fv_ctx *ctx, ar_neighbours *out, const float *at, int 
 #pragma omp parallel for schedule(static) num_threads(threads)
         for (int t = 0; t < threads; t++) {
             scan s = { gap + (size_t)codes * (size_t)t, key + (size_t)codes * (size_t)t };
-            for (int64_t i = (int64_t)codes * t / threads; i < (int64_t)codes * (t + 1) / threads; i++)
+            for (int64_t i = (int64_t)codes * t / threads; i < (int64_t)codes * (t + 1) / threads;
+                 i++)
                 if (!fv_ctx_cancelled(ctx)) find_row(out, at, width, (int)i, &s);
         }
     }
@@ -116,8 +118,9 @@ fv_status ar_neighbours_create(fv_ctx *ctx, ar_neighbours **out, const float *co
 {
     *out = NULL;
     if (codes < 1 || codes > AR_MAX_VOCAB || width < 1 || width > AR_MAX_WIDTH || k < 1)
-        return fv_fail(ctx, FV_ERR_ARG, "neighbours: %d codes of width %d, %d each, are out of range",
-                       codes, width, k);
+        return fv_fail(ctx, FV_ERR_ARG,
+                       "neighbours: %d codes of width %d, %d each, are out of range", codes, width,
+                       k);
     ar_neighbours *n = fv_calloc(ctx, 1, sizeof *n);
     if (!n) return FV_ERR_OOM;
     n->codes = codes;
@@ -130,7 +133,8 @@ fv_status ar_neighbours_create(fv_ctx *ctx, ar_neighbours **out, const float *co
     if (n->id && n->distance && at) {
         s = lay_out(at, codebook, codes, width, raw)
                 ? find_all(ctx, n, at, width)
-                : fv_fail(ctx, FV_ERR_NUMERIC, "neighbours: the codebook has entries that are no numbers");
+                : fv_fail(ctx, FV_ERR_NUMERIC,
+                          "neighbours: the codebook has entries that are no numbers");
     }
     fv_free(ctx, at);
     if (s != FV_OK) ar_neighbours_free(ctx, &n);

@@ -3,13 +3,13 @@
  * Three ways to choose what the target looks at in one pass:
  *
  * - A shape that no logits change (GUMBEL, PQ, CHAIN, STATIC): numbers of children, level by level.
- *   Children of a node are the m largest of log q + g: m draws from q without replacement [Kool, van
- *   Hoof, Welling, ICML 2019]. g is the noise that the target will draw with (spec 5.2), so the first
- *   child is its own draw wherever q = p. The shape of GUMBEL and PQ grows greedily by the chances
- *   that a child of that depth and rank is the target's draw (spec 2.7). It must not follow the
- *   drawn tokens: tests by p/q ask for children that were drawn, not picked afterwards. Only nodes
- *   with children run through the draft.
- * - EAGLE-2 (2406.16858; spec 2.2): the most probable tokens, expanded where the cumulative
+ *   Children of a node are the m largest of log q + g: m draws from q without replacement [Kool,
+ *   van Hoof, Welling, ICML 2019]. g is the noise that the target will draw with, so the
+ *   first child is its own draw wherever q = p. The shape of GUMBEL and PQ grows greedily by the
+ *   chances that a child of that depth and rank is the target's draw. It must not follow
+ *   the drawn tokens: tests by p/q ask for children that were drawn, not picked afterwards. Only
+ *   nodes with children run through the draft.
+ * - EAGLE-2 (2406.16858): the most probable tokens, expanded where the cumulative
  *   probability is largest; the best candidates of all levels form the tree. */
 #include "ar_tree_work.h"
 #include "exact_math.h"
@@ -126,8 +126,8 @@ const float *ar_accept_rates(void)
     return rate[0];
 }
 
-/* Children of each node of the static shapes, level by level. mc_sim_7b_63 is EAGLE-1's; the next two
- * have the sizes of LANTERN++'s: wide at the top, and five even branches. */
+/* Children of each node of the static shapes, level by level. mc_sim_7b_63 is EAGLE-1's; the next
+ * two have the sizes of LANTERN++'s: wide at the top, and five even branches. */
 static const uint8_t static_shapes[][58] = {
     { 4,                                                                              /* root    */
       3, 2, 2, 1,                                                                     /* level 1 */
@@ -289,7 +289,8 @@ static void grow_level(ar_tree_work *w, const shape *sh, const ar_sampling *s, c
 {
     int index[AR_MAX_RANK];
     const int depth = t->depth[list[0]] + 1;
-    const float *g = s->temperature > 0 ? ar_work_noise(w, root->noise, root->position + depth) : NULL;
+    const float *g =
+        s->temperature > 0 ? ar_work_noise(w, root->noise, root->position + depth) : NULL;
     for (int i = 0; i < rows; i++) {
         const int node = list[i], from = of[node], slot = w->used < w->slots ? ++w->used : 0;
         ar_dist_make(&w->dists, slot, logits + (size_t)i * (size_t)w->vocab, s);
@@ -368,7 +369,7 @@ static int add_candidates(ar_tree_work *w, int n, int parent, int top_k, const f
     return n;
 }
 
-/* All candidates of all levels: top_k of the root, and top_k of each of the top_k best of a level. */
+/* All candidates: top_k behind the root, and top_k behind each of the top_k best of a level. */
 static fv_status make_candidates(ar_tree_work *w, const ar_lm *lm, const ar_tree_options *o,
                                  const ar_sampling *s, const ar_root *root, int *count)
 {
@@ -397,8 +398,8 @@ static fv_status make_candidates(ar_tree_work *w, const ar_lm *lm, const ar_tree
     return FV_OK;
 }
 
-/* The best candidates in the order in which they came. A child never scores more than its parent and
- * comes later, so parents of those that stay stay too, and so do siblings of lower rank. */
+/* The best candidates in the order in which they came. A child never scores more than its parent
+ * and comes later, so parents of those that stay stay too, and so do siblings of lower rank. */
 static fv_status grow_eagle2(ar_tree_work *w, const ar_lm *lm, const ar_tree_options *o,
                              const ar_sampling *s, const ar_root *root, ar_tree *t)
 {

@@ -14,7 +14,8 @@ typedef struct ar_noise_row {
 typedef struct ar_candidate {
     int32_t token;
     float score;
-    int16_t parent, fed, node; /* candidate (-1: root), number among the temporary nodes, in the tree */
+    int16_t parent;    /* candidate, -1: the root                     */
+    int16_t fed, node; /* number among the temporary nodes, and in the tree */
     uint8_t depth, rank;
 } ar_candidate;
 

@@ -1,5 +1,5 @@
-/* ar_toy.h - for tests of decoding: a target and a draft that are functions of the tokens so far, and
- * straightforward definitions in double of what ar_logits.c and ar_accept.c compute. */
+/* ar_toy.h - for tests of decoding: a target and a draft that are functions of the tokens so far,
+ * and straightforward definitions in double of what ar_logits.c and ar_accept.c compute. */
 #ifndef AR_TOY_H
 #define AR_TOY_H
 
@@ -15,9 +15,9 @@ typedef struct toy_prefix {
     int32_t token[TOY_TOKENS];
 } toy_prefix;
 
-/* Logits of a row: spread * (three uniform numbers of the prefix), the draft's are `likeness` of the
- * target's and the rest its own. With a table they are looked up: [prefixes by length, then value].
- * root: what is committed, and the root of the tree behind it. */
+/* Logits of a row: spread * (three uniform numbers of the prefix), the draft's are `likeness` of
+ * the target's and the rest its own. With a table they are looked up: [prefixes by length, then
+ * value]. root: what is committed, and the root of the tree behind it. */
 typedef struct toy {
     int vocab, tokens;
     uint64_t seed;
@@ -45,7 +45,8 @@ static inline void toy_make(const toy *t, const toy_prefix *p, int is_draft, flo
         }
     }
     for (int v = 0; v < t->vocab; v++)
-        logits[v] = (float)(is_draft ? t->likeness * x[0][v] + (1 - t->likeness) * x[1][v] : x[0][v]);
+        logits[v] =
+            (float)(is_draft ? t->likeness * x[0][v] + (1 - t->likeness) * x[1][v] : x[0][v]);
 }
 
 static inline int toy_index(const toy *t, const toy_prefix *p)
@@ -247,9 +248,10 @@ static inline double slow_ratio(const ar_accept_options *a, const double *p, con
     return in_p / in_q;
 }
 
-/* The walk by ratios (spec 2.5, 2.6, 3.2). Returns the number of accepted nodes, the root included. */
-static inline int slow_walk(const toy *t, const ar_tree *tree, const ar_judge *j, int flaws, int *node,
-                            int *next)
+/* The walk by ratios. Returns the number of accepted nodes, the root
+ * included. */
+static inline int slow_walk(const toy *t, const ar_tree *tree, const ar_judge *j, int flaws,
+                            int *node, int *next)
 {
     double p[TOY_VOCAB], q[TOY_VOCAB], bonus[TOY_VOCAB], whole[TOY_VOCAB];
     float logits[TOY_VOCAB];

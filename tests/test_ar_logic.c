@@ -26,7 +26,8 @@ static void logarithm_and_exponential_are_close(void)
         CHECK_MSG(fabs(fvi_ln_ratio(t) - 2 * atanh((double)t)) <= 3e-7 * fabs(2 * atanh((double)t)),
                   "atanh(%g)", t);
     }
-    CHECK(fvi_exp_negative(0) == 1 && fvi_exp_negative(-INFINITY) == 0 && fvi_exp_negative(-90) == 0);
+    CHECK(fvi_exp_negative(0) == 1 && fvi_exp_negative(-INFINITY) == 0 &&
+          fvi_exp_negative(-90) == 0);
     CHECK(fvi_ln(1) == 0);
 }
 
@@ -95,7 +96,8 @@ static bool row_agrees(ar_dists *ds, const float *logits, const ar_sampling *s, 
     int at = 0;
     for (int v = 0; v < ds->vocab; v++) {
         const bool is_there = at < d->n && d->id[at] == v;
-        if (is_there && !(fabs(d->p[at] - p[v]) < 2e-6 * p[v] + 1e-30) && p[v] > 1e-36) missed += p[v];
+        if (is_there && !(fabs(d->p[at] - p[v]) < 2e-6 * p[v] + 1e-30) && p[v] > 1e-36)
+            missed += p[v];
         if (!is_there) missed += p[v];
         if (is_there) sum += d->p[at];
         at += is_there;
@@ -103,12 +105,14 @@ static bool row_agrees(ar_dists *ds, const float *logits, const ar_sampling *s, 
     if (at != d->n || at < 1 || fabs(sum - 1) > 1e-5) return false;
     for (int i = 0; i < d->n; i++)
         if (!(d->logit[i] <= 0) || (i > 0 && d->id[i] <= d->id[i - 1])) return false;
-    return s->top_p < 1 && s->temperature > 0 ? missed < 1e-4 && abs(n - d->n) <= 1 : missed == 0 && n == d->n;
+    return s->top_p < 1 && s->temperature > 0 ? missed < 1e-4 && abs(n - d->n) <= 1
+                                              : missed == 0 && n == d->n;
 }
 
 static void rows_are_processed_as_defined(void)
 {
-    static const int vocabs[] = { 1, 2, 5, 6, 16, 50, 257, 1024, 16384 }, tops[] = { 0, 1, 5, 50, 2000 };
+    static const int vocabs[] = {1, 2, 5, 6, 16, 50, 257, 1024, 16384},
+                     tops[] = {0, 1, 5, 50, 2000};
     static const float ps[] = { 1, 0.9f, 0.5f, 0.1f, 0 }, heats[] = { 1, 0.7f, 1.3f, 0 };
     static float logits[16384];
     static double p[16384];
@@ -119,8 +123,9 @@ static void rows_are_processed_as_defined(void)
             if (vocabs[v] > 1024 && c % 7 != 0) continue; /* each value of each, not all of them */
             const ar_sampling s = { heats[c / 25 % 4], tops[c % 5], ps[c / 5 % 5], false };
             fill_row(logits, vocabs[v], c / 100, (uint64_t)c * 31 + v);
-            CHECK_MSG(row_agrees(&ds, logits, &s, p), "vocabulary %d, manner %d, T %g, top-k %d, top-p %g",
-                      vocabs[v], c / 100, s.temperature, s.top_k, s.top_p);
+            CHECK_MSG(row_agrees(&ds, logits, &s, p),
+                      "vocabulary %d, manner %d, T %g, top-k %d, top-p %g", vocabs[v], c / 100,
+                      s.temperature, s.top_k, s.top_p);
         }
         ar_dists_free(&ds);
     }
@@ -160,7 +165,8 @@ static void infinite_logits_win(void)
     CHECK(ar_dist_find(&ds.d[0], 3) < 0 && ar_dist_find(&ds.d[0], 4) < 0);
     const ar_sampling greedy = { .temperature = 0, .top_p = 1 };
     ar_dist_make(&ds, 0, logits, &greedy);
-    CHECK(ds.d[0].id[ar_draw(&ds, 0, &greedy, (ar_noise){ 1, 1 }, 0)] == 1); /* the lowest of equal ones */
+    CHECK(ds.d[0].id[ar_draw(&ds, 0, &greedy, (ar_noise){1, 1}, 0)] ==
+          1); /* the lowest of equal ones */
     ar_dists_free(&ds);
 }
 
@@ -190,7 +196,8 @@ static void draws_are_distributed_as_softmax(void)
             chi += (count[v] - DRAWS * p[v]) * (count[v] - DRAWS * p[v]) / (DRAWS * p[v]);
             cells++;
         }
-        CHECK_MSG(toy_chi_is_plausible(chi, cells), "case %d: %g, %d degrees of freedom", c, chi, cells);
+        CHECK_MSG(toy_chi_is_plausible(chi, cells), "case %d: %g, %d degrees of freedom", c, chi,
+                  cells);
     }
     ar_dists_free(&ds);
 }
@@ -261,7 +268,8 @@ static bool tree_is_sound(const ar_tree *t)
             if (t->parent[path[i]] != path[i - 1]) return false;
         if (path[0] != 0) return false;
         for (int i = 0; r > 0; i++) { /* in the order of node numbers, the end last */
-            const int a = t->path[r - 1][i] < 0 ? 9999 : t->path[r - 1][i], b = path[i] < 0 ? 9999 : path[i];
+            const int a = t->path[r - 1][i] < 0 ? 9999 : t->path[r - 1][i],
+                      b = path[i] < 0 ? 9999 : path[i];
             if (a > b || i == AR_MAX_DEPTH) return false;
             if (a < b) break;
         }
@@ -298,8 +306,8 @@ static int slow_eagle2(const toy *t, const ar_tree_options *o, const ar_sampling
                 for (int v = 0; v < t->vocab; v++)
                     if (q[v] > 0 && (best < 0 || q[v] > q[best])) best = v;
                 if (best < 0) break;
-                all[n++] = (slow_candidate){ beam[b], level, best,
-                                             (beam[b] < 0 ? 0 : all[beam[b]].score) + log(q[best]) };
+                all[n++] = (slow_candidate){beam[b], level, best,
+                                            (beam[b] < 0 ? 0 : all[beam[b]].score) + log(q[best])};
                 q[best] = 0;
             }
         }
@@ -333,14 +341,15 @@ static int slow_eagle2(const toy *t, const ar_tree_options *o, const ar_sampling
 
 static void eagle2_tree_is_that_of_the_definition(void)
 {
-    static const int sizes[][3] = { { 5, 10, 59 }, { 1, 4, 59 }, { 3, 3, 8 }, { 4, 1, 10 }, { 2, 10, 128 },
-                                    { 6, 16, 128 }, { 5, 10, 2 }, { 3, 5, 1 } };
+    static const int sizes[][3] = {{5, 10, 59},  {1, 4, 59},   {3, 3, 8},  {4, 1, 10},
+                                   {2, 10, 128}, {6, 16, 128}, {5, 10, 2}, {3, 5, 1}};
     static slow_candidate kept[AR_MAX_NODES + 1];
     for (int c = 0; c < 64; c++) {
         toy t = make_toy(c % 3 == 0 ? 12 : 60, c % 5 == 4 ? 4 : 30, (uint64_t)c + 100);
         const ar_tree_options o = { .kind = AR_DRAFT_EAGLE2, .depth = sizes[c % 8][0],
                                     .top_k = sizes[c % 8][1], .nodes = sizes[c % 8][2] };
-        const ar_sampling s = { .temperature = c % 7 == 6 ? 0 : 1, .top_k = c % 4 == 3 ? 5 : 0, .top_p = 1 };
+        const ar_sampling s = {
+            .temperature = c % 7 == 6 ? 0 : 1, .top_k = c % 4 == 3 ? 5 : 0, .top_p = 1};
         const int depth = o.depth < t.tokens - 1 ? o.depth : t.tokens - 1;
         ar_tree_work *w;
         ar_tree tree;
@@ -350,7 +359,8 @@ static void eagle2_tree_is_that_of_the_definition(void)
         CHECK_MSG(tree.n == n, "case %d: %d nodes, %d expected", c, tree.n, n);
         CHECK(tree_is_sound(&tree) && t.calls == depth - 1 && tree.token[0] == t.root.token[0]);
         for (int i = 1; i < n; i++) {
-            CHECK_MSG(tree.token[i] == kept[i].token && tree.parent[i] == kept[i].parent, "case %d", c);
+            CHECK_MSG(tree.token[i] == kept[i].token && tree.parent[i] == kept[i].parent, "case %d",
+                      c);
             CHECK(tree.depth[i] == kept[i].depth && tree.q[i] == 1);
             NEAR(tree.score[i], kept[i].score, 1e-4);
         }
@@ -366,7 +376,7 @@ static void eagle2_breaks_ties_by_age(void)
     const ar_tree_options o = { .kind = AR_DRAFT_EAGLE2, .depth = 2, .top_k = 3, .nodes = 6 };
     ar_tree_work *w;
     ar_tree tree;
-    for (int i = 0; i < 85; i++) memcpy(table[i], (float[4]){ 0, 1, 1, -INFINITY }, sizeof table[i]);
+    for (int i = 0; i < 85; i++) memcpy(table[i], (float[4]){0, 1, 1, -INFINITY}, sizeof table[i]);
     t.table[1] = table[0];
     OK(ctx, ar_tree_work_create(ctx, &w, 4, &o, NULL));
     OK(ctx, toy_grow(&t, w, &o, &plain_draws, (ar_noise){ 1, 0 }, &tree));
@@ -380,8 +390,10 @@ static void eagle2_breaks_ties_by_age(void)
 
 static void static_shapes_are_those_of_the_paper(void)
 {
-    static const char *const paths[] = { "0", "1", "2", "3", "00", "01", "02", "10", "11", "20", "21", "30",
-        "000", "001", "002", "010", "011", "020", "021", "100", "0000", "0001", "0002", "00000", "00001" };
+    static const char *const paths[] = {"0",    "1",    "2",     "3",    "00",  "01",  "02",
+                                        "10",   "11",   "20",    "21",   "30",  "000", "001",
+                                        "002",  "010",  "011",   "020",  "021", "100", "0000",
+                                        "0001", "0002", "00000", "00001"};
     static const int nodes[] = { 26, 58, 26, 6 }, depths[] = { 5, 5, 5, 5 };
     for (int shape = 0; shape < 4; shape++) {
         toy t = make_toy(40, 30, 5);
@@ -391,11 +403,13 @@ static void static_shapes_are_those_of_the_paper(void)
         ar_tree tree;
         OK(ctx, ar_tree_work_create(ctx, &w, t.vocab, &o, NULL));
         OK(ctx, toy_grow(&t, w, &o, &plain_draws, (ar_noise){ 3, 1 }, &tree));
-        CHECK(tree.n == nodes[shape] && tree.path_length == depths[shape] + 1 && tree_is_sound(&tree));
+        CHECK(tree.n == nodes[shape] && tree.path_length == depths[shape] + 1 &&
+              tree_is_sound(&tree));
         CHECK(t.calls == depths[shape] - 1);
         for (int i = 1; shape == 0 && i < tree.n; i++) {
             char path[8] = "";
-            for (int k = i; k > 0; k = tree.parent[k]) path[tree.depth[k] - 1] = (char)('0' + tree.rank[k]);
+            for (int k = i; k > 0; k = tree.parent[k])
+                path[tree.depth[k] - 1] = (char)('0' + tree.rank[k]);
             CHECK_MSG(strcmp(path, paths[i - 1]) == 0, "%s, not %s", path, paths[i - 1]);
         }
         ar_tree_work_destroy(&w);
@@ -405,17 +419,20 @@ static void static_shapes_are_those_of_the_paper(void)
 /* Children are the largest of log q + g, and q is that of a draw without replacement. */
 static void children_are_the_top_of_shared_noise(void)
 {
-    static const ar_draft_kind kinds[] = { AR_DRAFT_GUMBEL, AR_DRAFT_PQ, AR_DRAFT_STATIC, AR_DRAFT_CHAIN };
+    static const ar_draft_kind kinds[] = {AR_DRAFT_GUMBEL, AR_DRAFT_PQ, AR_DRAFT_STATIC,
+                                          AR_DRAFT_CHAIN};
     for (int c = 0; c < 80; c++) {
         toy t = make_toy(c % 2 ? 7 : 50, 20, (uint64_t)c);
         const ar_tree_options o = { .kind = kinds[c % 4], .depth = 1 + c % 5, .top_k = 1 + c % 7,
                                     .nodes = 2 + c % 40 };
-        const ar_sampling s = { .temperature = c % 9 == 8 ? 0 : 0.9f, .top_k = c % 3 ? 0 : 4, .top_p = 1 };
+        const ar_sampling s = {
+            .temperature = c % 9 == 8 ? 0 : 0.9f, .top_k = c % 3 ? 0 : 4, .top_p = 1};
         ar_tree_work *w;
         ar_tree tree;
         OK(ctx, ar_tree_work_create(ctx, &w, t.vocab, &o, NULL));
         OK(ctx, toy_grow(&t, w, &o, &s, (ar_noise){ 17, (uint32_t)c }, &tree));
-        CHECK(tree_is_sound(&tree) && tree.n <= o.nodes && tree.path_length <= o.depth + 1 && tree.n > 1);
+        CHECK(tree_is_sound(&tree) && tree.n <= o.nodes && tree.path_length <= o.depth + 1 &&
+              tree.n > 1);
         for (int i = 0; i < tree.n; i++) {
             const toy_prefix p = toy_node_prefix(&t, &tree, i);
             float logits[TOY_VOCAB];
@@ -428,7 +445,8 @@ static void children_are_the_top_of_shared_noise(void)
                 int best = -1;
                 for (int v = 0; v < t.vocab; v++) {
                     const double x = log(q[v]) + (s.temperature > 0 ? noise_row[v] : 0);
-                    if (q[v] > 0 && (best < 0 || x > log(q[best]) + (s.temperature > 0 ? noise_row[best] : 0)))
+                    if (q[v] > 0 &&
+                        (best < 0 || x > log(q[best]) + (s.temperature > 0 ? noise_row[best] : 0)))
                         best = v;
                 }
                 CHECK(tree.token[child] == best);
@@ -443,8 +461,8 @@ static void children_are_the_top_of_shared_noise(void)
 
 static void trees_end_where_the_picture_and_the_survivors_end(void)
 {
-    static const ar_draft_kind kinds[] = { AR_DRAFT_GUMBEL, AR_DRAFT_PQ, AR_DRAFT_STATIC, AR_DRAFT_CHAIN,
-                                           AR_DRAFT_EAGLE2 };
+    static const ar_draft_kind kinds[] = {AR_DRAFT_GUMBEL, AR_DRAFT_PQ, AR_DRAFT_STATIC,
+                                          AR_DRAFT_CHAIN, AR_DRAFT_EAGLE2};
     for (int k = 0; k < 5; k++) {
         const ar_tree_options o = { .kind = kinds[k], .depth = 5, .top_k = 4, .nodes = 30 };
         ar_tree_work *w;
@@ -456,7 +474,8 @@ static void trees_end_where_the_picture_and_the_survivors_end(void)
             OK(ctx, toy_grow(&t, w, &o, &plain_draws, (ar_noise){ 1, 1 }, &tree));
             CHECK(tree_is_sound(&tree) && tree.path_length <= (left < 5 ? left : 5) + 1);
             if (k == 2 || k == 3) CHECK(tree.path_length == (left < 5 ? left : 5) + 1);
-            if (left == 0) CHECK(tree.n == 1 && t.calls == 0 && tree.paths == 1 && tree.path[0][0] == 0);
+            if (left == 0)
+                CHECK(tree.n == 1 && t.calls == 0 && tree.paths == 1 && tree.path[0][0] == 0);
         }
         toy t = make_toy(9, 10, 3);
         const ar_sampling one = { .temperature = 1, .top_k = 1, .top_p = 1 };
@@ -477,7 +496,8 @@ static void growth_takes_the_largest_gains(void)
     int level[AR_MAX_NODES];
     double all[3 + 9 + 27 + 1], sum = 1, expected = 1;
     for (int d = 0; d < 3; d++)
-        for (int r = 0; r < 3; r++) rates[d][r] = 0.6f / (float)(1 + 2 * r) * (1 - 0.13f * (float)d);
+        for (int r = 0; r < 3; r++)
+            rates[d][r] = 0.6f / (float)(1 + 2 * r) * (1 - 0.13f * (float)d);
     int n = 0;
     for (int a = 0; a < 3; a++) {
         all[n++] = rates[0][a];
@@ -527,7 +547,8 @@ static void neighbours_are_the_nearest(void)
         CHECK(n->codes == CODES && n->k == (k < MOST ? k : MOST));
         for (int i = 0; i < CODES; i++) {
             double sum = 0;
-            for (int j = 0; j < WIDTH; j++) sum += (double)book[i * WIDTH + j] * book[i * WIDTH + j];
+            for (int j = 0; j < WIDTH; j++)
+                sum += (double)book[i * WIDTH + j] * book[i * WIDTH + j];
             for (int j = 0; j < WIDTH; j++) x[i][j] = book[i * WIDTH + j] / (raw ? 1 : sqrt(sum));
         }
         for (int i = 0; i < CODES; i++) {
@@ -600,7 +621,7 @@ static bool walk_is_sound(void)
     return wc.walk.next >= 0 && wc.walk.next < wc.t.vocab && wc.walk.substituted < wc.walk.n;
 }
 
-/* Step after step, trees of every kind: the tokens are those of plain draws (spec 5.2). */
+/* Step after step, trees of every kind: the tokens are those of plain draws. */
 static void coupled_walks_give_the_tokens_of_plain_draws(void)
 {
     for (int c = 0; c < 240; c++) {
@@ -609,8 +630,11 @@ static void coupled_walks_give_the_tokens_of_plain_draws(void)
         memset(&wc, 0, sizeof wc);
         wc.t = make_toy(32, 30, (uint64_t)c);
         wc.t.likeness = c % 5 * 0.25;
-        wc.o = (ar_tree_options){ .kind = (ar_draft_kind)(c % 4), .depth = 1 + c % 6, .top_k = 1 + c % 10,
-                                  .nodes = 3 + c % 57, .shape = c / 4 % 4 };
+        wc.o = (ar_tree_options){.kind = (ar_draft_kind)(c % 4),
+                                 .depth = 1 + c % 6,
+                                 .top_k = 1 + c % 10,
+                                 .nodes = 3 + c % 57,
+                                 .shape = c / 4 % 4};
         wc.j.sampling = s;
         OK(ctx, ar_tree_work_create(ctx, &wc.w, 32, &wc.o, &wc.j.accept));
         ar_dists ds;
@@ -649,16 +673,20 @@ static ar_neighbours *toy_neighbours(int vocab, int k)
 /* Every rule, every kind: the nodes and the next token of the definition, for the same numbers. */
 static void ratio_walks_follow_the_definition(void)
 {
-    static const ar_draft_kind kinds[] = { AR_DRAFT_EAGLE2, AR_DRAFT_PQ, AR_DRAFT_STATIC, AR_DRAFT_CHAIN,
-                                           AR_DRAFT_GUMBEL };
+    static const ar_draft_kind kinds[] = {AR_DRAFT_EAGLE2, AR_DRAFT_PQ, AR_DRAFT_STATIC,
+                                          AR_DRAFT_CHAIN, AR_DRAFT_GUMBEL};
     ar_neighbours *near = toy_neighbours(40, 12);
     CHECK(near);
     int accepted = 0, rejected = 0;
     for (int c = 0; c < 600; c++) {
-        const ar_accept_options a = { .rule = (ar_rule)(c / 5 % 5), .delta = c % 3 ? 0.3f : 1.6f, .lambda = 4,
-                                      .group = 5, .k = c % 2 ? 0 : 8, .is_reference = true,
-                                      .near = c / 5 % 5 == AR_RULE_GSD && c % 2 ? NULL : near,
-                                      .lantern_compat = c % 4 == 3 };
+        const ar_accept_options a = {.rule = (ar_rule)(c / 5 % 5),
+                                     .delta = c % 3 ? 0.3f : 1.6f,
+                                     .lambda = 4,
+                                     .group = 5,
+                                     .k = c % 2 ? 0 : 8,
+                                     .is_reference = true,
+                                     .near = c / 5 % 5 == AR_RULE_GSD && c % 2 ? NULL : near,
+                                     .lantern_compat = c % 4 == 3};
         memset(&wc, 0, sizeof wc);
         wc.t = make_toy(40, 30, (uint64_t)c);
         wc.t.likeness = 0.7;
@@ -673,8 +701,9 @@ static void ratio_walks_follow_the_definition(void)
             OK(ctx, walk_once(image));
             const int n = slow_walk(&wc.t, &wc.tree, &wc.j, 0, node, &next);
             CHECK(walk_is_sound());
-            CHECK_MSG(n == wc.walk.n && next == wc.walk.next, "case %d: %d nodes, %d expected; %d, not %d", c,
-                      wc.walk.n, n, wc.walk.next, next);
+            CHECK_MSG(n == wc.walk.n && next == wc.walk.next,
+                      "case %d: %d nodes, %d expected; %d, not %d", c, wc.walk.n, n, wc.walk.next,
+                      next);
             for (int i = 0; i < n; i++) CHECK(wc.walk.node[i] == node[i]);
             accepted += n > 1;
             rejected += n == 1;
@@ -685,16 +714,20 @@ static void ratio_walks_follow_the_definition(void)
     ar_neighbours_free(ctx, &near);
 }
 
-/* One child x and LANTERN: accepted with probability p(x) + C, summed over the target's draws, in the
- * form by one draw; the other form compares with the same number. delta = 0 is exact. */
+/* One child x and LANTERN: accepted with probability p(x) + C, summed over the target's draws, in
+ * the form by one draw; the other form compares with the same number. delta = 0 is exact. */
 static void lantern_accepts_with_the_mass_of_neighbours(void)
 {
     enum { DRAWS = 4000 };
     ar_neighbours *near = toy_neighbours(24, 23);
     CHECK(near);
     for (int c = 0; c < 24; c++) {
-        ar_accept_options a = { .rule = c % 2 ? AR_RULE_LANTERN : AR_RULE_LANTERNPP, .near = near, .k = 9,
-                                .delta = c < 4 ? 0 : 0.3f, .lambda = c < 4 ? 1 : 5, .is_reference = c / 2 % 2 };
+        ar_accept_options a = {.rule = c % 2 ? AR_RULE_LANTERN : AR_RULE_LANTERNPP,
+                               .near = near,
+                               .k = 9,
+                               .delta = c < 4 ? 0 : 0.3f,
+                               .lambda = c < 4 ? 1 : 5,
+                               .is_reference = c / 2 % 2};
         memset(&wc, 0, sizeof wc);
         wc.t = make_toy(24, 10, (uint64_t)c);
         wc.o = (ar_tree_options){ .kind = AR_DRAFT_EAGLE2, .depth = 1, .top_k = 1, .nodes = 2 };
@@ -736,7 +769,8 @@ static void lantern_accepts_with_the_mass_of_neighbours(void)
     ar_neighbours_free(ctx, &near);
 }
 
-/* Temperature 0: the longest path of tokens that are the argmax, or would be with their neighbours. */
+/* Temperature 0: the longest path of tokens that are the argmax, or would be with their
+ * neighbours. */
 static void greedy_walks_take_the_longest_path(void)
 {
     ar_neighbours *near = toy_neighbours(20, 6);
@@ -746,11 +780,11 @@ static void greedy_walks_take_the_longest_path(void)
         memset(&wc, 0, sizeof wc);
         wc.t = make_toy(20, 12, (uint64_t)c);
         wc.t.likeness = 0.9;
-        wc.o = (ar_tree_options){ .kind = c % 2 ? AR_DRAFT_EAGLE2 : AR_DRAFT_GUMBEL, .depth = 4, .top_k = 4,
-                                  .nodes = 40 };
+        wc.o = (ar_tree_options){
+            .kind = c % 2 ? AR_DRAFT_EAGLE2 : AR_DRAFT_GUMBEL, .depth = 4, .top_k = 4, .nodes = 40};
         wc.j.sampling = (ar_sampling){ .temperature = 0, .top_k = 3, .top_p = 0.5f };
-        wc.j.accept = (ar_accept_options){ .rule = c % 3 ? AR_RULE_LANTERN : AR_RULE_EXACT, .delta = 0.2f,
-                                           .near = near };
+        wc.j.accept = (ar_accept_options){
+            .rule = c % 3 ? AR_RULE_LANTERN : AR_RULE_EXACT, .delta = 0.2f, .near = near};
         OK(ctx, ar_tree_work_create(ctx, &wc.w, 20, &wc.o, &wc.j.accept));
         OK(ctx, walk_once(0));
         CHECK(walk_is_sound());
@@ -766,14 +800,17 @@ static void greedy_walks_take_the_longest_path(void)
                 if (wc.tree.parent[child] != i) continue;
                 const int x = wc.tree.token[child];
                 int n;
-                ok[child] = ok[i] && (x == best[i] ||
-                                      (c % 3 && p[x] + slow_neighbours(&wc.j.accept, p, x, &n) > p[best[i]]));
+                ok[child] =
+                    ok[i] &&
+                    (x == best[i] ||
+                     (c % 3 && p[x] + slow_neighbours(&wc.j.accept, p, x, &n) > p[best[i]]));
             }
             if (ok[i] && wc.tree.depth[i] > longest) longest = wc.tree.depth[i];
         }
         CHECK(wc.walk.n == longest + 1);
         for (int r = 0; r < wc.tree.paths && depth_of_first < 0; r++) /* the first of the longest */
-            if (longest < wc.tree.path_length && wc.tree.path[r][longest] >= 0 && ok[wc.tree.path[r][longest]])
+            if (longest < wc.tree.path_length && wc.tree.path[r][longest] >= 0 &&
+                ok[wc.tree.path[r][longest]])
                 depth_of_first = wc.tree.path[r][longest];
         CHECK(wc.walk.node[longest] == depth_of_first && wc.walk.next == best[depth_of_first]);
         for (int i = 1, n = 0; i <= longest; i++) {
@@ -793,12 +830,15 @@ static void a_row_that_lost_all_mass_is_taken_whole(void)
     float target[1 + 8][8], draft[1 + 8][8];
     ar_neighbours *near = toy_neighbours(8, 7);
     CHECK(near);
-    /* The draft insists on 3; the target has little mass at its nearest code and the rest further off. */
+    /* The draft insists on 3; the target has little mass at its nearest code and the rest further
+     * off. */
     const uint16_t *by_distance = near->id + 3 * near->k;
     for (int i = 0; i < 9; i++)
         for (int v = 0; v < 8; v++) {
             draft[i][v] = v == 3 ? 9 : 0;
-            target[i][v] = v == by_distance[0] ? logf(0.05f) : v == by_distance[2] ? logf(0.95f) : -INFINITY;
+            target[i][v] = v == by_distance[0]   ? logf(0.05f)
+                           : v == by_distance[2] ? logf(0.95f)
+                                                 : -INFINITY;
         }
     memset(&wc, 0, sizeof wc);
     wc.t = make_toy(8, 2, 0);
@@ -833,9 +873,13 @@ static void single_tokens_are_accepted_as_often_as_they_should(void)
         toy t = make_toy(16, 9, (uint64_t)rule);
         float logits[TOY_VOCAB];
         double p[TOY_VOCAB], point[TOY_VOCAB];
-        ar_judge j = { .sampling = plain_draws, .position = 4,
-                       .accept = { .rule = (ar_rule)rule, .delta = rule == AR_RULE_COOL ? 2 : 0.2f, .lambda = 3,
-                                   .group = 4, .near = near } };
+        ar_judge j = {.sampling = plain_draws,
+                      .position = 4,
+                      .accept = {.rule = (ar_rule)rule,
+                                 .delta = rule == AR_RULE_COOL ? 2 : 0.2f,
+                                 .lambda = 3,
+                                 .group = 4,
+                                 .near = near}};
         OK(ctx, ar_tree_work_create(ctx, &w, 16, NULL, NULL));
         toy_row(&t, &t.root, 0, logits);
         slow_row(logits, 16, &plain_draws, p);
