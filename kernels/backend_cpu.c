@@ -21,6 +21,7 @@ fv_status fvi_cpu_ops_create(fv_ctx *ctx)
     fvi_attention_init(&o->attention, ctx->cpu);
     fvi_wkv_init(&o->wkv, ctx->cpu);
     fvi_tree_init(&o->tree, ctx->cpu);
+    fvi_vq_init(&o->vq, ctx->cpu);
     ctx->cpu_ops = o;
     return FV_OK;
 }
@@ -65,6 +66,11 @@ const fvi_op_def *fvi_cpu_op(fvi_op op)
         [FVI_OP_LOSS_TREE] = &fvi_cpu_loss_tree,
         [FVI_OP_CONCAT] = &fvi_cpu_concat,
         [FVI_OP_LOSS_SOFT_CE] = &fvi_cpu_loss_soft_ce,
+        [FVI_OP_LOSS_L1] = &fvi_cpu_loss_l1,
+        [FVI_OP_FILTER] = &fvi_cpu_filter,
+        [FVI_OP_L2NORM] = &fvi_cpu_l2norm,
+        [FVI_OP_VQ] = &fvi_cpu_vq,
+        [FVI_OP_LOSS_VQ] = &fvi_cpu_loss_vq,
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
 }

@@ -13,6 +13,7 @@ struct fvi_cpu_ops {
     fvi_attention_ops attention;
     fvi_wkv_ops wkv;
     fvi_tree_ops tree;
+    fvi_vq_ops vq;
 };
 
 #endif

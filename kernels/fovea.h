@@ -649,6 +649,21 @@ FV_API fv_t fv_slice(fv_tape *t, fv_t x, int64_t first,
                      int64_t n); /* columns of the last dimension */
 /* a, then b, along dimension `axis`; same type and other dimensions. */
 FV_API fv_t fv_concat(fv_tape *t, fv_t a, fv_t b, int axis);
+/* A fixed filter on every channel of f32 [B,H,W,C]; edge pixels go on beyond the edge. Sobel: slope
+ * per pixel. Stride 1 or 2 (sides are halved, rounded up). */
+typedef enum fv_image_filter {
+    FV_FILTER_SOBEL_X = 0, FV_FILTER_SOBEL_Y, FV_FILTER_BLUR5, FV_FILTER_COUNT
+} fv_image_filter;
+FV_API fv_t fv_filter_image(fv_tape *t, fv_t x, fv_image_filter kind, int stride);
+/* Vector quantiser. fv_l2norm: rows of the last dimension, y = x / max(|x|, eps), f32.
+ * fv_vq_nearest: z f32 [.., D], codes f32 [V, D] -> for each row the code with the largest product,
+ * f32 [.., D], and *index, i32 [rows], ties to the lowest, the same on every CPU; straight through:
+ * the output's gradient goes to z, none to codes. fv_loss_vq: scalar (1 + beta) mean (code - z)^2;
+ * gradient of mean (code - stop z)^2 + beta mean (stop code - z)^2. */
+#define FV_VQ_MAX_CODES 1048576
+FV_API fv_t fv_l2norm(fv_tape *t, fv_t x, float eps);
+FV_API fv_t fv_vq_nearest(fv_tape *t, fv_t z, fv_t codes, fv_t *index);
+FV_API fv_t fv_loss_vq(fv_tape *t, fv_t z, fv_t codes, fv_t index, float beta);
 /* Scalars [1] f32. weight [B] or 0 (ones): mean over all elements of weight[b]*(a - target)^2. */
 FV_API fv_t fv_loss_mse(fv_tape *t, fv_t a, fv_t target, fv_t weight);
 /* The same of d^2/2 where |d| < 1, else |d| - 1/2. */
@@ -656,6 +671,8 @@ FV_API fv_t fv_loss_smooth_l1(fv_tape *t, fv_t a, fv_t target, fv_t weight);
 /* Mean over rows of weight[n] * -sum_v p log q, p = softmax(target), q = softmax(logits); f32
  * [n, V], no gradient flows into target. weight [n] or 0 (ones). */
 FV_API fv_t fv_loss_soft_cross_entropy(fv_tape *t, fv_t logits, fv_t target, fv_t weight);
+/* Mean of |a - target|; target 0: of |a|. At 0 the gradient is 0. */
+FV_API fv_t fv_loss_l1(fv_tape *t, fv_t a, fv_t target);
 /* Mean cross-entropy of logits [n, V] and labels [n] i32 (label -1 is ignored). */
 FV_API fv_t fv_loss_cross_entropy(fv_tape *t, fv_t logits, fv_t labels);
 /* Mean loss of labels [n] i32 (-1 is ignored), each coded as binary decisions. paths: input [L, K]
@@ -797,7 +814,8 @@ typedef struct fv_train_hooks {
     /* Forward and backward of micro-batch `micro` of `step`: add gradients scaled by `scale`, set
      * *loss. */
     fv_status (*step)(void *user, uint64_t step, int micro, float scale, double *loss);
-    /* Optional; called with EMA weights in place: held-out metric (lower is better). */
+    /* Optional; called with EMA weights in place: held-out metric (a loss, or what the trainer
+     * says; nothing is decided by it). */
     fv_status (*evaluate)(void *user, uint64_t step, double *metric);
     /* Optional; EMA weights in place: write pictures to `path_stem`.png. */
     fv_status (*sample)(void *user, uint64_t step, const char *path_stem);

@@ -1,5 +1,5 @@
-/* op_loss.c - mean squared error and smooth L1 with a weight per sample, and softmax cross-entropy
- * with labels and with target distributions.
+/* op_loss.c - mean squared error and smooth L1 with a weight per sample, mean absolute error, and
+ * softmax cross-entropy with labels and with target distributions.
  *
  * Sums over elements are f32 in short pieces and double above, added in the order of a partition
  * that the shape alone decides. */
@@ -51,9 +51,24 @@ static float softmax_c(fvi_out p, fvi_in x, int64_t n)
     return max + (float)log(sum);
 }
 
+static double absdiff_c(fvi_in a, fvi_in b, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += fabsf(fvi_get(a, i) - (b.p ? fvi_get(b, i) : 0.0f));
+    return sum;
+}
+
+static void sign_c(fvi_out y, fvi_in a, fvi_in b, int64_t n, float scale)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const float d = fvi_get(a, i) - (b.p ? fvi_get(b, i) : 0.0f);
+        fvi_put(y, i, d > 0 ? scale : d < 0 ? -scale : 0.0f);
+    }
+}
+
 void fvi_loss_init(fvi_loss_ops *o, uint32_t cpu)
 {
-    const fvi_loss_ops c = { sqdiff_c, diff_c, huber_c, clip_diff_c, softmax_c };
+    const fvi_loss_ops c = { sqdiff_c, diff_c, huber_c, clip_diff_c, softmax_c, absdiff_c, sign_c };
     *o = c;
 #if defined(__x86_64__)
     if (cpu & FV_CPU_AVX2) fvi_loss_init_avx2(o);
@@ -151,6 +166,50 @@ static fv_status mse_backward(fvi_exec *e)
 const fvi_op_def fvi_cpu_loss_mse = {
     .name = "loss_mse", .bwd_reads_in = 1 | 2 | 4, .scratch_bytes = mse_scratch,
     .forward = mse_forward, .backward = mse_backward
+};
+
+/* ---- Mean absolute error: in a, [target] ------------------------------------------------------ */
+
+static size_t l1_scratch(const fvi_exec *e, bool backward)
+{
+    const fvi_split sp = fvi_split_of(1, fv_tensor_count(&e->in[0]));
+    return backward ? 0 : (size_t)sp.S * sizeof(double);
+}
+
+static fv_status l1_forward(fvi_exec *e)
+{
+    const int64_t n = fv_tensor_count(&e->in[0]);
+    const fvi_split sp = fvi_split_of(1, n);
+    double *part = e->scratch, total = 0;
+    FVI_PARALLEL_LANES(e->ctx, lane) {
+        int64_t k, end, b, t0, t1;
+        for (fvi_lane(sp.S, lane, &k, &end); k < end; k++) {
+            fvi_split_rows(&sp, k, &b, &t0, &t1);
+            part[k] = rows(e)->absdiff(fvi_in_at(&e->in[0], t0), fvi_in_at(&e->in[1], t0), t1 - t0);
+        }
+    }
+    for (int64_t k = 0; k < sp.S; k++) total += part[k];
+    *(float *)e->out[0].data = (float)(total / (double)n);
+    return FV_OK;
+}
+
+static fv_status l1_backward(fvi_exec *e)
+{
+    const int64_t n = fv_tensor_count(&e->in[0]);
+    const float scale = (float)(*(const float *)e->gout[0].data / (double)n);
+    FVI_PARALLEL_LANES(e->ctx, lane) {
+        int64_t i, end;
+        fvi_lane_flat(n, lane, &i, &end);
+        for (int k = 0; k < 2 && i < end; k++)
+            if (e->gin[k].data)
+                rows(e)->sign(fvi_out_at(&e->gin[k], i, e->gin_add[k]), fvi_in_at(&e->in[0], i),
+                              fvi_in_at(&e->in[1], i), end - i, k ? -scale : scale);
+    }
+    return FV_OK;
+}
+const fvi_op_def fvi_cpu_loss_l1 = {
+    .name = "loss_l1", .bwd_reads_in = 3, .scratch_bytes = l1_scratch, .forward = l1_forward,
+    .backward = l1_backward
 };
 
 /* ---- Cross-entropy: L = mean over labels >= 0 of (log sum exp x - x[label]) ------------------ */

@@ -57,6 +57,27 @@ static float softmax_v(fvi_out p, fvi_in x, int64_t n)
     return max + logf(total);
 }
 
+/* As sqdiff: f32 sums of 4096 elements. */
+static double absdiff_v(fvi_in a, fvi_in b, int64_t n)
+{
+    double total = 0;
+    for (int64_t first = 0; first < n; first += 4096) {
+        const int64_t len = n - first < 4096 ? n - first : 4096;
+        vf sum = v_zero();
+        V_EACH(len, const vf t = b.p ? v_get(b, first + i, m) : v_zero();
+               sum = v_add(sum, v_abs(v_sub(v_get(a, first + i, m), t))););
+        total += v_hsum(sum);
+    }
+    return total;
+}
+
+static void sign_v(fvi_out y, fvi_in a, fvi_in b, int64_t n, float scale)
+{
+    const vf up = v_set1(scale), down = v_set1(-scale), zero = v_zero();
+    V_EACH(n, const vf d = b.p ? v_sub(v_get(a, i, m), v_get(b, i, m)) : v_get(a, i, m);
+           v_put(y, i, m, v_select_gt(d, zero, up, v_select_gt(zero, d, down, zero))););
+}
+
 void LOSS_INIT(fvi_loss_ops *o)
 {
     o->sqdiff = sqdiff_v;
@@ -64,4 +85,6 @@ void LOSS_INIT(fvi_loss_ops *o)
     o->huber = huber_v;
     o->clip_diff = clip_diff_v;
     o->softmax = softmax_v;
+    o->absdiff = absdiff_v;
+    o->sign = sign_v;
 }

@@ -112,6 +112,9 @@ typedef struct fvi_loss_ops {
     void (*clip_diff)(fvi_out y, fvi_in a, fvi_in b, int64_t n, float scale); /* of d in [-1, 1] */
     /* p = softmax(x) (p.p NULL: not wanted); returns log sum exp x */
     float (*softmax)(fvi_out p, fvi_in x, int64_t n);
+    /* b.p NULL: zeros */
+    double (*absdiff)(fvi_in a, fvi_in b, int64_t n);                     /* sum |a - b|        */
+    void (*sign)(fvi_out y, fvi_in a, fvi_in b, int64_t n, float scale);  /* scale * sgn(a - b) */
 } fvi_loss_ops;
 void fvi_loss_init(fvi_loss_ops *o, uint32_t cpu);
 void fvi_loss_init_avx2(fvi_loss_ops *o);
@@ -209,6 +212,20 @@ typedef struct fvi_tree_ops {
 void fvi_tree_init(fvi_tree_ops *o, uint32_t cpu);
 void fvi_tree_init_avx2(fvi_tree_ops *o);
 void fvi_tree_init_avx512(fvi_tree_ops *o);
+
+/* ---- Vector quantiser (op_vq.c) -------------------------------------------------------------- */
+
+typedef struct fvi_vq_codes {
+    const float *t; /* transposed: component d of code v at t[d*stride + v] */
+    int64_t count, width, stride;
+} fvi_vq_codes;
+typedef struct fvi_vq_ops {
+    /* index[i] = the code with the largest product with row i of z [n, width]; ties: the lowest */
+    void (*nearest)(int32_t *index, const float *z, int64_t n, const fvi_vq_codes *c);
+} fvi_vq_ops;
+void fvi_vq_init(fvi_vq_ops *o, uint32_t cpu);
+void fvi_vq_init_avx2(fvi_vq_ops *o);
+void fvi_vq_init_avx512(fvi_vq_ops *o);
 
 /* ---- Fixed partitions ------------------------------------------------------------------------ */
 

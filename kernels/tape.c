@@ -577,7 +577,7 @@ fv_t fv_unpatchify(fv_tape *t, fv_t x, int height, int width, int p, int channel
     return record_patch(t, x, p, channel_first, 1, height, width, s.dim[2] / ((int64_t)p * p));
 }
 
-/* ---- Image ops and losses -------------------------------------------------------------------- */
+/* ---- Image ops and columns ------------------------------------------------------------------- */
 
 fv_t fv_groupnorm(fv_tape *t, fv_t x, fv_t weight, fv_t bias, int groups, float eps, fv_act act)
 {
@@ -653,6 +653,94 @@ fv_t fv_concat(fv_tape *t, fv_t a, fv_t b, int axis)
     const fv_t in[2] = { a, b };
     return record(t, FVI_OP_CONCAT, &at, in, 2, y.dtype, y.ndim, y.dim);
 }
+
+fv_t fv_filter_image(fv_tape *t, fv_t x, fv_image_filter kind, int stride)
+{
+    if (!handle_ok(t, "filter", x, false)) return 0;
+    const fv_tensor s = t->v[x].t;
+    if (s.ndim != 4 || s.dtype != FV_F32)
+        return BAD(t, FV_ERR_SHAPE, "filter: f32 [B, H, W, C] expected");
+    if (kind < 0 || kind >= FV_FILTER_COUNT || stride < 1 || stride > 2)
+        return BAD(t, FV_ERR_ARG, "filter: kind, or a stride that is not 1 or 2");
+    const int64_t d[4] = { s.dim[0], (s.dim[1] - 1) / stride + 1, (s.dim[2] - 1) / stride + 1,
+                           s.dim[3] };
+    const fvi_attr a = { { (int32_t)kind, stride }, { 0 } };
+    return record(t, FVI_OP_FILTER, &a, &x, 1, FV_F32, 4, d);
+}
+
+fv_t fv_loss_l1(fv_tape *t, fv_t a, fv_t target)
+{
+    const fv_t in[2] = { a, target };
+    for (int k = 0; k < 2; k++)
+        if (!handle_ok(t, "loss_l1", in[k], k == 1)) return 0;
+    const fv_tensor s = t->v[a].t;
+    if (!is_float(s.dtype) ||
+        (target && (!same_dims(&s, &t->v[target].t) || !is_float(t->v[target].t.dtype))))
+        return BAD(t, FV_ERR_SHAPE, "loss_l1: prediction and target differ in shape");
+    const fvi_attr at = { { 0 }, { 0 } };
+    const int64_t one = 1;
+    return record(t, FVI_OP_LOSS_L1, &at, in, 2, FV_F32, 1, &one);
+}
+
+/* ---- Vector quantiser ------------------------------------------------------------------------ */
+
+fv_t fv_l2norm(fv_tape *t, fv_t x, float eps)
+{
+    if (!handle_ok(t, "l2norm", x, false)) return 0;
+    x = fv_cast(t, x, FV_F32);
+    if (t->status != FV_OK) return 0;
+    const fv_tensor s = t->v[x].t;
+    const fvi_attr a = { { 0 }, { eps } };
+    return record(t, FVI_OP_L2NORM, &a, &x, 1, FV_F32, s.ndim, s.dim);
+}
+
+/* Latents f32 [.., D] and codes f32 [V, D]? Codes are numbered exactly in f32 by the search. */
+static bool codes_ok(fv_tape *t, const char *op, fv_t z, fv_t codes)
+{
+    const fv_tensor *s = &t->v[z].t, *e = &t->v[codes].t;
+    if (s->dtype == FV_F32 && e->dtype == FV_F32 && e->ndim == 2 && e->dim[1] == last_dim(s) &&
+        e->dim[0] <= FV_VQ_MAX_CODES && fv_tensor_count(s) / e->dim[1] <= INT32_MAX)
+        return true;
+    BAD(t, FV_ERR_SHAPE, "%s: latents f32 [.., D] and codes f32 [V, D], V up to %d, expected", op,
+        FV_VQ_MAX_CODES);
+    return false;
+}
+
+fv_t fv_vq_nearest(fv_tape *t, fv_t z, fv_t codes, fv_t *index)
+{
+    const fv_t in[2] = { z, codes };
+    *index = 0;
+    if (!handle_ok(t, "vq", z, false) || !handle_ok(t, "vq", codes, false) ||
+        !codes_ok(t, "vq", z, codes))
+        return 0;
+    const fv_tensor s = t->v[z].t;
+    const fvi_attr at = { { 0 }, { 0 } };
+    const int64_t n = fv_tensor_count(&s) / last_dim(&s);
+    const fv_t q = record(t, FVI_OP_VQ, &at, in, 2, FV_F32, s.ndim, s.dim);
+    *index = q ? new_value(t, FV_I32, 1, &n) : 0;
+    if (!*index) return 0;
+    t->v[*index].kind = FVI_NODE;
+    t->v[*index].node = t->nn - 1;
+    t->v[*index].slot = 1;
+    t->n[t->nn - 1].out[1] = *index;
+    return q;
+}
+
+fv_t fv_loss_vq(fv_tape *t, fv_t z, fv_t codes, fv_t index, float beta)
+{
+    const fv_t in[3] = { z, codes, index };
+    for (int k = 0; k < 3; k++)
+        if (!handle_ok(t, "loss_vq", in[k], false)) return 0;
+    if (!codes_ok(t, "loss_vq", z, codes)) return 0;
+    const fv_tensor s = t->v[z].t, i = t->v[index].t;
+    if (i.ndim != 1 || i.dtype != FV_I32 || i.dim[0] != fv_tensor_count(&s) / last_dim(&s))
+        return BAD(t, FV_ERR_SHAPE, "loss_vq: one i32 index for each latent expected");
+    const fvi_attr at = { { 0 }, { beta } };
+    const int64_t one = 1;
+    return record(t, FVI_OP_LOSS_VQ, &at, in, 3, FV_F32, 1, &one);
+}
+
+/* ---- Losses ---------------------------------------------------------------------------------- */
 
 static fv_t loss_difference(fv_tape *t, const char *name, const fv_t in[3], int kind)
 {

@@ -19,7 +19,8 @@ typedef enum fvi_op {
     FVI_OP_TIMESTEP, FVI_OP_EMBED, FVI_OP_PATCHIFY, FVI_OP_GROUPNORM, FVI_OP_UPSAMPLE2X,
     FVI_OP_MEAN1, FVI_OP_SLICE, FVI_OP_LOSS_MSE, FVI_OP_LOSS_CE, FVI_OP_LERP,
     FVI_OP_MIX2, FVI_OP_WKV, FVI_OP_WKV_HEAD, FVI_OP_ROUTE, FVI_OP_BALANCE, FVI_OP_MOE,
-    FVI_OP_LOSS_TREE, FVI_OP_FORECAST, FVI_OP_CONCAT, FVI_OP_LOSS_SOFT_CE, FVI_OP_COUNT
+    FVI_OP_LOSS_TREE, FVI_OP_FORECAST, FVI_OP_CONCAT, FVI_OP_LOSS_SOFT_CE, FVI_OP_LOSS_L1,
+    FVI_OP_FILTER, FVI_OP_L2NORM, FVI_OP_VQ, FVI_OP_LOSS_VQ, FVI_OP_COUNT
 } fvi_op;
 
 /* clang-format off: a table */
@@ -60,7 +61,12 @@ typedef enum fvi_op {
  * ROUTE        in logits                  out gate
  * BALANCE      in clean, noisy, std, gate out loss[1]           f0 balance f1 z
  * MOE          in x, gate, down, [up]     out y                 i0 experts
- * LOSS_TREE    in h, w, bias, labels      out loss[1], err[n,bits] */
+ * LOSS_TREE    in h, w, bias, labels      out loss[1], err[n,bits]
+ * LOSS_L1      in a, [target]             out loss[1]
+ * FILTER       in x                       out y                 i0 fv_image_filter i1 stride
+ * L2NORM       in x                       out y                 f0 eps
+ * VQ           in z, e                    out q, index[n]
+ * LOSS_VQ      in z, e, index             out loss[1]           f0 beta */
 /* clang-format on */
 typedef struct fvi_attr { int32_t i[6]; float f[2]; } fvi_attr;
 
@@ -106,7 +112,8 @@ extern const fvi_op_def fvi_cpu_linear, fvi_cpu_conv2d, fvi_cpu_cast, fvi_cpu_ac
     fvi_cpu_qk_norm_rope, fvi_cpu_timestep, fvi_cpu_embed, fvi_cpu_patchify, fvi_cpu_groupnorm,
     fvi_cpu_upsample2x, fvi_cpu_mean1, fvi_cpu_slice, fvi_cpu_loss_mse, fvi_cpu_loss_ce,
     fvi_cpu_lerp, fvi_cpu_mix2, fvi_cpu_wkv, fvi_cpu_wkv_head, fvi_cpu_route, fvi_cpu_balance,
-    fvi_cpu_moe, fvi_cpu_loss_tree, fvi_cpu_concat, fvi_cpu_loss_soft_ce;
+    fvi_cpu_moe, fvi_cpu_loss_tree, fvi_cpu_concat, fvi_cpu_loss_soft_ce, fvi_cpu_loss_l1,
+    fvi_cpu_filter, fvi_cpu_l2norm, fvi_cpu_vq, fvi_cpu_loss_vq;
 
 /* ---- Parameters (params.c): thread-safe, may allocate; called at plan build ------------------ */
 /* f32 values of a parameter (master in training). */

@@ -229,6 +229,68 @@ static void ref_tree(const tc *c, double *const in[], double *out)
     out[0] = used > 0 ? total / used : 0;
 }
 
+static void ref_l1(const tc *c, double *const in[], double *out)
+{
+    const int64_t n = count(&c->in[0]);
+    out[0] = 0;
+    for (int64_t i = 0; i < n; i++) out[0] += fabs(in[0][i] - (in[1] ? in[1][i] : 0)) / (double)n;
+}
+static void ref_filter(const tc *c, double *const in[], double *out)
+{
+    static const double smooth[3] = { 0.25, 0.5, 0.25 }, slope[3] = { -0.5, 0, 0.5 },
+                        blur[5] = { 1 / 16.0, 4 / 16.0, 6 / 16.0, 4 / 16.0, 1 / 16.0 };
+    const int kind = c->attr.i[0], r = kind == FV_FILTER_BLUR5 ? 2 : 1;
+    const double *tx = kind == FV_FILTER_BLUR5 ? blur : kind == FV_FILTER_SOBEL_X ? slope : smooth;
+    const double *ty = kind == FV_FILTER_BLUR5 ? blur : kind == FV_FILTER_SOBEL_Y ? slope : smooth;
+    const int64_t H = c->in[0].dim[1], W = c->in[0].dim[2], C = c->in[0].dim[3];
+    const int64_t h = c->out[0].dim[1], w = c->out[0].dim[2];
+    for (int64_t i = 0; i < count(&c->out[0]); i++) {
+        const int64_t ch = i % C, x = i / C % w * c->attr.i[1], b = i / C / w / h;
+        const int64_t y = i / C / w % h * c->attr.i[1];
+        out[i] = 0;
+        for (int64_t dy = -r; dy <= r; dy++)
+            for (int64_t dx = -r; dx <= r; dx++) {
+                const int64_t py = y + dy < 0 ? 0 : y + dy >= H ? H - 1 : y + dy;
+                const int64_t px = x + dx < 0 ? 0 : x + dx >= W ? W - 1 : x + dx;
+                out[i] += ty[dy + r] * tx[dx + r] * in[0][((b * H + py) * W + px) * C + ch];
+            }
+    }
+}
+static void ref_l2norm(const tc *c, double *const in[], double *out)
+{
+    const int64_t D = last(&c->in[0]);
+    for (int64_t r = 0; r < count(&c->in[0]) / D; r++) {
+        double sum = 0;
+        for (int64_t i = 0; i < D; i++) sum += in[0][r * D + i] * in[0][r * D + i];
+        for (int64_t i = 0; i < D; i++)
+            out[r * D + i] = in[0][r * D + i] / fmax(sqrt(sum), c->attr.f[0]);
+    }
+}
+static void ref_vq(const tc *c, double *const in[], double *out)
+{
+    const int64_t D = last(&c->in[0]), V = c->in[1].dim[0];
+    for (int64_t r = 0; r < count(&c->in[0]) / D; r++) {
+        int64_t best = 0;
+        double top = -INFINITY;
+        for (int64_t v = 0; v < V; v++) {
+            double sum = 0;
+            for (int64_t i = 0; i < D; i++) sum += in[0][r * D + i] * in[1][v * D + i];
+            if (sum > top) best = v;
+            top = fmax(top, sum);
+        }
+        for (int64_t i = 0; i < D; i++) out[r * D + i] = in[1][best * D + i];
+    }
+}
+static void ref_loss_vq(const tc *c, double *const in[], double *out)
+{
+    const int64_t D = last(&c->in[0]), N = count(&c->in[0]);
+    out[0] = 0;
+    for (int64_t i = 0; i < N; i++) {
+        const double gap = in[0][i] - in[1][(int64_t)in[2][i / D] * D + i % D];
+        out[0] += (1 + c->attr.f[0]) * gap * gap / (double)N;
+    }
+}
+
 /* Paths of the leaves [first, end) from decision `at` on: halves, or one leaf at a time where
  * `chain`. A node's number is the first leaf on its right. Returns the most decisions. */
 static int tree_paths(int32_t *table, int depth, int first, int end, int at, bool chain)
@@ -473,6 +535,59 @@ static void add_loss_cases(void)
     add_input(c, 2, P, c->in[0]);
     c->out[0] = shape(1, 1, 0, 0, 0);
     c->out_role = P;
+}
+
+static void filter_case(int kind, int stride, int64_t H, int64_t W, int C)
+{
+    tc *c = add_case(FVI_OP_FILTER, "filter", ref_filter);
+    add_input(c, 0, P, shape(4, 1 + C % 3, H, W, C));
+    c->attr.i[0] = kind;
+    c->attr.i[1] = stride;
+    c->out[0] = shape(4, c->in[0].dim[0], (H - 1) / stride + 1, (W - 1) / stride + 1, C);
+    c->out_role = P;
+}
+
+/* Gradients of vq and loss_vq are not the derivatives of their values: see test_vq.c. */
+static void add_vq_cases(void)
+{
+    for (int s = 0; s < N_SIZES; s++) {
+        tc *c = add_case(FVI_OP_L2NORM, "l2norm", ref_l2norm);
+        add_input(c, 0, P, shape(3, 2, 5, sizes[s], 0));
+        c->attr.f[0] = s % 4 == 3 ? 50.0f : 1e-12f; /* rows shorter than eps */
+        c->out[0] = c->in[0];
+        c->out_role = P;
+        c = add_case(FVI_OP_VQ, "vq", ref_vq);
+        add_input(c, 0, P, shape(2, 19, 1 + s % 9, 0, 0));
+        add_input(c, 1, P, shape(2, sizes[s], 1 + s % 9, 0, 0));
+        c->out[0] = c->in[0];
+        c->out[1] = shape(1, 19, 0, 0, 0);
+        c->out_role = P;
+        c->no_gradient = true;
+        c = add_case(FVI_OP_LOSS_VQ, "loss_vq", ref_loss_vq);
+        add_input(c, 0, P, shape(2, 19, sizes[s], 0, 0));
+        add_input(c, 1, P, shape(2, 7, sizes[s], 0, 0));
+        add_input(c, 2, IDS, shape(1, 19, 0, 0, 0));
+        c->id_high = 7;
+        c->attr.f[0] = 0.25f;
+        c->out[0] = shape(1, 1, 0, 0, 0);
+        c->out_role = P;
+        c->no_gradient = true;
+    }
+    for (int s = 0; s < N_SIZES; s++) {
+        tc *c = add_case(FVI_OP_LOSS_L1, "loss_l1", ref_l1);
+        add_input(c, 0, X, shape(3, 1 + s % 3, 5, sizes[s], 0));
+        if (s & 1) add_input(c, 1, X, c->in[0]);
+        c->out[0] = shape(1, 1, 0, 0, 0);
+        c->out_role = P;
+    }
+    for (int kind = 0; kind < FV_FILTER_COUNT; kind++)
+        for (int stride = 1; stride <= 2; stride++) {
+            filter_case(kind, stride, 1, 1, 2);
+            filter_case(kind, stride, 2, 3, 1);
+            filter_case(kind, stride, 7, 5, 3);
+            filter_case(kind, stride, 18, 4, 4);
+            filter_case(kind, stride, 4, 33, 3);
+        }
 }
 
 static void add_group_cases(void)
@@ -748,6 +863,7 @@ int main(int argc, char **argv)
     add_layout_cases();
     add_loss_cases();
     add_group_cases();
+    add_vq_cases();
     RUN_OP_CHECKS();
     RUN(vector_activations_match_at_the_edges);
     RUN(bf16_store_rounds_like_the_definition);

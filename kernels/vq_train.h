@@ -1,0 +1,41 @@
+/* vq_train.h - private: what trainers of vector-quantised autoencoders share: codes that nobody
+ * chooses (vq_codebook.c), and losses between pictures (image_loss.c). */
+#ifndef FV_VQ_TRAIN_H
+#define FV_VQ_TRAIN_H
+
+#include "engine.h"
+
+/* ---- Codes (vq_codebook.c) ------------------------------------------------------------------- */
+
+/* counts[v] += how often v is among index[n]; indices out of [0, codes) are left out. */
+void fvi_vq_count(uint32_t *counts, int64_t codes, const int32_t *index, int64_t n);
+/* Codes with a count above 0. */
+int64_t fvi_vq_used(const uint32_t *counts, int64_t codes);
+/* exp(entropy) of the counts: the number of codes if all were equally frequent. */
+double fvi_vq_perplexity(const uint32_t *counts, int64_t codes);
+
+/* Every code of `id` [V, D] with count 0 becomes one of the latents [n, D], drawn by (seed, step,
+ * code) without regard to order or threads; its moments become 0 and its average the same value.
+ * Masters and not averages must be in place. Returns how many were replaced. */
+typedef struct fvi_vq_restart {
+    fv_opt *opt;
+    fv_pid id;
+    const uint32_t *counts;
+    const float *latents;
+    int64_t n;
+    uint64_t seed, step;
+} fvi_vq_restart;
+int64_t fvi_vq_restart_codes(const fvi_vq_restart *r);
+/* The state of a parameter in the optimiser: value, both moments, average: 4 times its elements. */
+void fvi_opt_keep(const fv_opt *o, fv_pid id, float *state);
+void fvi_opt_put_back(fv_opt *o, fv_pid id, const float *state);
+
+/* ---- Losses (image_loss.c) ------------------------------------------------------------------- */
+
+/* Scalar: l1 |d| + sobel (|sobel_x d| + |sobel_y d|) + pyramid sum over 3 levels of the Laplacian
+ * pyramid |level|, means of d = a - target, f32 [B, H, W, C]. A weight of 0 leaves its term out;
+ * not all may be 0. The pyramid needs sides of at least 4. */
+typedef struct fvi_image_loss { float l1, sobel, pyramid; } fvi_image_loss;
+fv_t fvi_loss_image(fv_tape *t, fv_t a, fv_t target, const fvi_image_loss *w);
+
+#endif
