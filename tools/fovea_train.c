@@ -1,4 +1,5 @@
 /* fovea_train.c - fovea train RECIPE: the recipe's key `engine` says which trainer runs. */
+#include "fovea_ar.h"
 #include "fovea_codec.h"
 #include "fovea_tool.h"
 
@@ -14,7 +15,7 @@ typedef struct train_args {
     bool resume;
 } train_args;
 
-static const char *const engines[] = {"dit", "classifier", "omnizip", NULL};
+static const char *const engines[] = {"dit", "classifier", "omnizip", "vq", NULL};
 
 /* train-NAME in the current folder, NAME from the recipe's file name. */
 static char *default_out(const char *recipe)
@@ -72,6 +73,15 @@ static fv_status run_engine(fv_ctx *ctx, fv_recipe *r, const train_args *a, cons
         z.resume = a->resume;
         return fv_omnizip_train(ctx, r, &z, result);
     }
+    if (strcmp(engine, "vq") == 0) {
+        fv_vq_train_options v = FV_VQ_TRAIN_OPTIONS_INIT;
+        v.data_dir = data_dir;
+        v.out_dir = out;
+        v.init = a->init;
+        v.start_step = a->start_step;
+        v.resume = a->resume;
+        return fv_vq_train(ctx, r, &v, result);
+    }
     fv_dit_train_options o = FV_DIT_TRAIN_OPTIONS_INIT;
     o.data_dir = data_dir;
     o.out_dir = out;
@@ -100,7 +110,7 @@ static int train_into(fv_ctx *ctx, const train_args *a, const char *path, const 
     int code = CLI_OK;
     if (!is_known) {
         code = cli_fail(CLI_BAD_INPUT,
-                        "%s: engine = %s is unknown; there are dit, classifier and omnizip", path,
+                        "%s: engine = %s is unknown; there are dit, classifier, omnizip, vq", path,
                         engine);
     } else if (a->init && strcmp(engine, "classifier") == 0) {
         code = cli_fail(CLI_USAGE, "--init: recipes with engine = classifier do not take it");

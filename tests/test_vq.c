@@ -1,0 +1,691 @@
+/* test_vq.c - the vector quantiser, the losses and restarts of its training, tokenizer files, and
+ * `engine = vq`: the same run after any interruption. */
+#include <pthread.h>
+#include <time.h>
+
+#include "../ar/vq.h"
+#include "fovea_ar.h"
+#include "tar_writer.h"
+#include "temp_dir.h"
+#include "test.h"
+#include "vq_train.h"
+
+static fv_ctx *ctx;
+
+static fv_ctx *context(uint32_t disable, int threads)
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    fv_ctx *c = NULL;
+    o.threads = threads;
+    o.cpu_disable = disable;
+    if (fv_ctx_create(&c, &o) != FV_OK) exit(1);
+    return c;
+}
+
+/* ---- Quantiser ------------------------------------------------------------------------------- */
+
+#define V 1003
+#define D 8
+#define N 260
+
+/* Index of rows z among codes, as one plan. */
+static fv_status search(fv_ctx *c, float *z, float *codes, int32_t *index)
+{
+    const int64_t zd[2] = { N, D }, cd[2] = { V, D };
+    fv_tape *t;
+    fv_plan *p = NULL;
+    fv_t i;
+    FV_TRY(fv_tape_create(c, &t, NULL, FV_INFER, FV_F32));
+    const fv_t x = fv_input(t, "z", FV_F32, 2, zd), e = fv_input(t, "e", FV_F32, 2, cd);
+    fv_output(t, "q", fv_vq_nearest(t, x, e, &i));
+    fv_output(t, "i", i);
+    fv_status s = fv_tape_status(t);
+    if (s == FV_OK) s = fv_plan_build(c, &p, t, NULL);
+    fv_tape_destroy(&t);
+    if (s == FV_OK) s = fv_plan_bind(p, "z", z);
+    if (s == FV_OK) s = fv_plan_bind(p, "e", codes);
+    if (s == FV_OK) s = fv_plan_forward(p);
+    if (s == FV_OK) memcpy(index, fv_plan_value(p, "i").data, N * sizeof *index);
+    fv_plan_destroy(&p);
+    return s;
+}
+
+/* Rows that lie as close to two codes as floats can be, and codes that stand in the table twice. */
+static void every_variant_and_thread_count_finds_the_same_code(void)
+{
+    static float z[N * D], codes[V * D];
+    static const uint32_t off[] = { ~0u, ~(uint32_t)FV_CPU_AVX2, 0 };
+    int32_t want[N], got[N];
+    test_fill(codes, V * D, 1);
+    test_fill(z, N * D, 2);
+    for (int i = 0; i < V / 2; i++) /* the second half repeats the first in another order */
+        memcpy(codes + (V - 1 - i) * D, codes + i * D, D * sizeof *codes);
+    for (int i = 0; i < N; i += 2)
+        for (int d = 0; d < D; d++)
+            z[i * D + d] = 0.5f * (codes[i * D + d] + codes[(i + 1) * D + d]);
+    for (int k = 0; k < 6; k++) {
+        fv_ctx *c = context(off[k % 3], 1 + k / 2);
+        OK(c, search(c, z, codes, k ? got : want));
+        fv_ctx_destroy(&c);
+        if (k) CHECK(memcmp(want, got, sizeof got) == 0);
+    }
+    for (int i = 0; i < N; i++) CHECK(want[i] <= V / 2); /* of two equal codes the first */
+}
+
+static void rows_that_are_not_numbers_get_a_code(void)
+{
+    static float z[N * D], codes[V * D];
+    int32_t got[N];
+    test_fill(codes, V * D, 3);
+    for (int i = 0; i < N * D; i++) z[i] = i % 3 ? NAN : -INFINITY;
+    for (int k = 0; k < 2; k++) {
+        fv_ctx *c = context(k ? 0 : ~0u, 1);
+        OK(c, search(c, z, codes, got));
+        fv_ctx_destroy(&c);
+        for (int i = 0; i < N; i++) CHECK(got[i] == 0);
+    }
+}
+
+/* A small quantiser in training: z [6, 4] input, 5 codes as a parameter. */
+#define ROWS 6
+#define CODES 5
+#define WIDTH 4
+typedef struct small {
+    fv_params *params;
+    fv_plan *plan;
+    float z[ROWS * WIDTH], goal[ROWS * WIDTH];
+} small;
+
+/* loss = mse(q, goal) or the quantiser's own. */
+static fv_status make_small(small *m, bool own_loss)
+{
+    const int64_t cd[2] = { CODES, WIDTH }, zd[2] = { ROWS, WIDTH };
+    fv_tape *t;
+    fv_t index;
+    FV_TRY(fv_params_create(ctx, &m->params));
+    const fv_pid e = fv_params_add(m->params, "e", 2, cd, 0);
+    FV_TRY(fv_params_alloc(m->params));
+    test_fill(fv_params_tensor(m->params, e).data, CODES * WIDTH, 4);
+    test_fill(m->z, ROWS * WIDTH, 5);
+    test_fill(m->goal, ROWS * WIDTH, 6);
+    FV_TRY(fv_tape_create(ctx, &t, m->params, FV_TRAIN, FV_F32));
+    const fv_t z = fv_input_grad(t, "z", FV_F32, 2, zd), goal = fv_input(t, "goal", FV_F32, 2, zd);
+    const fv_t q = fv_vq_nearest(t, z, fv_param(t, e), &index);
+    fv_output(t, "q", q);
+    fv_output(t, "i", index);
+    fv_output(t, "loss", own_loss ? fv_loss_vq(t, z, fv_param(t, e), index, 0.25f)
+                                  : fv_loss_mse(t, q, goal, 0));
+    fv_status s = fv_tape_status(t);
+    if (s == FV_OK) s = fv_plan_build(ctx, &m->plan, t, NULL);
+    fv_tape_destroy(&t);
+    if (s == FV_OK) s = fv_plan_bind(m->plan, "z", m->z);
+    if (s == FV_OK) s = fv_plan_bind(m->plan, "goal", m->goal);
+    if (s == FV_OK) s = fv_plan_forward(m->plan);
+    return s == FV_OK ? fv_plan_backward(m->plan, "loss", 1.0f) : s;
+}
+
+static void free_small(small *m)
+{
+    fv_plan_destroy(&m->plan);
+    fv_params_destroy(&m->params);
+}
+
+static void the_gradient_of_a_code_goes_to_its_latent(void)
+{
+    small m = { 0 };
+    OK(ctx, make_small(&m, false));
+    const float *q = fv_plan_value(m.plan, "q").data, *g = fv_plan_grad(m.plan, "z").data;
+    const float *e = fv_params_grad(m.params, 0).data;
+    for (int i = 0; i < ROWS * WIDTH; i++)
+        NEAR(g[i], 2.0 * (q[i] - m.goal[i]) / (ROWS * WIDTH), 1e-7);
+    for (int i = 0; i < CODES * WIDTH; i++) CHECK(e[i] == 0.0f);
+    free_small(&m);
+}
+
+/* mean |e_i - z|^2 with z held (weight 1) and with e held (weight beta), differenced one by one. */
+static void codes_and_latents_pull_with_their_own_weights(void)
+{
+    small m = { 0 };
+    OK(ctx, make_small(&m, true));
+    const float *e = fv_params_tensor(m.params, 0).data, *ge = fv_params_grad(m.params, 0).data;
+    const float *gz = fv_plan_grad(m.plan, "z").data;
+    const int32_t *index = fv_plan_value(m.plan, "i").data;
+    double want_e[CODES * WIDTH] = { 0 }, total = 0;
+    for (int i = 0; i < ROWS * WIDTH; i++) {
+        const int at = index[i / WIDTH] * WIDTH + i % WIDTH;
+        const double gap = (double)e[at] - m.z[i], h = 1e-4, n = ROWS * WIDTH;
+        const double slope = ((gap + h) * (gap + h) - (gap - h) * (gap - h)) / (2 * h) / n;
+        want_e[at] += slope;
+        total += gap * gap / n;
+        NEAR(gz[i], -0.25 * slope, 1e-6);
+    }
+    for (int i = 0; i < CODES * WIDTH; i++) NEAR(ge[i], want_e[i], 1e-6);
+    NEAR(*(const float *)fv_plan_value(m.plan, "loss").data, 1.25 * total, 1e-6);
+    free_small(&m);
+}
+
+static void shapes_that_do_not_fit_are_refused(void)
+{
+    const int64_t z[2] = { 3, 4 }, e[2] = { 5, 3 }, n = 4;
+    fv_tape *t;
+    fv_t i;
+    OK(ctx, fv_tape_create(ctx, &t, NULL, FV_INFER, FV_F32));
+    const fv_t zt = fv_input(t, "z", FV_F32, 2, z), et = fv_input(t, "e", FV_F32, 2, e);
+    CHECK(fv_vq_nearest(t, zt, et, &i) == 0 && i == 0 && fv_tape_status(t) == FV_ERR_SHAPE);
+    fv_tape_destroy(&t);
+    OK(ctx, fv_tape_create(ctx, &t, NULL, FV_INFER, FV_F32));
+    CHECK(fv_loss_vq(t, fv_input(t, "z", FV_F32, 2, z), fv_input(t, "e", FV_F32, 2, z),
+                     fv_input(t, "i", FV_I32, 1, &n), 1) == 0);
+    CHECK(fv_tape_status(t) == FV_ERR_SHAPE);
+    fv_tape_destroy(&t);
+}
+
+/* ---- Losses between pictures ----------------------------------------------------------------- */
+
+#define SIDE 9
+#define CH 2
+#define VALUES (SIDE * SIDE * CH)
+
+static double tap(const double *d, int h, int w, int y, int x, int c)
+{
+    y = y < 0 ? 0 : y >= h ? h - 1 : y;
+    x = x < 0 ? 0 : x >= w ? w - 1 : x;
+    return d[(y * w + x) * CH + c];
+}
+
+static double blur(const double *d, int h, int w, int y, int x, int c)
+{
+    static const double t[5] = { 1, 4, 6, 4, 1 };
+    double sum = 0;
+    for (int i = 0; i < 25; i++) sum += t[i / 5] * t[i % 5] * tap(d, h, w, y + i / 5 - 2,
+                                                                  x + i % 5 - 2, c) / 256;
+    return sum;
+}
+
+static double slope(const double *d, int y, int x, int c, bool down)
+{
+    static const double t[3] = { 1, 2, 1 };
+    double sum = 0;
+    for (int k = -1; k <= 1; k++)
+        sum += down ? t[k + 1] * (tap(d, SIDE, SIDE, y + 1, x + k, c) -
+                                  tap(d, SIDE, SIDE, y - 1, x + k, c))
+                    : t[k + 1] * (tap(d, SIDE, SIDE, y + k, x + 1, c) -
+                                  tap(d, SIDE, SIDE, y + k, x - 1, c));
+    return sum / 8;
+}
+
+static double image_loss(const double *d0, const fvi_image_loss *w)
+{
+    double g[VALUES], next[VALUES], sum = 0;
+    int side = SIDE;
+    memcpy(g, d0, sizeof g);
+    for (int i = 0; i < VALUES; i++) {
+        const int c = i % CH, x = i / CH % SIDE, y = i / CH / SIDE;
+        sum += (w->l1 * fabs(g[i]) + w->sobel * fabs(slope(g, y, x, c, false)) +
+                w->sobel * fabs(slope(g, y, x, c, true))) / VALUES;
+    }
+    for (int k = 0; k < 3; k++) {
+        const int n = side * side * CH, half = (side + 1) / 2;
+        for (int i = 0; i < n; i++) {
+            const int c = i % CH, x = i / CH % side, y = i / CH / side;
+            const double low = blur(g, side, side, y, x, c);
+            sum += w->pyramid * fabs(k < 2 ? g[i] - low : g[i]) / n;
+            if (x % 2 == 0 && y % 2 == 0) next[(y / 2 * half + x / 2) * CH + c] = low;
+        }
+        memcpy(g, next, sizeof g);
+        side = half;
+    }
+    return sum;
+}
+
+static fv_status run_image_loss(const fvi_image_loss *w, float *a, float *b, fv_plan **p)
+{
+    const int64_t dim[4] = { 1, SIDE, SIDE, CH };
+    fv_tape *t;
+    FV_TRY(fv_tape_create(ctx, &t, NULL, FV_TRAIN, FV_F32));
+    const fv_t x = fv_input_grad(t, "a", FV_F32, 4, dim), y = fv_input(t, "b", FV_F32, 4, dim);
+    fv_output(t, "loss", fvi_loss_image(t, x, y, w));
+    fv_status s = fv_tape_status(t);
+    if (s == FV_OK) s = fv_plan_build(ctx, p, t, NULL);
+    fv_tape_destroy(&t);
+    if (s == FV_OK) s = fv_plan_bind(*p, "a", a);
+    if (s == FV_OK) s = fv_plan_bind(*p, "b", b);
+    if (s == FV_OK) s = fv_plan_forward(*p);
+    return s == FV_OK ? fv_plan_backward(*p, "loss", 1.0f) : s;
+}
+
+static void image_loss_matches_its_definition(void)
+{
+    static const fvi_image_loss w[] = { { 1, 0.5f, 0.1f }, { 1, 0, 0 }, { 0, 1, 0 }, { 0, 0, 1 } };
+    float a[VALUES], b[VALUES];
+    double d[VALUES];
+    test_fill(a, VALUES, 7);
+    test_fill(b, VALUES, 8);
+    for (int i = 0; i < VALUES; i++) d[i] = (double)a[i] - b[i];
+    for (size_t k = 0; k < FV_ARRAY_LEN(w); k++) {
+        fv_plan *p = NULL;
+        OK(ctx, run_image_loss(&w[k], a, b, &p));
+        NEAR(*(const float *)fv_plan_value(p, "loss").data, image_loss(d, &w[k]), 2e-6);
+        const float *g = fv_plan_grad(p, "a").data;
+        for (int i = 0; i < VALUES; i += 7) {
+            const double h = 1e-7, keep = d[i];
+            d[i] = keep + h;
+            const double up = image_loss(d, &w[k]);
+            d[i] = keep - h;
+            NEAR(g[i], (up - image_loss(d, &w[k])) / (2 * h), 2e-6);
+            d[i] = keep;
+        }
+        fv_plan_destroy(&p);
+    }
+}
+
+/* ---- Restarts -------------------------------------------------------------------------------- */
+
+static void unused_codes_move_onto_latents_and_nothing_else_does(void)
+{
+    const int64_t dim[2] = { 6, 3 }, other = 5;
+    const uint32_t counts[6] = { 4, 0, 1, 0, 0, 9 };
+    float latents[4 * 3], state[4 * 18], back[4 * 18], now[2][4 * 18];
+    fv_opt_options o = FV_OPT_OPTIONS_INIT;
+    fv_params *p;
+    fv_opt *opt;
+    OK(ctx, fv_params_create(ctx, &p));
+    (void)fv_params_add(p, "other", 1, &other, 0);
+    const fv_pid id = fv_params_add(p, "codes", 2, dim, 0);
+    OK(ctx, fv_params_alloc(p));
+    test_fill(fv_params_tensor(p, 0).data, 5, 1);
+    test_fill(fv_params_tensor(p, id).data, 18, 2);
+    test_fill(latents, 12, 3);
+    o.ema_decay = 0.9f;
+    OK(ctx, fv_opt_create(ctx, &opt, p, &o));
+    test_fill(fv_params_grad(p, id).data, 18, 4);
+    OK(ctx, fv_opt_step(opt, 0.1f, NULL)); /* moments and average differ from 0 and the values */
+    fvi_opt_keep(opt, id, state);
+    for (int k = 0; k < 2; k++) {
+        const fvi_vq_restart r = { opt, id, counts, latents, 4, 11, 500 };
+        CHECK(fvi_vq_restart_codes(&r) == 3);
+        fvi_opt_keep(opt, id, now[k]);
+        fvi_opt_put_back(opt, id, state);
+    }
+    CHECK(memcmp(now[0], now[1], sizeof now[0]) == 0);
+    for (int v = 0; v < 6; v++)
+        for (int a = 0; a < 4; a++) {
+            const float *row = now[0] + a * 18 + v * 3, *old = state + a * 18 + v * 3;
+            bool found = false;
+            for (int i = 0; i < 4; i++) found |= memcmp(row, latents + 3 * i, 12) == 0;
+            if (counts[v]) CHECK(memcmp(row, old, 12) == 0);
+            else if (a == 1 || a == 2) CHECK(row[0] == 0 && row[1] == 0 && row[2] == 0);
+            else CHECK(found && memcmp(row, now[0] + v * 3, 12) == 0);
+        }
+    fvi_opt_keep(opt, id, back);
+    CHECK(memcmp(back, state, sizeof back) == 0);
+    fv_opt_destroy(&opt);
+    fv_params_destroy(&p);
+}
+
+static void usage_is_counted(void)
+{
+    static const int32_t index[] = { 0, 2, 2, 3, -1, 4, 3 };
+    uint32_t counts[4] = { 0 };
+    fvi_vq_count(counts, 4, index, (int64_t)FV_ARRAY_LEN(index));
+    CHECK(counts[0] == 1 && counts[1] == 0 && counts[2] == 2 && counts[3] == 2);
+    CHECK(fvi_vq_used(counts, 4) == 3);
+    NEAR(fvi_vq_perplexity(counts, 4), exp(-(0.2 * log(0.2) + 0.8 * log(0.4))), 1e-12);
+    memset(counts, 0, sizeof counts);
+    CHECK(fvi_vq_perplexity(counts, 4) == 0);
+}
+
+/* ---- Tokenizer files ------------------------------------------------------------------------- */
+
+/* A small tokenizer with random weights. */
+static void write_tokenizer(const char *name, const char *preset, fv_dtype type)
+{
+    ar_config c;
+    vq_net n;
+    fv_params *p;
+    fv_meta m;
+    OK(ctx, ar_preset(ctx, preset, 0, &c));
+    c.vq.channels = 8;
+    c.vq.latent = 8;
+    c.vq.codes = 50;
+    OK(ctx, fv_params_create(ctx, &p));
+    vq_net_add(&n, p, &c.vq, "vq.");
+    OK(ctx, fv_params_alloc(p));
+    for (int i = 0; i < fv_params_count(p); i++) fv_params_init_normal(p, i, 5, 0.2f);
+    OK(ctx, ar_config_meta(ctx, &c, &m));
+    OK(ctx, fv_params_export(ctx, p, type, (const char *const *)m.item, m.pairs, temp_path(name),
+                             1));
+    fv_meta_free(ctx, &m);
+    fv_params_destroy(&p);
+}
+
+#define H 48
+#define W 32
+static float pixels[2][H * W * 3];
+
+/* Codes, and the picture that they give. */
+static fv_status there_and_back(fv_ctx *c, const char *name, fv_dtype precision, int32_t *codes,
+                                float *rgb)
+{
+    fv_model *m;
+    fv_vq *v;
+    FV_TRY(fv_model_open(c, &m, temp_path(name), NULL));
+    fv_status s = fv_vq_open(c, &v, m, precision);
+    fv_vq_info info = { 0 };
+    if (s == FV_OK) fv_vq_get_info(v, &info);
+    const int f = info.factor ? info.factor : 1;
+    if (s == FV_OK) s = fv_vq_encode(c, v, pixels[0], 2, H, W, codes);
+    if (s == FV_OK) s = fv_vq_decode(c, v, codes, 2, H / f, W / f, rgb);
+    fv_vq_close(&v);
+    fv_model_close(&m);
+    return s;
+}
+
+static void pictures_do_not_depend_on_threads_or_company(void)
+{
+    static const char *const preset[] = { "vq-s8", "VQ-16", "VQ-8" };
+    static const int factor[] = { 8, 16, 8 };
+    static float a[2 * H * W * 3], b[2 * H * W * 3];
+    test_fill(pixels[0], 2 * H * W * 3, 9);
+    for (int k = 0; k < 3; k++) {
+        int32_t one[64], two[64];
+        const int n = H * W / factor[k] / factor[k];
+        write_tokenizer("tok", preset[k], k ? FV_F32 : FV_BF16);
+        fv_ctx *c[2] = { context(0, 1), context(0, 3) };
+        OK(c[0], there_and_back(c[0], "tok", FV_F32, one, a));
+        OK(c[1], there_and_back(c[1], "tok", FV_F32, two, b));
+        CHECK(memcmp(one, two, 2 * (size_t)n * sizeof *one) == 0 && memcmp(a, b, sizeof a) == 0);
+        for (int i = 0; i < 2; i++) fv_ctx_destroy(&c[i]);
+        fv_model *m;
+        fv_vq *v;
+        OK(ctx, fv_model_open(ctx, &m, temp_path("tok"), NULL));
+        OK(ctx, fv_vq_open(ctx, &v, m, FV_F32));
+        OK(ctx, fv_vq_encode(ctx, v, pixels[1], 1, H, W, two)); /* the second one alone */
+        CHECK(memcmp(one + n, two, (size_t)n * sizeof *one) == 0);
+        fv_vq_close(&v);
+        fv_model_close(&m);
+    }
+}
+
+/* Calls of one size with the opener's context allocate once; another context may take part. */
+static void calls_of_one_size_allocate_nothing(void)
+{
+    static float rgb[2 * H * W * 3], other[2 * H * W * 3];
+    int32_t codes[64];
+    fv_memory_stats before, after;
+    fv_model *m;
+    fv_vq *v;
+    fv_ctx *c = context(0, 1);
+    write_tokenizer("tok", "vq-s8", FV_BF16);
+    OK(ctx, fv_model_open(ctx, &m, temp_path("tok"), NULL));
+    for (int k = 0; k < 2; k++) {
+        OK(ctx, fv_vq_open(ctx, &v, m, k ? FV_BF16 : FV_F32));
+        OK(ctx, fv_vq_encode(ctx, v, pixels[0], 1, H, W, codes));
+        OK(ctx, fv_vq_decode(ctx, v, codes, 1, H / 8, W / 8, rgb));
+        fv_ctx_memory(ctx, &before);
+        OK(ctx, fv_vq_encode(ctx, v, pixels[0], 2, H, W, codes));
+        OK(ctx, fv_vq_decode(ctx, v, codes, 2, H / 8, W / 8, rgb));
+        fv_ctx_memory(ctx, &after);
+        CHECK(before.allocations == after.allocations);
+        OK(c, fv_vq_decode(c, v, codes, 2, H / 8, W / 8, other));
+        CHECK(k || memcmp(rgb, other, sizeof rgb) == 0);
+        OK(ctx, fv_vq_decode(ctx, v, codes, 1, H / 8, W / 8, other));
+        CHECK(memcmp(rgb, other, sizeof rgb / 2) == 0);
+        fv_vq_close(&v);
+    }
+    fv_model_close(&m);
+    fv_ctx_destroy(&c);
+}
+
+static int stop_at_once(void *user, const fv_progress *p)
+{
+    (void)user;
+    return p->done == 1;
+}
+
+static void wrong_calls_are_named(void)
+{
+    static float rgb[H * W * 3];
+    int32_t codes[2 * 24] = { 0 };
+    fv_model *m;
+    fv_vq *v;
+    write_tokenizer("tok", "vq-s8", FV_I8);
+    OK(ctx, fv_model_open(ctx, &m, temp_path("tok"), NULL));
+    OK(ctx, fv_vq_open(ctx, &v, m, FV_F32));
+    CHECK(fv_vq_encode(ctx, v, rgb, 1, H, W + 4, codes) == FV_ERR_SHAPE);
+    CHECK(fv_vq_encode(ctx, v, rgb, 0, H, W, codes) == FV_ERR_ARG);
+    CHECK(fv_vq_encode(ctx, v, rgb, 1, 32768, 8, codes) == FV_ERR_ARG);
+    CHECK(fv_vq_decode(ctx, v, codes, 1, 0, 4, rgb) == FV_ERR_ARG);
+    CHECK(fv_vq_decode(ctx, v, codes, 1, 1, 2049, rgb) == FV_ERR_ARG);
+    codes[7] = 50;
+    rgb[0] = 77;
+    CHECK(fv_vq_decode(ctx, v, codes, 1, 6, 4, rgb) == FV_ERR_ARG && rgb[0] == 77);
+    CHECK(strstr(fv_ctx_error(ctx), "code 50 at position 7"));
+    codes[7] = -1;
+    CHECK(fv_vq_decode(ctx, v, codes, 1, 6, 4, rgb) == FV_ERR_ARG);
+    codes[7] = 49;
+    OK(ctx, fv_vq_decode(ctx, v, codes, 1, 6, 4, rgb));
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    o.progress = stop_at_once;
+    fv_ctx *c;
+    CHECK(fv_ctx_create(&c, &o) == FV_OK);
+    CHECK(fv_vq_decode(c, v, codes, 2, 4, 6, rgb) == FV_ERR_CANCELLED);
+    fv_ctx_destroy(&c);
+    fv_vq_close(&v);
+    fv_vq_close(&v);
+    fv_model_close(&m);
+}
+
+/* A copy of a file: without tensor `drop`, or with it as a vector; metadata `key` as `value`. */
+static void spoil(const char *in, const char *out, const char *drop, const char *key,
+                  const char *value)
+{
+    fv_model *m;
+    fv_model_writer *w;
+    OK(ctx, fv_model_open(ctx, &m, temp_path(in), NULL));
+    OK(ctx, fv_model_writer_create(ctx, &w));
+    for (int i = 0; i < fv_model_meta_count(m); i++) {
+        const char *k, *old;
+        fv_model_meta_at(m, i, &k, &old);
+        OK(ctx, fv_model_writer_meta(w, k, key && strcmp(k, key) == 0 ? value : old));
+    }
+    for (int i = 0; i < fv_model_count(m); i++) {
+        fv_tensor t;
+        fv_model_tensor(m, i, &t);
+        if (!drop || strcmp(fv_model_name(m, i), drop) != 0)
+            OK(ctx, fv_model_writer_tensor(w, fv_model_name(m, i), &t));
+    }
+    OK(ctx, fv_model_writer_finish(w, temp_path(out), 1));
+    fv_model_writer_destroy(&w);
+    fv_model_close(&m);
+}
+
+static fv_status open_file(const char *name)
+{
+    fv_model *m;
+    fv_vq *v;
+    FV_TRY(fv_model_open(ctx, &m, temp_path(name), NULL));
+    const fv_status s = fv_vq_open(ctx, &v, m, FV_F32);
+    if ((s == FV_OK) != (v != NULL)) exit(1);
+    fv_vq_close(&v);
+    fv_model_close(&m);
+    return s;
+}
+
+static void files_that_do_not_fit_are_refused(void)
+{
+    static const char *const meta[][2] = {
+        { "fovea.vq.channels", "16" }, { "fovea.vq.codes", "51" }, { "fovea.vq.stem", "1" },
+        { "fovea.vq.mult", "1,2" }, { "fovea.vq.attention", "x" }, { "fovea.kind", "classifier" },
+    };
+    static const char *const tensor[] = { "vq.encoder.conv_in.weight", "vq.decoder.mid.1.k.bias",
+                                          "vq.quantize.embedding.weight" };
+    write_tokenizer("tok", "vq-s8", FV_F32);
+    OK(ctx, open_file("tok"));
+    for (size_t i = 0; i < FV_ARRAY_LEN(meta); i++) {
+        spoil("tok", "bad", NULL, meta[i][0], meta[i][1]);
+        CHECK_MSG(open_file("bad") == FV_ERR_MODEL, "%s", meta[i][0]);
+    }
+    for (size_t i = 0; i < FV_ARRAY_LEN(tensor); i++) {
+        spoil("tok", "bad", tensor[i], NULL, NULL);
+        CHECK_MSG(open_file("bad") == FV_ERR_MODEL, "%s", tensor[i]);
+    }
+    CHECK(fv_vq_open(ctx, NULL, NULL, FV_F32) == FV_ERR_ARG);
+}
+
+/* ---- Training -------------------------------------------------------------------------------- */
+
+#define PICTURES 120
+
+/* Four squares, each dark or bright; some pictures are held out. */
+static void make_data(void)
+{
+    static uint8_t ppm[16 * 16 * 3 + 64];
+    tar t = { 0 };
+    uint64_t seed = 6;
+    for (int i = 0; i < PICTURES; i++) {
+        size_t n = (size_t)sprintf((char *)ppm, "P6 16 16 255\n");
+        const uint32_t bits = test_next(&seed) >> 8;
+        for (int p = 0; p < 256 * 3; p++)
+            ppm[n++] = bits >> (p / 384 * 2 + p / 3 % 16 / 8) & 1 ? 220 : 40;
+        char path[32];
+        snprintf(path, sizeof path, "%c/%d.ppm", "ab"[i % 2], i);
+        put_entry(&t, "", path, '0', ppm, n);
+    }
+    put_end(&t);
+    FILE *f = fopen(temp_path("data.tar"), "wb");
+    if (!f || fwrite(t.data, 1, t.size, f) != t.size || fclose(f)) exit(1);
+    drop(&t);
+}
+
+/* Runs of up to 24 steps restart codes at every second one. */
+static fv_status train(fv_ctx *c, const char *out, int steps, int resume, const char *set)
+{
+    fv_vq_train_options o = FV_VQ_TRAIN_OPTIONS_INIT;
+    fv_train_result result;
+    fv_recipe *r;
+    char text[512], folder[160];
+    snprintf(text, sizeof text,
+             "engine = vq\npreset = vq-s8\nimage_size = 16\ndata = data.tar\nworkers = -1\n"
+             "channels = 8\nlatent = 8\ncodes = 24\nbatch = 8\nsteps = %d\nlr = 3e-3\n"
+             "ema = 0.9\nprecision = f32\nexport = f32\nrestart_every = %d\nrestart_batches = 2\n"
+             "eval_every = 0\nsave_every = 5\n", steps, steps > 24 ? 20 : 2);
+    FV_TRY(fv_recipe_parse(c, &r, text, strlen(text)));
+    snprintf(folder, sizeof folder, "%s/run-%s", temp_dir, out);
+    o.data_dir = temp_dir;
+    o.out_dir = folder;
+    o.export_path = temp_path(out);
+    o.resume = resume;
+    fv_status s = set[0] ? fv_recipe_set(r, set) : FV_OK;
+    if (s == FV_OK) s = fv_vq_train(c, r, &o, &result);
+    fv_recipe_close(&r);
+    return s;
+}
+
+static bool same_tensors(const char *one, const char *two)
+{
+    fv_model *a, *b;
+    uint8_t ha[32], hb[32];
+    if (fv_model_open(ctx, &a, temp_path(one), NULL) != FV_OK) return false;
+    fv_model_hash(a, ha);
+    fv_model_close(&a);
+    if (fv_model_open(ctx, &b, temp_path(two), NULL) != FV_OK) return false;
+    fv_model_hash(b, hb);
+    fv_model_close(&b);
+    return memcmp(ha, hb, sizeof ha) == 0;
+}
+
+typedef struct stopper {
+    fv_ctx *c;
+    unsigned wait_us;
+} stopper;
+
+static void *stop_soon(void *user)
+{
+    const stopper *s = user;
+    const struct timespec wait = { s->wait_us / 1000000, s->wait_us % 1000000 * 1000L };
+    nanosleep(&wait, NULL);
+    fv_ctx_cancel(s->c);
+    return NULL;
+}
+
+/* Stopped at moments of the clock again and again, also between a restart and the end of its step.
+ * Every stop saves; without progress in between the test would not end, so waits grow. */
+static void a_run_that_is_stopped_anywhere_ends_the_same(void)
+{
+    fv_ctx *c = context(0, 1);
+    OK(c, train(c, "whole", 24, 0, ""));
+    unsigned wait = 3000;
+    fv_status s = FV_ERR_CANCELLED;
+    int stops = 0;
+    for (; s == FV_ERR_CANCELLED; stops++, wait += wait / 4) {
+        stopper stop = { c, wait };
+        pthread_t id;
+        CHECK(pthread_create(&id, NULL, stop_soon, &stop) == 0);
+        s = train(c, "parts", 24, 1, "");
+        pthread_join(id, NULL);
+        fv_ctx_uncancel(c);
+    }
+    OK(c, s);
+    CHECK_MSG(stops > 2, "%d stops", stops);
+    CHECK(same_tensors("whole", "parts"));
+    fv_ctx_destroy(&c);
+}
+
+/* Mean PSNR of the held-out pictures, from the file's metadata. */
+static double psnr_of(const char *name)
+{
+    fv_model *m;
+    if (fv_model_open(ctx, &m, temp_path(name), NULL) != FV_OK) return -1;
+    const char *text = fv_model_meta(m, "fovea.train.psnr_db");
+    const double v = text ? strtod(text, NULL) : -1;
+    fv_model_close(&m);
+    return v;
+}
+
+static void training_learns_and_its_file_opens(void)
+{
+    fv_ctx *c = context(0, 1); /* small steps: oneDNN's threads would mostly wait for each other */
+    OK(c, train(c, "short", 2, 0, "eval_every=1000"));
+    OK(c, train(c, "long", 80, 0, "eval_every=1000"));
+    CHECK_MSG(psnr_of("long") > psnr_of("short") + 6 && psnr_of("short") > 0, "%g, %g dB",
+              psnr_of("short"), psnr_of("long"));
+    OK(ctx, open_file("long"));
+    OK(c, train(c, "i8", 2, 0, "export=int8"));
+    OK(ctx, open_file("i8"));
+    OK(c, train(c, "plain", 2, 0, "attention=0"));
+    OK(ctx, open_file("plain"));
+    OK(c, train(c, "sheet", 2, 0, "sample_every=1"));
+    fv_image sheet;
+    OK(c, fv_image_read(c, &sheet, temp_path("run-sheet/sample-00000002.png"), NULL));
+    CHECK(sheet.width >= 16 * 12 && sheet.channels == 3);
+    fv_image_free(c, &sheet);
+    CHECK(train(c, "no", 2, 0, "image_size=20") == FV_ERR_ARG);
+    CHECK(train(c, "no", 2, 0, "preset=ar-xs") == FV_ERR_ARG);
+    CHECK(train(c, "no", 2, 0, "colour=red") == FV_ERR_UNKNOWN);
+    fv_ctx_destroy(&c);
+}
+
+int main(void)
+{
+    temp_dir_make("vq");
+    if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
+    RUN(every_variant_and_thread_count_finds_the_same_code);
+    RUN(rows_that_are_not_numbers_get_a_code);
+    RUN(the_gradient_of_a_code_goes_to_its_latent);
+    RUN(codes_and_latents_pull_with_their_own_weights);
+    RUN(shapes_that_do_not_fit_are_refused);
+    RUN(image_loss_matches_its_definition);
+    RUN(unused_codes_move_onto_latents_and_nothing_else_does);
+    RUN(usage_is_counted);
+    RUN(pictures_do_not_depend_on_threads_or_company);
+    RUN(calls_of_one_size_allocate_nothing);
+    RUN(wrong_calls_are_named);
+    RUN(files_that_do_not_fit_are_refused);
+    make_data();
+    RUN(a_run_that_is_stopped_anywhere_ends_the_same);
+    RUN(training_learns_and_its_file_opens);
+    fv_ctx_destroy(&ctx);
+    temp_dir_remove();
+    return test_end();
+}
