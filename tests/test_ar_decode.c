@@ -1031,7 +1031,8 @@ static void sequences_are_kept_by_lossless_modes_only(void)
     CHECK(ar_keeps_sequence(&o));
 }
 
-static ar_decode_options spoilt(int i, ar_cost *unmeasured, const ar_neighbours *other)
+static ar_decode_options spoilt(int i, ar_cost *unmeasured, const ar_neighbours *near,
+                                const ar_neighbours *other)
 {
     ar_decode_options o = options();
     o.vvs.schedule = AR_SKIP_UNIFORM;
@@ -1072,24 +1073,30 @@ static ar_decode_options spoilt(int i, ar_cost *unmeasured, const ar_neighbours 
     case 33: o = options(); o.jacobi = 2; o.is_plain = true; break;
     case 34: o = options(); o.jacobi = 2; o.jacobi_init = (ar_jacobi_init)2; break;
     case 35: o.cost = unmeasured; break;
+    case 36: o.accept = (ar_accept_options){ AR_RULE_LANTERN, .delta = 1.1f, .near = near }; break;
+    case 37:
+        o.accept = (ar_accept_options){ AR_RULE_LANTERNPP, .lambda = 0.9f, .near = near };
+        break;
+    case 38: o.accept = (ar_accept_options){ AR_RULE_LANTERN, .k = 3, .near = near }; break;
     }
     return o;
 }
 
 static void options_out_of_range_are_refused(void)
 {
-    const float codebook[3 * 2] = { 1, 0, 0, 1, 1, 1 };
-    ar_neighbours *other = NULL;
+    const float codebook[16 * 2] = { 1, 0, 0, 1, 1, 1 };
+    ar_neighbours *near = NULL, *other = NULL;
     ar_cost unmeasured;
     OK(ctx, ar_neighbours_create(ctx, &other, codebook, 3, 2, 1, false));
+    OK(ctx, ar_neighbours_create(ctx, &near, codebook, 16, 2, 2, true));
     ar_cost_init(&unmeasured);
     script s = script_create(16, 16, 1);
     ar_lm lm = script_lm(&s);
     const ar_noise noise = { 1, 0 };
     ar_counters c = { 0 };
     int32_t token[16];
-    for (int i = 0; i <= 35; i++) {
-        const ar_decode_options o = spoilt(i, &unmeasured, other);
+    for (int i = 0; i <= 38; i++) {
+        const ar_decode_options o = spoilt(i, &unmeasured, near, other);
         CHECK_MSG(ar_decode(ctx, &lm, &o, 1, &noise, token, &c, NULL) == FV_ERR_ARG, "case %d", i);
         CHECK_MSG(strncmp(fv_ctx_error(ctx), "decoding: ", 10) == 0, "case %d", i);
     }
@@ -1100,6 +1107,7 @@ static void options_out_of_range_are_refused(void)
     CHECK(strstr(fv_ctx_error(ctx), "no draft head"));
     o.is_plain = true;
     OK(ctx, ar_decode(ctx, &lm, &o, 1, &noise, token, &c, NULL));
+    ar_neighbours_free(ctx, &near);
     ar_neighbours_free(ctx, &other);
     free(s.image);
 }
