@@ -4,6 +4,7 @@
 #define AR_TOY_H
 
 #include "ar_decode.h"
+#include "chi_square.h"
 #include "test.h"
 
 #define TOY_TOKENS 40
@@ -130,13 +131,6 @@ static inline fv_status toy_grow(toy *t, ar_tree_work *w, const ar_tree_options 
     const ar_root root = { .position = position, .token = t->root.token[position], .noise = noise,
                            .most_depth = t->tokens - 1 - position, .draft_logits = logits };
     return ar_tree_grow(w, &lm, o, s, &root, tree);
-}
-
-/* Chi-square with that many degrees of freedom: p > 1e-4, by Wilson and Hilferty's cube root. */
-static inline bool toy_chi_is_plausible(double chi, int freedom)
-{
-    const double v = 2.0 / (9.0 * freedom);
-    return (cbrt(chi / freedom) - (1 - v)) / sqrt(v) < 3.719;
 }
 
 /* ---- Definitions ----------------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
  * more (reference_loop), Jacobi iteration, costs, options, failures. */
 #include "ar_scripted.h"
 #include "alloc_fail.h"
+#include "chi_square.h"
 #include "test.h"
 
 static fv_ctx *ctx;
@@ -758,9 +759,8 @@ static void toy_joint(const script *s, const ar_sampling *sampling, double p[TOY
     ar_dists_free(&d);
 }
 
-/* Standard deviations by which chi-square is too large (Wilson and Hilferty); small cells are put
- * together, a cell of probability 0 that is hit counts as infinitely unlikely. */
-static double chi_square_excess(const double *p, const int64_t *hits, int64_t n)
+/* Small cells are put together; a cell of probability 0 that is hit is infinitely unlikely. */
+static double excess_of(const double *p, const int64_t *hits, int64_t n)
 {
     double x = 0.0, rest_p = 0.0, rest_hits = 0.0;
     int cells = 0;
@@ -780,8 +780,7 @@ static double chi_square_excess(const double *p, const int64_t *hits, int64_t n)
         x += d * d / (rest_p * (double)n);
         cells++;
     }
-    const double k = cells - 1, v = 2.0 / (9.0 * k);
-    return (cbrt(x / k) - (1.0 - v)) / sqrt(v);
+    return chi_excess(x, cells - 1);
 }
 
 static double toy_excess(const ar_decode_options *o)
@@ -810,10 +809,8 @@ static double toy_excess(const ar_decode_options *o)
         }
     }
     free(s.image);
-    return chi_square_excess(p, hits, (int64_t)batches * TOY_BATCH);
+    return excess_of(p, hits, (int64_t)batches * TOY_BATCH);
 }
-
-#define LIMIT 3.72 /* p = 1e-4 */
 
 static void jacobi_by_ratio_keeps_the_distribution(void)
 {
@@ -824,7 +821,7 @@ static void jacobi_by_ratio_keeps_the_distribution(void)
         o.jacobi = 3;
         o.jacobi_init = setting % 2 ? AR_JACOBI_ABOVE : AR_JACOBI_RANDOM;
         const double excess = toy_excess(&o);
-        CHECK_MSG(excess < LIMIT, "setting %d: %.2f", setting, excess);
+        CHECK_MSG(excess < CHI_LIMIT, "setting %d: %.2f", setting, excess);
     }
 }
 
@@ -837,10 +834,10 @@ static void strict_skipping_keeps_the_distribution_and_other_skipping_does_not(v
     o.vvs.post = AR_POST_STRICT;
     o.tree.depth = 3;
     double excess = toy_excess(&o);
-    CHECK_MSG(excess < LIMIT, "strict: %.2f", excess);
+    CHECK_MSG(excess < CHI_LIMIT, "strict: %.2f", excess);
     o.vvs.post = AR_POST_RESTORE;
     excess = toy_excess(&o);
-    CHECK_MSG(excess > 3.0 * LIMIT && excess < 1e8, "restore: %.2f", excess);
+    CHECK_MSG(excess > 3.0 * CHI_LIMIT && excess < 1e8, "restore: %.2f", excess);
 }
 
 /* ---- Costs ----------------------------------------------------------------------------------- */

@@ -112,7 +112,7 @@ static bool is_distributed_exactly(const int *count, int samples, double *distan
         *chi += (rare - rare_expected) * (rare - rare_expected) / rare_expected;
         ++*freedom;
     }
-    return toy_chi_is_plausible(*chi, *freedom);
+    return chi_excess(*chi, *freedom) < CHI_LIMIT;
 }
 
 static bool passes(const char *name, way y)

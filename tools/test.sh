@@ -230,7 +230,7 @@ if [ -n "$full" ]; then
         fuzz_all sanitized
     fi
     for target in test_vz_container test_vz_solid test_vz_golden test_accel_runs \
-        test_plan_quality test_ar_lossless; do
+        test_plan_quality test_ar_lossless test_ar_decode; do
         [ -x "$out/release/tests/$target" ] &&
             step "${target}_full" "$out/release/tests/$target" --full
     done
