@@ -321,6 +321,8 @@ typedef struct sampling {
     const fv_generate_options *o;
     dit_schedule schedule;
     dit_walk walk;
+    dit_guard *guard;         /* NULL: none */
+    const dit_policy *policy; /* the plan's or the guard's; NULL: rows as planned */
     int done_evals, total_evals;
     fv_generate_stats stats;
 } sampling;
@@ -336,10 +338,10 @@ static fv_status sample_batch(sampling *s, int first, const float *noise, float 
     int64_t full, reused;
     for (int i = 0; i < w->B; i++) w->labels[i] = o->classes ? o->classes[first + i] : o->class_all;
     FV_TRY(dit_walk_start(w, o->seed + (uint64_t)first, noise ? noise + at : NULL));
-    if (a && a->policy) FV_TRY(a->policy->start(a->policy->user, w->runner, w->B));
+    if (s->policy) FV_TRY(s->policy->start(s->policy->user, w->runner, w->B));
     for (int e = 0; e < s->schedule.evals; e++) {
         dit_row row = dit_accel_row(a, e);
-        if (a && a->policy) FV_TRY(advance_by(w, e, a->policy, &row));
+        if (s->policy) FV_TRY(advance_by(w, e, s->policy, &row));
         else FV_TRY(dit_walk_advance(w, e, &row));
         FV_TRY(fv_report(s->ctx, "sampling", (uint64_t)++s->done_evals, (uint64_t)s->total_evals,
                          NULL));
@@ -348,6 +350,7 @@ static fv_status sample_batch(sampling *s, int first, const float *noise, float 
     s->stats.flop += flop;
     s->stats.full_modules += full;
     s->stats.reused_modules += reused;
+    if (s->guard) s->stats.guard_fired = dit_guard_fired(s->guard);
     memcpy(state + at, w->x, (size_t)w->B * (size_t)w->n * sizeof(float));
     return FV_OK;
 }
@@ -377,6 +380,23 @@ static fv_status check_accel(fv_ctx *ctx, const sampling *s)
                    a->depth, s->schedule.evals, s->net->cfg.depth);
 }
 
+static fv_status choose_policy(fv_ctx *ctx, sampling *s)
+{
+    const fv_accel *a = s->o->accel;
+    const dit_config *c = &s->net->cfg;
+    const dit_guard_options g = { .tau = s->o->guard, .B = dit_choose_batch(c, s->o) };
+    if (!(g.tau >= 0 && g.tau < INFINITY))
+        return fv_fail(ctx, FV_ERR_ARG, "guard is %g: use a number above 0, or 0 for none", g.tau);
+    s->policy = a ? a->policy : NULL;
+    if (!a || !(g.tau > 0)) return FV_OK;
+    if (a->policy)
+        return fv_fail(ctx, FV_ERR_ARG, "guard: %s decides while it runs, there is no plan to guard",
+                       a->mode);
+    FV_TRY(dit_guard_create(ctx, &s->guard, a, &s->schedule, c, &g));
+    s->policy = dit_guard_policy(s->guard);
+    return FV_OK;
+}
+
 /* The largest of the batches. */
 static void note_memory(sampling *s)
 {
@@ -384,6 +404,7 @@ static void note_memory(sampling *s)
     uint64_t act, kept;
     dit_runner_memory(w->runner, &act, &kept);
     act += 6 * (uint64_t)w->B * (uint64_t)w->n * sizeof(float); /* the sampler's states */
+    kept += s->guard ? dit_guard_bytes(s->guard) : 0;
     if (act + kept < s->stats.activation_bytes + s->stats.cache_bytes) return;
     s->stats.activation_bytes = act;
     s->stats.cache_bytes = kept;
@@ -401,6 +422,7 @@ static fv_status sample_all(sampling *s, fv_dtype precision, const float *noise,
                                       .exact_cache = s->o->exact_cache != 0,
                                       .no_hoisting = s->o->no_hoisting != 0 };
             dit_runner_options_for(s->o->accel, &ro);
+            ro.probes = s->policy != NULL;
             dit_walk_destroy(&s->walk);
             FV_TRY(dit_walk_create(s->ctx, &s->walk, s->net, precision, &s->schedule, &ro));
             note_memory(s);
@@ -426,9 +448,11 @@ fv_status dit_generate_net(fv_ctx *ctx, const dit_net *net, fv_dtype precision,
     FV_TRY(check_classes(ctx, &net->cfg, o));
     FV_TRY(dit_schedule_create(ctx, &s.schedule, &net->cfg, o));
     fv_status st = check_accel(ctx, &s);
+    if (st == FV_OK) st = choose_policy(ctx, &s);
     if (st == FV_OK) st = sample_all(&s, precision, noise, state);
     if (stats) *stats = s.stats;
     dit_walk_destroy(&s.walk);
+    dit_guard_destroy(&s.guard);
     dit_schedule_destroy(ctx, &s.schedule);
     return st;
 }

@@ -103,6 +103,14 @@ typedef struct fv_generate_options {
     int exact_cache;             /* cached module outputs stay f32 (default: bf16 with FV_BF16) */
     int no_hoisting;             /* conditioning at every evaluation instead of for many at once:
                                     the same pictures, slower; for comparisons with other code */
+    double guard;                /* > 0: an evaluation at which the input of the first block has
+                                    moved more than `guard` times as far since the last full one as
+                                    the pace between the last two has it is computed in full, and a
+                                    later full one is not: no more work than planned, beside the
+                                    looking. Usual evaluations are at 0.8 to 1.2. Decided for the
+                                    batch, by the picture that hurries most: pictures depend on the
+                                    others of their batch then, not on threads. 0 = none; of no
+                                    effect without accel */
 } fv_generate_options;
 #define FV_GENERATE_OPTIONS_INIT { .struct_size = sizeof(fv_generate_options), .count = 1 }
 
@@ -114,14 +122,15 @@ typedef struct fv_generate_stats {
     uint64_t weight_bytes;       /* weights as packed, decoder included                         */
     uint64_t activation_bytes;   /* work memory of the plans, states and pictures               */
     uint64_t cache_bytes;        /* module outputs, modulations of many steps, constant tables  */
+    int64_t guard_fired;         /* evaluations that the guard computed in full, of all batches */
 } fv_generate_stats;
 
 /* Pictures to images[0..count): RGB 8 bit, owned by the caller (fv_image_free with ctx). On failure
  * all are zeroed (untouched when o or count is refused). Nothing is allocated between the first and
  * the last step of a batch. Progress: "sampling" per evaluation, then "decoding" for latent models.
  * The same bytes for any thread count. Resets the peak of fv_ctx_memory. stats may be NULL.
- * FV_ERR_ARG: an option is out of range, does not fit the model, or a class does not exist;
- * FV_ERR_MODEL: a latent model without decoder, or a plan for other steps or another sampler;
+ * FV_ERR_ARG: an option is out of range, does not fit the model, or a class does not exist, or a
+ * guard is asked for a plan that decides at run time; FV_ERR_MODEL: a latent model without decoder, or a plan for other steps or another sampler;
  * FV_ERR_OOM; FV_ERR_CANCELLED. */
 FV_API FV_NODISCARD fv_status fv_generate(fv_ctx *ctx, const fv_dit *d,
                                           const fv_generate_options *o, fv_image *images,

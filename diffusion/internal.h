@@ -302,6 +302,22 @@ struct fv_accel {
 };
 dit_row dit_accel_row(const struct fv_accel *a, int e); /* a NULL: everything in full */
 
+/* ---- accel_guard.c: a plan that is watched while it runs ------------------------------------- */
+
+typedef struct dit_guard dit_guard;
+typedef struct dit_guard_options {
+    double tau; /* > 0: as in fv_generate_options.guard */
+    int B;      /* most pictures of a batch */
+} dit_guard_options;
+/* For one call at a time; the plan (not one that decides itself) and the schedule must outlive it.
+ * The runner needs probes. */
+fv_status dit_guard_create(fv_ctx *ctx, dit_guard **out, const struct fv_accel *plan,
+                           const dit_schedule *s, const dit_config *c, const dit_guard_options *o);
+void dit_guard_destroy(dit_guard **g);
+const dit_policy *dit_guard_policy(const dit_guard *g);
+int64_t dit_guard_fired(const dit_guard *g); /* over all batches */
+uint64_t dit_guard_bytes(const dit_guard *g);
+
 /* An opened model. */
 struct fv_dit {
     fv_ctx *ctx;

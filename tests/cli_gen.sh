@@ -274,6 +274,14 @@ grep -q '"mode": "taylorseer:N=3,order=1"' out; ok $? accel_method_is_reported
 expect accel_method_as_plan 0 $gen $fast --plan-in t.fvplan -f -o t2.png
 if [ -n "$python" ]; then "$python" pixels.py t.png t2.png; ok $? accel_method_as_plan_repeats_the_picture
 else skip accel_method_as_plan_repeats_the_picture "no python3"; fi
+refuse guard_needs_a_plan 2 "plan" $gen --guard 1.2 -o x.png
+refuse guard_needs_a_plan_known_before 2 "teacache" $gen --steps 3 --accel teacache --guard 2 -o x.png
+expect guard 0 $gen $fast --plan-in t.fvplan --guard 0.001 -f -o g.png --json
+grep -q '"guard_fired": [1-9]' out; ok $? guard_fires
+expect guard_at_rest 0 $gen $fast --plan-in t.fvplan --guard 1000 -f -o g.png --json
+grep -q '"guard_fired": 0' out; ok $? guard_rests
+if [ -n "$python" ]; then "$python" pixels.py t.png g.png; ok $? guard_at_rest_repeats_the_picture
+else skip guard_at_rest_repeats_the_picture "no python3"; fi
 expect accel_teacache 0 $gen $fast --accel teacache:threshold=0.3 --compare -f -o t.png
 refuse speedup_beyond_the_maximum 1 "maximum" $gen $fast -q --speedup 900 -o x.png
 expect speedup_1_is_exact 0 $gen $fast --speedup 1 --json -o exact.png

@@ -221,9 +221,9 @@ static int plan_for_speedup(fv_ctx *ctx, const gen_model *m, const fv_generate_o
     o.class_all = 0;
     char *key = timing_key(ctx, m, &o);
     char *plan_key =
-        cli_format("%s %d %d %g table %llx %g %s %d", key, (int)o.sampler, o.steps, (double)o.cfg,
+        cli_format("%s %d %d %g table %llx %g %s %d %g", key, (int)o.sampler, o.steps, (double)o.cfg,
                    (unsigned long long)table_identity(m, r->table), r->speedup,
-                   r->accel ? r->accel : "", r->polish);
+                   r->accel ? r->accel : "", r->polish, o.guard);
     char *timing_file = cache_file("timing", key, ".json");
     char *plan_file = cache_file("plan", plan_key, ".fvplan");
     fv_status s = FV_ERR_NOT_FOUND;

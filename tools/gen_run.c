@@ -22,7 +22,7 @@ typedef struct gen_args {
         *accel;
     int n, polish;
     uint64_t seed;
-    double speedup;
+    double speedup, guard;
     bool has_grid, has_compare;
 } gen_args;
 
@@ -374,6 +374,8 @@ static void print_json(const gen_run *r)
     print_json_quality(r, &j);
     cli_json_string(&j, "mode", r->plan.accel ? r->plan.info.mode : "exact");
     cli_json_number(&j, "anchors", r->plan.accel ? r->plan.info.anchors : NAN);
+    cli_json_number(&j, "guard", r->a->guard > 0 ? r->a->guard : NAN);
+    cli_json_u64(&j, "guard_fired", (uint64_t)r->stats.guard_fired);
     cli_json_number(&j, "flop", r->stats.flop);
     cli_json_u64(&j, "full_modules", (uint64_t)r->stats.full_modules);
     cli_json_u64(&j, "reused_modules", (uint64_t)r->stats.reused_modules);
@@ -409,6 +411,9 @@ static void print_text(const gen_run *r)
         cli_detail("plan %s: %d of %d steps in full, predicted %.2fx, FLOP ratio %.2f",
                    r->plan.info.mode, r->plan.info.anchors, r->plan.info.steps,
                    r->plan.info.predicted_speedup, r->plan.info.flop_ratio);
+    if (r->a->guard > 0)
+        cli_detail("guard %g: %lld evaluations in full that were planned for later", r->a->guard,
+                   (long long)r->stats.guard_fired);
     cli_detail("%.3g GFLOP", r->stats.flop * 1e-9);
     cli_detail("peak memory %.1f MiB beside %.1f MiB of packed weights: %.3f of activations "
                "(%.1f MiB) and caches (%.1f MiB); resident %.1f MiB",
@@ -428,10 +433,13 @@ static int run_steps(gen_run *r)
     if (code != CLI_OK) return code;
     if ((code = choose_classes(r)) != CLI_OK) return code;
     if ((code = name_files(r)) != CLI_OK) return code;
+    r->o.guard = a->guard;
     const gen_plan_request request = {a->speedup,  a->table,  a->plan_in,
                                       r->o.count, a->polish, a->accel};
     if ((code = gen_make_plan(r->ctx, &r->model, &r->o, &request, &r->plan)) != CLI_OK) return code;
     r->o.accel = r->plan.accel;
+    if (a->guard > 0 && r->plan.accel && r->plan.info.at_run_time)
+        return cli_fail(CLI_USAGE, "--guard: %s decides while it runs and has no plan", a->accel);
     if (a->plan_out && r->plan.accel && r->plan.info.at_run_time)
         return cli_fail(CLI_USAGE, "--plan-out: %s decides while it runs and has no plan",
                         a->accel);
@@ -473,6 +481,8 @@ static int check_args(const gen_args *a)
         return cli_fail(CLI_USAGE, "--plan-out needs --speedup above 1, or --accel");
     if (a->polish && !(a->speedup > 1))
         return cli_fail(CLI_USAGE, "--polish needs --speedup above 1");
+    if (a->guard > 0 && !(a->speedup > 1) && !a->plan_in && !a->accel)
+        return cli_fail(CLI_USAGE, "--guard needs --speedup above 1, --plan-in or --accel");
     if (a->table && !(a->speedup > 0) && !a->accel)
         return cli_fail(CLI_USAGE, "--table needs --speedup or --accel");
     return gen_check_accel(a->accel, a->speedup);
@@ -483,6 +493,9 @@ static const char more[] =
     "standard output. Without --class the pictures go through the classes.\n"
     "--accel dpx|soda|soda-paper|dcs|fixed: how --speedup plans (default dpx); alone,\n"
     "a method of others, as in fora:N=3 (see fovea bench accel --methods list).\n"
+    "--guard TAU: a step is computed in full, and a later one is not, where the\n"
+    "input has moved more than TAU times as far since the last full step as its pace\n"
+    "before has it; usual steps are at 0.8 to 1.2.\n"
     "Verbs, each with --help: gen info, gen calibrate, gen explain.\n";
 
 int gen_pictures(int argc, char **argv)
@@ -501,6 +514,8 @@ int gen_pictures(int argc, char **argv)
          &a.polish, 0, 100000},
         {0, "accel", "NAME", "with --speedup: how to plan; else a method of others", CLI_STRING,
          &a.accel, 0, 0},
+        {0, "guard", "TAU", "mend the plan where a picture hurries; try 1.2", CLI_NUMBER, &a.guard,
+         0, 1000},
         {0, "compare", NULL, "also run exactly, report speed-up, PSNR, SSIM", CLI_FLAG,
          &a.has_compare, 0, 0},
         {0, "side-by-side", "FILE", "with --compare: exact, fast, difference", CLI_STRING, &a.sheet,

@@ -10,7 +10,7 @@ _gen()
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
     --class) words='all' ;;
     --accel) words='dpx soda soda-paper dcs fixed fora toca duca taylorseer teacache cem' ;;
-    -n | --seed | --steps | --cfg | --speedup | --threads | --draws) return ;;
+    -n | --seed | --steps | --cfg | --speedup | --guard | --threads | --draws) return ;;
     -o | --model | --decoder | --table | --plan-in | --plan-out | --side-by-side | --png)
         COMPREPLY=($(compgen -f -- "$cur"))
         compopt -o filenames 2> /dev/null
@@ -28,7 +28,7 @@ _gen()
     explain) words="--model --speedup -n $sampling --table --png -f --json $machine $common" ;;
     *)
         words="--model --class -n --seed $sampling --speedup --compare --side-by-side --table
-            --accel --polish --plan-out --plan-in --decoder -o --grid -f $machine --json $common"
+            --accel --polish --guard --plan-out --plan-in --decoder -o --grid -f $machine --json $common"
         [[ $COMP_CWORD == 1 ]] && words="info calibrate explain $words"
         ;;
     esac
