@@ -223,10 +223,13 @@ static fv_status export_model(void *user, uint64_t step, const char *path)
     if (s == FV_OK) s = fv_meta_add(tr->ctx, &m, "fovea.train.recipe", tr->recipe_text);
     if (s == FV_OK)
         s = fv_meta_add(tr->ctx, &m, "fovea.train.data", fv_dataset_manifest(tr->data));
-    if (s == FV_OK && tr->last.psnr > 0)
-        s = fv_meta_add_number(tr->ctx, &m, "fovea.train.psnr_db", tr->last.psnr);
-    if (s == FV_OK && tr->last.psnr > 0)
-        s = fv_meta_add_number(tr->ctx, &m, "fovea.train.codes_used", tr->last.used);
+    const struct { const char *key; double value; } held[] = {
+        { "fovea.train.psnr_db", tr->last.psnr }, { "fovea.train.ssim", tr->last.ssim },
+        { "fovea.train.codes_used", tr->last.used },
+        { "fovea.train.perplexity", tr->last.perplexity },
+    };
+    for (size_t i = 0; i < FV_ARRAY_LEN(held) && tr->last.psnr > 0 && s == FV_OK; i++)
+        s = fv_meta_add_number(tr->ctx, &m, held[i].key, held[i].value);
     if (s == FV_OK)
         s = fv_params_export(tr->ctx, tr->params, tr->export_type, (const char *const *)m.item,
                              m.pairs, path, 1);

@@ -1,0 +1,251 @@
+"""Golden values of LlamaGen's VQ tokenizers (VQ-16, VQ-8) with 32 channels in place of 128.
+
+Run as `python tests/parity/vq_small.py`; writes vq16_small_io.safetensors and vq8_small_io.safetensors.
+Needs numpy alone; computed in float64. The layers are written out from their description: encoder and
+decoder of residual blocks, GroupNorm (min(32, channels / 4) groups, eps 1e-6), one-head attention at
+the lowest level, 16384 codes of 8 numbers, codes and latents of unit length, the nearest by the largest
+product.
+
+The weights (4.6 million) are not in the files: value i of a tensor is a hash of its name and i, which
+test_vq_parity.c computes as well. The files hold the tensors' shapes (shape.NAME), the picture, the
+latents of unit length, the codes with the margin to the second best, and the picture of other codes.
+"""
+import json
+import math
+import os
+import struct
+import sys
+
+sys.dont_write_bytecode = True
+import numpy as np
+
+CHANNELS, LATENT, CODES, WIDTH = 32, 256, 16384, 8
+GROUPS = min(32, CHANNELS // 4)
+HEIGHT, BREADTH = 32, 48
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+# ---- Values from names -----------------------------------------------------------------------------
+
+
+def fnv1a(name):
+    h = 0xcbf29ce484222325
+    for c in name.encode():
+        h = (h ^ c) * 0x100000001b3 & (1 << 64) - 1
+    return h
+
+
+def hashed(name, n):
+    """n values in [-1, 1) with 24 bits, the same as hashed() in test_vq_parity.c."""
+    with np.errstate(over='ignore'):
+        z = np.uint64(fnv1a(name)) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9e3779b97f4a7c15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xbf58476d1ce4e5b9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94d049bb133111eb)
+        z ^= z >> np.uint64(31)
+    return (z >> np.uint64(40)).astype(np.float64) / 8388608 - 1
+
+
+def weight(name, shape):
+    """Norm weights around 1, vectors small, matrices so that every layer passes its input on."""
+    n = math.prod(shape)
+    v = hashed(name, n)
+    if len(shape) == 1:
+        norm = 'norm' in name and name.endswith('weight')
+        v = (1 if norm else 0) + np.float64(np.float32(0.25)) * v
+    else:
+        v = v * np.float64(np.float32(math.sqrt(3 / math.prod(shape[1:]))))
+    return v.astype(np.float32).astype(np.float64).reshape(shape)
+
+
+# ---- Names and shapes ------------------------------------------------------------------------------
+
+
+def conv_shapes(name, co, ci, k=3):
+    yield name + '.weight', (co, ci, k, k)
+    yield name + '.bias', (co,)
+
+
+def vector_shapes(name, c):
+    yield name + '.weight', (c,)
+    yield name + '.bias', (c,)
+
+
+def res_shapes(name, ci, co):
+    yield from vector_shapes(name + '.norm1', ci)
+    yield from conv_shapes(name + '.conv1', co, ci)
+    yield from vector_shapes(name + '.norm2', co)
+    yield from conv_shapes(name + '.conv2', co, co)
+    if ci != co:
+        yield from conv_shapes(name + '.nin_shortcut', co, ci, 1)
+
+
+def attn_shapes(name, c):
+    yield from vector_shapes(name + '.norm', c)
+    for part in ('q', 'k', 'v', 'proj_out'):
+        yield from conv_shapes('%s.%s' % (name, part), c, c, 1)
+
+
+def mid_shapes(half, c):
+    yield from res_shapes(half + '.mid.0', c, c)
+    yield from attn_shapes(half + '.mid.1', c)
+    yield from res_shapes(half + '.mid.2', c, c)
+
+
+def level_shapes(half, i, ci, co, blocks, lowest, step):
+    for j in range(blocks):
+        yield from res_shapes('%s.conv_blocks.%d.res.%d' % (half, i, j), ci if j == 0 else co, co)
+        if lowest:
+            yield from attn_shapes('%s.conv_blocks.%d.attn.%d' % (half, i, j), co)
+    if step:
+        yield from conv_shapes('%s.conv_blocks.%d.%s.conv' % (half, i, step), co, co)
+
+
+def shapes(mult):
+    last, low = len(mult) - 1, CHANNELS * mult[-1]
+    yield from conv_shapes('encoder.conv_in', CHANNELS, 3)
+    c = CHANNELS
+    for i, m in enumerate(mult):
+        yield from level_shapes('encoder', i, c, CHANNELS * m, 2, i == last, i < last and 'downsample')
+        c = CHANNELS * m
+    yield from mid_shapes('encoder', low)
+    yield from vector_shapes('encoder.norm_out', low)
+    yield from conv_shapes('encoder.conv_out', LATENT, low)
+    yield from conv_shapes('quant_conv', WIDTH, LATENT, 1)
+    yield 'quantize.embedding.weight', (CODES, WIDTH)
+    yield from conv_shapes('post_quant_conv', LATENT, WIDTH, 1)
+    yield from conv_shapes('decoder.conv_in', low, LATENT)
+    yield from mid_shapes('decoder', low)
+    c = low
+    for i, m in enumerate(reversed(mult)):
+        yield from level_shapes('decoder', i, c, CHANNELS * m, 3, i == 0, i < last and 'upsample')
+        c = CHANNELS * m
+    yield from vector_shapes('decoder.norm_out', c)
+    yield from conv_shapes('decoder.conv_out', 3, c)
+
+
+# ---- Layers, pictures [H, W, C] --------------------------------------------------------------------
+
+
+class Net:
+    def __init__(self, mult):
+        self.mult, self.shapes = mult, dict(shapes(mult))
+        self.w = {n: weight(n, s) for n, s in self.shapes.items()}
+
+    def conv(self, x, name, stride=1, pad=(1, 1)):
+        """pad: zeros in front of and behind both sides."""
+        w = self.w[name + '.weight']
+        k = w.shape[2]
+        x = np.pad(x, (pad, pad, (0, 0)))
+        h, b = (x.shape[0] - k) // stride + 1, (x.shape[1] - k) // stride + 1
+        y = np.zeros((h, b, w.shape[0]))
+        for dy in range(k):
+            for dx in range(k):
+                part = x[dy:dy + (h - 1) * stride + 1:stride, dx:dx + (b - 1) * stride + 1:stride]
+                y += part @ w[:, :, dy, dx].T
+        return y + self.w[name + '.bias']
+
+    def conv1(self, x, name):
+        return self.conv(x, name, 1, (0, 0))
+
+    def norm(self, x, name):
+        h, b, c = x.shape
+        v = x.reshape(h * b, GROUPS, c // GROUPS)
+        v = v - v.mean((0, 2), keepdims=True)
+        v = v / np.sqrt((v * v).mean((0, 2), keepdims=True) + 1e-6)
+        return v.reshape(x.shape) * self.w[name + '.weight'] + self.w[name + '.bias']
+
+    def norm_silu(self, x, name):
+        v = self.norm(x, name)
+        return v / (1 + np.exp(-v))
+
+    def res(self, x, name):
+        h = self.conv(self.norm_silu(x, name + '.norm1'), name + '.conv1')
+        h = self.conv(self.norm_silu(h, name + '.norm2'), name + '.conv2')
+        if name + '.nin_shortcut.weight' in self.w:
+            x = self.conv1(x, name + '.nin_shortcut')
+        return x + h
+
+    def attn(self, x, name):
+        h, b, c = x.shape
+        v = self.norm(x, name + '.norm')
+        q, k, v = (self.conv1(v, '%s.%s' % (name, p)).reshape(h * b, c) for p in 'qkv')
+        s = q @ k.T / math.sqrt(c)
+        s = np.exp(s - s.max(1, keepdims=True))
+        s /= s.sum(1, keepdims=True)
+        return x + self.conv1((s @ v).reshape(h, b, c), name + '.proj_out')
+
+    def mid(self, x, half):
+        return self.res(self.attn(self.res(x, half + '.mid.0'), half + '.mid.1'), half + '.mid.2')
+
+    def blocks(self, x, half, i, count, lowest):
+        for j in range(count):
+            x = self.res(x, '%s.conv_blocks.%d.res.%d' % (half, i, j))
+            if lowest:
+                x = self.attn(x, '%s.conv_blocks.%d.attn.%d' % (half, i, j))
+        return x
+
+    def encode(self, x):
+        """-> latents of unit length [h * w, 8]"""
+        last = len(self.mult) - 1
+        x = self.conv(x, 'encoder.conv_in')
+        for i in range(last + 1):
+            x = self.blocks(x, 'encoder', i, 2, i == last)
+            if i < last:
+                x = self.conv(x, 'encoder.conv_blocks.%d.downsample.conv' % i, 2, (0, 1))
+        x = self.norm_silu(self.mid(x, 'encoder'), 'encoder.norm_out')
+        z = self.conv1(self.conv(x, 'encoder.conv_out'), 'quant_conv').reshape(-1, WIDTH)
+        return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+    def codes(self):
+        e = self.w['quantize.embedding.weight']
+        return e / np.linalg.norm(e, axis=1, keepdims=True)
+
+    def decode(self, index, h, b):
+        last = len(self.mult) - 1
+        x = self.conv1(self.codes()[index].reshape(h, b, WIDTH), 'post_quant_conv')
+        x = self.mid(self.conv(x, 'decoder.conv_in'), 'decoder')
+        for i in range(last + 1):
+            x = self.blocks(x, 'decoder', i, 3, i == 0)
+            if i < last:
+                x = self.conv(x.repeat(2, 0).repeat(2, 1), 'decoder.conv_blocks.%d.upsample.conv' % i)
+        return self.conv(self.norm_silu(x, 'decoder.norm_out'), 'decoder.conv_out')
+
+
+# ---- Files -----------------------------------------------------------------------------------------
+
+
+def write(name, tensors):
+    head, body = {}, b''
+    for key, v in tensors.items():
+        v = np.asarray(v)
+        v = v.astype('<f4' if v.dtype.kind == 'f' else '<i4')
+        begin = len(body)
+        body += v.tobytes()
+        head[key] = {'dtype': 'F32' if v.dtype.kind == 'f' else 'I32', 'shape': list(v.shape),
+                     'data_offsets': [begin, len(body)]}
+    text = json.dumps(head).encode()
+    text += b' ' * (-len(text) % 8)
+    with open(os.path.join(HERE, name), 'wb') as f:
+        f.write(struct.pack('<Q', len(text)) + text + body)
+    print('%-34s %7d bytes' % (name, 8 + len(text) + len(body)))
+
+
+def golden(name, mult):
+    net = Net(mult)
+    f = 1 << len(mult) - 1
+    picture = hashed('picture', HEIGHT * BREADTH * 3).reshape(HEIGHT, BREADTH, 3)
+    z = net.encode(picture)
+    score = np.sort(z @ net.codes().T, 1)
+    index = (z @ net.codes().T).argmax(1)
+    h, b = HEIGHT // f, BREADTH // f
+    other = (np.arange(h * b) * 2654435761 % CODES).astype(np.int64)
+    out = {'picture': picture, 'latents': z, 'codes': index, 'margin': score[:, -1] - score[:, -2],
+           'other': other, 'decoded': net.decode(other, h, b)}
+    for n, s in net.shapes.items():
+        out['shape.' + n] = np.array(s)
+    print('%d weights, smallest margin %.2e' % (sum(v.size for v in net.w.values()),
+                                                out['margin'].min()))
+    write(name, out)
+
+
+golden('vq16_small_io.safetensors', (1, 1, 2, 2, 4))
+golden('vq8_small_io.safetensors', (1, 2, 2, 4))
