@@ -3,7 +3,17 @@
  *     L = image loss (kernels/image_loss.c) + mean (code - sg z)^2 + beta mean (sg code - z)^2
  *
  * In place of a perceptual network, whose weights would be somebody else's, edges and bands of a
- * pyramid are compared.
+ * pyramid are compared. With gan > 0 a discriminator of patches (kernels/patch_gan.c) joins in for
+ * the last part of the run. Then the tape's loss is mean(y u) + the codes' part, where u holds what
+ * the image loss and the discriminator want of each value of the pictures y, the latter as strong
+ * as gan times the former [the adaptive weight of VQGAN, but measured at the pictures, not at the
+ * last layer's weights].
+ *
+ * Keys beside the shared ones (train_recipe.c):
+ *     preset image_size channels latent codes code_width encoder_blocks decoder_blocks attention
+ *     batch accumulate precision export     l1 sobel pyramid beta     gan gan_from gan_channels
+ *     gan_layers     restart_every restart_batches restart_until     eval_every eval_pictures
+ *     sample_pictures split
  *
  * Every restart_every steps the pictures of the last restart_batches steps go through the encoder
  * once more, and codes that none of their latents chooses are set onto latents. Counting anew costs
@@ -17,11 +27,22 @@
 #include <string.h>
 
 #include "fovea_ar.h"
+#include "patch_gan.h"
 #include "vq_train.h"
 
 #define PREFIX "vq."
 
 typedef struct quality { double psnr, ssim, used, perplexity; } quality;
+
+/* weight 0: none */
+typedef struct adversary {
+    float weight;
+    double from; /* share of the run before it */
+    fvi_gan_net net;
+    fvi_gan *gan;
+    fv_plan *image; /* image loss and its gradient to y */
+    float *u;
+} adversary;
 
 typedef struct trainer {
     fv_ctx *ctx;
@@ -42,6 +63,7 @@ typedef struct trainer {
     uint32_t *counts;
     uint64_t seed, steps;
     quality last;
+    adversary adv;
     const char *recipe_text;
 } trainer;
 
@@ -86,15 +108,54 @@ static bool restart_is_due(const trainer *tr, uint64_t step, int micro)
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
+static float scalar_of(const fv_plan *p) { return *(const float *)fv_plan_value(p, "loss").data; }
+
+/* What the losses want of y, into u; *loss: the image loss. */
+static fv_status want_of_pictures(trainer *tr, const float *x, const float *y, bool is_on,
+                                  double *loss)
+{
+    adversary *a = &tr->adv;
+    const int64_t n = tr->batch * tr->pixels;
+    const float *pull = NULL;
+    FV_TRY(fv_plan_bind(a->image, "x", (void *)(uintptr_t)x));
+    FV_TRY(fv_plan_bind(a->image, "y", (void *)(uintptr_t)y));
+    FV_TRY(fv_plan_forward(a->image));
+    FV_TRY(fv_plan_backward(a->image, "loss", 1.0f));
+    *loss = scalar_of(a->image);
+    const float *want = fv_plan_grad(a->image, "y").data;
+    if (is_on) FV_TRY(fvi_gan_pull(a->gan, y, &pull));
+    const double weight = is_on ? a->weight * fvi_gan_weight(want, pull, n) : 0;
+    /* times n: the tape takes the mean of y u */
+    for (int64_t i = 0; i < n; i++)
+        a->u[i] = (float)((double)n * (want[i] + (is_on ? weight * pull[i] : 0)));
+    return FV_OK;
+}
+
+static fv_status gan_step(trainer *tr, const float *x, bool is_on, float scale, double *loss)
+{
+    adversary *a = &tr->adv;
+    double image = 0, judge = 0;
+    memset(a->u, 0, (size_t)(tr->batch * tr->pixels) * sizeof *a->u);
+    FV_TRY(fv_plan_bind(tr->plan, "x", (void *)(uintptr_t)x));
+    FV_TRY(fv_plan_forward(tr->plan));
+    const float *y = fv_plan_value(tr->plan, "y").data;
+    FV_TRY(want_of_pictures(tr, x, y, is_on, &image));
+    *loss = image + scalar_of(tr->plan); /* with u = 0: the codes' part */
+    FV_TRY(fv_plan_backward(tr->plan, "loss", scale));
+    return is_on ? fvi_gan_learn(a->gan, x, y, scale, &judge) : FV_OK;
+}
+
 static fv_status run_step(trainer *tr, uint64_t step, int micro, float scale, double *loss)
 {
     const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
     fv_batch b;
     if (restart_is_due(tr, step, micro)) FV_TRY(restart_codes(tr, step));
     FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
+    const bool is_late = (double)step >= tr->adv.from * (double)tr->steps;
+    if (tr->adv.weight > 0) return gan_step(tr, b.images, is_late, scale, loss);
     FV_TRY(fv_plan_bind(tr->plan, "x", b.images));
     FV_TRY(fv_plan_forward(tr->plan));
-    *loss = *(const float *)fv_plan_value(tr->plan, "loss").data;
+    *loss = scalar_of(tr->plan);
     return fv_plan_backward(tr->plan, "loss", scale);
 }
 
@@ -282,6 +343,12 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     tr->restart_batches = (int)fv_recipe_int(r, "restart_batches", 16, 1, 4096);
     tr->eval_pictures = (int)fv_recipe_int(r, "eval_pictures", 1000000, 0, 1000000);
     tr->sample_count = (int)fv_recipe_int(r, "sample_pictures", 72, 1, 4096);
+    tr->adv.weight = (float)fv_recipe_number(r, "gan", 0, 0, 1000);
+    if (tr->adv.weight > 0) {
+        tr->adv.from = fv_recipe_number(r, "gan_from", 0.75, 0, 1);
+        tr->adv.net.channels = (int)fv_recipe_int(r, "gan_channels", 32, 8, 1024) / 8 * 8;
+        tr->adv.net.layers = (int)fv_recipe_int(r, "gan_layers", 2, 1, FVI_GAN_MAX_LAYERS);
+    }
     if (tr->loss.l1 + tr->loss.sobel + tr->loss.pyramid > 0) return FV_OK;
     return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: l1, sobel and pyramid are all 0");
 }
@@ -351,25 +418,52 @@ static fv_status build_view(trainer *tr)
     return finish_plan(tr, t, &tr->view);
 }
 
+/* y, x -> image loss; and the discriminator's plans. */
+static fv_status build_adversary(trainer *tr, const int64_t image[4])
+{
+    adversary *a = &tr->adv;
+    fv_tape *t;
+    FV_TRY(fv_tape_create(tr->ctx, &t, NULL, FV_TRAIN, FV_F32));
+    const fv_t x = fv_input(t, "x", FV_F32, 4, image), y = fv_input_grad(t, "y", FV_F32, 4, image);
+    fv_output(t, "loss", fvi_loss_image(t, y, x, &tr->loss));
+    FV_TRY(finish_plan(tr, t, &a->image));
+    a->u = fv_calloc(tr->ctx, (size_t)(tr->batch * tr->pixels), sizeof *a->u);
+    if (!a->u) return FV_ERR_OOM;
+    FV_TRY(fv_plan_bind(tr->plan, "u", a->u));
+    return fvi_gan_create(tr->ctx, &a->gan, &a->net, image, tr->precision);
+}
+
 static fv_status build_plan(trainer *tr)
 {
     const int64_t image[4] = { tr->batch, tr->size, tr->size, 3 };
     fv_tape *t;
-    fv_t index, vq;
+    const bool has_gan = tr->adv.weight > 0;
+    fv_t index, vq, loss;
     FV_TRY(fv_tape_create(tr->ctx, &t, tr->params, FV_TRAIN, tr->precision));
     const fv_t x = fv_input(t, "x", FV_F32, 4, image);
+    const fv_t u = has_gan ? fv_input(t, "u", FV_F32, 4, image) : 0;
     const fv_t q = vq_quantise(t, &tr->net, vq_encode(t, &tr->net, x), tr->beta, &index, &vq);
     const fv_t y = vq_decode(t, &tr->net, q);
-    fv_output(t, "loss", fv_binary_op(t, FV_ADD, fvi_loss_image(t, y, x, &tr->loss), vq));
-    return finish_plan(tr, t, &tr->plan);
+    if (has_gan) {
+        fv_output(t, "y", y);
+        loss = fvi_loss_dot(t, y, u);
+    } else {
+        loss = fvi_loss_image(t, y, x, &tr->loss);
+    }
+    fv_output(t, "loss", fv_binary_op(t, FV_ADD, loss, vq));
+    FV_TRY(finish_plan(tr, t, &tr->plan));
+    return has_gan ? build_adversary(tr, image) : FV_OK;
 }
 
 static fv_status start_net(trainer *tr, const char *init)
 {
     FV_TRY(fv_params_create(tr->ctx, &tr->params));
     vq_net_add(&tr->net, tr->params, &tr->cfg.vq, PREFIX);
+    tr->adv.net.in = 3;
+    if (tr->adv.weight > 0) fvi_gan_add(&tr->adv.net, tr->params, "gan.");
     FV_TRY(fv_params_alloc(tr->params));
     vq_net_init(&tr->net, tr->seed);
+    if (tr->adv.weight > 0) fvi_gan_init(&tr->adv.net, tr->seed);
     if (!init) return FV_OK;
     fv_model *m;
     FV_TRY(fv_model_open(tr->ctx, &m, init, NULL));
@@ -383,10 +477,12 @@ static void trainer_free(trainer *tr)
     fv_opt_destroy(&tr->opt);
     fv_plan_destroy(&tr->plan);
     fv_plan_destroy(&tr->view);
+    fv_plan_destroy(&tr->adv.image);
+    fvi_gan_destroy(&tr->adv.gan);
     fv_params_destroy(&tr->params);
     fv_dataset_close(&tr->data);
     fv_dataset_close(&tr->held);
-    void *mem[] = { tr->x, tr->latents, tr->kept, tr->counts };
+    void *mem[] = { tr->x, tr->latents, tr->kept, tr->counts, tr->adv.u };
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
 }
 

@@ -9,6 +9,22 @@
  * without the expansion.) */
 #include "vq_train.h"
 
+/* Over columns of 64 where they fit: the mean of an axis works on rows. */
+fv_t fvi_loss_mean(fv_tape *t, fv_t x, float scale)
+{
+    const fv_tensor s = fv_tape_tensor(t, x);
+    const int64_t n = fv_tensor_count(&s), C = n % 64 ? 1 : 64, one = 1;
+    const int64_t wide[3] = { 1, n / C, C }, narrow[3] = { 1, C, 1 };
+    x = fv_mean_axis1(t, fv_reshape(t, x, 3, wide));
+    if (C > 1) x = fv_mean_axis1(t, fv_reshape(t, x, 3, narrow));
+    return fv_affine(t, fv_reshape(t, x, 1, &one), scale, 0.0f);
+}
+
+fv_t fvi_loss_dot(fv_tape *t, fv_t a, fv_t b)
+{
+    return fvi_loss_mean(t, fv_binary_op(t, FV_MUL, a, b), 1.0f);
+}
+
 /* sum + weight * mean |x|; sum 0: the first term */
 static fv_t add_term(fv_tape *t, fv_t sum, fv_t x, float weight)
 {

@@ -37,5 +37,8 @@ void fvi_opt_put_back(fv_opt *o, fv_pid id, const float *state);
  * not all may be 0. The pyramid needs sides of at least 4. */
 typedef struct fvi_image_loss { float l1, sobel, pyramid; } fvi_image_loss;
 fv_t fvi_loss_image(fv_tape *t, fv_t a, fv_t target, const fvi_image_loss *w);
+/* Scalar: mean of scale * x; mean of a * b. */
+fv_t fvi_loss_mean(fv_tape *t, fv_t x, float scale);
+fv_t fvi_loss_dot(fv_tape *t, fv_t a, fv_t b);
 
 #endif

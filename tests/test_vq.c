@@ -5,6 +5,7 @@
 
 #include "../ar/vq.h"
 #include "fovea_ar.h"
+#include "patch_gan.h"
 #include "tar_writer.h"
 #include "temp_dir.h"
 #include "test.h"
@@ -335,6 +336,103 @@ static void usage_is_counted(void)
     CHECK(fvi_vq_perplexity(counts, 4) == 0);
 }
 
+/* ---- Discriminator --------------------------------------------------------------------------- */
+
+static const int64_t gan_image[4] = { 2, 16, 16, 3 };
+#define GAN_VALUES (2 * 16 * 16 * 3)
+
+static void make_gan(fvi_gan_net *n, fvi_gan **g)
+{
+    fv_params *p;
+    *n = (fvi_gan_net){ .in = 3, .channels = 8, .layers = 2 };
+    OK(ctx, fv_params_create(ctx, &p));
+    (void)fv_params_add(p, "before", 1, (const int64_t[1]){ 3 }, 0);
+    fvi_gan_add(n, p, "gan.");
+    OK(ctx, fv_params_alloc(p));
+    fvi_gan_init(n, 3);
+    OK(ctx, fvi_gan_create(ctx, g, n, gan_image, FV_F32));
+}
+
+/* - mean D(fake) by the network alone. */
+static double fooled(const fvi_gan_net *n, float *fake)
+{
+    fv_tape *t;
+    fv_plan *p;
+    double sum = 0;
+    if (fv_tape_create(ctx, &t, n->params, FV_INFER, FV_F32) != FV_OK) exit(1);
+    fv_output(t, "d", fvi_gan_logits(t, n, fv_input(t, "x", FV_F32, 4, gan_image)));
+    if (fv_plan_build(ctx, &p, t, NULL) != FV_OK || fv_plan_bind(p, "x", fake) != FV_OK ||
+        fv_plan_forward(p) != FV_OK)
+        exit(1);
+    const fv_tensor d = fv_plan_value(p, "d");
+    for (int64_t i = 0; i < fv_tensor_count(&d); i++) sum -= ((const float *)d.data)[i];
+    sum /= (double)fv_tensor_count(&d);
+    fv_plan_destroy(&p);
+    fv_tape_destroy(&t);
+    return sum;
+}
+
+static void the_pull_is_the_slope_of_the_verdict(void)
+{
+    static float fake[GAN_VALUES];
+    const float *pull;
+    fvi_gan_net n;
+    fvi_gan *g;
+    make_gan(&n, &g);
+    test_fill(fake, GAN_VALUES, 1);
+    const float own = 2.5f;
+    float *grad = fv_params_grad(n.params, n.first).data;
+    grad[5] = own; /* what it has learnt so far stays */
+    OK(ctx, fvi_gan_pull(g, fake, &pull));
+    for (int i = 0; i < GAN_VALUES; i += 97) {
+        const float h = 4e-3f, keep = fake[i];
+        fake[i] = keep + h;
+        const double up = fooled(&n, fake);
+        fake[i] = keep - h;
+        const double down = fooled(&n, fake);
+        fake[i] = keep;
+        NEAR(pull[i], (up - down) / (2 * (double)h), 2e-4); /* kinks of LeakyReLU in between */
+    }
+    for (int i = 0; i < 8 * 3 * 16; i++) CHECK(grad[i] == (i == 5 ? own : 0));
+    fvi_gan_destroy(&g);
+    fv_params_destroy(&n.params);
+}
+
+/* Two sorts of noise: after some steps their verdicts differ, and the hinge loss says how much. */
+static void a_discriminator_learns_to_tell(void)
+{
+    static float real[GAN_VALUES], fake[GAN_VALUES];
+    fv_opt_options o = FV_OPT_OPTIONS_INIT;
+    fvi_gan_net n;
+    fvi_gan *g;
+    fv_opt *opt;
+    double loss = 0, first = 0;
+    make_gan(&n, &g);
+    OK(ctx, fv_opt_create(ctx, &opt, n.params, &o));
+    for (int i = 0; i < 30; i++) {
+        test_fill(real, GAN_VALUES, 100 + (uint64_t)i);
+        test_fill(fake, GAN_VALUES, 200 + (uint64_t)i);
+        for (int k = 0; k < GAN_VALUES; k++) fake[k] = 0.3f * fake[k] + (k % 6 < 3 ? 0.2f : -0.2f);
+        OK(ctx, fvi_gan_learn(g, real, fake, 1.0f, &loss));
+        OK(ctx, fv_opt_step(opt, 3e-3f, NULL));
+        if (i == 0) first = loss;
+    }
+    CHECK_MSG(loss < 0.4 * first && first > 0.7 && first < 1.5, "%g, then %g", first, loss);
+    CHECK(fooled(&n, fake) > 0.3 && fooled(&n, real) < -0.3);
+    fv_opt_destroy(&opt);
+    fvi_gan_destroy(&g);
+    fv_params_destroy(&n.params);
+}
+
+static void the_weight_balances_two_gradients(void)
+{
+    static const float a[3] = { 3, 0, 4 }, b[3] = { 0, 0.5f, 0 }, none[3] = { 0 },
+                       bad[3] = { NAN, 0, 0 };
+    NEAR(fvi_gan_weight(a, b, 3), 5 / 0.5001, 1e-9);
+    CHECK(fvi_gan_weight(a, none, 3) == 1e4 && fvi_gan_weight(none, b, 3) == 0);
+    CHECK(fvi_gan_weight(bad, b, 3) == 0 && fvi_gan_weight(a, bad, 3) == 0);
+}
+
 /* ---- Tokenizer files ------------------------------------------------------------------------- */
 
 /* A small tokenizer with random weights. */
@@ -611,10 +709,12 @@ static void *stop_soon(void *user)
 
 /* Stopped at moments of the clock again and again, also between a restart and the end of its step.
  * Every stop saves; without progress in between the test would not end, so waits grow. */
-static void a_run_that_is_stopped_anywhere_ends_the_same(void)
+static void check_stops(const char *set)
 {
     fv_ctx *c = context(0, 1);
-    OK(c, train(c, "whole", 24, 0, ""));
+    temp_remove_tree(temp_path("run-whole"));
+    temp_remove_tree(temp_path("run-parts"));
+    OK(c, train(c, "whole", 24, 0, set));
     unsigned wait = 3000;
     fv_status s = FV_ERR_CANCELLED;
     int stops = 0;
@@ -622,13 +722,64 @@ static void a_run_that_is_stopped_anywhere_ends_the_same(void)
         stopper stop = { c, wait };
         pthread_t id;
         CHECK(pthread_create(&id, NULL, stop_soon, &stop) == 0);
-        s = train(c, "parts", 24, 1, "");
+        s = train(c, "parts", 24, 1, set);
         pthread_join(id, NULL);
         fv_ctx_uncancel(c);
     }
     OK(c, s);
     CHECK_MSG(stops > 2, "%d stops", stops);
     CHECK(same_tensors("whole", "parts"));
+    fv_ctx_destroy(&c);
+}
+static void a_run_that_is_stopped_anywhere_ends_the_same(void) { check_stops(""); }
+static void so_does_one_with_a_discriminator(void) { check_stops("gan=0.5"); }
+
+/* Share of values of two files that differ by more than 1e-3. */
+static double share_moved(const char *one, const char *two)
+{
+    fv_model *a, *b;
+    int64_t moved = 0, all = 0;
+    if (fv_model_open(ctx, &a, temp_path(one), NULL) != FV_OK) return 1;
+    if (fv_model_open(ctx, &b, temp_path(two), NULL) != FV_OK) exit(1);
+    for (int i = 0; i < fv_model_count(a); i++) {
+        fv_tensor x, y;
+        fv_model_tensor(a, i, &x);
+        if (!fv_model_find(b, fv_model_name(a, i), &y)) exit(1);
+        all += fv_tensor_count(&x);
+        for (int64_t k = 0; k < fv_tensor_count(&x); k++)
+            moved += !(fabsf(((const float *)x.data)[k] - ((const float *)y.data)[k]) <= 1e-3f);
+    }
+    fv_model_close(&a);
+    fv_model_close(&b);
+    return (double)moved / (double)all;
+}
+
+/* Without a discriminator's say both ways of computing the losses' gradient are one. (Adam makes a
+ * step of the sign of rounding errors where a gradient is 0.) */
+static void both_ways_to_the_gradient_agree(void)
+{
+    fv_ctx *c = context(0, 1);
+    OK(c, train(c, "direct", 3, 0, ""));
+    OK(c, train(c, "by-u", 3, 0, "gan=1e-30"));
+    OK(c, train(c, "other", 3, 0, "sobel=0"));
+    CHECK_MSG(share_moved("direct", "by-u") < 0.02, "%g", share_moved("direct", "by-u"));
+    CHECK_MSG(share_moved("direct", "other") > 0.05, "%g", share_moved("direct", "other"));
+    fv_ctx_destroy(&c);
+}
+
+/* The discriminator is not exported, does nothing before its time, and something after. */
+static void a_discriminator_joins_in_at_its_time(void)
+{
+    fv_ctx *c = context(0, 1);
+    fv_model *m;
+    OK(c, train(c, "alone", 8, 0, "gan=1"));
+    OK(c, train(c, "never", 8, 0, "gan=1e-30"));
+    CHECK(!same_tensors("alone", "never"));
+    OK(ctx, open_file("alone"));
+    OK(ctx, fv_model_open(ctx, &m, temp_path("alone"), NULL));
+    for (int i = 0; i < fv_model_count(m); i++)
+        CHECK(strncmp(fv_model_name(m, i), "vq.", 3) == 0);
+    fv_model_close(&m);
     fv_ctx_destroy(&c);
 }
 
@@ -678,12 +829,18 @@ int main(void)
     RUN(image_loss_matches_its_definition);
     RUN(unused_codes_move_onto_latents_and_nothing_else_does);
     RUN(usage_is_counted);
+    RUN(the_pull_is_the_slope_of_the_verdict);
+    RUN(a_discriminator_learns_to_tell);
+    RUN(the_weight_balances_two_gradients);
     RUN(pictures_do_not_depend_on_threads_or_company);
     RUN(calls_of_one_size_allocate_nothing);
     RUN(wrong_calls_are_named);
     RUN(files_that_do_not_fit_are_refused);
     make_data();
     RUN(a_run_that_is_stopped_anywhere_ends_the_same);
+    RUN(so_does_one_with_a_discriminator);
+    RUN(both_ways_to_the_gradient_agree);
+    RUN(a_discriminator_joins_in_at_its_time);
     RUN(training_learns_and_its_file_opens);
     fv_ctx_destroy(&ctx);
     temp_dir_remove();

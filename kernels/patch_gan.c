@@ -1,0 +1,187 @@
+/* patch_gan.c - a discriminator that judges patches [PatchGAN, Isola et al. 2017] with the hinge
+ * loss, GroupNorm in place of BatchNorm: a picture's verdict does not depend on its batch.
+ *
+ * A generator's own tape does not hold the discriminator. Its pictures y go through a second plan,
+ * whose gradient to y is added to the generator's loss as the linear term mean(y u) with u as an
+ * input. So one backward of each network is enough, and the weight of the term can be set between
+ * them. The discriminator's parameters stand in the generator's fv_params, so that one optimiser
+ * and one checkpoint serve both; what fooling it would do to them is taken back at once. */
+#include "patch_gan.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "tape.h"
+#include "vq_train.h"
+
+#define GROUPS 8
+#define NORM_EPS 1e-5f
+#define MAX_WEIGHT 1e4
+
+struct fvi_gan {
+    fv_ctx *ctx;
+    const fvi_gan_net *net;
+    fv_plan *pull, *learn;
+    float *kept; /* the discriminator's gradients, while they are not to change */
+};
+
+/* ---- Network --------------------------------------------------------------------------------- */
+
+static int64_t width_of(const fvi_gan_net *n, int k)
+{
+    return (int64_t)n->channels << (k < 3 ? k : 3);
+}
+
+void fvi_gan_add(fvi_gan_net *n, fv_params *params, const char *prefix)
+{
+    n->params = params;
+    n->first = fv_params_count(params);
+    for (int k = 0; k < n->layers + 2; k++) {
+        const bool is_last = k == n->layers + 1, has_norm = k > 0 && !is_last;
+        const int64_t out = is_last ? 1 : width_of(n, k), in = k ? width_of(n, k - 1) : n->in;
+        const int64_t dim[4] = { out, in, 4, 4 };
+        char name[96];
+        snprintf(name, sizeof name, "%sconv.%d.weight", prefix, k);
+        n->conv[k] = fv_params_add(params, name, 4, dim, FV_PARAM_DECAY | FV_PARAM_TRAINER);
+        snprintf(name, sizeof name, "%sconv.%d.bias", prefix, k);
+        n->bias[k] = n->last = fv_params_add(params, name, 1, &out, FV_PARAM_TRAINER);
+        n->norm_w[k] = n->norm_b[k] = -1;
+        if (!has_norm) continue;
+        snprintf(name, sizeof name, "%snorm.%d.weight", prefix, k);
+        n->norm_w[k] = fv_params_add(params, name, 1, &out, FV_PARAM_TRAINER);
+        snprintf(name, sizeof name, "%snorm.%d.bias", prefix, k);
+        n->norm_b[k] = n->last = fv_params_add(params, name, 1, &out, FV_PARAM_TRAINER);
+    }
+}
+
+void fvi_gan_init(const fvi_gan_net *n, uint64_t seed)
+{
+    for (int k = 0; k < n->layers + 2; k++) {
+        const fv_tensor w = fv_params_tensor(n->params, n->conv[k]);
+        const double fan_in = (double)(16 * w.dim[1]);
+        fv_params_init_normal(n->params, n->conv[k], seed, (float)sqrt(1.0 / fan_in));
+        fv_params_fill(n->params, n->bias[k], 0.0f);
+        if (n->norm_w[k] < 0) continue;
+        fv_params_fill(n->params, n->norm_w[k], 1.0f);
+        fv_params_fill(n->params, n->norm_b[k], 0.0f);
+    }
+}
+
+fv_t fvi_gan_logits(fv_tape *t, const fvi_gan_net *n, fv_t x)
+{
+    for (int k = 0; k < n->layers + 2; k++) {
+        const bool is_last = k == n->layers + 1;
+        const fv_conv c = { k < n->layers ? 2 : 1, 1, 1, 1, 1, FV_ACT_NONE };
+        x = fv_conv2d_as(t, x, n->conv[k], n->bias[k], c, is_last ? FV_F32 : fv_tape_precision(t));
+        if (n->norm_w[k] >= 0)
+            x = fv_groupnorm(t, x, fv_param(t, n->norm_w[k]), fv_param(t, n->norm_b[k]), GROUPS,
+                             NORM_EPS, FV_ACT_NONE);
+        if (!is_last) x = fv_activate(t, x, FV_ACT_LRELU);
+    }
+    return x;
+}
+
+/* ---- Losses ---------------------------------------------------------------------------------- */
+
+fv_t fvi_gan_hinge(fv_tape *t, fv_t real, fv_t fake)
+{
+    const fv_t a = fv_activate(t, fv_affine(t, real, -1.0f, 1.0f), FV_ACT_RELU);
+    const fv_t b = fv_activate(t, fv_affine(t, fake, 1.0f, 1.0f), FV_ACT_RELU);
+    return fv_binary_op(t, FV_ADD, fvi_loss_mean(t, a, 0.5f), fvi_loss_mean(t, b, 0.5f));
+}
+
+fv_t fvi_gan_fool(fv_tape *t, fv_t fake) { return fvi_loss_mean(t, fake, -1.0f); }
+
+double fvi_gan_weight(const float *other, const float *pull, int64_t n)
+{
+    double a = 0, b = 0;
+    for (int64_t i = 0; i < n; i++) {
+        a += (double)other[i] * other[i];
+        b += (double)pull[i] * pull[i];
+    }
+    const double w = sqrt(a) / (sqrt(b) + 1e-4);
+    return !isfinite(w) ? 0 : w < MAX_WEIGHT ? w : MAX_WEIGHT;
+}
+
+/* ---- Plans ----------------------------------------------------------------------------------- */
+
+static fv_status build(fvi_gan *g, const int64_t image[4], fv_dtype precision, bool learn)
+{
+    fv_tape *t;
+    FV_TRY(fv_tape_create(g->ctx, &t, g->net->params, FV_TRAIN, precision));
+    if (learn) {
+        const fv_t real = fvi_gan_logits(t, g->net, fv_input(t, "real", FV_F32, 4, image));
+        const fv_t fake = fvi_gan_logits(t, g->net, fv_input(t, "fake", FV_F32, 4, image));
+        fv_output(t, "loss", fvi_gan_hinge(t, real, fake));
+    } else {
+        const fv_t fake = fv_input_grad(t, "fake", FV_F32, 4, image);
+        fv_output(t, "loss", fvi_gan_fool(t, fvi_gan_logits(t, g->net, fake)));
+    }
+    fv_status s = fv_tape_status(t);
+    if (s == FV_OK) s = fv_plan_build(g->ctx, learn ? &g->learn : &g->pull, t, NULL);
+    fv_tape_destroy(&t);
+    return s;
+}
+
+static int64_t gradient_count(const fvi_gan_net *n)
+{
+    const fv_tensor t = fv_params_tensor(n->params, n->last);
+    return fvi_param_offset(n->params, n->last) + fv_tensor_count(&t) -
+           fvi_param_offset(n->params, n->first);
+}
+
+fv_status fvi_gan_create(fv_ctx *ctx, fvi_gan **out, const fvi_gan_net *n, const int64_t image[4],
+                         fv_dtype precision)
+{
+    *out = NULL;
+    fvi_gan *g = fv_calloc(ctx, 1, sizeof *g);
+    if (!g) return FV_ERR_OOM;
+    fv_status s = FV_OK;
+    g->ctx = ctx;
+    g->net = n;
+    FV_TRY_GOTO(build(g, image, precision, false));
+    FV_TRY_GOTO(build(g, image, precision, true));
+    g->kept = fv_calloc(ctx, (size_t)gradient_count(n), sizeof *g->kept);
+    if (!g->kept) FV_TRY_GOTO(FV_ERR_OOM);
+    *out = g;
+    return FV_OK;
+fail:
+    fvi_gan_destroy(&g);
+    return s;
+}
+
+void fvi_gan_destroy(fvi_gan **gg)
+{
+    if (!gg || !*gg) return;
+    fvi_gan *g = *gg;
+    *gg = NULL;
+    fv_plan_destroy(&g->pull);
+    fv_plan_destroy(&g->learn);
+    fv_free(g->ctx, g->kept);
+    fv_free(g->ctx, g);
+}
+
+fv_status fvi_gan_pull(fvi_gan *g, const float *fake, const float **gradient)
+{
+    const size_t bytes = (size_t)gradient_count(g->net) * sizeof(float);
+    float *own = fvi_params_grad_flat(g->net->params) +
+                 fvi_param_offset(g->net->params, g->net->first);
+    *gradient = NULL;
+    FV_TRY(fv_plan_bind(g->pull, "fake", (void *)(uintptr_t)fake));
+    FV_TRY(fv_plan_forward(g->pull));
+    memcpy(g->kept, own, bytes);
+    const fv_status s = fv_plan_backward(g->pull, "loss", 1.0f);
+    memcpy(own, g->kept, bytes);
+    if (s == FV_OK) *gradient = fv_plan_grad(g->pull, "fake").data;
+    return s;
+}
+
+fv_status fvi_gan_learn(fvi_gan *g, const float *real, const float *fake, float scale,
+                        double *loss)
+{
+    FV_TRY(fv_plan_bind(g->learn, "real", (void *)(uintptr_t)real));
+    FV_TRY(fv_plan_bind(g->learn, "fake", (void *)(uintptr_t)fake));
+    FV_TRY(fv_plan_forward(g->learn));
+    *loss = *(const float *)fv_plan_value(g->learn, "loss").data;
+    return fv_plan_backward(g->learn, "loss", scale);
+}
