@@ -98,6 +98,14 @@ static fv_status cpu_sync(fv_ctx *ctx)
     return FV_OK;
 }
 
+/* One limit for all: where oneDNN may not use AVX-512 it has no bf16 products, so that whoever asks
+ * the context for bf16 must see it; and our kernels are then those of such a CPU as well. */
+static fv_status cpu_open(fv_ctx *ctx)
+{
+    if (!fvi_dnnl_avx512()) ctx->cpu &= FV_CPU_AVX2;
+    return fvi_cpu_ops_create(ctx);
+}
+
 static void cpu_close(fv_ctx *ctx)
 {
     fvi_dnnl_shutdown(ctx);
@@ -106,5 +114,5 @@ static void cpu_close(fv_ctx *ctx)
 
 const fvi_backend fvi_backend_cpu = {
     .device = FV_DEVICE_CPU, .name = "cpu", .op = fvi_cpu_op, .alloc = cpu_alloc, .free = fv_free,
-    .copy = cpu_copy, .sync = cpu_sync, .open = fvi_cpu_ops_create, .close = cpu_close,
+    .copy = cpu_copy, .sync = cpu_sync, .open = cpu_open, .close = cpu_close,
 };

@@ -142,7 +142,8 @@ FV_API void fv_ctx_cancel(fv_ctx *ctx);
 FV_API void fv_ctx_uncancel(fv_ctx *ctx);
 FV_API int fv_ctx_threads(const fv_ctx *ctx);
 FV_API fv_device fv_ctx_device(const fv_ctx *ctx);
-/* Features in use by this context. */
+/* Features in use by this context: what the CPU has, is not masked out, and oneDNN may use too
+ * (with ONEDNN_MAX_CPU_ISA=AVX2 in the environment no AVX-512 and no bf16). */
 FV_API uint32_t fv_ctx_cpu(const fv_ctx *ctx);
 
 typedef struct fv_memory_stats {

@@ -6,10 +6,15 @@
  * packed weights 2-5 % faster than plain ones; dW as a matmul with transposed A runs at 90 % of the
  * forward's rate and can accumulate in place, so inner_product (same rate) is not used.
  *
+ * Without AVX-512 the f32 matmul of oneDNN is its "gemm", which chooses its kernel and the way it
+ * cuts the product by the number of threads: the last bits differ. There we cut the product into
+ * tiles by its sizes alone, and each tile is an sgemm of one thread.
+ *
  * LINEAR: y = act(x w^T + b).
  *   inference: weights packed once per (type, N, K), bias and activation as post-ops.
  *   training:  y = x w^T + b (activations are their own nodes);
  *              dx (+)= dy w;  dw += dy^T x in f32;  db += column sums of dy. */
+#include "cpu_ops.h"
 #include "dnnl_call.h"
 
 #include <omp.h>
@@ -25,6 +30,12 @@ int fvi_threads_enter(const fv_ctx *ctx)
 }
 
 void fvi_threads_leave(int old) { omp_set_num_threads(old); }
+
+bool fvi_dnnl_avx512(void)
+{
+    const unsigned own = (unsigned)dnnl_cpu_isa_avx512_core & ~(unsigned)dnnl_cpu_isa_avx2;
+    return ((unsigned)dnnl_get_effective_cpu_isa() & own) == own;
+}
 
 fv_status fvi_dnnl_start(fv_ctx *ctx)
 {
@@ -57,7 +68,20 @@ struct fvi_matmul {
     fvi_matmul_desc d;
     fvi_dnnl_call call; /* arguments: a, b, c, then bias and scale where they exist */
     fvi_md b_md;        /* layout of b */
+    int64_t tile_m, tile_n; /* of c; 0: one call of oneDNN */
 };
+
+static int64_t leading_a(const fvi_matmul_desc *d)
+{
+    return d->lda ? d->lda : (d->a_trans ? d->M : d->K);
+}
+
+static int64_t leading_b(const fvi_matmul_desc *d)
+{
+    return d->ldb ? d->ldb : (d->b_trans ? d->K : d->N);
+}
+
+static int64_t leading_c(const fvi_matmul_desc *d) { return d->ldc ? d->ldc : d->N; }
 
 /* Version 2 multiplies by its output scales after the bias; we want act(scale * ab + bias), so
  * there the bias is a binary post-op behind the scales. */
@@ -105,9 +129,7 @@ static dnnl_status_t make_attr(dnnl_primitive_attr_t *attr, const fvi_matmul_des
 static dnnl_status_t make_mds(const fvi_matmul_desc *d, fvi_md *a, fvi_md *b, fvi_md *bias,
                               fvi_md *c)
 {
-    const int64_t lda = d->lda ? d->lda : (d->a_trans ? d->M : d->K);
-    const int64_t ldb = d->ldb ? d->ldb : (d->b_trans ? d->K : d->N);
-    const int64_t ldc = d->ldc ? d->ldc : d->N;
+    const int64_t lda = leading_a(d), ldb = leading_b(d), ldc = leading_c(d);
     const dnnl_dims_t b_dims = { d->K, d->N };
     dnnl_status_t s = d->a_trans ? md_2d(a, d->a_type, d->M, d->K, 1, lda)
                                  : md_2d(a, d->a_type, d->M, d->K, lda, 1);
@@ -140,6 +162,96 @@ static int argument_ids(const fvi_matmul_desc *d, int id[5])
     return n;
 }
 
+/* ---- Tiles ----------------------------------------------------------------------------------- */
+
+/* Does oneDNN do this with its gemm? Weight gradients (a transposed) may depend on the threads, and
+ * a long K over a small c needs oneDNN's cuts along K. */
+static bool wants_tiles(const fvi_matmul_desc *d, const_dnnl_primitive_desc_t pd)
+{
+    const char *name = NULL;
+    if (d->a_type != FV_F32 || d->b_type != FV_F32 || d->c_type != FV_F32 || d->a_trans)
+        return false;
+    return dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&name) ==
+               dnnl_success &&
+           name && strncmp(name, "gemm", 4) == 0;
+}
+
+/* Packed for tiles: rows of K, an odd number of cache lines apart. Multiples of 2 or 4 KiB fall on
+ * the same sets of the cache: 256x3072x1024 took 33 ms instead of 15. */
+static int64_t packed_ld(int64_t n) { return ((n + 15) / 16 | 1) * 16; }
+
+static int64_t pieces(int64_t n, int64_t each) { return (n + each - 1) / each; }
+
+/* A small product is one tile. Others become at least TILES_WANTED where that leaves tiles that are
+ * worth their copies of a and b; the widths are multiples of what the AVX2 kernels take at once. */
+enum { TILES_WANTED = 16, TILE_M = 128, TILE_M_LEAST = 32, TILE_N = 384, TILE_N_LEAST = 96 };
+#define SMALL_PRODUCT (1 << 18)
+
+static void choose_tiles(fvi_matmul *m)
+{
+    const fvi_matmul_desc *d = &m->d;
+    m->tile_m = d->M;
+    m->tile_n = d->N;
+    if ((double)d->M * (double)d->N * (double)d->K <= SMALL_PRODUCT) return;
+    m->tile_m = TILE_M;
+    m->tile_n = TILE_N;
+    while (pieces(d->M, m->tile_m) * pieces(d->N, m->tile_n) < TILES_WANTED) {
+        if (m->tile_n > TILE_N_LEAST) m->tile_n /= 2;
+        else if (m->tile_m > TILE_M_LEAST) m->tile_m /= 2;
+        else break;
+    }
+}
+
+static dnnl_status_t run_tile(const fv_ctx *ctx, const fvi_matmul *m, const float *a,
+                              const float *b, const float *bias, float *c, int64_t tile)
+{
+    const fvi_matmul_desc *d = &m->d;
+    const fvi_pointwise_ops *rows = &ctx->cpu_ops->pointwise;
+    const int64_t lda = leading_a(d), ldc = leading_c(d), across = pieces(d->N, m->tile_n);
+    const int64_t ldb = d->b_packed ? packed_ld(d->N) : leading_b(d);
+    const bool b_trans = d->b_trans && !d->b_packed;
+    const int64_t row = tile / across * m->tile_m, column = tile % across * m->tile_n;
+    const int64_t below = d->M - row, right = d->N - column;
+    const int64_t h = below < m->tile_m ? below : m->tile_m;
+    const int64_t w = right < m->tile_n ? right : m->tile_n;
+    float *to = c + row * ldc + column;
+    const dnnl_status_t s =
+        dnnl_sgemm('N', b_trans ? 'T' : 'N', h, w, d->K, 1.0f, a + row * lda, lda,
+                   b + (b_trans ? column * ldb : column), ldb, d->accumulate ? 1.0f : 0.0f, to,
+                   ldc);
+    if (s != dnnl_success) return s;
+    for (int64_t i = 0; i < h; i++) {
+        const fvi_out y = fvi_out_f32(to + i * ldc, false);
+        const fvi_in x = fvi_in_f32(to + i * ldc);
+        if (d->bias) rows->binary(y, x, fvi_in_f32(bias + column), w, FV_ADD);
+        if (d->act != FV_ACT_NONE) rows->act(y, x, w, d->act);
+    }
+    return dnnl_success;
+}
+
+/* The only place that calls oneDNN in a parallel region: there it takes one thread, as a tile is to
+ * be computed. A team of one is no parallel region for OpenMP, hence the count. */
+static fv_status run_tiles(fv_ctx *ctx, const fvi_matmul *m, const float *a, const float *b,
+                           const float *bias, float *c)
+{
+    const int64_t tiles = pieces(m->d.M, m->tile_m) * pieces(m->d.N, m->tile_n);
+    const int old = omp_get_max_threads();
+    int bad = 0;
+    omp_set_num_threads(1);
+    FVI_PRAGMA(omp parallel for schedule(dynamic) num_threads(ctx->threads) if (tiles > 1) \
+               reduction(max : bad))
+    for (int64_t t = 0; t < tiles; t++) {
+        const dnnl_status_t s = run_tile(ctx, m, a, b, bias, c, t);
+        if (s != dnnl_success) bad = (int)s;
+    }
+    omp_set_num_threads(old);
+    if (bad == dnnl_out_of_memory) return fv_fail(ctx, FV_ERR_OOM, "matmul: out of memory");
+    if (bad) return fv_fail(ctx, FV_ERR_DEVICE, "matmul: oneDNN failed (status %d)", bad);
+    return FV_OK;
+}
+
+/* ---- Primitives ------------------------------------------------------------------------------ */
+
 static dnnl_status_t make_primitive(fv_ctx *ctx, fvi_matmul *m)
 {
     const fvi_matmul_desc *d = &m->d;
@@ -165,8 +277,13 @@ static dnnl_status_t make_primitive(fv_ctx *ctx, fvi_matmul *m)
         s = dnnl_matmul_desc_init(&op, &md[0], &md[1], own_bias ? &md[3] : NULL, &md[2]);
     if (s == dnnl_success) s = dnnl_primitive_desc_create(&pd, &op, attr, engine, NULL);
 #endif
-    if (s == dnnl_success) s = fvi_md_query(&m->b_md, pd, dnnl_query_weights_md, 0);
-    if (s == dnnl_success) {
+    if (s == dnnl_success && wants_tiles(d, pd)) {
+        choose_tiles(m);
+        s = md_2d(&m->b_md, d->b_type, d->K, d->N, packed_ld(d->N), 1);
+    } else if (s == dnnl_success) {
+        s = fvi_md_query(&m->b_md, pd, dnnl_query_weights_md, 0);
+    }
+    if (s == dnnl_success && !m->tile_m) {
         const fvi_md *arg[5] = { &md[0], &m->b_md, &md[2] };
         int k = 3;
         if (d->bias) arg[k++] = &md[3];
@@ -256,6 +373,7 @@ fv_status fvi_matmul_pack(fv_ctx *ctx, const fvi_matmul *m, const void *b, void 
 fv_status fvi_matmul_run(fv_ctx *ctx, fvi_matmul *m, const void *a, const void *b,
                          const float *bias, const float *scale, void *c)
 {
+    if (m->tile_m) return run_tiles(ctx, m, a, b, bias, c);
     const void *data[5] = { a, b, c };
     int n = 3;
     if (m->d.bias) data[n++] = bias;

@@ -173,6 +173,8 @@ fv_status fvi_matmul_run(fv_ctx *ctx, fvi_matmul *m, const void *a, const void *
 /* oneDNN uses the calling thread's OpenMP count: set it around building and running primitives. */
 int fvi_threads_enter(const fv_ctx *ctx);   /* returns the old count */
 void fvi_threads_leave(int old);
+/* Whether oneDNN may use AVX-512: the CPU has it and ONEDNN_MAX_CPU_ISA does not forbid it. */
+bool fvi_dnnl_avx512(void);
 /* Engine and stream of the context (dnnl_engine_t, dnnl_stream_t). */
 fv_status fvi_dnnl_start(fv_ctx *ctx);
 

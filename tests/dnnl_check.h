@@ -15,7 +15,7 @@
 #include "test.h"
 
 static bool bf16_offered, int8_offered; /* by oneDNN in this process */
-static fv_ctx *one, *two;               /* contexts with 1 and 2 threads */
+static fv_ctx *one, *two, *three;       /* contexts with 1, 2 and 3 threads */
 
 /* The definition of what oneDNN fuses behind a product. */
 static double activate(fv_act a, double v)
@@ -37,14 +37,18 @@ static int dnnl_check_run(void (*tests)(void), bool avx2_only)
 {
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
     if (avx2_only && dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2) != dnnl_success) return 1;
-    bf16_offered = !avx2_only && (fv_cpu_features() & FV_CPU_AVX512);
-    int8_offered = !avx2_only && (fv_cpu_features() & FV_CPU_AVX512VNNI);
     printf("# oneDNN %s\n", avx2_only ? "limited to AVX2" : "as the machine is");
     o.threads = 1;
     if (fv_ctx_create(&one, &o) != FV_OK) return 1;
     o.threads = 2;
     if (fv_ctx_create(&two, &o) != FV_OK) return 1;
+    o.threads = 3;
+    if (fv_ctx_create(&three, &o) != FV_OK) return 1;
+    bf16_offered = fv_ctx_cpu(one) & FV_CPU_AVX512;
+    int8_offered = fv_ctx_cpu(one) & FV_CPU_AVX512VNNI;
+    if (avx2_only && (fv_ctx_cpu(one) & ~(uint32_t)FV_CPU_AVX2)) return 1;
     tests();
+    fv_ctx_destroy(&three);
     fv_ctx_destroy(&one);
     fv_ctx_destroy(&two);
     return test_end();

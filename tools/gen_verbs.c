@@ -18,7 +18,7 @@ typedef struct info_args {
 static int show_devices(fv_ctx *ctx, const cli_common *c)
 {
     char name[128];
-    const uint32_t f = fv_cpu_features();
+    const uint32_t f = fv_ctx_cpu(ctx);
     const char *best = f & FV_CPU_AVX512BF16 ? "avx512bf16"
                        : f & FV_CPU_AVX512   ? "avx512"
                        : f & FV_CPU_AVX2     ? "avx2"
