@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "../ar/vq.h"
+#include "alloc_fail.h"
 #include "fovea_ar.h"
 #include "patch_gan.h"
 #include "tar_writer.h"
@@ -631,6 +632,30 @@ static void files_that_do_not_fit_are_refused(void)
     CHECK(fv_vq_open(ctx, NULL, NULL, FV_F32) == FV_ERR_ARG);
 }
 
+/* Memory runs out at ever later allocations: a status, nothing left behind. */
+static void without_memory_calls_fail_and_leave_nothing(void)
+{
+    static float rgb[2 * H * W * 3];
+    int32_t codes[64];
+    fv_status s = FV_ERR_OOM;
+    int n = 0;
+    write_tokenizer("tok", "vq-s8", FV_I8);
+    for (; s != FV_OK && n < 5000; n += 1 + n / 12) {
+        alloc_fail heap = { .left = n };
+        const fv_allocator al = alloc_fail_allocator(&heap);
+        fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+        fv_ctx *c = NULL;
+        o.alloc = &al;
+        o.threads = 1;
+        s = fv_ctx_create(&c, &o);
+        if (s == FV_OK) s = there_and_back(c, "tok", FV_F32, codes, rgb);
+        fv_ctx_destroy(&c);
+        CHECK_MSG(s == FV_OK || s == FV_ERR_OOM, "allocation %d: %s", n, fv_status_name(s));
+        CHECK_MSG(heap.live == 0, "allocation %d: %d blocks left", n, (int)heap.live);
+    }
+    CHECK(s == FV_OK && n > 100);
+}
+
 /* ---- Training -------------------------------------------------------------------------------- */
 
 #define PICTURES 120
@@ -836,6 +861,7 @@ int main(void)
     RUN(calls_of_one_size_allocate_nothing);
     RUN(wrong_calls_are_named);
     RUN(files_that_do_not_fit_are_refused);
+    RUN(without_memory_calls_fail_and_leave_nothing);
     make_data();
     RUN(a_run_that_is_stopped_anywhere_ends_the_same);
     RUN(so_does_one_with_a_discriminator);
