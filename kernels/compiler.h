@@ -20,6 +20,13 @@
 #define FV_PREFETCH(p) ((void)(p))
 #endif
 
+/* In a loop that waits for another thread. */
+#if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
+#define FV_PAUSE() __builtin_ia32_pause()
+#else
+#define FV_PAUSE() ((void)0)
+#endif
+
 /* Number of the lowest bit that is set in x, which is not 0. */
 #if defined(__GNUC__)
 #define FV_LOWEST_BIT(x) __builtin_ctz(x)
