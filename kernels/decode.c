@@ -271,8 +271,8 @@ void fvi_dec_attend(const fvi_decode_ops *o, const fvi_dec_cache *c, const fvi_d
 
 /* ---- Rotary table ---------------------------------------------------------------------------- */
 
-/* [cos_0 cos_0 cos_1 cos_1 ..][-sin_0 sin_0 -sin_1 sin_1 ..]: y = x * cos + swapped x * sin. Angles:
- * the row for the first half of the pairs, the column for the second. */
+/* [cos_0 cos_0 cos_1 cos_1 ..][-sin_0 sin_0 -sin_1 sin_1 ..]: y = x * cos + swapped x * sin.
+ * Angles: the row for the first half of the pairs, the column for the second. */
 void fvi_dec_rope_row(float *table, int r, int c, int hd, double theta)
 {
     const int pairs = hd / 2, nf = pairs / 2;

@@ -1,8 +1,8 @@
 /* decode_body.h - vectors of decode.c; included by its AVX2, AVX-512, VNNI and BF16 files.
  *
- * Products, scores and values have one shape: R rows by P panels of 16 accumulators, which run along
- * k (or the slots) in order. P hides the latency of multiply-add where R is 1, R saves reads of the
- * matrix where there are more rows; neither changes an accumulator's bits.
+ * Products, scores and values have one shape: R rows by P panels of 16 accumulators, which run
+ * along k (or the slots) in order. P hides the latency of multiply-add where R is 1, R saves reads
+ * of the matrix where there are more rows; neither changes an accumulator's bits.
  *
  * DECODE_BF16 and DECODE_I8 choose the parts that have instructions of their own; DECODE_ALL is all
  * of them, and the rest. */
@@ -13,8 +13,8 @@
 
 #define VPP (FVI_DEC_PANEL / VW) /* vectors of a panel */
 #if VW == 16
-/* Accumulators of a product, then of scores and values. GCC copies those of vpdpbusd around: with 24
- * it runs at half the rate (212 against 406 GOP/s, 576 x 192, 4 rows). */
+/* Accumulators of a product, then of scores and values. GCC copies those of vpdpbusd around: with
+ * 24 it runs at half the rate (212 against 406 GOP/s, 576 x 192, 4 rows). */
 #if defined(DECODE_I8)
 #define TILE 16
 #else
@@ -577,7 +577,15 @@ FV_INLINE void cell_values(const int R, const int P, const fvi_dec_cache *c,
         FV_UNROLL for (int j = 0; j < P * VPP; j++) v_st(v->o[r] + d + j * VW, acc[r][j]);
 }
 
-#define VALUES_WALK(type)                                                                      do {                                                                                           const int hd_ = (int)fvi_dec_pad(c->hd) / FVI_DEC_PANEL;                                   const int most_ = panels_for(TILE_SMALL, v->rows) < 4 ? panels_for(TILE_SMALL, v->rows) : 4;         for (int d_ = 0, n_; d_ < hd_; d_ += n_) {                                                     n_ = hd_ - d_ < most_ ? hd_ - d_ : most_;                                                  DISPATCH4(TILE_SMALL, cell_values, v->rows, n_, c, v, type, d_ * FVI_DEC_PANEL)         }                                                                                      } while (0)
+#define VALUES_WALK(type)                                                                      \
+    do {                                                                                       \
+        const int hd_ = (int)fvi_dec_pad(c->hd) / FVI_DEC_PANEL;                               \
+        const int room_ = panels_for(TILE_SMALL, v->rows), most_ = room_ < 4 ? room_ : 4;      \
+        for (int d_ = 0, n_; d_ < hd_; d_ += n_) {                                             \
+            n_ = hd_ - d_ < most_ ? hd_ - d_ : most_;                                          \
+            DISPATCH4(TILE_SMALL, cell_values, v->rows, n_, c, v, type, d_ * FVI_DEC_PANEL)    \
+        }                                                                                      \
+    } while (0)
 static void values_v(const fvi_dec_cache *c, const fvi_dec_values *v) { VALUES_WALK(FV_F32); }
 static void values_bf16_v(const fvi_dec_cache *c, const fvi_dec_values *v)
 {

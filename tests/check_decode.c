@@ -1,5 +1,5 @@
-/* check_decode.c - kernels for decoding: every variant against double references and against scalar,
- * and that no row's bits depend on its company, on how the panels are cut, or on where its keys lie.
+/* check_decode.c - kernels for decoding: every variant against double references, and that no row's
+ * bits depend on its company, on how the panels are cut, or on where its keys lie.
  * `check_decode --bench` prints rates. */
 #include "decode.h"
 #include "test.h"
@@ -262,8 +262,8 @@ static void head_free(memory_of_head *m)
 static void attend_ref(const memory_of_head *m, int first, int p, double *out)
 {
     const int hd = m->c.hd, n = CONDITION - first + p + 1;
-    double *s = memory((size_t)n * sizeof *s), *x = memory((size_t)hd * sizeof *x), top = 0, sum = 0;
-    double *q = memory((size_t)hd * sizeof *q);
+    double *s = memory((size_t)n * sizeof *s), *x = memory((size_t)hd * sizeof *x);
+    double top = 0, sum = 0, *q = memory((size_t)hd * sizeof *q);
     held(m->c.type == FV_I8 ? FV_I8 : FV_F32, m->q + (size_t)(CONDITION + p) * (size_t)hd, hd, q);
     for (int i = 0; i < n; i++) {
         held(m->c.type, m->k + (size_t)(first + i) * (size_t)hd, hd, x);
@@ -329,12 +329,14 @@ static void rows_of_attention_do_not_depend_on_places(void)
     float *scratch = memory(fvi_dec_attend_bytes(64, CONDITION, SLOTS));
     int32_t place[SLOTS];
     int bad = 0;
-    for (int i = 0; i < SLOTS; i++) place[i] = i < 8 ? i : i < 40 ? i + 21 : i < PREFIX ? i - 32 : -1;
+    for (int i = 0; i < SLOTS; i++)
+        place[i] = i < 8 ? i : i < 40 ? i + 21 : i < PREFIX ? i - 32 : -1;
     for (int v = 0; v < VARIANTS; v++)
         for (int t = 0; t < 3; t++) {
             fvi_decode_ops o;
             if (!ops_of(v, &o)) continue;
-            memory_of_head m = head_of(&o, types[t], 64, NULL), tree = head_of(&o, types[t], 64, NULL);
+            memory_of_head m = head_of(&o, types[t], 64, NULL);
+            memory_of_head tree = head_of(&o, types[t], 64, NULL);
             for (int p = PREFIX; p <= LAST; p++) {
                 const size_t at = (size_t)(CONDITION + p) * 64;
                 o.store(&tree.c, more[p - PREFIX], m.k + at, m.v + at);
@@ -369,7 +371,8 @@ static void rows_of_attention_do_not_depend_on_places(void)
             bad += memcmp(y, group[0], sizeof y) != 0;
             for (int i = 0; i <= LAST - PREFIX; i++)
                 fvi_dec_cache_move(&tree.c, more[i], PREFIX + i);
-            const fvi_dec_query moved = query_at(&m, 1, LAST, group[1]), kept = query_at(&m, 1, LAST, y);
+            const fvi_dec_query moved = query_at(&m, 1, LAST, group[1]);
+            const fvi_dec_query kept = query_at(&m, 1, LAST, y);
             fvi_dec_attend(&o, &tree.c, &moved, 1, scratch);
             fvi_dec_attend(&o, &m.c, &kept, 1, scratch);
             bad += memcmp(y, group[1], sizeof y) != 0;
