@@ -13,6 +13,10 @@
  * TaylorSeer   form=official is the released recursion: all differences of an update are divided by
  *              the newest spacing. It is linear in the last outputs, and so are its forecasts; the
  *              engine gets them as weights. form=newton is the polynomial through the outputs.
+ * ClusCa       the tokens to compute are chosen once for an evaluation and not for each module; as
+ *              many as the size of a pruned module that is nearest to the number of clusters. They
+ *              are chosen for the rows with and without guidance together, clusters being those of
+ *              the row with it. Neither they nor what they spread change the outputs kept.
  * CEM          cosine errors of all modules' outputs for those of the last block; where the step
  *              after a segment has other rows, the segment's last step stands in for it. The
  *              range of gaps widens until the number of full steps is possible.
@@ -26,6 +30,7 @@
 #include "accel_methods.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MAX_GAP 10
@@ -529,6 +534,37 @@ fv_status fvi_make_spectrum(fvi_method *m)
     FV_TRY(mark_taylor(m));
     put_forecasts(m, &f);
     return FV_OK;
+}
+
+/* ---- ClusCa --------------------------------------------------------------------------------- */
+
+/* The size of a pruned module that is nearest to `tokens`. */
+static int nearest_size(const dit_config *c, int tokens)
+{
+    int best = 0;
+    for (int i = 1; i < DIT_PRUNED; i++)
+        if (abs(dit_pruned_tokens(c, i) - tokens) < abs(dit_pruned_tokens(c, best) - tokens))
+            best = i;
+    return best;
+}
+
+fv_status fvi_make_clusca(fvi_method *m)
+{
+    const dit_config *c = &m->d->net.cfg;
+    const forecast f = { .order = (int)fvi_method_value(m, "order"), .ridge = -1,
+                         .basis = FVI_BASIS_TAYLOR };
+    const int which = nearest_size(c, (int)fvi_method_value(m, "clusters"));
+    fv_accel *a = m->plan;
+    FV_TRY(mark_taylor(m));
+    put_forecasts(m, &f);
+    for (size_t at = DIT_MLP; at < (size_t)m->T * (size_t)m->K; at += 2) {
+        if (a->action[at] != DIT_LINEAR) continue;
+        a->action[at] = DIT_PRUNE;
+        a->pruned[at] = (uint8_t)which;
+    }
+    a->score = DIT_SCORE_GIVEN;
+    fvi_accel_count(a);
+    return fvi_add_clusters(m, dit_pruned_tokens(c, which));
 }
 
 /* ---- DPCache -------------------------------------------------------------------------------- */

@@ -99,7 +99,8 @@ void dit_runner_options_for(const fv_accel *a, dit_runner_options *o)
     o->past_of_anchors = a->past_of_anchors;
     o->prunes = a->prunes;
     o->score = a->score;
-    o->probes = a->policy != NULL;
+    o->probes = a->policy && !a->policy->no_probes;
+    o->checks = a->policy && a->policy->checks;
 }
 
 /* ---- What is done where ---------------------------------------------------------------------- */
@@ -145,7 +146,7 @@ static void count_actions(const fv_accel *a, fv_accel_info *out)
 void fv_accel_get_info(const fv_accel *a, fv_accel_info *out)
 {
     static const char *const skip[] = { "output", "hidden", "residual" };
-    static const char *const score[] = { "mean", "stale", "toca", "drift" };
+    static const char *const score[] = { "mean", "stale", "toca", "drift", "given" };
     memset(out, 0, sizeof *out);
     out->steps = a->evals;
     out->anchors = a->anchors;

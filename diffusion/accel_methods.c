@@ -47,6 +47,17 @@ static const fvi_method_entry entry[] = {
       "forecasts of what the blocks add, as far as the first block's input has moved",
       { { "threshold", 0, 1e6, 0.1, false, NULL }, { "order", 1, 2, 2, true, NULL }, KEY_END },
       fvi_make_rfc },
+    { "speca", "threshold=0.1, decay=0.01, min=2, max=5, order=1..4", "arXiv 2509.11628",
+      "TaylorSeer's modules until the last block, computed on the draft, is too far from it",
+      { { "threshold", 0, 1e6, 0.1, false, NULL }, { "decay", 1e-9, 1, 0.01, false, NULL },
+        { "min", 0, -1, 2, true, NULL }, { "max", 1, -1, 5, true, NULL }, KEY_ORDER(4) },
+      fvi_make_speca },
+    { "clusca", "N=4 | anchors=K, order=1..4, clusters=16, spread=0.005", "arXiv 2509.10312",
+      "TaylorSeer's modules, and a token of each cluster of tokens computed in the MLPs",
+      { KEY_N(4), KEY_ANCHORS, KEY_ORDER(2),
+        { "clusters", 1, FVI_MOST_CLUSTERS, 16, true, NULL },
+        { "spread", 0, 1, 0.005, false, NULL } },
+      fvi_make_clusca },
     { "cem", "anchors=K", "arXiv 2512.23258",
       "reuse between full evaluations placed by dynamic programming on cumulated errors",
       { KEY_ANCHORS, KEY_END }, fvi_make_cem },
@@ -319,7 +330,9 @@ static void describe(fvi_method *m, const char *spec)
     a->sampler = m->schedule.kind;
     a->steps = m->schedule.steps;
     a->cfg = m->schedule.cfg;
-    a->flop_ratio = a->policy ? 1 : fvi_method_flop_ratio(m->d, &m->schedule, a);
+    a->flop_ratio = a->policy && !a->policy->keeps_rows
+                        ? 1
+                        : fvi_method_flop_ratio(m->d, &m->schedule, a);
     a->predicted_speedup = a->flop_ratio;
 }
 

@@ -1,6 +1,6 @@
 /* accel_methods.h - published ways of saving work, as plans: shared by accel_methods.c (names,
- * options, accounting), accel_baselines.c (plans known beforehand) and accel_policy.c (decisions at
- * run time). */
+ * options, accounting), accel_baselines.c (plans known beforehand), accel_policy.c (decisions at
+ * run time) and accel_clusters.c (tokens by cluster). */
 #ifndef FV_ACCEL_METHODS_H
 #define FV_ACCEL_METHODS_H
 
@@ -54,6 +54,25 @@ fv_status fvi_make_procache(fvi_method *m);
 fv_status fvi_make_dpcache(fvi_method *m);
 fv_status fvi_make_teacache(fvi_method *m);
 fv_status fvi_make_rfc(fvi_method *m);
+fv_status fvi_make_speca(fvi_method *m);
+fv_status fvi_make_clusca(fvi_method *m);
+/* A policy for the pruned modules of m->plan, which compute `kept` tokens each. */
+fv_status fvi_add_clusters(fvi_method *m, int kept);
+#define FVI_MOST_CLUSTERS 64
+
+typedef struct fvi_clusters {
+    fv_ctx *ctx;
+    int K, kept, tokens, width; /* K <= kept: tokens of a picture that are computed */
+    float *centre;              /* [pictures][width][K] scratch */
+    float *score;               /* [pictures][tokens] largest: computed first */
+    float *draw;                /* [tokens] in 0 .. 1 */
+    uint8_t *cluster;           /* [pictures][tokens] */
+} fvi_clusters;
+/* Clusters of h [pictures][tokens][width]; `draw` numbers the first centres. */
+void fvi_find_clusters(const fvi_clusters *c, int draw, const float *h, int pictures);
+/* Scores of picture p from its clusters and the draws: the `kept` best are one of each cluster,
+ * then a second one of each that has it, and so on. */
+void fvi_rank_tokens(const fvi_clusters *c, int p);
 
 typedef enum fvi_basis {
     FVI_BASIS_TAYLOR = 0, /* (e - a_0)^j */

@@ -16,6 +16,15 @@
  * (at most MOST_STRETCH times Taylor's own). The relative error of the same forecast of I is added
  * up, and at the threshold the network is computed.
  *
+ * SpeCa [arXiv 2509.11628], as released: all modules are drafted by TaylorSeer's series, and the
+ * last block is then computed on the input that it has in the draft. Of the residual stream after
+ * it, h computed and h' drafted,
+ *     |h' - h| / |h|  >  max(threshold decay^progress, 0.01)
+ * makes the next evaluation a full one, progress going from 0 to 1; the draft itself stays. A full
+ * evaluation is followed by one draft at least and `max` at most, of which the first `min` are not
+ * checked; a stretch of equal rows begins full, drafted, full. A check that cannot change what
+ * follows (a full evaluation comes anyway, or the end) is left out.
+ *
  * Decisions are the batch's, from sums over all rows. */
 #include "accel_methods.h"
 
@@ -253,14 +262,14 @@ static void rotate(float **v, int n)
     v[0] = last;
 }
 
-static void rfc_done(void *user, const dit_runner *r, int e, const float *out, int rows)
+static fv_status rfc_done(void *user, dit_runner *r, int e, const float *out, int rows)
 {
     rfc *t = user;
     const int kept = t->order + 1;
     const size_t n = (size_t)rows * t->row;
     const float *embedded, *hidden = dit_runner_hidden(r, &embedded);
     (void)out;
-    if (!t->is_full) return;
+    if (!t->is_full) return FV_OK;
     rotate(t->input, kept);
     rotate(t->output, kept);
     memcpy(t->input[0], t->now, n * sizeof(float));
@@ -268,6 +277,7 @@ static void rfc_done(void *user, const dit_runner *r, int e, const float *out, i
     memmove(t->at + 1, t->at, (RFC_KEPT - 1) * sizeof *t->at);
     t->at[0] = e;
     if (t->count < kept) t->count++;
+    return FV_OK;
 }
 
 static void rfc_destroy(void *user)
@@ -294,4 +304,134 @@ fv_status fvi_make_rfc(fvi_method *m)
     m->plan->skip = DIT_SKIP_RESIDUAL;
     m->plan->step_history = t->order + 1;
     return FV_OK;
+}
+
+/* ---- SpeCa ----------------------------------------------------------------------------------- */
+
+#define SPECA_LEAD 3     /* evaluations of a stretch that are drafted only after a full one */
+#define SPECA_FLOOR 0.01 /* least threshold */
+
+typedef struct speca {
+    fv_ctx *ctx;
+    dit_policy policy;
+    double threshold, decay;
+    double error;             /* of the last check since the last full evaluation; 0: none */
+    int min, max, order, evals, modules;
+    int first, drafted;       /* of the stretch of equal rows; since the last full evaluation */
+    int count, at[DIT_HISTORY]; /* full evaluations of the stretch, newest first */
+    bool is_full, is_checked; /* the evaluation that was decided last */
+    size_t row;               /* values */
+    uint8_t *must, *action;   /* [evals] the number of rows changes; [modules] */
+    float *weight;            /* [modules][DIT_HISTORY] */
+} speca;
+
+static fv_status speca_start(void *user, const dit_runner *r, int B)
+{
+    (void)user; /* the first evaluation forgets everything */
+    (void)r;
+    (void)B;
+    return FV_OK;
+}
+
+static bool speca_needs_full(const speca *t, int e)
+{
+    const double progress = (e + 1.0) / t->evals;
+    if (!t->count) return true;
+    if (!t->drafted) return false;
+    if (e - t->first < SPECA_LEAD || t->drafted >= t->max) return true;
+    return t->error > fmax(t->threshold * pow(t->decay, progress), SPECA_FLOOR);
+}
+
+static void speca_draft(speca *t, int e, dit_row *row)
+{
+    double w[DIT_HISTORY];
+    fvi_forecast_weights(t->at, t->count, t->order, e, FVI_BASIS_TAYLOR, 0, w);
+    for (int k = 0; k < t->modules; k++)
+        for (int i = 0; i < DIT_HISTORY; i++) t->weight[k * DIT_HISTORY + i] = (float)w[i];
+    row->action = t->action;
+    row->weight = t->weight;
+    t->is_checked = t->drafted >= t->min && t->drafted + 1 < t->max && e + 1 < t->evals &&
+                    e + 1 - t->first >= SPECA_LEAD && !t->must[e + 1];
+    t->drafted++;
+}
+
+static fv_status speca_decide(void *user, dit_runner *r, int e, const float *x, dit_row *row)
+{
+    speca *t = user;
+    (void)r;
+    (void)x;
+    if (e == 0 || t->must[e]) {
+        t->first = e;
+        t->count = 0;
+    }
+    t->is_full = speca_needs_full(t, e);
+    t->is_checked = false;
+    if (!t->is_full) {
+        speca_draft(t, e, row);
+        return FV_OK;
+    }
+    t->drafted = 0;
+    t->error = 0;
+    memmove(t->at + 1, t->at, (DIT_HISTORY - 1) * sizeof *t->at);
+    t->at[0] = e;
+    if (t->count < DIT_HISTORY) t->count++;
+    return FV_OK;
+}
+
+static fv_status speca_done(void *user, dit_runner *r, int e, const float *out, int rows)
+{
+    speca *t = user;
+    const float *computed;
+    (void)e;
+    (void)out;
+    if (!t->is_checked) return FV_OK;
+    FV_TRY(dit_runner_check(r, &computed, &rows));
+    t->error = relative_change(t->ctx, dit_runner_hidden(r, NULL), computed,
+                               (size_t)rows * t->row);
+    return FV_OK;
+}
+
+static void speca_destroy(void *user)
+{
+    speca *t = user;
+    fv_free(t->ctx, t->must);
+    fv_free(t->ctx, t->action);
+    fv_free(t->ctx, t->weight);
+    fv_free(t->ctx, t);
+}
+
+static fv_status speca_fill(speca *t, const fvi_method *m)
+{
+    const size_t K = (size_t)m->K;
+    t->must = fv_calloc(m->ctx, (size_t)m->T, 1);
+    t->action = fv_calloc(m->ctx, K, 1);
+    t->weight = fv_calloc(m->ctx, K * DIT_HISTORY, sizeof *t->weight);
+    if (!t->must || !t->action || !t->weight) return FV_ERR_OOM;
+    memcpy(t->must, m->must, (size_t)m->T);
+    memset(t->action, DIT_LINEAR, K);
+    return FV_OK;
+}
+
+fv_status fvi_make_speca(fvi_method *m)
+{
+    const dit_config *c = &m->d->net.cfg;
+    const int max = (int)fvi_method_value(m, "max");
+    int min = (int)fvi_method_value(m, "min");
+    if (min > max && !fvi_method_given(m, "min")) min = max;
+    if (min > max)
+        return fv_fail(m->ctx, FV_ERR_ARG, "speca: min is %d, more than max, which is %d", min,
+                       max);
+    speca *t = fv_calloc(m->ctx, 1, sizeof *t);
+    if (!t) return FV_ERR_OOM;
+    *t = (speca){ .ctx = m->ctx, .threshold = fvi_method_value(m, "threshold"),
+                  .decay = fvi_method_value(m, "decay"), .min = min, .max = max,
+                  .order = (int)fvi_method_value(m, "order"), .evals = m->T, .modules = m->K };
+    t->row = (size_t)dit_tokens(c) * (size_t)c->width;
+    t->policy = (dit_policy){ .start = speca_start, .decide = speca_decide, .done = speca_done,
+                              .destroy = speca_destroy, .user = t, .no_probes = true,
+                              .checks = true };
+    fvi_accel_count(m->plan);
+    m->plan->policy = &t->policy; /* frees t from here on */
+    m->plan->history = t->order + 1;
+    return speca_fill(t, m);
 }

@@ -43,6 +43,7 @@ typedef struct pruning {
     int32_t *index;   /* [B][largest] ascending */
     uint16_t *stale;  /* [depth][B][N] evaluations since the last run */
     float *value;     /* [B][N] scores, then room for sorting */
+    dit_choice choice;
 } pruning;
 
 struct dit_runner {
@@ -69,7 +70,10 @@ struct dit_runner {
     uint8_t *past;
     float *h0;                  /* what the embedding gave (SKIP_RESIDUAL) */
     float *probe;
-    bool prunes, probes;
+    bool prunes, probes, checks;
+    float *last;                /* what went into the last block; after a check, what came out */
+    uint8_t *last_y;            /* outputs of its modules in a check */
+    int last_rows;              /* 0: nothing to check */
     pruning prune;
     uint8_t *work;
     /* bank */
@@ -469,6 +473,14 @@ static bool allocate_past(dit_runner *r, size_t rows, size_t hidden, size_t outp
            (r->h0 || !r->past_count || r->skip != DIT_SKIP_RESIDUAL);
 }
 
+static bool allocate_check(dit_runner *r, size_t rows, size_t hidden)
+{
+    if (!r->checks) return true;
+    r->last = take(r, &r->activation_bytes, rows * hidden, sizeof(float));
+    r->last_y = take(r, &r->activation_bytes, 1, r->slot_bytes);
+    return r->last && r->last_y;
+}
+
 static fv_status allocate(dit_runner *r)
 {
     const dit_config *c = &r->net->cfg;
@@ -502,7 +514,8 @@ static fv_status allocate(dit_runner *r)
     if (!r->x || !r->h || !r->out || !r->mod || !r->mod_final || !r->pos || !r->rope || !r->cache ||
         !r->valid_rows || !r->newest || !r->bank || !r->bank_final || !r->bank_t || !r->bank_y ||
         !r->label_of_row || !r->distinct || !r->host_out || !r->host_t || !r->host_y ||
-        !allocate_past(r, R, N * D, output) || !allocate_pruning(r))
+        !allocate_past(r, R, N * D, output) || !allocate_check(r, R, N * D) ||
+        !allocate_pruning(r))
         return FV_ERR_OOM;
     return upload_tables(r);
 }
@@ -555,6 +568,7 @@ fv_status dit_runner_create(fv_ctx *ctx, dit_runner **out, const dit_net *n, fv_
     r->skip = o->skip;
     r->past_of_anchors = o->past_of_anchors;
     r->probes = o->probes;
+    r->checks = o->checks;
     r->prunes = o->prunes && o->keep_outputs;
     r->prune.score = o->score;
     for (int i = 0; i < DIT_PRUNED; i++) r->prune.tokens[i] = dit_pruned_tokens(&n->cfg, i);
@@ -582,8 +596,8 @@ void dit_runner_destroy(dit_runner **rr)
     fv_plan_destroy(&r->cond);
     void *device[] = { r->x, r->h, r->out, r->mod, r->mod_final, r->pos, r->rope, r->cache,
                        r->work, r->bank, r->bank_final, r->bank_t, r->bank_y, r->weight, r->past,
-                       r->h0, r->probe, r->prune.h, r->prune.y, r->prune.input, r->prune.index,
-                       r->prune.stale, r->prune.value };
+                       r->h0, r->probe, r->last, r->last_y, r->prune.h, r->prune.y,
+                       r->prune.input, r->prune.index, r->prune.stale, r->prune.value };
     void *host[] = { r->valid_rows, r->newest, r->label_of_row, r->distinct, r->host_out, r->host_t,
                      r->host_y };
     for (size_t i = 0; i < FV_ARRAY_LEN(device); i++) fv_dev_free(r->ctx, device[i]);
@@ -613,6 +627,8 @@ fv_status dit_runner_start(dit_runner *r, const int32_t *labels)
         for (int i = 0; i < r->B; i++) r->label_of_row[r->B + i] = k;
     }
     r->chunk_first = -1;
+    r->last_rows = 0;
+    r->prune.choice = (dit_choice){ NULL, NULL, 0, 0 };
     memset(r->valid_rows, 0, (size_t)r->depth * 2 * (size_t)r->history * sizeof(int));
     memset(r->past_rows, 0, sizeof r->past_rows);
     /* What is not there yet is read with weight 0, and must not be a NaN of the last batch. */
@@ -689,14 +705,20 @@ static fv_status run_pruned(dit_runner *r, module_set *s, int k, int which, cons
         .type = r->feature_type, .h = r->h, .newest = slot(r, k, r->newest[k]),
         .stale = p->stale + (size_t)l * (size_t)r->B * (size_t)r->tokens,
         .input = p->input ? p->input + prune_input(r, l) : NULL, .value = p->value,
-        .index = p->index
+        .index = p->index, .choice = &p->choice
     };
+    const float share = count > 1 ? p->choice.spread : 0;
+    float *change = (float *)(void *)p->y, rest[DIT_HISTORY];
     dit_prune_select(&j);
     dit_prune_gather(&j, p->h);
     FV_TRY(fv_plan_forward(plan));
     if (count == 1) dit_prune_scatter(&j, p->y, fv_dtype_size(r->feature_type),
                                       slot(r, k, r->newest[k]));
-    FV_TRY(run_forecast(r, s, k, w, count));
+    /* y has served: it is at least as large as one token a cluster. */
+    if (share > 0) dit_prune_change(&j, p->h, change);
+    for (int i = 0; i < count; i++) rest[i] = share > 0 ? (1 - share) * w[i] : w[i];
+    FV_TRY(run_forecast(r, s, k, rest, count));
+    if (share > 0) dit_prune_spread(&j, change, r->h);
     dit_prune_scatter(&j, p->h, sizeof(float), r->h);
     r->flop += fv_plan_flop(plan);
     r->pruned++;
@@ -785,15 +807,23 @@ static fv_status keep_past(dit_runner *r, module_set *s, int64_t full_before)
                        FV_COPY_ON_DEVICE);
 }
 
+static fv_status copy_hidden(dit_runner *r, const module_set *s, float *to)
+{
+    const size_t n = (size_t)s->rows * (size_t)r->tokens * (size_t)r->net->cfg.width;
+    return fv_dev_copy(r->ctx, to, r->h, n * sizeof(float), FV_COPY_ON_DEVICE);
+}
+
 static fv_status run_network(dit_runner *r, module_set *s, const dit_row *row)
 {
     const int64_t full_before = r->full;
+    const int last_block = 2 * (r->depth - 1);
     FV_TRY(fv_plan_forward(s->embed));
-    if (r->h0)
-        FV_TRY(fv_dev_copy(r->ctx, r->h0, r->h,
-                           (size_t)s->rows * (size_t)r->tokens * (size_t)r->net->cfg.width *
-                               sizeof(float), FV_COPY_ON_DEVICE));
-    for (int k = 0; k < 2 * r->depth; k++) FV_TRY(run_module(r, s, k, row));
+    if (r->h0) FV_TRY(copy_hidden(r, s, r->h0));
+    for (int k = 0; k < 2 * r->depth; k++) {
+        if (r->checks && k == last_block) FV_TRY(copy_hidden(r, s, r->last));
+        FV_TRY(run_module(r, s, k, row));
+    }
+    r->last_rows = s->rows;
     FV_TRY(fv_plan_forward(s->final));
     r->flop += fv_plan_flop(s->embed) + fv_plan_flop(s->final);
     return keep_past(r, s, full_before);
@@ -815,6 +845,7 @@ fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const dit_row *r
     module_set *s = dit_schedule_guided(r->schedule, e) ? &r->guided : &r->single;
     const bool is_skipped = row && row->skip_weight && can_skip(r, row->skip_weight, s->rows);
     if (!is_skipped || r->skip != DIT_SKIP_OUTPUT) FV_TRY(take_states(r, s, e, x));
+    r->last_rows = 0;
     if (is_skipped) {
         FV_TRY(run_skip(r, s, row->skip_weight));
         if (r->skip != DIT_SKIP_OUTPUT) {
@@ -840,6 +871,32 @@ fv_status dit_runner_probe(dit_runner *r, int e, const float *x, const float **o
     *out = r->probe;
     *rows = s->rows;
     return fv_plan_forward(s->probe);
+}
+
+/* Module k on r->last; its plan is bound elsewhere for that time: no ring gets an output. */
+static fv_status check_module(dit_runner *r, module_set *s, int k)
+{
+    fv_plan *p = s->module[k];
+    FV_TRY(fv_plan_bind(p, "h", r->last));
+    FV_TRY(fv_plan_bind(p, "h2", r->last));
+    FV_TRY(fv_plan_bind(p, "y", r->last_y));
+    const fv_status st = fv_plan_forward(p);
+    FV_TRY(bind_module(r, p, k / 2, k % 2));
+    r->flop += fv_plan_flop(p);
+    r->full++;
+    return st;
+}
+
+fv_status dit_runner_check(dit_runner *r, const float **out, int *rows)
+{
+    module_set *s = r->last_rows > r->B ? &r->guided : &r->single;
+    if (!r->checks) return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without checks");
+    if (!r->last_rows) return fv_fail(r->ctx, FV_ERR_STATE, "runner: nothing to check");
+    r->last_rows = 0;
+    for (int k = 2 * (r->depth - 1); k < 2 * r->depth; k++) FV_TRY(check_module(r, s, k));
+    *out = r->last;
+    *rows = s->rows;
+    return FV_OK;
 }
 
 const float *dit_runner_hidden(const dit_runner *r, const float **embedded)
@@ -875,6 +932,21 @@ void dit_runner_memory(const dit_runner *r, uint64_t *activations, uint64_t *cac
 {
     *activations = r->activation_bytes;
     *caches = r->cache_bytes;
+}
+
+void dit_runner_choose(dit_runner *r, const dit_choice *choice)
+{
+    r->prune.choice = *choice;
+}
+
+int dit_runner_pictures(const dit_runner *r)
+{
+    return r->B;
+}
+
+void dit_runner_count(dit_runner *r, double flop)
+{
+    r->flop += flop;
 }
 
 void dit_runner_counters(const dit_runner *r, double *flop, int64_t *full, int64_t *reused)

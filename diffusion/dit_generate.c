@@ -310,7 +310,7 @@ static fv_status advance_by(dit_walk *w, int e, const dit_policy *p, dit_row *ro
     int rows;
     FV_TRY(p->decide(p->user, w->runner, e, w->x, row));
     FV_TRY(dit_runner_eval(w->runner, e, w->x, row, &out, &rows));
-    if (p->done) p->done(p->user, w->runner, e, out, rows);
+    if (p->done) FV_TRY(p->done(p->user, w->runner, e, out, rows));
     dit_walk_update(w, e, out, rows);
     return FV_OK;
 }
@@ -422,7 +422,7 @@ static fv_status sample_all(sampling *s, fv_dtype precision, const float *noise,
                                       .exact_cache = s->o->exact_cache != 0,
                                       .no_hoisting = s->o->no_hoisting != 0 };
             dit_runner_options_for(s->o->accel, &ro);
-            ro.probes = s->policy != NULL;
+            ro.probes = s->policy && !s->policy->no_probes;
             dit_walk_destroy(&s->walk);
             FV_TRY(dit_walk_create(s->ctx, &s->walk, s->net, precision, &s->schedule, &ro));
             note_memory(s);

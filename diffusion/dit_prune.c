@@ -71,6 +71,12 @@ static void scores(const dit_prune_job *j, int picture, float *v)
 {
     const uint16_t *stale = j->stale + (size_t)picture * (size_t)j->tokens;
     float most = 0;
+    if (j->score == DIT_SCORE_GIVEN) {
+        const float *given = j->choice ? j->choice->score : NULL;
+        for (int i = 0; i < j->tokens; i++)
+            v[i] = given ? given[(size_t)picture * (size_t)j->tokens + (size_t)i] : 0;
+        return;
+    }
     if (j->score == DIT_SCORE_DRIFT) {
         for (int i = 0; i < j->tokens; i++) v[i] = drift(j, picture, i);
         return;
@@ -168,6 +174,48 @@ void dit_prune_scatter(const dit_prune_job *j, const void *from, size_t size, vo
                    (const uint8_t *)from + ((size_t)row * (size_t)j->kept + (size_t)i) * bytes,
                    bytes);
     }
+}
+
+/* ---- Clusters -------------------------------------------------------------------------------- */
+
+static void change_of_row(const dit_prune_job *j, int row, const float *computed, float *to)
+{
+    const size_t D = (size_t)j->width, N = (size_t)j->tokens, p = (size_t)(row % j->pictures);
+    const int32_t *index = j->index + p * (size_t)j->kept;
+    const uint8_t *cluster = j->choice->cluster + p * N;
+    int members[UINT8_MAX + 1] = { 0 };
+    memset(to, 0, (size_t)j->choice->clusters * D * sizeof *to);
+    for (int i = 0; i < j->kept; i++, computed += D) {
+        const float *before = j->h + ((size_t)row * N + (size_t)index[i]) * D;
+        float *sum = to + cluster[index[i]] * D;
+        for (size_t d = 0; d < D; d++) sum[d] += computed[d] - before[d];
+        members[cluster[index[i]]]++;
+    }
+    for (int k = 0; k < j->choice->clusters; k++, to += D)
+        for (size_t d = 0; d < D && members[k] > 1; d++) to[d] /= (float)members[k];
+}
+
+void dit_prune_change(const dit_prune_job *j, const float *computed, float *to)
+{
+    const size_t D = (size_t)j->width, kept = (size_t)j->kept;
+#pragma omp parallel for schedule(static) num_threads(fv_ctx_threads(j->ctx))
+    for (int row = 0; row < j->rows; row++)
+        change_of_row(j, row, computed + (size_t)row * kept * D,
+                      to + (size_t)row * (size_t)j->choice->clusters * D);
+}
+
+void dit_prune_spread(const dit_prune_job *j, const float *change, float *h)
+{
+    const dit_choice *c = j->choice;
+    const size_t D = (size_t)j->width, N = (size_t)j->tokens;
+#pragma omp parallel for schedule(static) num_threads(fv_ctx_threads(j->ctx))
+    for (int row = 0; row < j->rows; row++)
+        for (size_t i = 0; i < N; i++) {
+            const size_t k = c->cluster[(size_t)(row % j->pictures) * N + i];
+            const float *from = change + ((size_t)row * (size_t)c->clusters + k) * D;
+            float *to = h + ((size_t)row * N + i) * D;
+            for (size_t d = 0; d < D; d++) to[d] += c->spread * from[d];
+        }
 }
 
 void dit_prune_all(uint16_t *stale, float *input, const float *h, size_t tokens, size_t width)

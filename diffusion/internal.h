@@ -153,8 +153,18 @@ typedef enum dit_score {
     DIT_SCORE_STALE,    /* evaluations since the token was computed, then DIT_SCORE_MEAN         */
     DIT_SCORE_TOCA,     /* normalised magnitudes + 0.25 staleness / tokens, x 1.6 for the best of
                            each 2x2 [ToCa, with the norm in place of the attention map]          */
-    DIT_SCORE_DRIFT     /* how far the module's input has moved since the token was computed     */
+    DIT_SCORE_DRIFT,    /* how far the module's input has moved since the token was computed     */
+    DIT_SCORE_GIVEN     /* dit_runner_choose; not in files                                       */
 } dit_score;
+
+/* What DIT_SCORE_GIVEN goes by. Where a pruned module forecasts, the tokens of a cluster that are
+ * not computed are `spread` of the mean of those that are, the rest of the forecast [ClusCa]. */
+typedef struct dit_choice {
+    const float *score;     /* [B][tokens]                                                       */
+    const uint8_t *cluster; /* [B][tokens]                                                       */
+    int clusters;           /* no more than tokens of any size of a pruned module                */
+    float spread;           /* 0: clusters are not needed                                        */
+} dit_choice;
 
 /* One evaluation of a plan. */
 typedef struct dit_row {
@@ -177,6 +187,7 @@ typedef struct dit_runner_options {
     bool prunes;        /* plans for the pruned sizes                                            */
     dit_score score;
     bool probes;        /* dit_runner_probe                                                      */
+    bool checks;        /* dit_runner_check                                                      */
 } dit_runner_options;
 /* What a plan needs; NULL: nothing. B and no_hoisting are the caller's. */
 struct fv_accel;
@@ -190,9 +201,17 @@ fv_status dit_runner_start(dit_runner *r, const int32_t *labels);
  * first). row NULL = all FULL. A skip without enough history is computed. */
 fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const dit_row *row,
                           const float **out, int *rows);
+/* For the pruned modules from now on, until the next start; what it points to stays the caller's.
+ * Before that DIT_SCORE_GIVEN takes the first tokens. */
+void dit_runner_choose(dit_runner *r, const dit_choice *choice);
 /* Input of the first block after norm and modulation at e: [rows, N, D] f32 (TeaCache). Valid until
  * the next call. */
 fv_status dit_runner_probe(dit_runner *r, int e, const float *x, const float **out, int *rows);
+/* Computes the last block on the input that it had in the last evaluation, one that was not
+ * skipped: *out is the residual stream after it, f32 [rows, N, D], to be held against
+ * dit_runner_hidden (a draft that is verified). Once for an evaluation; it counts as work. No
+ * output is kept, and nothing that was evaluated changes. Valid until the next call. */
+fv_status dit_runner_check(dit_runner *r, const float **out, int *rows);
 /* The residual stream after the last eval that was not skipped: before the final layer, and what
  * the embedding gave (f32 [rows, N, D]; the latter only with DIT_SKIP_RESIDUAL, else NULL). */
 const float *dit_runner_hidden(const dit_runner *r, const float **embedded);
@@ -203,6 +222,9 @@ fv_status dit_runner_set_feature(dit_runner *r, int l, int m, const void *data, 
 size_t dit_runner_feature_bytes(const dit_runner *r, int rows);
 /* Bytes held: work memory and states; module outputs, modulation bank and constant tables. */
 void dit_runner_memory(const dit_runner *r, uint64_t *activations, uint64_t *caches);
+int dit_runner_pictures(const dit_runner *r);
+/* Work of a policy's own, to be counted. */
+void dit_runner_count(dit_runner *r, double flop);
 /* Counters since start. */
 void dit_runner_counters(const dit_runner *r, double *flop, int64_t *full, int64_t *reused);
 /* Median-friendly timing of one module on the current state: runs it once and returns seconds.
@@ -228,12 +250,18 @@ typedef struct dit_prune_job {
     float *input;           /* [pictures][tokens][width] or NULL */
     float *value;           /* [pictures][3 tokens] scratch */
     int32_t *index;         /* [pictures][kept] ascending: the result */
+    const dit_choice *choice; /* DIT_SCORE_GIVEN: what is given */
 } dit_prune_job;
 /* Chooses the tokens of each picture; these are fresh now, the others an evaluation older. */
 void dit_prune_select(const dit_prune_job *j);
 void dit_prune_gather(const dit_prune_job *j, float *to);            /* -> [rows][kept][width] */
 /* from [rows][kept][width] of `size` bytes a value to their places in [rows][tokens][width] */
 void dit_prune_scatter(const dit_prune_job *j, const void *from, size_t size, void *to);
+/* Mean change of the computed tokens of each cluster, from j->h to computed [rows][kept][width]
+ * -> [rows][clusters][width]; 0 for clusters without one. */
+void dit_prune_change(const dit_prune_job *j, const float *computed, float *to);
+/* Adds choice->spread of it to all tokens of h [rows][tokens][width]. */
+void dit_prune_spread(const dit_prune_job *j, const float *change, float *h);
 void dit_prune_all(uint16_t *stale, float *input, const float *h, size_t tokens, size_t width);
 void dit_prune_older(uint16_t *stale, size_t tokens);
 
@@ -270,9 +298,11 @@ void dit_vae_memory(const fv_ctx *ctx, const fv_vae *v, uint64_t *weights, uint6
 typedef struct dit_policy {
     fv_status (*start)(void *user, const dit_runner *r, int B); /* a batch begins */
     fv_status (*decide)(void *user, dit_runner *r, int e, const float *x, dit_row *row);
-    void (*done)(void *user, const dit_runner *r, int e, const float *out, int rows);
+    fv_status (*done)(void *user, dit_runner *r, int e, const float *out, int rows);
     void (*destroy)(void *user); /* by fv_accel_free, NULL = nothing to free */
     void *user;
+    bool no_probes, checks;      /* what it calls: not dit_runner_probe, but dit_runner_check */
+    bool keeps_rows;             /* it changes no row of the plan */
 } dit_policy;
 
 /* A resolved plan (accel.c). Module k = 2l + m of evaluation e is at e*2*depth + k. */

@@ -326,7 +326,7 @@ static void nothing_saved_is_exact(void)
     static const char *const spec[] = { "fora:N=1", "toca:N=1,r0=0", "teacache:threshold=0",
                                         "rfc:threshold=0", "taylorseer:anchors=12",
                                         "cem:anchors=12", "procache:anchors=12",
-                                        "dpcache:anchors=12" };
+                                        "dpcache:anchors=12", "clusca:N=1" };
     fv_generate_options o = base(2);
     float *x = test_alloc(state_values(2) * 4), *y = test_alloc(state_values(2) * 4);
     OK(ctx, fv_generate_state(ctx, dit, &o, NULL, x, NULL));
@@ -382,6 +382,197 @@ static void policies_decide_while_they_run(void)
     check_policy("rfc");
 }
 
+/* ---- SpeCa ----------------------------------------------------------------------------------- */
+
+/* Worked out by hand: STEPS evaluations, rows change at 2. Of four modules a block of two. */
+static void speca_places_full_evaluations_and_checks(void)
+{
+    static const struct {
+        const char *spec;
+        int full, checks;
+    } want[] = {
+        /* F d F d F d F d F d F d, checks where a draft or a full one may follow */
+        { "speca:threshold=0,min=0", 6, 3 },
+        { "speca:threshold=0,min=0,max=1", 6, 0 },
+        { "speca:max=1", 6, 0 },
+        { "speca:threshold=1e6", 4, 2 },               /* F d F d F d d c c d F d */
+        { "speca:threshold=1e6,min=0,max=3", 4, 4 },   /* F d F d F c c d F c c d */
+        { "speca:threshold=1e6,min=5", 4, 0 },
+        { "speca:threshold=0,min=1", 5, 2 },           /* F d F d F d c F d c F d */
+        { "speca:threshold=1e6,decay=1,min=0,max=12", 3, 6 },
+    };
+    float *x = test_alloc(state_values(2) * 4);
+    const int K = 2 * dit->net.cfg.depth;
+    for (size_t i = 0; i < FV_ARRAY_LEN(want); i++) {
+        fv_generate_options o = base(2);
+        fv_generate_stats st;
+        o.batch = 2;
+        run_method(&o, NULL, want[i].spec, x, &st);
+        CHECK_MSG(st.full_modules == want[i].full * K + want[i].checks * 2,
+                  "%s: %lld modules in full, not %d x %d + %d", want[i].spec,
+                  (long long)st.full_modules, want[i].full, K, want[i].checks * 2);
+        CHECK(st.reused_modules == (STEPS - want[i].full) * K);
+    }
+    fv_generate_options o = base(2);
+    fv_generate_stats st;
+    run_method(&o, NULL, "speca:threshold=1e6,decay=1e-9,min=0,max=12", x, &st);
+    CHECK(st.reused_modules < (STEPS - 3) * K); /* in the end the threshold is the floor */
+    free(x);
+}
+
+/* ---- ClusCa ---------------------------------------------------------------------------------- */
+
+#define GROUPS 7
+#define TOKENS 50
+#define WIDTH 70 /* more than the channels that one thread moves */
+
+static double distance_to(const float *x, const double *centre)
+{
+    double sum = 0;
+    for (int d = 0; d < WIDTH; d++) sum += (x[d] - centre[d]) * (x[d] - centre[d]);
+    return sum;
+}
+
+/* Lloyd's iterations from the same first centres, in double. */
+static void plain_k_means(const float *h, int draw, int *cluster)
+{
+    static double centre[GROUPS][WIDTH];
+    for (int k = 0; k < GROUPS; k++)
+        for (int d = 0; d < WIDTH; d++)
+            centre[k][d] =
+                h[fv_rand_permute(0x436c7573u, (uint64_t)draw, TOKENS, (uint64_t)k) * WIDTH +
+                  (uint64_t)d];
+    for (int round = 0; round < 8; round++) {
+        for (int i = 0; i < TOKENS; i++) {
+            cluster[i] = 0;
+            for (int k = 1; k < GROUPS; k++)
+                if (distance_to(h + i * WIDTH, centre[k]) <
+                    distance_to(h + i * WIDTH, centre[cluster[i]]))
+                    cluster[i] = k;
+        }
+        for (int k = 0; k < GROUPS; k++)
+            for (int d = 0; d < WIDTH; d++) {
+                double sum = 0, n = 0;
+                for (int i = 0; i < TOKENS; i++)
+                    if (cluster[i] == k) {
+                        sum += h[i * WIDTH + d];
+                        n++;
+                    }
+                if (n > 0) centre[k][d] = sum / n;
+            }
+    }
+}
+
+static void clusters_are_those_of_plain_k_means(void)
+{
+    static float h[3][TOKENS * WIDTH], centre[3 * WIDTH * GROUPS];
+    static uint8_t cluster[3 * TOKENS];
+    const fvi_clusters c = { .ctx = ctx, .K = GROUPS, .kept = GROUPS, .tokens = TOKENS,
+                             .width = WIDTH, .centre = centre, .cluster = cluster };
+    for (int draw = 0; draw < 5; draw++) {
+        int want[TOKENS];
+        test_fill(h[0], 3 * TOKENS * WIDTH, (uint64_t)(draw + 1));
+        memset(h[2], 0, sizeof h[2]); /* all equal: the first cluster */
+        fvi_find_clusters(&c, draw, h[0], 3);
+        for (int p = 0; p < 3; p++) {
+            plain_k_means(h[p], draw, want);
+            for (int i = 0; i < TOKENS; i++) CHECK(cluster[p * TOKENS + i] == want[i]);
+        }
+        for (int i = 0; i < TOKENS; i++) CHECK(cluster[2 * TOKENS + i] == 0);
+    }
+}
+
+/* By their ranks, tokens are one of each cluster, the one of the largest draw, then the second of
+ * each, and so on. */
+static void a_token_of_each_cluster_comes_first(void)
+{
+    static float score[2 * TOKENS], draw[TOKENS];
+    static uint8_t cluster[2 * TOKENS];
+    const fvi_clusters c = { .ctx = ctx, .K = GROUPS, .kept = 24, .tokens = TOKENS,
+                             .score = score, .draw = draw, .cluster = cluster };
+    for (uint64_t seed = 1; seed < 20; seed++) {
+        uint64_t state = seed;
+        for (int i = 0; i < TOKENS; i++) /* one is empty, and draws may be equal */
+            cluster[TOKENS + i] = (uint8_t)(test_next(&state) % (GROUPS - 1));
+        fv_rand_uniform(seed, FV_STREAM_USER, 0, 0, TOKENS, draw);
+        for (int i = 0; seed % 2 && i < TOKENS; i++) draw[i] = floorf(draw[i] * 4) / 4;
+        fvi_rank_tokens(&c, 1);
+        int last_round = 0;
+        for (int i = 0; i < TOKENS; i++) {
+            int round = 0; /* tokens of its cluster that come before it */
+            for (int j = 0; j < TOKENS; j++)
+                round += cluster[TOKENS + j] == cluster[TOKENS + i] &&
+                         (draw[j] > draw[i] || (draw[j] == draw[i] && j < i));
+            const float v = score[TOKENS + i];
+            CHECK(v == draw[i] - (float)round || v == -1 - (float)TOKENS);
+            if (v >= -(float)TOKENS && round > last_round) last_round = round;
+        }
+        for (int i = 0; i < TOKENS; i++) /* nobody is left out of a round before the last */
+            CHECK(score[TOKENS + i] > -(float)TOKENS || last_round > 0);
+        int ranked = 0, earlier = 0;
+        for (int i = 0; i < TOKENS; i++) {
+            ranked += score[TOKENS + i] >= -(float)last_round;
+            earlier += score[TOKENS + i] >= 1 - (float)last_round;
+        }
+        CHECK(ranked >= 24 && earlier < 24);
+    }
+}
+
+/* Full evaluations as TaylorSeer's; between them attention is forecast, and of MLPs the part of
+ * tokens nearest to the number of clusters is computed, and counted. */
+static void clusca_computes_a_token_of_each_cluster(void)
+{
+    static const struct {
+        const char *spec;
+        int which;
+    } sizes[] = { { "clusca", 0 }, { "clusca:clusters=48", 0 }, { "clusca:clusters=49", 1 },
+                  { "clusca:clusters=64", 1 } };
+    fv_accel *taylor = plan_xl2("taylorseer:N=4");
+    const double exact = 50 * 2 * xl2().row_flop;
+    const double N = 256, D = 1152, mlp = 2 * (8 * N * D * D + 2 * D * D); /* and its modulation */
+    for (size_t i = 0; i < FV_ARRAY_LEN(sizes); i++) {
+        fv_accel *a = plan_xl2(sizes[i].spec);
+        CHECK(memcmp(a->anchor, taylor->anchor, 50) == 0 && a->score == DIT_SCORE_GIVEN);
+        CHECK(a->history == 3 && a->policy);
+        for (int k = 2 * 56; k < 3 * 56; k++) {
+            CHECK(a->action[k] == (k % 2 ? DIT_PRUNE : DIT_LINEAR));
+            CHECK(k % 2 == 0 || a->pruned[k] == sizes[i].which);
+        }
+        const double more = exact / a->flop_ratio - exact / taylor->flop_ratio,
+                     share = sizes[i].which ? 0.25 : 0.125;
+        NEAR(more, (50 - 14) * 2 * 28 * share * mlp, 1e-6 * exact);
+        fv_accel_free(&a);
+    }
+    fv_accel_free(&taylor);
+}
+
+/* What is spread changes a little, more clusters than tokens are computed change nothing; pictures
+ * do not depend on their batch. */
+static void clusca_options_do_what_they_say(void)
+{
+    static const char *const spec[] = { "clusca:N=3", "clusca:N=3,spread=0", "clusca:N=3,spread=1",
+                                        "clusca:N=3,clusters=64" };
+    const size_t n = state_values(2);
+    float *x[4], *one = test_alloc(n * 4);
+    fv_generate_options o = base(2);
+    fv_generate_stats st, taylor;
+    run_method(&o, NULL, "taylorseer:N=3", one, &taylor);
+    for (int i = 0; i < 4; i++) {
+        x[i] = test_alloc(n * 4);
+        run_method(&o, NULL, spec[i], x[i], &st);
+        CHECK(st.flop > taylor.flop && st.full_modules == taylor.full_modules);
+        CHECK(test_rel_l2(x[i], one, (int64_t)n) > 1e-5);
+    }
+    const double little = test_rel_l2(x[0], x[1], (int64_t)n),
+                 much = test_rel_l2(x[2], x[1], (int64_t)n);
+    CHECK_MSG(little > 1e-7 && much > 20 * little, "%g, %g", little, much);
+    o.batch = 1;
+    run_method(&o, NULL, spec[0], one, NULL);
+    CHECK(test_rel_l2(one, x[0], (int64_t)n) <= 1e-6);
+    for (int i = 0; i < 4; i++) free(x[i]);
+    free(one);
+}
+
 /* ---- Requests ------------------------------------------------------------------------------- */
 
 static void wrong_requests_are_refused(void)
@@ -407,6 +598,18 @@ static void wrong_requests_are_refused(void)
         { "taylorseer:form=old", FV_ERR_ARG, "official|newton" },
         { "taylorseer:order=5", FV_ERR_ARG, "1 to 4" },
         { "teacache:threshold=-1", FV_ERR_ARG, "from 0" },
+        { "speca:threshold=-0.1", FV_ERR_ARG, "from 0" },
+        { "speca:decay=0", FV_ERR_ARG, "1e-09 to 1" },
+        { "speca:decay=1.5", FV_ERR_ARG, "1e-09 to 1" },
+        { "speca:min=-1", FV_ERR_ARG, "0 to 12" },
+        { "speca:max=0", FV_ERR_ARG, "1 to 12" },
+        { "speca:max=13", FV_ERR_ARG, "1 to 12" },
+        { "speca:min=4,max=3", FV_ERR_ARG, "more than max" },
+        { "speca:order=5", FV_ERR_ARG, "1 to 4" },
+        { "clusca:clusters=0", FV_ERR_ARG, "1 to 64" },
+        { "clusca:clusters=65", FV_ERR_ARG, "1 to 64" },
+        { "clusca:spread=1.01", FV_ERR_ARG, "0 to 1" },
+        { "clusca:N=2,anchors=3", FV_ERR_ARG, "exclude" },
     };
     fv_generate_options o = base(1);
     char text[400];
@@ -429,7 +632,8 @@ static void wrong_requests_are_refused(void)
 
 static void failing_memory_is_reported(void)
 {
-    static const char *const spec[] = { "teacache", "rfc", "cem", "dpcache", "taylorseer" };
+    static const char *const spec[] = { "teacache", "rfc", "speca", "clusca", "cem", "dpcache",
+                                        "taylorseer" };
     fv_generate_options o = base(1);
     for (size_t i = 0; i < FV_ARRAY_LEN(spec); i++) {
         bool done = false;
@@ -480,6 +684,9 @@ int main(void)
     RUN(one_output_is_reuse_and_a_line_is_common);
     RUN(toca_and_duca_place_them_as_published);
     RUN(procache_gaps_do_not_grow);
+    RUN(clusters_are_those_of_plain_k_means);
+    RUN(a_token_of_each_cluster_comes_first);
+    RUN(clusca_computes_a_token_of_each_cluster);
     if (set_up() != FV_OK) {
         printf("Bail out! %s\n", fv_ctx_error(ctx));
         return 1;
@@ -488,6 +695,8 @@ int main(void)
     RUN(every_method_runs);
     RUN(nothing_saved_is_exact);
     RUN(policies_decide_while_they_run);
+    RUN(speca_places_full_evaluations_and_checks);
+    RUN(clusca_options_do_what_they_say);
     RUN(wrong_requests_are_refused);
     RUN(failing_memory_is_reported);
     fv_sens_free(&table);

@@ -92,7 +92,8 @@ static const struct {
 };
 static const char *const more[] = { "taylorseer:N=4,order=4", "taylorseer:N=3,order=1,lite=1",
                                     "toca:N=3,r0=0.3", "teacache:threshold=0.6",
-                                    "rfc:threshold=4,order=1" };
+                                    "rfc:threshold=4,order=1", "speca:threshold=0,min=0,order=2",
+                                    "clusca:N=3,order=1,clusters=8,spread=0.5" };
 
 /* Request number i; *name is "" after the last. */
 static fv_status request(const model *m, int i, fv_accel **out, const char **name)

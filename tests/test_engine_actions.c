@@ -919,6 +919,157 @@ static void stale_tokens_come_first(void)
     rig_close(&g);
 }
 
+/* ---- Chosen tokens --------------------------------------------------------------------------- */
+
+/* Evaluation 2 with everything in full but the last MLP; the residual stream after it, a copy. */
+static float *last_mlp(rig *g, const dit_runner_options *ro, int action, const float *w,
+                       const dit_choice *choice)
+{
+    actions a = all(DIT_FULL, NULL, 0);
+    const dit_row row = row_of(&a);
+    const size_t n = 2 * (size_t)g->B * g->token;
+    float *copy = test_alloc(n * sizeof *copy);
+    if (rig_runner(g, FV_F32, ro) != FV_OK) exit(1);
+    drop(g, 0, NULL);
+    drop(g, 1, NULL);
+    a.action[3] = (uint8_t)action;
+    a.pruned[3] = 1; /* a quarter: 16 of 64 */
+    memcpy(a.weight[3], w, 2 * sizeof *w);
+    if (choice) dit_runner_choose(g->r, choice);
+    drop(g, 2, &row);
+    memcpy(copy, dit_runner_hidden(g->r, NULL), n * sizeof *copy);
+    return copy;
+}
+
+/* Put together from the module in full, not at all, and forecast. */
+static void chosen_tokens_spread_in_their_cluster(void)
+{
+    static const float w[2] = { 1.5f, -0.75f }, none[2] = { 0, 0 };
+    const dit_config c = config(DIT_OFFICIAL, true);
+    const dit_runner_options ro = { .B = 2, .keep_outputs = true, .history = 2, .prunes = true,
+                                    .score = DIT_SCORE_GIVEN };
+    const size_t D = (size_t)c.width, N = 64;
+    float score[2 * 64];
+    uint8_t cluster[2 * 64];
+    const dit_choice choice = { score, cluster, 4, 0.25f };
+    rig g;
+    for (size_t i = 0; i < 2 * N; i++) {
+        cluster[i] = (uint8_t)((i + i / N) % 4);
+        score[i] = i % N / 4 % 4 == 2 ? 1 : 0; /* 16 of a picture, 4 of each cluster */
+    }
+    OK(ctx, rig_open(&g, &c, 2, FV_F32, &ro));
+    float *full = last_mlp(&g, &ro, DIT_FULL, none, NULL),
+          *before = last_mlp(&g, &ro, DIT_LINEAR, none, NULL),
+          *forecast = last_mlp(&g, &ro, DIT_LINEAR, w, NULL),
+          *got = last_mlp(&g, &ro, DIT_PRUNE, w, &choice);
+    float *want = test_alloc(4 * g.token * sizeof *want);
+    for (size_t row = 0; row < 4; row++)
+        for (size_t i = 0; i < N * D; i++) {
+            const size_t p = row % 2 * N, k = cluster[p + i / D], at = row * g.token;
+            double change = 0;
+            for (size_t f = 0; f < N; f++)
+                if (score[p + f] > 0 && cluster[p + f] == k)
+                    change += ((double)full[at + f * D + i % D] - before[at + f * D + i % D]) / 4;
+            want[at + i] = (float)(score[p + i / D] > 0
+                                       ? full[at + i]
+                                       : before[at + i] + 0.25 * change +
+                                             0.75 * ((double)forecast[at + i] - before[at + i]));
+        }
+    CHECK_MSG(test_rel_l2(got, want, (int64_t)(4 * g.token)) <= 1e-6, "%g",
+              test_rel_l2(got, want, (int64_t)(4 * g.token)));
+    CHECK(test_rel_l2(forecast, want, (int64_t)(4 * g.token)) > 1e-3);
+    float *const all_of[] = { full, before, forecast, got, want };
+    for (size_t i = 0; i < FV_ARRAY_LEN(all_of); i++) free(all_of[i]);
+    rig_close(&g);
+}
+
+/* ---- Checks ---------------------------------------------------------------------------------- */
+
+static double flop_of(const dit_runner *r)
+{
+    double flop;
+    int64_t full, reused;
+    dit_runner_counters(r, &flop, &full, &reused);
+    return flop;
+}
+
+/* The last block on a drafted input, in a check and in an evaluation: the same values, the same
+ * work; the check leaves nothing behind. */
+static void check_check(const dit_config *c, fv_dtype precision, int history)
+{
+    actions draft = all(DIT_REUSE, NULL, 0), last = draft;
+    const dit_row drafted = row_of(&draft), computed = row_of(&last);
+    const dit_runner_options ro = { .B = 2, .keep_outputs = true, .history = history,
+                                    .checks = true };
+    const float *checked;
+    double flop[2];
+    float *after[2], *stream;
+    int rows = 0, n;
+    rig g;
+    last.action[2] = last.action[3] = DIT_FULL;
+    OK(ctx, rig_open(&g, c, c->family == DIT_F ? 1 : 2, precision, &ro)); /* equal rows */
+    drop(&g, 0, NULL);
+    double start = flop_of(g.r);
+    free(eval(&g, 5, &computed, &rows));
+    flop[0] = flop_of(g.r) - start;
+    stream = test_alloc((size_t)rows * g.token * sizeof *stream);
+    memcpy(stream, dit_runner_hidden(g.r, NULL), (size_t)rows * g.token * sizeof *stream);
+    for (int i = 0; i < 2; i++) {
+        OK(ctx, rig_runner(&g, precision, &ro));
+        drop(&g, 0, NULL);
+        start = flop_of(g.r);
+        drop(&g, 5, &drafted);
+        if (i) {
+            OK(ctx, dit_runner_check(g.r, &checked, &n));
+            CHECK(n == rows && is_same(checked, stream, (size_t)rows * g.token));
+            CHECK(!is_same(dit_runner_hidden(g.r, NULL), stream, (size_t)rows * g.token));
+            CHECK(dit_runner_check(g.r, &checked, &n) == FV_ERR_STATE);
+        }
+        flop[1] = flop_of(g.r) - start;
+        after[i] = eval(&g, 6, &drafted, NULL);
+    }
+    CHECK_MSG(flop[0] == flop[1] && flop[0] > 0, "%g, %g", flop[0], flop[1]);
+    CHECK(is_same(after[0], after[1], (size_t)rows * g.out_n));
+    free(after[0]);
+    free(after[1]);
+    free(stream);
+    rig_close(&g);
+}
+
+static void checks_compute_the_last_block(void)
+{
+    for (int v = 0; v < 8 && !test_bad; v++) {
+        const dit_config c = config(families[v & 1], true);
+        check_check(&c, v & 2 ? FV_BF16 : FV_F32, v & 4 ? 3 : 1);
+    }
+}
+
+static void checks_need_an_evaluation(void)
+{
+    const dit_config c = config(DIT_OFFICIAL, false);
+    dit_runner_options ro = { .B = 1, .keep_outputs = true, .checks = true, .step_history = 1 };
+    actions a = all(DIT_FULL, NULL, 0);
+    dit_row skip = row_of(&a);
+    const float *out;
+    int n;
+    rig g;
+    a.skip[0] = 1;
+    skip.skip_weight = a.skip;
+    OK(ctx, rig_open(&g, &c, 2, FV_F32, &ro));
+    CHECK(dit_runner_check(g.r, &out, &n) == FV_ERR_STATE);
+    drop(&g, 0, NULL);
+    drop(&g, 1, &skip);
+    CHECK(dit_runner_check(g.r, &out, &n) == FV_ERR_STATE);
+    drop(&g, 2, NULL);
+    OK(ctx, dit_runner_check(g.r, &out, &n));
+    ro.checks = false;
+    OK(ctx, rig_runner(&g, FV_F32, &ro));
+    drop(&g, 0, NULL);
+    CHECK(dit_runner_check(g.r, &out, &n) == FV_ERR_STATE);
+    CHECK(strstr(fv_ctx_error(ctx), "without checks"));
+    rig_close(&g);
+}
+
 /* ---- Policies -------------------------------------------------------------------------------- */
 
 typedef struct watcher {
@@ -948,10 +1099,11 @@ static fv_status watch_decide(void *user, dit_runner *r, int e, const float *x, 
     return FV_OK;
 }
 
-static void watch_done(void *user, const dit_runner *r, int e, const float *out, int rows)
+static fv_status watch_done(void *user, dit_runner *r, int e, const float *out, int rows)
 {
     watcher *w = user;
     w->results += r && e == w->results && rows > 0 && isfinite(out[0]);
+    return FV_OK;
 }
 
 static void policies_decide_rows(void)
@@ -1087,6 +1239,9 @@ int main(void)
     RUN(pruned_modules_equal_a_mixed_cache);
     RUN(prune_with_one_weight_is_reuse);
     RUN(stale_tokens_come_first);
+    RUN(chosen_tokens_spread_in_their_cluster);
+    RUN(checks_compute_the_last_block);
+    RUN(checks_need_an_evaluation);
     RUN(policies_decide_rows);
     RUN(steps_do_not_allocate);
     RUN(caches_are_counted);

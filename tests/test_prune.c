@@ -25,6 +25,9 @@ typedef struct choice {
     float newest[4 * 64 * 8], h[4 * 64 * 8], input[2 * 64 * 8], value[2 * 3 * 64];
     uint16_t half[4 * 64 * 8], stale[2 * 64];
     int32_t index[2 * 64];
+    float given[2 * 64];
+    uint8_t cluster[2 * 64];
+    dit_choice from;
 } choice;
 
 /* Small multiples of 1/4: sums are exact, and there are many ties. */
@@ -38,11 +41,16 @@ static void choose_values(choice *c, int tokens, int grid, int kept, dit_score s
     }
     for (int i = 0; i < 2 * 64 * 8; i++) c->input[i] = (float)(test_next(&seed) % 2);
     for (int i = 0; i < 2 * 64; i++) c->stale[i] = (uint16_t)(test_next(&seed) % 4);
+    for (int i = 0; i < 2 * 64; i++) {
+        c->given[i] = (float)(test_next(&seed) % 9) - 4;
+        c->cluster[i] = (uint8_t)(test_next(&seed) % 3);
+    }
+    c->from = (dit_choice){ c->given, c->cluster, 4, 0.5f }; /* the last cluster has no tokens */
     c->j = (dit_prune_job){ .ctx = ctx, .score = score, .rows = 4, .pictures = 2, .tokens = tokens,
                             .width = 8, .grid = grid, .kept = kept, .type = bf16 ? FV_BF16 : FV_F32,
                             .h = c->h, .newest = bf16 ? (void *)c->half : c->newest,
                             .stale = c->stale, .input = score == DIT_SCORE_DRIFT ? c->input : NULL,
-                            .value = c->value, .index = c->index };
+                            .value = c->value, .index = c->index, .choice = &c->from };
 }
 
 static double magnitude_of(const choice *c, int row, int token)
@@ -66,6 +74,7 @@ static void reference_scores(const choice *c, int p, ranked *r)
     norm = norm > 0 ? 1 / sqrtf(norm) : 0;
     for (int i = 0; i < N; i++) {
         r[i] = (ranked){ (double)v[i], i };
+        if (c->j.score == DIT_SCORE_GIVEN) r[i].score = (double)c->given[p * N + i];
         if (c->j.score == DIT_SCORE_STALE)
             r[i].score = (double)((float)stale[i] + (most > 0 ? 0.5f * v[i] / most : 0));
         if (c->j.score == DIT_SCORE_TOCA)
@@ -117,7 +126,7 @@ static void tokens_are_the_best_by_a_plain_sort(void)
     static choice c, before;
     static const int grids[] = { 1, 2, 3, 5, 8 };
     for (int i = 0; i < 5; i++)
-        for (int v = 0; v < 8; v++)
+        for (int v = 0; v < 10; v++)
             for (int kept = 1; kept <= grids[i] * grids[i]; kept += kept < 4 ? 1 : 7)
                 for (uint64_t seed = 1; seed < 4; seed++) {
                     choose_values(&c, grids[i] * grids[i], grids[i], kept, (dit_score)(v / 2),
@@ -132,11 +141,12 @@ static void tokens_are_the_best_by_a_plain_sort(void)
 static void equal_scores_go_by_number(void)
 {
     static choice c;
-    for (int score = 0; score < 4; score++) {
+    for (int score = 0; score < 5; score++) {
         choose_values(&c, 64, 8, 13, (dit_score)score, false, 1);
         for (int i = 0; i < 4 * 64 * 8; i++) c.newest[i] = c.h[i] = 1;
         memset(c.input, 0, sizeof c.input);
         memset(c.stale, 0, sizeof c.stale);
+        memset(c.given, 0, sizeof c.given);
         dit_prune_select(&c.j);
         for (int i = 0; i < 13; i++) { /* ToCa's best of each 2 x 2 is the first of the four */
             const int want = score == DIT_SCORE_TOCA ? i / 4 * 16 + i % 4 * 2 : i;
@@ -151,7 +161,7 @@ static void values_that_are_no_numbers_choose_tokens(void)
 {
     static choice c;
     static const float odd[] = { NAN, INFINITY, -INFINITY, 3e38f, 1e-40f };
-    for (int score = 0; score < 4; score++)
+    for (int score = 0; score < 5; score++)
         for (int which = 0; which < 6; which++)
             for (uint64_t seed = 1; seed < 6; seed++) {
                 uint64_t state = seed;
@@ -161,6 +171,7 @@ static void values_that_are_no_numbers_choose_tokens(void)
                     const float v = odd[which < 5 ? which : (int)(test_next(&state) % 5)];
                     c.newest[i] = c.h[i] = v;
                     c.half[i] = fv_f32_to_bf16(v);
+                    c.given[i % 50] = v;
                 }
                 for (int i = 0; i < 50; i++) c.stale[i] = seed % 2 ? 65535 : 3;
                 dit_prune_select(&c.j);
@@ -176,6 +187,54 @@ static void values_that_are_no_numbers_choose_tokens(void)
     for (int i = 0; i < 4 * 25 * 8; i++) c.newest[i] = i / 8 % 25 < 5 ? NAN : 1;
     dit_prune_select(&c.j);
     for (int i = 0; i < 20; i++) CHECK(c.index[i] == 5 + i);
+}
+
+/* Without scores it is the first tokens. */
+static void nothing_given_takes_the_first(void)
+{
+    static choice c;
+    choose_values(&c, 25, 5, 7, DIT_SCORE_GIVEN, false, 1);
+    c.from = (dit_choice){ NULL, NULL, 0, 0 };
+    dit_prune_select(&c.j);
+    for (int i = 0; i < 14; i++) CHECK(c.index[i] == i % 7);
+}
+
+/* Mean change of the computed tokens of a cluster, channel d of a row; the values are small
+ * multiples of 1/4, so that sums are exact. */
+static double change_by_hand(const choice *c, const float *computed, int row, int k, int d)
+{
+    const int kept = c->j.kept;
+    double sum = 0;
+    int n = 0;
+    for (int i = 0; i < kept; i++) {
+        const int token = c->index[row % 2 * kept + i];
+        if (c->cluster[row % 2 * 25 + token] != k) continue;
+        sum += (double)computed[(row * kept + i) * 8 + d] - c->h[(row * 25 + token) * 8 + d];
+        n++;
+    }
+    return n ? sum / n : 0;
+}
+
+static void changes_spread_in_their_cluster(void)
+{
+    static choice c;
+    static float computed[4 * 25 * 8], change[4 * 4 * 8], h[4 * 25 * 8];
+    for (int kept = 1; kept <= 25; kept += 3) {
+        uint64_t seed = 17;
+        choose_values(&c, 25, 5, kept, DIT_SCORE_GIVEN, false, 3);
+        for (int i = 0; i < 4 * 25 * 8; i++) computed[i] = (float)(test_next(&seed) % 17) / 4;
+        for (int i = 0; i < 4 * 4 * 8; i++) change[i] = NAN;
+        dit_prune_select(&c.j);
+        dit_prune_change(&c.j, computed, change);
+        memcpy(h, c.h, sizeof h);
+        dit_prune_spread(&c.j, change, h);
+        for (int i = 0; i < 4 * 4 * 8; i++)
+            NEAR(change[i], change_by_hand(&c, computed, i / 32, i / 8 % 4, i % 8), 1e-6);
+        for (int i = 0; i < 4 * 25 * 8; i++) {
+            const int row = i / 200, k = c.cluster[row % 2 * 25 + i / 8 % 25];
+            NEAR(h[i], c.h[i] + 0.5 * change_by_hand(&c, computed, row, k, i % 8), 1e-6);
+        }
+    }
 }
 
 static void gathered_tokens_go_back_to_their_places(void)
@@ -211,6 +270,8 @@ int main(void)
     RUN(tokens_are_the_best_by_a_plain_sort);
     RUN(equal_scores_go_by_number);
     RUN(values_that_are_no_numbers_choose_tokens);
+    RUN(nothing_given_takes_the_first);
+    RUN(changes_spread_in_their_cluster);
     RUN(gathered_tokens_go_back_to_their_places);
     fv_ctx_destroy(&ctx);
     return test_end();

@@ -29,8 +29,8 @@
 static const char default_methods[] =
     "dpx,soda,soda-paper,dcs,fora,toca,duca,taylorseer:order=1,taylorseer:order=2,"
     "taylorseer:order=3,taylorseer:order=4,taylorseer:order=2,form=newton,"
-    "taylorseer:order=3,form=newton,taylorseer:order=2,lite=1,teacache,rfc,cem,procache,dpcache,"
-    "hicache,spectrum,fewer";
+    "taylorseer:order=3,form=newton,taylorseer:order=2,lite=1,teacache,rfc,speca:min=0,clusca,"
+    "cem,procache,dpcache,hicache,spectrum,fewer";
 
 typedef struct accel_args {
     cli_common common;

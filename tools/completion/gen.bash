@@ -9,7 +9,7 @@ _gen()
     --precision) words='f32 bf16' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
     --class) words='all' ;;
-    --accel) words='dpx soda soda-paper dcs fixed fora toca duca taylorseer teacache cem' ;;
+    --accel) words='dpx soda soda-paper dcs fixed fora toca duca taylorseer teacache rfc speca clusca cem' ;;
     -n | --seed | --steps | --cfg | --speedup | --guard | --threads | --draws) return ;;
     -o | --model | --decoder | --table | --plan-in | --plan-out | --side-by-side | --png)
         COMPREPLY=($(compgen -f -- "$cur"))
