@@ -15,8 +15,11 @@
  * least is taken: between full evaluations errors grow as omega_e (age)^2, and an optimal plan has
  * equal errors in all its gaps,
  *     omega g^3 = constant,
- * so the gaps g of the plan itself tell omega. Measured on F64c at 2x: any of them, the last one
- * included, cost 17 dB where this costs 2.
+ * so the gaps g of the plan itself tell omega.
+ *
+ * On the shipped model every firing that was measured cost fidelity: its pictures stay within 0.8
+ * to 1.2 times the pace, and its plans are made for them. tau is for inputs unlike those that a
+ * plan was made for; 1.3 lets usual ones pass.
  *
  * Forecasts: after a trade the outputs that a forecast reads are of other evaluations than those
  * its weights are for. From these, w at ages of a, comes

@@ -280,6 +280,8 @@ expect guard 0 $gen $fast --plan-in t.fvplan --guard 0.001 -f -o g.png --json
 grep -q '"guard_fired": [1-9]' out; ok $? guard_fires
 expect guard_at_rest 0 $gen $fast --plan-in t.fvplan --guard 1000 -f -o g.png --json
 grep -q '"guard_fired": 0' out; ok $? guard_rests
+grep -qa "fovea.guard.*1000" g.png; ok $? guard_is_in_the_picture
+! grep -qa "fovea.guard" t.png; ok $? no_guard_is_in_no_picture
 if [ -n "$python" ]; then "$python" pixels.py t.png g.png; ok $? guard_at_rest_repeats_the_picture
 else skip guard_at_rest_repeats_the_picture "no python3"; fi
 expect accel_teacache 0 $gen $fast --accel teacache:threshold=0.3 --compare -f -o t.png
