@@ -189,6 +189,12 @@ void fv_pack_free(fv_pack *p);
 void *fv_pack_alloc(fv_pack *p, size_t bytes); /* until fv_pack_free */
 /* Values f32 (not copied when stored as f32), as `type` f32, bf16 or i8; not finite: FV_ERR_NUMERIC */
 fv_status fv_pack_values(fv_pack *p, const char *name, const fv_tensor *t, fv_dtype type);
+/* The same of values in a block of fv_alloc, which goes to the pack, also on failure. */
+fv_status fv_pack_give(fv_pack *p, const char *name, const fv_tensor *t, fv_dtype type);
+/* N(0, std) of (seed, FV_STREAM_INIT, id); std < 0: ones. Matrices as bf16 and never as f32 in
+ * memory, vectors as f32. Shape from t. The same bytes for any thread count. */
+fv_status fv_pack_random(fv_pack *p, const char *name, const fv_tensor *t, uint64_t seed,
+                         uint32_t id, float std);
 /* The masters of all parameters that belong to the model, under PREFIX + name. */
 fv_status fv_pack_params(fv_pack *p, const fv_params *params, const char *prefix, fv_dtype type);
 /* The tensors of m whose names begin with `from`, as stored, with `to` in its place; m stays open. */

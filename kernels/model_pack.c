@@ -9,6 +9,7 @@
 #include "tape.h"
 
 #define MIN_INT8_COLUMNS 64
+#define CHUNK 4096
 
 fv_status fv_pack_create(fv_ctx *ctx, fv_pack *p)
 {
@@ -25,18 +26,26 @@ void fv_pack_free(fv_pack *p)
     memset(p, 0, sizeof *p);
 }
 
-void *fv_pack_alloc(fv_pack *p, size_t bytes)
+static bool own(fv_pack *p, void *block)
 {
     if (p->count == p->capacity) {
         const size_t more = p->capacity ? 2 * p->capacity : 128;
         void **grown = fv_realloc(p->ctx, p->owned, p->count * sizeof *grown, more * sizeof *grown);
-        if (!grown) return NULL;
+        if (!grown) {
+            fv_free(p->ctx, block);
+            return false;
+        }
         p->owned = grown;
         p->capacity = more;
     }
+    p->owned[p->count++] = block;
+    return true;
+}
+
+void *fv_pack_alloc(fv_pack *p, size_t bytes)
+{
     void *block = fv_alloc(p->ctx, bytes ? bytes : 1);
-    if (block) p->owned[p->count++] = block;
-    return block;
+    return block && own(p, block) ? block : NULL;
 }
 
 /* A zero row has scale 0. */
@@ -93,6 +102,47 @@ fv_status fv_pack_values(fv_pack *p, const char *name, const fv_tensor *t, fv_dt
     if (!h.data) return FV_ERR_OOM;
     FV_TRY(fv_convert(p->ctx, FV_F32, x, n, FV_BF16, h.data));
     return fv_model_writer_tensor(p->writer, name, &h);
+}
+
+fv_status fv_pack_give(fv_pack *p, const char *name, const fv_tensor *t, fv_dtype type)
+{
+    const size_t before = p->count;
+    const fv_status s = fv_pack_values(p, name, t, type);
+    if (s == FV_OK && p->count == before) return own(p, t->data) ? FV_OK : FV_ERR_OOM;
+    fv_free(p->ctx, t->data); /* a converted copy is stored */
+    return s;
+}
+
+static void fill_bf16(fv_ctx *ctx, uint16_t *to, int64_t count, uint64_t seed, uint32_t id, float std)
+{
+#pragma omp parallel for schedule(static) num_threads(ctx->threads)
+    for (int64_t at = 0; at < count; at += CHUNK) {
+        float v[CHUNK];
+        const int64_t n = count - at < CHUNK ? count - at : CHUNK;
+        fv_rand_normal(seed, FV_STREAM_INIT, id, (uint64_t)at, n, v);
+        for (int64_t i = 0; i < n; i++) to[at + i] = fv_f32_to_bf16(std * v[i]);
+    }
+}
+
+fv_status fv_pack_random(fv_pack *p, const char *name, const fv_tensor *shape, uint64_t seed,
+                         uint32_t id, float std)
+{
+    const int64_t count = fv_tensor_count(shape);
+    fv_tensor t = *shape;
+    size_t bytes;
+    t.dtype = t.ndim >= 2 && std > 0 ? FV_BF16 : FV_F32;
+    if (count < 1 || !fv_mul_size((size_t)count, fv_dtype_size(t.dtype), &bytes))
+        return fv_fail(p->ctx, FV_ERR_LIMIT, "random model: %s is too large", name);
+    t.data = fv_pack_alloc(p, bytes);
+    if (!t.data) return FV_ERR_OOM;
+    if (t.dtype == FV_BF16) {
+        fill_bf16(p->ctx, t.data, count, seed, id, std);
+    } else {
+        float *to = t.data;
+        fv_rand_normal(seed, FV_STREAM_INIT, id, 0, count, to);
+        for (int64_t i = 0; i < count; i++) to[i] = std < 0 ? 1.0f : std * to[i];
+    }
+    return fv_model_writer_tensor(p->writer, name, &t);
 }
 
 fv_status fv_pack_params(fv_pack *p, const fv_params *params, const char *prefix, fv_dtype type)
