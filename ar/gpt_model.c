@@ -1,10 +1,11 @@
-/* gpt_model.c - LlamaGen's GPT (Sun et al. 2024) and the EAGLE draft head (Li et al. 2024) on a tape.
+/* gpt_model.c - LlamaGen's GPT (Sun et al. 2024) and the EAGLE draft head (Li et al. 2024).
  *
  *     h = [condition rows] ++ [E x_t]
  *     h += Wo attn(rms(h) w1);  y = rms(h) w2;  h += W2 (silu(W1 y) * (W3 y))        each layer
  *     f = rms(h) w;  logits = Wout f
- * No biases. q and k turn by 2-D angles in neighbouring pairs; the rows of the condition have cosine
- * and sine 0, so their q and k vanish: a condition acts through its values alone, with score 0.
+ * No biases. q and k turn by 2-D angles in neighbouring pairs; the rows of the condition have
+ * cosine and sine 0, so their q and k vanish: a condition acts through its values alone, with
+ * score 0.
  *
  * The draft guesses the next feature f' of the target from a token x and the feature f before it:
  *     u = Wfc [E x; f] + b;  u += Wo attn(u);  f' = u + mlp(rms(u) w2)
@@ -187,11 +188,12 @@ fv_status draft_net_create(fv_ctx *ctx, draft_net *n, const gpt_config *c, bool 
     memset(n, 0, sizeof *n);
     n->cfg = *c;
     FV_TRY(fv_params_create(ctx, &n->params));
-    n->embed = add(n->params, "embed_tokens.weight", c->vocab, d, FV_PARAM_FROZEN);
+    const uint32_t target = FV_PARAM_FROZEN | (with_head ? FV_PARAM_TRAINER : 0);
+    n->embed = add(n->params, "embed_tokens.weight", c->vocab, d, target);
     n->fc_w = add(n->params, "fc.weight", d, 2 * d, FV_PARAM_DECAY);
     n->fc_b = add(n->params, "fc.bias", d, 0, 0);
     add_layer(n->params, c, 0, false, &n->layer);
-    n->head = with_head ? add(n->params, "head.weight", c->vocab, d, FV_PARAM_FROZEN) : -1;
+    n->head = with_head ? add(n->params, "head.weight", c->vocab, d, target) : -1;
     const fv_status s = n->layer.w2 < 0 || (with_head && n->head < 0) ? fv_params_alloc(n->params)
                                                                       : FV_OK;
     if (s != FV_OK) draft_net_destroy(n);

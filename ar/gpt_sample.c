@@ -1,0 +1,124 @@
+/* gpt_sample.c - plain sampling through the tape.
+ *
+ * Without caches every token runs the sequence again; the plans have a quarter, a half, three
+ * quarters and all of its length. Good enough for a sheet in a training. */
+#include "gpt_sample.h"
+
+#include <string.h>
+
+#define LENGTHS 4
+
+struct gpt_sampler {
+    fv_ctx *ctx;
+    gpt_config cfg;
+    int images, tokens;
+    int length[LENGTHS];
+    fv_plan *plan[LENGTHS];
+    int32_t *label, *input; /* [2 * images], [2 * images * (tokens - 1)] */
+    float *rope, *row;      /* [tokens + 1 rows], [vocab] */
+    ar_dists dists;
+};
+
+static fv_status build(gpt_sampler *s, const gpt_net *n, int k, fv_dtype precision)
+{
+    const int64_t B = AR_BRANCHES * s->images, T = s->length[k], ids = B * (T - 1);
+    const int64_t rope[3] = {T, 2, gpt_head(&s->cfg) / 2};
+    fv_tape *t;
+    FV_TRY(fv_tape_create(s->ctx, &t, n->params, FV_INFER, precision));
+    const fv_t label = fv_input(t, "label", FV_I32, 1, &B);
+    const fv_t x = T > 1 ? fv_input(t, "tokens", FV_I32, 1, &ids) : 0;
+    const fv_t f = gpt_features(t, n, gpt_classes(t, n, label), x,
+                                fv_input(t, "rope", FV_F32, 3, rope));
+    fv_output(t, "logits", gpt_logits(t, n, f));
+    fv_status st = fv_tape_status(t);
+    if (st == FV_OK) st = fv_plan_build(s->ctx, &s->plan[k], t, NULL);
+    fv_tape_destroy(&t);
+    if (st == FV_OK) st = fv_plan_bind(s->plan[k], "label", s->label);
+    if (st == FV_OK && T > 1) st = fv_plan_bind(s->plan[k], "tokens", s->input);
+    if (st == FV_OK) st = fv_plan_bind(s->plan[k], "rope", s->rope);
+    return st;
+}
+
+static fv_status prepare(gpt_sampler *s, const gpt_net *n, fv_dtype precision)
+{
+    const size_t B = (size_t)(AR_BRANCHES * s->images), N = (size_t)s->tokens;
+    s->label = fv_calloc(s->ctx, B, sizeof *s->label);
+    s->input = fv_calloc(s->ctx, B * N, sizeof *s->input);
+    s->rope = fv_calloc(s->ctx, (N + 1) * (size_t)gpt_head(&s->cfg), sizeof *s->rope);
+    s->row = fv_calloc(s->ctx, (size_t)s->cfg.vocab, sizeof *s->row);
+    if (!s->label || !s->input || !s->rope || !s->row) return FV_ERR_OOM;
+    gpt_rope(&s->cfg, 1, s->rope);
+    FV_TRY(ar_dists_create(s->ctx, &s->dists, s->cfg.vocab, 1));
+    for (int k = 0; k < LENGTHS; k++) {
+        s->length[k] = (s->tokens * (k + 1) + LENGTHS - 1) / LENGTHS;
+        FV_TRY(build(s, n, k, precision));
+    }
+    return FV_OK;
+}
+
+fv_status gpt_sampler_create(fv_ctx *ctx, gpt_sampler **out, const gpt_net *n, int images,
+                             fv_dtype precision)
+{
+    *out = NULL;
+    if (n->cfg.classes < 1 || images < 1)
+        return fv_fail(ctx, FV_ERR_ARG, "sampling: a model of classes and a picture are needed");
+    gpt_sampler *s = fv_calloc(ctx, 1, sizeof *s);
+    if (!s) return FV_ERR_OOM;
+    s->ctx = ctx;
+    s->cfg = n->cfg;
+    s->images = images;
+    s->tokens = gpt_tokens(&n->cfg);
+    const fv_status st = prepare(s, n, precision);
+    if (st != FV_OK) gpt_sampler_destroy(&s);
+    *out = s;
+    return st;
+}
+
+void gpt_sampler_destroy(gpt_sampler **ss)
+{
+    gpt_sampler *s = ss ? *ss : NULL;
+    if (!s) return;
+    *ss = NULL;
+    for (int k = 0; k < LENGTHS; k++) fv_plan_destroy(&s->plan[k]);
+    if (s->dists.ctx) ar_dists_free(&s->dists);
+    void *mem[] = {s->label, s->input, s->rope, s->row};
+    for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(s->ctx, mem[i]);
+    fv_free(s->ctx, s);
+}
+
+/* Tokens so far of both branches of every picture, in the layout of a plan of T rows. */
+static void set_input(gpt_sampler *s, const int32_t *codes, int known, int T)
+{
+    for (int b = 0; b < AR_BRANCHES * s->images; b++) {
+        const int32_t *from = codes + (size_t)(b % s->images) * (size_t)s->tokens;
+        int32_t *to = s->input + (size_t)b * (size_t)(T - 1);
+        for (int p = 0; p < T - 1; p++) to[p] = p < known ? from[p] : 0;
+    }
+}
+
+fv_status gpt_sampler_run(gpt_sampler *s, const int32_t *labels, float cfg, const ar_sampling *how,
+                          ar_noise first, int32_t *codes)
+{
+    const int V = s->cfg.vocab;
+    for (int i = 0; i < s->images; i++) {
+        s->label[i] = labels[i];
+        s->label[s->images + i] = s->cfg.classes;
+    }
+    for (int p = 0, k = 0; p < s->tokens; p++) {
+        while (s->length[k] < p + 1) k++;
+        const int T = s->length[k];
+        set_input(s, codes, p, T);
+        FV_TRY(fv_plan_forward(s->plan[k]));
+        const float *logits = fv_plan_value(s->plan[k], "logits").data;
+        for (int i = 0; i < s->images; i++) {
+            const float *c = logits + ((size_t)i * (size_t)T + (size_t)p) * (size_t)V;
+            const float *u = c + (size_t)s->images * (size_t)T * (size_t)V;
+            const ar_noise noise = {first.seed, first.image + (uint32_t)i};
+            for (int v = 0; v < V; v++) s->row[v] = cfg > 1 ? u[v] + cfg * (c[v] - u[v]) : c[v];
+            ar_dist_make(&s->dists, 0, s->row, how);
+            const int at = ar_draw(&s->dists, 0, how, noise, p);
+            codes[(size_t)i * (size_t)s->tokens + (size_t)p] = s->dists.d[0].id[at];
+        }
+    }
+    return FV_OK;
+}
