@@ -1,15 +1,18 @@
 /* fovea.c - the program fovea: which verb; convert and new. */
+#include "fovea_ar.h"
 #include "fovea_codec.h"
 #include "fovea_tool.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 /* ---- fovea convert --------------------------------------------------------------------------- */
 
 typedef struct convert_args {
     cli_common common;
-    const char *vae, *out, *type;
+    const char *vae, *tokenizer, *draft, *out, *type;
+    int grid;
 } convert_args;
 
 static int convert_check(const void *args, const char *in)
@@ -19,30 +22,70 @@ static int convert_check(const void *args, const char *in)
     return a->out ? CLI_OK : cli_fail(CLI_USAGE, "convert: -o FILE is missing");
 }
 
+/* A generator or a tokenizer, with parts from other files. */
+static int convert_ar(fv_ctx *ctx, const convert_args *a, const char *in, const fv_model *model,
+                      fv_dtype type)
+{
+    fv_ar_convert_options o = FV_AR_CONVERT_OPTIONS_INIT;
+    fv_model *tokenizer = NULL, *draft = NULL;
+    const char *file = a->tokenizer;
+    fv_status s = FV_OK;
+    if (a->vae) return cli_fail(CLI_USAGE, "--vae: an autoregressive model has no autoencoder");
+    if (file) s = fv_model_open(ctx, &tokenizer, file, NULL);
+    if (s == FV_OK && a->draft) s = fv_model_open(ctx, &draft, file = a->draft, NULL);
+    if (s == FV_OK) {
+        file = in;
+        o.tokenizer = tokenizer;
+        o.draft = draft;
+        o.type = type;
+        o.grid = a->grid;
+        o.overwrite = a->common.force;
+        s = fv_ar_convert(ctx, model, &o, a->out);
+        if (s != FV_ERR_MODEL && s != FV_ERR_FORMAT) file = NULL;
+    }
+    fv_model_close(&tokenizer);
+    fv_model_close(&draft);
+    return s == FV_OK ? CLI_OK : cli_report(ctx, s, file);
+}
+
+static int convert_other(fv_ctx *ctx, const convert_args *a, const char *in, const fv_model *model,
+                         fv_dtype type)
+{
+    fv_model *vae = NULL;
+    int code = CLI_OK;
+    fv_status s = FV_OK;
+    const bool is_omnizip = fv_omnizip_is_checkpoint(model);
+    if (a->tokenizer || a->draft || a->grid)
+        return cli_fail(CLI_USAGE, "--tokenizer, --draft, --grid: %s is no autoregressive model",
+                        in);
+    if (a->vae && (s = fv_model_open(ctx, &vae, a->vae, NULL)) != FV_OK)
+        code = cli_report(ctx, s, a->vae);
+    if (code == CLI_OK && is_omnizip && a->vae)
+        code = cli_fail(CLI_USAGE, "--vae: an OmniZip checkpoint has no autoencoder");
+    else if (code == CLI_OK && is_omnizip &&
+             (s = fv_omnizip_convert(ctx, model, type, a->out, a->common.force)) != FV_OK)
+        code = cli_report(ctx, s, s == FV_ERR_MODEL ? in : NULL);
+    if (code == CLI_OK && !is_omnizip &&
+        (s = fv_dit_convert(ctx, model, vae, type, a->out, a->common.force)) != FV_OK)
+        code = cli_report(ctx, s, s == FV_ERR_MODEL || s == FV_ERR_FORMAT ? in : NULL);
+    fv_model_close(&vae);
+    return code;
+}
+
 static int convert(fv_ctx *ctx, const void *args, const char *in)
 {
     const convert_args *a = args;
     const fv_dtype type = strcmp(a->type, "f32") == 0    ? FV_F32
                           : strcmp(a->type, "int8") == 0 ? FV_I8
                                                          : FV_BF16;
-    fv_model *model = NULL, *vae = NULL;
+    fv_model *model = NULL;
     int code = cli_check_place(a->out, a->common.force);
     if (code != CLI_OK) return code;
-    fv_status s = fv_model_open(ctx, &model, in, NULL);
+    const fv_status s = fv_model_open(ctx, &model, in, NULL);
     if (s != FV_OK) code = cli_report(ctx, s, in);
-    if (code == CLI_OK && a->vae && (s = fv_model_open(ctx, &vae, a->vae, NULL)) != FV_OK)
-        code = cli_report(ctx, s, a->vae);
-    const bool is_omnizip = code == CLI_OK && fv_omnizip_is_checkpoint(model);
-    if (is_omnizip && a->vae)
-        code = cli_fail(CLI_USAGE, "--vae: an OmniZip checkpoint has no autoencoder");
-    else if (is_omnizip &&
-             (s = fv_omnizip_convert(ctx, model, type, a->out, a->common.force)) != FV_OK)
-        code = cli_report(ctx, s, s == FV_ERR_MODEL ? in : NULL);
-    if (code == CLI_OK && !is_omnizip &&
-        (s = fv_dit_convert(ctx, model, vae, type, a->out, a->common.force)) != FV_OK)
-        code = cli_report(ctx, s, s == FV_ERR_MODEL || s == FV_ERR_FORMAT ? in : NULL);
+    else if (fv_ar_is_checkpoint(model)) code = convert_ar(ctx, a, in, model, type);
+    else code = convert_other(ctx, a, in, model, type);
     if (code == CLI_OK) cli_note("%s: written as %s", a->out, a->type);
-    fv_model_close(&vae);
     fv_model_close(&model);
     return code;
 }
@@ -53,6 +96,11 @@ int fovea_convert(int argc, char **argv)
     const cli_option options[] = {
         {'o', NULL, "FILE", "the model to write (needed)", CLI_STRING, &a.out, 0, 0},
         {0, "vae", "FILE", "autoencoder to put into the model", CLI_STRING, &a.vae, 0, 0},
+        {0, "tokenizer", "FILE", "tokenizer to put into a generator", CLI_STRING, &a.tokenizer, 0,
+         0},
+        {0, "draft", "FILE", "draft head to put into a generator", CLI_STRING, &a.draft, 0, 0},
+        {0, "grid", "N", "codes a side of an official generator (24, t2i 16)", CLI_INT, &a.grid, 1,
+         128},
         {0, "type", "f32|bf16|int8", "type of the matrices (default bf16)", CLI_CHOICE, &a.type, 0,
          0},
         CLI_OPT_FORCE(&a.common),
@@ -60,8 +108,8 @@ int fovea_convert(int argc, char **argv)
     const cli_command command = {"fovea convert",
                                  "[options] IN -o OUT",
                                  "Make one fovea model of an "
-                                 "official DiT checkpoint, a Diffusers file, a fovea model or an "
-                                 "OmniZip checkpoint.",
+                                 "official DiT or LlamaGen checkpoint, a Diffusers file, a "
+                                 "fovea model or an OmniZip checkpoint.",
                                  NULL,
                                  options,
                                  1,
@@ -91,7 +139,11 @@ static int new_model(fv_ctx *ctx, const void *args, const char *preset)
     const new_args *a = args;
     const int code = cli_check_place(a->out, a->common.force);
     if (code != CLI_OK) return code;
-    const fv_status s = fv_dit_random(ctx, preset, a->classes, a->seed, a->out, a->common.force);
+    const bool is_ar = strncasecmp(preset, "ar-", 3) == 0 || strncasecmp(preset, "gpt-", 4) == 0 ||
+                       strncasecmp(preset, "vq-", 3) == 0;
+    const fv_status s =
+        is_ar ? fv_ar_random(ctx, preset, a->classes, a->seed, a->out, a->common.force)
+              : fv_dit_random(ctx, preset, a->classes, a->seed, a->out, a->common.force);
     if (s != FV_OK) return cli_report(ctx, s, NULL);
     cli_note("%s: %s with random weights", a->out, preset);
     return CLI_OK;
@@ -110,7 +162,9 @@ int fovea_new(int argc, char **argv)
     const cli_command command = {"fovea new",
                                  "[options] PRESET -o FILE",
                                  "Write a model with random weights, for benchmarks and tests.",
-                                 "Presets: F32 F64c F64 F128 F128L, DiT-{S,B,L,XL}/{2,4,8}.\n",
+                                 "Presets: F32 F64c F64 F128 F128L, DiT-{S,B,L,XL}/{2,4,8};\n"
+                                 "ar-nano ar-xs ar-s ar-s24 ar-m, GPT-{B,L,XL,XXL,3B}[-t2i]\n"
+                                 "[/256,/384,/512], and tokenizers vq-s8 vq-m8 VQ-16 VQ-8.\n",
                                  options,
                                  1,
                                  1};

@@ -15,7 +15,7 @@ typedef struct train_args {
     bool resume;
 } train_args;
 
-static const char *const engines[] = {"dit", "classifier", "omnizip", "vq", NULL};
+static const char *const engines[] = {"dit", "classifier", "omnizip", "vq", "ar", "draft", NULL};
 
 /* train-NAME in the current folder, NAME from the recipe's file name. */
 static char *default_out(const char *recipe)
@@ -54,6 +54,34 @@ static void print_result(fv_ctx *ctx, const train_args *a, const char *out,
     free(model);
 }
 
+static fv_status run_ar(fv_ctx *ctx, fv_recipe *r, const train_args *a, const char *data_dir,
+                        const char *out, const char *engine, fv_train_result *result)
+{
+    if (strcmp(engine, "draft") == 0) {
+        fv_ar_draft_train_options d = FV_AR_DRAFT_TRAIN_OPTIONS_INIT;
+        d.data_dir = data_dir;
+        d.out_dir = out;
+        d.resume = a->resume;
+        return fv_ar_draft_train(ctx, r, &d, result);
+    }
+    if (strcmp(engine, "ar") == 0) {
+        fv_ar_train_options g = FV_AR_TRAIN_OPTIONS_INIT;
+        g.data_dir = data_dir;
+        g.out_dir = out;
+        g.init = a->init;
+        g.start_step = a->start_step;
+        g.resume = a->resume;
+        return fv_ar_train(ctx, r, &g, result);
+    }
+    fv_vq_train_options v = FV_VQ_TRAIN_OPTIONS_INIT;
+    v.data_dir = data_dir;
+    v.out_dir = out;
+    v.init = a->init;
+    v.start_step = a->start_step;
+    v.resume = a->resume;
+    return fv_vq_train(ctx, r, &v, result);
+}
+
 static fv_status run_engine(fv_ctx *ctx, fv_recipe *r, const train_args *a, const char *data_dir,
                             const char *out, const char *engine, fv_train_result *result)
 {
@@ -73,15 +101,7 @@ static fv_status run_engine(fv_ctx *ctx, fv_recipe *r, const train_args *a, cons
         z.resume = a->resume;
         return fv_omnizip_train(ctx, r, &z, result);
     }
-    if (strcmp(engine, "vq") == 0) {
-        fv_vq_train_options v = FV_VQ_TRAIN_OPTIONS_INIT;
-        v.data_dir = data_dir;
-        v.out_dir = out;
-        v.init = a->init;
-        v.start_step = a->start_step;
-        v.resume = a->resume;
-        return fv_vq_train(ctx, r, &v, result);
-    }
+    if (strcmp(engine, "dit") != 0) return run_ar(ctx, r, a, data_dir, out, engine, result);
     fv_dit_train_options o = FV_DIT_TRAIN_OPTIONS_INIT;
     o.data_dir = data_dir;
     o.out_dir = out;
@@ -110,10 +130,10 @@ static int train_into(fv_ctx *ctx, const train_args *a, const char *path, const 
     int code = CLI_OK;
     if (!is_known) {
         code = cli_fail(CLI_BAD_INPUT,
-                        "%s: engine = %s is unknown; there are dit, classifier, omnizip, vq", path,
-                        engine);
-    } else if (a->init && strcmp(engine, "classifier") == 0) {
-        code = cli_fail(CLI_USAGE, "--init: recipes with engine = classifier do not take it");
+                        "%s: engine = %s is unknown; there are dit, classifier, omnizip, vq, "
+                        "ar, draft", path, engine);
+    } else if (a->init && (strcmp(engine, "classifier") == 0 || strcmp(engine, "draft") == 0)) {
+        code = cli_fail(CLI_USAGE, "--init: recipes with engine = %s do not take it", engine);
     } else {
         s = run_engine(ctx, r, a, data_dir, out, engine, &result);
         if (s != FV_OK) code = cli_report(ctx, s, NULL);
