@@ -11,6 +11,7 @@
  * 23.72 T exact, 8.555 T for FORA with N = 3, where the papers print 23.735 and 8.559 (0.05 % off:
  * what they count of the norms). This engine computes modulations for many evaluations at once and
  * counts what it ran in fv_generate_stats. */
+#include "class_names.h"
 #include "accel_methods.h"
 
 #include <math.h>
@@ -126,7 +127,7 @@ static fv_status find_method(fvi_method *m, const char *name)
 {
     int nearest = 0, least = 1000;
     for (int i = 0; i < METHODS; i++) {
-        const int d = dit_name_distance(name, entry[i].name);
+        const int d = fv_name_distance(name, entry[i].name);
         if (d < least) {
             least = d;
             nearest = i;
@@ -186,7 +187,7 @@ static fv_status read_option(fvi_method *m, char *text)
     *value++ = 0;
     for (int k = 0; k < n; k++) {
         if (strcmp(text, m->entry->key[k].name) == 0) return set_value(m, k, value);
-        const int d = dit_name_distance(text, m->entry->key[k].name);
+        const int d = fv_name_distance(text, m->entry->key[k].name);
         if (d >= least) continue;
         least = d;
         nearest = k;

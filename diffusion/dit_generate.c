@@ -3,55 +3,16 @@
  * Picture i of a call starts from noise of seed + i and class i, whatever the batch: batches only
  * share matrix products. The loop allocates nothing: everything is made by dit_runner_create and
  * the state buffers before the first step. */
+#include "class_names.h"
 #include "internal.h"
 
-#include <ctype.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #define MAX_COUNT 1000000
 #define DECODE_GROUP 4 /* pictures for one call of the decoder, which may have to build its plan */
 
 /* ---- Opening --------------------------------------------------------------------------------- */
-
-/* Names go to terminals: no control characters, neither ASCII's nor U+0080 to U+009F. */
-static void make_printable(char *text)
-{
-    for (unsigned char *p = (unsigned char *)text; *p; p++) {
-        if ((*p < ' ' && *p != '\n') || *p == 127) *p = '_';
-        if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0) p[0] = p[1] = '_';
-    }
-}
-
-int dit_count_lines(const char *list)
-{
-    int n = *list != 0;
-    for (; *list; list++) n += list[0] == '\n' && list[1];
-    return n;
-}
-
-static fv_status read_class_names(fv_ctx *ctx, fv_dit *d)
-{
-    const char *text = fv_model_meta(d->file, "fovea.classes");
-    const int n = d->net.cfg.classes;
-    if (!text || !text[0]) return FV_OK;
-    if (dit_count_lines(text) != n)
-        return fv_fail(ctx, FV_ERR_MODEL, "model: %d classes, but metadata fovea.classes has %d "
-                       "names", n, dit_count_lines(text));
-    d->class_text = fv_strdup(ctx, text);
-    d->class_name = fv_calloc(ctx, (size_t)n, sizeof *d->class_name);
-    if (!d->class_text || !d->class_name) return FV_ERR_OOM;
-    make_printable(d->class_text);
-    char *p = d->class_text;
-    for (int i = 0; i < n; i++) {
-        d->class_name[i] = p;
-        p += strcspn(p, "\n");
-        if (*p) *p++ = 0;
-    }
-    return FV_OK;
-}
 
 bool dit_has_decoder(const fv_model *m)
 {
@@ -87,7 +48,7 @@ static fv_status open_net(fv_ctx *ctx, fv_dit *d, const fv_dit_options *o)
     FV_TRY(dit_net_create(ctx, &d->net, &c));
     FV_TRY(fv_params_load(d->net.params, d->file, ""));
     d->row_flop = dit_row_flop(&d->net);
-    FV_TRY(read_class_names(ctx, d));
+    FV_TRY(fv_class_names_read(ctx, d->file, d->net.cfg.classes, &d->class_name, &d->class_text));
     fv_model_hash(d->file, d->hash);
     return open_decoder(ctx, d, o);
 }
@@ -163,60 +124,9 @@ const char *fv_dit_class_name(const fv_dit *d, int i)
     return d->class_name ? d->class_name[i] : "";
 }
 
-/* Edit distance, for "did you mean". Names longer than 63 are cut. */
-int dit_name_distance(const char *a, const char *b)
-{
-    int row[64], n = (int)strlen(b);
-    if (n > 63) n = 63;
-    for (int j = 0; j <= n; j++) row[j] = j;
-    for (int i = 1; a[i - 1]; i++) {
-        int diagonal = row[0];
-        row[0] = i;
-        for (int j = 1; j <= n; j++) {
-            const int up = row[j];
-            const int same = tolower((unsigned char)a[i - 1]) == tolower((unsigned char)b[j - 1]);
-            int best = diagonal + !same;
-            if (up + 1 < best) best = up + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            diagonal = up;
-            row[j] = best;
-        }
-    }
-    return row[n];
-}
-
 fv_status fv_dit_class_find(fv_ctx *ctx, const fv_dit *d, const char *name, int *out)
 {
-    const int n = d->net.cfg.classes;
-    char *end;
-    *out = 0;
-    for (int i = 0; d->class_name && i < n; i++) /* first: a name may be a number */
-        if (strcasecmp(d->class_name[i], name) == 0) {
-            *out = i;
-            return FV_OK;
-        }
-    const long v = strtol(name, &end, 10);
-    if (end != name && *end == 0) {
-        if (v < 0 || v >= n)
-            return fv_fail(ctx, FV_ERR_UNKNOWN, "class %ld does not exist: 0 to %d", v, n - 1);
-        *out = (int)v;
-        return FV_OK;
-    }
-    if (!d->class_name)
-        return fv_fail(ctx, FV_ERR_UNKNOWN,
-                       "class \"%s\": this model has no class names, give a number 0 to %d", name,
-                       n - 1);
-    int best = 0, best_distance = 1000;
-    for (int i = 0; i < n; i++) {
-        const int k = dit_name_distance(name, d->class_name[i]);
-        if (k < best_distance) {
-            best_distance = k;
-            best = i;
-        }
-    }
-    return fv_fail(ctx, FV_ERR_UNKNOWN,
-                   "class \"%s\" is unknown; nearest is \"%s\" (gen info lists all)", name,
-                   d->class_name[best]);
+    return fv_class_names_find(ctx, d->class_name, d->net.cfg.classes, name, out);
 }
 
 /* ---- Sampling loop --------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
  * sample number), so a resumed run is the same run.
  *
  * Official DiTs are refused: they train on latents, and data sets hold pictures. */
+#include "class_names.h"
 #include "dit_shapes.h"
 
 #include <math.h>
@@ -272,7 +273,7 @@ static fv_status load_init(trainer *tr, const fv_model *m)
     dit_config c = tr->net.cfg;
     /* No such table: loading says what does not fit. */
     if (!names || !names[0] || rows == 0) return fv_params_load(tr->net.params, m, "");
-    c.classes = dit_count_lines(names);
+    c.classes = fv_count_lines(names);
     if (c.classes + c.has_null != rows)
         return fv_fail(tr->ctx, FV_ERR_MODEL, "model: metadata fovea.classes names %d classes, but "
                        "the class table has %lld rows, of which the last is the null class",

@@ -363,10 +363,6 @@ struct fv_dit {
 double dit_row_flop(const dit_net *n); /* one evaluation of one row */
 /* Number of pictures of a call in its range. */
 fv_status dit_check_count(fv_ctx *ctx, const fv_generate_options *o);
-/* Lines of a list of names, one a line; a newline at the end begins no further one. */
-int dit_count_lines(const char *list);
-/* Edit distance of two names, for "did you mean"; letters' case does not count. */
-int dit_name_distance(const char *a, const char *b);
 bool dit_has_decoder(const fv_model *m); /* among the tensors of a whole model, under "vae." */
 
 /* Sampling loop on a bare network (training, calibration); states [count, S, S, C]. */
