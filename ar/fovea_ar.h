@@ -14,7 +14,165 @@ extern "C" {
 
 /* ---- Models ---------------------------------------------------------------------------------- */
 
+/* An opened fv_ar is immutable: threads may generate from it concurrently, each with its own
+ * context, the one that opened it included. That one must outlive it, and counts its weights. */
+typedef struct fv_ar fv_ar;
+
+typedef struct fv_ar_options {
+    size_t struct_size;
+    fv_dtype precision;        /* of the weights: FV_F32 (0), FV_BF16 or FV_I8; sums are f32     */
+    const fv_model *tokenizer; /* a file with one, NULL = the one in the generator's file        */
+    int no_draft;              /* leave the draft head out: only plain and Jacobi decoding       */
+} fv_ar_options;
+#define FV_AR_OPTIONS_INIT { .struct_size = sizeof(fv_ar_options) }
+
+/* `file` and opts->tokenizer must outlive the model. Packs all weights. FV_ERR_MODEL: not a
+ * generator, a tensor is missing or of another shape, or the tokenizer is not the one that the
+ * generator was trained with. Without a tokenizer only fv_ar_generate_tokens works. */
+FV_API FV_NODISCARD fv_status fv_ar_open(fv_ctx *ctx, fv_ar **out, const fv_model *file,
+                                         const fv_ar_options *opts);
+FV_API void fv_ar_close(fv_ar **a);
+
+typedef struct fv_ar_info {
+    const char *name;              /* "ar-xs", "GPT-XL", ...                                   */
+    int classes;                   /* without the null class; 0: generates from captions       */
+    int caption_tokens, caption_width; /* at most so many features of this width; 0: classes   */
+    int layers, heads, width, ffn;
+    int codes, grid, tokens;       /* tokens of a picture = grid * grid                        */
+    int image_size;                /* side in pixels; 0 without a tokenizer                    */
+    int has_draft, has_tokenizer;
+    int64_t parameters;            /* of the GPT; with the draft head                          */
+    int64_t draft_parameters;
+    uint64_t weight_bytes;         /* as packed */
+    double token_flop;             /* one row of one pass, attention aside                     */
+    float cfg, temperature, top_p; /* defaults of the model                                    */
+    int top_k;
+    uint8_t hash[32];              /* fv_model_hash of its file                                */
+} fv_ar_info;
+/* Texts belong to the model. */
+FV_API void fv_ar_get_info(const fv_ar *a, fv_ar_info *out);
+FV_API const char *fv_ar_class_name(const fv_ar *a,
+                                    int i); /* "" if the file has no names; NULL if out of range */
+/* Class number by name (case-insensitive) or number; FV_ERR_UNKNOWN names the nearest class, *out
+ * is then 0. */
+FV_API FV_NODISCARD fv_status fv_ar_class_find(fv_ctx *ctx, const fv_ar *a, const char *name,
+                                               int *out);
+
 /* ---- Generating ------------------------------------------------------------------------------ */
+
+typedef enum fv_ar_mode {
+    FV_AR_AUTO = 0, /* SD with a draft head, else PLAIN: the same pictures                     */
+    FV_AR_PLAIN,    /* token by token                                                          */
+    FV_AR_SD,       /* speculative: a draft head guesses, the target checks; lossless          */
+    FV_AR_VVS,      /* some checks are skipped (VVS, arXiv 2511.13587): faster, lossy          */
+    FV_AR_JACOBI    /* speculative Jacobi decoding: without a draft head; lossless             */
+} fv_ar_mode;
+FV_API const char *fv_ar_mode_name(fv_ar_mode m); /* "ar", "sd", "vvs", "jacobi"; NULL if unknown */
+FV_API fv_ar_mode fv_ar_mode_find(const char *name); /* AUTO if unknown */
+
+typedef enum fv_ar_draft {
+    FV_AR_DRAFT_GUMBEL = 0, /* children are the top of log q + g, noise shared with the target */
+    FV_AR_DRAFT_CHAIN,      /* one child a level                                               */
+    FV_AR_DRAFT_STATIC,     /* EAGLE-1, LANTERN++: fixed shapes                                */
+    FV_AR_DRAFT_EAGLE2,     /* the best by cumulative log q                                    */
+    FV_AR_DRAFT_PQ          /* drawn from q without replacement, tested by p/q                 */
+} fv_ar_draft;
+typedef enum fv_ar_rule {
+    FV_AR_RULE_EXACT = 0,
+    FV_AR_RULE_LANTERN,     /* arXiv 2410.03355: neighbours' mass counts up to delta           */
+    FV_AR_RULE_LANTERNPP,   /* arXiv 2502.06352: up to (lambda - 1) p                          */
+    FV_AR_RULE_COOL,        /* COOL-SD, arXiv 2601.09212                                       */
+    FV_AR_RULE_GSD          /* arXiv 2508.07747: groups of similar probability                 */
+} fv_ar_rule;
+typedef enum fv_ar_post {
+    FV_AR_POST_RESTORE = 0, /* skipped tokens get their keys; nothing is rejected              */
+    FV_AR_POST_RELAXED,     /* they are tested by the rule                                     */
+    FV_AR_POST_STRICT       /* by the exact one: lossless                                      */
+} fv_ar_post;
+
+/* What papers vary. The _INIT macro has the defaults; here 0 is a value like others. */
+typedef struct fv_ar_expert {
+    size_t struct_size;
+    fv_ar_draft draft;
+    int depth, top_k, nodes; /* tree: levels (16), children (16), nodes with the root (128)    */
+    int shape;               /* STATIC: 0 mc_sim_7b_63, 1 naive, 2 balanced, 3 chain of 5      */
+    fv_ar_rule rule;
+    float delta, lambda;
+    int group, neighbours;   /* GSD: G; LANTERN: codes near a code                             */
+    int lantern_compat;      /* zero all neighbours on rejection, as the released code does    */
+    int is_reference;        /* one uniform number a child, as EAGLE has it                    */
+    int is_uniform;          /* plain draws by one uniform number; SD is then lossless in
+                                distribution only                                              */
+    int is_dynamic;          /* VVS-D: skip where paths are similar; else VVS-U: every interval */
+    int interval;
+    float threshold, decay;
+    int stride, warm_up;
+    int selector;            /* path: 0 random, 1 confidence, 2 coupled                        */
+    int no_truncation;
+    int stale[2];
+    fv_ar_post post;
+    int keep_stale_draft;
+    int window;              /* Jacobi: tokens                                                 */
+    int above;               /* Jacobi: first guesses are copies of the token above            */
+    int is_adaptive;         /* measure passes first, and let the tree follow costs and rates  */
+} fv_ar_expert;
+#define FV_AR_EXPERT_INIT                                                                      \
+    { .struct_size = sizeof(fv_ar_expert), .depth = 4, .top_k = 4, .nodes = 16, .delta = 0.1f, \
+      .lambda = 5.0f, .group = 10, .neighbours = 100, .interval = 4, .threshold = 0.7f,        \
+      .decay = 0.9f, .stride = 2, .warm_up = 5, .stale = { -1, 0 }, .window = 16 }
+
+typedef struct fv_ar_generate_options {
+    size_t struct_size;
+    int count;                   /* pictures, 1 to 1000000; picture i has seed + i (mod 2^64)    */
+    const int *classes;          /* [count], or NULL = class_all for all                         */
+    int class_all;               /* 0..classes-1; classes = unconditional                        */
+    const float *const *captions; /* models of captions: [count] features [n, caption_width],    */
+    const int *caption_tokens;    /* and n for each, without padding                             */
+    uint64_t seed;
+    float cfg;                   /* guidance scale to 1000; 0 = the model's, 1 = off             */
+    int cfg_tokens;              /* guidance for so many first tokens; 0 = all                   */
+    float temperature;           /* 0 = the model's                                              */
+    int greedy;                  /* always the likeliest token                                   */
+    int top_k;                   /* 0 = the model's, -1 = all                                    */
+    float top_p;                 /* 0 = the model's, 1 = all                                     */
+    fv_ar_mode mode;
+    const fv_ar_expert *expert;  /* NULL = defaults                                              */
+    fv_dtype kv;                 /* keys and values: FV_F32, FV_BF16, FV_I8                      */
+    int keep_lines;              /* lines of the grid that a token sees, besides the first, 2 and
+                                    more; 0 = all. Lossy                                         */
+    int batch;                   /* pictures in a pass; 0 = chosen; does not change results      */
+} fv_ar_generate_options;
+#define FV_AR_GENERATE_OPTIONS_INIT { .struct_size = sizeof(fv_ar_generate_options), .count = 1 }
+
+#define FV_AR_STATS_DEPTH 16
+typedef struct fv_ar_stats {
+    double seconds, prefill_seconds, draft_seconds, verify_seconds, select_seconds, decode_seconds;
+    int64_t tokens, prefills, verifies, skips, draft_passes, target_rows, draft_rows;
+    int64_t accepted[FV_AR_STATS_DEPTH + 1]; /* steps that accepted so many guesses; last: more */
+    int64_t substitutions, chain_tokens, chain_cuts, plain_steps;
+    double tokens_per_pass;      /* tokens / (prefills + verifies), TPF of the papers           */
+    double expected_speedup;     /* by costs (is_adaptive); 0: not asked                        */
+    int switched_off;            /* is_adaptive: drafting lost, and stopped                     */
+    int is_lossless;             /* the tokens are those of FV_AR_PLAIN                         */
+    uint64_t cache_bytes, weight_bytes;
+} fv_ar_stats;
+
+/* Pictures to images[0..count): RGB 8 bit, owned by the caller (fv_image_free with ctx). On failure
+ * all are zeroed (untouched when o or count is refused). A picture depends on its seed and class
+ * alone: not on the batch, the threads, or the mode where it is lossless. Nothing is allocated
+ * between the first and the last token of a batch. Progress: "decoding" in tokens. stats may be
+ * NULL. FV_ERR_ARG: an option is out of range or does not fit the model; FV_ERR_MODEL: no
+ * tokenizer, or a mode that needs a draft head; FV_ERR_OOM; FV_ERR_CANCELLED. */
+FV_API FV_NODISCARD fv_status fv_ar_generate(fv_ctx *ctx, const fv_ar *a,
+                                             const fv_ar_generate_options *o, fv_image *images,
+                                             fv_ar_stats *stats);
+/* The codes alone, [count, tokens] in raster order. */
+FV_API FV_NODISCARD fv_status fv_ar_generate_tokens(fv_ctx *ctx, const fv_ar *a,
+                                                    const fv_ar_generate_options *o,
+                                                    int32_t *tokens, fv_ar_stats *stats);
+/* Codes [count, tokens] to pictures. */
+FV_API FV_NODISCARD fv_status fv_ar_decode_tokens(fv_ctx *ctx, const fv_ar *a, int count,
+                                                  const int32_t *tokens, fv_image *images);
 
 /* ---- Tokenizers ------------------------------------------------------------------------------ */
 

@@ -6,8 +6,8 @@
 
 /* Lines of a list of names, one a line; a newline at the end begins no further one. */
 int fv_count_lines(const char *list);
-/* Edit distance of two names, for "did you mean"; letters' case does not count. Names longer than 63
- * are cut. */
+/* Edit distance of two names, for "did you mean"; letters' case does not count. Names longer than
+ * 63 are cut. */
 int fv_name_distance(const char *a, const char *b);
 /* Metadata fovea.classes of a model of n classes: *name [n] into *text, both owned by the caller;
  * NULL where the file has none. They may go to a terminal: no control characters. */

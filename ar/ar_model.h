@@ -1,0 +1,23 @@
+/* ar_model.h - private: an opened generator. */
+#ifndef FV_AR_MODEL_H
+#define FV_AR_MODEL_H
+
+#include "ar_net.h"
+#include "fovea_ar.h"
+
+struct fv_ar {
+    fv_ctx *ctx;
+    const fv_model *file, *tokenizer; /* tokenizer NULL: none */
+    ar_config cfg;
+    gpt_net gpt;
+    draft_net draft;
+    bool has_draft;
+    ar_weights *weights;
+    fv_vq *vq;
+    int factor, code_width;
+    const char *vq_prefix;            /* of its tensors in the tokenizer's file */
+    char **class_name, *class_text;
+    uint8_t hash[32];
+};
+
+#endif
