@@ -3,7 +3,6 @@
 #include "alloc_fail.h"
 #include "ar_small_model.h"
 #include "fovea_ar.h"
-#include "sanitized.h"
 #include "temp_dir.h"
 #include "test.h"
 
@@ -137,7 +136,7 @@ static void captions_generate_too(void)
 /* All drafts, rules and ways to skip run to the end, and count what they did. */
 static void every_expert_setting_decodes(void)
 {
-    opened r = open_model(path_classes, 2, FV_F32);
+    opened r = open_model(path_classes, 1, FV_F32);
     int32_t got[2][TOKENS];
     int runs = 0;
     for (int draft = 0; draft <= FV_AR_DRAFT_PQ; draft++)
@@ -301,7 +300,7 @@ static void tokens_allocate_nothing_and_can_be_stopped(void)
 static void running_out_of_memory_leaks_nothing(void)
 {
     bool done = false;
-    for (int64_t n = 0; !done && n < 20000; n += 1 + n / (TEST_SANITIZED ? 8 : 24)) {
+    for (int64_t n = 0; !done && n < 20000; n += 1 + n / 5) {
         alloc_fail heap = { .left = n };
         const fv_allocator al = alloc_fail_allocator(&heap);
         fv_ar_options ao = FV_AR_OPTIONS_INIT;
