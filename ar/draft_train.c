@@ -16,6 +16,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "class_names.h"
 #include "code_stream.h"
 #include "fovea_ar.h"
 #include "gpt_sample.h"
@@ -313,17 +314,11 @@ static fv_status open_files(trainer *tr, fv_recipe *r, const char *data_dir)
         FV_TRY(fv_dataset_from_recipe(tr->ctx, &tr->held_data, r, data_dir, side,
                                       FV_SPLIT_HELDOUT));
     const char *names = fv_model_meta(tr->file, "fovea.classes");
-    const int classes = fv_dataset_classes(tr->data);
-    if (classes == tr->cfg.gpt.classes && names) {
-        const char *at = names;
-        for (int i = 0; i < classes && at; i++) {
-            const char *want = fv_dataset_class_name(tr->data, i);
-            const size_t n = strcspn(at, "\n");
-            if (strlen(want) != n || strncmp(at, want, n) != 0) at = NULL;
-            else at += n + (at[n] == '\n');
-        }
-        if (at) return FV_OK;
-    }
+    fv_meta mine = {0};
+    const fv_status named = fv_class_names_add(tr->ctx, tr->data, &mine);
+    const bool same = named == FV_OK && names && strcmp(names, mine.item[1]) == 0;
+    fv_meta_free(tr->ctx, &mine);
+    if (same || named != FV_OK) return named;
     return fv_fail(tr->ctx, FV_ERR_MODEL, "%s: its classes are not those of the data, in the same "
                    "order", model);
 }

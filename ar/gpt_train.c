@@ -8,6 +8,7 @@
  * number), so a resumed run is the same run. The metric is the held-out loss, in nats a code. */
 #include <string.h>
 
+#include "class_names.h"
 #include "code_stream.h"
 #include "fovea_ar.h"
 #include "gpt_sample.h"
@@ -137,21 +138,9 @@ static fv_status sample(void *user, uint64_t step, const char *path_stem)
     return s;
 }
 
-static fv_status class_names(trainer *tr, fv_meta *meta)
-{
-    fv_text t;
-    fv_text_init(&t, tr->ctx);
-    for (int i = 0; i < fv_dataset_classes(tr->data); i++)
-        fv_text_printf(&t, "%s%s", i ? "\n" : "", fv_dataset_class_name(tr->data, i));
-    fv_status s = t.status;
-    if (s == FV_OK) s = fv_meta_add(tr->ctx, meta, "fovea.classes", t.data ? t.data : "");
-    fv_text_free(&t);
-    return s;
-}
-
 static fv_status export_parts(trainer *tr, uint64_t step, fv_pack *pack, fv_meta *meta)
 {
-    FV_TRY(class_names(tr, meta));
+    FV_TRY(fv_class_names_add(tr->ctx, tr->data, meta));
     FV_TRY(fv_meta_add_number(tr->ctx, meta, "fovea.train.step", (double)step));
     FV_TRY(fv_meta_add(tr->ctx, meta, "fovea.train.recipe", tr->recipe_text));
     FV_TRY(fv_meta_add(tr->ctx, meta, "fovea.train.data", fv_dataset_manifest(tr->data)));
@@ -251,7 +240,7 @@ static fv_status load_init(trainer *tr, const fv_model *m)
     FV_TRY(ar_config_read(tr->ctx, m, &c));
     if (!c.has_gpt) return fv_fail(tr->ctx, FV_ERR_MODEL, "model: this file has no generator");
     const char *names = fv_model_meta(m, "fovea.classes");
-    fv_status s = class_names(tr, &mine);
+    fv_status s = fv_class_names_add(tr->ctx, tr->data, &mine);
     if (s == FV_OK && names && names[0] && strcmp(names, mine.item[1]) != 0)
         s = fv_fail(tr->ctx, FV_ERR_MODEL, "model: its classes are not those of the data, in the "
                     "same order");

@@ -99,25 +99,13 @@ static fv_status sample(void *user, uint64_t step, const char *path_stem)
                             path_stem);
 }
 
-static fv_status class_names(trainer *tr, fv_meta *meta)
-{
-    fv_text t;
-    fv_text_init(&t, tr->ctx);
-    for (int i = 0; i < fv_dataset_classes(tr->data); i++)
-        fv_text_printf(&t, "%s%s", i ? "\n" : "", fv_dataset_class_name(tr->data, i));
-    fv_status s = t.status;
-    if (s == FV_OK) s = fv_meta_add(tr->ctx, meta, "fovea.classes", t.data ? t.data : "");
-    fv_text_free(&t);
-    return s;
-}
-
 static fv_status export_model(void *user, uint64_t step, const char *path)
 {
     trainer *tr = user;
     fv_meta meta;
     char number[32];
     fv_status s = dit_config_meta(tr->ctx, &tr->net.cfg, &meta);
-    if (s == FV_OK) s = class_names(tr, &meta);
+    if (s == FV_OK) s = fv_class_names_add(tr->ctx, tr->data, &meta);
     snprintf(number, sizeof number, "%llu", (unsigned long long)step);
     if (s == FV_OK) s = fv_meta_add(tr->ctx, &meta, "fovea.train.step", number);
     if (s == FV_OK) s = fv_meta_add(tr->ctx, &meta, "fovea.train.recipe", tr->recipe_text);

@@ -50,6 +50,18 @@ fv_status fv_class_names_read(fv_ctx *ctx, const fv_model *m, int n, char ***nam
     return FV_OK;
 }
 
+fv_status fv_class_names_add(fv_ctx *ctx, const fv_dataset *ds, fv_meta *out)
+{
+    fv_text t;
+    fv_text_init(&t, ctx);
+    for (int i = 0; i < fv_dataset_classes(ds); i++)
+        fv_text_printf(&t, "%s%s", i ? "\n" : "", fv_dataset_class_name(ds, i));
+    fv_status s = t.status;
+    if (s == FV_OK) s = fv_meta_add(ctx, out, "fovea.classes", t.data ? t.data : "");
+    fv_text_free(&t);
+    return s;
+}
+
 int fv_name_distance(const char *a, const char *b)
 {
     int row[64], n = (int)strlen(b);
