@@ -9,9 +9,9 @@
  * is fitted per model; the sensitivity tables hold nothing to fit it to, so it is the identity here
  * and the threshold takes up the scale.
  *
- * RFC, from its description: of the same h (the input I) and of what the blocks add to the embedding
- * (the output O), those of the last full evaluations k, k-1, ... are kept. The direction in which O
- * goes on is TaylorSeer's forecast; how far, the input tells:
+ * RFC, from its description: of the same h (the input I) and of what the blocks add to the
+ * embedding (the output O), those of the last full evaluations k, k-1, ... are kept. The direction
+ * in which O goes on is TaylorSeer's forecast; how far, the input tells:
  *     |O_e - O_k|  is taken as  |I_e - I_k| |O_k - O_(k-1)| / |I_k - I_(k-1)|
  * (at most MOST_STRETCH times Taylor's own). The relative error of the same forecast of I is added
  * up, and at the threshold the network is computed.

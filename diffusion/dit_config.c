@@ -177,7 +177,8 @@ static fv_status set_classes(fv_ctx *ctx, const dit_shapes *s, const fv_model *h
      * without. */
     c->classes = rows == 1000 || rows == 1 ? (int)rows : (int)rows - 1;
     FV_TRY(hint(ctx, hints, "classes", &c->classes));
-    FV_TRY(fv_meta_range(ctx, "classes", c->classes, 1, DIT_MAX_CLASSES)); /* before the subtraction */
+    /* Before the subtraction. */
+    FV_TRY(fv_meta_range(ctx, "classes", c->classes, 1, DIT_MAX_CLASSES));
     c->has_null = (int)rows - c->classes;
     if (c->has_null == 0 || c->has_null == 1) return FV_OK;
     return fv_fail(ctx, FV_ERR_MODEL,

@@ -69,8 +69,8 @@ void bench_add_point(bench_points *p, double x, double y); /* beyond 64: left ou
  * there is none. */
 int bench_find_table(fv_ctx *ctx, const bench_model *m, const char *named,
                      const fv_generate_options *o, fv_sens **out);
-/* A plan for runs with `o`, corrected against the clock if `corrects`; *timing is measured when it is
- * NULL. FV_ERR_ARG: the ratio is out of reach. */
+/* A plan for runs with `o`, corrected against the clock if `corrects`; *timing is measured when it
+ * is NULL. FV_ERR_ARG: the ratio is out of reach. */
 fv_status bench_solve(fv_ctx *ctx, const bench_model *m, const fv_generate_options *o,
                       const fv_sens *sens, fv_accel_mode mode, double speedup, bool corrects,
                       fv_timing **timing, fv_accel **out);

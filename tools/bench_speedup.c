@@ -4,7 +4,7 @@
  * Each ratio R is reached in four ways, with the same seeds, classes and batch:
  *
  *     dpx             plan for R with the model's sensitivity table
- *     dpx uniform     plan for R without a table
+ *     dpx, no table   plan for R without a table
  *     fixed interval  everything computed at every n-th evaluation [FORA, arXiv 2407.01425]: the
  *                     largest n whose measured ratio is not above R, so that it skips less than
  *                     its share rather than more; n = 2 if even that is above R
@@ -26,7 +26,7 @@
 #define CURVE_STYLES 8 /* colours of fv_plot: markers get the colour of their line */
 
 typedef enum method { PLANNED = 0, UNIFORM, FIXED, FEWER, METHODS } method;
-static const char *const method_name[METHODS] = {"dpx", "dpx uniform", "fixed interval",
+static const char *const method_name[METHODS] = {"dpx", "dpx, no table", "fixed interval",
                                                  "fewer steps"};
 
 typedef struct speedup_args {

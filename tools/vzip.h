@@ -38,7 +38,8 @@ typedef struct vzip_job {
     cli_common common;
     int level;
     bool is_ultra; /* instead of a level */
-    bool to_stdout, remove_input, recursive, keep_name, verify, no_prime, no_neural, keep_broken, recover;
+    bool to_stdout, remove_input, recursive, keep_name, verify, no_prime, no_neural, keep_broken;
+    bool recover;
     const char *out, *model;
     uint64_t memory_bytes, block_bytes, max_output;
     fv_ctx *ctx;
