@@ -36,6 +36,7 @@
 #define PAIRS_SECONDS 1.5
 #define DOUBT 0.1 /* share by which a measured ratio differs from the predicted one */
 #define MIN_SECONDS 1e-12 /* a scripted timing may say 0 */
+#define MIB 1048576.0
 
 typedef struct planner {
     fv_ctx *ctx;
@@ -54,6 +55,9 @@ typedef struct planner {
     fvi_dp_table table;
     double exact, batches; /* predicted seconds of the exact run; batches of a call */
     bool can_prune;        /* the table knows what pruning does */
+    bool no_room;          /* ... but its scores are too much for the bound on caches */
+    uint64_t most_bytes;   /* of caches, while this bound holds; 0 = none */
+    uint64_t free_bytes;   /* of the plan without a bound */
 } planner;
 
 /* ---- Errors --------------------------------------------------------------------------------- */
@@ -184,7 +188,7 @@ static int guided(const planner *p, int e)
 static fvi_spend spending(const planner *p)
 {
     return (fvi_spend){ p->ctx, p->sens, p->must, p->timing, &p->schedule, p->batches,
-                        p->can_prune && !p->a->no_pruning };
+                        p->can_prune && !p->no_room && !p->a->no_pruning };
 }
 
 /* As fvi_accel_seconds, from the exact time down. */
@@ -221,6 +225,14 @@ static fv_status plan_dp(planner *p, int k, fv_accel *out)
     return FV_OK;
 }
 
+static fv_status too_fast(const planner *p, double fastest)
+{
+    return fv_fail(p->ctx, FV_ERR_ARG,
+                   "speed-up %.3g is beyond the maximum of %.2f for this model, batch and decoder: "
+                   "ask for less",
+                   p->a->speedup, p->timing->correction * p->exact / fastest);
+}
+
 /* The smallest interval with at most `anchors` full steps, or fast enough for `budget` seconds. */
 static fv_status plan_fixed(planner *p, int interval, int anchors, double budget, fv_accel *out)
 {
@@ -238,16 +250,89 @@ static fv_status plan_fixed(planner *p, int interval, int anchors, double budget
     if (anchors)
         return fv_fail(p->ctx, FV_ERR_ARG,
                        "plan: a fixed interval needs at least %d full steps here", k);
-    return fv_fail(p->ctx, FV_ERR_ARG,
-                   "speed-up %.3g is beyond the maximum of %.2f for this model, batch and decoder: "
-                   "ask for less",
-                   p->a->speedup, p->timing->correction * p->exact / least);
+    return too_fast(p, least);
 }
 
 static fv_status spend(const planner *p, double budget, fv_accel *a, double *error)
 {
     const fvi_spend s = spending(p);
     return fvi_spend_time(&s, budget, a, error);
+}
+
+/* ---- Memory of caches ------------------------------------------------------------------------ */
+
+/* How far back the plan of a run may look. */
+typedef struct reach {
+    int terms;      /* outputs of a module; 0: none is used again */
+    int step_terms; /* evaluations; 0: none is skipped */
+    dit_skip skip;
+    bool prunes;
+} reach;
+
+static dit_runner_options run_options(const planner *p)
+{
+    return (dit_runner_options){ .B = dit_choose_batch(&p->d->net.cfg, p->o),
+                                 .exact_cache = p->o->exact_cache != 0,
+                                 .no_hoisting = p->o->no_hoisting != 0 };
+}
+
+static uint64_t run_bytes(const planner *p, const dit_runner_options *o)
+{
+    return dit_runner_cache_bytes(p->ctx, &p->d->net, p->d->precision, &p->schedule, o);
+}
+
+static uint64_t plan_bytes(const planner *p, const fv_accel *a)
+{
+    dit_runner_options o = run_options(p);
+    dit_runner_options_for(a, &o);
+    return run_bytes(p, &o);
+}
+
+static uint64_t reach_bytes(const planner *p, const reach *r)
+{
+    dit_runner_options o = run_options(p);
+    o.keep_outputs = r->terms > 0;
+    o.history = r->terms;
+    o.step_history = r->step_terms;
+    o.skip = r->skip;
+    o.prunes = r->prunes;
+    return run_bytes(p, &o);
+}
+
+/* Always, where no bound holds. */
+static bool fits(const planner *p, reach r)
+{
+    return !p->most_bytes || reach_bytes(p, &r) <= p->most_bytes;
+}
+
+/* Evaluations that skips of a kind (-1: none are skipped) may look back on beside modules' forecasts
+ * from `terms` outputs; -1 where not even the fewest fit. */
+static int most_steps(const planner *p, int terms, int kind, bool prunes)
+{
+    int n = kind < 0 ? 0 : FVI_DPX_TERMS;
+    const dit_skip skip = kind < 0 ? DIT_SKIP_OUTPUT : (dit_skip)kind;
+    const int fewest = kind < 0 ? 0 : 1;
+    while (n >= fewest && !fits(p, (reach){ terms, n, skip, prunes })) n--;
+    return n >= fewest ? n : -1;
+}
+
+/* Does this fit, and nothing that could only be better? */
+static bool is_largest(const planner *p, int terms, int kind, bool prunes)
+{
+    const int n = most_steps(p, terms, kind, prunes);
+    const bool is_most = terms == FVI_DPX_TERMS || (p->a->anchors > 0 && kind >= 0);
+    return n >= 0 && (is_most || most_steps(p, terms + 1, kind, prunes) < n) &&
+           (prunes || most_steps(p, terms, kind, true) < n);
+}
+
+static fv_status too_small(const planner *p, uint64_t least)
+{
+    const reach none = { 0, 0, DIT_SKIP_OUTPUT, false };
+    return fv_fail(p->ctx, FV_ERR_ARG,
+                   "caches of at most %llu bytes are too small for this plan, model and batch: "
+                   "%llu bytes (%.1f MiB) are the minimum, %.1f MiB of them modulations and tables",
+                   (unsigned long long)p->a->max_cache_bytes, (unsigned long long)least,
+                   (double)least / MIB, (double)reach_bytes(p, &none) / MIB);
 }
 
 /* ---- dpx ------------------------------------------------------------------------------------- */
@@ -258,9 +343,17 @@ typedef struct dpx_search {
     double *seconds; /* [3][T] */
     uint8_t *kind;   /* [T] */
     double fixed;    /* seconds that no plan changes */
+    bool prunes;
 } dpx_search;
 
-static fv_status open_dpx(planner *p, dpx_search *s, int skip, const fvi_dpx_work *like)
+/* The best plan of several searches. */
+typedef struct dpx_best {
+    fv_accel *plan, *trial;
+    bool is_found;
+    double error, fastest; /* of the plan; seconds of the fastest of all */
+} dpx_best;
+
+static fv_status open_dpx(planner *p, dpx_search *s, reach r, const fvi_dpx_work *like)
 {
     const fv_timing *t = p->timing;
     const size_t T = (size_t)p->T;
@@ -272,19 +365,24 @@ static fv_status open_dpx(planner *p, dpx_search *s, int skip, const fvi_dpx_wor
     for (size_t e = 0; e < T; e++) {
         const int g = guided(p, (int)e);
         double *at = s->seconds + e;
-        if (!t) {
-            at[0] = 1;
-            continue;
+        at[0] = 1;
+        if (t) {
+            const double ends = t->ends[g] + t->step, depth = p->K / 2;
+            at[0] = p->batches * (ends + depth * (t->attn[g] + t->mlp[g]));
+            at[T] = p->batches * (ends + 2 * depth * t->linear[g]);
+            at[2 * T] = p->batches * fvi_skip_seconds(t, g, r.skip);
+            s->fixed -= at[0];
         }
-        const double ends = t->ends[g] + t->step, depth = p->K / 2;
-        at[0] = p->batches * (ends + depth * (t->attn[g] + t->mlp[g]));
-        at[T] = p->batches * (ends + 2 * depth * t->linear[g]);
-        at[2 * T] = p->batches * fvi_skip_seconds(t, g, (dit_skip)(skip < 0 ? 0 : skip));
-        s->fixed -= at[0];
+        if (!r.terms) at[T] = INFINITY;
     }
-    s->p = (fvi_dpx){ p->T, p->K, p->T < FVI_DPX_GAP ? p->T : FVI_DPX_GAP, FVI_DPX_TERMS, p->sens,
-                      p->must, { s->seconds, s->seconds + T, skip < 0 ? NULL : s->seconds + 2 * T },
-                      skip < 0 ? DIT_SKIP_OUTPUT : (dit_skip)skip };
+    s->prunes = r.prunes;
+    s->p = (fvi_dpx){ .T = p->T, .K = p->K, .max_gap = p->T < FVI_DPX_GAP ? p->T : FVI_DPX_GAP,
+                      .terms = r.terms ? r.terms : 1,
+                      .step_terms = r.step_terms ? r.step_terms : 1,
+                      .sens = p->sens, .must = p->must,
+                      .seconds = { s->seconds, s->seconds + T,
+                                   r.step_terms ? s->seconds + 2 * T : NULL },
+                      .skip = r.skip };
     return fvi_dpx_open(p->ctx, &s->work, &s->p, like);
 }
 
@@ -299,6 +397,8 @@ static void put_kinds(const planner *p, const dpx_search *s, fv_accel *a)
 {
     a->skip = s->p.skip;
     a->past_of_anchors = true;
+    a->terms = s->p.terms;
+    a->step_terms = s->p.step_terms;
     for (int e = 0; e < p->T; e++) { /* a skip that lacks its past is computed in full */
         a->skipped[e] = s->kind[e] == FVI_STEP_SKIP;
         memset(a->action + (size_t)e * (size_t)p->K,
@@ -306,24 +406,41 @@ static void put_kinds(const planner *p, const dpx_search *s, fv_accel *a)
     }
 }
 
-/* Keeps the better of *out and the best plan of a search; lowers *fastest to its fastest. */
-static fv_status search_dpx(planner *p, double budget, dpx_search *s, fv_accel *trial,
-                            fv_accel *out, double *least, double *fastest)
+static void keep_better(dpx_best *b, double error)
+{
+    if (b->is_found && !(error < b->error)) return;
+    b->is_found = true;
+    b->error = error;
+    fvi_accel_copy(b->plan, b->trial);
+}
+
+static fv_status search_anchors(planner *p, dpx_search *s, dpx_best *b)
+{
+    double error, seconds;
+    FV_TRY(fvi_dpx_anchors(p->ctx, s->work, p->a->anchors, s->kind));
+    fvi_dpx_judge(&s->p, s->kind, &error, &seconds);
+    put_kinds(p, s, b->trial);
+    keep_better(b, error);
+    return FV_OK;
+}
+
+/* Keeps the best plan of a search if it is better; lowers b->fastest to its fastest. */
+static fv_status search_dpx(planner *p, double budget, dpx_search *s, dpx_best *b)
 {
     static const double reserve[] = { 0, 1, 2 }; /* anchors' worth of time kept for spending */
+    if (p->a->anchors > 0) return search_anchors(p, s, b);
+    p->no_room = !s->prunes;
     for (int i = 0; i < (p->a->no_single_modules ? 1 : (int)FV_ARRAY_LEN(reserve)); i++) {
         double error, seconds;
         const double most = budget - s->fixed - reserve[i] * s->seconds[p->T - 1];
         const fv_status st = fvi_dpx_within(p->ctx, s->work, most, s->kind, &error, &seconds);
-        if (!i && seconds + s->fixed < *fastest) *fastest = seconds + s->fixed;
+        if (!i && seconds + s->fixed < b->fastest) b->fastest = seconds + s->fixed;
         if (st == FV_ERR_ARG) break; /* too little time: others may do */
         FV_TRY(st);
-        put_kinds(p, s, trial);
+        put_kinds(p, s, b->trial);
         if (!p->a->no_single_modules)
-            FV_TRY(spend(p, budget - s->fixed - seconds, trial, &error));
-        if (!(error < *least)) continue;
-        *least = error;
-        fvi_accel_copy(out, trial);
+            FV_TRY(spend(p, budget - s->fixed - seconds, b->trial, &error));
+        if (error < INFINITY) keep_better(b, error);
     }
     return FV_OK;
 }
@@ -333,44 +450,73 @@ static bool knows_skip(const planner *p, dit_skip kind)
     return p->sens && !p->a->no_skipping && fvi_sens_omega_step(p->sens, kind, p->T - 1) >= 0;
 }
 
-/* With skips of one kind, without any, or of the other, whatever is predicted to be best. */
-static fv_status plan_dpx(planner *p, double budget, fv_accel *out)
+/* With skips of one kind, without any, or of the other, whatever is predicted to be best; forecasts
+ * of modules from `terms` outputs. Plans for a number of anchors skip only where memory leaves
+ * nothing else. */
+static fv_status search_terms(planner *p, double budget, int terms, bool prunes, dpx_best *b)
 {
-    double least = INFINITY, fastest = INFINITY;
-    dpx_search plain, skips;
-    fv_accel *trial;
-    FV_TRY(fvi_accel_create(p->ctx, &trial, p->T, p->K / 2));
-    fv_status s = open_dpx(p, &plain, -1, NULL);
-    if (s == FV_OK) s = search_dpx(p, budget, &plain, trial, out, &least, &fastest);
+    dpx_search plain = { .work = NULL }, skips;
+    fv_status s = FV_OK;
+    if (terms && is_largest(p, terms, -1, prunes)) {
+        s = open_dpx(p, &plain, (reach){ terms, 0, DIT_SKIP_OUTPUT, prunes }, NULL);
+        if (s == FV_OK) s = search_dpx(p, budget, &plain, b);
+    }
     for (int kind = DIT_SKIP_OUTPUT; s == FV_OK && kind <= DIT_SKIP_HIDDEN; kind++) {
-        if (!knows_skip(p, (dit_skip)kind)) continue;
-        s = open_dpx(p, &skips, kind, plain.work);
-        if (s == FV_OK) s = search_dpx(p, budget, &skips, trial, out, &least, &fastest);
+        if (!knows_skip(p, (dit_skip)kind) || !is_largest(p, terms, kind, prunes)) continue;
+        if (p->a->anchors > 0 && terms) continue;
+        const int steps = most_steps(p, terms, kind, prunes);
+        s = open_dpx(p, &skips, (reach){ terms, steps, (dit_skip)kind, prunes }, plain.work);
+        if (s == FV_OK) s = search_dpx(p, budget, &skips, b);
         close_dpx(p, &skips);
     }
     close_dpx(p, &plain);
-    fv_accel_free(&trial);
-    if (s == FV_OK && fastest > budget)
-        s = fv_fail(p->ctx, FV_ERR_ARG,
-                    "speed-up %.3g is beyond the maximum of %.2f for this model, batch and "
-                    "decoder: ask for less",
-                    p->a->speedup, p->timing->correction * p->exact / fastest);
-    if (s == FV_OK) fvi_accel_weights(out, p->sens, p->must);
     return s;
 }
 
-static fv_status plan_dpx_anchors(planner *p, int anchors, fv_accel *out)
+/* What the plan that is cheapest in memory needs; at most what the one without a bound does. */
+static fv_status name_least(planner *p, double budget, dpx_best *b)
 {
-    dpx_search s;
-    if (anchors > p->T)
+    static const reach small[] = { { 0, 1, DIT_SKIP_OUTPUT, false },
+                                   { 0, 1, DIT_SKIP_HIDDEN, false },
+                                   { 1, 0, DIT_SKIP_OUTPUT, false },
+                                   { 1, 1, DIT_SKIP_OUTPUT, false },
+                                   { 1, 1, DIT_SKIP_HIDDEN, false } };
+    uint64_t least = p->free_bytes;
+    p->most_bytes = 0;
+    for (size_t i = 0; i < FV_ARRAY_LEN(small); i++) {
+        const uint64_t bytes = reach_bytes(p, &small[i]);
+        dpx_search s;
+        if (bytes >= least || (small[i].step_terms && !knows_skip(p, small[i].skip))) continue;
+        b->is_found = false;
+        fv_status st = open_dpx(p, &s, small[i], NULL);
+        if (st == FV_OK) st = search_dpx(p, budget, &s, b);
+        close_dpx(p, &s);
+        if (st != FV_OK && st != FV_ERR_ARG) return st;
+        if (b->is_found) least = bytes;
+    }
+    return too_small(p, least);
+}
+
+static fv_status plan_dpx(planner *p, double budget, fv_accel *out)
+{
+    const int fewest = p->most_bytes ? 0 : FVI_DPX_TERMS;
+    dpx_best b = { .plan = out, .error = INFINITY, .fastest = INFINITY };
+    if (p->a->anchors > p->T)
         return fv_fail(p->ctx, FV_ERR_ARG, "plan: %d full steps, but there are %d evaluations",
-                       anchors, p->T);
-    fv_status st = open_dpx(p, &s, -1, NULL);
-    if (st == FV_OK) st = fvi_dpx_anchors(p->ctx, s.work, anchors, s.kind);
-    if (st == FV_OK) put_kinds(p, &s, out);
-    close_dpx(p, &s);
-    if (st == FV_OK) fvi_accel_weights(out, p->sens, p->must);
-    return st;
+                       p->a->anchors, p->T);
+    FV_TRY(fvi_accel_create(p->ctx, &b.trial, p->T, p->K / 2));
+    fv_status s = FV_OK;
+    for (int terms = FVI_DPX_TERMS; s == FV_OK && terms >= fewest; terms--) {
+        s = search_terms(p, budget, terms, true, &b);
+        if (s == FV_OK) s = search_terms(p, budget, terms, false, &b);
+    }
+    if (p->most_bytes && !b.is_found && (s == FV_OK || s == FV_ERR_ARG))
+        s = name_least(p, budget, &b);
+    else if (s == FV_OK && !p->a->anchors && b.fastest > budget)
+        s = too_fast(p, b.fastest);
+    fv_accel_free(&b.trial);
+    if (s == FV_OK) fvi_accel_weights(out, p->sens, p->must);
+    return s;
 }
 
 /* ---- Speed targets -------------------------------------------------------------------------- */
@@ -391,10 +537,7 @@ static fv_status most_anchors(planner *p, double budget, int *count)
         if (t <= budget) *count = k;
     }
     if (*count) return FV_OK;
-    return fv_fail(p->ctx, FV_ERR_ARG,
-                   "speed-up %.3g is beyond the maximum of %.2f for this model, batch and decoder: "
-                   "ask for less",
-                   p->a->speedup, p->timing->correction * p->exact / fastest);
+    return too_fast(p, fastest);
 }
 
 /* Mean over what is reused; 0 if nothing is. */
@@ -441,7 +584,7 @@ static fv_status fit_rate(planner *p, double budget, fv_accel *a, double *error)
 {
     const double mean = mean_cosine(p, a);
     double low = 0, high = 1, seconds;
-    for (int i = 0; p->can_prune && i < 24; i++) {
+    for (int i = 0; p->can_prune && !p->no_room && i < 24; i++) {
         const double middle = 0.5 * (low + high);
         prune_by_rate(p, middle, mean, a, error);
         FV_TRY(fvi_accel_seconds(p->ctx, p->d, p->o, p->timing, a, &seconds));
@@ -516,6 +659,40 @@ static double flop_ratio(const planner *p, const fv_accel *a)
     return exact / plan;
 }
 
+static fv_status plan_actions(planner *p, double budget, fv_accel *out)
+{
+    const fv_accel_options *a = p->a;
+    fv_status s;
+    if (a->mode == FV_ACCEL_FIXED) s = plan_fixed(p, a->interval, a->anchors, budget, out);
+    else if (a->mode == FV_ACCEL_DPX) s = plan_dpx(p, budget, out);
+    else s = a->anchors > 0 ? plan_dp(p, a->anchors, out) : plan_timed(p, budget, out);
+    if (s == FV_OK) fvi_accel_count(out);
+    return s;
+}
+
+/* The plan that would be made without a bound, if it is within; else what the bound leaves: dpx
+ * looks back on less, the others give up pruning. */
+static fv_status plan_within(planner *p, double budget, bool is_exact, fv_accel *out)
+{
+    const uint64_t most = p->a->max_cache_bytes;
+    const bool is_dpx = p->a->mode == FV_ACCEL_DPX && !is_exact;
+    if (is_exact) fvi_accel_count(out);
+    else FV_TRY(plan_actions(p, budget, out));
+    if (!most) return FV_OK;
+    p->free_bytes = plan_bytes(p, out);
+    if (p->free_bytes > most && (is_dpx || out->prunes)) {
+        p->most_bytes = most;
+        p->no_room = true;
+        FV_TRY(plan_actions(p, budget, out));
+    }
+    if (plan_bytes(p, out) > most) return too_small(p, plan_bytes(p, out));
+    if (is_dpx) { /* polishing must not look back on more */
+        out->terms = out->history;
+        out->step_terms = out->step_history;
+    }
+    return FV_OK;
+}
+
 static fv_status make_plan(planner *p, fv_accel *out)
 {
     const fv_accel_options *a = p->a;
@@ -529,18 +706,7 @@ static fv_status make_plan(planner *p, fv_accel *out)
                          : p->sens                              ? ""
                                                                 : " (uniform)";
     snprintf(out->mode, sizeof out->mode, "%s%s", is_exact ? "exact" : name[a->mode], errors);
-    if (!is_exact) {
-        if (a->mode == FV_ACCEL_FIXED)
-            FV_TRY(plan_fixed(p, a->interval, a->anchors, budget, out));
-        else if (a->mode == FV_ACCEL_DPX)
-            FV_TRY(a->anchors > 0 ? plan_dpx_anchors(p, a->anchors, out)
-                                  : plan_dpx(p, budget, out));
-        else if (a->anchors > 0)
-            FV_TRY(plan_dp(p, a->anchors, out));
-        else
-            FV_TRY(plan_timed(p, budget, out));
-    }
-    fvi_accel_count(out);
+    FV_TRY(plan_within(p, budget, is_exact, out));
     out->flop_ratio = flop_ratio(p, out);
     out->predicted_speedup = out->flop_ratio;
     if (!p->timing) return FV_OK;

@@ -46,6 +46,11 @@ static size_t state_at(const fvi_dpx_work *w, int c, int d2, int d3)
            (size_t)(w->deep > 1 ? d3 : 0);
 }
 
+static int terms_of(const fvi_dpx *p, fvi_step kind)
+{
+    return kind == FVI_STEP_SKIP ? p->step_terms : p->terms;
+}
+
 static double step_error(const fvi_dpx *p, fvi_step kind, int e, const int *at, int n)
 {
     double sum = 0;
@@ -122,7 +127,7 @@ typedef struct filler {
     const fvi_dpx_work *w;
     const bands *b;
     double *best;
-    int e, at[FVI_DPX_TERMS];
+    int e, terms, at[FVI_DPX_TERMS];
 } filler;
 
 static double error_of_terms(filler *f, int n)
@@ -142,7 +147,7 @@ static void fill_third(filler *f, int age, int d2, double error)
     for (int d3 = 0; d3 < w->deep && d3 <= f->e - age - d2; d3++) {
         f->at[2] = f->at[1] - d3;
         to[step_at(w, f->e, age, d2, d3)] =
-            d2 != NONE && d3 != NONE && w->p.terms > 2 ? error_of_terms(f, 3) : error;
+            d2 != NONE && d3 != NONE && f->terms > 2 ? error_of_terms(f, 3) : error;
     }
 }
 
@@ -155,7 +160,7 @@ static void fill_evaluation(filler *f)
         const double first = error_of_terms(f, 1);
         for (int d2 = 0; d2 <= w->G && d2 <= f->e - age; d2++) {
             f->at[1] = f->at[0] - d2;
-            fill_third(f, age, d2, d2 != NONE && w->p.terms > 1 ? error_of_terms(f, 2) : first);
+            fill_third(f, age, d2, d2 != NONE && f->terms > 1 ? error_of_terms(f, 2) : first);
         }
     }
 }
@@ -171,7 +176,7 @@ static fv_status fill_errors(fv_ctx *ctx, fvi_dpx_work *w, fvi_step kind)
     if (!best) s = FV_ERR_OOM;
 #pragma omp parallel for schedule(dynamic) num_threads(fv_ctx_threads(ctx))
     for (int e = 1; e < (best ? T : 0); e++) {
-        filler f = { w, &b, best + (size_t)e * levels, e, { 0 } };
+        filler f = { w, &b, best + (size_t)e * levels, e, terms_of(&w->p, kind), { 0 } };
         fill_evaluation(&f);
     }
     fv_free(ctx, best);
@@ -189,11 +194,11 @@ fv_status fvi_dpx_open(fv_ctx *ctx, fvi_dpx_work **out, const fvi_dpx *p,
     if (!w) return FV_ERR_OOM;
     w->p = *p;
     w->G = p->max_gap;
-    w->deep = p->terms > 2 && p->T <= DEEP_EVALS ? w->G + 1 : 1;
+    w->deep = (p->terms > 2 || p->step_terms > 2) && p->T <= DEEP_EVALS ? w->G + 1 : 1;
     const size_t steps = step_at(w, p->T, 1, 0, 0), states = state_at(w, p->T + 1, 0, 0);
-    w->is_sharing = like != NULL;
+    w->is_sharing = like && like->deep == w->deep && like->p.terms == p->terms;
     w->error[FVI_STEP_FORECAST] =
-        like ? like->error[FVI_STEP_FORECAST] : fv_calloc(ctx, steps, sizeof(double));
+        w->is_sharing ? like->error[FVI_STEP_FORECAST] : fv_calloc(ctx, steps, sizeof(double));
     if (p->seconds[FVI_STEP_SKIP]) w->error[FVI_STEP_SKIP] = fv_calloc(ctx, steps, sizeof(double));
     w->value = fv_calloc(ctx, states, sizeof(double));
     w->gap = fv_calloc(ctx, states, 1);
@@ -202,7 +207,7 @@ fv_status fvi_dpx_open(fv_ctx *ctx, fvi_dpx_work **out, const fvi_dpx *p,
         fvi_dpx_close(ctx, &w);
         return FV_ERR_OOM;
     }
-    fv_status s = like ? FV_OK : fill_errors(ctx, w, FVI_STEP_FORECAST);
+    fv_status s = w->is_sharing ? FV_OK : fill_errors(ctx, w, FVI_STEP_FORECAST);
     if (s == FV_OK && p->seconds[FVI_STEP_SKIP]) s = fill_errors(ctx, w, FVI_STEP_SKIP);
     if (s == FV_OK)
         *out = w;
@@ -304,8 +309,8 @@ void fvi_dpx_judge(const fvi_dpx *p, const uint8_t *kind, double *error, double 
             if (count < FVI_DPX_TERMS) count++;
             continue;
         }
-        *error += count ? step_error(p, (fvi_step)kind[e], e, anchor,
-                                     count < p->terms ? count : p->terms)
+        const int most = terms_of(p, (fvi_step)kind[e]);
+        *error += count ? step_error(p, (fvi_step)kind[e], e, anchor, count < most ? count : most)
                         : INFINITY;
     }
 }

@@ -44,7 +44,7 @@ void fvi_accel_count(fv_accel *a)
     const size_t K = 2 * (size_t)a->depth;
     a->anchors = a->step_history = 0;
     a->history = 1;
-    a->prunes = false;
+    a->prunes = a->keeps = false;
     for (int e = 0; e < a->evals; e++) {
         bool is_full = !a->skipped[e];
         for (size_t k = 0; !a->skipped[e] && k < K; k++) {
@@ -52,6 +52,7 @@ void fvi_accel_count(fv_accel *a)
             const int action = a->action[at], n = dit_reach(a->weight + at * DIT_HISTORY);
             is_full = is_full && action == DIT_FULL;
             a->prunes |= action == DIT_PRUNE;
+            a->keeps |= action != DIT_FULL;
             if ((action == DIT_LINEAR || action == DIT_PRUNE) && n > a->history) a->history = n;
         }
         const int n = dit_reach(a->skip_weight + (size_t)e * DIT_HISTORY);
@@ -92,7 +93,7 @@ dit_row dit_accel_row(const fv_accel *a, int e)
 void dit_runner_options_for(const fv_accel *a, dit_runner_options *o)
 {
     if (!a) return;
-    o->keep_outputs = true;
+    o->keep_outputs = a->keeps || a->policy;
     o->history = a->history;
     o->step_history = a->step_history;
     o->skip = a->skip;

@@ -53,7 +53,7 @@ struct dit_runner {
     fv_dtype precision, feature_type;
     int B, depth, tokens;
     int64_t state;              /* values of one picture's state */
-    bool keep;
+    bool keep, is_sketch;       /* is_sketch: only to count what it would hold */
     module_set guided, single;  /* 2B rows, B rows; unused ones are empty */
     float *x, *h, *out, *mod, *mod_final, *pos, *rope; /* device */
     float *host_out;
@@ -437,7 +437,7 @@ static fv_status upload_tables(dit_runner *r)
 static void *take(dit_runner *r, uint64_t *sum, size_t n, size_t size)
 {
     *sum += (uint64_t)n * size;
-    return fv_dev_alloc(r->ctx, n, size);
+    return r->is_sketch ? NULL : fv_dev_alloc(r->ctx, n, size);
 }
 
 /* What pruning needs: gathered tokens of the largest size, and memory of what was computed when. */
@@ -481,6 +481,27 @@ static bool allocate_check(dit_runner *r, size_t rows, size_t hidden)
     return r->last && r->last_y;
 }
 
+/* All that counts as caches, and what only runs that have those need. */
+static bool allocate_caches(dit_runner *r)
+{
+    const dit_config *c = &r->net->cfg;
+    const size_t R = 2 * (size_t)r->B, N = (size_t)dit_tokens(c), D = (size_t)c->width,
+                 L = (size_t)r->depth, n = (size_t)r->chunk * (size_t)r->most_labels;
+    const size_t output = (size_t)c->input_size * (size_t)c->input_size * (size_t)c->out_channels;
+    uint64_t *kept = &r->cache_bytes;
+    r->slot_bytes = (R * N * D * fv_dtype_size(r->feature_type) + 63) / 64 * 64;
+    r->pos = take(r, kept, N * D, sizeof(float));
+    r->rope = take(r, kept, N * (D / (size_t)c->heads), sizeof(float));
+    r->cache = take(r, kept, r->keep ? 2 * L * (size_t)r->history : 1, r->slot_bytes);
+    r->bank = take(r, kept, L * n * 6 * D, sizeof(float));
+    r->bank_final = take(r, kept, n * 2 * D, sizeof(float));
+    r->bank_t = take(r, kept, n, sizeof(float));
+    r->bank_y = take(r, kept, n, sizeof(int32_t));
+    const bool has_past = allocate_past(r, R, N * D, output), can_prune = allocate_pruning(r);
+    return r->pos && r->rope && r->cache && r->bank && r->bank_final && r->bank_t && r->bank_y &&
+           has_past && can_prune;
+}
+
 static fv_status allocate(dit_runner *r)
 {
     const dit_config *c = &r->net->cfg;
@@ -489,20 +510,13 @@ static fv_status allocate(dit_runner *r)
     const size_t pixels = (size_t)c->input_size * (size_t)c->input_size;
     const size_t output = pixels * (size_t)c->out_channels;
     const size_t n = (size_t)r->chunk * (size_t)r->most_labels;
-    r->slot_bytes = (R * N * D * fv_dtype_size(r->feature_type) + 63) / 64 * 64;
-    uint64_t *act = &r->activation_bytes, *kept = &r->cache_bytes;
+    uint64_t *act = &r->activation_bytes;
     r->x = take(r, act, R * pixels * (size_t)c->channels, sizeof(float));
     r->h = take(r, act, R * N * D, sizeof(float));
     r->out = take(r, act, R * output, sizeof(float));
     r->mod = take(r, act, L * R * 6 * D, sizeof(float));
     r->mod_final = take(r, act, R * 2 * D, sizeof(float));
-    r->pos = take(r, kept, N * D, sizeof(float));
-    r->rope = take(r, kept, N * (D / (size_t)c->heads), sizeof(float));
-    r->cache = take(r, kept, r->keep ? 2 * L * (size_t)r->history : 1, r->slot_bytes);
-    r->bank = take(r, kept, L * n * 6 * D, sizeof(float));
-    r->bank_final = take(r, kept, n * 2 * D, sizeof(float));
-    r->bank_t = take(r, kept, n, sizeof(float));
-    r->bank_y = take(r, kept, n, sizeof(int32_t));
+    const bool has_caches = allocate_caches(r);
     r->host_out = fv_calloc(r->ctx, R * output, sizeof(float));
     r->activation_bytes += (uint64_t)R * output * sizeof(float);
     r->valid_rows = fv_calloc(r->ctx, 2 * L * (size_t)r->history, sizeof(int));
@@ -511,11 +525,9 @@ static fv_status allocate(dit_runner *r)
     r->host_y = fv_calloc(r->ctx, n, sizeof(int32_t));
     r->label_of_row = fv_calloc(r->ctx, R, sizeof(int));
     r->distinct = fv_calloc(r->ctx, (size_t)r->B + 1, sizeof(int32_t));
-    if (!r->x || !r->h || !r->out || !r->mod || !r->mod_final || !r->pos || !r->rope || !r->cache ||
-        !r->valid_rows || !r->newest || !r->bank || !r->bank_final || !r->bank_t || !r->bank_y ||
-        !r->label_of_row || !r->distinct || !r->host_out || !r->host_t || !r->host_y ||
-        !allocate_past(r, R, N * D, output) || !allocate_check(r, R, N * D) ||
-        !allocate_pruning(r))
+    if (!r->x || !r->h || !r->out || !r->mod || !r->mod_final || !has_caches || !r->valid_rows ||
+        !r->newest || !r->label_of_row || !r->distinct || !r->host_out || !r->host_t ||
+        !r->host_y || !allocate_check(r, R, N * D))
         return FV_ERR_OOM;
     return upload_tables(r);
 }
@@ -546,19 +558,16 @@ static fv_status build(dit_runner *r)
     return give_work(r, &r->single, work);
 }
 
-fv_status dit_runner_create(fv_ctx *ctx, dit_runner **out, const dit_net *n, fv_dtype precision,
-                            const dit_schedule *s, const dit_runner_options *o)
+/* All that follows from the options. */
+static void describe(dit_runner *r, const dit_net *n, fv_dtype precision, const dit_schedule *s,
+                     const dit_runner_options *o)
 {
-    *out = NULL;
-    dit_runner *r = fv_calloc(ctx, 1, sizeof *r);
-    if (!r) return FV_ERR_OOM;
-    r->ctx = ctx;
     r->net = n;
     r->schedule = s;
     r->B = o->B;
     r->depth = n->cfg.depth;
     r->tokens = dit_tokens(&n->cfg);
-    r->precision = precision == FV_BF16 && fv_ctx_cpu(ctx) & FV_CPU_AVX512 ? FV_BF16 : FV_F32;
+    r->precision = precision == FV_BF16 && fv_ctx_cpu(r->ctx) & FV_CPU_AVX512 ? FV_BF16 : FV_F32;
     r->feature_type = o->exact_cache ? FV_F32 : r->precision;
     r->keep = o->keep_outputs;
     r->history = !o->keep_outputs || o->history < 1 ? 1
@@ -577,6 +586,25 @@ fv_status dit_runner_create(fv_ctx *ctx, dit_runner **out, const dit_net *n, fv_
     for (int e = 0; e < s->evals && r->most_labels == r->B; e++)
         if (dit_schedule_guided(s, e)) r->most_labels++;
     choose_chunk(r, !o->no_hoisting);
+}
+
+uint64_t dit_runner_cache_bytes(fv_ctx *ctx, const dit_net *n, fv_dtype precision,
+                                const dit_schedule *s, const dit_runner_options *o)
+{
+    dit_runner r = { .ctx = ctx, .is_sketch = true };
+    describe(&r, n, precision, s, o);
+    (void)allocate_caches(&r);
+    return r.cache_bytes;
+}
+
+fv_status dit_runner_create(fv_ctx *ctx, dit_runner **out, const dit_net *n, fv_dtype precision,
+                            const dit_schedule *s, const dit_runner_options *o)
+{
+    *out = NULL;
+    dit_runner *r = fv_calloc(ctx, 1, sizeof *r);
+    if (!r) return FV_ERR_OOM;
+    r->ctx = ctx;
+    describe(r, n, precision, s, o);
     const fv_status st = build(r);
     if (st != FV_OK) {
         dit_runner_destroy(&r);

@@ -69,8 +69,8 @@ double fvi_skip_seconds(const fv_timing *t, int g, dit_skip kind);
 
 /* What comes true of the error that a single module between anchors is predicted to save: its
  * inputs have drifted, which the table does not know, and the tokens of a pruned one see others
- * that are old. Measured on F64c: with all of it believed, plans have too few anchors for too many single
- * modules and lose 1 to 3 dB. */
+ * that are old. Measured on F64c: with all of it believed, plans have too few anchors for too many
+ * single modules and lose 1 to 3 dB. */
 #define FVI_TRUST_FULL 0.5
 #define FVI_TRUST_PRUNED 0.15
 
@@ -96,7 +96,8 @@ fv_status fvi_spend_time(const fvi_spend *p, double budget, fv_accel *a, double 
 typedef enum fvi_step { FVI_STEP_ANCHOR = 0, FVI_STEP_FORECAST, FVI_STEP_SKIP } fvi_step;
 
 typedef struct fvi_dpx {
-    int T, K, max_gap, terms;
+    int T, K, max_gap;
+    int terms, step_terms; /* of forecasts of modules, of skips; at least 1 */
     const fv_sens *sens;
     const uint8_t *must;      /* [T] anchors, behind which nothing older counts */
     const double *seconds[3]; /* [T] of each kind of step; SKIP's NULL: none is skipped */
@@ -105,7 +106,8 @@ typedef struct fvi_dpx {
 
 typedef struct fvi_dpx_work fvi_dpx_work;
 /* Errors of all possible steps; *out is freed by fvi_dpx_close. like: NULL, or one that was opened
- * for the same problem but skips and outlives this one: its errors of forecasts are taken. */
+ * for the same problem but skips and outlives this one: its errors of forecasts are taken where
+ * they look back on as many outputs. */
 fv_status fvi_dpx_open(fv_ctx *ctx, fvi_dpx_work **out, const fvi_dpx *p,
                        const fvi_dpx_work *like);
 void fvi_dpx_close(fv_ctx *ctx, fvi_dpx_work **w);

@@ -213,12 +213,16 @@ typedef struct fv_accel_options {
     int no_skipping;           /* DPX: forecasts module by module only */
     int no_single_modules;     /* DPX, SODA: whole evaluations only */
     int no_pruning;            /* DPX, SODA: single modules are computed in full or not at all */
+    uint64_t max_cache_bytes;  /* most that fv_generate_stats.cache_bytes of the run may become; 0 =
+                                  no bound. Where it is short DPX looks back on fewer outputs, then
+                                  only skips whole evaluations; the others do not prune */
 } fv_accel_options;
 #define FV_ACCEL_OPTIONS_INIT { .struct_size = sizeof(fv_accel_options) }
 /* Plan for generating with `o`. sens NULL: dpx plans by a prior, what measured tables of other
  * models have in common (its mode then reads "dpx (prior)"); the other modes by errors that grow
  * with the square of the distance. timing may be NULL when anchors or interval is given. FV_ERR_ARG
- * names the maximum when speedup is beyond it. */
+ * names the maximum when speedup is beyond it, and the least that max_cache_bytes must be when it
+ * is below. */
 FV_API FV_NODISCARD fv_status fv_accel_plan(fv_ctx *ctx, fv_accel **out, const fv_dit *d,
                                             const fv_generate_options *o, const fv_sens *sens,
                                             fv_timing *timing, const fv_accel_options *a);

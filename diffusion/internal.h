@@ -195,6 +195,9 @@ void dit_runner_options_for(const struct fv_accel *a, dit_runner_options *o);
 fv_status dit_runner_create(fv_ctx *ctx, dit_runner **out, const dit_net *n, fv_dtype precision,
                             const dit_schedule *s, const dit_runner_options *o);
 void dit_runner_destroy(dit_runner **r);
+/* What dit_runner_memory will say of the caches of such a runner; it is not made. */
+uint64_t dit_runner_cache_bytes(fv_ctx *ctx, const dit_net *n, fv_dtype precision,
+                                const dit_schedule *s, const dit_runner_options *o);
 /* Labels of the B pictures; classes = null label. Forgets caches and the modulation bank. */
 fv_status dit_runner_start(dit_runner *r, const int32_t *labels);
 /* Evaluation e on states x [B,S,S,C] -> out [rows,S,S,Cout] (rows = 2B if guided, conditional
@@ -217,7 +220,8 @@ fv_status dit_runner_check(dit_runner *r, const float **out, int *rows);
 const float *dit_runner_hidden(const dit_runner *r, const float **embedded);
 /* Output of module (l, m) at its last full computation: [rows, N, D], type *dtype. */
 const void *dit_runner_feature(const dit_runner *r, int l, int m, fv_dtype *dtype);
-/* Replace the newest output of a module (calibration); rows as of the evaluation that will use it. */
+/* Replace the newest output of a module (calibration); rows as of the evaluation that will use
+ * it. */
 fv_status dit_runner_set_feature(dit_runner *r, int l, int m, const void *data, int rows);
 size_t dit_runner_feature_bytes(const dit_runner *r, int rows);
 /* Bytes held: work memory and states; module outputs, modulation bank and constant tables. */
@@ -293,8 +297,8 @@ int dit_choose_batch(const dit_config *c, const fv_generate_options *o);
  * did not open it: another thread may be changing it). */
 void dit_vae_memory(const fv_ctx *ctx, const fv_vae *v, uint64_t *weights, uint64_t *work);
 
-/* Decides an evaluation at run time (TeaCache and the like). Called before it, in order from 0. What
- * *row points to is the policy's until the next call. */
+/* Decides an evaluation at run time (TeaCache and the like). Called before it, in order from 0.
+ * What *row points to is the policy's until the next call. */
 typedef struct dit_policy {
     fv_status (*start)(void *user, const dit_runner *r, int B); /* a batch begins */
     fv_status (*decide)(void *user, dit_runner *r, int e, const float *x, dit_row *row);
@@ -319,7 +323,7 @@ struct fv_accel {
     bool past_of_anchors; /* skip_weight counts evaluations in full only, else all that ran */
     dit_score score;
     int history, step_history; /* most outputs that any weight reaches back to (fvi_accel_count) */
-    bool prunes;
+    bool prunes, keeps;        /* keeps: some module's output is used again */
     int terms, step_terms; /* most that planned forecasts look back on, modules' and skips'; 0: no
                               bound but the planner's own */
     double predicted_speedup, flop_ratio;

@@ -79,7 +79,8 @@ static void make_problem(problem *q, uint64_t seed, const fv_sens *s, int gap, b
         q->seconds[FVI_STEP_SKIP][e] = 0.05 + 0.02 * (double)r[2];
     }
     if (seed % 3 == 0) q->must[3] = 1;
-    q->p = (fvi_dpx){ T, K, gap, FVI_DPX_TERMS, s, q->must,
+    q->p = (fvi_dpx){ T, K, gap, FVI_DPX_TERMS - (int)(seed / 2 % 3),
+                      FVI_DPX_TERMS - (int)(seed / 3 % 3), s, q->must,
                       { q->seconds[0], q->seconds[1], skips ? q->seconds[2] : NULL },
                       (dit_skip)(seed % 2) };
 }

@@ -389,6 +389,7 @@ static void weights_predict_the_final_error(void)
     for (int e = 4; e < STEPS; e += 5) {
         double predicted, actual = 0;
         memset(plan->action + (size_t)e * K, DIT_REUSE, K);
+        fvi_accel_count(plan);
         OK(ctx, fv_generate_state(ctx, dit, &o, NULL, y, NULL));
         OK(ctx, fvi_accel_error(ctx, dit, &o, table, plan, &predicted));
         for (size_t i = 0; i < n; i++)
@@ -864,6 +865,142 @@ static void polishing_only_improves(void)
     fv_accel_free(&p[1]);
 }
 
+/* The caches that a run of a plan reports; 0 if it fails. */
+static uint64_t caches_of(fv_generate_options o, const fv_accel *plan)
+{
+    fv_generate_stats st = { 0 };
+    float *x = test_alloc(state_values(o.count) * sizeof *x);
+    o.accel = plan;
+    const fv_status s = fv_generate_state(ctx, dit, &o, NULL, x, &st);
+    free(x);
+    return s == FV_OK ? st.cache_bytes : 0;
+}
+
+/* What the message about a bound of a byte names; 0 if there is none. */
+static uint64_t least_caches(const fv_generate_options *o, const fv_sens *sens, fv_timing *t,
+                             fv_accel_options a)
+{
+    fv_accel *p;
+    a.max_cache_bytes = 1;
+    if (fv_accel_plan(ctx, &p, dit, o, sens, t, &a) != FV_ERR_ARG) return 0;
+    const char *at = strstr(fv_ctx_error(ctx), "batch: ");
+    return at && strstr(at, "are the minimum") ? strtoull(at + 7, NULL, 10) : 0;
+}
+
+static bool same_text(const fv_accel *a, const fv_accel *b)
+{
+    char *x = NULL, *y = NULL;
+    size_t n, m;
+    const bool same = fvi_accel_text(ctx, a, &x, &n) == FV_OK &&
+                      fvi_accel_text(ctx, b, &y, &m) == FV_OK && n == m && memcmp(x, y, n) == 0;
+    fv_free(ctx, x);
+    fv_free(ctx, y);
+    return same;
+}
+
+/* From the least that does to what the plan without a bound takes: as fast, within the bound, and
+ * the predicted error grows only as the bound shrinks (with single modules the planner goes by a
+ * part of what they are predicted to save). */
+static void try_bounds(const fv_generate_options *o, const fv_sens *sens, fv_timing *t,
+                       fv_accel_options a)
+{
+    double error, before = INFINITY, best;
+    fv_accel *p, *whole;
+    OK(ctx, fv_accel_plan(ctx, &whole, dit, o, sens, t, &a));
+    OK(ctx, fvi_accel_error(ctx, dit, o, sens, whole, &best));
+    const uint64_t most = caches_of(*o, whole), least = least_caches(o, sens, t, a);
+    CHECK_MSG(least && least < most, "%llu of %llu", (unsigned long long)least,
+              (unsigned long long)most);
+    for (int i = 0; i <= 8 && least; i++) {
+        a.max_cache_bytes = least + (most - least) * (uint64_t)i / 8;
+        OK(ctx, fv_accel_plan(ctx, &p, dit, o, sens, t, &a));
+        OK(ctx, fvi_accel_error(ctx, dit, o, sens, p, &error));
+        const uint64_t bytes = caches_of(*o, p);
+        printf("# %s: %llu of at most %llu bytes: error %.3g, %d terms, %d of steps\n", p->mode,
+               (unsigned long long)bytes, (unsigned long long)a.max_cache_bytes, error,
+               p->keeps ? p->history : 0, p->step_history);
+        CHECK(bytes && bytes <= a.max_cache_bytes && isfinite(error));
+        CHECK_MSG(!a.no_single_modules || (error <= before && error >= best),
+                  "%g after %g, %g at best", error, before, best);
+        if (a.speedup > 0)
+            CHECK_MSG(p->predicted_speedup >= a.speedup * (1 - 1e-9), "%g", p->predicted_speedup);
+        CHECK(same_text(p, whole) == (i == 8));
+        before = error;
+        fv_accel_free(&p);
+    }
+    a.max_cache_bytes = least - 1;
+    CHECK(fv_accel_plan(ctx, &p, dit, o, sens, t, &a) == FV_ERR_ARG && !p);
+    a.max_cache_bytes = UINT64_MAX;
+    OK(ctx, fv_accel_plan(ctx, &p, dit, o, sens, t, &a));
+    CHECK(same_text(p, whole));
+    fv_accel_free(&p);
+    fv_accel_free(&whole);
+}
+
+static void caches_stay_within_a_bound(void)
+{
+    fv_generate_options o = base(5);
+    fv_timing *t = scripted();
+    o.batch = 3;
+    for (int i = 0; i < 10; i++) {
+        fv_accel_options a = FV_ACCEL_OPTIONS_INIT;
+        a.speedup = i / 2 == 3 ? 0 : i / 2 == 2 ? 3.5 : 2;
+        a.anchors = i / 2 == 3 ? 7 : 0;
+        a.no_skipping = i / 2 == 4;
+        a.no_single_modules = i % 2;
+        try_bounds(&o, i / 2 == 1 ? NULL : table, t, a);
+    }
+    fv_timing_free(&t);
+}
+
+/* A ring of one output, and nothing for pruning where that is too much. */
+static void other_modes_keep_to_a_bound_or_refuse(void)
+{
+    static const fv_accel_mode mode[] = { FV_ACCEL_SODA, FV_ACCEL_SODA_PAPER, FV_ACCEL_DCS,
+                                          FV_ACCEL_FIXED, FV_ACCEL_EXACT };
+    fv_generate_options o = base(2);
+    fv_timing *t = scripted();
+    for (size_t i = 0; i < FV_ARRAY_LEN(mode); i++) {
+        fv_accel_options a = FV_ACCEL_OPTIONS_INIT;
+        fv_accel *p;
+        a.mode = mode[i];
+        a.speedup = mode[i] == FV_ACCEL_EXACT ? 1 : 1.8;
+        const uint64_t least = least_caches(&o, table, t, a);
+        CHECK(least);
+        a.max_cache_bytes = least;
+        OK(ctx, fv_accel_plan(ctx, &p, dit, &o, table, t, &a));
+        CHECK(caches_of(o, p) == least && !p->prunes);
+        CHECK(p->keeps == (mode[i] != FV_ACCEL_EXACT) && p->history == 1);
+        fv_accel_free(&p);
+        a.max_cache_bytes = least - 1;
+        CHECK(fv_accel_plan(ctx, &p, dit, &o, table, t, &a) == FV_ERR_ARG && !p);
+    }
+    fv_timing_free(&t);
+}
+
+static void polishing_keeps_to_the_bound(void)
+{
+    fv_generate_options o = base(2);
+    fv_polish_options q = FV_POLISH_OPTIONS_INIT;
+    fv_accel_options a = FV_ACCEL_OPTIONS_INIT;
+    fv_timing *t = scripted();
+    double before, after;
+    fv_accel *p;
+    q.draws = 2;
+    q.trials = 12;
+    a.speedup = 2;
+    const uint64_t least = least_caches(&o, table, t, a);
+    CHECK(least);
+    for (uint64_t i = 0; i < 3; i++) {
+        a.max_cache_bytes = least + i * least / 3;
+        OK(ctx, fv_accel_plan(ctx, &p, dit, &o, table, t, &a));
+        OK(ctx, fv_accel_polish(ctx, p, dit, &o, table, &q, &before, &after));
+        CHECK(after >= before && caches_of(o, p) <= a.max_cache_bytes);
+        fv_accel_free(&p);
+    }
+    fv_timing_free(&t);
+}
+
 static void plans_round_trip(void)
 {
     fv_generate_options o = base(2);
@@ -941,7 +1078,7 @@ static void plain_free(void *user, void *ptr)
 }
 
 /* Fail the 1st allocation, then the 2nd, ... until parsing and planning succeed. */
-static void failing_memory_is_reported(void)
+static void fail_in_turn(uint64_t max_cache_bytes)
 {
     const fv_allocator heap = { failing_alloc, plain_free, NULL };
     fv_ctx_options co = FV_CTX_OPTIONS_INIT;
@@ -953,6 +1090,7 @@ static void failing_memory_is_reported(void)
     bool done = false;
     OK(ctx, fvi_sens_encode(ctx, table, &bytes, &n));
     a.speedup = 1.7;
+    a.max_cache_bytes = max_cache_bytes;
     co.alloc = &heap;
     co.threads = 1;
     for (int limit = 0; limit < 400 && !done; limit++) {
@@ -979,6 +1117,17 @@ static void failing_memory_is_reported(void)
     }
     CHECK(done);
     fv_free(ctx, bytes);
+    fv_timing_free(&t);
+}
+
+static void failing_memory_is_reported(void)
+{
+    fv_generate_options o = base(2);
+    fv_accel_options a = FV_ACCEL_OPTIONS_INIT;
+    fv_timing *t = scripted();
+    a.speedup = 1.7;
+    fail_in_turn(0);
+    fail_in_turn(least_caches(&o, table, t, a));
     fv_timing_free(&t);
 }
 
@@ -1028,6 +1177,9 @@ int main(void)
     RUN(damaged_tables_are_refused);
     RUN(unknown_keys_and_arrays_are_ignored);
     RUN(polishing_only_improves);
+    RUN(caches_stay_within_a_bound);
+    RUN(other_modes_keep_to_a_bound_or_refuse);
+    RUN(polishing_keeps_to_the_bound);
     RUN(plans_round_trip);
     RUN(plan_lines_may_be_unknown);
     RUN(failing_memory_is_reported);
