@@ -276,9 +276,12 @@ static dit_runner_options run_options(const planner *p)
                                  .no_hoisting = p->o->no_hoisting != 0 };
 }
 
+/* The runner's caches and what the guard keeps. */
 static uint64_t run_bytes(const planner *p, const dit_runner_options *o)
 {
-    return dit_runner_cache_bytes(p->ctx, &p->d->net, p->d->precision, &p->schedule, o);
+    const dit_net *n = &p->d->net;
+    const uint64_t guard = p->o->guard > 0 ? dit_guard_cache_bytes(&n->cfg, p->T, o->B) : 0;
+    return dit_runner_cache_bytes(p->ctx, n, p->d->precision, &p->schedule, o) + guard;
 }
 
 static uint64_t plan_bytes(const planner *p, const fv_accel *a)

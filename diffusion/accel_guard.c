@@ -309,33 +309,45 @@ static void weigh(dit_guard *g)
 static void *take(dit_guard *g, size_t n, size_t size)
 {
     g->bytes += (uint64_t)n * size;
-    return fv_calloc(g->ctx, n, size);
+    return g->ctx ? fv_calloc(g->ctx, n, size) : NULL; /* without: it is only counted */
 }
 
-fv_status dit_guard_create(fv_ctx *ctx, dit_guard **out, const fv_accel *plan,
-                           const dit_schedule *s, const dit_config *c, const dit_guard_options *o)
+static bool allocate(dit_guard *g, const dit_config *c)
 {
-    const size_t T = (size_t)plan->evals, K = 2 * (size_t)plan->depth, rows = 2 * (size_t)o->B;
-    dit_guard *g = fv_calloc(ctx, 1, sizeof *g);
-    *out = NULL;
-    if (!g) return FV_ERR_OOM;
-    *g = (dit_guard){ .ctx = ctx, .plan = plan, .schedule = s, .tau = o->tau, .T = plan->evals,
-                      .K = 2 * plan->depth, .B = o->B };
+    const size_t T = (size_t)g->T, K = (size_t)g->K, rows = 2 * (size_t)g->B;
     g->row = (size_t)dit_tokens(c) * (size_t)c->width;
     g->planned = take(g, T * (K + 1), sizeof *g->planned);
     g->now = take(g, K + 1, sizeof *g->now);
     g->omega = take(g, T, sizeof *g->omega);
     g->source = take(g, T, sizeof *g->source);
     g->before = take(g, rows * g->row, sizeof *g->before);
-    g->pace = take(g, (size_t)o->B, sizeof *g->pace);
+    g->pace = take(g, (size_t)g->B, sizeof *g->pace);
     g->change = take(g, rows, sizeof *g->change);
     g->size = take(g, rows, sizeof *g->size);
     g->action = take(g, K, 1); /* DIT_FULL */
     g->weight = take(g, K * DIT_HISTORY, sizeof *g->weight);
+    return g->planned && g->now && g->omega && g->source && g->before && g->pace && g->change &&
+           g->size && g->action && g->weight;
+}
+
+uint64_t dit_guard_cache_bytes(const dit_config *c, int evals, int B)
+{
+    dit_guard g = { .T = evals, .K = 2 * c->depth, .B = B };
+    (void)allocate(&g, c);
+    return g.bytes;
+}
+
+fv_status dit_guard_create(fv_ctx *ctx, dit_guard **out, const fv_accel *plan,
+                           const dit_schedule *s, const dit_config *c, const dit_guard_options *o)
+{
+    dit_guard *g = fv_calloc(ctx, 1, sizeof *g);
+    *out = NULL;
+    if (!g) return FV_ERR_OOM;
+    *g = (dit_guard){ .ctx = ctx, .plan = plan, .schedule = s, .tau = o->tau, .T = plan->evals,
+                      .K = 2 * plan->depth, .B = o->B };
     g->policy = (dit_policy){ .start = guard_start, .decide = guard_decide, .user = g };
     *out = g;
-    if (!g->planned || !g->now || !g->omega || !g->source || !g->before || !g->pace ||
-        !g->change || !g->size || !g->action || !g->weight) {
+    if (!allocate(g, c)) {
         dit_guard_destroy(out);
         return FV_ERR_OOM;
     }

@@ -351,6 +351,7 @@ void dit_guard_destroy(dit_guard **g);
 const dit_policy *dit_guard_policy(const dit_guard *g);
 int64_t dit_guard_fired(const dit_guard *g); /* over all batches */
 uint64_t dit_guard_bytes(const dit_guard *g);
+uint64_t dit_guard_cache_bytes(const dit_config *c, int evals, int B); /* of one that is not made */
 
 /* An opened model. */
 struct fv_dit {

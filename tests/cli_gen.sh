@@ -267,6 +267,15 @@ is_png s.png; ok $? side_by_side_is_a_picture
 refuse polish_needs_speedup 2 "speedup" $gen --polish 3 -o x.png
 expect polish 0 $gen $fast --speedup 1.5 --polish 2 -f -o fast.png
 grep -q 'polished: .* dB' err; ok $? polish_says_what_it_brought
+run $gen $fast --speedup 1.5 -f -o fast.png --json
+most=$(sed -n 's/.*"cache_bytes": \([0-9]*\).*/\1/p' out)
+refuse cache_mem_needs_speedup 2 "speedup" $gen --cache-mem 64M -o x.png
+refuse cache_mem_is_a_size 2 "size such as" $gen --speedup 2 --cache-mem 64Q -o x.png
+refuse cache_mem_too_small 1 "are the minimum" $gen $fast -q --speedup 1.5 --cache-mem 1K -o x.png
+least=$(sed -n 's/.*batch: \([0-9]*\) bytes.*/\1/p' err)
+[ "${least:-0}" -gt 1024 ] && [ "$least" -lt "$most" ]; ok $? cache_mem_minimum_is_below_what_is_usual
+expect cache_mem 0 $gen $fast --speedup 1.5 --cache-mem "$least" -f -o fast.png --json
+[ "$(sed -n 's/.*"cache_bytes": \([0-9]*\).*/\1/p' out)" -le "$least" ]; ok $? cache_mem_is_kept
 expect accel_with_speedup 0 $gen $fast --speedup 1.5 --accel soda -f -o fast.png --json
 grep -q '"mode": "soda' out; ok $? accel_chooses_the_plan
 expect accel_method 0 $gen $fast --accel taylorseer:N=3,order=1 --plan-out t.fvplan -f -o t.png --json

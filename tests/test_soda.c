@@ -948,6 +948,7 @@ static void caches_stay_within_a_bound(void)
         a.anchors = i / 2 == 3 ? 7 : 0;
         a.no_skipping = i / 2 == 4;
         a.no_single_modules = i % 2;
+        o.guard = i == 2 ? 1.2 : 0;
         try_bounds(&o, i / 2 == 1 ? NULL : table, t, a);
     }
     fv_timing_free(&t);

@@ -401,6 +401,32 @@ static bool parse_number(const char *t, bool is_ratio, double *out)
     return *end == 0 && isfinite(*out);
 }
 
+int cli_parse_size(const char *option, const char *text, uint64_t lo, uint64_t *out)
+{
+    static const char units[] = "KMGT";
+    uint64_t v = 0;
+    const char *p = text;
+    bool ok = *p >= '0' && *p <= '9';
+    for (; *p >= '0' && *p <= '9'; p++) {
+        if (v > (UINT64_MAX - 9) / 10) ok = false;
+        else v = 10 * v + (uint64_t)(*p - '0');
+    }
+    const char *unit = *p ? strchr(units, *p >= 'a' && *p <= 'z' ? *p - 32 : *p) : NULL;
+    if (unit) {
+        const int shift = 10 * (int)(unit - units + 1);
+        if (v > UINT64_MAX >> shift) ok = false;
+        else v <<= shift;
+        p++;
+        if (*p == 'i' && p[1] == 'B') p++;
+    }
+    if (*p == 'B') p++;
+    if (!ok || *p || v < lo)
+        return cli_fail(CLI_USAGE, "%s %s: a size such as 64K, 8M or 1G is needed, %llu or more",
+                        option, text, (unsigned long long)lo);
+    *out = v;
+    return CLI_OK;
+}
+
 static int set_number(const cli_option *o, const char *text)
 {
     char name[40];

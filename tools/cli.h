@@ -110,6 +110,9 @@ typedef struct cli_common {
 /* Returns -1 to go on, else the exit code (help was printed, or the usage is wrong). files receives
  * the positional arguments (max_files entries). */
 int cli_parse(const cli_command *c, int argc, char **argv, const char **files, int *count);
+/* A size as the value of an option, at least `lo`: a whole number, with K, M, G or T for powers of
+ * 1024; B or iB may follow. Returns an exit code. */
+int cli_parse_size(const char *option, const char *text, uint64_t lo, uint64_t *out);
 /* The name among `names` (NULL-terminated) that is nearest to `word`, NULL if none is near. */
 const char *cli_nearest(const char *word, const char *const *names);
 

@@ -49,6 +49,7 @@ typedef struct gen_plan_request {
     int count;                   /* pictures of the run */
     int polish;                  /* trials to improve the plan; 0 = none */
     const char *accel;           /* planning mode, or a method of others; NULL = default mode */
+    uint64_t cache_bytes;        /* most that the run may keep; 0 = no bound */
 } gen_plan_request;
 
 typedef struct gen_plan {

@@ -5,7 +5,7 @@
  * KEEP_DAYS:
  *
  *     $XDG_CACHE_HOME/fovea/timing-KEY.json    model, CPU, threads, batch, precision, guidance
- *     $XDG_CACHE_HOME/fovea/plan-KEY.fvplan    the same, and steps, sampler, table, R
+ *     $XDG_CACHE_HOME/fovea/plan-KEY.fvplan    the same, and steps, sampler, table, R, --cache-mem
  *
  * The first use stays below three seconds: the plan is run and corrected (fv_accel_solve) only when
  * the exact path is short enough for that, else the prediction stands. Kept times may stem from a
@@ -25,6 +25,7 @@
 /* fv_accel_solve runs the exact path and a few plans, together about four exact runs. */
 #define SOLVE_SECONDS 0.6
 #define SOLVE_MAX_COUNT 8
+#define MAX_BATCH 32 /* pictures that the library computes together unless told: caches follow it */
 
 /* ---- Tables ---------------------------------------------------------------------------------- */
 
@@ -162,16 +163,19 @@ static fv_status plan_with(fv_ctx *ctx, const gen_model *m, const fv_generate_op
                            gen_plan *out)
 {
     fv_accel_options a = FV_ACCEL_OPTIONS_INIT;
+    fv_generate_options run = *o;
     double exact;
+    if (r->cache_bytes) run.count = r->count < MAX_BATCH ? r->count : MAX_BATCH;
     a.speedup = r->speedup;
+    a.max_cache_bytes = r->cache_bytes;
     if (r->accel) (void)fv_accel_mode_find(r->accel, &a.mode);
     out->measured = NAN;
     fv_accel_free(&out->accel);
     const fv_status s = estimate_exact(ctx, m, o, &exact);
     if (s != FV_OK) return s;
-    if (exact >= SOLVE_SECONDS)
-        return fv_accel_plan(ctx, &out->accel, m->dit, o, sens, timing, &a);
-    return fv_accel_solve(ctx, &out->accel, m->dit, o, sens, timing, &a, &out->measured);
+    if (exact * run.count / o->count >= SOLVE_SECONDS)
+        return fv_accel_plan(ctx, &out->accel, m->dit, &run, sens, timing, &a);
+    return fv_accel_solve(ctx, &out->accel, m->dit, &run, sens, timing, &a, &out->measured);
 }
 
 static fv_status solve(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o,
@@ -221,9 +225,10 @@ static int plan_for_speedup(fv_ctx *ctx, const gen_model *m, const fv_generate_o
     o.class_all = 0;
     char *key = timing_key(ctx, m, &o);
     char *plan_key =
-        cli_format("%s %d %d %g table %llx %g %s %d %g", key, (int)o.sampler, o.steps, (double)o.cfg,
-                   (unsigned long long)table_identity(m, r->table), r->speedup,
-                   r->accel ? r->accel : "", r->polish, o.guard);
+        cli_format("%s %d %d %g table %llx %g %s %d %g caches %llu of %d", key, (int)o.sampler,
+                   o.steps, (double)o.cfg, (unsigned long long)table_identity(m, r->table),
+                   r->speedup, r->accel ? r->accel : "", r->polish, o.guard,
+                   (unsigned long long)r->cache_bytes, r->cache_bytes ? r->count : 0);
     char *timing_file = cache_file("timing", key, ".json");
     char *plan_file = cache_file("plan", plan_key, ".fvplan");
     fv_status s = FV_ERR_NOT_FOUND;

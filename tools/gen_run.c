@@ -19,9 +19,9 @@ typedef struct gen_args {
     cli_common common;
     gen_sampling sampling;
     const char *model, *decoder, *class_name, *out, *sheet, *plan_in, *plan_out, *table,
-        *accel;
+        *accel, *cache_mem;
     int n, polish;
-    uint64_t seed;
+    uint64_t seed, cache_bytes;
     double speedup, guard;
     bool has_grid, has_compare;
 } gen_args;
@@ -438,8 +438,8 @@ static int run_steps(gen_run *r)
     if ((code = choose_classes(r)) != CLI_OK) return code;
     if ((code = name_files(r)) != CLI_OK) return code;
     r->o.guard = a->guard;
-    const gen_plan_request request = {a->speedup,  a->table,  a->plan_in,
-                                      r->o.count, a->polish, a->accel};
+    const gen_plan_request request = {a->speedup, a->table, a->plan_in,    r->o.count,
+                                      a->polish,  a->accel, a->cache_bytes};
     if ((code = gen_make_plan(r->ctx, &r->model, &r->o, &request, &r->plan)) != CLI_OK) return code;
     r->o.accel = r->plan.accel;
     if (a->guard > 0 && r->plan.accel && r->plan.info.at_run_time)
@@ -487,6 +487,8 @@ static int check_args(const gen_args *a)
         return cli_fail(CLI_USAGE, "--polish needs --speedup above 1");
     if (a->guard > 0 && !(a->speedup > 1) && !a->plan_in && !a->accel)
         return cli_fail(CLI_USAGE, "--guard needs --speedup above 1, --plan-in or --accel");
+    if (a->cache_mem && !(a->speedup > 1))
+        return cli_fail(CLI_USAGE, "--cache-mem needs --speedup above 1");
     if (a->table && !(a->speedup > 0) && !a->accel)
         return cli_fail(CLI_USAGE, "--table needs --speedup or --accel");
     return gen_check_accel(a->accel, a->speedup);
@@ -521,6 +523,8 @@ int gen_pictures(int argc, char **argv)
          &a.accel, 0, 0},
         {0, "guard", "TAU", "mend the plan for unusual inputs; try 1.3", CLI_NUMBER, &a.guard,
          0, 1000},
+        {0, "cache-mem", "SIZE", "with --speedup: most memory for what is reused, as in 64M",
+         CLI_STRING, &a.cache_mem, 0, 0},
         {0, "compare", NULL, "also run exactly, report speed-up, PSNR, SSIM", CLI_FLAG,
          &a.has_compare, 0, 0},
         {0, "side-by-side", "FILE", "with --compare: exact, fast, difference", CLI_STRING, &a.sheet,
@@ -548,6 +552,9 @@ int gen_pictures(int argc, char **argv)
     int code = cli_parse(&command, argc, argv, NULL, &files);
     if (code >= 0) return cli_finish(&r.ctx, code);
     if ((code = check_args(&a)) != CLI_OK) return code;
+    if (a.cache_mem)
+        code = cli_parse_size("--cache-mem", a.cache_mem, 1, &a.cache_bytes);
+    if (code != CLI_OK) return code;
     if ((code = gen_set_sampling(&a.sampling, &r.o)) != CLI_OK) return code;
     if ((code = cli_start(&r.ctx, &a.common)) != CLI_OK) return code;
     code = run_steps(&r);

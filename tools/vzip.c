@@ -167,33 +167,6 @@ static int take_digits(const cli_option *o, int *argc, char **argv, int *level)
     return CLI_OK;
 }
 
-/* A whole number, with K, M, G or T for powers of 1024; B or iB may follow. */
-static int parse_size(const char *option, const char *text, uint64_t lo, uint64_t *out)
-{
-    static const char units[] = "KMGT";
-    uint64_t v = 0;
-    const char *p = text;
-    bool ok = *p >= '0' && *p <= '9';
-    for (; *p >= '0' && *p <= '9'; p++) {
-        if (v > (UINT64_MAX - 9) / 10) ok = false;
-        else v = 10 * v + (uint64_t)(*p - '0');
-    }
-    const char *unit = *p ? strchr(units, *p >= 'a' && *p <= 'z' ? *p - 32 : *p) : NULL;
-    if (unit) {
-        const int shift = 10 * (int)(unit - units + 1);
-        if (v > UINT64_MAX >> shift) ok = false;
-        else v <<= shift;
-        p++;
-        if (*p == 'i' && p[1] == 'B') p++;
-    }
-    if (*p == 'B') p++;
-    if (!ok || *p || v < lo)
-        return cli_fail(CLI_USAGE, "%s %s: a size such as 64K, 8M or 1G is needed%s", option, text,
-                        lo > 1 ? ", 4K or more" : "");
-    *out = v;
-    return CLI_OK;
-}
-
 static int set_job(args *a, int files)
 {
     vzip_job *j = &a->job;
@@ -219,10 +192,11 @@ static int set_job(args *a, int files)
     if (j->to_stdout && j->remove_input)
         return cli_fail(CLI_USAGE,
                         "--rm and -c exclude each other: the input would be all there is");
-    if (a->memory) code = parse_size("--memory", a->memory, 1, &j->memory_bytes);
-    if (code == CLI_OK && a->most) code = parse_size("--max-output", a->most, 1, &j->max_output);
+    if (a->memory) code = cli_parse_size("--memory", a->memory, 1, &j->memory_bytes);
+    if (code == CLI_OK && a->most)
+        code = cli_parse_size("--max-output", a->most, 1, &j->max_output);
     if (code == CLI_OK && a->block)
-        code = parse_size("--block-size", a->block, 4096, &j->block_bytes);
+        code = cli_parse_size("--block-size", a->block, 4096, &j->block_bytes);
     if (code == CLI_OK && j->block_bytes > LONG_BLOCK)
         code = cli_fail(CLI_USAGE, "--block-size %s: 256M at most", a->block);
     if (a->is_long) j->block_bytes = LONG_BLOCK;

@@ -28,7 +28,8 @@ _gen()
     explain) words="--model --speedup -n $sampling --table --png -f --json $machine $common" ;;
     *)
         words="--model --class -n --seed $sampling --speedup --compare --side-by-side --table
-            --accel --polish --guard --plan-out --plan-in --decoder -o --grid -f $machine --json $common"
+            --accel --polish --cache-mem --guard --plan-out --plan-in --decoder -o --grid -f $machine
+            --json $common"
         [[ $COMP_CWORD == 1 ]] && words="info calibrate explain $words"
         ;;
     esac
