@@ -1,4 +1,4 @@
-/* ar_cost.c - which tree pays on this machine, or none (spec 2.7).
+/* ar_cost.c - which tree pays on this machine, or none.
  *
  * A step with a tree of R rows and L levels brings 1 + sum over nodes of the chance that the walk
  * reaches them, and costs T_v(R) + T_first + (L - 1) T_level. T_v is measured at 1, 2, 4, ... rows,

@@ -120,7 +120,7 @@ typedef struct ar_tree {
 typedef enum ar_draft_kind {
     AR_DRAFT_GUMBEL = 0, /* coupled: children are the top of log q + g (default)                  */
     AR_DRAFT_CHAIN,      /* one child a level: the draft's coupled draw, or its argmax            */
-    AR_DRAFT_STATIC,     /* EAGLE-1, LANTERN++: shapes of spec 2.6, children without replacement  */
+    AR_DRAFT_STATIC,     /* EAGLE-1, LANTERN++: fixed shapes, children without replacement        */
     AR_DRAFT_EAGLE2,     /* top_k candidates a level, the `nodes` best by cumulative log q        */
     AR_DRAFT_PQ          /* children drawn from q without replacement, tested by p/q              */
 } ar_draft_kind;
@@ -130,15 +130,15 @@ typedef struct ar_tree_options {
     int depth;           /* levels below the root, 1..AR_MAX_DEPTH */
     int top_k;           /* children of a node, 1..AR_MAX_RANK     */
     int nodes;           /* at most, the root included             */
-    int shape;           /* STATIC: 0 mc_sim_7b_63 (25), 1 naive (57), 2 balanced (25), 3 chain of 5;
-                            nodes below the root */
+    int shape;           /* STATIC: 0 mc_sim_7b_63 (25), 1 naive (57), 2 balanced (25), 3 chain of
+                            5; nodes below the root */
     const float *accept; /* GUMBEL, PQ: [AR_MAX_DEPTH][AR_MAX_RANK] chance that the target's draw is
                             the child of that rank at that depth; NULL = built in */
 } ar_tree_options;
 /* The built-in table: [AR_MAX_DEPTH * AR_MAX_RANK], falling with depth and rank. */
 const float *ar_accept_rates(void);
 /* Trees of kind CHAIN, GUMBEL, PQ and STATIC have a shape that no logits change. GUMBEL and PQ grow
- * greedily (spec 2.7): always by the node with the largest product of rates along its path. Nodes
+ * greedily: always by the node with the largest product of rates along its path. Nodes
  * in the order of growing: gain[i] is that product, level[i] the depth, gain[0] = 1 the root's; the
  * sum of the first n is the expected length of a step with a tree of n nodes. Returns how many there
  * are within the bounds of *o; those of rate 0 are left out. */
@@ -186,7 +186,7 @@ fv_status ar_neighbours_create(fv_ctx *ctx, ar_neighbours **out, const float *co
                                int width, int k, bool raw);
 void ar_neighbours_free(fv_ctx *ctx, ar_neighbours **n);
 
-/* The walk is one draw of the target and a look at the children (spec 3.3, 5.2), unless: drafts of
+/* The walk is one draw of the target and a look at the children, unless: drafts of
  * kind PQ, the rules COOL and GSD (they need p/q), or is_reference ask for one uniform number a
  * child (2.5, 2.6). EAGLE2 drafts are then point masses, q = 1; others are tested by p/q. */
 typedef struct ar_accept_options {
@@ -195,7 +195,7 @@ typedef struct ar_accept_options {
                                   largest difference of probabilities in a group           */
     int group;                 /* GSD: G, the token itself included                        */
     int k;                     /* LANTERN, LANTERN++: neighbours looked at; 0 = near->k    */
-    const ar_neighbours *near; /* LANTERN, LANTERN++; GSD: only neighbours are in a group, NULL: any */
+    const ar_neighbours *near; /* LANTERN, LANTERN++; GSD: a group has neighbours only, NULL: any */
     bool lantern_compat;       /* released code: zero all k + 1 nearest on rejection       */
     bool is_reference;
 } ar_accept_options;
@@ -229,7 +229,11 @@ bool ar_accept_pq(ar_tree_work *w, const ar_dist *p, const ar_dist *q, int32_t t
 /* ---- VVS (ar_vvs.c) -------------------------------------------------------------------------- */
 
 typedef enum ar_schedule { AR_SKIP_NEVER = 0, AR_SKIP_UNIFORM, AR_SKIP_DYNAMIC } ar_schedule;
-typedef enum ar_selector { AR_SELECT_RANDOM = 0, AR_SELECT_CONFIDENCE, AR_SELECT_COUPLED } ar_selector;
+typedef enum ar_selector {
+    AR_SELECT_RANDOM = 0,
+    AR_SELECT_CONFIDENCE,
+    AR_SELECT_COUPLED
+} ar_selector;
 typedef enum ar_post { AR_POST_RESTORE = 0, AR_POST_RELAXED, AR_POST_STRICT } ar_post;
 
 typedef struct ar_vvs_options {
@@ -248,24 +252,24 @@ typedef struct ar_vvs_options {
     const float *codebook;  /* DYNAMIC: [vocab, code_width]                                */
     int code_width;
 } ar_vvs_options;
-/* Similarity S of a tree's paths (spec 4.4), in [-1, 1]; fewer than two paths: 0. */
+/* Similarity S of a tree's paths, in [-1, 1]; fewer than two paths: 0. */
 double ar_similarity(const ar_tree *t, const ar_vvs_options *o);
 /* Is this step skipped? `generated` tokens are there; never after a skip. */
 bool ar_skips(const ar_vvs_options *o, int64_t step, int generated, const ar_tree *t,
               bool last_skipped);
-/* Path to take without looking and how much of it, the root included (spec 4.2). */
+/* Path to take without looking and how much of it, the root included. */
 int ar_select_path(const ar_vvs_options *o, const ar_tree *t, ar_noise noise, int64_t step,
                    int *gamma);
 /* Position whose feature stands in for the i-th of `missing` in a row, of `cached` that there are:
  * the last of them in order, `stale` positions older; too few: from the first on, then the last
- * again (spec 4.3). */
+ * again. */
 int ar_stale_feature(int stale, int cached, int missing, int i);
 
 typedef struct ar_counters ar_counters; /* below */
 
 /* ---- Costs (ar_cost.c) ----------------------------------------------------------------------- */
 
-/* What passes cost here, and how often guesses hold: from these the tree (spec 2.7). */
+/* What passes cost here, and how often guesses hold: from these the tree. */
 #define AR_COST_POINTS 8
 typedef struct ar_cost {
     int points;
@@ -336,7 +340,7 @@ void ar_decode_defaults(ar_decode_options *o);
 /* The tokens are those of plain decoding with the same draws, whatever is drafted. */
 bool ar_keeps_sequence(const ar_decode_options *o);
 
-/* spec 8.2. TPF = tokens / (prefills + verifies). */
+/* TPF = tokens / (prefills + verifies). */
 struct ar_counters {
     int64_t tokens, prefills, verifies, skips, draft_passes, target_rows, draft_rows;
     int64_t accepted[AR_MAX_NODES]; /* steps that accepted so many tokens behind the root */
@@ -361,7 +365,7 @@ typedef struct ar_decode_log {
     void (*step)(void *user, const ar_step_log *log); /* after each step of an image; may be NULL */
     void *user;
 } ar_decode_log;
-/* tokens [images, lm->tokens]; image i draws with noise[i]. Images go by ticks (spec 4.8), each by
+/* tokens [images, lm->tokens]; image i draws with noise[i]. Images go by ticks, each by
  * its own state machine. Nothing is allocated after the first step. counters are added to. */
 fv_status ar_decode(fv_ctx *ctx, const ar_lm *lm, const ar_decode_options *o, int images,
                     const ar_noise *noise, int32_t *tokens, ar_counters *counters,

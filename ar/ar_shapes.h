@@ -1,4 +1,4 @@
-/* ar_shapes.h - configuration of a GPT from tensor shapes; shared by ar_config.c and ar_convert.c. */
+/* ar_shapes.h - configuration of a GPT from tensor shapes, for ar_config.c and ar_convert.c. */
 #ifndef FV_AR_SHAPES_H
 #define FV_AR_SHAPES_H
 

@@ -245,11 +245,10 @@ FV_API FV_NODISCARD fv_status fv_ar_draft_train(fv_ctx *ctx, fv_recipe *recipe,
                                                 const fv_ar_draft_train_options *o,
                                                 fv_train_result *result);
 
-
 /* `fovea convert`: LlamaGen's GPT and tokenizers (.pt or safetensors), the layout of LANTERN and
  * VVS with their draft heads, and our own files -> one fovea model. A tokenizer and a draft from
- * other files are put in. FV_ERR_MODEL for a tensor that is missing, does not fit or is not understood,
- * and for a tokenizer other than the one that the generator was trained with. */
+ * other files are put in. FV_ERR_MODEL for a tensor that is missing, does not fit or is not
+ * understood, and for a tokenizer other than the one that the generator was trained with. */
 typedef struct fv_ar_convert_options {
     size_t struct_size;
     const fv_model *tokenizer, *draft; /* may be NULL */
@@ -265,8 +264,8 @@ FV_API FV_NODISCARD fv_status fv_ar_convert(fv_ctx *ctx, const fv_model *in,
 FV_API int fv_ar_is_checkpoint(const fv_model *m);
 
 /* Write a model of a preset (ar-nano ar-xs ar-s ar-s24 ar-m, GPT-B ... GPT-3B[-t2i][/256,/384,
- * /512]; vq-s8 vq-m8 VQ-16 VQ-8: a tokenizer alone) with random weights, bf16 matrices: for benchmarks and
- * tests. A generator comes with tokenizer and draft. The same bytes for any thread count. */
+ * /512]; vq-s8 vq-m8 VQ-16 VQ-8: a tokenizer alone) with random weights, bf16 matrices: for
+ * benchmarks and tests. A generator comes with tokenizer and draft. The same bytes for any thread count. */
 FV_API FV_NODISCARD fv_status fv_ar_random(fv_ctx *ctx, const char *preset, int classes,
                                            uint64_t seed, const char *path, int overwrite);
 

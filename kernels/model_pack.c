@@ -113,7 +113,8 @@ fv_status fv_pack_give(fv_pack *p, const char *name, const fv_tensor *t, fv_dtyp
     return s;
 }
 
-static void fill_bf16(fv_ctx *ctx, uint16_t *to, int64_t count, uint64_t seed, uint32_t id, float std)
+static void fill_bf16(fv_ctx *ctx, uint16_t *to, int64_t count, uint64_t seed, uint32_t id,
+                      float std)
 {
 #pragma omp parallel for schedule(static) num_threads(ctx->threads)
     for (int64_t at = 0; at < count; at += CHUNK) {
