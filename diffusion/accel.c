@@ -308,8 +308,8 @@ static bool fits(const planner *p, reach r)
     return !p->most_bytes || reach_bytes(p, &r) <= p->most_bytes;
 }
 
-/* Evaluations that skips of a kind (-1: none are skipped) may look back on beside modules' forecasts
- * from `terms` outputs; -1 where not even the fewest fit. */
+/* Evaluations that skips of a kind (-1: none are skipped) may look back on beside modules'
+ * forecasts from `terms` outputs; -1 where not even the fewest fit. */
 static int most_steps(const planner *p, int terms, int kind, bool prunes)
 {
     int n = kind < 0 ? 0 : FVI_DPX_TERMS;

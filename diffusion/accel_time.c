@@ -4,8 +4,9 @@
  * two ends of the network, the sampler's update and, per module, a full computation or a reuse.
  * Each part is timed on the machine at hand (the second fastest of 5 runs after 2 warm-ups, less
  * where a part is slow, about 3 seconds in all); the two row counts of guided and unguided
- * evaluations are timed apart. Everything that a caller of fv_generate waits for is in the sum, so a speed-up is one of
- * wall-clock time and its limit is known: with every module reused the rest remains.
+ * evaluations are timed apart. Everything that a caller of fv_generate waits for is in the sum, so
+ * a speed-up is one of wall-clock time and its limit is known: with every module reused the rest
+ * remains.
  *
  * What the sum misses (caches, clock, other load) is one factor, `correction`, fitted by
  * fv_accel_solve from real runs and kept in the timing. */

@@ -300,8 +300,8 @@ static fv_status choose_policy(fv_ctx *ctx, sampling *s)
     s->policy = a ? a->policy : NULL;
     if (!a || !(g.tau > 0)) return FV_OK;
     if (a->policy)
-        return fv_fail(ctx, FV_ERR_ARG, "guard: %s decides while it runs, there is no plan to guard",
-                       a->mode);
+        return fv_fail(ctx, FV_ERR_ARG,
+                       "guard: %s decides while it runs, there is no plan to guard", a->mode);
     FV_TRY(dit_guard_create(ctx, &s->guard, a, &s->schedule, c, &g));
     s->policy = dit_guard_policy(s->guard);
     return FV_OK;

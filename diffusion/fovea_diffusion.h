@@ -132,8 +132,8 @@ typedef struct fv_generate_stats {
  * the last step of a batch. Progress: "sampling" per evaluation, then "decoding" for latent models.
  * The same bytes for any thread count. Resets the peak of fv_ctx_memory. stats may be NULL.
  * FV_ERR_ARG: an option is out of range, does not fit the model, or a class does not exist, or a
- * guard is asked for a plan that decides at run time; FV_ERR_MODEL: a latent model without decoder, or a plan for other steps or another sampler;
- * FV_ERR_OOM; FV_ERR_CANCELLED. */
+ * guard is asked for a plan that decides at run time; FV_ERR_MODEL: a latent model without decoder,
+ * or a plan for other steps or another sampler; FV_ERR_OOM; FV_ERR_CANCELLED. */
 FV_API FV_NODISCARD fv_status fv_generate(fv_ctx *ctx, const fv_dit *d,
                                           const fv_generate_options *o, fv_image *images,
                                           fv_generate_stats *stats);

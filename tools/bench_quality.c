@@ -320,7 +320,8 @@ static int run_all(bench *b)
     cli_progress_title(NULL);
     if (s == FV_OK) return CLI_OK;
     code = cli_report(b->ctx, s, b->a->plan_in ? b->a->plan_in : b->a->model);
-    return s == FV_ERR_ARG && !b->a->plan_in ? CLI_FAILED : code; /* a ratio out of reach is not wrong usage */
+    /* A ratio out of reach is not wrong usage. */
+    return s == FV_ERR_ARG && !b->a->plan_in ? CLI_FAILED : code;
 }
 
 /* ---- Output ---------------------------------------------------------------------------------- */
