@@ -73,6 +73,7 @@ static fv_status open_parts(fv_ctx *ctx, fv_ar *a, const fv_ar_options *o)
     if (a->cfg.gpt.classes)
         FV_TRY(fv_class_names_read(ctx, a->file, a->cfg.gpt.classes, &a->class_name,
                                    &a->class_text));
+    FV_TRY(ar_points_read(ctx, a->file, &a->points));
     fv_model_hash(a->file, a->hash);
     return open_tokenizer(ctx, a, o);
 }
@@ -107,6 +108,7 @@ void fv_ar_close(fv_ar **aa)
     gpt_net_destroy(a->ctx, &a->gpt);
     fv_free(a->ctx, a->class_name);
     fv_free(a->ctx, a->class_text);
+    fv_free(a->ctx, a->points);
     fv_free(a->ctx, a);
 }
 

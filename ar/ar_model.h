@@ -5,6 +5,10 @@
 #include "ar_net.h"
 #include "fovea_ar.h"
 
+/* Measured methods of a file (ar_method.c); NULL without an error where it has none. */
+typedef struct ar_points ar_points;
+fv_status ar_points_read(fv_ctx *ctx, const fv_model *m, ar_points **out);
+
 struct fv_ar {
     fv_ctx *ctx;
     const fv_model *file, *tokenizer; /* tokenizer NULL: none */
@@ -17,6 +21,7 @@ struct fv_ar {
     int factor, code_width;
     const char *vq_prefix;            /* of its tensors in the tokenizer's file */
     char **class_name, *class_text;
+    ar_points *points;
     uint8_t hash[32];
 };
 

@@ -121,6 +121,17 @@ typedef struct fv_ar_expert {
       .lambda = 5.0f, .group = 10, .neighbours = 100, .interval = 4, .threshold = 0.7f,        \
       .decay = 0.9f, .stride = 2, .warm_up = 5, .stale = { -1, 0 }, .window = 16 }
 
+/* A way of decoding as text: the mode, and what differs from the defaults. "ar", "sd",
+ * "sd:draft=eagle2,depth=5", "vvs:interval=3,rule=lantern,delta=0.2", "jacobi:window=8". Keys are
+ * the fields above (top_k is children, no_truncation truncation=off, is_dynamic schedule=dynamic,
+ * stale stale_verify and stale_skip, above first=above). FV_ERR_ARG or FV_ERR_UNKNOWN name what is
+ * wrong and list the keys. */
+FV_API FV_NODISCARD fv_status fv_ar_method_parse(fv_ctx *ctx, const char *text, fv_ar_mode *mode,
+                                                 fv_ar_expert *expert);
+/* *out is to be freed with fv_free; expert NULL = defaults. */
+FV_API FV_NODISCARD fv_status fv_ar_method_text(fv_ctx *ctx, fv_ar_mode mode,
+                                                const fv_ar_expert *expert, char **out);
+
 typedef struct fv_ar_generate_options {
     size_t struct_size;
     int count;                   /* pictures, 1 to 1000000; picture i has seed + i (mod 2^64)    */
@@ -173,6 +184,30 @@ FV_API FV_NODISCARD fv_status fv_ar_generate_tokens(fv_ctx *ctx, const fv_ar *a,
 /* Codes [count, tokens] to pictures. */
 FV_API FV_NODISCARD fv_status fv_ar_decode_tokens(fv_ctx *ctx, const fv_ar *a, int count,
                                                   const int32_t *tokens, fv_image *images);
+
+/* ---- Measured methods ------------------------------------------------------------------------ */
+
+/* How fast and how good a method was on one model, as `fovea bench ar --store` measured it. */
+typedef struct fv_ar_point {
+    const char *method;    /* for fv_ar_method_parse */
+    float speedup;         /* time of plain decoding / its time: one picture, without pixels */
+    float tokens_per_pass;
+    float accuracy;        /* share of the pictures that a classifier takes for their class */
+    float distance;        /* Frechet distance of features to real pictures, noise taken off */
+    int is_lossless;
+} fv_ar_point;
+FV_API int fv_ar_point_count(const fv_ar *a);
+/* Point 0 is plain decoding. Texts belong to the model; zeroed if i is out of range. */
+FV_API void fv_ar_get_point(const fv_ar *a, int i, fv_ar_point *out);
+/* The point of best quality that is `speedup` times as fast as plain decoding (3 % less is let
+ * pass): a lossless one if there is one, else the one that loses least, a point of accuracy weighing
+ * as much as a tenth of the distance. *reached (may be NULL) 0: none is as fast, this is the fastest.
+ * -1: the model has no points. */
+FV_API int fv_ar_choose_point(const fv_ar *a, double speedup, int *reached);
+/* A copy of a model's file with these points (at most 64) in place of its own. */
+FV_API FV_NODISCARD fv_status fv_ar_store_points(fv_ctx *ctx, const fv_model *file,
+                                                 const fv_ar_point *points, int count,
+                                                 const char *path, int overwrite);
 
 /* ---- Tokenizers ------------------------------------------------------------------------------ */
 

@@ -14,10 +14,7 @@
 #include "class_names.h"
 #include "accel_methods.h"
 
-#include <math.h>
 #include <string.h>
-
-#define MAX_SPEC 256
 
 #define KEY_N(v) { "N", 1, -1, v, true, NULL }
 #define KEY_REAL_N(v) { "N", 1, -1, v, false, NULL }
@@ -134,85 +131,21 @@ static fv_status find_method(fvi_method *m, const char *name)
         }
         if (d) continue;
         m->entry = &entry[i];
-        for (int k = 0; k < key_count(m->entry); k++) m->value[k] = m->entry->key[k].value;
         return FV_OK;
     }
     return fv_fail(m->ctx, FV_ERR_UNKNOWN, "method \"%s\" is unknown; nearest is \"%s\"", name,
                    entry[nearest].name);
 }
 
-/* The number of a word in "official|newton", -1 if it is none. */
-static int find_word(const char *words, const char *text)
-{
-    const size_t n = strlen(text);
-    for (int i = 0; words; i++) {
-        const char *bar = strchr(words, '|');
-        const size_t length = bar ? (size_t)(bar - words) : strlen(words);
-        if (n == length && memcmp(words, text, n) == 0) return i;
-        words = bar ? bar + 1 : NULL;
-    }
-    return -1;
-}
-
-static fv_status set_value(fvi_method *m, int k, const char *text)
-{
-    const fvi_method_key *key = &m->entry->key[k];
-    const double hi = key->hi < 0 ? m->T : key->hi;
-    double v = key->words ? find_word(key->words, text) : NAN;
-    if (key->words && v < 0)
-        return fv_fail(m->ctx, FV_ERR_ARG, "%s: %s is %s, not \"%s\"", m->entry->name, key->name,
-                       key->words, text);
-    if (!key->words && fv_meta_parse(m->ctx, key->name, text, key->is_whole, &v) != FV_OK)
-        v = NAN;
-    if (!(v >= key->lo && v <= hi))
-        return fv_fail(m->ctx, FV_ERR_ARG, "%s: %s is a %snumber from %g to %g, not \"%s\"",
-                       m->entry->name, key->name, key->is_whole ? "whole " : "", key->lo, hi,
-                       text);
-    if (m->is_given[k])
-        return fv_fail(m->ctx, FV_ERR_ARG, "%s: %s is given twice", m->entry->name, key->name);
-    m->value[k] = v;
-    m->is_given[k] = true;
-    return FV_OK;
-}
-
-/* One "key=value"; text is cut in two. */
-static fv_status read_option(fvi_method *m, char *text)
-{
-    const int n = key_count(m->entry);
-    char *value = strchr(text, '=');
-    int nearest = 0, least = 1000;
-    if (!value)
-        return fv_fail(m->ctx, FV_ERR_ARG, "%s: \"%s\" is not of the form key=value (%s)",
-                       m->entry->name, text, m->entry->options);
-    *value++ = 0;
-    for (int k = 0; k < n; k++) {
-        if (strcmp(text, m->entry->key[k].name) == 0) return set_value(m, k, value);
-        const int d = fv_name_distance(text, m->entry->key[k].name);
-        if (d >= least) continue;
-        least = d;
-        nearest = k;
-    }
-    return fv_fail(m->ctx, FV_ERR_UNKNOWN, "%s: option \"%s\" is unknown; nearest is \"%s\" (%s)",
-                   m->entry->name, text, m->entry->key[nearest].name, m->entry->options);
-}
-
 static fv_status read_spec(fvi_method *m, const char *spec)
 {
-    char text[MAX_SPEC];
-    const size_t n = strlen(spec);
-    if (n >= sizeof text)
-        return fv_fail(m->ctx, FV_ERR_ARG, "method: a description has at most %d characters",
-                       MAX_SPEC - 1);
-    memcpy(text, spec, n + 1);
-    char *options = strchr(text, ':');
-    if (options) *options++ = 0;
-    FV_TRY(find_method(m, text));
-    while (options) {
-        char *next = strchr(options, ',');
-        if (next) *next++ = 0;
-        FV_TRY(read_option(m, options));
-        options = next;
-    }
+    char name[FV_METHOD_TEXT_MAX], *options;
+    FV_TRY(fv_method_split(m->ctx, spec, name, &options));
+    FV_TRY(find_method(m, name));
+    fv_method_text text = { .ctx = m->ctx, .name = m->entry->name, .about = m->entry->options,
+                            .key = m->entry->key, .keys = key_count(m->entry), .top = m->T,
+                            .value = m->value, .is_given = m->is_given };
+    FV_TRY(fv_method_read(&text, options));
     if (fvi_method_given(m, "N") && fvi_method_given(m, "anchors"))
         return fv_fail(m->ctx, FV_ERR_ARG, "%s: N and anchors exclude each other",
                        m->entry->name);
@@ -221,9 +154,7 @@ static fv_status read_spec(fvi_method *m, const char *spec)
 
 static int find_key(const fvi_method *m, const char *key)
 {
-    for (int k = 0; k < key_count(m->entry); k++)
-        if (strcmp(m->entry->key[k].name, key) == 0) return k;
-    return -1;
+    return fv_method_find_key(m->entry->key, key_count(m->entry), key);
 }
 
 double fvi_method_value(const fvi_method *m, const char *key)

@@ -4,22 +4,15 @@
 #ifndef FV_ACCEL_METHODS_H
 #define FV_ACCEL_METHODS_H
 
+#include "method_text.h"
 #include "soda.h"
 
 #define FVI_METHOD_KEYS 5
 
-/* One option of a method. */
-typedef struct fvi_method_key {
-    const char *name;
-    double lo, hi, value; /* range and default; hi of -1: the number of evaluations */
-    bool is_whole;
-    const char *words;    /* "official|newton": the value is the number of the word; else NULL */
-} fvi_method_key;
-
 struct fvi_method;
 typedef struct fvi_method_entry {
     const char *name, *options, *source, *about;
-    fvi_method_key key[FVI_METHOD_KEYS];
+    fv_method_key key[FVI_METHOD_KEYS];
     fv_status (*make)(struct fvi_method *m);
 } fvi_method_entry;
 
