@@ -14,14 +14,6 @@ int code_maker_side(const code_maker *m)
     return m->grid * vq_factor(&m->cfg.vq);
 }
 
-static fv_status finish_plan(fv_ctx *ctx, fv_tape *t, fv_plan **out)
-{
-    fv_status s = fv_tape_status(t);
-    if (s == FV_OK) s = fv_plan_build(ctx, out, t, NULL);
-    fv_tape_destroy(&t);
-    return s;
-}
-
 static fv_status build_encode(code_maker *m, fv_dtype precision)
 {
     const int side = code_maker_side(m);
@@ -32,7 +24,7 @@ static fv_status build_encode(code_maker *m, fv_dtype precision)
     const fv_t x = fv_input(t, "x", FV_F32, 4, image);
     (void)vq_quantise(t, &m->net, vq_encode(t, &m->net, x), 0, &index, NULL);
     fv_output(t, "index", index);
-    return finish_plan(m->ctx, t, &m->encode);
+    return fv_plan_finish(m->ctx, &m->encode, &t, NULL);
 }
 
 static fv_status build_decode(code_maker *m, fv_dtype precision)
@@ -42,7 +34,7 @@ static fv_status build_decode(code_maker *m, fv_dtype precision)
     FV_TRY(fv_tape_create(m->ctx, &t, m->params, FV_INFER, precision));
     const fv_t index = fv_input(t, "index", FV_I32, 1, &n);
     fv_output(t, "y", vq_decode(t, &m->net, vq_lookup(t, &m->net, index, size)));
-    return finish_plan(m->ctx, t, &m->decode);
+    return fv_plan_finish(m->ctx, &m->decode, &t, NULL);
 }
 
 /* A file that was trained with a tokenizer names it; else the file is the tokenizer. */
@@ -112,6 +104,17 @@ fv_status code_maker_decode(code_maker *m, const int32_t *codes, const float **i
     FV_TRY(fv_plan_forward(m->decode));
     *images = fv_plan_value(m->decode, "y").data;
     return FV_OK;
+}
+
+fv_status code_maker_data(const code_maker *m, fv_recipe *r, const char *data_dir,
+                          fv_dataset **data, fv_dataset **held)
+{
+    const int side = code_maker_side(m);
+    const bool split = fv_recipe_bool(r, "split", 1);
+    FV_TRY(fv_dataset_from_recipe(m->ctx, data, r, data_dir, side,
+                                  split || held ? FV_SPLIT_TRAIN : FV_SPLIT_ALL));
+    if (!held) return FV_OK;
+    return fv_dataset_from_recipe(m->ctx, held, r, data_dir, side, FV_SPLIT_HELDOUT);
 }
 
 fv_status code_maker_export(const code_maker *m, fv_pack *out, fv_meta *meta)
@@ -229,6 +232,15 @@ fv_status code_list_create(code_maker *m, fv_dataset *data, int most, code_list 
         out->code && out->label ? encode_list(m, data, out) : FV_ERR_OOM;
     if (s != FV_OK) code_list_free(m->ctx, out);
     return s;
+}
+
+int code_list_batch(const code_list *l, int at, int batch, int32_t *codes, int32_t *labels)
+{
+    const int n = l->count - at < batch ? l->count - at : batch;
+    const size_t N = (size_t)l->tokens, first = (size_t)at * N;
+    for (size_t i = 0; i < (size_t)n * N; i++) codes[i] = l->code[first + i];
+    memcpy(labels, l->label + at, (size_t)n * sizeof *labels);
+    return n;
 }
 
 void code_list_free(fv_ctx *ctx, code_list *l)

@@ -26,6 +26,10 @@ int code_maker_side(const code_maker *m); /* pixels */
  * belong to the maker, valid until the next call. */
 fv_status code_maker_encode(code_maker *m, const float *images, const int32_t **codes);
 fv_status code_maker_decode(code_maker *m, const int32_t *codes, const float **images);
+/* The data of a recipe in the maker's size, and the held-out part; held NULL: none is asked for,
+ * and with split = no all of it is trained on. */
+fv_status code_maker_data(const code_maker *m, fv_recipe *r, const char *data_dir,
+                          fv_dataset **data, fv_dataset **held);
 /* The tokenizer's tensors under "vq.", and its metadata. */
 fv_status code_maker_export(const code_maker *m, fv_pack *out, fv_meta *meta);
 
@@ -58,6 +62,8 @@ typedef struct code_list {
     int32_t *label;
 } code_list;
 fv_status code_list_create(code_maker *m, fv_dataset *data, int most, code_list *out);
+/* Pictures from `at` on, at most `batch`, as codes [batch, tokens] and labels; returns how many. */
+int code_list_batch(const code_list *l, int at, int batch, int32_t *codes, int32_t *labels);
 void code_list_free(fv_ctx *ctx, code_list *l);
 
 #endif

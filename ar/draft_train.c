@@ -192,13 +192,8 @@ static fv_status evaluate(void *user, uint64_t step, double *metric)
     double sum = 0;
     (void)step;
     for (int at = 0; at < tr->held.count; at += tr->batch) {
-        const int n = tr->held.count - at < tr->batch ? tr->held.count - at : tr->batch;
+        const int n = code_list_batch(&tr->held, at, tr->batch, tr->code, tr->label);
         const float *f;
-        for (size_t i = 0; i < (size_t)n; i++) {
-            for (size_t j = 0; j < N; j++)
-                tr->code[i * N + j] = tr->held.code[((size_t)at + i) * N + j];
-            tr->label[i] = tr->held.label[(size_t)at + i];
-        }
         FV_TRY(run_target(tr, &f));
         for (size_t b = 0; b < 2 * B; b++)
             set_row(tr, (int)b, f + b * N * (size_t)tr->cfg.gpt.width, false, UINT64_MAX);
@@ -306,13 +301,8 @@ static fv_status open_files(trainer *tr, fv_recipe *r, const char *data_dir)
     if (s != FV_OK) return fv_fail_in(tr->ctx, s, "%s", model);
     FV_TRY(code_maker_open(tr->ctx, &tr->maker, model, tr->cfg.gpt.grid, tr->batch,
                            tr->precision));
-    const int side = code_maker_side(&tr->maker);
-    const bool split = fv_recipe_bool(r, "split", 1), hold_out = split || tr->eval_pictures > 0;
-    FV_TRY(fv_dataset_from_recipe(tr->ctx, &tr->data, r, data_dir, side,
-                                  hold_out ? FV_SPLIT_TRAIN : FV_SPLIT_ALL));
-    if (tr->eval_pictures > 0)
-        FV_TRY(fv_dataset_from_recipe(tr->ctx, &tr->held_data, r, data_dir, side,
-                                      FV_SPLIT_HELDOUT));
+    FV_TRY(code_maker_data(&tr->maker, r, data_dir, &tr->data,
+                           tr->eval_pictures ? &tr->held_data : NULL));
     const char *names = fv_model_meta(tr->file, "fovea.classes");
     fv_meta mine = {0};
     const fv_status named = fv_class_names_add(tr->ctx, tr->data, &mine);
@@ -323,18 +313,11 @@ static fv_status open_files(trainer *tr, fv_recipe *r, const char *data_dir)
                    "order", model);
 }
 
-static fv_status read_run(trainer *tr, fv_recipe *r, const fv_ar_draft_train_options *o,
+static fv_status read_run(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
                           fv_train_options *t)
 {
-    t->out_dir = o->out_dir;
-    t->export_path = o->export_path;
-    t->resume = o->resume;
-    t->accumulate = tr->accumulate;
-    t->samples_per_step = (uint64_t)tr->batch * (uint64_t)tr->accumulate;
-    t->eval_every =
-        tr->eval_pictures ? (uint64_t)fv_recipe_int(r, "eval_every", 250, 0, 1000000000) : 0;
-    t->seed = tr->seed;
-    return fv_train_options_from_recipe(tr->ctx, r, t);
+    const fv_trainer_size size = { tr->batch, tr->accumulate, tr->eval_pictures > 0, tr->seed };
+    return fv_trainer_read(tr->ctx, r, o, &size, t);
 }
 
 static fv_status allocate(trainer *tr)
@@ -369,14 +352,6 @@ static fv_status allocate(trainer *tr)
     return code_list_create(&tr->maker, tr->held_data, tr->eval_pictures, &tr->held);
 }
 
-static fv_status finish_plan(trainer *tr, fv_tape *t, fv_plan **out)
-{
-    fv_status s = fv_tape_status(t);
-    if (s == FV_OK) s = fv_plan_build(tr->ctx, out, t, NULL);
-    fv_tape_destroy(&t);
-    return s;
-}
-
 static fv_status build_target(trainer *tr)
 {
     const int64_t B = 2 * tr->batch, N = tr->tokens, ids = B * (N - 1);
@@ -388,7 +363,7 @@ static fv_status build_target(trainer *tr)
     const fv_t f = gpt_features(t, &tr->target, gpt_classes(t, &tr->target, label), x,
                                 fv_input(t, "rope", FV_F32, 3, rope));
     fv_output(t, "features", fv_cast(t, f, FV_F32));
-    FV_TRY(finish_plan(tr, t, &tr->features));
+    FV_TRY(fv_plan_finish(tr->ctx, &tr->features, &t, NULL));
     FV_TRY(fv_plan_bind(tr->features, "label", tr->label));
     FV_TRY(fv_plan_bind(tr->features, "tokens", tr->ids));
     return fv_plan_bind(tr->features, "rope", tr->rope);
@@ -470,7 +445,7 @@ static fv_status build_plan(trainer *tr)
     fv_tape *t;
     FV_TRY(fv_tape_create(tr->ctx, &t, tr->net.params, FV_TRAIN, tr->precision));
     fv_output(t, "loss", total_loss(t, tr));
-    FV_TRY(finish_plan(tr, t, &tr->plan));
+    FV_TRY(fv_plan_finish(tr->ctx, &tr->plan, &t, NULL));
     FV_TRY(fv_plan_bind(tr->plan, "tokens", tr->ids));
     FV_TRY(fv_plan_bind(tr->plan, "in", tr->in));
     FV_TRY(fv_plan_bind(tr->plan, "goal", tr->goal));
@@ -499,7 +474,7 @@ static void trainer_free(trainer *tr)
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
 }
 
-static fv_status prepare(trainer *tr, fv_recipe *r, const fv_ar_draft_train_options *o,
+static fv_status prepare(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
                          fv_train_options *t)
 {
     FV_TRY(read_numbers(tr, r));
@@ -512,24 +487,20 @@ static fv_status prepare(trainer *tr, fv_recipe *r, const fv_ar_draft_train_opti
     return build_plan(tr);
 }
 
-fv_status fv_ar_draft_train(fv_ctx *ctx, fv_recipe *r, const fv_ar_draft_train_options *opts,
+fv_status fv_ar_draft_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
                             fv_train_result *result)
 {
     trainer tr = {.ctx = ctx};
-    fv_ar_draft_train_options chosen = FV_AR_DRAFT_TRAIN_OPTIONS_INIT, *const o = &chosen;
+    fv_trainer_options o;
     fv_train_options t = FV_TRAIN_OPTIONS_INIT;
-    if (!r || !opts) return fv_fail(ctx, FV_ERR_ARG, "training: recipe or options missing");
-    FV_TRY(FV_TAKE_OPTIONS(ctx, o, opts, "training"));
-    fv_status s = prepare(&tr, r, o, &t);
+    FV_TRY(fv_trainer_take(ctx, r, opts, false, &o));
+    fv_status s = prepare(&tr, r, &o, &t);
     if (s == FV_OK) {
-        t.recipe_text = tr.recipe_text = fv_recipe_text(r);
+        tr.recipe_text = fv_recipe_text(r);
         const fv_train_hooks hooks = {&tr, train_step, tr.held_data ? evaluate : NULL, NULL,
                                       export_model};
-        const int profile = fv_recipe_bool(r, "profile", 0);
-        fv_plan_profile(tr.plan, profile);
-        s = fv_train_run(ctx, tr.net.params, tr.opt, &hooks, &t, result);
-        if (s == FV_OK && profile)
-            s = fv_report(ctx, "profile", 1, 1, fv_plan_profile_text(tr.plan));
+        const fv_trainer_run run = { r, tr.recipe_text, tr.net.params, tr.opt, tr.plan, &hooks };
+        s = fv_trainer_go(ctx, &run, &t, result);
     }
     trainer_free(&tr);
     return s;

@@ -242,42 +242,22 @@ FV_API FV_NODISCARD fv_status fv_vq_decode(fv_ctx *ctx, fv_vq *v, const int32_t 
  * recipe for all its keys, so one that is unknown is FV_ERR_UNKNOWN before the first step. `init`:
  * start from this tokenizer of the same sizes. The metric is the mean PSNR of held-out pictures in
  * dB; the share of codes that they use is reported as progress. */
-typedef struct fv_vq_train_options {
-    size_t struct_size;
-    const char *data_dir, *out_dir, *export_path, *init;
-    uint64_t start_step;
-    int resume;
-} fv_vq_train_options;
-#define FV_VQ_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_vq_train_options) }
 FV_API FV_NODISCARD fv_status fv_vq_train(fv_ctx *ctx, fv_recipe *recipe,
-                                          const fv_vq_train_options *o, fv_train_result *result);
+                                          const fv_trainer_options *o, fv_train_result *result);
 
 /* `fovea train` for recipes with engine = ar: a generator of classes over the codes of a tokenizer,
  * which the recipe names (tokenizer = FILE, relative to the current folder) and whose tensors go
  * into the exported model. data_dir is put before relative data paths. Asks the recipe for all its
  * keys, so one that is unknown is FV_ERR_UNKNOWN before the first step. `init`: start from this
  * model of the same sizes and classes. The metric is the held-out loss in nats a code. */
-typedef struct fv_ar_train_options {
-    size_t struct_size;
-    const char *data_dir, *out_dir, *export_path, *init;
-    uint64_t start_step;
-    int resume;
-} fv_ar_train_options;
-#define FV_AR_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_ar_train_options) }
 FV_API FV_NODISCARD fv_status fv_ar_train(fv_ctx *ctx, fv_recipe *recipe,
-                                          const fv_ar_train_options *o, fv_train_result *result);
+                                          const fv_trainer_options *o, fv_train_result *result);
 
 /* `fovea train` for recipes with engine = draft: a draft head for the generator of a file (model =
  * FILE, relative to the current folder); all else of that file goes into the exported model as it
  * is. The metric is the held-out total variation between draft and target with guidance. */
-typedef struct fv_ar_draft_train_options {
-    size_t struct_size;
-    const char *data_dir, *out_dir, *export_path;
-    int resume;
-} fv_ar_draft_train_options;
-#define FV_AR_DRAFT_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_ar_draft_train_options) }
 FV_API FV_NODISCARD fv_status fv_ar_draft_train(fv_ctx *ctx, fv_recipe *recipe,
-                                                const fv_ar_draft_train_options *o,
+                                                const fv_trainer_options *o,
                                                 fv_train_result *result);
 
 /* `fovea convert`: LlamaGen's GPT and tokenizers (.pt or safetensors), the layout of LANTERN and

@@ -30,9 +30,7 @@ static fv_status build(gpt_sampler *s, const gpt_net *n, int k, fv_dtype precisi
     const fv_t f = gpt_features(t, n, gpt_classes(t, n, label), x,
                                 fv_input(t, "rope", FV_F32, 3, rope));
     fv_output(t, "logits", gpt_logits(t, n, f));
-    fv_status st = fv_tape_status(t);
-    if (st == FV_OK) st = fv_plan_build(s->ctx, &s->plan[k], t, NULL);
-    fv_tape_destroy(&t);
+    fv_status st = fv_plan_finish(s->ctx, &s->plan[k], &t, NULL);
     if (st == FV_OK) st = fv_plan_bind(s->plan[k], "label", s->label);
     if (st == FV_OK && T > 1) st = fv_plan_bind(s->plan[k], "tokens", s->input);
     if (st == FV_OK) st = fv_plan_bind(s->plan[k], "rope", s->rope);

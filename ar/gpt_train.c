@@ -71,12 +71,7 @@ static fv_status evaluate(void *user, uint64_t step, double *metric)
     double sum = 0;
     (void)step;
     for (int at = 0; at < tr->held.count; at += tr->batch) {
-        const int n = tr->held.count - at < tr->batch ? tr->held.count - at : tr->batch;
-        for (int i = 0; i < n; i++) {
-            const uint16_t *from = tr->held.code + (size_t)(at + i) * (size_t)N;
-            for (int j = 0; j < N; j++) tr->code[i * N + j] = from[j];
-            tr->label[i] = tr->held.label[at + i];
-        }
+        const int n = code_list_batch(&tr->held, at, tr->batch, tr->code, tr->label);
         set_rows(tr);
         for (int i = 0; i < tr->batch * N; i++) tr->target[i] = i < n * N ? tr->code[i] : -1;
         FV_TRY(fv_plan_forward(tr->plan));
@@ -141,9 +136,7 @@ static fv_status sample(void *user, uint64_t step, const char *path_stem)
 static fv_status export_parts(trainer *tr, uint64_t step, fv_pack *pack, fv_meta *meta)
 {
     FV_TRY(fv_class_names_add(tr->ctx, tr->data, meta));
-    FV_TRY(fv_meta_add_number(tr->ctx, meta, "fovea.train.step", (double)step));
-    FV_TRY(fv_meta_add(tr->ctx, meta, "fovea.train.recipe", tr->recipe_text));
-    FV_TRY(fv_meta_add(tr->ctx, meta, "fovea.train.data", fv_dataset_manifest(tr->data)));
+    FV_TRY(fv_trainer_meta(tr->ctx, meta, step, tr->recipe_text, tr->data));
     FV_TRY(fv_pack_params(pack, tr->net.params, "gpt.", tr->export_type));
     FV_TRY(code_maker_export(&tr->maker, pack, meta));
     return fv_meta_write(meta, pack->writer);
@@ -207,34 +200,17 @@ static fv_status read_config(trainer *tr, fv_recipe *r)
     return s == FV_OK ? s : fv_fail_in(tr->ctx, FV_ERR_ARG, "recipe");
 }
 
-static fv_status open_data(trainer *tr, fv_recipe *r, const char *data_dir)
-{
-    const int side = code_maker_side(&tr->maker);
-    const bool split = fv_recipe_bool(r, "split", 1), hold_out = split || tr->eval_pictures > 0;
-    FV_TRY(fv_dataset_from_recipe(tr->ctx, &tr->data, r, data_dir, side,
-                                  hold_out ? FV_SPLIT_TRAIN : FV_SPLIT_ALL));
-    if (tr->eval_pictures == 0) return FV_OK;
-    return fv_dataset_from_recipe(tr->ctx, &tr->held_data, r, data_dir, side, FV_SPLIT_HELDOUT);
-}
-
-static fv_status read_run(trainer *tr, fv_recipe *r, const fv_ar_train_options *o,
+static fv_status read_run(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
                           fv_train_options *t)
 {
-    t->out_dir = o->out_dir;
-    t->export_path = o->export_path;
-    t->resume = o->resume;
-    t->start_step = o->start_step;
-    t->accumulate = tr->accumulate;
-    t->samples_per_step = (uint64_t)tr->batch * (uint64_t)tr->accumulate;
-    t->eval_every =
-        tr->eval_pictures ? (uint64_t)fv_recipe_int(r, "eval_every", 250, 0, 1000000000) : 0;
-    t->seed = tr->seed;
-    return fv_train_options_from_recipe(tr->ctx, r, t);
+    const fv_trainer_size size = { tr->batch, tr->accumulate, tr->eval_pictures > 0, tr->seed };
+    return fv_trainer_read(tr->ctx, r, o, &size, t);
 }
 
 /* The rows of the class table have the file's order. */
-static fv_status load_init(trainer *tr, const fv_model *m)
+static fv_status load_init(void *user, const fv_model *m)
 {
+    trainer *tr = user;
     fv_meta mine = {0};
     ar_config c;
     FV_TRY(ar_config_read(tr->ctx, m, &c));
@@ -255,12 +231,7 @@ static fv_status start_net(trainer *tr, const char *init)
     FV_TRY(gpt_net_create(tr->ctx, &tr->net, c));
     FV_TRY(fv_params_alloc(tr->net.params));
     gpt_net_init(&tr->net, tr->seed);
-    if (!init) return FV_OK;
-    fv_model *m;
-    FV_TRY(fv_model_open(tr->ctx, &m, init, NULL));
-    const fv_status s = load_init(tr, m);
-    fv_model_close(&m);
-    return s == FV_OK ? s : fv_fail_in(tr->ctx, s, "%s", init);
+    return fv_trainer_init(tr->ctx, init, load_init, tr);
 }
 
 static fv_status allocate(trainer *tr)
@@ -294,9 +265,7 @@ static fv_status build_plan(trainer *tr)
                                 fv_input(t, "rope", FV_F32, 3, rope));
     const fv_t target = fv_input(t, "target", FV_I32, 1, &all);
     fv_output(t, "loss", fv_loss_cross_entropy(t, gpt_logits(t, &tr->net, f), target));
-    fv_status s = fv_tape_status(t);
-    if (s == FV_OK) s = fv_plan_build(tr->ctx, &tr->plan, t, NULL);
-    fv_tape_destroy(&t);
+    fv_status s = fv_plan_finish(tr->ctx, &tr->plan, &t, NULL);
     if (s == FV_OK) s = fv_plan_bind(tr->plan, "label", tr->label);
     if (s == FV_OK) s = fv_plan_bind(tr->plan, "tokens", tr->input);
     if (s == FV_OK) s = fv_plan_bind(tr->plan, "target", tr->target);
@@ -318,12 +287,13 @@ static void trainer_free(trainer *tr)
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
 }
 
-static fv_status prepare(trainer *tr, fv_recipe *r, const fv_ar_train_options *o,
+static fv_status prepare(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
                          fv_train_options *t)
 {
     FV_TRY(read_numbers(tr, r));
     FV_TRY(read_config(tr, r));
-    FV_TRY(open_data(tr, r, o->data_dir));
+    FV_TRY(code_maker_data(&tr->maker, r, o->data_dir, &tr->data,
+                           tr->eval_pictures ? &tr->held_data : NULL));
     FV_TRY(read_run(tr, r, o, t));
     FV_TRY(start_net(tr, o->init));
     FV_TRY(fv_opt_from_recipe(tr->ctx, &tr->opt, tr->net.params, r));
@@ -332,24 +302,20 @@ static fv_status prepare(trainer *tr, fv_recipe *r, const fv_ar_train_options *o
     return build_plan(tr);
 }
 
-fv_status fv_ar_train(fv_ctx *ctx, fv_recipe *r, const fv_ar_train_options *opts,
+fv_status fv_ar_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
                       fv_train_result *result)
 {
     trainer tr = {.ctx = ctx};
-    fv_ar_train_options chosen = FV_AR_TRAIN_OPTIONS_INIT, *const o = &chosen;
+    fv_trainer_options o;
     fv_train_options t = FV_TRAIN_OPTIONS_INIT;
-    if (!r || !opts) return fv_fail(ctx, FV_ERR_ARG, "training: recipe or options missing");
-    FV_TRY(FV_TAKE_OPTIONS(ctx, o, opts, "training"));
-    fv_status s = prepare(&tr, r, o, &t);
+    FV_TRY(fv_trainer_take(ctx, r, opts, true, &o));
+    fv_status s = prepare(&tr, r, &o, &t);
     if (s == FV_OK) {
-        t.recipe_text = tr.recipe_text = fv_recipe_text(r);
+        tr.recipe_text = fv_recipe_text(r);
         const fv_train_hooks hooks = {&tr, train_step, tr.held_data ? evaluate : NULL,
                                       t.sample_every ? sample : NULL, export_model};
-        const int profile = fv_recipe_bool(r, "profile", 0);
-        fv_plan_profile(tr.plan, profile);
-        s = fv_train_run(ctx, tr.net.params, tr.opt, &hooks, &t, result);
-        if (s == FV_OK && profile)
-            s = fv_report(ctx, "profile", 1, 1, fv_plan_profile_text(tr.plan));
+        const fv_trainer_run run = { r, tr.recipe_text, tr.net.params, tr.opt, tr.plan, &hooks };
+        s = fv_trainer_go(ctx, &run, &t, result);
     }
     trainer_free(&tr);
     return s;

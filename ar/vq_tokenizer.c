@@ -51,9 +51,7 @@ static fv_status make_plan(fv_ctx *ctx, const fv_vq *v, bool encode, int rows, i
     fv_tape *t;
     FV_TRY(fv_tape_create(ctx, &t, v->params, FV_INFER, v->precision));
     (encode ? record_encoder : record_decoder)(t, v, rows, columns);
-    fv_status s = fv_tape_status(t);
-    if (s == FV_OK) s = fv_plan_build(ctx, out, t, NULL);
-    fv_tape_destroy(&t);
+    const fv_status s = fv_plan_finish(ctx, out, &t, NULL);
     return s == FV_OK ? s : fv_fail_in(ctx, s, "tokenizer");
 }
 

@@ -280,10 +280,7 @@ static fv_status export_model(void *user, uint64_t step, const char *path)
     trainer *tr = user;
     fv_meta m;
     FV_TRY(ar_config_meta(tr->ctx, &tr->cfg, &m));
-    fv_status s = fv_meta_add_number(tr->ctx, &m, "fovea.train.step", (double)step);
-    if (s == FV_OK) s = fv_meta_add(tr->ctx, &m, "fovea.train.recipe", tr->recipe_text);
-    if (s == FV_OK)
-        s = fv_meta_add(tr->ctx, &m, "fovea.train.data", fv_dataset_manifest(tr->data));
+    fv_status s = fv_trainer_meta(tr->ctx, &m, step, tr->recipe_text, tr->data);
     const struct { const char *key; double value; } held[] = {
         { "fovea.train.psnr_db", tr->last.psnr }, { "fovea.train.ssim", tr->last.ssim },
         { "fovea.train.codes_used", tr->last.used },
@@ -362,19 +359,11 @@ static fv_status open_data(trainer *tr, fv_recipe *r, const char *data_dir)
                                   hold_out ? FV_SPLIT_TRAIN : FV_SPLIT_ALL);
 }
 
-static fv_status read_run(trainer *tr, fv_recipe *r, const fv_vq_train_options *o,
+static fv_status read_run(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
                           fv_train_options *t)
 {
-    t->out_dir = o->out_dir;
-    t->export_path = o->export_path;
-    t->resume = o->resume;
-    t->start_step = o->start_step;
-    t->accumulate = tr->accumulate;
-    t->samples_per_step = (uint64_t)tr->batch * (uint64_t)tr->accumulate;
-    t->eval_every =
-        tr->eval_pictures ? (uint64_t)fv_recipe_int(r, "eval_every", 250, 0, 1000000000) : 0;
-    t->seed = tr->seed;
-    FV_TRY(fv_train_options_from_recipe(tr->ctx, r, t));
+    const fv_trainer_size size = { tr->batch, tr->accumulate, tr->eval_pictures > 0, tr->seed };
+    FV_TRY(fv_trainer_read(tr->ctx, r, o, &size, t));
     tr->steps = t->steps;
     /* Codes that start late would be worse than none. */
     tr->restart_end =
@@ -394,14 +383,6 @@ static fv_status allocate(trainer *tr)
     return tr->x && tr->latents && tr->kept && tr->counts ? FV_OK : FV_ERR_OOM;
 }
 
-static fv_status finish_plan(trainer *tr, fv_tape *t, fv_plan **out)
-{
-    fv_status s = fv_tape_status(t);
-    if (s == FV_OK) s = fv_plan_build(tr->ctx, out, t, NULL);
-    fv_tape_destroy(&t);
-    return s;
-}
-
 /* x -> y, z (unit length), index: for restarts, held-out pictures and sheets. */
 static fv_status build_view(trainer *tr)
 {
@@ -415,7 +396,7 @@ static fv_status build_view(trainer *tr)
     fv_output(t, "z", z);
     fv_output(t, "index", index);
     fv_output(t, "y", vq_decode(t, &tr->net, q));
-    return finish_plan(tr, t, &tr->view);
+    return fv_plan_finish(tr->ctx, &tr->view, &t, NULL);
 }
 
 /* y, x -> image loss; and the discriminator's plans. */
@@ -426,7 +407,7 @@ static fv_status build_adversary(trainer *tr, const int64_t image[4])
     FV_TRY(fv_tape_create(tr->ctx, &t, NULL, FV_TRAIN, FV_F32));
     const fv_t x = fv_input(t, "x", FV_F32, 4, image), y = fv_input_grad(t, "y", FV_F32, 4, image);
     fv_output(t, "loss", fvi_loss_image(t, y, x, &tr->loss));
-    FV_TRY(finish_plan(tr, t, &a->image));
+    FV_TRY(fv_plan_finish(tr->ctx, &a->image, &t, NULL));
     a->u = fv_calloc(tr->ctx, (size_t)(tr->batch * tr->pixels), sizeof *a->u);
     if (!a->u) return FV_ERR_OOM;
     FV_TRY(fv_plan_bind(tr->plan, "u", a->u));
@@ -451,8 +432,13 @@ static fv_status build_plan(trainer *tr)
         loss = fvi_loss_image(t, y, x, &tr->loss);
     }
     fv_output(t, "loss", fv_binary_op(t, FV_ADD, loss, vq));
-    FV_TRY(finish_plan(tr, t, &tr->plan));
+    FV_TRY(fv_plan_finish(tr->ctx, &tr->plan, &t, NULL));
     return has_gan ? build_adversary(tr, image) : FV_OK;
+}
+
+static fv_status load_init(void *user, const fv_model *m)
+{
+    return fv_params_load(((trainer *)user)->params, m, "");
 }
 
 static fv_status start_net(trainer *tr, const char *init)
@@ -464,12 +450,7 @@ static fv_status start_net(trainer *tr, const char *init)
     FV_TRY(fv_params_alloc(tr->params));
     vq_net_init(&tr->net, tr->seed);
     if (tr->adv.weight > 0) fvi_gan_init(&tr->adv.net, tr->seed);
-    if (!init) return FV_OK;
-    fv_model *m;
-    FV_TRY(fv_model_open(tr->ctx, &m, init, NULL));
-    const fv_status s = fv_params_load(tr->params, m, "");
-    fv_model_close(&m);
-    return s == FV_OK ? s : fv_fail_in(tr->ctx, s, "%s", init);
+    return fv_trainer_init(tr->ctx, init, load_init, tr);
 }
 
 static void trainer_free(trainer *tr)
@@ -486,7 +467,7 @@ static void trainer_free(trainer *tr)
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
 }
 
-static fv_status prepare(trainer *tr, fv_recipe *r, const fv_vq_train_options *o,
+static fv_status prepare(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
                          fv_train_options *t)
 {
     (void)fv_recipe_string(r, "engine", "vq");
@@ -505,24 +486,20 @@ static fv_status prepare(trainer *tr, fv_recipe *r, const fv_vq_train_options *o
     return build_plan(tr);
 }
 
-fv_status fv_vq_train(fv_ctx *ctx, fv_recipe *r, const fv_vq_train_options *opts,
+fv_status fv_vq_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
                       fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    fv_vq_train_options chosen = FV_VQ_TRAIN_OPTIONS_INIT, *const o = &chosen;
+    fv_trainer_options o;
     fv_train_options t = FV_TRAIN_OPTIONS_INIT;
-    if (!r || !opts) return fv_fail(ctx, FV_ERR_ARG, "training: recipe or options missing");
-    FV_TRY(FV_TAKE_OPTIONS(ctx, o, opts, "training"));
-    fv_status s = prepare(&tr, r, o, &t);
+    FV_TRY(fv_trainer_take(ctx, r, opts, true, &o));
+    fv_status s = prepare(&tr, r, &o, &t);
     if (s == FV_OK) {
-        t.recipe_text = tr.recipe_text = fv_recipe_text(r);
+        tr.recipe_text = fv_recipe_text(r);
         const fv_train_hooks hooks = { &tr, train_step, tr.eval_pictures ? evaluate : NULL,
                                        t.sample_every ? sample : NULL, export_model };
-        const int profile = fv_recipe_bool(r, "profile", 0);
-        fv_plan_profile(tr.plan, profile);
-        s = fv_train_run(ctx, tr.params, tr.opt, &hooks, &t, result);
-        if (s == FV_OK && profile)
-            s = fv_report(ctx, "profile", 1, 1, fv_plan_profile_text(tr.plan));
+        const fv_trainer_run run = { r, tr.recipe_text, tr.params, tr.opt, tr.plan, &hooks };
+        s = fv_trainer_go(ctx, &run, &t, result);
     }
     trainer_free(&tr);
     return s;

@@ -199,15 +199,8 @@ FV_API FV_NODISCARD fv_status fv_omnizip_convert(fv_ctx *ctx, const fv_model *in
 /* `fovea train` for recipes with engine = omnizip: byte streams of up to seven modalities, read by
  * lanes that carry their state on. The metric is the mean of the modalities' held-out bits per
  * byte; each of them is in out_dir/bits-per-byte.json. Keys: omnizip_train.c. */
-typedef struct fv_omnizip_train_options {
-    size_t struct_size;
-    const char *data_dir, *out_dir, *export_path, *init;
-    uint64_t start_step;
-    int resume;
-} fv_omnizip_train_options;
-#define FV_OMNIZIP_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_omnizip_train_options) }
 FV_API FV_NODISCARD fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *recipe,
-                                               const fv_omnizip_train_options *o,
+                                               const fv_trainer_options *o,
                                                fv_train_result *result);
 
 /* ---- 6. Models: what is known before the first byte ------------------------------------------ */

@@ -347,7 +347,7 @@ static bool is_there(const char *path)
 }
 
 static fv_status choose_tokenizer(trainer *tr, const oz_data_options *data,
-                                  const fv_omnizip_train_options *o)
+                                  const fv_trainer_options *o)
 {
     tr->data.tok = &oz_bytes;
     if (!tr->vocab_bits) return FV_OK;
@@ -390,7 +390,7 @@ static fv_status name_vocab(trainer *tr, const char *recipe)
     return tr->recipe_text ? FV_OK : FV_ERR_OOM;
 }
 
-static fv_status read_data(trainer *tr, fv_recipe *r, const fv_omnizip_train_options *opts,
+static fv_status read_data(trainer *tr, fv_recipe *r, const fv_trainer_options *opts,
                            oz_config *c)
 {
     const char *const *item;
@@ -487,9 +487,7 @@ static fv_status build_plan(trainer *tr, fv_plan **plan, fv_mode mode)
     fv_t loss = oz_loss(t, &tr->net, y, labels, paths);
     if (io.aux) loss = fv_binary_op(t, FV_ADD, loss, io.aux);
     fv_output(t, "loss", loss);
-    fv_status s = fv_tape_status(t);
-    if (s == FV_OK) s = fv_plan_build(tr->ctx, plan, t, NULL);
-    fv_tape_destroy(&t);
+    fv_status s = fv_plan_finish(tr->ctx, plan, &t, NULL);
     if (s == FV_OK) s = fv_plan_bind(*plan, "ids", tr->ids);
     if (s == FV_OK) s = fv_plan_bind(*plan, "labels", tr->labels);
     if (s == FV_OK && tr->paths) s = fv_plan_bind(*plan, "paths", tr->paths);
@@ -545,29 +543,22 @@ static void trainer_free(trainer *tr)
     }
 }
 
-static fv_status read_run(trainer *tr, fv_recipe *r, const fv_omnizip_train_options *o,
+static fv_status read_run(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
                           fv_train_options *t)
 {
-    t->out_dir = tr->out_dir = o->out_dir;
-    t->export_path = o->export_path;
-    t->resume = o->resume;
-    t->start_step = o->start_step;
-    t->accumulate = 1; /* lanes carry their state from step to step */
-    t->samples_per_step = (uint64_t)tr->lanes * (uint64_t)tr->T;
-    t->eval_every =
-        tr->eval_pieces ? (uint64_t)fv_recipe_int(r, "eval_every", 250, 0, 1000000000) : 0;
-    t->seed = tr->seed;
-    return fv_train_options_from_recipe(tr->ctx, r, t);
+    /* Nothing is accumulated: lanes carry their state from step to step. */
+    const fv_trainer_size size = {(int64_t)tr->lanes * tr->T, 1, tr->eval_pieces > 0, tr->seed};
+    tr->out_dir = o->out_dir;
+    return fv_trainer_read(tr->ctx, r, o, &size, t);
 }
 
-fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *r, const fv_omnizip_train_options *opts,
+fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
                            fv_train_result *result)
 {
-    fv_omnizip_train_options chosen = FV_OMNIZIP_TRAIN_OPTIONS_INIT, *const o = &chosen;
+    fv_trainer_options o;
     fv_train_options t = FV_TRAIN_OPTIONS_INIT;
     oz_config c;
-    if (!r || !opts) return fv_fail(ctx, FV_ERR_ARG, "training: recipe or options missing");
-    FV_TRY(FV_TAKE_OPTIONS(ctx, o, opts, "training"));
+    FV_TRY(fv_trainer_take(ctx, r, opts, true, &o));
     trainer *tr = fv_calloc(ctx, 1, sizeof *tr);
     if (!tr) return FV_ERR_OOM;
     tr->ctx = tr->data.ctx = ctx;
@@ -578,28 +569,26 @@ fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *r, const fv_omnizip_train_opt
     tr->balance = (float)fv_recipe_number(r, "balance", 0.01, 0, 100);
     tr->z = (float)fv_recipe_number(r, "z", 0.001, 0, 100);
     tr->eval_pieces = (int)fv_recipe_int(r, "eval_pieces", 16, 0, 1000000000);
-    const int profile = fv_recipe_bool(r, "profile", 0);
+    (void)fv_recipe_bool(r, "profile", 0);
     fv_status s = read_config(tr, r, &c);
     if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "precision", "f32", &tr->precision);
     if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "export", "f32", &tr->export_type);
-    if (s == FV_OK) s = read_run(tr, r, o, &t);
-    if (s == FV_OK) s = read_data(tr, r, o, &c);
+    if (s == FV_OK) s = read_run(tr, r, &o, &t);
+    if (s == FV_OK) s = read_data(tr, r, &o, &c);
     if (s == FV_OK && tr->lanes < tr->data.used)
         s = fv_fail(ctx, FV_ERR_ARG, "recipe: %d lanes for %d modalities: use at least one each",
                     tr->lanes, tr->data.used);
-    if (s == FV_OK) s = start_nets(tr, &c, o->init);
+    if (s == FV_OK) s = start_nets(tr, &c, o.init);
     if (s == FV_OK) s = fv_opt_from_recipe(ctx, &tr->opt, tr->full.params, r);
     if (s == FV_OK) s = fv_recipe_check(r);
     if (s == FV_OK) s = build_plans(tr);
     if (s == FV_OK) s = name_vocab(tr, fv_recipe_text(r));
     if (s == FV_OK) {
-        t.recipe_text = tr->recipe_text;
         const fv_train_hooks hooks = {tr, train_step, tr->eval_pieces ? evaluate : NULL, NULL,
                                       export_model};
-        fv_plan_profile(tr->plan, profile);
-        s = fv_train_run(ctx, tr->full.params, tr->opt, &hooks, &t, result);
-        if (s == FV_OK && profile)
-            s = fv_report(ctx, "profile", 1, 1, fv_plan_profile_text(tr->plan));
+        const fv_trainer_run run = {r, tr->recipe_text, tr->full.params, tr->opt, tr->plan,
+                                    &hooks};
+        s = fv_trainer_go(ctx, &run, &t, result);
     }
     trainer_free(tr);
     fv_free(ctx, tr);

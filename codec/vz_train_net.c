@@ -185,7 +185,7 @@ static fv_status run_recipe(fv_ctx *ctx, const char *text, const char *folder, c
                             bool resume, fv_train_result *r)
 {
     fv_recipe *recipe = NULL;
-    fv_omnizip_train_options o = FV_OMNIZIP_TRAIN_OPTIONS_INIT;
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
     FV_TRY(fv_recipe_parse(ctx, &recipe, text, strlen(text)));
     o.data_dir = folder;
     o.out_dir = out;

@@ -121,10 +121,7 @@ static fv_status finish(dit_runner *r, fv_tape **t, fv_plan **out)
 {
     fv_plan_options o = FV_PLAN_OPTIONS_INIT;
     o.external_work = 1;
-    fv_status s = fv_tape_status(*t);
-    if (s == FV_OK) s = fv_plan_build(r->ctx, out, *t, &o);
-    fv_tape_destroy(t);
-    return s;
+    return fv_plan_finish(r->ctx, out, t, &o);
 }
 
 static fv_status build_module(dit_runner *r, int rows, int l, int m, int tokens, fv_plan **out)

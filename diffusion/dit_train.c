@@ -103,14 +103,9 @@ static fv_status export_model(void *user, uint64_t step, const char *path)
 {
     trainer *tr = user;
     fv_meta meta;
-    char number[32];
     fv_status s = dit_config_meta(tr->ctx, &tr->net.cfg, &meta);
     if (s == FV_OK) s = fv_class_names_add(tr->ctx, tr->data, &meta);
-    snprintf(number, sizeof number, "%llu", (unsigned long long)step);
-    if (s == FV_OK) s = fv_meta_add(tr->ctx, &meta, "fovea.train.step", number);
-    if (s == FV_OK) s = fv_meta_add(tr->ctx, &meta, "fovea.train.recipe", tr->recipe_text);
-    if (s == FV_OK)
-        s = fv_meta_add(tr->ctx, &meta, "fovea.train.data", fv_dataset_manifest(tr->data));
+    if (s == FV_OK) s = fv_trainer_meta(tr->ctx, &meta, step, tr->recipe_text, tr->data);
     if (s == FV_OK)
         s = fv_params_export(tr->ctx, tr->net.params, tr->export_type,
                              (const char *const *)meta.item, meta.pairs, path, 1);
@@ -192,9 +187,7 @@ static fv_status build_plan(trainer *tr)
     const fv_t p = fv_input(t, "pos", FV_F32, 2, pos), ro = fv_input(t, "rope", FV_F32, 3, rope);
     fv_output(t, "loss",
               fv_loss_mse(t, dit_forward(t, &tr->net, z, time, y, p, ro), goal, weight));
-    fv_status s = fv_tape_status(t);
-    if (s == FV_OK) s = fv_plan_build(tr->ctx, &tr->plan, t, NULL);
-    fv_tape_destroy(&t);
+    fv_status s = fv_plan_finish(tr->ctx, &tr->plan, &t, NULL);
     if (s == FV_OK) s = fv_plan_bind(tr->plan, "z", tr->z);
     if (s == FV_OK) s = fv_plan_bind(tr->plan, "t", tr->time);
     if (s == FV_OK) s = fv_plan_bind(tr->plan, "y", tr->label);
@@ -254,8 +247,9 @@ static int64_t table_rows(const trainer *tr, const fv_model *m)
 }
 
 /* Start from a model file. Without names in it the classes must be as many, in the same order. */
-static fv_status load_init(trainer *tr, const fv_model *m)
+static fv_status load_init(void *user, const fv_model *m)
 {
+    trainer *tr = user;
     const char *names = fv_model_meta(m, "fovea.classes");
     const int64_t rows = table_rows(tr, m);
     dit_config c = tr->net.cfg;
@@ -282,27 +276,14 @@ static fv_status start_net(trainer *tr, const char *init)
     FV_TRY(dit_net_create(tr->ctx, &tr->net, &c));
     FV_TRY(fv_params_alloc(tr->net.params));
     dit_net_init(&tr->net, tr->seed);
-    if (!init) return FV_OK;
-    fv_model *m;
-    FV_TRY(fv_model_open(tr->ctx, &m, init, NULL));
-    const fv_status s = load_init(tr, m);
-    fv_model_close(&m);
-    return s == FV_OK ? s : fv_fail_in(tr->ctx, s, "%s", init);
+    return fv_trainer_init(tr->ctx, init, load_init, tr);
 }
 
-static fv_status read_run(trainer *tr, fv_recipe *r, const fv_dit_train_options *o,
+static fv_status read_run(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
                           fv_train_options *t)
 {
-    t->out_dir = o->out_dir;
-    t->export_path = o->export_path;
-    t->resume = o->resume;
-    t->start_step = o->start_step;
-    t->accumulate = tr->accumulate;
-    t->samples_per_step = (uint64_t)tr->batch * (uint64_t)tr->accumulate;
-    t->eval_every =
-        tr->eval_batches ? (uint64_t)fv_recipe_int(r, "eval_every", 250, 0, 1000000000) : 0;
-    t->seed = tr->seed;
-    return fv_train_options_from_recipe(tr->ctx, r, t);
+    const fv_trainer_size size = { tr->batch, tr->accumulate, tr->eval_batches > 0, tr->seed };
+    return fv_trainer_read(tr->ctx, r, o, &size, t);
 }
 
 static void trainer_free(trainer *tr)
@@ -316,14 +297,13 @@ static void trainer_free(trainer *tr)
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
 }
 
-fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *r, const fv_dit_train_options *opts,
+fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
                        fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    fv_dit_train_options chosen = FV_DIT_TRAIN_OPTIONS_INIT, *const o = &chosen;
+    fv_trainer_options o;
     fv_train_options t = FV_TRAIN_OPTIONS_INIT;
-    if (!r || !opts) return fv_fail(ctx, FV_ERR_ARG, "training: recipe or options missing");
-    FV_TRY(FV_TAKE_OPTIONS(ctx, o, opts, "training"));
+    FV_TRY(fv_trainer_take(ctx, r, opts, true, &o));
     tr.seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
     tr.batch = (int)fv_recipe_int(r, "batch", 64, 1, 65536);
     tr.accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
@@ -337,21 +317,19 @@ fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *r, const fv_dit_train_options *op
     fv_status s = read_config(&tr, r);
     if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "precision", "bf16", &tr.precision);
     if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "export", "bf16", &tr.export_type);
-    if (s == FV_OK) s = open_data(&tr, r, o->data_dir, tr.net.cfg.input_size);
-    if (s == FV_OK) s = read_run(&tr, r, o, &t);
-    if (s == FV_OK) s = start_net(&tr, o->init);
+    if (s == FV_OK) s = open_data(&tr, r, o.data_dir, tr.net.cfg.input_size);
+    if (s == FV_OK) s = read_run(&tr, r, &o, &t);
+    if (s == FV_OK) s = start_net(&tr, o.init);
     if (s == FV_OK) s = fv_opt_from_recipe(ctx, &tr.opt, tr.net.params, r);
     if (s == FV_OK) s = fv_recipe_check(r);
     if (s == FV_OK) s = allocate(&tr);
     if (s == FV_OK) s = build_plan(&tr);
     if (s == FV_OK) {
-        t.recipe_text = tr.recipe_text = fv_recipe_text(r);
+        tr.recipe_text = fv_recipe_text(r);
         const fv_train_hooks hooks = { &tr, train_step, tr.eval_batches ? evaluate : NULL,
                                        t.sample_every ? sample : NULL, export_model };
-        fv_plan_profile(tr.plan, fv_recipe_bool(r, "profile", 0));
-        s = fv_train_run(ctx, tr.net.params, tr.opt, &hooks, &t, result);
-        if (s == FV_OK && fv_recipe_bool(r, "profile", 0))
-            s = fv_report(ctx, "profile", 1, 1, fv_plan_profile_text(tr.plan));
+        const fv_trainer_run run = { r, tr.recipe_text, tr.net.params, tr.opt, tr.plan, &hooks };
+        s = fv_trainer_go(ctx, &run, &t, result);
     }
     trainer_free(&tr);
     return s;

@@ -335,15 +335,8 @@ FV_API FV_NODISCARD fv_status fv_vae_encode(fv_ctx *ctx, fv_vae *v, const float 
  * recipe for all its keys, so one that is unknown is FV_ERR_UNKNOWN before the first step. F models
  * only. `init`: start from this model file of the same sizes; rows of its class table are taken by
  * the names of the classes, without names by their order, of which there must then be as many. */
-typedef struct fv_dit_train_options {
-    size_t struct_size;
-    const char *data_dir, *out_dir, *export_path, *init;
-    uint64_t start_step;
-    int resume;
-} fv_dit_train_options;
-#define FV_DIT_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_dit_train_options) }
 FV_API FV_NODISCARD fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *recipe,
-                                           const fv_dit_train_options *o, fv_train_result *result);
+                                           const fv_trainer_options *o, fv_train_result *result);
 
 /* `fovea convert`: official DiT .pt, Diffusers DiTTransformer2DModel, AutoencoderKL /
  * AutoencoderTiny, TAESD -> one fovea model. decoder may be NULL. type: FV_F32, FV_BF16 or FV_I8

@@ -706,8 +706,7 @@ static fv_status make_plan(fv_ctx *ctx, const fv_vae *v, const vae_net *n, int r
     fv_plan_options o = FV_PLAN_OPTIONS_INIT;
     o.external_work = 1;
     FV_TRY(record(ctx, v, n, rows, columns, &t, NULL));
-    const fv_status s = fv_plan_build(ctx, out, t, &o);
-    fv_tape_destroy(&t);
+    const fv_status s = fv_plan_finish(ctx, out, &t, &o);
     return s == FV_OK ? s : fv_fail_in(ctx, s, "vae");
 }
 

@@ -15,6 +15,7 @@
  *
  * File: tensors below, metadata fovea.kind = classifier, fovea.version, fovea.input_size,
  * fovea.class_count, fovea.classes (names, one a line), fovea.train.{step,recipe,data}. */
+#include "class_names.h"
 #include "internal.h"
 
 #include <math.h>
@@ -157,10 +158,7 @@ static fv_status build(fv_ctx *ctx, fv_plan **out, const network *n, int64_t row
     fv_output(t, "logits", logits);
     if (mode == FV_TRAIN)
         fv_output(t, "loss", fv_loss_cross_entropy(t, logits, fv_input(t, "y", FV_I32, 1, &rows)));
-    fv_status s = fv_tape_status(t);
-    if (s == FV_OK) s = fv_plan_build(ctx, out, t, NULL);
-    fv_tape_destroy(&t);
-    return s;
+    return fv_plan_finish(ctx, out, &t, NULL);
 }
 
 /* The first of equals; -1 if there is a NaN: a broken network recognises nothing. */
@@ -448,25 +446,17 @@ static fv_status evaluate(void *user, uint64_t step, double *metric)
 static fv_status export_model(void *user, uint64_t step, const char *path)
 {
     trainer *tr = user;
-    char number[4][32];
-    fv_text names;
-    fv_text_init(&names, tr->ctx);
-    for (int i = 0; i < tr->net.classes; i++)
-        fv_text_printf(&names, "%s%s", i ? "\n" : "", fv_dataset_class_name(tr->data, i));
-    const unsigned long long v[4] = { FORMAT_VERSION, (unsigned)tr->net.size,
-                                      (unsigned)tr->net.classes, step };
-    for (int i = 0; i < 4; i++) snprintf(number[i], sizeof number[i], "%llu", v[i]);
-    const char *meta[] = { "fovea.kind", "classifier", "fovea.version", number[0],
-                           "fovea.input_size", number[1], "fovea.class_count", number[2],
-                           "fovea.classes", names.data ? names.data : "",
-                           "fovea.train.step", number[3],
-                           "fovea.train.recipe", tr->recipe_text,
-                           "fovea.train.data", fv_dataset_manifest(tr->data) };
-    fv_status s = names.status;
+    fv_meta meta = { 0 };
+    fv_status s = fv_meta_add(tr->ctx, &meta, "fovea.kind", "classifier");
+    if (s == FV_OK) s = fv_meta_add_number(tr->ctx, &meta, "fovea.version", FORMAT_VERSION);
+    if (s == FV_OK) s = fv_meta_add_number(tr->ctx, &meta, "fovea.input_size", tr->net.size);
+    if (s == FV_OK) s = fv_meta_add_number(tr->ctx, &meta, "fovea.class_count", tr->net.classes);
+    if (s == FV_OK) s = fv_class_names_add(tr->ctx, tr->data, &meta);
+    if (s == FV_OK) s = fv_trainer_meta(tr->ctx, &meta, step, tr->recipe_text, tr->data);
     if (s == FV_OK)
-        s = fv_params_export(tr->ctx, tr->net.params, tr->export_type, meta,
-                             (int)FV_ARRAY_LEN(meta) / 2, path, 1);
-    fv_text_free(&names);
+        s = fv_params_export(tr->ctx, tr->net.params, tr->export_type,
+                             (const char *const *)meta.item, meta.pairs, path, 1);
+    fv_meta_free(tr->ctx, &meta);
     return s;
 }
 
@@ -508,38 +498,33 @@ static void free_trainer(trainer *tr)
     fv_free(tr->ctx, tr->label);
 }
 
-fv_status fv_classifier_train(fv_ctx *ctx, fv_recipe *r, const fv_classifier_train_options *opts,
+fv_status fv_classifier_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
                               fv_train_result *result)
 {
-    fv_classifier_train_options o = FV_CLASSIFIER_TRAIN_OPTIONS_INIT;
-    if (!r || !opts)
-        return fv_fail(ctx, FV_ERR_ARG, "classifier: a recipe and options are needed");
-    FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "classifier"));
+    fv_trainer_options o;
+    FV_TRY(fv_trainer_take(ctx, r, opts, false, &o));
     trainer tr = { .ctx = ctx };
     fv_train_options t = FV_TRAIN_OPTIONS_INIT;
     (void)fv_recipe_string(r, "engine", "classifier");
     const int size = (int)fv_recipe_int(r, "image_size", 64, MIN_SIZE, MAX_SIZE);
-    t.seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
+    const uint64_t seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
     tr.batch = (int)fv_recipe_int(r, "batch", 64, 1, 4096);
-    t.accumulate = tr.accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
-    t.samples_per_step = (uint64_t)tr.batch * (uint64_t)tr.accumulate;
-    t.eval_every = (uint64_t)fv_recipe_int(r, "eval_every", 250, 0, 1000000000);
-    t.out_dir = o.out_dir;
-    t.export_path = o.export_path;
-    t.resume = o.resume;
+    tr.accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
+    const fv_trainer_size run = { tr.batch, tr.accumulate, true, seed };
     fv_status s = fv_dtype_from_recipe(ctx, r, "precision", "bf16", &tr.precision);
     if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "export", "bf16", &tr.export_type);
-    if (s == FV_OK) s = fv_train_options_from_recipe(ctx, r, &t);
+    if (s == FV_OK) s = fv_trainer_read(ctx, r, &o, &run, &t);
     if (s == FV_OK) s = open_data(&tr, r, o.data_dir, size);
-    if (s == FV_OK) s = start(&tr, r, t.seed, size);
+    if (s == FV_OK) s = start(&tr, r, seed, size);
     if (s == FV_OK) s = fv_recipe_check(r);
     if (s == FV_OK) {
-        t.recipe_text = tr.recipe_text = fv_recipe_text(r);
+        tr.recipe_text = fv_recipe_text(r);
         t.sample_every = 0;
         const fv_train_hooks hooks = { .user = &tr, .step = train_step,
                                        .evaluate = tr.held ? evaluate : NULL,
                                        .export_model = export_model };
-        s = fv_train_run(ctx, tr.net.params, tr.opt, &hooks, &t, result);
+        const fv_trainer_run all = { r, tr.recipe_text, tr.net.params, tr.opt, NULL, &hooks };
+        s = fv_trainer_go(ctx, &all, &t, result);
     }
     free_trainer(&tr);
     return s;

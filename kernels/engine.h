@@ -70,6 +70,10 @@ fv_status fv_take_options(fv_ctx *ctx, void *o, size_t size, const void *opts, c
 #define FV_TAKE_OPTIONS(ctx, o, opts, what) \
     fv_take_options((ctx), (o), sizeof *(o), 1 ? (opts) : (o), (what)) /* ?: checks the types */
 
+/* ---- Plans (plan.c) -------------------------------------------------------------------------- */
+/* fv_plan_build of what was recorded; the tape goes, also on failure. o may be NULL. */
+fv_status fv_plan_finish(fv_ctx *ctx, fv_plan **out, fv_tape **t, const fv_plan_options *o);
+
 /* ---- Device memory: what plans read and write (fv_plan_bind); on the CPU as fv_alloc ------- */
 typedef enum fv_copy_kind {
     FV_COPY_TO_DEVICE = 0,
@@ -199,6 +203,38 @@ fv_status fv_pack_random(fv_pack *p, const char *name, const fv_tensor *t, uint6
 fv_status fv_pack_params(fv_pack *p, const fv_params *params, const char *prefix, fv_dtype type);
 /* The tensors of m whose names begin with `from`, as stored, with `to` in its place; m stays open. */
 fv_status fv_pack_copy(fv_pack *p, const fv_model *m, const char *from, const char *to);
+
+/* ---- Trainers: what all fv_x_train share (train_recipe.c) ------------------------------------ */
+/* The caller's options into *o. FV_ERR_ARG: recipe or options are missing; FV_ERR_UNSUPPORTED: the
+ * trainer cannot start from a model and is given one. */
+fv_status fv_trainer_take(fv_ctx *ctx, const fv_recipe *r, const fv_trainer_options *opts,
+                          bool takes_init, fv_trainer_options *o);
+typedef struct fv_trainer_size {
+    int64_t batch;    /* samples of a micro-batch           */
+    int accumulate;   /* micro-batches of a step            */
+    bool has_heldout; /* is there something to evaluate on? */
+    uint64_t seed;
+} fv_trainer_size;
+/* Fills *t from the options, the sizes and the recipe. */
+fv_status fv_trainer_read(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *o,
+                          const fv_trainer_size *size, fv_train_options *t);
+/* Opens the model file to start from and hands it to `load`; init NULL: does nothing. */
+fv_status fv_trainer_init(fv_ctx *ctx, const char *init,
+                          fv_status (*load)(void *user, const fv_model *m), void *user);
+/* Step, recipe and data as metadata of the exported model. */
+fv_status fv_trainer_meta(fv_ctx *ctx, fv_meta *meta, uint64_t step, const char *recipe_text,
+                          const fv_dataset *data);
+typedef struct fv_trainer_run {
+    fv_recipe *recipe;
+    const char *recipe_text; /* as checkpoints hold it */
+    fv_params *params;
+    fv_opt *opt;
+    fv_plan *plan; /* its times are reported if the recipe says profile = yes; NULL: no such key */
+    const fv_train_hooks *hooks;
+} fv_trainer_run;
+/* fv_train_run of what has been set up. */
+fv_status fv_trainer_go(fv_ctx *ctx, const fv_trainer_run *run, fv_train_options *t,
+                        fv_train_result *result);
 
 /* ---- Numbers --------------------------------------------------------------------------------- */
 FV_INLINE float fv_bf16_to_f32(uint16_t h)

@@ -881,6 +881,21 @@ FV_API FV_NODISCARD fv_status fv_params_export(fv_ctx *ctx, const fv_params *par
                                                const char *const *meta, int meta_pairs,
                                                const char *path, int overwrite);
 
+/* What the trainers of all engines take: fv_classifier_train, fv_dit_train, ... Each of them asks
+ * the recipe for all its keys, so one that is unknown is FV_ERR_UNKNOWN before the first step. */
+typedef struct fv_trainer_options {
+    size_t struct_size;
+    const char *data_dir; /* put before relative data paths; may be NULL                       */
+    const char *out_dir, *export_path; /* as in fv_train_options                                */
+    const char *init;     /* start from the weights of this model file; NULL = none. A trainer that
+                             cannot says FV_ERR_UNSUPPORTED                                     */
+    uint64_t start_step;  /* with init: position in data and schedule                          */
+    int resume;
+} fv_trainer_options;
+#define FV_TRAINER_OPTIONS_INIT { .struct_size = sizeof(fv_trainer_options) }
+typedef fv_status (*fv_trainer)(fv_ctx *ctx, fv_recipe *recipe, const fv_trainer_options *o,
+                                fv_train_result *result);
+
 /* ---- 11. Feature classifier ------------------------------------------------------------------ */
 
 /* A small residual network that tells the classes of a data set apart. Its answers and its pooled
@@ -914,14 +929,8 @@ FV_API FV_NODISCARD fv_status fv_classifier_score(fv_ctx *ctx, fv_classifier *c,
 
 /* `fovea train` for recipes with engine = classifier. The metric is the share of held-out pictures
  * that are not recognised. */
-typedef struct fv_classifier_train_options {
-    size_t struct_size;
-    const char *data_dir, *out_dir, *export_path;
-    int resume;
-} fv_classifier_train_options;
-#define FV_CLASSIFIER_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_classifier_train_options) }
 FV_API FV_NODISCARD fv_status fv_classifier_train(fv_ctx *ctx, fv_recipe *recipe,
-                                                  const fv_classifier_train_options *o,
+                                                  const fv_trainer_options *o,
                                                   fv_train_result *result);
 
 #ifdef __cplusplus

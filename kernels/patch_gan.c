@@ -117,10 +117,7 @@ static fv_status build(fvi_gan *g, const int64_t image[4], fv_dtype precision, b
         const fv_t fake = fv_input_grad(t, "fake", FV_F32, 4, image);
         fv_output(t, "loss", fvi_gan_fool(t, fvi_gan_logits(t, g->net, fake)));
     }
-    fv_status s = fv_tape_status(t);
-    if (s == FV_OK) s = fv_plan_build(g->ctx, learn ? &g->learn : &g->pull, t, NULL);
-    fv_tape_destroy(&t);
-    return s;
+    return fv_plan_finish(g->ctx, learn ? &g->learn : &g->pull, &t, NULL);
 }
 
 static int64_t gradient_count(const fvi_gan_net *n)

@@ -338,6 +338,13 @@ fail:
     return s;
 }
 
+fv_status fv_plan_finish(fv_ctx *ctx, fv_plan **out, fv_tape **t, const fv_plan_options *o)
+{
+    const fv_status s = fv_plan_build(ctx, out, *t, o);
+    fv_tape_destroy(t);
+    return s;
+}
+
 void fv_plan_destroy(fv_plan **pp)
 {
     if (!pp || !*pp) return;

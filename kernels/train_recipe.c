@@ -196,3 +196,63 @@ fv_status fv_dtype_from_recipe(fv_ctx *ctx, fv_recipe *r, const char *key, const
     if (*out != FV_F32 || strcmp(v, "f32") == 0) return FV_OK;
     return fv_fail(ctx, FV_ERR_UNKNOWN, "recipe: %s = %.40s: use f32, bf16 or int8", key, v);
 }
+
+/* ---- Trainers -------------------------------------------------------------------------------- */
+
+fv_status fv_trainer_take(fv_ctx *ctx, const fv_recipe *r, const fv_trainer_options *opts,
+                          bool takes_init, fv_trainer_options *o)
+{
+    *o = (fv_trainer_options)FV_TRAINER_OPTIONS_INIT;
+    if (!r || !opts) return fv_fail(ctx, FV_ERR_ARG, "training: recipe or options missing");
+    FV_TRY(FV_TAKE_OPTIONS(ctx, o, opts, "training"));
+    if (takes_init || (!o->init && !o->start_step)) return FV_OK;
+    return fv_fail(ctx, FV_ERR_UNSUPPORTED,
+                   "training: this kind begins afresh: leave out the model to start from");
+}
+
+fv_status fv_trainer_read(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *o,
+                          const fv_trainer_size *size, fv_train_options *t)
+{
+    t->out_dir = o->out_dir;
+    t->export_path = o->export_path;
+    t->resume = o->resume;
+    t->start_step = o->start_step;
+    t->accumulate = size->accumulate;
+    t->samples_per_step = (uint64_t)size->batch * (uint64_t)size->accumulate;
+    t->eval_every =
+        size->has_heldout ? (uint64_t)fv_recipe_int(r, "eval_every", 250, 0, 1000000000) : 0;
+    t->seed = size->seed;
+    return fv_train_options_from_recipe(ctx, r, t);
+}
+
+fv_status fv_trainer_init(fv_ctx *ctx, const char *init,
+                          fv_status (*load)(void *user, const fv_model *m), void *user)
+{
+    fv_model *m;
+    if (!init) return FV_OK;
+    FV_TRY(fv_model_open(ctx, &m, init, NULL));
+    const fv_status s = load(user, m);
+    fv_model_close(&m);
+    return s == FV_OK ? s : fv_fail_in(ctx, s, "%s", init);
+}
+
+fv_status fv_trainer_meta(fv_ctx *ctx, fv_meta *meta, uint64_t step, const char *recipe_text,
+                          const fv_dataset *data)
+{
+    char number[32];
+    snprintf(number, sizeof number, "%llu", (unsigned long long)step);
+    FV_TRY(fv_meta_add(ctx, meta, "fovea.train.step", number));
+    FV_TRY(fv_meta_add(ctx, meta, "fovea.train.recipe", recipe_text));
+    return fv_meta_add(ctx, meta, "fovea.train.data", fv_dataset_manifest(data));
+}
+
+fv_status fv_trainer_go(fv_ctx *ctx, const fv_trainer_run *run, fv_train_options *t,
+                        fv_train_result *result)
+{
+    const int profile = run->plan ? fv_recipe_bool(run->recipe, "profile", 0) : 0;
+    t->recipe_text = run->recipe_text;
+    if (run->plan) fv_plan_profile(run->plan, profile);
+    const fv_status s = fv_train_run(ctx, run->params, run->opt, run->hooks, t, result);
+    if (s != FV_OK || !profile) return s;
+    return fv_report(ctx, "profile", 1, 1, fv_plan_profile_text(run->plan));
+}

@@ -88,7 +88,7 @@ static fv_status set_lines(fv_recipe *r, const char *lines)
 static fv_status train(const char *folder, const char *out, int resume, const char *init,
                        const char *more, fv_train_result *result)
 {
-    fv_ar_train_options o = FV_AR_TRAIN_OPTIONS_INIT;
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
     char text[1024], dir[160];
     fv_recipe *r;
     snprintf(text, sizeof text,
@@ -110,7 +110,7 @@ static fv_status train(const char *folder, const char *out, int resume, const ch
 static fv_status train_draft(const char *folder, const char *model, const char *out, int resume,
                              const char *more, fv_train_result *result)
 {
-    fv_ar_draft_train_options o = FV_AR_DRAFT_TRAIN_OPTIONS_INIT;
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
     char text[1024], dir[160];
     fv_recipe *r;
     snprintf(text, sizeof text, "%smodel = %s/%s\n", common, temp_dir, model);
@@ -295,6 +295,12 @@ static void wrong_recipes_and_files_are_refused(void)
     CHECK(says(train_draft("bad", "vq", "bad", 0, "steps = 1\n", &r), FV_ERR_MODEL, "generator"));
     CHECK(says(train_draft("bad", "model", "bad", 0, "steps = 1\nclasses = a\n", &r), FV_ERR_MODEL,
                "classes"));
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
+    fv_recipe *empty;
+    o.init = temp_path("model");
+    OK(ctx, fv_recipe_parse(ctx, &empty, "", 0));
+    CHECK(says(fv_ar_draft_train(ctx, empty, &o, &r), FV_ERR_UNSUPPORTED, "afresh"));
+    fv_recipe_close(&empty);
     CHECK(access(temp_path("bad/model.safetensors"), F_OK) != 0 && access(temp_path("bad"), F_OK));
 }
 

@@ -167,7 +167,7 @@ static void gradients_of_all_parameters_agree_with_differences(void)
 
 static void learns_colours(void)
 {
-    fv_classifier_train_options o = FV_CLASSIFIER_TRAIN_OPTIONS_INIT;
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
     fv_train_result result;
     fv_recipe *r = recipe("eval_every = 40\nlog_every = 20\n");
     char out[128];
@@ -205,7 +205,7 @@ static void make_faulty(void)
 /* Also: other steps resume a recipe that leaves the warm-up open. */
 static void an_unreadable_held_out_picture_does_not_end_a_run(void)
 {
-    fv_classifier_train_options o = FV_CLASSIFIER_TRAIN_OPTIONS_INIT;
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
     char out[128];
     make_faulty();
     snprintf(out, sizeof out, "%s/faulty", temp_dir);
@@ -489,7 +489,7 @@ static void recipes_with_wrong_words_are_refused(void)
 {
     static const char *const wrong[] = { "schedule = cosin\n", "precision = fp16\n",
                                          "image_size = 8\n", "clases = red\n", "export = bf\n" };
-    fv_classifier_train_options o = FV_CLASSIFIER_TRAIN_OPTIONS_INIT;
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
     char out[128];
     snprintf(out, sizeof out, "%s/wrong", temp_dir);
     o.data_dir = temp_dir;
@@ -504,6 +504,25 @@ static void recipes_with_wrong_words_are_refused(void)
         fv_recipe_close(&r);
     }
     CHECK(access(out, F_OK) != 0);
+}
+
+static void a_model_to_start_from_is_refused(void)
+{
+    fv_train_result result;
+    fv_trainer_options from_model = FV_TRAINER_OPTIONS_INIT, from_step = FV_TRAINER_OPTIONS_INIT;
+    fv_recipe *r = recipe("");
+    char out[128];
+    snprintf(out, sizeof out, "%s/from", temp_dir);
+    from_model.data_dir = from_step.data_dir = temp_dir;
+    from_model.out_dir = from_step.out_dir = out;
+    from_model.init = "model";
+    from_step.start_step = 5;
+    CHECK(fv_classifier_train(ctx, r, &from_model, &result) == FV_ERR_UNSUPPORTED);
+    CHECK(fv_classifier_train(ctx, r, &from_step, &result) == FV_ERR_UNSUPPORTED);
+    CHECK(fv_classifier_train(ctx, r, NULL, &result) == FV_ERR_ARG);
+    CHECK(fv_classifier_train(ctx, NULL, &from_model, &result) == FV_ERR_ARG);
+    CHECK(access(out, F_OK) != 0);
+    fv_recipe_close(&r);
 }
 
 static void memory_failures_leave_nothing_behind(void)
@@ -552,6 +571,7 @@ int main(void)
     RUN(refuses_files_that_are_not_classifiers);
     RUN(refuses_data_of_other_classes);
     RUN(recipes_with_wrong_words_are_refused);
+    RUN(a_model_to_start_from_is_refused);
     RUN(memory_failures_leave_nothing_behind);
     fv_ctx_destroy(&ctx);
     return test_end();

@@ -36,7 +36,7 @@ static void make_data(const char *name, const char *classes)
 /* Trains on a data set to temp_dir/OUT; `set` is a further KEY=VALUE. */
 static fv_status train(const char *data, const char *init, const char *out, const char *set)
 {
-    fv_dit_train_options o = FV_DIT_TRAIN_OPTIONS_INIT;
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
     fv_train_result result;
     fv_recipe *r;
     char text[512], folder[160];

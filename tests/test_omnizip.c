@@ -569,7 +569,7 @@ static fv_status set_all(fv_recipe *r, const char *change)
 static fv_status train(const char *out, const char *change, int resume, fv_train_result *result)
 {
     fv_recipe *r;
-    fv_omnizip_train_options o = FV_OMNIZIP_TRAIN_OPTIONS_INIT;
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
     FV_TRY(fv_recipe_parse(ctx, &r, recipe_text, strlen(recipe_text)));
     fv_status s = set_all(r, change);
     o.data_dir = temp_dir;

@@ -53,7 +53,7 @@ static fv_recipe *recipe(const char *more)
 /* A classifier of `size` pixels whose classes are `classes` (a recipe line), to temp_dir/name. */
 static void train_judge(const char *name, int size, const char *classes, int steps)
 {
-    fv_classifier_train_options o = FV_CLASSIFIER_TRAIN_OPTIONS_INIT;
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
     fv_train_result result;
     char more[256], out[128], path[128];
     snprintf(more, sizeof more, "image_size = %d\nbatch = 8\nlr = 3e-3\nsteps = %d\n%s", size,
@@ -71,7 +71,7 @@ static void train_judge(const char *name, int size, const char *classes, int ste
 
 static void train_and_open_both(void)
 {
-    fv_dit_train_options o = FV_DIT_TRAIN_OPTIONS_INIT;
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
     fv_train_result result;
     char out[128], path[128];
     fv_recipe *r = recipe("preset = F32\nwidth = 64\ndepth = 1\nheads = 1\nbatch = 4\nsteps = 2\n"

@@ -684,7 +684,7 @@ static void make_data(void)
 /* Runs of up to 24 steps restart codes at every second one. */
 static fv_status train(fv_ctx *c, const char *out, int steps, int resume, const char *set)
 {
-    fv_vq_train_options o = FV_VQ_TRAIN_OPTIONS_INIT;
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
     fv_train_result result;
     fv_recipe *r;
     char text[512], folder[160];

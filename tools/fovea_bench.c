@@ -445,7 +445,7 @@ static fv_status run_training(bench *b, fv_dtype type)
                            b->a->preset, b->a->batch, b->a->steps + 2, fv_dtype_name(type));
     if (n < 0 || n >= (int)sizeof text) return FV_ERR_CAPACITY;
     snprintf(out, sizeof out, "%s/out", b->temp);
-    fv_dit_train_options o = FV_DIT_TRAIN_OPTIONS_INIT;
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
     o.data_dir = b->temp;
     o.out_dir = out;
     b->stage = "training";

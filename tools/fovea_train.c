@@ -15,7 +15,35 @@ typedef struct train_args {
     bool resume;
 } train_args;
 
-static const char *const engines[] = {"dit", "classifier", "omnizip", "vq", "ar", "draft", NULL};
+typedef struct train_engine {
+    const char *name;
+    fv_trainer run;
+    bool takes_init;
+} train_engine;
+
+static const train_engine engines[] = {
+    {"dit", fv_dit_train, true},
+    {"classifier", fv_classifier_train, false},
+    {"omnizip", fv_omnizip_train, true},
+    {"vq", fv_vq_train, true},
+    {"ar", fv_ar_train, true},
+    {"draft", fv_ar_draft_train, false},
+};
+
+static const train_engine *find_engine(const char *name)
+{
+    for (size_t i = 0; i < sizeof engines / sizeof *engines; i++)
+        if (strcmp(name, engines[i].name) == 0) return &engines[i];
+    return NULL;
+}
+
+static int unknown_engine(const char *path, const char *name)
+{
+    char known[128] = "";
+    for (size_t i = 0, n = 0; i < sizeof engines / sizeof *engines && n < sizeof known; i++)
+        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", engines[i].name);
+    return cli_fail(CLI_BAD_INPUT, "%s: engine = %s is unknown; there are %s", path, name, known);
+}
 
 /* train-NAME in the current folder, NAME from the recipe's file name. */
 static char *default_out(const char *recipe)
@@ -54,61 +82,16 @@ static void print_result(fv_ctx *ctx, const train_args *a, const char *out,
     free(model);
 }
 
-static fv_status run_ar(fv_ctx *ctx, fv_recipe *r, const train_args *a, const char *data_dir,
-                        const char *out, const char *engine, fv_train_result *result)
-{
-    if (strcmp(engine, "draft") == 0) {
-        fv_ar_draft_train_options d = FV_AR_DRAFT_TRAIN_OPTIONS_INIT;
-        d.data_dir = data_dir;
-        d.out_dir = out;
-        d.resume = a->resume;
-        return fv_ar_draft_train(ctx, r, &d, result);
-    }
-    if (strcmp(engine, "ar") == 0) {
-        fv_ar_train_options g = FV_AR_TRAIN_OPTIONS_INIT;
-        g.data_dir = data_dir;
-        g.out_dir = out;
-        g.init = a->init;
-        g.start_step = a->start_step;
-        g.resume = a->resume;
-        return fv_ar_train(ctx, r, &g, result);
-    }
-    fv_vq_train_options v = FV_VQ_TRAIN_OPTIONS_INIT;
-    v.data_dir = data_dir;
-    v.out_dir = out;
-    v.init = a->init;
-    v.start_step = a->start_step;
-    v.resume = a->resume;
-    return fv_vq_train(ctx, r, &v, result);
-}
-
 static fv_status run_engine(fv_ctx *ctx, fv_recipe *r, const train_args *a, const char *data_dir,
-                            const char *out, const char *engine, fv_train_result *result)
+                            const char *out, const train_engine *engine, fv_train_result *result)
 {
-    if (strcmp(engine, "classifier") == 0) {
-        fv_classifier_train_options c = FV_CLASSIFIER_TRAIN_OPTIONS_INIT;
-        c.data_dir = data_dir;
-        c.out_dir = out;
-        c.resume = a->resume;
-        return fv_classifier_train(ctx, r, &c, result);
-    }
-    if (strcmp(engine, "omnizip") == 0) {
-        fv_omnizip_train_options z = FV_OMNIZIP_TRAIN_OPTIONS_INIT;
-        z.data_dir = data_dir;
-        z.out_dir = out;
-        z.init = a->init;
-        z.start_step = a->start_step;
-        z.resume = a->resume;
-        return fv_omnizip_train(ctx, r, &z, result);
-    }
-    if (strcmp(engine, "dit") != 0) return run_ar(ctx, r, a, data_dir, out, engine, result);
-    fv_dit_train_options o = FV_DIT_TRAIN_OPTIONS_INIT;
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
     o.data_dir = data_dir;
     o.out_dir = out;
     o.init = a->init;
     o.start_step = a->start_step;
     o.resume = a->resume;
-    return fv_dit_train(ctx, r, &o, result);
+    return engine->run(ctx, r, &o, result);
 }
 
 static int train_into(fv_ctx *ctx, const train_args *a, const char *path, const char *data_dir,
@@ -124,16 +107,13 @@ static int train_into(fv_ctx *ctx, const train_args *a, const char *path, const 
         fv_recipe_close(&r);
         return CLI_USAGE;
     }
-    const char *engine = fv_recipe_string(r, "engine", "dit");
-    bool is_known = false;
-    for (int i = 0; engines[i]; i++) is_known |= strcmp(engine, engines[i]) == 0;
+    const char *name = fv_recipe_string(r, "engine", "dit");
+    const train_engine *engine = find_engine(name);
     int code = CLI_OK;
-    if (!is_known) {
-        code = cli_fail(CLI_BAD_INPUT,
-                        "%s: engine = %s is unknown; there are dit, classifier, omnizip, vq, "
-                        "ar, draft", path, engine);
-    } else if (a->init && (strcmp(engine, "classifier") == 0 || strcmp(engine, "draft") == 0)) {
-        code = cli_fail(CLI_USAGE, "--init: recipes with engine = %s do not take it", engine);
+    if (!engine) {
+        code = unknown_engine(path, name);
+    } else if (a->init && !engine->takes_init) {
+        code = cli_fail(CLI_USAGE, "--init: recipes with engine = %s do not take it", name);
     } else {
         s = run_engine(ctx, r, a, data_dir, out, engine, &result);
         if (s != FV_OK) code = cli_report(ctx, s, NULL);
