@@ -156,7 +156,7 @@ void code_stream_free(code_stream *s)
     s->label = NULL;
 }
 
-static fv_status fill(code_stream *s, int64_t until)
+fv_status code_stream_fill(code_stream *s, int64_t until)
 {
     const int B = s->maker->batch;
     while (s->ready < until) {
@@ -174,10 +174,15 @@ static fv_status fill(code_stream *s, int64_t until)
     return FV_OK;
 }
 
+int64_t code_draw_at(uint64_t seed, int64_t n, uint64_t position)
+{
+    const uint64_t all = (uint64_t)n, epoch = position / all;
+    return (int64_t)(epoch ? fv_rand_permute(seed, epoch, all, position % all) : position);
+}
+
 static int64_t draw_at(const code_stream *s, uint64_t position)
 {
-    const uint64_t n = (uint64_t)s->draws, epoch = position / n;
-    return (int64_t)(epoch ? fv_rand_permute(s->seed, epoch, n, position % n) : position);
+    return code_draw_at(s->seed, s->draws, position);
 }
 
 void code_stream_index(const code_stream *s, uint64_t number, int64_t *index)
@@ -191,7 +196,7 @@ fv_status code_stream_batch(code_stream *s, uint64_t number, int32_t *codes, int
     const int B = s->maker->batch;
     const uint64_t first = number * (uint64_t)B;
     /* A batch never crosses an epoch. */
-    FV_TRY(fill(s, first < (uint64_t)s->draws ? (int64_t)first + B : s->draws));
+    FV_TRY(code_stream_fill(s, first < (uint64_t)s->draws ? (int64_t)first + B : s->draws));
     for (int i = 0; i < B; i++) {
         const int64_t k = draw_at(s, first + (uint64_t)i);
         const uint16_t *from = s->code + k * s->tokens;
@@ -220,16 +225,24 @@ static fv_status encode_list(code_maker *m, fv_dataset *data, code_list *l)
     return FV_OK;
 }
 
+fv_status code_list_alloc(fv_ctx *ctx, int count, int tokens, code_list *out)
+{
+    memset(out, 0, sizeof *out);
+    out->count = count;
+    out->tokens = tokens;
+    out->code = fv_calloc(ctx, (size_t)count * (size_t)tokens, sizeof *out->code);
+    out->label = fv_calloc(ctx, (size_t)count, sizeof *out->label);
+    if (out->code && out->label) return FV_OK;
+    code_list_free(ctx, out);
+    return FV_ERR_OOM;
+}
+
 fv_status code_list_create(code_maker *m, fv_dataset *data, int most, code_list *out)
 {
     const uint64_t have = fv_dataset_count(data);
-    memset(out, 0, sizeof *out);
-    out->count = have < (uint64_t)most ? (int)have : most;
-    out->tokens = m->grid * m->grid;
-    out->code = fv_calloc(m->ctx, (size_t)out->count * (size_t)out->tokens, sizeof *out->code);
-    out->label = fv_calloc(m->ctx, (size_t)out->count, sizeof *out->label);
-    const fv_status s =
-        out->code && out->label ? encode_list(m, data, out) : FV_ERR_OOM;
+    FV_TRY(code_list_alloc(m->ctx, have < (uint64_t)most ? (int)have : most, m->grid * m->grid,
+                           out));
+    const fv_status s = encode_list(m, data, out);
     if (s != FV_OK) code_list_free(m->ctx, out);
     return s;
 }

@@ -54,6 +54,10 @@ void code_stream_free(code_stream *s);
 fv_status code_stream_batch(code_stream *s, uint64_t number, int32_t *codes, int32_t *labels);
 /* Numbers of the draws at these positions: index [batch]. */
 void code_stream_index(const code_stream *s, uint64_t number, int64_t *index);
+/* Encodes all draws in front of `until`, a multiple of the batch. */
+fv_status code_stream_fill(code_stream *s, int64_t until);
+/* The draw at a position when there are n: each epoch shows all, the first one in order. */
+int64_t code_draw_at(uint64_t seed, int64_t n, uint64_t position);
 
 /* Every picture of a data set as stored, in order. */
 typedef struct code_list {
@@ -64,6 +68,8 @@ typedef struct code_list {
 fv_status code_list_create(code_maker *m, fv_dataset *data, int most, code_list *out);
 /* Pictures from `at` on, at most `batch`, as codes [batch, tokens] and labels; returns how many. */
 int code_list_batch(const code_list *l, int at, int batch, int32_t *codes, int32_t *labels);
+/* Zeros in place of pictures. */
+fv_status code_list_alloc(fv_ctx *ctx, int count, int tokens, code_list *out);
 void code_list_free(fv_ctx *ctx, code_list *l);
 
 #endif

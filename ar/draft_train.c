@@ -6,22 +6,30 @@
  * Table and head are the target's and stay as they are. Beyond the paper's loss, each with its key:
  *     cfg_weight      CE on logits with guidance, as they are served; both branches of a picture
  *                     are always trained together
- *     unroll_weight   a second pass in which half of the features are the guesses of the first one:
- *                     deeper levels of a tree see such features
+ *     unroll          so many more passes, in which half of the features are the guesses of the
+ *                     pass before: deeper levels of a tree see such features
+ *     unroll_weight   of the first of them; its square is that of the second
  *     stale           share of features replaced by one of 1 to 4 positions before, as after a step
  *                     that was not verified
+ *     self_draws      so many pictures that the target draws itself, with its guidance and
+ *     self_share      temperature, are that share of every batch: while decoding, a draft sees the
+ *                     target's own codes, and guidance makes them others than those of pictures
  * The target runs once for each picture; its features are kept as bf16. Every draw is a function of
- * (seed, sample number). The metric is the held-out total variation of p and q with guidance: one
- * minus it is the chance that a draft is accepted. */
+ * (seed, sample number). The metric is the total variation of what target and draft draw from, on
+ * own draws of other seeds, or where there are none on held-out pictures. One minus it is the
+ * chance that the best possible test accepts a guess. */
 #include <math.h>
 #include <string.h>
 
 #include "class_names.h"
+#include "ar_decode.h"
 #include "code_stream.h"
 #include "fovea_ar.h"
-#include "gpt_sample.h"
+#include "gpt_model.h"
 
 #define MAX_LAG 4
+#define MAX_UNROLL 8
+#define OWN_SEED(seed, is_held) (((seed) << 32) + ((uint64_t)(is_held) << 31))
 
 typedef struct trainer {
     fv_ctx *ctx;
@@ -31,21 +39,24 @@ typedef struct trainer {
     draft_net net;
     code_maker maker;
     code_stream stream;
-    code_list held;
+    code_list held, own, own_held; /* pictures set apart; draws of the target; of other seeds */
     fv_dataset *data, *held_data;
     fv_plan *features, *plan;
     fv_opt *opt;
     fv_dtype precision, export_type;
     int batch, accumulate, eval_pictures, tokens, pairs; /* pairs = tokens - 1 of a picture */
-    int64_t draws, ready;
+    int own_draws, own_rows, unroll; /* own_rows of a batch, the last, are own draws */
+    int64_t draws;                /* of the stream; 0: own draws alone */
     float noise, stale, logit_weight, cfg_weight, unroll_weight;
     uint64_t seed;
-    uint16_t *kept;               /* [draws, 2, tokens, width] bf16: features of the stream */
-    int64_t *index;               /* [batch] draws of a batch */
+    uint16_t *kept;               /* [slots, 2, tokens, width] bf16: features */
+    uint8_t *is_kept;             /* [slots / batch, rounded up] */
+    int64_t *index;               /* [batch] slots of a batch */
     int32_t *code, *label, *ids;  /* [batch, tokens], [2 batch], [2 batch, pairs] */
     float *rope, *draft_rope;
     float *in, *goal, *rest, *use; /* [2 batch, pairs, width] x 3, [2 batch * pairs] */
-    float *one, *row;              /* [width] ones; [2, vocab] */
+    float *one, *row;              /* [width] ones; [vocab] */
+    ar_dists dists;
     const char *recipe_text;
 } trainer;
 
@@ -69,24 +80,80 @@ static size_t kept_values(const trainer *tr)
     return AR_BRANCHES * (size_t)tr->tokens * (size_t)tr->cfg.gpt.width;
 }
 
-/* Features of the draws from the last one that is there up to `until`. */
-static fv_status keep_features(trainer *tr, int64_t until)
+/* Draws of the stream, then own ones, each in a slot. */
+static int64_t slots(const trainer *tr) { return tr->draws + tr->own_draws; }
+
+static const uint16_t *slot_code(const trainer *tr, int64_t slot, int32_t *label)
 {
-    const size_t half = kept_values(tr) / AR_BRANCHES, B = (size_t)tr->batch;
-    while (tr->ready < until) {
-        const float *f;
-        FV_TRY(code_stream_batch(&tr->stream, (uint64_t)(tr->ready / tr->batch), tr->code,
-                                 tr->label));
-        FV_TRY(run_target(tr, &f));
-        for (size_t b = 0; b < 2 * B; b++) {
-            uint16_t *to = tr->kept + ((size_t)tr->ready + b % B) * 2 * half + b / B * half;
-            for (size_t i = 0; i < half; i++) to[i] = fv_f32_to_bf16(f[b * half + i]);
-        }
-        tr->ready += tr->batch;
-        if (tr->ready < until)
-            FV_TRY(fv_report(tr->ctx, "target", (uint64_t)tr->ready, (uint64_t)until, NULL));
+    const bool is_own = slot >= tr->draws;
+    const int64_t i = is_own ? slot - tr->draws : slot;
+    *label = is_own ? tr->own.label[i] : tr->stream.label[i];
+    return (is_own ? tr->own.code : tr->stream.code) + i * tr->tokens;
+}
+
+/* Features of a slot. They are made for a whole group of neighbours, the same in every run. */
+static fv_status keep_features(trainer *tr, int64_t slot)
+{
+    const int N = tr->tokens, B = tr->batch;
+    const size_t half = kept_values(tr) / AR_BRANCHES;
+    const int64_t first = slot / B * B, rest = slots(tr) - first;
+    const int n = rest < B ? (int)rest : B;
+    const float *f;
+    if (tr->is_kept[slot / B]) return FV_OK;
+    if (first < tr->draws) {
+        const int64_t R = tr->stream.maker->batch, until = (first + n + R - 1) / R * R;
+        FV_TRY(code_stream_fill(&tr->stream, until < tr->draws ? until : tr->draws));
     }
+    for (int i = 0; i < B; i++) {
+        const uint16_t *code = slot_code(tr, first + (i < n ? i : 0), &tr->label[i]);
+        for (int j = 0; j < N; j++) tr->code[i * N + j] = code[j];
+    }
+    FV_TRY(run_target(tr, &f));
+    for (int b = 0; b < 2 * B; b++) {
+        if (b % B >= n) continue;
+        uint16_t *to = tr->kept + ((size_t)(first + b % B) * 2 + (size_t)(b / B)) * half;
+        for (size_t i = 0; i < half; i++) to[i] = fv_f32_to_bf16(f[(size_t)b * half + i]);
+    }
+    tr->is_kept[slot / B] = 1;
     return FV_OK;
+}
+
+/* ---- Own draws ------------------------------------------------------------------------------- */
+
+/* As pictures are served: by the engine, so that neither batch nor threads matter. All classes come
+ * equally often. */
+static fv_status draw_list(trainer *tr, const fv_ar *a, bool is_held, code_list *l)
+{
+    fv_ar_generate_options o = FV_AR_GENERATE_OPTIONS_INIT;
+    const size_t n = (size_t)l->count, N = (size_t)l->tokens;
+    int32_t *tokens = fv_calloc(tr->ctx, n * N, sizeof *tokens);
+    if (!tokens) return FV_ERR_OOM;
+    for (size_t i = 0; i < n; i++) l->label[i] = (int32_t)(i % (size_t)tr->cfg.gpt.classes);
+    o.count = l->count;
+    o.classes = l->label;
+    o.seed = OWN_SEED(tr->seed, is_held);
+    o.mode = FV_AR_PLAIN;
+    o.batch = 16;
+    const fv_status s = fv_ar_generate_tokens(tr->ctx, a, &o, tokens, NULL);
+    for (size_t i = 0; s == FV_OK && i < n * N; i++) l->code[i] = (uint16_t)tokens[i];
+    fv_free(tr->ctx, tokens);
+    return s;
+}
+
+static fv_status make_own(trainer *tr)
+{
+    fv_ar_options o = FV_AR_OPTIONS_INIT;
+    fv_ar *a;
+    if (!tr->own_draws) return FV_OK;
+    FV_TRY(code_list_alloc(tr->ctx, tr->own_draws, tr->tokens, &tr->own));
+    FV_TRY(code_list_alloc(tr->ctx, tr->eval_pictures, tr->tokens, &tr->own_held));
+    o.precision = tr->precision == FV_BF16 ? FV_BF16 : FV_F32;
+    o.no_draft = 1;
+    FV_TRY(fv_ar_open(tr->ctx, &a, tr->file, &o));
+    fv_status s = draw_list(tr, a, false, &tr->own);
+    if (s == FV_OK && tr->own_held.count) s = draw_list(tr, a, true, &tr->own_held);
+    fv_ar_close(&a);
+    return s;
 }
 
 /* ---- Batches --------------------------------------------------------------------------------- */
@@ -126,19 +193,30 @@ static void set_row(trainer *tr, int b, const void *f, bool is_bf16, uint64_t sa
     }
 }
 
+/* Slots of batch `number`. */
+static fv_status choose_slots(trainer *tr, uint64_t number)
+{
+    const int S = tr->own_rows, R = tr->batch - S;
+    if (R) code_stream_index(&tr->stream, number, tr->index);
+    for (int i = 0; i < S; i++)
+        tr->index[R + i] = tr->draws + code_draw_at(tr->seed + 1, tr->own_draws,
+                                                    number * (uint64_t)S + (uint64_t)i);
+    for (int i = 0; i < tr->batch; i++) FV_TRY(keep_features(tr, tr->index[i]));
+    return FV_OK;
+}
+
 static fv_status make_batch(trainer *tr, uint64_t number)
 {
-    const int B = tr->batch, N = tr->tokens, P = tr->pairs;
+    const int B = tr->batch, P = tr->pairs;
     const size_t half = kept_values(tr) / AR_BRANCHES;
-    const uint64_t epoch = number * (uint64_t)B / (uint64_t)tr->draws;
-    FV_TRY(keep_features(tr, epoch ? tr->draws : ((int64_t)number + 1) * B));
-    FV_TRY(code_stream_batch(&tr->stream, number, tr->code, tr->label));
-    code_stream_index(&tr->stream, number, tr->index);
+    FV_TRY(choose_slots(tr, number));
 #pragma omp parallel for schedule(static) num_threads(fv_ctx_threads(tr->ctx))
     for (int b = 0; b < 2 * B; b++) {
         const int i = b % B;
         const uint16_t *f = tr->kept + (size_t)tr->index[i] * 2 * half + (size_t)(b / B) * half;
-        memcpy(tr->ids + b * P, tr->code + i * N, (size_t)P * sizeof *tr->ids);
+        int32_t label;
+        const uint16_t *code = slot_code(tr, tr->index[i], &label);
+        for (int j = 0; j < P; j++) tr->ids[b * P + j] = code[j];
         set_row(tr, b, f, true, number * (uint64_t)B + (uint64_t)i);
     }
     return FV_OK;
@@ -155,44 +233,49 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
 
 /* ---- Held-out pictures ----------------------------------------------------------------------- */
 
-/* softmax of c + (1 - cfg) (u - c) into p; cfg <= 1: of c */
-static void served(const trainer *tr, const float *c, const float *u, float *p)
+/* What a draw is made from: logits with guidance and what else the model asks for. */
+static void served(trainer *tr, const float *c, const float *u, int to)
 {
-    const int V = tr->cfg.gpt.vocab;
-    const float s = tr->cfg.gpt.cfg;
-    double top = -INFINITY, sum = 0;
-    for (int v = 0; v < V; v++) {
-        p[v] = s > 1 ? u[v] + s * (c[v] - u[v]) : c[v];
-        top = fmax(top, p[v]);
-    }
-    for (int v = 0; v < V; v++) sum += p[v] = expf(p[v] - (float)top);
-    for (int v = 0; v < V; v++) p[v] = (float)(p[v] / sum);
+    const gpt_config *g = &tr->cfg.gpt;
+    const ar_sampling how = {.temperature = g->temperature, .top_k = g->top_k, .top_p = g->top_p};
+    for (int v = 0; v < g->vocab; v++)
+        tr->row[v] = g->cfg > 1 ? u[v] + g->cfg * (c[v] - u[v]) : c[v];
+    ar_dist_make(&tr->dists, to, tr->row, &how);
 }
 
-static double variation(const trainer *tr, int pictures)
+/* 1 - sum of min(p, q) of the two rows at hand. */
+static double row_variation(const trainer *tr)
+{
+    const ar_dist *p = &tr->dists.d[0], *q = &tr->dists.d[1];
+    double both = 0;
+    for (int i = 0, j = 0; i < p->n && j < q->n;) {
+        if (p->id[i] == q->id[j]) both += fminf(p->p[i++], q->p[j++]);
+        else if (p->id[i] < q->id[j]) i++;
+        else j++;
+    }
+    return 1.0 - both;
+}
+
+static double variation(trainer *tr, int pictures)
 {
     const size_t V = (size_t)tr->cfg.gpt.vocab, far = (size_t)tr->batch * (size_t)tr->pairs * V;
     const float *q = fv_plan_value(tr->plan, "draft").data;
     const float *p = fv_plan_value(tr->plan, "target").data;
     double total = 0;
     for (size_t r = 0; r < (size_t)pictures * (size_t)tr->pairs; r++) {
-        served(tr, p + r * V, p + r * V + far, tr->row);
-        served(tr, q + r * V, q + r * V + far, tr->row + V);
-        double sum = 0;
-        for (size_t v = 0; v < V; v++) sum += fabs((double)tr->row[v] - tr->row[V + v]);
-        total += sum / 2;
+        served(tr, p + r * V, p + r * V + far, 0);
+        served(tr, q + r * V, q + r * V + far, 1);
+        total += row_variation(tr);
     }
     return total / tr->pairs;
 }
 
-static fv_status evaluate(void *user, uint64_t step, double *metric)
+static fv_status list_variation(trainer *tr, const code_list *l, double *mean)
 {
-    trainer *tr = user;
     const size_t B = (size_t)tr->batch, N = (size_t)tr->tokens;
     double sum = 0;
-    (void)step;
-    for (int at = 0; at < tr->held.count; at += tr->batch) {
-        const int n = code_list_batch(&tr->held, at, tr->batch, tr->code, tr->label);
+    for (int at = 0; at < l->count; at += tr->batch) {
+        const int n = code_list_batch(l, at, tr->batch, tr->code, tr->label);
         const float *f;
         FV_TRY(run_target(tr, &f));
         for (size_t b = 0; b < 2 * B; b++)
@@ -200,8 +283,22 @@ static fv_status evaluate(void *user, uint64_t step, double *metric)
         FV_TRY(fv_plan_forward(tr->plan));
         sum += variation(tr, n);
     }
-    *metric = sum / tr->held.count;
+    *mean = sum / l->count;
     return FV_OK;
+}
+
+static fv_status evaluate(void *user, uint64_t step, double *metric)
+{
+    trainer *tr = user;
+    char text[96];
+    double pictures;
+    (void)step;
+    FV_TRY(list_variation(tr, &tr->held, &pictures));
+    *metric = pictures;
+    if (!tr->own_held.count) return FV_OK;
+    FV_TRY(list_variation(tr, &tr->own_held, metric));
+    snprintf(text, sizeof text, "variation %.4f on own draws, %.4f on pictures", *metric, pictures);
+    return fv_report(tr->ctx, "held out", 1, 1, text);
 }
 
 /* ---- Export ---------------------------------------------------------------------------------- */
@@ -258,6 +355,11 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     tr->logit_weight = (float)fv_recipe_number(r, "logit_weight", 0.1, 0, 100);
     tr->cfg_weight = (float)fv_recipe_number(r, "cfg_weight", 0.1, 0, 100);
     tr->unroll_weight = (float)fv_recipe_number(r, "unroll_weight", 0.5, 0, 100);
+    tr->unroll = (int)fv_recipe_int(r, "unroll", 1, 0, MAX_UNROLL);
+    tr->own_draws = (int)fv_recipe_int(r, "self_draws", 0, 0, 1000000);
+    const double share = fv_recipe_number(r, "self_share", 0.5, 0, 1);
+    if (tr->own_draws > 0) tr->own_rows = (int)(share * tr->batch + 0.5);
+    if (tr->own_rows == 0) tr->own_draws = 0;
     tr->eval_pictures = (int)fv_recipe_int(r, "eval_pictures", 128, 0, 1000000);
     FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "precision", "bf16", &tr->precision));
     return fv_dtype_from_recipe(tr->ctx, r, "export", "bf16", &tr->export_type);
@@ -299,7 +401,8 @@ static fv_status open_files(trainer *tr, fv_recipe *r, const char *data_dir)
                        "engine = ar)");
     const fv_status s = open_target(tr, model);
     if (s != FV_OK) return fv_fail_in(tr->ctx, s, "%s", model);
-    FV_TRY(code_maker_open(tr->ctx, &tr->maker, model, tr->cfg.gpt.grid, tr->batch,
+    const int pictures = tr->own_rows < tr->batch ? tr->batch - tr->own_rows : tr->batch;
+    FV_TRY(code_maker_open(tr->ctx, &tr->maker, model, tr->cfg.gpt.grid, pictures,
                            tr->precision));
     FV_TRY(code_maker_data(&tr->maker, r, data_dir, &tr->data,
                            tr->eval_pictures ? &tr->held_data : NULL));
@@ -327,9 +430,13 @@ static fv_status allocate(trainer *tr)
     tr->pairs = tr->tokens - 1;
     const size_t B = (size_t)tr->batch, N = (size_t)tr->tokens, d = (size_t)c->width;
     const size_t rows = 2 * B * (size_t)tr->pairs, head = (size_t)gpt_head(c);
-    FV_TRY(code_stream_create(&tr->stream, &tr->maker, tr->data, tr->draws, tr->seed));
-    tr->draws = tr->stream.draws;
-    tr->kept = fv_calloc(tr->ctx, (size_t)tr->draws, kept_values(tr) * sizeof *tr->kept);
+    if (tr->own_rows == tr->batch) tr->draws = 0;
+    else
+        FV_TRY(code_stream_create(&tr->stream, &tr->maker, tr->data, tr->draws, tr->seed));
+    if (tr->draws) tr->draws = tr->stream.draws;
+    const size_t all = (size_t)slots(tr);
+    tr->kept = fv_calloc(tr->ctx, all, kept_values(tr) * sizeof *tr->kept);
+    tr->is_kept = fv_calloc(tr->ctx, all / B + 1, sizeof *tr->is_kept);
     tr->index = fv_calloc(tr->ctx, B, sizeof *tr->index);
     tr->code = fv_calloc(tr->ctx, B * N, sizeof *tr->code);
     tr->label = fv_calloc(tr->ctx, 2 * B, sizeof *tr->label);
@@ -341,15 +448,18 @@ static fv_status allocate(trainer *tr)
     tr->rest = fv_calloc(tr->ctx, rows * d, sizeof *tr->rest);
     tr->use = fv_calloc(tr->ctx, rows, sizeof *tr->use);
     tr->one = fv_calloc(tr->ctx, d, sizeof *tr->one);
-    tr->row = fv_calloc(tr->ctx, 2 * (size_t)c->vocab, sizeof *tr->row);
-    if (!tr->kept || !tr->index || !tr->code || !tr->label || !tr->ids || !tr->rope ||
-        !tr->draft_rope || !tr->in || !tr->goal || !tr->rest || !tr->use || !tr->one || !tr->row)
-        return FV_ERR_OOM;
+    tr->row = fv_calloc(tr->ctx, (size_t)c->vocab, sizeof *tr->row);
+    const void *mem[] = {tr->kept, tr->is_kept, tr->index, tr->code, tr->label, tr->ids, tr->rope,
+                         tr->draft_rope, tr->in, tr->goal, tr->rest, tr->use, tr->one, tr->row};
+    for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++)
+        if (!mem[i]) return FV_ERR_OOM;
     for (size_t i = 0; i < d; i++) tr->one[i] = 1.0f;
     gpt_rope(c, 1, tr->rope);
     gpt_rope(c, 0, tr->draft_rope);
-    if (!tr->held_data) return FV_OK;
-    return code_list_create(&tr->maker, tr->held_data, tr->eval_pictures, &tr->held);
+    FV_TRY(ar_dists_create(tr->ctx, &tr->dists, c->vocab, 2));
+    if (tr->held_data)
+        FV_TRY(code_list_create(&tr->maker, tr->held_data, tr->eval_pictures, &tr->held));
+    return make_own(tr);
 }
 
 static fv_status build_target(trainer *tr)
@@ -404,7 +514,9 @@ static fv_t pass_loss(fv_tape *t, const trainer *tr, fv_t y, fv_t logits, const 
     return loss;
 }
 
-/* Inputs of the second pass: where use is 1, the guess of the position before in place of the
+static bool unrolls(const trainer *tr) { return tr->unroll > 0 && tr->unroll_weight > 0; }
+
+/* Inputs of the next pass: where use is 1, the guess of the position before in place of the
  * feature; rest holds the features elsewhere. */
 static fv_t unrolled(fv_tape *t, fv_t y, fv_t rest, fv_t use, fv_t one)
 {
@@ -429,13 +541,16 @@ static fv_t total_loss(fv_tape *t, const trainer *tr)
     fv_output(t, "draft", q);
     fv_output(t, "target", g.logits);
     fv_t loss = pass_loss(t, tr, y, q, &g);
-    if (tr->unroll_weight > 0) {
-        const fv_t rest = fv_input(t, "rest", FV_F32, 3, dim);
-        const fv_t use = fv_input(t, "use", FV_F32, 1, &rows);
-        const fv_t one = fv_input(t, "one", FV_F32, 1, &d);
-        const fv_t y2 = draft_features(t, &tr->net, ids, unrolled(t, y, rest, use, one), rope);
-        const fv_t second = pass_loss(t, tr, y2, draft_logits(t, &tr->net, y2), &g);
-        loss = fv_binary_op(t, FV_ADD, loss, fv_affine(t, second, tr->unroll_weight, 0.0f));
+    if (!unrolls(tr)) return loss;
+    const fv_t rest = fv_input(t, "rest", FV_F32, 3, dim);
+    const fv_t use = fv_input(t, "use", FV_F32, 1, &rows);
+    const fv_t one = fv_input(t, "one", FV_F32, 1, &d);
+    float weight = tr->unroll_weight;
+    fv_t guess = y;
+    for (int k = 0; k < tr->unroll; k++, weight *= tr->unroll_weight) {
+        guess = draft_features(t, &tr->net, ids, unrolled(t, guess, rest, use, one), rope);
+        const fv_t more = pass_loss(t, tr, guess, draft_logits(t, &tr->net, guess), &g);
+        loss = fv_binary_op(t, FV_ADD, loss, fv_affine(t, more, weight, 0.0f));
     }
     return loss;
 }
@@ -450,7 +565,7 @@ static fv_status build_plan(trainer *tr)
     FV_TRY(fv_plan_bind(tr->plan, "in", tr->in));
     FV_TRY(fv_plan_bind(tr->plan, "goal", tr->goal));
     FV_TRY(fv_plan_bind(tr->plan, "rope", tr->draft_rope));
-    if (tr->unroll_weight <= 0) return FV_OK;
+    if (!unrolls(tr)) return FV_OK;
     FV_TRY(fv_plan_bind(tr->plan, "rest", tr->rest));
     FV_TRY(fv_plan_bind(tr->plan, "use", tr->use));
     return fv_plan_bind(tr->plan, "one", tr->one);
@@ -465,12 +580,15 @@ static void trainer_free(trainer *tr)
     gpt_net_destroy(tr->ctx, &tr->target);
     code_stream_free(&tr->stream);
     code_list_free(tr->ctx, &tr->held);
+    code_list_free(tr->ctx, &tr->own);
+    code_list_free(tr->ctx, &tr->own_held);
+    if (tr->dists.ctx) ar_dists_free(&tr->dists);
     code_maker_close(&tr->maker);
     fv_dataset_close(&tr->data);
     fv_dataset_close(&tr->held_data);
     fv_model_close(&tr->file);
-    void *mem[] = {tr->kept, tr->index, tr->code, tr->label, tr->ids, tr->rope, tr->draft_rope,
-                   tr->in, tr->goal, tr->rest, tr->use, tr->one, tr->row};
+    void *mem[] = {tr->kept, tr->is_kept, tr->index, tr->code, tr->label, tr->ids, tr->rope,
+                   tr->draft_rope, tr->in, tr->goal, tr->rest, tr->use, tr->one, tr->row};
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
 }
 

@@ -255,7 +255,8 @@ FV_API FV_NODISCARD fv_status fv_ar_train(fv_ctx *ctx, fv_recipe *recipe,
 
 /* `fovea train` for recipes with engine = draft: a draft head for the generator of a file (model =
  * FILE, relative to the current folder); all else of that file goes into the exported model as it
- * is. The metric is the held-out total variation between draft and target with guidance. */
+ * is. The metric is the total variation between what draft and target draw from, on pictures that
+ * the target drew itself (self_draws), or else on held-out ones. */
 FV_API FV_NODISCARD fv_status fv_ar_draft_train(fv_ctx *ctx, fv_recipe *recipe,
                                                 const fv_trainer_options *o,
                                                 fv_train_result *result);

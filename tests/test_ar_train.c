@@ -259,6 +259,35 @@ static void a_stopped_draft_resumes_to_the_same_file(void)
     CHECK(same_file("dw.m", "dt.m"));
 }
 
+/* The target's own draws: 10 do not fill groups of 4, and batches of 3 do not divide them. */
+static void own_draws_are_the_same_after_a_resume(void)
+{
+    const char *more = "steps = 9\nsave_every = 2\nself_draws = 10\nself_share = 0.75\n";
+    fv_train_result r;
+    OK(ctx, train_draft("sw", "model", "sw.m", 0, more, &r));
+    stop_at = 5;
+    CHECK(train_draft("st", "model", "st.m", 0, more, &r) == FV_ERR_CANCELLED);
+    stop_at = 0;
+    OK(ctx, train_draft("st", "model", "st.m", 1, more, &r));
+    CHECK(same_file("sw.m", "st.m"));
+    CHECK(!same_file("sw.m", "dw.m"));
+}
+
+/* No picture is trained on; the metric, on draws of other seeds, is what decoding will see. */
+static void a_draft_learns_from_own_draws_alone(void)
+{
+    const char *more = "lr = 1e-60\nself_draws = 64\nself_share = 1\nunroll = 2\n"
+                       "eval_pictures = 6\neval_every = 1\n";
+    char lines[160];
+    fv_train_result r, start;
+    snprintf(lines, sizeof lines, "steps = 1\n%s", more);
+    OK(ctx, train_draft("so0", "model", "so0.m", 0, lines, &start));
+    snprintf(lines, sizeof lines, "steps = 60\n%s", strchr(more, '\n') + 1);
+    OK(ctx, train_draft("so1", "model", "so1.m", 0, lines, &r));
+    CHECK_MSG(r.metric < 0.8 * start.metric, "variation %g, at the start %g",
+              r.metric, start.metric);
+}
+
 static void each_part_of_the_draft_loss_can_be_left_out(void)
 {
     fv_train_result all, bare;
@@ -322,6 +351,8 @@ int main(void)
     RUN(init_takes_the_weights_of_a_model);
     RUN(a_draft_learns_and_joins_its_target);
     RUN(a_stopped_draft_resumes_to_the_same_file);
+    RUN(own_draws_are_the_same_after_a_resume);
+    RUN(a_draft_learns_from_own_draws_alone);
     RUN(each_part_of_the_draft_loss_can_be_left_out);
     RUN(wrong_recipes_and_files_are_refused);
     fv_ctx_destroy(&ctx);
