@@ -536,7 +536,8 @@ static fv_status run_target(decoder *d)
         if (m->is_done) continue;
         pack_rows(d, m);
         d->rows[n++] = (ar_rows){ .image = i, .n = m->rows, .token = m->row_token,
-                                  .parent = m->row_parent, .logits = m->logits };
+                                  .parent = m->row_parent, .logits = m->logits,
+                                  .silent = d->o->vvs.post == AR_POST_RESTORE ? m->chain : 0 };
         d->counters->target_rows += m->rows;
         d->counters->verifies++;
     }

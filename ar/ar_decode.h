@@ -23,6 +23,7 @@ typedef struct ar_rows {
     int image, n;
     const int32_t *token, *parent;
     float *logits; /* [n, vocab] after guidance: what follows each row */
+    int silent;    /* of the first so many rows no logits are wanted */
 } ar_rows;
 
 /* A network with the state of several images. Functions fail for outside reasons only (cancelled).

@@ -176,7 +176,9 @@ static void put_rows(ar_net *n, const ar_rows *q, int begin, int end)
             ar_table_row(&n->w->tokens, q->token[i], ar_work_input(n->work, n->row_count, false));
             if (b == 0)
                 want_logits(n, n->row_count, end - begin, r->position,
-                            q->logits ? q->logits + (size_t)i * (size_t)n->w->cfg.vocab : NULL);
+                            q->logits && i >= q->silent
+                                ? q->logits + (size_t)i * (size_t)n->w->cfg.vocab
+                                : NULL);
             n->row_count++;
         }
 }

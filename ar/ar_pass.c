@@ -31,6 +31,8 @@ struct ar_work {
     size_t d, qkv_room, ffn, vocab, x_bytes; /* padded lengths of rows */
     float *h, *qkv, *att, *gate, *up, *logits, *x_scale;
     uint8_t *x;
+    int *place;      /* [rows] of a row among those whose logits are wanted, -1: not wanted */
+    int wanted;
     lane *lane;
     fvi_team team;
 };
@@ -46,6 +48,7 @@ typedef struct worker {
     const void *x;
     size_t x_stride;
     const float *x_scale;
+    int x_rows;
 } worker;
 
 static void meet(const worker *k) { fvi_team_wait(&k->w->team); }
@@ -58,7 +61,7 @@ typedef struct source {
     size_t ld;
     const float *norm; /* NULL: as they are */
     float eps;
-    bool keep;         /* also to row.keep */
+    bool is_last;      /* before the head: also to row.keep, and only wanted rows are multiplied */
 } source;
 
 static void prepare_row(const worker *k, const source *s, const fvi_dec_matrix *m, int r,
@@ -66,13 +69,15 @@ static void prepare_row(const worker *k, const source *s, const fvi_dec_matrix *
 {
     const ar_work *w = k->w;
     const float *v = s->x + (size_t)r * s->ld;
+    float *keep = s->is_last && is_mine ? k->row[r].keep : NULL;
+    const int to = s->is_last ? w->place[r] : r;
+    if (to < 0 && !keep) return;
     if (s->norm) {
         w->ops.norm(k->lane->normed, v, s->norm, m->K, s->eps, w->w->type == FV_BF16);
         v = k->lane->normed;
     }
-    if (s->keep && is_mine && k->row[r].keep)
-        memcpy(k->row[r].keep, v, (size_t)m->K * sizeof *v);
-    w->ops.prepare[m->type](x, scale, v, m->K);
+    if (keep) memcpy(keep, v, (size_t)m->K * sizeof *v);
+    if (to >= 0) w->ops.prepare[m->type](x + (size_t)to * w->x_bytes, scale + to, v, m->K);
 }
 
 static void prepare(worker *k, const source *s, const fvi_dec_matrix *m)
@@ -84,24 +89,30 @@ static void prepare(worker *k, const source *s, const fvi_dec_matrix *m)
     int begin, end;
     fvi_team_slice(k->rows, k->thread, k->threads, &begin, &end);
     for (int r = is_shared ? begin : 0; r < (is_shared ? end : k->rows); r++)
-        prepare_row(k, s, m, r, r >= begin && r < end, x + (size_t)r * w->x_bytes, scale + r);
+        prepare_row(k, s, m, r, r >= begin && r < end, x, scale);
     k->x = x;
     k->x_stride = w->x_bytes;
     k->x_scale = scale;
+    k->x_rows = s->is_last ? w->wanted : k->rows;
     if (is_shared) meet(k);
 }
 
-/* y (+)= W x for this thread's panels; its first column and their number. */
-static void multiply(const worker *k, const fvi_dec_matrix *m, float *y, size_t ldy, bool add,
-                     int *column, int *columns)
+/* This thread's panels of a matrix; where they lie, NULL if it has none. */
+static const void *panels_of(const worker *k, const fvi_dec_matrix *m, int *p0, int *p1)
 {
-    const fvi_dec_product p = { m, k->x, k->x_stride, k->x_scale, y, ldy, k->rows, add };
+    fvi_team_slice((int)(fvi_dec_pad(m->N) / FVI_DEC_PANEL), k->thread, k->threads, p0, p1);
+    if (*p0 == *p1) return NULL;
+    return (const uint8_t *)m->panels + (size_t)*p0 * fvi_dec_panel_bytes(m->type, m->K);
+}
+
+/* y (+)= W x for this thread's panels; next: the matrix behind this one, or NULL. */
+static void multiply(const worker *k, const fvi_dec_matrix *m, const fvi_dec_matrix *next,
+                     float *y, size_t ldy, bool add)
+{
+    fvi_dec_product p = { m, k->x, k->x_stride, k->x_scale, y, ldy, k->x_rows, add, NULL };
     int p0, p1;
-    fvi_team_slice((int)(fvi_dec_pad(m->N) / FVI_DEC_PANEL), k->thread, k->threads, &p0, &p1);
-    if (p0 < p1) k->w->ops.product[m->type](&p, p0, p1);
-    if (!column) return;
-    *column = p0 * FVI_DEC_PANEL;
-    *columns = (p1 - p0) * FVI_DEC_PANEL;
+    if (next) p.ahead = panels_of(k, next, &p0, &p1);
+    if (panels_of(k, m, &p0, &p1)) k->w->ops.product[m->type](&p, p0, p1);
 }
 
 /* ---- Attention ------------------------------------------------------------------------------- */
@@ -162,25 +173,26 @@ static void run_layer(worker *k, int l)
     const ar_work *w = k->w;
     const ar_layer *a = &k->stack->layer[l];
     const float eps = k->stack->eps;
-    int column, columns;
+    const fvi_dec_matrix *next = l + 1 < k->stack->layers ? &a[1].qkv : &w->w->head;
+    int p0, p1;
     prepare(k, &(source){ w->h, w->d, a->norm1, eps, false }, &a->qkv);
-    multiply(k, &a->qkv, w->qkv, w->qkv_room, false, NULL, NULL);
+    multiply(k, &a->qkv, &a->wo, w->qkv, w->qkv_room, false);
     meet(k);
     attend_all(k, l);
     meet(k);
     prepare(k, &(source){ w->att, w->d, NULL, 0, false }, &a->wo);
-    multiply(k, &a->wo, w->h, w->d, true, NULL, NULL);
+    multiply(k, &a->wo, &a->w1, w->h, w->d, true);
     meet(k);
     prepare(k, &(source){ w->h, w->d, a->norm2, eps, false }, &a->w1);
-    multiply(k, &a->w1, w->gate, w->ffn, false, &column, &columns);
-    multiply(k, &a->w3, w->up, w->ffn, false, &column, &columns);
-    for (int r = 0; r < k->rows && columns; r++) {
-        const size_t at = (size_t)r * w->ffn + (size_t)column;
-        w->ops.swiglu(w->gate + at, w->up + at, columns);
+    multiply(k, &a->w1, &a->w3, w->gate, w->ffn, false);
+    multiply(k, &a->w3, &a->w2, w->up, w->ffn, false);
+    for (int r = 0; r < k->rows && panels_of(k, &a->w3, &p0, &p1); r++) {
+        const size_t at = (size_t)r * w->ffn + (size_t)p0 * FVI_DEC_PANEL;
+        w->ops.swiglu(w->gate + at, w->up + at, (p1 - p0) * FVI_DEC_PANEL);
     }
     meet(k);
     prepare(k, &(source){ w->gate, w->ffn, NULL, 0, false }, &a->w2);
-    multiply(k, &a->w2, w->h, w->d, true, NULL, NULL);
+    multiply(k, &a->w2, next, w->h, w->d, true);
     meet(k);
 }
 
@@ -194,10 +206,10 @@ static void combine(const worker *k, const ar_out *out, int outs, float guidance
     end = end * 16 < w->w->cfg.vocab ? end * 16 : w->w->cfg.vocab;
     for (int i = 0; i < outs && begin < end; i++) {
         float *y = out[i].out + begin;
-        const float *cond = w->logits + (size_t)out[i].cond * w->vocab + begin;
+        const float *cond = w->logits + (size_t)w->place[out[i].cond] * w->vocab + begin;
         memcpy(y, cond, (size_t)(end - begin) * sizeof *y);
         if (out[i].null >= 0)
-            w->ops.guide(y, w->logits + (size_t)out[i].null * w->vocab + begin, guidance,
+            w->ops.guide(y, w->logits + (size_t)w->place[out[i].null] * w->vocab + begin, guidance,
                          end - begin);
     }
 }
@@ -208,21 +220,35 @@ static void run_thread(worker *k, const ar_out *out, int outs, float guidance)
     const ar_stack *s = k->stack;
     if (s->is_draft) {
         prepare(k, &(source){ w->qkv, w->qkv_room, NULL, 0, false }, &w->w->fc);
-        multiply(k, &w->w->fc, w->h, w->d, false, NULL, NULL);
+        multiply(k, &w->w->fc, &s->layer->qkv, w->h, w->d, false);
         meet(k);
     }
     for (int l = 0; l < s->layers; l++) run_layer(k, l);
     prepare(k, &(source){ w->h, w->d, s->is_draft ? NULL : w->w->norm, s->eps, true },
             &w->w->head);
     if (outs == 0) return;
-    multiply(k, &w->w->head, w->logits, w->vocab, false, NULL, NULL);
+    multiply(k, &w->w->head, NULL, w->logits, w->vocab, false);
     meet(k);
     combine(k, out, outs, guidance);
+}
+
+/* Wanted rows stand together before the head, in their order. */
+static void place_rows(ar_work *w, int rows, const ar_out *out, int outs)
+{
+    for (int r = 0; r < rows; r++) w->place[r] = -1;
+    for (int i = 0; i < outs; i++) {
+        w->place[out[i].cond] = 0;
+        if (out[i].null >= 0) w->place[out[i].null] = 0;
+    }
+    w->wanted = 0;
+    for (int r = 0; r < rows; r++)
+        if (w->place[r] == 0) w->place[r] = w->wanted++;
 }
 
 void ar_pass_run(ar_work *w, const ar_stack *s, const ar_row *row, int rows, const ar_out *out,
                  int outs, float guidance)
 {
+    place_rows(w, rows, out, outs);
     w->team.threads = 1;
 #pragma omp parallel num_threads(w->threads)
     {
@@ -277,6 +303,8 @@ static fv_status create(ar_work *w, int condition, int slots)
     w->logits = floats(w, w->vocab);
     w->x_scale = floats(w, 1);
     w->x = fv_calloc(w->ctx, (size_t)w->rows, w->x_bytes);
+    w->place = fv_calloc(w->ctx, (size_t)w->rows, sizeof *w->place);
+    if (!w->place) return FV_ERR_OOM;
     if (!w->h || !w->qkv || !w->att || !w->gate || !w->up || !w->logits || !w->x_scale || !w->x)
         return FV_ERR_OOM;
     return create_lanes(w, fvi_dec_attend_bytes(gpt_head(c), condition, slots));
@@ -310,7 +338,8 @@ void ar_work_destroy(ar_work **ww)
         void *mem[] = { l->x, l->x_scale, l->normed, l->scratch, l->query };
         for (size_t j = 0; j < FV_ARRAY_LEN(mem); j++) fv_free(w->ctx, mem[j]);
     }
-    void *mem[] = { w->h, w->qkv, w->att, w->gate, w->up, w->logits, w->x_scale, w->x, w->lane };
+    void *mem[] = { w->h, w->qkv, w->att, w->gate, w->up, w->logits, w->x_scale, w->x, w->place,
+                    w->lane };
     for (size_t j = 0; j < FV_ARRAY_LEN(mem); j++) fv_free(w->ctx, mem[j]);
     fv_free(w->ctx, w);
 }
@@ -331,8 +360,10 @@ void ar_caption_rows(ar_work *w, const float *x, int n, float *y)
     lane *l = w->lane;
     for (int i = 0; i < n; i++) {
         const size_t width = (size_t)m->cfg.width;
-        const fvi_dec_product up = { &m->fc1, l->x, 0, l->x_scale, w->gate, w->ffn, 1, false };
-        const fvi_dec_product down = { &m->fc2, l->x, 0, l->x_scale, w->up, w->ffn, 1, false };
+        const fvi_dec_product up = { .w = &m->fc1, .x = l->x, .x_scale = l->x_scale, .y = w->gate,
+                                     .ldy = w->ffn, .rows = 1 };
+        const fvi_dec_product down = { .w = &m->fc2, .x = l->x, .x_scale = l->x_scale,
+                                       .y = w->up, .ldy = w->ffn, .rows = 1 };
         const int panels = (int)(w->d / FVI_DEC_PANEL);
         w->ops.prepare[m->type](l->x, l->x_scale, x + (size_t)i * (size_t)m->cfg.caption_width,
                                 m->cfg.caption_width);

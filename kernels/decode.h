@@ -42,6 +42,12 @@ size_t fvi_dec_pack_bytes(fv_dtype type, int N, int K);
 void fvi_dec_pack(fv_dtype type, int N, int K, const float *w, void *dst, int threads);
 /* What was packed, without a bias. */
 fvi_dec_matrix fvi_dec_view(fv_dtype type, int N, int K, const void *packed);
+/* Bytes of one of its panels. */
+FV_INLINE size_t fvi_dec_panel_bytes(fv_dtype type, int K)
+{
+    const size_t u = type == FV_F32 ? 1 : type == FV_BF16 ? 2 : 4;
+    return ((size_t)K + u - 1) / u * FVI_DEC_PANEL * 4;
+}
 /* Bytes that `prepare` writes for a row of K values. */
 size_t fvi_dec_row_bytes(int K);
 
@@ -55,6 +61,7 @@ typedef struct fvi_dec_product {
     size_t ldy;           /* values from row to row */
     int rows;
     bool add;
+    const void *ahead;    /* what this thread will read next, or NULL: brought near meanwhile */
 } fvi_dec_product;
 
 /* ---- Attention ------------------------------------------------------------------------------- */

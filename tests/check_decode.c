@@ -88,7 +88,7 @@ static void job_run(const fvi_decode_ops *o, const job *j, int first, int rows, 
         o->prepare[j->type](x + (size_t)r * bytes, scale + r,
                             j->x + (size_t)(first + r) * (size_t)j->K, j->K);
     memcpy(y, j->start + (size_t)first * pad, (size_t)rows * pad * sizeof *y);
-    const fvi_dec_product p = { &m, x, bytes, scale, y, pad, rows, true };
+    const fvi_dec_product p = { &m, x, bytes, scale, y, pad, rows, true, j->packed };
     const int panels = (int)pad / FVI_DEC_PANEL;
     if (cut > panels) cut = panels;
     o->product[j->type](&p, 0, cut);
@@ -440,7 +440,7 @@ static void bench_product(int v, fv_dtype type, int N, int K, int rows)
         const double start = fv_now();
         for (int i = 0; i < copies; i++) {
             const fvi_dec_matrix m = fvi_dec_view(type, N, K, w + (size_t)i * bytes);
-            const fvi_dec_product p = { &m, x, row, scale, y, fvi_dec_pad(N), rows, false };
+            const fvi_dec_product p = { &m, x, row, scale, y, fvi_dec_pad(N), rows, false, NULL };
             o.product[type](&p, 0, (int)fvi_dec_pad(N) / FVI_DEC_PANEL);
         }
         const double t = (fv_now() - start) / copies;

@@ -178,7 +178,8 @@ static fv_status decode(ar_lm lm, int i, int from, int m, float *logits)
 {
     for (int p = from; p < m; p++) {
         const int32_t token = token_at(i, p), parent = -1, row = 0;
-        const ar_rows r = { i, 1, &token, &parent, logits + (size_t)(p + 1) * (size_t)lm.vocab };
+        const ar_rows r = { i, 1, &token, &parent,
+                            logits + (size_t)(p + 1) * (size_t)lm.vocab, 0 };
         FV_TRY(lm.target(lm.self, 1, &r));
         lm.commit(lm.self, i, &row, 1);
     }
@@ -238,7 +239,7 @@ static float *tree_logits(ar_lm lm, int i, int at, int m)
     const size_t V = (size_t)lm.vocab;
     int32_t token[TREE];
     tree_tokens(i, at, token);
-    const ar_rows r = { i, TREE, token, tree_parent, rows };
+    const ar_rows r = { i, TREE, token, tree_parent, rows, 0 };
     if (lm.prefill(lm.self, i, l) != FV_OK || decode(lm, i, 0, at, l) != FV_OK ||
         lm.target(lm.self, 1, &r) != FV_OK)
         exit(1);
@@ -318,7 +319,7 @@ static void pictures_in_a_pass_do_not_see_each_other(void)
     for (int i = 0; i < IMAGES; i++) {
         if (lm.prefill(lm.self, i, first) != FV_OK || decode(lm, i, 0, i, first) != FV_OK) exit(1);
         for (int k = 0; k < ROWS; k++) token[i][k] = k < 8 ? token_at(i, i + k) : k;
-        rows[i] = (ar_rows){ i, ROWS, token[i], parent, l + (size_t)i * ROWS * 50 };
+        rows[i] = (ar_rows){ i, ROWS, token[i], parent, l + (size_t)i * ROWS * 50, 0 };
     }
     const fv_status s = lm.target(lm.self, IMAGES, rows);
     for (int i = 0; i < IMAGES && s == FV_OK; i++) {
@@ -333,6 +334,39 @@ static void pictures_in_a_pass_do_not_see_each_other(void)
     model_free(&m);
     CHECK(s == FV_OK && bad == 0);
     fv_ctx_destroy(&ctx);
+}
+
+/* The head leaves out rows that nobody asks for: the others have the same bits, so have caches. */
+static void silent_rows_change_nothing_else(void)
+{
+    fv_ctx *ctx = context(2, 0);
+    model m = model_of(ctx, small(false), FV_I8);
+    ar_net *a = net_of(&m, (ar_net_options){ 0 }), *b = net_of(&m, (ar_net_options){ 0 });
+    ar_lm x = ar_net_lm(a), y = ar_net_lm(b);
+    int bad = 0;
+    for (int silent = 0; silent <= TREE; silent++) {
+        float *full = tree_logits(x, 0, 3, 3 + PATH), *some = rows_of(TREE, 50);
+        float *start = plain_logits(y, 0, 3);
+        int32_t token[TREE];
+        tree_tokens(0, 3, token);
+        const ar_rows r = { 0, TREE, token, tree_parent, some, silent };
+        if (y.target(y.self, 1, &r) != FV_OK) exit(1);
+        y.commit(y.self, 0, tree_path, PATH);
+        bad += cache_differences(a, b, &m.gpt.cfg, 3 + PATH);
+        for (int k = 0; k < PATH; k++) {
+            const float *row = some + tree_path[k] * 50, *want = full + (4 + k) * 50;
+            if (tree_path[k] >= silent) bad += memcmp(row, want, 50 * sizeof *row) != 0;
+            else for (int v = 0; v < 50; v++) bad += row[v] != 0;
+        }
+        free(full);
+        free(some);
+        free(start);
+    }
+    ar_net_destroy(&a);
+    ar_net_destroy(&b);
+    model_free(&m);
+    fv_ctx_destroy(&ctx);
+    CHECK(bad == 0);
 }
 
 static void rewinding_forgets(void)
@@ -570,9 +604,9 @@ static void what_lies_outside_is_refused(void)
     ar_lm lm = ar_net_lm(n);
     float l[5 * 50];
     const int32_t token[5] = { 1, 2, 3, 4, 50 }, parent[5] = { -1, 0, 1, 2, 3 }, late = 24;
-    const ar_rows many = { 0, 5, token, parent, l }, odd = { 0, 1, token + 4, parent, l };
+    const ar_rows many = { 0, 5, token, parent, l, 0 }, odd = { 0, 1, token + 4, parent, l, 0 };
     float *plain = plain_logits(lm, 0, 24);
-    const ar_rows past = { 0, 2, token, parent, l };
+    const ar_rows past = { 0, 2, token, parent, l, 0 };
     ar_net *none;
     const ar_net_options bad[] = { { .images = 0 }, { .images = 1, .kv = FV_F64 },
                                    { .images = 1, .keep_lines = 1 } };
@@ -635,7 +669,7 @@ static double product_rate(const fvi_dec_matrix *m, uint32_t cpu)
     if (!x || !y) exit(1);
     memset(x, 0, ROWS * bytes);
     fvi_decode_init(&o, cpu);
-    const fvi_dec_product p = { m, x, bytes, scale, y, COLUMNS, ROWS, false };
+    const fvi_dec_product p = { m, x, bytes, scale, y, COLUMNS, ROWS, false, NULL };
     for (int run = 0; run < 40; run++) {
         const double start = processor_time();
         for (int k = 0; k < 20; k++) o.product[m->type](&p, 0, COLUMNS / 16);
@@ -705,6 +739,7 @@ int main(int argc, char **argv)
     RUN(int8_caches_are_near_the_tape);
     RUN(trees_have_the_bits_of_plain_decoding);
     RUN(pictures_in_a_pass_do_not_see_each_other);
+    RUN(silent_rows_change_nothing_else);
     RUN(rewinding_forgets);
     RUN(kept_lines_depend_on_the_position_alone);
     RUN(drafts_of_classes_match_the_tape);
