@@ -1,0 +1,73 @@
+# shell_checks.sh - what the scripts cli_gen*.sh share: results in TAP, exit codes, messages, files.
+#
+# To be sourced in an empty folder. Commands leave their output in the files out and err.
+# shellcheck shell=sh
+count=0 failed=0 skipped=0
+
+ok() { # status, name
+    count=$((count + 1))
+    if [ "$1" = 0 ]; then echo "ok $count - $2"; return; fi
+    failed=$((failed + 1))
+    sed 's/^/# /' err 2> /dev/null
+    echo "not ok $count - $2"
+}
+skip() { count=$((count + 1)) skipped=$((skipped + 1)); echo "ok $count - $1 # SKIP $2"; }
+run() { "$@" > out 2> err < /dev/null; }
+# The command ends with this code.
+expect() { # name, code, command
+    name=$1 want=$2
+    shift 2
+    run "$@"
+    got=$?
+    if [ "$got" != "$want" ]; then echo "# exit code $got, not $want: $*"; ok 1 "$name"; else ok 0 "$name"; fi
+}
+# It fails with this code, one line on stderr that matches, nothing on stdout, and no new files.
+refuse() { # name, code, pattern, command
+    name=$1 want=$2 pattern=$3
+    shift 3
+    ls > before
+    run "$@"
+    got=$?
+    ls > after
+    bad=0
+    [ "$got" = "$want" ] || { echo "# exit code $got, not $want: $*"; bad=1; }
+    [ "$(wc -l < err)" -eq 1 ] || { echo "# not one line"; bad=1; }
+    grep -q "^[a-z]*: " err || { echo "# does not begin with the program"; bad=1; }
+    grep -qi -- "$pattern" err || { echo "# message lacks: $pattern"; bad=1; }
+    [ ! -s out ] || { echo "# something on stdout"; bad=1; }
+    cmp -s before after || { echo "# files changed"; diff before after | sed 's/^/# /'; bad=1; }
+    ok "$bad" "$name"
+}
+: > out; : > err; : > before; : > after
+is_png() { [ "$(head -c 8 "$1" | od -An -tx1 | tr -d ' \n')" = 89504e470d0a1a0a ]; }
+json_ok() { # file, keys: is it one JSON object with them?
+    file=$1
+    shift
+    if command -v python3 > /dev/null; then
+        python3 -c 'import json, sys
+o = json.load(open(sys.argv[1]))
+missing = [k for k in sys.argv[2:] if k not in o]
+assert not missing, missing' "$file" "$@" 2>> err
+        return
+    fi
+    for key; do grep -q "\"$key\":" "$file" || return 1; done
+}
+interrupt() { # name, signal, file, command: 130, and no trace of the file
+    name=$1 signal=$2 file=$3
+    shift 3
+    "$@" > out 2> err &
+    pid=$!
+    sleep 1
+    kill "-$signal" "$pid" 2> /dev/null
+    wait "$pid"
+    got=$?
+    left=$(find . -name "$file*")
+    [ "$got" = 130 ] || echo "# exit code $got, not 130"
+    [ "$got" = 130 ] && [ -z "$left" ] && [ "$(wc -l < err)" -eq 1 ]
+    ok $? "$name"
+}
+finish() { # the last line of a script
+    echo "1..$count"
+    echo "# $((count - failed - skipped)) passed, $failed failed, $skipped skipped"
+    [ "$failed" = 0 ]
+}
