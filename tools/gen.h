@@ -3,25 +3,42 @@
 #define FOVEA_GEN_H
 
 #include "cli.h"
+#include "fovea_ar.h"
 #include "fovea_diffusion.h"
 
 /* An opened model, embedded or from a file. */
 typedef struct gen_model {
     const char *path;  /* NULL = the embedded one */
     const char *label; /* for messages: the path or "the default model" */
-    fv_model *file, *decoder;
+    bool is_ar;        /* autoregressive, by what the file says; then ar is its model, else dit */
+    fv_model *file;
+    fv_model *decoder; /* a DiT's autoencoder or an AR model's tokenizer from a file of its own */
     fv_dit *dit;
     fv_dit_info info;
+    fv_ar *ar;
+    fv_ar_info ar_info;
     fv_dtype precision;
-    char hash[65]; /* hexadecimal; with dit only: hashing gigabytes takes seconds */
+    /* With the weights; hashing gigabytes takes seconds. */
+    const char *name;
+    int classes, image_size;
+    char hash[65]; /* hexadecimal */
 } gen_model;
 
-/* gen_open_file and gen_open return an exit code and have written the message. */
+/* Those that return int return an exit code and have written the message. */
 int gen_open_file(fv_ctx *ctx, gen_model *m, const char *path);
-/* dit, info and hash of an opened file; the message is left in ctx. */
+/* Files of autoregressive models that make no pictures as they are: official checkpoints, parts. */
+int gen_refuse_checkpoint(const gen_model *m);
+/* Of an opened file; the message is left in ctx. */
 fv_status gen_open_dit(fv_ctx *ctx, gen_model *m, fv_dtype precision);
+fv_status gen_open_ar(fv_ctx *ctx, gen_model *m, fv_dtype precision, bool no_draft);
+/* With `decoder` from its own file (NULL = none); draft heads are left out with no_draft. */
+int gen_open_weights(fv_ctx *ctx, gen_model *m, const char *decoder, fv_dtype precision,
+                     bool no_draft);
+/* A DiT, for the verbs about plans; AR models are refused. */
 int gen_open(fv_ctx *ctx, gen_model *m, const char *path, const char *decoder, fv_dtype precision);
 void gen_close(gen_model *m);
+/* As the file has it; "" or NULL if it does not. */
+const char *gen_class_name(const gen_model *m, int i);
 /* Class i for people and file names; unnamed classes are numbers. */
 void gen_class_text(const gen_model *m, int i, char *out, size_t size);
 
@@ -76,10 +93,24 @@ typedef struct gen_comparison {
     bool is_identical;
 } gen_comparison;
 
-/* Runs exact and accelerated alternately, three times each; *images are those of the plan. With
- * `sheet` also makes the picture exact | fast | difference. */
-int gen_compare(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o, fv_image *images,
-                fv_generate_stats *stats, gen_comparison *result, fv_image *sheet);
+/* Two ways to the same pictures. make leaves images[0..count) zeroed on failure. */
+typedef struct gen_pair {
+    int count;
+    fv_status (*make)(void *user, bool is_exact, fv_image *images, double *seconds);
+    void *user;
+} gen_pair;
+
+/* Runs both ways alternately, three times each, the fast one last; *images are the fast one's. With
+ * `sheet` also makes the picture exact | fast | difference. Returns an exit code. */
+int gen_compare(fv_ctx *ctx, const gen_model *m, const gen_pair *pair, fv_image *images,
+                gen_comparison *result, fv_image *sheet);
+
+/* ---- gen info: what both kinds of models have, and AR models --------------------------------- */
+
+void gen_info_origin(const gen_model *m); /* gen_verbs.c; lines on stdout */
+void gen_info_classes(const gen_model *m);
+void gen_info_json_classes(const gen_model *m, cli_json *j);
+int gen_info_ar(const gen_model *m, const cli_common *c); /* gen_ar_info.c; an exit code */
 
 /* ---- Verbs ----------------------------------------------------------------------------------- */
 

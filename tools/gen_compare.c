@@ -1,4 +1,4 @@
-/* gen_compare.c - gen --compare: the plan against the exact path, timed alternately.
+/* gen_compare.c - gen --compare: the fast way against the exact one, timed alternately.
  *
  * Clock speed and other load drift over seconds; alternating runs let both paths see the same
  * conditions, and the median of three drops one bad pair. */
@@ -100,7 +100,11 @@ static fv_status make_sheet(fv_ctx *ctx, const fv_image *exact, const fv_image *
     for (int i = 5; i >= 0 && gains[i] * most <= 255; i--) p.gain = gains[i];
     snprintf(text, sizeof text, "exact %.2f s", r->exact_seconds);
     fv_plot_text(out, 2, 3, 1, black, text);
-    snprintf(text, sizeof text, "%.2fx: %.2f s, %.1f dB", r->speedup, r->fast_seconds, r->psnr_db);
+    if (r->is_identical)
+        snprintf(text, sizeof text, "%.2fx: %.2f s, identical", r->speedup, r->fast_seconds);
+    else
+        snprintf(text, sizeof text, "%.2fx: %.2f s, %.1f dB", r->speedup, r->fast_seconds,
+                 r->psnr_db);
     fv_plot_text(out, panel + GAP + 2, 3, 1, black, text);
     snprintf(text, sizeof text, "difference x %d", p.gain);
     fv_plot_text(out, 2 * (panel + GAP) + 2, 3, 1, black, text);
@@ -118,42 +122,36 @@ static fv_status make_sheet(fv_ctx *ctx, const fv_image *exact, const fv_image *
 
 /* ---- Runs ------------------------------------------------------------------------------------ */
 
-static fv_status alternate(fv_ctx *ctx, const gen_model *m, const fv_generate_options *fast,
-                           fv_image *exact_img, fv_image *fast_img, fv_generate_stats *stats,
+static fv_status alternate(fv_ctx *ctx, const gen_pair *p, fv_image *exact, fv_image *fast,
                            gen_comparison *r)
 {
-    fv_generate_options exact = *fast;
-    fv_generate_stats st;
     double te[RUNS], tf[RUNS];
-    exact.accel = NULL;
     /* The first run packs weights; it is not counted. */
-    fv_status s = fv_generate(ctx, m->dit, fast, fast_img, stats);
+    fv_status s = p->make(p->user, false, fast, &tf[0]);
     for (int i = 0; i < RUNS && s == FV_OK; i++) {
-        free_images(ctx, exact_img, exact.count);
-        s = fv_generate(ctx, m->dit, &exact, exact_img, &st);
-        te[i] = st.seconds;
+        free_images(ctx, exact, p->count);
+        s = p->make(p->user, true, exact, &te[i]);
         if (s != FV_OK) return s;
-        free_images(ctx, fast_img, fast->count);
-        s = fv_generate(ctx, m->dit, fast, fast_img, stats);
-        tf[i] = stats->seconds;
+        free_images(ctx, fast, p->count);
+        s = p->make(p->user, false, fast, &tf[i]);
     }
     if (s != FV_OK) return s;
     r->exact_seconds = cli_quantile(te, RUNS, 0.5);
-    r->fast_seconds = stats->seconds = cli_quantile(tf, RUNS, 0.5);
+    r->fast_seconds = cli_quantile(tf, RUNS, 0.5);
     r->speedup = r->exact_seconds / r->fast_seconds;
     return FV_OK;
 }
 
-int gen_compare(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o, fv_image *images,
-                fv_generate_stats *stats, gen_comparison *result, fv_image *sheet)
+int gen_compare(fv_ctx *ctx, const gen_model *m, const gen_pair *pair, fv_image *images,
+                gen_comparison *result, fv_image *sheet)
 {
-    fv_image *exact = calloc((size_t)o->count, sizeof *exact);
+    fv_image *exact = calloc((size_t)pair->count, sizeof *exact);
     if (!exact) return cli_fail(CLI_FAILED, "out of memory");
-    fv_status s = alternate(ctx, m, o, exact, images, stats, result);
-    if (s == FV_OK) s = measure(ctx, exact, images, o->count, result);
-    if (s == FV_OK && sheet) s = make_sheet(ctx, exact, images, o->count, result, sheet);
+    fv_status s = alternate(ctx, pair, exact, images, result);
+    if (s == FV_OK) s = measure(ctx, exact, images, pair->count, result);
+    if (s == FV_OK && sheet) s = make_sheet(ctx, exact, images, pair->count, result, sheet);
     const int code = s == FV_OK ? CLI_OK : cli_report(ctx, s, m->label);
-    free_images(ctx, exact, o->count);
+    free_images(ctx, exact, pair->count);
     free(exact);
     return code;
 }

@@ -123,11 +123,50 @@ static const char *table_state(fv_ctx *ctx, const gen_model *m)
     return state;
 }
 
+void gen_info_origin(const gen_model *m)
+{
+    const char *step = fv_model_meta(m->file, "fovea.train.step");
+    const char *source = fv_model_meta(m->file, "fovea.source");
+    char text[128];
+    if (step) {
+        cli_printable(step, text, sizeof text);
+        printf("trained     %s steps\n", text);
+    }
+    if (source) {
+        cli_printable(source, text, sizeof text);
+        printf("source      %s\n", text);
+    }
+}
+
+void gen_info_classes(const gen_model *m)
+{
+    char name[128];
+    printf("sha256      %s\n", m->hash);
+    printf("classes     %d\n", m->classes);
+    for (int k = 0; k < m->classes && k < 1000; k++) {
+        const char *text = gen_class_name(m, k);
+        if (!text || !*text) break;
+        gen_class_text(m, k, name, sizeof name);
+        printf("  %3d %s\n", k, name);
+    }
+}
+
+void gen_info_json_classes(const gen_model *m, cli_json *j)
+{
+    cli_json_key(j, "classes");
+    putchar('[');
+    for (int k = 0; k < m->classes; k++) {
+        char name[128];
+        gen_class_text(m, k, name, sizeof name);
+        if (k) fputs(", ", stdout);
+        cli_json_text(stdout, name);
+    }
+    putchar(']');
+}
+
 static void info_text(fv_ctx *ctx, const gen_model *m)
 {
     const fv_dit_info *i = &m->info;
-    const char *step = fv_model_meta(m->file, "fovea.train.step");
-    const char *source = fv_model_meta(m->file, "fovea.source");
     char name[128];
     cli_printable(i->name, name, sizeof name);
     printf("model       %s, %s family, %s\n", name, i->is_official ? "official DiT" : "F",
@@ -140,23 +179,9 @@ static void info_text(fv_ctx *ctx, const gen_model *m)
     printf("work        %.3g GFLOP a picture and step without guidance\n", i->step_flop * 1e-9);
     printf("defaults    %s, %d steps, cfg %g\n", fv_sampler_name(i->sampler), i->steps,
            (double)i->cfg);
-    if (step) {
-        cli_printable(step, name, sizeof name);
-        printf("trained     %s steps\n", name);
-    }
-    if (source) {
-        cli_printable(source, name, sizeof name);
-        printf("source      %s\n", name);
-    }
+    gen_info_origin(m);
     printf("table       %s\n", table_state(ctx, m));
-    printf("sha256      %s\n", m->hash);
-    printf("classes     %d\n", i->classes);
-    for (int k = 0; k < i->classes && k < 1000; k++) {
-        const char *text = fv_dit_class_name(m->dit, k);
-        if (!text || !*text) break;
-        gen_class_text(m, k, name, sizeof name);
-        printf("  %3d %s\n", k, name);
-    }
+    gen_info_classes(m);
 }
 
 static void info_json(fv_ctx *ctx, const gen_model *m)
@@ -184,15 +209,7 @@ static void info_json(fv_ctx *ctx, const gen_model *m)
     cli_json_string(&j, "train_step", fv_model_meta(m->file, "fovea.train.step"));
     cli_json_string(&j, "table", table_state(ctx, m));
     cli_json_string(&j, "sha256", m->hash);
-    cli_json_key(&j, "classes");
-    putchar('[');
-    for (int k = 0; k < i->classes; k++) {
-        char name[128];
-        gen_class_text(m, k, name, sizeof name);
-        if (k) fputs(", ", stdout);
-        cli_json_text(stdout, name);
-    }
-    putchar(']');
+    gen_info_json_classes(m, &j);
     cli_json_close(&j);
 }
 
@@ -200,12 +217,14 @@ static void info_json(fv_ctx *ctx, const gen_model *m)
 static int info_other(const gen_model *m, const cli_common *c)
 {
     const char *kind = fv_model_meta(m->file, "fovea.kind");
+    const bool is_checkpoint = !kind && fv_ar_is_checkpoint(m->file);
     int64_t elements = 0;
     uint8_t hash[32];
     char text[128], hex[65];
     fv_model_hash(m->file, hash);
     cli_hex(hash, 32, hex);
-    cli_printable(kind ? kind : "unknown", text, sizeof text);
+    cli_printable(kind ? kind : is_checkpoint ? "autoregressive, see fovea convert" : "unknown",
+                  text, sizeof text);
     for (int i = 0; i < fv_model_count(m->file); i++) {
         fv_tensor t;
         fv_model_tensor(m->file, i, &t);
@@ -221,7 +240,7 @@ static int info_other(const gen_model *m, const cli_common *c)
         cli_json_string(&j, "sha256", hex);
         cli_json_close(&j);
     } else {
-        printf("kind        %s (not a diffusion transformer)\ntensors     %d\nparameters  %.2f "
+        printf("kind        %s (no model that makes pictures)\ntensors     %d\nparameters  %.2f "
                "million\n"
                "sha256      %s\n",
                text, fv_model_count(m->file), (double)elements * 1e-6, hex);
@@ -229,23 +248,29 @@ static int info_other(const gen_model *m, const cli_common *c)
     return CLI_OK;
 }
 
+static int info_opened(fv_ctx *ctx, const cli_common *c, gen_model *m)
+{
+    const fv_dtype precision = cli_precision(ctx, c);
+    const fv_status s =
+        m->is_ar ? gen_open_ar(ctx, m, precision, false) : gen_open_dit(ctx, m, precision);
+    if (s == FV_ERR_MODEL && m->path && !m->is_ar) {
+        cli_detail("%s", fv_ctx_error(ctx));
+        return info_other(m, c);
+    }
+    if (s != FV_OK) return cli_report(ctx, s, m->label);
+    if (m->is_ar) return gen_info_ar(m, c);
+    if (c->json)
+        info_json(ctx, m);
+    else
+        info_text(ctx, m);
+    return CLI_OK;
+}
+
 static int info_model(fv_ctx *ctx, const cli_common *c, const char *path)
 {
     gen_model m;
     int code = gen_open_file(ctx, &m, path);
-    if (code == CLI_OK) {
-        const fv_status s = gen_open_dit(ctx, &m, cli_precision(ctx, c));
-        if (s == FV_ERR_MODEL && path) {
-            cli_detail("%s", fv_ctx_error(ctx));
-            code = info_other(&m, c);
-        } else if (s != FV_OK) {
-            code = cli_report(ctx, s, m.label);
-        } else if (c->json) {
-            info_json(ctx, &m);
-        } else {
-            info_text(ctx, &m);
-        }
-    }
+    if (code == CLI_OK) code = info_opened(ctx, c, &m);
     gen_close(&m);
     return code;
 }

@@ -6,12 +6,15 @@ _gen()
     COMPREPLY=()
     case $prev in
     --device) words='auto cpu cuda' ;;
-    --precision) words='f32 bf16' ;;
+    --precision) words='f32 bf16 int8' ;;
+    --kv) words='f32 bf16 int8' ;;
+    --mode) words='ar sd vvs jacobi' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
     --class) words='all' ;;
     --accel) words='dpx soda soda-paper dcs fixed fora toca duca taylorseer teacache rfc speca clusca cem' ;;
     -n | --seed | --steps | --cfg | --speedup | --guard | --threads | --draws) return ;;
-    -o | --model | --decoder | --table | --plan-in | --plan-out | --side-by-side | --png)
+    --polish | --cache-mem | --temperature | --top-k | --top-p) return ;;
+    -o | --model | --decoder | --tokenizer | --caption | --table | --plan-in | --plan-out | --side-by-side | --png)
         COMPREPLY=($(compgen -f -- "$cur"))
         compopt -o filenames 2> /dev/null
         return
@@ -28,7 +31,8 @@ _gen()
     explain) words="--model --speedup -n $sampling --table --png -f --json $machine $common" ;;
     *)
         words="--model --class -n --seed $sampling --speedup --compare --side-by-side --table
-            --accel --polish --cache-mem --guard --plan-out --plan-in --decoder -o --grid -f $machine
+            --accel --polish --cache-mem --guard --plan-out --plan-in --decoder --mode
+            --temperature --top-k --top-p --kv --tokenizer --caption -o --grid -f $machine
             --json $common"
         [[ $COMP_CWORD == 1 ]] && words="info calibrate explain $words"
         ;;
