@@ -17,6 +17,7 @@
  * spin while they wait: with several, set OMP_WAIT_POLICY=passive). The feature distance is the
  * mean squared distance of a classifier's features. */
 #include "bench_accel.h"
+#include "bench_judge.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -25,7 +26,6 @@
 #define TOLERANCE 0.03
 #define PLAN_TRIES 3
 #define MAX_LEVELS 2048
-#define FEATURE_BATCH 8
 static const char default_methods[] =
     "dpx,soda,soda-paper,dcs,fora,toca,duca,taylorseer:order=1,taylorseer:order=2,"
     "taylorseer:order=3,taylorseer:order=4,taylorseer:order=2,form=newton,"
@@ -46,10 +46,8 @@ typedef struct accel_run {
     const accel_args *a;
     fv_sens *sens;
     fv_timing *timing;
-    fv_model *judge_file;
-    fv_classifier *judge;
-    fv_classifier_info judge_info;
-    float *exact_feature, *fast_feature, *pixels;
+    bench_judge judge;
+    float *exact_feature, *fast_feature;
 } accel_run;
 
 /* ---- Names ----------------------------------------------------------------------------------- */
@@ -294,27 +292,13 @@ static fv_status search(accel_run *r, accel_method *m, double asked, int *out)
 
 /* ---- A method at a ratio --------------------------------------------------------------------- */
 
-static fv_status features(accel_run *r, const fv_image *images, float *out)
-{
-    const int n = r->b.p.all.count, side = r->judge_info.size, F = r->judge_info.features;
-    const size_t values = (size_t)side * (size_t)side * 3;
-    for (int i = 0; i < n; i += FEATURE_BATCH) {
-        const int count = n - i < FEATURE_BATCH ? n - i : FEATURE_BATCH;
-        for (int k = 0; k < count; k++)
-            fv_image_to_float(&images[i + k], -1, 1, r->pixels + (size_t)k * values);
-        const fv_status s = fv_classifier_run(r->b.ctx, r->judge, r->pixels, count, NULL,
-                                              out + (size_t)i * (size_t)F);
-        if (s != FV_OK) return s;
-    }
-    return FV_OK;
-}
-
 static fv_status judge_features(accel_run *r, accel_line *l)
 {
-    const size_t n = (size_t)r->b.p.all.count * (size_t)r->judge_info.features;
+    const size_t n = (size_t)r->b.p.all.count * (size_t)r->judge.info.features;
     l->feature = NAN;
-    if (!r->judge) return FV_OK;
-    const fv_status s = features(r, r->b.p.fast, r->fast_feature);
+    if (!r->judge.net) return FV_OK;
+    const fv_status s = bench_judge_images(&r->judge, r->b.p.fast, r->b.p.all.count, NULL,
+                                           r->fast_feature);
     double sum = 0;
     for (size_t i = 0; i < n && s == FV_OK; i++) {
         const double d = (double)r->fast_feature[i] - r->exact_feature[i];
@@ -418,18 +402,13 @@ static int open_judge(accel_run *r)
 {
     const size_t n = (size_t)r->b.p.all.count;
     if (!r->a->classifier) return CLI_OK;
-    fv_status s = fv_model_open(r->b.ctx, &r->judge_file, r->a->classifier, NULL);
-    if (s == FV_OK) s = fv_classifier_open(r->b.ctx, &r->judge, r->judge_file);
-    if (s != FV_OK) return cli_report(r->b.ctx, s, r->a->classifier);
-    fv_classifier_get_info(r->judge, &r->judge_info);
-    if (r->judge_info.size != r->b.model.info.image_size)
-        return cli_fail(CLI_BAD_INPUT, "%s: pictures of %d pixels, the model makes %d",
-                        r->a->classifier, r->judge_info.size, r->b.model.info.image_size);
-    const size_t side = (size_t)r->judge_info.size, F = (size_t)r->judge_info.features;
+    const int code =
+        bench_judge_open(r->b.ctx, &r->judge, r->a->classifier, r->b.model.info.image_size);
+    if (code != CLI_OK) return code;
+    const size_t F = (size_t)r->judge.info.features;
     r->exact_feature = calloc(n * F, sizeof(float));
     r->fast_feature = calloc(n * F, sizeof(float));
-    r->pixels = calloc(FEATURE_BATCH * side * side * 3, sizeof(float));
-    if (!r->exact_feature || !r->fast_feature || !r->pixels)
+    if (!r->exact_feature || !r->fast_feature)
         return cli_fail(CLI_FAILED, "out of memory");
     return CLI_OK;
 }
@@ -456,7 +435,8 @@ static fv_status run_settings(accel_run *r)
     for (int i = 0; i < r->b.methods && s == FV_OK; i++)
         if (r->b.method[i].kind != ACCEL_PLANNER) s = list_settings(r, &r->b.method[i], evals);
     if (s == FV_OK) s = bench_make_exact(&r->b.p);
-    if (s == FV_OK && r->judge) s = features(r, r->b.p.exact, r->exact_feature);
+    if (s == FV_OK && r->judge.net)
+        s = bench_judge_images(&r->judge, r->b.p.exact, r->b.p.all.count, NULL, r->exact_feature);
     for (int i = 0; i < r->b.ratios.count && s == FV_OK; i++)
         s = run_ratio(r, r->b.ratios.ratio[i]);
     cli_progress_title(NULL);
@@ -521,7 +501,7 @@ static void print_line(const accel_run *r, const accel_line *l)
     printf("%7.3fx%c[%6.3f %6.3f] %6.2f %6.2f %8.5f ", l->measured.median,
            l->is_reached ? ' ' : '<', l->measured.least, l->measured.most, l->fidelity.psnr,
            l->fidelity.psnr_of_mean, l->fidelity.ssim);
-    if (r->judge) printf("%9.3g ", l->feature);
+    if (r->judge.net) printf("%9.3g ", l->feature);
     printf("%7.3fx  %s\n", l->flop_ratio, l->setting);
 }
 
@@ -530,7 +510,7 @@ static void print_text(const accel_run *r)
     const accel_bench *b = &r->b;
     print_head(r);
     printf("%-32s %5s %8s [%6s %6s] %6s %6s %8s %s%8s  %s\n", "method", "asked", "median", "least",
-           "most", "PSNR", "(MSE)", "SSIM", r->judge ? "  feature " : "", "FLOP", "setting");
+           "most", "PSNR", "(MSE)", "SSIM", r->judge.net ? "  feature " : "", "FLOP", "setting");
     for (int i = 0; i < b->lines; i++) {
         if (i && b->line[i].asked != b->line[i - 1].asked) printf("\n");
         print_line(r, &b->line[i]);
@@ -725,11 +705,9 @@ static void close_run(accel_run *r)
     free(b->line);
     for (int i = 0; i < b->methods; i++) free(b->method[i].setting);
     bench_pictures_close(&b->p);
-    fv_classifier_close(&r->judge);
-    fv_model_close(&r->judge_file);
+    bench_judge_close(&r->judge);
     free(r->exact_feature);
     free(r->fast_feature);
-    free(r->pixels);
     fv_timing_free(&r->timing);
     fv_sens_free(&r->sens);
     bench_close(&b->model);

@@ -216,20 +216,25 @@ bench_spread bench_spread_of(double *v, int n)
     return (bench_spread){median, v[0], v[n - 1]};
 }
 
-fv_status bench_compare(const bench_pictures *p, bench_fidelity *out)
+fv_status bench_compare_images(fv_ctx *ctx, const fv_image *exact, const fv_image *fast, int n,
+                               bench_fidelity *out)
 {
-    const int n = p->all.count;
     double error = 0, v;
     out->psnr = out->ssim = 0;
     for (int i = 0; i < n; i++) {
-        fv_status s = fv_psnr(p->ctx, &p->exact[i], &p->fast[i], &v);
+        fv_status s = fv_psnr(ctx, &exact[i], &fast[i], &v);
         if (s != FV_OK) return s;
         if (isfinite(v)) error += pow(10, -v / 10) / n;
         out->psnr += fmin(v, BENCH_EQUAL_DB) / n;
-        s = fv_ssim(p->ctx, &p->exact[i], &p->fast[i], &v);
+        s = fv_ssim(ctx, &exact[i], &fast[i], &v);
         if (s != FV_OK) return s;
         out->ssim += v / n;
     }
     out->psnr_of_mean = error > 0 ? fmin(-10 * log10(error), BENCH_EQUAL_DB) : BENCH_EQUAL_DB;
     return FV_OK;
+}
+
+fv_status bench_compare(const bench_pictures *p, bench_fidelity *out)
+{
+    return bench_compare_images(p->ctx, p->exact, p->fast, p->all.count, out);
 }

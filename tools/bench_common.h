@@ -115,6 +115,9 @@ typedef struct bench_fidelity {
     double psnr_of_mean; /* of the mean squared error of all */
     double ssim;
 } bench_fidelity;
+/* Of n pictures each. */
+fv_status bench_compare_images(fv_ctx *ctx, const fv_image *exact, const fv_image *fast, int n,
+                               bench_fidelity *out);
 fv_status bench_compare(const bench_pictures *p, bench_fidelity *out); /* fast with exact */
 
 #endif

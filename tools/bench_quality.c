@@ -22,9 +22,9 @@
 #include <string.h>
 
 #include "bench_common.h"
+#include "bench_judge.h"
 
 #define MAX_SETTINGS 16 /* exact, and those of bench_ratios */
-#define READ_ROWS 32
 #define ROUND 128 /* samples of a setting between two turns */
 #define WEAK 0.8  /* a class is weak below this share of what real pictures reach */
 
@@ -53,16 +53,12 @@ typedef struct bench {
     const quality_args *a;
     fv_ctx *ctx;
     bench_model model;
-    fv_model *judge_file;
-    fv_classifier *judge;
-    fv_classifier_info judge_info;
+    bench_judge judge;
     fv_recipe *recipe;
     fv_generate_options gen;
     fv_sens *sens;
     fv_timing *timing;
     fv_class_score held, *held_class; /* [judge classes] */
-    float *real;                      /* [real_count, features] */
-    int64_t real_count;
     setting set[MAX_SETTINGS + 1]; /* the last one in use is exact B */
     int count;                     /* without exact B */
     int rounds, done;              /* done: samples of all settings */
@@ -88,16 +84,11 @@ static int read_settings(bench *b)
 static int open_files(bench *b)
 {
     const quality_args *a = b->a;
-    const int code = bench_open(b->ctx, &b->model, a->model, cli_precision(b->ctx, &a->common));
+    int code = bench_open(b->ctx, &b->model, a->model, cli_precision(b->ctx, &a->common));
     if (code != CLI_OK) return code;
-    fv_status s = fv_model_open(b->ctx, &b->judge_file, a->classifier, NULL);
-    if (s == FV_OK) s = fv_classifier_open(b->ctx, &b->judge, b->judge_file);
-    if (s != FV_OK) return cli_report(b->ctx, s, a->classifier);
-    fv_classifier_get_info(b->judge, &b->judge_info);
-    if (b->judge_info.size != b->model.info.image_size)
-        return cli_fail(CLI_BAD_INPUT, "%s: takes pictures of %d pixels, the model makes %d",
-                        a->classifier, b->judge_info.size, b->model.info.image_size);
-    s = fv_recipe_read(b->ctx, &b->recipe, a->recipe);
+    code = bench_judge_open(b->ctx, &b->judge, a->classifier, b->model.info.image_size);
+    if (code != CLI_OK) return code;
+    const fv_status s = fv_recipe_read(b->ctx, &b->recipe, a->recipe);
     return s == FV_OK ? CLI_OK : cli_report(b->ctx, s, a->recipe);
 }
 
@@ -105,66 +96,18 @@ static int open_files(bench *b)
 
 static fv_status open_data(bench *b, fv_dataset **out, fv_split split)
 {
-    return fv_dataset_from_recipe(b->ctx, out, b->recipe, b->a->data_dir, b->judge_info.size,
+    return fv_dataset_from_recipe(b->ctx, out, b->recipe, b->a->data_dir, b->judge.info.size,
                                   split);
 }
 
 static fv_status score_held_out(bench *b)
 {
     fv_dataset *ds;
-    b->held_class = calloc((size_t)b->judge_info.classes, sizeof *b->held_class);
+    b->held_class = calloc((size_t)b->judge.info.classes, sizeof *b->held_class);
     if (!b->held_class) return FV_ERR_OOM;
     fv_status s = open_data(b, &ds, FV_SPLIT_HELDOUT);
-    if (s == FV_OK) s = fv_classifier_score(b->ctx, b->judge, ds, &b->held, b->held_class, NULL);
-    fv_dataset_close(&ds);
-    return s;
-}
-
-/* Walks the set in random order until every class has its share. */
-static fv_status read_reference(bench *b, fv_dataset *ds, float *rows, int *left)
-{
-    const uint64_t n = fv_dataset_count(ds);
-    const size_t pixels = (size_t)b->judge_info.size * (size_t)b->judge_info.size * 3;
-    const int dim = b->judge_info.features;
-    int waiting = 0;
-    for (uint64_t i = 0; i <= n; i++) {
-        int32_t label;
-        if (waiting == READ_ROWS || (i == n && waiting > 0)) {
-            const fv_status s = fv_classifier_run(b->ctx, b->judge, rows, waiting, NULL,
-                                                  b->real + b->real_count * dim);
-            if (s != FV_OK) return s;
-            b->real_count += waiting;
-            waiting = 0;
-        }
-        if (i == n) break;
-        const uint64_t at = fv_rand_permute(b->a->seed, 0, n, i);
-        const fv_status s = fv_dataset_get(ds, at, rows + (size_t)waiting * pixels, &label);
-        if (s == FV_ERR_FORMAT) continue; /* an unreadable picture */
-        if (s != FV_OK) return s;
-        if (left[label] > 0) {
-            left[label]--;
-            waiting++;
-        }
-    }
-    return FV_OK;
-}
-
-static fv_status make_reference(bench *b)
-{
-    fv_dataset *ds;
-    fv_status s = open_data(b, &ds, FV_SPLIT_ALL);
-    if (s != FV_OK) return s;
-    const int classes = fv_dataset_classes(ds);
-    const int share = (b->a->samples + classes - 1) / classes;
-    const size_t pixels = (size_t)b->judge_info.size * (size_t)b->judge_info.size * 3;
-    int *left = calloc((size_t)classes, sizeof *left);
-    float *rows = calloc(READ_ROWS * pixels, sizeof *rows);
-    b->real =
-        calloc((size_t)share * (size_t)classes, (size_t)b->judge_info.features * sizeof *b->real);
-    for (int i = 0; left && i < classes; i++) left[i] = share;
-    s = left && rows && b->real ? read_reference(b, ds, rows, left) : FV_ERR_OOM;
-    free(rows);
-    free(left);
+    if (s == FV_OK)
+        s = fv_classifier_score(b->ctx, b->judge.net, ds, &b->held, b->held_class, NULL);
     fv_dataset_close(&ds);
     return s;
 }
@@ -173,7 +116,7 @@ static fv_status make_reference(bench *b)
 
 static fv_status open_setting(bench *b, setting *t, uint64_t seed)
 {
-    const size_t dim = (size_t)b->judge_info.features;
+    const size_t dim = (size_t)b->judge.info.features;
     t->seed = seed;
     t->round = calloc((size_t)b->rounds, sizeof *t->round);
     t->features = calloc((size_t)b->a->samples, dim * sizeof *t->features);
@@ -236,7 +179,7 @@ static fv_status run_round(bench *b, setting *t, int round, int first, int n)
 {
     fv_dit_quality_options o = FV_DIT_QUALITY_OPTIONS_INIT;
     fv_dit_quality_result r;
-    const size_t dim = (size_t)b->judge_info.features;
+    const size_t dim = (size_t)b->judge.info.features;
     fv_generate_options gen = b->gen;
     gen.accel = t->accel;
     o.gen = &gen;
@@ -244,7 +187,7 @@ static fv_status run_round(bench *b, setting *t, int round, int first, int n)
     o.first = first;
     o.seed = t->seed;
     show_progress(b, t, first);
-    const fv_status s = fv_dit_quality(b->ctx, b->model.dit, b->judge, &o, &r);
+    const fv_status s = fv_dit_quality(b->ctx, b->model.dit, b->judge.net, &o, &r);
     if (s != FV_OK) return s;
     memcpy(t->features + (size_t)first * dim, r.features, (size_t)n * dim * sizeof *r.features);
     for (int k = 0; k < r.classes; k++) {
@@ -285,11 +228,11 @@ static fv_status run_rounds(bench *b)
 static fv_status finish_setting(bench *b, setting *t, double *ratios)
 {
     const setting *exact = &b->set[0], *other = &b->set[b->count];
-    const int dim = b->judge_info.features, n = b->a->samples;
+    const int dim = b->judge.info.features, n = b->a->samples;
     for (int i = 0; i < b->rounds; i++) ratios[i] = exact->round[i] / t->round[i];
     t->measured = cli_quantile(ratios, b->rounds, 0.5);
     const fv_status s =
-        fv_frechet(b->ctx, t->features, n, b->real, b->real_count, dim, &t->to_real);
+        fv_frechet(b->ctx, t->features, n, b->judge.real, b->judge.real_count, dim, &t->to_real);
     if (s != FV_OK) return s;
     return fv_frechet(b->ctx, t->features, n, other->features, n, dim, &t->to_exact);
 }
@@ -309,7 +252,8 @@ static fv_status run_settings(bench *b)
 static int run_all(bench *b)
 {
     fv_status s = score_held_out(b);
-    if (s == FV_OK) s = make_reference(b);
+    if (s == FV_OK)
+        s = bench_judge_read_real(&b->judge, b->recipe, b->a->data_dir, b->a->samples, b->a->seed);
     if (s != FV_OK) return cli_report(b->ctx, s, b->a->recipe);
     int code = CLI_OK;
     if (!b->a->plan_in) code = bench_find_table(b->ctx, &b->model, b->a->table, &b->gen, &b->sens);
@@ -333,7 +277,8 @@ static double share_of(fv_class_score s)
 
 static fv_class_score held_of(const bench *b, int model_class)
 {
-    const int k = fv_classifier_class_find(b->judge, fv_dit_class_name(b->model.dit, model_class));
+    const int k =
+        fv_classifier_class_find(b->judge.net, fv_dit_class_name(b->model.dit, model_class));
     return k < 0 ? (fv_class_score){0} : b->held_class[k];
 }
 
@@ -368,7 +313,7 @@ static void print_text(const bench *b)
     const double held = share_of(b->held);
     const unsigned long long seed = b->a->seed, n = (unsigned long long)b->a->samples;
     printf("real held-out pictures: %llu, recognised %.2f %% (reference: %lld pictures)\n",
-           (unsigned long long)b->held.count, 100 * held, (long long)b->real_count);
+           (unsigned long long)b->held.count, 100 * held, (long long)b->judge.real_count);
     printf("samples: %d a setting, classes in turn, seeds %llu to %llu (noise floor: to %llu)\n\n",
            b->a->samples, seed, seed + n - 1, seed + 2 * n - 1);
     printf("%-8s %9s %8s %10s %7s %9s %9s\n", "setting", "measured", "seconds", "recognised",
@@ -447,7 +392,7 @@ static void print_json(const bench *b)
     cli_json_u64(&j, "seed", b->a->seed);
     cli_json_u64(&j, "real_heldout", b->held.count);
     cli_json_number(&j, "real_heldout_accuracy", share_of(b->held));
-    cli_json_u64(&j, "real_reference", (uint64_t)b->real_count);
+    cli_json_u64(&j, "real_reference", (uint64_t)b->judge.real_count);
     cli_json_number(&j, "noise_floor", b->set[0].to_exact);
     cli_json_u64(&j, "seed_noise_floor", b->a->seed + (uint64_t)b->a->samples);
     cli_json_u64(&j, "batch", (uint64_t)b->gen.batch);
@@ -471,11 +416,9 @@ static void close_bench(bench *b)
     fv_timing_free(&b->timing);
     fv_sens_free(&b->sens);
     fv_recipe_close(&b->recipe);
-    fv_classifier_close(&b->judge);
-    fv_model_close(&b->judge_file);
+    bench_judge_close(&b->judge);
     bench_close(&b->model);
     free(b->held_class);
-    free(b->real);
 }
 
 static int parse(quality_args *a, int argc, char **argv)
