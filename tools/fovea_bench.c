@@ -5,6 +5,7 @@
  * speed. */
 #include "fovea_tool.h"
 #include "bench_accel.h"
+#include "bench_ar.h"
 #include "bench_quality.h"
 #include "bench_speedup.h"
 #include "vzip_bench.h"
@@ -526,7 +527,7 @@ static int check(const bench_args *a, const char *what, const char *file)
     if (!is_dit && !is_train && strcmp(what, "gemm") != 0)
         return cli_fail(CLI_USAGE,
                         "bench %s: unknown; there are gemm, dit, train, quality, "
-                        "speedup, accel and vzip",
+                        "speedup, accel, ar and vzip",
                         what);
     if (is_dit && (file != NULL) == (a->preset != NULL))
         return cli_fail(CLI_USAGE, "bench dit needs a model file or --preset");
@@ -560,11 +561,11 @@ int fovea_bench(int argc, char **argv)
         "fovea bench",
         "gemm [options]\ndit MODEL|--preset NAME [options]\n"
         "train --preset NAME [options]\nquality MODEL [options]\nspeedup [MODEL] [options]\n"
-        "accel [MODEL] [options]\n"
+        "accel [MODEL] [options]\nar MODEL [options]\n"
         "vzip [options] FILE ...",
         "Measure matrix products, a network's evaluation, training steps, or (with their own "
         "--help) the quality of samples, what a speed-up costs, ways of "
-        "saving work, and compression.",
+        "saving work and of decoding, and compression.",
         NULL,
         options,
         1,
@@ -573,6 +574,7 @@ int fovea_bench(int argc, char **argv)
     int files;
     if (argc > 1 && strcmp(argv[1], "quality") == 0) return bench_quality(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "accel") == 0) return bench_accel(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "ar") == 0) return bench_ar(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "speedup") == 0) return bench_speedup(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "vzip") == 0)
         return vzip_bench(argc - 1, argv + 1, "fovea bench vzip");

@@ -6,16 +6,19 @@ _fovea()
     COMPREPLY=()
     case $prev in
     --device) words='auto cpu cuda' ;;
-    --precision) words='f32 bf16' ;;
+    --precision)
+        words='f32 bf16'
+        [[ ${COMP_WORDS[2]} == ar ]] && words='f32 bf16 int8'
+        ;;
     --clock) words='wall cpu' ;;
-    --type) words='f32 bf16 int8' ;;
+    --type | --kv) words='f32 bf16 int8' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
     --preset | new) words='F32 F64c F64 F128 F128L DiT-S/2 DiT-B/2 DiT-L/2 DiT-XL/2' ;;
-    bench) words='gemm dit train quality speedup accel vzip' ;;
+    bench) words='gemm dit train quality speedup accel ar vzip' ;;
     --set | --seed | --classes | --rows | --batch | --steps | --seconds | --threads | --cfg | \
-        --samples | --speedup | --runs | --methods | --start-step | --levels | --peers | -T) return ;;
+        --samples | --speedup | --runs | --methods | --pictures | --max-loss | --start-step | --levels | --peers | -T) return ;;
     -o | --vae | --init | --classifier | --recipe | --table | --data-dir | --plot | --csv | \
-        --schedule | --sheet)
+        --schedule | --sheet | --real | --store)
         COMPREPLY=($(compgen -f -- "$cur"))
         compopt -o filenames 2> /dev/null
         return
@@ -39,6 +42,9 @@ _fovea()
         [[ ${COMP_WORDS[2]} == accel ]] && words="--speedup --methods --samples --runs --batch
             --clock --table --classifier --plot --schedule --sheet --csv --steps --sampler --cfg --seed -f $machine
             --json $common"
+        [[ ${COMP_WORDS[2]} == ar ]] && words="--methods --samples --seed --cfg --batch --runs
+            --pictures --clock --classifier --real --data-dir --plot --sheet --csv --store --max-loss
+            --kv -f $machine --json $common"
         [[ ${COMP_WORDS[2]} == vzip ]] &&
             words="--levels --peers -T --threads --each -o --csv -f --json $common"
         ;;
