@@ -21,18 +21,20 @@
 
 /* ---- Rates ----------------------------------------------------------------------------------- */
 
-/* A cell nobody has tried is to the one above it (first level: to the rank before) as in the
- * built-in table. Together the children of a node hold at most all of its mass. */
+/* Tables of files may hold zeros. */
+static double ratio(float a, float b) { return b > 0.0f ? (double)a / (double)b : 0.0; }
+
+/* A cell nobody has tried is to the one above it (first level: to the rank before) as in the table
+ * of before. Together the children of a node hold at most all of its mass. */
 static void smooth(ar_cost *c)
 {
-    const float *built_in = ar_accept_rates();
     for (int d = 0; d < AR_MAX_DEPTH; d++) {
         double left = 1.0;
         for (int r = 0; r < AR_MAX_RANK; r++) {
-            const float *t = built_in + d * AR_MAX_RANK + r;
+            const float *t = c->prior + d * AR_MAX_RANK + r;
             double prior = *t;
-            if (d > 0) prior = c->accept[d - 1][r] * (double)(*t / t[-AR_MAX_RANK]);
-            else if (r > 0) prior = c->accept[d][r - 1] * (double)(*t / t[-1]);
+            if (d > 0) prior = c->accept[d - 1][r] * ratio(t[0], t[-AR_MAX_RANK]);
+            else if (r > 0) prior = c->accept[d][r - 1] * ratio(t[0], t[-1]);
             double a = (c->hit[d][r] + PRIOR_TRIES * prior) / (c->tried[d][r] + PRIOR_TRIES);
             if (a > 0.98 * left) a = 0.98 * left;
             left -= a;
@@ -41,9 +43,10 @@ static void smooth(ar_cost *c)
     }
 }
 
-void ar_cost_init(ar_cost *c)
+void ar_cost_init(ar_cost *c, const float *prior)
 {
     memset(c, 0, sizeof *c);
+    c->prior = prior ? prior : ar_accept_rates();
     smooth(c);
 }
 
@@ -62,6 +65,68 @@ void ar_cost_learn(ar_cost *c, const ar_counters *before, const ar_counters *aft
         }
     }
     smooth(c);
+}
+
+/* ---- Rates as text --------------------------------------------------------------------------- */
+
+/* A row at *text, up to its end or ';': how many numbers. */
+static fv_status parse_row(fv_ctx *ctx, const char **text, float *row, int *n)
+{
+    double sum = 0.0;
+    for (*n = 0;;) {
+        const size_t length = strcspn(*text, ",;");
+        const char end = (*text)[length];
+        char word[24];
+        double v = 0.0;
+        if (*n == AR_MAX_RANK || length >= sizeof word)
+            return fv_fail(ctx, FV_ERR_MODEL, "model: metadata %s has more than %d numbers in a row, "
+                           "or one that is too long", AR_RATES_KEY, AR_MAX_RANK);
+        memcpy(word, *text, length);
+        word[length] = 0;
+        FV_TRY(fv_meta_parse(ctx, AR_RATES_KEY, word, false, &v));
+        sum += v;
+        if (!(v >= 0.0 && sum <= 1.0001))
+            return fv_fail(ctx, FV_ERR_MODEL, "model: metadata %s: the chances of a row are negative "
+                           "or more than one together", AR_RATES_KEY);
+        row[(*n)++] = (float)v;
+        *text += length + (end == ',');
+        if (end != ',') return FV_OK;
+    }
+}
+
+fv_status ar_rates_parse(fv_ctx *ctx, const char *text, float rate[AR_MAX_DEPTH * AR_MAX_RANK])
+{
+    const float *known = ar_accept_rates();
+    int rows = 0, ranks = 0;
+    for (;; text++) {
+        int n;
+        FV_TRY(parse_row(ctx, &text, rate + rows * AR_MAX_RANK, &n));
+        if (rows++ == 0) ranks = n;
+        if (n != ranks || (*text && rows == AR_MAX_DEPTH))
+            return fv_fail(ctx, FV_ERR_MODEL, "model: metadata %s has rows of several lengths, or "
+                           "more than %d", AR_RATES_KEY, AR_MAX_DEPTH);
+        if (*text == 0) break;
+    }
+    for (int i = 0; i < AR_MAX_DEPTH * AR_MAX_RANK; i++) {
+        const int d = i / AR_MAX_RANK, r = i % AR_MAX_RANK;
+        if (d < rows && r < ranks) continue;
+        const int from = r < ranks || (d >= rows && d > 0) ? i - AR_MAX_RANK : i - 1;
+        rate[i] = rate[from] * (float)ratio(known[i], known[from]);
+    }
+    return FV_OK;
+}
+
+char *ar_rates_text(fv_ctx *ctx, const float *rate, int rows, int ranks)
+{
+    const size_t size = (size_t)rows * (size_t)ranks * 16 + 1;
+    char *text = fv_alloc(ctx, size);
+    size_t n = 0;
+    for (int i = 0; text && i < rows * ranks; i++) {
+        const char *split = i == 0 ? "" : i % ranks ? "," : ";";
+        n += (size_t)snprintf(text + n, size - n, "%s%.4g", split,
+                              (double)rate[i / ranks * AR_MAX_RANK + i % ranks]);
+    }
+    return text;
 }
 
 /* ---- Times ----------------------------------------------------------------------------------- */

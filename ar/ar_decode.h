@@ -270,12 +270,21 @@ typedef struct ar_counters ar_counters; /* below */
 
 /* ---- Costs (ar_cost.c) ----------------------------------------------------------------------- */
 
+/* Rates of a draft head as text, in its file as fovea.draft.accept: a row a depth, split by ';', of
+ * a number a rank, split by ','. What a table leaves out is to its neighbour as in the built-in
+ * one. FV_ERR_MODEL: not such text, not in 0..1, or the children of a node hold more than all. */
+#define AR_RATES_KEY "fovea.draft.accept"
+fv_status ar_rates_parse(fv_ctx *ctx, const char *text, float rate[AR_MAX_DEPTH * AR_MAX_RANK]);
+/* The first rows and numbers of a table; NULL: out of memory. fv_free it. */
+char *ar_rates_text(fv_ctx *ctx, const float *rate, int rows, int ranks);
+
 /* What passes cost here, and how often guesses hold: from these the tree. */
 #define AR_COST_POINTS 8
 typedef struct ar_cost {
     int points;
     double target[AR_COST_POINTS]; /* seconds of a target pass with 1, 2, 4, ... rows         */
     double first, level, draw;     /* a pair fed and one level grown; each level below; a draw */
+    const float *prior;    /* [AR_MAX_DEPTH * AR_MAX_RANK] */
     double tried[AR_MAX_DEPTH][AR_MAX_RANK], hit[AR_MAX_DEPTH][AR_MAX_RANK];
     float accept[AR_MAX_DEPTH][AR_MAX_RANK]; /* of the child of that rank, its parent accepted */
 } ar_cost;
@@ -284,8 +293,9 @@ typedef struct ar_cost_choice {
     double speedup;     /* expected of the best tree against plain decoding, also if that is < 1 */
     double tokens;      /* expected a step */
 } ar_cost_choice;
-/* Rates of a draft that nobody has tried; no times. */
-void ar_cost_init(ar_cost *c);
+/* No times yet, and rates of a draft that nobody has tried: `prior` (it stays in use), or where that
+ * is NULL the built-in ones. */
+void ar_cost_init(ar_cost *c, const float *prior);
 /* Runs passes of up to most_rows rows on image 0, whose state is lost. Some tenths of a second. */
 fv_status ar_cost_measure(fv_ctx *ctx, const ar_lm *lm, const ar_tree_options *o, int most_rows,
                           ar_cost *c);

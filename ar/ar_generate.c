@@ -15,6 +15,9 @@ static_assert((int)FV_AR_DRAFT_PQ == (int)AR_DRAFT_PQ && (int)FV_AR_RULE_GSD == 
                   (int)FV_AR_DRAFT_STATIC == (int)AR_DRAFT_STATIC,
               "public and private numbers are the same");
 
+static_assert(FV_AR_STATS_DEPTH == AR_MAX_DEPTH && FV_AR_STATS_RANK == AR_MAX_RANK,
+              "public and private tables have the same size");
+
 static const char *const mode_name[] = { NULL, "ar", "sd", "vvs", "jacobi" };
 
 const char *fv_ar_mode_name(fv_ar_mode m)
@@ -172,6 +175,7 @@ static fv_status plan(run *r)
     d->tree.top_k = e->top_k;
     d->tree.nodes = e->nodes;
     d->tree.shape = e->shape;
+    d->tree.accept = r->a->has_rates ? r->a->rate : NULL;
     d->accept.rule = (ar_rule)e->rule;
     d->accept.delta = e->delta;
     d->accept.lambda = e->lambda;
@@ -231,7 +235,7 @@ static fv_status generate_all(run *r, int32_t *tokens)
     const ar_lm lm = ar_net_lm(r->net);
     if (r->e.is_adaptive && r->o.mode == FV_AR_SD) {
         FV_TRY(set_condition(r, 0, 0));
-        ar_cost_init(&r->cost);
+        ar_cost_init(&r->cost, r->decode.tree.accept);
         FV_TRY(ar_cost_measure(r->ctx, &lm, &r->decode.tree, 32, &r->cost));
         r->decode.cost = &r->cost;
     }
@@ -262,6 +266,8 @@ static void fill_stats(const run *r, fv_ar_stats *s)
     s->draft_rows = c->draft_rows;
     for (int i = 0; i < AR_MAX_NODES; i++)
         s->accepted[i < FV_AR_STATS_DEPTH ? i : FV_AR_STATS_DEPTH] += c->accepted[i];
+    memcpy(s->tried, c->tried, sizeof s->tried);
+    memcpy(s->hit, c->hit, sizeof s->hit);
     s->substitutions = c->substitutions;
     s->chain_tokens = c->chain_tokens;
     s->chain_cuts = c->chain_cuts;

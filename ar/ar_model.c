@@ -58,6 +58,14 @@ static fv_status open_tokenizer(fv_ctx *ctx, fv_ar *a, const fv_ar_options *o)
                    a->cfg.gpt.vocab);
 }
 
+static fv_status read_rates(fv_ctx *ctx, fv_ar *a)
+{
+    const char *text = fv_model_meta(a->file, AR_RATES_KEY);
+    if (!a->has_draft || !text) return FV_OK;
+    a->has_rates = true;
+    return ar_rates_parse(ctx, text, a->rate);
+}
+
 static fv_status open_parts(fv_ctx *ctx, fv_ar *a, const fv_ar_options *o)
 {
     FV_TRY(ar_config_read(ctx, a->file, &a->cfg));
@@ -74,6 +82,7 @@ static fv_status open_parts(fv_ctx *ctx, fv_ar *a, const fv_ar_options *o)
         FV_TRY(fv_class_names_read(ctx, a->file, a->cfg.gpt.classes, &a->class_name,
                                    &a->class_text));
     FV_TRY(ar_points_read(ctx, a->file, &a->points));
+    FV_TRY(read_rates(ctx, a));
     fv_model_hash(a->file, a->hash);
     return open_tokenizer(ctx, a, o);
 }

@@ -22,6 +22,8 @@ struct fv_ar {
     const char *vq_prefix;            /* of its tensors in the tokenizer's file */
     char **class_name, *class_text;
     ar_points *points;
+    bool has_rates;                   /* of its draft, measured; else the built-in ones */
+    float rate[AR_MAX_DEPTH * AR_MAX_RANK];
     uint8_t hash[32];
 };
 

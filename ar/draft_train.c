@@ -17,19 +17,28 @@
  * The target runs once for each picture; its features are kept as bf16. Every draw is a function of
  * (seed, sample number). The metric is the total variation of what target and draft draw from, on
  * own draws of other seeds, or where there are none on held-out pictures. One minus it is the
- * chance that the best possible test accepts a guess. */
+ * chance that the best possible test accepts a guess. At the end accept_pictures are drawn by
+ * guessing: how often guesses of which depth and rank are accepted goes into the file, and trees
+ * grow by it. */
 #include <math.h>
 #include <string.h>
 
-#include "class_names.h"
 #include "ar_decode.h"
+#include "class_names.h"
 #include "code_stream.h"
 #include "fovea_ar.h"
 #include "gpt_model.h"
 
 #define MAX_LAG 4
 #define MAX_UNROLL 8
-#define OWN_SEED(seed, is_held) (((seed) << 32) + ((uint64_t)(is_held) << 31))
+/* Trees in which rates are measured. */
+#define RATE_DEPTH 6
+#define RATE_RANKS 8
+#define RATE_NODES 64
+
+/* Pictures that the target draws: to train on, held out, and for rates of acceptance. */
+typedef enum own_kind { OWN_TRAIN = 0, OWN_HELD, OWN_RATES } own_kind;
+#define OWN_SEED(seed, kind) (((seed) << 32) + ((uint64_t)(kind) << 30))
 
 typedef struct trainer {
     fv_ctx *ctx;
@@ -44,7 +53,7 @@ typedef struct trainer {
     fv_plan *features, *plan;
     fv_opt *opt;
     fv_dtype precision, export_type;
-    int batch, accumulate, eval_pictures, tokens, pairs; /* pairs = tokens - 1 of a picture */
+    int batch, accumulate, eval_pictures, accept_pictures, tokens, pairs; /* pairs = tokens - 1 of a picture */
     int own_draws, own_rows, unroll; /* own_rows of a batch, the last, are own draws */
     int64_t draws;                /* of the stream; 0: own draws alone */
     float noise, stale, logit_weight, cfg_weight, unroll_weight;
@@ -122,19 +131,25 @@ static fv_status keep_features(trainer *tr, int64_t slot)
 
 /* As pictures are served: by the engine, so that neither batch nor threads matter. All classes come
  * equally often. */
-static fv_status draw_list(trainer *tr, const fv_ar *a, bool is_held, code_list *l)
+static fv_status draw_list(trainer *tr, const fv_ar *a, own_kind kind, code_list *l,
+                           fv_ar_stats *stats)
 {
     fv_ar_generate_options o = FV_AR_GENERATE_OPTIONS_INIT;
+    fv_ar_expert e = FV_AR_EXPERT_INIT;
     const size_t n = (size_t)l->count, N = (size_t)l->tokens;
     int32_t *tokens = fv_calloc(tr->ctx, n * N, sizeof *tokens);
     if (!tokens) return FV_ERR_OOM;
     for (size_t i = 0; i < n; i++) l->label[i] = (int32_t)(i % (size_t)tr->cfg.gpt.classes);
     o.count = l->count;
     o.classes = l->label;
-    o.seed = OWN_SEED(tr->seed, is_held);
-    o.mode = FV_AR_PLAIN;
+    o.seed = OWN_SEED(tr->seed, kind);
+    o.mode = kind == OWN_RATES ? FV_AR_SD : FV_AR_PLAIN;
     o.batch = 16;
-    const fv_status s = fv_ar_generate_tokens(tr->ctx, a, &o, tokens, NULL);
+    o.expert = &e;
+    e.depth = RATE_DEPTH;
+    e.top_k = RATE_RANKS;
+    e.nodes = RATE_NODES;
+    const fv_status s = fv_ar_generate_tokens(tr->ctx, a, &o, tokens, stats);
     for (size_t i = 0; s == FV_OK && i < n * N; i++) l->code[i] = (uint16_t)tokens[i];
     fv_free(tr->ctx, tokens);
     return s;
@@ -150,8 +165,8 @@ static fv_status make_own(trainer *tr)
     o.precision = tr->precision == FV_BF16 ? FV_BF16 : FV_F32;
     o.no_draft = 1;
     FV_TRY(fv_ar_open(tr->ctx, &a, tr->file, &o));
-    fv_status s = draw_list(tr, a, false, &tr->own);
-    if (s == FV_OK && tr->own_held.count) s = draw_list(tr, a, true, &tr->own_held);
+    fv_status s = draw_list(tr, a, OWN_TRAIN, &tr->own, NULL);
+    if (s == FV_OK && tr->own_held.count) s = draw_list(tr, a, OWN_HELD, &tr->own_held, NULL);
     fv_ar_close(&a);
     return s;
 }
@@ -310,7 +325,8 @@ static fv_status copy_target(trainer *tr, fv_pack *pack)
     return fv_pack_copy(pack, tr->file, tr->cfg.vq_prefix, "vq.");
 }
 
-static fv_status export_parts(trainer *tr, uint64_t step, fv_pack *pack, fv_meta *meta)
+static fv_status export_parts(trainer *tr, uint64_t step, const char *rates, fv_pack *pack,
+                              fv_meta *meta)
 {
     for (int i = 0; i < fv_model_meta_count(tr->file); i++) {
         const char *key, *value;
@@ -319,24 +335,68 @@ static fv_status export_parts(trainer *tr, uint64_t step, fv_pack *pack, fv_meta
     }
     FV_TRY(fv_meta_add_number(tr->ctx, meta, "fovea.draft.step", (double)step));
     FV_TRY(fv_meta_add(tr->ctx, meta, "fovea.draft.recipe", tr->recipe_text));
+    if (rates) FV_TRY(fv_meta_add(tr->ctx, meta, AR_RATES_KEY, rates));
     FV_TRY(fv_meta_write(meta, pack->writer));
     FV_TRY(copy_target(tr, pack));
     return fv_pack_params(pack, tr->net.params, "draft.", tr->export_type);
 }
 
-static fv_status export_model(void *user, uint64_t step, const char *path)
+static fv_status write_model(trainer *tr, uint64_t step, const char *rates, const char *path)
 {
-    trainer *tr = user;
     ar_config c = tr->cfg;
     fv_pack pack = {0};
     fv_meta meta;
     c.gpt.has_draft = 1;
     FV_TRY(ar_config_meta(tr->ctx, &c, &meta));
     fv_status s = fv_pack_create(tr->ctx, &pack);
-    if (s == FV_OK) s = export_parts(tr, step, &pack, &meta);
+    if (s == FV_OK) s = export_parts(tr, step, rates, &pack, &meta);
     if (s == FV_OK) s = fv_model_writer_finish(pack.writer, path, 1);
     fv_pack_free(&pack);
     fv_meta_free(tr->ctx, &meta);
+    return s;
+}
+
+/* How often guesses are accepted where the exported file decodes, as text. */
+static fv_status rates_text(trainer *tr, const fv_ar_stats *stats, char **text)
+{
+    ar_counters seen = {0};
+    ar_cost cost;
+    memcpy(seen.tried, stats->tried, sizeof seen.tried);
+    memcpy(seen.hit, stats->hit, sizeof seen.hit);
+    ar_cost_init(&cost, NULL);
+    ar_cost_learn(&cost, NULL, &seen);
+    *text = ar_rates_text(tr->ctx, cost.accept[0], RATE_DEPTH, RATE_RANKS);
+    return *text ? FV_OK : FV_ERR_OOM;
+}
+
+static fv_status measure_rates(trainer *tr, const char *path, char **text)
+{
+    fv_ar_options o = FV_AR_OPTIONS_INIT;
+    fv_ar_stats stats;
+    code_list l = {0};
+    fv_model *m;
+    fv_ar *a = NULL;
+    FV_TRY(fv_model_open(tr->ctx, &m, path, NULL));
+    fv_status s = fv_ar_open(tr->ctx, &a, m, &o);
+    if (s == FV_OK) s = code_list_alloc(tr->ctx, tr->accept_pictures, tr->tokens, &l);
+    if (s == FV_OK) s = draw_list(tr, a, OWN_RATES, &l, &stats);
+    if (s == FV_OK) s = rates_text(tr, &stats, text);
+    code_list_free(tr->ctx, &l);
+    fv_ar_close(&a);
+    fv_model_close(&m);
+    return s;
+}
+
+/* Twice: once more with the rates of what was written. */
+static fv_status export_model(void *user, uint64_t step, const char *path)
+{
+    trainer *tr = user;
+    char *rates = NULL;
+    FV_TRY(write_model(tr, step, NULL, path));
+    if (!tr->accept_pictures) return FV_OK;
+    fv_status s = measure_rates(tr, path, &rates);
+    if (s == FV_OK) s = write_model(tr, step, rates, path);
+    fv_free(tr->ctx, rates);
     return s;
 }
 
@@ -361,6 +421,7 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     if (tr->own_draws > 0) tr->own_rows = (int)(share * tr->batch + 0.5);
     if (tr->own_rows == 0) tr->own_draws = 0;
     tr->eval_pictures = (int)fv_recipe_int(r, "eval_pictures", 128, 0, 1000000);
+    tr->accept_pictures = (int)fv_recipe_int(r, "accept_pictures", 64, 0, 1000000);
     FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "precision", "bf16", &tr->precision));
     return fv_dtype_from_recipe(tr->ctx, r, "export", "bf16", &tr->export_type);
 }

@@ -156,10 +156,15 @@ typedef struct fv_ar_generate_options {
 #define FV_AR_GENERATE_OPTIONS_INIT { .struct_size = sizeof(fv_ar_generate_options), .count = 1 }
 
 #define FV_AR_STATS_DEPTH 16
+#define FV_AR_STATS_RANK 16
 typedef struct fv_ar_stats {
     double seconds, prefill_seconds, draft_seconds, verify_seconds, select_seconds, decode_seconds;
     int64_t tokens, prefills, verifies, skips, draft_passes, target_rows, draft_rows;
     int64_t accepted[FV_AR_STATS_DEPTH + 1]; /* steps that accepted so many guesses; last: more */
+    /* Guesses by depth (from 1 on) and place among their siblings whose parents were accepted:
+       how many there were, and how many of them were accepted. */
+    int64_t tried[FV_AR_STATS_DEPTH][FV_AR_STATS_RANK];
+    int64_t hit[FV_AR_STATS_DEPTH][FV_AR_STATS_RANK];
     int64_t substitutions, chain_tokens, chain_cuts, plain_steps;
     double tokens_per_pass;      /* tokens / (prefills + verifies), TPF of the papers           */
     double expected_speedup;     /* by costs (is_adaptive); 0: not asked                        */

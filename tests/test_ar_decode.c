@@ -846,7 +846,7 @@ static void strict_skipping_keeps_the_distribution_and_other_skipping_does_not(v
 static ar_cost made_up(double base, double slope, double draft, double rate)
 {
     ar_cost c;
-    ar_cost_init(&c);
+    ar_cost_init(&c, NULL);
     c.points = AR_COST_POINTS;
     for (int i = 0; i < c.points; i++) c.target[i] = base + slope * (1 << i);
     c.first = c.level = draft;
@@ -906,7 +906,7 @@ static void costs_learn_rates(void)
 {
     ar_cost c;
     ar_counters before = { 0 }, after = { 0 };
-    ar_cost_init(&c);
+    ar_cost_init(&c, NULL);
     for (int d = 0; d < AR_MAX_DEPTH; d++) {
         double sum = 0.0;
         for (int r = 0; r < AR_MAX_RANK; r++) {
@@ -979,7 +979,7 @@ static void costs_are_measured_within_the_contract(void)
         ar_tree_options o = options().tree;
         ar_cost_choice best;
         o.kind = kind;
-        ar_cost_init(&c);
+        ar_cost_init(&c, NULL);
         OK(ctx, ar_cost_measure(ctx, &lm, &o, 64, &c));
         CHECK_MSG(!s.broken, "%s", s.broken);
         CHECK(c.points >= 3 && c.first > 0.0 && c.level >= 0.0 && c.draw > 0.0);
@@ -1086,7 +1086,7 @@ static void options_out_of_range_are_refused(void)
     ar_cost unmeasured;
     OK(ctx, ar_neighbours_create(ctx, &other, codebook, 3, 2, 1, false));
     OK(ctx, ar_neighbours_create(ctx, &near, codebook, 16, 2, 2, true));
-    ar_cost_init(&unmeasured);
+    ar_cost_init(&unmeasured, NULL);
     script s = script_create(16, 16, 1);
     ar_lm lm = script_lm(&s);
     const ar_noise noise = { 1, 0 };
@@ -1174,7 +1174,7 @@ static fv_status one_of_each(fv_ctx *own)
         if (i == 3) o.sampling.is_uniform = true;
         status = ar_decode(own, &lm, &o, 2, noise, token, &c, NULL);
     }
-    ar_cost_init(&cost);
+    ar_cost_init(&cost, NULL);
     const ar_tree_options tree = options().tree;
     if (status == FV_OK) status = ar_cost_measure(own, &lm, &tree, 8, &cost);
     free(s.image);

@@ -530,6 +530,51 @@ static void growth_takes_the_largest_gains(void)
     }
 }
 
+static void rates_are_read_and_filled_up(void)
+{
+    enum { ALL = AR_MAX_DEPTH * AR_MAX_RANK };
+    float a[ALL], b[ALL];
+    const float *known = ar_accept_rates();
+    OK(ctx, ar_rates_parse(ctx, "0.6,0.2;0.3,0", a));
+    CHECK(a[0] == 0.6f && a[1] == 0.2f && a[AR_MAX_RANK] == 0.3f && a[AR_MAX_RANK + 1] == 0);
+    for (int d = 0; d < AR_MAX_DEPTH; d++)
+        for (int r = 0; r < AR_MAX_RANK; r++) {
+            const int i = d * AR_MAX_RANK + r;
+            if (r > 1) NEAR(a[i] * known[i - 1], a[i - 1] * known[i], 1e-6);
+            if (d > 1) NEAR(a[i] * known[i - AR_MAX_RANK], a[i - AR_MAX_RANK] * known[i], 1e-6);
+        }
+    char *text = ar_rates_text(ctx, known, AR_MAX_DEPTH, AR_MAX_RANK);
+    OK(ctx, ar_rates_parse(ctx, text, b));
+    for (int i = 0; i < ALL; i++) NEAR(b[i], known[i], 1e-4);
+    fv_free(ctx, text);
+    text = ar_rates_text(ctx, a, 2, 2);
+    CHECK(strcmp(text, "0.6,0.2;0.3,0") == 0);
+    fv_free(ctx, text);
+    static const char *const bad[] = { "", "1.1", "-0.1", "0.5,0.6", "0.5;", ";0.5", "0.5,", "a",
+        "0.1;0.1,0.1", "0.1,0.1;0.1", "nan", "0.1,0.1 ;0.1,0.1", "0.10000000000000000000000000001",
+        "0;0;0;0;0;0;0;0;0;0;0;0;0;0;0;0;0", "0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0" };
+    for (size_t i = 0; i < FV_ARRAY_LEN(bad); i++)
+        CHECK_MSG(ar_rates_parse(ctx, bad[i], a) == FV_ERR_MODEL, "\"%s\"", bad[i]);
+}
+
+/* A cell that nobody tried follows the table of the file, not the built-in one. */
+static void costs_begin_with_the_rates_of_the_file(void)
+{
+    float rate[AR_MAX_DEPTH * AR_MAX_RANK];
+    ar_counters seen = { 0 };
+    ar_cost c;
+    OK(ctx, ar_rates_parse(ctx, "0.8,0.1,0;0.7,0.2,0", rate));
+    ar_cost_init(&c, rate);
+    NEAR(c.accept[0][0], 0.8, 1e-6);
+    NEAR(c.accept[1][1], 0.2, 1e-6);
+    CHECK(c.accept[0][2] == 0 && c.accept[3][5] == 0);
+    seen.tried[0][0] = 3000;
+    seen.hit[0][0] = 1200;
+    ar_cost_learn(&c, NULL, &seen);
+    NEAR(c.accept[0][0], 0.4, 0.01);
+    NEAR(c.accept[1][0], 0.4 * 0.7 / 0.8, 0.01);
+}
+
 /* ---- Neighbours ------------------------------------------------------------------------------ */
 
 static void neighbours_are_the_nearest(void)
@@ -1017,6 +1062,8 @@ int main(void)
     RUN(children_are_the_top_of_shared_noise);
     RUN(trees_end_where_the_picture_and_the_survivors_end);
     RUN(growth_takes_the_largest_gains);
+    RUN(rates_are_read_and_filled_up);
+    RUN(costs_begin_with_the_rates_of_the_file);
     RUN(neighbours_are_the_nearest);
     RUN(neighbours_refuse_what_makes_no_sense);
     RUN(coupled_walks_give_the_tokens_of_plain_draws);
