@@ -9,14 +9,14 @@ Networks: `a` 2 layers, d 64, 4 heads of 16, classes; `b` head size 100; `t` cap
 left; `e` and `f` the drafts of `a` and `t`. Written from the formulas, computed in float64. Attention over
 captions is the long way round: masked columns, padding rows that see themselves.
 """
-import json
 import math
 import os
-import struct
+import sys
 
+sys.dont_write_bytecode = True
 import numpy as np
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+from parity_plain import HERE, fill, fnv1a, write
 
 
 def scale_of(name):
@@ -30,16 +30,8 @@ def scale_of(name):
 
 def rule(name, *shape):
     """As tests/test.h's test_fill gives them: seed = FNV-1a 64 of the name."""
-    state = 0xcbf29ce484222325
-    for byte in name.encode():
-        state = (state ^ byte) * 0x100000001b3 % 2 ** 64
-    v = np.empty(math.prod(shape), dtype=np.int64)
-    for i in range(v.size):
-        state = (state * 6364136223846793005 + 1442695040888963407) % 2 ** 64
-        v[i] = state >> 32
-    v = v.astype(np.uint32).astype(np.int32).astype(np.float32) / np.float32(2 ** 31)
     offset, factor = (np.float32(x) for x in scale_of(name))
-    return (offset + factor * v).astype(np.float64).reshape(shape)
+    return (offset + factor * fill(math.prod(shape), fnv1a(name))).astype(np.float64).reshape(shape)
 
 
 class Net:
@@ -162,24 +154,6 @@ def draft(n, tokens, feature, zero_rows, eps=1e-5):
     u = u + attention(n, l, u, rope_table(n.grid, n.d // n.heads, zero_rows),
                       np.tril(np.ones((T, T), bool)))
     return u + mlp(l, u, eps)
-
-
-def write(name, tensors):
-    """Safetensors: floats as f32, integers as i32."""
-    head, blob = {}, b''
-    for key, v in tensors.items():
-        v = np.ascontiguousarray(v)
-        is_float = v.dtype.kind == 'f'
-        data = v.astype('<f4' if is_float else '<i4').tobytes()
-        head[key] = {'dtype': 'F32' if is_float else 'I32', 'shape': list(v.shape),
-                     'data_offsets': [len(blob), len(blob) + len(data)]}
-        blob += data
-    text = json.dumps(head).encode()
-    text += b' ' * (-len(text) % 8)
-    path = os.path.join(HERE, name)
-    with open(path, 'wb') as f:
-        f.write(struct.pack('<Q', len(text)) + text + blob)
-    print('%-28s %7d bytes %4d tensors' % (name, os.path.getsize(path), len(tensors)))
 
 
 def sequences(seed, count, length, vocab):

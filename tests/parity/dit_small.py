@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from parity_common import Draw, HERE, compare, leaf, put_gradient, write
+from parity_plain import fill, fnv1a
 
 CLASSES, C, SIDE, P = 10, 4, 8, 2
 
@@ -81,14 +82,7 @@ def rule_model(d, layers):
         if name == 'pos_embed':
             w[name] = pos_embed(d)
             continue
-        state = 0xcbf29ce484222325
-        for byte in name.encode():
-            state = (state ^ byte) * 0x100000001b3 % 2 ** 64
-        v = np.empty(math.prod(shape), dtype=np.int64)
-        for i in range(v.size):
-            state = (state * 6364136223846793005 + 1442695040888963407) % 2 ** 64
-            v[i] = state >> 32
-        v = v.astype(np.uint32).astype(np.int32).astype(np.float32) / np.float32(2 ** 31)
+        v = fill(math.prod(shape), fnv1a(name))
         w[name] = torch.from_numpy((v / 8).astype(np.float64)).reshape(shape)
     return w
 

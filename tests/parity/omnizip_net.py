@@ -17,31 +17,13 @@ import torch.nn.functional as F
 
 import parity_common
 from parity_common import Draw, HERE, compare, leaf, put_gradient, write
+from parity_plain import fill, fnv1a
 
 HEAD, FACTOR = 16, 4
 parity_common.FULL = 128  # many tensors: products of the larger ones are enough
 
 
 # ---- Weights --------------------------------------------------------------------------------------
-
-def fill(n, seed):
-    """test_fill: n values in [-1, 1), the generator's jump ahead by doubling."""
-    a, c = np.uint64(6364136223846793005), np.uint64(1442695040888963407)
-    with np.errstate(over='ignore'):
-        mul, add = np.array([a]), np.array([c])
-        while mul.size < n:  # step i of the first half, then as many more
-            add = np.concatenate([add, mul * add[-1] + add])
-            mul = np.concatenate([mul, mul * mul[-1]])
-        state = mul[:n] * np.uint64(seed) + add[:n]
-    return (state >> np.uint64(32)).astype(np.uint32).astype(np.int32).astype(np.float32) / np.float32(2 ** 31)
-
-
-def fnv(name):
-    h = 0xcbf29ce484222325
-    for byte in name.encode():
-        h = (h ^ byte) * 0x100000001b3 % 2 ** 64
-    return h
-
 
 def scale_of(name, shape):
     """scale, mean of a tensor of random values"""
@@ -103,7 +85,7 @@ def weights(c):
     w = {}
     for name, shape in shapes(c):
         s, m = scale_of(name, shape)
-        v = fill(int(np.prod(shape)), fnv(name)) * np.float32(s) + np.float32(m)
+        v = fill(int(np.prod(shape)), fnv1a(name)) * np.float32(s) + np.float32(m)
         w[name] = torch.from_numpy(v.astype(np.float64)).reshape(shape)
     return w
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+from parity_plain import HERE
+
 FULL = 1024  # gradients up to this many elements are stored whole
 
 torch.set_num_threads(1)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import conv2d, pad
 
 from parity_common import Draw, compare, write
+from parity_plain import conv_shapes, res_shapes, vector_shapes
 
 # ---- AutoencoderKL ---------------------------------------------------------------------------------
 
@@ -28,28 +29,13 @@ ENCODER_WIDTHS = (4, 8, 8, 8)
 SCALE = 0.18215
 
 
-def conv(name, co, ci, k=3):
-    yield name + '.weight', (co, ci, k, k)
-    yield name + '.bias', (co,)
-
-
-def vector(name, c):
-    yield name + '.weight', (c,)
-    yield name + '.bias', (c,)
-
-
 def resnet(name, ci, co):
-    yield from vector(name + '.norm1', ci)
-    yield from conv(name + '.conv1', co, ci)
-    yield from vector(name + '.norm2', co)
-    yield from conv(name + '.conv2', co, co)
-    if ci != co:
-        yield from conv(name + '.conv_shortcut', co, ci, 1)
+    return res_shapes(name, ci, co, 'conv_shortcut')
 
 
 def middle(half, c):
     yield from resnet(half + '.mid_block.resnets.0', c, c)
-    yield from vector(half + '.mid_block.attentions.0.group_norm', c)
+    yield from vector_shapes(half + '.mid_block.attentions.0.group_norm', c)
     for part in ('to_q', 'to_k', 'to_v', 'to_out.0'):
         yield half + '.mid_block.attentions.0.%s.weight' % part, (c, c)
         yield half + '.mid_block.attentions.0.%s.bias' % part, (c,)
@@ -58,8 +44,8 @@ def middle(half, c):
 
 def decoder_names():
     top = WIDTHS[-1]
-    yield from conv('post_quant_conv', 4, 4, 1)
-    yield from conv('decoder.conv_in', top, 4)
+    yield from conv_shapes('post_quant_conv', 4, 4, 1)
+    yield from conv_shapes('decoder.conv_in', top, 4)
     yield from middle('decoder', top)
     ci = top
     for b, co in enumerate(reversed(WIDTHS)):
@@ -67,24 +53,24 @@ def decoder_names():
             yield from resnet('decoder.up_blocks.%d.resnets.%d' % (b, r), ci, co)
             ci = co
         if b < 3:
-            yield from conv('decoder.up_blocks.%d.upsamplers.0.conv' % b, co, co)
-    yield from vector('decoder.conv_norm_out', ci)
-    yield from conv('decoder.conv_out', 3, ci)
+            yield from conv_shapes('decoder.up_blocks.%d.upsamplers.0.conv' % b, co, co)
+    yield from vector_shapes('decoder.conv_norm_out', ci)
+    yield from conv_shapes('decoder.conv_out', 3, ci)
 
 
 def encoder_names():
     ci = ENCODER_WIDTHS[0]
-    yield from conv('encoder.conv_in', ci, 3)
+    yield from conv_shapes('encoder.conv_in', ci, 3)
     for b, co in enumerate(ENCODER_WIDTHS):
         for r in range(2):
             yield from resnet('encoder.down_blocks.%d.resnets.%d' % (b, r), ci, co)
             ci = co
         if b < 3:
-            yield from conv('encoder.down_blocks.%d.downsamplers.0.conv' % b, co, co)
+            yield from conv_shapes('encoder.down_blocks.%d.downsamplers.0.conv' % b, co, co)
     yield from middle('encoder', ci)
-    yield from vector('encoder.conv_norm_out', ci)
-    yield from conv('encoder.conv_out', 8, ci)
-    yield from conv('quant_conv', 8, 8, 1)
+    yield from vector_shapes('encoder.conv_norm_out', ci)
+    yield from conv_shapes('encoder.conv_out', 8, ci)
+    yield from conv_shapes('quant_conv', 8, 8, 1)
 
 
 def draw_vae(seed, names):

@@ -10,28 +10,20 @@ The weights (4.6 million) are not in the files: value i of a tensor is a hash of
 test_vq_parity.c computes as well. The files hold the tensors' shapes (shape.NAME), the picture, the
 latents of unit length, the codes with the margin to the second best, and the picture of other codes.
 """
-import json
 import math
-import os
-import struct
 import sys
 
 sys.dont_write_bytecode = True
 import numpy as np
 
+from parity_plain import conv_shapes, fnv1a, res_shapes, vector_shapes, write
+
 CHANNELS, LATENT, CODES, WIDTH = 32, 256, 16384, 8
 GROUPS = min(32, CHANNELS // 4)
 HEIGHT, BREADTH = 32, 48
-HERE = os.path.dirname(os.path.abspath(__file__))
+SHORTCUT = 'nin_shortcut'
 
 # ---- Values from names -----------------------------------------------------------------------------
-
-
-def fnv1a(name):
-    h = 0xcbf29ce484222325
-    for c in name.encode():
-        h = (h ^ c) * 0x100000001b3 & (1 << 64) - 1
-    return h
 
 
 def hashed(name, n):
@@ -59,25 +51,6 @@ def weight(name, shape):
 # ---- Names and shapes ------------------------------------------------------------------------------
 
 
-def conv_shapes(name, co, ci, k=3):
-    yield name + '.weight', (co, ci, k, k)
-    yield name + '.bias', (co,)
-
-
-def vector_shapes(name, c):
-    yield name + '.weight', (c,)
-    yield name + '.bias', (c,)
-
-
-def res_shapes(name, ci, co):
-    yield from vector_shapes(name + '.norm1', ci)
-    yield from conv_shapes(name + '.conv1', co, ci)
-    yield from vector_shapes(name + '.norm2', co)
-    yield from conv_shapes(name + '.conv2', co, co)
-    if ci != co:
-        yield from conv_shapes(name + '.nin_shortcut', co, ci, 1)
-
-
 def attn_shapes(name, c):
     yield from vector_shapes(name + '.norm', c)
     for part in ('q', 'k', 'v', 'proj_out'):
@@ -85,14 +58,14 @@ def attn_shapes(name, c):
 
 
 def mid_shapes(half, c):
-    yield from res_shapes(half + '.mid.0', c, c)
+    yield from res_shapes(half + '.mid.0', c, c, SHORTCUT)
     yield from attn_shapes(half + '.mid.1', c)
-    yield from res_shapes(half + '.mid.2', c, c)
+    yield from res_shapes(half + '.mid.2', c, c, SHORTCUT)
 
 
 def level_shapes(half, i, ci, co, blocks, lowest, step):
     for j in range(blocks):
-        yield from res_shapes('%s.conv_blocks.%d.res.%d' % (half, i, j), ci if j == 0 else co, co)
+        yield from res_shapes('%s.conv_blocks.%d.res.%d' % (half, i, j), ci if j == 0 else co, co, SHORTCUT)
         if lowest:
             yield from attn_shapes('%s.conv_blocks.%d.attn.%d' % (half, i, j), co)
     if step:
@@ -160,8 +133,8 @@ class Net:
     def res(self, x, name):
         h = self.conv(self.norm_silu(x, name + '.norm1'), name + '.conv1')
         h = self.conv(self.norm_silu(h, name + '.norm2'), name + '.conv2')
-        if name + '.nin_shortcut.weight' in self.w:
-            x = self.conv1(x, name + '.nin_shortcut')
+        if '%s.%s.weight' % (name, SHORTCUT) in self.w:
+            x = self.conv1(x, '%s.%s' % (name, SHORTCUT))
         return x + h
 
     def attn(self, x, name):
@@ -211,22 +184,6 @@ class Net:
 
 
 # ---- Files -----------------------------------------------------------------------------------------
-
-
-def write(name, tensors):
-    head, body = {}, b''
-    for key, v in tensors.items():
-        v = np.asarray(v)
-        v = v.astype('<f4' if v.dtype.kind == 'f' else '<i4')
-        begin = len(body)
-        body += v.tobytes()
-        head[key] = {'dtype': 'F32' if v.dtype.kind == 'f' else 'I32', 'shape': list(v.shape),
-                     'data_offsets': [begin, len(body)]}
-    text = json.dumps(head).encode()
-    text += b' ' * (-len(text) % 8)
-    with open(os.path.join(HERE, name), 'wb') as f:
-        f.write(struct.pack('<Q', len(text)) + text + body)
-    print('%-34s %7d bytes' % (name, 8 + len(text) + len(body)))
 
 
 def golden(name, mult):
