@@ -224,32 +224,6 @@ static fv_status find_draft(converter *c, const fv_model *m)
 
 /* ---- Tensors --------------------------------------------------------------------------------- */
 
-static void shape_text(const fv_tensor *t, char out[128])
-{
-    size_t n = 0;
-    out[0] = 0;
-    for (int i = 0; i < t->ndim && n + 22 < 128; i++)
-        n += (size_t)snprintf(out + n, 128 - n, "%s%lld", i ? "x" : "", (long long)t->dim[i]);
-}
-
-static fv_status need(const converter *c, const fv_model *m, const char *name,
-                      const fv_tensor *want, fv_tensor *out)
-{
-    char a[128], b[128];
-    if (!fv_model_find(m, name, out))
-        return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor %s is missing", name);
-    if (out->dtype != FV_F32 && out->dtype != FV_BF16 && out->dtype != FV_F16 &&
-        out->dtype != FV_F64)
-        return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor %s has type %s, a floating-point "
-                       "type is needed", name, fv_dtype_name(out->dtype));
-    if (out->ndim == want->ndim &&
-        memcmp(out->dim, want->dim, (size_t)want->ndim * sizeof want->dim[0]) == 0)
-        return FV_OK;
-    shape_text(out, a);
-    shape_text(want, b);
-    return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor %s is %s, expected %s", name, a, b);
-}
-
 /* f32 values of tensor `name` of ours: one source, or three stacked. */
 static fv_status gather(const converter *c, const source *s, const char *name,
                         const fv_tensor *want, float *out)
@@ -264,7 +238,7 @@ static fv_status gather(const converter *c, const source *s, const char *name,
         char from[192];
         fv_tensor t;
         source_name(s, name, i, from);
-        FV_TRY(need(c, s->m, from, &part, &t));
+        FV_TRY(fv_pack_source(c->ctx, s->m, from, &part, &t));
         FV_TRY(fv_convert(c->ctx, t.dtype, t.data, n, FV_F32, out + i * n));
     }
     return FV_OK;
@@ -284,12 +258,7 @@ static fv_status add_tensor(converter *c, const source *s, const fv_params *p, i
 {
     const char *name = fv_params_name(p, i);
     fv_tensor t = fv_params_tensor(p, i);
-    size_t bytes;
-    if (!fv_mul_size((size_t)fv_tensor_count(&t), sizeof(float), &bytes))
-        return fv_fail(c->ctx, FV_ERR_LIMIT, "convert: tensor %s is too large", name);
-    t.data = fv_alloc(c->ctx, bytes);
-    t.dtype = FV_F32;
-    if (!t.data) return FV_ERR_OOM;
+    FV_TRY(fv_pack_floats(c->ctx, name, &t));
     fv_status st = gather(c, s, name, &t, t.data);
     char *full = st == FV_OK ? fv_format(c->ctx, "%s%s", to, name) : NULL;
     if (!full) {

@@ -12,15 +12,14 @@
  * Every tensor of the network must be there with its shape, and nothing else: a name that is not
  * understood may be a layer that would be silently left out.
  *
- * Types: matrices become f32, bf16 or int8 (rows of at least 64; symmetric, scale max|row| / 127);
- * vectors and the position table stay f32. The decoder goes in under "vae." with its names kept;
- * int8 would cost picture quality and little else is in it, so it is bf16 then. */
+ * Types: as model_pack.c stores them; the position table stays f32. The decoder goes in under
+ * "vae." with its names kept; int8 would cost picture quality and little else is in it, so it is
+ * bf16 then. */
 #include "dit_shapes.h"
 
 #include <math.h>
 #include <string.h>
 
-#define INT8_MIN_COLUMNS 64
 #define POS_TOLERANCE 1e-6
 #define DECODER_PREFIX "vae."
 
@@ -35,44 +34,9 @@ typedef struct converter {
     const char *prefix; /* of the network's tensors in `in` */
     dit_config cfg;
     dit_net net; /* names and shapes of what must be there */
-    fv_model_writer *writer;
+    fv_pack pack;
     fv_meta meta;
-    void **owned; /* tensor data until the file is written */
-    size_t owned_count, owned_capacity;
 } converter;
-
-/* ---- Memory that lives until the file is written -------------------------------------------- */
-
-static void *own(converter *c, size_t bytes)
-{
-    if (c->owned_count == c->owned_capacity) {
-        const size_t cap = c->owned_capacity ? 2 * c->owned_capacity : 128;
-        void **p = fv_realloc(c->ctx, c->owned, c->owned_count * sizeof *p, cap * sizeof *p);
-        if (!p) return NULL;
-        c->owned = p;
-        c->owned_capacity = cap;
-    }
-    void *block = fv_alloc(c->ctx, bytes ? bytes : 1);
-    if (block) c->owned[c->owned_count++] = block;
-    return block;
-}
-
-/* The last block again, before its time. */
-static void disown(converter *c)
-{
-    fv_free(c->ctx, c->owned[--c->owned_count]);
-}
-
-static void *own_array(converter *c, int64_t n, size_t size)
-{
-    size_t bytes;
-    if (n < 0 || !fv_mul_size((size_t)n, size, &bytes)) {
-        (void)fv_fail(c->ctx, FV_ERR_OOM, "convert: a tensor of %lld elements is too large",
-                      (long long)n);
-        return NULL;
-    }
-    return own(c, bytes);
-}
 
 /* ---- Names ---------------------------------------------------------------------------------- */
 
@@ -169,11 +133,6 @@ static bool diffusers_source(const char *name, int part, char out[128])
 
 /* ---- Finding and checking ------------------------------------------------------------------- */
 
-static bool is_float_type(fv_dtype t)
-{
-    return t == FV_F32 || t == FV_BF16 || t == FV_F16 || t == FV_F64;
-}
-
 static int find_in(const converter *c, const char *name, fv_tensor *t)
 {
     char full[192];
@@ -182,31 +141,14 @@ static int find_in(const converter *c, const char *name, fv_tensor *t)
     return n > 0 && n < (int)sizeof full && fv_model_find(c->in, full, t);
 }
 
-static void shape_text(const fv_tensor *t, char out[128])
-{
-    size_t n = 0;
-    out[0] = 0;
-    for (int i = 0; i < t->ndim && n + 22 < 128; i++)
-        n += (size_t)snprintf(out + n, 128 - n, "%s%lld", i ? "x" : "", (long long)t->dim[i]);
-}
-
 /* Tensor `name` of the input, of the shape of `want`, floating point. */
 static fv_status need(converter *c, const char *name, const fv_tensor *want, fv_tensor *out)
 {
-    char a[128], b[128];
-    if (!find_in(c, name, out))
+    char full[192];
+    const int n = snprintf(full, sizeof full, "%s%s", c->prefix, name);
+    if (n < 0 || n >= (int)sizeof full)
         return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor %s%s is missing", c->prefix, name);
-    if (!is_float_type(out->dtype))
-        return fv_fail(c->ctx, FV_ERR_MODEL,
-                       "convert: tensor %s%s has type %s, a floating-point type is needed",
-                       c->prefix, name, fv_dtype_name(out->dtype));
-    if (out->ndim == want->ndim &&
-        memcmp(out->dim, want->dim, (size_t)want->ndim * sizeof want->dim[0]) == 0)
-        return FV_OK;
-    shape_text(out, a);
-    shape_text(want, b);
-    return fv_fail(c->ctx, FV_ERR_MODEL, "convert: tensor %s%s is %s, expected %s", c->prefix, name,
-                   a, b);
+    return fv_pack_source(c->ctx, c->in, full, want, out);
 }
 
 static bool starts_diffusers(const fv_model *m, const char *prefix)
@@ -265,94 +207,40 @@ static fv_status diffusers_config(converter *c)
     return dit_config_from_shapes(c->ctx, &s, c->in, &c->cfg);
 }
 
-/* ---- Writing one tensor --------------------------------------------------------------------- */
-
-static fv_status write_int8(converter *c, const char *name, const fv_tensor *t)
-{
-    const int64_t rows = t->dim[0], n = fv_tensor_count(t) / rows;
-    fv_tensor q = *t, scale = {.dtype = FV_F32, .ndim = 1, .dim = {rows}};
-    float *sv = own_array(c, rows, sizeof *sv);
-    int8_t *qv = sv ? own_array(c, rows * n, 1) : NULL;
-    if (!qv) return FV_ERR_OOM;
-    for (int64_t r = 0; r < rows; r++) {
-        const float *x = (const float *)t->data + r * n;
-        float top = 0.0f;
-        for (int64_t i = 0; i < n; i++) top = fmaxf(top, fabsf(x[i]));
-        const float inv = top > 1e-30f ? 127.0f / top : 0.0f; /* a denormal row counts as zero */
-        sv[r] = inv > 0 ? top / 127.0f : 0.0f;
-        for (int64_t i = 0; i < n; i++)
-            qv[r * n + i] = (int8_t)rintf(fminf(fmaxf(x[i] * inv, -127.0f), 127.0f));
-    }
-    q.dtype = FV_I8;
-    q.data = qv;
-    scale.data = sv;
-    char *qn = fv_format(c->ctx, "%s.int8", name), *sn = fv_format(c->ctx, "%s.scale", name);
-    fv_status s = qn && sn ? fv_model_writer_tensor(c->writer, qn, &q) : FV_ERR_OOM;
-    if (s == FV_OK) s = fv_model_writer_tensor(c->writer, sn, &scale);
-    fv_free(c->ctx, qn);
-    fv_free(c->ctx, sn);
-    return s;
-}
-
-/* t: f32 values in the last block of c->owned, which is given up when another form replaces them.
- */
-static fv_status write_values(converter *c, const char *name, fv_tensor t, fv_dtype type)
-{
-    const int64_t n = fv_tensor_count(&t);
-    const float *x = t.data;
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite(x[i]))
-            return fv_fail(c->ctx, FV_ERR_NUMERIC,
-                           "convert: tensor %s has a value that is not finite", name);
-    if (type == FV_F32 || t.ndim < 2) return fv_model_writer_tensor(c->writer, name, &t);
-    const size_t last = c->owned_count - 1;
-    fv_status s;
-    if (type == FV_I8) {
-        if (n / t.dim[0] < INT8_MIN_COLUMNS) return fv_model_writer_tensor(c->writer, name, &t);
-        s = write_int8(c, name, &t);
-    } else {
-        fv_tensor h = t;
-        h.dtype = FV_BF16;
-        h.data = own_array(c, n, sizeof(uint16_t));
-        s = h.data ? fv_convert(c->ctx, FV_F32, x, n, FV_BF16, h.data) : FV_ERR_OOM;
-        if (s == FV_OK) s = fv_model_writer_tensor(c->writer, name, &h);
-    }
-    fv_free(c->ctx, c->owned[last]);
-    c->owned[last] = NULL;
-    return s;
-}
-
 /* ---- The network ---------------------------------------------------------------------------- */
 
 /* The file's table must be the one that the sizes give. A stored f32 or f64 table is kept; one
  * rounded to 16 bits is replaced by the exact values. */
-static fv_status position_table(converter *c, const char *name, fv_tensor want)
+static fv_status check_table(converter *c, const char *name, const fv_tensor *src, fv_tensor *exact,
+                             float *stored)
 {
-    const int64_t n = fv_tensor_count(&want);
-    float *exact = own_array(c, n, sizeof *exact);
-    fv_tensor src;
-    if (!exact) return FV_ERR_OOM;
-    dit_pos_table(&c->cfg, exact);
-    if (c->kind != SOURCE_DIFFUSERS && find_in(c, name, &src)) {
-        FV_TRY(need(c, name, &want, &src));
-        float *stored = own_array(c, n, sizeof *stored);
-        if (!stored) return FV_ERR_OOM;
-        FV_TRY(fv_convert(c->ctx, src.dtype, src.data, n, FV_F32, stored));
-        const double tolerance = src.dtype == FV_BF16  ? 1.0 / 256
-                                 : src.dtype == FV_F16 ? 1.0 / 2048
-                                                       : POS_TOLERANCE;
-        for (int64_t i = 0; i < n; i++) {
-            if (fabs((double)stored[i] - exact[i]) <= tolerance) continue;
-            return fv_fail(c->ctx, FV_ERR_MODEL,
-                           "convert: tensor %s%s differs from the fixed position table at element "
-                           "%lld (%g, expected %g): not an official DiT",
-                           c->prefix, name, (long long)i, (double)stored[i], (double)exact[i]);
-        }
-        if (tolerance == POS_TOLERANCE) memcpy(exact, stored, (size_t)n * sizeof *exact);
-        disown(c);
+    const int64_t n = fv_tensor_count(exact);
+    float *x = exact->data;
+    FV_TRY(fv_convert(c->ctx, src->dtype, src->data, n, FV_F32, stored));
+    const double tolerance = src->dtype == FV_BF16  ? 1.0 / 256
+                             : src->dtype == FV_F16 ? 1.0 / 2048
+                                                    : POS_TOLERANCE;
+    for (int64_t i = 0; i < n; i++) {
+        if (fabs((double)stored[i] - x[i]) <= tolerance) continue;
+        return fv_fail(c->ctx, FV_ERR_MODEL,
+                       "convert: tensor %s%s differs from the fixed position table at element "
+                       "%lld (%g, expected %g): not an official DiT",
+                       c->prefix, name, (long long)i, (double)stored[i], (double)x[i]);
     }
-    want.data = exact;
-    return write_values(c, name, want, FV_F32);
+    if (tolerance == POS_TOLERANCE) memcpy(x, stored, (size_t)n * sizeof *x);
+    return FV_OK;
+}
+
+static fv_status position_table(converter *c, const char *name, fv_tensor *t)
+{
+    fv_tensor src, stored = *t;
+    dit_pos_table(&c->cfg, t->data);
+    if (c->kind == SOURCE_DIFFUSERS || !find_in(c, name, &src)) return FV_OK;
+    FV_TRY(need(c, name, t, &src));
+    FV_TRY(fv_pack_floats(c->ctx, name, &stored));
+    const fv_status s = check_table(c, name, &src, t, stored.data);
+    fv_free(c->ctx, stored.data);
+    return s;
 }
 
 /* The conditioning tensors of all blocks must be copies of block 0's. */
@@ -405,14 +293,14 @@ static fv_status convert_network(converter *c)
         const char *name = fv_params_name(p, i);
         fv_tensor t = fv_params_tensor(p, i);
         FV_TRY(fv_report(c->ctx, "converting", (uint64_t)i, (uint64_t)fv_params_count(p), name));
-        if (i == c->net.pos) {
-            FV_TRY(position_table(c, name, t));
-            continue;
+        const bool is_table = i == c->net.pos;
+        FV_TRY(fv_pack_floats(c->ctx, name, &t));
+        const fv_status s = is_table ? position_table(c, name, &t) : gather(c, name, &t, t.data);
+        if (s != FV_OK) {
+            fv_free(c->ctx, t.data);
+            return s;
         }
-        t.data = own_array(c, fv_tensor_count(&t), sizeof(float));
-        if (!t.data) return FV_ERR_OOM;
-        FV_TRY(gather(c, name, &t, t.data));
-        FV_TRY(write_values(c, name, t, c->type));
+        FV_TRY(fv_pack_give(&c->pack, name, &t, is_table ? FV_F32 : c->type));
     }
     return FV_OK;
 }
@@ -485,18 +373,20 @@ static fv_status convert_decoder(converter *c)
         fv_tensor t;
         if (!name || !is_decoder_name(name, has_parts)) continue;
         fv_model_tensor(m, i, &t);
-        if (!is_float_type(t.dtype) || t.ndim < 1 || fv_tensor_count(&t) < 1)
+        if (!fv_dtype_is_real(t.dtype) || t.ndim < 1 || fv_tensor_count(&t) < 1)
             return fv_fail(c->ctx, FV_ERR_MODEL,
                            "convert: decoder tensor \"%.200s\" is not a floating-point array",
                            name);
-        const fv_dtype had = t.dtype;
-        const void *data = t.data;
-        t.dtype = FV_F32;
-        t.data = own_array(c, fv_tensor_count(&t), sizeof(float));
-        if (!t.data) return FV_ERR_OOM;
-        FV_TRY(fv_convert(c->ctx, had, data, fv_tensor_count(&t), FV_F32, t.data));
-        char *full = fv_format(c->ctx, DECODER_PREFIX "%s", name);
-        const fv_status s = full ? write_values(c, full, t, type) : FV_ERR_OOM;
+        const fv_tensor had = t;
+        FV_TRY(fv_pack_floats(c->ctx, name, &t));
+        fv_status s =
+            fv_convert(c->ctx, had.dtype, had.data, fv_tensor_count(&had), FV_F32, t.data);
+        char *full = s == FV_OK ? fv_format(c->ctx, DECODER_PREFIX "%s", name) : NULL;
+        if (!full) {
+            fv_free(c->ctx, t.data);
+            return s == FV_OK ? FV_ERR_OOM : s;
+        }
+        s = fv_pack_give(&c->pack, full, &t, type);
         fv_free(c->ctx, full);
         FV_TRY(s);
     }
@@ -540,7 +430,7 @@ static fv_status metadata(converter *c)
         FV_TRY(fv_meta_add(c->ctx, &c->meta, "fovea.numerics", "official"));
     }
     if (c->decoder) FV_TRY(decoder_metadata(c));
-    return fv_meta_write(&c->meta, c->writer);
+    return fv_meta_write(&c->meta, c->pack.writer);
 }
 
 static fv_status run(converter *c)
@@ -557,7 +447,7 @@ static fv_status run(converter *c)
         c->decoder_prefix = dit_has_decoder(c->decoder) ? DECODER_PREFIX : "";
         FV_TRY(check_decoder(c));
     }
-    FV_TRY(fv_model_writer_create(c->ctx, &c->writer));
+    FV_TRY(fv_pack_create(c->ctx, &c->pack));
     FV_TRY(metadata(c));
     FV_TRY(convert_network(c));
     return c->decoder ? convert_decoder(c) : FV_OK;
@@ -572,11 +462,9 @@ fv_status fv_dit_convert(fv_ctx *ctx, const fv_model *in, const fv_model *decode
         return fv_fail(ctx, FV_ERR_DTYPE, "convert: the output type must be f32, bf16 or int8");
     converter c = {.ctx = ctx, .in = in, .decoder = decoder, .type = type};
     fv_status s = run(&c);
-    if (s == FV_OK) s = fv_model_writer_finish(c.writer, out_path, overwrite);
-    fv_model_writer_destroy(&c.writer);
+    if (s == FV_OK) s = fv_model_writer_finish(c.pack.writer, out_path, overwrite);
+    fv_pack_free(&c.pack);
     fv_meta_free(ctx, &c.meta);
     dit_net_destroy(ctx, &c.net);
-    for (size_t i = 0; i < c.owned_count; i++) fv_free(ctx, c.owned[i]);
-    fv_free(ctx, c.owned);
     return s;
 }

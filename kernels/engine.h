@@ -201,6 +201,15 @@ fv_status fv_pack_random(fv_pack *p, const char *name, const fv_tensor *t, uint6
                          uint32_t id, float std);
 /* The masters of all parameters that belong to the model, under PREFIX + name. */
 fv_status fv_pack_params(fv_pack *p, const fv_params *params, const char *prefix, fv_dtype type);
+/* For converters. A block of fv_alloc for values f32 in the shape of t, into *t; FV_ERR_LIMIT says
+ * `name`. Then a tensor of a source, which must be floating point and of the shape of `want`:
+ * FV_ERR_MODEL says what is wrong. */
+fv_status fv_pack_floats(fv_ctx *ctx, const char *name, fv_tensor *t);
+fv_status fv_pack_source(fv_ctx *ctx, const fv_model *m, const char *name, const fv_tensor *want,
+                         fv_tensor *out);
+bool fv_dtype_is_real(fv_dtype t); /* f32, f64, f16, bf16 */
+/* "3x4x5", cut to what fits */
+void fv_shape_text(const fv_tensor *t, char *out, size_t size);
 /* The tensors of m whose names begin with `from`, as stored, with `to` in its place; m stays open. */
 fv_status fv_pack_copy(fv_pack *p, const fv_model *m, const char *from, const char *to);
 

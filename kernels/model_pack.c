@@ -165,6 +165,47 @@ fv_status fv_pack_params(fv_pack *p, const fv_params *params, const char *prefix
     return FV_OK;
 }
 
+fv_status fv_pack_floats(fv_ctx *ctx, const char *name, fv_tensor *t)
+{
+    const int64_t n = fv_tensor_count(t);
+    size_t bytes;
+    if (n < 1 || !fv_mul_size((size_t)n, sizeof(float), &bytes))
+        return fv_fail(ctx, FV_ERR_LIMIT, "convert: tensor %s is empty or too large", name);
+    t->dtype = FV_F32;
+    t->data = fv_alloc(ctx, bytes);
+    return t->data ? FV_OK : FV_ERR_OOM;
+}
+
+bool fv_dtype_is_real(fv_dtype t)
+{
+    return t == FV_F32 || t == FV_BF16 || t == FV_F16 || t == FV_F64;
+}
+
+void fv_shape_text(const fv_tensor *t, char *out, size_t size)
+{
+    size_t n = 0;
+    out[0] = 0;
+    for (int i = 0; i < t->ndim && n + 24 < size; i++)
+        n += (size_t)snprintf(out + n, size - n, "%s%lld", i ? "x" : "", (long long)t->dim[i]);
+}
+
+fv_status fv_pack_source(fv_ctx *ctx, const fv_model *m, const char *name, const fv_tensor *want,
+                         fv_tensor *out)
+{
+    char a[128], b[128];
+    if (!fv_model_find(m, name, out))
+        return fv_fail(ctx, FV_ERR_MODEL, "convert: tensor %s is missing", name);
+    if (!fv_dtype_is_real(out->dtype))
+        return fv_fail(ctx, FV_ERR_MODEL, "convert: tensor %s has type %s, a floating-point type "
+                       "is needed", name, fv_dtype_name(out->dtype));
+    if (out->ndim == want->ndim &&
+        memcmp(out->dim, want->dim, (size_t)want->ndim * sizeof want->dim[0]) == 0)
+        return FV_OK;
+    fv_shape_text(out, a, sizeof a);
+    fv_shape_text(want, b, sizeof b);
+    return fv_fail(ctx, FV_ERR_MODEL, "convert: tensor %s is %s, expected %s", name, a, b);
+}
+
 fv_status fv_pack_copy(fv_pack *p, const fv_model *m, const char *from, const char *to)
 {
     const size_t skip = strlen(from);

@@ -228,14 +228,6 @@ static bool same_shape(const fv_tensor *a, const fv_tensor *b)
     return true;
 }
 
-static void shape_text(const fv_tensor *t, char *out, size_t size)
-{
-    size_t n = 0;
-    out[0] = 0;
-    for (int i = 0; i < t->ndim && n + 24 < size; i++)
-        n += (size_t)snprintf(out + n, size - n, "%s%lld", i ? "x" : "", (long long)t->dim[i]);
-}
-
 /* Values of one source as f32 or bf16; int8 rows are scaled. */
 static fv_status expand_source(fv_ctx *ctx, const source *src, fv_dtype type, void *dst)
 {
@@ -309,8 +301,8 @@ static fv_status wrong_shape(const fv_params *p, const param *q, const source *s
                              const char *name)
 {
     char a[128], b[128];
-    shape_text(&src->t, a, sizeof a);
-    shape_text(&q->t, b, sizeof b);
+    fv_shape_text(&src->t, a, sizeof a);
+    fv_shape_text(&q->t, b, sizeof b);
     return fv_fail(p->ctx, FV_ERR_MODEL, "model: tensor %s is %s, expected %s", name, a, b);
 }
 
