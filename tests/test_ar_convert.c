@@ -3,21 +3,8 @@
 #include <unistd.h>
 
 #include "../ar/gpt_model.h"
-#include "alloc_fail.h"
+#include "convert_fixture.h"
 #include "fovea_ar.h"
-#include "temp_dir.h"
-#include "test.h"
-
-#define GOLDEN(name) FV_TEST_DIR "/parity/" name
-
-static fv_ctx *ctx;
-
-static fv_model *open_file(const char *path)
-{
-    fv_model *m = NULL;
-    if (fv_model_open(ctx, &m, path, NULL) != FV_OK) printf("# %s\n", fv_ctx_error(ctx));
-    return m;
-}
 
 /* tokenizer and draft may be NULL. */
 static fv_status convert(const char *in, const char *tokenizer, const char *draft, fv_dtype type,
@@ -185,33 +172,6 @@ static void a_tokenizer_joins_if_it_fits(void)
 
 /* ---- Refusals -------------------------------------------------------------------------------- */
 
-/* A copy without tensor `drop`, with a [2] tensor `add`, with `flat` as one dimension. */
-static void write_edited(const char *in, const char *out, const char *drop, const char *add,
-                         const char *flat)
-{
-    static const float two[2] = {1, 2};
-    fv_model *m = open_file(in);
-    fv_model_writer *w;
-    CHECK(m != NULL);
-    OK(ctx, fv_model_writer_create(ctx, &w));
-    for (int i = 0; i < fv_model_count(m); i++) {
-        const char *name = fv_model_name(m, i);
-        fv_tensor t;
-        fv_model_tensor(m, i, &t);
-        if (drop && strcmp(name, drop) == 0) continue;
-        if (flat && strcmp(name, flat) == 0) {
-            t.dim[0] = fv_tensor_count(&t);
-            t.ndim = 1;
-        }
-        OK(ctx, fv_model_writer_tensor(w, name, &t));
-    }
-    const fv_tensor t = {.data = (void *)(uintptr_t)two, .dtype = FV_F32, .ndim = 1, .dim = {2}};
-    if (add) OK(ctx, fv_model_writer_tensor(w, add, &t));
-    OK(ctx, fv_model_writer_finish(w, out, 1));
-    fv_model_writer_destroy(&w);
-    fv_model_close(&m);
-}
-
 static bool refused(const char *in, fv_status want, const char *word)
 {
     const fv_status s = convert(in, NULL, NULL, FV_BF16, temp_path("refused"));
@@ -224,15 +184,15 @@ static bool refused(const char *in, fv_status want, const char *word)
 static void wrong_files_are_refused(void)
 {
     const char *hf = GOLDEN("ar_tiny_hf.safetensors");
-    write_edited(hf, temp_path("e"), "model.layers.0.self_attn.k_proj.weight", NULL, NULL);
+    write_edited(hf, temp_path("e"), (edit){.drop = "model.layers.0.self_attn.k_proj.weight"});
     CHECK(refused(temp_path("e"), FV_ERR_MODEL, "k_proj.weight is missing"));
-    write_edited(hf, temp_path("e"), NULL, "model.layers.0.self_attn.q_norm.weight", NULL);
+    write_edited(hf, temp_path("e"), (edit){.add = "model.layers.0.self_attn.q_norm.weight"});
     CHECK(refused(temp_path("e"), FV_ERR_MODEL, "q_norm.weight"));
-    write_edited(hf, temp_path("e"), NULL, NULL, "model.layers.0.mlp.up_proj.weight");
+    write_edited(hf, temp_path("e"), (edit){.flatten = "model.layers.0.mlp.up_proj.weight"});
     CHECK(refused(temp_path("e"), FV_ERR_MODEL, "is 96, expected 12x8"));
-    write_edited(hf, temp_path("e"), NULL, NULL, "model.embed_tokens.weight");
+    write_edited(hf, temp_path("e"), (edit){.flatten = "model.embed_tokens.weight"});
     CHECK(refused(temp_path("e"), FV_ERR_MODEL, "token table"));
-    write_edited(hf, temp_path("e"), "model.cls_embedding.embedding_table.weight", NULL, NULL);
+    write_edited(hf, temp_path("e"), (edit){.drop = "model.cls_embedding.embedding_table.weight"});
     CHECK(refused(temp_path("e"), FV_ERR_MODEL, "class table"));
     CHECK(refused(GOLDEN("ar_tiny_draft.pt"), FV_ERR_MODEL, "belongs to a generator"));
     CHECK(refused(GOLDEN("dit_small.safetensors"), FV_ERR_MODEL, "not an autoregressive"));
@@ -258,37 +218,22 @@ static void checkpoints_are_recognised(void)
     }
 }
 
-/* Fail the first allocation, then the second, ... until the conversion succeeds. */
+static fv_status convert_with_draft(const fv_model *m)
+{
+    fv_ar_convert_options o = FV_AR_CONVERT_OPTIONS_INIT;
+    fv_model *draft;
+    FV_TRY(fv_model_open(ctx, &draft, GOLDEN("ar_tiny_draft.pt"), NULL));
+    o.type = FV_BF16;
+    o.draft = draft;
+    o.overwrite = 1;
+    const fv_status s = fv_ar_convert(ctx, m, &o, temp_path("oom"));
+    fv_model_close(&draft);
+    return s;
+}
+
 static void allocation_failures_are_clean(void)
 {
-    fv_ctx *main_ctx = ctx;
-    fv_status s = FV_ERR_OOM;
-    for (int64_t n = 0; n < 5000 && s != FV_OK; n++) {
-        alloc_fail f = {.left = ALLOC_ALL};
-        const fv_allocator a = alloc_fail_allocator(&f);
-        fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-        o.alloc = &a;
-        o.threads = 1;
-        CHECK(fv_ctx_create(&ctx, &o) == FV_OK);
-        fv_model *m = open_file(GOLDEN("ar_tiny_hf.safetensors")),
-                 *d = open_file(GOLDEN("ar_tiny_draft.pt"));
-        CHECK(m != NULL && d != NULL);
-        fv_ar_convert_options c = FV_AR_CONVERT_OPTIONS_INIT;
-        c.type = FV_BF16;
-        c.draft = d;
-        c.overwrite = 1;
-        f.left = n;
-        s = fv_ar_convert(ctx, m, &c, temp_path("oom"));
-        CHECK_MSG(s == FV_OK || s == FV_ERR_OOM, "allocation %lld: %s: %s", (long long)n,
-                  fv_status_name(s), fv_ctx_error(ctx));
-        f.left = ALLOC_ALL;
-        fv_model_close(&m);
-        fv_model_close(&d);
-        fv_ctx_destroy(&ctx);
-        CHECK(f.live == 0);
-    }
-    ctx = main_ctx;
-    CHECK(s == FV_OK);
+    fail_each_allocation(GOLDEN("ar_tiny_hf.safetensors"), convert_with_draft);
 }
 
 int main(void)
