@@ -5,7 +5,7 @@
 # with a short fuzzing run, installation with the example, documents and scripts. --full adds clang,
 # -O0 and -O3, long fuzzing, the thread sanitizer, and training killed again and again.
 # Everything is written to build/test; logs and times of every step to build/test/logs.
-# FUZZ_SECONDS: time for each fuzz target (10; --full 300). JOBS: processes (all cores).
+# FUZZ_SECONDS: time for each fuzz target (5; --full 300). JOBS: processes (all cores).
 set -u
 cd "$(dirname "$0")/.." || exit 1
 full=
@@ -19,7 +19,7 @@ out=$top/build/test
 logs=$out/logs
 jobs=${JOBS:-$(nproc 2> /dev/null || echo 2)}
 fuzz_seconds=${FUZZ_SECONDS:-${full:+300}}
-fuzz_seconds=${fuzz_seconds:-10}
+fuzz_seconds=${fuzz_seconds:-5}
 rm -rf "$logs" "$out/scratch"
 mkdir -p "$logs" "$out/scratch" || exit 1
 passed=0 failed=0 skipped=0
@@ -102,10 +102,26 @@ fuzz() { # build folder, target: mutations, or libFuzzer where it was linked
     (cd "$out/scratch/$2" && "$1/tests/$2" -max_total_time="$fuzz_seconds" -timeout=20 \
         -rss_limit_mb=4096 "$out/scratch/$2" "$top/tests/fuzz/corpus/$2")
 }
+fuzz_ended() { # target: what it said and how it ended
+    cat "$out/scratch/$1.log"
+    return "$(cat "$out/scratch/$1.status")"
+}
+# All targets take as long and run on one core each: as many at a time as there are cores.
 fuzz_all() { # build name
+    running=0
     for source in tests/fuzz/fuzz_*.c; do
         target=$(basename "$source" .c)
-        step "${target}_$1" fuzz "$out/$1" "$target"
+        (
+            fuzz "$out/$1" "$target" > "$out/scratch/$target.log" 2>&1
+            echo $? > "$out/scratch/$target.status"
+        ) &
+        running=$(((running + 1) % jobs))
+        if [ "$running" = 0 ]; then wait; fi
+    done
+    wait
+    for source in tests/fuzz/fuzz_*.c; do
+        target=$(basename "$source" .c)
+        step "${target}_$1" fuzz_ended "$target"
     done
 }
 lint_pages() {
