@@ -52,14 +52,19 @@ static const char *const relaxed[] = {
     NULL,
 };
 
+#define EXACT "vvs:selector=coupled,"
 #define VVS "vvs:rule=lantern,selector=coupled,"
 static const char *const vvs[] = {
     "#VVS-U: a check in every i is skipped",
-    VVS "interval=2,delta=0",   VVS "interval=2,delta=0.1", VVS "interval=2,delta=0.2",
-    VVS "interval=3,delta=0",   VVS "interval=3,delta=0.1", VVS "interval=3,delta=0.2",
-    VVS "interval=4,delta=0",   VVS "interval=4,delta=0.1", VVS "interval=4,delta=0.2",
-    VVS "interval=5,delta=0.1", VVS "interval=5,delta=0.2",
-    VVS "interval=6,delta=0.1", VVS "interval=6,delta=0.2",
+    EXACT "interval=2",         VVS "interval=2,delta=0.1", VVS "interval=2,delta=0.2",
+    EXACT "interval=3",         VVS "interval=3,delta=0.1", VVS "interval=3,delta=0.2",
+    EXACT "interval=4",         VVS "interval=4,delta=0.1", VVS "interval=4,delta=0.2",
+    EXACT "interval=5",         VVS "interval=5,delta=0.1", VVS "interval=5,delta=0.2",
+    EXACT "interval=6",         VVS "interval=6,delta=0.1", VVS "interval=6,delta=0.2",
+    EXACT "interval=3,depth=6,children=8,nodes=32",
+    EXACT "interval=4,depth=6,children=8,nodes=32",
+    EXACT "interval=6,depth=6,children=8,nodes=32",
+    VVS "interval=3,delta=0.2,post=relaxed",
     "#VVS-D: skipped where the paths of the tree are similar",
     VVS "schedule=dynamic,threshold=0.5,delta=0.1",
     VVS "schedule=dynamic,threshold=0.5,delta=0.2",
@@ -74,6 +79,7 @@ static const char *const vvs[] = {
     NULL,
 };
 #undef VVS
+#undef EXACT
 
 /* The tree and the order of the paper [VVS, arXiv 2511.13587]. */
 #define PAPER "vvs:draft=eagle2,depth=5,children=10,nodes=59,rule=lantern,"
