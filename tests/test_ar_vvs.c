@@ -247,6 +247,85 @@ static void vvs_replays_the_reference_loop(void)
     CHECK(skips > 300 && cuts > 30);
 }
 
+/* One setting of parity/vvs_loop.txt: options and network; false at the end of the file. */
+static bool read_setting(FILE *f, ar_decode_options *o, script *s, int *steps)
+{
+    int interval, selector, truncates, strict, keeps, depth, top_k, nodes, salt;
+    float threshold;
+    if (fscanf(f, " setting %d %f %d %d %d %d %d %d %d %d %d", &interval, &threshold, &selector,
+               &truncates, &strict, &keeps, &depth, &top_k, &nodes, &salt, steps) != 11)
+        return false;
+    o->sampling.temperature = 0;
+    o->tree = (ar_tree_options){ .kind = AR_DRAFT_EAGLE2, .depth = depth, .top_k = top_k,
+                                 .nodes = nodes };
+    o->vvs.schedule = interval ? AR_SKIP_UNIFORM : AR_SKIP_DYNAMIC;
+    o->vvs.interval = interval;
+    o->vvs.threshold = threshold;
+    o->vvs.selector = (ar_selector)selector;
+    o->vvs.no_truncation = !truncates;
+    o->vvs.post = strict ? AR_POST_STRICT : AR_POST_RESTORE;
+    o->vvs.keep_stale_draft = keeps;
+    s->salt = (uint64_t)salt;
+    return true;
+}
+
+/* The log of a setting and its tokens are those of the file. */
+static bool same_as_file(FILE *f, const recorder *got, const int32_t *token, int steps)
+{
+    static recorder r;
+    r = (recorder){ 0 };
+    for (int i = 0; i < steps; i++) {
+        ar_step_log *l = &r.log[r.n++];
+        l->step = i;
+        if (fscanf(f, "%d %d %d %d %d", &l->skipped, &l->gamma, &l->accepted, &l->length,
+                   &l->chain) != 5)
+            return false;
+    }
+    bool same = same_logs(got, &r);
+    for (int i = 0; i < 64; i++) {
+        int want;
+        if (fscanf(f, "%d", &want) != 1) return false;
+        same &= token[i] == want;
+    }
+    return same;
+}
+
+/* Spec 8.3 (8), against parity/vvs_loop.py, which was written without this code. */
+static void vvs_gives_the_logs_of_the_python_loop(void)
+{
+    float codebook[64 * 8];
+    FILE *f = fopen(FV_TEST_DIR "/parity/vvs_loop.txt", "r");
+    int settings = 0;
+    CHECK(f);
+    for (int i = 0; i < 64 * 8; i++) codebook[i] = script_number(4711, i);
+    while (f) {
+        static recorder got;
+        int32_t token[SCRIPT_TOKENS];
+        ar_counters c = { 0 };
+        ar_decode_options o = options();
+        const ar_noise noise = { 1, 0 };
+        script s = script_create(64, 64, 1);
+        const ar_lm lm = script_lm(&s);
+        int steps = 0;
+        s.is_same = true;
+        o.vvs.codebook = codebook;
+        o.vvs.code_width = 8;
+        const bool more = read_setting(f, &o, &s, &steps);
+        if (more) {
+            settings++;
+            got = (recorder){ .script = &s, .ctx = ctx, .is_drafting = true };
+            OK(ctx, ar_decode(ctx, &lm, &o, 1, &noise, token, &c,
+                              &(ar_decode_log){ record, &got }));
+            CHECK_MSG(!s.broken && !got.broken, "setting %d", settings);
+            CHECK_MSG(same_as_file(f, &got, token, steps), "setting %d", settings);
+        }
+        free(s.image);
+        if (!more) break;
+    }
+    CHECK_MSG(settings == 12 && feof(f), "%d settings", settings);
+    if (f) fclose(f);
+}
+
 /* Spec 8.1: TPF of VVS-U follows from the lengths; counters agree with the log. */
 static void counters_are_those_of_the_log(void)
 {
@@ -476,6 +555,7 @@ int main(void)
 {
     if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
     RUN(vvs_replays_the_reference_loop);
+    RUN(vvs_gives_the_logs_of_the_python_loop);
     RUN(counters_are_those_of_the_log);
     RUN(batches_do_not_mix_pictures);
     RUN(relaxed_post_verification_cuts_less);
