@@ -214,6 +214,38 @@ FV_API FV_NODISCARD fv_status fv_ar_store_points(fv_ctx *ctx, const fv_model *fi
                                                  const fv_ar_point *points, int count,
                                                  const char *path, int overwrite);
 
+/* ---- Speed ----------------------------------------------------------------------------------- */
+
+/* What plain decoding of one picture costs here, beside what the machine can do, measured in turn;
+ * medians over rounds. Takes seconds; memory as large as the weights. FV_ERR_ARG: a number is out
+ * of range; FV_ERR_MODEL: pictures below 16 tokens; FV_ERR_OOM; FV_ERR_CANCELLED. */
+#define FV_AR_SPEED_POINTS 6
+typedef struct fv_ar_speed_options {
+    size_t struct_size;
+    fv_dtype kv;     /* keys and values                                                          */
+    float cfg;       /* 0 = the model's; up to 1: one row a token, else two                      */
+    int tokens;      /* timed in a round, from the picture's start                               */
+    int rounds;      /* 1 to 101                                                                 */
+    int is_cpu_time; /* processor time instead of the clock: contexts of one thread              */
+} fv_ar_speed_options;
+#define FV_AR_SPEED_OPTIONS_INIT \
+    { .struct_size = sizeof(fv_ar_speed_options), .tokens = 64, .rounds = 5 }
+typedef struct fv_ar_speed {
+    int tokens, rows;                 /* timed tokens; rows of the network for each              */
+    double token_seconds;             /* draw and pass                                           */
+    double draw_seconds;              /* of that the draw                                        */
+    double bytes, operations;         /* of a token: weights, keys and values; multiply and add  */
+    double bytes_a_second;            /* reading a block of so many bytes again and again        */
+    double operations_a_second;       /* a product of many rows                                  */
+    double roofline;                  /* least seconds by these rates / token_seconds            */
+    int pass_rows[FV_AR_SPEED_POINTS];       /* tokens of the picture in one pass: 1, 2, 4, ...  */
+    double pass_seconds[FV_AR_SPEED_POINTS];
+    double draft_feed_seconds;        /* a token fed to the draft head and a guess; 0: no head   */
+    double draft_level_seconds;       /* each guess behind it                                    */
+} fv_ar_speed;
+FV_API FV_NODISCARD fv_status fv_ar_measure(fv_ctx *ctx, const fv_ar *a,
+                                            const fv_ar_speed_options *o, fv_ar_speed *out);
+
 /* ---- Tokenizers ------------------------------------------------------------------------------ */
 
 /* VQ tokenizer: a picture is a grid of codes, each for a square of `factor` pixels. From the file of

@@ -1,5 +1,5 @@
 #!/bin/sh
-# cli_bench_ar.sh - fovea bench ar: tables, files, stored methods, and what it refuses.
+# cli_bench_ar.sh - fovea bench ar and ar-speed: tables, files, stored methods, what they refuse.
 #
 # FOVEA names the program. Everything runs on a small model with random weights.
 set -u
@@ -119,6 +119,21 @@ refuse unknown_suffix 2 "png" $bench --methods sd --plot x.tiff
 refuse missing_classifier 1 "none" $bench --methods sd --classifier none
 expect tokenizer_alone 0 "$FOVEA" new vq-s8 -o vq.safetensors --threads 1
 refuse a_tokenizer_is_no_generator 3 "vq" "$FOVEA" bench ar vq.safetensors
+
+# ---- bench ar-speed ------------------------------------------------------------------------------
+speed="$FOVEA bench ar-speed m.safetensors --tokens 8 --rounds 1 --threads 1"
+expect speed 0 $speed --precision int8 --kv bf16 --clock cpu --json
+for key in tokens_per_second roofline passes draft_feed_seconds; do
+    grep -q "\"$key\": [[0-9]" out; ok $? "speed_has_$key"
+done
+expect speed_as_text 0 $speed --cfg 1
+grep -q '^plain decoding, 1 rows' out && grep -q '^a pass of 32' out; ok $? speed_says_its_rows
+echo text > text.safetensors
+refuse speed_needs_a_model 2 "missing" "$FOVEA" bench ar-speed
+refuse speed_processor_time_of_one_thread 2 "threads 1" "$FOVEA" bench ar-speed m.safetensors \
+    --threads 2 --clock cpu
+refuse speed_garbage 3 "text" "$FOVEA" bench ar-speed text.safetensors
+
 $bench --samples 5000 --methods sd --csv i.csv > out 2> err &
 pid=$!
 sleep 1

@@ -59,7 +59,7 @@ verbs_of_completion() { # program: what it offers as the first word where there 
 }
 # Subsections "program" and "program verb ..." of the page.
 verbs_of_man() { # page, program
-    sed -n "s/^\.S[sh] \($2\)\$/\1/p; s/^\.S[sh] \($2 [a-z ]*\)\$/\1/p" "$1"
+    sed -n "s/^\.S[sh] \($2\)\$/\1/p; s/^\.S[sh] \($2 [a-z -]*\)\$/\1/p" "$1"
 }
 # Columns and lines: a terminal of 80 columns without scrolling.
 fits_a_screen() { # file

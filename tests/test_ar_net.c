@@ -1,11 +1,8 @@
 /* test_ar_net.c - decoding step by step against the same network as tape code, and the contract
  * that speculative decoding stands on: rows of a tree have the bits of plain decoding, caches after
- * a commit are those of plain decoding, whatever shares the pass. `test_ar_net --bench [PRESET]`:
- * plain decoding against what reading the weights and multiplying cost here. */
+ * a commit are those of plain decoding, whatever shares the pass. */
 #include "ar_net.h"
 #include "test.h"
-
-#include <time.h>
 
 /* ---- Small networks -------------------------------------------------------------------------- */
 
@@ -626,111 +623,8 @@ static void what_lies_outside_is_refused(void)
     fv_ctx_destroy(&ctx);
 }
 
-/* ---- Rates ----------------------------------------------------------------------------------- */
-
-static double processor_time(void)
+int main(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* Seconds to read so many bytes, again and again: from the cache that holds them, or memory. The C
- * library looks for a byte as fast as vectors read. */
-static double reading_time(size_t bytes)
-{
-    uint8_t *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
-    const int times = 1 + (int)(2e8 / (double)bytes);
-    double best = 1e9;
-    if (!p) exit(1);
-    memset(p, 1, bytes);
-    for (int run = 0; run < 8; run++) {
-        const double start = processor_time();
-        for (int k = 0; k < times; k++) {
-            p[bytes - 1 - (size_t)k] = 1; /* not the same call twice */
-            if (memchr(p, 7, bytes)) exit(1);
-        }
-        const double t = (processor_time() - start) / times;
-        if (t < best) best = t;
-    }
-    free(p);
-    return best;
-}
-
-/* Rate of the widest product of the model with so many rows that reading is hidden. */
-static double product_rate(const fvi_dec_matrix *m, uint32_t cpu)
-{
-    enum { ROWS = 32, COLUMNS = 96 };
-    fvi_decode_ops o;
-    const size_t bytes = fvi_dec_row_bytes(m->K);
-    uint8_t *x = aligned_alloc(64, ROWS * bytes);
-    float *y = aligned_alloc(64, ROWS * COLUMNS * sizeof *y), scale[ROWS] = { 0 };
-    double best = 1e9;
-    if (!x || !y) exit(1);
-    memset(x, 0, ROWS * bytes);
-    fvi_decode_init(&o, cpu);
-    const fvi_dec_product p = { m, x, bytes, scale, y, COLUMNS, ROWS, false, NULL };
-    for (int run = 0; run < 40; run++) {
-        const double start = processor_time();
-        for (int k = 0; k < 20; k++) o.product[m->type](&p, 0, COLUMNS / 16);
-        const double t = (processor_time() - start) / 20;
-        if (t < best) best = t;
-    }
-    free(x);
-    free(y);
-    return 2.0 * ROWS * COLUMNS * m->K / best;
-}
-
-static void bench_type(fv_ctx *ctx, const gpt_net *gpt, fv_dtype type)
-{
-    ar_weights *w;
-    ar_net *n;
-    const gpt_config *c = &gpt->cfg;
-    if (ar_weights_create(ctx, &w, gpt, NULL, type) != FV_OK) exit(1);
-    const ar_net_options o = { .images = 1, .rows = 1, .cfg = 2, .cfg_interval = -1, .kv = FV_F32 };
-    if (ar_net_create(ctx, &n, w, &o) != FV_OK) exit(1);
-    ar_lm lm = ar_net_lm(n);
-    float *l = rows_of(gpt_tokens(c) + 1, c->vocab);
-    const int tokens = gpt_tokens(c) < 64 ? gpt_tokens(c) : 64;
-    double best = 1e9;
-    for (int run = 0; run < 5; run++) {
-        if (lm.prefill(lm.self, 0, l) != FV_OK) exit(1);
-        const double start = processor_time();
-        if (decode(lm, 0, 0, tokens, l) != FV_OK) exit(1);
-        const double t = (processor_time() - start) / tokens;
-        if (t < best) best = t;
-    }
-    const double d = c->width, layer = 4 * d * d + 3 * d * c->ffn;
-    const double weights = c->layers * layer + d * c->vocab;
-    const double bytes = weights * (double)fv_dtype_size(type), flop = 2 * 2 * weights;
-    const double read = reading_time((size_t)bytes);
-    const double multiply = flop / product_rate(&w->layer[0].w1, fv_ctx_cpu(ctx));
-    printf("%-5s %8.3f ms a token of 2 rows; read %.1f MB %8.3f ms, %.0f MFLOP %7.3f ms: %.0f %%\n",
-           fv_dtype_name(type), 1e3 * best, 1e-6 * bytes, 1e3 * read, 1e-6 * flop, 1e3 * multiply,
-           100 * (read > multiply ? read : multiply) / best);
-    free(l);
-    ar_net_destroy(&n);
-    ar_weights_destroy(&w);
-}
-
-static int bench(const char *preset)
-{
-    static const fv_dtype types[] = { FV_F32, FV_BF16, FV_I8 };
-    fv_ctx *ctx = context(1, 0);
-    ar_config c;
-    gpt_net gpt;
-    if (ar_preset(ctx, preset, 16, &c) != FV_OK || gpt_net_create(ctx, &gpt, &c.gpt) != FV_OK)
-        return 1;
-    fill_params(gpt.params, 1);
-    for (int i = 0; i < 3; i++) bench_type(ctx, &gpt, types[i]);
-    gpt_net_destroy(ctx, &gpt);
-    fv_ctx_destroy(&ctx);
-    return 0;
-}
-
-int main(int argc, char **argv)
-{
-    if (argc > 1 && !strcmp(argv[1], "--bench")) return bench(argc > 2 ? argv[2] : "ar-xs");
     RUN(classes_match_the_tape);
     RUN(captions_match_the_tape);
     RUN(bf16_weights_are_near_the_tape);

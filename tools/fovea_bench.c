@@ -6,6 +6,7 @@
 #include "fovea_tool.h"
 #include "bench_accel.h"
 #include "bench_ar.h"
+#include "bench_ar_speed.h"
 #include "bench_quality.h"
 #include "bench_speedup.h"
 #include "vzip_bench.h"
@@ -561,11 +562,11 @@ int fovea_bench(int argc, char **argv)
         "fovea bench",
         "gemm [options]\ndit MODEL|--preset NAME [options]\n"
         "train --preset NAME [options]\nquality MODEL [options]\nspeedup [MODEL] [options]\n"
-        "accel [MODEL] [options]\nar MODEL [options]\n"
+        "accel [MODEL] [options]\nar MODEL [options]\nar-speed MODEL [options]\n"
         "vzip [options] FILE ...",
         "Measure matrix products, a network's evaluation, training steps, or (with their own "
         "--help) the quality of samples, what a speed-up costs, ways of "
-        "saving work and of decoding, and compression.",
+        "saving work and of decoding, its speed, and compression.",
         NULL,
         options,
         1,
@@ -575,6 +576,7 @@ int fovea_bench(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "quality") == 0) return bench_quality(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "accel") == 0) return bench_accel(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "ar") == 0) return bench_ar(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "ar-speed") == 0) return bench_ar_speed(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "speedup") == 0) return bench_speedup(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "vzip") == 0)
         return vzip_bench(argc - 1, argv + 1, "fovea bench vzip");

@@ -8,13 +8,13 @@ _fovea()
     --device) words='auto cpu cuda' ;;
     --precision)
         words='f32 bf16'
-        [[ ${COMP_WORDS[2]} == ar ]] && words='f32 bf16 int8'
+        [[ ${COMP_WORDS[2]} == ar* ]] && words='f32 bf16 int8'
         ;;
     --clock) words='wall cpu' ;;
     --type | --kv) words='f32 bf16 int8' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
     --preset | new) words='F32 F64c F64 F128 F128L DiT-S/2 DiT-B/2 DiT-L/2 DiT-XL/2' ;;
-    bench) words='gemm dit train quality speedup accel ar vzip' ;;
+    bench) words='gemm dit train quality speedup accel ar ar-speed vzip' ;;
     --set | --seed | --classes | --rows | --batch | --steps | --seconds | --threads | --cfg | \
         --samples | --speedup | --runs | --methods | --pictures | --max-loss | --start-step | --levels | --peers | -T) return ;;
     -o | --vae | --init | --classifier | --recipe | --table | --data-dir | --plot | --csv | \
@@ -45,6 +45,8 @@ _fovea()
         [[ ${COMP_WORDS[2]} == ar ]] && words="--methods --samples --seed --cfg --batch --runs
             --pictures --clock --classifier --real --data-dir --plot --sheet --csv --store --max-loss
             --kv -f $machine --json $common"
+        [[ ${COMP_WORDS[2]} == ar-speed ]] &&
+            words="--tokens --rounds --cfg --kv --clock $machine --json $common"
         [[ ${COMP_WORDS[2]} == vzip ]] &&
             words="--levels --peers -T --threads --each -o --csv -f --json $common"
         ;;
