@@ -29,6 +29,7 @@ typedef struct decode_image {
     bool no_skip, is_done;
     ar_tree tree;
     ar_tree_work *work;
+    ar_echo *echo; /* NULL: none */
     ar_jacobi *jacobi;
     int rows;
     int32_t row_token[AR_MAX_ROWS], row_parent[AR_MAX_ROWS];
@@ -101,6 +102,9 @@ static fv_status check_tree(fv_ctx *ctx, const ar_tree_options *t)
     FV_TRY(check_range(ctx, "tree depth", t->depth, 1, AR_MAX_DEPTH));
     if (t->kind == AR_DRAFT_STATIC) FV_TRY(check_range(ctx, "tree shape", t->shape, 0, 3));
     FV_TRY(check_range(ctx, "tree children", t->top_k, 1, AR_MAX_RANK));
+    if (!(t->echo >= 0.0f && t->echo <= 1.0f))
+        return fv_fail(ctx, FV_ERR_ARG, "decoding: weight %g of echoes is not in 0..1",
+                       (double)t->echo);
     return check_range(ctx, "tree nodes", t->nodes, 2, AR_MAX_NODES);
 }
 
@@ -190,6 +194,8 @@ static fv_status create_image(decoder *d, decode_image *m)
     if (!m->token || !m->logits) return FV_ERR_OOM;
     if (d->o->jacobi) return ar_jacobi_create(d->ctx, &m->jacobi, &jo);
     if (d->o->is_plain) return FV_OK;
+    if (d->o->tree.echo > 0.0f)
+        FV_TRY(ar_echo_create(d->ctx, &m->echo, d->lm->vocab, d->o->tree.echo));
     return ar_tree_work_create(d->ctx, &m->work, d->lm->vocab, &d->o->tree, &d->o->accept);
 }
 
@@ -215,6 +221,7 @@ static void destroy(decoder *d)
         fv_free(d->ctx, d->image[i].token);
         fv_free(d->ctx, d->image[i].logits);
         if (d->image[i].work) ar_tree_work_destroy(&d->image[i].work);
+        ar_echo_destroy(&d->image[i].echo);
         ar_jacobi_destroy(&d->image[i].jacobi);
     }
     if (d->dists.ctx) ar_dists_free(&d->dists);
@@ -291,7 +298,7 @@ static fv_status draft(decoder *d, decode_image *m, int stale, int cached)
     const int depth = most_depth(d, m);
     const ar_root root = { .image = m->index, .position = m->n, .token = m->token[m->n],
                            .most_depth = depth, .noise = m->noise,
-                           .draft_logits = d->draft_logits };
+                           .draft_logits = d->draft_logits, .echo = m->echo };
     if (d->o->jacobi) return FV_OK; /* guesses are made when the rows are */
     if (depth == 0) {
         root_alone(&m->tree, m->token[m->n]);
@@ -441,6 +448,8 @@ static int judge_tree(decoder *d, decode_image *m, const float *logits, ar_walk 
     } else {
         ar_walk_tree(m->work, &m->tree, logits, &j, walk);
         count_walk(d->counters, &m->tree, walk);
+        if (m->echo)
+            ar_echo_keep(m->echo, &m->tree, walk->node[walk->n - 1], m->n + walk->n, logits);
     }
     for (int i = 1; i < walk->n; i++) m->token[m->n + i] = m->tree.token[walk->node[i]];
     m->token[m->n + walk->n] = walk->next;

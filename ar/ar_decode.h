@@ -135,6 +135,7 @@ typedef struct ar_tree_options {
                             5; nodes below the root */
     const float *accept; /* GUMBEL, PQ: [AR_MAX_DEPTH][AR_MAX_RANK] chance that the target's draw is
                             the child of that rank at that depth; NULL = built in */
+    float echo;          /* weight of what the target said before, 0..1; 0: none, as in papers */
 } ar_tree_options;
 /* The built-in table: [AR_MAX_DEPTH * AR_MAX_RANK], falling with depth and rank. */
 const float *ar_accept_rates(void);
@@ -145,6 +146,17 @@ const float *ar_accept_rates(void);
  * are within the bounds of *o; those of rate 0 are left out. */
 int ar_tree_gains(const ar_tree_options *o, float gain[AR_MAX_NODES], int level[AR_MAX_NODES]);
 
+/* What the target said of later positions in passes that saw other tokens (ar_echo.c); of one image. */
+typedef struct ar_echo ar_echo;
+fv_status ar_echo_create(fv_ctx *ctx, ar_echo **out, int vocab, float weight);
+void ar_echo_destroy(ar_echo **e);
+/* After a walk that ended at node `last` of t: logits [t->n, vocab] of the rows behind its first
+ * child are kept. position: of the token drawn there, the next root. */
+void ar_echo_keep(ar_echo *e, const ar_tree *t, int last, int position, const float *logits);
+/* A draft's logits [vocab] of the token at `position`, with the echo of it where there is one; valid
+ * until the next call. e may be NULL. */
+const float *ar_echo_mix(ar_echo *e, int position, const float *logits);
+
 /* Where a tree stands. */
 typedef struct ar_root {
     int image, position;       /* of the root token */
@@ -152,6 +164,7 @@ typedef struct ar_root {
     int most_depth;            /* positions past the picture are not drafted */
     ar_noise noise;
     const float *draft_logits; /* of the last draft_feed: the guess of position + 1 */
+    ar_echo *echo;             /* NULL: none */
 } ar_root;
 struct ar_accept_options;
 /* Work memory of drafting and walking, one for each image that is decoded: what a walk needs of the

@@ -176,6 +176,7 @@ static fv_status plan(run *r)
     d->tree.nodes = e->nodes;
     d->tree.shape = e->shape;
     d->tree.accept = r->a->has_rates ? r->a->rate : NULL;
+    d->tree.echo = e->echo;
     d->accept.rule = (ar_rule)e->rule;
     d->accept.delta = e->delta;
     d->accept.lambda = e->lambda;

@@ -49,6 +49,7 @@ static const key speculative[] = {
     INT("reference", is_reference, 0, 1),
     INT("uniform", is_uniform, 0, 1),
     INT("adaptive", is_adaptive, 0, 1),
+    REAL("echo", echo, 0, 1),
     /* VVS alone: */
     WORD("schedule", is_dynamic, "uniform|dynamic"),
     INT("interval", interval, 2, 1000000),

@@ -293,7 +293,8 @@ static void grow_level(ar_tree_work *w, const shape *sh, const ar_sampling *s, c
         s->temperature > 0 ? ar_work_noise(w, root->noise, root->position + depth) : NULL;
     for (int i = 0; i < rows; i++) {
         const int node = list[i], from = of[node], slot = w->used < w->slots ? ++w->used : 0;
-        ar_dist_make(&w->dists, slot, logits + (size_t)i * (size_t)w->vocab, s);
+        const float *row = logits + (size_t)i * (size_t)w->vocab;
+        ar_dist_make(&w->dists, slot, ar_echo_mix(root->echo, root->position + depth, row), s);
         w->slot[node] = slot;
         const ar_dist *d = &w->dists.d[slot];
         int child = t->n;
@@ -379,7 +380,8 @@ static fv_status make_candidates(ar_tree_work *w, const ar_lm *lm, const ar_tree
     int16_t beam[AR_MAX_RANK];
     int32_t token[AR_MAX_RANK], parent[AR_MAX_RANK];
     int fed = 0, from = 0, n = 0;
-    if (depth > 0) n = add_candidates(w, 0, -1, top_k, root->draft_logits, s);
+    const float *first = ar_echo_mix(root->echo, root->position + 1, root->draft_logits);
+    if (depth > 0) n = add_candidates(w, 0, -1, top_k, first, s);
     for (int level = 1; level < depth && n > from; level++) {
         const int rows = keep_best(w->pool, from, n, top_k, beam);
         for (int i = 0; i < rows; i++) {
@@ -391,8 +393,11 @@ static fv_status make_candidates(ar_tree_work *w, const ar_lm *lm, const ar_tree
         assert(rows <= w->level_rows && n + rows * top_k <= w->pool_size);
         FV_TRY(lm->draft_nodes(lm->self, root->image, rows, token, parent, w->logits));
         from = n;
-        for (int i = 0; i < rows; i++)
-            n = add_candidates(w, n, beam[i], top_k, w->logits + (size_t)i * (size_t)w->vocab, s);
+        for (int i = 0; i < rows; i++) {
+            const float *row = w->logits + (size_t)i * (size_t)w->vocab;
+            row = ar_echo_mix(root->echo, root->position + level + 1, row);
+            n = add_candidates(w, n, beam[i], top_k, row, s);
+        }
     }
     *count = n;
     return FV_OK;

@@ -115,11 +115,13 @@ typedef struct fv_ar_expert {
     int window;              /* Jacobi: tokens                                                 */
     int above;               /* Jacobi: first guesses are copies of the token above            */
     int is_adaptive;         /* measure passes first, and let the tree follow costs and rates  */
+    float echo;              /* 0..1: guesses also follow what the target said of the same place
+                                in passes that saw other tokens; 0 as in papers (see ar_echo.c) */
 } fv_ar_expert;
 #define FV_AR_EXPERT_INIT                                                                      \
     { .struct_size = sizeof(fv_ar_expert), .depth = 4, .top_k = 4, .nodes = 16, .delta = 0.1f, \
       .lambda = 5.0f, .group = 10, .neighbours = 100, .interval = 4, .threshold = 0.7f,        \
-      .decay = 0.9f, .stride = 2, .warm_up = 5, .stale = { -1, 0 }, .window = 16 }
+      .decay = 0.9f, .stride = 2, .warm_up = 5, .stale = { -1, 0 }, .window = 16, .echo = 1 }
 
 /* A way of decoding as text: the mode, and what differs from the defaults. "ar", "sd",
  * "sd:draft=eagle2,depth=5", "vvs:interval=3,rule=lantern,delta=0.2", "jacobi:window=8". Keys are
