@@ -26,6 +26,7 @@ typedef struct toy {
     const float *table[2]; /* target, draft; NULL: computed */
     toy_prefix root, node[TOY_NODES];
     int nodes, calls, rows;
+    ar_echo *echo; /* NULL: none */
 } toy;
 
 static inline void toy_make(const toy *t, const toy_prefix *p, int is_draft, float *logits)
@@ -129,7 +130,8 @@ static inline fv_status toy_grow(toy *t, ar_tree_work *w, const ar_tree_options 
     toy_row(t, &t->root, 1, logits);
     t->nodes = t->calls = t->rows = 0;
     const ar_root root = { .position = position, .token = t->root.token[position], .noise = noise,
-                           .most_depth = t->tokens - 1 - position, .draft_logits = logits };
+                           .most_depth = t->tokens - 1 - position, .draft_logits = logits,
+                           .echo = t->echo };
     return ar_tree_grow(w, &lm, o, s, &root, tree);
 }
 

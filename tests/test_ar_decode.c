@@ -38,6 +38,7 @@ static const char *all_trees(script *s, ar_decode_options *o, int64_t *accepted)
                 o->tree.kind = kinds[k];
                 o->tree.nodes = k == 2 ? 58 : 4 * o->tree.top_k + 2;
                 o->tree.shape = o->tree.top_k / 3 % 4;
+                o->tree.echo = o->tree.depth % 2 ? 0.0f : 1.0f;
                 const char *wrong = decode(s, o, true, &c, NULL);
                 if (c.verifies > s->images * (s->tokens - 1)) wrong = "more passes than tokens";
                 for (int i = 1; i < AR_MAX_NODES; i++) *accepted += i * c.accepted[i];
@@ -127,6 +128,7 @@ static void strict_post_verification_decodes_as_plain(void)
         o.vvs.post = AR_POST_STRICT;
         o.vvs.keep_stale_draft = setting % 2;
         o.vvs.selector = (ar_selector)(setting % 3);
+        o.tree.echo = setting / 2 % 2 ? 0.5f : 0.0f;
         const char *wrong = decode(&s, &o, true, &c, NULL);
         CHECK_MSG(!wrong, "setting %d: %s", setting, wrong);
         cuts += c.chain_cuts;

@@ -1045,6 +1045,32 @@ static void drafting_and_walking_allocate_nothing(void)
     ar_tree_work_destroy(&wc.w);
 }
 
+/* A root with the children 1 and 2; behind 1 stand 3 and, behind that, 4. */
+static void echoes_are_of_the_first_children(void)
+{
+    const ar_tree t = { .n = 5, .parent = { -1, 0, 0, 1, 3 }, .rank = { 0, 0, 1, 0, 0 } };
+    const float draft[2] = { 10, 20 };
+    float logits[5][2];
+    ar_echo *e;
+    for (int i = 0; i < 5; i++) logits[i][0] = logits[i][1] = (float)(i + 1);
+    CHECK(ar_echo_mix(NULL, 8, draft) == draft);
+    OK(ctx, ar_echo_create(ctx, &e, 2, 0.5f));
+    CHECK(ar_echo_mix(e, 8, draft) == draft);
+    ar_echo_keep(e, &t, 0, 7, logits[0]); /* rejected: node 1 at 7, its row is about 8 */
+    for (int i = 0; i < 3; i++) {
+        const int node = i == 0 ? 1 : i + 2;
+        const float *m = ar_echo_mix(e, 8 + i, draft);
+        CHECK(fabsf(m[0] - (8 + 0.3f * (float)(node + 1))) < 1e-5f);
+        CHECK(fabsf(m[1] - (16 + 0.3f * (float)(node + 1))) < 1e-5f);
+    }
+    CHECK(ar_echo_mix(e, 7, draft) == draft && ar_echo_mix(e, 11, draft) == draft);
+    ar_echo_keep(e, &t, 1, 9, logits[0]); /* newer rows replace older ones of their place */
+    CHECK(fabsf(ar_echo_mix(e, 10, draft)[0] - (8 + 0.3f * 4)) < 1e-5f);
+    ar_echo_keep(e, &t, 4, 20, logits[0]);
+    CHECK(ar_echo_mix(e, 21, draft) == draft);
+    ar_echo_destroy(&e);
+}
+
 int main(void)
 {
     if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
@@ -1075,6 +1101,7 @@ int main(void)
     RUN(a_token_of_q_becomes_one_of_p);
     RUN(running_out_of_memory_leaks_nothing);
     RUN(drafting_and_walking_allocate_nothing);
+    RUN(echoes_are_of_the_first_children);
     fv_ctx_destroy(&ctx);
     return test_end();
 }

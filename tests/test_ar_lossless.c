@@ -64,6 +64,7 @@ static void step(toy *t, ar_tree_work *w, const way *y, ar_judge *j)
         n = walk.n;
         next = walk.next;
         for (int i = 0; i < n; i++) node[i] = walk.node[i];
+        if (t->echo) ar_echo_keep(t->echo, &tree, node[n - 1], j->position + n, logits);
     }
     for (int i = 1; i < n; i++) t->root = toy_after(&t->root, tree.token[node[i]]);
     if (t->root.n < TOKENS) t->root = toy_after(&t->root, next);
@@ -75,6 +76,7 @@ static int decode(ar_tree_work *w, ar_dists *ds, const way *y, uint32_t image)
     ar_judge j = y->judge;
     j.kind = y->tree.kind;
     j.noise = (ar_noise){ y->seed, image };
+    if (y->tree.echo > 0 && ar_echo_create(ctx, &t.echo, VOCAB, y->tree.echo) != FV_OK) abort();
     do {
         float logits[VOCAB];
         if (t.root.n > 0 && !y->is_plain) {
@@ -85,6 +87,7 @@ static int decode(ar_tree_work *w, ar_dists *ds, const way *y, uint32_t image)
         ar_dist_make(ds, 0, logits, &j.sampling);
         t.root = toy_after(&t.root, ds->d[0].id[ar_draw(ds, 0, &j.sampling, j.noise, t.root.n)]);
     } while (t.root.n < TOKENS);
+    ar_echo_destroy(&t.echo);
     return ((t.root.token[0] * VOCAB + t.root.token[1]) * VOCAB + t.root.token[2]) * VOCAB +
            t.root.token[3];
 }
@@ -175,6 +178,17 @@ static void one_draw_fits(void)
     CHECK(passes("one uniform draw", uniform));
 }
 
+/* Drafts that follow the target's rows of earlier steps are other drafts, nothing else. */
+static void echoes_fit(void)
+{
+    way y = { TREE(AR_DRAFT_PQ, 2, 2, 7) };
+    y.tree.echo = 1;
+    CHECK(passes("p/q, echoes", y));
+    y.tree.kind = AR_DRAFT_GUMBEL;
+    y.is_coarse = true;
+    CHECK(passes("coupled, echoes", y));
+}
+
 /* The definition itself, then with one flaw each: the test sees them. */
 static void flaws_are_noticed(void)
 {
@@ -226,6 +240,7 @@ int main(int argc, char **argv)
     RUN(point_masses_in_sequence_fit);
     RUN(ratios_with_residual_fit);
     RUN(one_draw_fits);
+    RUN(echoes_fit);
     RUN(flaws_are_noticed);
     RUN(relaxed_rules_are_noticed);
     fv_ctx_destroy(&ctx);
