@@ -176,6 +176,56 @@ sd 1.5 fast'
     refuse no_draft_head_for_sd 3 "draft head" $nodraft --mode sd -o x.png
     refuse no_draft_head_for_speedup 1 "bench ar" $nodraft --speedup 2 -o x.png
 
+    cat > captions.py << 'END'
+import json, random, struct, sys
+random.seed(5)
+def numbers(*shape):
+    n = 1
+    for d in shape: n *= d
+    return list(shape), struct.pack("<%df" % n, *[random.gauss(0, 0.3) for _ in range(n)])
+def write(to, meta, tensors, head=None, body=b""):
+    out = {"__metadata__": meta, **(head or {})}
+    for name, (shape, values) in tensors.items():
+        out[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(body), len(body) + len(values)]}
+        body += values
+    text = json.dumps(out).encode()
+    text += b" " * (-len(text) % 8)
+    open(to, "wb").write(struct.pack("<Q", len(text)) + text + body)
+data = open("m.safetensors", "rb").read()
+size = struct.unpack("<Q", data[:8])[0]
+head, body = json.loads(data[8:8 + size]), data[8 + size:]
+meta = head.pop("__metadata__")
+meta = {k: v for k, v in meta.items() if "class" not in k}
+meta.update({"fovea.gpt.class_count": "0", "fovea.gpt.cond_tokens": "3", "fovea.gpt.caption_width": "8"})
+table = head.pop("gpt.cls_embedding.embedding_table.weight")["shape"][1]
+write("captions.safetensors", meta, {
+    "gpt.cls_embedding.cap_proj.fc1.weight": numbers(table, 8),
+    "gpt.cls_embedding.cap_proj.fc2.weight": numbers(table, table),
+    "gpt.cls_embedding.uncond_embedding": numbers(3, 8)}, head, body)
+write("one.safetensors", {}, {"features": numbers(2, 8)})
+write("named.safetensors", {}, {"other": numbers(1), "caption": numbers(3, 8)})
+write("long.safetensors", {}, {"caption": numbers(4, 8)})
+write("nan.safetensors", {}, {"caption": ([1, 8], struct.pack("<8f", *[float("nan")] * 8))})
+END
+    python3 captions.py
+    captions="$GEN --model captions.safetensors --precision f32 --threads 1 -f"
+    expect caption 0 $captions --caption one.safetensors --seed 5 -n 2 -o caps/
+    [ "$(ls caps | tr '\n' ' ')" = "any-5.png any-6.png " ]; ok $? caption_files_have_no_class
+    run $captions --caption one.safetensors --mode ar --seed 5 -o one.ppm &&
+        run $captions --caption one.safetensors --mode sd --seed 5 -o other.ppm && cmp -s one.ppm other.ppm
+    ok $? caption_same_picture_in_a_lossless_way
+    run $captions --caption named.safetensors --mode ar --seed 5 -o other.ppm && ! cmp -s one.ppm other.ppm
+    ok $? another_caption_is_another_picture
+    run "$GEN" info captions.safetensors && grep -q "^captions .* 3 features of width 8" out
+    ok $? info_of_a_model_of_captions
+    refuse caption_missing 2 "--caption" $captions -o x.png
+    refuse caption_and_class 2 "captions" $captions --caption one.safetensors --class 1 -o x.png
+    refuse caption_and_all_classes 2 "captions" $captions --caption one.safetensors --class all -o x.png
+    refuse caption_of_another_width 3 "n from 1 to 3" $captions --caption long.safetensors -o x.png
+    refuse caption_that_is_not_finite 3 "finite" $captions --caption nan.safetensors -o x.png
+    refuse caption_among_others 3 "caption" $captions --caption m.safetensors -o x.png
+    refuse caption_file_missing 1 "none" $captions --caption none.safetensors -o x.png
+
     python3 rewrite.py m.safetensors notok.safetensors vq. ""
     refuse no_tokenizer 3 "--tokenizer" "$GEN" --model notok.safetensors -o x.png
     python3 rewrite.py m.safetensors official.safetensors gpt. none
