@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A line that begins with # names the group. */
+/* A line that begins with # names the group. What follows others has no echoes, as they have
+ * none. */
 static const char *const lossless[] = {
     "#lossless: the tokens of plain decoding",
     "sd:draft=chain,depth=1",
@@ -16,9 +17,11 @@ static const char *const lossless[] = {
     "sd:depth=6,children=8,nodes=32",
     "sd:depth=8,children=16,nodes=64",
     "sd:adaptive=1",
-    "sd:draft=static,depth=5",
-    "sd:draft=static,depth=5,shape=chain5",
-    "sd:draft=eagle2,depth=5,children=10,nodes=59",
+    "sd:draft=chain,depth=2,echo=0",
+    "sd:echo=0",
+    "sd:draft=static,depth=5,echo=0",
+    "sd:draft=static,depth=5,shape=chain5,echo=0",
+    "sd:draft=eagle2,depth=5,children=10,nodes=59,echo=0",
     "vvs:interval=2,selector=coupled,post=strict",
     "jacobi:window=4",
     "jacobi:window=8",
@@ -28,8 +31,8 @@ static const char *const lossless[] = {
     "#lossless in distribution: other draws",
     "sd:draft=pq",
     "sd:draft=pq,depth=6,children=8,nodes=32",
-    "sd:draft=static,depth=5,reference=1",
-    "sd:draft=eagle2,depth=5,children=10,nodes=59,reference=1",
+    "sd:draft=static,depth=5,echo=0,reference=1",
+    "sd:draft=eagle2,depth=5,children=10,nodes=59,echo=0,reference=1",
     NULL,
 };
 
@@ -40,15 +43,15 @@ static const char *const relaxed[] = {
     "sd:rule=lantern,delta=0.2",
     "sd:rule=lantern,delta=0.3",
     "sd:rule=lantern,delta=0.4",
-    "sd:draft=static,depth=5,rule=lantern++,neighbours=10",
-    "sd:draft=static,depth=5,rule=lantern++,neighbours=10,lambda=10",
-    "sd:draft=static,depth=5,rule=lantern++,neighbours=10,lambda=20",
-    "sd:draft=static,depth=5,rule=cool,delta=1.1",
-    "sd:draft=static,depth=5,rule=cool,delta=2",
-    "sd:draft=static,depth=5,rule=cool,delta=4",
-    "sd:draft=static,depth=5,rule=gsd,group=3",
-    "sd:draft=static,depth=5,rule=gsd",
-    "sd:draft=static,depth=5,rule=gsd,group=50",
+    "sd:draft=static,depth=5,echo=0,rule=lantern++,neighbours=10",
+    "sd:draft=static,depth=5,echo=0,rule=lantern++,neighbours=10,lambda=10",
+    "sd:draft=static,depth=5,echo=0,rule=lantern++,neighbours=10,lambda=20",
+    "sd:draft=static,depth=5,echo=0,rule=cool,delta=1.1",
+    "sd:draft=static,depth=5,echo=0,rule=cool,delta=2",
+    "sd:draft=static,depth=5,echo=0,rule=cool,delta=4",
+    "sd:draft=static,depth=5,echo=0,rule=gsd,group=3",
+    "sd:draft=static,depth=5,echo=0,rule=gsd",
+    "sd:draft=static,depth=5,echo=0,rule=gsd,group=50",
     NULL,
 };
 
@@ -82,7 +85,7 @@ static const char *const vvs[] = {
 #undef EXACT
 
 /* The tree and the order of the paper [VVS, arXiv 2511.13587]. */
-#define PAPER "vvs:draft=eagle2,depth=5,children=10,nodes=59,rule=lantern,"
+#define PAPER "vvs:draft=eagle2,depth=5,children=10,nodes=59,echo=0,rule=lantern,"
 static const char *const ablation[] = {
     "#selector and truncation, i = 3, delta 0.1",
     PAPER "interval=3",
