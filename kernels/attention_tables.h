@@ -33,7 +33,8 @@ typedef struct fvi_gemm {
 } fvi_gemm;
 
 /* Score tile to probabilities and score gradients (backward). s, dp: [rows, ld]. Key columns
- * >= visible(row) = first_visible + row (all n when !causal) get 0.
+ * >= fvi_visible(row) get 0: first_visible + row if causal, else visible[row] - first_visible if
+ * there is a table, else all n.
  * p = exp(s*scale - lse), ds = p*(dp - delta)*scale.
  * unit 1: p replaces s, ds replaces dp.
  * unit 2: dp row i becomes bf16 ds; s row i (i even) becomes pairs (p[i,j], p[i+1,j]) and s row
@@ -42,9 +43,16 @@ typedef struct fvi_score_grad {
     float *s, *dp;
     int64_t ld;
     int rows, n, causal, first_visible;
+    const int32_t *visible;
     float scale;
     const float *lse, *delta;
 } fvi_score_grad;
+FV_INLINE int fvi_visible(const fvi_score_grad *g, int row)
+{
+    const int n = g->causal ? g->first_visible + row
+                  : g->visible ? g->visible[row] - g->first_visible : g->n;
+    return n < g->n ? n : g->n;
+}
 
 typedef struct fvi_sdpa_kernels {
     int unit, width, panel;

@@ -22,6 +22,7 @@ fv_status fvi_cpu_ops_create(fv_ctx *ctx)
     fvi_wkv_init(&o->wkv, ctx->cpu);
     fvi_tree_init(&o->tree, ctx->cpu);
     fvi_vq_init(&o->vq, ctx->cpu);
+    fvi_picture_init(&o->picture, ctx->cpu);
     ctx->cpu_ops = o;
     return FV_OK;
 }
@@ -71,6 +72,12 @@ const fvi_op_def *fvi_cpu_op(fvi_op op)
         [FVI_OP_L2NORM] = &fvi_cpu_l2norm,
         [FVI_OP_VQ] = &fvi_cpu_vq,
         [FVI_OP_LOSS_VQ] = &fvi_cpu_loss_vq,
+        [FVI_OP_HAAR] = &fvi_cpu_haar,
+        [FVI_OP_MIX_ROWS] = &fvi_cpu_mix_rows,
+        [FVI_OP_UNIT_QK] = &fvi_cpu_unit_qk,
+        [FVI_OP_SOFT_RATE] = &fvi_cpu_soft_rate,
+        [FVI_OP_LOSS_SSIM] = &fvi_cpu_loss_ssim,
+        [FVI_OP_LOSS_TEXTURE] = &fvi_cpu_loss_texture,
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
 }

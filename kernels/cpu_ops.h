@@ -14,6 +14,7 @@ struct fvi_cpu_ops {
     fvi_wkv_ops wkv;
     fvi_tree_ops tree;
     fvi_vq_ops vq;
+    fvi_picture_ops picture;
 };
 
 #endif

@@ -13,6 +13,10 @@
  * its share, and resuming is asking for a later step. An unreadable picture is replaced by the next
  * readable id, which again depends on the data alone.
  *
+ * Native crops (native_max >= 1): pictures are decoded once and stay in memory; a crop of
+ * image_size * f pixels, f = 1 with probability 1/2, else uniform in [1, native_max], becomes
+ * image_size pixels. Smaller pictures are shown whole.
+ *
  * Class balance b and weights w: class c should appear in proportion to w_c n_c^(1-b). Relative to
  * the largest class (n_max) a picture of c is repeated w_c (n_max / n_c)^b times on average;
  * T_c = round(n_c * that), at least 1, is spread over the class, picture k getting
@@ -102,6 +106,7 @@ struct fv_dataset {
     uint64_t list_count;
 
     uint8_t *cache;
+    fv_image *whole; /* native_max: by id; pixels NULL where unreadable */
     bool cache_ready;
     _Atomic uint8_t *is_bad;
     uint64_t bad_at_open; /* not in pics */
@@ -468,7 +473,7 @@ fail:
 /* What is drawn for one showing of a picture. */
 typedef struct augmentation {
     bool is_flipped;
-    float scale;         /* side of the crop / short side */
+    float scale;         /* side of the crop / short side; native crops: / image_size */
     uint32_t at_x, at_y; /* position of the crop in 1/2^32 of the free room */
 } augmentation;
 
@@ -484,6 +489,11 @@ static augmentation draw(const fv_dataset *ds, uint64_t id, uint64_t epoch, uint
         g.at_x = r[1];
         g.at_y = r[2];
     }
+    if (ds->o.native_max >= 1) { /* bit 0: at full size */
+        const float room = ds->o.native_max - 1.0f;
+        g.scale = r[3] & 1 ? 1.0f : 1.0f + room * ((float)(r[3] >> 8) * (1.0f / 16777216.0f));
+        return g;
+    }
     const float lo = ds->o.crop_scale_min;
     if (lo > 0) g.scale = lo + (1.0f - lo) * ((float)(r[3] >> 8) * (1.0f / 16777216.0f));
     return g;
@@ -492,6 +502,26 @@ static augmentation draw(const fv_dataset *ds, uint64_t id, uint64_t epoch, uint
 static int place(int room, uint32_t at)
 {
     return (int)((uint64_t)(room + 1) * at >> 32);
+}
+
+/* A crop of a picture that is in memory: *out is side x side. */
+static fv_status native_square(const fv_dataset *ds, fv_ctx *ctx, uint64_t id,
+                               const augmentation *g, fv_image *out)
+{
+    const fv_image *img = &ds->whole[id];
+    fv_image square = { 0 };
+    const int shorter = img->width < img->height ? img->width : img->height;
+    int side = (int)((float)ds->side * g->scale + 0.5f);
+    if (side > shorter) side = shorter;
+    FV_TRY(fv_image_crop(ctx, &square, img, place(img->width - side, g->at_x),
+                         place(img->height - side, g->at_y), side, side));
+    if (side == ds->side) {
+        *out = square;
+        return FV_OK;
+    }
+    const fv_status s = fv_image_resize(ctx, out, &square, ds->side, ds->side, FV_FILTER_BICUBIC);
+    fv_image_free(ctx, &square);
+    return s;
 }
 
 /* Decode, crop a square, resize: *out is side x side. Cropping first gives the same picture as
@@ -543,10 +573,11 @@ static fv_status render(const fv_dataset *ds, fv_ctx *ctx, uint64_t id, const au
 {
     const size_t row = (size_t)ds->side * (size_t)ds->channels;
     fv_image img = { 0 };
-    const uint8_t *src = ds->cache_ready ? ds->cache + id * ds->pixel_count : NULL;
+    const uint8_t *src = ds->cache_ready && ds->cache ? ds->cache + id * ds->pixel_count : NULL;
     size_t stride = row;
-    if (!ds->cache_ready) {
-        FV_TRY(decode_square(ds, ctx, &ds->pics[id], g, &img));
+    if (!src) {
+        FV_TRY(ds->whole ? native_square(ds, ctx, id, g, &img)
+                         : decode_square(ds, ctx, &ds->pics[id], g, &img));
         src = img.pixels;
         stride = img.stride_bytes;
     }
@@ -612,8 +643,38 @@ static fv_status load_item(fv_dataset *ds, fv_ctx *ctx, slot *t, uint64_t j)
     return fv_fail(ctx, FV_ERR_FORMAT, "data set: no picture can be read");
 }
 
+/* The picture itself, for native crops: decoded by a worker, kept in memory of the data set. */
+static fv_status keep_whole(fv_dataset *ds, fv_ctx *ctx, uint64_t id, const fv_image *img)
+{
+    const size_t row = (size_t)img->width * (size_t)img->channels;
+    uint8_t *dst = fvi_alloc_for(ds->ctx, ctx, row * (size_t)img->height);
+    if (!dst) return FV_ERR_OOM;
+    for (int y = 0; y < img->height; y++)
+        memcpy(dst + (size_t)y * row, (uint8_t *)img->pixels + (size_t)y * img->stride_bytes, row);
+    ds->whole[id] = (fv_image){ .width = img->width, .height = img->height,
+                                .channels = img->channels, .depth = 8, .stride_bytes = row,
+                                .pixels = dst };
+    return FV_OK;
+}
+
+static fv_status whole_item(fv_dataset *ds, fv_ctx *ctx, uint64_t id)
+{
+    fv_image img = { 0 };
+    fv_image_read_options ro = FV_IMAGE_READ_OPTIONS_INIT;
+    ro.channels = ds->channels;
+    ro.depth = 8;
+    memcpy(ro.background, ds->o.background, sizeof ro.background);
+    const picture *p = &ds->pics[id];
+    fv_status s = fv_image_decode(ctx, &img, p->data, p->size, &ro);
+    if (s != FV_OK && is_picture_fault(s)) return mark_bad(ds, ctx, id);
+    if (s == FV_OK) s = keep_whole(ds, ctx, id, &img);
+    fv_image_free(ctx, &img);
+    return s == FV_OK ? FV_OK : fv_fail_in(ctx, s, "%.200s", p->path);
+}
+
 static fv_status cache_item(fv_dataset *ds, fv_ctx *ctx, uint64_t id)
 {
+    if (ds->whole) return whole_item(ds, ctx, id);
     const size_t row = (size_t)ds->side * (size_t)ds->channels;
     fv_image img = { 0 };
     const fv_status s = decode_square(ds, ctx, &ds->pics[id], &plain, &img);
@@ -735,9 +796,11 @@ static fv_status finish_job(fv_dataset *ds)
 
 static fv_status fill_cache(fv_dataset *ds)
 {
-    if (!ds->o.cache || ds->cache_ready) return FV_OK;
-    if (!ds->cache) ds->cache = fv_calloc(ds->ctx, ds->count, ds->pixel_count);
-    if (!ds->cache) return FV_ERR_OOM;
+    const bool is_native = ds->o.native_max >= 1;
+    if (!(ds->o.cache || is_native) || ds->cache_ready) return FV_OK;
+    if (is_native && !ds->whole) ds->whole = fv_calloc(ds->ctx, ds->count, sizeof *ds->whole);
+    if (!is_native && !ds->cache) ds->cache = fv_calloc(ds->ctx, ds->count, ds->pixel_count);
+    if (!ds->cache && !ds->whole) return FV_ERR_OOM;
     start_job(ds, NULL, ds->count);
     FV_TRY(finish_job(ds));
     ds->cache_ready = true;
@@ -774,6 +837,10 @@ static fv_status check_options(fv_ctx *ctx, fv_dataset_options *o)
             wrong = "a class weight is not in 1/64..64";
     if (o->workers < -1 || o->workers > MAX_WORKERS) wrong = "workers must be -1 to 64";
     if (o->ranks < 1 || o->rank < 0 || o->rank >= o->ranks) wrong = "rank must be in 0..ranks-1";
+    if (o->native_max != 0 && !(o->native_max >= 1 && o->native_max <= 64))
+        wrong = "native_max is neither 0 nor in 1..64";
+    if (o->native_max >= 1 && (o->cache || o->crop_scale_min > 0))
+        wrong = "native crops go neither with cache nor with crop_scale_min";
     if (o->cache && (o->random_crop || o->crop_scale_min > 0))
         wrong = "cache keeps one crop of each picture: leave random_crop and crop_scale_min off";
     return wrong ? fv_fail(ctx, FV_ERR_ARG, "data set: %s", wrong) : FV_OK;
@@ -931,6 +998,8 @@ void fv_dataset_close(fv_dataset **dataset)
     fv_free(ctx, ds->list);
     fv_free(ctx, ds->list_copy);
     fv_free(ctx, ds->cache);
+    for (size_t i = 0; ds->whole && i < ds->count; i++) fv_free(ctx, ds->whole[i].pixels);
+    fv_free(ctx, ds->whole);
     fv_free(ctx, (void *)ds->is_bad);
     fv_free(ctx, ds);
 }
@@ -1034,7 +1103,7 @@ fv_status fv_dataset_get(fv_dataset *ds, uint64_t i, float *hwc, int32_t *label)
     if (i >= ds->count)
         return fv_fail(ds->ctx, FV_ERR_ARG, "data set: picture %llu of %llu asked",
                        (unsigned long long)i, (unsigned long long)ds->count);
-    if (ds->o.cache && !ds->cache_ready) {
+    if ((ds->o.cache || ds->o.native_max >= 1) && !ds->cache_ready) {
         stop_job(ds);
         FV_TRY(fill_cache(ds));
     }

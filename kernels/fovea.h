@@ -399,6 +399,9 @@ typedef struct fv_dataset_options {
     int workers;                  /* decoding threads; 0 = 1; -1 = decode on the calling thread  */
     int cache;                    /* keep decoded, resized pictures in memory (no random crop)   */
     int rank, ranks;              /* ranks 0 = 1                                                */
+    float native_max;             /* at least 1: crops of image_size to native_max * image_size
+                                     pixels of the pictures as they are, which are decoded once and
+                                     kept; 0 = crops relative to the short side                 */
 } fv_dataset_options;
 #define FV_DATASET_OPTIONS_INIT \
     { .struct_size = sizeof(fv_dataset_options), .background = { 1, 1, 1 } }
@@ -445,6 +448,11 @@ FV_API FV_NODISCARD fv_status fv_ms_ssim(fv_ctx *ctx, const fv_image *a, const f
 /* Xue et al. 2014, on luma; 0 = equal. */
 FV_API FV_NODISCARD fv_status fv_gmsd(fv_ctx *ctx, const fv_image *a, const fv_image *b,
                                       double *gmsd);
+
+/* Distance of textures, a Wasserstein distortion [Qiu et al. 2024] on fixed steerable filters, see
+ * op_picture_body.h; 0 = equal. Both sides at least 72 pixels. */
+FV_API FV_NODISCARD fv_status fv_texture(fv_ctx *ctx, const fv_image *a, const fv_image *b,
+                                         double *distance);
 
 /* Frechet distance |m1-m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2) between two sets of features [n, dim],
  * computed in double with a symmetric eigen-solver. */
@@ -607,7 +615,8 @@ typedef struct fv_norm {
 } fv_norm;
 FV_API fv_t fv_norm_modulate(fv_tape *t, fv_t x, fv_norm n);
 /* h + gate*y; h [B,T,C] f32, y [B,T,C], gate = chunk of mod [B, n*C] (mod 0: plain addition) ->
- * f32. The output may be bound to h's storage. */
+ * f32. The output may be bound to h's storage. With a vector mod [C], the gate of all samples, h
+ * may have any dimensions and type, which the output then has too. */
 FV_API fv_t fv_gate_residual(fv_tape *t, fv_t h, fv_t y, fv_t mod, int gate_chunk);
 /* h + gate * sum over k < count of weight[k] y[k]: a linear forecast of y from its past, for
  * sampling only (no gradient). h [B,T,C] f32; weight [count] f32; y[k] [B,T,C], all of one type;
@@ -620,6 +629,12 @@ FV_API fv_t fv_swiglu(fv_tape *t, fv_t x);
 /* Softmax attention. qkv [B, T, 3, h, hd]; scale 0 = hd^-0.5 -> [B, T, h*hd]. hd a multiple of
  * 4. */
 FV_API fv_t fv_sdpa(fv_tape *t, fv_t qkv, float scale, int causal);
+/* The same where query t sees keys 0 .. visible[t] - 1: visible i32 [T], at least 1 and never less
+ * than the one before (FV_ERR_ARG when the plan runs). */
+FV_API fv_t fv_sdpa_prefix(fv_tape *t, fv_t qkv, float scale, fv_t visible);
+/* Cosine attention: rows of q and k divided by max(length, eps), those of q then times
+ * exp(min(scale[head], most)); v passes. */
+FV_API fv_t fv_unit_qk(fv_tape *t, fv_t qkv, fv_t scale, float eps, float most);
 /* RMS norm of q and k per head (weights [hd]; 0 = no norm), then 2-D rotary embedding from `table`
  * (an input or constant [T, 2, hd/2] f32: cos then sin; 0 = none). v passes. See fv_rope_table. */
 FV_API fv_t fv_qk_norm_rope(fv_tape *t, fv_t qkv, fv_t q_weight, fv_t k_weight, float eps,
@@ -665,6 +680,23 @@ FV_API fv_t fv_filter_image(fv_tape *t, fv_t x, fv_image_filter kind, int stride
 FV_API fv_t fv_l2norm(fv_tape *t, fv_t x, float eps);
 FV_API fv_t fv_vq_nearest(fv_tape *t, fv_t z, fv_t codes, fv_t *index);
 FV_API fv_t fv_loss_vq(fv_tape *t, fv_t z, fv_t codes, fv_t index, float beta);
+/* Bits per row that logits f32 [n, V] cost when code v is taken with p = softmax(2 z.code / tau):
+ * scalar, mean of -sum_v p_v log2 softmax(logits)_v. z [.., D] (n rows) and codes [V, D] f32 of unit
+ * length, tau [1]; gradients to z, codes and logits. */
+FV_API fv_t fv_soft_rate(fv_tape *t, fv_t z, fv_t codes, fv_t logits, fv_t tau);
+/* y[b, r] = sum over k of weight[r, k] x[b, index[r, k]]; x f32 [B, T, C], index i32 [R, n] (-1:
+ * nothing; beyond T: FV_ERR_ARG when the plan runs), weight f32 [R, n], no gradient -> [B, R, C]. */
+FV_API fv_t fv_mix_rows(fv_tape *t, fv_t x, fv_t index, fv_t weight);
+/* Haar bands of 2x2 blocks: [B, H, W, C] -> [B, H/2, W/2, 4C], C channels of LL, LH, HL and HH; and
+ * back. Orthogonal. */
+FV_API fv_t fv_haar_down(fv_tape *t, fv_t x);
+FV_API fv_t fv_haar_up(fv_tape *t, fv_t x);
+/* Pictures f32 [B, H, W, 3] in [-1, 1], scalars; no gradient to the target. ms_ssim: 1 - MS-SSIM of
+ * luma as fv_ms_ssim, with the weights of the first `scales` of its 5 scales made to sum to 1; sides
+ * of at least 11 << (scales - 1). texture: Wasserstein distortion as fv_texture, luma on `scales`
+ * scales (2..5), sides of at least 9 << (scales - 1). */
+FV_API fv_t fv_loss_ms_ssim(fv_tape *t, fv_t a, fv_t target, int scales);
+FV_API fv_t fv_loss_texture(fv_tape *t, fv_t a, fv_t target, int scales);
 /* Scalars [1] f32. weight [B] or 0 (ones): mean over all elements of weight[b]*(a - target)^2. */
 FV_API fv_t fv_loss_mse(fv_tape *t, fv_t a, fv_t target, fv_t weight);
 /* The same of d^2/2 where |d| < 1, else |d| - 1/2. */

@@ -13,9 +13,10 @@
  * program there are zeros around the picture and the deviation divides by N - 1.
  *
  * Rows are cut into the same lanes for any thread count, so results do not depend on it. */
-#include "internal.h"
+#include "cpu_ops.h"
 
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 #define WINDOW 11
@@ -360,4 +361,75 @@ fv_status fv_gmsd(fv_ctx *ctx, const fv_image *a, const fv_image *b, double *gms
     }
     drop_plane(ctx, &q);
     return s;
+}
+
+/* ---- Texture --------------------------------------------------------------------------------- */
+
+#define TEXTURE_SCALES 4
+#define TEXTURE_SIDE 72  /* 9 << 3 */
+#define TEXTURE_TILE 128 /* pieces of at least this: work memory does not grow with the picture */
+
+typedef struct texture_tile { int x, y, w, h; } texture_tile;
+
+/* Piece `i` of pieces_x * pieces_y nearly equal ones. */
+static texture_tile tile_of(const fv_image *img, int i, int pieces_x, int pieces_y)
+{
+    const int64_t px = i % pieces_x, py = i / pieces_x;
+    const int x = (int)(px * img->width / pieces_x), y = (int)(py * img->height / pieces_y);
+    const texture_tile t = { x, y, (int)((px + 1) * img->width / pieces_x) - x,
+                             (int)((py + 1) * img->height / pieces_y) - y };
+    return t;
+}
+
+/* Pixels of a tile as [h, w, 3] in [-1, 1]. */
+static void tile_floats(float *rgb, const fv_image *img, const texture_tile *t)
+{
+    const float unit = 2.0f / (img->depth == 8 ? 255.0f : 65535.0f);
+    const bool is_grey = img->channels < 3;
+    for (int y = 0; y < t->h; y++)
+        for (int x = 0; x < t->w; x++) {
+            const size_t at = (size_t)(t->x + x) * (size_t)img->channels;
+            for (size_t c = 0; c < 3; c++)
+                *rgb++ = unit * (float)sample(row_of(img, t->y + y), img->depth,
+                                              at + (is_grey ? 0 : c)) - 1.0f;
+        }
+}
+
+/* Mean over tiles by area. work: per thread, two pictures and their work space. */
+static double texture_tiles(fv_ctx *ctx, const fv_image *a, const fv_image *b, float *work,
+                            size_t floats)
+{
+    const int nx = a->width < 2 * TEXTURE_TILE ? 1 : a->width / TEXTURE_TILE;
+    const int ny = a->height < 2 * TEXTURE_TILE ? 1 : a->height / TEXTURE_TILE;
+    const size_t side = 2 * TEXTURE_TILE, rgb = 3 * side * side;
+    double total = 0;
+    for (int first = 0; first < nx * ny; first += FVI_LANES) {
+        double part[FVI_LANES] = { 0 };
+        const int end = nx * ny - first < FVI_LANES ? nx * ny - first : FVI_LANES;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(ctx->threads)
+        for (int i = 0; i < end; i++) {
+            const texture_tile t = tile_of(a, first + i, nx, ny);
+            float *x = work + (size_t)omp_get_thread_num() * floats, *y = x + rgb;
+            tile_floats(x, a, &t);
+            tile_floats(y, b, &t);
+            const fvi_picture_pair p = { x, y, NULL, y + rgb, t.w, t.h, TEXTURE_SCALES };
+            part[i] = ctx->cpu_ops->picture.texture(&p) * t.w * t.h;
+        }
+        for (int i = 0; i < end; i++) total += part[i];
+    }
+    return total / ((double)a->width * a->height);
+}
+
+fv_status fv_texture(fv_ctx *ctx, const fv_image *a, const fv_image *b, double *distance)
+{
+    if (!distance) return fv_fail(ctx, FV_ERR_ARG, "texture: no place for the result");
+    *distance = 0;
+    FV_TRY(check_pair(ctx, "texture", a, b, TEXTURE_SIDE));
+    const size_t side = 2 * TEXTURE_TILE;
+    const size_t floats = 6 * side * side + fvi_texture_floats((int)side, (int)side);
+    float *work = fv_calloc(ctx, (size_t)ctx->threads * floats, sizeof *work);
+    if (!work) return FV_ERR_OOM;
+    *distance = texture_tiles(ctx, a, b, work, floats);
+    fv_free(ctx, work);
+    return FV_OK;
 }

@@ -113,8 +113,9 @@ static void grad_c(const fvi_score_grad *g)
 {
     for (int r = 0; r < g->rows; r++) {
         float *s = g->s + r * g->ld, *d = g->dp + r * g->ld;
+        const int keys = fvi_visible(g, r);
         for (int j = 0; j < g->n; j++) {
-            const bool visible = !g->causal || j < g->first_visible + r;
+            const bool visible = j < keys;
             s[j] = visible ? expf(s[j] * g->scale - g->lse[r]) : 0;
             d[j] = visible ? s[j] * (d[j] - g->delta[r]) * g->scale : 0;
         }
@@ -168,6 +169,7 @@ typedef struct shape {
     const fvi_sdpa_kernels *k;
     int64_t B, T, h;
     int hd, is_bf16, causal;
+    const int32_t *visible;  /* [T] keys that a query sees, never less than the one before; or NULL */
     float scale;
     int kb, tile, block;     /* keys per block, query rows per tile and per forward item      */
     int64_t ld, ldh;         /* floats per row of a score tile, and of a [., hd] array        */
@@ -188,7 +190,8 @@ static fv_status shape_of(const fvi_exec *e, shape *s)
     if ((x->dtype != FV_F32 && x->dtype != FV_BF16) || e->out[0].dtype != x->dtype)
         return fv_fail(e->ctx, FV_ERR_DTYPE, "sdpa: qkv and output must both be f32 or both bf16");
     *s = (shape){ .ops = fvi_attention_of(e->ctx), .B = x->dim[0], .T = x->dim[1], .h = x->dim[3],
-                  .hd = (int)x->dim[4], .is_bf16 = x->dtype == FV_BF16, .causal = e->attr->i[0] };
+                  .hd = (int)x->dim[4], .is_bf16 = x->dtype == FV_BF16, .causal = e->attr->i[0],
+                  .visible = e->in[1].data };
     s->k = &s->ops->sdpa[x->dtype];
     s->scale = e->attr->f[0] != 0 ? e->attr->f[0] : 1.0f / sqrtf((float)s->hd);
     s->kb = (int)min_i64(s->T, s->hd > WIDE_HEAD ? KEY_BLOCK_WIDE : KEY_BLOCK);
@@ -290,6 +293,22 @@ static int score_columns(const shape *s, int64_t visible, int64_t packed)
     return (int)min_i64(round_up(visible, s->k->panel), packed);
 }
 
+/* Keys that query q may see. */
+static int64_t keys_seen(const shape *s, int64_t q)
+{
+    return s->causal ? q + 1 : s->visible ? s->visible[q] : s->T;
+}
+
+static fv_status check_visible(const fvi_exec *e, const shape *s)
+{
+    for (int64_t q = 0; s->visible && q < s->T; q++)
+        if (s->visible[q] < 1 || s->visible[q] > s->T || (q && s->visible[q] < s->visible[q - 1]))
+            return fv_fail(e->ctx, FV_ERR_ARG, "sdpa: query %lld of %lld sees %d keys: not 1 to "
+                           "all, or fewer than the query before", (long long)q, (long long)s->T,
+                           (int)s->visible[q]);
+    return FV_OK;
+}
+
 /* ---- Forward --------------------------------------------------------------------------------- */
 
 /* One tile of query rows q0..q0+rows against the packed keys k0..k0+keys. */
@@ -298,7 +317,7 @@ static void forward_tile(const shape *s, const work *w, float *acc, float *stat,
 {
     const int rows = q->rows;
     const int64_t packed = keys;
-    if (s->causal) keys = min_i64(keys, q0 + rows - k0);
+    keys = min_i64(keys, keys_seen(s, q0 + rows - 1) - k0);
     if (keys <= 0) return;
     s->k->rows(w->q_rows, s->ldh, q);
     s->k->gemm(&(fvi_gemm){ .a = w->q_rows, .a_row = s->ldh, .a_k = 1, .b = w->kt,
@@ -306,7 +325,7 @@ static void forward_tile(const shape *s, const work *w, float *acc, float *stat,
                             .M = rows, .N = score_columns(s, keys, packed), .K = (int)s->units });
     const int units = token_units(s, keys);
     for (int r = 0; r < rows; r++) {
-        const int64_t visible = s->causal ? min_i64(keys, q0 + r + 1 - k0) : keys;
+        const int64_t visible = min_i64(keys, keys_seen(s, q0 + r) - k0);
         s->k->softmax(w->s + r * s->ld, (int)visible, units * s->k->unit, s->scale, stat + 3 * r);
         if (k0 && stat[3 * r + 2] != 1.0f)
             s->ops->scale(acc + r * s->ldh, (int)s->ldh, stat[3 * r + 2]);
@@ -318,7 +337,7 @@ static void forward_tile(const shape *s, const work *w, float *acc, float *stat,
 
 static void forward_item(const fvi_exec *e, const shape *s, const work *w, int64_t head, int64_t q0)
 {
-    const int64_t q1 = min_i64(q0 + s->block, s->T), last = s->causal ? q1 : s->T;
+    const int64_t q1 = min_i64(q0 + s->block, s->T), last = keys_seen(s, q1 - 1);
     for (int64_t r = 0; r < q1 - q0; r++) {
         w->stat[3 * r] = -INFINITY;
         w->stat[3 * r + 1] = 0;
@@ -348,6 +367,7 @@ static fv_status sdpa_forward(fvi_exec *e)
 {
     shape s;
     FV_TRY(shape_of(e, &s));
+    FV_TRY(check_visible(e, &s));
     const int64_t blocks = (s.T + s.block - 1) / s.block, items = s.B * s.h * blocks;
     work w0;
     const size_t floats = layout(&s, false, NULL, &w0);
@@ -369,7 +389,7 @@ static void backward_tile(const shape *s, const work *w, const fvi_rows *q, cons
     const fvi_sdpa_kernels *k = s->k;
     const int rows = q->rows;
     const int64_t full = s->units * k->panel, packed = keys;
-    if (s->causal) keys = min_i64(keys, q0 + rows - k0);
+    keys = min_i64(keys, keys_seen(s, q0 + rows - 1) - k0);
     if (keys <= 0) return;
     const int n = (int)keys, columns = score_columns(s, keys, packed);
     k->rows(w->q_rows, s->ldh, q);
@@ -381,7 +401,9 @@ static void backward_tile(const shape *s, const work *w, const fvi_rows *q, cons
     k->gemm(&(fvi_gemm){ .a = w->g_rows, .a_row = s->ldh, .a_k = 1, .b = w->vt, .b_panel = full,
                          .c = w->dp, .ldc = s->ld, .M = rows, .N = columns, .K = (int)s->units });
     k->grad(&(fvi_score_grad){ .s = w->s, .dp = w->dp, .ld = s->ld, .rows = rows, .n = n,
-                               .causal = s->causal, .first_visible = (int)(q0 + 1 - k0),
+                               .causal = s->causal,
+                               .first_visible = (int)(s->visible ? k0 : q0 + 1 - k0),
+                               .visible = s->visible ? s->visible + q0 : NULL,
                                .scale = s->scale, .lse = w->lse + q0, .delta = w->delta + q0 });
     /* With pairs, tile rows r and r + 1 share one row of left operands (fvi_score_grad). */
     const float *ds_t = k->unit == 2 ? w->s + s->ld : w->dp;
@@ -462,7 +484,7 @@ static fv_status sdpa_backward(fvi_exec *e)
 
 const fvi_op_def fvi_cpu_sdpa = {
     .name = "sdpa",
-    .bwd_reads_in = 1, .bwd_reads_out = 3,
+    .bwd_reads_in = 1 | 2, .bwd_reads_out = 3,
     .scratch_bytes = sdpa_scratch,
     .forward = sdpa_forward,
     .backward = sdpa_backward,

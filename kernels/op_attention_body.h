@@ -335,8 +335,8 @@ static void grad(const fvi_score_grad *g)
     for (int r = 0; r < g->rows; r += 2) {
         const int two = r + 1 < g->rows;
         float *s0 = g->s + r * g->ld, *s1 = s0 + g->ld, *d0 = g->dp + r * g->ld, *d1 = d0 + g->ld;
-        const int n0 = g->causal ? min_int(g->first_visible + r, g->n) : g->n;
-        const int n1 = !two ? 0 : g->causal ? min_int(g->first_visible + r + 1, g->n) : g->n;
+        const int n0 = fvi_visible(g, r);
+        const int n1 = two ? fvi_visible(g, r + 1) : 0;
         const vf l0 = v_set1(-g->lse[r]), l1 = v_set1(two ? -g->lse[r + 1] : 0.0f);
         const vf e0 = v_set1(g->delta[r]), e1 = v_set1(two ? g->delta[r + 1] : 0.0f);
         for (int j = 0; j < g->n; j += VW) {
@@ -359,7 +359,7 @@ static void grad(const fvi_score_grad *g)
     const vf vs = v_set1(g->scale);
     for (int r = 0; r < g->rows; r++) {
         float *s = g->s + r * g->ld, *d = g->dp + r * g->ld;
-        const int n = g->causal ? min_int(g->first_visible + r, g->n) : g->n;
+        const int n = fvi_visible(g, r);
         const vf lse = v_set1(-g->lse[r]), delta = v_set1(g->delta[r]);
         for (int j = 0; j < g->n; j += VW) {
             const vf p = first_lanes(exp_le0(v_fma(v_ld(s + j), vs, lse)), n - j);

@@ -96,11 +96,12 @@ void fvi_norm_init(fvi_norm_ops *o, uint32_t cpu)
 
 /* ---- Samples, segments, modulation ----------------------------------------------------------- */
 
-/* Samples are the rows of mod, or the first dimension without mod. */
+/* Samples are the rows of mod, or the first dimension without mod; all rows are one sample where mod
+ * is a vector. */
 static fvi_split split_of(const fv_tensor *x, const fv_tensor *mod)
 {
     const int64_t C = x->dim[x->ndim - 1], R = C > 0 ? fv_tensor_count(x) / C : 0;
-    const int64_t B = mod->ndim > 0 ? mod->dim[0] : x->ndim > 1 ? x->dim[0] : 1;
+    const int64_t B = mod->ndim > 1 ? mod->dim[0] : mod->ndim == 0 && x->ndim > 1 ? x->dim[0] : 1;
     return fvi_split_of(B, B > 0 ? R / B : 0);
 }
 

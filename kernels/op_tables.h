@@ -222,10 +222,34 @@ typedef struct fvi_vq_codes {
 typedef struct fvi_vq_ops {
     /* index[i] = the code with the largest product with row i of z [n, width]; ties: the lowest */
     void (*nearest)(int32_t *index, const float *z, int64_t n, const fvi_vq_codes *c);
+    /* s[v] = z . code v;  z[d] = sum over v of w[v] code v [d] */
+    void (*products)(float *s, const float *z, const fvi_vq_codes *c);
+    void (*combine)(float *z, const float *w, const fvi_vq_codes *c);
 } fvi_vq_ops;
+/* Codes [V, D] f32 -> transposed into t, D * fvi_pad16(V) floats. */
+fvi_vq_codes fvi_vq_transpose(fv_ctx *ctx, const fv_tensor *codes, float *t);
 void fvi_vq_init(fvi_vq_ops *o, uint32_t cpu);
 void fvi_vq_init_avx2(fvi_vq_ops *o);
 void fvi_vq_init_avx512(fvi_vq_ops *o);
+
+/* ---- Losses between pictures (op_picture.c) -------------------------------------------------- */
+
+/* One picture [height, width, 3] in [-1, 1] against its target. grad (may be NULL), the same form:
+ * becomes d value / d a. work: as many floats as the area says. */
+typedef struct fvi_picture_pair {
+    const float *a, *target;
+    float *grad, *work;
+    int width, height, scales;
+} fvi_picture_pair;
+typedef struct fvi_picture_ops {
+    double (*ssim)(const fvi_picture_pair *p);    /* 1 - MS-SSIM */
+    double (*texture)(const fvi_picture_pair *p); /* Wasserstein distortion */
+} fvi_picture_ops;
+size_t fvi_ssim_floats(int width, int height);
+size_t fvi_texture_floats(int width, int height);
+void fvi_picture_init(fvi_picture_ops *o, uint32_t cpu);
+void fvi_picture_init_avx2(fvi_picture_ops *o);
+void fvi_picture_init_avx512(fvi_picture_ops *o);
 
 /* ---- Fixed partitions ------------------------------------------------------------------------ */
 

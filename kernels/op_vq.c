@@ -37,9 +37,24 @@ static void nearest_c(int32_t *index, const float *z, int64_t n, const fvi_vq_co
     }
 }
 
+static void products_c(float *s, const float *z, const fvi_vq_codes *c)
+{
+    memset(s, 0, (size_t)c->count * sizeof *s);
+    for (int64_t d = 0; d < c->width; d++)
+        for (int64_t v = 0; v < c->count; v++) s[v] = fmaf(z[d], c->t[d * c->stride + v], s[v]);
+}
+
+static void combine_c(float *z, const float *w, const fvi_vq_codes *c)
+{
+    for (int64_t d = 0; d < c->width; d++) {
+        z[d] = 0;
+        for (int64_t v = 0; v < c->count; v++) z[d] += w[v] * c->t[d * c->stride + v];
+    }
+}
+
 void fvi_vq_init(fvi_vq_ops *o, uint32_t cpu)
 {
-    const fvi_vq_ops c = { nearest_c };
+    const fvi_vq_ops c = { nearest_c, products_c, combine_c };
     *o = c;
 #if defined(__x86_64__)
     if (cpu & FV_CPU_AVX2) fvi_vq_init_avx2(o);
@@ -108,13 +123,12 @@ static size_t vq_scratch(const fvi_exec *e, bool backward)
     return backward ? 0 : D * fvi_pad16(e->in[1].dim[0]) * sizeof(float);
 }
 
-static fvi_vq_codes transpose(const fvi_exec *e)
+fvi_vq_codes fvi_vq_transpose(fv_ctx *ctx, const fv_tensor *codes, float *t)
 {
-    const int64_t V = e->in[1].dim[0], D = e->in[1].dim[1];
-    const fvi_vq_codes c = { e->scratch, V, D, (int64_t)fvi_pad16(V) };
-    const float *code = e->in[1].data;
-    float *t = e->scratch;
-    FVI_PARALLEL_LANES(e->ctx, lane) {
+    const int64_t V = codes->dim[0], D = codes->dim[1];
+    const fvi_vq_codes c = { t, V, D, (int64_t)fvi_pad16(V) };
+    const float *code = codes->data;
+    FVI_PARALLEL_LANES(ctx, lane) {
         int64_t v, end;
         fvi_lane_flat(V, lane, &v, &end);
         for (; v < end; v++)
@@ -125,7 +139,7 @@ static fvi_vq_codes transpose(const fvi_exec *e)
 
 static fv_status vq_forward(fvi_exec *e)
 {
-    const fvi_vq_codes c = transpose(e);
+    const fvi_vq_codes c = fvi_vq_transpose(e->ctx, &e->in[1], e->scratch);
     const int64_t D = c.width, n = fv_tensor_count(&e->in[0]) / D;
     const float *z = e->in[0].data, *code = e->in[1].data;
     float *q = e->out[0].data;

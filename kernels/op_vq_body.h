@@ -26,7 +26,27 @@ static void nearest_v(int32_t *index, const float *z, int64_t n, const fvi_vq_co
     }
 }
 
+static void products_v(float *s, const float *z, const fvi_vq_codes *c)
+{
+    V_EACH(c->count, vf sum = v_zero();
+           for (int64_t d = 0; d < c->width; d++)
+               sum = v_fma(v_set1(z[d]), v_getf(c->t + d * c->stride, i, m), sum);
+           v_putf(s, i, m, sum););
+}
+
+static void combine_v(float *z, const float *w, const fvi_vq_codes *c)
+{
+    for (int64_t d = 0; d < c->width; d++) {
+        const float *t = c->t + d * c->stride;
+        vf sum = v_zero();
+        V_EACH(c->count, sum = v_fma(v_getf(w, i, m), v_getf(t, i, m), sum););
+        z[d] = v_hsum(sum);
+    }
+}
+
 void VQ_INIT(fvi_vq_ops *o)
 {
     o->nearest = nearest_v;
+    o->products = products_v;
+    o->combine = combine_v;
 }

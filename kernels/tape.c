@@ -413,12 +413,25 @@ fv_t fv_norm_modulate(fv_tape *t, fv_t x, fv_norm n)
     return y;
 }
 
+/* One gate for all samples: h of any form. */
+static fv_t gate_by_channel(fv_tape *t, fv_t h, fv_t y, fv_t gate)
+{
+    const fv_tensor s = t->v[h].t;
+    if (!same_dims(&s, &t->v[y].t) || !is_float(s.dtype) || !is_float(t->v[y].t.dtype))
+        return BAD(t, FV_ERR_SHAPE, "gate_residual: h and y differ in shape");
+    if (!vector_ok(t, "gate_residual", gate, last_dim(&s))) return 0;
+    const fvi_attr a = { { 0 }, { 0 } };
+    const fv_t in[3] = { h, y, gate };
+    return record(t, FVI_OP_GATE_RES, &a, in, 3, s.dtype, s.ndim, s.dim);
+}
+
 fv_t fv_gate_residual(fv_tape *t, fv_t h, fv_t y, fv_t mod, int gate_chunk)
 {
     if (!handle_ok(t, "gate_residual", h, false) || !handle_ok(t, "gate_residual", y, false) ||
         !handle_ok(t, "gate_residual", mod, true))
         return 0;
     const fv_tensor s = t->v[h].t;
+    if (mod && t->v[mod].t.ndim == 1) return gate_by_channel(t, h, y, mod);
     if (s.ndim != 3 || s.dtype != FV_F32 || !same_dims(&s, &t->v[y].t) ||
         !is_float(t->v[y].t.dtype))
         return BAD(t, FV_ERR_SHAPE,
@@ -485,6 +498,30 @@ fv_t fv_sdpa(fv_tape *t, fv_t qkv, float scale, int causal)
     const int64_t lse[3] = { s.dim[0], s.dim[3], s.dim[1] };
     record_saved(t, 1, FV_F32, 3, lse);
     return y;
+}
+
+fv_t fv_sdpa_prefix(fv_tape *t, fv_t qkv, float scale, fv_t visible)
+{
+    if (!handle_ok(t, "sdpa_prefix", qkv, false) || !handle_ok(t, "sdpa_prefix", visible, false))
+        return 0;
+    const fv_tensor s = t->v[qkv].t, v = t->v[visible].t;
+    if (!is_qkv(&s) || v.dtype != FV_I32 || v.ndim != 1 || v.dim[0] != s.dim[1])
+        return BAD(t, FV_ERR_SHAPE, "sdpa_prefix: input [B, T, 3, h, hd], hd a multiple of 4, and "
+                   "i32 [T] expected");
+    const fv_t y = fv_sdpa(t, qkv, scale, 0);
+    if (y) t->n[t->v[y].node].in[1] = visible;
+    return y;
+}
+
+fv_t fv_unit_qk(fv_tape *t, fv_t qkv, fv_t scale, float eps, float most)
+{
+    if (!handle_ok(t, "unit_qk", qkv, false) || !handle_ok(t, "unit_qk", scale, false)) return 0;
+    const fv_tensor s = t->v[qkv].t;
+    if (!is_qkv(&s)) return BAD(t, FV_ERR_SHAPE, "unit_qk: input must be [B, T, 3, h, hd]");
+    if (!vector_ok(t, "unit_qk", scale, s.dim[3])) return 0;
+    const fvi_attr a = { { 0 }, { eps, most } };
+    const fv_t in[2] = { qkv, scale };
+    return record(t, FVI_OP_UNIT_QK, &a, in, 2, s.dtype, 5, s.dim);
 }
 
 fv_t fv_qk_norm_rope(fv_tape *t, fv_t qkv, fv_t q_weight, fv_t k_weight, float eps, fv_t table)
@@ -740,7 +777,90 @@ fv_t fv_loss_vq(fv_tape *t, fv_t z, fv_t codes, fv_t index, float beta)
     return record(t, FVI_OP_LOSS_VQ, &at, in, 3, FV_F32, 1, &one);
 }
 
+fv_t fv_soft_rate(fv_tape *t, fv_t z, fv_t codes, fv_t logits, fv_t tau)
+{
+    const fv_t in[4] = { z, codes, logits, tau };
+    for (int k = 0; k < 4; k++)
+        if (!handle_ok(t, "soft_rate", in[k], false)) return 0;
+    if (!codes_ok(t, "soft_rate", z, codes) || !vector_ok(t, "soft_rate", tau, 1)) return 0;
+    const fv_tensor s = t->v[z].t, x = t->v[logits].t;
+    if (x.ndim != 2 || x.dtype != FV_F32 || x.dim[0] != fv_tensor_count(&s) / last_dim(&s) ||
+        x.dim[1] != t->v[codes].t.dim[0])
+        return BAD(t, FV_ERR_SHAPE, "soft_rate: f32 logits [latents, codes] expected");
+    const fvi_attr at = { { 0 }, { 0 } };
+    const int64_t one = 1;
+    return record(t, FVI_OP_SOFT_RATE, &at, in, 4, FV_F32, 1, &one);
+}
+
+/* ---- Rows and maps --------------------------------------------------------------------------- */
+
+fv_t fv_mix_rows(fv_tape *t, fv_t x, fv_t index, fv_t weight)
+{
+    const fv_t in[3] = { x, index, weight };
+    for (int k = 0; k < 3; k++)
+        if (!handle_ok(t, "mix_rows", in[k], false)) return 0;
+    const fv_tensor s = t->v[x].t, i = t->v[index].t, w = t->v[weight].t;
+    if (s.ndim != 3 || s.dtype != FV_F32 || i.ndim != 2 || i.dtype != FV_I32 ||
+        w.dtype != FV_F32 || !same_dims(&i, &w))
+        return BAD(t, FV_ERR_SHAPE, "mix_rows: f32 x [B, T, C], i32 index and f32 weight [R, n] "
+                   "expected");
+    const fvi_attr at = { { 0 }, { 0 } };
+    const int64_t dim[3] = { s.dim[0], i.dim[0], s.dim[2] };
+    return record(t, FVI_OP_MIX_ROWS, &at, in, 3, FV_F32, 3, dim);
+}
+
+static fv_t haar(fv_tape *t, fv_t x, int inverse)
+{
+    if (!handle_ok(t, "haar", x, false)) return 0;
+    const fv_tensor s = t->v[x].t;
+    if (s.ndim != 4 || !is_float(s.dtype) ||
+        (inverse ? s.dim[3] % 4 : s.dim[1] % 2 || s.dim[2] % 2))
+        return BAD(t, FV_ERR_SHAPE, "haar: [B, H, W, C] with even sides, or 4C channels for the "
+                   "inverse, expected");
+    const fvi_attr at = { { inverse }, { 0 } };
+    const int64_t down[4] = { s.dim[0], s.dim[1] / 2, s.dim[2] / 2, 4 * s.dim[3] };
+    const int64_t up[4] = { s.dim[0], 2 * s.dim[1], 2 * s.dim[2], s.dim[3] / 4 };
+    return record(t, FVI_OP_HAAR, &at, &x, 1, s.dtype, 4, inverse ? up : down);
+}
+
+fv_t fv_haar_down(fv_tape *t, fv_t x) { return haar(t, x, 0); }
+fv_t fv_haar_up(fv_tape *t, fv_t x) { return haar(t, x, 1); }
+
 /* ---- Losses ---------------------------------------------------------------------------------- */
+
+/* Between pictures f32 [B, H, W, 3]; sides of at least `least` at the coarsest scale. */
+static fv_t picture_loss(fv_tape *t, fvi_op op, const fv_t in[2], int scales, int least)
+{
+    const bool is_texture = op == FVI_OP_LOSS_TEXTURE;
+    const char *name = is_texture ? "loss_texture" : "loss_ms_ssim";
+    for (int k = 0; k < 2; k++)
+        if (!handle_ok(t, name, in[k], false)) return 0;
+    const fv_tensor s = t->v[in[0]].t, goal = t->v[in[1]].t;
+    if (s.ndim != 4 || s.dim[3] != 3 || s.dtype != FV_F32 || goal.dtype != FV_F32 ||
+        !same_dims(&s, &goal))
+        return BAD(t, FV_ERR_SHAPE, "%s: two f32 [B, H, W, 3] expected", name);
+    if (scales < 1 + is_texture || scales > 5 || s.dim[1] >> (scales - 1) < least ||
+        s.dim[2] >> (scales - 1) < least || s.dim[1] > 16384 || s.dim[2] > 16384)
+        return BAD(t, FV_ERR_SHAPE, "%s: %d scales of sides of at least %d expected", name, scales,
+                   least);
+    if (t->v[in[1]].needs_grad)
+        return BAD(t, FV_ERR_UNSUPPORTED, "%s: the target has no gradient", name);
+    const fvi_attr at = { { scales, is_texture }, { 0 } };
+    const int64_t one = 1;
+    const fv_t y = record(t, op, &at, in, 2, FV_F32, 1, &one);
+    record_saved(t, 1, FV_F32, 4, s.dim);
+    return y;
+}
+
+fv_t fv_loss_ms_ssim(fv_tape *t, fv_t a, fv_t target, int scales)
+{
+    return picture_loss(t, FVI_OP_LOSS_SSIM, (fv_t[2]){ a, target }, scales, 11);
+}
+
+fv_t fv_loss_texture(fv_tape *t, fv_t a, fv_t target, int scales)
+{
+    return picture_loss(t, FVI_OP_LOSS_TEXTURE, (fv_t[2]){ a, target }, scales, 9);
+}
 
 static fv_t loss_difference(fv_tape *t, const char *name, const fv_t in[3], int kind)
 {

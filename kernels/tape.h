@@ -20,7 +20,8 @@ typedef enum fvi_op {
     FVI_OP_MEAN1, FVI_OP_SLICE, FVI_OP_LOSS_MSE, FVI_OP_LOSS_CE, FVI_OP_LERP,
     FVI_OP_MIX2, FVI_OP_WKV, FVI_OP_WKV_HEAD, FVI_OP_ROUTE, FVI_OP_BALANCE, FVI_OP_MOE,
     FVI_OP_LOSS_TREE, FVI_OP_FORECAST, FVI_OP_CONCAT, FVI_OP_LOSS_SOFT_CE, FVI_OP_LOSS_L1,
-    FVI_OP_FILTER, FVI_OP_L2NORM, FVI_OP_VQ, FVI_OP_LOSS_VQ, FVI_OP_COUNT
+    FVI_OP_FILTER, FVI_OP_L2NORM, FVI_OP_VQ, FVI_OP_LOSS_VQ, FVI_OP_HAAR, FVI_OP_MIX_ROWS,
+    FVI_OP_UNIT_QK, FVI_OP_SOFT_RATE, FVI_OP_LOSS_SSIM, FVI_OP_LOSS_TEXTURE, FVI_OP_COUNT
 } fvi_op;
 
 /* clang-format off: a table */
@@ -35,10 +36,10 @@ typedef enum fvi_op {
  * NORM_MOD     in x, [w], [b], [mod]      out y, stats[R,2]     i0 kind i1 shift, i2 scale chunk
  *                                                               f0 eps; stats: mean, rstd of a row
  *                                                               (RMS: mean 0), NULL in inference
- * GATE_RES     in h, y, [mod]             out h2                i0 gate chunk
+ * GATE_RES     in h, y, [mod]             out h2                i0 gate chunk; mod [C]: one for all
  * FORECAST     in h, [mod], w, y ...      out h2                i0 gate chunk, i1 number of y
  * SWIGLU       in x                       out y
- * SDPA         in qkv                     out o, lse[B,h,T]     i0 causal f0 scale; lse NULL in
+ * SDPA         in qkv, [visible[T]]       out o, lse[B,h,T]     i0 causal f0 scale; lse NULL in
  *                                                               inference
  * QK_NORM_ROPE in qkv, [qw], [kw], [table]  out qkv2, rstd[B,T,2,h]  f0 eps; rstd NULL in inference;
  *                                                               i0 1: pairs are neighbours (no qw)
@@ -66,7 +67,13 @@ typedef enum fvi_op {
  * FILTER       in x                       out y                 i0 fv_image_filter i1 stride
  * L2NORM       in x                       out y                 f0 eps
  * VQ           in z, e                    out q, index[n]
- * LOSS_VQ      in z, e, index             out loss[1]           f0 beta */
+ * LOSS_VQ      in z, e, index             out loss[1]           f0 beta
+ * HAAR         in x                       out y                 i0 1: inverse
+ * MIX_ROWS     in x, index, weight        out y
+ * UNIT_QK      in qkv, scale[h]           out qkv2              f0 eps f1 most
+ * SOFT_RATE    in z, e, logits, tau[1]    out loss[1]
+ * LOSS_SSIM    in a, target               out loss[1], grad     i0 scales; grad: d loss / d a
+ * LOSS_TEXTURE in a, target               out loss[1], grad     i0 scales i1 1; the same */
 /* clang-format on */
 typedef struct fvi_attr { int32_t i[6]; float f[2]; } fvi_attr;
 
@@ -113,7 +120,8 @@ extern const fvi_op_def fvi_cpu_linear, fvi_cpu_conv2d, fvi_cpu_cast, fvi_cpu_ac
     fvi_cpu_upsample2x, fvi_cpu_mean1, fvi_cpu_slice, fvi_cpu_loss_mse, fvi_cpu_loss_ce,
     fvi_cpu_lerp, fvi_cpu_mix2, fvi_cpu_wkv, fvi_cpu_wkv_head, fvi_cpu_route, fvi_cpu_balance,
     fvi_cpu_moe, fvi_cpu_loss_tree, fvi_cpu_concat, fvi_cpu_loss_soft_ce, fvi_cpu_loss_l1,
-    fvi_cpu_filter, fvi_cpu_l2norm, fvi_cpu_vq, fvi_cpu_loss_vq;
+    fvi_cpu_filter, fvi_cpu_l2norm, fvi_cpu_vq, fvi_cpu_loss_vq, fvi_cpu_haar, fvi_cpu_mix_rows,
+    fvi_cpu_unit_qk, fvi_cpu_soft_rate, fvi_cpu_loss_ssim, fvi_cpu_loss_texture;
 
 /* ---- Parameters (params.c): thread-safe, may allocate; called at plan build ------------------ */
 /* f32 values of a parameter (master in training). */

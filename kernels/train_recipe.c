@@ -3,7 +3,7 @@
  *     data = fruits16_64.tar.gz, clothing_128.tar      archives or folders, below data_dir
  *     classes = Tomato-3:tomato, Hat:hat, Blazer       keep these (old:new name), drop all others
  *     class_weights = hat:3, face:0.5                  show these so many times as often
- *     min_per_class class_balance flip crop_scale_min workers seed
+ *     min_per_class class_balance flip crop_scale_min native_max workers seed
  *     beta1 beta2 weight_decay clip ema
  *     steps schedule lr lr_final warmup save_every sample_every log_every
  *
@@ -129,14 +129,17 @@ fv_status fv_dataset_from_recipe(fv_ctx *ctx, fv_dataset **out, fv_recipe *r, co
     /* Asked for in every split: a recipe that only evaluates must not call them unknown. */
     const int flip = fv_recipe_bool(r, "flip", 1);
     const float crop = (float)fv_recipe_number(r, "crop_scale_min", 0, 0, 1);
+    /* Without a fallback: in the stored text only where it is given. */
+    if (fv_recipe_string(r, "native_max", NULL))
+        o.native_max = (float)fv_recipe_number(r, "native_max", 0, 0, 64);
     const float balance = (float)fv_recipe_number(r, "class_balance", 0, 0, 1);
     const int workers = (int)fv_recipe_int(r, "workers", 1, -1, 64);
     if (split == FV_SPLIT_HELDOUT) {
-        o.cache = 1;
+        o.cache = o.native_max == 0;
     } else {
         o.flip = flip;
         o.crop_scale_min = crop;
-        o.random_crop = crop > 0;
+        o.random_crop = crop > 0 || o.native_max > 0;
         o.cache = !o.random_crop;
         o.class_balance = balance;
         o.class_weight_name = (const char *const *)k->weight_name;

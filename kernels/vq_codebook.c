@@ -9,6 +9,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu_ops.h"
 #include "optim_tables.h"
 
 /* Apart from all other streams: "VQ" */
@@ -67,6 +68,72 @@ int64_t fvi_vq_restart_codes(const fvi_vq_restart *r)
     }
     if (done) fv_params_touch(r->opt->params);
     return done;
+}
+
+/* ---- k-means --------------------------------------------------------------------------------- */
+
+/* Latent number `draw` for code v; numbers of one draw are distinct while v < n. */
+static int64_t drawn(const fvi_vq_restart *r, int draw, int64_t v)
+{
+    return (int64_t)fv_rand_permute(r->seed + STREAM, r->step * 64 + (uint64_t)draw,
+                                    (uint64_t)r->n, (uint64_t)(v % r->n));
+}
+
+/* Codes from the sums of their latents; those without any are drawn again. */
+static void normalise(const fvi_vq_restart *r, int round, int64_t V, int64_t D, const double *sum,
+                      float *codes)
+{
+    for (int64_t v = 0; v < V; v++) {
+        double length = 0;
+        for (int64_t d = 0; d < D; d++) length += sum[v * D + d] * sum[v * D + d];
+        length = sqrt(length);
+        const float *from = r->latents + drawn(r, round + 1, v) * D;
+        for (int64_t d = 0; d < D; d++)
+            codes[v * D + d] = length > 1e-6 ? (float)(sum[v * D + d] / length) : from[d];
+    }
+}
+
+fv_status fvi_vq_kmeans(fv_ctx *ctx, const fvi_vq_restart *r, int rounds, float *codes)
+{
+    const fv_tensor t = fv_params_tensor(r->opt->params, r->id);
+    const int64_t V = t.dim[0], D = t.dim[1];
+    const fv_tensor table = { codes, FV_F32, 2, { V, D } };
+    float *work = fv_alloc(ctx, (size_t)D * fvi_pad16(V) * sizeof *work);
+    int32_t *index = fv_alloc(ctx, (size_t)r->n * sizeof *index);
+    double *sum = fv_alloc(ctx, (size_t)(V * D) * sizeof *sum);
+    const fv_status s = work && index && sum ? FV_OK : FV_ERR_OOM;
+    for (int64_t v = 0; v < V && s == FV_OK; v++)
+        memcpy(codes + v * D, r->latents + drawn(r, 0, v) * D, (size_t)D * sizeof *codes);
+    for (int k = 0; k < rounds && s == FV_OK; k++) {
+        const fvi_vq_codes c = fvi_vq_transpose(ctx, &table, work);
+        FVI_PARALLEL_LANES(ctx, lane) {
+            int64_t i, end;
+            fvi_lane(r->n, lane, &i, &end);
+            ctx->cpu_ops->vq.nearest(index + i, r->latents + i * D, end - i, &c);
+        }
+        memset(sum, 0, (size_t)(V * D) * sizeof *sum);
+        for (int64_t i = 0; i < r->n; i++)
+            for (int64_t d = 0; d < D; d++) sum[index[i] * D + d] += r->latents[i * D + d];
+        normalise(r, k, V, D, sum, codes);
+    }
+    fv_free(ctx, work);
+    fv_free(ctx, index);
+    fv_free(ctx, sum);
+    return s;
+}
+
+void fvi_opt_set(const fv_opt *o, fv_pid id, const float *values)
+{
+    const fv_tensor t = fv_params_tensor(o->params, id);
+    const size_t bytes = (size_t)fv_tensor_count(&t) * sizeof *values;
+    float *part[4];
+    arrays_of(o, id, part);
+    for (int k = 0; k < 4; k++) {
+        if (!part[k]) continue;
+        if (k == 1 || k == 2) memset(part[k], 0, bytes);
+        else memcpy(part[k], values, bytes);
+    }
+    fv_params_touch(o->params);
 }
 
 void fvi_opt_keep(const fv_opt *o, fv_pid id, float *state)

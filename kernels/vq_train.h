@@ -26,6 +26,12 @@ typedef struct fvi_vq_restart {
     uint64_t seed, step;
 } fvi_vq_restart;
 int64_t fvi_vq_restart_codes(const fvi_vq_restart *r);
+/* k-means on the sphere: codes [V, D] of unit length from latents [n, D] of unit length. Starts at
+ * V of them, distinct while there are enough, drawn by (seed, step); a code without latents is
+ * drawn again. The same codes for any thread count. */
+fv_status fvi_vq_kmeans(fv_ctx *ctx, const fvi_vq_restart *r, int rounds, float *codes);
+/* A parameter becomes `values`: master and average; its moments become 0. */
+void fvi_opt_set(const fv_opt *o, fv_pid id, const float *values);
 /* The state of a parameter in the optimiser: value, both moments, average: 4 times its elements. */
 void fvi_opt_keep(const fv_opt *o, fv_pid id, float *state);
 void fvi_opt_put_back(fv_opt *o, fv_pid id, const float *state);
