@@ -203,6 +203,12 @@ FV_API FV_NODISCARD fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *recipe,
                                                const fv_trainer_options *o,
                                                fv_train_result *result);
 
+/* `fovea train` for recipes with engine = rdvq: the learned image codec, in the stages tokenizer,
+ * entropy and joint, each from the model of the one before (o->init). The metric of held-out
+ * pictures is their PSNR in dB, in the stage entropy the bits per pixel. Keys: rdvq_train.c. */
+FV_API FV_NODISCARD fv_status fv_rdvq_train(fv_ctx *ctx, fv_recipe *recipe,
+                                            const fv_trainer_options *o, fv_train_result *result);
+
 /* ---- 6. Models: what is known before the first byte ------------------------------------------ */
 
 /* A model file (.vzm, FORMAT-vzm.md). The handle is read-only: any number of calls on any threads,

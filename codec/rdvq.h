@@ -144,13 +144,15 @@ typedef struct rdvq_half {
     rdvq_block block[RDVQ_MAX_LEVELS][RDVQ_MAX_BLOCKS];
     rdvq_conv step[RDVQ_MAX_LEVELS];                /* encoder: to the next level; decoder: to
                                                        the level before; -1 where there is none */
-    rdvq_conv noise[RDVQ_MAX_LEVELS];               /* decoder; b -1 */
-    rdvq_block mid[RDVQ_SCALES][2];                 /* official */
-    rdvq_conv norm_out[RDVQ_SCALES], conv[RDVQ_SCALES]; /* official; decoder: norm_out[0] only */
+    rdvq_conv noise[RDVQ_MAX_LEVELS];               /* decoder of own models; b -1 */
     rdvq_conv latent[RDVQ_SCALES];                  /* 1x1 to or from the latents */
+    rdvq_block mid[RDVQ_SCALES][2];                 /* the rest: official */
+    rdvq_conv norm_out[RDVQ_SCALES];                /* decoder: the first only, before the end  */
+    rdvq_conv conv[RDVQ_SCALES];                    /* encoder: to `head` channels; decoder: back */
 } rdvq_half;
 typedef struct rdvq_depth {
-    fv_pid norm1, qkv, scale, wo, norm2, w1, w3, w2; /* own: w1 holds gate and linear, w3 -1 */
+    fv_pid norm1, qkv, scale, wo, norm2, w1, w3, w2; /* own: w1 [2 ffn, width] holds gate and
+                                                        linear branch, w3 -1 */
 } rdvq_depth;
 
 typedef struct rdvq_net {
@@ -160,10 +162,54 @@ typedef struct rdvq_net {
     rdvq_half encoder, decoder;
     fv_pid codebook;                                /* [codes, code_width] */
     fv_pid start;                                   /* official: [1, 1, width] */
-    rdvq_conv input;                                /* own: [width, 2 * code_width] */
+    rdvq_conv input;                                /* own: [width, 2 code_width]: paired code
+                                                       first; official: [width, code_width] */
     fv_pid layer_code, slice_code;                  /* own: [layers, width], [slices, width] */
     rdvq_depth depth[RDVQ_MAX_DEPTH];
     fv_pid norm, head;                              /* [width], [codes, width] */
 } rdvq_net;
+
+#define RDVQ_PREFIX "rdvq." /* of all tensors in our own files */
+enum { RDVQ_TRANSFORMS = 1, RDVQ_CODEBOOK = 2, RDVQ_ENTROPY = 4 };
+/* Registers all parameters under `prefix`: own models by the names of rdvq_net.c and
+ * rdvq_entropy.c, official ones by their published names. frozen: parts without gradients. params
+ * may hold others; a failed add sticks in it. c must have passed rdvq_config_check. */
+void rdvq_net_add(rdvq_net *n, fv_params *params, const rdvq_config *c, const char *prefix,
+                  unsigned frozen);
+/* Start of a training; needs fv_params_alloc. */
+void rdvq_net_init(rdvq_net *n, uint64_t seed);
+
+/* Picture f32 [B, H, W, 3] in [-1, 1], sides multiples of rdvq_stride(c, 0) -> map of latents of
+ * each scale, f32 [B, h, w, code_width (times groups at the last)], not of unit length yet. */
+void rdvq_analyse(fv_tape *t, const rdvq_net *n, fv_t x, fv_t z[RDVQ_SCALES]);
+/* Maps of unit codes -> picture f32 [B, H, W, 3], about [-1, 1]. noise: at strides 8 and 4, f32
+ * [B, H/8, W/8, cfg.noise] and [B, H/4, W/4, cfg.noise]; 0 without noise channels. */
+fv_t rdvq_synthesise(fv_tape *t, const rdvq_net *n, const fv_t q[RDVQ_SCALES], const fv_t noise[2]);
+/* Maps of whole windows <-> rows by position, f32 [windows, tokens, code_width]; windows of a
+ * picture in raster order. size: B, windows down, windows across. */
+fv_t rdvq_to_windows(fv_tape *t, const rdvq_net *n, const fv_t z[RDVQ_SCALES]);
+void rdvq_from_windows(fv_tape *t, const rdvq_net *n, fv_t q, const int64_t size[3],
+                       fv_t out[RDVQ_SCALES]);
+/* Rows of unit length; the codes of unit length; the nearest codes, straight through. */
+fv_t rdvq_unit(fv_tape *t, fv_t z);
+fv_t rdvq_codes(fv_tape *t, const rdvq_net *n);
+/* Noise of a picture's map at that stride, rows from (x, y): float [h, w, cfg.noise]. */
+void rdvq_fill_noise(const rdvq_net *n, uint32_t seed, int stride, const int at[4], float *out);
+
+/* ---- The entropy model (rdvq_entropy.c) ------------------------------------------------------ */
+
+/* Tables that it reads, inputs of its tape: fill once, bind to each plan. */
+typedef struct rdvq_tables {
+    int32_t *visible, *order, *pair, *coarse, *layer, *slice; /* order: coding order -> position */
+    float *one, *pair_weight, *coarse_weight, *rope, *start_rows;
+} rdvq_tables;
+fv_status rdvq_tables_create(fv_ctx *ctx, rdvq_tables *out, const rdvq_net *n);
+void rdvq_tables_free(fv_ctx *ctx, rdvq_tables *t);
+fv_status rdvq_tables_bind(const rdvq_tables *tables, fv_plan *p);
+/* Unit codes [windows, tokens, code_width] by position -> logits f32 [windows * tokens, codes] in
+ * coding order. Row i depends only on tokens of earlier slices. */
+fv_t rdvq_logits(fv_tape *t, const rdvq_net *n, fv_t q);
+/* Rows by position -> rows in coding order; call after rdvq_logits on the same tape. */
+fv_t rdvq_in_order(fv_tape *t, const rdvq_net *n, fv_t rows);
 
 #endif

@@ -28,6 +28,7 @@ static const train_engine engines[] = {
     {"vq", fv_vq_train, true},
     {"ar", fv_ar_train, true},
     {"draft", fv_ar_draft_train, false},
+    {"rdvq", fv_rdvq_train, true},
 };
 
 static const train_engine *find_engine(const char *name)

@@ -1,0 +1,662 @@
+/* rdvq_train.c - training of the learned image codec, `engine = rdvq`, in three stages that each
+ * start from the model of the one before (--init):
+ *
+ *     tokenizer   D + codebook loss + beta * commitment        transforms and codebook
+ *     entropy     rate of the tokens                           the entropy model alone
+ *     joint       D + beta * commitment + lambda * rate        all but the codebook
+ *     D = mse MSE + ssim (1 - MS-SSIM) + texture WD            (op_picture_body.h)
+ *
+ * The rate is that of softly chosen codes (op_soft_rate.c), in bits per pixel, so that it has a
+ * gradient to the latents: directly, and through the context that other tokens are coded with.
+ *
+ * The first kmeans_at steps of a tokenizer run without a quantiser; then the codebook becomes the
+ * k-means of what the encoder gives for the last batches. Every restart_every steps from there on,
+ * until restart_until of the run, codes that the last batches do not choose are set onto latents.
+ * Both are functions of masters and step, as everything else: a resumed run is the same run.
+ *
+ * tau falls geometrically from tau to tau_last over tau_share of the run; lambda rises linearly
+ * over lambda_share of it.
+ *
+ * Keys beside the shared ones (train_recipe.c):
+ *     stage preset groups codes crop batch accumulate precision export     mse ssim texture beta
+ *     tau tau_last tau_share lambda lambda_share     kmeans_at kmeans_rounds
+ *     restart_every restart_batches restart_until     eval_every eval_pictures eval_size
+ *     sample_pictures
+ *
+ * The metric of held-out pictures is their mean PSNR in dB (larger is better), that of the entropy
+ * stage the bits per pixel of their tokens (smaller is better). */
+#include "rdvq.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "fovea_codec.h"
+#include "vq_train.h"
+
+typedef enum rdvq_stage { TOKENIZER, ENTROPY, JOINT } rdvq_stage;
+
+typedef struct quality { double bpp, soft_bpp, psnr, ms_ssim, gmsd, texture, used; } quality;
+
+/* One size of pictures: inputs of the plans over it. */
+typedef struct batch_size { int64_t B, side; } batch_size;
+
+typedef struct trainer {
+    fv_ctx *ctx;
+    rdvq_config cfg;
+    rdvq_net net;
+    rdvq_tables tables;
+    rdvq_stage stage;
+    fv_params *params;
+    fv_opt *opt;
+    fv_dataset *data, *held;
+    fv_plan *plan, *warm;  /* the step; without quantiser */
+    fv_plan *look;         /* x -> unit latents, codes, index: of a batch */
+    fv_plan *view, *price; /* held-out: x -> picture, codes, index; codes, labels -> rate */
+    fv_dtype precision, export_type;
+    int batch, accumulate, crop, eval_pictures, eval_size, sample_count, restart_batches,
+        kmeans_rounds;
+    float mse, ssim, texture, beta, tau, lambda; /* tau, lambda: of this step, read by plans */
+    double tau_first, tau_last, tau_share, lambda_last, lambda_share;
+    uint64_t kmeans_at, restart_every, restart_end, changed, steps, seed; /* changed: step + 1 */
+    float *noise[2], *view_noise[2], *latents, *kept, *x;
+    int32_t *labels;
+    uint32_t *counts;
+    quality last;
+    const char *recipe_text;
+} trainer;
+
+static int64_t tokens_of(const trainer *tr, int64_t B, int64_t side)
+{
+    const int64_t n = side / rdvq_window(&tr->cfg);
+    return B * n * n * tr->net.slices.tokens;
+}
+
+static float scalar_of(const fv_plan *p, const char *name)
+{
+    return *(const float *)fv_plan_value(p, name).data;
+}
+
+/* ---- Codes ----------------------------------------------------------------------------------- */
+
+static fv_status look_at(trainer *tr, uint64_t number, fv_batch *b)
+{
+    FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, b));
+    FV_TRY(fv_plan_bind(tr->look, "x", b->images));
+    return fv_plan_forward(tr->look);
+}
+
+/* The latents of the last batches, and how often they choose each code. */
+static fv_status gather(trainer *tr, uint64_t step, int64_t *rows)
+{
+    const int64_t V = tr->cfg.codes, n = tokens_of(tr, tr->batch, tr->crop);
+    const uint64_t seen = step * (uint64_t)tr->accumulate;
+    memset(tr->counts, 0, (size_t)V * sizeof *tr->counts);
+    *rows = 0;
+    for (int k = 0; k < tr->restart_batches && (uint64_t)k < seen; k++) {
+        fv_batch b;
+        FV_TRY(look_at(tr, seen - 1 - (uint64_t)k, &b));
+        memcpy(tr->latents + *rows * tr->cfg.code_width, fv_plan_value(tr->look, "z").data,
+               (size_t)(n * tr->cfg.code_width) * sizeof *tr->latents);
+        fvi_vq_count(tr->counts, V, fv_plan_value(tr->look, "index").data, n);
+        *rows += n;
+    }
+    return FV_OK;
+}
+
+/* k-means or restarts that are due before this step. */
+static fv_status change_codes(trainer *tr, uint64_t step, int micro)
+{
+    const bool is_start = step == tr->kmeans_at && step > 0;
+    const bool is_restart = step > tr->kmeans_at && step < tr->restart_end &&
+                            tr->restart_every > 0 && step % tr->restart_every == 0;
+    fvi_vq_restart r = { tr->opt, tr->net.codebook, tr->counts, tr->latents, 0, tr->seed, step };
+    if (tr->stage != TOKENIZER || micro > 0 || (!is_start && !is_restart)) return FV_OK;
+    FV_TRY(gather(tr, step, &r.n));
+    fvi_opt_keep(tr->opt, tr->net.codebook, tr->kept);
+    tr->changed = step + 1;
+    if (!is_start) {
+        (void)fvi_vq_restart_codes(&r);
+        return FV_OK;
+    }
+    const size_t count = (size_t)tr->cfg.codes * (size_t)tr->cfg.code_width;
+    float *codes = fv_alloc(tr->ctx, count * sizeof *codes);
+    fv_status s = codes ? fvi_vq_kmeans(tr->ctx, &r, tr->kmeans_rounds, codes) : FV_ERR_OOM;
+    if (s == FV_OK) fvi_opt_set(tr->opt, tr->net.codebook, codes);
+    fv_free(tr->ctx, codes);
+    return s;
+}
+
+/* ---- Steps ----------------------------------------------------------------------------------- */
+
+static void fill_noise(const trainer *tr, uint32_t seed, const batch_size *s, float *const to[2])
+{
+    for (int k = 0; k < 2 && tr->cfg.noise; k++) {
+        const int stride = k ? 4 : 8, side = (int)s->side / stride;
+        const int at[4] = { 0, 0, side, side };
+        for (int64_t b = 0; b < s->B; b++)
+            rdvq_fill_noise(&tr->net, seed + (uint32_t)b, stride, at,
+                            to[k] + b * side * side * tr->cfg.noise);
+    }
+}
+
+static void set_controls(trainer *tr, uint64_t step)
+{
+    const double at = (double)step / (double)tr->steps;
+    const double fall = tr->tau_share > 0 ? fmin(at / tr->tau_share, 1) : 1;
+    const double rise = tr->lambda_share > 0 ? fmin(at / tr->lambda_share, 1) : 1;
+    tr->tau = (float)(tr->tau_first * pow(tr->tau_last / tr->tau_first, fall));
+    tr->lambda = (float)(tr->lambda_last * rise);
+}
+
+static fv_status run_step(trainer *tr, uint64_t step, int micro, float scale, double *loss)
+{
+    const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
+    const batch_size size = { tr->batch, tr->crop };
+    fv_plan *p = tr->stage == TOKENIZER && step < tr->kmeans_at ? tr->warm : tr->plan;
+    fv_batch b;
+    FV_TRY(change_codes(tr, step, micro));
+    set_controls(tr, step);
+    if (tr->stage == ENTROPY) {
+        FV_TRY(look_at(tr, number, &b));
+        FV_TRY(fv_plan_bind(p, "z", fv_plan_value(tr->look, "z").data));
+        FV_TRY(fv_plan_bind(p, "q", fv_plan_value(tr->look, "q").data));
+    } else {
+        FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
+        fill_noise(tr, (uint32_t)number * (uint32_t)tr->batch, &size, tr->noise);
+        FV_TRY(fv_plan_bind(p, "x", b.images));
+    }
+    FV_TRY(fv_plan_forward(p));
+    *loss = scalar_of(p, "loss");
+    return fv_plan_backward(p, "loss", scale);
+}
+
+static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
+{
+    trainer *tr = user;
+    const fv_status s = run_step(tr, step, micro, scale, loss);
+    /* The loop saves the state before this step and will do it again. */
+    if (s != FV_OK && tr->changed == step + 1)
+        fvi_opt_put_back(tr->opt, tr->net.codebook, tr->kept);
+    return s;
+}
+
+/* ---- Held-out pictures ----------------------------------------------------------------------- */
+
+static fv_status judge(trainer *tr, const float *a, const float *b, fv_image pair[2], quality *q)
+{
+    double v[4] = { 0 };
+    for (int k = 0; k < 2; k++) {
+        FV_TRY(fv_image_create(tr->ctx, &pair[k], tr->eval_size, tr->eval_size, 3, 8));
+        fv_image_from_float(&pair[k], -1.0f, 1.0f, k ? b : a);
+    }
+    FV_TRY(fv_psnr(tr->ctx, &pair[0], &pair[1], &v[0]));
+    FV_TRY(fv_ms_ssim(tr->ctx, &pair[0], &pair[1], &v[1]));
+    FV_TRY(fv_gmsd(tr->ctx, &pair[0], &pair[1], &v[2]));
+    FV_TRY(fv_texture(tr->ctx, &pair[0], &pair[1], &v[3]));
+    q->psnr += fmin(v[0], 100); /* equal pictures: infinite */
+    q->ms_ssim += v[1];
+    q->gmsd += v[2];
+    q->texture += v[3];
+    return FV_OK;
+}
+
+/* Rate of the picture in the view, by the model, or without one by how its codes are spread. */
+static fv_status add_rate(trainer *tr, quality *q)
+{
+    const int64_t n = tokens_of(tr, 1, tr->eval_size);
+    const int32_t *index = fv_plan_value(tr->view, "index").data;
+    const double per_pixel = (double)n / ((double)tr->eval_size * tr->eval_size);
+    fvi_vq_count(tr->counts, tr->cfg.codes, index, n);
+    if (!tr->price) return FV_OK;
+    const int T = tr->net.slices.tokens;
+    for (int64_t i = 0; i < n; i++)
+        tr->labels[i] = index[i / T * T + tr->net.slices.list[i % T]];
+    FV_TRY(fv_plan_bind(tr->price, "z", fv_plan_value(tr->view, "z").data));
+    FV_TRY(fv_plan_bind(tr->price, "q", fv_plan_value(tr->view, "q").data));
+    FV_TRY(fv_plan_forward(tr->price));
+    q->bpp += per_pixel * scalar_of(tr->price, "hard") / log(2);
+    q->soft_bpp += per_pixel * scalar_of(tr->price, "soft");
+    return FV_OK;
+}
+
+/* Held-out picture i through the codec; pair: original and result, to be freed. */
+static fv_status view_one(trainer *tr, uint64_t i, fv_image pair[2], quality *q)
+{
+    int32_t label;
+    FV_TRY(fv_dataset_get(tr->held, i, tr->x, &label));
+    FV_TRY(fv_plan_forward(tr->view));
+    FV_TRY(add_rate(tr, q));
+    return judge(tr, tr->x, fv_plan_value(tr->view, "y").data, pair, q);
+}
+
+static int held_count(const trainer *tr, int want)
+{
+    const uint64_t n = fv_dataset_count(tr->held);
+    return n < (uint64_t)want ? (int)n : want;
+}
+
+static void finish_quality(trainer *tr, quality *q, int count)
+{
+    double *const all[] = { &q->bpp, &q->soft_bpp, &q->psnr, &q->ms_ssim, &q->gmsd, &q->texture };
+    const int V = tr->cfg.codes, side = rdvq_window(&tr->cfg);
+    for (size_t i = 0; i < FV_ARRAY_LEN(all); i++) *all[i] /= count;
+    q->used = (double)fvi_vq_used(tr->counts, V) / V;
+    if (!tr->price) /* as if each token cost its own frequency */
+        q->bpp = q->soft_bpp = log2(fvi_vq_perplexity(tr->counts, V)) * tr->net.slices.tokens /
+                               ((double)side * side);
+    tr->last = *q;
+}
+
+static fv_status evaluate(void *user, uint64_t step, double *metric)
+{
+    trainer *tr = user;
+    const int count = held_count(tr, tr->eval_pictures);
+    quality q = { 0 };
+    char line[192];
+    memset(tr->counts, 0, (size_t)tr->cfg.codes * sizeof *tr->counts);
+    set_controls(tr, step);
+    for (int i = 0; i < count; i++) {
+        fv_image pair[2] = { { 0 }, { 0 } };
+        const fv_status s = view_one(tr, (uint64_t)i, pair, &q);
+        for (int k = 0; k < 2; k++) fv_image_free(tr->ctx, &pair[k]);
+        FV_TRY(s);
+    }
+    finish_quality(tr, &q, count);
+    *metric = tr->stage == ENTROPY ? q.bpp : q.psnr;
+    snprintf(line, sizeof line, "%.4f bpp%s, soft %+.4f, %.2f dB, MS-SSIM %.4f, GMSD %.4f, texture "
+             "%.4f, %.1f %% of the codes used", q.bpp, tr->price ? "" : " by frequency",
+             q.soft_bpp - q.bpp, q.psnr, q.ms_ssim, q.gmsd, q.texture, 100 * q.used);
+    return fv_report(tr->ctx, "held-out", step, tr->steps, line);
+}
+
+/* Sheet of pairs (original, result), spread over the held-out pictures. */
+static fv_status sample(void *user, uint64_t step, const char *path_stem)
+{
+    trainer *tr = user;
+    const int count = held_count(tr, tr->sample_count);
+    fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
+    fv_image grid = { 0 };
+    quality q = { 0 };
+    fv_image *img = fv_calloc(tr->ctx, 2 * (size_t)count, sizeof *img);
+    char *path = fv_format(tr->ctx, "%s.png", path_stem);
+    fv_status s = img && path ? FV_OK : FV_ERR_OOM;
+    set_controls(tr, step);
+    for (int i = 0; i < count && s == FV_OK; i++)
+        s = view_one(tr, (uint64_t)i * fv_dataset_count(tr->held) / (uint64_t)count, img + 2 * i,
+                     &q);
+    wo.overwrite = 1;
+    if (s == FV_OK) s = fv_image_grid(tr->ctx, &grid, img, 2 * count, 4, 4);
+    if (s == FV_OK) s = fv_image_write(tr->ctx, &grid, path, &wo);
+    fv_image_free(tr->ctx, &grid);
+    for (int i = 0; img && i < 2 * count; i++) fv_image_free(tr->ctx, &img[i]);
+    fv_free(tr->ctx, img);
+    fv_free(tr->ctx, path);
+    return s;
+}
+
+static fv_status export_model(void *user, uint64_t step, const char *path)
+{
+    trainer *tr = user;
+    fv_meta m;
+    FV_TRY(rdvq_config_meta(tr->ctx, &tr->cfg, &m));
+    fv_status s = fv_trainer_meta(tr->ctx, &m, step, tr->recipe_text, tr->data);
+    const struct { const char *key; double value; } held[] = {
+        { "fovea.train.bpp", tr->last.bpp }, { "fovea.train.psnr_db", tr->last.psnr },
+        { "fovea.train.ms_ssim", tr->last.ms_ssim }, { "fovea.train.gmsd", tr->last.gmsd },
+        { "fovea.train.texture", tr->last.texture }, { "fovea.train.codes_used", tr->last.used },
+    };
+    for (size_t i = 0; i < FV_ARRAY_LEN(held) && tr->last.psnr > 0 && s == FV_OK; i++)
+        s = fv_meta_add_number(tr->ctx, &m, held[i].key, held[i].value);
+    if (s == FV_OK)
+        s = fv_params_export(tr->ctx, tr->params, tr->export_type, (const char *const *)m.item,
+                             m.pairs, path, 1);
+    fv_meta_free(tr->ctx, &m);
+    return s;
+}
+
+/* ---- Plans ----------------------------------------------------------------------------------- */
+
+typedef struct coded { fv_t z, q, index, codes, maps[RDVQ_SCALES]; } coded; /* z, q by position */
+
+static batch_size train_size(const trainer *tr)
+{
+    const batch_size s = { tr->batch, tr->crop };
+    return s;
+}
+
+static fv_t picture_input(fv_tape *t, const batch_size *s)
+{
+    const int64_t dim[4] = { s->B, s->side, s->side, 3 };
+    return fv_input(t, "x", FV_F32, 4, dim);
+}
+
+/* Encoder, and quantiser unless is_warm. */
+static coded encode(const trainer *tr, fv_tape *t, fv_t x, const batch_size *s, bool is_warm)
+{
+    const int64_t n = s->side / rdvq_window(&tr->cfg), windows[3] = { s->B, n, n };
+    fv_t z[RDVQ_SCALES];
+    coded c = { 0 };
+    rdvq_analyse(t, &tr->net, x, z);
+    c.z = c.q = rdvq_unit(t, rdvq_to_windows(t, &tr->net, z));
+    if (!is_warm) {
+        c.codes = rdvq_codes(t, &tr->net);
+        c.q = fv_vq_nearest(t, c.z, c.codes, &c.index);
+    }
+    rdvq_from_windows(t, &tr->net, c.q, windows, c.maps);
+    return c;
+}
+
+static fv_t decode(const trainer *tr, fv_tape *t, const coded *c, const batch_size *s)
+{
+    fv_t noise[2] = { 0, 0 };
+    for (int k = 0; k < 2 && tr->cfg.noise; k++) {
+        const int64_t side = s->side / (k ? 4 : 8);
+        const int64_t dim[4] = { s->B, side, side, tr->cfg.noise };
+        noise[k] = fv_input(t, k ? "noise4" : "noise8", FV_F32, 4, dim);
+    }
+    return rdvq_synthesise(t, &tr->net, c->maps, noise);
+}
+
+/* sum + weight * term; sum 0: the first one */
+static fv_t add_term(fv_tape *t, fv_t sum, fv_t term, float weight)
+{
+    term = fv_affine(t, term, weight, 0.0f);
+    return sum ? fv_binary_op(t, FV_ADD, sum, term) : term;
+}
+
+/* Scales of a loss between pictures whose coarsest side must be `least`. */
+static int scales_for(const trainer *tr, int least)
+{
+    int n = 1;
+    while (n < 5 && tr->crop >> n >= least) n++;
+    return n;
+}
+
+static fv_t distortion(const trainer *tr, fv_tape *t, fv_t y, fv_t x)
+{
+    fv_t sum = 0;
+    if (tr->mse > 0) sum = add_term(t, sum, fv_loss_mse(t, y, x, 0), tr->mse);
+    if (tr->ssim > 0)
+        sum = add_term(t, sum, fv_loss_ms_ssim(t, y, x, scales_for(tr, 11)), tr->ssim);
+    if (tr->texture > 0)
+        sum = add_term(t, sum, fv_loss_texture(t, y, x, scales_for(tr, 9)), tr->texture);
+    return sum;
+}
+
+/* Bits per pixel of softly chosen codes. */
+static fv_t soft_bpp(const trainer *tr, fv_tape *t, const coded *c)
+{
+    const int64_t one = 1, side = rdvq_window(&tr->cfg);
+    const fv_t logits = rdvq_logits(t, &tr->net, c->q);
+    const fv_t tau = fv_input(t, "tau", FV_F32, 1, &one);
+    const fv_t bits = fv_soft_rate(t, rdvq_in_order(t, &tr->net, c->z), c->codes, logits, tau);
+    return fv_affine(t, bits, (float)tr->net.slices.tokens / (float)(side * side), 0.0f);
+}
+
+static fv_status finish_plan(trainer *tr, fv_plan **p, fv_tape **t)
+{
+    FV_TRY(fv_plan_finish(tr->ctx, p, t, NULL));
+    FV_TRY(rdvq_tables_bind(&tr->tables, *p));
+    const struct { const char *name; void *data; } all[] = {
+        { "tau", &tr->tau }, { "lambda", &tr->lambda }, { "noise8", tr->noise[0] },
+        { "noise4", tr->noise[1] },
+    };
+    for (size_t i = 0; i < FV_ARRAY_LEN(all); i++) {
+        const fv_status s = fv_plan_bind(*p, all[i].name, all[i].data);
+        if (s != FV_OK && s != FV_ERR_UNKNOWN) return s; /* a plan reads some of them */
+    }
+    return FV_OK;
+}
+
+/* The step of stages 1 and 3: x -> loss. */
+static fv_status build_step(trainer *tr, fv_plan **p, bool is_warm)
+{
+    const batch_size s = train_size(tr);
+    const int64_t one = 1;
+    fv_tape *t;
+    FV_TRY(fv_tape_create(tr->ctx, &t, tr->params, FV_TRAIN, tr->precision));
+    const fv_t x = picture_input(t, &s);
+    const coded c = encode(tr, t, x, &s, is_warm);
+    fv_t loss = distortion(tr, t, decode(tr, t, &c, &s), x);
+    if (!is_warm)
+        loss = add_term(t, loss, fv_loss_vq(t, c.z, c.codes, c.index, tr->beta), 1.0f);
+    if (tr->stage == JOINT)
+        loss = add_term(t, loss, fv_binary_op(t, FV_MUL, soft_bpp(tr, t, &c),
+                                              fv_input(t, "lambda", FV_F32, 1, &one)), 1.0f);
+    fv_output(t, "loss", loss);
+    return finish_plan(tr, p, &t);
+}
+
+/* z, q -> rate: the step of stage 2, and the price of held-out pictures. */
+static fv_status build_rate(trainer *tr, fv_plan **p, const batch_size *s, bool is_step)
+{
+    const int64_t T = tr->net.slices.tokens, n = tokens_of(tr, s->B, s->side);
+    const int64_t dim[3] = { n / T, T, tr->cfg.code_width };
+    fv_tape *t;
+    FV_TRY(fv_tape_create(tr->ctx, &t, tr->params, is_step ? FV_TRAIN : FV_INFER, tr->precision));
+    coded c = { .z = fv_input(t, "z", FV_F32, 3, dim), .q = fv_input(t, "q", FV_F32, 3, dim) };
+    c.codes = rdvq_codes(t, &tr->net);
+    if (is_step) {
+        fv_output(t, "loss", soft_bpp(tr, t, &c));
+    } else {
+        const int64_t one = 1;
+        const fv_t logits = rdvq_logits(t, &tr->net, c.q);
+        const fv_t labels = fv_input(t, "labels", FV_I32, 1, &n);
+        fv_output(t, "hard", fv_loss_cross_entropy(t, logits, labels));
+        fv_output(t, "soft", fv_soft_rate(t, rdvq_in_order(t, &tr->net, c.z), c.codes, logits,
+                                          fv_input(t, "tau", FV_F32, 1, &one)));
+    }
+    return finish_plan(tr, p, &t);
+}
+
+/* x -> z, q, index, and with a decoder y. */
+static fv_status build_view(trainer *tr, fv_plan **p, const batch_size *s, bool has_decoder)
+{
+    fv_tape *t;
+    FV_TRY(fv_tape_create(tr->ctx, &t, tr->params, FV_INFER, tr->precision));
+    const coded c = encode(tr, t, picture_input(t, s), s, false);
+    fv_output(t, "z", c.z);
+    fv_output(t, "q", c.q);
+    fv_output(t, "index", c.index);
+    if (has_decoder) fv_output(t, "y", decode(tr, t, &c, s));
+    return finish_plan(tr, p, &t);
+}
+
+static fv_status build_plans(trainer *tr)
+{
+    const batch_size train = train_size(tr), view = { 1, tr->eval_size };
+    if (tr->stage == ENTROPY) FV_TRY(build_rate(tr, &tr->plan, &train, true));
+    else FV_TRY(build_step(tr, &tr->plan, false));
+    if (tr->stage == TOKENIZER && tr->kmeans_at > 0) FV_TRY(build_step(tr, &tr->warm, true));
+    if (tr->stage != JOINT) FV_TRY(build_view(tr, &tr->look, &train, false));
+    if (!tr->held) return FV_OK;
+    FV_TRY(build_view(tr, &tr->view, &view, true));
+    FV_TRY(fv_plan_bind(tr->view, "x", tr->x));
+    fill_noise(tr, 0, &view, tr->view_noise);
+    for (int k = 0; k < 2 && tr->cfg.noise; k++)
+        FV_TRY(fv_plan_bind(tr->view, k ? "noise4" : "noise8", tr->view_noise[k]));
+    if (tr->stage == TOKENIZER) return FV_OK;
+    FV_TRY(build_rate(tr, &tr->price, &view, false));
+    return fv_plan_bind(tr->price, "labels", tr->labels);
+}
+
+/* ---- Set-up ---------------------------------------------------------------------------------- */
+
+static fv_status read_stage(trainer *tr, fv_recipe *r)
+{
+    static const char *const names[] = { "tokenizer", "entropy", "joint" };
+    const char *name = fv_recipe_string(r, "stage", "tokenizer");
+    for (int i = 0; i < 3; i++)
+        if (strcmp(name, names[i]) == 0) {
+            tr->stage = (rdvq_stage)i;
+            return FV_OK;
+        }
+    return fv_fail(tr->ctx, FV_ERR_UNKNOWN,
+                   "recipe: stage = %.40s: use tokenizer, entropy or joint", name);
+}
+
+static fv_status check_side(trainer *tr, const char *key, int side, int least)
+{
+    const int window = rdvq_window(&tr->cfg);
+    if (side % window == 0 && side >= least) return FV_OK;
+    return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: %s %d is not a multiple of %d, the window, or "
+                   "below %d", key, side, window, least);
+}
+
+static fv_status read_config(trainer *tr, fv_recipe *r)
+{
+    rdvq_config *c = &tr->cfg;
+    FV_TRY(rdvq_preset(tr->ctx, fv_recipe_string(r, "preset", "rdvq-xs"), c));
+    c->groups = (int)fv_recipe_int(r, "groups", c->groups, 1, RDVQ_MAX_GROUPS);
+    c->codes = (int)fv_recipe_int(r, "codes", c->codes, 2, RDVQ_MAX_CODES);
+    FV_TRY(rdvq_config_check(tr->ctx, c));
+    tr->crop = (int)fv_recipe_int(r, "crop", rdvq_window(c), 1, 4096);
+    tr->eval_size = (int)fv_recipe_int(r, "eval_size", 512, 1, 4096);
+    FV_TRY(check_side(tr, "crop", tr->crop, 1));
+    return check_side(tr, "eval_size", tr->eval_size, 176); /* of MS-SSIM */
+}
+
+static fv_status read_numbers(trainer *tr, fv_recipe *r)
+{
+    tr->seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
+    tr->batch = (int)fv_recipe_int(r, "batch", 16, 1, 65536);
+    tr->accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
+    tr->mse = (float)fv_recipe_number(r, "mse", 1, 0, 1000);
+    tr->ssim = (float)fv_recipe_number(r, "ssim", 0.3, 0, 1000);
+    tr->texture = (float)fv_recipe_number(r, "texture", 1, 0, 1000);
+    tr->beta = (float)fv_recipe_number(r, "beta", 0.25, 0, 100);
+    tr->tau_first = fv_recipe_number(r, "tau", 0.1, 1e-4, 10);
+    tr->tau_last = fv_recipe_number(r, "tau_last", 0.02, 1e-4, 10);
+    tr->tau_share = fv_recipe_number(r, "tau_share", 0.6, 0, 1);
+    tr->lambda_last = fv_recipe_number(r, "lambda", 0.1, 0, 1000);
+    tr->lambda_share = fv_recipe_number(r, "lambda_share", 0.1, 0, 1);
+    tr->kmeans_at = (uint64_t)fv_recipe_int(r, "kmeans_at", 500, 0, 1000000000);
+    tr->kmeans_rounds = (int)fv_recipe_int(r, "kmeans_rounds", 10, 1, 1000);
+    tr->restart_every = (uint64_t)fv_recipe_int(r, "restart_every", 100, 0, 1000000000);
+    tr->restart_batches = (int)fv_recipe_int(r, "restart_batches", 12, 1, 4096);
+    tr->eval_pictures = (int)fv_recipe_int(r, "eval_pictures", 1000000, 0, 1000000);
+    tr->sample_count = (int)fv_recipe_int(r, "sample_pictures", 8, 1, 4096);
+    if (tr->mse + tr->ssim + tr->texture > 0) return FV_OK;
+    return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: mse, ssim and texture are all 0");
+}
+
+static fv_status open_data(trainer *tr, fv_recipe *r, const char *data_dir)
+{
+    const bool has_held = tr->eval_pictures > 0;
+    if (has_held)
+        FV_TRY(fv_dataset_from_recipe(tr->ctx, &tr->held, r, data_dir, tr->eval_size,
+                                      FV_SPLIT_HELDOUT));
+    return fv_dataset_from_recipe(tr->ctx, &tr->data, r, data_dir, tr->crop,
+                                  has_held ? FV_SPLIT_TRAIN : FV_SPLIT_ALL);
+}
+
+static fv_status read_run(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
+                          fv_train_options *t)
+{
+    const fv_trainer_size size = { tr->batch, tr->accumulate, tr->held != NULL, tr->seed };
+    FV_TRY(fv_trainer_read(tr->ctx, r, o, &size, t));
+    tr->steps = t->steps;
+    tr->restart_end =
+        (uint64_t)(fv_recipe_number(r, "restart_until", 0.8, 0, 1) * (double)t->steps);
+    return FV_OK;
+}
+
+static fv_status allocate(trainer *tr)
+{
+    const size_t D = (size_t)tr->cfg.code_width, V = (size_t)tr->cfg.codes;
+    const size_t rows = tr->stage == TOKENIZER ? (size_t)tr->restart_batches *
+                        (size_t)tokens_of(tr, tr->batch, tr->crop) : 1;
+    const size_t side = (size_t)tr->eval_size;
+    bool is_full = true;
+    for (int k = 0; k < 2; k++) {
+        const size_t s = k ? 4 : 8, crop = (size_t)tr->crop / s, N = (size_t)tr->cfg.noise + 1;
+        tr->noise[k] = fv_calloc(tr->ctx, (size_t)tr->batch * crop * crop * N, sizeof(float));
+        tr->view_noise[k] = fv_calloc(tr->ctx, side / s * (side / s) * N, sizeof(float));
+        is_full = is_full && tr->noise[k] && tr->view_noise[k];
+    }
+    tr->x = fv_calloc(tr->ctx, 3 * side * side, sizeof *tr->x);
+    tr->latents = fv_calloc(tr->ctx, rows * D, sizeof *tr->latents);
+    tr->kept = fv_calloc(tr->ctx, 4 * V * D, sizeof *tr->kept);
+    tr->counts = fv_calloc(tr->ctx, V, sizeof *tr->counts);
+    tr->labels = fv_calloc(tr->ctx, (size_t)tokens_of(tr, 1, tr->eval_size), sizeof *tr->labels);
+    is_full = is_full && tr->x && tr->latents && tr->kept && tr->counts && tr->labels;
+    return is_full ? rdvq_tables_create(tr->ctx, &tr->tables, &tr->net) : FV_ERR_OOM;
+}
+
+/* Said by numbers before the first tensor of another shape is found. */
+static fv_status load_init(void *user, const fv_model *m)
+{
+    trainer *tr = user;
+    rdvq_config c;
+    FV_TRY(rdvq_config_read(tr->ctx, m, &c));
+    if (c.codes != tr->cfg.codes || c.groups != tr->cfg.groups)
+        return fv_fail(tr->ctx, FV_ERR_MODEL, "model: %d codes in %d groups, the recipe says %d in "
+                       "%d", c.codes, c.groups, tr->cfg.codes, tr->cfg.groups);
+    return fv_params_load(tr->params, m, "");
+}
+
+static fv_status start_net(trainer *tr, const char *init)
+{
+    static const unsigned frozen[] = { RDVQ_ENTROPY, RDVQ_TRANSFORMS | RDVQ_CODEBOOK,
+                                       RDVQ_CODEBOOK };
+    if (tr->stage != TOKENIZER && !init)
+        return fv_fail(tr->ctx, FV_ERR_ARG, "training: this stage goes on from the model of the "
+                       "one before: name it (--init)");
+    FV_TRY(fv_params_create(tr->ctx, &tr->params));
+    rdvq_net_add(&tr->net, tr->params, &tr->cfg, RDVQ_PREFIX, frozen[tr->stage]);
+    FV_TRY(fv_params_alloc(tr->params));
+    rdvq_net_init(&tr->net, tr->seed);
+    return fv_trainer_init(tr->ctx, init, load_init, tr);
+}
+
+static void trainer_free(trainer *tr)
+{
+    fv_plan **const plans[] = { &tr->plan, &tr->warm, &tr->look, &tr->view, &tr->price };
+    fv_opt_destroy(&tr->opt);
+    for (size_t i = 0; i < FV_ARRAY_LEN(plans); i++) fv_plan_destroy(plans[i]);
+    fv_params_destroy(&tr->params);
+    fv_dataset_close(&tr->data);
+    fv_dataset_close(&tr->held);
+    rdvq_tables_free(tr->ctx, &tr->tables);
+    void *mem[] = { tr->x, tr->latents, tr->kept, tr->counts, tr->labels, tr->noise[0],
+                    tr->noise[1], tr->view_noise[0], tr->view_noise[1] };
+    for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
+}
+
+static fv_status prepare(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
+                         fv_train_options *t)
+{
+    (void)fv_recipe_string(r, "engine", "rdvq");
+    (void)fv_recipe_bool(r, "profile", 0);
+    FV_TRY(read_stage(tr, r));
+    FV_TRY(read_numbers(tr, r));
+    FV_TRY(read_config(tr, r));
+    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "precision", "bf16", &tr->precision));
+    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "export", "bf16", &tr->export_type));
+    FV_TRY(open_data(tr, r, o->data_dir));
+    FV_TRY(read_run(tr, r, o, t));
+    FV_TRY(start_net(tr, o->init));
+    FV_TRY(fv_opt_from_recipe(tr->ctx, &tr->opt, tr->params, r));
+    FV_TRY(fv_recipe_check(r));
+    FV_TRY(allocate(tr));
+    return build_plans(tr);
+}
+
+fv_status fv_rdvq_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
+                        fv_train_result *result)
+{
+    trainer tr = { .ctx = ctx };
+    fv_trainer_options o;
+    fv_train_options t = FV_TRAIN_OPTIONS_INIT;
+    FV_TRY(fv_trainer_take(ctx, r, opts, true, &o));
+    fv_status s = prepare(&tr, r, &o, &t);
+    if (s == FV_OK) {
+        tr.recipe_text = fv_recipe_text(r);
+        const fv_train_hooks hooks = { &tr, train_step, tr.held ? evaluate : NULL,
+                                       tr.held && t.sample_every ? sample : NULL, export_model };
+        const fv_trainer_run run = { r, tr.recipe_text, tr.params, tr.opt, tr.plan, &hooks };
+        s = fv_trainer_go(ctx, &run, &t, result);
+    }
+    trainer_free(&tr);
+    return s;
+}

@@ -1,0 +1,364 @@
+/* test_rdvq_train.c - `engine = rdvq`: native crops, the three stages, the same model after any
+ * interruption, k-means. With --full the learning smoke test of rdvq-xs on eight crops, minutes. */
+#include <pthread.h>
+#include <time.h>
+
+#include "fovea_codec.h"
+#include "rdvq.h"
+#include "tar_writer.h"
+#include "temp_dir.h"
+#include "test.h"
+#include "vq_train.h"
+
+static fv_ctx *ctx;
+
+static fv_ctx *context(int threads)
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    fv_ctx *c = NULL;
+    o.threads = threads;
+    if (fv_ctx_create(&c, &o) != FV_OK) exit(1);
+    return c;
+}
+
+/* Pictures of smooth colours with edges and a little grain, 192 x 150. */
+#define PICTURES 8
+#define WIDE 192
+#define HIGH 150
+static void make_data(void)
+{
+    static uint8_t ppm[WIDE * HIGH * 3 + 64];
+    tar t = { 0 };
+    uint64_t seed = 6;
+    for (int i = 0; i < PICTURES; i++) {
+        size_t n = (size_t)sprintf((char *)ppm, "P6 %d %d 255\n", WIDE, HIGH);
+        for (int p = 0; p < WIDE * HIGH * 3; p++) {
+            const int x = p / 3 % WIDE, y = p / 3 / WIDE, c = p % 3;
+            const double wave = sin(0.02 * (i + 2) * x + 0.03 * y * (c + 1)) + cos(0.05 * (y - x * i));
+            const int edge = (x * (i + 1) + 2 * y) / 60 % 2 ? 50 : 0;
+            ppm[n++] = (uint8_t)(90 + 30 * wave + edge + (int)(test_next(&seed) >> 8) % 8);
+        }
+        char path[32];
+        snprintf(path, sizeof path, "%d.ppm", i);
+        put_entry(&t, "", path, '0', ppm, n);
+    }
+    put_end(&t);
+    FILE *f = fopen(temp_path("data.tar"), "wb");
+    if (!f || fwrite(t.data, 1, t.size, f) != t.size || fclose(f)) exit(1);
+    drop(&t);
+}
+
+/* ---- Native crops ---------------------------------------------------------------------------- */
+
+static fv_status open_crops(fv_dataset **d, float native_max, int size, int workers)
+{
+    const char *source = temp_path("data.tar");
+    fv_dataset_options o = FV_DATASET_OPTIONS_INIT;
+    o.sources = &source;
+    o.source_count = 1;
+    o.image_size = size;
+    o.channels = 3;
+    o.random_crop = 1;
+    o.native_max = native_max;
+    o.seed = 5;
+    o.workers = workers;
+    return fv_dataset_open(ctx, d, &o);
+}
+
+/* At native_max 1 every crop is a piece of its picture, pixel for pixel. */
+static void native_crops_are_pieces_of_the_picture(void)
+{
+    static float whole[PICTURES][HIGH * HIGH * 3];
+    fv_dataset *d, *all;
+    fv_batch b;
+    int32_t label;
+    OK(ctx, open_crops(&all, 1, HIGH, -1)); /* centre squares of full height */
+    for (uint64_t i = 0; i < PICTURES; i++) OK(ctx, fv_dataset_get(all, i, whole[i], &label));
+    fv_dataset_close(&all);
+    OK(ctx, open_crops(&d, 1, 32, 1));
+    int found = 0;
+    for (uint64_t step = 0; step < 4; step++) {
+        OK(ctx, fv_dataset_batch(d, step, 8, &b));
+        for (int k = 0; k < 8; k++)
+            for (int at = 0; at < (HIGH - 31) * (HIGH - 31); at++) {
+                const float *w = whole[b.ids[k]] + (at / (HIGH - 31) * HIGH + at % (HIGH - 31)) * 3;
+                bool same = true;
+                for (int y = 0; y < 32 && same; y++)
+                    same = memcmp(w + y * HIGH * 3, b.images + (k * 32 + y) * 96, 96 * 4) == 0;
+                found += same;
+            }
+    }
+    CHECK_MSG(found >= 12, "%d of 32", found); /* the others reach beyond the centre square */
+    fv_dataset_close(&d);
+}
+
+static void native_crops_are_a_function_of_the_step(void)
+{
+    fv_dataset *one, *two;
+    fv_batch a, b;
+    static float first[4 * 32 * 32 * 3];
+    OK(ctx, open_crops(&one, 3, 32, -1));
+    OK(ctx, open_crops(&two, 3, 32, 2));
+    OK(ctx, fv_dataset_batch(one, 0, 4, &a));
+    memcpy(first, a.images, sizeof first);
+    for (uint64_t step = 0; step < 6; step++) {
+        OK(ctx, fv_dataset_batch(one, step, 4, &a));
+        OK(ctx, fv_dataset_batch(two, step, 4, &b));
+        CHECK(memcmp(a.images, b.images, sizeof first) == 0);
+        CHECK(step == 0 || memcmp(a.images, first, sizeof first) != 0);
+    }
+    fv_dataset_close(&one);
+    fv_dataset_close(&two);
+    CHECK(open_crops(&one, 0.5f, 32, 1) == FV_ERR_ARG);
+    OK(ctx, open_crops(&one, 1, 400, 1)); /* smaller pictures are shown whole */
+    OK(ctx, fv_dataset_batch(one, 0, 2, &a));
+    fv_dataset_close(&one);
+}
+
+/* ---- Stages ---------------------------------------------------------------------------------- */
+
+/* more: lines of the recipe. */
+static fv_status train(fv_ctx *c, const char *out, const char *init, int resume, const char *more)
+{
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
+    fv_train_result result;
+    fv_recipe *r;
+    char text[1024], folder[160], from[160];
+    snprintf(text, sizeof text,
+             "engine = rdvq\npreset = rdvq-xs\ndata = data.tar\nworkers = -1\nnative_max = 1.5\n"
+             "codes = 32\nbatch = 1\nlr = 2e-3\nema = 0.9\nprecision = f32\nexport = f32\n"
+             "eval_pictures = 0\nrestart_batches = 2\nkmeans_at = 2\nwarmup = 1\n"
+             "restart_every = 2\nsave_every = 3\nlog_every = 1\n%s", more);
+    FV_TRY(fv_recipe_parse(c, &r, text, strlen(text)));
+    snprintf(folder, sizeof folder, "%s/run-%s", temp_dir, out);
+    snprintf(from, sizeof from, "%s/%s", temp_dir, init ? init : "");
+    o.data_dir = temp_dir;
+    o.out_dir = folder;
+    o.export_path = temp_path(out);
+    o.init = init ? from : NULL;
+    o.resume = resume;
+    const fv_status s = fv_rdvq_train(c, r, &o, &result);
+    fv_recipe_close(&r);
+    return s;
+}
+
+static bool same_tensors(const char *one, const char *two)
+{
+    uint8_t hash[2][32];
+    for (int k = 0; k < 2; k++) {
+        fv_model *m;
+        if (fv_model_open(ctx, &m, temp_path(k ? two : one), NULL) != FV_OK) return false;
+        fv_model_hash(m, hash[k]);
+        fv_model_close(&m);
+    }
+    return memcmp(hash[0], hash[1], 32) == 0;
+}
+
+/* Does any value of the tensors whose names have `part` in them differ? */
+static bool moved(const char *one, const char *two, const char *part)
+{
+    fv_model *a, *b;
+    bool differ = false;
+    if (fv_model_open(ctx, &a, temp_path(one), NULL) != FV_OK) exit(1);
+    if (fv_model_open(ctx, &b, temp_path(two), NULL) != FV_OK) exit(1);
+    for (int i = 0; i < fv_model_count(a); i++) {
+        fv_tensor x, y;
+        if (!strstr(fv_model_name(a, i), part)) continue;
+        fv_model_tensor(a, i, &x);
+        if (!fv_model_find(b, fv_model_name(a, i), &y)) exit(1);
+        differ = differ || memcmp(x.data, y.data, (size_t)fv_tensor_count(&x) * 4) != 0;
+    }
+    fv_model_close(&a);
+    fv_model_close(&b);
+    return differ;
+}
+
+#define STAGE_1 "stage = tokenizer\nsteps = 6\n"
+#define STAGE_2 "stage = entropy\nsteps = 3\n"
+#define STAGE_3 "stage = joint\nsteps = 4\nlambda = 2\n"
+
+static void each_stage_moves_its_own_part(void)
+{
+    OK(ctx, train(ctx, "s1", NULL, 0, STAGE_1));
+    OK(ctx, train(ctx, "s2", "s1", 0, STAGE_2));
+    OK(ctx, train(ctx, "s3", "s2", 0, STAGE_3));
+    CHECK(moved("s1", "s2", "rdvq.entropy"));
+    CHECK(!moved("s1", "s2", "coder") && !moved("s1", "s2", "codebook"));
+    CHECK(moved("s2", "s3", "rdvq.entropy") && moved("s2", "s3", "rdvq.encoder"));
+    CHECK(moved("s2", "s3", "rdvq.decoder") && !moved("s2", "s3", "codebook"));
+    fv_model *m;
+    rdvq_config c;
+    OK(ctx, fv_model_open(ctx, &m, temp_path("s3"), NULL));
+    OK(ctx, rdvq_config_read(ctx, m, &c));
+    CHECK(c.codes == 32 && c.width == 128);
+    fv_model_close(&m);
+}
+
+static void mistakes_are_named(void)
+{
+    CHECK(train(ctx, "bad", NULL, 0, "stage = third\nsteps = 1\n") == FV_ERR_UNKNOWN);
+    CHECK(train(ctx, "bad", NULL, 0, STAGE_2) == FV_ERR_ARG);
+    CHECK(strstr(fv_ctx_error(ctx), "--init") != NULL);
+    CHECK(train(ctx, "bad", NULL, 0, STAGE_1 "crop = 100\n") == FV_ERR_ARG);
+    CHECK(train(ctx, "bad", NULL, 0, STAGE_1 "mse = 0\nssim = 0\ntexture = 0\n") == FV_ERR_ARG);
+    CHECK(train(ctx, "bad", NULL, 0, STAGE_1 "colour = 1\n") == FV_ERR_UNKNOWN);
+    CHECK(train(ctx, "bad", "s1", 0, STAGE_2 "groups = 2\n") == FV_ERR_MODEL);
+    CHECK(train(ctx, "bad", "data.tar", 0, STAGE_2) == FV_ERR_FORMAT);
+}
+
+typedef struct stopper { fv_ctx *c; unsigned wait_us; } stopper;
+
+static void *stop_soon(void *user)
+{
+    const stopper *s = user;
+    const struct timespec wait = { s->wait_us / 1000000, s->wait_us % 1000000 * 1000L };
+    nanosleep(&wait, NULL);
+    fv_ctx_cancel(s->c);
+    return NULL;
+}
+
+/* Stopped at moments of the clock again and again, also in k-means and restarts. */
+static void check_stops(const char *init, const char *stage)
+{
+    fv_ctx *c = context(1);
+    unsigned wait = 60000;
+    fv_status s = FV_ERR_CANCELLED;
+    int stops = 0;
+    temp_remove_tree(temp_path("run-whole"));
+    temp_remove_tree(temp_path("run-parts"));
+    OK(c, train(c, "whole", init, 0, stage));
+    for (; s == FV_ERR_CANCELLED; stops++, wait += wait / 2) {
+        stopper stop = { c, wait };
+        pthread_t id;
+        CHECK(pthread_create(&id, NULL, stop_soon, &stop) == 0);
+        s = train(c, "parts", init, 1, stage);
+        pthread_join(id, NULL);
+        fv_ctx_uncancel(c);
+    }
+    OK(c, s);
+    CHECK_MSG(stops > 1, "%d stops", stops);
+    CHECK(same_tensors("whole", "parts"));
+    fv_ctx_destroy(&c);
+}
+static void a_tokenizer_that_is_stopped_ends_the_same(void) { check_stops(NULL, STAGE_1); }
+static void so_does_a_joint_run(void) { check_stops("s2", STAGE_3); }
+
+/* ---- k-means --------------------------------------------------------------------------------- */
+
+/* Latents around a few directions: every code ends on one of them, and all are found. */
+static void kmeans_finds_the_directions(void)
+{
+    enum { K = 12, D = 8, ROWS = 600 };
+    static float centre[K][D], rows[ROWS * D], codes[K * D], again[K * D];
+    const int64_t dim[2] = { K, D };
+    fv_params *params;
+    fv_opt *opt;
+    fv_ctx *two = context(2);
+    OK(ctx, fv_params_create(ctx, &params));
+    const fv_pid id = fv_params_add(params, "codes", 2, dim, 0);
+    OK(ctx, fv_params_alloc(params));
+    OK(ctx, fv_opt_create(ctx, &opt, params, NULL));
+    for (int i = 0; i < ROWS; i++) {
+        double length = 0;
+        if (i < K) fv_rand_normal(1, FV_STREAM_USER, (uint32_t)i, 0, D, centre[i]);
+        for (int d = 0; d < D; d++) {
+            float n;
+            fv_rand_normal(2, FV_STREAM_USER, (uint32_t)i, (uint64_t)d, 1, &n);
+            rows[i * D + d] = centre[i % K][d] + 0.02f * n;
+            length += (double)rows[i * D + d] * rows[i * D + d];
+        }
+        for (int d = 0; d < D; d++) rows[i * D + d] /= (float)sqrt(length);
+    }
+    const fvi_vq_restart r = { opt, id, NULL, rows, ROWS, 3, 7 };
+    OK(ctx, fvi_vq_kmeans(ctx, &r, 20, codes));
+    OK(two, fvi_vq_kmeans(two, &r, 20, again));
+    CHECK(memcmp(codes, again, sizeof codes) == 0);
+    double error = 0;
+    for (int i = 0; i < ROWS; i++) {
+        double best = -1;
+        for (int v = 0; v < K; v++) {
+            double dot = 0;
+            for (int d = 0; d < D; d++) dot += (double)rows[i * D + d] * codes[v * D + d];
+            best = dot > best ? dot : best;
+        }
+        error += (1 - best) / ROWS;
+    }
+    CHECK_MSG(error < 0.08, "mean gap %g", error); /* random codes: about 0.35 */
+    fvi_opt_set(opt, id, codes);
+    CHECK(memcmp(fv_params_tensor(params, id).data, codes, sizeof codes) == 0);
+    fv_opt_destroy(&opt);
+    fv_params_destroy(&params);
+    fv_ctx_destroy(&two);
+}
+
+/* ---- Learning, at length --------------------------------------------------------------------- */
+
+static double meta_of(const char *name, const char *key)
+{
+    fv_model *m;
+    if (fv_model_open(ctx, &m, temp_path(name), NULL) != FV_OK) return -1;
+    const char *text = fv_model_meta(m, key);
+    const double v = text ? strtod(text, NULL) : -1;
+    fv_model_close(&m);
+    return v;
+}
+
+/* First and last loss of metrics.csv. */
+static void losses(const char *out, double *first, double *last)
+{
+    char path[200], line[256];
+    snprintf(path, sizeof path, "%s/run-%s/metrics.csv", temp_dir, out);
+    FILE *f = fopen(path, "r");
+    *first = *last = -1;
+    if (!f) return;
+    if (!fgets(line, sizeof line, f)) line[0] = 0;
+    while (fgets(line, sizeof line, f)) {
+        double step, loss;
+        if (sscanf(line, "%lf,%lf", &step, &loss) != 2) continue;
+        if (*first < 0) *first = loss;
+        *last = loss;
+    }
+    fclose(f);
+}
+
+static void rdvq_xs_learns_eight_crops(void)
+{
+    static const char *const common =
+        "codes = 64\nbatch = 4\neval_pictures = 8\neval_every = 100000\neval_size = 256\n"
+        "save_every = 1000\nkmeans_at = 40\nrestart_every = 20\nprecision = bf16\n";
+    char text[512];
+    double first, last, bpp[2];
+    fv_ctx *c = context(2);
+    snprintf(text, sizeof text, "%sstage = tokenizer\nsteps = 200\n", common);
+    OK(c, train(c, "l1", NULL, 0, text));
+    losses("l1", &first, &last);
+    CHECK_MSG(first > 0 && last < 0.6 * first, "loss %g to %g", first, last);
+    CHECK_MSG(meta_of("l1", "fovea.train.codes_used") > 0.25, "codes");
+    snprintf(text, sizeof text, "%sstage = entropy\nsteps = 100\n", common);
+    OK(c, train(c, "l2", "l1", 0, text));
+    for (int k = 0; k < 2; k++) {
+        snprintf(text, sizeof text, "%sstage = joint\nsteps = 100\nlambda = %d\n", common, 4 << k);
+        OK(c, train(c, k ? "l4" : "l3", "l2", 0, text));
+        bpp[k] = meta_of(k ? "l4" : "l3", "fovea.train.bpp");
+    }
+    CHECK_MSG(bpp[1] > 0 && bpp[1] < bpp[0], "%g bpp, twice the lambda: %g", bpp[0], bpp[1]);
+    fv_ctx_destroy(&c);
+}
+
+int main(int argc, char **argv)
+{
+    temp_dir_make("rdvq-train");
+    make_data();
+    ctx = context(1);
+    RUN(native_crops_are_pieces_of_the_picture);
+    RUN(native_crops_are_a_function_of_the_step);
+    RUN(kmeans_finds_the_directions);
+    RUN(each_stage_moves_its_own_part);
+    RUN(mistakes_are_named);
+    RUN(a_tokenizer_that_is_stopped_ends_the_same);
+    RUN(so_does_a_joint_run);
+    if (argc > 1 && strcmp(argv[1], "--full") == 0) RUN(rdvq_xs_learns_eight_crops);
+    else SKIP(rdvq_xs_learns_eight_crops, "minutes: with --full");
+    fv_ctx_destroy(&ctx);
+    return test_end();
+}
