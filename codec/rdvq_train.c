@@ -23,7 +23,8 @@
  *     restart_every restart_batches restart_until     eval_every eval_pictures eval_size
  *     sample_pictures
  *
- * The metric of held-out pictures is their mean PSNR in dB (larger is better), that of the entropy
+ * The first eval_pictures held-out pictures, which come in the order of the data, are measured at
+ * eval_size pixels. The metric is their mean PSNR in dB (larger is better), that of the entropy
  * stage the bits per pixel of their tokens (smaller is better). */
 #include "rdvq.h"
 
@@ -269,11 +270,12 @@ static fv_status evaluate(void *user, uint64_t step, double *metric)
     return fv_report(tr->ctx, "held-out", step, tr->steps, line);
 }
 
-/* Sheet of pairs (original, result), spread over the held-out pictures. */
+/* Sheet of pairs (original, result), spread over the pictures that are measured. */
 static fv_status sample(void *user, uint64_t step, const char *path_stem)
 {
     trainer *tr = user;
-    const int count = held_count(tr, tr->sample_count);
+    const int measured = held_count(tr, tr->eval_pictures);
+    const int count = tr->sample_count < measured ? tr->sample_count : measured;
     fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
     fv_image grid = { 0 };
     quality q = { 0 };
@@ -282,8 +284,7 @@ static fv_status sample(void *user, uint64_t step, const char *path_stem)
     fv_status s = img && path ? FV_OK : FV_ERR_OOM;
     set_controls(tr, step);
     for (int i = 0; i < count && s == FV_OK; i++)
-        s = view_one(tr, (uint64_t)i * fv_dataset_count(tr->held) / (uint64_t)count, img + 2 * i,
-                     &q);
+        s = view_one(tr, (uint64_t)(i * measured / count), img + 2 * i, &q);
     wo.overwrite = 1;
     if (s == FV_OK) s = fv_image_grid(tr->ctx, &grid, img, 2 * count, 4, 4);
     if (s == FV_OK) s = fv_image_write(tr->ctx, &grid, path, &wo);

@@ -214,7 +214,8 @@ static void make_steerable(steerable *f)
             f->right[i][j] = (float)(right[i][j] / size[i >= 3]);
 }
 
-/* Pooled moments of a band and of its target, and gradients to the first two. */
+/* Moments of a band and of its target over windows of 2, 4, 8 and 16 pixels, and gradients to the
+ * first two. Single pixels need no memory of their own. */
 typedef struct pool { float *mu, *m2, *mu_t, *m2_t, *g_mu, *g_m2; int w, h; } pool;
 
 typedef struct texture_work {
@@ -230,7 +231,7 @@ typedef struct texture_work {
 static int make_pools(pool *p, float *at, int w, int h)
 {
     int n = 0;
-    for (; n < POOLS && w > 0 && h > 0; n++, w /= 2, h /= 2) {
+    for (w /= 2, h /= 2; n < POOLS - 1 && w > 0 && h > 0; n++, w /= 2, h /= 2) {
         const size_t size = fvi_pad16((int64_t)w * h);
         p[n] = (pool){ at, at + size, at + 2 * size, at + 3 * size, at + 4 * size, at + 5 * size,
                        w, h };
@@ -239,34 +240,57 @@ static int make_pools(pool *p, float *at, int w, int h)
     return n;
 }
 
+/* Both moments of 2x2 pixels of [w, h]. */
+static void first_pool(float *FV_RESTRICT mu, float *FV_RESTRICT m2, const float *FV_RESTRICT x,
+                       int w, int h)
+{
+    for (int r = 0; r < h / 2; r++) {
+        const float *a = x + (int64_t)2 * r * w, *b = a + w;
+        float *m = mu + (int64_t)r * (w / 2), *q = m2 + (int64_t)r * (w / 2);
+        for (int i = 0; i < w / 2; i++) {
+            const float c0 = a[2 * i], c1 = a[2 * i + 1], d0 = b[2 * i], d1 = b[2 * i + 1];
+            m[i] = 0.25f * (c0 + c1 + d0 + d1);
+            q[i] = 0.25f * (c0 * c0 + c1 * c1 + d0 * d0 + d1 * d1);
+        }
+    }
+}
+
+/* x becomes the gradient: slope (x - t), and what the first pool's moments want of it. */
+static void first_pool_back(float *FV_RESTRICT x, const float *FV_RESTRICT t, int w, int h,
+                            const pool *p, float slope)
+{
+    for (int r = 0; r < h; r++) {
+        float *to = x + (int64_t)r * w;
+        const float *goal = t + (int64_t)r * w;
+        const bool is_in = p && r / 2 < p->h;
+        const float *mu = is_in ? p->g_mu + (int64_t)(r / 2) * p->w : NULL;
+        const float *m2 = is_in ? p->g_m2 + (int64_t)(r / 2) * p->w : NULL;
+        const int pairs = is_in ? p->w : 0;
+        for (int i = 0; i < pairs; i++)
+            for (int k = 2 * i; k < 2 * i + 2; k++)
+                to[k] = slope * (to[k] - goal[k]) + 0.25f * mu[i] + 0.5f * m2[i] * to[k];
+        for (int i = 2 * pairs; i < w; i++) to[i] = slope * (to[i] - goal[i]);
+    }
+}
+
 /* Loss of one pool, and gradients to its moments. */
-static double pool_loss(const pool *p, float weight, bool with_nu)
+static double pool_loss(const pool *p, float weight)
 {
     const int64_t n = (int64_t)p->w * p->h;
     const float slope = 2 * weight / (float)n;
+    float *square = p->m2_t; /* each is read before it is overwritten */
     for (int64_t i = 0; i < n; i++) {
-        const float d = p->mu[i] - p->mu_t[i];
-        p->g_mu[i] = slope * d;
-        p->g_m2[i] = d * d;
+        const float gap = p->mu[i] - p->mu_t[i];
+        const float var = p->m2[i] - p->mu[i] * p->mu[i];
+        const float var_t = p->m2_t[i] - p->mu_t[i] * p->mu_t[i];
+        const float nu = sqrtf((var > 0 ? var : 0) + 1e-4f);
+        const float d = nu - sqrtf((var_t > 0 ? var_t : 0) + 1e-4f);
+        const float by_m2 = var > 0 ? 0.5f * slope * d / nu : 0;
+        p->g_m2[i] = by_m2;
+        p->g_mu[i] = slope * gap - 2 * p->mu[i] * by_m2;
+        square[i] = gap * gap + d * d;
     }
-    double sum = plane_sum(p->g_m2, n);
-    if (with_nu) {
-        float *square = p->m2_t; /* each is read before it is overwritten */
-        for (int64_t i = 0; i < n; i++) {
-            const float var = p->m2[i] - p->mu[i] * p->mu[i];
-            const float var_t = p->m2_t[i] - p->mu_t[i] * p->mu_t[i];
-            const float nu = sqrtf((var > 0 ? var : 0) + 1e-4f);
-            const float d = nu - sqrtf((var_t > 0 ? var_t : 0) + 1e-4f);
-            const float by_m2 = var > 0 ? 0.5f * slope * d / nu : 0;
-            p->g_m2[i] = by_m2;
-            p->g_mu[i] -= 2 * p->mu[i] * by_m2;
-            square[i] = d * d;
-        }
-        sum += plane_sum(square, n);
-    } else {
-        memset(p->g_m2, 0, (size_t)n * sizeof *p->g_m2);
-    }
-    return weight * sum / (double)n;
+    return weight * plane_sum(square, n) / (double)n;
 }
 
 /* Distance of a band x from its target; x becomes the gradient. */
@@ -274,28 +298,28 @@ static double band_loss(float *x, const float *target, int w, int h, texture_wor
 {
     static const float weight[POOLS] = { 0.4f, 0.2f, 0.2f, 0.1f, 0.1f };
     const int64_t n = (int64_t)w * h;
-    pool p[POOLS];
+    pool p[POOLS - 1];
     const int pools = make_pools(p, k->pools, w, h);
-    double loss = 0;
-    for (int64_t i = 0; i < n; i++) {
-        p[0].mu[i] = x[i];
-        p[0].m2[i] = x[i] * x[i];
-        p[0].mu_t[i] = target[i];
-        p[0].m2_t[i] = target[i] * target[i];
+    double loss = weight[0] * plane_sqdiff(x, target, n) / (double)n;
+    for (int a = 0; a < pools; a++) {
+        const pool *up = &p[a > 0 ? a - 1 : 0];
+        if (a == 0) {
+            first_pool(p[0].mu, p[0].m2, x, w, h);
+            first_pool(p[0].mu_t, p[0].m2_t, target, w, h);
+        } else {
+            plane_halve(p[a].mu, up->mu, up->w, up->h);
+            plane_halve(p[a].m2, up->m2, up->w, up->h);
+            plane_halve(p[a].mu_t, up->mu_t, up->w, up->h);
+            plane_halve(p[a].m2_t, up->m2_t, up->w, up->h);
+        }
     }
-    for (int a = 1; a < pools; a++) {
-        plane_halve(p[a].mu, p[a - 1].mu, p[a - 1].w, p[a - 1].h);
-        plane_halve(p[a].m2, p[a - 1].m2, p[a - 1].w, p[a - 1].h);
-        plane_halve(p[a].mu_t, p[a - 1].mu_t, p[a - 1].w, p[a - 1].h);
-        plane_halve(p[a].m2_t, p[a - 1].m2_t, p[a - 1].w, p[a - 1].h);
-    }
-    for (int a = 0; a < pools; a++) loss += pool_loss(&p[a], weight[a], a > 0);
+    for (int a = 0; a < pools; a++) loss += pool_loss(&p[a], weight[a + 1]);
     if (!k->want) return loss;
     for (int a = pools - 1; a > 0; a--) {
         plane_halve_back(p[a - 1].g_mu, p[a].g_mu, p[a - 1].w, p[a - 1].h);
         plane_halve_back(p[a - 1].g_m2, p[a].g_m2, p[a - 1].w, p[a - 1].h);
     }
-    for (int64_t i = 0; i < n; i++) x[i] = p[0].g_mu[i] + 2 * x[i] * p[0].g_m2[i];
+    first_pool_back(x, target, w, h, pools ? &p[0] : NULL, 2 * weight[0] / (float)n);
     return loss;
 }
 

@@ -96,4 +96,20 @@ FV_INLINE double plane_sum(const float *x, int64_t n)
     return total;
 }
 
+/* Sum of (x - y)^2, in the same order. */
+FV_INLINE double plane_sqdiff(const float *x, const float *y, int64_t n)
+{
+    double total = 0;
+    for (int64_t first = 0; first < n; first += 4096) {
+        const int64_t end = n - first < 4096 ? n : first + 4096;
+        float chain[16] = { 0 };
+        int64_t i = first;
+        for (; i + 16 <= end; i += 16)
+            for (int k = 0; k < 16; k++) chain[k] += (x[i + k] - y[i + k]) * (x[i + k] - y[i + k]);
+        for (int k = 0; i < end; i++, k++) chain[k] += (x[i] - y[i]) * (x[i] - y[i]);
+        for (int k = 0; k < 16; k++) total += (double)chain[k];
+    }
+    return total;
+}
+
 #endif
