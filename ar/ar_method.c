@@ -4,8 +4,8 @@
  * from the defaults. One syntax serves the program, benchmarks and files.
  *
  * fovea.ar.points holds a line for each measured method:
- *     METHOD SPEEDUP TOKENS_PER_PASS ACCURACY DISTANCE LOSSLESS
- * The first is plain decoding. Numbers are JSON's. */
+ *     METHOD@WEIGHTS SPEEDUP TOKENS_PER_PASS ACCURACY DISTANCE LOSSLESS
+ * with WEIGHTS f32, bf16 or int8. The first is plain decoding. Numbers are JSON's. */
 #include "ar_model.h"
 
 #include <stddef.h>
@@ -251,12 +251,40 @@ static char *next_word(char **at)
     return word;
 }
 
+static const struct {
+    const char *name;
+    fv_dtype type;
+} weights[] = { { "f32", FV_F32 }, { "bf16", FV_BF16 }, { "int8", FV_I8 } };
+
+static const char *weights_name(fv_dtype type)
+{
+    for (size_t i = 0; i < FV_ARRAY_LEN(weights); i++)
+        if (weights[i].type == type) return weights[i].name;
+    return NULL;
+}
+
+/* Cuts "@bf16" off. */
+static bool read_weights(char *method, fv_dtype *out)
+{
+    char *at = strchr(method, '@');
+    if (!at) return false;
+    *at++ = 0;
+    for (size_t i = 0; i < FV_ARRAY_LEN(weights); i++) {
+        if (strcmp(weights[i].name, at) != 0) continue;
+        *out = weights[i].type;
+        return true;
+    }
+    return false;
+}
+
 static fv_status read_point(fv_ctx *ctx, char *line, int number, fv_ar_point *p)
 {
     double v[5];
     fv_ar_mode mode;
     fv_ar_expert e;
-    p->method = next_word(&line);
+    char *method = next_word(&line);
+    p->method = method;
+    if (!read_weights(method, &p->weights)) return bad_line(ctx, number);
     fv_status s = fv_ar_method_parse(ctx, p->method, &mode, &e);
     for (int i = 0; i < 5 && s == FV_OK; i++) {
         s = fv_meta_parse(ctx, META_POINTS, next_word(&line), i == 4, &v[i]);
@@ -318,20 +346,21 @@ static float loss_of(const fv_ar_point *p, const fv_ar_point *exact)
     return 1e-6f + (points > 0 ? points : 0) + (tenths > 0 ? tenths : 0);
 }
 
-int fv_ar_choose_point(const fv_ar *a, double speedup, int *reached)
+int fv_ar_choose_point(const fv_ar *a, double speedup, const fv_dtype *only, int *reached)
 {
     const int n = fv_ar_point_count(a);
-    int best = -1, fastest = 0;
+    int best = -1, fastest = -1;
     for (int i = 0; i < n; i++) {
         const fv_ar_point *p = &a->points->point[i], *b = best < 0 ? NULL : &a->points->point[best];
-        if (p->speedup > a->points->point[fastest].speedup) fastest = i;
+        if (only && p->weights != *only) continue;
+        if (fastest < 0 || p->speedup > a->points->point[fastest].speedup) fastest = i;
         if (p->speedup < SPEEDUP_SLACK * (float)speedup) continue;
         const float loss = loss_of(p, &a->points->point[0]);
         const float least = b ? loss_of(b, &a->points->point[0]) : 0;
         if (!b || loss < least || (loss == least && p->speedup > b->speedup)) best = i;
     }
     if (reached) *reached = best >= 0;
-    return n == 0 ? -1 : best < 0 ? fastest : best;
+    return best < 0 ? fastest : best;
 }
 
 static fv_status points_text(fv_ctx *ctx, const fv_ar_point *p, int count, fv_text *t)
@@ -343,7 +372,10 @@ static fv_status points_text(fv_ctx *ctx, const fv_ar_point *p, int count, fv_te
         if (i == 0 && mode != FV_AR_PLAIN)
             return fv_fail(ctx, FV_ERR_ARG, "points: the first is not plain decoding but %s",
                            p[i].method);
-        fv_text_printf(t, "%s %.4g %.4g %.5g %.5g %d\n", p[i].method, (double)p[i].speedup,
+        if (!weights_name(p[i].weights))
+            return fv_fail(ctx, FV_ERR_ARG, "points: weights are f32, bf16 or int8");
+        fv_text_printf(t, "%s@%s %.4g %.4g %.5g %.5g %d\n", p[i].method,
+                       weights_name(p[i].weights), (double)p[i].speedup,
                        (double)p[i].tokens_per_pass, (double)p[i].accuracy,
                        (double)p[i].distance, p[i].is_lossless != 0);
     }

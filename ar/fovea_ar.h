@@ -197,20 +197,21 @@ FV_API FV_NODISCARD fv_status fv_ar_decode_tokens(fv_ctx *ctx, const fv_ar *a, i
 /* How fast and how good a method was on one model, as `fovea bench ar --store` measured it. */
 typedef struct fv_ar_point {
     const char *method;    /* for fv_ar_method_parse */
-    float speedup;         /* time of plain decoding / its time: one picture, without pixels */
+    fv_dtype weights;      /* of fv_ar_options.precision */
+    float speedup;         /* time of point 0 / its time: one picture, without pixels */
     float tokens_per_pass;
     float accuracy;        /* share of the pictures that a classifier takes for their class */
     float distance;        /* Frechet distance of features to real pictures, noise taken off */
-    int is_lossless;
+    int is_lossless;       /* the pictures of point 0 */
 } fv_ar_point;
 FV_API int fv_ar_point_count(const fv_ar *a);
 /* Point 0 is plain decoding. Texts belong to the model; zeroed if i is out of range. */
 FV_API void fv_ar_get_point(const fv_ar *a, int i, fv_ar_point *out);
 /* The point of best quality that is `speedup` times as fast as plain decoding (3 % less is let
  * pass): a lossless one if there is one, else the one that loses least, a point of accuracy weighing
- * as much as a tenth of the distance. *reached (may be NULL) 0: none is as fast, this is the fastest.
- * -1: the model has no points. */
-FV_API int fv_ar_choose_point(const fv_ar *a, double speedup, int *reached);
+ * as much as a tenth of the distance. only (may be NULL): with weights of this type. *reached (may
+ * be NULL) 0: none is as fast, this is the fastest. -1: the model has no such points. */
+FV_API int fv_ar_choose_point(const fv_ar *a, double speedup, const fv_dtype *only, int *reached);
 /* A copy of a model's file with these points (at most 64) in place of its own. */
 FV_API FV_NODISCARD fv_status fv_ar_store_points(fv_ctx *ctx, const fv_model *file,
                                                  const fv_ar_point *points, int count,

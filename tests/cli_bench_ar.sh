@@ -94,6 +94,10 @@ assert m[0]["codes"] == m[1]["codes"] > 1 and m[0]["bigram_bits"] > 0' 2>> err
         --methods sd --threads 1
     grep -q 'fovea.ar.points' o.safetensors && ! grep -q 'fovea.ar.points' m.safetensors
     ok $? points_are_in_the_copy
+    expect other_weights 0 $bench --methods "ar@int8;sd@bf16" --precision f32 --csv w.csv
+    grep -q '"ar@int8"' w.csv && grep -q '"sd@bf16"' w.csv && ! grep -q '"ar@int8",1' w.csv
+    ok $? other_weights_are_not_lossless
+    refuse unknown_weights 2 "f32, bf16 or int8" $bench --methods "ar@f16"
     refuse store_keeps_existing_files 1 "-f" $bench --methods sd --store o.safetensors
     mkdir -p real/a real/b
     for i in 1 2 3 4 5 6; do cp p.png "real/a/$i.png"; cp s.png "real/b/$i.png"; done

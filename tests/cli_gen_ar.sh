@@ -148,25 +148,36 @@ text = json.dumps(out).encode()
 text += b" " * (-len(text) % 8)
 open(to, "wb").write(struct.pack("<Q", len(text)) + text + blob)
 END
-    python3 rewrite.py m.safetensors p.safetensors "" 'ar 1 1 0.6 10 1
-sd 1.5 1.9 0.6 10 1
-vvs:interval=3,rule=lantern 2.1 2.8 0.58 10.5 0
+    python3 rewrite.py m.safetensors p.safetensors "" 'ar@f32 1 1 0.6 10 1
+sd@f32 1.5 1.9 0.6 10 1
+vvs:interval=3,rule=lantern@f32 2.1 2.8 0.58 10.5 0
+ar@int8 2.5 1 0.55 12 0
 '
     points="$GEN --model p.safetensors --precision f32 --threads 1 -f"
     run "$GEN" info p.safetensors
-    grep -q "1.50x .* sd, lossless" out; ok $? info_lists_the_measured_ways
+    grep -q "1.50x .* sd in f32, lossless" out; ok $? info_lists_the_measured_ways
     run "$GEN" info --json p.safetensors && json_ok out points && grep -q '"method": "vvs:in' out
     ok $? info_json_lists_them
     expect speedup_lossless 0 $points --speedup 1.4 --seed 5 --class 2 -o other.ppm --json
-    grep -q "sd, lossless, measured 1.50x" err && grep -q '"mode": "sd"' out && cmp -s ar.ppm other.ppm
+    grep -q "sd in f32, lossless, measured 1.50x" err && grep -q '"mode": "sd"' out && cmp -s ar.ppm other.ppm
     ok $? speedup_takes_a_lossless_way_where_one_is_fast_enough
     expect speedup_lossy 0 $points --speedup 2x -o a.png --json
     grep -q "accuracy 58.0 % instead of 60.0 %, distance 10.5 instead of 10" err &&
         grep -q '"mode": "vvs:' out && grep -q '"speedup_stored": 2.0' out
     ok $? speedup_says_what_it_costs
     refuse speedup_beyond_all 1 "maximum .* 2.10x" $points --speedup 3 -o x.png
-    python3 rewrite.py m.safetensors damaged.safetensors "" 'ar 1 1 0.6 10 1
-sd 1.5 fast'
+    any="$GEN --model p.safetensors --threads 1 -f"
+    expect speedup_by_other_weights 0 $any --speedup 2.4 --seed 5 --class 2 -o other.ppm --json
+    grep -q "ar in int8, measured 2.50x" err && grep -q '"mode": "ar"' out
+    ok $? speedup_may_change_the_weights
+    expect same_weights_by_name 0 $any --precision int8 --mode ar --seed 5 --class 2 -o a.ppm
+    cmp -s a.ppm other.ppm; ok $? they_are_those_of_precision_int8
+    refuse nothing_measured_with_these 1 "nothing was measured with --precision bf16" $any \
+        --precision bf16 --speedup 2 -o x.png
+    expect measured_default 0 $points --seed 5 --class 2 -o other.ppm --json
+    grep -q '"mode": "sd"' out && cmp -s ar.ppm other.ppm; ok $? default_is_the_fastest_lossless_way
+    python3 rewrite.py m.safetensors damaged.safetensors "" 'ar@f32 1 1 0.6 10 1
+sd@f32 1.5 fast'
     refuse damaged_points 3 "line 2" "$GEN" --model damaged.safetensors -o x.png
 
     python3 rewrite.py m.safetensors nodraft.safetensors draft. ""

@@ -82,11 +82,12 @@ static fv_ar *open_file(const char *path, fv_model **file)
 }
 
 static const fv_ar_point points[] = {
-    { "ar", 1, 1, 0.9f, 0.4f, 1 },
-    { "sd", 1.3f, 1.9f, 0.9f, 0.4f, 1 },
-    { "vvs:interval=4", 1.7f, 2.7f, 0.897f, 0.41f, 0 },
-    { "vvs:interval=2", 2.1f, 3.4f, 0.88f, 0.42f, 0 },
-    { "vvs:interval=3", 1.75f, 2.9f, 0.91f, 0.40f, 0 },
+    { "ar", FV_BF16, 1, 1, 0.9f, 0.4f, 1 },
+    { "sd", FV_BF16, 1.3f, 1.9f, 0.9f, 0.4f, 1 },
+    { "vvs:interval=4", FV_BF16, 1.7f, 2.7f, 0.897f, 0.41f, 0 },
+    { "vvs:interval=2", FV_BF16, 2.1f, 3.4f, 0.88f, 0.42f, 0 },
+    { "vvs:interval=3", FV_BF16, 1.75f, 2.9f, 0.91f, 0.40f, 0 },
+    { "ar", FV_I8, 1.9f, 1, 0.895f, 0.40f, 0 },
 };
 enum { POINTS = sizeof points / sizeof *points };
 
@@ -94,6 +95,7 @@ static void points_are_stored_and_chosen(void)
 {
     fv_model *file = NULL, *stored = NULL;
     uint8_t before[32], after[32];
+    const fv_dtype f32 = FV_F32, bf16 = FV_BF16, int8 = FV_I8;
     fv_ar_point p;
     int reached = -1;
     OK(ctx, fv_model_open(ctx, &file, model_path, NULL));
@@ -108,20 +110,26 @@ static void points_are_stored_and_chosen(void)
     for (int i = 0; i < POINTS; i++) {
         fv_ar_get_point(a, i, &p);
         CHECK(strcmp(p.method, points[i].method) == 0 && p.is_lossless == points[i].is_lossless);
+        CHECK(p.weights == points[i].weights);
         CHECK(p.speedup == points[i].speedup && p.accuracy == points[i].accuracy);
         CHECK(p.tokens_per_pass == points[i].tokens_per_pass && p.distance == points[i].distance);
     }
     fv_ar_get_point(a, POINTS, &p);
     CHECK(!p.method);
-    CHECK(fv_ar_choose_point(a, 1.0, NULL) == 1); /* the fastest that loses nothing */
-    CHECK(fv_ar_choose_point(a, 1.33, &reached) == 1 && reached == 1);
-    CHECK(fv_ar_choose_point(a, 1.5, &reached) == 4 && reached == 1);
-    CHECK(fv_ar_choose_point(a, 2.0, &reached) == 3 && reached == 1);
-    CHECK(fv_ar_choose_point(a, 9.0, &reached) == 3 && reached == 0);
+    CHECK(fv_ar_choose_point(a, 1.0, NULL, NULL) == 1); /* the fastest that loses nothing */
+    CHECK(fv_ar_choose_point(a, 1.33, NULL, &reached) == 1 && reached == 1);
+    CHECK(fv_ar_choose_point(a, 1.5, NULL, &reached) == 4 && reached == 1);
+    CHECK(fv_ar_choose_point(a, 2.0, NULL, &reached) == 3 && reached == 1);
+    CHECK(fv_ar_choose_point(a, 9.0, NULL, &reached) == 3 && reached == 0);
+    CHECK(fv_ar_choose_point(a, 1.9, NULL, &reached) == 5 && reached == 1);
+    CHECK(fv_ar_choose_point(a, 1.9, &bf16, &reached) == 3 && reached == 1);
+    CHECK(fv_ar_choose_point(a, 1.0, &int8, &reached) == 5 && reached == 1);
+    CHECK(fv_ar_choose_point(a, 2.0, &int8, &reached) == 5 && reached == 0);
+    CHECK(fv_ar_choose_point(a, 1.0, &f32, &reached) == -1);
     fv_ar_close(&a);
     fv_model_close(&stored);
     a = open_file(model_path, &stored);
-    CHECK(fv_ar_point_count(a) == 0 && fv_ar_choose_point(a, 1.0, &reached) == -1);
+    CHECK(fv_ar_point_count(a) == 0 && fv_ar_choose_point(a, 1.0, NULL, &reached) == -1);
     fv_ar_close(&a);
     fv_model_close(&stored);
     fv_model_close(&file);
@@ -162,22 +170,23 @@ static fv_status open_with_points(const char *text)
 static void hostile_points_are_refused(void)
 {
     static const char *const bad[] = {
-        "x", "ar", "ar 1 1 1 1", "ar 1 1 1 1 1 1", "ar 0 1 1 1 1", "ar -1 1 1 1 1",
-        "ar 1 1 nan 1 1", "ar 1 1 1 1e9 1", "ar 1 1 1 1 0.5", "no 1 1 1 1 1",
-        "ar 1 1 1 1 1\n\nsd 1 1 1 1 1", "vvs:interval=0 1 1 1 1 0", "ar  1 1 1 1 1"
+        "x", "ar@f32", "ar 1 1 1 1 1", "ar@f16 1 1 1 1 1", "ar@ 1 1 1 1 1",
+        "ar@bf16 1 1 1 1", "ar@bf16 1 1 1 1 1 1", "ar@bf16 0 1 1 1 1", "ar@bf16 -1 1 1 1 1",
+        "ar@bf16 1 1 nan 1 1", "ar@bf16 1 1 1 1e9 1", "ar@bf16 1 1 1 1 0.5", "no@f32 1 1 1 1 1",
+        "ar@bf16 1 1 1 1 1\n\nsd@int8 1 1 1 1 1", "vvs:interval=0@f32 1 1 1 1 0", "ar@bf16  1 1 1 1 1"
     };
-    CHECK(open_with_points("ar 1 1 1 1 1\n") == FV_OK);
-    CHECK(open_with_points("ar 1 1 1 1 1\nsd 1.5 2 0.5 0.25 1") == FV_OK);
+    CHECK(open_with_points("ar@f32 1 1 1 1 1\n") == FV_OK);
+    CHECK(open_with_points("ar@f32 1 1 1 1 1\nsd@int8 1.5 2 0.5 0.25 1") == FV_OK);
     CHECK(open_with_points("") == FV_OK);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         const fv_status s = open_with_points(bad[i]);
         CHECK(s == FV_ERR_MODEL);
         if (s != FV_ERR_MODEL) printf("# \"%s\" gave %d\n", bad[i], (int)s);
     }
-    char many[65 * 16 + 1] = "";
-    for (int i = 0; i < 64; i++) strcat(many, "ar 1 1 1 1 1\n");
+    char many[65 * 20 + 1] = "";
+    for (int i = 0; i < 64; i++) strcat(many, "ar@f32 1 1 1 1 1\n");
     CHECK(open_with_points(many) == FV_OK);
-    strcat(many, "ar 1 1 1 1 1\n");
+    strcat(many, "ar@f32 1 1 1 1 1\n");
     CHECK(open_with_points(many) == FV_ERR_MODEL);
 }
 

@@ -30,7 +30,7 @@
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
-static fv_dtype type_of(const char *name)
+fv_dtype ar_type_of(const char *name)
 {
     return !name || strcmp(name, "f32") == 0 ? FV_F32 : strcmp(name, "int8") == 0 ? FV_I8 : FV_BF16;
 }
@@ -43,7 +43,7 @@ static int open_model(ar_bench *b)
     c.precision = b->a->precision;
     const bool is_int8 = c.precision && strcmp(c.precision, "int8") == 0;
     b->precision = o.precision = is_int8 ? FV_I8 : cli_precision(b->ctx, &c);
-    b->kv = type_of(b->a->kv);
+    b->kv = ar_type_of(b->a->kv);
     fv_status s = fv_model_open(b->ctx, &b->file, path, NULL);
     if (s == FV_OK) s = fv_ar_open(b->ctx, &b->ar, b->file, &o);
     if (s != FV_OK) return cli_report(b->ctx, s, path);
@@ -56,20 +56,44 @@ static int open_model(ar_bench *b)
     return CLI_OK;
 }
 
+/* Models with weights of the types that methods name. What differs from line 0 by its weights has
+ * other logits: its pictures are others, however it decodes. */
+static int open_others(ar_bench *b)
+{
+    b->with[AR_WEIGHTS(b->precision)] = b->ar;
+    for (int i = 0; i < b->lines; i++) {
+        ar_line *l = &b->line[i];
+        if (!l->has_weights) l->weights = b->precision;
+        if (l->weights == b->precision) continue;
+        if (l->kind <= AR_KIND_DRAWN) l->kind = AR_KIND_ROUNDED;
+        fv_ar **ar = &b->with[AR_WEIGHTS(l->weights)];
+        fv_ar_options o = FV_AR_OPTIONS_INIT;
+        o.precision = l->weights;
+        if (*ar) continue;
+        const fv_status s = fv_ar_open(b->ctx, ar, b->file, &o);
+        if (s != FV_OK) return cli_report(b->ctx, s, b->a->model);
+    }
+    return CLI_OK;
+}
+
+static fv_ar *ar_of(const ar_bench *b, const ar_line *l) { return b->with[AR_WEIGHTS(l->weights)]; }
+
 /* Methods that need what the model lacks are left out. */
 static int drop_methods(ar_bench *b)
 {
     int kept = 0;
     if (b->info.has_draft) return CLI_OK;
     for (int i = 0; i < b->lines; i++) {
-        if (b->line[i].mode == FV_AR_SD || b->line[i].mode == FV_AR_VVS)
-            fv_free(b->ctx, b->line[i].text);
-        else
+        if (b->line[i].mode == FV_AR_SD || b->line[i].mode == FV_AR_VVS) {
+            fv_free(b->ctx, b->line[i].method);
+            free(b->line[i].text);
+        } else {
             b->line[kept++] = b->line[i];
+        }
     }
     if (kept < b->lines)
         cli_note("%s: has no draft head; %d methods are left out", b->a->model, b->lines - kept);
-    for (int i = kept; i < b->lines; i++) b->line[i].text = NULL;
+    for (int i = kept; i < b->lines; i++) b->line[i].text = b->line[i].method = NULL;
     b->lines = kept;
     if (kept > 1) return CLI_OK;
     return cli_fail(CLI_BAD_INPUT, "%s: without a draft head nothing is left to compare",
@@ -160,8 +184,9 @@ static fv_status make_samples(ar_bench *b, const ar_line *l, uint64_t seed, int3
 {
     fv_ar_generate_options o = options_of(b, l);
     o.seed = seed;
-    fv_status s = fv_ar_generate_tokens(b->ctx, b->ar, &o, tokens, stats);
-    if (s == FV_OK) s = fv_ar_decode_tokens(b->ctx, b->ar, o.count, tokens, images);
+    fv_status s = fv_ar_generate_tokens(b->ctx, ar_of(b, l), &o, tokens, stats);
+    if (l->weights != b->precision) stats->is_lossless = 0;
+    if (s == FV_OK) s = fv_ar_decode_tokens(b->ctx, ar_of(b, l), o.count, tokens, images);
     return s;
 }
 
@@ -325,9 +350,9 @@ static fv_status run_once(ar_bench *b, const ar_line *l, int run, fv_ar_stats *s
     o.seed += (uint64_t)run * (uint64_t)o.count;
     o.classes += (int64_t)run * o.count % b->info.classes;
     const double start = now(b);
-    fv_status s = fv_ar_generate_tokens(b->ctx, b->ar, &o, b->tokens, &st);
+    fv_status s = fv_ar_generate_tokens(b->ctx, ar_of(b, l), &o, b->tokens, &st);
     const double middle = now(b);
-    if (s == FV_OK) s = fv_ar_decode_tokens(b->ctx, b->ar, o.count, b->tokens, b->made);
+    if (s == FV_OK) s = fv_ar_decode_tokens(b->ctx, ar_of(b, l), o.count, b->tokens, b->made);
     out->tokens = middle - start;
     out->pixels = now(b) - middle;
     if (s != FV_OK) return s;
@@ -401,6 +426,7 @@ static int run_all(ar_bench *b)
 {
     int code = open_model(b);
     if (code == CLI_OK) code = drop_methods(b);
+    if (code == CLI_OK) code = open_others(b);
     if (code == CLI_OK) code = open_buffers(b);
     if (code == CLI_OK) code = open_judge(b);
     if (code != CLI_OK) return code;
@@ -418,7 +444,8 @@ static int store(const ar_bench *b)
     for (int i = 0; i < b->lines && n < (int)(sizeof p / sizeof *p); i++) {
         const ar_line *l = &b->line[i];
         if (!l->is_stored) continue;
-        p[n++] = (fv_ar_point){.method = l->text,
+        p[n++] = (fv_ar_point){.method = l->method,
+                               .weights = l->weights,
                                .speedup = (float)l->speedup.median,
                                .tokens_per_pass = (float)l->all.tokens_per_pass,
                                .accuracy = isnan(l->accuracy) ? 0 : (float)l->accuracy,
@@ -463,7 +490,8 @@ static int check_lossless(const ar_bench *b)
 
 static const char more[] =
     "METHODS: ways of decoding separated by semicolons, as in sd;vvs:interval=3, and\n"
-    "the lists all, lossless, relaxed, vvs and ablation; list prints them.\n"
+    "the lists all, lossless, relaxed, vvs and ablation; list prints them. A method\n"
+    "may name the type of its weights: ar@int8.\n"
     "Exit code 1: a lossless method made other tokens than plain decoding.\n";
 
 static int parse(ar_args *a, int argc, char **argv)
@@ -526,7 +554,8 @@ static int check(const ar_args *a)
 static void close_bench(ar_bench *b)
 {
     for (int i = 0; i < b->lines; i++) {
-        fv_free(b->ctx, b->line[i].text);
+        fv_free(b->ctx, b->line[i].method);
+        free(b->line[i].text);
         free_images(b, b->line[i].shown, AR_SHOWN);
     }
     free_images(b, b->plain, b->a->samples);
@@ -541,6 +570,8 @@ static void close_bench(ar_bench *b)
     free(b->logits);
     fv_recipe_close(&b->real);
     bench_judge_close(&b->judge);
+    for (int i = 0; i < 3; i++)
+        if (b->with[i] != b->ar) fv_ar_close(&b->with[i]);
     fv_ar_close(&b->ar);
     fv_model_close(&b->file);
 }

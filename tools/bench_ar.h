@@ -18,6 +18,7 @@ typedef enum ar_kind {
     AR_KIND_PLAIN = 0,
     AR_KIND_SAME,  /* the tokens of plain decoding */
     AR_KIND_DRAWN, /* other tokens of the same distribution */
+    AR_KIND_ROUNDED, /* weights of another type, nothing else */
     AR_KIND_LANTERN,
     AR_KIND_COOL,
     AR_KIND_GSD,
@@ -28,11 +29,14 @@ typedef enum ar_kind {
 
 /* A way of decoding, and what was measured. Line 0 is plain decoding. */
 typedef struct ar_line {
-    char *text;        /* of fv_ar_method_text */
+    char *text;        /* of fv_ar_method_text; with @TYPE where the weights are not the others' */
+    char *method;      /* the same without it */
     const char *title; /* of the group that begins here, or NULL */
     fv_ar_mode mode;
     fv_ar_expert expert;
     ar_kind kind;
+    fv_dtype weights;
+    bool has_weights; /* named: @bf16 */
     fv_ar_stats all;          /* of the samples */
     fv_ar_stats timed, plain; /* sums over the timed runs, and over the plain ones beside them */
     bench_spread speedup;     /* tokens alone */
@@ -61,7 +65,8 @@ typedef struct ar_bench {
     const ar_args *a;
     fv_ctx *ctx;
     fv_model *file;
-    fv_ar *ar;
+    fv_ar *ar;           /* with weights of `precision` */
+    fv_ar *with[3];      /* by AR_WEIGHTS; those of `precision` are `ar` */
     fv_ar_info info;
     fv_dtype precision, kv;
     bench_judge judge;
@@ -77,6 +82,11 @@ typedef struct ar_bench {
     ar_line line[AR_METHODS];
     int lines, shown;
 } ar_bench;
+
+#define AR_WEIGHTS(t) ((t) == FV_F32 ? 0 : (t) == FV_BF16 ? 1 : 2)
+/* "f32" or NULL, "bf16", "int8" */
+fv_dtype ar_type_of(const char *name);
+const char *ar_type_name(fv_dtype type);
 
 /* bench_ar_methods.c. Return an exit code. */
 int ar_read_methods(ar_bench *b, const char *text);

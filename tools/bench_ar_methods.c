@@ -144,22 +144,49 @@ static ar_kind kind_of(fv_ar_mode mode, const fv_ar_expert *e)
                                                                           : AR_KIND_SAME;
 }
 
+const char *ar_type_name(fv_dtype type)
+{
+    return type == FV_F32 ? "f32" : type == FV_BF16 ? "bf16" : "int8";
+}
+
+/* METHOD@TYPE in two; the second part is named. */
+static int read_weights(ar_line *l, char *method)
+{
+    static const char *const names[] = {"f32", "bf16", "int8", NULL};
+    char *at = strchr(method, '@');
+    if (!at) return CLI_OK;
+    *at++ = 0;
+    for (int i = 0; names[i]; i++) {
+        if (strcmp(at, names[i]) != 0) continue;
+        l->weights = ar_type_of(at);
+        l->has_weights = true;
+        return CLI_OK;
+    }
+    return cli_fail(CLI_USAGE, "--methods: @%s: weights are f32, bf16 or int8", at);
+}
+
 /* Plain decoding is line 0 already. The same method again stays: lists repeat one in each group. */
 static int add_method(ar_bench *b, const char *text, const char *title)
 {
     ar_line *l = &b->line[b->lines];
     if (b->lines == AR_METHODS)
         return cli_fail(CLI_USAGE, "--methods: at most %d are possible", AR_METHODS);
-    fv_status s = fv_ar_method_parse(b->ctx, text, &l->mode, &l->expert);
-    if (s == FV_OK) s = fv_ar_method_text(b->ctx, l->mode, &l->expert, &l->text);
+    char *word = cli_format("%s", text);
+    const int code = read_weights(l, word);
+    fv_status s = code == CLI_OK ? fv_ar_method_parse(b->ctx, word, &l->mode, &l->expert) : FV_OK;
+    free(word);
+    if (code != CLI_OK) return code;
+    if (s == FV_OK) s = fv_ar_method_text(b->ctx, l->mode, &l->expert, &l->method);
     if (s != FV_OK) return cli_report(b->ctx, s, "--methods");
     l->kind = kind_of(l->mode, &l->expert);
     l->title = title;
-    if (b->lines > 0 && l->kind == AR_KIND_PLAIN) {
-        fv_free(b->ctx, l->text);
+    if (b->lines > 0 && l->kind == AR_KIND_PLAIN && !l->has_weights) {
+        fv_free(b->ctx, l->method);
         *l = (ar_line){0};
         return CLI_OK;
     }
+    l->text = cli_format("%s%s%s", l->method, l->has_weights ? "@" : "",
+                         l->has_weights ? ar_type_name(l->weights) : "");
     b->lines++;
     return CLI_OK;
 }

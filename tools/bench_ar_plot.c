@@ -12,8 +12,9 @@
 #define ROWS 7 /* of the sheet */
 
 static const char *const kind_name[AR_KINDS] = {
-    "plain decoding", "lossless: the same tokens", "lossless in distribution", "LANTERN, LANTERN++",
-    "COOL-SD",        "GSD",                       "VVS-U",                    "VVS-D"};
+    "plain decoding",     "lossless: the same tokens", "lossless in distribution", "other weights",
+    "LANTERN, LANTERN++", "COOL-SD",                   "GSD",                      "VVS-U",
+    "VVS-D"};
 
 /* What panels show: axes below, and beside them. */
 typedef enum axis { AXIS_TOKENS = 0, AXIS_TIME, AXIS_ACCURACY, AXIS_DISTANCE, AXIS_EQUAL } axis;

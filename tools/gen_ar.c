@@ -4,8 +4,8 @@
  * times as fast (fv_ar_choose_point); a model that was not measured has lossless speculative
  * decoding only, and what that brings here is asked of the cost model, which sees the machine.
  *
- * Without both, pictures are those of decoding token by token, and speculation is adaptive: it
- * measures passes first. That costs what a small picture takes, but guessing ahead loses where
+ * Without both, pictures are those of decoding token by token. A measured model takes the fastest
+ * measured way to them; else speculation is adaptive: it measures passes first. That costs what a small picture takes, but guessing ahead loses where
  * pictures share passes, as more rows are no longer free. Processor time of ar-xs with a draft head
  * of few steps, one thread, all of the program, in seconds:
  *     pictures           1      8      32
@@ -95,12 +95,17 @@ static int check_caption(const gen_run *r)
     return CLI_OK;
 }
 
-static int open_model(gen_run *r)
+static int open_weights(gen_run *r, fv_dtype precision)
 {
     const fv_ar_mode mode = r->a->mode ? r->ar.o.mode : FV_AR_AUTO;
     const bool no_draft = mode == FV_AR_PLAIN || mode == FV_AR_JACOBI;
-    const int code = gen_open_weights(r->ctx, &r->model, r->a->tokenizer,
-                                      cli_precision(r->ctx, &r->a->common), no_draft);
+    return gen_open_weights(r->ctx, &r->model, r->a->tokenizer, precision, no_draft);
+}
+
+static int open_model(gen_run *r)
+{
+    const fv_ar_mode mode = r->a->mode ? r->ar.o.mode : FV_AR_AUTO;
+    const int code = open_weights(r, cli_precision(r->ctx, &r->a->common));
     if (code != CLI_OK) return code;
     if ((mode == FV_AR_SD || mode == FV_AR_VVS) && !r->model.ar_info.has_draft)
         return cli_fail(CLI_BAD_INPUT,
@@ -199,39 +204,77 @@ static void note_point(const gen_run *r)
     const fv_ar_point *p = &r->ar.point;
     fv_ar_point plain;
     fv_ar_get_point(r->model.ar, 0, &plain);
+    const char *weights = p->weights == FV_I8 ? "int8" : fv_dtype_name(p->weights);
     if (p->is_lossless)
-        cli_note("--speedup %gx: %s, lossless, measured %.2fx, %.2f tokens a pass", r->a->speedup,
-                 p->method, (double)p->speedup, (double)p->tokens_per_pass);
+        cli_note("--speedup %gx: %s in %s, lossless, measured %.2fx, %.2f tokens a pass",
+                 r->a->speedup, p->method, weights, (double)p->speedup,
+                 (double)p->tokens_per_pass);
     else
-        cli_note("--speedup %gx: %s, measured %.2fx, %.2f tokens a pass; accuracy %.1f %% "
+        cli_note("--speedup %gx: %s in %s, measured %.2fx, %.2f tokens a pass; accuracy %.1f %% "
                  "instead of %.1f %%, distance %.3g instead of %.3g",
-                 r->a->speedup, p->method, (double)p->speedup, (double)p->tokens_per_pass,
+                 r->a->speedup, p->method, weights, (double)p->speedup, (double)p->tokens_per_pass,
                  100 * (double)p->accuracy, 100 * (double)plain.accuracy, (double)p->distance,
                  (double)plain.distance);
 }
 
-static int choose_point(gen_run *r)
+/* The weights of a point may be of another type than those that are open. */
+static int take_point(gen_run *r, int i)
 {
     fv_ar_point *p = &r->ar.point;
+    fv_ar_get_point(r->model.ar, i, p);
+    if (p->weights != r->model.precision) {
+        fv_ar_close(&r->model.ar);
+        fv_model_close(&r->model.decoder);
+        const int code = open_weights(r, p->weights);
+        if (code != CLI_OK) return code;
+        fv_ar_get_point(r->model.ar, i, p);
+    }
+    return set_method(r, p->method, r->model.label);
+}
+
+/* Of all points, or of those with the weights that --precision names. */
+static int choose_point(gen_run *r)
+{
+    const fv_dtype *only = r->a->common.precision ? &r->model.precision : NULL;
+    fv_ar_point fastest;
     int reached;
-    fv_ar_get_point(r->model.ar, fv_ar_choose_point(r->model.ar, r->a->speedup, &reached), p);
+    const int i = fv_ar_choose_point(r->model.ar, r->a->speedup, only, &reached);
+    if (i < 0)
+        return cli_fail(CLI_FAILED, "--speedup %gx: nothing was measured with --precision %s",
+                        r->a->speedup, r->a->common.precision);
+    fv_ar_get_point(r->model.ar, i, &fastest);
     if (!reached)
         return cli_fail(CLI_FAILED,
                         "--speedup %gx: out of reach; the maximum that was measured is "
                         "%.2fx (%s)",
-                        r->a->speedup, (double)p->speedup, p->method);
-    const int code = set_method(r, p->method, r->model.label);
+                        r->a->speedup, (double)fastest.speedup, fastest.method);
+    const int code = take_point(r, i);
     if (code == CLI_OK) note_point(r);
     return code;
 }
 
+/* The fastest measured way to the pictures of plain decoding with these weights; if nothing was
+ * measured with them, the cost model finds one while it runs. */
+static int choose_lossless(gen_run *r)
+{
+    const fv_dtype *only = &r->model.precision;
+    fv_ar_point plain;
+    fv_ar_get_point(r->model.ar, 0, &plain);
+    if (plain.method && plain.weights == *only) {
+        const int i = fv_ar_choose_point(r->model.ar, 1.0, only, NULL);
+        fv_ar_point p;
+        fv_ar_get_point(r->model.ar, i, &p);
+        if (p.is_lossless) return set_method(r, p.method, r->model.label);
+    }
+    return set_method(r, r->model.ar_info.has_draft ? LOSSLESS : "ar", NULL);
+}
+
 static int choose_way(gen_run *r)
 {
-    const bool has_draft = r->model.ar_info.has_draft;
     if (r->a->mode) return CLI_OK;
     if (r->a->speedup > 0 && fv_ar_point_count(r->model.ar) > 0) return choose_point(r);
-    if (r->a->speedup > 1 && !has_draft) return out_of_reach(r, 1.0);
-    return set_method(r, has_draft ? LOSSLESS : "ar", NULL);
+    if (r->a->speedup > 1 && !r->model.ar_info.has_draft) return out_of_reach(r, 1.0);
+    return choose_lossless(r);
 }
 
 static int prepare(gen_run *r)
