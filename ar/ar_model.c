@@ -48,7 +48,7 @@ static fv_status open_tokenizer(fv_ctx *ctx, fv_ar *a, const fv_ar_options *o)
     a->tokenizer = o->tokenizer ? o->tokenizer : a->file;
     if (o->tokenizer) FV_TRY(ar_config_read(ctx, o->tokenizer, &c));
     FV_TRY(check_hash(ctx, a, a->tokenizer));
-    FV_TRY(fv_vq_open(ctx, &a->vq, a->tokenizer, FV_F32));
+    FV_TRY(fv_vq_open(ctx, &a->vq, a->tokenizer, o->precision == FV_F32 ? FV_F32 : FV_BF16));
     fv_vq_get_info(a->vq, &info);
     a->factor = info.factor;
     a->code_width = info.code_width;
