@@ -681,19 +681,20 @@ FV_API fv_t fv_l2norm(fv_tape *t, fv_t x, float eps);
 FV_API fv_t fv_vq_nearest(fv_tape *t, fv_t z, fv_t codes, fv_t *index);
 FV_API fv_t fv_loss_vq(fv_tape *t, fv_t z, fv_t codes, fv_t index, float beta);
 /* Bits per row that logits f32 [n, V] cost when code v is taken with p = softmax(2 z.code / tau):
- * scalar, mean of -sum_v p_v log2 softmax(logits)_v. z [.., D] (n rows) and codes [V, D] f32 of unit
- * length, tau [1]; gradients to z, codes and logits. */
+ * scalar, mean of -sum_v p_v log2 softmax(logits)_v. z [.., D] (n rows) and codes [V, D] f32 of
+ * unit length, tau [1]; gradients to z, codes and logits. */
 FV_API fv_t fv_soft_rate(fv_tape *t, fv_t z, fv_t codes, fv_t logits, fv_t tau);
 /* y[b, r] = sum over k of weight[r, k] x[b, index[r, k]]; x f32 [B, T, C], index i32 [R, n] (-1:
- * nothing; beyond T: FV_ERR_ARG when the plan runs), weight f32 [R, n], no gradient -> [B, R, C]. */
+ * nothing; beyond T: FV_ERR_ARG when the plan runs), weight f32 [R, n], without a gradient ->
+ * [B, R, C]. */
 FV_API fv_t fv_mix_rows(fv_tape *t, fv_t x, fv_t index, fv_t weight);
 /* Haar bands of 2x2 blocks: [B, H, W, C] -> [B, H/2, W/2, 4C], C channels of LL, LH, HL and HH; and
  * back. Orthogonal. */
 FV_API fv_t fv_haar_down(fv_tape *t, fv_t x);
 FV_API fv_t fv_haar_up(fv_tape *t, fv_t x);
 /* Pictures f32 [B, H, W, 3] in [-1, 1], scalars; no gradient to the target. ms_ssim: 1 - MS-SSIM of
- * luma as fv_ms_ssim, with the weights of the first `scales` of its 5 scales made to sum to 1; sides
- * of at least 11 << (scales - 1). texture: Wasserstein distortion as fv_texture, luma on `scales`
+ * luma as fv_ms_ssim, with the weights of the first `scales` of its 5 scales made to sum to 1;
+ * sides of at least 11 << (scales - 1). texture: Wasserstein distortion as fv_texture, luma on `scales`
  * scales (2..5), sides of at least 9 << (scales - 1). */
 FV_API fv_t fv_loss_ms_ssim(fv_tape *t, fv_t a, fv_t target, int scales);
 FV_API fv_t fv_loss_texture(fv_tape *t, fv_t a, fv_t target, int scales);

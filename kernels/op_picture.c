@@ -1,7 +1,7 @@
 /* op_picture.c - losses between pictures on the CPU: the mean over a batch of what
- * op_picture_body.h says of one. The forward pass of a training makes the gradient along with the value, because they
- * share nearly all of their work, and keeps it; backward scales it. One picture per lane at a time:
- * nothing depends on the number of threads. */
+ * op_picture_body.h says of one. The forward pass of a training makes the gradient along with the
+ * value, because they share nearly all of their work, and keeps it; backward scales it. One picture
+ * per lane at a time: nothing depends on the number of threads. */
 #include "cpu_ops.h"
 
 #define PICTURE_INIT picture_init_c

@@ -279,9 +279,11 @@ static fv_status noise_image(fv_image *img, uint32_t seed, int size, double blur
 {
     FV_TRY(fv_image_create(ctx, img, size, size + 11, 3, 8));
     for (int y = 0; y < img->height; y++)
-        for (int x = 0; x < 3 * size; x++)
+        for (int x = 0; x < 3 * size; x++) {
+            const double grain = uniform(seed, (uint64_t)(y * 3 * size + x));
             ((uint8_t *)img->pixels)[(size_t)y * img->stride_bytes + (size_t)x] =
-                (uint8_t)(128 + (1 - blur) * 60 * (double)uniform(seed, (uint64_t)(y * 3 * size + x)));
+                (uint8_t)(128 + (1 - blur) * 60 * grain);
+        }
     return FV_OK;
 }
 

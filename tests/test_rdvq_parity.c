@@ -185,7 +185,7 @@ static void compare(const char *name, const run *r)
         differ += index[i] != ((const int32_t *)want[1].data)[i] &&
                   ((const float *)want[2].data)[i] >= 1e-5f;
     fv_model_close(&g);
-    /* Queries are up to 100 times as long as keys here: attention passes on as much more rounding. */
+    /* Queries are up to 100 times as long as keys: attention passes on as much more rounding. */
     CHECK_MSG(latents <= 1e-5 && logits <= 4e-5 && picture <= 1e-5 && differ == 0,
               "%s: latents %g, logits %g, picture %g, %d codes differ", name, latents, logits,
               picture, differ);

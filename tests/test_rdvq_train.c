@@ -34,7 +34,8 @@ static void make_data(void)
         size_t n = (size_t)sprintf((char *)ppm, "P6 %d %d 255\n", WIDE, HIGH);
         for (int p = 0; p < WIDE * HIGH * 3; p++) {
             const int x = p / 3 % WIDE, y = p / 3 / WIDE, c = p % 3;
-            const double wave = sin(0.02 * (i + 2) * x + 0.03 * y * (c + 1)) + cos(0.05 * (y - x * i));
+            const double wave = sin(0.02 * (i + 2) * x + 0.03 * y * (c + 1)) +
+                                cos(0.05 * (y - x * i));
             const int edge = (x * (i + 1) + 2 * y) / 60 % 2 ? 50 : 0;
             ppm[n++] = (uint8_t)(90 + 30 * wave + edge + (int)(test_next(&seed) >> 8) % 8);
         }
