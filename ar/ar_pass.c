@@ -245,30 +245,12 @@ static void place_rows(ar_work *w, int rows, const ar_out *out, int outs)
         if (w->place[r] == 0) w->place[r] = w->wanted++;
 }
 
-/* Threads meet five times a layer, which takes longer than a small pass saves by them: with weights
- * in int8 a token of ar-xs takes 0.12 ms on one thread and 0.16 on two. What a thread needs is
- * estimated from rates of one core with AVX-512; where they are lower, passes are longer and shared
- * a little late. Nothing but time depends on the number. */
-static int team_size(const ar_work *w, const ar_stack *s, int rows)
-{
-    static const double meeting = 6.5e-6; /* seconds a layer */
-    const gpt_config *c = &w->w->cfg;
-    const bool is_i8 = w->w->type == FV_I8, is_bf16 = w->w->type == FV_BF16;
-    const double d = c->width, each = s->layers * (4 * d * d + 3 * d * c->ffn);
-    const double bytes = each * (is_i8 ? 1 : is_bf16 ? 2 : 4);
-    const double flop = 2 * (each * rows + d * c->vocab * w->wanted);
-    const double alone = bytes / 80e9 + flop / (is_i8 ? 350e9 : is_bf16 ? 200e9 : 80e9);
-    const double shared = alone / w->threads + meeting * s->layers;
-    return shared < alone ? w->threads : 1;
-}
-
 void ar_pass_run(ar_work *w, const ar_stack *s, const ar_row *row, int rows, const ar_out *out,
                  int outs, float guidance)
 {
     place_rows(w, rows, out, outs);
     w->team.threads = 1;
-    const int threads = team_size(w, s, rows);
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(w->threads)
     {
 #pragma omp single
         w->team.threads = omp_get_num_threads();

@@ -4,42 +4,13 @@
 # FOVEA names the program. Everything runs on a small model with random weights.
 set -u
 : "${FOVEA:?path of fovea}"
-models=$(cd "$(dirname "$0")/../diffusion/models" && pwd)
+tests=$(cd "$(dirname "$0")" && pwd)
+models=$tests/../diffusion/models
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 export LC_ALL=C OMP_WAIT_POLICY=passive
-count=0 failed=0 skipped=0
-
-ok() { # status, name
-    count=$((count + 1))
-    if [ "$1" = 0 ]; then echo "ok $count - $2"; return; fi
-    failed=$((failed + 1))
-    sed 's/^/# /' out err 2> /dev/null
-    echo "not ok $count - $2"
-}
-skip() { count=$((count + 1)) skipped=$((skipped + 1)); echo "ok $count - $1 # SKIP $2"; }
-expect() { # name, code, command
-    name=$1 want=$2
-    shift 2
-    "$@" > out 2> err < /dev/null
-    got=$?
-    [ "$got" = "$want" ] || echo "# exit code $got, not $want: $*"
-    [ "$got" = "$want" ]; ok $? "$name"
-}
-refuse() { # name, code, pattern, command: one line that matches, nothing on stdout, no new files
-    name=$1 want=$2 pattern=$3
-    shift 3
-    ls > before
-    "$@" > out 2> err < /dev/null
-    got=$?
-    ls > after
-    [ "$got" = "$want" ] && [ ! -s out ] && [ "$(wc -l < err)" = 1 ] &&
-        grep -qi -- "$pattern" err && cmp -s before after
-    ok $? "$name"
-}
-: > before; : > after; : > out; : > err
-is_png() { [ "$(head -c 8 "$1" | od -An -tx1 | tr -d ' \n')" = 89504e470d0a1a0a ]; }
+. "$tests/shell_checks.sh"
 value() { # column of the csv, method
     awk -F '","|",|,' -v column="$1" -v method="$2" '
         NR == 1 { n = split($0, name, ","); for (i = 1; i <= n; i++) at[name[i]] = i; next }
@@ -144,6 +115,4 @@ sleep 1
 kill -TERM $pid
 wait $pid
 [ $? = 130 ] && [ ! -s out ] && [ ! -f i.csv ] && grep -q interrupted err; ok $? interrupted
-echo "1..$count"
-echo "# $((count - failed - skipped)) passed, $failed failed, $skipped skipped"
-[ "$failed" = 0 ]
+finish

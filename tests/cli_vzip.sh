@@ -4,47 +4,13 @@
 # VZIP names the program. Inputs are small: how well it compresses is tested elsewhere.
 set -u
 : "${VZIP:?path of vzip}"
+tests=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 cd "$work" || exit 1
 export LC_ALL=C
 unset FOVEA_CORPORA
-count=0 failed=0 skipped=0
-
-ok() { # status, name
-    count=$((count + 1))
-    if [ "$1" = 0 ]; then echo "ok $count - $2"; return; fi
-    failed=$((failed + 1))
-    sed 's/^/# /' err 2> /dev/null
-    echo "not ok $count - $2"
-}
-skip() { count=$((count + 1)) skipped=$((skipped + 1)); echo "ok $count - $1 # SKIP $2"; }
-run() { "$@" > out 2> err < /dev/null; }
-expect() { # name, code, command
-    name=$1 want=$2
-    shift 2
-    run "$@"
-    got=$?
-    if [ "$got" != "$want" ]; then echo "# exit code $got, not $want: $*"; ok 1 "$name"; else ok 0 "$name"; fi
-}
-# It fails with this code, one line on stderr that matches, nothing on stdout, and no new files.
-refuse() { # name, code, pattern, command
-    name=$1 want=$2 pattern=$3
-    shift 3
-    ls -A > before
-    run "$@"
-    got=$?
-    ls -A > after
-    bad=0
-    [ "$got" = "$want" ] || { echo "# exit code $got, not $want: $*"; bad=1; }
-    [ "$(wc -l < err)" -eq 1 ] || { echo "# not one line"; bad=1; }
-    grep -q "^vzip: " err || { echo "# does not begin with the program"; bad=1; }
-    grep -qi -- "$pattern" err || { echo "# message lacks: $pattern"; bad=1; }
-    [ ! -s out ] || { echo "# something on stdout"; bad=1; }
-    cmp -s before after || { echo "# files changed"; diff before after | sed 's/^/# /'; bad=1; }
-    ok "$bad" "$name"
-}
-: > out; : > err; : > before; : > after
+. "$tests/shell_checks.sh"
 # Changes one byte of a file.
 damage() { # file, offset
     printf '\252' | dd of="$1" bs=1 seek="$2" conv=notrunc 2> /dev/null
@@ -314,6 +280,4 @@ rm -f held late.vz*
 expect version 0 "$VZIP" --version
 grep -q '^vzip [0-9]' out; ok $? version_is_printed
 [ -z "$(ls -A | grep '\.tmp\.')" ]; ok $? no_partial_files_are_left
-echo "1..$count"
-echo "# $((count - failed - skipped)) passed, $failed failed, $skipped skipped"
-[ "$failed" = 0 ]
+finish

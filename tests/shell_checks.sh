@@ -1,4 +1,4 @@
-# shell_checks.sh - what the scripts cli_gen*.sh share: results in TAP, exit codes, messages, files.
+# shell_checks.sh - what the scripts cli_*.sh share: results in TAP, exit codes, messages, files.
 #
 # To be sourced in an empty folder. Commands leave their output in the files out and err.
 # shellcheck shell=sh
@@ -25,10 +25,10 @@ expect() { # name, code, command
 refuse() { # name, code, pattern, command
     name=$1 want=$2 pattern=$3
     shift 3
-    ls > before
+    ls -A > before
     run "$@"
     got=$?
-    ls > after
+    ls -A > after
     bad=0
     [ "$got" = "$want" ] || { echo "# exit code $got, not $want: $*"; bad=1; }
     [ "$(wc -l < err)" -eq 1 ] || { echo "# not one line"; bad=1; }
