@@ -283,6 +283,10 @@ static int prepare(gen_run *r)
     const size_t each = (size_t)r->model.ar_info.tokens;
     int code = choose_way(r);
     if (code != CLI_OK) return code;
+    if (r->a->has_compare && w->o.mode == FV_AR_PLAIN && w->point.method)
+        return cli_fail(CLI_USAGE, "--compare: what --speedup takes here is decoding token by token "
+                                   "with weights of another type, and ways with the same weights "
+                                   "are compared");
     if (r->a->has_compare && w->o.mode == FV_AR_PLAIN)
         return cli_fail(CLI_USAGE, "--compare: this is decoding token by token itself; choose "
                                    "another way with --mode or --speedup");
