@@ -5,13 +5,9 @@
  * decoding only, and what that brings here is asked of the cost model, which sees the machine.
  *
  * Without both, pictures are those of decoding token by token. A measured model takes the fastest
- * measured way to them; else speculation is adaptive: it measures passes first. That costs what a small picture takes, but guessing ahead loses where
- * pictures share passes, as more rows are no longer free. Processor time of ar-xs with a draft head
- * of few steps, one thread, all of the program, in seconds:
- *     pictures           1      8      32
- *     ar               0.24   0.43   1.06
- *     sd               0.27   0.73   2.13
- *     sd:adaptive=1    0.29   0.51   1.14 */
+ * measured way to them; else speculation is adaptive: it measures passes first, which costs what a
+ * small picture takes, because guessing ahead loses where weights lie in the cache or pictures share
+ * passes (fovea bench ar shows by how much). */
 #include "gen_run.h"
 
 #include <math.h>
