@@ -333,16 +333,15 @@ static fv_status add_draft(converter *c)
 
 /* ---- All of it ------------------------------------------------------------------------------- */
 
-#define DRAFT_KEYS "fovea.draft." /* how a draft head was trained, and how good it is */
-
 /* Keys of m that begin with `prefix` and are not set. What a draft that is replaced says of itself
- * goes with it. */
+ * goes with it; what was measured was measured on other weights. */
 static fv_status copy_metadata(converter *c, const fv_model *m, const char *prefix, fv_meta *to)
 {
     for (int i = 0; i < fv_model_meta_count(m); i++) {
         const char *key, *value;
         fv_model_meta_at(m, i, &key, &value);
-        bool is_wanted = after(key, prefix) && (m == c->draft.m || !after(key, DRAFT_KEYS));
+        bool is_wanted = after(key, prefix) && (m == c->draft.m || !after(key, AR_DRAFT_KEYS)) &&
+                         strcmp(key, AR_POINTS_KEY) != 0;
         for (int k = 0; k < to->pairs; k++) is_wanted &= strcmp(to->item[2 * k], key) != 0;
         if (is_wanted) FV_TRY(fv_meta_add(c->ctx, to, key, value));
     }
@@ -361,7 +360,7 @@ static fv_status metadata(converter *c)
                                                                : "LlamaGen checkpoint");
     if (s == FV_OK) s = copy_metadata(c, m, "fovea.", &all);
     if (s == FV_OK && c->draft.m && c->draft.m != m)
-        s = copy_metadata(c, c->draft.m, DRAFT_KEYS, &all);
+        s = copy_metadata(c, c->draft.m, AR_DRAFT_KEYS, &all);
     for (int i = 0; i < c->meta.pairs && s == FV_OK; i++)
         s = fv_meta_add(c->ctx, &all, c->meta.item[2 * i], c->meta.item[2 * i + 1]);
     if (s == FV_OK) s = fv_meta_write(&all, c->pack.writer);

@@ -139,6 +139,16 @@ static void fill_vvs(const fv_ar_expert *e, ar_vvs_options *v)
     v->keep_stale_draft = e->keep_stale_draft;
 }
 
+/* The k codes near each: kept with the model where its context calls, else made for this run. */
+static fv_status find_neighbours(run *r, const float *codebook, int codes, int width, int k)
+{
+    ar_neighbours **at = r->ctx == r->a->ctx ? &r->a->kept->near : &r->near;
+    if (*at && (*at)->k != k) ar_neighbours_free(r->ctx, at);
+    if (!*at) FV_TRY(ar_neighbours_create(r->ctx, at, codebook, codes, width, k, false));
+    r->decode.accept.near = *at;
+    return FV_OK;
+}
+
 /* The codebook, and the codes near each code, where a rule or the schedule asks for them. */
 static fv_status open_codebook(run *r)
 {
@@ -159,9 +169,7 @@ static fv_status open_codebook(run *r)
     r->decode.vvs.code_width = a->code_width;
     if (!is_lantern) return FV_OK;
     const int others = (int)dim[0] - 1, k = r->e.neighbours < others ? r->e.neighbours : others;
-    FV_TRY(ar_neighbours_create(r->ctx, &r->near, values, (int)dim[0], (int)dim[1], k, false));
-    r->decode.accept.near = r->near;
-    return FV_OK;
+    return find_neighbours(r, values, (int)dim[0], (int)dim[1], k);
 }
 
 static fv_status plan(run *r)

@@ -14,7 +14,6 @@
 #include "class_names.h"
 #include "method_text.h"
 
-#define META_POINTS "fovea.ar.points"
 #define MAX_POINTS 64
 #define MAX_POINTS_TEXT 65536
 #define SPEEDUP_SLACK 0.97f /* what a speed contract allows */
@@ -239,7 +238,7 @@ struct ar_points {
 static fv_status bad_line(fv_ctx *ctx, int line)
 {
     return fv_fail(ctx, FV_ERR_MODEL, "model: line %d of %s is not a measured method", line,
-                   META_POINTS);
+                   AR_POINTS_KEY);
 }
 
 /* The word at *at, which is cut; "" at the end. */
@@ -251,30 +250,13 @@ static char *next_word(char **at)
     return word;
 }
 
-static const struct {
-    const char *name;
-    fv_dtype type;
-} weights[] = { { "f32", FV_F32 }, { "bf16", FV_BF16 }, { "int8", FV_I8 } };
-
-static const char *weights_name(fv_dtype type)
-{
-    for (size_t i = 0; i < FV_ARRAY_LEN(weights); i++)
-        if (weights[i].type == type) return weights[i].name;
-    return NULL;
-}
-
 /* Cuts "@bf16" off. */
 static bool read_weights(char *method, fv_dtype *out)
 {
     char *at = strchr(method, '@');
     if (!at) return false;
-    *at++ = 0;
-    for (size_t i = 0; i < FV_ARRAY_LEN(weights); i++) {
-        if (strcmp(weights[i].name, at) != 0) continue;
-        *out = weights[i].type;
-        return true;
-    }
-    return false;
+    *at = 0;
+    return fv_weights_find(at + 1, out) != 0;
 }
 
 static fv_status read_point(fv_ctx *ctx, char *line, int number, fv_ar_point *p)
@@ -287,7 +269,7 @@ static fv_status read_point(fv_ctx *ctx, char *line, int number, fv_ar_point *p)
     if (!read_weights(method, &p->weights)) return bad_line(ctx, number);
     fv_status s = fv_ar_method_parse(ctx, p->method, &mode, &e);
     for (int i = 0; i < 5 && s == FV_OK; i++) {
-        s = fv_meta_parse(ctx, META_POINTS, next_word(&line), i == 4, &v[i]);
+        s = fv_meta_parse(ctx, AR_POINTS_KEY, next_word(&line), i == 4, &v[i]);
         if (s == FV_OK && !(v[i] >= 0 && v[i] <= 1e6)) s = FV_ERR_MODEL;
     }
     if (s == FV_ERR_OOM) return s;
@@ -303,7 +285,7 @@ static fv_status read_point(fv_ctx *ctx, char *line, int number, fv_ar_point *p)
 
 fv_status ar_points_read(fv_ctx *ctx, const fv_model *m, ar_points **out)
 {
-    const char *text = fv_model_meta(m, META_POINTS);
+    const char *text = fv_model_meta(m, AR_POINTS_KEY);
     *out = NULL;
     if (!text || !*text) return FV_OK;
     const size_t n = strlen(text);
@@ -372,10 +354,10 @@ static fv_status points_text(fv_ctx *ctx, const fv_ar_point *p, int count, fv_te
         if (i == 0 && mode != FV_AR_PLAIN)
             return fv_fail(ctx, FV_ERR_ARG, "points: the first is not plain decoding but %s",
                            p[i].method);
-        if (!weights_name(p[i].weights))
+        if (!fv_weights_name(p[i].weights))
             return fv_fail(ctx, FV_ERR_ARG, "points: weights are f32, bf16 or int8");
         fv_text_printf(t, "%s@%s %.4g %.4g %.5g %.5g %d\n", p[i].method,
-                       weights_name(p[i].weights), (double)p[i].speedup,
+                       fv_weights_name(p[i].weights), (double)p[i].speedup,
                        (double)p[i].tokens_per_pass, (double)p[i].accuracy,
                        (double)p[i].distance, p[i].is_lossless != 0);
     }
@@ -407,7 +389,7 @@ fv_status fv_ar_store_points(fv_ctx *ctx, const fv_model *file, const fv_ar_poin
     fv_text_init(&text, ctx);
     fv_status s = points_text(ctx, points, count, &text);
     if (s == FV_OK) s = copy_meta(ctx, file, &meta);
-    if (s == FV_OK) s = fv_meta_add(ctx, &meta, META_POINTS, count ? text.data : "");
+    if (s == FV_OK) s = fv_meta_add(ctx, &meta, AR_POINTS_KEY, count ? text.data : "");
     if (s == FV_OK) s = fv_pack_create(ctx, &pack);
     if (s == FV_OK) s = fv_pack_copy(&pack, file, "", "");
     if (s == FV_OK) s = fv_meta_write(&meta, pack.writer);

@@ -81,6 +81,8 @@ static fv_status open_parts(fv_ctx *ctx, fv_ar *a, const fv_ar_options *o)
     if (a->cfg.gpt.classes)
         FV_TRY(fv_class_names_read(ctx, a->file, a->cfg.gpt.classes, &a->class_name,
                                    &a->class_text));
+    a->kept = fv_calloc(ctx, 1, sizeof *a->kept);
+    if (!a->kept) return FV_ERR_OOM;
     FV_TRY(ar_points_read(ctx, a->file, &a->points));
     FV_TRY(read_rates(ctx, a));
     fv_model_hash(a->file, a->hash);
@@ -118,6 +120,8 @@ void fv_ar_close(fv_ar **aa)
     fv_free(a->ctx, a->class_name);
     fv_free(a->ctx, a->class_text);
     fv_free(a->ctx, a->points);
+    if (a->kept) ar_neighbours_free(a->ctx, &a->kept->near);
+    fv_free(a->ctx, a->kept);
     fv_free(a->ctx, a);
 }
 

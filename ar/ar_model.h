@@ -9,6 +9,11 @@
 typedef struct ar_points ar_points;
 fv_status ar_points_read(fv_ctx *ctx, const fv_model *m, ar_points **out);
 
+/* What calls with the model's own context leave for the next one; other contexts make their own. */
+typedef struct ar_kept {
+    ar_neighbours *near; /* LANTERN's, of the number last asked for */
+} ar_kept;
+
 struct fv_ar {
     fv_ctx *ctx;
     const fv_model *file, *tokenizer; /* tokenizer NULL: none */
@@ -22,6 +27,7 @@ struct fv_ar {
     const char *vq_prefix;            /* of its tensors in the tokenizer's file */
     char **class_name, *class_text;
     ar_points *points;
+    ar_kept *kept;
     bool has_rates;                   /* of its draft, measured; else the built-in ones */
     float rate[AR_MAX_DEPTH * AR_MAX_RANK];
     uint8_t hash[32];

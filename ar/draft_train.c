@@ -331,7 +331,9 @@ static fv_status export_parts(trainer *tr, uint64_t step, const char *rates, fv_
     for (int i = 0; i < fv_model_meta_count(tr->file); i++) {
         const char *key, *value;
         fv_model_meta_at(tr->file, i, &key, &value);
-        if (strncmp(key, "fovea.draft.", 12) != 0) FV_TRY(fv_meta_add(tr->ctx, meta, key, value));
+        if (strncmp(key, AR_DRAFT_KEYS, strlen(AR_DRAFT_KEYS)) == 0) continue;
+        if (strcmp(key, AR_POINTS_KEY) == 0) continue;
+        FV_TRY(fv_meta_add(tr->ctx, meta, key, value));
     }
     FV_TRY(fv_meta_add_number(tr->ctx, meta, "fovea.draft.step", (double)step));
     FV_TRY(fv_meta_add(tr->ctx, meta, "fovea.draft.recipe", tr->recipe_text));
@@ -404,8 +406,6 @@ static fv_status export_model(void *user, uint64_t step, const char *path)
 
 static fv_status read_numbers(trainer *tr, fv_recipe *r)
 {
-    (void)fv_recipe_string(r, "engine", "draft");
-    (void)fv_recipe_bool(r, "profile", 0);
     tr->seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
     tr->batch = (int)fv_recipe_int(r, "batch", 16, 1, 4096);
     tr->accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
@@ -632,8 +632,9 @@ static fv_status build_plan(trainer *tr)
     return fv_plan_bind(tr->plan, "one", tr->one);
 }
 
-static void trainer_free(trainer *tr)
+static void trainer_free(void *state)
 {
+    trainer *tr = state;
     fv_opt_destroy(&tr->opt);
     fv_plan_destroy(&tr->plan);
     fv_plan_destroy(&tr->features);
@@ -653,9 +654,10 @@ static void trainer_free(trainer *tr)
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
 }
 
-static fv_status prepare(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
-                         fv_train_options *t)
+static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
+                         fv_train_options *t, fv_trainer_run *run)
 {
+    trainer *tr = state;
     FV_TRY(read_numbers(tr, r));
     FV_TRY(open_files(tr, r, o->data_dir));
     FV_TRY(read_run(tr, r, o, t));
@@ -663,24 +665,18 @@ static fv_status prepare(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
     FV_TRY(fv_recipe_check(r));
     FV_TRY(allocate(tr));
     FV_TRY(build_target(tr));
-    return build_plan(tr);
+    FV_TRY(build_plan(tr));
+    tr->recipe_text = fv_recipe_text(r);
+    *run = (fv_trainer_run){ tr->recipe_text, tr->net.params, tr->opt, tr->plan,
+                             { tr, train_step, tr->held_data ? evaluate : NULL,
+                               NULL, export_model } };
+    return FV_OK;
 }
 
 fv_status fv_ar_draft_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
                             fv_train_result *result)
 {
-    trainer tr = {.ctx = ctx};
-    fv_trainer_options o;
-    fv_train_options t = FV_TRAIN_OPTIONS_INIT;
-    FV_TRY(fv_trainer_take(ctx, r, opts, false, &o));
-    fv_status s = prepare(&tr, r, &o, &t);
-    if (s == FV_OK) {
-        tr.recipe_text = fv_recipe_text(r);
-        const fv_train_hooks hooks = {&tr, train_step, tr.held_data ? evaluate : NULL, NULL,
-                                      export_model};
-        const fv_trainer_run run = { r, tr.recipe_text, tr.net.params, tr.opt, tr.plan, &hooks };
-        s = fv_trainer_go(ctx, &run, &t, result);
-    }
-    trainer_free(&tr);
-    return s;
+    trainer tr = { .ctx = ctx };
+    const fv_training all = { "draft", false, &tr, prepare, trainer_free };
+    return fv_trainer_train(ctx, &all, r, opts, result);
 }

@@ -109,26 +109,21 @@ static fv_status sample(void *user, uint64_t step, const char *path_stem)
     const int count = tr->sample_columns * c->classes;
     const ar_sampling how = {.temperature = c->temperature, .top_k = c->top_k, .top_p = c->top_p};
     const ar_noise first = {tr->seed, 0};
-    fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
-    fv_image grid = {0};
     gpt_sampler *sampler = NULL;
     (void)step;
     int32_t *labels = fv_calloc(tr->ctx, (size_t)count, sizeof *labels);
     int32_t *codes = fv_calloc(tr->ctx, (size_t)count * (size_t)tr->tokens, sizeof *codes);
     fv_image *img = fv_calloc(tr->ctx, (size_t)count, sizeof *img);
-    char *path = fv_format(tr->ctx, "%s.png", path_stem);
-    fv_status s = labels && codes && img && path ? FV_OK : FV_ERR_OOM;
+    fv_status s = labels && codes && img ? FV_OK : FV_ERR_OOM;
     for (int i = 0; i < count && s == FV_OK; i++) labels[i] = i / tr->sample_columns;
     if (s == FV_OK) s = gpt_sampler_create(tr->ctx, &sampler, &tr->net, count, tr->precision);
     if (s == FV_OK) s = gpt_sampler_run(sampler, labels, c->cfg, &how, first, codes);
     gpt_sampler_destroy(&sampler);
     if (s == FV_OK) s = decode_sheet(tr, codes, count, img);
-    if (s == FV_OK) s = fv_image_grid(tr->ctx, &grid, img, count, tr->sample_columns, 2);
-    wo.overwrite = 1;
-    if (s == FV_OK) s = fv_image_write(tr->ctx, &grid, path, &wo);
-    fv_image_free(tr->ctx, &grid);
+    if (s == FV_OK)
+        s = fv_trainer_sheet(tr->ctx, img, count, tr->sample_columns, 2, path_stem);
     for (int i = 0; img && i < count; i++) fv_image_free(tr->ctx, &img[i]);
-    void *mem[] = {labels, codes, img, path};
+    void *mem[] = {labels, codes, img};
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
     return s;
 }
@@ -160,8 +155,6 @@ static fv_status export_model(void *user, uint64_t step, const char *path)
 
 static fv_status read_numbers(trainer *tr, fv_recipe *r)
 {
-    (void)fv_recipe_string(r, "engine", "ar");
-    (void)fv_recipe_bool(r, "profile", 0);
     tr->seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
     tr->batch = (int)fv_recipe_int(r, "batch", 32, 1, 4096);
     tr->accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
@@ -273,8 +266,9 @@ static fv_status build_plan(trainer *tr)
     return s;
 }
 
-static void trainer_free(trainer *tr)
+static void trainer_free(void *state)
 {
+    trainer *tr = state;
     fv_opt_destroy(&tr->opt);
     fv_plan_destroy(&tr->plan);
     gpt_net_destroy(tr->ctx, &tr->net);
@@ -287,9 +281,10 @@ static void trainer_free(trainer *tr)
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
 }
 
-static fv_status prepare(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
-                         fv_train_options *t)
+static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
+                         fv_train_options *t, fv_trainer_run *run)
 {
+    trainer *tr = state;
     FV_TRY(read_numbers(tr, r));
     FV_TRY(read_config(tr, r));
     FV_TRY(code_maker_data(&tr->maker, r, o->data_dir, &tr->data,
@@ -299,24 +294,18 @@ static fv_status prepare(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
     FV_TRY(fv_opt_from_recipe(tr->ctx, &tr->opt, tr->net.params, r));
     FV_TRY(fv_recipe_check(r));
     FV_TRY(allocate(tr));
-    return build_plan(tr);
+    FV_TRY(build_plan(tr));
+    tr->recipe_text = fv_recipe_text(r);
+    *run = (fv_trainer_run){ tr->recipe_text, tr->net.params, tr->opt, tr->plan,
+                             { tr, train_step, tr->held_data ? evaluate : NULL,
+                               t->sample_every ? sample : NULL, export_model } };
+    return FV_OK;
 }
 
 fv_status fv_ar_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
                       fv_train_result *result)
 {
-    trainer tr = {.ctx = ctx};
-    fv_trainer_options o;
-    fv_train_options t = FV_TRAIN_OPTIONS_INIT;
-    FV_TRY(fv_trainer_take(ctx, r, opts, true, &o));
-    fv_status s = prepare(&tr, r, &o, &t);
-    if (s == FV_OK) {
-        tr.recipe_text = fv_recipe_text(r);
-        const fv_train_hooks hooks = {&tr, train_step, tr.held_data ? evaluate : NULL,
-                                      t.sample_every ? sample : NULL, export_model};
-        const fv_trainer_run run = { r, tr.recipe_text, tr.net.params, tr.opt, tr.plan, &hooks };
-        s = fv_trainer_go(ctx, &run, &t, result);
-    }
-    trainer_free(&tr);
-    return s;
+    trainer tr = { .ctx = ctx };
+    const fv_training all = { "ar", true, &tr, prepare, trainer_free };
+    return fv_trainer_train(ctx, &all, r, opts, result);
 }

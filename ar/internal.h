@@ -48,6 +48,10 @@ FV_INLINE int gpt_head(const gpt_config *c) { return c->width / c->heads; }
 /* Pixels of a side of a code. */
 FV_INLINE int vq_factor(const vq_config *c) { return c->stem << (c->levels - 1); }
 
+/* Metadata: of a draft head, all that begins so; measured methods. Both go when the draft goes. */
+#define AR_DRAFT_KEYS "fovea.draft."
+#define AR_POINTS_KEY "fovea.ar.points"
+
 /* One file: a GPT, a tokenizer or both. */
 typedef struct ar_config {
     char name[64];

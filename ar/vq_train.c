@@ -78,23 +78,12 @@ static fv_status view_batch(trainer *tr, const float *images)
 
 static fv_status restart_codes(trainer *tr, uint64_t step)
 {
-    const int64_t V = tr->net.cfg.codes, D = tr->net.cfg.code_width;
-    const int64_t n = tr->batch * tr->tokens;
-    const uint64_t seen = step * (uint64_t)tr->accumulate;
-    int64_t rows = 0;
-    memset(tr->counts, 0, (size_t)V * sizeof *tr->counts);
-    for (int k = 0; k < tr->restart_batches && (uint64_t)k < seen; k++) {
-        fv_batch b;
-        FV_TRY(fv_dataset_batch(tr->data, seen - 1 - (uint64_t)k, tr->batch, &b));
-        FV_TRY(view_batch(tr, b.images));
-        memcpy(tr->latents + rows * D, fv_plan_value(tr->view, "z").data,
-               (size_t)(n * D) * sizeof *tr->latents);
-        fvi_vq_count(tr->counts, V, fv_plan_value(tr->view, "index").data, n);
-        rows += n;
-    }
+    const vq_config *c = &tr->net.cfg;
+    const fvi_vq_look look = { tr->data, tr->view, tr->batch, tr->batch * tr->tokens, c->code_width,
+                               c->codes, tr->restart_batches, tr->latents, tr->counts };
+    fvi_vq_restart r = { tr->opt, tr->net.codebook, tr->counts, tr->latents, 0, tr->seed, step };
+    FV_TRY(fvi_vq_gather(&look, step * (uint64_t)tr->accumulate, &r.n));
     fvi_opt_keep(tr->opt, tr->net.codebook, tr->kept);
-    const fvi_vq_restart r = { tr->opt, tr->net.codebook, tr->counts, tr->latents, rows, tr->seed,
-                               step };
     (void)fvi_vq_restart_codes(&r);
     tr->restarted = step + 1;
     return FV_OK;
@@ -203,16 +192,10 @@ static fv_status view_held(trainer *tr, int first, int n)
     return view_batch(tr, tr->x);
 }
 
-static int held_count(const trainer *tr, int want)
-{
-    const uint64_t n = fv_dataset_count(tr->held);
-    return n < (uint64_t)want ? (int)n : want;
-}
-
 static fv_status evaluate(void *user, uint64_t step, double *metric)
 {
     trainer *tr = user;
-    const int count = held_count(tr, tr->eval_pictures), V = tr->net.cfg.codes;
+    const int count = fv_trainer_count(tr->held, tr->eval_pictures), V = tr->net.cfg.codes;
     quality q = { 0 };
     char line[128];
     memset(tr->counts, 0, (size_t)V * sizeof *tr->counts);
@@ -256,43 +239,32 @@ static fv_status sample_pairs(trainer *tr, int first, int n, int count, fv_image
 static fv_status sample(void *user, uint64_t step, const char *path_stem)
 {
     trainer *tr = user;
-    const int count = held_count(tr, tr->sample_count);
-    fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
-    fv_image grid = { 0 };
+    const int count = fv_trainer_count(tr->held, tr->sample_count);
     (void)step;
     fv_image *img = fv_calloc(tr->ctx, 2 * (size_t)count, sizeof *img);
-    char *path = fv_format(tr->ctx, "%s.png", path_stem);
-    fv_status s = img && path ? FV_OK : FV_ERR_OOM;
+    if (!img) return FV_ERR_OOM;
+    fv_status s = FV_OK;
     for (int i = 0; i < count && s == FV_OK; i += tr->batch)
         s = sample_pairs(tr, i, count - i < tr->batch ? count - i : tr->batch, count, img + 2 * i);
-    wo.overwrite = 1;
-    if (s == FV_OK) s = fv_image_grid(tr->ctx, &grid, img, 2 * count, 12, 2);
-    if (s == FV_OK) s = fv_image_write(tr->ctx, &grid, path, &wo);
-    fv_image_free(tr->ctx, &grid);
-    for (int i = 0; img && i < 2 * count; i++) fv_image_free(tr->ctx, &img[i]);
+    if (s == FV_OK) s = fv_trainer_sheet(tr->ctx, img, 2 * count, 12, 2, path_stem);
+    for (int i = 0; i < 2 * count; i++) fv_image_free(tr->ctx, &img[i]);
     fv_free(tr->ctx, img);
-    fv_free(tr->ctx, path);
     return s;
 }
 
 static fv_status export_model(void *user, uint64_t step, const char *path)
 {
-    trainer *tr = user;
-    fv_meta m;
-    FV_TRY(ar_config_meta(tr->ctx, &tr->cfg, &m));
-    fv_status s = fv_trainer_meta(tr->ctx, &m, step, tr->recipe_text, tr->data);
-    const struct { const char *key; double value; } held[] = {
+    const trainer *tr = user;
+    const fv_trainer_model m = { tr->params, tr->data, tr->recipe_text, tr->export_type, step };
+    const fv_trainer_number held[] = {
         { "fovea.train.psnr_db", tr->last.psnr }, { "fovea.train.ssim", tr->last.ssim },
         { "fovea.train.codes_used", tr->last.used },
         { "fovea.train.perplexity", tr->last.perplexity },
     };
-    for (size_t i = 0; i < FV_ARRAY_LEN(held) && tr->last.psnr > 0 && s == FV_OK; i++)
-        s = fv_meta_add_number(tr->ctx, &m, held[i].key, held[i].value);
-    if (s == FV_OK)
-        s = fv_params_export(tr->ctx, tr->params, tr->export_type, (const char *const *)m.item,
-                             m.pairs, path, 1);
-    fv_meta_free(tr->ctx, &m);
-    return s;
+    fv_meta meta;
+    FV_TRY(ar_config_meta(tr->ctx, &tr->cfg, &meta));
+    return fv_trainer_export(tr->ctx, &m, &meta, held,
+                             tr->last.psnr > 0 ? (int)FV_ARRAY_LEN(held) : 0, path);
 }
 
 /* ---- Set-up ---------------------------------------------------------------------------------- */
@@ -453,8 +425,9 @@ static fv_status start_net(trainer *tr, const char *init)
     return fv_trainer_init(tr->ctx, init, load_init, tr);
 }
 
-static void trainer_free(trainer *tr)
+static void trainer_free(void *state)
 {
+    trainer *tr = state;
     fv_opt_destroy(&tr->opt);
     fv_plan_destroy(&tr->plan);
     fv_plan_destroy(&tr->view);
@@ -467,11 +440,10 @@ static void trainer_free(trainer *tr)
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
 }
 
-static fv_status prepare(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
-                         fv_train_options *t)
+static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
+                         fv_train_options *t, fv_trainer_run *run)
 {
-    (void)fv_recipe_string(r, "engine", "vq");
-    (void)fv_recipe_bool(r, "profile", 0);
+    trainer *tr = state;
     FV_TRY(read_numbers(tr, r));
     FV_TRY(read_config(tr, r));
     FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "precision", "bf16", &tr->precision));
@@ -483,24 +455,18 @@ static fv_status prepare(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
     FV_TRY(fv_recipe_check(r));
     FV_TRY(allocate(tr));
     FV_TRY(build_view(tr));
-    return build_plan(tr);
+    FV_TRY(build_plan(tr));
+    tr->recipe_text = fv_recipe_text(r);
+    *run = (fv_trainer_run){ tr->recipe_text, tr->params, tr->opt, tr->plan,
+                             { tr, train_step, tr->eval_pictures ? evaluate : NULL,
+                               t->sample_every ? sample : NULL, export_model } };
+    return FV_OK;
 }
 
 fv_status fv_vq_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
                       fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    fv_trainer_options o;
-    fv_train_options t = FV_TRAIN_OPTIONS_INIT;
-    FV_TRY(fv_trainer_take(ctx, r, opts, true, &o));
-    fv_status s = prepare(&tr, r, &o, &t);
-    if (s == FV_OK) {
-        tr.recipe_text = fv_recipe_text(r);
-        const fv_train_hooks hooks = { &tr, train_step, tr.eval_pictures ? evaluate : NULL,
-                                       t.sample_every ? sample : NULL, export_model };
-        const fv_trainer_run run = { r, tr.recipe_text, tr.params, tr.opt, tr.plan, &hooks };
-        s = fv_trainer_go(ctx, &run, &t, result);
-    }
-    trainer_free(&tr);
-    return s;
+    const fv_training all = { "vq", true, &tr, prepare, trainer_free };
+    return fv_trainer_train(ctx, &all, r, opts, result);
 }

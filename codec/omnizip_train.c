@@ -521,8 +521,9 @@ static fv_status build_plans(trainer *tr)
     return FV_OK;
 }
 
-static void trainer_free(trainer *tr)
+static void trainer_free(void *state)
 {
+    trainer *tr = state;
     fv_opt_destroy(&tr->opt);
     fv_plan_destroy(&tr->plan);
     fv_plan_destroy(&tr->eval);
@@ -552,45 +553,45 @@ static fv_status read_run(trainer *tr, fv_recipe *r, const fv_trainer_options *o
     return fv_trainer_read(tr->ctx, r, o, &size, t);
 }
 
-fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
-                           fv_train_result *result)
+static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
+                         fv_train_options *t, fv_trainer_run *run)
 {
-    fv_trainer_options o;
-    fv_train_options t = FV_TRAIN_OPTIONS_INIT;
+    trainer *tr = state;
     oz_config c;
-    FV_TRY(fv_trainer_take(ctx, r, opts, true, &o));
-    trainer *tr = fv_calloc(ctx, 1, sizeof *tr);
-    if (!tr) return FV_ERR_OOM;
-    tr->ctx = tr->data.ctx = ctx;
-    (void)fv_recipe_string(r, "engine", "omnizip");
     tr->seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
     tr->lanes = (int)fv_recipe_int(r, "lanes", 32, 1, MAX_LANES);
     tr->T = (int)fv_recipe_int(r, "steps_per_lane", 128, 1, 8192);
     tr->balance = (float)fv_recipe_number(r, "balance", 0.01, 0, 100);
     tr->z = (float)fv_recipe_number(r, "z", 0.001, 0, 100);
     tr->eval_pieces = (int)fv_recipe_int(r, "eval_pieces", 16, 0, 1000000000);
-    (void)fv_recipe_bool(r, "profile", 0);
-    fv_status s = read_config(tr, r, &c);
-    if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "precision", "f32", &tr->precision);
-    if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "export", "f32", &tr->export_type);
-    if (s == FV_OK) s = read_run(tr, r, &o, &t);
-    if (s == FV_OK) s = read_data(tr, r, &o, &c);
-    if (s == FV_OK && tr->lanes < tr->data.used)
-        s = fv_fail(ctx, FV_ERR_ARG, "recipe: %d lanes for %d modalities: use at least one each",
-                    tr->lanes, tr->data.used);
-    if (s == FV_OK) s = start_nets(tr, &c, o.init);
-    if (s == FV_OK) s = fv_opt_from_recipe(ctx, &tr->opt, tr->full.params, r);
-    if (s == FV_OK) s = fv_recipe_check(r);
-    if (s == FV_OK) s = build_plans(tr);
-    if (s == FV_OK) s = name_vocab(tr, fv_recipe_text(r));
-    if (s == FV_OK) {
-        const fv_train_hooks hooks = {tr, train_step, tr->eval_pieces ? evaluate : NULL, NULL,
-                                      export_model};
-        const fv_trainer_run run = {r, tr->recipe_text, tr->full.params, tr->opt, tr->plan,
-                                    &hooks};
-        s = fv_trainer_go(ctx, &run, &t, result);
-    }
-    trainer_free(tr);
+    FV_TRY(read_config(tr, r, &c));
+    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "precision", "f32", &tr->precision));
+    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "export", "f32", &tr->export_type));
+    FV_TRY(read_run(tr, r, o, t));
+    FV_TRY(read_data(tr, r, o, &c));
+    if (tr->lanes < tr->data.used)
+        return fv_fail(tr->ctx, FV_ERR_ARG,
+                       "recipe: %d lanes for %d modalities: use at least one each", tr->lanes,
+                       tr->data.used);
+    FV_TRY(start_nets(tr, &c, o->init));
+    FV_TRY(fv_opt_from_recipe(tr->ctx, &tr->opt, tr->full.params, r));
+    FV_TRY(fv_recipe_check(r));
+    FV_TRY(build_plans(tr));
+    FV_TRY(name_vocab(tr, fv_recipe_text(r)));
+    *run = (fv_trainer_run){ tr->recipe_text, tr->full.params, tr->opt, tr->plan,
+                             { tr, train_step, tr->eval_pieces ? evaluate : NULL, NULL,
+                               export_model } };
+    return FV_OK;
+}
+
+fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
+                           fv_train_result *result)
+{
+    trainer *tr = fv_calloc(ctx, 1, sizeof *tr);
+    if (!tr) return FV_ERR_OOM;
+    tr->ctx = tr->data.ctx = ctx;
+    const fv_training all = { "omnizip", true, tr, prepare, trainer_free };
+    const fv_status s = fv_trainer_train(ctx, &all, r, opts, result);
     fv_free(ctx, tr);
     return s;
 }

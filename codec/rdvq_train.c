@@ -14,11 +14,16 @@
  * until restart_until of the run, codes that the last batches do not choose are set onto latents.
  * Both are functions of masters and step, as everything else: a resumed run is the same run.
  *
+ * A tokenizer may begin with the transforms of another model, of any number of codes; its codebook
+ * is then made at kmeans_at (0: it must have the same codes, and they are taken over). With
+ * relaxation = no the rate trains the entropy model alone: the encoder knows nothing of it. Both are
+ * for comparison [arXiv 2604.10546, ablation].
+ *
  * tau falls geometrically from tau to tau_last over tau_share of the run; lambda rises linearly
  * over lambda_share of it.
  *
  * Keys beside the shared ones (train_recipe.c):
- *     stage preset groups codes crop batch accumulate precision export     mse ssim texture beta
+ *     stage preset groups codes relaxation crop batch accumulate precision export     mse ssim texture beta
  *     tau tau_last tau_share lambda lambda_share     kmeans_at kmeans_rounds
  *     restart_every restart_batches restart_until     eval_every eval_pictures eval_size
  *     sample_pictures
@@ -54,6 +59,7 @@ typedef struct trainer {
     fv_plan *look;         /* x -> unit latents, codes, index: of a batch */
     fv_plan *view, *price; /* held-out: x -> picture, codes, index; codes, labels -> rate */
     fv_dtype precision, export_type;
+    bool has_relaxation;
     int batch, accumulate, crop, eval_pictures, eval_size, sample_count, restart_batches,
         kmeans_rounds;
     float mse, ssim, texture, beta, tau, lambda; /* tau, lambda: of this step, read by plans */
@@ -79,40 +85,18 @@ static float scalar_of(const fv_plan *p, const char *name)
 
 /* ---- Codes ----------------------------------------------------------------------------------- */
 
-static fv_status look_at(trainer *tr, uint64_t number, fv_batch *b)
-{
-    FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, b));
-    FV_TRY(fv_plan_bind(tr->look, "x", b->images));
-    return fv_plan_forward(tr->look);
-}
-
-/* The latents of the last batches, and how often they choose each code. */
-static fv_status gather(trainer *tr, uint64_t step, int64_t *rows)
-{
-    const int64_t V = tr->cfg.codes, n = tokens_of(tr, tr->batch, tr->crop);
-    const uint64_t seen = step * (uint64_t)tr->accumulate;
-    memset(tr->counts, 0, (size_t)V * sizeof *tr->counts);
-    *rows = 0;
-    for (int k = 0; k < tr->restart_batches && (uint64_t)k < seen; k++) {
-        fv_batch b;
-        FV_TRY(look_at(tr, seen - 1 - (uint64_t)k, &b));
-        memcpy(tr->latents + *rows * tr->cfg.code_width, fv_plan_value(tr->look, "z").data,
-               (size_t)(n * tr->cfg.code_width) * sizeof *tr->latents);
-        fvi_vq_count(tr->counts, V, fv_plan_value(tr->look, "index").data, n);
-        *rows += n;
-    }
-    return FV_OK;
-}
-
 /* k-means or restarts that are due before this step. */
 static fv_status change_codes(trainer *tr, uint64_t step, int micro)
 {
     const bool is_start = step == tr->kmeans_at && step > 0;
     const bool is_restart = step > tr->kmeans_at && step < tr->restart_end &&
                             tr->restart_every > 0 && step % tr->restart_every == 0;
+    const fvi_vq_look look = { tr->data, tr->look, tr->batch, tokens_of(tr, tr->batch, tr->crop),
+                               tr->cfg.code_width, tr->cfg.codes, tr->restart_batches, tr->latents,
+                               tr->counts };
     fvi_vq_restart r = { tr->opt, tr->net.codebook, tr->counts, tr->latents, 0, tr->seed, step };
     if (tr->stage != TOKENIZER || micro > 0 || (!is_start && !is_restart)) return FV_OK;
-    FV_TRY(gather(tr, step, &r.n));
+    FV_TRY(fvi_vq_gather(&look, step * (uint64_t)tr->accumulate, &r.n));
     fvi_opt_keep(tr->opt, tr->net.codebook, tr->kept);
     tr->changed = step + 1;
     if (!is_start) {
@@ -158,7 +142,9 @@ static fv_status run_step(trainer *tr, uint64_t step, int micro, float scale, do
     FV_TRY(change_codes(tr, step, micro));
     set_controls(tr, step);
     if (tr->stage == ENTROPY) {
-        FV_TRY(look_at(tr, number, &b));
+        FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
+        FV_TRY(fv_plan_bind(tr->look, "x", b.images));
+        FV_TRY(fv_plan_forward(tr->look));
         FV_TRY(fv_plan_bind(p, "z", fv_plan_value(tr->look, "z").data));
         FV_TRY(fv_plan_bind(p, "q", fv_plan_value(tr->look, "q").data));
     } else {
@@ -230,12 +216,6 @@ static fv_status view_one(trainer *tr, uint64_t i, fv_image pair[2], quality *q)
     return judge(tr, tr->x, fv_plan_value(tr->view, "y").data, pair, q);
 }
 
-static int held_count(const trainer *tr, int want)
-{
-    const uint64_t n = fv_dataset_count(tr->held);
-    return n < (uint64_t)want ? (int)n : want;
-}
-
 static void finish_quality(trainer *tr, quality *q, int count)
 {
     double *const all[] = { &q->bpp, &q->soft_bpp, &q->psnr, &q->ms_ssim, &q->gmsd, &q->texture };
@@ -251,7 +231,7 @@ static void finish_quality(trainer *tr, quality *q, int count)
 static fv_status evaluate(void *user, uint64_t step, double *metric)
 {
     trainer *tr = user;
-    const int count = held_count(tr, tr->eval_pictures);
+    const int count = fv_trainer_count(tr->held, tr->eval_pictures);
     quality q = { 0 };
     char line[192];
     memset(tr->counts, 0, (size_t)tr->cfg.codes * sizeof *tr->counts);
@@ -274,45 +254,34 @@ static fv_status evaluate(void *user, uint64_t step, double *metric)
 static fv_status sample(void *user, uint64_t step, const char *path_stem)
 {
     trainer *tr = user;
-    const int measured = held_count(tr, tr->eval_pictures);
+    const int measured = fv_trainer_count(tr->held, tr->eval_pictures);
     const int count = tr->sample_count < measured ? tr->sample_count : measured;
-    fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
-    fv_image grid = { 0 };
     quality q = { 0 };
     fv_image *img = fv_calloc(tr->ctx, 2 * (size_t)count, sizeof *img);
-    char *path = fv_format(tr->ctx, "%s.png", path_stem);
-    fv_status s = img && path ? FV_OK : FV_ERR_OOM;
+    if (!img) return FV_ERR_OOM;
+    fv_status s = FV_OK;
     set_controls(tr, step);
     for (int i = 0; i < count && s == FV_OK; i++)
         s = view_one(tr, (uint64_t)(i * measured / count), img + 2 * i, &q);
-    wo.overwrite = 1;
-    if (s == FV_OK) s = fv_image_grid(tr->ctx, &grid, img, 2 * count, 4, 4);
-    if (s == FV_OK) s = fv_image_write(tr->ctx, &grid, path, &wo);
-    fv_image_free(tr->ctx, &grid);
-    for (int i = 0; img && i < 2 * count; i++) fv_image_free(tr->ctx, &img[i]);
+    if (s == FV_OK) s = fv_trainer_sheet(tr->ctx, img, 2 * count, 4, 4, path_stem);
+    for (int i = 0; i < 2 * count; i++) fv_image_free(tr->ctx, &img[i]);
     fv_free(tr->ctx, img);
-    fv_free(tr->ctx, path);
     return s;
 }
 
 static fv_status export_model(void *user, uint64_t step, const char *path)
 {
-    trainer *tr = user;
-    fv_meta m;
-    FV_TRY(rdvq_config_meta(tr->ctx, &tr->cfg, &m));
-    fv_status s = fv_trainer_meta(tr->ctx, &m, step, tr->recipe_text, tr->data);
-    const struct { const char *key; double value; } held[] = {
+    const trainer *tr = user;
+    const fv_trainer_model m = { tr->params, tr->data, tr->recipe_text, tr->export_type, step };
+    const fv_trainer_number held[] = {
         { "fovea.train.bpp", tr->last.bpp }, { "fovea.train.psnr_db", tr->last.psnr },
         { "fovea.train.ms_ssim", tr->last.ms_ssim }, { "fovea.train.gmsd", tr->last.gmsd },
         { "fovea.train.texture", tr->last.texture }, { "fovea.train.codes_used", tr->last.used },
     };
-    for (size_t i = 0; i < FV_ARRAY_LEN(held) && tr->last.psnr > 0 && s == FV_OK; i++)
-        s = fv_meta_add_number(tr->ctx, &m, held[i].key, held[i].value);
-    if (s == FV_OK)
-        s = fv_params_export(tr->ctx, tr->params, tr->export_type, (const char *const *)m.item,
-                             m.pairs, path, 1);
-    fv_meta_free(tr->ctx, &m);
-    return s;
+    fv_meta meta;
+    FV_TRY(rdvq_config_meta(tr->ctx, &tr->cfg, &meta));
+    return fv_trainer_export(tr->ctx, &m, &meta, held,
+                             tr->last.psnr > 0 ? (int)FV_ARRAY_LEN(held) : 0, path);
 }
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
@@ -388,9 +357,10 @@ static fv_t distortion(const trainer *tr, fv_tape *t, fv_t y, fv_t x)
 static fv_t soft_bpp(const trainer *tr, fv_tape *t, const coded *c)
 {
     const int64_t one = 1, side = rdvq_window(&tr->cfg);
-    const fv_t logits = rdvq_logits(t, &tr->net, c->q);
+    const fv_t z = tr->has_relaxation ? c->z : fv_detach(t, c->z);
+    const fv_t logits = rdvq_logits(t, &tr->net, tr->has_relaxation ? c->q : fv_detach(t, c->q));
     const fv_t tau = fv_input(t, "tau", FV_F32, 1, &one);
-    const fv_t bits = fv_soft_rate(t, rdvq_in_order(t, &tr->net, c->z), c->codes, logits, tau);
+    const fv_t bits = fv_soft_rate(t, rdvq_in_order(t, &tr->net, z), c->codes, logits, tau);
     return fv_affine(t, bits, (float)tr->net.slices.tokens / (float)(side * side), 0.0f);
 }
 
@@ -531,6 +501,7 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     tr->tau_share = fv_recipe_number(r, "tau_share", 0.6, 0, 1);
     tr->lambda_last = fv_recipe_number(r, "lambda", 0.1, 0, 1000);
     tr->lambda_share = fv_recipe_number(r, "lambda_share", 0.1, 0, 1);
+    tr->has_relaxation = fv_recipe_bool(r, "relaxation", 1);
     tr->kmeans_at = (uint64_t)fv_recipe_int(r, "kmeans_at", 500, 0, 1000000000);
     tr->kmeans_rounds = (int)fv_recipe_int(r, "kmeans_rounds", 10, 1, 1000);
     tr->restart_every = (uint64_t)fv_recipe_int(r, "restart_every", 100, 0, 1000000000);
@@ -584,12 +555,22 @@ static fv_status allocate(trainer *tr)
     return is_full ? rdvq_tables_create(tr->ctx, &tr->tables, &tr->net) : FV_ERR_OOM;
 }
 
-/* Said by numbers before the first tensor of another shape is found. */
+static bool is_transform(const char *name)
+{
+    static const char prefix[] = RDVQ_PREFIX;
+    const char *rest = name + sizeof prefix - 1;
+    return strncmp(rest, "encoder.", 8) == 0 || strncmp(rest, "decoder.", 8) == 0;
+}
+
+/* Said by numbers before the first tensor of another shape is found. A tokenizer that makes its own
+ * codebook takes the transforms alone. */
 static fv_status load_init(void *user, const fv_model *m)
 {
     trainer *tr = user;
     rdvq_config c;
     FV_TRY(rdvq_config_read(tr->ctx, m, &c));
+    if (tr->stage == TOKENIZER && tr->kmeans_at > 0)
+        return fv_params_load_some(tr->params, m, "", is_transform);
     if (c.codes != tr->cfg.codes || c.groups != tr->cfg.groups)
         return fv_fail(tr->ctx, FV_ERR_MODEL, "model: %d codes in %d groups, the recipe says %d in "
                        "%d", c.codes, c.groups, tr->cfg.codes, tr->cfg.groups);
@@ -610,8 +591,9 @@ static fv_status start_net(trainer *tr, const char *init)
     return fv_trainer_init(tr->ctx, init, load_init, tr);
 }
 
-static void trainer_free(trainer *tr)
+static void trainer_free(void *state)
 {
+    trainer *tr = state;
     fv_plan **const plans[] = { &tr->plan, &tr->warm, &tr->look, &tr->view, &tr->price };
     fv_opt_destroy(&tr->opt);
     for (size_t i = 0; i < FV_ARRAY_LEN(plans); i++) fv_plan_destroy(plans[i]);
@@ -624,11 +606,10 @@ static void trainer_free(trainer *tr)
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
 }
 
-static fv_status prepare(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
-                         fv_train_options *t)
+static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
+                         fv_train_options *t, fv_trainer_run *run)
 {
-    (void)fv_recipe_string(r, "engine", "rdvq");
-    (void)fv_recipe_bool(r, "profile", 0);
+    trainer *tr = state;
     FV_TRY(read_stage(tr, r));
     FV_TRY(read_numbers(tr, r));
     FV_TRY(read_config(tr, r));
@@ -640,24 +621,18 @@ static fv_status prepare(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
     FV_TRY(fv_opt_from_recipe(tr->ctx, &tr->opt, tr->params, r));
     FV_TRY(fv_recipe_check(r));
     FV_TRY(allocate(tr));
-    return build_plans(tr);
+    FV_TRY(build_plans(tr));
+    tr->recipe_text = fv_recipe_text(r);
+    *run = (fv_trainer_run){ tr->recipe_text, tr->params, tr->opt, tr->plan,
+                             { tr, train_step, tr->held ? evaluate : NULL,
+                               tr->held && t->sample_every ? sample : NULL, export_model } };
+    return FV_OK;
 }
 
 fv_status fv_rdvq_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
                         fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    fv_trainer_options o;
-    fv_train_options t = FV_TRAIN_OPTIONS_INIT;
-    FV_TRY(fv_trainer_take(ctx, r, opts, true, &o));
-    fv_status s = prepare(&tr, r, &o, &t);
-    if (s == FV_OK) {
-        tr.recipe_text = fv_recipe_text(r);
-        const fv_train_hooks hooks = { &tr, train_step, tr.held ? evaluate : NULL,
-                                       tr.held && t.sample_every ? sample : NULL, export_model };
-        const fv_trainer_run run = { r, tr.recipe_text, tr.params, tr.opt, tr.plan, &hooks };
-        s = fv_trainer_go(ctx, &run, &t, result);
-    }
-    trainer_free(&tr);
-    return s;
+    const fv_training all = { "rdvq", true, &tr, prepare, trainer_free };
+    return fv_trainer_train(ctx, &all, r, opts, result);
 }

@@ -518,14 +518,11 @@ fv_status dit_sample_sheet(fv_ctx *ctx, const dit_net *net, fv_dtype precision, 
     const int count = columns * c->classes;
     const size_t n = (size_t)c->input_size * (size_t)c->input_size * (size_t)c->channels;
     fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
-    fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
-    fv_image grid = { 0 };
     if (c->family != DIT_F) return FV_OK; /* latents: no decoder at training time */
     int *classes = fv_calloc(ctx, (size_t)count, sizeof *classes);
     float *state = fv_calloc(ctx, (size_t)count * n, sizeof(float));
     fv_image *img = fv_calloc(ctx, (size_t)count, sizeof *img);
-    char *path = fv_format(ctx, "%s.png", path_stem);
-    fv_status s = classes && state && img && path ? FV_OK : FV_ERR_OOM;
+    fv_status s = classes && state && img ? FV_OK : FV_ERR_OOM;
     for (int i = 0; i < count && s == FV_OK; i++) classes[i] = i / columns;
     o.count = count;
     o.classes = classes;
@@ -535,14 +532,10 @@ fv_status dit_sample_sheet(fv_ctx *ctx, const dit_net *net, fv_dtype precision, 
         s = fv_image_create(ctx, &img[i], c->input_size, c->input_size, 3, 8);
         if (s == FV_OK) fv_image_from_float(&img[i], -1.0f, 1.0f, state + (size_t)i * n);
     }
-    if (s == FV_OK) s = fv_image_grid(ctx, &grid, img, count, columns, 2);
-    wo.overwrite = 1;
-    if (s == FV_OK) s = fv_image_write(ctx, &grid, path, &wo);
-    fv_image_free(ctx, &grid);
+    if (s == FV_OK) s = fv_trainer_sheet(ctx, img, count, columns, 2, path_stem);
     for (int i = 0; img && i < count; i++) fv_image_free(ctx, &img[i]);
     fv_free(ctx, img);
     fv_free(ctx, state);
     fv_free(ctx, classes);
-    fv_free(ctx, path);
     return s;
 }

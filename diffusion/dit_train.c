@@ -101,14 +101,12 @@ static fv_status sample(void *user, uint64_t step, const char *path_stem)
 
 static fv_status export_model(void *user, uint64_t step, const char *path)
 {
-    trainer *tr = user;
+    const trainer *tr = user;
+    const fv_trainer_model m = { tr->net.params, tr->data, tr->recipe_text, tr->export_type, step };
     fv_meta meta;
-    fv_status s = dit_config_meta(tr->ctx, &tr->net.cfg, &meta);
-    if (s == FV_OK) s = fv_class_names_add(tr->ctx, tr->data, &meta);
-    if (s == FV_OK) s = fv_trainer_meta(tr->ctx, &meta, step, tr->recipe_text, tr->data);
-    if (s == FV_OK)
-        s = fv_params_export(tr->ctx, tr->net.params, tr->export_type,
-                             (const char *const *)meta.item, meta.pairs, path, 1);
+    FV_TRY(dit_config_meta(tr->ctx, &tr->net.cfg, &meta));
+    const fv_status s = fv_class_names_add(tr->ctx, tr->data, &meta);
+    if (s == FV_OK) return fv_trainer_export(tr->ctx, &m, &meta, NULL, 0, path);
     fv_meta_free(tr->ctx, &meta);
     return s;
 }
@@ -286,8 +284,9 @@ static fv_status read_run(trainer *tr, fv_recipe *r, const fv_trainer_options *o
     return fv_trainer_read(tr->ctx, r, o, &size, t);
 }
 
-static void trainer_free(trainer *tr)
+static void trainer_free(void *state)
 {
+    trainer *tr = state;
     fv_opt_destroy(&tr->opt);
     fv_plan_destroy(&tr->plan);
     dit_net_destroy(tr->ctx, &tr->net);
@@ -297,40 +296,39 @@ static void trainer_free(trainer *tr)
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
 }
 
+static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
+                         fv_train_options *t, fv_trainer_run *run)
+{
+    trainer *tr = state;
+    tr->seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
+    tr->batch = (int)fv_recipe_int(r, "batch", 64, 1, 65536);
+    tr->accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
+    tr->label_drop = (float)fv_recipe_number(r, "label_drop", 0.1, 0, 1);
+    tr->t_mu = (float)fv_recipe_number(r, "t_mu", -0.8, -10, 10);
+    tr->t_sigma = (float)fv_recipe_number(r, "t_sigma", 0.8, 0, 10);
+    tr->eval_batches = (int)fv_recipe_int(r, "eval_batches", 4, 0, 100000);
+    tr->sample_columns = (int)fv_recipe_int(r, "sample_columns", 6, 1, 64);
+    FV_TRY(read_config(tr, r));
+    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "precision", "bf16", &tr->precision));
+    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "export", "bf16", &tr->export_type));
+    FV_TRY(open_data(tr, r, o->data_dir, tr->net.cfg.input_size));
+    FV_TRY(read_run(tr, r, o, t));
+    FV_TRY(start_net(tr, o->init));
+    FV_TRY(fv_opt_from_recipe(tr->ctx, &tr->opt, tr->net.params, r));
+    FV_TRY(fv_recipe_check(r));
+    FV_TRY(allocate(tr));
+    FV_TRY(build_plan(tr));
+    tr->recipe_text = fv_recipe_text(r);
+    *run = (fv_trainer_run){ tr->recipe_text, tr->net.params, tr->opt, tr->plan,
+                             { tr, train_step, tr->eval_batches ? evaluate : NULL,
+                               t->sample_every ? sample : NULL, export_model } };
+    return FV_OK;
+}
+
 fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
                        fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    fv_trainer_options o;
-    fv_train_options t = FV_TRAIN_OPTIONS_INIT;
-    FV_TRY(fv_trainer_take(ctx, r, opts, true, &o));
-    tr.seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
-    tr.batch = (int)fv_recipe_int(r, "batch", 64, 1, 65536);
-    tr.accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
-    tr.label_drop = (float)fv_recipe_number(r, "label_drop", 0.1, 0, 1);
-    tr.t_mu = (float)fv_recipe_number(r, "t_mu", -0.8, -10, 10);
-    tr.t_sigma = (float)fv_recipe_number(r, "t_sigma", 0.8, 0, 10);
-    tr.eval_batches = (int)fv_recipe_int(r, "eval_batches", 4, 0, 100000);
-    tr.sample_columns = (int)fv_recipe_int(r, "sample_columns", 6, 1, 64);
-    (void)fv_recipe_string(r, "engine", "dit");
-    (void)fv_recipe_bool(r, "profile", 0);
-    fv_status s = read_config(&tr, r);
-    if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "precision", "bf16", &tr.precision);
-    if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "export", "bf16", &tr.export_type);
-    if (s == FV_OK) s = open_data(&tr, r, o.data_dir, tr.net.cfg.input_size);
-    if (s == FV_OK) s = read_run(&tr, r, &o, &t);
-    if (s == FV_OK) s = start_net(&tr, o.init);
-    if (s == FV_OK) s = fv_opt_from_recipe(ctx, &tr.opt, tr.net.params, r);
-    if (s == FV_OK) s = fv_recipe_check(r);
-    if (s == FV_OK) s = allocate(&tr);
-    if (s == FV_OK) s = build_plan(&tr);
-    if (s == FV_OK) {
-        tr.recipe_text = fv_recipe_text(r);
-        const fv_train_hooks hooks = { &tr, train_step, tr.eval_batches ? evaluate : NULL,
-                                       t.sample_every ? sample : NULL, export_model };
-        const fv_trainer_run run = { r, tr.recipe_text, tr.net.params, tr.opt, tr.plan, &hooks };
-        s = fv_trainer_go(ctx, &run, &t, result);
-    }
-    trainer_free(&tr);
-    return s;
+    const fv_training all = { "dit", true, &tr, prepare, trainer_free };
+    return fv_trainer_train(ctx, &all, r, opts, result);
 }

@@ -487,8 +487,9 @@ static fv_status start(trainer *tr, fv_recipe *r, uint64_t seed, int size)
     return fv_plan_bind(tr->plan, "y", tr->label);
 }
 
-static void free_trainer(trainer *tr)
+static void free_trainer(void *state)
 {
+    trainer *tr = state;
     fv_plan_destroy(&tr->plan);
     fv_opt_destroy(&tr->opt);
     fv_params_destroy(&tr->net.params);
@@ -498,34 +499,32 @@ static void free_trainer(trainer *tr)
     fv_free(tr->ctx, tr->label);
 }
 
+static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
+                         fv_train_options *t, fv_trainer_run *run)
+{
+    trainer *tr = state;
+    const int size = (int)fv_recipe_int(r, "image_size", 64, MIN_SIZE, MAX_SIZE);
+    const uint64_t seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
+    tr->batch = (int)fv_recipe_int(r, "batch", 64, 1, 4096);
+    tr->accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
+    const fv_trainer_size sizes = { tr->batch, tr->accumulate, true, seed };
+    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "precision", "bf16", &tr->precision));
+    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "export", "bf16", &tr->export_type));
+    FV_TRY(fv_trainer_read(tr->ctx, r, o, &sizes, t));
+    FV_TRY(open_data(tr, r, o->data_dir, size));
+    FV_TRY(start(tr, r, seed, size));
+    FV_TRY(fv_recipe_check(r));
+    tr->recipe_text = fv_recipe_text(r);
+    t->sample_every = 0;
+    *run = (fv_trainer_run){ tr->recipe_text, tr->net.params, tr->opt, tr->plan,
+                             { tr, train_step, tr->held ? evaluate : NULL, NULL, export_model } };
+    return FV_OK;
+}
+
 fv_status fv_classifier_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
                               fv_train_result *result)
 {
-    fv_trainer_options o;
-    FV_TRY(fv_trainer_take(ctx, r, opts, false, &o));
     trainer tr = { .ctx = ctx };
-    fv_train_options t = FV_TRAIN_OPTIONS_INIT;
-    (void)fv_recipe_string(r, "engine", "classifier");
-    const int size = (int)fv_recipe_int(r, "image_size", 64, MIN_SIZE, MAX_SIZE);
-    const uint64_t seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
-    tr.batch = (int)fv_recipe_int(r, "batch", 64, 1, 4096);
-    tr.accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
-    const fv_trainer_size run = { tr.batch, tr.accumulate, true, seed };
-    fv_status s = fv_dtype_from_recipe(ctx, r, "precision", "bf16", &tr.precision);
-    if (s == FV_OK) s = fv_dtype_from_recipe(ctx, r, "export", "bf16", &tr.export_type);
-    if (s == FV_OK) s = fv_trainer_read(ctx, r, &o, &run, &t);
-    if (s == FV_OK) s = open_data(&tr, r, o.data_dir, size);
-    if (s == FV_OK) s = start(&tr, r, seed, size);
-    if (s == FV_OK) s = fv_recipe_check(r);
-    if (s == FV_OK) {
-        tr.recipe_text = fv_recipe_text(r);
-        t.sample_every = 0;
-        const fv_train_hooks hooks = { .user = &tr, .step = train_step,
-                                       .evaluate = tr.held ? evaluate : NULL,
-                                       .export_model = export_model };
-        const fv_trainer_run all = { r, tr.recipe_text, tr.net.params, tr.opt, NULL, &hooks };
-        s = fv_trainer_go(ctx, &all, &t, result);
-    }
-    free_trainer(&tr);
-    return s;
+    const fv_training all = { "classifier", false, &tr, prepare, free_trainer };
+    return fv_trainer_train(ctx, &all, r, opts, result);
 }

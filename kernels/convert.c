@@ -29,6 +29,22 @@ static bool is_dtype(fv_dtype t) { return (unsigned)t < FV_DTYPE_COUNT; }
 size_t fv_dtype_size(fv_dtype t) { return is_dtype(t) ? types[t].size : 0; }
 const char *fv_dtype_name(fv_dtype t) { return is_dtype(t) ? types[t].name : "?"; }
 
+const char *fv_weights_name(fv_dtype t)
+{
+    return t == FV_I8 ? "int8" : t == FV_F32 || t == FV_BF16 ? types[t].name : NULL;
+}
+
+int fv_weights_find(const char *name, fv_dtype *out)
+{
+    static const fv_dtype all[] = { FV_F32, FV_BF16, FV_I8 };
+    for (size_t i = 0; name && i < FV_ARRAY_LEN(all); i++) {
+        if (strcmp(fv_weights_name(all[i]), name) != 0) continue;
+        *out = all[i];
+        return 1;
+    }
+    return 0;
+}
+
 int64_t fv_tensor_count(const fv_tensor *t)
 {
     int64_t n = 1;

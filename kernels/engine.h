@@ -213,11 +213,11 @@ void fv_shape_text(const fv_tensor *t, char *out, size_t size);
 /* The tensors of m whose names begin with `from`, as stored, with `to` in its place; m stays open. */
 fv_status fv_pack_copy(fv_pack *p, const fv_model *m, const char *from, const char *to);
 
+/* fv_params_load of the parameters that is_wanted names; the others stay as they are. */
+fv_status fv_params_load_some(fv_params *p, const fv_model *m, const char *prefix,
+                              bool (*is_wanted)(const char *name));
+
 /* ---- Trainers: what all fv_x_train share (train_recipe.c) ------------------------------------ */
-/* The caller's options into *o. FV_ERR_ARG: recipe or options are missing; FV_ERR_UNSUPPORTED: the
- * trainer cannot start from a model and is given one. */
-fv_status fv_trainer_take(fv_ctx *ctx, const fv_recipe *r, const fv_trainer_options *opts,
-                          bool takes_init, fv_trainer_options *o);
 typedef struct fv_trainer_size {
     int64_t batch;    /* samples of a micro-batch           */
     int accumulate;   /* micro-batches of a step            */
@@ -233,17 +233,42 @@ fv_status fv_trainer_init(fv_ctx *ctx, const char *init,
 /* Step, recipe and data as metadata of the exported model. */
 fv_status fv_trainer_meta(fv_ctx *ctx, fv_meta *meta, uint64_t step, const char *recipe_text,
                           const fv_dataset *data);
+/* The masters as a model file: *meta (freed) with the keys of fv_trainer_meta and n numbers more. */
+typedef struct fv_trainer_number { const char *key; double value; } fv_trainer_number;
+typedef struct fv_trainer_model {
+    const fv_params *params;
+    const fv_dataset *data;
+    const char *recipe_text;
+    fv_dtype type;
+    uint64_t step;
+} fv_trainer_model;
+fv_status fv_trainer_export(fv_ctx *ctx, const fv_trainer_model *m, fv_meta *meta,
+                            const fv_trainer_number *number, int n, const char *path);
+/* Pictures as one, PATH_STEM.png. */
+fv_status fv_trainer_sheet(fv_ctx *ctx, const fv_image *img, int count, int columns, int gap,
+                           const char *path_stem);
+/* At most `want` of the pictures of a set. */
+int fv_trainer_count(const fv_dataset *data, int want);
+/* What a trainer has set up. */
 typedef struct fv_trainer_run {
-    fv_recipe *recipe;
     const char *recipe_text; /* as checkpoints hold it */
     fv_params *params;
     fv_opt *opt;
-    fv_plan *plan; /* its times are reported if the recipe says profile = yes; NULL: no such key */
-    const fv_train_hooks *hooks;
+    fv_plan *plan; /* its times are reported if the recipe says profile = yes */
+    fv_train_hooks hooks;
 } fv_trainer_run;
-/* fv_train_run of what has been set up. */
-fv_status fv_trainer_go(fv_ctx *ctx, const fv_trainer_run *run, fv_train_options *t,
-                        fv_train_result *result);
+typedef struct fv_training {
+    const char *engine; /* the recipe's key */
+    bool takes_init;    /* can it start from a model? */
+    void *state;
+    fv_status (*prepare)(void *state, fv_recipe *r, const fv_trainer_options *o,
+                         fv_train_options *t, fv_trainer_run *run);
+    void (*free)(void *state); /* also after a prepare that failed */
+} fv_training;
+/* A training from recipe to model: options checked, prepare, fv_train_run, free. FV_ERR_ARG: recipe
+ * or options are missing; FV_ERR_UNSUPPORTED: cannot start from a model and is given one. */
+fv_status fv_trainer_train(fv_ctx *ctx, const fv_training *trainer, fv_recipe *r,
+                           const fv_trainer_options *opts, fv_train_result *result);
 
 /* ---- Numbers --------------------------------------------------------------------------------- */
 FV_INLINE float fv_bf16_to_f32(uint16_t h)

@@ -174,6 +174,10 @@ typedef enum fv_dtype {
 } fv_dtype;
 FV_API size_t fv_dtype_size(fv_dtype t);        /* bytes per element */
 FV_API const char *fv_dtype_name(fv_dtype t);   /* "f32", "bf16", ... */
+/* What users call the types of weights: "f32", "bf16", "int8" (FV_I8). NULL for others; 0 and *out
+ * as it was for an unknown name (NULL is one). */
+FV_API const char *fv_weights_name(fv_dtype t);
+FV_API int fv_weights_find(const char *name, fv_dtype *out);
 
 #define FV_MAX_DIMS 6
 
@@ -597,6 +601,7 @@ FV_API fv_t fv_conv2d(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c);
 FV_API fv_t fv_conv2d_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c, fv_dtype out);
 FV_API fv_t fv_cast(fv_tape *t, fv_t x, fv_dtype dtype);
 FV_API fv_t fv_reshape(fv_tape *t, fv_t x, int ndim, const int64_t *dim); /* view */
+FV_API fv_t fv_detach(fv_tape *t, fv_t x); /* view that no gradient passes */
 FV_API fv_t fv_activate(fv_tape *t, fv_t x, fv_act act);
 FV_API fv_t fv_affine(fv_tape *t, fv_t x, float scale, float shift);      /* scale*x + shift */
 /* a op b; b has a's shape, or is broadcast: a trailing part of it ([C] on [B,T,C]) or [B] on

@@ -337,12 +337,14 @@ static fv_status refuse_in_use(const fv_params *p)
     return fv_fail(p->ctx, FV_ERR_STATE, "params: plans already use the values; load first");
 }
 
-fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix)
+fv_status fv_params_load_some(fv_params *p, const fv_model *m, const char *prefix,
+                              bool (*is_wanted)(const char *name))
 {
     if (p->status != FV_OK) return p->status;
     FV_TRY(refuse_in_use(p));
     for (int i = 0; i < p->count; i++) {
         param *q = &p->p[i];
+        if (is_wanted && !is_wanted(q->name)) continue;
         if (!q->joined) {
             q->parts = 0;
             FV_TRY(find_source(p, &q->src[0], m, prefix, q->name));
@@ -353,6 +355,11 @@ fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix)
     }
     p->half_stale = true;
     return FV_OK;
+}
+
+fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix)
+{
+    return fv_params_load_some(p, m, prefix, NULL);
 }
 
 fv_status fv_params_alloc(fv_params *p)

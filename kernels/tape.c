@@ -228,6 +228,15 @@ fv_t fv_reshape(fv_tape *t, fv_t x, int ndim, const int64_t *dim)
     return add_view(t, x, 0, ndim, dim);
 }
 
+fv_t fv_detach(fv_tape *t, fv_t x)
+{
+    if (!handle_ok(t, "detach", x, false)) return 0;
+    const fv_tensor s = t->v[x].t;
+    const fv_t y = add_view(t, x, 0, s.ndim, s.dim);
+    if (y) t->v[y].needs_grad = 0;
+    return y;
+}
+
 void fv_output(fv_tape *t, const char *name, fv_t x)
 {
     if (!handle_ok(t, "output", x, false)) return;

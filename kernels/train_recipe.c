@@ -195,23 +195,12 @@ fv_status fv_dtype_from_recipe(fv_ctx *ctx, fv_recipe *r, const char *key, const
                                fv_dtype *out)
 {
     const char *v = fv_recipe_string(r, key, fallback);
-    *out = strcmp(v, "bf16") == 0 ? FV_BF16 : strcmp(v, "int8") == 0 ? FV_I8 : FV_F32;
-    if (*out != FV_F32 || strcmp(v, "f32") == 0) return FV_OK;
+    *out = FV_F32;
+    if (fv_weights_find(v, out)) return FV_OK;
     return fv_fail(ctx, FV_ERR_UNKNOWN, "recipe: %s = %.40s: use f32, bf16 or int8", key, v);
 }
 
 /* ---- Trainers -------------------------------------------------------------------------------- */
-
-fv_status fv_trainer_take(fv_ctx *ctx, const fv_recipe *r, const fv_trainer_options *opts,
-                          bool takes_init, fv_trainer_options *o)
-{
-    *o = (fv_trainer_options)FV_TRAINER_OPTIONS_INIT;
-    if (!r || !opts) return fv_fail(ctx, FV_ERR_ARG, "training: recipe or options missing");
-    FV_TRY(FV_TAKE_OPTIONS(ctx, o, opts, "training"));
-    if (takes_init || (!o->init && !o->start_step)) return FV_OK;
-    return fv_fail(ctx, FV_ERR_UNSUPPORTED,
-                   "training: this kind begins afresh: leave out the model to start from");
-}
 
 fv_status fv_trainer_read(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *o,
                           const fv_trainer_size *size, fv_train_options *t)
@@ -249,13 +238,73 @@ fv_status fv_trainer_meta(fv_ctx *ctx, fv_meta *meta, uint64_t step, const char 
     return fv_meta_add(ctx, meta, "fovea.train.data", fv_dataset_manifest(data));
 }
 
-fv_status fv_trainer_go(fv_ctx *ctx, const fv_trainer_run *run, fv_train_options *t,
-                        fv_train_result *result)
+fv_status fv_trainer_export(fv_ctx *ctx, const fv_trainer_model *m, fv_meta *meta,
+                            const fv_trainer_number *number, int n, const char *path)
 {
-    const int profile = run->plan ? fv_recipe_bool(run->recipe, "profile", 0) : 0;
+    fv_status s = fv_trainer_meta(ctx, meta, m->step, m->recipe_text, m->data);
+    for (int i = 0; i < n && s == FV_OK; i++)
+        s = fv_meta_add_number(ctx, meta, number[i].key, number[i].value);
+    if (s == FV_OK)
+        s = fv_params_export(ctx, m->params, m->type, (const char *const *)meta->item, meta->pairs,
+                             path, 1);
+    fv_meta_free(ctx, meta);
+    return s;
+}
+
+fv_status fv_trainer_sheet(fv_ctx *ctx, const fv_image *img, int count, int columns, int gap,
+                           const char *path_stem)
+{
+    fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
+    fv_image grid = { 0 };
+    char *path = fv_format(ctx, "%s.png", path_stem);
+    fv_status s = path ? fv_image_grid(ctx, &grid, img, count, columns, gap) : FV_ERR_OOM;
+    wo.overwrite = 1;
+    if (s == FV_OK) s = fv_image_write(ctx, &grid, path, &wo);
+    fv_image_free(ctx, &grid);
+    fv_free(ctx, path);
+    return s;
+}
+
+int fv_trainer_count(const fv_dataset *data, int want)
+{
+    const uint64_t n = fv_dataset_count(data);
+    return n < (uint64_t)want ? (int)n : want;
+}
+
+static fv_status take(fv_ctx *ctx, const fv_recipe *r, const fv_trainer_options *opts,
+                      bool takes_init, fv_trainer_options *o)
+{
+    *o = (fv_trainer_options)FV_TRAINER_OPTIONS_INIT;
+    if (!r || !opts) return fv_fail(ctx, FV_ERR_ARG, "training: recipe or options missing");
+    FV_TRY(FV_TAKE_OPTIONS(ctx, o, opts, "training"));
+    if (takes_init || (!o->init && !o->start_step)) return FV_OK;
+    return fv_fail(ctx, FV_ERR_UNSUPPORTED,
+                   "training: this kind begins afresh: leave out the model to start from");
+}
+
+static fv_status go(fv_ctx *ctx, const fv_trainer_run *run, fv_recipe *r, fv_train_options *t,
+                    fv_train_result *result)
+{
+    const int profile = fv_recipe_bool(r, "profile", 0);
     t->recipe_text = run->recipe_text;
-    if (run->plan) fv_plan_profile(run->plan, profile);
-    const fv_status s = fv_train_run(ctx, run->params, run->opt, run->hooks, t, result);
-    if (s != FV_OK || !profile) return s;
-    return fv_report(ctx, "profile", 1, 1, fv_plan_profile_text(run->plan));
+    fv_plan_profile(run->plan, profile);
+    FV_TRY(fv_train_run(ctx, run->params, run->opt, &run->hooks, t, result));
+    return profile ? fv_report(ctx, "profile", 1, 1, fv_plan_profile_text(run->plan)) : FV_OK;
+}
+
+fv_status fv_trainer_train(fv_ctx *ctx, const fv_training *trainer, fv_recipe *r,
+                           const fv_trainer_options *opts, fv_train_result *result)
+{
+    fv_trainer_options o;
+    fv_train_options t = FV_TRAIN_OPTIONS_INIT;
+    fv_trainer_run run = { 0 };
+    fv_status s = take(ctx, r, opts, trainer->takes_init, &o);
+    if (s == FV_OK) {
+        (void)fv_recipe_string(r, "engine", trainer->engine);
+        (void)fv_recipe_bool(r, "profile", 0);
+        s = trainer->prepare(trainer->state, r, &o, &t, &run);
+    }
+    if (s == FV_OK) s = go(ctx, &run, r, &t, result);
+    trainer->free(trainer->state);
+    return s;
 }

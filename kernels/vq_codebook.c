@@ -37,6 +37,23 @@ double fvi_vq_perplexity(const uint32_t *counts, int64_t codes)
     return total > 0 ? exp(sum) : 0;
 }
 
+fv_status fvi_vq_gather(const fvi_vq_look *l, uint64_t seen, int64_t *rows)
+{
+    *rows = 0;
+    memset(l->counts, 0, (size_t)l->V * sizeof *l->counts);
+    for (int k = 0; k < l->batches && (uint64_t)k < seen; k++) {
+        fv_batch b;
+        FV_TRY(fv_dataset_batch(l->data, seen - 1 - (uint64_t)k, l->batch, &b));
+        FV_TRY(fv_plan_bind(l->plan, "x", b.images));
+        FV_TRY(fv_plan_forward(l->plan));
+        memcpy(l->latents + *rows * l->D, fv_plan_value(l->plan, "z").data,
+               (size_t)(l->n * l->D) * sizeof *l->latents);
+        fvi_vq_count(l->counts, l->V, fv_plan_value(l->plan, "index").data, l->n);
+        *rows += l->n;
+    }
+    return FV_OK;
+}
+
 /* Value, moments and average of a parameter; the average may be NULL. */
 static void arrays_of(const fv_opt *o, fv_pid id, float *out[4])
 {

@@ -14,6 +14,18 @@ int64_t fvi_vq_used(const uint32_t *counts, int64_t codes);
 /* exp(entropy) of the counts: the number of codes if all were equally frequent. */
 double fvi_vq_perplexity(const uint32_t *counts, int64_t codes);
 
+/* What the network makes of the last batches of a training: `plan` has x, z [n, D] and index [n]. */
+typedef struct fvi_vq_look {
+    fv_dataset *data;
+    fv_plan *plan;
+    int64_t batch, n, D, V;
+    int batches;        /* at most; fewer at the beginning */
+    float *latents;     /* [batches n, D] */
+    uint32_t *counts;   /* [V] how often each code is chosen */
+} fvi_vq_look;
+/* `seen` batches have been trained on; *rows of latents are there. */
+fv_status fvi_vq_gather(const fvi_vq_look *l, uint64_t seen, int64_t *rows);
+
 /* Every code of `id` [V, D] with count 0 becomes one of the latents [n, D], drawn by (seed, step,
  * code) without regard to order or threads; its moments become 0 and its average the same value.
  * Masters and not averages must be in place. Returns how many were replaced. */

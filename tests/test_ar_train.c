@@ -254,29 +254,32 @@ static void a_draft_learns_and_joins_its_target(void)
     fv_model_close(&m);
 }
 
+/* A whole training and one that is stopped and resumed give the same file. */
+static void compare_stopped_draft(const char *out, const char *more)
+{
+    char whole[16], stopped[16], whole_model[16], stopped_model[16];
+    fv_train_result r;
+    snprintf(whole, sizeof whole, "%sw", out);
+    snprintf(stopped, sizeof stopped, "%st", out);
+    snprintf(whole_model, sizeof whole_model, "%sw.m", out);
+    snprintf(stopped_model, sizeof stopped_model, "%st.m", out);
+    OK(ctx, train_draft(whole, "model", whole_model, 0, more, &r));
+    stop_at = 5;
+    CHECK(train_draft(stopped, "model", stopped_model, 0, more, &r) == FV_ERR_CANCELLED);
+    stop_at = 0;
+    OK(ctx, train_draft(stopped, "model", stopped_model, 1, more, &r));
+    CHECK(same_file(whole_model, stopped_model));
+}
+
 static void a_stopped_draft_resumes_to_the_same_file(void)
 {
-    const char *more = "steps = 9\nsave_every = 2\n";
-    fv_train_result r;
-    OK(ctx, train_draft("dw", "model", "dw.m", 0, more, &r));
-    stop_at = 5;
-    CHECK(train_draft("dt", "model", "dt.m", 0, more, &r) == FV_ERR_CANCELLED);
-    stop_at = 0;
-    OK(ctx, train_draft("dt", "model", "dt.m", 1, more, &r));
-    CHECK(same_file("dw.m", "dt.m"));
+    compare_stopped_draft("d", "steps = 9\nsave_every = 2\n");
 }
 
 /* The target's own draws: 10 do not fill groups of 4, and batches of 3 do not divide them. */
 static void own_draws_are_the_same_after_a_resume(void)
 {
-    const char *more = "steps = 9\nsave_every = 2\nself_draws = 10\nself_share = 0.75\n";
-    fv_train_result r;
-    OK(ctx, train_draft("sw", "model", "sw.m", 0, more, &r));
-    stop_at = 5;
-    CHECK(train_draft("st", "model", "st.m", 0, more, &r) == FV_ERR_CANCELLED);
-    stop_at = 0;
-    OK(ctx, train_draft("st", "model", "st.m", 1, more, &r));
-    CHECK(same_file("sw.m", "st.m"));
+    compare_stopped_draft("s", "steps = 9\nsave_every = 2\nself_draws = 10\nself_share = 0.75\n");
     CHECK(!same_file("sw.m", "dw.m"));
 }
 

@@ -231,6 +231,50 @@ static void gradients_accumulate_over_runs(void)
     fv_ctx_destroy(&ctx);
 }
 
+/* y = (w x) (detached w x): the gradient of w is x (w x), not twice that. */
+static void no_gradient_passes_a_detached_view(void)
+{
+    fv_ctx *ctx = make_ctx(1, NULL);
+    fv_params *p;
+    fv_tape *t;
+    fv_plan *plan;
+    const int64_t dim[2] = { 3, C }, square[2] = { C, C };
+    float x[3 * C], goal[3 * C], sum = 0;
+    test_fill(x, 3 * C, 21);
+    test_fill(goal, 3 * C, 22);
+    OK(ctx, fv_params_create(ctx, &p));
+    const fv_pid w = fv_params_add(p, "w", 2, square, 0);
+    OK(ctx, fv_params_alloc(p));
+    fv_params_init_normal(p, w, 5, 0.3f);
+    OK(ctx, fv_tape_create(ctx, &t, p, FV_TRAIN, FV_F32));
+    const fv_t y = fv_linear(t, fv_input(t, "x", FV_F32, 2, dim), w, -1, FV_ACT_NONE);
+    const fv_t z = fv_reshape(t, fv_detach(t, y), 2, dim);
+    fv_output(t, "y", fv_affine(t, y, 1.0f, 0.0f));
+    fv_output(t, "loss", fv_loss_mse(t, fv_binary_op(t, FV_MUL, y, z),
+                                     fv_input(t, "goal", FV_F32, 2, dim), 0));
+    OK(ctx, fv_plan_build(ctx, &plan, t, NULL));
+    fv_tape_destroy(&t);
+    OK(ctx, fv_plan_bind(plan, "x", x));
+    OK(ctx, fv_plan_bind(plan, "goal", goal));
+    OK(ctx, fv_plan_forward(plan));
+    OK(ctx, fv_plan_backward(plan, "loss", 1.0f));
+    const float *v = fv_plan_value(plan, "y").data, *g = fv_params_grad(p, w).data;
+    for (int i = 0; i < C; i++)
+        for (int j = 0; j < C; j++) {
+            double want = 0;
+            for (int r = 0; r < 3; r++) {
+                const double a = v[r * C + i];
+                want += 2.0 / (3 * C) * (a * a - goal[r * C + i]) * a * x[r * C + j];
+            }
+            NEAR(g[i * C + j], want, 1e-6 + 1e-4 * fabs(want));
+            sum += fabsf(g[i * C + j]);
+        }
+    CHECK(sum > 0);
+    fv_plan_destroy(&plan);
+    fv_params_destroy(&p);
+    fv_ctx_destroy(&ctx);
+}
+
 static void runs_allocate_nothing(void)
 {
     fv_ctx *ctx = make_ctx(2, NULL);
@@ -460,6 +504,7 @@ int main(void)
     RUN(same_bytes_for_1_2_and_3_threads);
     RUN(gradient_matches_finite_differences);
     RUN(gradients_accumulate_over_runs);
+    RUN(no_gradient_passes_a_detached_view);
     RUN(runs_allocate_nothing);
     RUN(every_failed_allocation_is_a_status);
     RUN(a_failed_op_poisons_the_tape);

@@ -118,7 +118,7 @@ static void native_crops_are_a_function_of_the_step(void)
 
 /* ---- Stages ---------------------------------------------------------------------------------- */
 
-/* more: lines of the recipe. */
+/* more: lines that stand instead of the same keys here, or beside them. */
 static fv_status train(fv_ctx *c, const char *out, const char *init, int resume, const char *more)
 {
     fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
@@ -129,8 +129,13 @@ static fv_status train(fv_ctx *c, const char *out, const char *init, int resume,
              "engine = rdvq\npreset = rdvq-xs\ndata = data.tar\nworkers = -1\nnative_max = 1.5\n"
              "codes = 32\nbatch = 1\nlr = 2e-3\nema = 0.9\nprecision = f32\nexport = f32\n"
              "eval_pictures = 0\nrestart_batches = 2\nkmeans_at = 2\nwarmup = 1\n"
-             "restart_every = 2\nsave_every = 3\nlog_every = 1\n%s", more);
+             "restart_every = 2\nsave_every = 3\nlog_every = 1\n");
     FV_TRY(fv_recipe_parse(c, &r, text, strlen(text)));
+    for (const char *line = more, *end; (end = strchr(line, '\n')); line = end + 1) {
+        char set[80];
+        snprintf(set, sizeof set, "%.*s", (int)(end - line), line);
+        FV_TRY(fv_recipe_set(r, set));
+    }
     snprintf(folder, sizeof folder, "%s/run-%s", temp_dir, out);
     snprintf(from, sizeof from, "%s/%s", temp_dir, init ? init : "");
     o.data_dir = temp_dir;
@@ -193,6 +198,30 @@ static void each_stage_moves_its_own_part(void)
     OK(ctx, rdvq_config_read(ctx, m, &c));
     CHECK(c.codes == 32 && c.width == 128);
     fv_model_close(&m);
+}
+
+/* What ablations compare with: an encoder that does not know the rate, a codebook made afresh. */
+static void the_rate_reaches_the_encoder_only_by_relaxation(void)
+{
+    OK(ctx, train(ctx, "low", "s2", 0, STAGE_3 "clip = 0\nlambda_share = 0\nrelaxation = no\n"));
+    OK(ctx, train(ctx, "high", "s2", 0, STAGE_3 "lambda = 200\nclip = 0\nlambda_share = 0\n"
+                                                "relaxation = no\n"));
+    CHECK(!moved("low", "high", "coder"));
+    OK(ctx, train(ctx, "soft", "s2", 0, STAGE_3 "clip = 0\nlambda_share = 0\n"));
+    CHECK(moved("low", "soft", "rdvq.encoder") && moved("low", "soft", "rdvq.decoder"));
+}
+
+static void a_codebook_can_be_made_afresh(void)
+{
+    static const char fewer[] = "stage = tokenizer\nsteps = 3\ncodes = 16\nlr = 1e-9\n";
+    fv_model *m;
+    rdvq_config c;
+    OK(ctx, train(ctx, "few", "s1", 0, fewer));
+    OK(ctx, fv_model_open(ctx, &m, temp_path("few"), NULL));
+    OK(ctx, rdvq_config_read(ctx, m, &c));
+    fv_model_close(&m);
+    CHECK(c.codes == 16);
+    CHECK(train(ctx, "bad", "s1", 0, STAGE_1 "codes = 16\nkmeans_at = 0\n") == FV_ERR_MODEL);
 }
 
 static void mistakes_are_named(void)
@@ -355,6 +384,8 @@ int main(int argc, char **argv)
     RUN(native_crops_are_a_function_of_the_step);
     RUN(kmeans_finds_the_directions);
     RUN(each_stage_moves_its_own_part);
+    RUN(the_rate_reaches_the_encoder_only_by_relaxation);
+    RUN(a_codebook_can_be_made_afresh);
     RUN(mistakes_are_named);
     RUN(a_tokenizer_that_is_stopped_ends_the_same);
     RUN(so_does_a_joint_run);

@@ -30,20 +30,14 @@
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
-fv_dtype ar_type_of(const char *name)
-{
-    return !name || strcmp(name, "f32") == 0 ? FV_F32 : strcmp(name, "int8") == 0 ? FV_I8 : FV_BF16;
-}
-
 static int open_model(ar_bench *b)
 {
     fv_ar_options o = FV_AR_OPTIONS_INIT;
     const char *path = b->a->model;
     cli_common c = b->a->common;
     c.precision = b->a->precision;
-    const bool is_int8 = c.precision && strcmp(c.precision, "int8") == 0;
-    b->precision = o.precision = is_int8 ? FV_I8 : cli_precision(b->ctx, &c);
-    b->kv = ar_type_of(b->a->kv);
+    b->precision = o.precision = cli_precision(b->ctx, &c);
+    (void)fv_weights_find(b->a->kv, &b->kv); /* not given: f32, which is 0 */
     fv_status s = fv_model_open(b->ctx, &b->file, path, NULL);
     if (s == FV_OK) s = fv_ar_open(b->ctx, &b->ar, b->file, &o);
     if (s != FV_OK) return cli_report(b->ctx, s, path);

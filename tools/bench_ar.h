@@ -84,9 +84,6 @@ typedef struct ar_bench {
 } ar_bench;
 
 #define AR_WEIGHTS(t) ((t) == FV_F32 ? 0 : (t) == FV_BF16 ? 1 : 2)
-/* "f32" or NULL, "bf16", "int8" */
-fv_dtype ar_type_of(const char *name);
-const char *ar_type_name(fv_dtype type);
 
 /* bench_ar_methods.c. Return an exit code. */
 int ar_read_methods(ar_bench *b, const char *text);

@@ -144,24 +144,14 @@ static ar_kind kind_of(fv_ar_mode mode, const fv_ar_expert *e)
                                                                           : AR_KIND_SAME;
 }
 
-const char *ar_type_name(fv_dtype type)
-{
-    return type == FV_F32 ? "f32" : type == FV_BF16 ? "bf16" : "int8";
-}
-
 /* METHOD@TYPE in two; the second part is named. */
 static int read_weights(ar_line *l, char *method)
 {
-    static const char *const names[] = {"f32", "bf16", "int8", NULL};
     char *at = strchr(method, '@');
     if (!at) return CLI_OK;
     *at++ = 0;
-    for (int i = 0; names[i]; i++) {
-        if (strcmp(at, names[i]) != 0) continue;
-        l->weights = ar_type_of(at);
-        l->has_weights = true;
-        return CLI_OK;
-    }
+    l->has_weights = fv_weights_find(at, &l->weights) != 0;
+    if (l->has_weights) return CLI_OK;
     return cli_fail(CLI_USAGE, "--methods: @%s: weights are f32, bf16 or int8", at);
 }
 
@@ -186,7 +176,7 @@ static int add_method(ar_bench *b, const char *text, const char *title)
         return CLI_OK;
     }
     l->text = cli_format("%s%s%s", l->method, l->has_weights ? "@" : "",
-                         l->has_weights ? ar_type_name(l->weights) : "");
+                         l->has_weights ? fv_weights_name(l->weights) : "");
     b->lines++;
     return CLI_OK;
 }

@@ -14,14 +14,12 @@ typedef struct speed_args {
     double cfg;
 } speed_args;
 
+/* One of the choices, f32 without one. */
 static fv_dtype type_of(const char *name)
 {
-    return !name || strcmp(name, "f32") == 0 ? FV_F32 : strcmp(name, "bf16") == 0 ? FV_BF16 : FV_I8;
-}
-
-static const char *name_of(fv_dtype type)
-{
-    return type == FV_I8 ? "int8" : fv_dtype_name(type);
+    fv_dtype type = FV_F32;
+    (void)fv_weights_find(name, &type);
+    return type;
 }
 
 static int measure(fv_ctx *ctx, const speed_args *a, const char *path, fv_ar_speed *out,
@@ -57,8 +55,8 @@ static void print_json(fv_ctx *ctx, const speed_args *a, const char *path, const
     cli_json_open(&j, stdout);
     cli_json_string(&j, "bench", "ar-speed");
     cli_json_string(&j, "model", path);
-    cli_json_string(&j, "precision", name_of(type_of(a->precision)));
-    cli_json_string(&j, "kv", name_of(type_of(a->kv)));
+    cli_json_string(&j, "precision", fv_weights_name(type_of(a->precision)));
+    cli_json_string(&j, "kv", fv_weights_name(type_of(a->kv)));
     cli_json_string(&j, "clock", a->clock ? a->clock : "wall");
     cli_json_u64(&j, "threads", (uint64_t)fv_ctx_threads(ctx));
     cli_json_u64(&j, "tokens", (uint64_t)r->tokens);
@@ -87,7 +85,8 @@ static void print_text(fv_ctx *ctx, const speed_args *a, const char *path, const
     cli_cpu_name(cpu, sizeof cpu);
     cli_printable(path, name, sizeof name);
     printf("%s, weights %s, keys and values %s, %d threads, %s\n", name,
-           name_of(type_of(a->precision)), name_of(type_of(a->kv)), fv_ctx_threads(ctx), cpu);
+           fv_weights_name(type_of(a->precision)), fv_weights_name(type_of(a->kv)),
+           fv_ctx_threads(ctx), cpu);
     printf("plain decoding, %d rows a token, the first %d tokens, medians of %d rounds%s\n\n",
            r->rows, r->tokens, a->rounds,
            a->clock && strcmp(a->clock, "cpu") == 0 ? ", processor time" : "");

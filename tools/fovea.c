@@ -75,9 +75,8 @@ static int convert_other(fv_ctx *ctx, const convert_args *a, const char *in, con
 static int convert(fv_ctx *ctx, const void *args, const char *in)
 {
     const convert_args *a = args;
-    const fv_dtype type = strcmp(a->type, "f32") == 0    ? FV_F32
-                          : strcmp(a->type, "int8") == 0 ? FV_I8
-                                                         : FV_BF16;
+    fv_dtype type = FV_BF16;
+    (void)fv_weights_find(a->type, &type);
     fv_model *model = NULL;
     int code = cli_check_place(a->out, a->common.force);
     if (code != CLI_OK) return code;

@@ -200,7 +200,7 @@ static void note_point(const gen_run *r)
     const fv_ar_point *p = &r->ar.point;
     fv_ar_point plain;
     fv_ar_get_point(r->model.ar, 0, &plain);
-    const char *weights = p->weights == FV_I8 ? "int8" : fv_dtype_name(p->weights);
+    const char *weights = fv_weights_name(p->weights);
     if (p->is_lossless)
         cli_note("--speedup %gx: %s in %s, lossless, measured %.2fx, %.2f tokens a pass",
                  r->a->speedup, p->method, weights, (double)p->speedup,

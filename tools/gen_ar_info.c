@@ -35,11 +35,6 @@ static void print_tokenizer(const fv_ar_info *i)
     else printf("tokenizer   none: give one with --tokenizer\n");
 }
 
-static const char *weights_name(fv_dtype t)
-{
-    return t == FV_I8 ? "int8" : fv_dtype_name(t);
-}
-
 static void print_points(const fv_ar *a)
 {
     const int n = fv_ar_point_count(a);
@@ -50,7 +45,7 @@ static void print_points(const fv_ar *a)
         fv_ar_get_point(a, i, &p);
         printf("  %7.2fx  %11.2f  %6.1f %%  %8.3g  %s in %s%s\n", (double)p.speedup,
                (double)p.tokens_per_pass, 100 * (double)p.accuracy, (double)p.distance, p.method,
-               weights_name(p.weights), p.is_lossless ? ", lossless" : "");
+               fv_weights_name(p.weights), p.is_lossless ? ", lossless" : "");
     }
 }
 
@@ -63,7 +58,7 @@ static void json_points(const fv_ar *a, cli_json *j)
         fv_ar_get_point(a, i, &p);
         fputs(i ? ", {\"method\": " : "{\"method\": ", stdout);
         cli_json_text(stdout, p.method);
-        printf(", \"weights\": \"%s\"", weights_name(p.weights));
+        printf(", \"weights\": \"%s\"", fv_weights_name(p.weights));
         printf(", \"speedup\": %.9g, \"tokens_per_pass\": %.9g, \"accuracy\": %.9g, \"distance\": "
                "%.9g, \"lossless\": %s}",
                (double)p.speedup, (double)p.tokens_per_pass, (double)p.accuracy, (double)p.distance,

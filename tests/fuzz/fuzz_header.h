@@ -40,4 +40,23 @@ static inline uint8_t *as_file(fv_ctx *ctx, const uint8_t *data, size_t size, si
     return f;
 }
 
+/* One input: a file, or a header alone. `use` may keep nothing. */
+static inline int fuzz_model(const uint8_t *data, size_t size, uint64_t memory_cap,
+                             void (*use)(fv_ctx *ctx, fv_model *m))
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    o.memory_cap_bytes = memory_cap;
+    o.threads = 1;
+    fv_ctx *ctx;
+    if (fv_ctx_create(&ctx, &o) != FV_OK) return 0;
+    uint8_t *made = NULL;
+    if (size > 0 && data[0] == '{') data = made = as_file(ctx, data, size, &size);
+    fv_model *m;
+    if (fv_model_open_memory(ctx, &m, data, size, NULL) == FV_OK) use(ctx, m);
+    fv_model_close(&m);
+    fv_ctx_destroy(&ctx);
+    free(made);
+    return 0;
+}
+
 #endif
