@@ -14,10 +14,10 @@
  * until restart_until of the run, codes that the last batches do not choose are set onto latents.
  * Both are functions of masters and step, as everything else: a resumed run is the same run.
  *
- * A tokenizer may begin with the transforms of another model, of any number of codes; its codebook
- * is then made at kmeans_at (0: it must have the same codes, and they are taken over). With
- * relaxation = no the rate trains the entropy model alone: the encoder knows nothing of it. Both are
- * for comparison [arXiv 2604.10546, ablation].
+ * A tokenizer may begin with the transforms of another model, of any number of codes and groups; its
+ * codebook is then made at kmeans_at (0: it must have the same codes, and they are taken over). With
+ * relaxation = no the rate trains the entropy model alone: the encoder knows nothing of it, for
+ * comparison [arXiv 2604.10546, ablation].
  *
  * tau falls geometrically from tau to tau_last over tau_share of the run; lambda rises linearly
  * over lambda_share of it.
@@ -562,6 +562,12 @@ static bool is_transform(const char *name)
     return strncmp(rest, "encoder.", 8) == 0 || strncmp(rest, "decoder.", 8) == 0;
 }
 
+/* The finest latents' width depends on the number of groups. */
+static bool is_transform_of_any_groups(const char *name)
+{
+    return is_transform(name) && !strstr(name, "coder.latent.2");
+}
+
 /* Said by numbers before the first tensor of another shape is found. A tokenizer that makes its own
  * codebook takes the transforms alone. */
 static fv_status load_init(void *user, const fv_model *m)
@@ -570,7 +576,8 @@ static fv_status load_init(void *user, const fv_model *m)
     rdvq_config c;
     FV_TRY(rdvq_config_read(tr->ctx, m, &c));
     if (tr->stage == TOKENIZER && tr->kmeans_at > 0)
-        return fv_params_load_some(tr->params, m, "", is_transform);
+        return fv_params_load_some(tr->params, m, "", c.groups == tr->cfg.groups ?
+                                   is_transform : is_transform_of_any_groups);
     if (c.codes != tr->cfg.codes || c.groups != tr->cfg.groups)
         return fv_fail(tr->ctx, FV_ERR_MODEL, "model: %d codes in %d groups, the recipe says %d in "
                        "%d", c.codes, c.groups, tr->cfg.codes, tr->cfg.groups);

@@ -213,7 +213,8 @@ static void the_rate_reaches_the_encoder_only_by_relaxation(void)
 
 static void a_codebook_can_be_made_afresh(void)
 {
-    static const char fewer[] = "stage = tokenizer\nsteps = 3\ncodes = 16\nlr = 1e-9\n";
+    static const char fewer[] = "stage = tokenizer\nsteps = 3\ncodes = 16\nlr = 1e-30\nema = 0\n";
+    static const char two[] = "stage = tokenizer\nsteps = 3\ngroups = 2\nlr = 1e-30\nema = 0\n";
     fv_model *m;
     rdvq_config c;
     OK(ctx, train(ctx, "few", "s1", 0, fewer));
@@ -221,6 +222,9 @@ static void a_codebook_can_be_made_afresh(void)
     OK(ctx, rdvq_config_read(ctx, m, &c));
     fv_model_close(&m);
     CHECK(c.codes == 16);
+    CHECK(!moved("s1", "few", "encoder.level") && !moved("s1", "few", "decoder.latent.2"));
+    OK(ctx, train(ctx, "two", "s1", 0, two));
+    CHECK(!moved("s1", "two", "encoder.level"));
     CHECK(train(ctx, "bad", "s1", 0, STAGE_1 "codes = 16\nkmeans_at = 0\n") == FV_ERR_MODEL);
 }
 
