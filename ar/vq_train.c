@@ -11,9 +11,9 @@
  *
  * Keys beside the shared ones (train_recipe.c):
  *     preset image_size channels latent codes code_width encoder_blocks decoder_blocks attention
- *     batch accumulate precision export     l1 sobel pyramid beta     gan gan_from gan_channels
- *     gan_layers     restart_every restart_batches restart_until     eval_every eval_pictures
- *     sample_pictures split
+ *     batch accumulate precision export     l1 sobel pyramid beta     gan gan_from gan_match
+ *     gan_channels gan_layers     restart_every restart_batches restart_until     eval_every
+ *     eval_pictures sample_pictures split
  *
  * Every restart_every steps the pictures of the last restart_batches steps go through the encoder
  * once more, and codes that none of their latents chooses are set onto latents. Counting anew costs
@@ -34,16 +34,6 @@
 
 typedef struct quality { double psnr, ssim, used, perplexity; } quality;
 
-/* weight 0: none */
-typedef struct adversary {
-    float weight;
-    double from; /* share of the run before it */
-    fvi_gan_net net;
-    fvi_gan *gan;
-    fv_plan *image; /* image loss and its gradient to y */
-    float *u;
-} adversary;
-
 typedef struct trainer {
     fv_ctx *ctx;
     ar_config cfg;
@@ -63,7 +53,7 @@ typedef struct trainer {
     uint32_t *counts;
     uint64_t seed, steps;
     quality last;
-    adversary adv;
+    fvi_adversary adv;
     const char *recipe_text;
 } trainer;
 
@@ -99,49 +89,15 @@ static bool restart_is_due(const trainer *tr, uint64_t step, int micro)
 
 static float scalar_of(const fv_plan *p) { return *(const float *)fv_plan_value(p, "loss").data; }
 
-/* What the losses want of y, into u; *loss: the image loss. */
-static fv_status want_of_pictures(trainer *tr, const float *x, const float *y, bool is_on,
-                                  double *loss)
-{
-    adversary *a = &tr->adv;
-    const int64_t n = tr->batch * tr->pixels;
-    const float *pull = NULL;
-    FV_TRY(fv_plan_bind(a->image, "x", (void *)(uintptr_t)x));
-    FV_TRY(fv_plan_bind(a->image, "y", (void *)(uintptr_t)y));
-    FV_TRY(fv_plan_forward(a->image));
-    FV_TRY(fv_plan_backward(a->image, "loss", 1.0f));
-    *loss = scalar_of(a->image);
-    const float *want = fv_plan_grad(a->image, "y").data;
-    if (is_on) FV_TRY(fvi_gan_pull(a->gan, y, &pull));
-    const double weight = is_on ? a->weight * fvi_gan_weight(want, pull, n) : 0;
-    /* times n: the tape takes the mean of y u */
-    for (int64_t i = 0; i < n; i++)
-        a->u[i] = (float)((double)n * (want[i] + (is_on ? weight * pull[i] : 0)));
-    return FV_OK;
-}
-
-static fv_status gan_step(trainer *tr, const float *x, bool is_on, float scale, double *loss)
-{
-    adversary *a = &tr->adv;
-    double image = 0, judge = 0;
-    memset(a->u, 0, (size_t)(tr->batch * tr->pixels) * sizeof *a->u);
-    FV_TRY(fv_plan_bind(tr->plan, "x", (void *)(uintptr_t)x));
-    FV_TRY(fv_plan_forward(tr->plan));
-    const float *y = fv_plan_value(tr->plan, "y").data;
-    FV_TRY(want_of_pictures(tr, x, y, is_on, &image));
-    *loss = image + scalar_of(tr->plan); /* with u = 0: the codes' part */
-    FV_TRY(fv_plan_backward(tr->plan, "loss", scale));
-    return is_on ? fvi_gan_learn(a->gan, x, y, scale, &judge) : FV_OK;
-}
-
 static fv_status run_step(trainer *tr, uint64_t step, int micro, float scale, double *loss)
 {
     const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
     fv_batch b;
     if (restart_is_due(tr, step, micro)) FV_TRY(restart_codes(tr, step));
     FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
-    const bool is_late = (double)step >= tr->adv.from * (double)tr->steps;
-    if (tr->adv.weight > 0) return gan_step(tr, b.images, is_late, scale, loss);
+    if (tr->adv.weight > 0)
+        return fvi_adversary_step(&tr->adv, tr->plan, b.images,
+                                  (double)step / (double)tr->steps, scale, loss);
     FV_TRY(fv_plan_bind(tr->plan, "x", b.images));
     FV_TRY(fv_plan_forward(tr->plan));
     *loss = scalar_of(tr->plan);
@@ -312,12 +268,7 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     tr->restart_batches = (int)fv_recipe_int(r, "restart_batches", 16, 1, 4096);
     tr->eval_pictures = (int)fv_recipe_int(r, "eval_pictures", 1000000, 0, 1000000);
     tr->sample_count = (int)fv_recipe_int(r, "sample_pictures", 72, 1, 4096);
-    tr->adv.weight = (float)fv_recipe_number(r, "gan", 0, 0, 1000);
-    if (tr->adv.weight > 0) {
-        tr->adv.from = fv_recipe_number(r, "gan_from", 0.75, 0, 1);
-        tr->adv.net.channels = (int)fv_recipe_int(r, "gan_channels", 32, 8, 1024) / 8 * 8;
-        tr->adv.net.layers = (int)fv_recipe_int(r, "gan_layers", 2, 1, FVI_GAN_MAX_LAYERS);
-    }
+    fvi_adversary_read(&tr->adv, r);
     if (tr->loss.l1 + tr->loss.sobel + tr->loss.pyramid > 0) return FV_OK;
     return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: l1, sobel and pyramid are all 0");
 }
@@ -371,19 +322,9 @@ static fv_status build_view(trainer *tr)
     return fv_plan_finish(tr->ctx, &tr->view, &t, NULL);
 }
 
-/* y, x -> image loss; and the discriminator's plans. */
-static fv_status build_adversary(trainer *tr, const int64_t image[4])
+static fv_t image_loss(const void *user, fv_tape *t, fv_t y, fv_t target)
 {
-    adversary *a = &tr->adv;
-    fv_tape *t;
-    FV_TRY(fv_tape_create(tr->ctx, &t, NULL, FV_TRAIN, FV_F32));
-    const fv_t x = fv_input(t, "x", FV_F32, 4, image), y = fv_input_grad(t, "y", FV_F32, 4, image);
-    fv_output(t, "loss", fvi_loss_image(t, y, x, &tr->loss));
-    FV_TRY(fv_plan_finish(tr->ctx, &a->image, &t, NULL));
-    a->u = fv_calloc(tr->ctx, (size_t)(tr->batch * tr->pixels), sizeof *a->u);
-    if (!a->u) return FV_ERR_OOM;
-    FV_TRY(fv_plan_bind(tr->plan, "u", a->u));
-    return fvi_gan_create(tr->ctx, &a->gan, &a->net, image, tr->precision);
+    return fvi_loss_image(t, y, target, user);
 }
 
 static fv_status build_plan(trainer *tr)
@@ -405,7 +346,8 @@ static fv_status build_plan(trainer *tr)
     }
     fv_output(t, "loss", fv_binary_op(t, FV_ADD, loss, vq));
     FV_TRY(fv_plan_finish(tr->ctx, &tr->plan, &t, NULL));
-    return has_gan ? build_adversary(tr, image) : FV_OK;
+    const fvi_image_term term = { image_loss, &tr->loss };
+    return fvi_adversary_create(tr->ctx, &tr->adv, image, tr->precision, &term, tr->plan);
 }
 
 static fv_status load_init(void *user, const fv_model *m)
@@ -417,11 +359,10 @@ static fv_status start_net(trainer *tr, const char *init)
 {
     FV_TRY(fv_params_create(tr->ctx, &tr->params));
     vq_net_add(&tr->net, tr->params, &tr->cfg.vq, PREFIX);
-    tr->adv.net.in = 3;
-    if (tr->adv.weight > 0) fvi_gan_add(&tr->adv.net, tr->params, "gan.");
+    fvi_adversary_add(&tr->adv, tr->params);
     FV_TRY(fv_params_alloc(tr->params));
     vq_net_init(&tr->net, tr->seed);
-    if (tr->adv.weight > 0) fvi_gan_init(&tr->adv.net, tr->seed);
+    fvi_adversary_init(&tr->adv, tr->seed);
     return fv_trainer_init(tr->ctx, init, load_init, tr);
 }
 
@@ -431,12 +372,11 @@ static void trainer_free(void *state)
     fv_opt_destroy(&tr->opt);
     fv_plan_destroy(&tr->plan);
     fv_plan_destroy(&tr->view);
-    fv_plan_destroy(&tr->adv.image);
-    fvi_gan_destroy(&tr->adv.gan);
+    fvi_adversary_free(&tr->adv);
     fv_params_destroy(&tr->params);
     fv_dataset_close(&tr->data);
     fv_dataset_close(&tr->held);
-    void *mem[] = { tr->x, tr->latents, tr->kept, tr->counts, tr->adv.u };
+    void *mem[] = { tr->x, tr->latents, tr->kept, tr->counts };
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
 }
 

@@ -5,6 +5,8 @@
  *     entropy     rate of the tokens                           the entropy model alone
  *     joint       D + beta * commitment + lambda * rate        all but the codebook
  *     D = mse MSE + ssim (1 - MS-SSIM) + texture WD            (op_picture_body.h)
+ * With gan > 0 a discriminator of patches joins in after gan_from of the run, in the weight that
+ * patch_gan.h says, with gan_match times the distance of its features.
  *
  * The rate is that of softly chosen codes (op_soft_rate.c), in bits per pixel, so that it has a
  * gradient to the latents: directly, and through the context that other tokens are coded with.
@@ -23,7 +25,8 @@
  * over lambda_share of it.
  *
  * Keys beside the shared ones (train_recipe.c):
- *     stage preset groups codes relaxation crop batch accumulate precision export     mse ssim texture beta
+ *     stage preset groups codes relaxation crop batch accumulate precision export
+ *     mse ssim texture beta     gan gan_from gan_match gan_channels gan_layers
  *     tau tau_last tau_share lambda lambda_share     kmeans_at kmeans_rounds
  *     restart_every restart_batches restart_until     eval_every eval_pictures eval_size
  *     sample_pictures
@@ -37,6 +40,7 @@
 #include <string.h>
 
 #include "fovea_codec.h"
+#include "patch_gan.h"
 #include "vq_train.h"
 
 typedef enum rdvq_stage { TOKENIZER, ENTROPY, JOINT } rdvq_stage;
@@ -68,6 +72,7 @@ typedef struct trainer {
     float *noise[2], *view_noise[2], *latents, *kept, *x;
     int32_t *labels;
     uint32_t *counts;
+    fvi_adversary adv;
     quality last;
     const char *recipe_text;
 } trainer;
@@ -150,6 +155,9 @@ static fv_status run_step(trainer *tr, uint64_t step, int micro, float scale, do
     } else {
         FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
         fill_noise(tr, (uint32_t)number * (uint32_t)tr->batch, &size, tr->noise);
+        if (tr->adv.weight > 0 && p == tr->plan)
+            return fvi_adversary_step(&tr->adv, p, b.images, (double)step / (double)tr->steps,
+                                      scale, loss);
         FV_TRY(fv_plan_bind(p, "x", b.images));
     }
     FV_TRY(fv_plan_forward(p));
@@ -342,8 +350,9 @@ static int scales_for(const trainer *tr, int least)
     return n;
 }
 
-static fv_t distortion(const trainer *tr, fv_tape *t, fv_t y, fv_t x)
+static fv_t distortion(const void *user, fv_tape *t, fv_t y, fv_t x)
 {
+    const trainer *tr = user;
     fv_t sum = 0;
     if (tr->mse > 0) sum = add_term(t, sum, fv_loss_mse(t, y, x, 0), tr->mse);
     if (tr->ssim > 0)
@@ -383,19 +392,26 @@ static fv_status finish_plan(trainer *tr, fv_plan **p, fv_tape **t)
 static fv_status build_step(trainer *tr, fv_plan **p, bool is_warm)
 {
     const batch_size s = train_size(tr);
-    const int64_t one = 1;
+    const int64_t one = 1, image[4] = { s.B, s.side, s.side, 3 };
+    const bool has_gan = tr->adv.weight > 0 && !is_warm;
+    const fvi_image_term term = { distortion, tr };
     fv_tape *t;
     FV_TRY(fv_tape_create(tr->ctx, &t, tr->params, FV_TRAIN, tr->precision));
     const fv_t x = picture_input(t, &s);
     const coded c = encode(tr, t, x, &s, is_warm);
-    fv_t loss = distortion(tr, t, decode(tr, t, &c, &s), x);
+    const fv_t y = decode(tr, t, &c, &s);
+    if (has_gan) fv_output(t, "y", y);
+    fv_t loss = has_gan ? fvi_loss_dot(t, y, fv_input(t, "u", FV_F32, 4, image)) :
+                          distortion(tr, t, y, x);
     if (!is_warm)
         loss = add_term(t, loss, fv_loss_vq(t, c.z, c.codes, c.index, tr->beta), 1.0f);
     if (tr->stage == JOINT)
         loss = add_term(t, loss, fv_binary_op(t, FV_MUL, soft_bpp(tr, t, &c),
                                               fv_input(t, "lambda", FV_F32, 1, &one)), 1.0f);
     fv_output(t, "loss", loss);
-    return finish_plan(tr, p, &t);
+    FV_TRY(finish_plan(tr, p, &t));
+    if (!has_gan) return FV_OK;
+    return fvi_adversary_create(tr->ctx, &tr->adv, image, tr->precision, &term, *p);
 }
 
 /* z, q -> rate: the step of stage 2, and the price of held-out pictures. */
@@ -501,6 +517,7 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     tr->tau_share = fv_recipe_number(r, "tau_share", 0.6, 0, 1);
     tr->lambda_last = fv_recipe_number(r, "lambda", 0.1, 0, 1000);
     tr->lambda_share = fv_recipe_number(r, "lambda_share", 0.1, 0, 1);
+    fvi_adversary_read(&tr->adv, r);
     tr->has_relaxation = fv_recipe_bool(r, "relaxation", 1);
     tr->kmeans_at = (uint64_t)fv_recipe_int(r, "kmeans_at", 500, 0, 1000000000);
     tr->kmeans_rounds = (int)fv_recipe_int(r, "kmeans_rounds", 10, 1, 1000);
@@ -557,9 +574,9 @@ static fv_status allocate(trainer *tr)
 
 static bool is_transform(const char *name)
 {
-    static const char prefix[] = RDVQ_PREFIX;
-    const char *rest = name + sizeof prefix - 1;
-    return strncmp(rest, "encoder.", 8) == 0 || strncmp(rest, "decoder.", 8) == 0;
+    static const char coders[2][24] = { RDVQ_PREFIX "encoder.", RDVQ_PREFIX "decoder." };
+    return strncmp(name, coders[0], strlen(coders[0])) == 0 ||
+           strncmp(name, coders[1], strlen(coders[1])) == 0;
 }
 
 /* The finest latents' width depends on the number of groups. */
@@ -593,8 +610,10 @@ static fv_status start_net(trainer *tr, const char *init)
                        "one before: name it (--init)");
     FV_TRY(fv_params_create(tr->ctx, &tr->params));
     rdvq_net_add(&tr->net, tr->params, &tr->cfg, RDVQ_PREFIX, frozen[tr->stage]);
+    fvi_adversary_add(&tr->adv, tr->params);
     FV_TRY(fv_params_alloc(tr->params));
     rdvq_net_init(&tr->net, tr->seed);
+    fvi_adversary_init(&tr->adv, tr->seed);
     return fv_trainer_init(tr->ctx, init, load_init, tr);
 }
 
@@ -604,6 +623,7 @@ static void trainer_free(void *state)
     fv_plan **const plans[] = { &tr->plan, &tr->warm, &tr->look, &tr->view, &tr->price };
     fv_opt_destroy(&tr->opt);
     for (size_t i = 0; i < FV_ARRAY_LEN(plans); i++) fv_plan_destroy(plans[i]);
+    fvi_adversary_free(&tr->adv);
     fv_params_destroy(&tr->params);
     fv_dataset_close(&tr->data);
     fv_dataset_close(&tr->held);

@@ -533,7 +533,7 @@ FV_API FV_NODISCARD fv_status fv_params_alloc(fv_params *p);
 /* Fill from a model file: each name, with `prefix` in front, must exist with the same shape. Names
  * NAME.int8 [N,K] i8 with NAME.scale [N] f32 are accepted for NAME. With training storage the
  * values are copied as f32; without, the model is kept by reference (it must outlive p) and read
- * when plans pack it; after the first of them: FV_ERR_STATE. */
+ * when plans pack it; after the first of them: FV_ERR_STATE. What is FV_PARAM_TRAINER stays. */
 FV_API FV_NODISCARD fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix);
 /* Draw values (uniform Xavier on the 2-D view for xavier, else N(0, std)); std 0 = zeros. */
 FV_API void fv_params_init_normal(fv_params *p, fv_pid id, uint64_t seed, float std);

@@ -344,7 +344,7 @@ fv_status fv_params_load_some(fv_params *p, const fv_model *m, const char *prefi
     FV_TRY(refuse_in_use(p));
     for (int i = 0; i < p->count; i++) {
         param *q = &p->p[i];
-        if (is_wanted && !is_wanted(q->name)) continue;
+        if ((q->flags & FV_PARAM_TRAINER) || (is_wanted && !is_wanted(q->name))) continue;
         if (!q->joined) {
             q->parts = 0;
             FV_TRY(find_source(p, &q->src[0], m, prefix, q->name));

@@ -22,6 +22,7 @@ struct fvi_gan {
     fv_ctx *ctx;
     const fvi_gan_net *net;
     fv_plan *pull, *learn;
+    float match;
     float *kept; /* the discriminator's gradients, while they are not to change */
 };
 
@@ -67,7 +68,8 @@ void fvi_gan_init(const fvi_gan_net *n, uint64_t seed)
     }
 }
 
-fv_t fvi_gan_logits(fv_tape *t, const fvi_gan_net *n, fv_t x)
+/* features: what comes out of all layers but the last. */
+static fv_t judge(fv_tape *t, const fvi_gan_net *n, fv_t x, fv_t *features)
 {
     for (int k = 0; k < n->layers + 2; k++) {
         const bool is_last = k == n->layers + 1;
@@ -76,9 +78,15 @@ fv_t fvi_gan_logits(fv_tape *t, const fvi_gan_net *n, fv_t x)
         if (n->norm_w[k] >= 0)
             x = fv_groupnorm(t, x, fv_param(t, n->norm_w[k]), fv_param(t, n->norm_b[k]), GROUPS,
                              NORM_EPS, FV_ACT_NONE);
-        if (!is_last) x = fv_activate(t, x, FV_ACT_LRELU);
+        if (!is_last) features[k] = x = fv_activate(t, x, FV_ACT_LRELU);
     }
     return x;
+}
+
+fv_t fvi_gan_logits(fv_tape *t, const fvi_gan_net *n, fv_t x)
+{
+    fv_t features[FVI_GAN_MAX_LAYERS + 1];
+    return judge(t, n, x, features);
 }
 
 /* ---- Losses ---------------------------------------------------------------------------------- */
@@ -105,6 +113,21 @@ double fvi_gan_weight(const float *other, const float *pull, int64_t n)
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
 
+static fv_t pull_loss(const fvi_gan *g, fv_tape *t, const int64_t image[4])
+{
+    fv_t f[FVI_GAN_MAX_LAYERS + 1], r[FVI_GAN_MAX_LAYERS + 1];
+    const int layers = g->net->layers + 1;
+    const fv_t fake = fv_input_grad(t, "fake", FV_F32, 4, image);
+    fv_t loss = fvi_gan_fool(t, judge(t, g->net, fake, f));
+    if (!(g->match > 0)) return loss;
+    (void)judge(t, g->net, fv_input(t, "real", FV_F32, 4, image), r);
+    for (int k = 0; k < layers; k++) {
+        const fv_t apart = fv_loss_l1(t, f[k], fv_detach(t, r[k]));
+        loss = fv_binary_op(t, FV_ADD, loss, fv_affine(t, apart, g->match / (float)layers, 0));
+    }
+    return loss;
+}
+
 static fv_status build(fvi_gan *g, const int64_t image[4], fv_dtype precision, bool learn)
 {
     fv_tape *t;
@@ -114,8 +137,7 @@ static fv_status build(fvi_gan *g, const int64_t image[4], fv_dtype precision, b
         const fv_t fake = fvi_gan_logits(t, g->net, fv_input(t, "fake", FV_F32, 4, image));
         fv_output(t, "loss", fvi_gan_hinge(t, real, fake));
     } else {
-        const fv_t fake = fv_input_grad(t, "fake", FV_F32, 4, image);
-        fv_output(t, "loss", fvi_gan_fool(t, fvi_gan_logits(t, g->net, fake)));
+        fv_output(t, "loss", pull_loss(g, t, image));
     }
     return fv_plan_finish(g->ctx, learn ? &g->learn : &g->pull, &t, NULL);
 }
@@ -128,7 +150,7 @@ static int64_t gradient_count(const fvi_gan_net *n)
 }
 
 fv_status fvi_gan_create(fv_ctx *ctx, fvi_gan **out, const fvi_gan_net *n, const int64_t image[4],
-                         fv_dtype precision)
+                         float match, fv_dtype precision)
 {
     *out = NULL;
     fvi_gan *g = fv_calloc(ctx, 1, sizeof *g);
@@ -136,6 +158,7 @@ fv_status fvi_gan_create(fv_ctx *ctx, fvi_gan **out, const fvi_gan_net *n, const
     fv_status s = FV_OK;
     g->ctx = ctx;
     g->net = n;
+    g->match = match;
     FV_TRY_GOTO(build(g, image, precision, false));
     FV_TRY_GOTO(build(g, image, precision, true));
     g->kept = fv_calloc(ctx, (size_t)gradient_count(n), sizeof *g->kept);
@@ -158,13 +181,14 @@ void fvi_gan_destroy(fvi_gan **gg)
     fv_free(g->ctx, g);
 }
 
-fv_status fvi_gan_pull(fvi_gan *g, const float *fake, const float **gradient)
+fv_status fvi_gan_pull(fvi_gan *g, const float *real, const float *fake, const float **gradient)
 {
     const size_t bytes = (size_t)gradient_count(g->net) * sizeof(float);
     float *own = fvi_params_grad_flat(g->net->params) +
                  fvi_param_offset(g->net->params, g->net->first);
     *gradient = NULL;
     FV_TRY(fv_plan_bind(g->pull, "fake", (void *)(uintptr_t)fake));
+    if (g->match > 0) FV_TRY(fv_plan_bind(g->pull, "real", (void *)(uintptr_t)real));
     FV_TRY(fv_plan_forward(g->pull));
     memcpy(g->kept, own, bytes);
     const fv_status s = fv_plan_backward(g->pull, "loss", 1.0f);
@@ -181,4 +205,88 @@ fv_status fvi_gan_learn(fvi_gan *g, const float *real, const float *fake, float 
     FV_TRY(fv_plan_forward(g->learn));
     *loss = *(const float *)fv_plan_value(g->learn, "loss").data;
     return fv_plan_backward(g->learn, "loss", scale);
+}
+
+/* ---- Beside an image loss -------------------------------------------------------------------- */
+
+void fvi_adversary_read(fvi_adversary *a, fv_recipe *r)
+{
+    a->weight = (float)fv_recipe_number(r, "gan", 0, 0, 1000);
+    if (!(a->weight > 0)) return;
+    a->from = fv_recipe_number(r, "gan_from", 0.75, 0, 1);
+    a->match = (float)fv_recipe_number(r, "gan_match", 0, 0, 1000);
+    a->net.in = 3;
+    a->net.channels = (int)fv_recipe_int(r, "gan_channels", 32, 8, 1024) / 8 * 8;
+    a->net.layers = (int)fv_recipe_int(r, "gan_layers", 2, 1, FVI_GAN_MAX_LAYERS);
+}
+
+void fvi_adversary_add(fvi_adversary *a, fv_params *params)
+{
+    if (a->weight > 0) fvi_gan_add(&a->net, params, "gan.");
+}
+
+void fvi_adversary_init(const fvi_adversary *a, uint64_t seed)
+{
+    if (a->weight > 0) fvi_gan_init(&a->net, seed);
+}
+
+fv_status fvi_adversary_create(fv_ctx *ctx, fvi_adversary *a, const int64_t image[4],
+                               fv_dtype precision, const fvi_image_term *loss, fv_plan *plan)
+{
+    fv_tape *t;
+    if (!(a->weight > 0)) return FV_OK;
+    a->ctx = ctx;
+    a->n = image[0] * image[1] * image[2] * image[3];
+    FV_TRY(fv_tape_create(ctx, &t, NULL, FV_TRAIN, FV_F32));
+    const fv_t x = fv_input(t, "x", FV_F32, 4, image), y = fv_input_grad(t, "y", FV_F32, 4, image);
+    fv_output(t, "loss", loss->build(loss->user, t, y, x));
+    FV_TRY(fv_plan_finish(ctx, &a->image, &t, NULL));
+    a->u = fv_calloc(ctx, (size_t)a->n, sizeof *a->u);
+    if (!a->u) return FV_ERR_OOM;
+    FV_TRY(fv_plan_bind(plan, "u", a->u));
+    return fvi_gan_create(ctx, &a->gan, &a->net, image, a->match, precision);
+}
+
+static double loss_of(const fv_plan *p) { return *(const float *)fv_plan_value(p, "loss").data; }
+
+/* What the losses want of y, into u; *loss: the image loss. */
+static fv_status want_of_pictures(fvi_adversary *a, const float *x, const float *y, bool is_on,
+                                  double *loss)
+{
+    const float *pull = NULL;
+    FV_TRY(fv_plan_bind(a->image, "x", (void *)(uintptr_t)x));
+    FV_TRY(fv_plan_bind(a->image, "y", (void *)(uintptr_t)y));
+    FV_TRY(fv_plan_forward(a->image));
+    FV_TRY(fv_plan_backward(a->image, "loss", 1.0f));
+    *loss = loss_of(a->image);
+    const float *want = fv_plan_grad(a->image, "y").data;
+    if (is_on) FV_TRY(fvi_gan_pull(a->gan, x, y, &pull));
+    const double weight = is_on ? a->weight * fvi_gan_weight(want, pull, a->n) : 0;
+    /* times n: the tape takes the mean of y u */
+    for (int64_t i = 0; i < a->n; i++)
+        a->u[i] = (float)((double)a->n * (want[i] + (is_on ? weight * pull[i] : 0)));
+    return FV_OK;
+}
+
+fv_status fvi_adversary_step(fvi_adversary *a, fv_plan *plan, const float *x, double share,
+                             float scale, double *loss)
+{
+    const bool is_on = share >= a->from;
+    double image = 0, verdict = 0;
+    memset(a->u, 0, (size_t)a->n * sizeof *a->u);
+    FV_TRY(fv_plan_bind(plan, "x", (void *)(uintptr_t)x));
+    FV_TRY(fv_plan_forward(plan));
+    const float *y = fv_plan_value(plan, "y").data;
+    FV_TRY(want_of_pictures(a, x, y, is_on, &image));
+    *loss = image + loss_of(plan); /* with u = 0: all but the image loss */
+    FV_TRY(fv_plan_backward(plan, "loss", scale));
+    return is_on ? fvi_gan_learn(a->gan, x, y, scale, &verdict) : FV_OK;
+}
+
+void fvi_adversary_free(fvi_adversary *a)
+{
+    fv_plan_destroy(&a->image);
+    fvi_gan_destroy(&a->gan);
+    if (a->ctx) fv_free(a->ctx, a->u);
+    a->u = NULL;
 }

@@ -32,14 +32,15 @@ fv_t fvi_gan_fool(fv_tape *t, fv_t fake);
 /* ---- In a training step ---------------------------------------------------------------------- */
 
 /* Two plans over one batch: how the pictures of a generator should change to fool the
- * discriminator, and the discriminator's own step. */
+ * discriminator, and the discriminator's own step. match: weight of feature matching beside
+ * fooling, the mean over layers of mean |features(fake) - features(real)| [Wang et al. 2018]. */
 typedef struct fvi_gan fvi_gan;
 fv_status fvi_gan_create(fv_ctx *ctx, fvi_gan **out, const fvi_gan_net *n, const int64_t image[4],
-                         fv_dtype precision);
+                         float match, fv_dtype precision);
 void fvi_gan_destroy(fvi_gan **g);
-/* *gradient: d(- mean D(fake)) / d fake, as large as fake; valid until the next call. No gradient
- * is added to any parameter. */
-fv_status fvi_gan_pull(fvi_gan *g, const float *fake, const float **gradient);
+/* *gradient: d(- mean D(fake) + match * ...) / d fake, as large as fake; valid until the next call.
+ * No gradient is added to any parameter. real: may be NULL without feature matching. */
+fv_status fvi_gan_pull(fvi_gan *g, const float *real, const float *fake, const float **gradient);
 /* The discriminator's hinge loss; its gradient times scale is added to its parameters. */
 fv_status fvi_gan_learn(fvi_gan *g, const float *real, const float *fake, float scale,
                         double *loss);
@@ -47,5 +48,37 @@ fv_status fvi_gan_learn(fvi_gan *g, const float *real, const float *fake, float 
 /* Weight that makes the pull on the generator's last layer as strong as that of the other losses
  * [Esser et al. 2021]: |other| / (|pull| + 1e-4), at most 1e4; 0 where either is no number. */
 double fvi_gan_weight(const float *other, const float *pull, int64_t n);
+
+/* ---- Beside an image loss -------------------------------------------------------------------- */
+
+/* What a trainer of pictures holds. Its own plan has inputs "x", the pictures, and "u", as large,
+ * and outputs "y", what it makes of them, and "loss", which has the term fvi_loss_dot(y, u) in
+ * place of the image loss. */
+typedef struct fvi_adversary {
+    float weight, match; /* weight 0: none, and the rest is unused */
+    double from;         /* share of the run before it joins in */
+    fvi_gan_net net;
+    fvi_gan *gan;
+    fv_plan *image;      /* image loss and its gradient to y */
+    float *u;
+    int64_t n;
+    fv_ctx *ctx;
+} fvi_adversary;
+typedef struct fvi_image_term { /* the image loss, between y and the target */
+    fv_t (*build)(const void *user, fv_tape *t, fv_t y, fv_t target);
+    const void *user;
+} fvi_image_term;
+/* Keys gan, gan_from, gan_channels, gan_layers and gan_match of a recipe. */
+void fvi_adversary_read(fvi_adversary *a, fv_recipe *r);
+void fvi_adversary_add(fvi_adversary *a, fv_params *params);
+void fvi_adversary_init(const fvi_adversary *a, uint64_t seed);
+/* Its plans for batches of that size, and "u" of the trainer's plan. */
+fv_status fvi_adversary_create(fv_ctx *ctx, fvi_adversary *a, const int64_t image[4],
+                               fv_dtype precision, const fvi_image_term *loss, fv_plan *plan);
+/* Forward and backward of the trainer's plan, and of the discriminator from its time on. *loss is
+ * what it would be without one. share: of the run that is over. */
+fv_status fvi_adversary_step(fvi_adversary *a, fv_plan *plan, const float *x, double share,
+                             float scale, double *loss);
+void fvi_adversary_free(fvi_adversary *a);
 
 #endif

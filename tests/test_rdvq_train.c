@@ -211,35 +211,6 @@ static void the_rate_reaches_the_encoder_only_by_relaxation(void)
     CHECK(moved("low", "soft", "rdvq.encoder") && moved("low", "soft", "rdvq.decoder"));
 }
 
-static void a_codebook_can_be_made_afresh(void)
-{
-    static const char fewer[] = "stage = tokenizer\nsteps = 3\ncodes = 16\nlr = 1e-30\nema = 0\n";
-    static const char two[] = "stage = tokenizer\nsteps = 3\ngroups = 2\nlr = 1e-30\nema = 0\n";
-    fv_model *m;
-    rdvq_config c;
-    OK(ctx, train(ctx, "few", "s1", 0, fewer));
-    OK(ctx, fv_model_open(ctx, &m, temp_path("few"), NULL));
-    OK(ctx, rdvq_config_read(ctx, m, &c));
-    fv_model_close(&m);
-    CHECK(c.codes == 16);
-    CHECK(!moved("s1", "few", "encoder.level") && !moved("s1", "few", "decoder.latent.2"));
-    OK(ctx, train(ctx, "two", "s1", 0, two));
-    CHECK(!moved("s1", "two", "encoder.level"));
-    CHECK(train(ctx, "bad", "s1", 0, STAGE_1 "codes = 16\nkmeans_at = 0\n") == FV_ERR_MODEL);
-}
-
-static void mistakes_are_named(void)
-{
-    CHECK(train(ctx, "bad", NULL, 0, "stage = third\nsteps = 1\n") == FV_ERR_UNKNOWN);
-    CHECK(train(ctx, "bad", NULL, 0, STAGE_2) == FV_ERR_ARG);
-    CHECK(strstr(fv_ctx_error(ctx), "--init") != NULL);
-    CHECK(train(ctx, "bad", NULL, 0, STAGE_1 "crop = 100\n") == FV_ERR_ARG);
-    CHECK(train(ctx, "bad", NULL, 0, STAGE_1 "mse = 0\nssim = 0\ntexture = 0\n") == FV_ERR_ARG);
-    CHECK(train(ctx, "bad", NULL, 0, STAGE_1 "colour = 1\n") == FV_ERR_UNKNOWN);
-    CHECK(train(ctx, "bad", "s1", 0, STAGE_2 "groups = 2\n") == FV_ERR_MODEL);
-    CHECK(train(ctx, "bad", "data.tar", 0, STAGE_2) == FV_ERR_FORMAT);
-}
-
 typedef struct stopper { fv_ctx *c; unsigned wait_us; } stopper;
 
 static void *stop_soon(void *user)
@@ -274,6 +245,50 @@ static void check_stops(const char *init, const char *stage)
     CHECK(same_tensors("whole", "parts"));
     fv_ctx_destroy(&c);
 }
+/* It joins in at its time, moves the pictures, is not exported; a stopped run ends the same. */
+static void a_discriminator_joins_in(void)
+{
+#define GAN "gan = 0.5\ngan_match = 10\ngan_channels = 8\n"
+    fv_model *m;
+    OK(ctx, train(ctx, "with", "s2", 0, STAGE_3 GAN "gan_from = 0.5\n"));
+    OK(ctx, train(ctx, "later", "s2", 0, STAGE_3 GAN "gan_from = 1\n"));
+    CHECK(moved("with", "later", "rdvq.decoder"));
+    OK(ctx, fv_model_open(ctx, &m, temp_path("with"), NULL));
+    for (int i = 0; i < fv_model_count(m); i++)
+        CHECK(strncmp(fv_model_name(m, i), "rdvq.", 5) == 0);
+    fv_model_close(&m);
+    check_stops("s2", STAGE_3 GAN "gan_from = 0.5\n");
+}
+
+static void a_codebook_can_be_made_afresh(void)
+{
+    static const char fewer[] = "stage = tokenizer\nsteps = 3\ncodes = 16\nlr = 1e-30\nema = 0\n";
+    static const char two[] = "stage = tokenizer\nsteps = 3\ngroups = 2\nlr = 1e-30\nema = 0\n";
+    fv_model *m;
+    rdvq_config c;
+    OK(ctx, train(ctx, "few", "s1", 0, fewer));
+    OK(ctx, fv_model_open(ctx, &m, temp_path("few"), NULL));
+    OK(ctx, rdvq_config_read(ctx, m, &c));
+    fv_model_close(&m);
+    CHECK(c.codes == 16);
+    CHECK(!moved("s1", "few", "encoder.level") && !moved("s1", "few", "decoder.latent.2"));
+    OK(ctx, train(ctx, "two", "s1", 0, two));
+    CHECK(!moved("s1", "two", "encoder.level"));
+    CHECK(train(ctx, "bad", "s1", 0, STAGE_1 "codes = 16\nkmeans_at = 0\n") == FV_ERR_MODEL);
+}
+
+static void mistakes_are_named(void)
+{
+    CHECK(train(ctx, "bad", NULL, 0, "stage = third\nsteps = 1\n") == FV_ERR_UNKNOWN);
+    CHECK(train(ctx, "bad", NULL, 0, STAGE_2) == FV_ERR_ARG);
+    CHECK(strstr(fv_ctx_error(ctx), "--init") != NULL);
+    CHECK(train(ctx, "bad", NULL, 0, STAGE_1 "crop = 100\n") == FV_ERR_ARG);
+    CHECK(train(ctx, "bad", NULL, 0, STAGE_1 "mse = 0\nssim = 0\ntexture = 0\n") == FV_ERR_ARG);
+    CHECK(train(ctx, "bad", NULL, 0, STAGE_1 "colour = 1\n") == FV_ERR_UNKNOWN);
+    CHECK(train(ctx, "bad", "s1", 0, STAGE_2 "groups = 2\n") == FV_ERR_MODEL);
+    CHECK(train(ctx, "bad", "data.tar", 0, STAGE_2) == FV_ERR_FORMAT);
+}
+
 static void a_tokenizer_that_is_stopped_ends_the_same(void) { check_stops(NULL, STAGE_1); }
 static void so_does_a_joint_run(void) { check_stops("s2", STAGE_3); }
 
@@ -389,6 +404,7 @@ int main(int argc, char **argv)
     RUN(kmeans_finds_the_directions);
     RUN(each_stage_moves_its_own_part);
     RUN(the_rate_reaches_the_encoder_only_by_relaxation);
+    RUN(a_discriminator_joins_in);
     RUN(a_codebook_can_be_made_afresh);
     RUN(mistakes_are_named);
     RUN(a_tokenizer_that_is_stopped_ends_the_same);

@@ -342,7 +342,7 @@ static void usage_is_counted(void)
 static const int64_t gan_image[4] = { 2, 16, 16, 3 };
 #define GAN_VALUES (2 * 16 * 16 * 3)
 
-static void make_gan(fvi_gan_net *n, fvi_gan **g)
+static void make_gan(fvi_gan_net *n, fvi_gan **g, float match)
 {
     fv_params *p;
     *n = (fvi_gan_net){ .in = 3, .channels = 8, .layers = 2 };
@@ -351,7 +351,74 @@ static void make_gan(fvi_gan_net *n, fvi_gan **g)
     fvi_gan_add(n, p, "gan.");
     OK(ctx, fv_params_alloc(p));
     fvi_gan_init(n, 3);
-    OK(ctx, fvi_gan_create(ctx, g, n, gan_image, FV_F32));
+    OK(ctx, fvi_gan_create(ctx, g, n, gan_image, match, FV_F32));
+}
+
+/* Two pictures [side, side, C]; size: side, C, stride, side of the result. Padding 1. */
+static void plain_conv4(const double *x, double *y, const fv_tensor *w, const float *bias,
+                        const int size[4])
+{
+    const int H = size[0], C = size[1], h = size[3], out = (int)w->dim[0];
+    const float *v = w->data; /* [out, C, 4, 4] */
+    for (int at = 0; at < 2 * h * h * out; at++) {
+        const int o = at % out, px = at / out % h, py = at / out / h % h, pic = at / out / h / h;
+        double sum = bias[o];
+        for (int k = 0; k < 16 * C; k++) {
+            const int c = k / 16, iy = py * size[2] + k / 4 % 4 - 1, ix = px * size[2] + k % 4 - 1;
+            if (iy < 0 || ix < 0 || iy >= H || ix >= H) continue;
+            sum += v[o * 16 * C + k] * x[((pic * H + iy) * H + ix) * C + c];
+        }
+        y[at] = sum;
+    }
+}
+
+/* Of two pictures, weight 1 and bias 0. */
+static void plain_groupnorm(double *x, int places, int C, int groups)
+{
+    const int per = C / groups;
+    for (int pic = 0; pic < 2; pic++)
+        for (int g = 0; g < groups; g++) {
+            double sum = 0, sq = 0;
+            for (int i = 0; i < places * per; i++) {
+                const double v = x[(pic * places + i / per) * C + g * per + i % per];
+                sum += v;
+                sq += v * v;
+            }
+            const double mean = sum / (places * per);
+            const double r = 1 / sqrt(sq / (places * per) - mean * mean + 1e-5);
+            for (int i = 0; i < places * per; i++) {
+                double *v = &x[(pic * places + i / per) * C + g * per + i % per];
+                *v = (*v - mean) * r;
+            }
+        }
+}
+
+/* Mean over hidden layers of mean |features - features|, layer by layer in plain loops. */
+static double apart(const fvi_gan_net *n, const float *real, const float *fake)
+{
+    static double a[2][GAN_VALUES * 8], b[GAN_VALUES * 8];
+    int H = 16, C = 3;
+    double sum = 0;
+    for (int i = 0; i < GAN_VALUES; i++) {
+        a[0][i] = real[i];
+        a[1][i] = fake[i];
+    }
+    for (int k = 0; k <= n->layers; k++) {
+        const fv_tensor w = fv_params_tensor(n->params, n->conv[k]);
+        const float *bias = fv_params_tensor(n->params, n->bias[k]).data;
+        const int stride = k < n->layers ? 2 : 1, h = (H + 2 - 4) / stride + 1, c = (int)w.dim[0];
+        for (int s = 0; s < 2; s++) {
+            plain_conv4(a[s], b, &w, bias, (const int[4]){ H, C, stride, h });
+            if (k > 0) plain_groupnorm(b, h * h, c, 8);
+            for (int i = 0; i < 2 * h * h * c; i++) a[s][i] = b[i] > 0 ? b[i] : 0.2 * b[i];
+        }
+        double layer = 0;
+        for (int i = 0; i < 2 * h * h * c; i++) layer += fabs(a[0][i] - a[1][i]);
+        sum += layer / (2.0 * h * h * c);
+        H = h;
+        C = c;
+    }
+    return sum / (n->layers + 1);
 }
 
 /* - mean D(fake) by the network alone. */
@@ -373,31 +440,37 @@ static double fooled(const fvi_gan_net *n, float *fake)
     return sum;
 }
 
-static void the_pull_is_the_slope_of_the_verdict(void)
+/* - mean D(fake), and match times the mean distance of features, by the network alone: features of a
+ * layer are what a discriminator that ends there gives. */
+static void check_pull(float match)
 {
-    static float fake[GAN_VALUES];
+    static float real[GAN_VALUES], fake[GAN_VALUES];
     const float *pull;
     fvi_gan_net n;
     fvi_gan *g;
-    make_gan(&n, &g);
+    make_gan(&n, &g, match);
     test_fill(fake, GAN_VALUES, 1);
+    test_fill(real, GAN_VALUES, 2);
     const float own = 2.5f;
     float *grad = fv_params_grad(n.params, n.first).data;
     grad[5] = own; /* what it has learnt so far stays */
-    OK(ctx, fvi_gan_pull(g, fake, &pull));
+    OK(ctx, fvi_gan_pull(g, match > 0 ? real : NULL, fake, &pull));
     for (int i = 0; i < GAN_VALUES; i += 97) {
         const float h = 4e-3f, keep = fake[i];
         fake[i] = keep + h;
-        const double up = fooled(&n, fake);
+        const double up = fooled(&n, fake) + match * apart(&n, real, fake);
         fake[i] = keep - h;
-        const double down = fooled(&n, fake);
+        const double down = fooled(&n, fake) + match * apart(&n, real, fake);
         fake[i] = keep;
-        NEAR(pull[i], (up - down) / (2 * (double)h), 2e-4); /* kinks of LeakyReLU in between */
+        /* kinks of LeakyReLU in between */
+        NEAR(pull[i], (up - down) / (2 * (double)h), 2e-4 + 2e-3 * match);
     }
     for (int i = 0; i < 8 * 3 * 16; i++) CHECK(grad[i] == (i == 5 ? own : 0));
     fvi_gan_destroy(&g);
     fv_params_destroy(&n.params);
 }
+static void the_pull_is_the_slope_of_the_verdict(void) { check_pull(0); }
+static void and_of_the_distance_of_features(void) { check_pull(3); }
 
 /* Two sorts of noise: after some steps their verdicts differ, and the hinge loss says how much. */
 static void a_discriminator_learns_to_tell(void)
@@ -408,7 +481,7 @@ static void a_discriminator_learns_to_tell(void)
     fvi_gan *g;
     fv_opt *opt;
     double loss = 0, first = 0;
-    make_gan(&n, &g);
+    make_gan(&n, &g, 0);
     OK(ctx, fv_opt_create(ctx, &opt, n.params, &o));
     for (int i = 0; i < 30; i++) {
         test_fill(real, GAN_VALUES, 100 + (uint64_t)i);
@@ -855,6 +928,7 @@ int main(void)
     RUN(unused_codes_move_onto_latents_and_nothing_else_does);
     RUN(usage_is_counted);
     RUN(the_pull_is_the_slope_of_the_verdict);
+    RUN(and_of_the_distance_of_features);
     RUN(a_discriminator_learns_to_tell);
     RUN(the_weight_balances_two_gradients);
     RUN(pictures_do_not_depend_on_threads_or_company);
