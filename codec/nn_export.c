@@ -375,9 +375,7 @@ static int32_t rounded(double x, double limit)
     return (int32_t)lrint(x > limit ? limit : x < -limit ? -limit : x);
 }
 
-/* real[i] = mul[i] 2^-shift, shift as large as the largest allows; negative ones only if `lo` of
- * the field allows them. */
-static void scales(const double *real, int count, int32_t *mul, int *shift, int lowest)
+void nn_scales(const double *real, int count, int32_t *mul, int *shift, int lowest)
 {
     double most = 0;
     for (int i = 0; i < count; i++) most = fmax(most, fabs(real[i]));
@@ -434,7 +432,7 @@ static void put_matrix(exporter *e, nn_int_matrix *m, const float *w, int rows, 
             quantise_row(e->row, w + (size_t)i * (size_t)m->columns, m->columns) * in / out;
         for (int k = 0; k < m->columns; k++) m->w[nn_int_at(m, i, k)] = e->row[k];
     }
-    scales(e->real, m->rows, m->mul, &m->shift, 31);
+    nn_scales(e->real, m->rows, m->mul, &m->shift, 31);
 }
 
 static void put_vector(int16_t *to, const float *from, int n, double scale, double limit)
@@ -480,16 +478,16 @@ static void put_recurrence(exporter *e, int l, double r, double k, double z)
             e->real[i] = k * y->f[i] * e->v * 8 / S;
         to->head_eps[h] = (int64_t)rint(fmin(fmax(64e-5 / (Y * Y), 1), 0x1p50));
     }
-    scales(e->real, n, to->key, &to->key_shift, 16);
+    nn_scales(e->real, n, to->key, &to->key_shift, 16);
     put_norm(&to->head, y->norm_w, y->norm_b, n, z, 1);
     const double bonus = unit(&q->bonus, 4, NN_ACT_MAX);
     for (int i = 0; i < n; i++) e->real[i] = k * y->bonus[i] / bonus;
-    scales(e->real, n, to->bonus, &to->bonus_shift, 16);
+    nn_scales(e->real, n, to->bonus, &to->bonus_shift, 16);
     const double B = r * bonus * e->v / z * 4096;
-    scales(&B, 1, &to->bonus_mul, &to->bonus_mul_shift, 31);
+    nn_scales(&B, 1, &to->bonus_mul, &to->bonus_mul_shift, 31);
 }
 
-/* What the rows of w may have as scales: see scales(). */
+/* What the rows of w may have as scales: see nn_scales(). */
 static double largest_scale(const float *w, int rows, int columns, double in)
 {
     return (double)largest(0, w, rows * columns) / 127 * in;
@@ -572,7 +570,7 @@ static void put_embedding(exporter *e)
         normalise(e->f->x, e->f->embed + at, n, e->f->norm, NULL, 1e-8);
         e->real[t] = quantise_row(e->m->embed + at, e->f->x, n) / e->x0;
     }
-    scales(e->real, e->f->cfg.tokens, e->m->embed_mul, &e->m->embed_shift, 16);
+    nn_scales(e->real, e->f->cfg.tokens, e->m->embed_mul, &e->m->embed_shift, 16);
 }
 
 static void put_head(exporter *e)
@@ -591,7 +589,7 @@ static void put_head(exporter *e)
         m->head_bias[i] = scale > 0 ? rounded(bias / scale, 0x1p30 - 1) : 0;
         e->real[i] = scale * 256;
     }
-    scales(e->real, nodes, m->head_mul, &m->head_shift, 31);
+    nn_scales(e->real, nodes, m->head_mul, &m->head_shift, 31);
     /* Measured where a head adapts to data that it was not trained on: 2^-14 is best with 8 levels,
      * 2^-10 to 2^-11 with 12, whose nodes are reached less often. */
     m->adapt_rate = 14 - (e->f->cfg.bits > 8 ? (e->f->cfg.bits - 8) * 3 / 4 : 0);

@@ -25,6 +25,10 @@ float nn_float_logit(const nn_float *f, int node); /* in nats */
 fv_status nn_export(fv_ctx *ctx, nn_int_model **out, nn_float *f, const int32_t *tokens,
                     size_t count);
 
+/* real[i] = mul[i] 2^-shift, shift (at least `lowest`) as large as the largest one below 2^31 allows.
+ * Negative ones only where the field of mul allows them. */
+void nn_scales(const double *real, int count, int32_t *mul, int *shift, int lowest);
+
 /* ---- A whole model file (vz_model_make.c) ---------------------------------------------------- */
 
 /* Typical bytes of a kind of data; there may be several of one kind. */

@@ -54,18 +54,22 @@ static int convert_other(fv_ctx *ctx, const convert_args *a, const char *in, con
     fv_model *vae = NULL;
     int code = CLI_OK;
     fv_status s = FV_OK;
-    const bool is_omnizip = fv_omnizip_is_checkpoint(model);
+    const bool is_omnizip = fv_omnizip_is_checkpoint(model), is_rdvq = fv_rdvq_is_model(model);
     if (a->tokenizer || a->draft || a->grid)
         return cli_fail(CLI_USAGE, "--tokenizer, --draft, --grid: %s is no autoregressive model",
                         in);
     if (a->vae && (s = fv_model_open(ctx, &vae, a->vae, NULL)) != FV_OK)
         code = cli_report(ctx, s, a->vae);
-    if (code == CLI_OK && is_omnizip && a->vae)
-        code = cli_fail(CLI_USAGE, "--vae: an OmniZip checkpoint has no autoencoder");
+    if (code == CLI_OK && (is_omnizip || is_rdvq) && a->vae)
+        code = cli_fail(CLI_USAGE, "--vae: %s has no autoencoder",
+                        is_rdvq ? "an rdvq model" : "an OmniZip checkpoint");
     else if (code == CLI_OK && is_omnizip &&
              (s = fv_omnizip_convert(ctx, model, type, a->out, a->common.force)) != FV_OK)
         code = cli_report(ctx, s, s == FV_ERR_MODEL ? in : NULL);
-    if (code == CLI_OK && !is_omnizip &&
+    else if (code == CLI_OK && is_rdvq &&
+             (s = fv_rdvq_convert(ctx, model, type, a->out, a->common.force)) != FV_OK)
+        code = cli_report(ctx, s, s == FV_ERR_MODEL || s == FV_ERR_UNSUPPORTED ? in : NULL);
+    if (code == CLI_OK && !is_omnizip && !is_rdvq &&
         (s = fv_dit_convert(ctx, model, vae, type, a->out, a->common.force)) != FV_OK)
         code = cli_report(ctx, s, s == FV_ERR_MODEL || s == FV_ERR_FORMAT ? in : NULL);
     fv_model_close(&vae);
@@ -108,7 +112,8 @@ int fovea_convert(int argc, char **argv)
                                  "[options] IN -o OUT",
                                  "Make one fovea model of an "
                                  "official DiT or LlamaGen checkpoint, a Diffusers file, a "
-                                 "fovea model or an OmniZip checkpoint.",
+                                 "fovea model or an OmniZip checkpoint; of a trained rdvq model "
+                                 "the one that codes pictures.",
                                  NULL,
                                  options,
                                  1,
