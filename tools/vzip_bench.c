@@ -4,13 +4,9 @@
  * told as ratios to one named coder of the same run. Everything is decompressed and compared. */
 #include "vzip_bench.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define MAX_CODERS 20
 #define MIB 1048576.0
@@ -31,8 +27,7 @@ typedef struct bench {
     bench_coder coder[MAX_CODERS];
     int coder_count;
     bench_result *result; /* [file_count][coder_count] */
-    char folder[300];
-    bool is_shown;
+    char folder[BENCH_FOLDER];
 } bench;
 
 /* ---- What to run ----------------------------------------------------------------------------- */
@@ -278,17 +273,6 @@ static void print_json(const bench *b)
     puts("]\n}");
 }
 
-/* A field in quotes, those inside doubled (RFC 4180). */
-static void put_quoted(FILE *to, const char *text)
-{
-    putc('"', to);
-    for (; *text; text++) {
-        if (*text == '"') putc('"', to);
-        putc(*text, to);
-    }
-    putc('"', to);
-}
-
 static int write_csv(const bench *b)
 {
     char *text = NULL;
@@ -301,7 +285,7 @@ static int write_csv(const bench *b)
     for (int i = 0; i < b->done; i++)
         for (int k = 0; k < b->coder_count; k++) {
             const bench_result *r = result_of(b, i, k);
-            put_quoted(to, b->files[i]);
+            bench_put_quoted(to, b->files[i]);
             fprintf(to, ",%s,%s,%llu", b->coder[k].title, state_name(r->state),
                     (unsigned long long)r->original);
             if (r->state == BENCH_OK)
@@ -362,16 +346,17 @@ static int write_plot(const bench *b)
 
 /* ---- Running --------------------------------------------------------------------------------- */
 
-/* A line on a terminal that the next one takes the place of; NULL only removes it. */
-static void show(bench *b, int file, const char *coder)
+/* What is at work now; NULL removes the line. */
+static void show(const bench *b, int file, const char *coder)
 {
     char name[48];
-    if (b->is_shown) fputs("\r\033[K", stderr);
-    b->is_shown = coder && !b->a->common.quiet && isatty(STDERR_FILENO);
-    if (!b->is_shown) return;
+    if (!coder) {
+        bench_show(&b->a->common, NULL);
+        return;
+    }
     const char *slash = strrchr(b->files[file], '/');
     cli_printable(slash ? slash + 1 : b->files[file], name, sizeof name);
-    fprintf(stderr, "%d/%d %s: %s", file + 1, b->file_count, name, coder);
+    bench_show(&b->a->common, "%d/%d %s: %s", file + 1, b->file_count, name, coder);
 }
 
 static int run_files(bench *b)
@@ -422,33 +407,6 @@ static int write_results(const bench *b)
     return judge(b);
 }
 
-static int make_folder(bench *b)
-{
-    const char *base = getenv("TMPDIR");
-    const int n = snprintf(b->folder, sizeof b->folder, "%s/vzip-bench-XXXXXX",
-                           base && *base ? base : "/tmp");
-    if (n < 0 || (size_t)n >= sizeof b->folder || !mkdtemp(b->folder)) {
-        b->folder[0] = 0;
-        return cli_fail(CLI_FAILED, "cannot make a folder in %s: %s", base && *base ? base : "/tmp",
-                        strerror(errno));
-    }
-    return CLI_OK;
-}
-
-/* All files: programs that were interrupted leave theirs. */
-static void remove_folder(const bench *b)
-{
-    DIR *d = b->folder[0] ? opendir(b->folder) : NULL;
-    if (!d) return;
-    for (struct dirent *e; (e = readdir(d)) != NULL;) {
-        char *path = cli_format("%s/%s", b->folder, e->d_name);
-        (void)unlink(path);
-        free(path);
-    }
-    closedir(d);
-    (void)rmdir(b->folder);
-}
-
 static int start(bench *b)
 {
     const bench_args *a = b->a;
@@ -462,7 +420,8 @@ static int start(bench *b)
     if (code != CLI_OK) return code;
     cli_set_talk(a->common.quiet, a->common.verbose);
     b->result = calloc((size_t)b->file_count * (size_t)b->coder_count, sizeof *b->result);
-    return b->result ? make_folder(b) : cli_fail(CLI_FAILED, "out of memory");
+    if (!b->result) return cli_fail(CLI_FAILED, "out of memory");
+    return bench_make_folder("vzip-bench", b->folder);
 }
 
 static int bench_files(void *args, const char **files, int count)
@@ -476,7 +435,7 @@ static int bench_files(void *args, const char **files, int count)
     if (code == CLI_OK) code = run_files(b);
     if (code == CLI_OK) code = write_results(b);
     if (code == CLI_INTERRUPTED) cli_report(b->ctx, FV_ERR_CANCELLED, NULL);
-    remove_folder(b);
+    bench_remove_folder(b->folder);
     fv_ctx *ctx = b->ctx;
     free(b->result);
     free(b);

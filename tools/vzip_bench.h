@@ -2,13 +2,13 @@
 #ifndef FOVEA_VZIP_BENCH_H
 #define FOVEA_VZIP_BENCH_H
 
-#include "cli.h"
+#include "bench_process.h"
 #include "fovea_codec.h"
 
 /* All of it, from the words behind `name` to the exit code. */
 int vzip_bench(int argc, char **argv, const char *name);
 
-/* ---- vzip_bench_peers.c: other programs, and ourselves, as child processes ------------------- */
+/* ---- vzip_bench_peers.c: one file through one program and back ------------------------------ */
 
 typedef enum bench_state {
     BENCH_OK,
@@ -21,9 +21,7 @@ typedef enum bench_state {
 /* What a file is, as far as programs care: told from its first bytes. */
 typedef enum bench_kind { BENCH_ANY, BENCH_PICTURE, BENCH_SOUND } bench_kind;
 
-#define BENCH_WORDS 12
-/* Words of a program's call; NULL ends them. IN, PACKED and OUT are the files, @ in a word stands
- * for the number of threads. */
+/* Words of a program's call, see bench_fill_words; NULL ends them. */
 typedef struct bench_peer {
     const char *name; /* as --peers names it */
     const char *title;
@@ -44,11 +42,6 @@ typedef struct bench_coder {
 } bench_coder;
 /* The first of its two programs that cannot be found; NULL when both can. */
 const char *bench_lacks(const bench_peer *p);
-
-typedef struct bench_time {
-    double cpu, wall; /* seconds */
-    uint64_t memory;  /* most in RAM, bytes */
-} bench_time;
 
 typedef struct bench_result {
     bench_state state;

@@ -1,0 +1,199 @@
+/* bench_process.c - child processes, the folder they work in, and what they leave. */
+#define _DEFAULT_SOURCE /* wait4, realpath */
+#include "bench_process.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define LOG "log"
+
+bool bench_is_installed(const char *program)
+{
+    const char *path = getenv("PATH");
+    while (path && *path) {
+        const size_t n = strcspn(path, ":");
+        struct stat st;
+        char *full = cli_format("%.*s/%s", n ? (int)n : 1, n ? path : ".", program);
+        const bool is_there =
+            access(full, X_OK) == 0 && stat(full, &st) == 0 && S_ISREG(st.st_mode);
+        free(full);
+        if (is_there) return true;
+        path += n + (path[n] == ':');
+    }
+    return false;
+}
+
+/* ---- Folder ---------------------------------------------------------------------------------- */
+
+int bench_make_folder(const char *prefix, char folder[BENCH_FOLDER])
+{
+    const char *base = getenv("TMPDIR");
+    if (!base || !*base) base = "/tmp";
+    const int n = snprintf(folder, BENCH_FOLDER, "%s/%s-XXXXXX", base, prefix);
+    char *full = n >= 0 && n < BENCH_FOLDER && mkdtemp(folder) ? realpath(folder, NULL) : NULL;
+    const int err = full ? ENAMETOOLONG : errno;
+    if (full && strlen(full) < BENCH_FOLDER) {
+        strcpy(folder, full);
+        free(full);
+        return CLI_OK;
+    }
+    free(full);
+    (void)rmdir(folder);
+    folder[0] = 0;
+    return cli_fail(CLI_FAILED, "cannot make a folder in %s: %s", base, strerror(err));
+}
+
+void bench_remove_folder(const char *folder)
+{
+    DIR *d = folder[0] ? opendir(folder) : NULL;
+    if (!d) return;
+    for (struct dirent *e; (e = readdir(d)) != NULL;)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+            bench_forget(folder, e->d_name);
+    closedir(d);
+    (void)rmdir(folder);
+}
+
+char *bench_in_folder(const char *folder, const char *name)
+{
+    return cli_format("%s/%s", folder, name);
+}
+
+void bench_forget(const char *folder, const char *name)
+{
+    char *path = bench_in_folder(folder, name);
+    (void)unlink(path);
+    free(path);
+}
+
+bool bench_size_of(const char *folder, const char *name, uint64_t *size)
+{
+    struct stat st;
+    char *path = bench_in_folder(folder, name);
+    const bool is_there = stat(path, &st) == 0 && S_ISREG(st.st_mode);
+    *size = is_there ? (uint64_t)st.st_size : 0;
+    free(path);
+    return is_there;
+}
+
+/* ---- Children -------------------------------------------------------------------------------- */
+
+static void be_child(const bench_task *t)
+{
+    const int in = open("/dev/null", O_RDONLY);
+    if (in < 0 || chdir(t->folder) != 0) _exit(126);
+    const int out = open(t->to ? t->to : "/dev/null", O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    const int log = open(LOG, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (out < 0 || log < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(log, 2) < 0) _exit(126);
+    if (!t->words) _exit(t->run(t->user));
+    execvp(t->words[0], t->words);
+    _exit(127);
+}
+
+static double seconds_of(struct timeval t)
+{
+    return (double)t.tv_sec + 1e-6 * (double)t.tv_usec;
+}
+
+int bench_run_child(const bench_task *t, bench_time *time)
+{
+    struct rusage use;
+    int status = -1;
+    memset(time, 0, sizeof *time);
+    const double start = cli_now();
+    fflush(NULL); /* or the child might write it again */
+    const pid_t child = fork();
+    if (child < 0) return -1;
+    if (child == 0) be_child(t);
+    while (wait4(child, &status, 0, &use) < 0) {
+        if (errno != EINTR) return -1;
+        if (cli_interrupted()) kill(child, SIGKILL);
+    }
+    time->wall = cli_now() - start;
+    time->cpu = seconds_of(use.ru_utime) + seconds_of(use.ru_stime);
+    time->memory = (uint64_t)use.ru_maxrss * 1024;
+    return status;
+}
+
+/* The first line that the child wrote to its standard error. */
+static void first_words(const char *folder, char *to, size_t size)
+{
+    char *path = bench_in_folder(folder, LOG), line[400] = "";
+    FILE *f = fopen(path, "r");
+    while (f && fgets(line, sizeof line, f) && strspn(line, " \r\n") == strlen(line)) line[0] = 0;
+    if (f) fclose(f);
+    free(path);
+    line[strcspn(line, "\r\n")] = 0;
+    cli_printable(line, to, size);
+}
+
+void bench_why(const char *folder, int status, char *to, size_t size)
+{
+    char line[100];
+    first_words(folder, line, sizeof line);
+    if (status < 0)
+        snprintf(to, size, "cannot start a process");
+    else if (WIFSIGNALED(status))
+        snprintf(to, size, "ended by signal %d", WTERMSIG(status));
+    else
+        snprintf(to, size, "%s", line[0] ? line : "failed without a word");
+}
+
+void bench_fill_words(const bench_names *n, const char *const *words, char *to[BENCH_WORDS + 1])
+{
+    memset(to, 0, (BENCH_WORDS + 1) * sizeof *to);
+    for (int i = 0; i < BENCH_WORDS && words[i]; i++) {
+        const char *w = words[i], *threads = strchr(w, '@'), *setting = strchr(w, '%');
+        if (strcmp(w, "IN") == 0) w = n->in;
+        else if (strcmp(w, "PACKED") == 0) w = n->packed;
+        else if (strcmp(w, "OUT") == 0) w = n->out;
+        if (threads)
+            to[i] = cli_format("%.*s%d%s", (int)(threads - w), w, n->threads, threads + 1);
+        else if (setting && n->setting)
+            to[i] = cli_format("%.*s%s%s", (int)(setting - w), w, n->setting, setting + 1);
+        else
+            to[i] = cli_format("%s", w);
+    }
+}
+
+void bench_free_words(char *to[BENCH_WORDS + 1])
+{
+    for (int i = 0; i < BENCH_WORDS; i++) free(to[i]);
+}
+
+/* ---- Talk and tables ------------------------------------------------------------------------- */
+
+void bench_show(const cli_common *c, const char *fmt, ...)
+{
+    static bool is_shown; /* there is one terminal */
+    char line[240], shown[80];
+    va_list ap;
+    if (is_shown) fputs("\r\033[K", stderr);
+    is_shown = fmt && !c->quiet && isatty(STDERR_FILENO);
+    if (!is_shown) return;
+    va_start(ap, fmt);
+    vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    cli_printable(line, shown, sizeof shown);
+    fputs(shown, stderr);
+    fflush(stderr);
+}
+
+void bench_put_quoted(FILE *to, const char *text)
+{
+    putc('"', to);
+    for (; *text; text++) {
+        if (*text == '"') putc('"', to);
+        putc(*text, to);
+    }
+    putc('"', to);
+}
