@@ -454,7 +454,8 @@ FV_API FV_NODISCARD fv_status fv_gmsd(fv_ctx *ctx, const fv_image *a, const fv_i
                                       double *gmsd);
 
 /* Distance of textures, a Wasserstein distortion [Qiu et al. 2024] on fixed steerable filters, see
- * op_picture_body.h; 0 = equal. Both sides at least 72 pixels. */
+ * op_picture_body.h; 0 = equal. Picture a is judged by b, the original, whose contrast hides errors:
+ * the other way round the value differs. Both sides at least 72 pixels. */
 FV_API FV_NODISCARD fv_status fv_texture(fv_ctx *ctx, const fv_image *a, const fv_image *b,
                                          double *distance);
 

@@ -140,7 +140,8 @@ bool cli_is_special(const char *path)
 
 bool cli_has_picture_suffix(const char *path)
 {
-    static const char *const known[] = {".png", ".jpg", ".jpeg", ".webp", ".ppm", ".pnm"};
+    static const char *const known[] = {".png",  ".jpg", ".jpeg", ".webp",
+                                        ".ppm", ".pgm", ".pnm"};
     const size_t n = strlen(path);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         const size_t k = strlen(known[i]);

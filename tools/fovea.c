@@ -198,7 +198,9 @@ int main(int argc, char **argv)
                                  "fovea train RECIPE       train a model\n"
                                  "fovea convert IN -o OUT  make a fovea model of another file\n"
                                  "fovea new PRESET -o OUT  a model with random weights\n"
-                                 "fovea bench gemm|dit|train|quality|speedup|accel|ar|ar-speed|vzip  measure\n"
+                                 "fovea bench WHAT         measure: gemm dit train quality "
+                                 "speedup accel\n"
+                                 "                         ar ar-speed vzip pic\n"
                                  "Each verb has its own --help.\n",
                                  options,
                                  0,

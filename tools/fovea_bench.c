@@ -9,6 +9,7 @@
 #include "bench_ar_speed.h"
 #include "bench_quality.h"
 #include "bench_speedup.h"
+#include "vpic_bench.h"
 #include "vzip_bench.h"
 
 #include <dirent.h>
@@ -528,7 +529,7 @@ static int check(const bench_args *a, const char *what, const char *file)
     if (!is_dit && !is_train && strcmp(what, "gemm") != 0)
         return cli_fail(CLI_USAGE,
                         "bench %s: unknown; there are gemm, dit, train, quality, "
-                        "speedup, accel, ar and vzip",
+                        "speedup, accel, ar, ar-speed, vzip and pic",
                         what);
     if (is_dit && (file != NULL) == (a->preset != NULL))
         return cli_fail(CLI_USAGE, "bench dit needs a model file or --preset");
@@ -563,10 +564,10 @@ int fovea_bench(int argc, char **argv)
         "gemm [options]\ndit MODEL|--preset NAME [options]\n"
         "train --preset NAME [options]\nquality MODEL [options]\nspeedup [MODEL] [options]\n"
         "accel [MODEL] [options]\nar MODEL [options]\nar-speed MODEL [options]\n"
-        "vzip [options] FILE ...",
+        "vzip [options] FILE ...\npic [options] FOLDER|FILE ...",
         "Measure matrix products, a network's evaluation, training steps, or (with their own "
         "--help) the quality of samples, what a speed-up costs, ways of "
-        "saving work and of decoding, its speed, and compression.",
+        "saving work and of decoding, its speed, compression, and image coders.",
         NULL,
         options,
         1,
@@ -580,6 +581,8 @@ int fovea_bench(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "speedup") == 0) return bench_speedup(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "vzip") == 0)
         return vzip_bench(argc - 1, argv + 1, "fovea bench vzip");
+    if (argc > 1 && strcmp(argv[1], "pic") == 0)
+        return vpic_bench(argc - 1, argv + 1, "fovea bench pic");
     int code = cli_parse(&command, argc, argv, arg, &files);
     bench *b = calloc(1, sizeof *b);
     if (!b) return cli_fail(CLI_FAILED, "out of memory");

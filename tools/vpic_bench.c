@@ -1,0 +1,258 @@
+/* vpic_bench.c - vpic bench: pictures through other coders at many rates, in one run.
+ *
+ * Every setting of every coder does every picture; a point of a curve is the mean of rates and
+ * measures over all pictures. Whole files are counted. */
+#define _XOPEN_SOURCE 700
+#include "vpic_bench.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const double pic_rates[PIC_RATES] = {0.05, 0.10, 0.15, 0.20, 0.30};
+const pic_measure pic_measures[PIC_MEASURES] = {
+    {"MS-SSIM", "ms_ssim", true, 4},
+    {"GMSD", "gmsd", false, 4},
+    {"WD", "wd", false, 5},
+    {"PSNR, dB", "psnr_db", true, 2},
+};
+
+pic_result *pic_result_of(const pic_bench *b, int picture, int coder, int setting)
+{
+    const size_t row = (size_t)picture * (size_t)b->coder_count + (size_t)coder;
+    return &b->result[row * PIC_SETTINGS + (size_t)setting];
+}
+
+/* ---- What to run ----------------------------------------------------------------------------- */
+
+static void add_peer(pic_bench *b, const pic_peer *p)
+{
+    for (int i = 0; i < b->coder_count; i++)
+        if (b->coder[i].peer == p) return;
+    pic_coder *c = &b->coder[b->coder_count++];
+    c->peer = p;
+    c->lacks = pic_lacks(p);
+    while (c->settings < PIC_SETTINGS && p->setting[c->settings]) c->settings++;
+    snprintf(c->title, sizeof c->title, "%s", p->title);
+    if (c->lacks) snprintf(c->why, sizeof c->why, "%s is not installed", c->lacks);
+}
+
+static int add_peers(pic_bench *b, const char *text)
+{
+    const bool is_all = strcmp(text, "all") == 0;
+    for (int i = 0; is_all && i < pic_peer_count; i++) add_peer(b, &pic_peers[i]);
+    if (is_all || strcmp(text, "none") == 0) return CLI_OK;
+    for (const char *p = text; *p;) {
+        const size_t n = strcspn(p, ",");
+        int i = 0;
+        while (i < pic_peer_count &&
+               (strlen(pic_peers[i].name) != n || strncmp(pic_peers[i].name, p, n) != 0))
+            i++;
+        if (i == pic_peer_count)
+            return cli_fail(CLI_USAGE, "--peers %s: there are jpeg, webp, avif, jxl, half-jpeg, "
+                            "half-webp, or all, or none", text);
+        add_peer(b, &pic_peers[i]);
+        p += n + (p[n] == ',');
+    }
+    return CLI_OK;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static int add_file(pic_bench *b, char *path)
+{
+    char **more = realloc(b->files, (size_t)(b->file_count + 1) * sizeof *more);
+    if (!more) {
+        free(path);
+        return cli_fail(CLI_FAILED, "out of memory");
+    }
+    b->files = more;
+    b->files[b->file_count++] = path;
+    return CLI_OK;
+}
+
+/* The pictures in a folder, by name. */
+static int add_folder(pic_bench *b, const char *path)
+{
+    const int first = b->file_count;
+    int code = CLI_OK;
+    DIR *d = opendir(path);
+    if (!d) return cli_fail(CLI_FAILED, "%s: %s", path, strerror(errno));
+    for (struct dirent *e; code == CLI_OK && (e = readdir(d)) != NULL;)
+        if (e->d_name[0] != '.' && cli_has_picture_suffix(e->d_name))
+            code = add_file(b, cli_format("%s/%s", path, e->d_name));
+    closedir(d);
+    if (b->file_count > first)
+        qsort(b->files + first, (size_t)(b->file_count - first), sizeof *b->files, by_name);
+    else if (code == CLI_OK)
+        code = cli_fail(CLI_BAD_INPUT, "%s: no pictures (PNG, JPEG, WebP, PNM) in it", path);
+    return code;
+}
+
+static int add_files(pic_bench *b, const char **paths, int count)
+{
+    int code = CLI_OK;
+    for (int i = 0; i < count && code == CLI_OK; i++) {
+        if (cli_is_folder(paths[i])) code = add_folder(b, paths[i]);
+        else if (cli_file_exists(paths[i])) code = add_file(b, cli_format("%s", paths[i]));
+        else code = cli_fail(CLI_FAILED, "%s: %s", paths[i], strerror(ENOENT));
+    }
+    const int most = b->a->pictures;
+    if (code != CLI_OK || most == 0 || b->file_count <= most) return code;
+    /* Evenly from all. */
+    for (int i = 0, k = 0; i < b->file_count; i++) {
+        if (k < most && i == (int)((int64_t)k * b->file_count / most)) {
+            char *kept = b->files[i];
+            b->files[i] = b->files[k];
+            b->files[k++] = kept;
+        }
+    }
+    while (b->file_count > most) free(b->files[--b->file_count]);
+    return CLI_OK;
+}
+
+/* ---- Running --------------------------------------------------------------------------------- */
+
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static int run_picture(pic_bench *b, pic_place *at, int picture)
+{
+    char name[32], setting[32];
+    for (int k = 0; k < b->coder_count; k++) {
+        pic_coder *c = &b->coder[k];
+        for (int i = 0; i < c->settings && !c->lacks; i++) {
+            const int failures = c->failures;
+            cli_printable(base_name(b->files[picture]), name, sizeof name);
+            pic_setting_name(c, i, setting, sizeof setting);
+            bench_show(&b->a->common, "%d/%d %s: %s %s", picture + 1, b->file_count, name, c->title,
+                       setting);
+            pic_run(at, c, i, pic_result_of(b, b->done, k, i));
+            if (cli_interrupted()) return CLI_INTERRUPTED;
+            if (c->failures == failures) continue;
+            bench_show(&b->a->common, NULL);
+            cli_detail("%s: %s %s: %s", b->files[picture], c->title, setting, c->why);
+        }
+    }
+    return CLI_OK;
+}
+
+/* Pictures that cannot be used are left out, with a note. */
+static int run_pictures(pic_bench *b)
+{
+    pic_place at = {.ctx = b->ctx, .folder = b->folder, .threads = b->threads};
+    for (int i = 0; i < b->file_count; i++) {
+        bench_show(&b->a->common, NULL);
+        const bool is_taken = pic_take(&at, b->files[i]);
+        int code = cli_interrupted() ? CLI_INTERRUPTED : CLI_OK;
+        if (code == CLI_OK && is_taken) code = run_picture(b, &at, i);
+        bench_show(&b->a->common, NULL);
+        if (code != CLI_OK) return code;
+        if (!is_taken) continue;
+        b->width[b->done] = at.width;
+        b->height[b->done] = at.height;
+        char *file = b->files[i];
+        b->files[i] = b->files[b->done];
+        b->files[b->done++] = file;
+    }
+    return b->done ? CLI_OK : cli_fail(CLI_BAD_INPUT, "no picture could be used");
+}
+
+/* Files first: a failure leaves standard output empty. */
+static int write_results(pic_bench *b)
+{
+    int code = b->a->csv ? pic_write_csv(b) : CLI_OK;
+    pic_make_curves(b);
+    if (code == CLI_OK && b->a->plot) code = pic_write_plot(b);
+    if (code == CLI_OK && b->a->sheet) code = pic_write_sheet(b);
+    if (code != CLI_OK) return code;
+    if (b->a->common.json) pic_print_json(b);
+    else pic_print_text(b);
+    return CLI_OK;
+}
+
+static int start(pic_bench *b, const char **paths, int count)
+{
+    const pic_args *a = b->a;
+    cli_common mine = a->common; /* threads and its progress line would run in the children */
+    mine.quiet = true;
+    mine.threads = 1;
+    const char *const made[] = {a->plot, a->sheet, a->csv};
+    int code = add_peers(b, a->peers);
+    for (int i = 0; i < 3 && code == CLI_OK; i++)
+        if (made[i]) code = cli_check_place(made[i], a->common.force);
+    if (code == CLI_OK && b->coder_count == 0) code = cli_fail(CLI_USAGE, "--peers: no coder left");
+    if (code == CLI_OK) code = add_files(b, paths, count);
+    if (code == CLI_OK) code = cli_start(&b->ctx, &mine);
+    if (code != CLI_OK) return code;
+    cli_set_talk(a->common.quiet, a->common.verbose);
+    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    b->threads = a->common.threads ? a->common.threads : cores < 1 ? 1 : (int)cores;
+    const size_t n = (size_t)b->file_count;
+    b->width = calloc(n, sizeof *b->width);
+    b->height = calloc(n, sizeof *b->height);
+    b->result = calloc(n * (size_t)b->coder_count * PIC_SETTINGS, sizeof *b->result);
+    if (!b->width || !b->height || !b->result) return cli_fail(CLI_FAILED, "out of memory");
+    return bench_make_folder("vpic-bench", b->folder);
+}
+
+static int bench_pictures(void *args, const char **files, int count)
+{
+    pic_bench *b = calloc(1, sizeof *b);
+    if (!b) return cli_fail(CLI_FAILED, "out of memory");
+    b->a = args;
+    int code = start(b, files, count);
+    if (code == CLI_OK) code = run_pictures(b);
+    if (code == CLI_OK) code = write_results(b);
+    if (code == CLI_INTERRUPTED) cli_report(b->ctx, FV_ERR_CANCELLED, NULL);
+    bench_remove_folder(b->folder);
+    fv_ctx *ctx = b->ctx;
+    for (int i = 0; i < b->file_count; i++) free(b->files[i]);
+    free(b->files);
+    free(b->width);
+    free(b->height);
+    free(b->result);
+    free(b);
+    return cli_finish(&ctx, code);
+}
+
+int vpic_bench(int argc, char **argv, const char *name)
+{
+    pic_args a = {.peers = "all", .sheet_bpp = 0.1};
+    const cli_option options[] = {
+        {0, "peers", "LIST",
+         "all (the default), none, or of jpeg, webp, avif, jxl, half-jpeg, half-webp", CLI_STRING,
+         &a.peers, 0, 0},
+        {0, "pictures", "N", "at most so many, evenly from all", CLI_INT, &a.pictures, 1, 100000},
+        {'o', NULL, "FILE", "picture: measures over bits per pixel", CLI_STRING, &a.plot, 0, 0},
+        {0, "sheet", "FILE", "picture: crops side by side", CLI_STRING, &a.sheet, 0, 0},
+        {0, "sheet-bpp", "B", "rate of the crops (default 0.1)", CLI_NUMBER, &a.sheet_bpp, 0.005,
+         8},
+        {0, "csv", "FILE", "each picture and setting as comma-separated values", CLI_STRING, &a.csv,
+         0, 0},
+        CLI_OPT_THREADS(&a.common),
+        CLI_OPT_FORCE(&a.common),
+        CLI_OPT_JSON(&a.common),
+        CLI_OPT_QUIET(&a.common),
+        CLI_OPT_VERBOSE(&a.common),
+        CLI_OPT_END};
+    const cli_command command = {
+        name,
+        "[options] FOLDER|FILE ...",
+        "Code pictures with image coders that are installed, at many rates, and compare what comes "
+        "back: MS-SSIM, GMSD, WD, PSNR at equal bits per pixel, and CPU time.",
+        NULL,
+        options,
+        1,
+        argc};
+    return cli_run_files(&command, argc, argv, bench_pictures, &a);
+}
