@@ -1,5 +1,7 @@
 /* test_ar_vvs.c - verification that skips (VVS): against the loop of the paper told once more
  * (reference_loop), and its parts: similarity, schedulers, selectors, stand-ins. */
+#include <inttypes.h>
+
 #include "ar_decoding.h"
 
 /* ---- The loop of the paper, told once more --------------------------------------------------- */
@@ -248,12 +250,13 @@ static void vvs_replays_the_reference_loop(void)
 }
 
 /* One setting of parity/vvs_loop.txt: options and network; false at the end of the file. */
-static bool read_setting(FILE *f, ar_decode_options *o, script *s, int *steps)
+static bool read_setting(FILE *f, ar_decode_options *o, script *s, ar_noise *noise, int *steps)
 {
-    int interval, selector, truncates, strict, keeps, depth, top_k, nodes, salt;
+    int interval, selector, truncates, strict, keeps, depth, top_k, nodes, salt, stale[2];
     float threshold;
-    if (fscanf(f, " setting %d %f %d %d %d %d %d %d %d %d %d", &interval, &threshold, &selector,
-               &truncates, &strict, &keeps, &depth, &top_k, &nodes, &salt, steps) != 11)
+    if (fscanf(f, " setting %d %f %d %d %d %d %d %d %d %d %d %d %" SCNu64 " %d", &interval,
+               &threshold, &selector, &truncates, &strict, &keeps, &depth, &top_k, &nodes, &salt,
+               &stale[0], &stale[1], &noise->seed, steps) != 14)
         return false;
     o->sampling.temperature = 0;
     o->tree = (ar_tree_options){ .kind = AR_DRAFT_EAGLE2, .depth = depth, .top_k = top_k,
@@ -265,6 +268,7 @@ static bool read_setting(FILE *f, ar_decode_options *o, script *s, int *steps)
     o->vvs.no_truncation = !truncates;
     o->vvs.post = strict ? AR_POST_STRICT : AR_POST_RESTORE;
     o->vvs.keep_stale_draft = keeps;
+    memcpy(o->vvs.stale, stale, sizeof stale);
     s->salt = (uint64_t)salt;
     return true;
 }
@@ -295,7 +299,7 @@ static void vvs_gives_the_logs_of_the_python_loop(void)
 {
     float codebook[64 * 8];
     FILE *f = fopen(FV_TEST_DIR "/parity/vvs_loop.txt", "r");
-    int settings = 0;
+    int settings = 0, with_selector[3] = { 0 }, stale_skips = 0, stale_verifies = 0;
     CHECK(f);
     for (int i = 0; i < 64 * 8; i++) codebook[i] = script_number(4711, i);
     while (f) {
@@ -303,16 +307,19 @@ static void vvs_gives_the_logs_of_the_python_loop(void)
         int32_t token[SCRIPT_TOKENS];
         ar_counters c = { 0 };
         ar_decode_options o = options();
-        const ar_noise noise = { 1, 0 };
+        ar_noise noise = { 0, 0 };
         script s = script_create(64, 64, 1);
         const ar_lm lm = script_lm(&s);
         int steps = 0;
         s.is_same = true;
         o.vvs.codebook = codebook;
         o.vvs.code_width = 8;
-        const bool more = read_setting(f, &o, &s, &steps);
+        const bool more = read_setting(f, &o, &s, &noise, &steps);
         if (more) {
             settings++;
+            with_selector[o.vvs.selector]++;
+            stale_verifies += o.vvs.stale[0] >= 0;
+            stale_skips += o.vvs.stale[1] > 0;
             got = (recorder){ .script = &s, .ctx = ctx, .is_drafting = true };
             OK(ctx, ar_decode(ctx, &lm, &o, 1, &noise, token, &c,
                               &(ar_decode_log){ record, &got }));
@@ -322,7 +329,9 @@ static void vvs_gives_the_logs_of_the_python_loop(void)
         free(s.image);
         if (!more) break;
     }
-    CHECK_MSG(settings == 12 && feof(f), "%d settings", settings);
+    CHECK_MSG(settings == 33 && feof(f), "%d settings", settings);
+    for (int i = 0; i < 3; i++) CHECK(with_selector[i] >= 7);
+    CHECK(stale_verifies >= 12 && stale_skips >= 12);
     if (f) fclose(f);
 }
 

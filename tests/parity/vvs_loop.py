@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Writes vvs_loop.txt: step logs of the VVS loop (arXiv 2511.13587) over a network whose logits are
 a hash of the tokens in front. Restated from the method, without the C code: test_ar_vvs.c
-compares ar_decode with it. Draws are greedy, so no noise is needed.
+compares ar_decode with it. Draws are greedy; the random selector alone draws numbers, from Philox4x32-10.
 
-    line "setting": interval threshold selector truncates strict keeps_stale depth top_k nodes salt steps
+    line "setting": interval threshold selector truncates strict keeps_stale depth top_k nodes salt
+                    stale_verify stale_skip seed steps
     a line a step:  skipped gamma accepted length chain
     a line of all tokens
 """
@@ -12,6 +13,7 @@ import os
 
 V, M, MASK = 64, 64, (1 << 64) - 1
 SCALE, BLUR, WIDTH, DECAY, STRIDE, WARM_UP = 2.0, 0.7, 8, 0.9, 2, 5
+SHUFFLE = 2  # the stream of random numbers that selectors draw from
 
 
 def mix(x):
@@ -27,6 +29,16 @@ def after(h, token):
 def number(h, v):
     x = mix(h ^ ((v + 1) * 0xD6E8FEB86659FD93 & MASK))
     return (sum(x >> 16 * i & 0xFFFF for i in range(4)) / 65536 - 2) * 1.7
+
+
+def philox(seed, stream, sample, block):
+    """Philox4x32-10 (Salmon et al. 2011): four numbers of 32 bits."""
+    x, k = [block & 0xFFFFFFFF, block >> 32, sample, stream], [seed & 0xFFFFFFFF, seed >> 32]
+    for _ in range(10):
+        a, b = 0xD2511F53 * x[0], 0xCD9E8D57 * x[2]
+        x = [b >> 32 ^ x[1] ^ k[0], b & 0xFFFFFFFF, a >> 32 ^ x[3] ^ k[1], a & 0xFFFFFFFF]
+        k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return x
 
 
 def prefix(h, tokens):
@@ -117,7 +129,9 @@ def similarity(tree, paths, book):
     return total / pairs
 
 
-def select(tree, paths, selector):
+def select(tree, paths, selector, number):
+    if selector == 0:  # any path, all alike
+        return paths[number * len(paths) >> 32]
     if selector == 1:  # the path of the most probable leaf
         return max(paths, key=lambda p: tree[p[-1]][3])
     for p in paths:    # first children all the way
@@ -126,9 +140,15 @@ def select(tree, paths, selector):
     return paths[0]
 
 
+def stand_ins(features, stale, missing):
+    """The last of the features that are `stale` places old, in order; too few: the last of them again."""
+    old = features[: max(len(features) - stale, 1)][-missing:]
+    return old + old[-1:] * (missing - len(old))
+
+
 class Loop:
     def __init__(self, interval, threshold, selector, truncates, strict, keeps, depth, top_k, nodes,
-                 salt):
+                 salt, stale_verify, stale_skip, seed):
         self.__dict__.update(locals())
         self.net, self.book = Net(salt), codebook()
         self.log = []
@@ -150,6 +170,12 @@ class Loop:
             if own != known[n - chain + i]:
                 return i, own
         return None
+
+    def feed(self, pairs, known, n, features):
+        """The pairs up to the root behind a verified step; features: those of the steps in front."""
+        missing, fresh = n + 1 - len(pairs), self.stale_verify < 0 or not features
+        places = range(len(pairs) - 1, n) if fresh else stand_ins(features, self.stale_verify, missing)
+        return pairs + list(zip(known[len(pairs):], places))
 
     def verify(self, known, n, chain, tree):
         """known has the root last. Returns tokens, committed length, accepted nodes."""
@@ -173,24 +199,21 @@ class Loop:
         while n + 1 < M or (chain and self.strict):
             paths = paths_of(tree)
             if self.skips(step, n, tree, paths, last_skip):
-                path = select(tree, paths, self.selector)
+                path = select(tree, paths, self.selector, philox(self.seed, SHUFFLE, 0, step // 4)[step % 4])
                 mean = sum(map(len, paths)) // len(paths)
                 gamma = min(len(path), mean) if self.truncates else len(path)
                 taken = [tree[i][0] for i in path[1:gamma]]
-                usable = features[-len(taken):] if taken else []
-                usable += [usable[-1]] * (len(taken) - len(usable)) if usable else []
-                pairs += zip(taken, usable)
+                pairs += zip(taken, stand_ins(features, self.stale_skip, len(taken)))
                 known, n, chain = known + taken, n + gamma - 1, gamma - 1
                 self.log.append((1, gamma, 0, n, chain))
                 last_skip = True
             else:
                 cached = n - chain
                 known, n, accepted = self.verify(known, n, chain, tree)
-                features += range(cached, n)
-                if chain and not self.keeps:
+                if chain and not self.keeps and self.stale_verify < 0:
                     pairs = pairs[: cached + 1]
-                pairs = pairs[: n] if accepted < 0 else pairs
-                pairs += [(known[i], i - 1) for i in range(len(pairs), n + 1)]
+                pairs = self.feed(pairs[: n] if accepted < 0 else pairs, known, n, features)
+                features += range(cached, n)
                 self.log.append((0, 0, accepted, n, chain))
                 chain, last_skip = 0, accepted < 0
             if n + 1 < M:
@@ -201,16 +224,25 @@ class Loop:
         return known[:M]  # a root behind the end is not part of the picture
 
 
+def settings():
+    """First those of the method itself, then every selector with every staleness."""
+    for k in range(12):
+        yield ((2, 3, 4, 0)[k % 4], 0.1 * (k % 3) - 0.1, 1 + k % 2, int(k % 5 != 0), int(k // 4 == 1),
+               int(k // 2 % 2), 2 + k % 3, 3 + k % 2, 10 + k, 100 + k, -1, 0, 1)
+    stale = ((-1, 0), (-1, 1), (-1, 3), (0, 0), (2, 0), (1, 4), (0, 60))
+    for k in range(21):
+        yield ((0, 2, 3, 4, 5)[k % 5], 0.1 * (k % 2) - 0.1, k % 3, int(k % 4 != 3), int(k % 4 == 1),
+               int(k % 8 > 4), 2 + k % 3, 3 + k % 2, 10 + k, 200 + k) + stale[k % 7] + (
+                   (k + 1) * 0x9E3779B97F4A7C15 & MASK,)
+
+
 def main():
     out = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vvs_loop.txt")
     with open(out, "w") as f:
-        for k in range(12):
-            interval = (2, 3, 4, 0)[k % 4]
-            args = (interval, 0.1 * (k % 3) - 0.1, 1 + k % 2, int(k % 5 != 0), int(k // 4 == 1),
-                    int(k // 2 % 2), 2 + k % 3, 3 + k % 2, 10 + k, 100 + k)
+        for args in settings():
             loop = Loop(*args)
             tokens = loop.run()
-            f.write("setting %d %g %d %d %d %d %d %d %d %d %d\n" % (args + (len(loop.log),)))
+            f.write("setting %d %g %d %d %d %d %d %d %d %d %d %d %d %d\n" % (args + (len(loop.log),)))
             for line in loop.log:
                 f.write("%d %d %d %d %d\n" % line)
             f.write(" ".join(map(str, tokens)) + "\n")
