@@ -3,6 +3,7 @@
 #ifndef TEST_CONVERT_FIXTURE_H
 #define TEST_CONVERT_FIXTURE_H
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "alloc_fail.h"
@@ -25,6 +26,7 @@ typedef struct edit {
     const char *drop;        /* leave this tensor out */
     const char *add;         /* add a [2] f32 tensor of this name */
     const char *flip;        /* change the first element of this tensor */
+    const char *infinite;    /* make the first element of this f32 tensor infinite */
     const char *flatten;     /* store this tensor as one dimension */
     const char *as_integers; /* give this tensor the type i16 */
     const char *key, *value; /* metadata added or replaced */
@@ -32,7 +34,7 @@ typedef struct edit {
 
 static inline void write_edited(const char *in, const char *out, edit e)
 {
-    static const float two[2] = {1, 2};
+    static const float two[2] = {1, 2}, infinity = INFINITY;
     fv_model *m = open_file(in);
     fv_model_writer *w;
     void *changed = NULL;
@@ -54,13 +56,15 @@ static inline void write_edited(const char *in, const char *out, edit e)
             t.ndim = 1;
         }
         if (e.as_integers && strcmp(name, e.as_integers) == 0) t.dtype = FV_I16;
-        if (e.flip && strcmp(name, e.flip) == 0) {
+        const bool flips = e.flip && strcmp(name, e.flip) == 0;
+        if (flips || (e.infinite && strcmp(name, e.infinite) == 0)) {
             const size_t bytes = (size_t)fv_tensor_count(&t) * fv_dtype_size(t.dtype);
             changed = malloc(bytes);
             CHECK(changed != NULL);
             memcpy(changed, t.data, bytes);
             /* the exponent: 0 becomes 0.5 */
-            ((uint8_t *)changed)[fv_dtype_size(t.dtype) - 1] ^= 0x3f;
+            if (flips) ((uint8_t *)changed)[fv_dtype_size(t.dtype) - 1] ^= 0x3f;
+            else memcpy(changed, &infinity, sizeof infinity);
             t.data = changed;
         }
         OK(ctx, fv_model_writer_tensor(w, name, &t));

@@ -1,8 +1,9 @@
-/* test_ar_convert.c - checkpoints of all layouts give the same bits, parts join, wrong files are
- * refused by name; random models. */
+/* test_ar_convert.c - checkpoints of all layouts give the same bits, and a tokenizer's codes and
+ * pixels; parts join, wrong files are refused by name; random models. */
 #include <unistd.h>
 
 #include "../ar/gpt_model.h"
+#include "../ar/vq.h"
 #include "convert_fixture.h"
 #include "fovea_ar.h"
 
@@ -116,6 +117,178 @@ static void a_draft_joins_with_its_own_table(void)
     fv_model_close(&out);
 }
 
+/* ---- A tokenizer ----------------------------------------------------------------------------- */
+
+/* Of vq_tiny.pt; parity/vq_small.py has the sizes. */
+#define VQ_ROWS 4
+#define VQ_COLUMNS 6
+#define VQ_POSITIONS (VQ_ROWS * VQ_COLUMNS)
+#define VQ_FACTOR 2
+#define VQ_PIXELS (VQ_POSITIONS * VQ_FACTOR * VQ_FACTOR)
+#define VQ_WIDTH 4
+
+/* k * eps * sqrt(K) of a result near 1: no sum is of more than 72 products, no path of more than 60
+ * layers. */
+#define VQ_TOLERANCE (60 * 1.2e-7 * 8.5)
+
+static const float *io_values(const fv_model *io, const char *name, int64_t count)
+{
+    fv_tensor t;
+    if (fv_model_find(io, name, &t) && fv_tensor_count(&t) == count) return t.data;
+    printf("# golden value %s is missing\n", name);
+    exit(1);
+}
+
+static double furthest(const float *a, const float *b, int n)
+{
+    double worst = 0;
+    for (int i = 0; i < n; i++)
+        if (!(fabs((double)a[i] - b[i]) <= worst)) worst = fabs((double)a[i] - b[i]);
+    return worst;
+}
+
+/* Every tensor of the checkpoint's `model`, and nothing of its other parts. */
+static void a_tokenizer_keeps_its_values(void)
+{
+    OK(ctx, convert(GOLDEN("vq_tiny.pt"), NULL, NULL, FV_F32, temp_path("vq")));
+    fv_model *in = open_file(GOLDEN("vq_tiny.pt")), *out = open_file(temp_path("vq"));
+    int parts[2] = { 0 };
+    ar_config c;
+    fv_tensor t;
+    CHECK(in && out);
+    OK(ctx, ar_config_read(ctx, out, &c));
+    CHECK(!c.has_gpt && c.has_vq && c.vq.stem == 1 && c.vq.channels == 4 && c.vq.latent == 8);
+    CHECK(c.vq.levels == 2 && c.vq.mult[0] == 1 && c.vq.mult[1] == 2 && c.vq.has_attention);
+    CHECK(c.vq.encoder_blocks == 2 && c.vq.decoder_blocks == 3);
+    CHECK(c.vq.codes == 10 && c.vq.code_width == VQ_WIDTH);
+    CHECK(strcmp(fv_model_meta(out, "fovea.source"), "LlamaGen checkpoint") == 0);
+    for (int i = 0; i < fv_model_count(in); i++) {
+        const char *name = fv_model_name(in, i);
+        char ours[160];
+        const bool is_weight = strncmp(name, "model.", 6) == 0;
+        parts[is_weight]++;
+        snprintf(ours, sizeof ours, "vq.%s", is_weight ? name + 6 : name);
+        if (!is_weight || strcmp(name, "model.quantize.codebook_used") == 0)
+            CHECK_MSG(!fv_model_find(out, ours, &t), "%s", name);
+        else CHECK_MSG(same_tensor(in, name, out, ours), "%s", name);
+    }
+    CHECK(parts[0] >= 6 && parts[1] == fv_model_count(out) + 1); /* + codebook_used */
+    fv_model_close(&in);
+    fv_model_close(&out);
+}
+
+/* Latents of unit length in front of the quantiser. */
+static fv_status encode_latents(const char *path, const float *picture, float *z)
+{
+    const int64_t dim[4] = { 1, VQ_ROWS * VQ_FACTOR, VQ_COLUMNS * VQ_FACTOR, 3 };
+    fv_model *m = open_file(path);
+    fv_params *params = NULL;
+    fv_plan *plan = NULL;
+    fv_tape *t = NULL;
+    ar_config c;
+    vq_net n;
+    fv_status s = m ? ar_config_read(ctx, m, &c) : FV_ERR_IO;
+    if (s == FV_OK) s = fv_params_create(ctx, &params);
+    if (s == FV_OK) {
+        vq_net_add(&n, params, &c.vq, "");
+        s = fv_params_load(params, m, c.vq_prefix);
+    }
+    if (s == FV_OK) s = fv_tape_create(ctx, &t, params, FV_INFER, FV_F32);
+    if (s == FV_OK) {
+        fv_output(t, "z", vq_encode(t, &n, fv_input(t, "x", FV_F32, 4, dim)));
+        s = fv_plan_finish(ctx, &plan, &t, NULL);
+    }
+    if (s == FV_OK) s = fv_plan_bind(plan, "x", (void *)(uintptr_t)picture);
+    if (s == FV_OK) s = fv_plan_forward(plan);
+    if (s == FV_OK) memcpy(z, fv_plan_value(plan, "z").data, VQ_POSITIONS * VQ_WIDTH * sizeof *z);
+    fv_plan_destroy(&plan);
+    fv_params_destroy(&params);
+    fv_model_close(&m);
+    return s;
+}
+
+static void to_unit_length(float *z)
+{
+    for (int i = 0; i < VQ_POSITIONS; i++) {
+        double sum = 0;
+        for (int k = 0; k < VQ_WIDTH; k++) sum += (double)z[i * VQ_WIDTH + k] * z[i * VQ_WIDTH + k];
+        for (int k = 0; k < VQ_WIDTH; k++) z[i * VQ_WIDTH + k] /= (float)sqrt(sum);
+    }
+}
+
+/* Codes of the picture and pixels of other codes, of the file as it is or converted. `off`: how far
+ * latents and pixels may be. */
+static void check_tokenizer(const fv_model *io, const char *path, double off)
+{
+    const float *picture = io_values(io, "picture", VQ_PIXELS * 3);
+    const float *margin = io_values(io, "margin", VQ_POSITIONS);
+    const int32_t *codes = (const int32_t *)io_values(io, "codes", VQ_POSITIONS);
+    const int32_t *other = (const int32_t *)io_values(io, "other", VQ_POSITIONS);
+    float z[VQ_POSITIONS * VQ_WIDTH], rgb[VQ_PIXELS * 3];
+    int32_t got[VQ_POSITIONS];
+    fv_model *m = open_file(path);
+    fv_vq_info info;
+    fv_vq *v;
+    OK(ctx, encode_latents(path, picture, z));
+    to_unit_length(z);
+    const double worst = furthest(z, io_values(io, "latents", VQ_POSITIONS * VQ_WIDTH),
+                                  VQ_POSITIONS * VQ_WIDTH);
+    CHECK_MSG(worst <= off, "%s: latents differ by %g", path, worst);
+    OK(ctx, fv_vq_open(ctx, &v, m, FV_F32));
+    fv_vq_get_info(v, &info);
+    CHECK(info.factor == VQ_FACTOR && info.codes == 10 && info.code_width == VQ_WIDTH);
+    OK(ctx, fv_vq_encode(ctx, v, picture, 1, VQ_ROWS * VQ_FACTOR, VQ_COLUMNS * VQ_FACTOR, got));
+    for (int i = 0; i < VQ_POSITIONS; i++)
+        CHECK_MSG(got[i] == codes[i] || margin[i] < 2 * sqrt(VQ_WIDTH) * off, "%s: code %d is %d",
+                  path, i, (int)got[i]);
+    OK(ctx, fv_vq_decode(ctx, v, other, 1, VQ_ROWS, VQ_COLUMNS, rgb));
+    const double pixels = furthest(rgb, io_values(io, "decoded", VQ_PIXELS * 3), VQ_PIXELS * 3);
+    CHECK_MSG(pixels <= off, "%s: pixels differ by %g", path, pixels);
+    printf("# latents within %.1e, pixels within %.1e\n", worst, pixels);
+    fv_vq_close(&v);
+    fv_model_close(&m);
+}
+
+static void a_tokenizer_gives_the_reference_codes_and_pixels(void)
+{
+    fv_model *io = open_file(GOLDEN("vq_tiny_io.safetensors"));
+    CHECK(io != NULL);
+    check_tokenizer(io, GOLDEN("vq_tiny.pt"), VQ_TOLERANCE);
+    OK(ctx, convert(GOLDEN("vq_tiny.pt"), NULL, NULL, FV_F32, temp_path("vq")));
+    check_tokenizer(io, temp_path("vq"), VQ_TOLERANCE);
+    /* Each layer's weights are off by 2^-9, with random signs. */
+    OK(ctx, convert(GOLDEN("vq_tiny.pt"), NULL, NULL, FV_BF16, temp_path("vq")));
+    check_tokenizer(io, temp_path("vq"), 2 * sqrt(60) * 0x1p-9);
+    fv_model_close(&io);
+}
+
+/* Three checkpoints, as they are published, to one model that draws pictures. */
+static void three_checkpoints_make_a_generator(void)
+{
+    fv_ar_generate_options o = FV_AR_GENERATE_OPTIONS_INIT;
+    fv_image image = { 0 };
+    int32_t tokens[4], plain[4];
+    fv_ar_info info;
+    fv_ar *a;
+    OK(ctx, convert(GOLDEN("ar_tiny.pt"), GOLDEN("vq_tiny.pt"), GOLDEN("ar_tiny_draft.pt"), FV_F32,
+                    temp_path("all")));
+    fv_model *m = open_file(temp_path("all"));
+    CHECK(m != NULL);
+    OK(ctx, fv_ar_open(ctx, &a, m, NULL));
+    fv_ar_get_info(a, &info);
+    CHECK(info.has_draft && info.has_tokenizer && info.image_size == 2 * VQ_FACTOR);
+    o.seed = 9;
+    OK(ctx, fv_ar_generate_tokens(ctx, a, &o, tokens, NULL));
+    o.mode = FV_AR_PLAIN;
+    OK(ctx, fv_ar_generate_tokens(ctx, a, &o, plain, NULL));
+    CHECK(memcmp(tokens, plain, sizeof plain) == 0);
+    OK(ctx, fv_ar_generate(ctx, a, &o, &image, NULL));
+    CHECK(image.width == 2 * VQ_FACTOR && image.height == 2 * VQ_FACTOR);
+    fv_image_free(ctx, &image);
+    fv_ar_close(&a);
+    fv_model_close(&m);
+}
+
 /* ---- Random models, and joining them --------------------------------------------------------- */
 
 static void random_models_are_whole_and_the_same(void)
@@ -204,11 +377,63 @@ static void wrong_files_are_refused(void)
     CHECK(convert(hf, NULL, hf, FV_F32, temp_path("refused")) == FV_ERR_MODEL);
 }
 
+static void wrong_tokenizers_are_refused(void)
+{
+    const char *pt = GOLDEN("vq_tiny.pt");
+    static const struct { edit e; fv_status want; const char *word; } cases[] = {
+        {{.drop = "model.decoder.mid.1.proj_out.bias"}, FV_ERR_MODEL, "proj_out.bias is missing"},
+        {{.drop = "model.quant_conv.weight"}, FV_ERR_MODEL, "quant_conv.weight is missing"},
+        {{.drop = "model.encoder.conv_blocks.0.downsample.conv.weight"}, FV_ERR_MODEL,
+         "downsample.conv.weight is missing"},
+        {{.drop = "model.quantize.embedding.weight"}, FV_ERR_MODEL, "not an autoregressive"},
+        {{.flatten = "model.encoder.mid.0.conv1.weight"}, FV_ERR_MODEL, "is 576, expected 8x8x3x3"},
+        {{.flatten = "model.quantize.embedding.weight"}, FV_ERR_MODEL, "not a matrix"},
+        {{.add = "model.encoder.mid.3.norm1.weight"}, FV_ERR_MODEL, "mid.3.norm1.weight"},
+        {{.as_integers = "model.post_quant_conv.weight"}, FV_ERR_MODEL, "post_quant_conv.weight"},
+        {{.infinite = "model.decoder.conv_out.weight"}, FV_ERR_NUMERIC, "decoder.conv_out.weight"},
+        {{.infinite = "model.encoder.norm_out.bias"}, FV_ERR_NUMERIC, "encoder.norm_out.bias"},
+        {{.infinite = "model.quantize.embedding.weight"}, FV_ERR_NUMERIC, "quantize.embedding"}};
+    for (size_t i = 0; i < FV_ARRAY_LEN(cases); i++) {
+        write_edited(pt, temp_path("e"), cases[i].e);
+        CHECK_MSG(refused(temp_path("e"), cases[i].want, cases[i].word), "case %zu", i);
+    }
+    write_edited(pt, temp_path("e"), (edit){.infinite = "optimizer.state.0.exp_avg"});
+    OK(ctx, convert(temp_path("e"), NULL, NULL, FV_F32, temp_path("vq"))); /* nobody reads it */
+    write_edited(GOLDEN("ar_tiny_hf.safetensors"), temp_path("e"),
+                 (edit){.infinite = "model.layers.0.mlp.down_proj.weight"});
+    CHECK(refused(temp_path("e"), FV_ERR_NUMERIC, "feed_forward.w2.weight"));
+    CHECK(convert(pt, NULL, GOLDEN("ar_tiny_draft.pt"), FV_F32, temp_path("refused")) ==
+          FV_ERR_MODEL);
+    CHECK(strstr(fv_ctx_error(ctx), "needs a generator"));
+    CHECK(convert(GOLDEN("ar_tiny.pt"), GOLDEN("ar_tiny.pt"), NULL, FV_F32, temp_path("refused")) ==
+          FV_ERR_MODEL);
+    CHECK(strstr(fv_ctx_error(ctx), "tokenizer file has none"));
+}
+
+/* A file that ends early, wherever that is. */
+static void cut_checkpoints_are_refused(void)
+{
+    FILE *f = fopen(GOLDEN("vq_tiny.pt"), "rb");
+    static uint8_t bytes[1 << 18];
+    const size_t n = f ? fread(bytes, 1, sizeof bytes, f) : 0;
+    CHECK(n > 1000 && n < sizeof bytes);
+    if (f) fclose(f);
+    for (size_t cut = 0; cut < n; cut += 1 + n / 40) {
+        fv_model *m = NULL;
+        fv_vq *v = NULL;
+        fv_status s = fv_model_open_memory(ctx, &m, bytes, cut, NULL);
+        if (s == FV_OK) s = fv_vq_open(ctx, &v, m, FV_F32);
+        CHECK_MSG(s != FV_OK && s != FV_ERR_INTERNAL && fv_ctx_error(ctx)[0], "%zu bytes", cut);
+        fv_vq_close(&v);
+        fv_model_close(&m);
+    }
+}
+
 static void checkpoints_are_recognised(void)
 {
     static const struct { const char *path; int is; } files[] = {
         {GOLDEN("ar_tiny.pt"), 1}, {GOLDEN("ar_tiny_hf.safetensors"), 1},
-        {GOLDEN("ar_tiny_draft.pt"), 1}, {GOLDEN("dit_tiny.pt"), 0},
+        {GOLDEN("ar_tiny_draft.pt"), 1}, {GOLDEN("vq_tiny.pt"), 1}, {GOLDEN("dit_tiny.pt"), 0},
         {GOLDEN("vae_small.safetensors"), 0}, {GOLDEN("omnizip_tiny.pt"), 0}};
     for (size_t i = 0; i < FV_ARRAY_LEN(files); i++) {
         fv_model *m = open_file(files[i].path);
@@ -231,9 +456,17 @@ static fv_status convert_with_draft(const fv_model *m)
     return s;
 }
 
+static fv_status convert_alone(const fv_model *m)
+{
+    fv_ar_convert_options o = FV_AR_CONVERT_OPTIONS_INIT;
+    o.overwrite = 1;
+    return fv_ar_convert(ctx, m, &o, temp_path("oom"));
+}
+
 static void allocation_failures_are_clean(void)
 {
     fail_each_allocation(GOLDEN("ar_tiny_hf.safetensors"), convert_with_draft);
+    fail_each_allocation(GOLDEN("vq_tiny.pt"), convert_alone);
 }
 
 int main(void)
@@ -243,9 +476,14 @@ int main(void)
     RUN(both_layouts_give_the_same_bits);
     RUN(values_and_sizes_are_those_of_the_checkpoint);
     RUN(a_draft_joins_with_its_own_table);
+    RUN(a_tokenizer_keeps_its_values);
+    RUN(a_tokenizer_gives_the_reference_codes_and_pixels);
+    RUN(three_checkpoints_make_a_generator);
     RUN(random_models_are_whole_and_the_same);
     RUN(a_tokenizer_joins_if_it_fits);
     RUN(wrong_files_are_refused);
+    RUN(wrong_tokenizers_are_refused);
+    RUN(cut_checkpoints_are_refused);
     RUN(checkpoints_are_recognised);
     RUN(allocation_failures_are_clean);
     fv_ctx_destroy(&ctx);

@@ -1,26 +1,30 @@
 """Golden values of LlamaGen's VQ tokenizers (VQ-16, VQ-8) with 32 channels in place of 128.
 
-Run as `python tests/parity/vq_small.py`; writes vq16_small_io.safetensors and vq8_small_io.safetensors.
-Needs numpy alone; computed in float64. The layers are written out from their description: encoder and
-decoder of residual blocks, GroupNorm (min(32, channels / 4) groups, eps 1e-6), one-head attention at
-the lowest level, 16384 codes of 8 numbers, codes and latents of unit length, the nearest by the largest
+Run as `python tests/parity/vq_small.py`; writes
+    vq16_small_io, vq8_small_io   VQ-16 and VQ-8
+    vq_tiny.pt, vq_tiny_io        a checkpoint as LlamaGen's training saves it, of two levels, 4 channels and
+                                  10 codes of 4 numbers (those of ar_tiny.pt), and its results
+NumPy, and PyTorch to save the .pt; computed in float64. The layers are written out from their description:
+encoder and decoder of residual blocks, GroupNorm (min(32, channels / 4) groups, eps 1e-6), one-head attention
+at the lowest level, 16384 codes of 8 numbers, codes and latents of unit length, the nearest by the largest
 product.
 
-The weights (4.6 million) are not in the files: value i of a tensor is a hash of its name and i, which
-test_vq_parity.c computes as well. The files hold the tensors' shapes (shape.NAME), the picture, the
+The weights of the first two (4.6 million) are not in the files: value i of a tensor is a hash of its name and
+i, which test_vq_parity.c computes as well; the files hold the shapes (shape.NAME). All hold the picture, the
 latents of unit length, the codes with the margin to the second best, and the picture of other codes.
 """
+import argparse
+import collections
 import math
+import os
 import sys
 
 sys.dont_write_bytecode = True
 import numpy as np
 
-from parity_plain import conv_shapes, fnv1a, res_shapes, vector_shapes, write
+from parity_plain import HERE, conv_shapes, fnv1a, res_shapes, vector_shapes, write
 
-CHANNELS, LATENT, CODES, WIDTH = 32, 256, 16384, 8
-GROUPS = min(32, CHANNELS // 4)
-HEIGHT, BREADTH = 32, 48
+Sizes = collections.namedtuple('Sizes', 'mult channels latent codes width')
 SHORTCUT = 'nin_shortcut'
 
 # ---- Values from names -----------------------------------------------------------------------------
@@ -72,25 +76,25 @@ def level_shapes(half, i, ci, co, blocks, lowest, step):
         yield from conv_shapes('%s.conv_blocks.%d.%s.conv' % (half, i, step), co, co)
 
 
-def shapes(mult):
-    last, low = len(mult) - 1, CHANNELS * mult[-1]
-    yield from conv_shapes('encoder.conv_in', CHANNELS, 3)
-    c = CHANNELS
+def shapes(size):
+    mult, last, low = size.mult, len(size.mult) - 1, size.channels * size.mult[-1]
+    yield from conv_shapes('encoder.conv_in', size.channels, 3)
+    c = size.channels
     for i, m in enumerate(mult):
-        yield from level_shapes('encoder', i, c, CHANNELS * m, 2, i == last, i < last and 'downsample')
-        c = CHANNELS * m
+        yield from level_shapes('encoder', i, c, size.channels * m, 2, i == last, i < last and 'downsample')
+        c = size.channels * m
     yield from mid_shapes('encoder', low)
     yield from vector_shapes('encoder.norm_out', low)
-    yield from conv_shapes('encoder.conv_out', LATENT, low)
-    yield from conv_shapes('quant_conv', WIDTH, LATENT, 1)
-    yield 'quantize.embedding.weight', (CODES, WIDTH)
-    yield from conv_shapes('post_quant_conv', LATENT, WIDTH, 1)
-    yield from conv_shapes('decoder.conv_in', low, LATENT)
+    yield from conv_shapes('encoder.conv_out', size.latent, low)
+    yield from conv_shapes('quant_conv', size.width, size.latent, 1)
+    yield 'quantize.embedding.weight', (size.codes, size.width)
+    yield from conv_shapes('post_quant_conv', size.latent, size.width, 1)
+    yield from conv_shapes('decoder.conv_in', low, size.latent)
     yield from mid_shapes('decoder', low)
     c = low
     for i, m in enumerate(reversed(mult)):
-        yield from level_shapes('decoder', i, c, CHANNELS * m, 3, i == 0, i < last and 'upsample')
-        c = CHANNELS * m
+        yield from level_shapes('decoder', i, c, size.channels * m, 3, i == 0, i < last and 'upsample')
+        c = size.channels * m
     yield from vector_shapes('decoder.norm_out', c)
     yield from conv_shapes('decoder.conv_out', 3, c)
 
@@ -99,8 +103,9 @@ def shapes(mult):
 
 
 class Net:
-    def __init__(self, mult):
-        self.mult, self.shapes = mult, dict(shapes(mult))
+    def __init__(self, size):
+        self.size, self.mult, self.shapes = size, size.mult, dict(shapes(size))
+        self.groups = min(32, size.channels // 4)
         self.w = {n: weight(n, s) for n, s in self.shapes.items()}
 
     def conv(self, x, name, stride=1, pad=(1, 1)):
@@ -121,7 +126,7 @@ class Net:
 
     def norm(self, x, name):
         h, b, c = x.shape
-        v = x.reshape(h * b, GROUPS, c // GROUPS)
+        v = x.reshape(h * b, self.groups, c // self.groups)
         v = v - v.mean((0, 2), keepdims=True)
         v = v / np.sqrt((v * v).mean((0, 2), keepdims=True) + 1e-6)
         return v.reshape(x.shape) * self.w[name + '.weight'] + self.w[name + '.bias']
@@ -165,7 +170,7 @@ class Net:
             if i < last:
                 x = self.conv(x, 'encoder.conv_blocks.%d.downsample.conv' % i, 2, (0, 1))
         x = self.norm_silu(self.mid(x, 'encoder'), 'encoder.norm_out')
-        z = self.conv1(self.conv(x, 'encoder.conv_out'), 'quant_conv').reshape(-1, WIDTH)
+        z = self.conv1(self.conv(x, 'encoder.conv_out'), 'quant_conv').reshape(-1, self.size.width)
         return z / np.linalg.norm(z, axis=1, keepdims=True)
 
     def codes(self):
@@ -174,7 +179,7 @@ class Net:
 
     def decode(self, index, h, b):
         last = len(self.mult) - 1
-        x = self.conv1(self.codes()[index].reshape(h, b, WIDTH), 'post_quant_conv')
+        x = self.conv1(self.codes()[index].reshape(h, b, self.size.width), 'post_quant_conv')
         x = self.mid(self.conv(x, 'decoder.conv_in'), 'decoder')
         for i in range(last + 1):
             x = self.blocks(x, 'decoder', i, 3, i == 0)
@@ -186,23 +191,46 @@ class Net:
 # ---- Files -----------------------------------------------------------------------------------------
 
 
-def golden(name, mult):
-    net = Net(mult)
-    f = 1 << len(mult) - 1
-    picture = hashed('picture', HEIGHT * BREADTH * 3).reshape(HEIGHT, BREADTH, 3)
+def golden(name, size, height, breadth, has_shapes=True):
+    net = Net(size)
+    f = 1 << len(size.mult) - 1
+    picture = hashed('picture', height * breadth * 3).reshape(height, breadth, 3)
     z = net.encode(picture)
     score = np.sort(z @ net.codes().T, 1)
     index = (z @ net.codes().T).argmax(1)
-    h, b = HEIGHT // f, BREADTH // f
-    other = (np.arange(h * b) * 2654435761 % CODES).astype(np.int64)
+    h, b = height // f, breadth // f
+    other = (np.arange(h * b) * 2654435761 % size.codes).astype(np.int64)
     out = {'picture': picture, 'latents': z, 'codes': index, 'margin': score[:, -1] - score[:, -2],
            'other': other, 'decoded': net.decode(other, h, b)}
-    for n, s in net.shapes.items():
+    for n, s in net.shapes.items() if has_shapes else ():
         out['shape.' + n] = np.array(s)
-    print('%d weights, smallest margin %.2e' % (sum(v.size for v in net.w.values()),
-                                                out['margin'].min()))
+    print('%d weights, %d codes used, smallest margin %.2e' % (
+        sum(v.size for v in net.w.values()), len(set(index)), out['margin'].min()))
     write(name, out)
+    return net
 
 
-golden('vq16_small_io.safetensors', (1, 1, 2, 2, 4))
-golden('vq8_small_io.safetensors', (1, 2, 2, 4))
+def checkpoint(name, net):
+    """The dictionary of LlamaGen's training; a loader takes `model` of it. The buffer of the codes that
+    were used lately is 65536 numbers there."""
+    import torch
+    rank = {n: i for i, n in enumerate(('encoder', 'decoder', 'quantize', 'quant_conv', 'post_quant_conv'))}
+    model = collections.OrderedDict()
+    for n in sorted(net.w, key=lambda n: rank[n.split('.')[0]]):
+        model[n] = torch.from_numpy(net.w[n]).to(torch.float32)
+        if n == 'quantize.embedding.weight':
+            model['quantize.codebook_used'] = torch.arange(64, dtype=torch.float32)
+    first = model['encoder.conv_in.weight']
+    adam = {'state': {0: {'step': torch.tensor(3.0), 'exp_avg': first * 0 + 1, 'exp_avg_sq': first * 0 + 2}},
+            'param_groups': [{'lr': 1e-4, 'betas': (0.9, 0.95), 'eps': 1e-8, 'fused': None, 'params': [0]}]}
+    judge = collections.OrderedDict([('main.0.weight', first + 1), ('main.0.bias', first[:, 0, 0, 0] + 1)])
+    slow = collections.OrderedDict((n, v * 0.5) for n, v in model.items() if n.startswith('quant'))
+    args = argparse.Namespace(vq_model='VQ-16', codebook_size=net.size.codes, codebook_l2_norm=True, vq_ckpt=None)
+    torch.save({'model': model, 'optimizer': adam, 'discriminator': judge, 'optimizer_disc': adam, 'steps': 3,
+                'args': args, 'ema': slow}, os.path.join(HERE, name))
+
+
+if __name__ == '__main__':
+    golden('vq16_small_io.safetensors', Sizes((1, 1, 2, 2, 4), 32, 256, 16384, 8), 32, 48)
+    golden('vq8_small_io.safetensors', Sizes((1, 2, 2, 4), 32, 256, 16384, 8), 32, 48)
+    checkpoint('vq_tiny.pt', golden('vq_tiny_io.safetensors', Sizes((1, 2), 4, 8, 10, 4), 8, 12, False))
