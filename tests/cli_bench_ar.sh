@@ -54,6 +54,9 @@ for x in m:
     assert x["frechet"] >= 0 and x["tokens"] == 6 * 64 and x["accuracy"] is None
     assert abs(x["tokens_per_pass"] - x["tokens"] / (x["prefills"] + x["verifies"])) < 1e-6
     assert sum(x["accepted"]) <= x["verifies"]
+    for depth, row in enumerate(x["hit"]):
+        assert sum(row) == sum(x["accepted"][depth + 1:]) and sum(row) <= sum(x["tried"][depth])
+assert m[0]["tried"] == [] and m[1]["tried"][0][0] == m[1]["verifies"] - m[1]["plain_steps"]
 assert m[0]["distance"] == 0 and m[1]["distance"] == 0 and b["noise_floor"] > 0
 assert m[0]["is_best"] == 1 and m[2]["is_best"] == 0  # lossy, and nobody knows what it loses
 assert m[0]["codes"] == m[1]["codes"] > 1 and m[0]["bigram_bits"] > 0' 2>> err

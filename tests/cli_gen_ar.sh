@@ -78,8 +78,29 @@ json_ok out speedup_requested speedup_measured psnr_db ssim seconds files mode l
 ok $? json_has_its_keys
 grep -q '"mode": "sd"' out && grep -q '"lossless": true' out && grep -q '"tokens": 64,*$' out
 ok $? json_values
+# Rates of guesses: all steps count, and what was accepted of the first depth are the steps that accepted.
+guesses='import json
+o = json.load(open("out"))
+tried, hit, accepted = o["tried"], o["hit"], o["accepted"]
+assert len(tried) == len(hit) <= 4 and {len(r) for r in tried} == {len(r) for r in hit} <= {1, 2, 3, 4}
+assert all(0 <= h <= t for a, b in zip(hit, tried) for h, t in zip(a, b))
+for depth, row in enumerate(hit):
+    assert sum(row) == sum(accepted[depth + 1:]), (depth, row, accepted)
+assert tried[0][0] == o["verifies"] - o["plain_steps"] > 20, tried
+assert sum(map(sum, hit)) == o["tokens"] - 1 - sum(accepted)'
+if command -v python3 > /dev/null; then
+    python3 -c "$guesses" 2>> err; ok $? json_counts_guesses
+    run $gen $one --mode ar --json -o a.png
+    python3 -c 'import json
+o = json.load(open("out"))
+assert o["tried"] == o["hit"] == [] and o["accepted"][0] == o["verifies"] == o["plain_steps"]' 2>> err
+    ok $? json_of_plain_decoding_has_no_guesses
+else
+    skip json_counts_guesses "no python3"
+fi
 run $gen -f -v -o a.png
-grep -q 'tokens a pass' err && grep -q 'draft passes' err; ok $? verbose_says_the_counters
+grep -q 'tokens a pass' err && grep -q 'draft passes' err && grep -q 'by depth and place: [0-9]*/[0-9]' err
+ok $? verbose_says_the_counters
 expect compare 0 $gen -f --mode sd --compare --side-by-side s.png -o a.png
 grep -q 'identical pictures' out && grep -q '100 % of them equal' out; ok $? compare_of_a_lossless_way
 is_png s.png; ok $? side_by_side_is_a_picture

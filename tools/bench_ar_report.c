@@ -1,4 +1,5 @@
 /* bench_ar_report.c - `fovea bench ar` as text, JSON and CSV; which methods are worth storing. */
+#include "ar_counters.h"
 #include "bench_ar.h"
 
 #include <math.h>
@@ -91,6 +92,7 @@ void ar_talk_of_line(const ar_line *l)
                depth, (long long)s->substitutions, (long long)s->chain_tokens,
                (long long)s->chain_cuts, (long long)s->plain_steps,
                s->switched_off ? ", drafting switched off" : "");
+    ar_talk_of_guesses(s, "  ");
     cli_detail("  one by one, %.2f s: prefill %.2f, draft %.2f, verify %.2f, select %.2f",
                l->timed.seconds, l->timed.prefill_seconds, l->timed.draft_seconds,
                l->timed.verify_seconds, l->timed.select_seconds);
@@ -255,27 +257,6 @@ static void column_values(const ar_bench *b, const ar_line *l, double v[COLUMNS]
     memcpy(v, all, sizeof all);
 }
 
-static void json_counters(const ar_line *l, cli_json *j)
-{
-    const fv_ar_stats *s = &l->all;
-    cli_json_u64(j, "tokens", (uint64_t)s->tokens);
-    cli_json_u64(j, "prefills", (uint64_t)s->prefills);
-    cli_json_u64(j, "verifies", (uint64_t)s->verifies);
-    cli_json_u64(j, "skips", (uint64_t)s->skips);
-    cli_json_u64(j, "draft_passes", (uint64_t)s->draft_passes);
-    cli_json_u64(j, "target_rows", (uint64_t)s->target_rows);
-    cli_json_u64(j, "draft_rows", (uint64_t)s->draft_rows);
-    cli_json_u64(j, "substitutions", (uint64_t)s->substitutions);
-    cli_json_u64(j, "chain_tokens", (uint64_t)s->chain_tokens);
-    cli_json_u64(j, "chain_cuts", (uint64_t)s->chain_cuts);
-    cli_json_u64(j, "plain_steps", (uint64_t)s->plain_steps);
-    cli_json_u64(j, "switched_off", s->switched_off != 0);
-    cli_json_key(j, "accepted");
-    for (int i = 0; i <= FV_AR_STATS_DEPTH; i++)
-        printf("%s%lld", i ? ", " : "[", (long long)s->accepted[i]);
-    putchar(']');
-}
-
 static void json_times(const ar_line *l, cli_json *j)
 {
     const step_cost c = cost_of(l);
@@ -301,7 +282,8 @@ static void json_line(const ar_bench *b, const ar_line *l)
     cli_json_u64(&j, "is_lossless", l->all.is_lossless != 0);
     cli_json_u64(&j, "is_best", l->is_stored);
     for (int k = 0; k < COLUMNS; k++) cli_json_number(&j, column[k], v[k]);
-    json_counters(l, &j);
+    ar_json_counters(&j, &l->all);
+    cli_json_u64(&j, "switched_off", l->all.switched_off != 0);
     json_times(l, &j);
     cli_json_close(&j);
 }

@@ -8,6 +8,7 @@
  * measured way to them; else speculation is adaptive: it measures passes first, which costs what a
  * small picture takes, because guessing ahead loses where weights lie in the cache or pictures share
  * passes (fovea bench ar shows by how much). */
+#include "ar_counters.h"
 #include "gen_run.h"
 
 #include <math.h>
@@ -413,40 +414,13 @@ static void json_flag(cli_json *j, const char *key, bool is_true)
     fputs(is_true ? "true" : "false", j->to);
 }
 
-static void print_json_counters(const fv_ar_stats *s, cli_json *j)
+static void print_json_times(const fv_ar_stats *s, cli_json *j)
 {
-    const struct {
-        const char *key;
-        int64_t value;
-    } counter[] = {
-        {"tokens", s->tokens},
-        {"prefills", s->prefills},
-        {"verifies", s->verifies},
-        {"skips", s->skips},
-        {"draft_passes", s->draft_passes},
-        {"target_rows", s->target_rows},
-        {"draft_rows", s->draft_rows},
-        {"substitutions", s->substitutions},
-        {"chain_tokens", s->chain_tokens},
-        {"chain_cuts", s->chain_cuts},
-        {"plain_steps", s->plain_steps},
-    };
-    const struct {
-        const char *key;
-        double value;
-    } time[] = {
-        {"prefill_seconds", s->prefill_seconds}, {"draft_seconds", s->draft_seconds},
-        {"verify_seconds", s->verify_seconds},   {"select_seconds", s->select_seconds},
-        {"decode_seconds", s->decode_seconds},
-    };
-    for (size_t i = 0; i < sizeof counter / sizeof *counter; i++)
-        cli_json_u64(j, counter[i].key, (uint64_t)counter[i].value);
-    for (size_t i = 0; i < sizeof time / sizeof *time; i++)
-        cli_json_number(j, time[i].key, time[i].value);
-    cli_json_key(j, "accepted");
-    for (int i = 0; i <= FV_AR_STATS_DEPTH; i++)
-        fprintf(j->to, "%s%lld", i ? ", " : "[", (long long)s->accepted[i]);
-    fputc(']', j->to);
+    cli_json_number(j, "prefill_seconds", s->prefill_seconds);
+    cli_json_number(j, "draft_seconds", s->draft_seconds);
+    cli_json_number(j, "verify_seconds", s->verify_seconds);
+    cli_json_number(j, "select_seconds", s->select_seconds);
+    cli_json_number(j, "decode_seconds", s->decode_seconds);
 }
 
 /* Of the tokens alone, as measured points have it. */
@@ -480,7 +454,8 @@ static void print_json(const gen_run *r, cli_json *j)
     cli_json_number(j, "tokens_per_pass", st->tokens_per_pass);
     cli_json_number(j, "tokens_per_pass_exact", c ? w->plain.tokens_per_pass : NAN);
     cli_json_number(j, "rows_per_pass", rows_per_pass(st));
-    print_json_counters(st, j);
+    ar_json_counters(j, st);
+    print_json_times(st, j);
     cli_json_u64(j, "weight_bytes", st->weight_bytes);
     cli_json_u64(j, "cache_bytes", st->cache_bytes);
 }
@@ -517,6 +492,7 @@ static void print_details(const gen_run *r)
                (long long)s->tokens, (long long)s->prefills, (long long)s->verifies,
                rows_per_pass(s), (long long)s->skips, (long long)s->draft_passes);
     print_accepted(s);
+    ar_talk_of_guesses(s, "");
     cli_detail("prefill %.3f s, drafting %.3f s, checking %.3f s, choosing %.3f s, pixels %.3f s",
                s->prefill_seconds, s->draft_seconds, s->verify_seconds, s->select_seconds,
                s->decode_seconds);
