@@ -4,7 +4,8 @@
 
 The network is LlamaGen's GPT with random weights; one picture with guidance, so two rows a token; KV caches that are
 allocated once; after each pass guidance, softmax and a draw. A round decodes the first --tokens tokens of a picture on
-each side: fovea by `fovea bench ar-speed`, whose time includes its draws.
+each side: fovea by `fovea bench ar-speed`, whose time includes its draws. --model: GPT-B, GPT-L or GPT-XL, and /256, /384
+or /512.
 
 PyTorch (1.13 or later) runs eager on the part of the caches that is filled and, with --compile, compiled on the whole
 cache with a mask, as a compiled graph needs one shape. bf16: weights, activations and caches are bf16, as --kv bf16
@@ -14,10 +15,13 @@ Sides alternate for --rounds rounds; the ratio is the median of the rounds' rati
 fovea is faster. --clock cpu takes processor time on both sides (one thread only): for busy machines. PyTorch is only
 needed for this comparison.
 """
-import argparse, json, math, os, statistics, subprocess, sys, tempfile, time
+import math, statistics, sys, time
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+sys.dont_write_bytecode = True
+from torch_common import DTYPES, alternate, arguments, fovea_json, main, ratios, show
 
 SIZES = {"GPT-B": (768, 12, 12, 2048), "GPT-L": (1024, 24, 16, 2816), "GPT-XL": (1280, 36, 20, 3584)}
 GRIDS = {"256": 16, "384": 24, "512": 32}
@@ -127,77 +131,37 @@ def make_peers(net, a):
 
 
 def fovea_run(a, precision):
-    kv = a.kv or "f32"
-    out = subprocess.run([a.fovea, "bench", "ar-speed", a.file, "--precision", precision, "--kv", kv, "--cfg",
-                          str(GUIDANCE), "--tokens", str(a.tokens), "--rounds", "1", "--threads", str(a.threads),
-                          "--clock", a.clock, "--json"], check=True, stdout=subprocess.PIPE)
-    r = json.loads(out.stdout)
-    if r["threads"] != a.threads or r["rows"] != ROWS or r["tokens"] != a.tokens or r["precision"] != precision:
+    r = fovea_json(a, "ar-speed", ["--precision", precision, "--kv", a.kv or "f32", "--cfg", GUIDANCE, "--tokens",
+                                   a.tokens, "--rounds", 1, "--clock", a.clock])
+    if r["rows"] != ROWS or r["tokens"] != a.tokens or r["precision"] != precision:
         sys.exit(f"fovea did not time what was asked for: {r}")
     return r
 
 
 def compare(a, precision):
     size, pixels = a.model.split("/")
-    net = GPT(size, GRIDS[pixels]).eval().to({"f32": torch.float32, "bf16": torch.bfloat16}[precision])
+    net = GPT(size, GRIDS[pixels]).eval().to(DTYPES[precision])
     clock = time.process_time if a.clock == "cpu" else time.perf_counter
-    peers, ours = make_peers(net, a), []
-    for i in range(a.rounds):
-        for peer in peers.values():
-            peer.times.append(peer.run(a.tokens, clock))
-        ours.append(fovea_run(a, precision))
-        print(f"{precision}, round {i + 1} of {a.rounds}", file=sys.stderr)
+    peers = make_peers(net, a)
+    ours = alternate(a, precision, peers.values(), lambda peer: peer.run(a.tokens, clock),
+                     lambda: fovea_run(a, precision))
     seconds = [r["token_seconds"] for r in ours]
-    line = {"precision": precision, "fovea_seconds": statistics.median(seconds),
-            "fovea_roofline": statistics.median(r["roofline"] for r in ours), "peers": {}}
-    for name, p in peers.items():
-        ratios = [t / o for t, o in zip(p.times, seconds)]
-        line["peers"][name] = {"seconds": statistics.median(p.times), "ratio": statistics.median(ratios),
-                               "least": min(ratios), "most": max(ratios)}
-    return line
+    return [{"precision": precision, "fovea_seconds": statistics.median(seconds),
+             "fovea_roofline": statistics.median(r["roofline"] for r in ours), "peers": ratios(peers, seconds)}]
 
 
-def show(line):
-    print(f"{line['precision']:4}  fovea {1 / line['fovea_seconds']:6.2f} tokens/s, "
-          f"{100 * line['fovea_roofline']:.0f} % of the roofline", end="")
-    for k, p in line["peers"].items():
-        print(f"; {k} {1 / p['seconds']:6.2f} tokens/s, ratio {p['ratio']:.3f} [{p['least']:.3f} {p['most']:.3f}]",
-              end="")
-    print(flush=True)
-
-
-def main():
-    p = argparse.ArgumentParser(description="fovea against PyTorch: tokens per second of plain decoding")
-    p.add_argument("--fovea", required=True, help="program")
-    p.add_argument("--file", help="random weights made by fovea new (default: made for this run)")
-    p.add_argument("--model", default="GPT-B/256", help="GPT-B, GPT-L or GPT-XL, and /256, /384 or /512")
-    p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--tokens", type=int, default=64)
-    p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--precision", choices=("f32", "bf16"), action="append", help="default: both")
-    p.add_argument("--kv", choices=("f32", "bf16", "int8"), help="fovea's keys and values (default f32)")
-    p.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    p.add_argument("--compile", action="store_true", help="also torch.compile")
-    p.add_argument("--json", action="store_true", help="one object on stdout")
-    a = p.parse_args()
-    torch.set_num_threads(a.threads)
-    result = {"torch": torch.__version__, "threads": a.threads, "model": a.model, "rounds": a.rounds,
-              "tokens": a.tokens, "clock": a.clock, "cases": []}
-    with tempfile.TemporaryDirectory() as folder:
-        if not a.file:
-            a.file = os.path.join(folder, "model.safetensors")
-            subprocess.run([a.fovea, "new", a.model, "-o", a.file, "-q"], check=True)
-        if not a.json:
-            print(f"PyTorch {torch.__version__}, {a.threads} threads, {a.model}, {a.clock} time; ratio = PyTorch time "
-                  f"/ fovea time, median [least most] of {a.rounds} rounds of {a.tokens} tokens", flush=True)
-        for precision in a.precision or ("f32", "bf16"):
-            line = compare(a, precision)
-            result["cases"].append(line)
-            if not a.json:
-                show(line)
-    if a.json:
-        print(json.dumps(result, indent=2))
+def show_line(line):
+    show(line, f"{line['precision']:4}", lambda s: f"{1 / s:6.2f} tokens/s",
+         f"; fovea at {100 * line['fovea_roofline']:.0f} % of the roofline")
 
 
 if __name__ == "__main__":
-    main()
+    p = arguments("fovea against PyTorch: tokens per second of plain decoding", "GPT-B/256")
+    p.add_argument("--tokens", type=int, default=64)
+    p.add_argument("--kv", choices=("f32", "bf16", "int8"), help="fovea's keys and values (default f32)")
+    p.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    p.add_argument("--compile", action="store_true", help="also torch.compile")
+    a = p.parse_args()
+    main(a, {"tokens": a.tokens, "clock": a.clock},
+         f"{a.clock} time; ratio = PyTorch time / fovea time, median [least most] of {a.rounds} rounds of {a.tokens} "
+         "tokens", lambda precision: compare(a, precision), show_line)

@@ -17,10 +17,13 @@ median of its evaluations, the ratio printed is the median of the rounds' ratios
 fovea is faster. fovea runs as `fovea bench dit --with-conditioning`, which times both amounts of work in turn, and
 includes the sampler's update of the states. PyTorch is only needed for this comparison.
 """
-import argparse, json, math, os, platform, statistics, subprocess, sys, tempfile, time
+import math, platform, statistics, sys, time
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+sys.dont_write_bytecode = True
+from torch_common import DTYPES, alternate, arguments, fovea_json, main, ratios, show
 
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 MODES = ("given", "whole")
@@ -123,83 +126,40 @@ def make_peers(net, dtype, with_compile):
 
 
 def fovea_times(a, precision):
-    out = subprocess.run([a.fovea, "bench", "dit", a.file, "--rows", str(ROWS), "--with-conditioning", "--precision",
-                          precision, "--threads", str(a.threads), "--seconds", str(a.seconds), "--json"],
-                         check=True, stdout=subprocess.PIPE)
-    result = json.loads(out.stdout)
-    if result["threads"] != a.threads:
-        sys.exit(f"fovea ran {result['threads']} threads")
+    result = fovea_json(a, "dit", ["--rows", ROWS, "--with-conditioning", "--precision", precision, "--seconds",
+                                   a.seconds])
     whole, given = result["cases"][-1], result["cases"][-2]
     if not whole["name"].endswith("+ cond") or {whole["type"], given["type"]} != {precision}:
         sys.exit(f"{precision} is not what fovea timed: {whole['name']}, {whole['type']}")
     return {"given": given["median_seconds"], "whole": whole["median_seconds"]}
 
 
-def compare(a, size, patch, precision):
-    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[precision]
-    net = DiT(size, patch).eval().to(dtype)
-    peers = make_peers(net, dtype, hasattr(torch, "compile") and not a.no_compile)
-    ours = {m: [] for m in MODES}
-    for i in range(a.rounds):
-        for peer in peers.values():
-            peer.times.append(peer.run(a.runs))
-        for mode, seconds in fovea_times(a, precision).items():
-            ours[mode].append(seconds)
-        print(f"{precision}, round {i + 1} of {a.rounds}", file=sys.stderr)
+def compare(a, precision):
+    size, patch = a.model.split("-")[1].split("/")
+    net = DiT(size, int(patch)).eval().to(DTYPES[precision])
+    peers = make_peers(net, DTYPES[precision], hasattr(torch, "compile") and not a.no_compile)
+    ours = alternate(a, precision, peers.values(), lambda peer: peer.run(a.runs), lambda: fovea_times(a, precision))
     lines = []
     for mode in MODES:
-        of = {k: p for (m, k), p in peers.items() if m == mode}
-        line = {"precision": precision, "mode": mode, "fovea_seconds": statistics.median(ours[mode]), "peers": {}}
-        for k, p in of.items():
-            ratios = [t / o for t, o in zip(p.times, ours[mode])]
-            line["peers"][k] = {"seconds": statistics.median(p.times), "ratio": statistics.median(ratios),
-                                "least": min(ratios), "most": max(ratios)}
-        line["best"] = min(line["peers"], key=lambda k: line["peers"][k]["seconds"])
-        line["ratio"] = line["peers"][line["best"]]["ratio"]
-        lines.append(line)
+        seconds = [o[mode] for o in ours]
+        of = ratios({k: p for (m, k), p in peers.items() if m == mode}, seconds)
+        best = min(of, key=lambda k: of[k]["seconds"])
+        lines.append({"precision": precision, "mode": mode, "fovea_seconds": statistics.median(seconds), "peers": of,
+                      "best": best, "ratio": of[best]["ratio"]})
     return lines
 
 
-def show(line):
-    print(f"{line['precision']:4} {line['mode']:5}  fovea {line['fovea_seconds'] * 1e3:7.1f} ms", end="")
-    for k, p in line["peers"].items():
-        print(f"; {k} {p['seconds'] * 1e3:7.1f} ms, ratio {p['ratio']:.3f} [{p['least']:.3f} {p['most']:.3f}]", end="")
-    print(f"; against the better, {line['best']}: {line['ratio']:.3f}", flush=True)
-
-
-def main():
-    p = argparse.ArgumentParser(description="fovea against PyTorch: DiT evaluations per second")
-    p.add_argument("--fovea", required=True, help="program")
-    p.add_argument("--file", help="random weights made by fovea new (default: made for this run)")
-    p.add_argument("--model", default="DiT-XL/2")
-    p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--runs", type=int, default=5, help="evaluations of a peer in a round")
-    p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--seconds", type=float, default=5, help="of fovea's measurement in a round")
-    p.add_argument("--precision", choices=("f32", "bf16"), action="append", help="default: both")
-    p.add_argument("--no-compile", action="store_true")
-    p.add_argument("--json", action="store_true", help="one object on stdout")
-    a = p.parse_args()
-    torch.set_num_threads(a.threads)
-    size, patch = a.model.split("-")[1].split("/")
-    result = {"torch": torch.__version__, "threads": a.threads, "model": a.model, "rows": ROWS, "rounds": a.rounds,
-              "runs": a.runs, "machine": platform.processor() or platform.machine(), "cases": []}
-    with tempfile.TemporaryDirectory() as folder:
-        if not a.file:
-            a.file = os.path.join(folder, "model.safetensors")
-            subprocess.run([a.fovea, "new", a.model, "-o", a.file, "-q"], check=True)
-        if not a.json:
-            print(f"PyTorch {torch.__version__}, {a.threads} threads, {a.model}, {ROWS} rows; ratio = PyTorch time / "
-                  f"fovea time, median [least most] of {a.rounds} rounds", flush=True)
-        for precision in a.precision or ("f32", "bf16"):
-            lines = compare(a, size, int(patch), precision)
-            result["cases"] += lines
-            if not a.json:
-                for line in lines:
-                    show(line)
-    if a.json:
-        print(json.dumps(result, indent=2))
+def show_line(line):
+    show(line, f"{line['precision']:4} {line['mode']:5}", lambda s: f"{s * 1e3:7.1f} ms",
+         f"; against the better, {line['best']}: {line['ratio']:.3f}")
 
 
 if __name__ == "__main__":
-    main()
+    p = arguments("fovea against PyTorch: DiT evaluations per second", "DiT-XL/2")
+    p.add_argument("--runs", type=int, default=5, help="evaluations of a peer in a round")
+    p.add_argument("--seconds", type=float, default=5, help="of fovea's measurement in a round")
+    p.add_argument("--no-compile", action="store_true")
+    a = p.parse_args()
+    main(a, {"rows": ROWS, "runs": a.runs, "machine": platform.processor() or platform.machine()},
+         f"{ROWS} rows; ratio = PyTorch time / fovea time, median [least most] of {a.rounds} rounds",
+         lambda precision: compare(a, precision), show_line)
