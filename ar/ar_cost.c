@@ -79,15 +79,15 @@ static fv_status parse_row(fv_ctx *ctx, const char **text, float *row, int *n)
         char word[24];
         double v = 0.0;
         if (*n == AR_MAX_RANK || length >= sizeof word)
-            return fv_fail(ctx, FV_ERR_MODEL, "model: metadata %s has more than %d numbers in a row, "
-                           "or one that is too long", AR_RATES_KEY, AR_MAX_RANK);
+            return fv_fail(ctx, FV_ERR_MODEL, "model: metadata %s has more than %d numbers in a "
+                           "row, or one that is too long", AR_RATES_KEY, AR_MAX_RANK);
         memcpy(word, *text, length);
         word[length] = 0;
         FV_TRY(fv_meta_parse(ctx, AR_RATES_KEY, word, false, &v));
         sum += v;
         if (!(v >= 0.0 && sum <= 1.0001))
-            return fv_fail(ctx, FV_ERR_MODEL, "model: metadata %s: the chances of a row are negative "
-                           "or more than one together", AR_RATES_KEY);
+            return fv_fail(ctx, FV_ERR_MODEL, "model: metadata %s: the chances of a row are "
+                           "negative or more than one together", AR_RATES_KEY);
         row[(*n)++] = (float)v;
         *text += length + (end == ',');
         if (end != ',') return FV_OK;
@@ -254,10 +254,10 @@ fv_status ar_cost_measure(fv_ctx *ctx, const ar_lm *lm, const ar_tree_options *o
 {
     stopwatch w = { .ctx = ctx, .lm = lm, .tree = *o, .most_rows = most_rows };
     fv_status s = FV_ERR_OOM;
-    if (most_rows < 1 || most_rows > AR_MAX_ROWS || lm->tokens < 8)
+    if (most_rows < 1 || most_rows > AR_MAX_ROWS || lm->tokens < AR_COST_TOKENS)
         return fv_fail(ctx, FV_ERR_ARG,
-                       "measuring: %d rows of %d tokens: 1..%d rows and at least 8 tokens needed",
-                       most_rows, lm->tokens, AR_MAX_ROWS);
+                       "measuring: %d rows of %d tokens: 1..%d rows and at least %d tokens needed",
+                       most_rows, lm->tokens, AR_MAX_ROWS, AR_COST_TOKENS);
     w.logits = fv_calloc(ctx, (size_t)most_rows * (size_t)lm->vocab, sizeof *w.logits);
     if (!w.logits) return s;
     FV_TRY_GOTO(ar_dists_create(ctx, &w.dists, lm->vocab, 1));

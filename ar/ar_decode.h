@@ -10,6 +10,7 @@
 #define AR_MAX_NODES 128
 #define AR_MAX_DEPTH 16
 #define AR_MAX_RANK 16
+#define AR_MAX_GROUP 256
 #define AR_MAX_ROWS (AR_MAX_NODES + AR_MAX_DEPTH) /* of one image in one pass */
 
 /* ---- The network as the loops see it --------------------------------------------------------- */
@@ -17,8 +18,8 @@
 /* Rows of one pass of one image. Row i holds token[i], the successor of row parent[i] < i of the
  * same pass, or of the last committed token for -1. It sees all committed tokens, its ancestors and
  * itself; its image position is the number of committed tokens + its depth (0 for parent -1).
- * After a skip (VVS) the first rows are the skipped tokens, one the parent of the next, and the root
- * of the tree is the child of the last. */
+ * After a skip (VVS) the first rows are the skipped tokens, one the parent of the next, and the
+ * root of the tree is the child of the last. */
 typedef struct ar_rows {
     int image, n;
     const int32_t *token, *parent;
@@ -142,19 +143,19 @@ const float *ar_accept_rates(void);
 /* Trees of kind CHAIN, GUMBEL, PQ and STATIC have a shape that no logits change. GUMBEL and PQ grow
  * greedily: always by the node with the largest product of rates along its path. Nodes
  * in the order of growing: gain[i] is that product, level[i] the depth, gain[0] = 1 the root's; the
- * sum of the first n is the expected length of a step with a tree of n nodes. Returns how many there
- * are within the bounds of *o; those of rate 0 are left out. */
+ * sum of the first n is the expected length of a step with a tree of n nodes. Returns how many
+ * there are within the bounds of *o; those of rate 0 are left out. */
 int ar_tree_gains(const ar_tree_options *o, float gain[AR_MAX_NODES], int level[AR_MAX_NODES]);
 
-/* What the target said of later positions in passes that saw other tokens (ar_echo.c); of one image. */
+/* What the target said of an image's later positions in passes that saw other tokens (ar_echo.c) */
 typedef struct ar_echo ar_echo;
 fv_status ar_echo_create(fv_ctx *ctx, ar_echo **out, int vocab, float weight);
 void ar_echo_destroy(ar_echo **e);
 /* After a walk that ended at node `last` of t: logits [t->n, vocab] of the rows behind its first
  * child are kept. position: of the token drawn there, the next root. */
 void ar_echo_keep(ar_echo *e, const ar_tree *t, int last, int position, const float *logits);
-/* A draft's logits [vocab] of the token at `position`, with the echo of it where there is one; valid
- * until the next call. e may be NULL. */
+/* A draft's logits [vocab] of the token at `position`, with the echo of it where there is one;
+ * valid until the next call. e may be NULL. */
 const float *ar_echo_mix(ar_echo *e, int position, const float *logits);
 
 /* Where a tree stands. */
@@ -207,7 +208,7 @@ typedef struct ar_accept_options {
     ar_rule rule;
     float delta, lambda;       /* LANTERN and COOL: delta; LANTERN++: lambda; GSD: delta is the
                                   largest difference of probabilities in a group           */
-    int group;                 /* GSD: G, the token itself included                        */
+    int group;                 /* GSD: G, the token itself included, 1..AR_MAX_GROUP       */
     int k;                     /* LANTERN, LANTERN++: neighbours looked at; 0 = near->k    */
     const ar_neighbours *near; /* LANTERN, LANTERN++; GSD: a group has neighbours only, NULL: any */
     bool lantern_compat;       /* released code: zero all k + 1 nearest on rejection       */
@@ -301,15 +302,25 @@ typedef struct ar_cost {
     double tried[AR_MAX_DEPTH][AR_MAX_RANK], hit[AR_MAX_DEPTH][AR_MAX_RANK];
     float accept[AR_MAX_DEPTH][AR_MAX_RANK]; /* of the child of that rank, its parent accepted */
 } ar_cost;
+/* What measured times depend on besides model and context (its threads). The batch is not among it:
+ * passes of one picture are measured. Compared as bytes: nothing but int and enum. */
+typedef struct ar_cost_case {
+    fv_dtype kv;
+    int branches, cfg_interval, keep_lines; /* rows of a token, and what they see */
+    ar_draft_kind kind;                     /* what the draft head grew           */
+    int depth, top_k, nodes, shape;
+} ar_cost_case;
 typedef struct ar_cost_choice {
     int depth, nodes;   /* of the best tree, the root included; 0 and 1: plain decoding          */
     double speedup;     /* expected of the best tree against plain decoding, also if that is < 1 */
     double tokens;      /* expected a step */
 } ar_cost_choice;
-/* No times yet, and rates of a draft that nobody has tried: `prior` (it stays in use), or where that
- * is NULL the built-in ones. */
+/* No times yet, and rates of a draft that nobody has tried: `prior` (it stays in use), or where
+ * that is NULL the built-in ones. */
 void ar_cost_init(ar_cost *c, const float *prior);
-/* Runs passes of up to most_rows rows on image 0, whose state is lost. Some tenths of a second. */
+/* Runs passes of up to most_rows rows on image 0, whose state is lost. Some tenths of a second.
+ * FV_ERR_ARG: a picture has less than AR_COST_TOKENS tokens. */
+#define AR_COST_TOKENS 8
 fv_status ar_cost_measure(fv_ctx *ctx, const ar_lm *lm, const ar_tree_options *o, int most_rows,
                           ar_cost *c);
 double ar_cost_target(const ar_cost *c, double rows); /* linear between and behind the points */
@@ -339,8 +350,8 @@ void ar_jacobi_destroy(ar_jacobi **j);
  * Number of guesses; *guess: theirs, for positions n + 1, ... */
 int ar_jacobi_guess(ar_jacobi *j, const int32_t *known, int n, ar_noise noise,
                     const int32_t **guess);
-/* logits [guesses + 1, vocab] behind the root and each guess. Number of accepted guesses; *next: what
- * follows the last of them. */
+/* logits [guesses + 1, vocab] behind the root and each guess. Number of accepted guesses; *next:
+ * what follows the last of them. */
 int ar_jacobi_judge(ar_jacobi *j, const float *logits, ar_noise noise, int32_t *next);
 
 /* ---- Decoding (ar_decode.c) ------------------------------------------------------------------ */

@@ -9,6 +9,7 @@
 #define MAX_COUNT 1000000
 #define BATCH 8             /* pictures that share a pass unless the caller says otherwise */
 #define DECODE_GROUP 8
+#define COST_ROWS 32        /* of the largest pass that is measured */
 
 static_assert((int)FV_AR_DRAFT_PQ == (int)AR_DRAFT_PQ && (int)FV_AR_RULE_GSD == (int)AR_RULE_GSD &&
                   (int)FV_AR_POST_STRICT == (int)AR_POST_STRICT &&
@@ -44,6 +45,7 @@ typedef struct run {
     ar_neighbours *near;
     fv_params *codebook;
     ar_cost cost;
+    ar_net_options net_options;
     ar_net *net;
     ar_noise *noise;
     ar_counters counters;
@@ -216,12 +218,13 @@ static fv_status create_net(run *r)
     const float cfg = o->cfg > 0 ? o->cfg : r->a->cfg.gpt.cfg;
     r->batch = o->batch ? o->batch : BATCH;
     if (r->batch > o->count) r->batch = o->count;
-    const ar_net_options n = { .images = r->batch, .rows = rows_of(r), .kv = o->kv, .cfg = cfg,
-                               .cfg_interval = o->cfg_tokens == 0   ? -1
-                                               : o->cfg_tokens == 1 ? -2
-                                                                    : o->cfg_tokens - 2,
-                               .keep_lines = o->keep_lines };
-    FV_TRY(ar_net_create(r->ctx, &r->net, r->a->weights, &n));
+    r->net_options = (ar_net_options){ .images = r->batch, .rows = rows_of(r), .kv = o->kv,
+                                       .cfg = cfg,
+                                       .cfg_interval = o->cfg_tokens == 0   ? -1
+                                                       : o->cfg_tokens == 1 ? -2
+                                                                            : o->cfg_tokens - 2,
+                                       .keep_lines = o->keep_lines };
+    FV_TRY(ar_net_create(r->ctx, &r->net, r->a->weights, &r->net_options));
     r->noise = fv_calloc(r->ctx, (size_t)r->batch, sizeof *r->noise);
     return r->noise ? FV_OK : FV_ERR_OOM;
 }
@@ -236,18 +239,39 @@ static fv_status set_condition(run *r, int slot, int i)
     return FV_OK;
 }
 
+/* Times of passes: as the last such call with the model's own context measured them, or measured
+ * now. Pictures too small for that keep the tree that was given. */
+static fv_status find_cost(run *r, const ar_lm *lm)
+{
+    ar_kept *kept = r->ctx == r->a->ctx ? r->a->kept : NULL;
+    const ar_net_options *n = &r->net_options;
+    const ar_tree_options *t = &r->decode.tree;
+    const ar_cost_case now = { .kv = n->kv, .branches = n->cfg > 1 ? AR_BRANCHES : 1,
+                               .cfg_interval = n->cfg_interval, .keep_lines = n->keep_lines,
+                               .kind = t->kind, .depth = t->depth, .top_k = t->top_k,
+                               .nodes = t->nodes, .shape = t->shape };
+    if (!r->e.is_adaptive || r->o.mode != FV_AR_SD || lm->tokens < AR_COST_TOKENS) return FV_OK;
+    r->decode.cost = &r->cost;
+    if (kept && kept->cost.points && memcmp(&kept->cost_case, &now, sizeof now) == 0) {
+        r->cost = kept->cost;
+        return FV_OK;
+    }
+    FV_TRY(set_condition(r, 0, 0));
+    ar_cost_init(&r->cost, t->accept);
+    FV_TRY(ar_cost_measure(r->ctx, lm, t, COST_ROWS, &r->cost));
+    if (!kept) return FV_OK;
+    kept->cost = r->cost;
+    kept->cost_case = now;
+    return FV_OK;
+}
+
 static fv_status generate_all(run *r, int32_t *tokens)
 {
     const size_t each = (size_t)gpt_tokens(&r->a->cfg.gpt);
     FV_TRY(plan(r));
     FV_TRY(create_net(r));
     const ar_lm lm = ar_net_lm(r->net);
-    if (r->e.is_adaptive && r->o.mode == FV_AR_SD) {
-        FV_TRY(set_condition(r, 0, 0));
-        ar_cost_init(&r->cost, r->decode.tree.accept);
-        FV_TRY(ar_cost_measure(r->ctx, &lm, &r->decode.tree, 32, &r->cost));
-        r->decode.cost = &r->cost;
-    }
+    FV_TRY(find_cost(r, &lm));
     for (int first = 0; first < r->o.count; first += r->batch) {
         const int n = r->o.count - first < r->batch ? r->o.count - first : r->batch;
         for (int i = 0; i < n; i++) FV_TRY(set_condition(r, i, first + i));

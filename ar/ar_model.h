@@ -11,7 +11,9 @@ fv_status ar_points_read(fv_ctx *ctx, const fv_model *m, ar_points **out);
 
 /* What calls with the model's own context leave for the next one; other contexts make their own. */
 typedef struct ar_kept {
-    ar_neighbours *near; /* LANTERN's, of the number last asked for */
+    ar_neighbours *near; /* LANTERN's, of the number last asked for  */
+    ar_cost cost;        /* as measured last, nothing learned; points 0: not yet */
+    ar_cost_case cost_case;
 } ar_kept;
 
 struct fv_ar {

@@ -98,7 +98,7 @@ typedef struct fv_ar_expert {
     int shape;               /* STATIC: 0 mc_sim_7b_63, 1 naive, 2 balanced, 3 chain of 5      */
     fv_ar_rule rule;
     float delta, lambda;
-    int group, neighbours;   /* GSD: G; LANTERN: codes near a code                             */
+    int group, neighbours;   /* GSD: G, 1 to 256; LANTERN: codes near a code                   */
     int lantern_compat;      /* zero all neighbours on rejection, as the released code does    */
     int is_reference;        /* one uniform number a child, as EAGLE has it                    */
     int is_uniform;          /* plain draws by one uniform number; SD is then lossless in
@@ -114,7 +114,8 @@ typedef struct fv_ar_expert {
     int keep_stale_draft;
     int window;              /* Jacobi: tokens                                                 */
     int above;               /* Jacobi: first guesses are copies of the token above            */
-    int is_adaptive;         /* measure passes first, and let the tree follow costs and rates  */
+    int is_adaptive;         /* measure passes first, and let the tree follow costs and rates; calls
+                                with the model's own context measure what is new to it */
     float echo;              /* 0..1: guesses also follow what the target said of the same place
                                 in passes that saw other tokens; 0 as in papers (see ar_echo.c) */
 } fv_ar_expert;
@@ -208,9 +209,10 @@ FV_API int fv_ar_point_count(const fv_ar *a);
 /* Point 0 is plain decoding. Texts belong to the model; zeroed if i is out of range. */
 FV_API void fv_ar_get_point(const fv_ar *a, int i, fv_ar_point *out);
 /* The point of best quality that is `speedup` times as fast as plain decoding (3 % less is let
- * pass): a lossless one if there is one, else the one that loses least, a point of accuracy weighing
- * as much as a tenth of the distance. only (may be NULL): with weights of this type. *reached (may
- * be NULL) 0: none is as fast, this is the fastest. -1: the model has no such points. */
+ * pass): a lossless one if there is one, else the one that loses least, a point of accuracy
+ * weighing as much as a tenth of the distance. only (may be NULL): with weights of this type.
+ * *reached (may be NULL) 0: none is as fast, this is the fastest. -1: the model has no such
+ * points. */
 FV_API int fv_ar_choose_point(const fv_ar *a, double speedup, const fv_dtype *only, int *reached);
 /* A copy of a model's file with these points (at most 64) in place of its own. */
 FV_API FV_NODISCARD fv_status fv_ar_store_points(fv_ctx *ctx, const fv_model *file,
@@ -251,12 +253,13 @@ FV_API FV_NODISCARD fv_status fv_ar_measure(fv_ctx *ctx, const fv_ar *a,
 
 /* ---- Tokenizers ------------------------------------------------------------------------------ */
 
-/* VQ tokenizer: a picture is a grid of codes, each for a square of `factor` pixels. From the file of
- * a tokenizer, of a generator that holds one, or an official LlamaGen VQ file. `file` must outlive
- * the tokenizer. Threads may use one fv_vq concurrently, each with its own context. What the last
- * size needs is kept for the context that opened it: calls of that size with it allocate nothing.
- * Another context builds its own in every call, so give it several pictures at once. precision: f32
- * or bf16. A file that holds no tokenizer, or one whose layers do not fit: FV_ERR_MODEL. */
+/* VQ tokenizer: a picture is a grid of codes, each for a square of `factor` pixels. From the file
+ * of a tokenizer, of a generator that holds one, or an official LlamaGen VQ file. `file` must
+ * outlive the tokenizer. Threads may use one fv_vq concurrently, each with its own context. What
+ * the last size needs is kept for the context that opened it: calls of that size with it allocate
+ * nothing. Another context builds its own in every call, so give it several pictures at once.
+ * precision: f32 or bf16. A file that holds no tokenizer, or one whose layers do not fit:
+ * FV_ERR_MODEL. */
 typedef struct fv_vq fv_vq;
 typedef struct fv_vq_info {
     const char *name; /* the tokenizer's */
@@ -321,7 +324,8 @@ FV_API int fv_ar_is_checkpoint(const fv_model *m);
 
 /* Write a model of a preset (ar-nano ar-xs ar-s ar-s24 ar-m, GPT-B ... GPT-3B[-t2i][/256,/384,
  * /512]; vq-s8 vq-m8 VQ-16 VQ-8: a tokenizer alone) with random weights, bf16 matrices: for
- * benchmarks and tests. A generator comes with tokenizer and draft. The same bytes for any thread count. */
+ * benchmarks and tests. A generator comes with tokenizer and draft. The same bytes for any thread
+ * count. */
 FV_API FV_NODISCARD fv_status fv_ar_random(fv_ctx *ctx, const char *preset, int classes,
                                            uint64_t seed, const char *path, int overwrite);
 

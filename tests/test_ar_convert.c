@@ -266,6 +266,7 @@ static void a_tokenizer_gives_the_reference_codes_and_pixels(void)
 static void three_checkpoints_make_a_generator(void)
 {
     fv_ar_generate_options o = FV_AR_GENERATE_OPTIONS_INIT;
+    fv_ar_expert e = FV_AR_EXPERT_INIT;
     fv_image image = { 0 };
     int32_t tokens[4], plain[4];
     fv_ar_info info;
@@ -281,6 +282,11 @@ static void three_checkpoints_make_a_generator(void)
     OK(ctx, fv_ar_generate_tokens(ctx, a, &o, tokens, NULL));
     o.mode = FV_AR_PLAIN;
     OK(ctx, fv_ar_generate_tokens(ctx, a, &o, plain, NULL));
+    CHECK(memcmp(tokens, plain, sizeof plain) == 0);
+    e.is_adaptive = 1; /* of so few tokens nothing can be measured */
+    o.expert = &e;
+    o.mode = FV_AR_SD;
+    OK(ctx, fv_ar_generate_tokens(ctx, a, &o, tokens, NULL));
     CHECK(memcmp(tokens, plain, sizeof plain) == 0);
     OK(ctx, fv_ar_generate(ctx, a, &o, &image, NULL));
     CHECK(image.width == 2 * VQ_FACTOR && image.height == 2 * VQ_FACTOR);

@@ -296,6 +296,101 @@ static void tokens_allocate_nothing_and_can_be_stopped(void)
     }
 }
 
+static int count_measuring(void *user, const fv_progress *p)
+{
+    *(int *)user += strcmp(p->stage, "measuring") == 0;
+    return 0;
+}
+
+/* Reports of measuring in a call that gives the tokens of plain decoding. */
+static int measured(fv_ctx *ctx, const fv_ar *a, const fv_ar_generate_options *o, int *count)
+{
+    int32_t tokens[3 * TOKENS], plain[3 * TOKENS];
+    fv_ar_generate_options slow = *o;
+    fv_ar_stats st;
+    slow.mode = FV_AR_PLAIN;
+    if (fv_ar_generate_tokens(ctx, a, &slow, plain, NULL) != FV_OK) return -1;
+    *count = 0;
+    if (fv_ar_generate_tokens(ctx, a, o, tokens, &st) != FV_OK) return -1;
+    const size_t n = (size_t)o->count * TOKENS;
+    const bool same = memcmp(tokens, plain, n * sizeof *tokens) == 0;
+    return same && st.expected_speedup > 0 ? *count : -1;
+}
+
+/* With the model's own context; another measures in each call. What changes a pass is new. */
+static void passes_are_measured_once(void)
+{
+    int count = 0;
+    fv_ctx_options co = FV_CTX_OPTIONS_INIT;
+    opened r = { 0 };
+    fv_ctx *other;
+    co.threads = 1;
+    co.progress = count_measuring;
+    co.user = &count;
+    CHECK(fv_ctx_create(&r.ctx, &co) == FV_OK && fv_ctx_create(&other, &co) == FV_OK);
+    OK(r.ctx, fv_model_open(r.ctx, &r.file, path_classes, NULL));
+    OK(r.ctx, fv_ar_open(r.ctx, &r.ar, r.file, NULL));
+    fv_ar_expert e = FV_AR_EXPERT_INIT;
+    fv_ar_generate_options o = options(FV_AR_SD, 1);
+    e.is_adaptive = 1;
+    o.expert = &e;
+    CHECK(measured(r.ctx, r.ar, &o, &count) > 0);
+    CHECK(measured(r.ctx, r.ar, &o, &count) == 0);
+    o.count = 3; /* neither pictures nor what is drawn from their logits change a pass */
+    o.seed++;
+    o.top_k = 7;
+    o.temperature = 0.7f;
+    CHECK(measured(r.ctx, r.ar, &o, &count) == 0);
+    for (int i = 0; i < 2; i++) CHECK(measured(other, r.ar, &o, &count) > 0);
+    CHECK(measured(r.ctx, r.ar, &o, &count) == 0);
+    o.kv = FV_I8;
+    for (int i = 0; i < 2; i++) CHECK((measured(r.ctx, r.ar, &o, &count) > 0) == (i == 0));
+    o.cfg = 1;
+    for (int i = 0; i < 2; i++) CHECK((measured(r.ctx, r.ar, &o, &count) > 0) == (i == 0));
+    o.cfg = 3;
+    CHECK(measured(r.ctx, r.ar, &o, &count) > 0);
+    o.cfg = 2;
+    CHECK(measured(r.ctx, r.ar, &o, &count) == 0);
+    o.cfg_tokens = 4;
+    for (int i = 0; i < 2; i++) CHECK((measured(r.ctx, r.ar, &o, &count) > 0) == (i == 0));
+    e.depth = 2;
+    for (int i = 0; i < 2; i++) CHECK((measured(r.ctx, r.ar, &o, &count) > 0) == (i == 0));
+    e.draft = FV_AR_DRAFT_CHAIN;
+    for (int i = 0; i < 2; i++) CHECK((measured(r.ctx, r.ar, &o, &count) > 0) == (i == 0));
+    fv_ctx_destroy(&other);
+    close_model(&r);
+}
+
+/* What a call that ran out of memory or was stopped leaves is not taken for measured. */
+static int stop_measuring(void *user, const fv_progress *p)
+{
+    int *left = user;
+    return strcmp(p->stage, "measuring") == 0 && (*left)-- == 0;
+}
+
+static void stopped_measuring_is_done_again(void)
+{
+    int left = 6;
+    fv_ctx_options co = FV_CTX_OPTIONS_INIT;
+    opened r = { 0 };
+    int32_t tokens[TOKENS];
+    co.threads = 1;
+    co.progress = stop_measuring;
+    co.user = &left;
+    CHECK(fv_ctx_create(&r.ctx, &co) == FV_OK);
+    OK(r.ctx, fv_model_open(r.ctx, &r.file, path_classes, NULL));
+    OK(r.ctx, fv_ar_open(r.ctx, &r.ar, r.file, NULL));
+    fv_ar_expert e = FV_AR_EXPERT_INIT;
+    fv_ar_generate_options o = options(FV_AR_SD, 1);
+    e.is_adaptive = 1;
+    o.expert = &e;
+    CHECK(fv_ar_generate_tokens(r.ctx, r.ar, &o, tokens, NULL) == FV_ERR_CANCELLED);
+    left = 1000000;
+    OK(r.ctx, fv_ar_generate_tokens(r.ctx, r.ar, &o, tokens, NULL));
+    CHECK(left < 1000000);
+    close_model(&r);
+}
+
 /* The first allocation fails, then the second, ...: a status each time, nothing is left. */
 static void running_out_of_memory_leaks_nothing(void)
 {
@@ -345,6 +440,8 @@ int main(void)
     RUN(bad_options_are_refused);
     RUN(parts_that_are_missing_are_named);
     RUN(tokens_allocate_nothing_and_can_be_stopped);
+    RUN(passes_are_measured_once);
+    RUN(stopped_measuring_is_done_again);
     RUN(running_out_of_memory_leaks_nothing);
     return test_end();
 }
