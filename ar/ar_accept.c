@@ -23,8 +23,6 @@
 #include <math.h>
 #include <string.h>
 
-#define MAX_GROUP 256
-
 /* ---- Rows as dense arrays -------------------------------------------------------------------- */
 
 static void spread(double *to, const ar_dist *d)
@@ -113,8 +111,8 @@ static void empty_neighbourhood(const ar_accept_options *a, double *p, int32_t x
 /* The G - 1 tokens that are closest to x in probability, and x itself: their mass in p and q. */
 typedef struct group {
     int n, most;
-    int32_t token[MAX_GROUP];
-    double gap[MAX_GROUP];
+    int32_t token[AR_MAX_GROUP];
+    double gap[AR_MAX_GROUP];
 } group;
 
 static void join(group *g, int32_t token, double gap)
@@ -132,8 +130,8 @@ static void join(group *g, int32_t token, double gap)
 static void group_mass(const ar_accept_options *a, const ar_dist *d, const double *p,
                        const double *q, int32_t x, double *in_p, double *in_q)
 {
-    const int most = a->group - 1;
-    group g = { .most = most < 0 ? 0 : most < MAX_GROUP ? most : MAX_GROUP };
+    assert(a->group >= 1 && a->group <= AR_MAX_GROUP);
+    group g = { .most = a->group - 1 };
     const ar_neighbours *near = a->near && x < a->near->codes ? a->near : NULL;
     const int n = near ? near->k : d->n;
     for (int i = 0; i < n; i++) {

@@ -7,9 +7,9 @@
  *     fovea.draft.norm_eps
  *     fovea.vq.stem channels mult ("1,2,4") encoder_blocks decoder_blocks latent codes code_width
  *              attention
- * and have the parts' tensors under "gpt.", "draft." and "vq.". Official files (LlamaGen: one part a
- * file) say it by tensor shapes. Two numbers are in no shape: heads, by known (width, layers), and
- * the grid, by the rows of freqs_cis where it was stored; metadata "heads" and "grid" help.
+ * and have the parts' tensors under "gpt.", "draft." and "vq.". Official files (LlamaGen: one part
+ * a file) say it by tensor shapes. Two numbers are in no shape: heads, by known (width, layers),
+ * and the grid, by the rows of freqs_cis where it was stored; metadata "heads" and "grid" help.
  *
  * The file is not trusted: every number has a range, so that no later product of sizes can overflow
  * or ask for absurd memory. */
@@ -293,8 +293,9 @@ static fv_status set_condition(fv_ctx *ctx, const gpt_shapes *s, gpt_config *c)
         return FV_OK;
     }
     if (s->null_caption.ndim != 2)
-        return fv_fail(ctx, FV_ERR_MODEL, "model: it has neither a class table [classes + 1, width] "
-                       "nor a null caption [tokens, caption width]");
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "model: it has neither a class table [classes + 1, width] nor a"
+                       " null caption [tokens, caption width]");
     FV_TRY(fv_meta_range(ctx, "condition tokens", s->null_caption.dim[0], 1, AR_MAX_COND));
     FV_TRY(fv_meta_range(ctx, "caption width", s->null_caption.dim[1], 1, AR_MAX_WIDTH));
     c->cond_tokens = (int)s->null_caption.dim[0];

@@ -276,7 +276,7 @@ static bool is_used(const source *s, const fv_params *p, const char *full)
 {
     static const char *const dropped[] = {"freqs_cis", "quantize.codebook_used"};
     const char *inner = after(full, s->prefix);
-    if (s->layout == LAYOUT_HF && strcmp(full, HF_HEAD) == 0) return true;
+    if (s->layout == LAYOUT_HF && after(full, "lm_head.")) return strcmp(full, HF_HEAD) == 0;
     if (!inner) return true; /* another half of the file */
     for (size_t i = 0; i < FV_ARRAY_LEN(dropped); i++)
         if (strcmp(inner, dropped[i]) == 0) return true;

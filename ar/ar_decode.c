@@ -123,7 +123,7 @@ static fv_status check_accept(fv_ctx *ctx, const ar_accept_options *a, int vocab
         return fv_fail(ctx, FV_ERR_ARG, "decoding: lambda %g is not in 1..1e6", (double)a->lambda);
     if (a->rule == AR_RULE_COOL && !(a->delta >= 0.0f && a->delta <= 1e6f))
         return fv_fail(ctx, FV_ERR_ARG, "decoding: delta %g is not in 0..1e6", (double)a->delta);
-    if (a->rule == AR_RULE_GSD) return check_range(ctx, "group", a->group, 1, vocab);
+    if (a->rule == AR_RULE_GSD) return check_range(ctx, "group", a->group, 1, AR_MAX_GROUP);
     return FV_OK;
 }
 

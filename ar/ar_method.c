@@ -42,7 +42,7 @@ static const key speculative[] = {
     WORD("rule", rule, "exact|lantern|lantern++|cool|gsd"),
     REAL("delta", delta, 0, 1e6),
     REAL("lambda", lambda, 0, 1e6),
-    INT("group", group, 1, AR_MAX_VOCAB),
+    INT("group", group, 1, AR_MAX_GROUP),
     INT("neighbours", neighbours, 1, AR_MAX_VOCAB),
     INT("compat", lantern_compat, 0, 1),
     INT("reference", is_reference, 0, 1),

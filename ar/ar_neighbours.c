@@ -1,7 +1,7 @@
 /* ar_neighbours.c - for each code of a tokenizer the k codes nearest to it (LANTERN).
  *
  * All pairs: codes^2 * width, a second for 16384 codes of width 8. Of each row the k nearest are
- * found by halving the range of distances until k are left, then sorted. */
+ * held in a heap while the row is read, then sorted. */
 #include <math.h>
 #include <string.h>
 

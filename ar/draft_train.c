@@ -53,7 +53,8 @@ typedef struct trainer {
     fv_plan *features, *plan;
     fv_opt *opt;
     fv_dtype precision, export_type;
-    int batch, accumulate, eval_pictures, accept_pictures, tokens, pairs; /* pairs = tokens - 1 of a picture */
+    int batch, accumulate, eval_pictures, accept_pictures;
+    int tokens, pairs;            /* of a picture; pairs = tokens - 1 */
     int own_draws, own_rows, unroll; /* own_rows of a batch, the last, are own draws */
     int64_t draws;                /* of the stream; 0: own draws alone */
     float noise, stale, logit_weight, cfg_weight, unroll_weight;

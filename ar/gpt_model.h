@@ -27,7 +27,8 @@ fv_status gpt_net_create(fv_ctx *ctx, gpt_net *n, const gpt_config *c);
 void gpt_net_destroy(fv_ctx *ctx, gpt_net *n);
 /* N(0, 0.02), norms one, head zero. Needs fv_params_alloc. */
 void gpt_net_init(gpt_net *n, uint64_t seed);
-/* Angles [cond_rows + tokens, 2, head/2] for fv_rope_pairs: condition rows are zero, cosines too. */
+/* Angles [cond_rows + tokens, 2, head/2] for fv_rope_pairs: rows of a condition are zero, cosines
+ * too. */
 void gpt_rope(const gpt_config *c, int cond_rows, float *table);
 
 /* Condition rows [B, n, d]: of labels [B] i32 (n 1; the null class is cfg.classes), or of text

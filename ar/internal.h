@@ -1,10 +1,10 @@
 /* internal.h - shared by the .c files of ar/ only.
  *
- * Words: the *target* is the GPT that decides the picture, the *draft* head guesses ahead. A picture
- * is tokens = grid * grid codes in raster order; image position p is the p-th of them. In front
- * stand cond_tokens rows of condition. With guidance there are two *branches*, 0 with the condition
- * and 1 without; both always hold the same tokens, and their logits are combined before anything
- * else sees them. */
+ * Words: the *target* is the GPT that decides the picture, the *draft* head guesses ahead. A
+ * picture is tokens = grid * grid codes in raster order; image position p is the p-th of them. In
+ * front stand cond_tokens rows of condition. With guidance there are two *branches*, 0 with the
+ * condition and 1 without; both always hold the same tokens, and their logits are combined before
+ * anything else sees them. */
 #ifndef FV_AR_INTERNAL_H
 #define FV_AR_INTERNAL_H
 
@@ -58,7 +58,7 @@ typedef struct ar_config {
     int has_gpt, has_vq;
     gpt_config gpt;
     vq_config vq;
-    /* In front of the parts' tensor names: "gpt.", "draft.", "vq." in our own files. Static text. */
+    /* In front of the parts' tensor names: "gpt.", "draft.", "vq." in our files. Static text. */
     const char *gpt_prefix, *draft_prefix, *vq_prefix;
 } ar_config;
 

@@ -367,6 +367,8 @@ static void wrong_files_are_refused(void)
     CHECK(refused(temp_path("e"), FV_ERR_MODEL, "k_proj.weight is missing"));
     write_edited(hf, temp_path("e"), (edit){.add = "model.layers.0.self_attn.q_norm.weight"});
     CHECK(refused(temp_path("e"), FV_ERR_MODEL, "q_norm.weight"));
+    write_edited(hf, temp_path("e"), (edit){.add = "lm_head.bias"});
+    CHECK(refused(temp_path("e"), FV_ERR_MODEL, "lm_head.bias"));
     write_edited(hf, temp_path("e"), (edit){.flatten = "model.layers.0.mlp.up_proj.weight"});
     CHECK(refused(temp_path("e"), FV_ERR_MODEL, "is 96, expected 12x8"));
     write_edited(hf, temp_path("e"), (edit){.flatten = "model.embed_tokens.weight"});

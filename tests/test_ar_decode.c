@@ -507,6 +507,7 @@ static ar_decode_options spoilt(int i, ar_cost *unmeasured, const ar_neighbours 
         o.accept = (ar_accept_options){ AR_RULE_LANTERNPP, .lambda = 0.9f, .near = near };
         break;
     case 38: o.accept = (ar_accept_options){ AR_RULE_LANTERN, .k = 3, .near = near }; break;
+    case 39: o.accept.rule = AR_RULE_GSD; o.accept.group = AR_MAX_GROUP + 1; break;
     }
     return o;
 }
@@ -524,7 +525,7 @@ static void options_out_of_range_are_refused(void)
     const ar_noise noise = { 1, 0 };
     ar_counters c = { 0 };
     int32_t token[16];
-    for (int i = 0; i <= 38; i++) {
+    for (int i = 0; i <= 39; i++) {
         const ar_decode_options o = spoilt(i, &unmeasured, near, other);
         CHECK_MSG(ar_decode(ctx, &lm, &o, 1, &noise, token, &c, NULL) == FV_ERR_ARG, "case %d", i);
         CHECK_MSG(strncmp(fv_ctx_error(ctx), "decoding: ", 10) == 0, "case %d", i);

@@ -264,6 +264,31 @@ static void parts_that_are_missing_are_named(void)
     close_model(&whole);
 }
 
+static void a_draft_head_can_be_left_out(void)
+{
+    fv_ar_options alone = FV_AR_OPTIONS_INIT;
+    alone.no_draft = 1;
+    opened whole = open_model(path_classes, 1, FV_F32);
+    opened part = open_with(path_classes, 1, alone, NULL);
+    fv_ar_generate_options o = options(FV_AR_AUTO, 1);
+    int32_t tokens[2][TOKENS];
+    fv_ar_info has, has_not;
+    fv_ar_stats st;
+    CHECK(part.ar);
+    fv_ar_get_info(whole.ar, &has);
+    fv_ar_get_info(part.ar, &has_not);
+    CHECK(has.has_draft && !has_not.has_draft && has_not.draft_parameters == 0);
+    CHECK(has_not.weight_bytes < has.weight_bytes);
+    OK(whole.ctx, fv_ar_generate_tokens(whole.ctx, whole.ar, &o, tokens[0], NULL));
+    OK(part.ctx, fv_ar_generate_tokens(part.ctx, part.ar, &o, tokens[1], &st));
+    CHECK(memcmp(tokens[0], tokens[1], sizeof tokens[0]) == 0 && st.draft_passes == 0);
+    o.mode = FV_AR_VVS;
+    CHECK(fv_ar_generate_tokens(part.ctx, part.ar, &o, tokens[1], NULL) == FV_ERR_MODEL);
+    CHECK(strstr(fv_ctx_error(part.ctx), "draft head"));
+    close_model(&part);
+    close_model(&whole);
+}
+
 typedef struct watch { fv_ctx *ctx; int calls, stop_at; uint64_t first, last; } watch;
 static int look(void *user, const fv_progress *p)
 {
@@ -439,6 +464,7 @@ int main(void)
     RUN(pictures_are_the_tokens_decoded);
     RUN(bad_options_are_refused);
     RUN(parts_that_are_missing_are_named);
+    RUN(a_draft_head_can_be_left_out);
     RUN(tokens_allocate_nothing_and_can_be_stopped);
     RUN(passes_are_measured_once);
     RUN(stopped_measuring_is_done_again);
