@@ -42,6 +42,26 @@ fv_status vz_in_le(vz_in *r, int bytes, uint64_t *out);
 fv_status vz_in_varint(vz_in *r, uint64_t *out);
 fv_status vz_in_take(vz_in *r, size_t n, const uint8_t **out);
 
+/* ---- zstd in memory of the context (vz_zstd.c) ------------------------------------------------ */
+#define VZ_ZSTD_BEST 19
+/* *coded is 0 when the code would not fit into `room` bytes at `to`. */
+fv_status vz_zstd_code(fv_ctx *ctx, int level, const uint8_t *data, size_t size, uint8_t *to,
+                       size_t room, size_t *coded);
+/* Exactly `size` bytes from one frame that says so and fills the n bytes. */
+fv_status vz_zstd_decode(fv_ctx *ctx, const uint8_t *coded, size_t n, uint8_t *data, size_t size);
+
+/* ---- Rows with the filters of PNG, a byte before each row says which (vz_filter.c) ------------- */
+typedef struct vz_filtered {
+    uint32_t count;
+    size_t bytes, step; /* of a row without its filter; of a pixel */
+} vz_filtered;
+/* In place: (filter, filtered row)* to (filter, row)*. False for an unknown filter. */
+bool vz_filtered_plain(const vz_filtered *r, uint8_t *p);
+/* And back, by the filters that are there. */
+void vz_filtered_again(const vz_filtered *r, uint8_t *p);
+/* libpng's choice of a filter: the least sum of absolute values. above: NULL for the first row. */
+int vz_filtered_likely(const vz_filtered *r, const uint8_t *row, const uint8_t *above);
+
 /* ---- Segments -------------------------------------------------------------------------------- */
 /* Numbers are part of the format: never change one, add at the end of a group. */
 typedef enum vz_kind {

@@ -12,16 +12,14 @@
  *     else quick zstd; model; zstd -19 unless the model is far ahead
  *
  * zstd's work space at level 19 is 90 MiB: large blocks take turns, which keeps two threads below
- * 200 MiB in all. Its memory comes from the context, hence the "static" part of its interface. */
+ * 200 MiB in all. */
 #include "internal.h"
 
 #include <pthread.h>
 #include <string.h>
-#define ZSTD_STATIC_LINKING_ONLY /* custom allocators; in libzstd since 1.3.0 */
 #include <zstd.h>
-#include <zstd_errors.h>
 
-#define ZSTD_BEST 19
+#define ZSTD_BEST VZ_ZSTD_BEST
 #define ZSTD_QUICK 9 /* fast levels: ZSTD_FAST */
 #define ZSTD_FAST 5
 #define ZSTD_DECODER_BYTES ((uint64_t)256 << 10)
@@ -30,62 +28,8 @@
 #define TAKES_TURNS ((size_t)1 << 20)
 #define VZ_AHEAD 10 /* percent */
 #define VZ_FAR 40
-#define WINDOW_LOG2 23 /* of zstd -19 */
 #define SAMPLES 4
 #define SAMPLE_BYTES ((size_t)128 << 10)
-
-/* ---- zstd ------------------------------------------------------------------------------------ */
-
-static void *zstd_alloc(void *ctx, size_t bytes)
-{
-    return fv_alloc(ctx, bytes);
-}
-
-static void zstd_free(void *ctx, void *p)
-{
-    fv_free(ctx, p);
-}
-
-/* *coded is 0 when the code would not fit into `room` bytes at `to`. */
-static fv_status zstd_code(fv_ctx *ctx, int level, const uint8_t *data, size_t size, uint8_t *to,
-                           size_t room, size_t *coded)
-{
-    const ZSTD_customMem heap = {zstd_alloc, zstd_free, ctx};
-    *coded = 0;
-    ZSTD_CCtx *z = ZSTD_createCCtx_advanced(heap);
-    if (!z) return FV_ERR_OOM;
-    (void)ZSTD_CCtx_setParameter(z, ZSTD_c_compressionLevel, level);
-    (void)ZSTD_CCtx_setParameter(z, ZSTD_c_checksumFlag, 0);
-    /* -9 would not see what lies further back than 4 MiB. */
-    if (level < ZSTD_BEST && size > (size_t)1 << (WINDOW_LOG2 - 1))
-        (void)ZSTD_CCtx_setParameter(z, ZSTD_c_windowLog, WINDOW_LOG2);
-    const size_t n = ZSTD_compress2(z, to, room, data, size);
-    ZSTD_freeCCtx(z);
-    if (!ZSTD_isError(n)) {
-        *coded = n;
-        return FV_OK;
-    }
-    if (ZSTD_getErrorCode(n) == ZSTD_error_memory_allocation)
-        return fv_fail(ctx, FV_ERR_OOM, "out of memory for zstd");
-    return FV_OK; /* too long, or an error of zstd: another way is used */
-}
-
-static fv_status zstd_decode(fv_ctx *ctx, const uint8_t *coded, size_t n, uint8_t *data,
-                             size_t size)
-{
-    const ZSTD_customMem heap = {zstd_alloc, zstd_free, ctx};
-    /* One frame that fills the payload: nothing may hide behind it. */
-    if (ZSTD_getFrameContentSize(coded, n) != size || ZSTD_findFrameCompressedSize(coded, n) != n)
-        return fv_fail(ctx, FV_ERR_FORMAT, "corrupt: a zstd block of other size than its header says");
-    ZSTD_DCtx *z = ZSTD_createDCtx_advanced(heap);
-    if (!z) return fv_fail(ctx, FV_ERR_OOM, "out of memory for zstd");
-    const size_t got = ZSTD_decompressDCtx(z, data, size, coded, n);
-    ZSTD_freeDCtx(z);
-    if (ZSTD_isError(got))
-        return fv_fail(ctx, FV_ERR_FORMAT, "corrupt: zstd: %s", ZSTD_getErrorName(got));
-    if (got != size) return fv_fail(ctx, FV_ERR_FORMAT, "corrupt: a zstd block that is too short");
-    return FV_OK;
-}
 
 /* ---- Encoding -------------------------------------------------------------------------------- */
 
@@ -120,11 +64,11 @@ static fv_status try_zstd(contest *c, int level)
     uint8_t *to = c->best > 1 ? vz_buf_room(&c->next, c->best - 1) : NULL;
     if (!to) return c->next.status;
     if (c->size < TAKES_TURNS) {
-        s = zstd_code(c->ctx, level, c->data, c->size, to, c->best - 1, &coded);
+        s = vz_zstd_code(c->ctx, level, c->data, c->size, to, c->best - 1, &coded);
     } else {
         static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER; /* guards memory use, no data */
         pthread_mutex_lock(&turn);
-        s = zstd_code(c->ctx, level, c->data, c->size, to, c->best - 1, &coded);
+        s = vz_zstd_code(c->ctx, level, c->data, c->size, to, c->best - 1, &coded);
         pthread_mutex_unlock(&turn);
     }
     c->next.size = coded;
@@ -164,8 +108,8 @@ static fv_status sample(contest *c, int quick, size_t size[2])
         memcpy(from + i * SAMPLE_BYTES, c->data + i * step, SAMPLE_BYTES);
     fv_status s = FV_OK;
     for (int i = 0; i < 2 && s == FV_OK; i++)
-        s = zstd_code(c->ctx, i ? ZSTD_BEST : quick, from, all, from + all,
-                      ZSTD_COMPRESSBOUND(all), &size[i]);
+        s = vz_zstd_code(c->ctx, i ? ZSTD_BEST : quick, from, all, from + all,
+                         ZSTD_COMPRESSBOUND(all), &size[i]);
     fv_free(c->ctx, from);
     if (size[0] == 0 || size[1] == 0) size[0] = size[1] = all;
     return s;
@@ -275,7 +219,7 @@ fv_status vz_block_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_block_he
     if (h->type == VZ_STORE)
         memcpy(data, coded, size);
     else if (h->type == VZ_ZSTD)
-        FV_TRY(zstd_decode(ctx, coded, n, data, size));
+        FV_TRY(vz_zstd_decode(ctx, coded, n, data, size));
     else
         FV_TRY(vz_modelled_decode(ctx, o, coded, n, data, size));
     if (vz_hash(data, size) != h->hash)

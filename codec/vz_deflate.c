@@ -496,79 +496,31 @@ size_t vz_png_detect(const uint8_t *data, size_t size, bool is_start, uint32_t *
 /* ---- PNG: filters
  * ---------------------------------------------------------------------------------- */
 
-static uint8_t paeth(int a, int b, int c)
+static vz_filtered rows_of(const png *g)
 {
-    const int p = a + b - c, pa = p < a ? a - p : p - a, pb = p < b ? b - p : p - b,
-              pc = p < c ? c - p : p - c;
-    return (uint8_t)(pa <= pb && pa <= pc ? a : pb <= pc ? b : c);
+    const vz_filtered r = {g->height, g->row_bytes, g->step};
+    return r;
 }
-/* above: NULL for the first row. */
-static uint8_t predicted(int filter, const uint8_t *row, const uint8_t *above, size_t i,
-                         size_t step)
-{
-    const int a = i >= step ? row[i - step] : 0, b = above ? above[i] : 0,
-              c = above && i >= step ? above[i - step] : 0;
-    switch (filter) {
-    case 1: return (uint8_t)a;
-    case 2: return (uint8_t)b;
-    case 3: return (uint8_t)((a + b) >> 1);
-    case 4: return paeth(a, b, c);
-    default: return 0;
-    }
-}
-
-/* In place: (filter, filtered row)* to (filter, row)*. False for an unknown filter. */
 static bool unfilter(const png *g, uint8_t *p)
 {
-    const uint8_t *above = NULL;
-    for (uint32_t y = 0; y < g->height; y++) {
-        const int filter = *p++;
-        if (filter > 4) return false;
-        for (size_t i = 0; i < g->row_bytes; i++)
-            p[i] = (uint8_t)(p[i] + predicted(filter, p, above, i, g->step));
-        above = p;
-        p += g->row_bytes;
-    }
-    return true;
+    const vz_filtered r = rows_of(g);
+    return vz_filtered_plain(&r, p);
 }
-/* Back, from the last row up and from right to left, so that all neighbours are still plain. */
 static void refilter(const png *g, uint8_t *p)
 {
-    for (uint32_t y = g->height; y-- > 0;) {
-        uint8_t *row = p + (g->row_bytes + 1) * y + 1;
-        const uint8_t *above = y > 0 ? row - g->row_bytes - 1 : NULL;
-        for (size_t i = g->row_bytes; i-- > 0;)
-            row[i] = (uint8_t)(row[i] - predicted(row[-1], row, above, i, g->step));
-    }
-}
-
-/* libpng's choice: the least sum of absolute values. */
-static int likely_filter(const png *g, const uint8_t *row, const uint8_t *above)
-{
-    uint64_t least = UINT64_MAX;
-    int best = 0;
-    for (int f = 0; f < 5; f++) {
-        uint64_t sum = 0;
-        for (size_t i = 0; i < g->row_bytes; i++) {
-            const int v = (uint8_t)(row[i] - predicted(f, row, above, i, g->step));
-            sum += (uint64_t)(v < 128 ? v : 256 - v);
-        }
-        if (sum < least) {
-            least = sum;
-            best = f;
-        }
-    }
-    return best;
+    const vz_filtered r = rows_of(g);
+    vz_filtered_again(&r, p);
 }
 
 /* The filters of all rows, three decisions each; `e` codes or `d` decodes them. */
 static void code_filters(const png *g, uint8_t *p, vz_encoder *e, vz_decoder *d)
 {
+    const vz_filtered r = rows_of(g);
     vz_prob2 tree[5][5][8];
     int last = 0;
     for (int i = 0; i < 200; i++) tree[i / 40][i / 8 % 5][i % 8] = vz_prob2_of(32768);
     for (uint32_t y = 0; y < g->height; y++, p += g->row_bytes + 1) {
-        vz_prob2 *t = tree[likely_filter(g, p + 1, y > 0 ? p - g->row_bytes : NULL)][last];
+        vz_prob2 *t = tree[vz_filtered_likely(&r, p + 1, y > 0 ? p - g->row_bytes : NULL)][last];
         int node = 1;
         for (int bit = 2; bit >= 0; bit--) {
             const uint32_t p16 = vz_p16_clamp(vz_prob2_p16(t[node]));
