@@ -1,5 +1,5 @@
 /* image_codec.h - what image.c and the picture codecs (image_png.c, image_jpeg.c, image_webp.c,
- * image_pnm.c) share. Private to these files.
+ * image_pnm.c) share; codec/rdvq_*.c read and write pixels by it too. Private to these files.
  *
  * A decoder fills *out and may leave it half filled on failure: fv_image_decode frees it then, so
  * that no error path of a codec has to. An encoder appends to *out; fv_image_encode frees it. */
