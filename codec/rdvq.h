@@ -176,6 +176,8 @@ enum { RDVQ_TRANSFORMS = 1, RDVQ_CODEBOOK = 2, RDVQ_ENTROPY = 4 };
  * may hold others; a failed add sticks in it. c must have passed rdvq_config_check. */
 void rdvq_net_add(rdvq_net *n, fv_params *params, const rdvq_config *c, const char *prefix,
                   unsigned frozen);
+/* The same without the entropy model, which files for use hold in integers. */
+void rdvq_net_add_pixels(rdvq_net *n, fv_params *params, const rdvq_config *c, const char *prefix);
 /* Start of a training; needs fv_params_alloc. */
 void rdvq_net_init(rdvq_net *n, uint64_t seed);
 

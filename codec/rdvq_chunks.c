@@ -34,7 +34,7 @@ fv_status rdvq_block_pack(fv_ctx *ctx, const void *data, size_t size, vz_buf *ou
     return FV_OK;
 }
 
-fv_status rdvq_block_unpack(fv_ctx *ctx, rdvq_span in, uint64_t most, uint8_t **out, size_t *size)
+fv_status rdvq_block_unpack(fv_ctx *ctx, rdvq_bytes in, uint64_t most, uint8_t **out, size_t *size)
 {
     const unsigned long long n = ZSTD_getFrameContentSize(in.data, in.size);
     *out = NULL;
@@ -108,7 +108,7 @@ uint64_t rdvq_alpha_memory(const rdvq_head *h)
     return (r.bytes + 1) * (uint64_t)r.count + ZSTD_DECODER_BYTES;
 }
 
-fv_status rdvq_alpha_unpack(fv_ctx *ctx, rdvq_span in, const rdvq_head *h, int x, int y,
+fv_status rdvq_alpha_unpack(fv_ctx *ctx, rdvq_bytes in, const rdvq_head *h, int x, int y,
                             fv_image *img)
 {
     const vz_filtered r = rows_of(h->width, h->height, h->depth);

@@ -3,9 +3,9 @@
  *     magic 8 | version | flags | model u16 u32 | sides vu vu | colour | depth | tile and layers |
  *     slices | seed u32 | CRC u16 || chunks, 0 || index vu[] || segments || CRC u32
  *
- * A file may be hostile: each number is checked before it is used, the index is not allocated before
- * as many bytes as it has entries are seen, and what a header asks for is compared with the caller's
- * limit first. A file may also be cut: then its last segments are shorter or missing. */
+ * A file may be hostile: each number is checked before it is used, the index is not allocated
+ * before as many bytes as it has entries are seen, and what a header asks for is compared with the
+ * caller's limit first. A file may also be cut: then its last segments are shorter or missing. */
 #include "rdvq_file.h"
 
 #include <string.h>
@@ -137,7 +137,7 @@ static void put_head(const rdvq_head *h, vz_buf *out)
 
 /* ---- Chunks ---------------------------------------------------------------------------------- */
 
-static fv_status get_chunk(vz_in *r, int type, const uint8_t *first, rdvq_span *out)
+static fv_status get_chunk(vz_in *r, int type, const uint8_t *first, rdvq_bytes *out)
 {
     uint64_t n, crc;
     const uint8_t *p;
@@ -151,7 +151,7 @@ static fv_status get_chunk(vz_in *r, int type, const uint8_t *first, rdvq_span *
         return fv_fail(r->ctx, FV_ERR_CHECKSUM, "checksum of chunk %d differs", type);
     if (out && out->data)
         return fv_fail(r->ctx, FV_ERR_FORMAT, "corrupt: chunk %d is there twice", type);
-    if (out) *out = (rdvq_span){ p, (size_t)n };
+    if (out) *out = (rdvq_bytes){ p, (size_t)n };
     return FV_OK;
 }
 
@@ -159,7 +159,7 @@ static fv_status get_chunks(vz_in *r, rdvq_file *f)
 {
     for (int count = 0;; count++) {
         const uint8_t *first = r->p;
-        rdvq_span *known = NULL;
+        rdvq_bytes *known = NULL;
         int type;
         FV_TRY(get_byte(r, &type));
         if (type == 0) break;
@@ -179,7 +179,7 @@ static fv_status get_chunks(vz_in *r, rdvq_file *f)
     return FV_OK;
 }
 
-static void put_chunks(const rdvq_span chunk[RDVQ_CHUNKS], vz_buf *out)
+static void put_chunks(const rdvq_bytes chunk[RDVQ_CHUNKS], vz_buf *out)
 {
     for (int i = 0; i < RDVQ_CHUNKS; i++) {
         const size_t first = out->size;
@@ -265,13 +265,13 @@ void rdvq_file_close(fv_ctx *ctx, rdvq_file *f)
     memset(f, 0, sizeof *f);
 }
 
-fv_status rdvq_file_segment(fv_ctx *ctx, const rdvq_file *f, int layer, int tile, rdvq_span *out,
+fv_status rdvq_file_segment(fv_ctx *ctx, const rdvq_file *f, int layer, int tile, rdvq_bytes *out,
                             bool *is_cut)
 {
     const int tiles = f->head.tiles_x * f->head.tiles_y;
     const uint64_t from = f->start[layer * tiles + tile], to = f->start[layer * tiles + tile + 1];
     const uint64_t end = to < f->present ? to : f->present;
-    *out = (rdvq_span){ f->segments + (from < end ? from : end), from < end ? end - from : 0 };
+    *out = (rdvq_bytes){ f->segments + (from < end ? from : end), from < end ? end - from : 0 };
     *is_cut = end < to;
     if (!(f->head.flags & RDVQ_HAS_CRCS)) return FV_OK;
     vz_in r = { ctx, out->data, out->data + out->size };
@@ -281,7 +281,7 @@ fv_status rdvq_file_segment(fv_ctx *ctx, const rdvq_file *f, int layer, int tile
         return FV_OK;
     }
     FV_TRY(vz_in_le(&r, CRC_BYTES, &crc));
-    *out = (rdvq_span){ r.p, out->size - CRC_BYTES };
+    *out = (rdvq_bytes){ r.p, out->size - CRC_BYTES };
     if (!*is_cut && crc != fv_crc32c(0, out->data, out->size))
         return fv_fail(ctx, FV_ERR_CHECKSUM, "checksum of tile %d, layer %d differs", tile, layer);
     return FV_OK;
@@ -302,7 +302,7 @@ static int varint_bytes(uint64_t v)
     return n;
 }
 
-uint64_t rdvq_file_bytes(const rdvq_head *h, const rdvq_span chunk[RDVQ_CHUNKS],
+uint64_t rdvq_file_bytes(const rdvq_head *h, const rdvq_bytes chunk[RDVQ_CHUNKS],
                          const vz_buf *segment)
 {
     const size_t n = (size_t)h->layers * (size_t)h->tiles_x * (size_t)h->tiles_y;
@@ -325,7 +325,7 @@ uint64_t rdvq_file_bytes(const rdvq_head *h, const rdvq_span chunk[RDVQ_CHUNKS],
     return sum;
 }
 
-fv_status rdvq_file_write(fv_ctx *ctx, rdvq_head *h, const rdvq_span chunk[RDVQ_CHUNKS],
+fv_status rdvq_file_write(fv_ctx *ctx, rdvq_head *h, const rdvq_bytes chunk[RDVQ_CHUNKS],
                           const vz_buf *segment, vz_buf *out)
 {
     FV_TRY(rdvq_head_check(ctx, h));

@@ -38,21 +38,22 @@ typedef struct rdvq_head {
     int tiles_x, tiles_y;          /* follow from the sides */
 } rdvq_head;
 
-typedef struct rdvq_span { const uint8_t *data; size_t size; } rdvq_span;
+typedef struct rdvq_bytes { const uint8_t *data; size_t size; } rdvq_bytes;
 enum { RDVQ_ICC, RDVQ_EXIF, RDVQ_ALPHA, RDVQ_CHUNKS }; /* known ones */
 
 /* A file that was opened: spans point into its bytes. */
 typedef struct rdvq_file {
     rdvq_head head;
-    rdvq_span chunk[RDVQ_CHUNKS];      /* data NULL: not there */
-    uint64_t *start;                   /* [layers * tiles + 1]: of each segment, from `segments` on */
+    rdvq_bytes chunk[RDVQ_CHUNKS];      /* data NULL: not there */
+    uint64_t *start;                   /* [layers * tiles + 1]: of segments, from `segments` on */
     const uint8_t *segments;
     uint64_t present;                  /* bytes of all segments that are there */
     uint64_t header_bytes, whole_bytes;
     bool is_truncated;
 } rdvq_file;
 
-/* Tiles of the sides and tile_log2 in *h. FV_ERR_LIMIT: sides, pixels or tiles beyond the format's. */
+/* Tiles of the sides and tile_log2 in *h. FV_ERR_LIMIT: sides, pixels or tiles beyond the
+ * format's. */
 fv_status rdvq_head_check(fv_ctx *ctx, rdvq_head *h);
 
 /* Checks all that can be checked without a model, and the checksum at the end; segments may be cut
@@ -61,16 +62,17 @@ fv_status rdvq_head_check(fv_ctx *ctx, rdvq_head *h);
 fv_status rdvq_file_open(fv_ctx *ctx, rdvq_file *out, const void *bytes, size_t size,
                          uint64_t max_pixels);
 void rdvq_file_close(fv_ctx *ctx, rdvq_file *f);
-/* A tile's segment without its checksum, which is compared if all of it is there. *is_cut: bytes are
- * missing at its end. */
-fv_status rdvq_file_segment(fv_ctx *ctx, const rdvq_file *f, int layer, int tile, rdvq_span *out,
+/* A tile's segment without its checksum, which is compared if all of it is there. *is_cut: bytes
+ * are missing at its end. */
+fv_status rdvq_file_segment(fv_ctx *ctx, const rdvq_file *f, int layer, int tile, rdvq_bytes *out,
                             bool *is_cut);
 
-/* h: flags for chunks follow from these. segment: [tiles][RDVQ_MAX_LAYERS]. FV_ERR_LIMIT as above. */
-fv_status rdvq_file_write(fv_ctx *ctx, rdvq_head *h, const rdvq_span chunk[RDVQ_CHUNKS],
+/* h: flags for chunks follow from these. segment: [tiles][RDVQ_MAX_LAYERS]. FV_ERR_LIMIT as
+ * above. */
+fv_status rdvq_file_write(fv_ctx *ctx, rdvq_head *h, const rdvq_bytes chunk[RDVQ_CHUNKS],
                           const vz_buf *segment, vz_buf *out);
 /* Bytes of what rdvq_file_write would write. */
-uint64_t rdvq_file_bytes(const rdvq_head *h, const rdvq_span chunk[RDVQ_CHUNKS],
+uint64_t rdvq_file_bytes(const rdvq_head *h, const rdvq_bytes chunk[RDVQ_CHUNKS],
                          const vz_buf *segment);
 
 #endif

@@ -137,8 +137,9 @@ static void add_official(rdvq_adder *a)
     d->ends = rdvq_add_conv(a, 3, c->dec_width[0], 3, "decoder.conv_out");
 }
 
-void rdvq_net_add(rdvq_net *n, fv_params *params, const rdvq_config *c, const char *prefix,
-                  unsigned frozen)
+/* Transforms and codebook. */
+static rdvq_adder add_pixels(rdvq_net *n, fv_params *params, const rdvq_config *c,
+                             const char *prefix, unsigned frozen)
 {
     rdvq_adder a = { n, prefix, frozen & RDVQ_TRANSFORMS ? FV_PARAM_FROZEN : 0 };
     memset(n, 0xff, sizeof *n); /* every id -1 */
@@ -150,6 +151,18 @@ void rdvq_net_add(rdvq_net *n, fv_params *params, const rdvq_config *c, const ch
     a.flags = frozen & RDVQ_CODEBOOK ? FV_PARAM_FROZEN : 0;
     n->codebook = rdvq_add_table(&a, c->codes, c->code_width,
                                  c->is_official ? "quantize.embedding.weight" : "codebook.weight");
+    return a;
+}
+
+void rdvq_net_add_pixels(rdvq_net *n, fv_params *params, const rdvq_config *c, const char *prefix)
+{
+    (void)add_pixels(n, params, c, prefix, 0);
+}
+
+void rdvq_net_add(rdvq_net *n, fv_params *params, const rdvq_config *c, const char *prefix,
+                  unsigned frozen)
+{
+    rdvq_adder a = add_pixels(n, params, c, prefix, frozen);
     a.flags = frozen & RDVQ_ENTROPY ? FV_PARAM_FROZEN : 0;
     rdvq_entropy_add(&a);
 }

@@ -1,6 +1,6 @@
-/* vz_filter.c - the five filters of PNG [ISO 15948, 9]: each byte of a row as its difference from what
- * its neighbours predict: the same byte of the pixel before it (a), of the one above (b), and of the
- * one above and before (c); 0 outside of the picture. */
+/* vz_filter.c - the five filters of PNG [ISO 15948, 9]: each byte of a row as its difference from
+ * what its neighbours predict: the same byte of the pixel before it (a), of the one above (b), and
+ * of the one above and before (c); 0 outside of the picture. */
 #include "internal.h"
 
 static uint8_t paeth(int a, int b, int c)

@@ -46,7 +46,8 @@ fv_status vz_zstd_decode(fv_ctx *ctx, const uint8_t *coded, size_t n, uint8_t *d
     const ZSTD_customMem heap = {zstd_alloc, zstd_free, ctx};
     /* One frame that fills the payload: nothing may hide behind it. */
     if (ZSTD_getFrameContentSize(coded, n) != size || ZSTD_findFrameCompressedSize(coded, n) != n)
-        return fv_fail(ctx, FV_ERR_FORMAT, "corrupt: a zstd block of other size than its header says");
+        return fv_fail(ctx, FV_ERR_FORMAT,
+                       "corrupt: a zstd block of other size than its header says");
     ZSTD_DCtx *z = ZSTD_createDCtx_advanced(heap);
     if (!z) return fv_fail(ctx, FV_ERR_OOM, "out of memory for zstd");
     const size_t got = ZSTD_decompressDCtx(z, data, size, coded, n);

@@ -1,6 +1,6 @@
-/* test_rdvq_file.c - the container .rdvq: round trips, damage at every bit and every length, hostile
- * headers, chunks and indexes whose checksums are right, alpha, hidden colours, memory that runs
- * out. */
+/* test_rdvq_file.c - the container .rdvq: round trips, damage at every bit and every length,
+ * hostile headers, chunks and indexes whose checksums are right, alpha, hidden colours, memory
+ * that runs out. */
 #include "rdvq_chunks.h"
 
 #include <zstd.h>
@@ -16,7 +16,7 @@ static fv_ctx *ctx;
 #define TILES_MAX 64
 typedef struct parts {
     rdvq_head h;
-    rdvq_span chunk[RDVQ_CHUNKS];
+    rdvq_bytes chunk[RDVQ_CHUNKS];
     vz_buf segment[TILES_MAX * RDVQ_MAX_LAYERS];
 } parts;
 
@@ -71,7 +71,7 @@ static bool same_segments(const rdvq_file *f, const parts *p, int *whole)
     for (int k = 0; k < f->head.layers; k++)
         for (int t = 0; t < tiles; t++) {
             const vz_buf *b = &p->segment[t * RDVQ_MAX_LAYERS + k];
-            rdvq_span s;
+            rdvq_bytes s;
             bool is_cut;
             if (rdvq_file_segment(ctx, f, k, t, &s, &is_cut) != FV_OK) return false;
             if (s.size > b->size || memcmp(s.data, b->data, s.size) != 0) return false;
@@ -97,7 +97,7 @@ static void write_and_open(const rdvq_head *h)
     rdvq_file f;
     int whole;
     OK(ctx, fill_parts(ctx, &p, h));
-    p.chunk[RDVQ_EXIF] = (rdvq_span){ (const uint8_t *)"exif", h->width % 3 ? 4 : 0 };
+    p.chunk[RDVQ_EXIF] = (rdvq_bytes){ (const uint8_t *)"exif", h->width % 3 ? 4 : 0 };
     if (!p.chunk[RDVQ_EXIF].size) p.chunk[RDVQ_EXIF].data = NULL;
     OK(ctx, write_parts(ctx, &p, &out));
     CHECK(out.size == rdvq_file_bytes(&p.h, p.chunk, p.segment));
@@ -150,7 +150,7 @@ static void cut_at_every_byte(int flags)
     vz_buf out;
     h.flags = flags;
     OK(ctx, fill_parts(ctx, &p, &h));
-    p.chunk[RDVQ_EXIF] = (rdvq_span){ (const uint8_t *)"some exif", 9 };
+    p.chunk[RDVQ_EXIF] = (rdvq_bytes){ (const uint8_t *)"some exif", 9 };
     OK(ctx, write_parts(ctx, &p, &out));
     int before = -1;
     for (size_t n = 0; n < out.size; n++) {
@@ -185,7 +185,7 @@ static void every_bit_is_protected(void)
     parts p;
     vz_buf out;
     OK(ctx, fill_parts(ctx, &p, &h));
-    p.chunk[RDVQ_EXIF] = (rdvq_span){ (const uint8_t *)"some exif", 9 };
+    p.chunk[RDVQ_EXIF] = (rdvq_bytes){ (const uint8_t *)"some exif", 9 };
     OK(ctx, write_parts(ctx, &p, &out));
     for (size_t i = 0; i < 8 * out.size; i++) {
         rdvq_file f;
@@ -208,7 +208,7 @@ static void checksum_of_a_segment_is_checked(void)
     parts p;
     vz_buf out;
     rdvq_file f;
-    rdvq_span s;
+    rdvq_bytes s;
     bool is_cut;
     h.flags = RDVQ_HAS_CRCS;
     OK(ctx, fill_parts(ctx, &p, &h));
@@ -223,7 +223,7 @@ static void checksum_of_a_segment_is_checked(void)
     drop_parts(&p);
 }
 
-/* ---- Hostile files: checksums are right ------------------------------------------------------- */
+/* ---- Hostile files: checksums are right ----------------------------------------------------- */
 
 #define SIDES 16 /* where the sides lie; two bytes each here */
 
@@ -397,16 +397,16 @@ static void blocks_come_back_within_their_limit(void)
     vz_buf_init(&b, ctx);
     for (size_t i = 0; i < sizeof data; i++) data[i] = (uint8_t)(i * i >> 3);
     OK(ctx, rdvq_block_pack(ctx, data, sizeof data, &b));
-    OK(ctx, rdvq_block_unpack(ctx, (rdvq_span){ b.data, b.size }, sizeof data, &back, &n));
+    OK(ctx, rdvq_block_unpack(ctx, (rdvq_bytes){ b.data, b.size }, sizeof data, &back, &n));
     CHECK(n == sizeof data && memcmp(back, data, n) == 0);
     fv_free(ctx, back);
-    CHECK(rdvq_block_unpack(ctx, (rdvq_span){ b.data, b.size }, sizeof data - 1, &back, &n) ==
+    CHECK(rdvq_block_unpack(ctx, (rdvq_bytes){ b.data, b.size }, sizeof data - 1, &back, &n) ==
           FV_ERR_LIMIT && !back);
-    CHECK(rdvq_block_unpack(ctx, (rdvq_span){ b.data, b.size - 1 }, sizeof data, &back, &n) ==
+    CHECK(rdvq_block_unpack(ctx, (rdvq_bytes){ b.data, b.size - 1 }, sizeof data, &back, &n) ==
           FV_ERR_FORMAT && !back);
-    CHECK(rdvq_block_unpack(ctx, (rdvq_span){ data, 40 }, sizeof data, &back, &n) ==
+    CHECK(rdvq_block_unpack(ctx, (rdvq_bytes){ data, 40 }, sizeof data, &back, &n) ==
           FV_ERR_FORMAT);
-    CHECK(rdvq_block_unpack(ctx, (rdvq_span){ data, 0 }, sizeof data, &back, &n) == FV_ERR_FORMAT);
+    CHECK(rdvq_block_unpack(ctx, (rdvq_bytes){ data, 0 }, sizeof data, &back, &n) == FV_ERR_FORMAT);
     vz_buf_free(&b);
 }
 
@@ -424,12 +424,12 @@ static void bombs_are_refused_before_memory_is_taken(void)
     free(zeros);
     fv_ctx_memory_reset_peak(ctx);
     CHECK(b.size < 20000);
-    CHECK(rdvq_block_unpack(ctx, (rdvq_span){ b.data, b.size }, RDVQ_MAX_ICC, &back, &size) ==
+    CHECK(rdvq_block_unpack(ctx, (rdvq_bytes){ b.data, b.size }, RDVQ_MAX_ICC, &back, &size) ==
           FV_ERR_LIMIT);
     rdvq_head h = plain_head(100, 100);
     fv_image img;
     OK(ctx, fv_image_create(ctx, &img, 100, 100, 4, 8));
-    CHECK(rdvq_alpha_unpack(ctx, (rdvq_span){ b.data, b.size }, &h, 0, 0, &img) == FV_ERR_FORMAT);
+    CHECK(rdvq_alpha_unpack(ctx, (rdvq_bytes){ b.data, b.size }, &h, 0, 0, &img) == FV_ERR_FORMAT);
     fv_ctx_memory(ctx, &m);
     CHECK(m.peak_bytes - m.current_bytes < (1 << 20));
     fv_image_free(ctx, &img);
@@ -472,12 +472,12 @@ static void alpha_of(int w, int h, int channels, int depth)
     CHECK(!is_opaque && b.size > 0);
     const int x0 = w / 3, y0 = h / 4;
     OK(ctx, make_image(&back, w - x0, h - y0, channels, depth, 6));
-    OK(ctx, rdvq_alpha_unpack(ctx, (rdvq_span){ b.data, b.size }, &head, x0, y0, &back));
+    OK(ctx, rdvq_alpha_unpack(ctx, (rdvq_bytes){ b.data, b.size }, &head, x0, y0, &back));
     for (int y = y0; y < h; y++)
         for (int x = x0; x < w; x++)
             CHECK(sample(&img, x, y, last) == sample(&back, x - x0, y - y0, last));
     head.width++;
-    CHECK(rdvq_alpha_unpack(ctx, (rdvq_span){ b.data, b.size }, &head, 0, 0, &back) ==
+    CHECK(rdvq_alpha_unpack(ctx, (rdvq_bytes){ b.data, b.size }, &head, 0, 0, &back) ==
           FV_ERR_FORMAT);
     vz_buf_free(&b);
     fv_image_free(ctx, &img);
@@ -518,7 +518,8 @@ static void hidden_colours_go_on_smoothly(void)
     for (int y = 0; y < 40; y++)
         for (int x = 0; x < 64; x++) {
             uint8_t *p = fvi_image_row(&img, y) + 4 * x;
-            for (int c = 0; c < 3; c++) p[c] = x < 32 ? (uint8_t)(100 + y) : (uint8_t)test_next(&seed);
+            for (int c = 0; c < 3; c++)
+                p[c] = x < 32 ? (uint8_t)(100 + y) : (uint8_t)test_next(&seed);
             p[3] = x < 32 ? 255 : 0;
         }
     OK(ctx, rdvq_fill_hidden(ctx, &img));
@@ -548,7 +549,7 @@ static fv_status whole_job(fv_ctx *c)
     vz_buf_init(&block, c);
     fv_status s = fill_parts(c, &p, &h);
     if (s == FV_OK) s = rdvq_block_pack(c, "a profile of colours", 20, &block);
-    p.chunk[RDVQ_ICC] = (rdvq_span){ block.data, block.size };
+    p.chunk[RDVQ_ICC] = (rdvq_bytes){ block.data, block.size };
     if (s == FV_OK) s = rdvq_file_write(c, &p.h, p.chunk, p.segment, &out);
     if (s == FV_OK) s = open_bytes(c, &f, out.data, out.size);
     if (s == FV_OK) {

@@ -1,7 +1,7 @@
 /* fuzz_rdvq_file.c - the container .rdvq and what lies in its chunks; no model, no tokens.
  *
- * Byte 0: bits. 1: the header's checksum is made right; 2: those of chunks; 4: that of the end; 8: a
- * block is unpacked from the rest instead of a file; 16: with a limit of 1000 pixels. */
+ * Byte 0: bits. 1: the header's checksum is made right; 2: those of chunks; 4: that of the end; 8:
+ * a block is unpacked from the rest instead of a file; 16: with a limit of 1000 pixels. */
 #include "../codec/rdvq_chunks.h"
 
 #include "fuzz_ctx.h"
@@ -38,7 +38,8 @@ static void repair_chunks(uint8_t *p, size_t size, size_t at)
         const size_t first = at++;
         uint64_t n = 0;
         int shift = 0;
-        while (at < size && p[at] & 0x80 && shift < 56) n |= (uint64_t)(p[at++] & 0x7f) << shift, shift += 7;
+        for (; at < size && p[at] & 0x80 && shift < 56; shift += 7)
+            n |= (uint64_t)(p[at++] & 0x7f) << shift;
         if (at >= size) return;
         n |= (uint64_t)p[at++] << shift;
         if (n > size - at || size - at - n < 4) return;
@@ -73,7 +74,7 @@ static void check_file(fv_ctx *ctx, const rdvq_file *f, const uint8_t *p, size_t
     vz_buf out, *segment = fv_calloc(ctx, (size_t)tiles * RDVQ_MAX_LAYERS, sizeof *segment);
     if (!segment) abort();
     for (int i = 0; i < h.layers * tiles; i++) {
-        rdvq_span s;
+        rdvq_bytes s;
         bool is_cut;
         const fv_status r = rdvq_file_segment(ctx, f, i / tiles, i % tiles, &s, &is_cut);
         check_status(r);
@@ -124,7 +125,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!p) return 0;
     memcpy(p, data + 1, size);
     if (what & 8) {
-        check_status(rdvq_block_unpack(ctx, (rdvq_span){ p, size }, 65536, &bytes, &n));
+        check_status(rdvq_block_unpack(ctx, (rdvq_bytes){ p, size }, 65536, &bytes, &n));
         fv_free(ctx, bytes);
     } else {
         repair(p, size, what);
