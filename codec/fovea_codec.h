@@ -1,4 +1,5 @@
-/* fovea_codec.h - public interface of vzip, the lossless compressor.
+/* fovea_codec.h - public interface of vzip, the lossless compressor, and of vpic, the picture codec
+ * with learned codes (section 8; the rest is about vzip).
  *
  * An archive (suffix .vz) is one or more frames; a frame is a list of blocks that are coded apart
  * from each other, each the smallest of stored, zstd -19 and modelled (context mixing). Blocks run
@@ -286,6 +287,152 @@ typedef struct fv_vzip_train_result {
 /* result may be NULL. */
 FV_API FV_NODISCARD fv_status fv_vzip_train(fv_ctx *ctx, const fv_vzip_train_options *o,
                                             fv_vzip_train_result *result);
+
+/* ---- 8. vpic: pictures by learned codes (.rdvq, FORMAT-rdvq.md) ----------------------------- */
+
+/* A picture becomes tokens of a trained model; the same model is needed to read it. One model
+ * serves one range of rates; a list of them is a ladder from which the encoder takes what a
+ * requested quality, rate or size needs.
+ *
+ *     fv_vpic_encode(ctx, &img, NULL, &bytes, &n, NULL);            own models, quality 50
+ *     fv_vpic_limits limits = FV_VPIC_LIMITS_INIT;
+ *     limits.max_pixels = 1 << 24;
+ *     fv_vpic_decode(ctx, bytes, n, &limits, &back, NULL);
+ *
+ * Tokens that come out of a file are the same on every machine; pixels may differ by one level
+ * between types of CPU, and do not depend on the number of threads. */
+
+/* The handle is read-only: any number of calls on any threads, of any contexts, may use it at the
+ * same time. Its memory belongs to the context that opened it, which must outlive it; open and
+ * close on that context's thread, close after all calls that use it. */
+typedef struct fv_vpic_model fv_vpic_model;
+
+/* A model file of kind rdvq with its entropy model in integers (fovea convert --weights int8 makes
+ * it of a training's). FV_ERR_MODEL: another kind, tensors missing, or weights of a training.
+ * FV_ERR_FORMAT, _TRUNCATED, _VERSION, _LIMIT: the file is damaged. */
+FV_API FV_NODISCARD fv_status fv_vpic_model_open(fv_ctx *ctx, fv_vpic_model **out,
+                                                 const char *path);
+/* `bytes` must outlive the model. */
+FV_API FV_NODISCARD fv_status fv_vpic_model_open_memory(fv_ctx *ctx, fv_vpic_model **out,
+                                                        const void *bytes, size_t size);
+/* Accepts NULL, sets *m = NULL. */
+FV_API void fv_vpic_model_close(fv_vpic_model **m);
+/* Models that are part of the library, from low to high rate; 0: built without. */
+FV_API int fv_vpic_own_count(void);
+/* FV_ERR_ARG: there is none of that number. */
+FV_API FV_NODISCARD fv_status fv_vpic_model_open_own(fv_ctx *ctx, fv_vpic_model **out, int i);
+
+#define FV_VPIC_LAYERS 5 /* most that a model has */
+typedef struct fv_vpic_model_info {
+    const char *name;    /* printable, without spaces; valid until close                        */
+    uint32_t id, hash;   /* what files name: registry number (0: none), hash of the integers    */
+    int64_t parameters;  /* of transforms, codebook and entropy model                           */
+    uint64_t bytes;      /* held in memory, without what plans pack                              */
+    int codes, layers, slices; /* codes of the book, layers of tokens, slices of all layers      */
+    int window;          /* side in pixels of what the entropy model sees at once                */
+    double nominal_bpp;  /* bits per pixel of held-out pictures after training; 0: unknown       */
+} fv_vpic_model_info;
+FV_API void fv_vpic_model_get_info(const fv_vpic_model *m, fv_vpic_model_info *out);
+
+typedef struct fv_vpic_options {
+    size_t struct_size;
+    const fv_vpic_model *const *models; /* the ladder, in any order; none: the library's own, opened
+                                           for the call (which takes longer)                     */
+    int model_count;
+    /* One of the three; size before bpp before quality.
+     * quality: (0, 100], 0 = 50. The ladder is ordered by nominal_bpp and cut into equal parts of
+     * [0, 100], one a model; in its part the weight of bits against nearness of codes falls from
+     * what costs most quality to none. One pass.
+     * bpp, size: bits per pixel or bytes of the whole file, metadata included: within 2 %, or as
+     * near as the ladder allows. Several passes; smaller than the smallest model's range: slices
+     * are left out. */
+    double quality;
+    double bpp;
+    uint64_t size;
+    int slices;          /* code only so many slices, the decoder makes up the rest; 0 = all, or as
+                            many as the size asks for                                            */
+    int tile_log2;       /* 8..12: side of the tiles that can be decoded alone; 0 = 9            */
+    int segment_crcs;    /* 1 yes, -1 no, 0 = if the file is larger than 64 KiB                  */
+    int sampled;         /* slices that are left out are drawn, instead of the likeliest         */
+    uint32_t seed;       /* of what is drawn                                                     */
+    int drop_metadata;   /* leave out ICC profile and EXIF                                       */
+    uint64_t memory_bytes; /* 0 = 1.5 GiB beside the picture; FV_ERR_OOM: it cannot be done in it */
+} fv_vpic_options;
+#define FV_VPIC_OPTIONS_INIT { .struct_size = sizeof(fv_vpic_options) }
+
+/* What a decoder accepts. A file beyond it is refused before memory is taken. */
+typedef struct fv_vpic_limits {
+    size_t struct_size;
+    uint64_t max_pixels;   /* required: a file of 40 bytes may stand for so much work            */
+    uint64_t memory_bytes; /* 0 = 1.5 GiB beside the picture; FV_ERR_OOM says how much is needed */
+    int strict;            /* 1: a file that is cut is FV_ERR_TRUNCATED; 0: what is missing is
+                              made up, stats say how much                                        */
+    int slices;            /* decode only so many; 0 = all                                       */
+    int region[4];         /* x, y, width, height inside the picture; all 0 = whole              */
+    const fv_vpic_model *const *models; /* looked through before the library's own               */
+    int model_count;
+} fv_vpic_limits;
+#define FV_VPIC_LIMITS_INIT { .struct_size = sizeof(fv_vpic_limits) }
+
+typedef struct fv_vpic_stats {
+    uint64_t pixels;         /* that were coded, or that came out                                */
+    uint64_t bytes;          /* of the file                                                      */
+    uint64_t chunk_bytes;    /* of it ICC, EXIF and alpha                                        */
+    uint64_t segment_bytes;  /* of it tokens; the rest is header, index and checksums            */
+    double bits;             /* encoding: what tokens cost by the model                          */
+    uint64_t tokens;
+    char model[64];          /* name of the model                                                */
+    double mu;               /* encoding: weight of a bit against half the squared distance of
+                                code and latent                                                  */
+    int passes;              /* encoding: times that tokens were coded                           */
+    int tiles;               /* decoding: that were read, a region needs some                    */
+    int short_tiles;         /* decoding: tiles that lack slices since the file is cut           */
+    int slices;              /* coded in the file                                                */
+    int slices_decoded;      /* decoding: least of all tiles; the rest was made up               */
+    int is_truncated;        /* decoding: bytes are missing at the end                           */
+    double pixel_seconds, token_seconds; /* networks between pixels and latents; entropy model
+                                            and coder                                            */
+    double pixel_flop;       /* done by the former: two a multiply-add                           */
+    uint64_t memory_bytes;   /* most at a time, beside the picture                               */
+} fv_vpic_stats;
+
+/* Picture of 1 to 4 channels, 8 or 16 bits -> file. Pixels with alpha 0 lose their colour; alpha
+ * itself is kept exactly, ICC and EXIF too, text is not. *out belongs to the caller: fv_free(ctx,
+ * *out); on failure it is NULL. opts, stats may be NULL. FV_ERR_MODEL: no model at all.
+ * FV_ERR_LIMIT: sides above 65535 or more than 2^28 pixels. */
+FV_API FV_NODISCARD fv_status fv_vpic_encode(fv_ctx *ctx, const fv_image *img,
+                                             const fv_vpic_options *opts, uint8_t **out,
+                                             size_t *out_size, fv_vpic_stats *stats);
+/* File -> picture with the channels of the source; 8 bits a channel, or 16 if the source had more
+ * than 8. limits with max_pixels is required. *out belongs to the caller (fv_image_free), zeroed on
+ * failure. FV_ERR_FORMAT, _CHECKSUM, _TRUNCATED, _VERSION: damage; FV_ERR_LIMIT: beyond limits;
+ * FV_ERR_MODEL: no model at hand is the one that the file names. */
+FV_API FV_NODISCARD fv_status fv_vpic_decode(fv_ctx *ctx, const void *file, size_t size,
+                                             const fv_vpic_limits *limits, fv_image *out,
+                                             fv_vpic_stats *stats);
+
+typedef struct fv_vpic_info {
+    int width, height;
+    int channels;            /* 1..4 as fv_image                                                 */
+    int depth;               /* of the source: 8, 10, 12, 16                                     */
+    int colour;              /* 0 sRGB, 1 Display P3, 2 Rec. 2020 PQ, 3 Rec. 2020 HLG, 4 linear
+                                sRGB, 5 by the ICC profile                                       */
+    uint32_t model_id, model_hash;
+    int tile;                /* side in pixels */
+    int tiles_x, tiles_y;
+    int slices, layers;      /* coded */
+    int has_segment_crcs, is_sampled;
+    uint32_t seed;
+    uint64_t header_bytes;   /* up to the first segment, chunks included                         */
+    uint64_t icc_bytes, exif_bytes, alpha_bytes; /* in the file                                  */
+    uint64_t layer_bytes[FV_VPIC_LAYERS];
+    uint64_t whole_bytes;    /* of the file when it is not cut                                   */
+    int is_truncated;
+} fv_vpic_info;
+/* Header, chunks and index, without a model; a file cut behind these is fine. Checksums that lie
+ * before the segments are checked. *out is zeroed on failure. */
+FV_API FV_NODISCARD fv_status fv_vpic_read_info(fv_ctx *ctx, const void *file, size_t size,
+                                                fv_vpic_info *out);
 
 #ifdef __cplusplus
 }
