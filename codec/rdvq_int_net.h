@@ -59,7 +59,9 @@
  * ---- What a window has seen where it leaves the picture ----
  * A place that is not coded takes the token of the nearest place of its slice that is (rows and
  * columns counted in cells; first one of equals), so that the history looks like a picture; none in
- * its slice: pad_token. */
+ * its slice: pad_token. rdvq-xs on 13 photos, of each window a quarter, half, three quarters of the
+ * rows inside: 6.02, 5.81, 5.79 bits of a token; with pad_token everywhere 6.44, 6.03, 5.88; were
+ * the rest known 5.78, 5.73, 5.74. */
 #ifndef FV_RDVQ_INT_NET_H
 #define FV_RDVQ_INT_NET_H
 

@@ -3,8 +3,11 @@
  * of threads, windows a call and variant of the CPU. */
 #include "alloc_fail.h"
 #include "rdvq_code.h"
+#include "rdvq_golden_segments.h"
 #include "rdvq_int_fixture.h"
 #include "test.h"
+
+#include <time.h>
 
 static fv_ctx *ctx;
 static uint64_t seed = 5;
@@ -280,7 +283,7 @@ static void cuts_keep_what_came_before(void)
 {
     rdvq_int *m = model_of(1, 64);
     scene s;
-    OK(ctx, scene_make(&s, m, 100, 60, true));
+    OK(ctx, scene_make(&s, m, 60, 50, true));
     OK(ctx, scene_encode(&s, m->slices.slices));
     for (int k = 0; k < m->slices.layers; k++) {
         const rdvq_layer *l = &m->slices.layer[k];
@@ -412,9 +415,132 @@ static void wrong_calls_are_refused(void)
     rdvq_int_close(&m);
 }
 
-int main(void)
+/* ---- For ever -------------------------------------------------------------------------------- */
+
+static void golden_segments_decode(void)
+{
+    rdvq_int *m = model_of(2, 64);
+    rdvq_segment seg[RDVQ_MAX_LAYERS] = { { NULL, 0, 0 } };
+    uint8_t bytes[4 * 592];
+    scene s;
+    int decoded, at = 0;
+    OK(ctx, scene_make(&s, m, 128, 100, false));
+    for (int k = 0; k < m->slices.layers; k++) {
+        seg[k] = (rdvq_segment){ golden_bytes + at, (size_t)golden_sizes[k], 0 };
+        at += golden_sizes[k];
+    }
+    CHECK(at == (int)sizeof golden_bytes && m->slices.tokens == 592);
+    OK(ctx, rdvq_tile_decode(s.coder, &s.tile, m->slices.slices, seg, NULL, s.back, &decoded));
+    for (int i = 0; i < 592; i++)
+        for (int b = 0; b < 4; b++) bytes[4 * i + b] = (uint8_t)((uint32_t)s.back[i] >> (8 * b));
+    CHECK(fv_crc32(0, bytes, sizeof bytes) == GOLDEN_TOKENS);
+    OK(ctx, scene_encode(&s, m->slices.slices)); /* drawn as those were */
+    for (int k = 0; k < m->slices.layers; k++)
+        CHECK(s.seg[k].size == seg[k].size && memcmp(s.seg[k].data, seg[k].bytes, seg[k].size) == 0);
+    scene_free(&s);
+    rdvq_int_close(&m);
+}
+
+/* The first allocation fails, then the second, ... */
+static void coding_survives_lack_of_memory(void)
+{
+    rdvq_int *m = model_of(1, 64);
+    fv_status r = FV_ERR_OOM;
+    scene s;
+    OK(ctx, scene_make(&s, m, 128, 128, false));
+    for (int n = 0; r == FV_ERR_OOM && n < 100; n++) {
+        alloc_fail heap = { .left = ALLOC_ALL };
+        const fv_allocator al = alloc_fail_allocator(&heap);
+        fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+        rdvq_coder *c = NULL;
+        vz_buf seg[RDVQ_MAX_LAYERS];
+        fv_ctx *poor;
+        o.alloc = &al;
+        OK(ctx, fv_ctx_create(&poor, &o));
+        const int64_t before = heap.live;
+        heap.left = n;
+        for (int k = 0; k < RDVQ_MAX_LAYERS; k++) vz_buf_init(&seg[k], poor);
+        r = rdvq_coder_open(poor, &c, m, 1);
+        if (r == FV_OK)
+            r = rdvq_tile_encode(c, &s.tile, m->slices.slices, NULL, s.tokens, seg, NULL);
+        heap.left = ALLOC_ALL;
+        for (int k = 0; k < RDVQ_MAX_LAYERS; k++) vz_buf_free(&seg[k]);
+        rdvq_coder_close(&c);
+        CHECK(r == FV_OK || r == FV_ERR_OOM);
+        CHECK(heap.live == before);
+        fv_ctx_destroy(&poor);
+    }
+    CHECK(r == FV_OK);
+    scene_free(&s);
+    rdvq_int_close(&m);
+}
+
+/* ---- Speed (--bench) ------------------------------------------------------------------------- */
+
+static double processor_time(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* The products of weights alone, in blocks of rows as the coder has them. */
+static void floor_of(const rdvq_int *m, int windows)
+{
+    static int16_t x[RDVQ_ROWS * 1024];
+    static int32_t out[RDVQ_ROWS * 4096];
+    for (int rows = windows * m->slices.tokens; rows > 0; rows -= RDVQ_ROWS)
+        for (int l = 0; l <= m->cfg.depth; l++) {
+            const rdvq_int_layer *y = &m->layer[l];
+            const rdvq_matrix *const all[] = { &y->qkv, &y->wo, &y->w13, &y->w2 };
+            for (int k = 0; k < (l < m->cfg.depth ? 4 : 1); k++) {
+                const rdvq_matrix *a = l < m->cfg.depth ? all[k] : &m->output;
+                const rdvq_dots d = { a->w, a->rows / 16, a->columns / 2, a->columns / 2, NULL, 0 };
+                m->ops->dots(out, a->rows, &d, x, a->columns, RDVQ_ROWS);
+            }
+        }
+}
+
+static void bench(const char *preset)
+{
+    rdvq_config c;
+    rdvq_int *m;
+    scene s;
+    double best[3] = { 1e9, 1e9, 1e9 };
+    int decoded;
+    OK(ctx, rdvq_preset(ctx, preset, &c));
+    OK(ctx, rdvq_int_random(ctx, &m, &c, 1));
+    OK(ctx, scene_make(&s, m, 512, 512, false));
+    for (int round = 0; round < 7; round++) {
+        double at = processor_time();
+        OK(ctx, scene_encode(&s, m->slices.slices));
+        best[0] = fmin(best[0], processor_time() - at);
+        at = processor_time();
+        OK(ctx, scene_decode(&s, m->slices.slices, -1, 0, NULL, &decoded));
+        best[1] = fmin(best[1], processor_time() - at);
+        at = processor_time();
+        floor_of(m, s.tile.windows);
+        best[2] = fmin(best[2], processor_time() - at);
+    }
+    CHECK(same_up_to(&s, m->slices.slices));
+    printf("# %s, %s: a second of one processor codes %.2f, decodes %.2f Mpixel; products alone "
+           "%.2f (%.0f %%)\n", preset, m->ops->name, 512 * 512e-6 / best[0], 512 * 512e-6 / best[1],
+           512 * 512e-6 / best[2], 100 * best[2] / best[1]);
+    scene_free(&s);
+    rdvq_int_close(&m);
+}
+static void rdvq_xs_is_fast(void) { bench("rdvq-xs"); }
+static void rdvq_s_is_fast(void) { bench("rdvq-s"); }
+
+int main(int argc, char **argv)
 {
     if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
+    if (argc == 2 && strcmp(argv[1], "--bench") == 0) {
+        RUN(rdvq_xs_is_fast);
+        RUN(rdvq_s_is_fast);
+        fv_ctx_destroy(&ctx);
+        return test_end();
+    }
     RUN(tokens_come_back_from_all_grids);
     RUN(likely_tokens_cost_less);
     RUN(threads_and_cpus_change_nothing);
@@ -425,6 +551,8 @@ int main(void)
     RUN(damage_is_found);
     RUN(a_chooser_pays_what_it_is_told);
     RUN(wrong_calls_are_refused);
+    RUN(golden_segments_decode);
+    RUN(coding_survives_lack_of_memory);
     fv_ctx_destroy(&ctx);
     return test_end();
 }

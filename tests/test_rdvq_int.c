@@ -22,12 +22,12 @@ static const rdvq_int_ops *variant(int i)
     return i < 3 ? &rdvq_int_ops_c : NULL;
 }
 
-static int32_t any(int32_t limit) /* -limit .. limit, the ends often */
+static int32_t any(int64_t limit) /* -limit .. limit, the ends often */
 {
     const uint32_t r = test_next(&seed);
-    if (r % 13 == 0) return limit;
-    if (r % 13 == 1) return -limit;
-    return (int32_t)(((uint64_t)r * (2 * (uint64_t)(uint32_t)limit + 1)) >> 32) - limit;
+    if (r % 13 == 0) return (int32_t)limit;
+    if (r % 13 == 1) return (int32_t)-limit;
+    return (int32_t)((int64_t)(((uint64_t)r * (2 * (uint64_t)limit + 1)) >> 32) - limit);
 }
 
 /* ---- Parts against their formulas ------------------------------------------------------------ */
@@ -446,9 +446,355 @@ static void integers_cost_little(void)
     float_case(&c, 3, 16, 0.002);
 }
 
-int main(void)
+/* ---- Files ----------------------------------------------------------------------------------- */
+
+/* What fovea train writes. */
+static fv_status write_trained(const rdvq_pair *p, const char *path)
+{
+    fv_meta meta = { 0 };
+    fv_status s = rdvq_config_meta(ctx, &p->net.cfg, &meta);
+    if (s == FV_OK)
+        s = fv_params_export(ctx, p->params, FV_F32, (const char *const *)meta.item, meta.pairs,
+                             path, 1);
+    fv_meta_free(ctx, &meta);
+    return s;
+}
+
+static void a_converted_model_is_the_same(void)
+{
+    static const fv_dtype types[] = { FV_F32, FV_BF16, FV_I8 };
+    const rdvq_config c = rdvq_tiny(2);
+    rdvq_pair p;
+    uint8_t want[32], got[32];
+    OK(ctx, rdvq_pair_make(ctx, &p, &c, 3, 8));
+    OK(ctx, write_trained(&p, temp_path("trained")));
+    rdvq_int_hash(p.m, want);
+    for (int k = 0; k < 3; k++) {
+        fv_model *in, *out;
+        rdvq_int *m;
+        fv_tensor t;
+        OK(ctx, fv_model_open(ctx, &in, temp_path("trained"), NULL));
+        OK(ctx, fv_rdvq_convert(ctx, in, types[k], temp_path("use"), 1));
+        OK(ctx, fv_model_open(ctx, &out, temp_path("use"), NULL));
+        OK(ctx, rdvq_int_open(ctx, &m, out));
+        rdvq_int_hash(m, got);
+        CHECK(memcmp(want, got, 32) == 0);
+        CHECK(rdvq_int_bytes(m) > 50000 && rdvq_int_config(m)->codes == 64);
+        CHECK(!fv_model_find(out, "rdvq.entropy.output.weight", &t));
+        CHECK(fv_model_find(out, "rdvq.encoder.stem.bias", &t));
+        CHECK(fv_model_find(out, "rdvq.codebook.weight", &t));
+        CHECK(fv_rdvq_is_model(in) && fv_rdvq_is_model(out) && !fv_rdvq_is_model(NULL));
+        CHECK(fv_rdvq_convert(ctx, out, types[k], temp_path("again"), 1) == FV_ERR_MODEL);
+        CHECK(fv_rdvq_convert(ctx, in, types[k], temp_path("use"), 0) == FV_ERR_EXISTS);
+        CHECK(fv_rdvq_convert(ctx, in, FV_I32, temp_path("use"), 1) == FV_ERR_DTYPE);
+        rdvq_int_close(&m);
+        CHECK(rdvq_int_open(ctx, &m, in) == FV_ERR_MODEL && !m);
+        fv_model_close(&in);
+        fv_model_close(&out);
+    }
+    rdvq_pair_free(&p);
+}
+
+static void identity_depends_on_all_that_counts(void)
+{
+    const rdvq_config c = rdvq_tiny(1);
+    rdvq_config other = c;
+    uint8_t a[32], b[32];
+    rdvq_int *m;
+    OK(ctx, rdvq_int_random(ctx, &m, &c, 1));
+    rdvq_int_hash(m, a);
+    m->layer[1].wo.w[7] ^= 1;
+    OK(ctx, rdvq_int_ready(ctx, m));
+    rdvq_int_hash(m, b);
+    CHECK(memcmp(a, b, 32) != 0);
+    rdvq_int_close(&m);
+    other.pad_token = 6;
+    OK(ctx, rdvq_int_random(ctx, &m, &other, 1));
+    rdvq_int_hash(m, b);
+    CHECK(memcmp(a, b, 32) != 0);
+    rdvq_int_close(&m);
+    other = c;
+    other.enc_width[0] = 8; /* transforms do not count */
+    OK(ctx, rdvq_int_random(ctx, &m, &other, 1));
+    rdvq_int_hash(m, b);
+    CHECK(memcmp(a, b, 32) == 0);
+    rdvq_int_close(&m);
+}
+
+static void models_that_cannot_be_integers_are_refused(void)
+{
+    rdvq_config c;
+    rdvq_int *m = NULL;
+    rdvq_pair p;
+    OK(ctx, rdvq_preset(ctx, "rdvq-official", &c));
+    CHECK(rdvq_int_create(ctx, &m, &c) == FV_ERR_UNSUPPORTED && !m);
+    c = rdvq_tiny(1);
+    c.ffn = 40;
+    CHECK(rdvq_int_create(ctx, &m, &c) == FV_ERR_UNSUPPORTED && !m);
+    c = rdvq_tiny(1);
+    OK(ctx, rdvq_pair_net(ctx, &p, &c, 3));
+    ((float *)fv_params_tensor(p.params, p.net.head).data)[5] = NAN;
+    CHECK(rdvq_int_from_net(ctx, &m, &p.net, 8) == FV_ERR_NUMERIC && !m);
+    ((float *)fv_params_tensor(p.params, p.net.head).data)[5] = 1e30f;
+    CHECK(rdvq_int_from_net(ctx, &m, &p.net, 8) == FV_ERR_UNSUPPORTED && !m);
+    rdvq_pair_free(&p);
+}
+
+/* Tensors of a file, of which number `wrong` is left out, of another type, or a row short. */
+typedef struct spoiler {
+    fv_pack pack;
+    rdvq_int *m;
+    int number, wrong, kind;
+} spoiler;
+
+static fv_status spoil(void *user, const rdvq_field *f)
+{
+    spoiler *s = user;
+    fv_tensor t = { .dtype = f->bytes == 4 ? FV_I32 : FV_I16, .ndim = f->ndim };
+    char name[96];
+    const bool is_wrong = s->number++ == s->wrong;
+    snprintf(name, sizeof name, RDVQ_INT_PREFIX "%s", f->name);
+    memcpy(t.dim, f->dim, sizeof f->dim);
+    t.data = f->scalar; /* a matrix's elements come in another order: also a model */
+    if (f->array) memcpy(&t.data, f->array, sizeof t.data);
+    if (is_wrong && s->kind == 0) return FV_OK;
+    if (is_wrong && s->kind == 1) t.dtype = f->bytes == 4 ? FV_F32 : FV_U16;
+    if (is_wrong && s->kind == 2) t.dim[0]--;
+    if (is_wrong && s->kind == 2 && t.dim[0] == 0) return FV_OK;
+    return fv_model_writer_tensor(s->pack.writer, name, &t);
+}
+
+static fv_status open_spoilt(spoiler *s, fv_ctx *x)
+{
+    fv_meta meta = { 0 };
+    fv_model *file = NULL;
+    rdvq_int *m = NULL;
+    s->number = 0;
+    fv_status r = fv_pack_create(ctx, &s->pack);
+    if (r == FV_OK) r = rdvq_config_meta(ctx, &s->m->cfg, &meta);
+    if (r == FV_OK) r = fv_meta_add_number(ctx, &meta, RDVQ_INT_META, s->kind == 3 ? 2 : 1);
+    if (r == FV_OK) r = fv_meta_write(&meta, s->pack.writer);
+    if (r == FV_OK) r = rdvq_int_visit(s->m, spoil, s);
+    if (r == FV_OK) r = fv_model_writer_finish(s->pack.writer, temp_path("spoilt"), 1);
+    if (r == FV_OK) r = fv_model_open(ctx, &file, temp_path("spoilt"), NULL);
+    if (r == FV_OK) r = rdvq_int_open(x, &m, file);
+    rdvq_int_close(&m);
+    fv_model_close(&file);
+    fv_meta_free(ctx, &meta);
+    fv_pack_free(&s->pack);
+    return r;
+}
+
+static void damaged_files_are_refused(void)
+{
+    const rdvq_config c = rdvq_tiny(1);
+    spoiler s = { .wrong = -1 };
+    OK(ctx, rdvq_int_random(ctx, &s.m, &c, 1));
+    OK(ctx, open_spoilt(&s, ctx));
+    const int count = s.number;
+    for (s.kind = 0; s.kind < 3; s.kind++)
+        for (s.wrong = 0; s.wrong < count; s.wrong++)
+            CHECK_MSG(open_spoilt(&s, ctx) == FV_ERR_MODEL, "tensor %d, kind %d", s.wrong, s.kind);
+    s.wrong = -1;
+    CHECK(open_spoilt(&s, ctx) == FV_ERR_VERSION);
+    rdvq_int_close(&s.m);
+}
+
+/* Sets one number, which must not pass, and takes it back. */
+#define REFUSED(place, value)                                                                      \
+    do {                                                                                           \
+        const int32_t kept_ = (place);                                                             \
+        (place) = (value);                                                                         \
+        CHECK(rdvq_int_ready(ctx, m) == FV_ERR_MODEL);                                             \
+        (place) = kept_;                                                                           \
+    } while (0)
+
+static void numbers_out_of_range_are_refused(void)
+{
+    const rdvq_config c = rdvq_tiny(1);
+    rdvq_int *m;
+    OK(ctx, rdvq_int_random(ctx, &m, &c, 1));
+    REFUSED(m->codes[9], 16385);
+    REFUSED(m->bias[3], 1 << 24);
+    REFUSED(m->rope[5], -16385);
+    REFUSED(m->rope[m->head / 2], 16000); /* off the circle: the cosine is 16384 */
+    REFUSED(m->input.mul[2], -1);
+    REFUSED(m->layer[1].qkv.shift, 30);
+    REFUSED(m->layer[1].w2.shift, 63);
+    REFUSED(m->layer[0].scale[1], RDVQ_SCALE_LIMIT + 1);
+    REFUSED(m->layer[0].scale[1], -1);
+    REFUSED(m->layer[0].up, 7);
+    REFUSED(m->layer[0].down, 0);
+    REFUSED(m->output.w[1], -32768);
+    for (int k = 0; k < 48; k++) m->layer[0].w2.w[rdvq_int_at(48, 3, k)] = k ? 1394 : 20;
+    OK(ctx, rdvq_int_ready(ctx, m)); /* 65538 */
+    REFUSED(m->layer[0].w2.w[rdvq_int_at(48, 3, 0)], 21);
+    OK(ctx, rdvq_int_ready(ctx, m));
+    rdvq_int_close(&m);
+}
+
+/* The first allocation fails, then the second, ... */
+static void opening_survives_lack_of_memory(void)
+{
+    const rdvq_config c = rdvq_tiny(1);
+    spoiler s = { .wrong = -1 };
+    fv_status r = FV_ERR_OOM;
+    OK(ctx, rdvq_int_random(ctx, &s.m, &c, 1));
+    for (int n = 0; r == FV_ERR_OOM && n < 1000; n++) {
+        alloc_fail heap = { .left = ALLOC_ALL };
+        const fv_allocator al = alloc_fail_allocator(&heap);
+        fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+        fv_ctx *poor;
+        o.alloc = &al;
+        OK(ctx, fv_ctx_create(&poor, &o));
+        const int64_t before = heap.live;
+        heap.left = n;
+        r = open_spoilt(&s, poor);
+        heap.left = ALLOC_ALL;
+        CHECK_MSG(r == FV_OK || r == FV_ERR_OOM, "%d: %s", n, fv_status_name(r));
+        CHECK(heap.live == before);
+        fv_ctx_destroy(&poor);
+    }
+    CHECK_MSG(r == FV_OK, "%s", fv_status_name(r));
+    rdvq_int_close(&s.m);
+}
+
+/* ---- A trained model (--full MODEL PHOTOS) --------------------------------------------------- */
+
+#define PHOTO 512
+
+typedef struct trained {
+    rdvq_pair pair;
+    rdvq_tables tables;
+    fv_plan *plan;
+    fv_dataset *photos;
+    room r;
+    float *x;
+} trained;
+
+/* Picture -> codes of its tokens, and their logits. */
+static fv_status plan_of_photo(trained *t)
+{
+    const rdvq_net *n = &t->pair.net;
+    const int64_t dim[4] = { 1, PHOTO, PHOTO, 3 };
+    fv_t z[RDVQ_SCALES], index;
+    fv_tape *tape;
+    FV_TRY(fv_tape_create(ctx, &tape, n->params, FV_INFER, FV_F32));
+    rdvq_analyse(tape, n, fv_input(tape, "x", FV_F32, 4, dim), z);
+    const fv_t unit = rdvq_unit(tape, rdvq_to_windows(tape, n, z));
+    const fv_t q = fv_vq_nearest(tape, unit, rdvq_codes(tape, n), &index);
+    fv_output(tape, "index", index);
+    fv_output(tape, "logits", rdvq_logits(tape, n, q));
+    FV_TRY(fv_plan_finish(ctx, &t->plan, &tape, NULL));
+    return rdvq_tables_bind(&t->tables, t->plan);
+}
+
+static fv_status trained_open(trained *t, const char *path, const char *photos, int bits)
+{
+    fv_dataset_options o = FV_DATASET_OPTIONS_INIT;
+    fv_model *file = NULL;
+    rdvq_config c;
+    memset(t, 0, sizeof *t);
+    o.sources = &photos;
+    o.source_count = 1;
+    o.split = FV_SPLIT_HELDOUT;
+    o.image_size = PHOTO;
+    o.channels = 3;
+    FV_TRY(fv_dataset_open(ctx, &t->photos, &o));
+    FV_TRY(fv_model_open(ctx, &file, path, NULL));
+    fv_status s = rdvq_config_read(ctx, file, &c);
+    if (s == FV_OK) s = fv_params_create(ctx, &t->pair.params);
+    if (s == FV_OK) {
+        rdvq_net_add(&t->pair.net, t->pair.params, &c, RDVQ_PREFIX, 0);
+        s = fv_params_load(t->pair.params, file, "");
+    }
+    if (s == FV_OK) s = fv_params_alloc(t->pair.params);
+    if (s == FV_OK) s = rdvq_int_from_net(ctx, &t->pair.m, &t->pair.net, bits);
+    if (s == FV_OK) s = rdvq_tables_create(ctx, &t->tables, &t->pair.net);
+    if (s == FV_OK) s = plan_of_photo(t);
+    fv_model_close(&file);
+    if (s != FV_OK) return s;
+    room_make(&t->r, t->pair.m);
+    t->x = malloc((size_t)PHOTO * PHOTO * 3 * sizeof *t->x);
+    return t->x ? FV_OK : FV_ERR_OOM;
+}
+
+static void trained_close(trained *t)
+{
+    fv_plan_destroy(&t->plan);
+    rdvq_tables_free(ctx, &t->tables);
+    fv_dataset_close(&t->photos);
+    rdvq_pair_free(&t->pair);
+    room_free(&t->r);
+    free(t->x);
+}
+
+/* Bits of the tokens of a window, in float and in integers: entropy, and entropy + excess. */
+static void add_window(trained *t, const float *logits, const int32_t *tokens, rates *sum)
+{
+    const rdvq_int *m = t->pair.m;
+    const int K = m->cfg.codes;
+    run_window(m, tokens, 100, &t->r);
+    for (int i = 0; i < m->slices.tokens; i++) {
+        const float *y = logits + (size_t)i * (size_t)K;
+        const int token = tokens[m->slices.list[i]], g = token / m->group;
+        const uint32_t *start = t->r.start + (size_t)i * (size_t)(m->groups + 1);
+        uint32_t w[RDVQ_MAX_GROUP], inner[RDVQ_MAX_GROUP + 1];
+        const int n = K - g * m->group < m->group ? K - g * m->group : m->group;
+        double most = y[0], Z = 0;
+        for (int k = 1; k < K; k++) most = fmax(most, y[k]);
+        for (int k = 0; k < K; k++) Z += exp(y[k] - most);
+        for (int k = 0; k < n; k++)
+            w[k] = rdvq_weight(t->r.u[(size_t)i * (size_t)K + (size_t)(g * m->group + k)]);
+        rdvq_frequencies(w, n, inner);
+        const int k = token % m->group;
+        const double f = start[g + 1] - start[g], q = f * (inner[k + 1] - inner[k]) * 0x1p-32;
+        const double bits = log2(Z) - (y[token] - most) * 1.4426950408889634;
+        sum->entropy += bits;
+        sum->excess -= log2(q) + bits;
+    }
+}
+
+static void rate_of(const char *path, const char *photos, int bits)
+{
+    trained t;
+    rates sum = { 0 };
+    uint64_t n = 0;
+    OK(ctx, trained_open(&t, path, photos, bits));
+    const int T = t.pair.m->slices.tokens;
+    for (; n < fv_dataset_count(t.photos) && n < 24; n++) {
+        int32_t label;
+        OK(ctx, fv_dataset_get(t.photos, n, t.x, &label));
+        OK(ctx, fv_plan_bind(t.plan, "x", t.x));
+        OK(ctx, fv_plan_forward(t.plan));
+        const int32_t *tokens = fv_plan_value(t.plan, "index").data;
+        const float *logits = fv_plan_value(t.plan, "logits").data;
+        const int side = PHOTO / rdvq_window(&t.pair.net.cfg);
+        for (int w = 0; w < side * side; w++)
+            add_window(&t, logits + (size_t)w * (size_t)T * (size_t)t.pair.net.cfg.codes,
+                       tokens + w * T, &sum);
+    }
+    printf("# weights of %d bits, %d photos: %.4f bpp in float, integers cost %.4f %% more\n", bits,
+           (int)n, sum.entropy / ((double)n * PHOTO * PHOTO), 100 * sum.excess / sum.entropy);
+    CHECK(sum.excess <= 0.01 * sum.entropy);
+    trained_close(&t);
+}
+
+static const char *const *full; /* model, photos */
+static void trained_integers_cost_at_most_1_percent(void)
+{
+    rate_of(full[0], full[1], 8);
+    rate_of(full[0], full[1], 16);
+}
+
+int main(int argc, char **argv)
 {
     if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
+    temp_dir_make("rdvq-int");
+    if (argc == 4 && strcmp(argv[1], "--full") == 0) {
+        full = (const char *const *)argv + 2;
+        RUN(trained_integers_cost_at_most_1_percent);
+    }
     RUN(exp2_is_close);
     RUN(frequencies_are_valid);
     RUN(norm_gives_unit_rms);
@@ -463,6 +809,12 @@ int main(void)
     RUN(one_pass_equals_slices_with_strict_mask);
     RUN(probabilities_are_those_of_every_build);
     RUN(integers_cost_little);
+    RUN(a_converted_model_is_the_same);
+    RUN(identity_depends_on_all_that_counts);
+    RUN(models_that_cannot_be_integers_are_refused);
+    RUN(damaged_files_are_refused);
+    RUN(numbers_out_of_range_are_refused);
+    RUN(opening_survives_lack_of_memory);
     fv_ctx_destroy(&ctx);
     return test_end();
 }
