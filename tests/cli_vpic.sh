@@ -1,7 +1,9 @@
 #!/bin/sh
-# cli_vpic.sh - vpic as people use it: comparing pictures; files, damage, messages, exit codes.
+# cli_vpic.sh - vpic as people use it: coding and comparing pictures; names, pipes, parts, sizes,
+# damage, messages, exit codes.
 #
-# VPIC names the program. Pictures are tiny or those of tests/data.
+# VPIC names the program. Pictures are tiny or those of tests/data. What is coded needs a model:
+# FOVEA names the program that makes one, by a training of two steps, whose pictures are fog.
 set -u
 : "${VPIC:?path of vpic}"
 tests=$(cd "$(dirname "$0")" && pwd)
@@ -101,4 +103,129 @@ PYTHON
 else
     skip transparency_and_orientation "no python3"
 fi
+# ---- A model -------------------------------------------------------------------------------------
+make_model() {
+    mkdir -p data
+    cp "$tests/data/photos/000_extreme-desert-hike.webp" "$tests/data/photos/009_taipei-city.webp" data
+    cat > tiny.recipe << 'RECIPE'
+engine = rdvq
+stage = tokenizer
+preset = rdvq-xs
+data = data
+codes = 32
+batch = 1
+crop = 128
+steps = 2
+kmeans_at = 1
+eval_pictures = 0
+sample_every = 0
+precision = f32
+export = f32
+RECIPE
+    "$FOVEA" train tiny.recipe --data-dir . -o run > out 2> err &&
+        "$FOVEA" convert run/model.safetensors --type bf16 -o model.safetensors >> out 2>> err
+}
+if [ -z "${FOVEA:-}" ]; then
+    skip coding "no fovea to make a model with"
+    finish
+    exit
+fi
+make_model; ok $? a_model_is_made
+expect info_of_a_model 0 "$VPIC" info --json model.safetensors
+json_ok out files; ok $? info_of_a_model_is_json
+grep -q '"codes": 32' out && grep -q '"kind": "model"' out; ok $? info_tells_the_codes
+expect info_of_own_models 0 "$VPIC" info
+
+# ---- c and d -------------------------------------------------------------------------------------
+m="--model model.safetensors"
+cp "$photo" photo.webp
+# shellcheck disable=SC2086
+{
+expect encode 0 "$VPIC" c $m photo.webp
+[ -s photo.rdvq ] && [ ! -s out ] && [ ! -s err ]; ok $? encode_is_silent_and_names_its_output
+refuse encode_output_exists 1 "-f overwrites" "$VPIC" c $m photo.webp
+expect encode_overwrites 0 "$VPIC" c $m -f photo.webp
+expect decode 0 "$VPIC" d $m photo.rdvq
+is_png photo.png; ok $? decode_writes_a_png
+expect sides_come_back 0 "$VPIC" compare photo.webp photo.png
+refuse decode_output_exists 1 "-f overwrites" "$VPIC" d $m photo.rdvq
+expect decode_webp 0 "$VPIC" d $m -o same.webp photo.rdvq
+"$VPIC" compare --json photo.png same.webp > out 2> err; [ "$(value equal)" = true ]; ok $? webp_is_lossless
+for threads in 1 3; do
+    "$VPIC" c $m --threads $threads -o t$threads.rdvq photo.webp 2> err &&
+        "$VPIC" d $m --threads $threads -o t$threads.ppm t$threads.rdvq 2>> err
+    ok $? "threads_$threads"
+done
+cmp -s t1.rdvq t3.rdvq && cmp -s t1.rdvq photo.rdvq && cmp -s t1.ppm t3.ppm
+ok $? same_bytes_for_every_thread_count
+"$VPIC" c $m - < photo.webp 2> err > pipe.rdvq && cmp -s pipe.rdvq photo.rdvq; ok $? pipe_in_and_out
+"$VPIC" d $m - < pipe.rdvq 2> err > pipe.png && cmp -s pipe.png photo.png; ok $? pipe_back
+expect encode_json 0 "$VPIC" c $m --json -f -o j.rdvq photo.webp
+sed -n '2s/.*{/{/p; 3,$p' out | sed '$d' | sed 's/]$//' > object
+json_ok out files; ok $? encode_json_is_an_object
+grep -q "\"bytes\": $(wc -c < j.rdvq | tr -d ' ')," out; ok $? encode_json_has_the_size
+expect decode_json 0 "$VPIC" d $m --json -f -o j.png j.rdvq
+json_ok out files && grep -q '"truncated": false' out; ok $? decode_json_is_an_object
+refuse json_and_pipe 2 "exclude" "$VPIC" c $m --json -o - photo.webp
+expect two_files 0 sh -c 'cp photo.webp one.webp; cp photo.webp two.webp; shift; "$@"' sh x \
+    "$VPIC" c $m one.webp two.webp
+cmp -s one.rdvq photo.rdvq && cmp -s two.rdvq photo.rdvq; ok $? two_files_become_two
+refuse two_files_and_o 2 "-o takes" "$VPIC" c $m -o x.rdvq one.webp two.webp
+expect region 0 "$VPIC" d $m --region 100,50,64,32 -o part.ppm photo.rdvq
+[ "$(sed -n 2p part.ppm)" = "64 32" ]; ok $? region_has_its_sides
+expect prefix 0 "$VPIC" d $m --slices 3 -o prefix.png photo.rdvq
+expect fewer_slices 0 "$VPIC" c $m --slices 3 -o slices.rdvq photo.webp
+[ "$(wc -c < slices.rdvq)" -lt "$(wc -c < photo.rdvq)" ]; ok $? fewer_slices_are_smaller
+expect sampled 0 "$VPIC" c $m --slices 3 --sampled --seed 7 -o sampled.rdvq photo.webp
+expect sampled_back 0 "$VPIC" d $m -o sampled.png sampled.rdvq
+expect tiles 0 "$VPIC" c $m --tile 256 -o tiles.rdvq photo.webp
+"$VPIC" info --json tiles.rdvq > out 2> err
+grep -q '"tile": 256' out && grep -q '"tiles_x": 2' out; ok $? info_tells_the_tiles
+expect info 0 "$VPIC" info photo.rdvq
+grep -q '512 x 342 pixels' out; ok $? info_tells_the_sides
+"$VPIC" c $m --quality 1 -o low.rdvq photo.webp 2> err && "$VPIC" c $m --quality 100 -o high.rdvq photo.webp 2>> err
+[ "$(wc -c < low.rdvq)" -le "$(wc -c < high.rdvq)" ]; ok $? higher_quality_is_not_smaller
+expect bpp 0 "$VPIC" c $m --bpp 0.02 -o bpp.rdvq photo.webp
+near "$(wc -c < bpp.rdvq)" 200 480; ok $? bits_per_pixel_are_met # 438 bytes
+expect size 0 "$VPIC" c $m --size 1K -o size.rdvq photo.webp
+expect unreachable_size 0 "$VPIC" c $m --size 9M -o big.rdvq photo.webp
+grep -q 'less than asked for' err; ok $? unreachable_size_is_told
+expect drop_metadata 0 "$VPIC" c $m --drop-metadata -o dropped.rdvq photo.webp
+expect special_output 0 "$VPIC" d $m -o /dev/null photo.rdvq
+if [ -s way6.png ]; then
+    expect turned 0 "$VPIC" c $m -o way6.rdvq way6.png
+    "$VPIC" info way6.rdvq > out 2> err; grep -q ' 2 x 4 pixels' out; ok $? pictures_are_coded_upright
+    expect alpha 0 "$VPIC" c $m -o clear.rdvq clear.png
+    expect alpha_back 0 "$VPIC" d $m -o clear_back.png clear.rdvq
+    "$VPIC" compare clear.png clear_back.png > out 2> err; grep -q '^alpha .*equal' out; ok $? alpha_is_kept
+fi
+
+# ---- Damage and usage ----------------------------------------------------------------------------
+head -c 300 photo.rdvq > cut.rdvq
+refuse cut_file 3 "cut.rdvq" "$VPIC" d $m cut.rdvq
+expect cut_file_lenient 0 "$VPIC" d $m --lenient -o cut.png cut.rdvq
+grep -q 'is cut' err; ok $? cut_file_is_told
+refuse no_rdvq_file 3 "text" "$VPIC" d $m -o x.png text
+refuse no_picture 3 "text" "$VPIC" c $m text
+refuse no_model_file 3 "text" "$VPIC" c --model text photo.webp -o x.rdvq
+refuse missing_model 1 "No such file" "$VPIC" c --model none.safetensors photo.webp -o x.rdvq
+refuse float_model 3 "run/model.safetensors" "$VPIC" c --model run/model.safetensors photo.webp -o x.rdvq
+refuse model_not_at_hand 3 "model" "$VPIC" d -o x.png photo.rdvq
+refuse too_many_pixels 3 "pixel" "$VPIC" d $m --max-pixels 1000 -o x.png photo.rdvq
+refuse two_rates 2 "exclude" "$VPIC" c $m --bpp 0.1 --size 1K photo.webp
+refuse bad_size 2 "64K" "$VPIC" c $m --size much photo.webp
+refuse bad_quality 2 "from 0.1 to 100" "$VPIC" c $m --quality 101 photo.webp
+refuse bad_region 2 "X,Y,WIDTH,HEIGHT" "$VPIC" d $m --region 1,2,3 photo.rdvq
+refuse region_outside 2 "" "$VPIC" d $m --region 500,0,64,64 -o x.png photo.rdvq
+refuse jpeg_output 2 "JPEG would lose" "$VPIC" d $m -o x.jpg photo.rdvq
+refuse odd_output 2 "needed" "$VPIC" d $m -o x.txt photo.rdvq
+refuse input_is_output 1 "is the input" "$VPIC" c $m -f -o photo.webp photo.webp
+refuse no_file 2 "argument is missing" "$VPIC" c $m
+mkfifo slow silent
+interrupt interrupted_opening TERM i.rdvq "$VPIC" c $m -o i.rdvq silent
+sleep 20 > slow &
+writer=$!
+interrupt interrupted_reading TERM i.rdvq "$VPIC" c $m -o i.rdvq slow
+kill $writer 2> /dev/null
+}
 finish

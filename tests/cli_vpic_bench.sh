@@ -37,7 +37,7 @@ grep -q '^2 pictures, 0.21 million' out && [ "$(grep -c '^JPEG ' out)" = 5 ]; ok
 [ ! -s err ]; ok $? silent_without_a_terminal
 is_png p.png && is_png s.png; ok $? plot_and_sheet_are_png
 # A header and two pictures by two coders by nine settings; copies are equal.
-[ "$(wc -l < t.csv)" = 37 ] && [ "$(grep -c ',JPEG,.*,inf,1,0,0,' t.csv)" = 18 ]; ok $? csv_has_all
+[ "$(wc -l < t.csv)" = 37 ] && [ "$(grep -c ',"JPEG",.*,inf,1,0,0,' t.csv)" = 18 ]; ok $? csv_has_all
 awk -F, 'NR > 1 && $7 != sprintf("%.6g", 8 * $6 / ($4 * $5)) { print "# " $0; bad = 1 }
     END { exit bad }' t.csv; ok $? bits_per_pixel_are_of_whole_files
 expect json 0 "$VPIC" bench --json --peers jpeg,half-jpeg --pictures 1 photos
@@ -127,6 +127,41 @@ grep -q 'text.png: left out' err && grep -q '^1 picture,' out; ok $? bad_picture
 printf 'P5\n8 8\n255\n0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqr' > tiny.pgm
 expect nothing_left 3 "$VPIC" bench --peers jpeg tiny.pgm
 grep -q 'tiny.pgm: left out: 8 x 8' err && [ ! -s out ]; ok $? small_picture_is_left_out
+
+# ---- Our own codec -------------------------------------------------------------------------------
+if [ -n "${FOVEA:-}" ]; then
+    mkdir data
+    cp photos/b.webp data
+    printf '%s\n' 'engine = rdvq' 'stage = tokenizer' 'preset = rdvq-xs' 'data = data' 'codes = 32' \
+        'batch = 1' 'crop = 128' 'steps = 2' 'kmeans_at = 1' 'eval_pictures = 0' \
+        'sample_every = 0' 'precision = f32' 'export = f32' > tiny.recipe
+    PATH=$real
+    "$FOVEA" train tiny.recipe --data-dir . -o run > out 2> err &&
+        "$FOVEA" convert run/model.safetensors -o model.safetensors >> out 2>> err
+    ok $? a_model_is_made
+    PATH=$copies
+    fake cjpeg 'cp "$9" "$8"'
+    expect own 0 "$VPIC" bench --json --model model.safetensors --peers jpeg photos/b.webp
+    if command -v python3 > /dev/null; then
+        python3 -c 'import json
+b = json.load(open("out"))
+own = b["coders"][0]
+assert own["coder"] == "vpic" and own["failures"] == 0 and len(own["points"]) == 6, own
+assert all(0 < p["bpp"] < 0.3 and p["encode_cpu_s_per_megapixel"] > 0 for p in own["points"])
+gates = {g["gate"]: g for g in b["gates"]}
+assert gates["A"]["verdict"] == "not passed" or gates["A"]["verdict"] == "open"
+assert gates["C"]["verdict"] == "open" and len(gates["B"]["lines"]) == 8' 2> err
+        ok $? own_codec_has_points_and_verdicts
+    else
+        skip own_codec_has_points_and_verdicts "no python3"
+    fi
+    expect apart 0 "$VPIC" bench --apart --model model.safetensors --sheet own.png --peers none photos/b.webp
+    is_png own.png && grep -q 'gate C, an aim: open' out; ok $? models_apart
+    refuse bad_model 3 "text.png" "$VPIC" bench --model text.png --peers jpeg photos/b.webp
+    refuse missing_model 1 "No such file" "$VPIC" bench --model none --peers jpeg photos/b.webp
+else
+    skip own "no fovea to make a model with"
+fi
 
 # ---- Interrupts ----------------------------------------------------------------------------------
 fake cjpeg 'echo > "$8"; exec sleep 20'

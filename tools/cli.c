@@ -169,8 +169,9 @@ static int say_errno(const char *path)
     return cli_fail(CLI_FAILED, "%s: %s", path, errno ? strerror(errno) : "write failed");
 }
 
-int cli_save_text(const char *path, const char *text, size_t size)
+int cli_save_bytes(const char *path, const void *bytes, size_t size, bool may_overwrite)
 {
+    const uint8_t *from = bytes;
     const bool is_special = cli_is_special(path);
     const size_t room = strlen(path) + FV_TEMP_ROOM;
     char *temp = malloc(room);
@@ -179,17 +180,22 @@ int cli_save_text(const char *path, const char *text, size_t size)
                               : fv_temp_open(path, 0666, temp, room);
     int code = fd >= 0 ? CLI_OK : say_errno(path);
     for (size_t at = 0; code == CLI_OK && at < size;) {
-        const ssize_t n = write(fd, text + at, size - at);
+        const ssize_t n = write(fd, from + at, size - at);
         if (n > 0) at += (size_t)n;
         else if (n == 0 || errno != EINTR) code = say_errno(path);
     }
-    if (code == CLI_OK && !is_special && fv_temp_publish(fd, temp, path, 1) != 0)
+    if (code == CLI_OK && !is_special && fv_temp_publish(fd, temp, path, may_overwrite) != 0)
         code = say_errno(path);
     else if (fd >= 0 && (code != CLI_OK || is_special) && close(fd) != 0 && code == CLI_OK)
         code = say_errno(path);
     if (code != CLI_OK && fd >= 0 && !is_special) unlink(temp);
     free(temp);
     return code;
+}
+
+int cli_save_text(const char *path, const char *text, size_t size)
+{
+    return cli_save_bytes(path, text, size, true);
 }
 
 void cli_printable(const char *text, char *out, size_t size)

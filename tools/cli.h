@@ -201,7 +201,9 @@ bool cli_has_picture_suffix(const char *path);
 char *cli_folder_of(const char *path);
 /* Can a file be made at `path`? Asked before long work; returns an exit code. */
 int cli_check_place(const char *path, bool may_overwrite);
-/* Writes a file, atomically unless it is a device or pipe; returns an exit code. */
+/* Writes a file, atomically unless it is a device or pipe; returns an exit code. Text replaces what
+ * is there. */
+int cli_save_bytes(const char *path, const void *bytes, size_t size, bool may_overwrite);
 int cli_save_text(const char *path, const char *text, size_t size);
 
 /* File `name` in the user's cache folder (XDG base directory specification), which is made; NULL if

@@ -63,6 +63,7 @@ int cli_read_bytes(const char *path, uint64_t most, uint8_t **out, size_t *size)
     *size = 0;
     if (strcmp(path, "-") == 0) return read_all(STDIN_FILENO, "standard input", most, out, size);
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && cli_interrupted()) return cli_fail(CLI_INTERRUPTED, "interrupted");
     if (fd < 0) return cli_fail(CLI_FAILED, "%s: %s", path, strerror(errno));
     const int code = read_all(fd, path, most, out, size);
     close(fd);
@@ -71,8 +72,8 @@ int cli_read_bytes(const char *path, uint64_t most, uint8_t **out, size_t *size)
 
 /* ---- Upright --------------------------------------------------------------------------------- */
 
-/* EXIF data are a TIFF file: byte order, 42, offset of a table; the table has a count and entries of
- * 12 bytes: tag, type, count, value. */
+/* EXIF data are a TIFF file: byte order, 42, offset of a table; the table has a count and entries
+ * of 12 bytes: tag, type, count, value. */
 typedef struct tiff {
     uint8_t *p;
     size_t n;

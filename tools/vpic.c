@@ -13,6 +13,9 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
 } verbs[] = {
+    {"c", vpic_encode},
+    {"d", vpic_decode},
+    {"info", vpic_info},
     {"compare", vpic_compare},
     {"bench", verb_bench},
 };
@@ -22,10 +25,13 @@ int main(int argc, char **argv)
 {
     const cli_option options[] = {CLI_OPT_END};
     const cli_command command = {"vpic",
-                                 "compare|bench [options]",
-                                 "Compare pictures and image coders.",
+                                 "c|d|info|compare|bench [options]",
+                                 "Learned image compression.",
+                                 "vpic c PICTURE       make PICTURE.rdvq of it\n"
+                                 "vpic d FILE.rdvq     make FILE.png of it\n"
+                                 "vpic info FILE       what is in .rdvq files and models\n"
                                  "vpic compare A B     how far two pictures are apart\n"
-                                 "vpic bench FOLDER    image coders that are installed, at many "
+                                 "vpic bench FOLDER    vpic beside other image coders, at many "
                                  "rates\n"
                                  "Each verb has its own --help.\n",
                                  options,

@@ -1,9 +1,28 @@
-/* vpic.h - shared by the files of the program vpic only. */
+/* vpic.h - shared by the files of the program vpic, and by its bench. */
 #ifndef FOVEA_VPIC_H
 #define FOVEA_VPIC_H
 
 #include "cli_picture.h"
+#include "fovea_codec.h"
 
+#define VPIC_SUFFIX ".rdvq"
+
+/* ---- vpic_shelf.c: models at hand ------------------------------------------------------------ */
+
+typedef struct vpic_shelf {
+    const fv_vpic_model **model;
+    int count;
+} vpic_shelf;
+/* The given files first; then the library's own, for encoding only where none is given. An exit
+ * code, message written; encoding without any model fails. */
+int vpic_shelf_open(vpic_shelf *s, fv_ctx *ctx, const cli_list *given, bool is_encoding);
+void vpic_shelf_close(vpic_shelf *s); /* zeroed is closed */
+
+/* ---- Verbs ----------------------------------------------------------------------------------- */
+
+int vpic_encode(int argc, char **argv); /* vpic_code.c */
+int vpic_decode(int argc, char **argv);
+int vpic_info(int argc, char **argv);    /* vpic_info.c */
 int vpic_compare(int argc, char **argv); /* vpic_compare.c */
 
 #endif

@@ -1,4 +1,4 @@
-/* vpic_bench.c - vpic bench: pictures through other coders at many rates, in one run.
+/* vpic_bench.c - vpic bench: pictures through our codec and others at many rates, in one run.
  *
  * Every setting of every coder does every picture; a point of a curve is the mean of rates and
  * measures over all pictures. Whole files are counted. */
@@ -187,12 +187,15 @@ static int start(pic_bench *b, const char **paths, int count)
     mine.quiet = true;
     mine.threads = 1;
     const char *const made[] = {a->plot, a->sheet, a->csv};
-    int code = add_peers(b, a->peers);
+    int code = CLI_OK;
     for (int i = 0; i < 3 && code == CLI_OK; i++)
         if (made[i]) code = cli_check_place(made[i], a->common.force);
-    if (code == CLI_OK && b->coder_count == 0) code = cli_fail(CLI_USAGE, "--peers: no coder left");
     if (code == CLI_OK) code = add_files(b, paths, count);
     if (code == CLI_OK) code = cli_start(&b->ctx, &mine);
+    if (code == CLI_OK) code = pic_add_own(b);
+    if (code == CLI_OK) code = add_peers(b, a->peers);
+    if (code == CLI_OK && b->coder_count == 0)
+        code = cli_fail(CLI_USAGE, "no coder left: --peers or --model");
     if (code != CLI_OK) return code;
     cli_set_talk(a->common.quiet, a->common.verbose);
     const long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -217,6 +220,7 @@ static int bench_pictures(void *args, const char **files, int count)
     bench_remove_folder(b->folder);
     fv_ctx *ctx = b->ctx;
     for (int i = 0; i < b->file_count; i++) free(b->files[i]);
+    for (int i = 0; i < b->models.count; i++) free((char *)b->models.item[i]);
     free(b->files);
     free(b->width);
     free(b->height);
@@ -229,6 +233,10 @@ int vpic_bench(int argc, char **argv, const char *name)
 {
     pic_args a = {.peers = "all", .sheet_bpp = 0.1};
     const cli_option options[] = {
+        {0, "model", "FILE", "model to measure instead of vpic's own; may be repeated", CLI_LIST,
+         &a.models, 0, 0},
+        {0, "apart", NULL, "a curve for each model instead of one of all", CLI_FLAG, &a.is_apart,
+         0, 0},
         {0, "peers", "LIST",
          "all (the default), none, or of jpeg, webp, avif, jxl, half-jpeg, half-webp", CLI_STRING,
          &a.peers, 0, 0},
@@ -248,8 +256,8 @@ int vpic_bench(int argc, char **argv, const char *name)
     const cli_command command = {
         name,
         "[options] FOLDER|FILE ...",
-        "Code pictures with image coders that are installed, at many rates, and compare what comes "
-        "back: MS-SSIM, GMSD, WD, PSNR at equal bits per pixel, and CPU time.",
+        "Code pictures with vpic and other image coders that are installed, at many rates, and "
+        "compare what comes back: MS-SSIM, GMSD, WD, PSNR at equal bits per pixel, and times.",
         NULL,
         options,
         1,

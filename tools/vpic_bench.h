@@ -28,16 +28,34 @@ extern const int pic_peer_count;
 /* The first of its two programs that cannot be found; NULL when both can. */
 const char *pic_lacks(const pic_peer *p);
 
+/* A way to call our own codec. */
+typedef struct pic_way {
+    double quality;
+    int slices; /* 0: all */
+} pic_way;
+
 typedef struct pic_coder {
     char title[48];
-    const pic_peer *peer;
-    const char *lacks; /* program that is not installed, NULL: none */
+    const pic_peer *peer; /* NULL: our own codec */
+    const char *lacks;    /* program that is not installed, NULL: none */
     int settings;
+    const cli_list *models; /* ours: files; none: those of the library */
+    int model;              /* ours: this one alone; -1: all */
+    pic_way way[PIC_SETTINGS];
     char why[120]; /* of its last failure, "" */
     int failures;
 } pic_coder;
 /* How a setting is called, as on the coder's command line. */
 void pic_setting_name(const pic_coder *c, int setting, char *to, size_t size);
+
+/* vpic_bench_own.c: our codec with the given models, or the library's own, as one coder, or as one
+ * for each model. Without any model none is added. An exit code, message written. */
+struct pic_bench;
+int pic_add_own(struct pic_bench *b);
+/* What a child does in the folder: IN to packed, packed to out. */
+fv_status pic_own_encode(fv_ctx *ctx, const pic_coder *c, int setting, const char *in,
+                         const char *packed);
+fv_status pic_own_decode(fv_ctx *ctx, const pic_coder *c, const char *packed, const char *out);
 
 /* ---- vpic_bench_run.c: one picture through one coder and back -------------------------------- */
 
@@ -59,7 +77,8 @@ typedef struct pic_place {
 /* A picture becomes the one that the following calls take: 8-bit RGB, over black, upright. False:
  * it cannot be used, a note says why, or the program was interrupted. */
 bool pic_take(pic_place *at, const char *path);
-/* What comes back is in the folder until the next call; measures are not filled in. False: c->why. */
+/* What comes back is in the folder until the next call; measures are not filled in. False: c->why
+ * says why not. */
 bool pic_code(const pic_place *at, pic_coder *c, int setting, pic_result *r);
 /* The picture at hand, as coders see it, and what came back, in its size. */
 fv_status pic_read_original(const pic_place *at, fv_ctx *ctx, fv_image *out);
@@ -72,6 +91,8 @@ void pic_run(const pic_place *at, pic_coder *c, int setting, pic_result *r);
 typedef struct pic_args {
     cli_common common;
     const char *peers, *plot, *sheet, *csv;
+    cli_list models;
+    bool is_apart;    /* a curve for each model */
     int pictures;     /* at most, 0: all */
     double sheet_bpp; /* of the side-by-side sheet */
 } pic_args;
@@ -95,6 +116,7 @@ typedef struct pic_bench {
     const pic_args *a;
     fv_ctx *ctx;
     int threads;
+    cli_list models; /* absolute names */
     char **files;
     int file_count, done; /* done: pictures with results, which come first */
     int *width, *height;  /* [file_count] */
@@ -125,6 +147,10 @@ double pic_value_at(const pic_curve *c, double bpp, int measure);
 int pic_reference(const pic_bench *b);
 /* The point that times are taken from: the one nearest to 0.15 bits per pixel; NULL: none. */
 const pic_point *pic_timed(const pic_curve *c);
+
+/* vpic_bench_gates.c: does our codec do what it has to? Nothing without one. */
+void pic_print_gates(const pic_bench *b);
+void pic_json_gates(const pic_bench *b, cli_json *j);
 /* vpic_bench_report.c */
 void pic_print_text(const pic_bench *b);
 void pic_print_json(const pic_bench *b);

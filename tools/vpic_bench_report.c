@@ -75,6 +75,7 @@ void pic_print_text(const pic_bench *b)
         if (b->coder[k].failures)
             printf("%s: %d failure%s, settings with one are left out: %s\n", b->coder[k].title,
                    b->coder[k].failures, b->coder[k].failures == 1 ? "" : "s", b->coder[k].why);
+    pic_print_gates(b);
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
@@ -147,6 +148,7 @@ void pic_print_json(const pic_bench *b)
         json_coder(b, k);
     }
     putchar(']');
+    pic_json_gates(b, &j);
     cli_json_close(&j);
 }
 
@@ -159,7 +161,9 @@ static void csv_line(const pic_bench *b, int picture, int coder, int setting, FI
     if (!r->is_done) return;
     pic_setting_name(&b->coder[coder], setting, name, sizeof name);
     bench_put_quoted(to, b->files[picture]);
-    fprintf(to, ",%s,%s,%d,%d,%llu,%.6g,%.6g,%.6g,%.6g,%.6g", b->coder[coder].title, name,
+    putc(',', to);
+    bench_put_quoted(to, b->coder[coder].title);
+    fprintf(to, ",%s,%d,%d,%llu,%.6g,%.6g,%.6g,%.6g,%.6g", name,
             b->width[picture], b->height[picture], (unsigned long long)r->bytes, r->bpp,
             r->m.psnr, r->m.ms_ssim, r->m.gmsd, r->m.texture);
     fprintf(to, ",%.6g,%.6g,%llu,%.6g,%.6g,%llu\n", r->pack.cpu, r->pack.wall,

@@ -1,7 +1,7 @@
 /* vpic_bench_run.c - one picture through one coder and back: files, times, measures.
  *
  * Pictures go to other programs as PPM files, which cost next to no time to read. Whole files are
- * counted. Half-size coders get the picture at half its sides (Lanczos-3) and what they give back is
+ * counted. Half-size coders get the picture at half its sides (Lanczos-3); what they give back is
  * brought to full size by Lanczos-3; only their own work is timed. Everything that may use threads
  * runs in a child, see bench_process.h. */
 #define _XOPEN_SOURCE 700 /* realpath */
@@ -15,6 +15,8 @@
 #define IN_PPM "in.ppm"
 #define IN_PNG "in.png"
 #define HALF_PPM "half.ppm"
+#define OWN_PACKED "packed.rdvq"
+#define OWN_OUT "out.ppm"
 #define NUMBERS "numbers" /* what a child tells */
 
 /* ---- Peers ----------------------------------------------------------------------------------- */
@@ -28,8 +30,8 @@
     {"cwebp", "-quiet", "-m", "6", "-q", "%", "IN", "-o", "PACKED"},                               \
     {"dwebp", "-quiet", "PACKED", "-ppm", "-o", "OUT"}
 
-/* Usual settings for small files. Ladders reach from the smallest file to about half a bit per pixel
- * of a photograph. */
+/* Usual settings for small files. Ladders reach from the smallest file to about half a bit per
+ * pixel of a photograph. */
 const pic_peer pic_peers[] = {
     {"jpeg", "JPEG", false, false, "packed.jpg", "out.ppm",
      {"1", "3", "5", "8", "11", "15", "20", "27", "36"},
@@ -38,7 +40,7 @@ const pic_peer pic_peers[] = {
      {"0", "3", "7", "12", "18", "26", "36", "48"},
      WEBP_WORDS},
     {"avif", "AVIF", false, true, "packed.avif", "out.png",
-     {"63", "59", "55", "51", "47", "43", "39", "34"},
+     {"63", "58", "53", "48", "43", "38", "32", "26", "20"},
      {"avifenc", "-s", "4", "-y", "444", "-j", "@", "--min", "0", "--max", "63", "-a",
       "end-usage=q", "-a", "cq-level=%", "-a", "tune=ssim", "IN", "PACKED"},
      {"avifdec", "-j", "@", "PACKED", "OUT"}},
@@ -64,7 +66,10 @@ const char *pic_lacks(const pic_peer *p)
 
 void pic_setting_name(const pic_coder *c, int setting, char *to, size_t size)
 {
-    snprintf(to, size, "%s", c->peer->setting[setting]);
+    const pic_way *w = &c->way[setting];
+    if (c->peer) snprintf(to, size, "%s", c->peer->setting[setting]);
+    else if (w->slices) snprintf(to, size, "q%.4g s%d", w->quality, w->slices);
+    else snprintf(to, size, "q%.4g", w->quality);
 }
 
 /* ---- Children of our own --------------------------------------------------------------------- */
@@ -73,6 +78,7 @@ typedef struct own_task {
     const pic_place *at;
     const pic_coder *coder;
     const char *path; /* absolute: a child works in the folder */
+    int setting;      /* of our codec; -1: back again */
 } own_task;
 
 /* In a child: a context with all its threads. */
@@ -127,6 +133,17 @@ static int prepare(void *user)
     return finish_own(ctx, s);
 }
 
+static int run_codec(void *user)
+{
+    const own_task *t = user;
+    fv_ctx *ctx = start_own(t);
+    if (!ctx) return 1;
+    const fv_status s = t->setting >= 0
+                            ? pic_own_encode(ctx, t->coder, t->setting, IN_PPM, OWN_PACKED)
+                            : pic_own_decode(ctx, t->coder, OWN_PACKED, OWN_OUT);
+    return finish_own(ctx, s);
+}
+
 static int measure(void *user)
 {
     const own_task *t = user;
@@ -171,7 +188,7 @@ bool pic_take(pic_place *at, const char *path)
     double side[2] = {0, 0};
     char why[120];
     char *full = realpath(path, NULL);
-    const own_task t = {at, NULL, full ? full : path};
+    const own_task t = {at, NULL, full ? full : path, 0};
     const bool is_done = ask_child(&t, prepare, side, 2, why, sizeof why);
     free(full);
     if (!is_done) {
@@ -192,17 +209,31 @@ static bool fail(pic_coder *c)
     return false;
 }
 
+static const char *packed_of(const pic_coder *c)
+{
+    return c->peer ? c->peer->packed : OWN_PACKED;
+}
+
+static const char *out_of(const pic_coder *c)
+{
+    return c->peer ? c->peer->out : OWN_OUT;
+}
+
 /* One direction. */
 static bool run_way(const pic_place *at, pic_coder *c, int setting, bool is_back, bench_time *time)
 {
     const pic_peer *p = c->peer;
-    const bench_names names = {p->is_half ? HALF_PPM : p->reads_png ? IN_PNG : IN_PPM, p->packed,
-                               p->out, p->setting[setting], at->threads};
-    char *words[BENCH_WORDS + 1];
+    const own_task own = {at, c, NULL, is_back ? -1 : setting};
+    const char *to = is_back ? out_of(c) : packed_of(c);
+    char *words[BENCH_WORDS + 1] = {NULL};
     uint64_t size;
-    const char *to = is_back ? p->out : p->packed;
-    bench_fill_words(&names, is_back ? p->unpack : p->pack, words);
-    const bench_task t = {at->folder, words, NULL, NULL, NULL};
+    bench_task t = {at->folder, NULL, run_codec, (void *)&own, NULL};
+    if (p) {
+        const bench_names names = {p->is_half ? HALF_PPM : p->reads_png ? IN_PNG : IN_PPM,
+                                   p->packed, p->out, p->setting[setting], at->threads};
+        bench_fill_words(&names, is_back ? p->unpack : p->pack, words);
+        t.words = words;
+    }
     bench_forget(at->folder, to);
     const int status = bench_run_child(&t, time);
     bench_free_words(words);
@@ -215,7 +246,7 @@ bool pic_code(const pic_place *at, pic_coder *c, int setting, pic_result *r)
 {
     memset(r, 0, sizeof *r);
     if (!run_way(at, c, setting, false, &r->pack)) return false;
-    (void)bench_size_of(at->folder, c->peer->packed, &r->bytes);
+    (void)bench_size_of(at->folder, packed_of(c), &r->bytes);
     r->bpp = 8 * (double)r->bytes / ((double)at->width * at->height);
     return run_way(at, c, setting, true, &r->unpack);
 }
@@ -232,12 +263,13 @@ fv_status pic_read_back(const pic_place *at, const pic_coder *c, fv_ctx *ctx, fv
 {
     fv_image_read_options o = FV_IMAGE_READ_OPTIONS_INIT;
     fv_image small = {0};
-    char *path = bench_in_folder(at->folder, c->peer->out);
+    const bool is_half = c->peer && c->peer->is_half;
+    char *path = bench_in_folder(at->folder, out_of(c));
     o.channels = 3;
     o.depth = 8;
     memset(out, 0, sizeof *out);
-    fv_status s = fv_image_read(ctx, c->peer->is_half ? &small : out, path, &o);
-    if (s == FV_OK && c->peer->is_half)
+    fv_status s = fv_image_read(ctx, is_half ? &small : out, path, &o);
+    if (s == FV_OK && is_half)
         s = fv_image_resize(ctx, out, &small, at->width, at->height, FV_FILTER_LANCZOS3);
     fv_image_free(ctx, &small);
     free(path);
@@ -248,7 +280,7 @@ void pic_run(const pic_place *at, pic_coder *c, int setting, pic_result *r)
 {
     double v[4];
     if (!pic_code(at, c, setting, r)) return;
-    const own_task t = {at, c, NULL};
+    const own_task t = {at, c, NULL, 0};
     if (!ask_child(&t, measure, v, 4, c->why, sizeof c->why)) {
         fail(c);
         return;

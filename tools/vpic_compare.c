@@ -89,8 +89,8 @@ static int measure(fv_ctx *ctx, pair *p)
 {
     const fv_image *a = &p->image[0], *b = &p->image[1];
     if (a->width != b->width || a->height != b->height)
-        return cli_fail(CLI_BAD_INPUT, "%s has %d x %d pixels, %s has %d x %d: only pictures of one "
-                        "size can be compared", p->name[0], a->width, a->height, p->name[1],
+        return cli_fail(CLI_BAD_INPUT, "%s has %d x %d pixels, %s has %d x %d: only pictures of "
+                        "one size can be compared", p->name[0], a->width, a->height, p->name[1],
                         b->width, b->height);
     p->has_alpha = !is_opaque(a) || !is_opaque(b);
     if (p->has_alpha) {

@@ -5,18 +5,32 @@ _vpic()
     local common='-q -v --version --help' words=
     COMPREPLY=()
     case $prev in
-    --threads | --pictures | --sheet-bpp) return ;;
+    --threads | --pictures | --sheet-bpp | --quality | --bpp | --size | --slices | --seed | \
+        --memory | --region | --max-pixels) return ;;
+    --tile)
+        COMPREPLY=($(compgen -W '256 512 1024 2048 4096' -- "$cur"))
+        return
+        ;;
     --peers)
         COMPREPLY=($(compgen -W 'all none jpeg webp avif jxl half-jpeg half-webp' -- "$cur"))
         return
         ;;
     esac
     case ${COMP_WORDS[1]} in
+    c)
+        words="-o --quality --bpp --size --model --slices --sampled --seed --tile --drop-metadata
+            --memory --threads -f --json $common"
+        ;;
+    d)
+        words="-o --model --region --slices --lenient --max-pixels --memory --threads -f --json
+            $common"
+        ;;
+    info) words="--json $common" ;;
     compare) words="--threads --json $common" ;;
-    bench) words="--peers --pictures -o --sheet --sheet-bpp --csv --threads -f --json $common" ;;
+    bench) words="--model --apart --peers --pictures -o --sheet --sheet-bpp --csv --threads -f --json $common" ;;
     *)
         words='--version --help'
-        [[ $COMP_CWORD == 1 ]] && words="compare bench $words"
+        [[ $COMP_CWORD == 1 ]] && words="c d info compare bench $words"
         ;;
     esac
     if [[ $cur == -* || $COMP_CWORD == 1 ]]; then
