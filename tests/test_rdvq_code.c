@@ -1,6 +1,7 @@
 /* test_rdvq_code.c - tokens of RDVQ as bytes: round trips over grids of all kinds, prefixes, cuts at
  * every byte, damage, completion, prices, choosers, golden segments; the same bytes for any number
- * of threads, windows a call and variant of the CPU. */
+ * of threads, windows a call and variant of the CPU. --full: a picture of 4096 x 2160 too; --bench:
+ * speed of the presets beside that of their products alone, which is all it does. */
 #include "alloc_fail.h"
 #include "rdvq_code.h"
 #include "rdvq_golden_segments.h"
@@ -151,6 +152,14 @@ static void tokens_come_back_from_all_grids(void)
             round_trip(m, size[i][0], size[i][1], k & 1);
         rdvq_int_close(&m);
     }
+}
+
+/* --full */
+static void tokens_come_back_from_a_large_picture(void)
+{
+    rdvq_int *m = model_of(1, 64);
+    round_trip(m, 4096, 2160, false);
+    rdvq_int_close(&m);
 }
 
 static void likely_tokens_cost_less(void)
@@ -542,6 +551,7 @@ int main(int argc, char **argv)
         return test_end();
     }
     RUN(tokens_come_back_from_all_grids);
+    if (argc == 2 && strcmp(argv[1], "--full") == 0) RUN(tokens_come_back_from_a_large_picture);
     RUN(likely_tokens_cost_less);
     RUN(threads_and_cpus_change_nothing);
     RUN(windows_do_not_see_each_other);

@@ -1,6 +1,10 @@
 /* test_rdvq_int.c - RDVQ's entropy model in integers: its parts against their formulas; every
  * variant against the scalar one bit by bit, also at the edges of all ranges; slice by slice against
- * all at once; integers against float; files, also damaged ones. */
+ * all at once; integers against float; files, also damaged ones.
+ *
+ *     test_rdvq_int --full                  also all frequencies of a million tokens
+ *     test_rdvq_int --full MODEL PHOTOS     and the rate of a trained model, in float and integers,
+ *                                           over held-out pictures of a folder or archive */
 #include "alloc_fail.h"
 #include "rdvq_int_fixture.h"
 #include "temp_dir.h"
@@ -350,6 +354,36 @@ static void probabilities_are_those_of_every_build(void)
     for (int i = 0; i < m->slices.tokens; i++) tokens[i] = (int32_t)(test_next(&state) % 64);
     run_window(m, tokens, 1, &r);
     CHECK_MSG(crc_of(m, &r) == 0xe18318a6u, "crc %#x", crc_of(m, &r));
+    room_free(&r);
+    rdvq_int_close(&m);
+}
+
+/* --full: every frequency of a million tokens, in steps that differ. */
+static void a_million_tokens_have_equal_frequencies(void)
+{
+    const rdvq_config c = rdvq_tiny(2);
+    rdvq_int *m;
+    room r;
+    int32_t tokens[RDVQ_MAX_TOKENS];
+    uint8_t want[32], got[32];
+    OK(ctx, rdvq_int_random(ctx, &m, &c, 1));
+    room_make(&r, m);
+    for (int v = -1; v < 0 || variant(v); v++) {
+        uint64_t state = 9;
+        fv_sha256 h;
+        fv_sha256_init(&h);
+        m->ops = v < 0 ? &rdvq_int_ops_c : variant(v);
+        if (v >= 0) m->nn = nn_int_ops_for(fv_cpu_features());
+        else m->nn = &nn_int_ops_c;
+        for (int w = 0; w * m->slices.tokens < 1000000; w++) {
+            for (int i = 0; i < m->slices.tokens; i++) tokens[i] = (int32_t)(rdvq_draw(&state) % 64);
+            run_window(m, tokens, v < 0 ? 100 : 1 + (w + v) % 9, &r);
+            const uint32_t crc = crc_of(m, &r);
+            fv_sha256_update(&h, &crc, sizeof crc);
+        }
+        fv_sha256_final(&h, v < 0 ? want : got);
+        CHECK_MSG(v < 0 || memcmp(want, got, 32) == 0, "%s", m->ops->name);
+    }
     room_free(&r);
     rdvq_int_close(&m);
 }
@@ -791,7 +825,8 @@ int main(int argc, char **argv)
 {
     if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
     temp_dir_make("rdvq-int");
-    if (argc == 4 && strcmp(argv[1], "--full") == 0) {
+    if (argc > 1 && strcmp(argv[1], "--full") == 0) RUN(a_million_tokens_have_equal_frequencies);
+    if (argc == 4) {
         full = (const char *const *)argv + 2;
         RUN(trained_integers_cost_at_most_1_percent);
     }
