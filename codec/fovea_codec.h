@@ -299,8 +299,8 @@ FV_API FV_NODISCARD fv_status fv_vzip_train(fv_ctx *ctx, const fv_vzip_train_opt
  *     limits.max_pixels = 1 << 24;
  *     fv_vpic_decode(ctx, bytes, n, &limits, &back, NULL);
  *
- * Tokens that come out of a file are the same on every machine; pixels may differ by one level
- * between types of CPU, and do not depend on the number of threads. */
+ * Tokens that come out of a file are the same on every machine; pixels may differ by a few levels
+ * between types of CPU (f32, or bf16 where the CPU has it), not with the number of threads. */
 
 /* The handle is read-only: any number of calls on any threads, of any contexts, may use it at the
  * same time. Its memory belongs to the context that opened it, which must outlive it; open and

@@ -15,7 +15,6 @@ typedef struct rdvq_pixels {
     float *length;       /* [codes]: 1 / length of the codebook's rows */
     int reach_in;        /* latents of scale 0 beyond which analysis sees nothing */
     int reach_out;       /* and synthesis */
-    fv_dtype precision;
 } rdvq_pixels;
 
 /* m must outlive the result. FV_ERR_MODEL: tensors missing or of other shapes. FV_ERR_UNSUPPORTED:

@@ -89,12 +89,12 @@ static void regions_of(int w, int h, int groups)
     CHECK(often.memory <= least && least <= rdvq_pixels_least(o.p, &t.g));
     CHECK_MSG(often.flop > once.flop, "%g %g", often.flop, once.flop); /* it was several */
     const int d = rdvq_difference(&whole, &parts);
-    CHECK_MSG(d <= 8, "%d of 65535", d);
+    CHECK_MSG(d <= 257, "%d of 65535", d); /* one level of 8 bits */
     fv_image_free(ctx, &parts);
     /* A halo that is too small is seen. */
     o.p->reach_out -= 2;
     OK(ctx, paint(ctx, o.p, &t, all, least, 3, 16, &parts, &often));
-    CHECK_MSG(rdvq_difference(&whole, &parts) > 64, "%d", rdvq_difference(&whole, &parts));
+    CHECK_MSG(rdvq_difference(&whole, &parts) > 600, "%d", rdvq_difference(&whole, &parts));
     fv_image_free(ctx, &parts);
     fv_image_free(ctx, &whole);
     fv_free(ctx, t.token);
@@ -228,7 +228,7 @@ static void nearest_codes_are_those_of_training(void)
         for (int i = 1; i < near.count; i++)
             CHECK(near.distance[at * near.count + i] >= near.distance[at * near.count + i - 1]);
     }
-    CHECK_MSG(differ <= 2, "%d", differ);
+    CHECK_MSG(differ <= 20, "%d", differ); /* bf16 here, f32 there */
     fv_plan_destroy(&plan);
     rdvq_nearest_free(ctx, &near);
     fv_image_free(ctx, &img);
