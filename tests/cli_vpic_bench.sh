@@ -109,7 +109,7 @@ for program in cwebp cjxl avifenc; do
         skip "$name" "$program is not installed"
         continue
     fi
-    expect "$name" 0 "$VPIC" bench --peers "$name" photos/b.webp
+    expect "$name" 0 "$VPIC" bench --peers "$name" photos/a.pgm
     ! grep -q failures out; ok $? "${name}_does_all_settings"
 done
 
@@ -141,7 +141,7 @@ if [ -n "${FOVEA:-}" ]; then
     ok $? a_model_is_made
     PATH=$copies
     fake cjpeg 'cp "$9" "$8"'
-    expect own 0 "$VPIC" bench --json --model model.safetensors --peers jpeg photos/b.webp
+    expect own 0 "$VPIC" bench --json --model model.safetensors --peers jpeg photos/a.pgm
     if command -v python3 > /dev/null; then
         python3 -c 'import json
 b = json.load(open("out"))
@@ -155,7 +155,7 @@ assert gates["C"]["verdict"] == "open" and len(gates["B"]["lines"]) == 8' 2> err
     else
         skip own_codec_has_points_and_verdicts "no python3"
     fi
-    expect apart 0 "$VPIC" bench --apart --model model.safetensors --sheet own.png --peers none photos/b.webp
+    expect apart 0 "$VPIC" bench --apart --model model.safetensors --sheet own.png --peers none photos/a.pgm
     is_png own.png && grep -q 'gate C, an aim: open' out; ok $? models_apart
     refuse bad_model 3 "text.png" "$VPIC" bench --model text.png --peers jpeg photos/b.webp
     refuse missing_model 1 "No such file" "$VPIC" bench --model none --peers jpeg photos/b.webp
