@@ -2,8 +2,8 @@
  *
  * A segment is rANS [Duda 2009] with a state of 32 bits: x in [2^23, 2^31), bytes, 16 bits of
  * probability. It begins with the decoder's first state, 4 bytes little-endian; behind the last
- * symbol the state must be 2^23, which the encoder began with, and all bytes must be read: a damaged
- * segment passes that with a probability of 2^-31 or so.
+ * symbol the state must be 2^23, which the encoder began with, and all bytes must be read: a
+ * damaged segment passes that with a probability of 2^-31 or so.
  *
  * A slice costs a pass of the network over all windows, on all threads; then tokens are coded one
  * after the other on the calling thread, a hundredth of the time. The decoder pulls bytes only

@@ -34,8 +34,8 @@ typedef struct rdvq_chooser {
 
 /* tokens [windows, tokens] by position: read where coded; with a chooser (NULL: none) written there
  * instead. slices: prefix to code, of all layers. Bytes of layer k are appended to seg[k], nothing
- * where it has no symbols. *bits (may be NULL): sum of -log2 f/65536 over the symbols. FV_ERR_ARG: a
- * token that is no code. */
+ * where it has no symbols. *bits (may be NULL): sum of -log2 f/65536 over the symbols. FV_ERR_ARG:
+ * a token that is no code. */
 fv_status rdvq_tile_encode(rdvq_coder *c, const rdvq_tile *t, int slices,
                            const rdvq_chooser *choose, int32_t *tokens,
                            vz_buf seg[RDVQ_MAX_LAYERS], double *bits);
@@ -47,9 +47,9 @@ typedef struct rdvq_segment { const uint8_t *bytes; size_t size; int is_cut; } r
  * window and position, and of the tokens before. */
 typedef struct rdvq_complete { int sampled; uint32_t seed; uint32_t tile; } rdvq_complete;
 
-/* Tokens [windows, tokens] of all slices: the first `slices` from bytes, as far as cut segments have
- * them (a slice counts only whole), the rest by completion (NULL: the likeliest). *decoded: slices
- * that came from bytes. Places that are not coded get pad_token. FV_ERR_FORMAT: a segment that is
+/* Tokens [windows, tokens] of all slices: the first `slices` from bytes, as far as cut segments
+ * have them (a slice counts only whole), the rest by completion (NULL: the likeliest). *decoded:
+ * slices that came from bytes. Places that are not coded get pad_token. FV_ERR_FORMAT: a segment that is
  * not cut ends too early or too late, or not in the state that it began with. */
 fv_status rdvq_tile_decode(rdvq_coder *c, const rdvq_tile *t, int slices,
                            const rdvq_segment seg[RDVQ_MAX_LAYERS], const rdvq_complete *complete,

@@ -2,8 +2,8 @@
  *
  * rdvq_entropy.c's transformer for own models, with weights of 8 bits (16 where a file says so),
  * activations of 16 and exact sums: the probabilities of tokens are the same bits on every CPU and
- * compiler, for any number of threads and windows, whether a window is computed slice by slice or at
- * once. Tensors rdvq.int.* of the model file; formats and proofs in rdvq_int_net.h. */
+ * compiler, for any number of threads and windows, whether a window is computed slice by slice or
+ * at once. Tensors rdvq.int.* of the model file; formats and proofs in rdvq_int_net.h. */
 #ifndef FV_RDVQ_INT_H
 #define FV_RDVQ_INT_H
 

@@ -246,7 +246,8 @@ FV_INLINE uint32_t spread_group(uint16_t *u, const int32_t *logit, v16 most, int
 static void spread_v(uint16_t *u, uint32_t *sum, const int32_t *logit, int n, int group)
 {
     v16 most = v_set(-RDVQ_LOGIT_LIMIT);
-    for (int k = 0; k < n; k += 16) most = v_max(most, v_clamp(v_load(logit + k), RDVQ_LOGIT_LIMIT));
+    for (int k = 0; k < n; k += 16)
+        most = v_max(most, v_clamp(v_load(logit + k), RDVQ_LOGIT_LIMIT));
     most = v_set(v_most(most));
     for (int at = 0; at < n; at += group)
         *sum++ = spread_group(u + at, logit + at, most, at + group < n ? group : n - at);

@@ -5,9 +5,9 @@
  * sqrt(d), so row w of a matrix gives at most |w| sqrt(d) [Cauchy-Schwarz], and that is the largest
  * number of its output's format: nothing saturates, and 16 bits leave 11 to 12 for what is typical.
  * Units: one for the queries, keys and values of each head; one for each linear branch of the MLP,
- * which moves outlying channels from its rows to the next matrix's columns; a power of two for gates,
- * whose sigmoid needs absolute numbers. For products g l: (|a b| + |a . b|) / 2 times d bounds
- * (a . y)(b . y) over all y.
+ * which moves outlying channels from its rows to the next matrix's columns; a power of two for
+ * gates, whose sigmoid needs absolute numbers. For products g l: (|a b| + |a . b|) / 2 times d
+ * bounds (a . y)(b . y) over all y.
  *
  * This file computes in float and may differ from machine to machine: its result is a file. */
 #include "rdvq_int_net.h"

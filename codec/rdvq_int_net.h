@@ -43,16 +43,16 @@
  *     o = rsh(sum P v, 15). fits: sum P <= 2^15 + 848/2 + 1, times 32767
  *
  * exp2(u), u >= 0 Q10: f = u & 1023, n = min(u >> 10, 28); t = 40983; t = 241680 - (t f >> 10);
- *     t = 724985 - (t f >> 10); (2^20 - (t f >> 10)) >> n: Q20, right to 1.1e-4. A polynomial and no
- *     table: it costs half of what reading 16 entries does.
+ *     t = 724985 - (t f >> 10); (2^20 - (t f >> 10)) >> n: Q20, right to 1.1e-4. A polynomial and
+ *     no table: it costs half of what reading 16 entries does.
  *
  * ---- Probabilities of a place: two levels ----
  * Codes are in `groups` groups of `group` codes (a power of two, at least the root of their number;
  * the last group may be smaller). u = min(max logit - logit, 65535); weight w = exp2(u) << 3 >> n,
  * Q23, where the shift by n comes last; W_g = sum of a group's w <= 2^31.
  *     frequencies(weights, n): of 2^16 in all: inv = floor((2^16 - n) 2^40 / sum);
- *     f_i = 1 + (w_i inv >> 40); what is missing goes to the first of the largest w; if the sum is 0,
- *     2^16 / n each, the rest to the first. fits: w_i <= sum, so w_i inv <= 2^56
+ *     f_i = 1 + (w_i inv >> 40); what is missing goes to the first of the largest w; if the sum is
+ *     0, 2^16 / n each, the rest to the first. fits: w_i <= sum, so w_i inv <= 2^56
  * A token is coded as its group, with frequencies(W), then as its place in the group, with
  * frequencies of the group's w. Against one flat table of 16 bits this saves 1 to 4 %.
  *

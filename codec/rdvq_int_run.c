@@ -216,7 +216,8 @@ static void layer_of_network(const pass *p, int layer)
     take_qkv(p, layer);
     for (int s = 0; s < p->count; s++)
         for (int i = p->spans[s].first; i < p->spans[s].end;) {
-            const int slice = m->slices.slice_of[m->slices.list[i]], next = m->slices.first[slice + 1];
+            const int slice = m->slices.slice_of[m->slices.list[i]];
+            const int next = m->slices.first[slice + 1];
             attend_slice(p, &p->spans[s], layer, slice, p->w.y + row * d, p->w.x + row * d);
             row += (size_t)(next - i);
             i = next;

@@ -1,6 +1,6 @@
-/* test_rdvq_code.c - tokens of RDVQ as bytes: round trips over grids of all kinds, prefixes, cuts at
- * every byte, damage, completion, prices, choosers, golden segments; the same bytes for any number
- * of threads, windows a call and variant of the CPU. --full: a picture of 4096 x 2160 too; --bench:
+/* test_rdvq_code.c - tokens of RDVQ as bytes: round trips over grids of all kinds, prefixes, cuts
+ * at every byte, damage, completion, prices, choosers, golden segments; the same bytes for any
+ * number of threads, windows a call and variant of the CPU. --full: a picture of 4096 x 2160 too; --bench:
  * speed of the presets beside that of their products alone, which is all it does. */
 #include "alloc_fail.h"
 #include "rdvq_code.h"
@@ -387,7 +387,8 @@ static void a_chooser_pays_what_it_is_told(void)
     chooser c = { m->cfg.codes, 0, 0, 0, &m->slices, 0, true, true };
     const rdvq_chooser choose = { cheapest, &c };
     OK(ctx, scene_make(&s, m, 300, 170, false));
-    OK(ctx, rdvq_tile_encode(s.coder, &s.tile, m->slices.slices, &choose, s.tokens, s.seg, &s.bits));
+    OK(ctx, rdvq_tile_encode(s.coder, &s.tile, m->slices.slices, &choose, s.tokens, s.seg,
+                             &s.bits));
     CHECK(c.calls == s.coded && c.in_order && c.sums_to_one);
     NEAR(s.bits, c.bits, 1e-6 * c.bits);
     NEAR((double)bytes_of(&s), c.bits / 8, 0.001 * c.bits / 8 + 6 * m->slices.layers);
@@ -445,7 +446,8 @@ static void golden_segments_decode(void)
     CHECK(fv_crc32(0, bytes, sizeof bytes) == GOLDEN_TOKENS);
     OK(ctx, scene_encode(&s, m->slices.slices)); /* drawn as those were */
     for (int k = 0; k < m->slices.layers; k++)
-        CHECK(s.seg[k].size == seg[k].size && memcmp(s.seg[k].data, seg[k].bytes, seg[k].size) == 0);
+        CHECK(s.seg[k].size == seg[k].size &&
+              memcmp(s.seg[k].data, seg[k].bytes, seg[k].size) == 0);
     scene_free(&s);
     rdvq_int_close(&m);
 }

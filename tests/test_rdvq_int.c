@@ -1,6 +1,6 @@
 /* test_rdvq_int.c - RDVQ's entropy model in integers: its parts against their formulas; every
- * variant against the scalar one bit by bit, also at the edges of all ranges; slice by slice against
- * all at once; integers against float; files, also damaged ones.
+ * variant against the scalar one bit by bit, also at the edges of all ranges; slice by slice
+ * against all at once; integers against float; files, also damaged ones.
  *
  *     test_rdvq_int --full                  also all frequencies of a million tokens
  *     test_rdvq_int --full MODEL PHOTOS     and the rate of a trained model, in float and integers,
@@ -162,7 +162,8 @@ static void dots_of(const rdvq_int_ops *o, int rows, int blocks, int pairs, bool
     static int16_t w[5 * 40 * 32], x[20 * 100];
     static int32_t mul[5 * 16], want[20 * 90], got[20 * 90];
     const int limit = is_scaled ? 32767 : 16384;
-    rdvq_dots d = { w, blocks, pairs, 40, is_scaled ? mul : NULL, 31 + (int)(test_next(&seed) % 8) };
+    const int shift = 31 + (int)(test_next(&seed) % 8);
+    const rdvq_dots d = { w, blocks, pairs, 40, is_scaled ? mul : NULL, shift };
     for (size_t i = 0; i < FV_ARRAY_LEN(w); i++) w[i] = (int16_t)any(65538 / 80);
     for (size_t i = 0; i < FV_ARRAY_LEN(x); i++) x[i] = (int16_t)any(limit);
     for (size_t i = 0; i < FV_ARRAY_LEN(mul); i++) mul[i] = (int32_t)(test_next(&seed) >> 1);
@@ -170,8 +171,8 @@ static void dots_of(const rdvq_int_ops *o, int rows, int blocks, int pairs, bool
     memset(got, 0x55, sizeof got);
     rdvq_int_ops_c.dots(want, 90, &d, x, 100, rows);
     o->dots(got, 90, &d, x, 100, rows);
-    CHECK_MSG(memcmp(want, got, sizeof want) == 0, "%s: %d rows, %d blocks, %d pairs", o->name, rows,
-              blocks, pairs);
+    CHECK_MSG(memcmp(want, got, sizeof want) == 0, "%s: %d rows, %d blocks, %d pairs", o->name,
+              rows, blocks, pairs);
 }
 
 static void all_dots_are_equal(void)
@@ -253,7 +254,8 @@ static void all_probabilities_are_equal(void)
             memset(sum, 0, sizeof sum);
             rdvq_int_ops_c.spread(u[0], sum[0], logit, n, group);
             variant(v)->spread(u[1], sum[1], logit, n, group);
-            CHECK(memcmp(u[0], u[1], sizeof u[0]) == 0 && memcmp(sum[0], sum[1], sizeof sum[0]) == 0);
+            CHECK(memcmp(u[0], u[1], sizeof u[0]) == 0);
+            CHECK(memcmp(sum[0], sum[1], sizeof sum[0]) == 0);
         }
 }
 
@@ -376,7 +378,8 @@ static void a_million_tokens_have_equal_frequencies(void)
         if (v >= 0) m->nn = nn_int_ops_for(fv_cpu_features());
         else m->nn = &nn_int_ops_c;
         for (int w = 0; w * m->slices.tokens < 1000000; w++) {
-            for (int i = 0; i < m->slices.tokens; i++) tokens[i] = (int32_t)(rdvq_draw(&state) % 64);
+            for (int i = 0; i < m->slices.tokens; i++)
+                tokens[i] = (int32_t)(rdvq_draw(&state) % 64);
             run_window(m, tokens, v < 0 ? 100 : 1 + (w + v) % 9, &r);
             const uint32_t crc = crc_of(m, &r);
             fv_sha256_update(&h, &crc, sizeof crc);
