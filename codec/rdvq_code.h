@@ -49,8 +49,8 @@ typedef struct rdvq_complete { int sampled; uint32_t seed; uint32_t tile; } rdvq
 
 /* Tokens [windows, tokens] of all slices: the first `slices` from bytes, as far as cut segments
  * have them (a slice counts only whole), the rest by completion (NULL: the likeliest). *decoded:
- * slices that came from bytes. Places that are not coded get pad_token. FV_ERR_FORMAT: a segment that is
- * not cut ends too early or too late, or not in the state that it began with. */
+ * slices that came from bytes. Places that are not coded get pad_token. FV_ERR_FORMAT: a segment
+ * that is not cut ends too early or too late, or not in the state that it began with. */
 fv_status rdvq_tile_decode(rdvq_coder *c, const rdvq_tile *t, int slices,
                            const rdvq_segment seg[RDVQ_MAX_LAYERS], const rdvq_complete *complete,
                            int32_t *tokens, int *decoded);

@@ -1,7 +1,7 @@
 /* test_rdvq_code.c - tokens of RDVQ as bytes: round trips over grids of all kinds, prefixes, cuts
  * at every byte, damage, completion, prices, choosers, golden segments; the same bytes for any
- * number of threads, windows a call and variant of the CPU. --full: a picture of 4096 x 2160 too; --bench:
- * speed of the presets beside that of their products alone, which is all it does. */
+ * number of threads, windows a call and variant of the CPU. --full: a picture of 4096 x 2160 too;
+ * --bench: speed of the presets beside that of their products alone, which is all it does. */
 #include "alloc_fail.h"
 #include "rdvq_code.h"
 #include "rdvq_golden_segments.h"
