@@ -1,19 +1,19 @@
 /* rdvq_rate.c - from a quality or a size to a model, a weight of bits, and a number of slices.
  *
- * An encoder may take another code than the nearest: of those around a latent the one with the
- * least
+ * An encoder may take another code than the nearest: the one, of those around a latent, of least
  *
  *     |z - e|^2 / 2 + mu * bits
  *
- * so that mu trades nearness for rate, and nothing changes for the decoder. At mu 0 a model costs
- * most; MU_MOST is where the next smaller model does better for the same bytes. A ladder of models
- * therefore covers its range of sizes without gaps as long as neighbours are within a factor that
- * mu bridges. A size below all that is reached by leaving out slices. */
+ * so that mu trades nearness for rate, and nothing changes for the decoder. Two rdvq-xs of 0.071
+ * and 0.033 bpp, 7 photos, rate at MS-SSIM against the line between the two (in log rate): mu 0.003
+ * and 0.006 are 1 % below it, 0.01 on it (with 16 % fewer bits than mu 0), 0.015 5 % above, 0.03
+ * 35 %. So by quality mu goes to MU_QUALITY, and only a size that lies between two models asks for
+ * more. A size below all models is reached by leaving out slices. */
 #include <math.h>
 
 #include "rdvq_vpic.h"
 
-#define MU_QUALITY 0.03 /* most by quality */
+#define MU_QUALITY 0.01 /* most by quality */
 #define MU_SIZE 0.1     /* most by size */
 #define TOLERANCE 0.015 /* a size is reached from below */
 #define PASSES 10       /* of one search */

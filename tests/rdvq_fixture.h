@@ -2,10 +2,11 @@
 #ifndef RDVQ_FIXTURE_H
 #define RDVQ_FIXTURE_H
 
+#include <math.h>
+
 #include "image_codec.h"
 #include "rdvq.h"
 #include "temp_dir.h"
-#include "test.h"
 
 /* Own model: strides 32, 16, 8, windows of 128 pixels. */
 static inline rdvq_config rdvq_small_config(int groups)
@@ -56,6 +57,12 @@ static inline fv_status rdvq_write_model_rate(fv_ctx *ctx, const rdvq_config *c,
     return rdvq_write_as(ctx, c, seed, nominal, FV_F32, path);
 }
 
+static inline uint32_t rdvq_next(uint64_t *state)
+{
+    *state = *state * 6364136223846793005ull + 1442695040888963407ull;
+    return (uint32_t)(*state >> 32);
+}
+
 /* Smooth colours with edges and some noise. */
 static inline fv_status rdvq_make_picture(fv_ctx *ctx, fv_image *img, int w, int h, int channels,
                                           int depth, uint64_t seed)
@@ -66,7 +73,7 @@ static inline fv_status rdvq_make_picture(fv_ctx *ctx, fv_image *img, int w, int
             for (int c = 0; c < channels; c++) {
                 const int wave = (int)(60 * sin(x * 0.05 + c) + 50 * cos(y * 0.07 - c));
                 const int edge = (x / 37 + y / 23) % 2 ? 40 : 0;
-                int v = 110 + wave + edge - 20 + (int)(test_next(&seed) % 12);
+                int v = 110 + wave + edge - 20 + (int)(rdvq_next(&seed) % 12);
                 v = v < 0 ? 0 : v > 255 ? 255 : v;
                 uint8_t *row = fvi_image_row(img, y);
                 if (depth == 8) row[x * channels + c] = (uint8_t)v;

@@ -4,6 +4,7 @@
 
 #include "alloc_fail.h"
 #include "rdvq_fixture.h"
+#include "test.h"
 
 static fv_ctx *ctx;
 static char model_path[512];

@@ -8,6 +8,7 @@
 #include "alloc_fail.h"
 #include "rdvq_fixture.h"
 #include "sanitized.h"
+#include "test.h"
 
 static fv_ctx *ctx;
 static fv_vpic_model *small, *large; /* one and two product codes */
