@@ -213,8 +213,8 @@ FV_API FV_NODISCARD fv_status fv_rdvq_train(fv_ctx *ctx, fv_recipe *recipe,
 /* Does the file hold a trained rdvq model, or one that was made from it for use? */
 FV_API int fv_rdvq_is_model(const fv_model *m);
 /* A trained rdvq model to a file for use: codebook and transforms as f32, bf16 or int8 (FV_I8), the
- * entropy model in integers, so that coded pictures can be decoded on every machine. Models of the
- * published geometry: FV_ERR_UNSUPPORTED. */
+ * entropy model in integers, so that coded pictures can be decoded on every machine. The model is
+ * named after the file. Models of the published geometry: FV_ERR_UNSUPPORTED. */
 FV_API FV_NODISCARD fv_status fv_rdvq_convert(fv_ctx *ctx, const fv_model *in, fv_dtype type,
                                               const char *out_path, int overwrite);
 

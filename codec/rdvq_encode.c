@@ -104,12 +104,19 @@ static fv_status use_model(encoding *e, int i)
     return FV_OK;
 }
 
+/* Weight of bits by scale. A coarse latent reaches 16 and 4 times the pixels of a fine one, so its
+ * distance counts for more; measured at 0.055 bits per pixel (rdvq-xs trained for 0.08, 4 photos):
+ * equal weights 24.86 dB, MS-SSIM 0.893; by area 25.40, 0.907; these 25.43, 0.908. */
+static const double scale_weight[RDVQ_SCALES] = { 1.0 / 256, 1.0 / 16, 1 };
+
 static int32_t choose(void *user, int window, int position, const rdvq_prices *p)
 {
     const encoding *e = user;
     const int count = e->near.count;
     const int64_t t = e->tiling.place[window * e->tiling.tokens + position] * (int64_t)count;
-    const double weight = e->mu / 65536;
+    const rdvq_slices *s = rdvq_int_slices(e->models.list[e->model]->entropy);
+    const double weight =
+        e->mu * scale_weight[s->layer[rdvq_layer_of(s, position)].scale] / 65536;
     double least = INFINITY;
     int32_t best = 0;
     for (int i = 0; i < count; i++) {

@@ -304,15 +304,21 @@ static fv_status pack_field(void *user, const rdvq_field *f)
     return fv_model_writer_tensor(p->writer, name, &t);
 }
 
-/* The input's metadata and the version of the integers. */
-static fv_status pack_meta(fv_pack *p, const fv_model *in)
+/* The input's metadata, named after the file, and the version of the integers. */
+static fv_status pack_meta(fv_pack *p, const fv_model *in, const char *out_path)
 {
-    char version[16];
+    char version[16], name[64];
+    const char *slash = strrchr(out_path, '/'), *stem = slash ? slash + 1 : out_path;
+    const char *dot = strrchr(stem, '.');
+    const int length = dot && dot > stem ? (int)(dot - stem) : (int)strlen(stem);
+    snprintf(name, sizeof name, "%.*s", length < 63 ? length : 63, stem);
     for (int i = 0; i < fv_model_meta_count(in); i++) {
         const char *key, *value;
         fv_model_meta_at(in, i, &key, &value);
-        if (strcmp(key, RDVQ_INT_META) != 0) FV_TRY(fv_model_writer_meta(p->writer, key, value));
+        if (strcmp(key, RDVQ_INT_META) != 0 && strcmp(key, "fovea.name") != 0)
+            FV_TRY(fv_model_writer_meta(p->writer, key, value));
     }
+    FV_TRY(fv_model_writer_meta(p->writer, "fovea.name", name));
     snprintf(version, sizeof version, "%d", RDVQ_INT_VERSION);
     return fv_model_writer_meta(p->writer, RDVQ_INT_META, version);
 }
@@ -323,16 +329,18 @@ fv_status rdvq_int_pack(fv_pack *p, const rdvq_int *m)
     return rdvq_int_visit(&copy, pack_field, p);
 }
 
+typedef struct target { const char *path; fv_dtype type; } target;
+
 static fv_status pack_all(fv_pack *p, const fv_model *in, const rdvq_net *n, const rdvq_int *m,
-                          fv_dtype type)
+                          const target *to)
 {
     static const char entropy[] = RDVQ_PREFIX "entropy.";
-    FV_TRY(pack_meta(p, in));
+    FV_TRY(pack_meta(p, in, to->path));
     for (int i = 0; i < fv_params_count(n->params); i++) {
         const fv_tensor t = fv_params_tensor(n->params, i);
         const char *name = fv_params_name(n->params, i);
         if (strncmp(name, entropy, sizeof entropy - 1) != 0)
-            FV_TRY(fv_pack_values(p, name, &t, type));
+            FV_TRY(fv_pack_values(p, name, &t, to->type));
     }
     return rdvq_int_pack(p, m);
 }
@@ -370,7 +378,7 @@ fv_status fv_rdvq_convert(fv_ctx *ctx, const fv_model *in, fv_dtype type, const 
     FV_TRY_GOTO(fv_params_alloc(params));
     FV_TRY_GOTO(rdvq_int_from_net(ctx, &m, n, 8));
     FV_TRY_GOTO(fv_pack_create(ctx, &pack));
-    FV_TRY_GOTO(pack_all(&pack, in, n, m, type));
+    FV_TRY_GOTO(pack_all(&pack, in, n, m, &(target){ out_path, type }));
     FV_TRY_GOTO(fv_model_writer_finish(pack.writer, out_path, overwrite));
 fail:
     fv_pack_free(&pack);

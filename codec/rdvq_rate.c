@@ -2,7 +2,7 @@
  *
  * An encoder may take another code than the nearest: the one, of those around a latent, of least
  *
- *     |z - e|^2 / 2 + mu * bits
+ *     |z - e|^2 / 2 + mu * bits * (weight of its scale, rdvq_encode.c)
  *
  * so that mu trades nearness for rate, and nothing changes for the decoder. Two rdvq-xs of 0.071
  * and 0.033 bpp, 7 photos, rate at MS-SSIM against the line between the two (in log rate): mu 0.003
