@@ -187,7 +187,7 @@ static fv_status judge(trainer *tr, const float *a, const float *b, fv_image pai
     FV_TRY(fv_psnr(tr->ctx, &pair[0], &pair[1], &v[0]));
     FV_TRY(fv_ms_ssim(tr->ctx, &pair[0], &pair[1], &v[1]));
     FV_TRY(fv_gmsd(tr->ctx, &pair[0], &pair[1], &v[2]));
-    FV_TRY(fv_texture(tr->ctx, &pair[0], &pair[1], &v[3]));
+    FV_TRY(fv_texture(tr->ctx, &pair[1], &pair[0], &v[3])); /* judged by the original */
     q->psnr += fmin(v[0], 100); /* equal pictures: infinite */
     q->ms_ssim += v[1];
     q->gmsd += v[2];
