@@ -31,7 +31,7 @@ copies="$work/bin:/usr/bin:/bin"
 
 # ---- Curves --------------------------------------------------------------------------------------
 PATH=$copies
-expect copies 0 "$VPIC" bench --peers jpeg,half-jpeg --csv t.csv -o p.png --sheet s.png photos
+expect copies 0 "$VPIC" bench --others-only --peers jpeg,half-jpeg --csv t.csv -o p.png --sheet s.png photos
 clean copies_leave_nothing
 grep -q '^2 pictures, 0.21 million' out && [ "$(grep -c '^JPEG ' out)" = 5 ]; ok $? table_for_each_measure
 [ ! -s err ]; ok $? silent_without_a_terminal
@@ -40,7 +40,7 @@ is_png p.png && is_png s.png; ok $? plot_and_sheet_are_png
 [ "$(wc -l < t.csv)" = 37 ] && [ "$(grep -c ',"JPEG",.*,inf,1,0,0,' t.csv)" = 18 ]; ok $? csv_has_all
 awk -F, 'NR > 1 && $7 != sprintf("%.6g", 8 * $6 / ($4 * $5)) { print "# " $0; bad = 1 }
     END { exit bad }' t.csv; ok $? bits_per_pixel_are_of_whole_files
-expect json 0 "$VPIC" bench --json --peers jpeg,half-jpeg --pictures 1 photos
+expect json 0 "$VPIC" bench --json --others-only --peers jpeg,half-jpeg --pictures 1 photos
 if command -v python3 > /dev/null; then
     python3 -c 'import json
 b = json.load(open("out"))
@@ -56,10 +56,10 @@ assert all(a["gmsd"] is None for a in full["at"])' 2> err
 else
     skip json_is_json "no python3"
 fi
-refuse output_exists 1 "-f" "$VPIC" bench --peers jpeg -o p.png photos
-expect overwrite 0 "$VPIC" bench --peers jpeg -f -o p.png photos/b.webp
+refuse output_exists 1 "-f" "$VPIC" bench --others-only --peers jpeg -o p.png photos
+expect overwrite 0 "$VPIC" bench --others-only --peers jpeg -f -o p.png photos/b.webp
 if [ -n "${FOVEA:-}" ]; then
-    expect verb_of_fovea 0 "$FOVEA" bench pic --peers jpeg photos/b.webp
+    expect verb_of_fovea 0 "$FOVEA" bench pic --others-only --peers jpeg photos/b.webp
     grep -q '^JPEG' out; ok $? verb_of_fovea_has_the_table
 else
     skip verb_of_fovea "no fovea"
@@ -67,26 +67,26 @@ fi
 
 # ---- Peers ---------------------------------------------------------------------------------------
 fake cjpeg 'case $2 in 5) echo cannot >&2; exit 3;; esac; cp "$9" "$8"'
-expect failing_setting 0 "$VPIC" bench --peers jpeg photos/b.webp
+expect failing_setting 0 "$VPIC" bench --others-only --peers jpeg photos/b.webp
 grep -q '^JPEG: 1 failure, .*cannot$' out; ok $? failures_are_told
 fake djpeg 'head -c 99 "$4" > "$3"'
-expect broken_decoder 0 "$VPIC" bench -v --peers jpeg photos/b.webp
+expect broken_decoder 0 "$VPIC" bench -v --others-only --peers jpeg photos/b.webp
 grep -q '^JPEG: 9 failures' out && grep -q 'b.webp: JPEG 36: ' err; ok $? broken_pictures_are_failures
 fake djpeg 'cp "$4" "$3"'
 for tool in ls cat head cp; do fake $tool "exec $(command -v $tool) \"\$@\""; done
 PATH="$work/bin"
-expect missing_peer 0 "$VPIC" bench --peers jpeg,avif photos/b.webp
+expect missing_peer 0 "$VPIC" bench --others-only --peers jpeg,avif photos/b.webp
 PATH=$copies
 rm bin/ls bin/cat bin/head bin/cp
 grep -q '^AVIF .*avifenc is not installed$' out; ok $? missing_peer_is_in_the_table
 # Names that a shell would take apart.
 strange='a b; touch oops $(touch oops) "'\''.webp'
 cp photos/b.webp "$strange"
-expect strange_name 0 "$VPIC" bench --peers jpeg "$strange"
+expect strange_name 0 "$VPIC" bench --others-only --peers jpeg "$strange"
 [ ! -e oops ]; ok $? names_are_not_run
 PATH=$real
 if command -v cjpeg > /dev/null && command -v djpeg > /dev/null; then
-    expect jpeg 0 "$VPIC" bench --json --threads 1 --peers jpeg,half-jpeg photos/b.webp
+    expect jpeg 0 "$VPIC" bench --json --threads 1 --others-only --peers jpeg,half-jpeg photos/b.webp
     if command -v python3 > /dev/null; then
         python3 -c 'import json
 full, half = json.load(open("out"))["coders"]
@@ -109,23 +109,23 @@ for program in cwebp cjxl avifenc; do
         skip "$name" "$program is not installed"
         continue
     fi
-    expect "$name" 0 "$VPIC" bench --peers "$name" photos/a.pgm
+    expect "$name" 0 "$VPIC" bench --others-only --peers "$name" photos/a.pgm
     ! grep -q failures out; ok $? "${name}_does_all_settings"
 done
 
 # ---- Usage ---------------------------------------------------------------------------------------
 refuse no_folder 2 "missing" "$VPIC" bench
-refuse bad_peer 2 "there are" "$VPIC" bench --peers gif photos
-refuse no_coder 2 "no coder" "$VPIC" bench --peers none photos
-refuse no_such_file 1 "No such file" "$VPIC" bench --peers jpeg none.png
+refuse bad_peer 2 "there are" "$VPIC" bench --others-only --peers gif photos
+refuse no_coder 2 "no coder" "$VPIC" bench --others-only --peers none photos
+refuse no_such_file 1 "No such file" "$VPIC" bench --others-only --peers jpeg none.png
 mkdir empty
-refuse empty_folder 3 "no pictures" "$VPIC" bench --peers jpeg empty
+refuse empty_folder 3 "no pictures" "$VPIC" bench --others-only --peers jpeg empty
 echo text > text.png
 PATH=$copies
-expect bad_picture 0 "$VPIC" bench --peers jpeg text.png photos/b.webp
+expect bad_picture 0 "$VPIC" bench --others-only --peers jpeg text.png photos/b.webp
 grep -q 'text.png: left out' err && grep -q '^1 picture,' out; ok $? bad_picture_is_left_out
 printf 'P5\n8 8\n255\n0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqr' > tiny.pgm
-expect nothing_left 3 "$VPIC" bench --peers jpeg tiny.pgm
+expect nothing_left 3 "$VPIC" bench --others-only --peers jpeg tiny.pgm
 grep -q 'tiny.pgm: left out: 8 x 8' err && [ ! -s out ]; ok $? small_picture_is_left_out
 
 # ---- Our own codec -------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ fi
 
 # ---- Interrupts ----------------------------------------------------------------------------------
 fake cjpeg 'echo > "$8"; exec sleep 20'
-"$VPIC" bench --peers jpeg photos/b.webp > out 2> err &
+"$VPIC" bench --others-only --peers jpeg photos/b.webp > out 2> err &
 pid=$!
 tries=0
 while [ -z "$(find temp -name packed.jpg 2> /dev/null)" ] && [ $tries -lt 100 ]; do

@@ -9,6 +9,7 @@ build=build/release
 gen=$build/bin/gen
 fovea=$build/bin/fovea
 vzip=$build/bin/vzip
+vpic=$build/bin/vpic
 out=out
 
 say() { printf '\n== %s\n' "$*"; }
@@ -62,10 +63,18 @@ run "$vzip" d -k -f -o "$out/FORMAT-vz.md" "$out/FORMAT-vz.md.vz"
 cmp codec/FORMAT-vz.md "$out/FORMAT-vz.md" && echo "the same file came back"
 run "$vzip" bench --levels 1,3 codec/fovea_codec.h codec/FORMAT-vz.md "$out/exact.png"
 
+say "9. A photo in few bytes, and what comes back"
+photo=tests/data/photos/015_lake-sherburne.webp
+run "$vpic" c --quality 60 -f -o "$out/photo.rdvq" "$photo"
+run "$vpic" d -f -o "$out/photo.png" "$out/photo.rdvq"
+run "$vpic" info "$out/photo.rdvq"
+run "$vpic" compare "$photo" "$out/photo.png"
+
 say "Done"
 echo "Pictures:  $out/exact.png  $out/fast.png  $out/side_by_side.png (exact | fast | difference)"
 echo "Plan:      $out/plan.png   Numbers: $out/fast.json"
 echo "Speed-up:  asked 2, measured $(value speedup_measured) on this machine"
 echo "Training:  $out/train/loss.png and its samples"
 echo "Archive:   $out/FORMAT-vz.md.vz"
-echo "Next:      $gen --help, $fovea --help, $vzip --help, README.md"
+echo "Photo:     $out/photo.rdvq ($(wc -c < "$out/photo.rdvq") bytes) and $out/photo.png"
+echo "Next:      $gen --help, $fovea --help, $vzip --help, $vpic --help, README.md"

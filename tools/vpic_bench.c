@@ -237,6 +237,7 @@ int vpic_bench(int argc, char **argv, const char *name)
          &a.models, 0, 0},
         {0, "apart", NULL, "a curve for each model instead of one of all", CLI_FLAG, &a.is_apart,
          0, 0},
+        {0, "others-only", NULL, "without vpic", CLI_FLAG, &a.is_without_own, 0, 0},
         {0, "peers", "LIST",
          "all (the default), none, or of jpeg, webp, avif, jxl, half-jpeg, half-webp", CLI_STRING,
          &a.peers, 0, 0},

@@ -92,7 +92,8 @@ typedef struct pic_args {
     cli_common common;
     const char *peers, *plot, *sheet, *csv;
     cli_list models;
-    bool is_apart;    /* a curve for each model */
+    bool is_apart;       /* a curve for each model */
+    bool is_without_own; /* others only */
     int pictures;     /* at most, 0: all */
     double sheet_bpp; /* of the side-by-side sheet */
 } pic_args;

@@ -65,6 +65,7 @@ static int find_models(pic_bench *b)
 int pic_add_own(pic_bench *b)
 {
     const cli_list *given = &b->models;
+    if (b->a->is_without_own) return CLI_OK;
     int code = find_models(b);
     if (code != CLI_OK) return code;
     const int models = given->count ? given->count : fv_vpic_own_count();

@@ -49,7 +49,7 @@ _fovea()
             words="--tokens --rounds --cfg --kv --clock $machine --json $common"
         [[ ${COMP_WORDS[2]} == vzip ]] &&
             words="--levels --peers -T --threads --each -o --csv -f --json $common"
-        [[ ${COMP_WORDS[2]} == pic ]] && words="--model --apart --peers --pictures -o --sheet --sheet-bpp --csv
+        [[ ${COMP_WORDS[2]} == pic ]] && words="--model --apart --others-only --peers --pictures -o --sheet --sheet-bpp --csv
             --threads -f --json $common"
         ;;
     *)

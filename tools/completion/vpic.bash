@@ -27,7 +27,7 @@ _vpic()
         ;;
     info) words="--json $common" ;;
     compare) words="--threads --json $common" ;;
-    bench) words="--model --apart --peers --pictures -o --sheet --sheet-bpp --csv --threads -f --json $common" ;;
+    bench) words="--model --apart --others-only --peers --pictures -o --sheet --sheet-bpp --csv --threads -f --json $common" ;;
     *)
         words='--version --help'
         [[ $COMP_CWORD == 1 ]] && words="c d info compare bench $words"
