@@ -471,7 +471,7 @@ static void models_say_what_they_are(void)
     fv_vpic_model *none;
     fv_vpic_model_get_info(small, &a);
     fv_vpic_model_get_info(large, &b);
-    CHECK(a.hash != b.hash && strcmp(a.name, "small-1") == 0 && a.id == 0);
+    CHECK(a.hash != b.hash && strcmp(a.name, "small") == 0 && a.id == 0);
     CHECK(a.layers == 3 && a.slices == 28 && b.layers == 4 && b.slices == 44 && a.window == 128);
     CHECK(a.parameters > 1000 && a.bytes > 1000 && a.codes == 64);
     NEAR(a.nominal_bpp, 0.05, 1e-9);
@@ -479,8 +479,13 @@ static void models_say_what_they_are(void)
     CHECK(fv_vpic_model_open(ctx, &none, temp_path("nothing")) == FV_ERR_NOT_FOUND);
     CHECK(fv_vpic_model_open_own(ctx, &none, fv_vpic_own_count()) == FV_ERR_ARG);
     CHECK(fv_vpic_model_open_own(ctx, &none, -1) == FV_ERR_ARG);
+    CHECK(fv_vpic_own_count() == (FV_EMBED ? 4 : 0));
+    double before = 0;
     for (int i = 0; i < fv_vpic_own_count(); i++) {
         OK(ctx, fv_vpic_model_open_own(ctx, &none, i));
+        fv_vpic_model_get_info(none, &a);
+        CHECK(a.nominal_bpp > before && strncmp(a.name, "rdvq_xs_", 8) == 0);
+        before = a.nominal_bpp;
         fv_vpic_model_close(&none);
     }
 }
