@@ -329,6 +329,45 @@ FV_API FV_NODISCARD fv_status fv_vae_decode(fv_ctx *ctx, fv_vae *v, const float 
 FV_API FV_NODISCARD fv_status fv_vae_encode(fv_ctx *ctx, fv_vae *v, const float *rgb, int B,
                                             int height, int width, float *latent);
 
+/* ---- Frequency-domain update ----------------------------------------------------------------- */
+
+/* Puts the detail of a draft picture into a base picture that keeps its low frequencies and
+ * colours: the last step of speculative super-resolution (PS-SR, Wu et al., CVPR 2026; formulas
+ * in fdu.c).
+ *
+ *     fv_fdu_create(ctx, &f, width, height, NULL);
+ *     fv_fdu_run(f, base, draft, out);                for each pair of pictures
+ *     fv_fdu_close(&f); */
+typedef struct fv_fdu fv_fdu;
+typedef enum fv_fdu_mode {
+    FV_FDU_LERP = 0, /* alpha 0 is the base, 1 what REF gives, but for the edges         */
+    FV_FDU_LOCK,     /* as LERP; the base's luma is kept below lock_low                  */
+    FV_FDU_REF,      /* as the official program: wraps around, alpha 0 is a blurred base */
+    FV_FDU_OFF       /* the draft itself                                                 */
+} fv_fdu_mode;
+typedef struct fv_fdu_options {
+    size_t struct_size;
+    fv_fdu_mode mode;
+    float alpha;               /* weight of the detail, 0..2                   */
+    float cutoff;              /* of the low-pass, cycles a pixel              */
+    int order;                 /* of the Butterworth filter, 1..8              */
+    float lock_low, lock_high; /* cycles a pixel: nothing changes below lock_low, all may above
+                                  lock_high                                    */
+} fv_fdu_options;
+#define FV_FDU_OPTIONS_INIT                                                                       \
+    { .struct_size = sizeof(fv_fdu_options), .alpha = 1.0f, .cutoff = 0.2f, .order = 2,           \
+      .lock_low = 0.06f, .lock_high = 0.18f }
+/* For pictures of one size, sides 1 to 65536; about 8 bytes a pixel, counted in ctx, which must
+ * outlive it. FV_ERR_ARG: an option or a side is out of range. */
+FV_API FV_NODISCARD fv_status fv_fdu_create(fv_ctx *ctx, fv_fdu **out, int width, int height,
+                                            const fv_fdu_options *opts);
+/* base, draft -> out: [height, width, 3] RGB in [0, 1], clamped; out may be base or draft. One call
+ * at a time per handle; the same bits for any number of threads. FV_ERR_NUMERIC: a value is not
+ * finite, `out` is then undefined. */
+FV_API FV_NODISCARD fv_status fv_fdu_run(fv_fdu *f, const float *base, const float *draft,
+                                         float *out);
+FV_API void fv_fdu_close(fv_fdu **f);
+
 /* ---- Training and conversion ----------------------------------------------------------------- */
 
 /* `fovea train` for recipes with engine = dit. data_dir is put before relative data paths. Asks the

@@ -270,6 +270,17 @@ typedef struct fv_training {
 fv_status fv_trainer_train(fv_ctx *ctx, const fv_training *trainer, fv_recipe *r,
                            const fv_trainer_options *opts, fv_train_result *result);
 
+/* ---- Fourier transforms (fft.c) --------------------------------------------------------------- */
+/* Complex FFT over planes [height, width, 2] of single precision. One call at a time per handle; the
+ * context must outlive it. FV_ERR_ARG: a side below 1 or above 2^20. */
+typedef struct fvi_fft2 fvi_fft2;
+fv_status fvi_fft2_create(fv_ctx *ctx, fvi_fft2 **out, int height, int width);
+void fvi_fft2_free(fvi_fft2 **f);
+/* In place; the inverse divides by height * width. Allocates nothing for lengths of fvi_fft_size. */
+void fvi_fft2_run(fvi_fft2 *f, float *plane, bool is_inverse);
+/* Smallest length >= n whose only prime factors are 2, 3 and 5; 0 for n out of range. */
+int fvi_fft_size(int n);
+
 /* ---- Numbers --------------------------------------------------------------------------------- */
 FV_INLINE float fv_bf16_to_f32(uint16_t h)
 {

@@ -7,7 +7,7 @@
 set -eu
 
 needed='gcc libc6-dev cmake ninja-build pkg-config libdnnl-dev libpng-dev libjpeg-dev libwebp-dev
-        zlib1g-dev liblzma-dev libzstd-dev libxxhash-dev'
+        zlib1g-dev liblzma-dev libzstd-dev libxxhash-dev libkissfft-dev'
 wanted=
 case ${1:-} in
 --test) wanted='g++ mandoc' ;;
@@ -19,7 +19,7 @@ esac
 if ! command -v dpkg-query > /dev/null || ! command -v apt-get > /dev/null; then
     cat << 'EOF'
 deps: not a Debian system. Needed: a C11 compiler with OpenMP, CMake 3.18, Ninja or make, pkg-config,
-and with headers: oneDNN 2 or 3, libpng, libjpeg, libwebp, zlib, liblzma, libzstd, libxxhash. Going on with what is there.
+and with headers: oneDNN 2 or 3, libpng, libjpeg, libwebp, zlib, liblzma, libzstd, libxxhash, kissfft (float). Going on with what is there.
 EOF
     exit 0
 fi
