@@ -27,7 +27,6 @@
 #define REGION_PIXELS ((int64_t)9 << 20)
 #define SEARCH_FLOATS ((int64_t)1 << 17)   /* products of latents and codes at a time: stay cached */
 #define SEARCH_ROWS 1024
-#define LANES RDVQ_NEAREST                  /* codes that are passed over together */
 #define FIXED_BYTES ((uint64_t)8 << 20)    /* of plans, beside what grows with the region */
 
 /* ---- Open and close -------------------------------------------------------------------------- */
@@ -429,52 +428,12 @@ static void close_search(search *f)
     fv_free(f->ctx, f->token);
 }
 
-/* A number that at least `count` of the products reach: the least of the maxima of LANES lots. */
-static float least_of_lots(const float *product, const float *length, int codes)
+/* Of the products of a latent with all codes: the nearest codes, and how far away they are. */
+static void take_nearest(const search *f, const float *product, uint16_t *code, float *distance)
 {
-    float most[LANES], least = INFINITY;
-    for (int i = 0; i < LANES; i++) most[i] = -INFINITY;
-    for (int k = 0; k + LANES <= codes; k += LANES)
-        for (int i = 0; i < LANES; i++) {
-            const float v = product[k + i] * length[k + i];
-            most[i] = v > most[i] ? v : most[i];
-        }
-    for (int i = 0; i < LANES; i++) least = most[i] < least ? most[i] : least;
-    return least;
-}
-
-/* Does one of LANES products reach v? Few do. */
-static bool is_reached(const float *product, const float *length, float v)
-{
-    int any = 0;
-    for (int i = 0; i < LANES; i++) any |= product[i] * length[i] >= v;
-    return any != 0;
-}
-
-/* The `count` largest of product * length, largest first; of equal ones the lowest code. */
-static void take_nearest(const float *product, const float *length, int codes, int count,
-                         uint16_t *code, float *distance)
-{
-    const float least = least_of_lots(product, length, codes);
-    float best[RDVQ_NEAREST];
-    for (int i = 0; i < count; i++) best[i] = -INFINITY, code[i] = 0;
-    for (int k = 0; k < codes; k++) {
-        const float bar = best[count - 1] > least ? best[count - 1] : least;
-        if (k % LANES == 0 && k + LANES <= codes && !is_reached(product + k, length + k, bar)) {
-            k += LANES - 1;
-            continue;
-        }
-        const float v = product[k] * length[k];
-        if (!(v > best[count - 1])) continue;
-        int i = count - 1;
-        for (; i > 0 && v > best[i - 1]; i--) {
-            best[i] = best[i - 1];
-            code[i] = code[i - 1];
-        }
-        best[i] = v;
-        code[i] = (uint16_t)k;
-    }
-    for (int i = 0; i < count; i++) distance[i] = best[i] > -2 ? 1 - best[i] : 3;
+    const int count = f->out->count;
+    fvi_vq_largest(f->ctx, code, distance, count, product, f->p->length, f->p->net.cfg.codes);
+    for (int i = 0; i < count; i++) distance[i] = distance[i] > -2 ? 1 - distance[i] : 3;
 }
 
 static fv_status flush(search *f)
@@ -485,8 +444,8 @@ static fv_status flush(search *f)
     const float *product = fv_plan_value(f->plan, "products").data;
 #pragma omp parallel for schedule(static) num_threads(fv_ctx_threads(f->ctx))
     for (int i = 0; i < f->filled; i++)
-        take_nearest(product + (size_t)i * (size_t)codes, f->p->length, codes, n,
-                     f->out->code + f->token[i] * n, f->out->distance + f->token[i] * n);
+        take_nearest(f, product + (size_t)i * (size_t)codes, f->out->code + f->token[i] * n,
+                     f->out->distance + f->token[i] * n);
     f->filled = 0;
     return FV_OK;
 }

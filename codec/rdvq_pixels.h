@@ -33,7 +33,7 @@ void rdvq_map_of(const rdvq_grid *g, const rdvq_slices *s, rdvq_map *out);
 /* What running cost: added to; memory: the most. */
 typedef struct rdvq_work { double seconds, flop; uint64_t memory; } rdvq_work;
 
-#define RDVQ_NEAREST 16
+#define RDVQ_NEAREST FVI_VQ_LARGEST
 /* The codes nearest to each token's latent, the nearest first, and half their squared distance. */
 typedef struct rdvq_nearest {
     int count;           /* of each token, at most RDVQ_NEAREST */

@@ -270,6 +270,15 @@ typedef struct fv_training {
 fv_status fv_trainer_train(fv_ctx *ctx, const fv_training *trainer, fv_recipe *r,
                            const fv_trainer_options *opts, fv_train_result *result);
 
+/* ---- Codes near a latent (op_vq.c) ----------------------------------------------------------- */
+#define FVI_VQ_LARGEST 16
+/* The `count` (1 to FVI_VQ_LARGEST) largest of product[k] * factor[k], k < n <= 65536, largest
+ * first, of equal ones the lowest k first; the same on every CPU. Products that are not above
+ * -infinity, NaN among them, are left out: places that stay free have code 0 and -infinity. On the
+ * calling thread. */
+void fvi_vq_largest(fv_ctx *ctx, uint16_t *code, float *value, int count, const float *product,
+                    const float *factor, int64_t n);
+
 /* ---- Fourier transforms (fft.c) --------------------------------------------------------------- */
 /* Complex FFT over planes [height, width, 2] of single precision. One call at a time per handle; the
  * context must outlive it. FV_ERR_ARG: a side below 1 or above 2^20. */

@@ -225,7 +225,22 @@ typedef struct fvi_vq_ops {
     /* s[v] = z . code v;  z[d] = sum over v of w[v] code v [d] */
     void (*products)(float *s, const float *z, const fvi_vq_codes *c);
     void (*combine)(float *z, const float *w, const fvi_vq_codes *c);
+    /* fvi_vq_largest (engine.h) */
+    void (*largest)(uint16_t *code, float *value, int count, const float *product,
+                    const float *factor, int64_t n);
 } fvi_vq_ops;
+/* Puts v of code k into the `count` largest, largest first, where it is larger than the last. */
+FV_INLINE void fvi_vq_insert(uint16_t *code, float *value, int count, float v, int64_t k)
+{
+    int i = count - 1;
+    if (!(v > value[i])) return;
+    for (; i > 0 && v > value[i - 1]; i--) {
+        value[i] = value[i - 1];
+        code[i] = code[i - 1];
+    }
+    value[i] = v;
+    code[i] = (uint16_t)k;
+}
 /* Codes [V, D] f32 -> transposed into t, D * fvi_pad16(V) floats. */
 fvi_vq_codes fvi_vq_transpose(fv_ctx *ctx, const fv_tensor *codes, float *t);
 void fvi_vq_init(fvi_vq_ops *o, uint32_t cpu);

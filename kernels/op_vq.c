@@ -52,9 +52,23 @@ static void combine_c(float *z, const float *w, const fvi_vq_codes *c)
     }
 }
 
+static void largest_c(uint16_t *code, float *value, int count, const float *product,
+                      const float *factor, int64_t n)
+{
+    for (int i = 0; i < count; i++) value[i] = -INFINITY, code[i] = 0;
+    for (int64_t k = 0; k < n; k++)
+        fvi_vq_insert(code, value, count, product[k] * factor[k], k);
+}
+
+void fvi_vq_largest(fv_ctx *ctx, uint16_t *code, float *value, int count, const float *product,
+                    const float *factor, int64_t n)
+{
+    ctx->cpu_ops->vq.largest(code, value, count, product, factor, n);
+}
+
 void fvi_vq_init(fvi_vq_ops *o, uint32_t cpu)
 {
-    const fvi_vq_ops c = { nearest_c, products_c, combine_c };
+    const fvi_vq_ops c = { nearest_c, products_c, combine_c, largest_c };
     *o = c;
 #if defined(__x86_64__)
     if (cpu & FV_CPU_AVX2) fvi_vq_init_avx2(o);

@@ -44,8 +44,58 @@ static void combine_v(float *z, const float *w, const fvi_vq_codes *c)
     }
 }
 
+/* Bit j: lane j of a reaches lane j of b. */
+static unsigned reach(vf a, vf b)
+{
+#if VW == 16
+    return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
+#else
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ));
+#endif
+}
+
+/* A number that at least FVI_VQ_LARGEST of the products reach: the least of the largest of as many
+ * lots. */
+static float least_of_lots(const float *product, const float *factor, int64_t n)
+{
+    enum { PARTS = FVI_VQ_LARGEST / VW };
+    float most[FVI_VQ_LARGEST], least = INFINITY;
+    vf top[PARTS];
+    for (int p = 0; p < PARTS; p++) top[p] = v_set1(-INFINITY);
+    for (int64_t k = 0; k + FVI_VQ_LARGEST <= n; k += FVI_VQ_LARGEST)
+        for (int p = 0; p < PARTS; p++) {
+            const vf v = v_mul(v_ld(product + k + p * VW), v_ld(factor + k + p * VW));
+            top[p] = v_select_gt(v, top[p], v, top[p]);
+        }
+    for (int p = 0; p < PARTS; p++) v_st(most + p * VW, top[p]);
+    for (int i = 0; i < FVI_VQ_LARGEST; i++) least = most[i] < least ? most[i] : least;
+    return least;
+}
+
+static void largest_v(uint16_t *code, float *value, int count, const float *product,
+                      const float *factor, int64_t n)
+{
+    const float least = least_of_lots(product, factor, n);
+    int64_t k = 0;
+    for (int i = 0; i < count; i++) value[i] = -INFINITY, code[i] = 0;
+    for (; k + VW <= n; k += VW) {
+        const float last = value[count - 1];
+        const vf v = v_mul(v_ld(product + k), v_ld(factor + k));
+        unsigned lanes = reach(v, v_set1(last > least ? last : least));
+        if (lanes == 0) continue;
+        float all[VW];
+        v_st(all, v);
+        for (; lanes; lanes &= lanes - 1) {
+            const int j = __builtin_ctz(lanes);
+            fvi_vq_insert(code, value, count, all[j], k + j);
+        }
+    }
+    for (; k < n; k++) fvi_vq_insert(code, value, count, product[k] * factor[k], k);
+}
+
 void VQ_INIT(fvi_vq_ops *o)
 {
+    o->largest = largest_v;
     o->nearest = nearest_v;
     o->products = products_v;
     o->combine = combine_v;

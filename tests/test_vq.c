@@ -74,6 +74,58 @@ static void every_variant_and_thread_count_finds_the_same_code(void)
     for (int i = 0; i < N; i++) CHECK(want[i] <= V / 2); /* of two equal codes the first */
 }
 
+/* Against taking the largest again and again, with ties, holes and lengths of all tails. */
+static void slow_largest(uint16_t *code, float *value, int count, const float *product,
+                         const float *factor, int n)
+{
+    bool *used = calloc((size_t)n, sizeof *used);
+    if (!used) exit(1);
+    for (int i = 0; i < count; i++) {
+        int best = -1;
+        for (int k = 0; k < n; k++) {
+            const float v = product[k] * factor[k];
+            if (used[k] || !(v > -INFINITY)) continue;
+            if (best < 0 || v > product[best] * factor[best]) best = k;
+        }
+        code[i] = best < 0 ? 0 : (uint16_t)best;
+        value[i] = best < 0 ? -INFINITY : product[best] * factor[best];
+        if (best >= 0) used[best] = true;
+    }
+    free(used);
+}
+
+static void every_variant_finds_the_same_largest(void)
+{
+    enum { MOST = 1030 };
+    static const uint32_t off[] = { ~0u, ~(uint32_t)FV_CPU_AVX2, 0 };
+    static const int sizes[] = { 1, 2, 15, 16, 17, 31, 47, 96, 512, 1024, MOST };
+    float product[MOST], factor[MOST], want[FVI_VQ_LARGEST], got[FVI_VQ_LARGEST];
+    uint16_t codes[FVI_VQ_LARGEST], found[FVI_VQ_LARGEST];
+    for (size_t c = 0; c < 3; c++) {
+        fv_ctx *one = context(off[c], 1);
+        for (int i = 0; i < 11 * 16 * 4 && !test_bad; i++) {
+            const int n = sizes[i % 11], count = 1 + i / 11 % 16, kind = i / (11 * 16);
+            test_fill(product, n, (uint64_t)i + 1);
+            test_fill(factor, n, (uint64_t)i + 5000);
+            for (int k = 0; k < n; k++) {
+                factor[k] = 1.5f + factor[k];
+                if (kind == 1) product[k] = roundf(4 * product[k]), factor[k] = 1; /* ties */
+                if (kind == 2 && k % 3) product[k] = k % 2 ? NAN : -INFINITY;
+                if (kind == 3) product[k] = (float)k; /* rising: each is taken at first */
+            }
+            slow_largest(codes, want, count, product, factor, n);
+            fvi_vq_largest(one, found, got, count, product, factor, n);
+            for (int k = 0; k < count && !test_bad; k++)
+                if (found[k] != codes[k] || got[k] != want[k]) {
+                    printf("# variant %zu, kind %d, %d of %d, place %d\n", c, kind, count, n, k);
+                    test_bad = 1;
+                }
+        }
+        fv_ctx_destroy(&one);
+        CHECK(!test_bad);
+    }
+}
+
 static void rows_that_are_not_numbers_get_a_code(void)
 {
     static float z[N * D], codes[V * D];
@@ -920,6 +972,7 @@ int main(void)
     temp_dir_make("vq");
     if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
     RUN(every_variant_and_thread_count_finds_the_same_code);
+    RUN(every_variant_finds_the_same_largest);
     RUN(rows_that_are_not_numbers_get_a_code);
     RUN(the_gradient_of_a_code_goes_to_its_latent);
     RUN(codes_and_latents_pull_with_their_own_weights);
