@@ -212,9 +212,13 @@ FV_API FV_NODISCARD fv_status fv_rdvq_train(fv_ctx *ctx, fv_recipe *recipe,
 
 /* Does the file hold a trained rdvq model, or one that was made from it for use? */
 FV_API int fv_rdvq_is_model(const fv_model *m);
+/* Is it a checkpoint of the published RDVQ code? */
+FV_API int fv_rdvq_is_checkpoint(const fv_model *m);
 /* A trained rdvq model to a file for use: codebook and transforms as f32, bf16 or int8 (FV_I8), the
  * entropy model in integers, so that coded pictures can be decoded on every machine. The model is
- * named after the file. Models of the published geometry: FV_ERR_UNSUPPORTED. */
+ * named after the file. Models of the published geometry: FV_ERR_UNSUPPORTED. A checkpoint of the
+ * published code becomes such a model, in floating point; a tensor that is missing, of another shape
+ * or not understood: FV_ERR_MODEL, one that is not finite: FV_ERR_NUMERIC. */
 FV_API FV_NODISCARD fv_status fv_rdvq_convert(fv_ctx *ctx, const fv_model *in, fv_dtype type,
                                               const char *out_path, int overwrite);
 

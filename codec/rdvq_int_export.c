@@ -17,6 +17,7 @@
 
 #include "fovea_codec.h"
 #include "nn_export.h"
+#include "rdvq_convert.h"
 
 #define NORM_UNIT 0x1p-11
 #define STREAM_UNIT 0x1p-12
@@ -365,6 +366,8 @@ fv_status fv_rdvq_convert(fv_ctx *ctx, const fv_model *in, fv_dtype type, const 
         return fv_fail(ctx, FV_ERR_ARG, "convert: no input model or no output path");
     if (type != FV_F32 && type != FV_BF16 && type != FV_I8)
         return fv_fail(ctx, FV_ERR_DTYPE, "convert: the output type must be f32, bf16 or int8");
+    if (fv_rdvq_is_checkpoint(in))
+        return rdvq_convert_official(ctx, in, RDVQ_NORM_GROUPS, type, out_path, overwrite);
     FV_TRY(rdvq_config_read(ctx, in, &c));
     if (fv_model_find(in, RDVQ_INT_PREFIX "codes", &t))
         return fv_fail(ctx, FV_ERR_MODEL, "convert: the entropy model is in integers already; "

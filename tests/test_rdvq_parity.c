@@ -2,42 +2,9 @@
  * modules at small width (tests/parity/rdvq_small.py). Weights and pictures are functions of a hash
  * that both sides compute; the golden file holds results in double precision. */
 #include "golden_parity.h"
-#include "rdvq.h"
-
-static uint32_t mix(uint32_t h)
-{
-    h = (h ^ h >> 16) * 0x7feb352du;
-    h = (h ^ h >> 15) * 0x846ca68bu;
-    return h ^ h >> 16;
-}
-
-static double noise_at(uint32_t seed, uint32_t i)
-{
-    return (double)(mix(mix(i) ^ seed) >> 8) / (1 << 23) - 1.0;
-}
-
-static bool has_end(const char *name, const char *end)
-{
-    const size_t n = strlen(name), k = strlen(end);
-    return n >= k && strcmp(name + n - k, end) == 0;
-}
-
-static void fill_param(const fv_params *p, fv_pid id)
-{
-    const char *name = fv_params_name(p, id);
-    const fv_tensor t = fv_params_tensor(p, id);
-    const int64_t n = fv_tensor_count(&t);
-    const uint32_t seed = fv_crc32(0, name, strlen(name));
-    const double fan = sqrt((double)t.dim[0] / (double)n);
-    for (int64_t i = 0; i < n; i++) {
-        const double u = noise_at(seed, (uint32_t)i);
-        double v = u * 1.7 * fan;
-        if (has_end(name, "scale_mul_1H11") || has_end(name, "attention.scale")) v = 1.4 + 4 * u;
-        else if (has_end(name, "bias")) v = 0.1 * u;
-        else if (t.ndim == 1) v = 1 + 0.2 * u;
-        ((float *)t.data)[i] = (float)v;
-    }
-}
+#include "rdvq_convert.h"
+#include "rdvq_random.h"
+#include "temp_dir.h"
 
 static void fill_picture(float *x, int side)
 {
@@ -47,27 +14,6 @@ static void fill_picture(float *x, int side)
         x[i] = (float)(0.6 * sin(0.11 * (at % side) + 0.07 * (at / side) * (c + 1)) +
                        0.3 * noise_at(seed, (uint32_t)i));
     }
-}
-
-static rdvq_config small_config(bool is_official)
-{
-    rdvq_config c = { .is_official = is_official, .codes = 64, .code_width = 8, .groups = 1,
-                      .slices = { 4, 8, 16 }, .width = 48, .depth = 2, .heads = 4, .ffn = 64 };
-    static const int enc[5] = { 8, 8, 12, 16, 16 }, dec[5] = { 8, 12, 16, 16, 16 };
-    static const int enc_blocks[5] = { 1, 1, 2, 1, 1 }, dec_blocks[5] = { 1, 2, 1, 1, 1 };
-    static const int official[7] = { 4, 4, 8, 8, 16, 16, 16 };
-    c.levels = is_official ? 7 : 5;
-    for (int i = 0; i < c.levels; i++) {
-        c.enc_width[i] = is_official ? official[i] : enc[i];
-        c.dec_width[i] = is_official ? official[i] : dec[i];
-        c.enc_blocks[i] = is_official ? 2 : enc_blocks[i];
-        c.dec_blocks[i] = is_official ? 3 : dec_blocks[i];
-    }
-    c.strict_mask = is_official;
-    c.head = 8;
-    c.norm_groups = 2;
-    c.noise = is_official ? 0 : 2;
-    return c;
 }
 
 typedef struct run {
@@ -98,18 +44,33 @@ static fv_status record(run *r, fv_tape *t)
     return fv_tape_status(t);
 }
 
-static fv_status start(run *r, bool is_official)
+/* file NULL: the weights of its names; else those of the file, which must have that config. */
+static fv_status fill(run *r, const rdvq_config *c, const fv_model *file)
+{
+    rdvq_config read;
+    if (file) {
+        FV_TRY(rdvq_config_read(ctx, file, &read));
+        memset(read.name, 0, sizeof read.name);
+        read.pad_token = 0;
+        if (memcmp(&read, c, sizeof read) != 0) return FV_ERR_MODEL;
+    }
+    FV_TRY(fv_params_create(ctx, &r->params));
+    rdvq_net_add(&r->net, r->params, c, file || !c->is_official ? RDVQ_PREFIX : "", 0);
+    if (file) FV_TRY(fv_params_load(r->params, file, ""));
+    FV_TRY(fv_params_alloc(r->params));
+    for (fv_pid id = 0; id < fv_params_count(r->params) && !file; id++) fill_param(r->params, id);
+    fv_params_touch(r->params);
+    return FV_OK;
+}
+
+static fv_status start(run *r, bool is_official, const fv_model *file)
 {
     const rdvq_config c = small_config(is_official);
     fv_tape *t = NULL;
     memset(r, 0, sizeof *r);
     r->side = rdvq_window(&c);
     FV_TRY(rdvq_config_check(ctx, &c));
-    FV_TRY(fv_params_create(ctx, &r->params));
-    rdvq_net_add(&r->net, r->params, &c, is_official ? "" : RDVQ_PREFIX, 0);
-    FV_TRY(fv_params_alloc(r->params));
-    for (fv_pid id = 0; id < fv_params_count(r->params); id++) fill_param(r->params, id);
-    fv_params_touch(r->params);
+    FV_TRY(fill(r, &c, file));
     FV_TRY(rdvq_tables_create(ctx, &r->tables, &r->net));
     FV_TRY(fv_tape_create(ctx, &t, r->params, FV_INFER, FV_F32));
     (void)record(r, t); /* a failure sticks in the tape */
@@ -191,21 +152,38 @@ static void compare(const char *name, const run *r)
               picture, differ);
 }
 
-static void both(bool is_official)
+static void both(bool is_official, const fv_model *file)
 {
     run r;
-    const fv_status s = start(&r, is_official);
+    const fv_status s = start(&r, is_official, file);
     if (s == FV_OK) compare(is_official ? "official" : "own", &r);
     stop(&r);
     OK(ctx, s);
 }
-static void official_model_is_pytorchs(void) { both(true); }
-static void own_model_is_pytorchs(void) { both(false); }
+static void official_model_is_pytorchs(void) { both(true, NULL); }
+static void own_model_is_pytorchs(void) { both(false, NULL); }
+
+static void a_converted_checkpoint_is_pytorchs(void)
+{
+    fv_model *in = NULL, *out = NULL;
+    OK(ctx, write_checkpoint(ctx, "model.module.", temp_path("in")));
+    OK(ctx, fv_model_open(ctx, &in, temp_path("in"), NULL));
+    OK(ctx, rdvq_convert_official(ctx, in, 2, FV_F32, temp_path("out"), 1));
+    OK(ctx, fv_model_open(ctx, &out, temp_path("out"), NULL));
+    both(true, out);
+    fv_model_close(&in);
+    fv_model_close(&out);
+}
 
 static void tests(void)
 {
     RUN(official_model_is_pytorchs);
     RUN(own_model_is_pytorchs);
+    RUN(a_converted_checkpoint_is_pytorchs);
 }
 
-int main(void) { return parity_main(tests); }
+int main(void)
+{
+    temp_dir_make("rdvq-parity");
+    return parity_main(tests);
+}

@@ -54,7 +54,8 @@ static int convert_other(fv_ctx *ctx, const convert_args *a, const char *in, con
     fv_model *vae = NULL;
     int code = CLI_OK;
     fv_status s = FV_OK;
-    const bool is_omnizip = fv_omnizip_is_checkpoint(model), is_rdvq = fv_rdvq_is_model(model);
+    const bool is_omnizip = fv_omnizip_is_checkpoint(model);
+    const bool is_rdvq = fv_rdvq_is_model(model) || fv_rdvq_is_checkpoint(model);
     if (a->tokenizer || a->draft || a->grid)
         return cli_fail(CLI_USAGE, "--tokenizer, --draft, --grid: %s is no autoregressive model",
                         in);
@@ -86,7 +87,8 @@ static int convert(fv_ctx *ctx, const void *args, const char *in)
     if (code != CLI_OK) return code;
     const fv_status s = fv_model_open(ctx, &model, in, NULL);
     if (s != FV_OK) code = cli_report(ctx, s, in);
-    else if (fv_ar_is_checkpoint(model)) code = convert_ar(ctx, a, in, model, type);
+    else if (fv_ar_is_checkpoint(model) && !fv_rdvq_is_checkpoint(model)) /* that has codes too */
+        code = convert_ar(ctx, a, in, model, type);
     else code = convert_other(ctx, a, in, model, type);
     if (code == CLI_OK) cli_note("%s: written as %s", a->out, a->type);
     fv_model_close(&model);
@@ -112,8 +114,8 @@ int fovea_convert(int argc, char **argv)
                                  "[options] IN -o OUT",
                                  "Make one fovea model of an "
                                  "official DiT or LlamaGen checkpoint, a Diffusers file, a "
-                                 "fovea model or an OmniZip checkpoint; of a trained rdvq model "
-                                 "the one that codes pictures.",
+                                 "fovea model, an OmniZip or an RDVQ checkpoint; of a "
+                                 "trained rdvq model the one that codes pictures.",
                                  NULL,
                                  options,
                                  1,
