@@ -311,7 +311,7 @@ FV_API FV_NODISCARD fv_status fv_vzip_train(fv_ctx *ctx, const fv_vzip_train_opt
  * close on that context's thread, close after all calls that use it. */
 typedef struct fv_vpic_model fv_vpic_model;
 
-/* A model file of kind rdvq with its entropy model in integers (fovea convert --weights int8 makes
+/* A model file of kind rdvq with its entropy model in integers (fovea convert --type int8 makes
  * it of a training's). FV_ERR_MODEL: another kind, tensors missing, or weights of a training.
  * FV_ERR_FORMAT, _TRUNCATED, _VERSION, _LIMIT: the file is damaged. */
 FV_API FV_NODISCARD fv_status fv_vpic_model_open(fv_ctx *ctx, fv_vpic_model **out,
@@ -359,7 +359,7 @@ typedef struct fv_vpic_options {
     int segment_crcs;    /* 1 yes, -1 no, 0 = if the file is larger than 64 KiB                  */
     int sampled;         /* slices that are left out are drawn, instead of the likeliest         */
     uint32_t seed;       /* of what is drawn                                                     */
-    int drop_metadata;   /* leave out ICC profile and EXIF                                       */
+    int drop_metadata;   /* leave out ICC profile, EXIF and XMP                                  */
     uint64_t memory_bytes; /* 0 = 1.5 GiB beside the picture; FV_ERR_OOM: it cannot be done in it */
 } fv_vpic_options;
 #define FV_VPIC_OPTIONS_INIT { .struct_size = sizeof(fv_vpic_options) }
@@ -381,7 +381,7 @@ typedef struct fv_vpic_limits {
 typedef struct fv_vpic_stats {
     uint64_t pixels;         /* that were coded, or that came out                                */
     uint64_t bytes;          /* of the file                                                      */
-    uint64_t chunk_bytes;    /* of it ICC, EXIF and alpha                                        */
+    uint64_t chunk_bytes;    /* of it ICC, EXIF, XMP and alpha                                   */
     uint64_t segment_bytes;  /* of it tokens; the rest is header, index and checksums            */
     double bits;             /* encoding: what tokens cost by the model                          */
     uint64_t tokens;
@@ -401,8 +401,8 @@ typedef struct fv_vpic_stats {
 } fv_vpic_stats;
 
 /* Picture of 1 to 4 channels, 8 or 16 bits -> file. Pixels with alpha 0 lose their colour; alpha
- * itself is kept exactly, ICC and EXIF too, text is not. *out belongs to the caller: fv_free(ctx,
- * *out); on failure it is NULL. opts, stats may be NULL. FV_ERR_MODEL: no model at all.
+ * itself is kept exactly, ICC, EXIF and XMP too, other text is not. *out belongs to the caller:
+ * fv_free(ctx, *out); on failure it is NULL. opts, stats may be NULL. FV_ERR_MODEL: no model at all.
  * FV_ERR_LIMIT: sides above 65535 or more than 2^28 pixels. */
 FV_API FV_NODISCARD fv_status fv_vpic_encode(fv_ctx *ctx, const fv_image *img,
                                              const fv_vpic_options *opts, uint8_t **out,
@@ -432,6 +432,7 @@ typedef struct fv_vpic_info {
     uint64_t layer_bytes[FV_VPIC_LAYERS];
     uint64_t whole_bytes;    /* of the file when it is not cut                                   */
     int is_truncated;
+    uint64_t xmp_bytes;      /* in the file                                                      */
 } fv_vpic_info;
 /* Header, chunks and index, without a model; a file cut behind these is fine. Checksums that lie
  * before the segments are checked. *out is zeroed on failure. */

@@ -18,6 +18,7 @@
 #define QUICK_LEVEL 9                      /* where the best one would take seconds */
 #define QUICK_FROM ((size_t)1 << 20)
 #define ZSTD_DECODER_BYTES ((uint64_t)256 << 10)
+#define ZSTD_CODER_BYTES ((uint64_t)96 << 20) /* level 9, large planes */
 
 /* ---- Blocks ---------------------------------------------------------------------------------- */
 
@@ -247,6 +248,23 @@ static void paint(const level *from, fv_image *img, int y)
             if (img->depth == 8) row[(size_t)x * c + k] = (uint8_t)(v[k] + 0.5f);
             else ((uint16_t *)row)[(size_t)x * c + k] = (uint16_t)(v[k] + 0.5f);
     }
+}
+
+uint64_t rdvq_hidden_memory(const fv_image *img)
+{
+    const vz_filtered r = rows_of(img->width, img->height, img->depth);
+    const uint64_t plane = (r.bytes + 1) * (uint64_t)r.count;
+    uint64_t cells = 0, w = (uint64_t)img->width, h = (uint64_t)img->height;
+    const uint64_t copy = w * h * (uint64_t)img->channels * (uint64_t)img->depth / 8;
+    do {
+        w = (w + 1) / 2;
+        h = (h + 1) / 2;
+        cells += w * h;
+    } while (w > 1 || h > 1);
+    /* The plane and what zstd makes of it come first, what zstd made stays. */
+    const uint64_t packed = plane + plane / 128 + 1024;
+    const uint64_t filling = copy + cells * 4 * sizeof(float);
+    return packed + (plane + ZSTD_CODER_BYTES > filling ? plane + ZSTD_CODER_BYTES : filling);
 }
 
 fv_status rdvq_fill_hidden(fv_ctx *ctx, fv_image *img)

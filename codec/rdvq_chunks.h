@@ -1,4 +1,5 @@
-/* rdvq_chunks.h - private: what a .rdvq keeps beside tokens: alpha, ICC profile, EXIF. */
+/* rdvq_chunks.h - private: what a .rdvq keeps beside tokens: alpha, ICC profile, EXIF,
+ * XMP. */
 #ifndef FV_RDVQ_CHUNKS_H
 #define FV_RDVQ_CHUNKS_H
 
@@ -21,5 +22,7 @@ uint64_t rdvq_alpha_memory(const rdvq_head *h);
 /* Colours of pixels with alpha 0, which nobody sees, become those that cost least: a smooth
  * continuation of the others. In place. */
 fv_status rdvq_fill_hidden(fv_ctx *ctx, fv_image *img);
+/* Memory that packing alpha and filling colours under it take, with a copy of the picture. */
+uint64_t rdvq_hidden_memory(const fv_image *img);
 
 #endif

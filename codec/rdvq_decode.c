@@ -31,6 +31,7 @@ static void fill_info(const rdvq_file *f, fv_vpic_info *out)
                            .icc_bytes = f->chunk[RDVQ_ICC].size,
                            .exif_bytes = f->chunk[RDVQ_EXIF].size,
                            .alpha_bytes = f->chunk[RDVQ_ALPHA].size,
+                           .xmp_bytes = f->chunk[RDVQ_XMP].size,
                            .is_truncated = f->is_truncated };
     for (int k = 0; k < h->layers; k++)
         out->layer_bytes[k] = f->start[(k + 1) * tiles] - f->start[k * tiles];
@@ -89,11 +90,13 @@ static fv_status check_memory(decoding *d)
     FV_TRY(rdvq_grid_of(d->ctx, c, h->width, h->height, &d->grid));
     d->limit = d->l.memory_bytes ? d->l.memory_bytes : RDVQ_MEMORY;
     d->maps = 2 * (uint64_t)rdvq_coded_tokens(&d->grid, rdvq_int_slices(d->m->entropy));
-    uint64_t most = rdvq_tiling_memory(d->ctx, d->m, h);
+    const uint64_t tiling = rdvq_tiling_memory(d->ctx, d->m, h);
+    uint64_t most = tiling;
     const uint64_t pixels = rdvq_pixels_least(d->m->pixels, &d->grid);
     const uint64_t alpha = h->flags & RDVQ_HAS_ALPHA ? rdvq_alpha_memory(h) : 0;
     if (pixels > most) most = pixels;
     if (alpha > most) most = alpha;
+    d->st.memory_bytes = tiling > alpha ? tiling : alpha;
     if (d->maps + most <= d->limit) return FV_OK;
     return fv_fail(d->ctx, FV_ERR_OOM, "memory limit of %llu MiB: decoding takes %llu MiB",
                    (unsigned long long)(d->limit >> 20),
@@ -135,6 +138,9 @@ static fv_status decode_tile(decoding *d, rdvq_tiling *t, int tile)
     fv_status s = take_segments(d, tile, count, seg, &is_cut);
     if (s == FV_OK)
         s = rdvq_tile_decode(t->coder, &in, d->slices, seg, &complete, t->code, &decoded);
+    if (s == FV_OK && !is_cut && decoded < d->slices)
+        s = fv_fail(d->ctx, FV_ERR_FORMAT, "corrupt: %d slices where %d should be", decoded,
+                    d->slices);
     if (s != FV_OK) return fv_fail_in(d->ctx, s, "tile %d", tile);
     for (int i = 0; i < in.windows * t->tokens; i++)
         if (t->place[i] >= 0) d->token[t->place[i]] = (uint16_t)t->code[i];
@@ -178,6 +184,14 @@ static fv_status read_metadata(decoding *d, fv_image *out)
     if (c[RDVQ_EXIF].data)
         FV_TRY(rdvq_block_unpack(d->ctx, c[RDVQ_EXIF], RDVQ_MAX_EXIF, &out->exif,
                                  &out->exif_bytes));
+    if (c[RDVQ_XMP].data) {
+        uint8_t *packet;
+        size_t bytes;
+        FV_TRY(rdvq_block_unpack(d->ctx, c[RDVQ_XMP], RDVQ_MAX_XMP, &packet, &bytes));
+        const fv_status s = fvi_xmp_read(d->ctx, out, packet, bytes);
+        fv_free(d->ctx, packet);
+        return s;
+    }
     return FV_OK;
 }
 
@@ -195,11 +209,12 @@ static fv_status decode(decoding *d, fv_image *out)
     FV_TRY(read_metadata(d, out));
     FV_TRY(decode_tokens(d));
     const rdvq_paint how = { &d->grid, d->token, h->seed, d->part[0], d->part[1],
-                             d->limit - d->maps };
+                             d->limit - d->maps, h->depth };
     FV_TRY(rdvq_paint_picture(d->ctx, d->m->pixels, &how, out, &work));
     d->st.pixel_seconds = work.seconds;
     d->st.pixel_flop = work.flop;
-    d->st.memory_bytes = d->maps + work.memory;
+    if (work.memory > d->st.memory_bytes) d->st.memory_bytes = work.memory;
+    d->st.memory_bytes += d->maps;
     if (!d->f.chunk[RDVQ_ALPHA].data) return FV_OK;
     return rdvq_alpha_unpack(d->ctx, d->f.chunk[RDVQ_ALPHA], h, d->part[0], d->part[1], out);
 }

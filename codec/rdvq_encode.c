@@ -31,29 +31,51 @@ typedef struct encoding {
     double token_seconds;
     rdvq_work work;
     uint64_t tokens;
+    uint64_t limit, memory; /* bytes: allowed, most at a time */
 } encoding;
 
 /* ---- What goes beside tokens ---------------------------------------------------------------- */
 
-static fv_status pack_chunks(encoding *e)
+static fv_status check_memory(encoding *e, uint64_t need)
+{
+    if (need > e->memory) e->memory = need;
+    if (need <= e->limit) return FV_OK;
+    return fv_fail(e->ctx, FV_ERR_OOM, "memory limit of %llu MiB: encoding takes %llu MiB",
+                   (unsigned long long)(e->limit >> 20), (unsigned long long)((need >> 20) + 1));
+}
+
+static fv_status pack_alpha(encoding *e)
 {
     const fv_image *img = &e->img;
     bool is_opaque;
+    if (!fvi_has_alpha(img->channels)) return FV_OK;
+    FV_TRY(check_memory(e, rdvq_hidden_memory(img)));
+    FV_TRY(rdvq_alpha_pack(e->ctx, img, &e->packed[RDVQ_ALPHA], &is_opaque));
+    if (is_opaque) return FV_OK;
+    FV_TRY(fv_image_crop(e->ctx, &e->own, img, 0, 0, img->width, img->height));
+    e->img = e->own;
+    return rdvq_fill_hidden(e->ctx, &e->own);
+}
+
+static fv_status pack_chunks(encoding *e)
+{
+    const fv_image *img = &e->img;
     for (int i = 0; i < RDVQ_CHUNKS; i++) vz_buf_init(&e->packed[i], e->ctx);
     if (!e->o.drop_metadata && img->icc && img->icc_bytes > 0 && img->icc_bytes <= RDVQ_MAX_ICC)
         FV_TRY(rdvq_block_pack(e->ctx, img->icc, img->icc_bytes, &e->packed[RDVQ_ICC]));
     if (!e->o.drop_metadata && img->exif && img->exif_bytes > 0 &&
         img->exif_bytes <= RDVQ_MAX_EXIF)
         FV_TRY(rdvq_block_pack(e->ctx, img->exif, img->exif_bytes, &e->packed[RDVQ_EXIF]));
-    FV_TRY(rdvq_alpha_pack(e->ctx, img, &e->packed[RDVQ_ALPHA], &is_opaque));
+    const char *xmp = e->o.drop_metadata ? NULL : fv_image_text(img, FVI_XMP_KEY);
+    const size_t xmp_bytes = xmp ? strlen(xmp) : 0;
+    if (xmp_bytes > 0 && xmp_bytes <= RDVQ_MAX_XMP)
+        FV_TRY(rdvq_block_pack(e->ctx, xmp, xmp_bytes, &e->packed[RDVQ_XMP]));
+    FV_TRY(pack_alpha(e));
     for (int i = 0; i < RDVQ_CHUNKS; i++)
         if (e->packed[i].size > 0)
             e->chunk[i] = (rdvq_bytes){ e->packed[i].data, e->packed[i].size };
     if (e->chunk[RDVQ_ICC].data) e->head.colour = RDVQ_COLOUR_ICC;
-    if (is_opaque) return FV_OK;
-    FV_TRY(fv_image_crop(e->ctx, &e->own, img, 0, 0, img->width, img->height));
-    e->img = e->own;
-    return rdvq_fill_hidden(e->ctx, &e->own);
+    return FV_OK;
 }
 
 static fv_status make_head(encoding *e)
@@ -77,7 +99,6 @@ static fv_status make_head(encoding *e)
 static fv_status use_model(encoding *e, int i)
 {
     const fv_vpic_model *m = e->models.list[i];
-    const uint64_t limit = e->o.memory_bytes ? e->o.memory_bytes : RDVQ_MEMORY;
     const rdvq_slices *s = rdvq_int_slices(m->entropy);
     if (e->model == i) return FV_OK;
     e->model = -1;
@@ -93,13 +114,12 @@ static fv_status use_model(encoding *e, int i)
     const uint64_t fixed = e->tokens * RDVQ_NEAREST * 6;
     const uint64_t least = fixed + rdvq_pixels_least(m->pixels, &g),
                    coder = fixed + rdvq_tiling_memory(e->ctx, m, &e->head);
-    if (least > limit || coder > limit)
-        return fv_fail(e->ctx, FV_ERR_OOM, "memory limit of %llu MiB: encoding takes %llu MiB",
-                       (unsigned long long)(limit >> 20),
-                       (unsigned long long)(((least > coder ? least : coder) >> 20) + 1));
-    FV_TRY(rdvq_analyse_picture(e->ctx, m->pixels, &e->img, limit - fixed, &e->near, &e->work));
+    if (least > e->limit) return check_memory(e, least);
+    FV_TRY(check_memory(e, coder));
+    e->work.memory = 0;
+    FV_TRY(rdvq_analyse_picture(e->ctx, m->pixels, &e->img, e->limit - fixed, &e->near, &e->work));
+    FV_TRY(check_memory(e, fixed + e->work.memory));
     FV_TRY(rdvq_tiling_open(e->ctx, &e->tiling, m, &e->head));
-    if (e->work.memory + fixed > e->work.memory) e->work.memory += fixed;
     e->model = i;
     return FV_OK;
 }
@@ -232,7 +252,7 @@ static void tell(const encoding *e, size_t size, int passes, fv_vpic_stats *st)
     st->pixel_seconds = e->work.seconds;
     st->token_seconds = e->token_seconds;
     st->pixel_flop = e->work.flop;
-    st->memory_bytes = e->work.memory;
+    st->memory_bytes = e->memory;
 }
 
 static fv_status check_options(fv_ctx *ctx, const fv_vpic_options *o)
@@ -283,6 +303,7 @@ fv_status fv_vpic_encode(fv_ctx *ctx, const fv_image *img, const fv_vpic_options
     FV_TRY(FV_TAKE_OPTIONS(ctx, &e.o, opts, "vpic"));
     FV_TRY(check_options(ctx, &e.o));
     e.img = *img;
+    e.limit = e.o.memory_bytes ? e.o.memory_bytes : RDVQ_MEMORY;
     vz_buf_init(&file, ctx);
     const fv_status s = encode(&e, &file, &passes);
     if (s == FV_OK && stats) tell(&e, file.size, passes, stats);

@@ -16,7 +16,7 @@ static const uint8_t magic[8] = { 0x8a, 0x52, 0x44, 0x56, 0x51, 0x0d, 0x0a, 0x1a
 #define CRC_BYTES 4
 #define FIRST_OPTIONAL_CHUNK 128 /* types from here on may be left unread */
 
-static const uint8_t chunk_type[RDVQ_CHUNKS] = { 'I', 'X', 'A' };
+static const uint8_t chunk_type[RDVQ_CHUNKS] = { 'I', 'X', 'X' | 128, 'A' };
 
 /* ---- Header ---------------------------------------------------------------------------------- */
 

@@ -13,6 +13,7 @@
 #define RDVQ_MAX_CHUNKS 64
 #define RDVQ_MAX_ICC ((uint64_t)4 << 20)   /* bytes after inflation */
 #define RDVQ_MAX_EXIF ((uint64_t)16 << 20)
+#define RDVQ_MAX_XMP ((uint64_t)4 << 20)
 #define RDVQ_TILE_LOG2_MIN 8
 #define RDVQ_TILE_LOG2_MAX 12
 #define RDVQ_STATE_BYTES 4                 /* of the coder: a segment is never shorter */
@@ -39,7 +40,7 @@ typedef struct rdvq_head {
 } rdvq_head;
 
 typedef struct rdvq_bytes { const uint8_t *data; size_t size; } rdvq_bytes;
-enum { RDVQ_ICC, RDVQ_EXIF, RDVQ_ALPHA, RDVQ_CHUNKS }; /* known ones */
+enum { RDVQ_ICC, RDVQ_EXIF, RDVQ_XMP, RDVQ_ALPHA, RDVQ_CHUNKS }; /* known ones */
 
 /* A file that was opened: spans point into its bytes. */
 typedef struct rdvq_file {

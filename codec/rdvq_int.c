@@ -384,7 +384,10 @@ static fv_status check_first(fv_ctx *ctx, const fv_model *m, const rdvq_config *
 {
     static const char *const names[] = { "layers.0.qkv.weight", "layers.0.w13.weight",
                                          "output.weight", "codes" };
-    const int64_t rows[] = { 3 * (int64_t)c->width, 2 * (int64_t)c->ffn, c->codes, c->codes };
+    const int64_t dim[][2] = { { 3 * (int64_t)c->width, c->width },
+                               { 2 * (int64_t)c->ffn, c->width },
+                               { c->codes, c->width },
+                               { c->codes, c->code_width } };
     fv_tensor t;
     for (size_t i = 0; i < FV_ARRAY_LEN(names); i++) {
         char name[96];
@@ -392,9 +395,9 @@ static fv_status check_first(fv_ctx *ctx, const fv_model *m, const rdvq_config *
         if (!fv_model_find(m, name, &t))
             return fv_fail(ctx, FV_ERR_MODEL, "model: tensor %s is missing%s", name,
                            i ? "" : ": an rdvq model codes pictures after fovea convert");
-        if (t.ndim != 2 || t.dim[0] != rows[i])
-            return fv_fail(ctx, FV_ERR_MODEL, "model: tensor %s does not have %lld rows", name,
-                           (long long)rows[i]);
+        if (t.ndim != 2 || t.dim[0] != dim[i][0] || t.dim[1] != dim[i][1])
+            return fv_fail(ctx, FV_ERR_MODEL, "model: tensor %s is not %lld x %lld", name,
+                           (long long)dim[i][0], (long long)dim[i][1]);
     }
     char last[96];
     snprintf(last, sizeof last, RDVQ_INT_PREFIX "layers.%d.w2.weight", c->depth - 1);

@@ -586,22 +586,35 @@ static void fill_noise(const run *o, uint32_t seed, const int at[2])
     }
 }
 
-/* v of [-1, 1] as a sample; not a number: 0. */
-static uint32_t sample_of(float v, float most)
+/* What is added at a place before the fraction is dropped, [0, 1): a sequence whose neighbours are
+ * far apart in both directions [Roberts 2018, R2], so that slopes of less than a level come out as
+ * fine grain instead of steps. A function of the place alone, as regions need it. */
+static float threshold_at(int x, int y, int channel)
 {
-    v = (v + 1) * 0.5f * most + 0.5f;
+    const uint32_t t = 3242174889u * (uint32_t)x + 2447445414u * (uint32_t)y +
+                       1431655765u * (uint32_t)channel;
+    return (float)(t >> 8) * 0x1p-24f;
+}
+
+/* v of [-1, 1] as a sample of `bits` bits; not a number: 0. */
+static uint32_t sample_of(float v, int bits, float threshold)
+{
+    const float most = (float)((1 << bits) - 1);
+    v = (v + 1) * 0.5f * most + threshold;
     return !(v > 0) ? 0 : v < most ? (uint32_t)v : (uint32_t)most;
 }
 
-static void write_pixel(uint8_t *row, const fv_image *img, size_t i, const float *v)
+/* Pixel (x, y) of the picture, at row[i]. */
+static void write_pixel(uint8_t *row, const fv_image *img, size_t i, const float *v, int bits,
+                        int x, int y)
 {
-    const float most = img->depth == 8 ? 255.0f : 65535.0f;
+    const uint32_t most = (1u << bits) - 1;
     const float grey = 0.299f * v[0] + 0.587f * v[1] + 0.114f * v[2];
     const int colours = img->channels > 2 ? 3 : 1;
     for (int c = 0; c < colours; c++) {
-        const uint32_t k = sample_of(colours == 3 ? v[c] : grey, most);
+        const uint32_t k = sample_of(colours == 3 ? v[c] : grey, bits, threshold_at(x, y, c));
         if (img->depth == 8) row[i + (size_t)c] = (uint8_t)k;
-        else ((uint16_t *)row)[i + (size_t)c] = (uint16_t)k;
+        else ((uint16_t *)row)[i + (size_t)c] = (uint16_t)((k * 65535u + most / 2) / most);
     }
 }
 
@@ -623,7 +636,7 @@ static void write_core(const run *o, const rdvq_paint *how, const int at[2], con
         const float *v = o->picture + (size_t)(y - at[1] * side) * (size_t)w * 3;
         for (int x = from[0]; x < to[0]; x++)
             write_pixel(row, out, (size_t)(x - how->x) * (size_t)out->channels,
-                        v + 3 * (x - at[0] * side));
+                        v + 3 * (x - at[0] * side), how->bits, x, y);
     }
 }
 

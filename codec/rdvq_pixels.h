@@ -53,6 +53,7 @@ typedef struct rdvq_paint {
     uint32_t seed;         /* of the noise channels */
     int x, y;
     uint64_t budget;
+    int bits;              /* of a channel, to which it is dithered; 8 in pictures of 8 bits */
 } rdvq_paint;
 fv_status rdvq_paint_picture(fv_ctx *ctx, const rdvq_pixels *p, const rdvq_paint *how,
                              fv_image *out, rdvq_work *work);

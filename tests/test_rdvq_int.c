@@ -598,6 +598,7 @@ static fv_status spoil(void *user, const rdvq_field *f)
     if (is_wrong && s->kind == 1) t.dtype = f->bytes == 4 ? FV_F32 : FV_U16;
     if (is_wrong && s->kind == 2) t.dim[0]--;
     if (is_wrong && s->kind == 2 && t.dim[0] == 0) return FV_OK;
+    if (is_wrong && s->kind == 4) t.dim[1] -= 2;
     return fv_model_writer_tensor(s->pack.writer, name, &t);
 }
 
@@ -634,6 +635,24 @@ static void damaged_files_are_refused(void)
             CHECK_MSG(open_spoilt(&s, ctx) == FV_ERR_MODEL, "tensor %d, kind %d", s.wrong, s.kind);
     s.wrong = -1;
     CHECK(open_spoilt(&s, ctx) == FV_ERR_VERSION);
+    rdvq_int_close(&s.m);
+}
+
+/* Tensors of few columns: refused before memory for the config's is taken. */
+static void narrow_tensors_take_no_memory(void)
+{
+    const rdvq_config c = rdvq_tiny(1);
+    spoiler s = { .wrong = 0, .kind = 4 }; /* the codes */
+    fv_memory_stats before, after;
+    fv_ctx *other;
+    OK(ctx, rdvq_int_random(ctx, &s.m, &c, 1));
+    OK(ctx, fv_ctx_create(&other, NULL));
+    fv_ctx_memory(other, &before);
+    fv_ctx_memory_reset_peak(other);
+    CHECK(open_spoilt(&s, other) == FV_ERR_MODEL);
+    fv_ctx_memory(other, &after);
+    CHECK(after.peak_bytes - before.current_bytes < s.m->arena_bytes / 2);
+    fv_ctx_destroy(&other);
     rdvq_int_close(&s.m);
 }
 
@@ -851,6 +870,7 @@ int main(int argc, char **argv)
     RUN(identity_depends_on_all_that_counts);
     RUN(models_that_cannot_be_integers_are_refused);
     RUN(damaged_files_are_refused);
+    RUN(narrow_tensors_take_no_memory);
     RUN(numbers_out_of_range_are_refused);
     RUN(opening_survives_lack_of_memory);
     fv_ctx_destroy(&ctx);

@@ -53,9 +53,9 @@ static fv_status random_tokens(const rdvq_pixels *p, int w, int h, tokens *t)
 static fv_status paint(fv_ctx *c, const rdvq_pixels *p, const tokens *t, const int part[4],
                        uint64_t budget, int channels, int depth, fv_image *out, rdvq_work *work)
 {
-    const rdvq_paint how = { &t->g, t->token, 5, part[0], part[1], budget };
+    const rdvq_paint how = { &t->g, t->token, 5, part[0], part[1], budget, depth };
     memset(work, 0, sizeof *work);
-    FV_TRY(fv_image_create(c, out, part[2], part[3], channels, depth));
+    FV_TRY(fv_image_create(c, out, part[2], part[3], channels, depth > 8 ? 16 : 8));
     const fv_status s = rdvq_paint_picture(c, p, &how, out, work);
     if (s != FV_OK) fv_image_free(c, out);
     return s;
@@ -233,6 +233,43 @@ static void nearest_codes_are_those_of_training(void)
     fv_plan_destroy(&plan);
     rdvq_nearest_free(ctx, &near);
     fv_image_free(ctx, &img);
+    close_model(&o);
+}
+
+/* The formula of FORMAT-rdvq.md, from the picture in 16 bits; 10 bits are spread over 16. */
+static void pictures_are_dithered_by_place(void)
+{
+    opened o;
+    tokens t;
+    fv_image fine, out[2];
+    rdvq_work work;
+    const int part[4] = { 37, 11, 150, 90 };
+    int above = 0, below = 0;
+    OK(ctx, write_model(1, FV_F32));
+    OK(ctx, open_model(ctx, &o));
+    OK(ctx, random_tokens(o.p, 200, 120, &t));
+    OK(ctx, paint(ctx, o.p, &t, part, plenty, 3, 16, &fine, &work));
+    OK(ctx, paint(ctx, o.p, &t, part, plenty, 3, 8, &out[0], &work));
+    OK(ctx, paint(ctx, o.p, &t, part, plenty, 3, 10, &out[1], &work));
+    for (int i = 0; i < 150 * 90 * 3; i++) {
+        const int c = i % 3, x = i / 3 % 150, y = i / 3 / 150;
+        const uint32_t place = 3242174889u * (uint32_t)(x + 37) + 2447445414u * (uint32_t)(y + 11) +
+                               1431655765u * (uint32_t)c;
+        const double add = (place >> 8) / 16777216.0;
+        const double v = ((const uint16_t *)fvi_image_row(&fine, y))[3 * x + c] / 65535.0;
+        const int eight = ((const uint8_t *)fvi_image_row(&out[0], y))[3 * x + c];
+        const int ten = ((const uint16_t *)fvi_image_row(&out[1], y))[3 * x + c];
+        const int level = (int)(ten * 1023.0 / 65535 + 0.5);
+        CHECK(ten == (int)(level * 65535.0 / 1023 + 0.5));
+        CHECK(fabs(level + 0.5 - (v * 1023 + add)) < 0.53);
+        CHECK(fabs(eight + 0.5 - (v * 255 + add)) < 0.51);
+        above += eight > v * 255 + 0.6; /* not rounded */
+        below += eight < v * 255 - 0.6;
+    }
+    CHECK_MSG(above > 1000 && below > 1000, "%d %d", above, below);
+    fv_image_free(ctx, &fine);
+    for (int i = 0; i < 2; i++) fv_image_free(ctx, &out[i]);
+    fv_free(ctx, t.token);
     close_model(&o);
 }
 
@@ -427,6 +464,7 @@ int main(void)
     RUN(part_is_cut_out_of_the_whole);
     RUN(analysis_by_regions_finds_the_same_codes);
     RUN(nearest_codes_are_those_of_training);
+    RUN(pictures_are_dithered_by_place);
     RUN(pictures_of_any_size_go_there_and_back);
     RUN(same_pictures_for_1_and_2_threads);
     RUN(model_is_shared_by_contexts);

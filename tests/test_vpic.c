@@ -139,19 +139,25 @@ static void metadata_comes_back(void)
     OK(ctx, rdvq_make_picture(ctx, &img, 40, 30, 4, 8, 2));
     OK(ctx, fvi_image_set_icc(ctx, &img, "a profile", 9));
     OK(ctx, fvi_image_set_exif(ctx, &img, "II*\0exif", 8));
+    OK(ctx, fv_image_add_text(ctx, &img, "Comment", "not kept"));
+    OK(ctx, fv_image_add_text(ctx, &img, FVI_XMP_KEY, "<x:xmpmeta>\xc3\xa9t\xc3\xa9</x:xmpmeta>"));
     OK(ctx, encode(ctx, &img, small, NULL, &f));
     OK(ctx, fv_vpic_read_info(ctx, f.bytes, f.size, &info));
     CHECK(info.colour == 5 && info.icc_bytes > 0 && info.exif_bytes > 0 && info.alpha_bytes > 0);
-    CHECK(f.st.chunk_bytes == info.icc_bytes + info.exif_bytes + info.alpha_bytes);
+    CHECK(info.xmp_bytes > 0);
+    CHECK(f.st.chunk_bytes == info.icc_bytes + info.exif_bytes + info.xmp_bytes +
+                                  info.alpha_bytes);
     OK(ctx, decode(ctx, &f, small, &back, NULL));
     CHECK(back.icc_bytes == 9 && memcmp(back.icc, "a profile", 9) == 0);
     CHECK(back.exif_bytes == 8 && memcmp(back.exif, "II*\0exif", 8) == 0);
+    CHECK(back.text_count == 1 && fv_image_text(&back, FVI_XMP_KEY) &&
+          strcmp(fv_image_text(&back, FVI_XMP_KEY), fv_image_text(&img, FVI_XMP_KEY)) == 0);
     fv_image_free(ctx, &back);
     fv_free(ctx, f.bytes);
     o.drop_metadata = 1;
     OK(ctx, encode(ctx, &img, small, &o, &f));
     OK(ctx, decode(ctx, &f, small, &back, NULL));
-    CHECK(!back.icc && !back.exif && back.channels == 4);
+    CHECK(!back.icc && !back.exif && !back.text_count && back.channels == 4);
     fv_image_free(ctx, &back);
     fv_image_free(ctx, &img);
     fv_free(ctx, f.bytes);
@@ -406,6 +412,35 @@ static void damage_behind_right_checksums_is_found(void)
     fv_free(ctx, f.bytes);
 }
 
+/* A whole segment that ends before the slices that are asked for, behind right checksums. */
+static void missing_slices_are_damage(void)
+{
+    fv_image img, back;
+    coded f;
+    fv_vpic_info info;
+    fv_vpic_options o = FV_VPIC_OPTIONS_INIT;
+    const fv_vpic_model *m = small;
+    fv_vpic_limits l = limits_with(&m, 1);
+    OK(ctx, rdvq_make_picture(ctx, &img, 60, 60, 3, 8, 6));
+    o.segment_crcs = -1;
+    OK(ctx, encode(ctx, &img, small, &o, &f));
+    OK(ctx, fv_vpic_read_info(ctx, f.bytes, f.size, &info));
+    CHECK(info.layers == 3 && info.layer_bytes[2] < 128);
+    l.slices = 20;
+    l.strict = 1;
+    OK(ctx, fv_vpic_decode(ctx, f.bytes, f.size, &l, &back, NULL));
+    fv_image_free(ctx, &back);
+    /* The last segment keeps four bytes; its length is the last byte of the index. */
+    f.size -= info.layer_bytes[2] - 4;
+    f.bytes[info.header_bytes - 1] = 4;
+    const uint32_t crc = fv_crc32c(0, f.bytes, f.size - 4);
+    for (int k = 0; k < 4; k++) f.bytes[f.size - 4 + (size_t)k] = (uint8_t)(crc >> 8 * k);
+    CHECK(fv_vpic_decode(ctx, f.bytes, f.size, &l, &back, NULL) == FV_ERR_FORMAT);
+    CHECK(strstr(fv_ctx_error(ctx), "slices where 20"));
+    fv_image_free(ctx, &img);
+    fv_free(ctx, f.bytes);
+}
+
 /* ---- Limits and models ---------------------------------------------------------------------- */
 
 static void wrong_model_is_refused(void)
@@ -463,6 +498,47 @@ static void limits_are_kept(void)
     CHECK(encode(ctx, &img, small, &o, &none) == FV_ERR_ARG);
     fv_image_free(ctx, &img);
     fv_free(ctx, f.bytes);
+}
+
+/* Copies of a picture with transparency count, and nothing is taken before they are counted; what
+ * is told is no less than what was taken, and not the sum over models that were tried. */
+static void memory_is_counted(void)
+{
+    fv_image img;
+    coded f;
+    fv_vpic_options o = FV_VPIC_OPTIONS_INIT;
+    fv_memory_stats before, after;
+    const fv_vpic_model *both[2] = { large, small };
+    uint64_t most = 0;
+    OK(ctx, rdvq_make_picture(ctx, &img, 1000, 1000, 4, 16, 6));
+    o.memory_bytes = (uint64_t)90 << 20;
+    fv_ctx_memory_reset_peak(ctx);
+    fv_ctx_memory(ctx, &before);
+    CHECK(encode(ctx, &img, small, &o, &f) == FV_ERR_OOM);
+    fv_ctx_memory(ctx, &after);
+    CHECK(after.peak_bytes - before.current_bytes < 100000);
+    o.memory_bytes = 0;
+    fv_ctx_memory_reset_peak(ctx);
+    OK(ctx, encode(ctx, &img, small, &o, &f));
+    fv_ctx_memory(ctx, &after);
+    CHECK_MSG(after.peak_bytes - before.current_bytes < f.st.memory_bytes + (16 << 20), "%llu %llu",
+              (unsigned long long)(after.peak_bytes - before.current_bytes),
+              (unsigned long long)f.st.memory_bytes);
+    fv_free(ctx, f.bytes);
+    fv_image_free(ctx, &img);
+    OK(ctx, rdvq_make_picture(ctx, &img, 384, 300, 3, 8, 6));
+    for (int i = 0; i < 2; i++) {
+        OK(ctx, encode(ctx, &img, both[i], &o, &f));
+        if (f.st.memory_bytes > most) most = f.st.memory_bytes;
+        fv_free(ctx, f.bytes);
+    }
+    o.size = 1;
+    o.models = both;
+    o.model_count = 2;
+    OK(ctx, fv_vpic_encode(ctx, &img, &o, &f.bytes, &f.size, &f.st));
+    CHECK(f.st.memory_bytes <= most && f.st.memory_bytes > 0);
+    fv_free(ctx, f.bytes);
+    fv_image_free(ctx, &img);
 }
 
 static void models_say_what_they_are(void)
@@ -648,8 +724,10 @@ int main(void)
     RUN(cut_file_gives_what_it_holds);
     RUN(damage_is_found);
     RUN(damage_behind_right_checksums_is_found);
+    RUN(missing_slices_are_damage);
     RUN(wrong_model_is_refused);
     RUN(limits_are_kept);
+    RUN(memory_is_counted);
     RUN(models_say_what_they_are);
     RUN(weight_of_bits_lowers_the_rate);
     RUN(size_is_reached_within_2_percent);

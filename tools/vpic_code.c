@@ -357,7 +357,7 @@ int vpic_encode(int argc, char **argv)
         {0, "seed", "N", "of what is drawn", CLI_U64, &a.seed, 0, 0},
         {0, "tile", "256|512|1024|2048|4096",
          "pixels a side of what can be decoded alone (default 512)", CLI_CHOICE, &a.tile, 0, 0},
-        {0, "drop-metadata", NULL, "leave out ICC profile and EXIF data", CLI_FLAG,
+        {0, "drop-metadata", NULL, "leave out ICC profile, EXIF and XMP", CLI_FLAG,
          &a.drop_metadata, 0, 0},
         {0, "memory", "SIZE", "most to use beside the picture (default 1536M)", CLI_STRING,
          &a.memory, 0, 0},

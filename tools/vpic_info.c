@@ -45,9 +45,10 @@ static void print_file(const char *path, const fv_vpic_info *i, uint64_t size, c
            8 * (double)i->whole_bytes / pixels);
     if (i->is_truncated)
         printf("  cut        %llu bytes are there\n", (unsigned long long)size);
-    printf("  header     %llu (ICC %llu, EXIF %llu, alpha %llu)\n",
+    printf("  header     %llu (ICC %llu, EXIF %llu, XMP %llu, alpha %llu)\n",
            (unsigned long long)i->header_bytes, (unsigned long long)i->icc_bytes,
-           (unsigned long long)i->exif_bytes, (unsigned long long)i->alpha_bytes);
+           (unsigned long long)i->exif_bytes, (unsigned long long)i->xmp_bytes,
+           (unsigned long long)i->alpha_bytes);
     for (int l = 0; l < i->layers; l++)
         printf("  layer %d    %llu\n", l + 1, (unsigned long long)i->layer_bytes[l]);
     printf("  model      %u-%08x, %s\n", i->model_id, i->model_hash, model);
@@ -77,6 +78,7 @@ static void json_file(const char *path, const fv_vpic_info *i, uint64_t size, co
     cli_json_u64(&j, "header_bytes", i->header_bytes);
     cli_json_u64(&j, "icc_bytes", i->icc_bytes);
     cli_json_u64(&j, "exif_bytes", i->exif_bytes);
+    cli_json_u64(&j, "xmp_bytes", i->xmp_bytes);
     cli_json_u64(&j, "alpha_bytes", i->alpha_bytes);
     cli_json_key(&j, "layer_bytes");
     for (int l = 0; l < i->layers; l++)
