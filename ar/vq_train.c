@@ -346,7 +346,7 @@ static fv_status build_plan(trainer *tr)
     }
     fv_output(t, "loss", fv_binary_op(t, FV_ADD, loss, vq));
     FV_TRY(fv_plan_finish(tr->ctx, &tr->plan, &t, NULL));
-    const fvi_image_term term = { image_loss, &tr->loss };
+    const fvi_image_term term = { image_loss, &tr->loss, NULL };
     return fvi_adversary_create(tr->ctx, &tr->adv, image, tr->precision, &term, tr->plan);
 }
 

@@ -5,8 +5,11 @@
  *     entropy     rate of the tokens                           the entropy model alone
  *     joint       D + beta * commitment + lambda * rate        all but the codebook
  *     D = mse MSE + ssim (1 - MS-SSIM) + texture WD            (op_picture_body.h)
+ *         + lpips LPIPS or DISTS                               (lpips_model: fovea.h, 12.)
  * With gan > 0 a discriminator of patches joins in after gan_from of the run, in the weight that
- * patch_gan.h says, with gan_match times the distance of its features.
+ * patch_gan.h says, with gan_match times the distance of its features. LPIPS comes in with the
+ * quantiser: its gradient to the pictures is taken in a plan of its own, so that its weights are
+ * neither in the optimiser nor in checkpoints.
  *
  * The rate is that of softly chosen codes (op_soft_rate.c), in bits per pixel, so that it has a
  * gradient to the latents: directly, and through the context that other tokens are coded with.
@@ -26,7 +29,7 @@
  *
  * Keys beside the shared ones (train_recipe.c):
  *     stage preset groups codes relaxation crop batch accumulate precision export
- *     mse ssim texture beta     gan gan_from gan_match gan_channels gan_layers
+ *     mse ssim texture lpips lpips_model beta     gan gan_from gan_match gan_channels gan_layers
  *     tau tau_last tau_share lambda lambda_share     kmeans_at kmeans_rounds
  *     restart_every restart_batches restart_until     eval_every eval_pictures eval_size
  *     sample_pictures
@@ -66,6 +69,9 @@ typedef struct trainer {
     bool has_relaxation;
     int batch, accumulate, crop, eval_pictures, eval_size, sample_count, restart_batches,
         kmeans_rounds;
+    float lpips;
+    fv_model *lpips_file;
+    fv_perceptual *lpips_net;
     float mse, ssim, texture, beta, tau, lambda; /* tau, lambda: of this step, read by plans */
     double tau_first, tau_last, tau_share, lambda_last, lambda_share;
     uint64_t kmeans_at, restart_every, restart_end, changed, steps, seed; /* changed: step + 1 */
@@ -138,6 +144,9 @@ static void set_controls(trainer *tr, uint64_t step)
     tr->lambda = (float)(tr->lambda_last * rise);
 }
 
+/* Is the image loss in a plan of its own? */
+static bool is_apart(const trainer *tr) { return tr->adv.weight > 0 || tr->lpips_net; }
+
 static fv_status run_step(trainer *tr, uint64_t step, int micro, float scale, double *loss)
 {
     const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
@@ -155,7 +164,7 @@ static fv_status run_step(trainer *tr, uint64_t step, int micro, float scale, do
     } else {
         FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
         fill_noise(tr, (uint32_t)number * (uint32_t)tr->batch, &size, tr->noise);
-        if (tr->adv.weight > 0 && p == tr->plan)
+        if (is_apart(tr) && p == tr->plan)
             return fvi_adversary_step(&tr->adv, p, b.images, (double)step / (double)tr->steps,
                                       scale, loss);
         FV_TRY(fv_plan_bind(p, "x", b.images));
@@ -362,6 +371,15 @@ static fv_t distortion(const void *user, fv_tape *t, fv_t y, fv_t x)
     return sum;
 }
 
+/* The same with what has parameters of its own. */
+static fv_t whole_distortion(const void *user, fv_tape *t, fv_t y, fv_t x)
+{
+    const trainer *tr = user;
+    const fv_t sum = distortion(tr, t, y, x);
+    if (!tr->lpips_net) return sum;
+    return add_term(t, sum, fv_loss_perceptual(t, tr->lpips_net, y, x), tr->lpips);
+}
+
 /* Bits per pixel of softly chosen codes. */
 static fv_t soft_bpp(const trainer *tr, fv_tape *t, const coded *c)
 {
@@ -393,16 +411,17 @@ static fv_status build_step(trainer *tr, fv_plan **p, bool is_warm)
 {
     const batch_size s = train_size(tr);
     const int64_t one = 1, image[4] = { s.B, s.side, s.side, 3 };
-    const bool has_gan = tr->adv.weight > 0 && !is_warm;
-    const fvi_image_term term = { distortion, tr };
+    const bool has_u = is_apart(tr) && !is_warm;
+    const fvi_image_term term = { whole_distortion, tr,
+                                  tr->lpips_net ? fv_perceptual_params(tr->lpips_net) : NULL };
     fv_tape *t;
     FV_TRY(fv_tape_create(tr->ctx, &t, tr->params, FV_TRAIN, tr->precision));
     const fv_t x = picture_input(t, &s);
     const coded c = encode(tr, t, x, &s, is_warm);
     const fv_t y = decode(tr, t, &c, &s);
-    if (has_gan) fv_output(t, "y", y);
-    fv_t loss = has_gan ? fvi_loss_dot(t, y, fv_input(t, "u", FV_F32, 4, image)) :
-                          distortion(tr, t, y, x);
+    if (has_u) fv_output(t, "y", y);
+    fv_t loss = has_u ? fvi_loss_dot(t, y, fv_input(t, "u", FV_F32, 4, image)) :
+                        distortion(tr, t, y, x);
     if (!is_warm)
         loss = add_term(t, loss, fv_loss_vq(t, c.z, c.codes, c.index, tr->beta), 1.0f);
     if (tr->stage == JOINT)
@@ -410,7 +429,7 @@ static fv_status build_step(trainer *tr, fv_plan **p, bool is_warm)
                                               fv_input(t, "lambda", FV_F32, 1, &one)), 1.0f);
     fv_output(t, "loss", loss);
     FV_TRY(finish_plan(tr, p, &t));
-    if (!has_gan) return FV_OK;
+    if (!has_u) return FV_OK;
     return fvi_adversary_create(tr->ctx, &tr->adv, image, tr->precision, &term, *p);
 }
 
@@ -511,6 +530,7 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     tr->mse = (float)fv_recipe_number(r, "mse", 1, 0, 1000);
     tr->ssim = (float)fv_recipe_number(r, "ssim", 0.3, 0, 1000);
     tr->texture = (float)fv_recipe_number(r, "texture", 1, 0, 1000);
+    tr->lpips = (float)fv_recipe_number(r, "lpips", 0, 0, 1000);
     tr->beta = (float)fv_recipe_number(r, "beta", 0.25, 0, 100);
     tr->tau_first = fv_recipe_number(r, "tau", 0.1, 1e-4, 10);
     tr->tau_last = fv_recipe_number(r, "tau_last", 0.02, 1e-4, 10);
@@ -527,6 +547,19 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     tr->sample_count = (int)fv_recipe_int(r, "sample_pictures", 8, 1, 4096);
     if (tr->mse + tr->ssim + tr->texture > 0) return FV_OK;
     return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: mse, ssim and texture are all 0");
+}
+
+/* Weights of LPIPS or DISTS, where the stage makes pictures. */
+static fv_status open_lpips(trainer *tr, fv_recipe *r)
+{
+    if (!(tr->lpips > 0)) return FV_OK;
+    const char *path = fv_recipe_string(r, "lpips_model", "");
+    if (!*path)
+        return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: lpips without lpips_model, the file with its "
+                       "weights, which fovea convert makes");
+    if (tr->stage == ENTROPY) return FV_OK;
+    FV_TRY(fv_model_open(tr->ctx, &tr->lpips_file, path, NULL));
+    return fv_perceptual_open(tr->ctx, &tr->lpips_net, tr->lpips_file);
 }
 
 static fv_status open_data(trainer *tr, fv_recipe *r, const char *data_dir)
@@ -624,6 +657,8 @@ static void trainer_free(void *state)
     fv_opt_destroy(&tr->opt);
     for (size_t i = 0; i < FV_ARRAY_LEN(plans); i++) fv_plan_destroy(plans[i]);
     fvi_adversary_free(&tr->adv);
+    fv_perceptual_close(&tr->lpips_net);
+    fv_model_close(&tr->lpips_file);
     fv_params_destroy(&tr->params);
     fv_dataset_close(&tr->data);
     fv_dataset_close(&tr->held);
@@ -642,6 +677,7 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     FV_TRY(read_config(tr, r));
     FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "precision", "bf16", &tr->precision));
     FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "export", "bf16", &tr->export_type));
+    FV_TRY(open_lpips(tr, r));
     FV_TRY(open_data(tr, r, o->data_dir));
     FV_TRY(read_run(tr, r, o, t));
     FV_TRY(start_net(tr, o->init));

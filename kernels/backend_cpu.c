@@ -78,6 +78,9 @@ const fvi_op_def *fvi_cpu_op(fvi_op op)
         [FVI_OP_SOFT_RATE] = &fvi_cpu_soft_rate,
         [FVI_OP_LOSS_SSIM] = &fvi_cpu_loss_ssim,
         [FVI_OP_LOSS_TEXTURE] = &fvi_cpu_loss_texture,
+        [FVI_OP_POOL] = &fvi_cpu_pool,
+        [FVI_OP_LOSS_LPIPS] = &fvi_cpu_loss_lpips,
+        [FVI_OP_LOSS_DISTS] = &fvi_cpu_loss_dists,
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
 }

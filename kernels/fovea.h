@@ -972,6 +972,51 @@ FV_API FV_NODISCARD fv_status fv_classifier_train(fv_ctx *ctx, fv_recipe *recipe
                                                   const fv_trainer_options *o,
                                                   fv_train_result *result);
 
+/* ---- 12. Perceptual distances ---------------------------------------------------------------- */
+
+/* LPIPS 0.1 on VGG-16 or AlexNet [Zhang et al. 2018, arXiv 1801.03924] and DISTS on VGG-16 [Ding et
+ * al. 2020, arXiv 2004.07728]: how far apart features of two pictures are; 0 = equal. The weights
+ * are not part of fovea: fv_perceptual_convert makes a model file of what their authors publish.
+ *
+ *     VGG-16    5 stages of 2, 2, 3, 3 and 3 convolutions 3x3 with ReLU; 64, 128, 256, 512 and 512
+ *               channels; between them the maximum of 2x2, in DISTS an L2 pooling
+ *     AlexNet   convolutions 11x11 of stride 4, 5x5, 3x3, 3x3, 3x3; before the second and third the
+ *               maximum of 3x3, every second pixel
+ *     LPIPS     sum over stages of mean over pixels of w (a/|a| - b/|b|)^2
+ *     DISTS     1 - sum over picture, stages and channels of alpha l(means) + beta s(deviations)
+ *
+ * Pictures are taken as they are: who compares with figures of others resizes as they did. */
+typedef struct fv_perceptual fv_perceptual;
+/* `file` must outlive it. Belongs to ctx. FV_ERR_MODEL: no such model. */
+FV_API FV_NODISCARD fv_status fv_perceptual_open(fv_ctx *ctx, fv_perceptual **out,
+                                                 const fv_model *file);
+FV_API void fv_perceptual_close(fv_perceptual **p);
+/* "LPIPS" or "DISTS". */
+FV_API const char *fv_perceptual_name(const fv_perceptual *p);
+/* Least side of its pictures: 16, with AlexNet 31. */
+FV_API int fv_perceptual_side(const fv_perceptual *p);
+/* Between pictures of equal size, 8 or 16 bit; grey counts as RGB, alpha is ignored. In f32; memory
+ * is about 1.5 KB a pixel with VGG-16. Pictures of one size after another share a plan. */
+FV_API FV_NODISCARD fv_status fv_perceptual_distance(fv_ctx *ctx, fv_perceptual *p,
+                                                     const fv_image *a, const fv_image *b,
+                                                     double *distance);
+/* The same as a loss, scalar, mean over the batch: a, target f32 [B, H, W, 3] in [-1, 1], no
+ * gradient to the target. The tape must be on these parameters, which are frozen; a tape of FV_TRAIN
+ * makes masters of them, and comes before the first fv_perceptual_distance. */
+FV_API fv_params *fv_perceptual_params(fv_perceptual *p);
+FV_API fv_t fv_loss_perceptual(fv_tape *t, const fv_perceptual *p, fv_t a, fv_t target);
+
+/* Does the file hold features that fv_perceptual_convert takes as `net`? */
+FV_API int fv_perceptual_is_checkpoint(const fv_model *net);
+/* `fovea convert`. net: torchvision's vgg16 or alexnet (features.N.weight, .bias), or the features as
+ * LPIPS and DISTS hold them (net.sliceK.N, stageK.N); weights: LPIPS's linK.model.1.weight or
+ * DISTS's alpha and beta, NULL when net has them. type f32, bf16 or int8 (FV_I8) of the
+ * convolutions; figures of others are of f32. A tensor that is missing, of another shape or not
+ * understood: FV_ERR_MODEL; not finite: FV_ERR_NUMERIC. */
+FV_API FV_NODISCARD fv_status fv_perceptual_convert(fv_ctx *ctx, const fv_model *net,
+                                                    const fv_model *weights, fv_dtype type,
+                                                    const char *out_path, int overwrite);
+
 #ifdef __cplusplus
 }
 #endif

@@ -234,16 +234,17 @@ fv_status fvi_adversary_create(fv_ctx *ctx, fvi_adversary *a, const int64_t imag
                                fv_dtype precision, const fvi_image_term *loss, fv_plan *plan)
 {
     fv_tape *t;
-    if (!(a->weight > 0)) return FV_OK;
+    if (!(a->weight > 0) && !loss->params) return FV_OK;
     a->ctx = ctx;
     a->n = image[0] * image[1] * image[2] * image[3];
-    FV_TRY(fv_tape_create(ctx, &t, NULL, FV_TRAIN, FV_F32));
+    FV_TRY(fv_tape_create(ctx, &t, loss->params, FV_TRAIN, loss->params ? precision : FV_F32));
     const fv_t x = fv_input(t, "x", FV_F32, 4, image), y = fv_input_grad(t, "y", FV_F32, 4, image);
     fv_output(t, "loss", loss->build(loss->user, t, y, x));
     FV_TRY(fv_plan_finish(ctx, &a->image, &t, NULL));
     a->u = fv_calloc(ctx, (size_t)a->n, sizeof *a->u);
     if (!a->u) return FV_ERR_OOM;
     FV_TRY(fv_plan_bind(plan, "u", a->u));
+    if (a->weight <= 0) return FV_OK;
     return fvi_gan_create(ctx, &a->gan, &a->net, image, a->match, precision);
 }
 
@@ -271,7 +272,7 @@ static fv_status want_of_pictures(fvi_adversary *a, const float *x, const float 
 fv_status fvi_adversary_step(fvi_adversary *a, fv_plan *plan, const float *x, double share,
                              float scale, double *loss)
 {
-    const bool is_on = share >= a->from;
+    const bool is_on = a->weight > 0 && share >= a->from;
     double image = 0, verdict = 0;
     memset(a->u, 0, (size_t)a->n * sizeof *a->u);
     FV_TRY(fv_plan_bind(plan, "x", (void *)(uintptr_t)x));

@@ -60,19 +60,21 @@ typedef struct fvi_adversary {
     fvi_gan_net net;
     fvi_gan *gan;
     fv_plan *image;      /* image loss and its gradient to y */
-    float *u;
+    float *u;            /* also without a discriminator, where the image loss stands apart */
     int64_t n;
     fv_ctx *ctx;
 } fvi_adversary;
 typedef struct fvi_image_term { /* the image loss, between y and the target */
     fv_t (*build)(const void *user, fv_tape *t, fv_t y, fv_t target);
     const void *user;
+    fv_params *params; /* that it reads, frozen; NULL: none */
 } fvi_image_term;
 /* Keys gan, gan_from, gan_channels, gan_layers and gan_match of a recipe. */
 void fvi_adversary_read(fvi_adversary *a, fv_recipe *r);
 void fvi_adversary_add(fvi_adversary *a, fv_params *params);
 void fvi_adversary_init(const fvi_adversary *a, uint64_t seed);
-/* Its plans for batches of that size, and "u" of the trainer's plan. */
+/* Its plans for batches of that size, and "u" of the trainer's plan. With weight 0 the image loss
+ * alone, whose parameters are then not the trainer's. */
 fv_status fvi_adversary_create(fv_ctx *ctx, fvi_adversary *a, const int64_t image[4],
                                fv_dtype precision, const fvi_image_term *loss, fv_plan *plan);
 /* Forward and backward of the trainer's plan, and of the discriminator from its time on. *loss is

@@ -871,6 +871,52 @@ fv_t fv_loss_texture(fv_tape *t, fv_t a, fv_t target, int scales)
     return picture_loss(t, FVI_OP_LOSS_TEXTURE, (fv_t[2]){ a, target }, scales, 9);
 }
 
+/* ---- Perceptual distances (perceptual.c) ----------------------------------------------------- */
+
+fv_t fvi_pool2d(fv_tape *t, fv_t x, fvi_pool kind, int size, int stride)
+{
+    if (!handle_ok(t, "pool", x, false)) return 0;
+    const fv_tensor s = t->v[x].t;
+    const int pad = kind == FVI_POOL_L2 ? 2 : 0;
+    if (s.ndim != 4 || s.dtype != FV_F32 || s.dim[1] + pad < size || s.dim[2] + pad < size)
+        return BAD(t, FV_ERR_SHAPE, "pool: f32 [B, H, W, C] with sides of at least %d expected",
+                   size - pad);
+    const int64_t d[4] = { s.dim[0], (s.dim[1] + pad - size) / stride + 1,
+                           (s.dim[2] + pad - size) / stride + 1, s.dim[3] };
+    const fvi_attr a = { { (int32_t)kind, size, stride }, { 0 } };
+    return record(t, FVI_OP_POOL, &a, &x, 1, FV_F32, 4, d);
+}
+
+/* in: a, b and one or two weights [C] */
+static fv_t feature_loss(fv_tape *t, fvi_op op, const fv_t *in, int n)
+{
+    for (int k = 0; k < n; k++)
+        if (!handle_ok(t, "feature_loss", in[k], false)) return 0;
+    const fv_tensor a = t->v[in[0]].t, b = t->v[in[1]].t;
+    const int64_t one = 1;
+    if (!same_dims(&a, &b) || a.dtype != FV_F32 || b.dtype != FV_F32)
+        return BAD(t, FV_ERR_SHAPE, "feature_loss: two f32 maps of one size expected");
+    for (int k = 1; k < n; k++)
+        if (t->v[in[k]].needs_grad)
+            return BAD(t, FV_ERR_UNSUPPORTED, "feature_loss: only the first map has a gradient");
+    for (int k = 2; k < n; k++)
+        if (!vector_ok(t, "feature_loss", in[k], last_dim(&a))) return 0;
+    const fvi_attr at = { { 0 }, { 0 } };
+    return record(t, op, &at, in, n, FV_F32, 1, &one);
+}
+
+fv_t fvi_loss_lpips(fv_tape *t, fv_t a, fv_t b, fv_t w)
+{
+    return feature_loss(t, FVI_OP_LOSS_LPIPS, (fv_t[3]){ a, b, w }, 3);
+}
+
+fv_t fvi_loss_dists(fv_tape *t, fv_t a, fv_t b, fv_t alpha, fv_t beta)
+{
+    return feature_loss(t, FVI_OP_LOSS_DISTS, (fv_t[4]){ a, b, alpha, beta }, 4);
+}
+
+/* ---- Differences ----------------------------------------------------------------------------- */
+
 static fv_t loss_difference(fv_tape *t, const char *name, const fv_t in[3], int kind)
 {
     for (int k = 0; k < 3; k++)

@@ -21,7 +21,8 @@ typedef enum fvi_op {
     FVI_OP_MIX2, FVI_OP_WKV, FVI_OP_WKV_HEAD, FVI_OP_ROUTE, FVI_OP_BALANCE, FVI_OP_MOE,
     FVI_OP_LOSS_TREE, FVI_OP_FORECAST, FVI_OP_CONCAT, FVI_OP_LOSS_SOFT_CE, FVI_OP_LOSS_L1,
     FVI_OP_FILTER, FVI_OP_L2NORM, FVI_OP_VQ, FVI_OP_LOSS_VQ, FVI_OP_HAAR, FVI_OP_MIX_ROWS,
-    FVI_OP_UNIT_QK, FVI_OP_SOFT_RATE, FVI_OP_LOSS_SSIM, FVI_OP_LOSS_TEXTURE, FVI_OP_COUNT
+    FVI_OP_UNIT_QK, FVI_OP_SOFT_RATE, FVI_OP_LOSS_SSIM, FVI_OP_LOSS_TEXTURE,
+    FVI_OP_POOL, FVI_OP_LOSS_LPIPS, FVI_OP_LOSS_DISTS, FVI_OP_COUNT
 } fvi_op;
 
 /* clang-format off: a table */
@@ -73,8 +74,12 @@ typedef enum fvi_op {
  * UNIT_QK      in qkv, scale[h]           out qkv2              f0 eps f1 most
  * SOFT_RATE    in z, e, logits, tau[1]    out loss[1]
  * LOSS_SSIM    in a, target               out loss[1], grad     i0 scales; grad: d loss / d a
- * LOSS_TEXTURE in a, target               out loss[1], grad     i0 scales i1 1; the same */
+ * LOSS_TEXTURE in a, target               out loss[1], grad     i0 scales i1 1; the same
+ * POOL         in x                       out y                 i0 fvi_pool i1 size i2 stride
+ * LOSS_LPIPS   in a, b, w[C]              out loss[1]
+ * LOSS_DISTS   in a, b, alpha[C], beta[C] out loss[1] */
 /* clang-format on */
+typedef enum fvi_pool { FVI_POOL_MAX = 0, FVI_POOL_L2 } fvi_pool;
 typedef struct fvi_attr { int32_t i[6]; float f[2]; } fvi_attr;
 
 /* One execution of one node. gin/gout only in backward: gout[0] is the gradient of out[0];
@@ -121,7 +126,15 @@ extern const fvi_op_def fvi_cpu_linear, fvi_cpu_conv2d, fvi_cpu_cast, fvi_cpu_ac
     fvi_cpu_lerp, fvi_cpu_mix2, fvi_cpu_wkv, fvi_cpu_wkv_head, fvi_cpu_route, fvi_cpu_balance,
     fvi_cpu_moe, fvi_cpu_loss_tree, fvi_cpu_concat, fvi_cpu_loss_soft_ce, fvi_cpu_loss_l1,
     fvi_cpu_filter, fvi_cpu_l2norm, fvi_cpu_vq, fvi_cpu_loss_vq, fvi_cpu_haar, fvi_cpu_mix_rows,
-    fvi_cpu_unit_qk, fvi_cpu_soft_rate, fvi_cpu_loss_ssim, fvi_cpu_loss_texture;
+    fvi_cpu_unit_qk, fvi_cpu_soft_rate, fvi_cpu_loss_ssim, fvi_cpu_loss_texture, fvi_cpu_pool,
+    fvi_cpu_loss_lpips, fvi_cpu_loss_dists;
+
+/* ---- Ops of one user (tape.c) ---------------------------------------------------------------- */
+/* For perceptual.c, f32: pooling as op_pool.c says (L2: 3 and 2), losses of op_feature_loss.c; no
+ * gradient flows into b and weights. */
+fv_t fvi_pool2d(fv_tape *t, fv_t x, fvi_pool kind, int size, int stride);
+fv_t fvi_loss_lpips(fv_tape *t, fv_t a, fv_t b, fv_t w);
+fv_t fvi_loss_dists(fv_tape *t, fv_t a, fv_t b, fv_t alpha, fv_t beta);
 
 /* ---- Parameters (params.c): thread-safe, may allocate; called at plan build ------------------ */
 /* f32 values of a parameter (master in training). */

@@ -132,7 +132,7 @@ static fv_status train(fv_ctx *c, const char *out, const char *init, int resume,
              "restart_every = 2\nsave_every = 3\nlog_every = 1\n");
     FV_TRY(fv_recipe_parse(c, &r, text, strlen(text)));
     for (const char *line = more, *end; (end = strchr(line, '\n')); line = end + 1) {
-        char set[80];
+        char set[240];
         snprintf(set, sizeof set, "%.*s", (int)(end - line), line);
         FV_TRY(fv_recipe_set(r, set));
     }
@@ -245,6 +245,68 @@ static void check_stops(const char *init, const char *stage)
     CHECK(same_tensors("whole", "parts"));
     fv_ctx_destroy(&c);
 }
+
+/* LPIPS with random weights, VGG-16 of 4 channels. */
+static void write_lpips(const char *path)
+{
+    static const int layers[13] = { 0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28 };
+    static const char *const meta[][2] = { { "fovea.kind", "perceptual" }, { "fovea.version", "1" },
+                                           { "fovea.perceptual.metric", "lpips" },
+                                           { "fovea.perceptual.net", "vgg16" } };
+    static float weights[4 * 4 * 9], ones[4] = { 1, 1, 1, 1 };
+    const fv_tensor vector = { .data = ones, .ndim = 1, .dim = { 4 } };
+    fv_tensor three = vector;
+    uint64_t seed = 3;
+    char name[64];
+    fv_model_writer *w;
+    three.dim[0] = 3;
+    for (int i = 0; i < 4 * 4 * 9; i++)
+        weights[i] = (float)test_next(&seed) / 4294967296.0f - 0.45f;
+    OK(ctx, fv_model_writer_create(ctx, &w));
+    for (size_t i = 0; i < FV_ARRAY_LEN(meta); i++)
+        OK(ctx, fv_model_writer_meta(w, meta[i][0], meta[i][1]));
+    OK(ctx, fv_model_writer_tensor(w, "input.shift", &three));
+    OK(ctx, fv_model_writer_tensor(w, "input.scale", &three));
+    for (int i = 0; i < 13; i++) {
+        const fv_tensor t = { .data = weights, .ndim = 4, .dim = { 4, i ? 4 : 3, 3, 3 } };
+        snprintf(name, sizeof name, "features.%d.weight", layers[i]);
+        OK(ctx, fv_model_writer_tensor(w, name, &t));
+        snprintf(name, sizeof name, "features.%d.bias", layers[i]);
+        OK(ctx, fv_model_writer_tensor(w, name, &vector));
+    }
+    for (int i = 0; i < 5; i++) {
+        snprintf(name, sizeof name, "fovea.perceptual.width%d", i);
+        OK(ctx, fv_model_writer_meta(w, name, "4"));
+        snprintf(name, sizeof name, "lin.%d", i);
+        OK(ctx, fv_model_writer_tensor(w, name, &vector));
+    }
+    OK(ctx, fv_model_writer_finish(w, path, 1));
+    fv_model_writer_destroy(&w);
+}
+
+/* It moves the pictures, also beside a discriminator, and is neither exported nor in checkpoints. */
+static void lpips_moves_the_pictures(void)
+{
+    char more[400];
+    fv_model *m;
+    write_lpips(temp_path("lpips"));
+    snprintf(more, sizeof more, STAGE_3 "lpips = 2\nlpips_model = %s\n", temp_path("lpips"));
+    OK(ctx, train(ctx, "without", "s2", 0, STAGE_3));
+    OK(ctx, train(ctx, "near", "s2", 0, more));
+    CHECK(moved("without", "near", "rdvq.decoder") && moved("without", "near", "rdvq.encoder"));
+    OK(ctx, fv_model_open(ctx, &m, temp_path("near"), NULL));
+    for (int i = 0; i < fv_model_count(m); i++)
+        CHECK(strncmp(fv_model_name(m, i), "rdvq.", 5) == 0);
+    fv_model_close(&m);
+    strcat(more, "gan = 0.5\ngan_channels = 8\ngan_from = 0.5\n");
+    OK(ctx, train(ctx, "both", "s2", 0, more));
+    CHECK(moved("near", "both", "rdvq.decoder"));
+    CHECK(train(ctx, "none", "s2", 0, STAGE_3 "lpips = 2\n") == FV_ERR_ARG);
+    CHECK(strstr(fv_ctx_error(ctx), "lpips_model") != NULL);
+    snprintf(more, sizeof more, STAGE_3 "lpips = 2\nlpips_model = %s\n", temp_path("s2"));
+    CHECK(train(ctx, "none", "s2", 0, more) == FV_ERR_MODEL);
+}
+
 /* It joins in at its time, moves the pictures, is not exported; a stopped run ends the same. */
 static void a_discriminator_joins_in(void)
 {
@@ -404,6 +466,7 @@ int main(int argc, char **argv)
     RUN(kmeans_finds_the_directions);
     RUN(each_stage_moves_its_own_part);
     RUN(the_rate_reaches_the_encoder_only_by_relaxation);
+    RUN(lpips_moves_the_pictures);
     RUN(a_discriminator_joins_in);
     RUN(a_codebook_can_be_made_afresh);
     RUN(mistakes_are_named);

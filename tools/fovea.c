@@ -11,7 +11,7 @@
 
 typedef struct convert_args {
     cli_common common;
-    const char *vae, *tokenizer, *draft, *out, *type;
+    const char *vae, *tokenizer, *draft, *weights, *out, *type;
     int grid;
 } convert_args;
 
@@ -77,27 +77,48 @@ static int convert_other(fv_ctx *ctx, const convert_args *a, const char *in, con
     return code;
 }
 
+/* Features, with the weights of LPIPS or DISTS. */
+static int convert_perceptual(fv_ctx *ctx, const convert_args *a, const char *in,
+                              const fv_model *model, fv_dtype type)
+{
+    fv_model *weights = NULL;
+    if (a->vae || a->tokenizer || a->draft || a->grid)
+        return cli_fail(CLI_USAGE, "--vae, --tokenizer, --draft, --grid: %s holds features of "
+                        "pictures", in);
+    fv_status s = a->weights ? fv_model_open(ctx, &weights, a->weights, NULL) : FV_OK;
+    if (s != FV_OK) return cli_report(ctx, s, a->weights);
+    s = fv_perceptual_convert(ctx, model, weights, type, a->out, a->common.force);
+    fv_model_close(&weights);
+    return s == FV_OK ? CLI_OK : cli_report(ctx, s, s == FV_ERR_MODEL ? in : NULL);
+}
+
 static int convert(fv_ctx *ctx, const void *args, const char *in)
 {
     const convert_args *a = args;
-    fv_dtype type = FV_BF16;
-    (void)fv_weights_find(a->type, &type);
+    const char *name = a->type ? a->type : "bf16";
     fv_model *model = NULL;
     int code = cli_check_place(a->out, a->common.force);
     if (code != CLI_OK) return code;
     const fv_status s = fv_model_open(ctx, &model, in, NULL);
+    const bool is_perceptual = s == FV_OK && fv_perceptual_is_checkpoint(model);
+    fv_dtype type = FV_BF16;
+    if (is_perceptual && !a->type) name = "f32"; /* figures are compared with those of others */
+    (void)fv_weights_find(name, &type);
     if (s != FV_OK) code = cli_report(ctx, s, in);
+    else if (is_perceptual) code = convert_perceptual(ctx, a, in, model, type);
+    else if (a->weights) code = cli_fail(CLI_USAGE, "--weights: %s holds no features of VGG-16 or "
+                                         "AlexNet", in);
     else if (fv_ar_is_checkpoint(model) && !fv_rdvq_is_checkpoint(model)) /* that has codes too */
         code = convert_ar(ctx, a, in, model, type);
     else code = convert_other(ctx, a, in, model, type);
-    if (code == CLI_OK) cli_note("%s: written as %s", a->out, a->type);
+    if (code == CLI_OK) cli_note("%s: written as %s", a->out, name);
     fv_model_close(&model);
     return code;
 }
 
 int fovea_convert(int argc, char **argv)
 {
-    convert_args a = {.type = "bf16"};
+    convert_args a = {.out = NULL};
     const cli_option options[] = {
         {'o', NULL, "FILE", "the model to write (needed)", CLI_STRING, &a.out, 0, 0},
         {0, "vae", "FILE", "autoencoder to put into the model", CLI_STRING, &a.vae, 0, 0},
@@ -106,6 +127,8 @@ int fovea_convert(int argc, char **argv)
         {0, "draft", "FILE", "draft head to put into a generator", CLI_STRING, &a.draft, 0, 0},
         {0, "grid", "N", "codes a side of an official generator (24, t2i 16)", CLI_INT, &a.grid, 1,
          128},
+        {0, "weights", "FILE", "LPIPS or DISTS weights, for features of VGG-16 or AlexNet",
+         CLI_STRING, &a.weights, 0, 0},
         {0, "type", "f32|bf16|int8", "type of the matrices (default bf16)", CLI_CHOICE, &a.type, 0,
          0},
         CLI_OPT_FORCE(&a.common),
@@ -115,7 +138,8 @@ int fovea_convert(int argc, char **argv)
                                  "Make one fovea model of an "
                                  "official DiT or LlamaGen checkpoint, a Diffusers file, a "
                                  "fovea model, an OmniZip or an RDVQ checkpoint; of a "
-                                 "trained rdvq model the one that codes pictures.",
+                                 "trained rdvq model the one that codes pictures; of VGG-16 "
+                                 "or AlexNet with --weights a perceptual distance.",
                                  NULL,
                                  options,
                                  1,

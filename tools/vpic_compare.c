@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define MOST_BYTES ((uint64_t)1 << 31)
 #define OPAQUE 65535u
@@ -13,6 +14,7 @@
 
 typedef struct compare_args {
     cli_common common;
+    const char *weights[2]; /* of LPIPS, of DISTS */
 } compare_args;
 
 typedef struct pair {
@@ -22,7 +24,10 @@ typedef struct pair {
     bool has_alpha;
     double alpha_psnr;
     cli_measures m;
+    double distance[2]; /* NaN: not asked for */
 } pair;
+
+static const char *const metric[2] = {"LPIPS", "DISTS"};
 
 static uint16_t *row_of(const fv_image *img, int y)
 {
@@ -101,6 +106,28 @@ static int measure(fv_ctx *ctx, pair *p)
     return s == FV_OK ? CLI_OK : cli_report(ctx, s, NULL);
 }
 
+/* Distance k with the weights of a file. */
+static int measure_features(fv_ctx *ctx, const char *path, int k, pair *p)
+{
+    fv_model *file = NULL;
+    fv_perceptual *net = NULL;
+    int code = CLI_OK;
+    fv_status s = fv_model_open(ctx, &file, path, NULL);
+    if (s == FV_OK) s = fv_perceptual_open(ctx, &net, file);
+    if (s == FV_OK && strcmp(fv_perceptual_name(net), metric[k]) != 0)
+        code = cli_fail(CLI_BAD_INPUT, "%s: has the weights of %s, not of %s", path,
+                        fv_perceptual_name(net), metric[k]);
+    else if (s != FV_OK)
+        code = cli_report(ctx, s, path);
+    if (code == CLI_OK) {
+        s = fv_perceptual_distance(ctx, net, &p->image[0], &p->image[1], &p->distance[k]);
+        if (s != FV_OK) code = cli_report(ctx, s, NULL);
+    }
+    fv_perceptual_close(&net);
+    fv_model_close(&file);
+    return code;
+}
+
 static void print_db(const char *name, double db)
 {
     if (isfinite(db)) printf("%-8s %9.3f dB\n", name, db);
@@ -119,6 +146,8 @@ static void print_text(const pair *p)
     print_value("MS-SSIM", p->m.ms_ssim, CLI_MS_SSIM_SIDE);
     print_value("GMSD", p->m.gmsd, CLI_GMSD_SIDE);
     print_value("WD", p->m.texture, CLI_TEXTURE_SIDE);
+    for (int k = 0; k < 2; k++)
+        if (!isnan(p->distance[k])) print_value(metric[k], p->distance[k], 0);
     if (p->has_alpha) print_db("alpha", p->alpha_psnr);
 }
 
@@ -143,6 +172,8 @@ static void print_json(const pair *p)
     cli_json_number(&j, "ms_ssim", p->m.ms_ssim);
     cli_json_number(&j, "gmsd", p->m.gmsd);
     cli_json_number(&j, "wd", p->m.texture);
+    if (!isnan(p->distance[0])) cli_json_number(&j, "lpips", p->distance[0]);
+    if (!isnan(p->distance[1])) cli_json_number(&j, "dists", p->distance[1]);
     cli_json_number(&j, "alpha_psnr_db", p->has_alpha ? p->alpha_psnr : NAN);
     cli_json_close(&j);
 }
@@ -159,6 +190,10 @@ static int compare_files(void *user, const char **files, int count)
         code = read_one(ctx, p, i);
     }
     if (code == CLI_OK) code = measure(ctx, p);
+    for (int k = 0; k < 2; k++) {
+        p->distance[k] = NAN;
+        if (code == CLI_OK && a->weights[k]) code = measure_features(ctx, a->weights[k], k, p);
+    }
     if (code == CLI_OK) {
         if (a->common.json) print_json(p);
         else print_text(p);
@@ -171,14 +206,19 @@ static int compare_files(void *user, const char **files, int count)
 int vpic_compare(int argc, char **argv)
 {
     compare_args a = {.common = {0}};
-    const cli_option options[] = {CLI_OPT_THREADS(&a.common), CLI_OPT_JSON(&a.common),
+    const cli_option options[] = {{0, "lpips", "FILE", "weights: also LPIPS", CLI_STRING,
+                                   &a.weights[0], 0, 0},
+                                  {0, "dists", "FILE", "weights: also DISTS", CLI_STRING,
+                                   &a.weights[1], 0, 0},
+                                  CLI_OPT_THREADS(&a.common), CLI_OPT_JSON(&a.common),
                                   CLI_OPT_TALK_END(&a.common)};
     const cli_command command = {
         "vpic compare",
         "[options] A B",
         "How far picture B is from picture A: PSNR, MS-SSIM, GMSD, and WD, a distance of textures.",
         "PSNR and MS-SSIM: more is nearer. GMSD and WD: less is nearer, 0 is equal.\n"
-        "MS-SSIM, GMSD and WD look at brightness, WD at colours too.\n",
+        "MS-SSIM, GMSD and WD look at brightness, WD at colours too.\n"
+        "LPIPS and DISTS need their published weights, made into a FILE by fovea convert.\n",
         options,
         2,
         2};

@@ -26,7 +26,7 @@ _vpic()
             $common"
         ;;
     info) words="--json $common" ;;
-    compare) words="--threads --json $common" ;;
+    compare) words="--lpips --dists --threads --json $common" ;;
     bench) words="--model --apart --others-only --peers --pictures -o --sheet --sheet-bpp --csv --threads -f --json $common" ;;
     *)
         words='--version --help'
