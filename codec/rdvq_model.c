@@ -190,6 +190,16 @@ static bool is_named(const fv_vpic_model *m, const rdvq_head *h)
     return m->hash == h->model_hash && m->id == h->model_id;
 }
 
+/* From the head of its file alone: the rest takes time. */
+static bool own_has_id(fv_ctx *ctx, int i, uint32_t id)
+{
+    fv_model *file = NULL;
+    if (fv_model_open_memory(ctx, &file, own_first[i], own_bytes(i), NULL) != FV_OK) return false;
+    const bool is_it = (uint32_t)number_or(ctx, file, "fovea.rdvq.id", 65535) == id;
+    fv_model_close(&file);
+    return is_it;
+}
+
 fv_status rdvq_models_find(fv_ctx *ctx, rdvq_models *out, const fv_vpic_model *const *list,
                            int count, const rdvq_head *h)
 {
@@ -201,6 +211,7 @@ fv_status rdvq_models_find(fv_ctx *ctx, rdvq_models *out, const fv_vpic_model *c
             return FV_OK;
         }
     for (int i = 0; i < fv_vpic_own_count(); i++) {
+        if (!own_has_id(ctx, i, h->model_id)) continue;
         FV_TRY(open_own(ctx, out, i));
         if (is_named(out->own[0], h)) {
             out->list[out->count++] = out->own[0];

@@ -104,20 +104,70 @@ static double seconds_of(struct timeval t)
     return (double)t.tv_sec + 1e-6 * (double)t.tv_usec;
 }
 
+static void ignore_signal(int number)
+{
+    (void)number; /* that it came ends sigsuspend */
+}
+
+/* Signals that end the wait, held back except in sigsuspend: one that comes between the look at
+ * cli_interrupted and the wait would be noticed only when the child has ended. */
+typedef struct held_signals {
+    sigset_t mask;
+    struct sigaction child;
+} held_signals;
+
+static void hold_signals(held_signals *h)
+{
+    struct sigaction a;
+    sigset_t set;
+    memset(&a, 0, sizeof a);
+    a.sa_handler = ignore_signal;
+    sigemptyset(&a.sa_mask);
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &set, &h->mask);
+    sigaction(SIGCHLD, &a, &h->child);
+}
+
+static void release_signals(const held_signals *h)
+{
+    sigaction(SIGCHLD, &h->child, NULL);
+    sigprocmask(SIG_SETMASK, &h->mask, NULL);
+}
+
+/* False: there is nothing to wait for. */
+static bool wait_for(pid_t child, const held_signals *h, int *status, struct rusage *use)
+{
+    sigset_t open = h->mask;
+    bool is_killed = false;
+    pid_t ended;
+    sigdelset(&open, SIGCHLD);
+    while ((ended = wait4(child, status, WNOHANG, use)) == 0) {
+        if (cli_interrupted() && !is_killed) is_killed = kill(child, SIGKILL) == 0;
+        sigsuspend(&open);
+    }
+    return ended == child;
+}
+
 int bench_run_child(const bench_task *t, bench_time *time)
 {
     struct rusage use;
+    held_signals held;
     int status = -1;
     memset(time, 0, sizeof *time);
     const double start = cli_now();
     fflush(NULL); /* or the child might write it again */
+    hold_signals(&held);
     const pid_t child = fork();
-    if (child < 0) return -1;
-    if (child == 0) be_child(t);
-    while (wait4(child, &status, 0, &use) < 0) {
-        if (errno != EINTR) return -1;
-        if (cli_interrupted()) kill(child, SIGKILL);
+    if (child == 0) {
+        release_signals(&held);
+        be_child(t);
     }
+    const bool is_done = child > 0 && wait_for(child, &held, &status, &use);
+    release_signals(&held);
+    if (!is_done) return -1;
     time->wall = cli_now() - start;
     time->cpu = seconds_of(use.ru_utime) + seconds_of(use.ru_stime);
     time->memory = (uint64_t)use.ru_maxrss * 1024;

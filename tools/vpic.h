@@ -13,8 +13,9 @@ typedef struct vpic_shelf {
     const fv_vpic_model **model;
     int count;
 } vpic_shelf;
-/* The given files first; then the library's own, for encoding only where none is given. An exit
- * code, message written; encoding without any model fails. */
+/* The given files; for encoding the library's own where none is given. Decoding finds those by
+ * itself, and opens only the one that a file names. An exit code, message written; encoding without
+ * any model fails. */
 int vpic_shelf_open(vpic_shelf *s, fv_ctx *ctx, const cli_list *given, bool is_encoding);
 void vpic_shelf_close(vpic_shelf *s); /* zeroed is closed */
 

@@ -7,27 +7,14 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
-
-const double pic_rates[PIC_RATES] = {0.05, 0.10, 0.15, 0.20, 0.30};
-const pic_measure pic_measures[PIC_MEASURES] = {
-    {"MS-SSIM", "ms_ssim", true, 4},
-    {"GMSD", "gmsd", false, 4},
-    {"WD", "wd", false, 5},
-    {"PSNR, dB", "psnr_db", true, 2},
-};
-
-pic_result *pic_result_of(const pic_bench *b, int picture, int coder, int setting)
-{
-    const size_t row = (size_t)picture * (size_t)b->coder_count + (size_t)coder;
-    return &b->result[row * PIC_SETTINGS + (size_t)setting];
-}
 
 /* ---- What to run ----------------------------------------------------------------------------- */
 
+/* There is room for all of them: pic_add_own leaves it. */
 static void add_peer(pic_bench *b, const pic_peer *p)
 {
     for (int i = 0; i < b->coder_count; i++)
@@ -77,6 +64,13 @@ static int add_file(pic_bench *b, char *path)
     return CLI_OK;
 }
 
+/* A pipe could hang the child that reads it. */
+static bool is_regular(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
 /* The pictures in a folder, by name. */
 static int add_folder(pic_bench *b, const char *path)
 {
@@ -85,8 +79,11 @@ static int add_folder(pic_bench *b, const char *path)
     DIR *d = opendir(path);
     if (!d) return cli_fail(CLI_FAILED, "%s: %s", path, strerror(errno));
     for (struct dirent *e; code == CLI_OK && (e = readdir(d)) != NULL;)
-        if (e->d_name[0] != '.' && cli_has_picture_suffix(e->d_name))
-            code = add_file(b, cli_format("%s/%s", path, e->d_name));
+        if (e->d_name[0] != '.' && cli_has_picture_suffix(e->d_name)) {
+            char *full = cli_format("%s/%s", path, e->d_name);
+            if (is_regular(full)) code = add_file(b, full);
+            else free(full);
+        }
     closedir(d);
     if (b->file_count > first)
         qsort(b->files + first, (size_t)(b->file_count - first), sizeof *b->files, by_name);
@@ -100,7 +97,9 @@ static int add_files(pic_bench *b, const char **paths, int count)
     int code = CLI_OK;
     for (int i = 0; i < count && code == CLI_OK; i++) {
         if (cli_is_folder(paths[i])) code = add_folder(b, paths[i]);
-        else if (cli_file_exists(paths[i])) code = add_file(b, cli_format("%s", paths[i]));
+        else if (is_regular(paths[i])) code = add_file(b, cli_format("%s", paths[i]));
+        else if (cli_file_exists(paths[i]))
+            code = cli_fail(CLI_FAILED, "%s: is neither a file nor a folder", paths[i]);
         else code = cli_fail(CLI_FAILED, "%s: %s", paths[i], strerror(ENOENT));
     }
     const int most = b->a->pictures;
@@ -221,6 +220,7 @@ static int bench_pictures(void *args, const char **files, int count)
     fv_ctx *ctx = b->ctx;
     for (int i = 0; i < b->file_count; i++) free(b->files[i]);
     for (int i = 0; i < b->models.count; i++) free((char *)b->models.item[i]);
+    free(b->program);
     free(b->files);
     free(b->width);
     free(b->height);
@@ -259,7 +259,8 @@ int vpic_bench(int argc, char **argv, const char *name)
         "[options] FOLDER|FILE ...",
         "Code pictures with vpic and other image coders that are installed, at many rates, and "
         "compare what comes back: MS-SSIM, GMSD, WD, PSNR at equal bits per pixel, and times.",
-        NULL,
+        "Each coder, vpic as well, is a program that is started anew for each picture and "
+        "direction.\n",
         options,
         1,
         argc};

@@ -39,8 +39,9 @@ typedef struct pic_coder {
     const pic_peer *peer; /* NULL: our own codec */
     const char *lacks;    /* program that is not installed, NULL: none */
     int settings;
+    const char *program;    /* ours: vpic */
     const cli_list *models; /* ours: files; none: those of the library */
-    int model;              /* ours: this one alone; -1: all */
+    int model;              /* ours: this one of the files alone; -1: all */
     pic_way way[PIC_SETTINGS];
     char why[120]; /* of its last failure, "" */
     int failures;
@@ -48,14 +49,14 @@ typedef struct pic_coder {
 /* How a setting is called, as on the coder's command line. */
 void pic_setting_name(const pic_coder *c, int setting, char *to, size_t size);
 
-/* vpic_bench_own.c: our codec with the given models, or the library's own, as one coder, or as one
+/* vpic_bench_own.c: our codec, the program vpic, with the given models, or the library's own, as one coder, or as one
  * for each model. Without any model none is added. An exit code, message written. */
 struct pic_bench;
 int pic_add_own(struct pic_bench *b);
-/* What a child does in the folder: IN to packed, packed to out. */
-fv_status pic_own_encode(fv_ctx *ctx, const pic_coder *c, int setting, const char *in,
-                         const char *packed);
-fv_status pic_own_decode(fv_ctx *ctx, const pic_coder *c, const char *packed, const char *out);
+/* The words that call it, from `in` to `out`. Malloced, as each word is. */
+char **pic_own_words(const pic_coder *c, int setting, bool is_back, int threads, const char *in,
+                     const char *out);
+void pic_free_own_words(char **words);
 
 /* ---- vpic_bench_run.c: one picture through one coder and back -------------------------------- */
 
@@ -83,7 +84,7 @@ bool pic_code(const pic_place *at, pic_coder *c, int setting, pic_result *r);
 /* The picture at hand, as coders see it, and what came back, in its size. */
 fv_status pic_read_original(const pic_place *at, fv_ctx *ctx, fv_image *out);
 fv_status pic_read_back(const pic_place *at, const pic_coder *c, fv_ctx *ctx, fv_image *out);
-/* pic_code, and measures. */
+/* pic_code, and measures; counts failures. */
 void pic_run(const pic_place *at, pic_coder *c, int setting, pic_result *r);
 
 /* ---- Results --------------------------------------------------------------------------------- */
@@ -118,6 +119,7 @@ typedef struct pic_bench {
     fv_ctx *ctx;
     int threads;
     cli_list models; /* absolute names */
+    char *program;   /* vpic, NULL: not found */
     char **files;
     int file_count, done; /* done: pictures with results, which come first */
     int *width, *height;  /* [file_count] */
@@ -149,6 +151,19 @@ int pic_reference(const pic_bench *b);
 /* The point that times are taken from: the one nearest to 0.15 bits per pixel; NULL: none. */
 const pic_point *pic_timed(const pic_curve *c);
 
+/* vpic_bench_judge.c */
+typedef enum pic_state {
+    PIC_YES, /* ours is better */
+    PIC_NO,
+    PIC_OPEN,   /* no curve to hold it against */
+    PIC_NOTHING /* their ladder ends before the rate in a way that allows no word */
+} pic_state;
+typedef struct pic_judged {
+    pic_state state;
+    double ours, ours_bpp, theirs, theirs_bpp; /* rates: those asked for, or of the last file */
+} pic_judged;
+/* theirs may be NULL or empty. */
+pic_judged pic_judge(const pic_curve *ours, const pic_curve *theirs, double bpp, int measure);
 /* vpic_bench_gates.c: does our codec do what it has to? Nothing without one. */
 void pic_print_gates(const pic_bench *b);
 void pic_json_gates(const pic_bench *b, cli_json *j);

@@ -1,4 +1,4 @@
-/* vpic_bench_curves.c - from results to curves, and values at a rate. */
+/* vpic_bench_curves.c - measures, from results to curves, and values at a rate. */
 #include "vpic_bench.h"
 
 #include <math.h>
@@ -8,6 +8,20 @@
 #define TIMED_BPP 0.15
 #define NEAR 1.02 /* a curve that ends 2 % before a rate still has a value there */
 #define EQUAL_DB 100.0 /* stands for the infinite PSNR of equal pictures in means */
+
+const double pic_rates[PIC_RATES] = {0.05, 0.10, 0.15, 0.20, 0.30};
+const pic_measure pic_measures[PIC_MEASURES] = {
+    {"MS-SSIM", "ms_ssim", true, 4},
+    {"GMSD", "gmsd", false, 4},
+    {"WD", "wd", false, 5},
+    {"PSNR, dB", "psnr_db", true, 2},
+};
+
+pic_result *pic_result_of(const pic_bench *b, int picture, int coder, int setting)
+{
+    const size_t row = (size_t)picture * (size_t)b->coder_count + (size_t)coder;
+    return &b->result[row * PIC_SETTINGS + (size_t)setting];
+}
 
 static void add_result(pic_point *to, const pic_result *r, double pixels, int pictures)
 {

@@ -6,8 +6,7 @@
  *    0.10.
  * C, an aim: the same against AVIF at 0.05 and 0.10 and JPEG XL at 0.13. Eyes decide: --sheet.
  *
- * Where a peer has no file so small, its smallest is what it is held against, at more bits: being
- * better than that counts, not being better says nothing. */
+ * What happens where a curve ends before the rate is in vpic_bench_judge.c. */
 #include "vpic_bench.h"
 
 #include <math.h>
@@ -31,13 +30,7 @@ static const gate_line lines[] = {
 };
 #define LINES ((int)(sizeof lines / sizeof *lines))
 
-typedef enum gate_state { GATE_YES, GATE_NO, GATE_OPEN, GATE_NOTHING } gate_state;
 static const char *const state_name[] = {"yes", "no", "open", "no such file"};
-
-typedef struct gate_result {
-    gate_state state;
-    double ours, theirs, theirs_bpp;
-} gate_result;
 
 /* -1: it does not take part. */
 static int find_peer(const pic_bench *b, const char *name)
@@ -54,42 +47,29 @@ static const char *title_of(const char *name)
     return name;
 }
 
-static gate_result judge(const pic_bench *b, int own, const gate_line *l, int measure)
+static pic_judged judge(const pic_bench *b, int own, const gate_line *l, int measure)
 {
     const int peer = find_peer(b, l->peer);
-    const pic_curve *c = peer >= 0 ? &b->curve[peer] : NULL;
-    gate_result r = {GATE_OPEN, pic_value_at(&b->curve[own], l->bpp, measure), NAN, l->bpp};
-    if (!c || c->n == 0) return r;
-    r.theirs = pic_value_at(c, l->bpp, measure);
-    const bool is_floor = isnan(r.theirs) && c->p[0].bpp > l->bpp;
-    if (is_floor) {
-        r.theirs = c->p[0].value[measure];
-        r.theirs_bpp = c->p[0].bpp;
-    }
-    if (isnan(r.theirs)) return r; /* its ladder ends below */
-    const bool is_better =
-        pic_measures[measure].more_is_better ? r.ours > r.theirs : r.ours < r.theirs;
-    r.state = is_better ? GATE_YES : is_floor && !isnan(r.ours) ? GATE_NOTHING : GATE_NO;
-    return r;
+    return pic_judge(&b->curve[own], peer >= 0 ? &b->curve[peer] : NULL, l->bpp, measure);
 }
 
 /* Of all lines of a gate. */
-static gate_state verdict(const pic_bench *b, int own, char gate)
+static pic_state verdict(const pic_bench *b, int own, char gate)
 {
     bool has_yes = false, has_no = false, has_open = false;
     for (int i = 0; i < LINES; i++)
         for (int k = 0; k < 2 && lines[i].gate == gate; k++) {
-            const gate_state s = judge(b, own, &lines[i], lines[i].measure[k]).state;
-            has_yes |= s == GATE_YES;
-            has_no |= s == GATE_NO;
-            has_open |= s == GATE_OPEN;
+            const pic_state s = judge(b, own, &lines[i], lines[i].measure[k]).state;
+            has_yes |= s == PIC_YES;
+            has_no |= s == PIC_NO;
+            has_open |= s == PIC_OPEN;
         }
-    return has_no ? GATE_NO : has_open || !has_yes ? GATE_OPEN : GATE_YES;
+    return has_no ? PIC_NO : has_open || !has_yes ? PIC_OPEN : PIC_YES;
 }
 
-static const char *verdict_name(gate_state s)
+static const char *verdict_name(pic_state s)
 {
-    return s == GATE_YES ? "passed" : s == GATE_NO ? "not passed" : "open";
+    return s == PIC_YES ? "passed" : s == PIC_NO ? "not passed" : "open";
 }
 
 /* ---- Text ------------------------------------------------------------------------------------ */
@@ -100,22 +80,31 @@ static void print_value(double v, const pic_measure *m)
     else printf("%7.*f", m->digits, v);
 }
 
+/* Whose file stands for one of the rate. */
+static void print_end(const char *whose, double bpp, double asked)
+{
+    if (bpp != asked)
+        printf("  %s %s: %.3f bpp", whose, bpp > asked ? "smallest" : "largest", bpp);
+}
+
 static void print_line(const pic_bench *b, int own, const gate_line *l)
 {
     const int peer = find_peer(b, l->peer);
-    double floor_bpp = 0;
+    double ours_bpp = l->bpp, theirs_bpp = l->bpp;
     printf("  %.2f bpp  %-15s", l->bpp, title_of(l->peer));
     for (int k = 0; k < 2; k++) {
         const pic_measure *m = &pic_measures[l->measure[k]];
-        const gate_result r = judge(b, own, l, l->measure[k]);
+        const pic_judged r = judge(b, own, l, l->measure[k]);
         printf("  %-7s ", m->name);
         print_value(r.ours, m);
         fputs(" against ", stdout);
         print_value(r.theirs, m);
         printf(k ? " %s" : " %-4s", state_name[r.state]);
-        if (r.theirs_bpp > l->bpp) floor_bpp = r.theirs_bpp;
+        ours_bpp = r.ours_bpp;
+        theirs_bpp = r.theirs_bpp;
     }
-    if (floor_bpp > 0) printf("  its smallest: %.3f bpp", floor_bpp);
+    print_end("our", ours_bpp, l->bpp);
+    print_end("its", theirs_bpp, l->bpp);
     if (peer < 0) fputs("  not in this run", stdout);
     else if (b->curve[peer].n == 0) printf("  %s", b->coder[peer].why);
     putchar('\n');
@@ -139,13 +128,14 @@ void pic_print_gates(const pic_bench *b)
 
 static void json_line(const pic_bench *b, int own, const gate_line *l, int measure)
 {
-    const gate_result r = judge(b, own, l, measure);
+    const pic_judged r = judge(b, own, l, measure);
     cli_json j;
     cli_json_open(&j, stdout);
     cli_json_string(&j, "peer", l->peer);
     cli_json_number(&j, "bpp", l->bpp);
     cli_json_string(&j, "measure", pic_measures[measure].key);
     cli_json_number(&j, "ours", r.ours);
+    cli_json_number(&j, "ours_bpp", r.ours_bpp);
     cli_json_number(&j, "theirs", r.theirs);
     cli_json_number(&j, "theirs_bpp", r.theirs_bpp);
     cli_json_string(&j, "state", state_name[r.state]);

@@ -2,16 +2,21 @@
  *
  * All models together are a ladder that the quality goes through, as people use them: each model's
  * part of it gives a few points. Below the first model's part there are points with slices left
- * out. Children open the models themselves: this time counts, as it does for other programs. */
+ * out. It is called as other programs are: vpic c and vpic d, which open the models each time. */
 #define _XOPEN_SOURCE 700 /* realpath */
 #include "vpic.h"
 #include "vpic_bench.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define PART_POINTS 4 /* of each model's part, fewer where there are many models */
+#define MOST_MODELS (PIC_SETTINGS - 2)
+#define LEAST_QUALITY 0.1
+#define NEAR_END 0.001 /* of a part */
 
 /* ---- Settings -------------------------------------------------------------------------------- */
 
@@ -20,35 +25,35 @@ static void add_way(pic_coder *c, double quality, int slices)
     if (c->settings < PIC_SETTINGS) c->way[c->settings++] = (pic_way){quality, slices};
 }
 
-/* Of `models` models with so many slices each. */
-static void add_ways(pic_coder *c, int models, int slices)
+/* Of `count` models from `first` on of a ladder of so many. */
+static void add_ways(pic_coder *c, int first, int count, int models, int slices)
 {
     int points = PART_POINTS;
-    while (points > 1 && models * points > PIC_SETTINGS - 2) points--;
-    add_way(c, 0.1, slices / 2);
-    add_way(c, 0.1, slices * 3 / 4);
-    for (int m = 0; m < models; m++)
+    while (points > 1 && count * points > MOST_MODELS) points--;
+    const double least = fmax(LEAST_QUALITY, (first + NEAR_END) * 100 / models);
+    add_way(c, least, slices / 2);
+    add_way(c, least, slices * 3 / 4);
+    for (int m = first; m < first + count; m++)
         for (int i = 0; i < points; i++) {
             /* From the beginning of the part to just before its end, where the next begins. */
             const double part = points > 1 ? (double)i / (points - 1) : 1;
-            const double q = (m + 0.001 + 0.998 * part) * 100 / models;
-            add_way(c, q, 0);
+            const double q = (m + NEAR_END + (1 - 2 * NEAR_END) * part) * 100 / models;
+            add_way(c, fmax(LEAST_QUALITY, q), 0);
         }
 }
 
-static int open_models(fv_ctx *ctx, const pic_coder *c, vpic_shelf *s)
+/* Beside this program, else on the PATH. */
+static char *find_program(void)
 {
-    cli_list one = {{NULL}, 0};
-    if (c->model >= 0 && c->models->count) one.item[one.count++] = c->models->item[c->model];
-    return vpic_shelf_open(s, ctx, one.count ? &one : c->models, true);
-}
-
-/* Models of the shelf that the coder uses. */
-static const fv_vpic_model *const *used_models(const pic_coder *c, const vpic_shelf *s, int *count)
-{
-    const bool is_one_of_own = c->model >= 0 && c->models->count == 0;
-    *count = is_one_of_own ? 1 : s->count;
-    return s->model + (is_one_of_own ? c->model : 0);
+    char *self = realpath("/proc/self/exe", NULL);
+    char *folder = cli_folder_of(self ? self : "vpic");
+    char *beside = cli_format("%s/vpic", folder);
+    const bool is_there = self && access(beside, X_OK) == 0;
+    free(self);
+    free(folder);
+    if (is_there) return beside;
+    free(beside);
+    return bench_is_installed("vpic") ? cli_format("vpic") : NULL;
 }
 
 /* Children work elsewhere: names become absolute. */
@@ -62,6 +67,43 @@ static int find_models(pic_bench *b)
     return CLI_OK;
 }
 
+static int check_count(bool is_apart, int models)
+{
+    const int most = is_apart ? PIC_CODERS - pic_peer_count : MOST_MODELS;
+    if (models <= most) return CLI_OK;
+    return cli_fail(CLI_USAGE, "--model: %d models are too many: %s of at most %d", models,
+                    is_apart ? "--apart has room for curves" : "one curve has room for points",
+                    most);
+}
+
+static void name_coder(pic_coder *c, bool is_apart, const fv_vpic_model *m)
+{
+    fv_vpic_model_info info;
+    fv_vpic_model_get_info(m, &info);
+    if (!is_apart) snprintf(c->title, sizeof c->title, "vpic");
+    else if (info.nominal_bpp > 0)
+        snprintf(c->title, sizeof c->title, "%.36s %.3f", info.name, info.nominal_bpp);
+    else snprintf(c->title, sizeof c->title, "%.40s", info.name);
+}
+
+/* All models, or model i: given files have it alone as the ladder, the library's own are a ladder
+ * in which it has its part. */
+static void add_coder(pic_bench *b, const vpic_shelf *shelf, int i)
+{
+    const bool is_apart = b->a->is_apart, is_file = b->models.count > 0;
+    pic_coder *c = &b->coder[b->coder_count++];
+    fv_vpic_model_info info;
+    fv_vpic_model_get_info(shelf->model[i], &info);
+    name_coder(c, is_apart, shelf->model[i]);
+    c->models = &b->models;
+    c->model = is_apart && is_file ? i : -1;
+    c->program = b->program;
+    c->lacks = b->program ? NULL : "vpic";
+    if (c->lacks) snprintf(c->why, sizeof c->why, "%s is not installed", c->lacks);
+    if (!is_apart) add_ways(c, 0, shelf->count, shelf->count, info.slices);
+    else add_ways(c, is_file ? 0 : i, 1, is_file ? 1 : shelf->count, info.slices);
+}
+
 int pic_add_own(pic_bench *b)
 {
     const cli_list *given = &b->models;
@@ -69,72 +111,66 @@ int pic_add_own(pic_bench *b)
     int code = find_models(b);
     if (code != CLI_OK) return code;
     const int models = given->count ? given->count : fv_vpic_own_count();
-    const int coders = b->a->is_apart ? models : models ? 1 : 0;
     vpic_shelf shelf;
     if (models == 0) return CLI_OK;
+    code = check_count(b->a->is_apart, models);
+    if (code != CLI_OK) return code;
+    b->program = find_program();
     code = vpic_shelf_open(&shelf, b->ctx, given, true);
-    for (int i = 0; i < coders && code == CLI_OK; i++) {
-        pic_coder *c = &b->coder[b->coder_count];
-        fv_vpic_model_info info;
-        fv_vpic_model_get_info(shelf.model[i], &info);
-        if (b->coder_count == PIC_CODERS) {
-            code = cli_fail(CLI_USAGE, "--apart: %d models are too many", models);
-            break;
-        }
-        b->coder_count++;
-        c->models = given;
-        c->model = b->a->is_apart ? i : -1;
-        if (!b->a->is_apart) snprintf(c->title, sizeof c->title, "vpic");
-        else if (info.nominal_bpp > 0)
-            snprintf(c->title, sizeof c->title, "%.36s %.3f", info.name, info.nominal_bpp);
-        else snprintf(c->title, sizeof c->title, "%.40s", info.name);
-        add_ways(c, b->a->is_apart ? 1 : models, info.slices);
-    }
+    for (int i = 0; i < (b->a->is_apart ? models : 1) && code == CLI_OK; i++)
+        add_coder(b, &shelf, i);
     vpic_shelf_close(&shelf);
     return code;
 }
 
-/* ---- In children ----------------------------------------------------------------------------- */
+/* ---- Calls ----------------------------------------------------------------------------------- */
 
-fv_status pic_own_encode(fv_ctx *ctx, const pic_coder *c, int setting, const char *in,
-                         const char *packed)
+typedef struct word_list {
+    char **item;
+    int count;
+} word_list;
+
+static void add_word(word_list *l, char *word)
 {
-    fv_vpic_options o = FV_VPIC_OPTIONS_INIT;
-    vpic_shelf shelf;
-    fv_image img = {0};
-    uint8_t *file = NULL;
-    size_t size = 0;
-    if (open_models(ctx, c, &shelf) != CLI_OK) return FV_ERR_MODEL;
-    o.models = used_models(c, &shelf, &o.model_count);
-    o.quality = c->way[setting].quality;
-    o.slices = c->way[setting].slices;
-    fv_status s = fv_image_read(ctx, &img, in, NULL);
-    if (s == FV_OK) s = fv_vpic_encode(ctx, &img, &o, &file, &size, NULL);
-    if (s == FV_OK && cli_save_bytes(packed, file, size, true) != CLI_OK) s = FV_ERR_IO;
-    fv_free(ctx, file);
-    fv_image_free(ctx, &img);
-    vpic_shelf_close(&shelf);
-    return s;
+    l->item[l->count++] = word;
 }
 
-fv_status pic_own_decode(fv_ctx *ctx, const pic_coder *c, const char *packed, const char *out)
+static void add_pair(word_list *l, const char *option, char *value)
 {
-    fv_vpic_limits l = FV_VPIC_LIMITS_INIT;
-    fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
-    vpic_shelf shelf;
-    fv_image img = {0};
-    uint8_t *bytes = NULL;
-    size_t size = 0;
-    if (open_models(ctx, c, &shelf) != CLI_OK) return FV_ERR_MODEL;
-    l.models = used_models(c, &shelf, &l.model_count);
-    l.max_pixels = FV_IMAGE_MAX_PIXELS;
-    l.strict = 1;
-    wo.overwrite = 1;
-    fv_status s = cli_read_bytes(packed, UINT32_MAX, &bytes, &size) == CLI_OK ? FV_OK : FV_ERR_IO;
-    if (s == FV_OK) s = fv_vpic_decode(ctx, bytes, size, &l, &img, NULL);
-    if (s == FV_OK) s = fv_image_write(ctx, &img, out, &wo);
-    free(bytes);
-    fv_image_free(ctx, &img);
-    vpic_shelf_close(&shelf);
-    return s;
+    add_word(l, cli_format("%s", option));
+    add_word(l, value);
+}
+
+static void add_direction(word_list *l, const pic_coder *c, int setting, bool is_back)
+{
+    if (is_back) {
+        add_pair(l, "--max-pixels", cli_format("%llu", (unsigned long long)FV_IMAGE_MAX_PIXELS));
+        return;
+    }
+    add_pair(l, "--quality", cli_format("%.17g", c->way[setting].quality));
+    if (c->way[setting].slices) add_pair(l, "--slices", cli_format("%d", c->way[setting].slices));
+}
+
+char **pic_own_words(const pic_coder *c, int setting, bool is_back, int threads, const char *in,
+                     const char *out)
+{
+    const size_t most = 16 + 2 * (size_t)c->models->count;
+    word_list l = {calloc(most, sizeof *l.item), 0};
+    if (!l.item) return NULL;
+    add_pair(&l, c->program, cli_format("%s", is_back ? "d" : "c"));
+    add_pair(&l, "-q", cli_format("-f"));
+    add_pair(&l, "--threads", cli_format("%d", threads));
+    for (int i = 0; i < c->models->count; i++)
+        if (c->model < 0 || c->model == i)
+            add_pair(&l, "--model", cli_format("%s", c->models->item[i]));
+    add_direction(&l, c, setting, is_back);
+    add_pair(&l, "-o", cli_format("%s", out));
+    add_word(&l, cli_format("%s", in));
+    return l.item;
+}
+
+void pic_free_own_words(char **words)
+{
+    for (int i = 0; words && words[i]; i++) free(words[i]);
+    free(words);
 }

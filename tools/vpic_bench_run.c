@@ -2,8 +2,8 @@
  *
  * Pictures go to other programs as PPM files, which cost next to no time to read. Whole files are
  * counted. Half-size coders get the picture at half its sides (Lanczos-3); what they give back is
- * brought to full size by Lanczos-3; only their own work is timed. Everything that may use threads
- * runs in a child, see bench_process.h. */
+ * brought to full size by Lanczos-3; only their own work is timed. Our codec is a program like the
+ * others. Everything that may use threads runs in a child, see bench_process.h. */
 #define _XOPEN_SOURCE 700 /* realpath */
 #include "vpic_bench.h"
 
@@ -27,10 +27,12 @@
      "PACKED", "IN"},                                                                              \
     {"djpeg", "-pnm", "-outfile", "OUT", "PACKED"}
 #define WEBP_WORDS                                                                                 \
-    {"cwebp", "-quiet", "-m", "6", "-q", "%", "IN", "-o", "PACKED"},                               \
+    {"cwebp", "-quiet", "-mt", "-m", "6", "-pass", "6", "-sharp_yuv", "-q", "%", "IN", "-o",       \
+     "PACKED"},                                                                                    \
     {"dwebp", "-quiet", "PACKED", "-ppm", "-o", "OUT"}
 
-/* Usual settings for small files. Ladders reach from the smallest file to about half a bit per
+/* What the programs' own documents advise for small files, slow ones where that pays: of AVIF's
+ * chroma formats the one that is better at these rates. Ladders reach from the smallest file to about half a bit per
  * pixel of a photograph. */
 const pic_peer pic_peers[] = {
     {"jpeg", "JPEG", false, false, "packed.jpg", "out.ppm",
@@ -41,12 +43,12 @@ const pic_peer pic_peers[] = {
      WEBP_WORDS},
     {"avif", "AVIF", false, true, "packed.avif", "out.png",
      {"63", "58", "53", "48", "43", "38", "32", "26", "20"},
-     {"avifenc", "-s", "4", "-y", "444", "-j", "@", "--min", "0", "--max", "63", "-a",
+     {"avifenc", "-s", "3", "-y", "420", "-j", "@", "--min", "0", "--max", "63", "-a",
       "end-usage=q", "-a", "cq-level=%", "-a", "tune=ssim", "IN", "PACKED"},
-     {"avifdec", "-j", "@", "PACKED", "OUT"}},
+     {"avifdec", "-j", "@", "--png-compress", "0", "PACKED", "OUT"}},
     {"jxl", "JPEG XL", false, false, "packed.jxl", "out.ppm",
      {"25", "20", "16", "13", "10.5", "8.5", "7", "5.5"},
-     {"cjxl", "--quiet", "-d", "%", "-e", "7", "--num_threads=@", "IN", "PACKED"},
+     {"cjxl", "--quiet", "-d", "%", "-e", "9", "--num_threads=@", "IN", "PACKED"},
      {"djxl", "--quiet", "--num_threads=@", "PACKED", "OUT"}},
     {"half-jpeg", "half-size JPEG", true, false, "packed.jpg", "out.ppm",
      {"2", "4", "8", "14", "22", "35", "50", "65", "80"},
@@ -78,7 +80,6 @@ typedef struct own_task {
     const pic_place *at;
     const pic_coder *coder;
     const char *path; /* absolute: a child works in the folder */
-    int setting;      /* of our codec; -1: back again */
 } own_task;
 
 /* In a child: a context with all its threads. */
@@ -133,17 +134,6 @@ static int prepare(void *user)
     return finish_own(ctx, s);
 }
 
-static int run_codec(void *user)
-{
-    const own_task *t = user;
-    fv_ctx *ctx = start_own(t);
-    if (!ctx) return 1;
-    const fv_status s = t->setting >= 0
-                            ? pic_own_encode(ctx, t->coder, t->setting, IN_PPM, OWN_PACKED)
-                            : pic_own_decode(ctx, t->coder, OWN_PACKED, OWN_OUT);
-    return finish_own(ctx, s);
-}
-
 static int measure(void *user)
 {
     const own_task *t = user;
@@ -188,7 +178,7 @@ bool pic_take(pic_place *at, const char *path)
     double side[2] = {0, 0};
     char why[120];
     char *full = realpath(path, NULL);
-    const own_task t = {at, NULL, full ? full : path, 0};
+    const own_task t = {at, NULL, full ? full : path};
     const bool is_done = ask_child(&t, prepare, side, 2, why, sizeof why);
     free(full);
     if (!is_done) {
@@ -203,12 +193,6 @@ bool pic_take(pic_place *at, const char *path)
     return false;
 }
 
-static bool fail(pic_coder *c)
-{
-    c->failures++;
-    return false;
-}
-
 static const char *packed_of(const pic_coder *c)
 {
     return c->peer ? c->peer->packed : OWN_PACKED;
@@ -219,27 +203,41 @@ static const char *out_of(const pic_coder *c)
     return c->peer ? c->peer->out : OWN_OUT;
 }
 
+static int run_peer(const pic_place *at, const pic_coder *c, int setting, bool is_back,
+                    bench_time *time)
+{
+    const pic_peer *p = c->peer;
+    const bench_names names = {p->is_half ? HALF_PPM : p->reads_png ? IN_PNG : IN_PPM, p->packed,
+                               p->out, p->setting[setting], at->threads};
+    char *words[BENCH_WORDS + 1];
+    bench_fill_words(&names, is_back ? p->unpack : p->pack, words);
+    const bench_task t = {at->folder, words, NULL, NULL, NULL};
+    const int status = bench_run_child(&t, time);
+    bench_free_words(words);
+    return status;
+}
+
+static int run_own(const pic_place *at, const pic_coder *c, int setting, bool is_back,
+                   bench_time *time)
+{
+    char **words = pic_own_words(c, setting, is_back, at->threads, is_back ? OWN_PACKED : IN_PPM,
+                                 is_back ? OWN_OUT : OWN_PACKED);
+    const bench_task t = {at->folder, words, NULL, NULL, NULL};
+    const int status = words ? bench_run_child(&t, time) : -1;
+    pic_free_own_words(words);
+    return status;
+}
+
 /* One direction. */
 static bool run_way(const pic_place *at, pic_coder *c, int setting, bool is_back, bench_time *time)
 {
-    const pic_peer *p = c->peer;
-    const own_task own = {at, c, NULL, is_back ? -1 : setting};
     const char *to = is_back ? out_of(c) : packed_of(c);
-    char *words[BENCH_WORDS + 1] = {NULL};
     uint64_t size;
-    bench_task t = {at->folder, NULL, run_codec, (void *)&own, NULL};
-    if (p) {
-        const bench_names names = {p->is_half ? HALF_PPM : p->reads_png ? IN_PNG : IN_PPM,
-                                   p->packed, p->out, p->setting[setting], at->threads};
-        bench_fill_words(&names, is_back ? p->unpack : p->pack, words);
-        t.words = words;
-    }
     bench_forget(at->folder, to);
-    const int status = bench_run_child(&t, time);
-    bench_free_words(words);
+    const int status = (c->peer ? run_peer : run_own)(at, c, setting, is_back, time);
     if (status == 0 && bench_size_of(at->folder, to, &size) && size > 0) return true;
     bench_why(at->folder, status, c->why, sizeof c->why);
-    return fail(c);
+    return false;
 }
 
 bool pic_code(const pic_place *at, pic_coder *c, int setting, pic_result *r)
@@ -279,10 +277,9 @@ fv_status pic_read_back(const pic_place *at, const pic_coder *c, fv_ctx *ctx, fv
 void pic_run(const pic_place *at, pic_coder *c, int setting, pic_result *r)
 {
     double v[4];
-    if (!pic_code(at, c, setting, r)) return;
-    const own_task t = {at, c, NULL, 0};
-    if (!ask_child(&t, measure, v, 4, c->why, sizeof c->why)) {
-        fail(c);
+    const own_task t = {at, c, NULL};
+    if (!pic_code(at, c, setting, r) || !ask_child(&t, measure, v, 4, c->why, sizeof c->why)) {
+        c->failures++;
         return;
     }
     r->m = (cli_measures){v[0], v[1], v[2], v[3]};

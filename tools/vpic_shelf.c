@@ -5,7 +5,7 @@
 
 int vpic_shelf_open(vpic_shelf *s, fv_ctx *ctx, const cli_list *given, bool is_encoding)
 {
-    const int own = is_encoding && given->count ? 0 : fv_vpic_own_count();
+    const int own = is_encoding && given->count == 0 ? fv_vpic_own_count() : 0;
     *s = (vpic_shelf){NULL, 0};
     s->model = calloc((size_t)(given->count + own + 1), sizeof *s->model);
     if (!s->model) return cli_fail(CLI_FAILED, "out of memory");
