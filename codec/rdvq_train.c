@@ -537,7 +537,7 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     tr->tau_share = fv_recipe_number(r, "tau_share", 0.6, 0, 1);
     tr->lambda_last = fv_recipe_number(r, "lambda", 0.1, 0, 1000);
     tr->lambda_share = fv_recipe_number(r, "lambda_share", 0.1, 0, 1);
-    fvi_adversary_read(&tr->adv, r);
+    if (tr->stage != ENTROPY) fvi_adversary_read(&tr->adv, r); /* no pictures are made there */
     tr->has_relaxation = fv_recipe_bool(r, "relaxation", 1);
     tr->kmeans_at = (uint64_t)fv_recipe_int(r, "kmeans_at", 500, 0, 1000000000);
     tr->kmeans_rounds = (int)fv_recipe_int(r, "kmeans_rounds", 10, 1, 1000);

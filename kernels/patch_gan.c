@@ -214,7 +214,9 @@ void fvi_adversary_read(fvi_adversary *a, fv_recipe *r)
     a->weight = (float)fv_recipe_number(r, "gan", 0, 0, 1000);
     if (!(a->weight > 0)) return;
     a->from = fv_recipe_number(r, "gan_from", 0.75, 0, 1);
-    a->match = (float)fv_recipe_number(r, "gan_match", 0, 0, 1000);
+    /* A checkpoint holds its recipe's text: those from before this key go on only without it. */
+    if (fv_recipe_string(r, "gan_match", NULL))
+        a->match = (float)fv_recipe_number(r, "gan_match", 0, 0, 1000);
     a->net.in = 3;
     a->net.channels = (int)fv_recipe_int(r, "gan_channels", 32, 8, 1024) / 8 * 8;
     a->net.layers = (int)fv_recipe_int(r, "gan_layers", 2, 1, FVI_GAN_MAX_LAYERS);

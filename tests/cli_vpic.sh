@@ -60,6 +60,7 @@ refuse compare_three_files 2 "unexpected argument" "$VPIC" compare ramp.pgm ramp
 refuse compare_missing 1 "No such file" "$VPIC" compare ramp.pgm none.png
 refuse compare_folder 1 "is a directory" "$VPIC" compare ramp.pgm .
 echo text > text
+if [ -c /dev/zero ]; then refuse compare_device 1 "no regular file" "$VPIC" compare ramp.pgm /dev/zero; fi
 refuse compare_no_picture 3 "text: " "$VPIC" compare text ramp.pgm
 head -c 900 "$photo" > cut.webp
 refuse compare_cut 3 "cut.webp" "$VPIC" compare "$photo" cut.webp
@@ -173,7 +174,20 @@ cmp -s one.rdvq photo.rdvq && cmp -s two.rdvq photo.rdvq; ok $? two_files_become
 refuse two_files_and_o 2 "-o takes" "$VPIC" c $m -o x.rdvq one.webp two.webp
 expect region 0 "$VPIC" d $m --region 100,50,64,32 -o part.ppm photo.rdvq
 [ "$(sed -n 2p part.ppm)" = "64 32" ]; ok $? region_has_its_sides
+# Rows of 512 pixels of three bytes each behind a header of 15.
+[ "$(head -c 15 t1.ppm | tr '\n' ' ')" = "P6 512 342 255 " ]; ok $? whole_picture_has_its_sides
+row=50
+while [ $row -lt 82 ]; do
+    tail -c +$((16 + 3 * (512 * row + 100))) t1.ppm | head -c 192
+    row=$((row + 1))
+done > cut_out
+tail -c $((64 * 32 * 3)) part.ppm | cmp -s - cut_out; ok $? region_has_its_pixels
 expect prefix 0 "$VPIC" d $m --slices 3 -o prefix.png photo.rdvq
+"$VPIC" compare --json photo.png prefix.png > out 2> err
+[ "$(value equal)" = false ] && near "$(value psnr_db)" 15 99; ok $? prefix_is_like_it
+expect prefix_of_all 0 "$VPIC" d $m --slices 255 -f -o prefix.png photo.rdvq
+"$VPIC" compare --json photo.png prefix.png > out 2> err
+[ "$(value equal)" = true ]; ok $? all_slices_are_the_picture
 expect fewer_slices 0 "$VPIC" c $m --slices 3 -o slices.rdvq photo.webp
 [ "$(wc -c < slices.rdvq)" -lt "$(wc -c < photo.rdvq)" ]; ok $? fewer_slices_are_smaller
 expect sampled 0 "$VPIC" c $m --slices 3 --sampled --seed 7 -o sampled.rdvq photo.webp
@@ -188,9 +202,15 @@ grep -q '512 x 342 pixels' out; ok $? info_tells_the_sides
 expect bpp 0 "$VPIC" c $m --bpp 0.02 -o bpp.rdvq photo.webp
 near "$(wc -c < bpp.rdvq)" 200 480; ok $? bits_per_pixel_are_met # 438 bytes
 expect size 0 "$VPIC" c $m --size 1K -o size.rdvq photo.webp
+near "$(wc -c < size.rdvq)" 1 1044; ok $? size_is_not_exceeded
 expect unreachable_size 0 "$VPIC" c $m --size 9M -o big.rdvq photo.webp
 grep -q 'less than asked for' err; ok $? unreachable_size_is_told
-expect drop_metadata 0 "$VPIC" c $m --drop-metadata -o dropped.rdvq photo.webp
+if [ -s way6.png ]; then
+    expect keep_metadata 0 "$VPIC" c $m -o kept.rdvq way6.png
+    expect drop_metadata 0 "$VPIC" c $m --drop-metadata -o dropped.rdvq way6.png
+    "$VPIC" info kept.rdvq > out 2> err; grep -q '(ICC 0, EXIF [1-9]' out; ok $? metadata_are_kept
+    "$VPIC" info dropped.rdvq > out 2> err; grep -q '(ICC 0, EXIF 0,' out; ok $? metadata_are_dropped
+fi
 expect special_output 0 "$VPIC" d $m -o /dev/null photo.rdvq
 if [ -s way6.png ]; then
     expect turned 0 "$VPIC" c $m -o way6.rdvq way6.png
@@ -221,11 +241,33 @@ refuse jpeg_output 2 "JPEG would lose" "$VPIC" d $m -o x.jpg photo.rdvq
 refuse odd_output 2 "needed" "$VPIC" d $m -o x.txt photo.rdvq
 refuse input_is_output 1 "is the input" "$VPIC" c $m -f -o photo.webp photo.webp
 refuse no_file 2 "argument is missing" "$VPIC" c $m
+ln photo.webp linked.webp
+refuse input_is_output_by_another_name 1 "is the input" "$VPIC" c $m -f -o linked.webp photo.webp
+refuse input_is_output_through_a_folder 1 "is the input" "$VPIC" c $m -f -o ./photo.webp photo.webp
+mkdir sub
+cp photo.webp sub/photo.webp
+cp photo.webp photo.webp.webp
+refuse two_become_one 2 "both become" "$VPIC" c $m -f photo.webp ./photo.png
+refuse two_become_one_by_a_folder 2 "both become" "$VPIC" c $m -f photo.webp sub/../photo.webp
+expect same_names_in_two_folders 0 "$VPIC" c $m -f photo.webp sub/photo.webp
+cmp -s photo.rdvq sub/photo.rdvq; ok $? both_are_there
+refuse stdin_twice 2 "read once" "$VPIC" c $m - -
 mkfifo slow silent
-interrupt interrupted_opening TERM i.rdvq "$VPIC" c $m -o i.rdvq silent
+refuse pipe_as_picture 1 "no regular file" "$VPIC" c $m -o i.rdvq silent
+refuse folder_as_picture 1 "is a directory" "$VPIC" c $m -o i.rdvq sub
 sleep 20 > slow &
 writer=$!
-interrupt interrupted_reading TERM i.rdvq "$VPIC" c $m -o i.rdvq slow
+# shellcheck disable=SC2016
+interrupt interrupted_reading TERM i.rdvq sh -c 'exec "$@" < slow' sh "$VPIC" c $m -o i.rdvq -
 kill $writer 2> /dev/null
+i=0
+while [ $i -lt 12 ]; do i=$((i + 1)) && set -- "$@" photo.rdvq photo.rdvq photo.rdvq photo.rdvq; done
+while [ $# -lt 3000 ]; do set -- "$@" "$@"; done
+"$VPIC" info "$@" > out 2> err &
+pid=$!
+wait_for_handler $pid
+kill -TERM $pid
+wait $pid
+[ $? = 130 ] && [ "$(wc -l < err)" = 1 ]; ok $? interrupted_info
 }
 finish

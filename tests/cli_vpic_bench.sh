@@ -118,7 +118,10 @@ refuse no_folder 2 "missing" "$VPIC" bench
 refuse bad_peer 2 "there are" "$VPIC" bench --others-only --peers gif photos
 refuse no_coder 2 "no coder" "$VPIC" bench --others-only --peers none photos
 refuse no_such_file 1 "No such file" "$VPIC" bench --others-only --peers jpeg none.png
+mkfifo pipe.png
+refuse pipe_as_picture 1 "neither a file" "$VPIC" bench --others-only --peers jpeg pipe.png
 mkdir empty
+mkfifo empty/pipe.png
 refuse empty_folder 3 "no pictures" "$VPIC" bench --others-only --peers jpeg empty
 echo text > text.png
 PATH=$copies
@@ -157,6 +160,25 @@ assert gates["C"]["verdict"] == "open" and len(gates["B"]["lines"]) == 8' 2> err
     fi
     expect apart 0 "$VPIC" bench --apart --model model.safetensors --sheet own.png --peers none photos/a.pgm
     is_png own.png && grep -q 'gate C, an aim: open' out; ok $? models_apart
+    if command -v python3 > /dev/null; then
+        "$VPIC" bench --json --model model.safetensors --peers jpeg photos/a.pgm > out 2> err
+        # Copies are larger than all that ours reaches, and equal to the picture.
+        python3 -c 'import json
+line = json.load(open("out"))["gates"][0]["lines"][0]
+assert line["ours_bpp"] < line["bpp"] < line["theirs_bpp"] and line["ours"] > 0, line
+assert line["state"] == "no", line' 2> err
+        ok $? our_largest_file_stands_for_larger_ones
+    else
+        skip our_largest_file "no python3"
+    fi
+    many() { # count, then the command: with so many models
+        n=$1
+        shift
+        while [ "$n" -gt 0 ]; do set -- "$@" --model model.safetensors && n=$((n - 1)); done
+        "$@"
+    }
+    refuse many_apart 2 "19 models are too many" many 19 "$VPIC" bench --apart photos
+    refuse many_together 2 "23 models are too many" many 23 "$VPIC" bench photos
     refuse bad_model 3 "text.png" "$VPIC" bench --model text.png --peers jpeg photos/b.webp
     refuse missing_model 1 "No such file" "$VPIC" bench --model none --peers jpeg photos/b.webp
 else

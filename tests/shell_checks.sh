@@ -52,12 +52,24 @@ assert not missing, missing' "$file" "$@" 2>> err
     fi
     for key; do grep -q "\"$key\":" "$file" || return 1; done
 }
+# The process has a handler for SIGTERM: it is past its beginning (Linux tells, else a second does).
+wait_for_handler() { # process
+    tries=0
+    [ -r "/proc/$1/status" ] || sleep 1
+    while [ -r "/proc/$1/status" ] && [ $tries -lt 100 ]; do
+        caught=$(sed -n 's/^SigCgt:.*\([0-9a-f]\)[0-9a-f]\{3\}$/\1/p' "/proc/$1/status")
+        case $caught in [4567cdef]) return ;; esac # SIGTERM is bit 14
+        sleep 0.1
+        tries=$((tries + 1))
+    done
+}
 interrupt() { # name, signal, file, command: 130, and no trace of the file
     name=$1 signal=$2 file=$3
     shift 3
     "$@" > out 2> err &
     pid=$!
-    sleep 1
+    wait_for_handler "$pid"
+    sleep 0.3 # into its work
     kill "-$signal" "$pid" 2> /dev/null
     wait "$pid"
     got=$?

@@ -348,6 +348,8 @@ static void mistakes_are_named(void)
     CHECK(train(ctx, "bad", NULL, 0, STAGE_1 "mse = 0\nssim = 0\ntexture = 0\n") == FV_ERR_ARG);
     CHECK(train(ctx, "bad", NULL, 0, STAGE_1 "colour = 1\n") == FV_ERR_UNKNOWN);
     CHECK(train(ctx, "bad", "s1", 0, STAGE_2 "groups = 2\n") == FV_ERR_MODEL);
+    CHECK(train(ctx, "bad", "s1", 0, STAGE_2 "gan = 0.5\n") == FV_ERR_UNKNOWN);
+    CHECK(train(ctx, "bad", "s2", 0, STAGE_3 "gan = 0.5\ngan_match = -1\n") == FV_ERR_ARG);
     CHECK(train(ctx, "bad", "data.tar", 0, STAGE_2) == FV_ERR_FORMAT);
 }
 

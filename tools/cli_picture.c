@@ -62,8 +62,11 @@ int cli_read_bytes(const char *path, uint64_t most, uint8_t **out, size_t *size)
     *out = NULL;
     *size = 0;
     if (strcmp(path, "-") == 0) return read_all(STDIN_FILENO, "standard input", most, out, size);
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) /* pipes and devices may never end */
+        return cli_fail(CLI_FAILED, "%s: is %s", path, S_ISDIR(st.st_mode) ? "a directory"
+                        : "no regular file; - reads standard input");
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 && cli_interrupted()) return cli_fail(CLI_INTERRUPTED, "interrupted");
     if (fd < 0) return cli_fail(CLI_FAILED, "%s: %s", path, strerror(errno));
     const int code = read_all(fd, path, most, out, size);
     close(fd);

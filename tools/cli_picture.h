@@ -4,7 +4,7 @@
 
 #include "cli.h"
 
-/* A whole file, "-" is standard input; at most `most` bytes. Malloced. An exit code, message
+/* A whole regular file, "-" is standard input; at most `most` bytes. Malloced. An exit code, message
  * written. */
 int cli_read_bytes(const char *path, uint64_t most, uint8_t **out, size_t *size);
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MOST_BYTES ((uint64_t)1 << 32)
@@ -55,6 +56,14 @@ static bool is_stdout(const char *path)
     return strcmp(path, "-") == 0;
 }
 
+/* By another name, too. */
+static bool is_same_file(const char *in, const char *out)
+{
+    struct stat a, b;
+    return (is_stdout(in) ? fstat(STDIN_FILENO, &a) : stat(in, &a)) == 0 && stat(out, &b) == 0 &&
+           S_ISREG(a.st_mode) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
 /* Asked before the work. */
 static int check_output(const code_args *a, const char *in, const char *out)
 {
@@ -64,7 +73,7 @@ static int check_output(const code_args *a, const char *in, const char *out)
                             "a pipe, or -f");
         return CLI_OK;
     }
-    if (strcmp(in, out) == 0)
+    if (is_same_file(in, out))
         return cli_fail(CLI_FAILED, "%s: is the input as well; choose another name", out);
     return cli_check_place(out, a->common.force);
 }
@@ -294,24 +303,82 @@ static int run_files(code_args *a, const char **files, int count, const char *su
     int code = CLI_OK;
     if (a->common.json) fputs("{\n  \"files\": [", stdout);
     a->is_first = true;
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count && !cli_interrupted(); i++) {
         char *out = name_output(a, files[i], suffix);
-        int c = cli_interrupted() ? CLI_INTERRUPTED : check_output(a, files[i], out);
+        int c = check_output(a, files[i], out);
         if (c == CLI_OK) c = one(a, files[i], out);
         if (code == CLI_OK || c == CLI_INTERRUPTED) code = c;
         free(out);
     }
+    if (cli_interrupted() && code != CLI_INTERRUPTED)
+        code = cli_fail(CLI_INTERRUPTED, "interrupted");
     if (a->common.json) puts("]\n}");
+    return code;
+}
+
+/* A place for a result: its folder, whatever it is called, and its name there. */
+typedef struct place {
+    dev_t device;
+    ino_t folder;
+    char *out;      /* malloced */
+    const char *in; /* whose result it is */
+} place;
+
+static const char *last_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const place *x = a, *y = b;
+    if (x->device != y->device) return x->device < y->device ? -1 : 1;
+    if (x->folder != y->folder) return x->folder < y->folder ? -1 : 1;
+    return strcmp(last_name(x->out), last_name(y->out));
+}
+
+/* A folder that is not there has the numbers 0. */
+static place find_place(const code_args *a, const char *in, const char *suffix)
+{
+    place p = {0, 0, name_output(a, in, suffix), in};
+    struct stat st;
+    char *folder = cli_folder_of(p.out);
+    if (stat(folder, &st) == 0) {
+        p.device = st.st_dev;
+        p.folder = st.st_ino;
+    }
+    free(folder);
+    return p;
+}
+
+/* Each file has a result of its own, which no other overwrites, and standard input comes once. */
+static int check_places(const code_args *a, const char **files, int count, const char *suffix)
+{
+    place *p = calloc((size_t)count, sizeof *p);
+    int code = p ? CLI_OK : cli_fail(CLI_FAILED, "out of memory");
+    for (int i = 0; p && i < count; i++) p[i] = find_place(a, files[i], suffix);
+    if (p) qsort(p, (size_t)count, sizeof *p, by_place);
+    for (int i = 1; i < count && code == CLI_OK; i++) {
+        if (by_place(&p[i - 1], &p[i]) != 0) continue;
+        code = is_stdout(p[i].in) ? cli_fail(CLI_USAGE, "standard input (-) can be read once")
+                                  : cli_fail(CLI_USAGE, "%s and %s would both become %s",
+                                             p[i - 1].in, p[i].in, p[i].out);
+    }
+    for (int i = 0; p && i < count; i++) free(p[i].out);
+    free(p);
     return code;
 }
 
 static int run_both(code_args *a, const char **files, int count, bool is_decoding)
 {
+    const char *suffix = is_decoding ? ".png" : VPIC_SUFFIX;
     int code = is_decoding ? check_decoding(a) : check_encoding(a);
     if (code == CLI_OK && a->out && count > 1)
         code = cli_fail(CLI_USAGE, "-o takes the result of one file, not of several");
     if (code == CLI_OK && a->memory)
         code = cli_parse_size("--memory", a->memory, 1, &a->memory_bytes);
+    if (code == CLI_OK) code = check_places(a, files, count, suffix);
     for (int i = 0; i < count && code == CLI_OK; i++) {
         if (is_stdout(files[i]) && isatty(STDIN_FILENO))
             code = cli_fail(CLI_USAGE, "standard input is a terminal: give a file");
@@ -322,8 +389,7 @@ static int run_both(code_args *a, const char **files, int count, bool is_decodin
     if (code == CLI_OK) code = cli_start(&a->ctx, &a->common);
     if (code == CLI_OK) code = vpic_shelf_open(&a->shelf, a->ctx, &a->models, !is_decoding);
     if (code == CLI_OK)
-        code = run_files(a, files, count, is_decoding ? ".png" : VPIC_SUFFIX,
-                         is_decoding ? decode : encode);
+        code = run_files(a, files, count, suffix, is_decoding ? decode : encode);
     vpic_shelf_close(&a->shelf);
     return cli_finish(&a->ctx, code);
 }

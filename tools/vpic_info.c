@@ -196,9 +196,11 @@ static int show_files(void *args, const char **files, int count)
     if (count == 0) code = show_own(a, ctx);
     for (int i = 0; i < count && !cli_interrupted(); i++) {
         const int c = show_one(a, ctx, files[i]);
-        if (code == CLI_OK) code = c;
+        if (code == CLI_OK || c == CLI_INTERRUPTED) code = c;
     }
     if (a->common.json) puts("]\n}");
+    if (cli_interrupted() && code != CLI_INTERRUPTED)
+        code = cli_fail(CLI_INTERRUPTED, "interrupted");
     return cli_finish(&ctx, code);
 }
 
