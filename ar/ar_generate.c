@@ -104,7 +104,10 @@ static fv_status take_options(run *r, const fv_ar_generate_options *opts)
         return fv_fail(r->ctx, FV_ERR_ARG, "count is %d: use 1 to %d pictures", r->o.count,
                        MAX_COUNT);
     FV_TRY(check_numbers(r));
-    if (r->o.mode == FV_AR_AUTO) r->o.mode = r->a->has_draft ? FV_AR_SD : FV_AR_PLAIN;
+    if (r->o.mode == FV_AR_AUTO && r->o.expert)
+        return fv_fail(r->ctx, FV_ERR_ARG, "generate: mode AUTO chooses how to decode by itself: "
+                       "name a mode, or leave expert out");
+    if (r->o.mode == FV_AR_AUTO) FV_TRY(fv_ar_auto(r->ctx, r->a, &r->o.mode, &r->e));
     if ((r->o.mode == FV_AR_SD || r->o.mode == FV_AR_VVS) && !r->a->has_draft)
         return fv_fail(r->ctx, FV_ERR_MODEL,
                        "generate: mode %s needs a draft head, and this model has none",
@@ -141,37 +144,49 @@ static void fill_vvs(const fv_ar_expert *e, ar_vvs_options *v)
     v->keep_stale_draft = e->keep_stale_draft;
 }
 
-/* The k codes near each: kept with the model where its context calls, else made for this run. */
-static fv_status find_neighbours(run *r, const float *codebook, int codes, int width, int k)
-{
-    ar_neighbours **at = r->ctx == r->a->ctx ? &r->a->kept->near : &r->near;
-    if (*at && (*at)->k != k) ar_neighbours_free(r->ctx, at);
-    if (!*at) FV_TRY(ar_neighbours_create(r->ctx, at, codebook, codes, width, k, false));
-    r->decode.accept.near = *at;
-    return FV_OK;
-}
-
-/* The codebook, and the codes near each code, where a rule or the schedule asks for them. */
-static fv_status open_codebook(run *r)
+static fv_status load_codebook(run *r)
 {
     const fv_ar *a = r->a;
     const int64_t dim[2] = { a->cfg.gpt.vocab, a->code_width };
     const float *values;
-    const bool is_lantern = r->e.rule == FV_AR_RULE_LANTERN || r->e.rule == FV_AR_RULE_LANTERNPP;
-    const bool wants = is_lantern || r->decode.vvs.schedule == AR_SKIP_DYNAMIC;
-    if (!wants) return FV_OK;
-    if (!a->vq)
-        return fv_fail(r->ctx, FV_ERR_MODEL, "generate: this rule needs the tokenizer's codebook, "
-                       "and this model has no tokenizer");
+    if (r->codebook) return FV_OK;
     FV_TRY(fv_params_create(r->ctx, &r->codebook));
     const fv_pid id = fv_params_add(r->codebook, "quantize.embedding.weight", 2, dim, 0);
     FV_TRY(fv_params_load(r->codebook, a->tokenizer, a->vq_prefix));
     FV_TRY(fvi_param_f32(r->ctx, r->codebook, id, &values));
     r->decode.vvs.codebook = values;
     r->decode.vvs.code_width = a->code_width;
-    if (!is_lantern) return FV_OK;
-    const int others = (int)dim[0] - 1, k = r->e.neighbours < others ? r->e.neighbours : others;
-    return find_neighbours(r, values, (int)dim[0], (int)dim[1], k);
+    return FV_OK;
+}
+
+/* The codes near each: kept with the model where its context calls, else made for this run. Made
+ * from the codebook, which is not read again for those that are there. */
+static fv_status find_neighbours(run *r)
+{
+    ar_neighbours **at = r->ctx == r->a->ctx ? &r->a->kept->near : &r->near;
+    const int codes = r->a->cfg.gpt.vocab, others = codes - 1;
+    const int k = r->e.neighbours < others ? r->e.neighbours : others;
+    if (*at && (*at)->k != k) ar_neighbours_free(r->ctx, at);
+    if (!*at) {
+        FV_TRY(load_codebook(r));
+        FV_TRY(ar_neighbours_create(r->ctx, at, r->decode.vvs.codebook, codes, r->a->code_width, k,
+                                    false));
+    }
+    r->decode.accept.near = *at;
+    return FV_OK;
+}
+
+/* What a rule or the schedule asks of the codebook. */
+static fv_status open_codebook(run *r)
+{
+    const bool is_lantern = r->e.rule == FV_AR_RULE_LANTERN || r->e.rule == FV_AR_RULE_LANTERNPP;
+    const bool is_dynamic = r->decode.vvs.schedule == AR_SKIP_DYNAMIC;
+    if (!is_lantern && !is_dynamic) return FV_OK;
+    if (!r->a->vq)
+        return fv_fail(r->ctx, FV_ERR_MODEL, "generate: this rule needs the tokenizer's codebook, "
+                       "and this model has no tokenizer");
+    if (is_dynamic) FV_TRY(load_codebook(r));
+    return is_lantern ? find_neighbours(r) : FV_OK;
 }
 
 static fv_status plan(run *r)
@@ -212,6 +227,9 @@ static int rows_of(const run *r)
     return AR_MAX_ROWS;
 }
 
+/* Position of the last of so many guided tokens, as ar_net_options has it. */
+static int last_guided(int tokens) { return tokens == 0 ? -1 : tokens == 1 ? -2 : tokens - 2; }
+
 static fv_status create_net(run *r)
 {
     const fv_ar_generate_options *o = &r->o;
@@ -220,9 +238,7 @@ static fv_status create_net(run *r)
     if (r->batch > o->count) r->batch = o->count;
     r->net_options = (ar_net_options){ .images = r->batch, .rows = rows_of(r), .kv = o->kv,
                                        .cfg = cfg,
-                                       .cfg_interval = o->cfg_tokens == 0   ? -1
-                                                       : o->cfg_tokens == 1 ? -2
-                                                                            : o->cfg_tokens - 2,
+                                       .cfg_interval = cfg > 1 ? last_guided(o->cfg_tokens) : -1,
                                        .keep_lines = o->keep_lines };
     FV_TRY(ar_net_create(r->ctx, &r->net, r->a->weights, &r->net_options));
     r->noise = fv_calloc(r->ctx, (size_t)r->batch, sizeof *r->noise);

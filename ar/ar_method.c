@@ -17,6 +17,7 @@
 #define MAX_POINTS 64
 #define MAX_POINTS_TEXT 65536
 #define SPEEDUP_SLACK 0.97f /* what a speed contract allows */
+#define ADAPTIVE "sd:adaptive=1"
 
 /* ---- Keys ------------------------------------------------------------------------------------ */
 
@@ -343,6 +344,30 @@ int fv_ar_choose_point(const fv_ar *a, double speedup, const fv_dtype *only, int
     }
     if (reached) *reached = best >= 0;
     return best < 0 ? fastest : best;
+}
+
+/* Plain decoding with weights of another type than point 0 makes other pictures than that, but those
+ * of plain decoding with these weights. */
+static int fastest_exact(const fv_ar *a)
+{
+    int best = -1;
+    for (int i = 0; i < fv_ar_point_count(a); i++) {
+        const fv_ar_point *p = &a->points->point[i];
+        const bool is_exact = p->is_lossless || strcmp(p->method, "ar") == 0;
+        if (p->weights != a->weights->type || !is_exact) continue;
+        if (best < 0 || p->speedup > a->points->point[best].speedup) best = i;
+    }
+    return best;
+}
+
+fv_status fv_ar_auto(fv_ctx *ctx, const fv_ar *a, fv_ar_mode *mode, fv_ar_expert *expert)
+{
+    if (!a) return fv_fail(ctx, FV_ERR_ARG, "mode: the model is missing");
+    const int i = fastest_exact(a);
+    const char *method = i >= 0 ? a->points->point[i].method : a->has_draft ? ADAPTIVE : "ar";
+    FV_TRY(fv_ar_method_parse(ctx, method, mode, expert));
+    if ((*mode != FV_AR_SD && *mode != FV_AR_VVS) || a->has_draft) return FV_OK;
+    return fv_ar_method_parse(ctx, "ar", mode, expert); /* the head was left out on opening */
 }
 
 static fv_status points_text(fv_ctx *ctx, const fv_ar_point *p, int count, fv_text *t)

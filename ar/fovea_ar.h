@@ -61,7 +61,7 @@ FV_API FV_NODISCARD fv_status fv_ar_class_find(fv_ctx *ctx, const fv_ar *a, cons
 /* ---- Generating ------------------------------------------------------------------------------ */
 
 typedef enum fv_ar_mode {
-    FV_AR_AUTO = 0, /* SD with a draft head, else PLAIN: the same pictures                     */
+    FV_AR_AUTO = 0, /* the pictures of PLAIN, the fastest way to them: see fv_ar_auto          */
     FV_AR_PLAIN,    /* token by token                                                          */
     FV_AR_SD,       /* speculative: a draft head guesses, the target checks; lossless          */
     FV_AR_VVS,      /* some checks are skipped (VVS, arXiv 2511.13587): faster, lossy          */
@@ -115,7 +115,8 @@ typedef struct fv_ar_expert {
     int window;              /* Jacobi: tokens                                                 */
     int above;               /* Jacobi: first guesses are copies of the token above            */
     int is_adaptive;         /* measure passes first, and let the tree follow costs and rates; calls
-                                with the model's own context measure what is new to it */
+                                with the model's own context measure what is new to it. Times alone
+                                are kept: rates are counted anew in each call */
     float echo;              /* 0..1: guesses also follow what the target said of the same place
                                 in passes that saw other tokens; 0 as in papers (see ar_echo.c) */
 } fv_ar_expert;
@@ -144,13 +145,14 @@ typedef struct fv_ar_generate_options {
     const int *caption_tokens;    /* and n for each, without padding                             */
     uint64_t seed;
     float cfg;                   /* guidance scale to 1000; 0 = the model's, 1 = off             */
-    int cfg_tokens;              /* guidance for so many first tokens; 0 = all                   */
+    int cfg_tokens;              /* guidance for so many first tokens; 0 = all; not looked at
+                                    where guidance is off                                        */
     float temperature;           /* 0 = the model's                                              */
     int greedy;                  /* always the likeliest token                                   */
     int top_k;                   /* 0 = the model's, -1 = all                                    */
     float top_p;                 /* 0 = the model's, 1 = all                                     */
     fv_ar_mode mode;
-    const fv_ar_expert *expert;  /* NULL = defaults                                              */
+    const fv_ar_expert *expert;  /* NULL = defaults; AUTO chooses its own and refuses one        */
     fv_dtype kv;                 /* keys and values: FV_F32, FV_BF16, FV_I8                      */
     int keep_lines;              /* lines of the grid that a token sees, besides the first, 2 and
                                     more; 0 = all. Lossy                                         */
@@ -214,6 +216,12 @@ FV_API void fv_ar_get_point(const fv_ar *a, int i, fv_ar_point *out);
  * *reached (may be NULL) 0: none is as fast, this is the fastest. -1: the model has no such
  * points. */
 FV_API int fv_ar_choose_point(const fv_ar *a, double speedup, const fv_dtype *only, int *reached);
+/* What FV_AR_AUTO stands for: of the points with weights of the type that is open, the fastest of
+ * plain decoding and the lossless ones, which is plain decoding where guessing does not pay. A model
+ * that was not measured with such weights: adaptive speculation if it has a draft head ("sd:
+ * adaptive=1": it measures passes first, and stops guessing where that loses), else plain. */
+FV_API FV_NODISCARD fv_status fv_ar_auto(fv_ctx *ctx, const fv_ar *a, fv_ar_mode *mode,
+                                         fv_ar_expert *expert);
 /* A copy of a model's file with these points (at most 64) in place of its own. */
 FV_API FV_NODISCARD fv_status fv_ar_store_points(fv_ctx *ctx, const fv_model *file,
                                                  const fv_ar_point *points, int count,

@@ -101,7 +101,7 @@ static void pictures_depend_on_seed_and_class_alone(void)
             o = options((fv_ar_mode)m, 5);
             o.kv = types[k];
             o.batch = 1 + (m + k) % 3;
-            o.expert = &e;
+            o.expert = m == FV_AR_AUTO ? NULL : &e;
             OK(r.ctx, fv_ar_generate_tokens(r.ctx, r.ar, &o, got[0], &s));
             CHECK_MSG(!memcmp(got, want, sizeof got), "mode %d type %d", m, (int)types[k]);
             CHECK(s.tokens == 5 * TOKENS && s.is_lossless && s.prefills == 5);
@@ -214,8 +214,9 @@ static void bad_options_are_refused(void)
     opened r = open_model(path_classes, 1, FV_F32);
     fv_image img[2];
     const int high[] = { 5, 0 };
-    fv_ar_generate_options o[11];
-    for (int i = 0; i < 11; i++) o[i] = options(FV_AR_AUTO, 1);
+    const fv_ar_expert expert = FV_AR_EXPERT_INIT;
+    fv_ar_generate_options o[12];
+    for (int i = 0; i < 12; i++) o[i] = options(FV_AR_AUTO, 1);
     o[0].count = 0;
     o[1].count = 1000001;
     o[2].classes = high;
@@ -227,7 +228,8 @@ static void bad_options_are_refused(void)
     o[8].kv = FV_F64;
     o[9].keep_lines = 1;
     o[10].struct_size = 0;
-    for (int i = 0; i < 11; i++)
+    o[11].expert = &expert; /* AUTO chooses it */
+    for (int i = 0; i < 12; i++)
         CHECK_MSG(fv_ar_generate(r.ctx, r.ar, &o[i], img, NULL) == FV_ERR_ARG, "case %d", i);
     fv_ar_options bad = FV_AR_OPTIONS_INIT;
     fv_ar *none = r.ar;
@@ -372,6 +374,9 @@ static void passes_are_measured_once(void)
     for (int i = 0; i < 2; i++) CHECK((measured(r.ctx, r.ar, &o, &count) > 0) == (i == 0));
     o.cfg = 1;
     for (int i = 0; i < 2; i++) CHECK((measured(r.ctx, r.ar, &o, &count) > 0) == (i == 0));
+    o.cfg_tokens = 7; /* of nothing */
+    CHECK(measured(r.ctx, r.ar, &o, &count) == 0);
+    o.cfg_tokens = 0;
     o.cfg = 3;
     CHECK(measured(r.ctx, r.ar, &o, &count) > 0);
     o.cfg = 2;
@@ -383,6 +388,55 @@ static void passes_are_measured_once(void)
     e.draft = FV_AR_DRAFT_CHAIN;
     for (int i = 0; i < 2; i++) CHECK((measured(r.ctx, r.ar, &o, &count) > 0) == (i == 0));
     fv_ctx_destroy(&other);
+    close_model(&r);
+}
+
+/* Times are kept, what was learned of guesses is not: a call does not depend on those before it. */
+static void calls_learn_nothing_of_each_other(void)
+{
+    opened r = open_model(path_classes, 1, FV_F32);
+    fv_ar_expert e = FV_AR_EXPERT_INIT;
+    fv_ar_generate_options o = options(FV_AR_SD, 3), other = options(FV_AR_SD, 5);
+    int32_t tokens[5 * TOKENS];
+    fv_ar_stats st[2];
+    e.is_adaptive = 1;
+    o.expert = other.expert = &e;
+    other.seed = 77;
+    OK(r.ctx, fv_ar_generate_tokens(r.ctx, r.ar, &other, tokens, NULL)); /* measures */
+    OK(r.ctx, fv_ar_generate_tokens(r.ctx, r.ar, &o, tokens, &st[0]));
+    for (int i = 0; i < 3; i++)
+        OK(r.ctx, fv_ar_generate_tokens(r.ctx, r.ar, &other, tokens, NULL));
+    OK(r.ctx, fv_ar_generate_tokens(r.ctx, r.ar, &o, tokens, &st[1]));
+    CHECK(st[0].expected_speedup > 0 && st[0].expected_speedup == st[1].expected_speedup);
+    CHECK(st[0].target_rows == st[1].target_rows && st[0].draft_rows == st[1].draft_rows);
+    close_model(&r);
+}
+
+/* Of one call; 0: it failed. */
+static uint64_t allocations_of(opened *r, const fv_ar_generate_options *o)
+{
+    int32_t tokens[TOKENS];
+    fv_memory_stats before, after;
+    fv_ctx_memory(r->ctx, &before);
+    if (fv_ar_generate_tokens(r->ctx, r->ar, o, tokens, NULL) != FV_OK) return 0;
+    fv_ctx_memory(r->ctx, &after);
+    return after.allocations - before.allocations;
+}
+
+/* The second call with LANTERN has what the first made, and leaves the codebook alone. */
+static void neighbours_are_made_once(void)
+{
+    opened r = open_model(path_classes, 1, FV_F32);
+    fv_ar_expert e = FV_AR_EXPERT_INIT;
+    fv_ar_generate_options o = options(FV_AR_SD, 1);
+    o.expert = &e;
+    const uint64_t exact = allocations_of(&r, &o);
+    e.rule = FV_AR_RULE_LANTERN;
+    CHECK(exact > 0 && allocations_of(&r, &o) > exact);
+    CHECK(allocations_of(&r, &o) == exact);
+    e.neighbours = 7;
+    CHECK(allocations_of(&r, &o) > exact);
+    CHECK(allocations_of(&r, &o) == exact);
     close_model(&r);
 }
 
@@ -467,6 +521,8 @@ int main(void)
     RUN(a_draft_head_can_be_left_out);
     RUN(tokens_allocate_nothing_and_can_be_stopped);
     RUN(passes_are_measured_once);
+    RUN(calls_learn_nothing_of_each_other);
+    RUN(neighbours_are_made_once);
     RUN(stopped_measuring_is_done_again);
     RUN(running_out_of_memory_leaks_nothing);
     return test_end();

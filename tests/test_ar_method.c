@@ -152,6 +152,43 @@ static fv_status write_points(const fv_model *file, const char *text)
     return s;
 }
 
+/* AUTO with weights of a type: the fastest lossless point, plain where that is faster. */
+static void check_auto(const char *text, fv_dtype type, int no_draft, fv_ar_mode want,
+                       int is_adaptive)
+{
+    fv_model *file = NULL, *stored = NULL;
+    fv_ar_options o = FV_AR_OPTIONS_INIT;
+    fv_ar_mode mode = FV_AR_AUTO;
+    fv_ar_expert e;
+    fv_ar *a = NULL;
+    o.precision = type;
+    o.no_draft = no_draft;
+    OK(ctx, fv_model_open(ctx, &file, model_path, NULL));
+    OK(ctx, write_points(file, text));
+    OK(ctx, fv_model_open(ctx, &stored, stored_path, NULL));
+    OK(ctx, fv_ar_open(ctx, &a, stored, &o));
+    OK(ctx, fv_ar_auto(ctx, a, &mode, &e));
+    CHECK_MSG(mode == want && e.is_adaptive == is_adaptive, "%s: mode %d", text, (int)mode);
+    fv_ar_close(&a);
+    fv_model_close(&stored);
+    fv_model_close(&file);
+}
+
+static void auto_takes_the_fastest_lossless_point(void)
+{
+    const char *slow = "ar@f32 1 1 1 1 1\nsd@f32 0.8 2 1 1 1\nar@int8 1.9 1 1 1 0\n";
+    const char *fast = "ar@f32 1 1 1 1 1\nsd:depth=2@f32 1.2 2 1 1 1\nvvs@f32 3 2 1 1 0\n"
+                       "jacobi@f32 1.1 2 1 1 1";
+    check_auto(slow, FV_F32, 0, FV_AR_PLAIN, 0);
+    check_auto(slow, FV_I8, 0, FV_AR_PLAIN, 0);
+    check_auto(slow, FV_BF16, 0, FV_AR_SD, 1); /* not measured */
+    check_auto(slow, FV_BF16, 1, FV_AR_PLAIN, 0);
+    check_auto(fast, FV_F32, 0, FV_AR_SD, 0);
+    check_auto(fast, FV_F32, 1, FV_AR_PLAIN, 0);
+    check_auto(fast, FV_I8, 0, FV_AR_SD, 1);
+    check_auto("", FV_F32, 0, FV_AR_SD, 1);
+}
+
 static fv_status open_with_points(const char *text)
 {
     fv_model *file = NULL, *stored = NULL;
@@ -226,6 +263,7 @@ int main(void)
     RUN(text_reads_back);
     RUN(what_is_wrong_is_named);
     RUN(points_are_stored_and_chosen);
+    RUN(auto_takes_the_fastest_lossless_point);
     RUN(hostile_points_are_refused);
     RUN(failed_allocations_are_reported);
     fv_ctx_destroy(&ctx);

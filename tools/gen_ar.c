@@ -4,10 +4,8 @@
  * times as fast (fv_ar_choose_point); a model that was not measured has lossless speculative
  * decoding only, and what that brings here is asked of the cost model, which sees the machine.
  *
- * Without both, pictures are those of decoding token by token. A measured model takes the fastest
- * measured way to them; else speculation is adaptive: it measures passes first, which costs what a
- * small picture takes, because guessing ahead loses where weights lie in the cache or pictures share
- * passes (fovea bench ar shows by how much). */
+ * Without both, pictures are those of decoding token by token, made the way that fv_ar_auto names:
+ * the fastest measured one, else speculation that measures passes first. */
 #include "ar_counters.h"
 #include "gen_run.h"
 
@@ -15,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOSSLESS "sd:adaptive=1"
 #define SLACK 0.97 /* of --speedup, as measured points have it */
 #define TRIAL 8    /* pictures that show what speculation brings; as many as share a pass */
 
@@ -250,20 +247,11 @@ static int choose_point(gen_run *r)
     return code;
 }
 
-/* The fastest measured way to the pictures of plain decoding with these weights; if nothing was
- * measured with them, the cost model finds one while it runs. */
 static int choose_lossless(gen_run *r)
 {
-    const fv_dtype *only = &r->model.precision;
-    fv_ar_point plain;
-    fv_ar_get_point(r->model.ar, 0, &plain);
-    if (plain.method && plain.weights == *only) {
-        const int i = fv_ar_choose_point(r->model.ar, 1.0, only, NULL);
-        fv_ar_point p;
-        fv_ar_get_point(r->model.ar, i, &p);
-        if (p.is_lossless) return set_method(r, p.method, r->model.label);
-    }
-    return set_method(r, r->model.ar_info.has_draft ? LOSSLESS : "ar", NULL);
+    const fv_status s = fv_ar_auto(r->ctx, r->model.ar, &r->ar.o.mode, &r->ar.expert);
+    r->ar.o.expert = &r->ar.expert;
+    return s == FV_OK ? CLI_OK : cli_report(r->ctx, s, r->model.label);
 }
 
 static int choose_way(gen_run *r)
