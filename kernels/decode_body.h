@@ -204,6 +204,27 @@ static void prepare_bf16_v(void *dst, float *scale, const float *x, int K)
 #endif
 }
 
+#if !defined(DECODE_BF16)
+/* A step of k for four rows: the even elements, then the odd ones, so that a weight and a value of
+ * a row are needed at a time. With both at once 16 registers do not do, and it runs at half the rate
+ * (AVX2, 4 rows: 45 against 86 GFLOP/s). */
+FV_INLINE void step_bf16_wide(const int R, const int P, const uint32_t *w, size_t step,
+                              const uint8_t *const *x, size_t k, vf acc[ROWS][8 * VPP])
+{
+    for (int half = 0; half < 2; half++) {
+        vf b[8 * VPP];
+        FV_UNROLL for (int j = 0; j < P * VPP; j++) {
+            const vi pair = vi_load(w + (size_t)(j / VPP) * step + j % VPP * VW);
+            b[j] = half ? v_odd(pair) : v_even(pair);
+        }
+        FV_UNROLL for (int r = 0; r < R; r++) {
+            const vf v = v_set1(((const float *)(const void *)(x[r] + 8 * k))[half]);
+            FV_UNROLL for (int j = 0; j < P * VPP; j++) acc[r][j] = v_fma(v, b[j], acc[r][j]);
+        }
+    }
+}
+#endif
+
 FV_INLINE void cell_bf16(const int R, const int P, const fvi_dec_product *p, int r0, int panel,
                          const uint8_t *next)
 {
@@ -215,6 +236,13 @@ FV_INLINE void cell_bf16(const int R, const int P, const fvi_dec_product *p, int
     FV_UNROLL for (int r = 0; r < R; r++)
         FV_UNROLL for (int j = 0; j < P * VPP; j++) acc[r][j] = v_zero();
     for (size_t k = 0; k < K; k++) {
+#if !defined(DECODE_BF16)
+        if (VW == 8 && R == 4) {
+            fetch(R, P, next, k, 0);
+            step_bf16_wide(R, P, w + k * FVI_DEC_PANEL, step, x, k, acc);
+            continue;
+        }
+#endif
         FV_UNROLL for (int j = 0; j < P * VPP; j++) {
             const vi b = vi_load(w + (size_t)(j / VPP) * step + k * FVI_DEC_PANEL + j % VPP * VW);
             fetch(R, P, next, k, j);

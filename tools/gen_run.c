@@ -179,10 +179,8 @@ int gen_pictures(int argc, char **argv)
         {0, "plan-out", "FILE", "write the plan of --speedup", CLI_STRING, &a.plan_out, 0, 0},
         {0, "plan-in", "FILE", "use this plan", CLI_STRING, &a.plan_in, 0, 0},
         {0, "decoder", "FILE", "autoencoder of a latent model", CLI_STRING, &a.decoder, 0, 0},
-        {0, "mode", "MODE",
-         "how AR models decode: ar, sd, vvs or jacobi (default: the fastest measured way to the "
-         "pictures of ar)",
-         CLI_STRING, &a.mode, 0, 0},
+        {0, "mode", "MODE", "ar, sd, vvs, jacobi (default: the fastest exact way)", CLI_STRING,
+         &a.mode, 0, 0},
         {0, "temperature", "X", "of an AR model's tokens; 0 = the likeliest", CLI_NUMBER,
          &a.temperature, 0, 100},
         {0, "top-k", "N", "only the N likeliest tokens; 0 = all", CLI_INT, &a.top_k, 0, 1000000},
