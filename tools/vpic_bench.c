@@ -259,8 +259,8 @@ int vpic_bench(int argc, char **argv, const char *name)
         "[options] FOLDER|FILE ...",
         "Code pictures with vpic and other image coders that are installed, at many rates, and "
         "compare what comes back: MS-SSIM, GMSD, WD, PSNR at equal bits per pixel, and times.",
-        "Each coder, vpic as well, is a program that is started anew for each picture and "
-        "direction.\n",
+        "Each coder, vpic as well, is a program that is started anew for each\n"
+        "picture and direction.\n",
         options,
         1,
         argc};
