@@ -98,7 +98,7 @@ assert o["tried"] == o["hit"] == [] and o["accepted"][0] == o["verifies"] == o["
 else
     skip json_counts_guesses "no python3"
 fi
-run $gen -f -v -o a.png
+run $gen -f -v --mode sd -o a.png
 grep -q 'tokens a pass' err && grep -q 'draft passes' err && grep -q 'by depth and place: [0-9]*/[0-9]' err
 ok $? verbose_says_the_counters
 expect compare 0 $gen -f --mode sd --compare --side-by-side s.png -o a.png

@@ -162,11 +162,15 @@ assert gates["C"]["verdict"] == "open" and len(gates["B"]["lines"]) == 8' 2> err
     is_png own.png && grep -q 'gate C, an aim: open' out; ok $? models_apart
     if command -v python3 > /dev/null; then
         "$VPIC" bench --json --model model.safetensors --peers jpeg photos/a.pgm > out 2> err
-        # Copies are larger than all that ours reaches, and equal to the picture.
+        # Copies are larger than all that ours reaches, and equal to the picture. How far ours
+        # reaches depends on the training; the rule itself is in test_vpic_judge.
         python3 -c 'import json
-line = json.load(open("out"))["gates"][0]["lines"][0]
-assert line["ours_bpp"] < line["bpp"] < line["theirs_bpp"] and line["ours"] > 0, line
-assert line["state"] == "no", line' 2> err
+lines = json.load(open("out"))["gates"][0]["lines"]
+lines = [x for x in lines if x["peer"] == "jpeg"]
+assert lines
+for x in lines:
+    assert x["ours_bpp"] <= x["bpp"] < x["theirs_bpp"] and x["ours"] > 0, x
+    assert x["state"] == ("no" if x["ours_bpp"] < x["bpp"] else "no such file"), x' 2> err
         ok $? our_largest_file_stands_for_larger_ones
     else
         skip our_largest_file "no python3"
