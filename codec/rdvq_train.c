@@ -530,14 +530,16 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     tr->mse = (float)fv_recipe_number(r, "mse", 1, 0, 1000);
     tr->ssim = (float)fv_recipe_number(r, "ssim", 0.3, 0, 1000);
     tr->texture = (float)fv_recipe_number(r, "texture", 1, 0, 1000);
-    tr->lpips = (float)fv_recipe_number(r, "lpips", 0, 0, 1000);
     tr->beta = (float)fv_recipe_number(r, "beta", 0.25, 0, 100);
     tr->tau_first = fv_recipe_number(r, "tau", 0.1, 1e-4, 10);
     tr->tau_last = fv_recipe_number(r, "tau_last", 0.02, 1e-4, 10);
     tr->tau_share = fv_recipe_number(r, "tau_share", 0.6, 0, 1);
     tr->lambda_last = fv_recipe_number(r, "lambda", 0.1, 0, 1000);
     tr->lambda_share = fv_recipe_number(r, "lambda_share", 0.1, 0, 1);
-    if (tr->stage != ENTROPY) fvi_adversary_read(&tr->adv, r); /* no pictures are made there */
+    if (tr->stage != ENTROPY) { /* which makes no pictures */
+        tr->lpips = (float)fv_recipe_number(r, "lpips", 0, 0, 1000);
+        fvi_adversary_read(&tr->adv, r);
+    }
     tr->has_relaxation = fv_recipe_bool(r, "relaxation", 1);
     tr->kmeans_at = (uint64_t)fv_recipe_int(r, "kmeans_at", 500, 0, 1000000000);
     tr->kmeans_rounds = (int)fv_recipe_int(r, "kmeans_rounds", 10, 1, 1000);
@@ -545,11 +547,13 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     tr->restart_batches = (int)fv_recipe_int(r, "restart_batches", 12, 1, 4096);
     tr->eval_pictures = (int)fv_recipe_int(r, "eval_pictures", 1000000, 0, 1000000);
     tr->sample_count = (int)fv_recipe_int(r, "sample_pictures", 8, 1, 4096);
-    if (tr->mse + tr->ssim + tr->texture > 0) return FV_OK;
-    return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: mse, ssim and texture are all 0");
+    const bool has_warm = tr->stage == TOKENIZER && tr->kmeans_at > 0; /* lpips is not in there */
+    if (tr->mse + tr->ssim + tr->texture > 0 || (tr->lpips > 0 && !has_warm)) return FV_OK;
+    return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: mse, ssim and texture are all 0%s",
+                   tr->lpips > 0 ? ", and lpips begins at kmeans_at only" : "");
 }
 
-/* Weights of LPIPS or DISTS, where the stage makes pictures. */
+/* Weights of LPIPS or DISTS. */
 static fv_status open_lpips(trainer *tr, fv_recipe *r)
 {
     if (!(tr->lpips > 0)) return FV_OK;
@@ -557,7 +561,6 @@ static fv_status open_lpips(trainer *tr, fv_recipe *r)
     if (!*path)
         return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: lpips without lpips_model, the file with its "
                        "weights, which fovea convert makes");
-    if (tr->stage == ENTROPY) return FV_OK;
     FV_TRY(fv_model_open(tr->ctx, &tr->lpips_file, path, NULL));
     return fv_perceptual_open(tr->ctx, &tr->lpips_net, tr->lpips_file);
 }

@@ -206,8 +206,7 @@ static void prepare_bf16_v(void *dst, float *scale, const float *x, int K)
 
 #if !defined(DECODE_BF16)
 /* A step of k for four rows: the even elements, then the odd ones, so that a weight and a value of
- * a row are needed at a time. With both at once 16 registers do not do, and it runs at half the rate
- * (AVX2, 4 rows: 45 against 86 GFLOP/s). */
+ * a row are needed at a time: with both at once the sums of four rows do not stay in 16 registers. */
 FV_INLINE void step_bf16_wide(const int R, const int P, const uint32_t *w, size_t step,
                               const uint8_t *const *x, size_t k, vf acc[ROWS][8 * VPP])
 {

@@ -303,6 +303,14 @@ static void lpips_moves_the_pictures(void)
     CHECK(moved("near", "both", "rdvq.decoder"));
     CHECK(train(ctx, "none", "s2", 0, STAGE_3 "lpips = 2\n") == FV_ERR_ARG);
     CHECK(strstr(fv_ctx_error(ctx), "lpips_model") != NULL);
+    CHECK(train(ctx, "none", "s1", 0, STAGE_2 "lpips = 2\n") == FV_ERR_ARG); /* no pictures there */
+    CHECK(strstr(fv_ctx_error(ctx), "lpips") != NULL);
+    snprintf(more, sizeof more,
+             STAGE_3 "lpips = 2\nlpips_model = %s\nmse = 0\nssim = 0\ntexture = 0\n",
+             temp_path("lpips"));
+    OK(ctx, train(ctx, "alone", "s2", 0, more));
+    CHECK(moved("without", "alone", "rdvq.decoder"));
+    CHECK(train(ctx, "none", "s2", 0, STAGE_3 "mse = 0\nssim = 0\ntexture = 0\n") == FV_ERR_ARG);
     snprintf(more, sizeof more, STAGE_3 "lpips = 2\nlpips_model = %s\n", temp_path("s2"));
     CHECK(train(ctx, "none", "s2", 0, more) == FV_ERR_MODEL);
 }
