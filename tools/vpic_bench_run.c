@@ -32,8 +32,8 @@
     {"dwebp", "-quiet", "PACKED", "-ppm", "-o", "OUT"}
 
 /* What the programs' own documents advise for small files, slow ones where that pays. AVIF at 4:2:0
- * takes fewer bits than at 4:4:4 at these rates for the same MS-SSIM and GMSD, not for the same PSNR
- * and WD. Ladders reach from the smallest file to about half a bit per pixel of a photograph. */
+ * takes fewer bits than at 4:4:4 at these rates for equal MS-SSIM and GMSD, not for equal PSNR and
+ * WD. Ladders reach from the smallest file to about half a bit per pixel of a photograph. */
 const pic_peer pic_peers[] = {
     {"jpeg", "JPEG", false, false, "packed.jpg", "out.ppm",
      {"1", "3", "5", "8", "11", "15", "20", "27", "36"},
