@@ -70,6 +70,12 @@ typedef struct fvi_sdpa_kernels {
     void (*grad)(const fvi_score_grad *g);
 } fvi_sdpa_kernels;
 
+/* A norm over more than one head is given in rstd. Its backward goes over all heads twice: START
+ * leaves the gradients before the norm in work, FINISH reads them. */
+typedef enum fvi_rope_norm {
+    FVI_ROPE_HEAD = 0, FVI_ROPE_GIVEN, FVI_ROPE_START, FVI_ROPE_FINISH
+} fvi_rope_norm;
+
 /* One head of one token in QK_NORM_ROPE; hd elements. Pointers may be NULL where marked. */
 typedef struct fvi_rope_row {
     const void *x;
@@ -81,6 +87,8 @@ typedef struct fvi_rope_row {
     float *work;            /* backward: [hd]                                                   */
     int hd, is_bf16, add;   /* add: backward adds to y                                          */
     float eps, rstd;        /* rstd: result of forward, input of backward; 1 without norm       */
+    fvi_rope_norm norm;
+    float sum;              /* START: result, sum of work x rstd; FINISH: its mean over the norm */
 } fvi_rope_row;
 
 typedef struct fvi_attention_ops {

@@ -73,6 +73,7 @@ const fvi_op_def *fvi_cpu_op(fvi_op op)
         [FVI_OP_VQ] = &fvi_cpu_vq,
         [FVI_OP_LOSS_VQ] = &fvi_cpu_loss_vq,
         [FVI_OP_HAAR] = &fvi_cpu_haar,
+        [FVI_OP_WINDOWS] = &fvi_cpu_windows,
         [FVI_OP_MIX_ROWS] = &fvi_cpu_mix_rows,
         [FVI_OP_UNIT_QK] = &fvi_cpu_unit_qk,
         [FVI_OP_SOFT_RATE] = &fvi_cpu_soft_rate,

@@ -641,7 +641,8 @@ FV_API fv_t fv_sdpa_prefix(fv_tape *t, fv_t qkv, float scale, fv_t visible);
 /* Cosine attention: rows of q and k divided by max(length, eps), those of q then times
  * exp(min(scale[head], most)); v passes. */
 FV_API fv_t fv_unit_qk(fv_tape *t, fv_t qkv, fv_t scale, float eps, float most);
-/* RMS norm of q and k per head (weights [hd]; 0 = no norm), then 2-D rotary embedding from `table`
+/* RMS norm of q and k per head (weights [hd]; 0 = no norm) or over all heads together (weights
+ * [h*hd], as in Wan2.1), then 2-D rotary embedding from `table`
  * (an input or constant [T, 2, hd/2] f32: cos then sin; 0 = none). v passes. See fv_rope_table. */
 FV_API fv_t fv_qk_norm_rope(fv_tape *t, fv_t qkv, fv_t q_weight, fv_t k_weight, float eps,
                             fv_t table);
@@ -694,6 +695,12 @@ FV_API fv_t fv_soft_rate(fv_tape *t, fv_t z, fv_t codes, fv_t logits, fv_t tau);
  * nothing; beyond T: FV_ERR_ARG when the plan runs), weight f32 [R, n], without a gradient ->
  * [B, R, C]. */
 FV_API fv_t fv_mix_rows(fv_tape *t, fv_t x, fv_t index, fv_t weight);
+/* Square windows of a map for attention: [B, H, W, C] -> [B*n, size*size, C], windows and what is in
+ * them in raster order. Window 0 begins `shift` < size rows and columns before the map; where windows
+ * reach beyond it they hold its nearest pixel. n = ceil((H + shift)/size) * ceil((W + shift)/size).
+ * fv_unwindows takes the map of that height and width back out. */
+FV_API fv_t fv_windows(fv_tape *t, fv_t x, int size, int shift);
+FV_API fv_t fv_unwindows(fv_tape *t, fv_t x, int height, int width, int size, int shift);
 /* Haar bands of 2x2 blocks: [B, H, W, C] -> [B, H/2, W/2, 4C], C channels of LL, LH, HL and HH; and
  * back. Orthogonal. */
 FV_API fv_t fv_haar_down(fv_tape *t, fv_t x);

@@ -9,6 +9,8 @@
  *
  *     row t of the table:  | cos 0 .. cos hd/2-1 | sin 0 .. sin hd/2-1 |
  *
+ * Attribute i1 takes the mean of x^2 over all heads of q, and of k; w is then [h * hd].
+ *
  * Attribute i0 takes neighbours (2j, 2j+1) as pair j instead (LLaMA's order); without norm only.
  * Where both cosine and sine of a token are 0, its q and k become 0.
  *
@@ -70,8 +72,8 @@ FV_INLINE void put(void *p, int i, int is_bf16, float x)
 static void rope_c(fvi_rope_row *r)
 {
     const int hd = r->hd, q = hd / 4;
-    r->rstd = 1.0f;
-    if (r->w) {
+    if (r->norm == FVI_ROPE_HEAD) r->rstd = 1.0f;
+    if (r->w && r->norm == FVI_ROPE_HEAD) {
         float sum = 0;
         for (int i = 0; i < hd; i++) sum += get(r->x, i, r->is_bf16) * get(r->x, i, r->is_bf16);
         r->rstd = 1.0f / sqrtf(sum / (float)hd + r->eps);
@@ -93,7 +95,7 @@ static void rope_grad_c(fvi_rope_row *r)
 {
     const int hd = r->hd, q = hd / 4;
     float *u = r->work;
-    for (int j = 0; j < hd / 2; j++) {
+    for (int j = 0; j < hd / 2 && r->norm != FVI_ROPE_FINISH; j++) {
         const int a = j < q ? j : j + q, b = a + q;
         const float ga = get(r->gy, a, r->is_bf16), gb = get(r->gy, b, r->is_bf16);
         const float c = r->angle ? r->angle[j] : 1.0f, s = r->angle ? r->angle[hd / 2 + j] : 0.0f;
@@ -101,13 +103,15 @@ static void rope_grad_c(fvi_rope_row *r)
         u[b] = gb * c - ga * s;
     }
     float sum = 0;
-    for (int i = 0; i < hd && r->w; i++) {
+    for (int i = 0; i < hd && r->w && r->norm != FVI_ROPE_FINISH; i++) {
         const float xh = get(r->x, i, r->is_bf16) * r->rstd;
         if (r->dw) r->dw[i] += u[i] * xh;
         u[i] *= r->w[i];
         sum += u[i] * xh;
     }
-    const float mean = sum / (float)hd;
+    if (r->norm == FVI_ROPE_START) r->sum = sum;
+    if (r->norm == FVI_ROPE_START) return;
+    const float mean = r->norm == FVI_ROPE_FINISH ? r->sum : sum / (float)hd;
     for (int i = 0; i < hd && r->y; i++) {
         float g = u[i];
         if (r->w) g = r->rstd * (g - get(r->x, i, r->is_bf16) * r->rstd * mean);
@@ -144,6 +148,7 @@ typedef struct shape {
     const fvi_attention_ops *ops;
     int64_t tokens, T, h;
     int hd, is_bf16, bytes;
+    bool is_wide; /* one norm over all heads */
 } shape;
 
 static fv_status shape_of(const fvi_exec *e, shape *s)
@@ -159,14 +164,24 @@ static fv_status shape_of(const fvi_exec *e, shape *s)
     if (e->attr->i[0] && (e->in[1].data || e->in[2].data || !e->in[3].data))
         return fv_fail(e->ctx, FV_ERR_ARG,
                        "qk_norm_rope: neighbouring pairs need an angle table and no weights");
+    if (e->attr->i[1] && !(e->in[1].data && e->in[2].data))
+        return fv_fail(e->ctx, FV_ERR_ARG, "qk_norm_rope: a norm over all heads needs weights");
     for (int k = 1; k <= 3; k++)
         if (e->in[k].data && e->in[k].dtype != FV_F32)
             return fv_fail(e->ctx, FV_ERR_DTYPE,
                            "qk_norm_rope: weights and angle table must be f32");
     *s = (shape){ .ops = fvi_attention_of(e->ctx), .tokens = x->dim[0] * x->dim[1],
                   .T = x->dim[1], .h = x->dim[3], .hd = (int)x->dim[4],
-                  .is_bf16 = x->dtype == FV_BF16, .bytes = x->dtype == FV_BF16 ? 2 : 4 };
+                  .is_bf16 = x->dtype == FV_BF16, .bytes = x->dtype == FV_BF16 ? 2 : 4,
+                  .is_wide = e->attr->i[1] != 0 };
     return FV_OK;
+}
+
+/* 1/rms over all heads of the q or k at x. */
+static float rstd_of(const shape *s, const char *x, float eps)
+{
+    const int n = (int)(s->h * s->hd);
+    return 1.0f / sqrtf(s->ops->dot(x, x, n, s->is_bf16) / (float)n + eps);
 }
 
 static fv_status rope_forward(fvi_exec *e)
@@ -185,10 +200,13 @@ static fv_status rope_forward(fvi_exec *e)
             float *rstd = e->out[1].data ? (float *)e->out[1].data + t * 2 * s.h : NULL;
             fvi_rope_row r = { .hd = s.hd, .is_bf16 = s.is_bf16, .eps = e->attr->f[0] };
             if (e->in[3].data) r.angle = (const float *)e->in[3].data + t % s.T * s.hd;
+            r.norm = s.is_wide ? FVI_ROPE_GIVEN : FVI_ROPE_HEAD;
             for (int64_t i = 0; i < 2 * s.h; i++, x += head, y += head) {
                 r.x = x;
                 r.y = y;
                 r.w = e->in[i < s.h ? 1 : 2].data;
+                if (s.is_wide) r.w += i % s.h * s.hd;
+                if (s.is_wide && i % s.h == 0) r.rstd = rstd_of(&s, x, r.eps);
                 if (e->attr->i[0]) s.ops->rope_pairs(&r, false);
                 else s.ops->rope(&r);
                 if (rstd) rstd[i] = e->attr->i[0] ? 1.0f : r.rstd;
@@ -199,18 +217,45 @@ static fv_status rope_forward(fvi_exec *e)
     return FV_OK;
 }
 
-/* Floats of one lane: gradients of both weights, and a work row. */
-static size_t lane_floats(int64_t hd) { return (size_t)(3 * ((hd + 15) / 16 * 16)); }
+/* Elements of a norm, padded. */
+static int64_t norm_pitch(const fvi_exec *e)
+{
+    const int64_t n = e->in[0].dim[4] * (e->attr->i[1] ? e->in[0].dim[3] : 1);
+    return (n + 15) / 16 * 16;
+}
 
+/* Of a lane: gradients of both weights, and a work row. */
 static size_t rope_scratch(const fvi_exec *e, bool backward)
 {
-    return backward ? FVI_LANES * lane_floats(e->in[0].dim[4]) * sizeof(float) : 0;
+    return backward ? FVI_LANES * 3 * (size_t)norm_pitch(e) * sizeof(float) : 0;
+}
+
+/* Both passes over the heads of q (which 0) or k of one token; r as for the first head. */
+static void backward_wide(const fvi_exec *e, const shape *s, fvi_rope_row r, int which, float *dw)
+{
+    const fvi_rope_row first = r;
+    const size_t head = (size_t)s->hd * (size_t)s->bytes;
+    double sum = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        r.norm = pass ? FVI_ROPE_FINISH : FVI_ROPE_START;
+        for (int64_t i = 0; i < s->h; i++) {
+            r.x = (const char *)first.x + (size_t)i * head;
+            r.gy = (const char *)first.gy + (size_t)i * head;
+            r.y = first.y ? (char *)first.y + (size_t)i * head : NULL;
+            r.w = (const float *)e->in[1 + which].data + i * s->hd;
+            r.dw = dw ? dw + i * s->hd : NULL;
+            r.work = first.work + i * s->hd;
+            r.sum = (float)(sum / (double)(s->h * s->hd));
+            s->ops->rope_grad(&r);
+            if (!pass) sum += r.sum;
+        }
+    }
 }
 
 static void backward_token(const fvi_exec *e, const shape *s, int64_t t, float *lane)
 {
     const size_t head = (size_t)s->hd * (size_t)s->bytes, at = (size_t)(t * 3 * s->h) * head;
-    const int64_t pitch = (s->hd + 15) / 16 * 16;
+    const int64_t pitch = norm_pitch(e);
     const char *x = (const char *)e->in[0].data + at, *gy = (const char *)e->gout[0].data + at;
     char *gx = e->gin[0].data ? (char *)e->gin[0].data + at : NULL; /* NULL: only the weights' */
     const float *rstd = (const float *)e->out[1].data + t * 2 * s->h;
@@ -225,7 +270,9 @@ static void backward_token(const fvi_exec *e, const shape *s, int64_t t, float *
         r.w = e->in[1 + which].data;
         r.dw = e->gin[1 + which].data ? lane + which * pitch : NULL;
         r.rstd = rstd[i];
-        if (!e->attr->i[0]) {
+        if (s->is_wide) {
+            if (i % s->h == 0) backward_wide(e, s, r, which, r.dw);
+        } else if (!e->attr->i[0]) {
             s->ops->rope_grad(&r);
         } else if (r.y) {
             r.x = gy;
@@ -250,7 +297,8 @@ static fv_status rope_backward(fvi_exec *e)
     if (e->gout[0].dtype != e->in[0].dtype || (e->gin[0].data && e->gin[0].dtype != e->in[0].dtype))
         return fv_fail(e->ctx, FV_ERR_DTYPE, "qk_norm_rope: gradients must have the type of qkv");
     fv_ctx *ctx = e->ctx;
-    const size_t floats = lane_floats(s.hd);
+    const int64_t pitch = norm_pitch(e), n = s.is_wide ? s.h * s.hd : s.hd;
+    const size_t floats = 3 * (size_t)pitch;
     FVI_PARALLEL_LANES(ctx, lane) {
         float *own = (float *)e->scratch + (size_t)lane * floats;
         memset(own, 0, floats * sizeof(float));
@@ -258,11 +306,10 @@ static fv_status rope_backward(fvi_exec *e)
         fvi_lane(s.tokens, lane, &t0, &t1);
         for (int64_t t = t0; t < t1; t++) backward_token(e, &s, t, own);
     }
-    const int64_t pitch = (s.hd + 15) / 16 * 16;
     const float *lanes = e->scratch;
     for (int which = 0; which < 2; which++) {
         float *dw = e->gin[1 + which].data;
-        for (int i = 0; dw && i < s.hd; i++) {
+        for (int64_t i = 0; dw && i < n; i++) {
             double sum = e->gin_add[1 + which] ? dw[i] : 0;
             for (int lane = 0; lane < FVI_LANES; lane++)
                 sum += lanes[(size_t)lane * floats + (size_t)(which * pitch + i)];

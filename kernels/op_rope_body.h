@@ -14,8 +14,8 @@ FV_INLINE rotation rotation_at(const float *angle, int hd, int j, int n)
 static void rope(fvi_rope_row *r)
 {
     const int hd = r->hd, q = hd / 4;
-    float rstd = 1.0f;
-    if (r->w) {
+    float rstd = r->norm == FVI_ROPE_HEAD ? 1.0f : r->rstd;
+    if (r->w && r->norm == FVI_ROPE_HEAD) {
         vf sum = v_zero();
         for (int i = 0; i < hd; i += VW) {
             const vf x = v_load(r->x, i, r->is_bf16, hd - i < VW ? hd - i : VW);
@@ -56,10 +56,25 @@ FV_INLINE vf norm_part(const fvi_rope_row *r, int i, int n, vf u, vf sum)
     return v_fma(uw, xh, sum);
 }
 
+/* From the gradients before the norm, in work, to those of x. */
+static void norm_grad(const fvi_rope_row *r, float norm_mean)
+{
+    const vf mean = v_set1(norm_mean), f = v_set1(r->rstd);
+    for (int i = 0; i < r->hd; i += VW) {
+        const int n = r->hd - i < VW ? r->hd - i : VW;
+        const vf xh = v_mul(v_load(r->x, i, r->is_bf16, n), f);
+        put(r, i, n, v_mul(f, v_fnma(xh, mean, v_load(r->work, i, 0, n))));
+    }
+}
+
 static void rope_grad(fvi_rope_row *r)
 {
     const int hd = r->hd, q = hd / 4;
     vf sum = v_zero();
+    if (r->norm == FVI_ROPE_FINISH) {
+        norm_grad(r, r->sum);
+        return;
+    }
     for (int half = 0; half < 2; half++)
         for (int i = 0; i < q; i += VW) {
             const int n = q - i < VW ? q - i : VW, a = half * 2 * q + i, b = a + q;
@@ -75,12 +90,8 @@ static void rope_grad(fvi_rope_row *r)
             }
         }
     if (!r->w) return;
-    const vf mean = v_set1(v_hsum(sum) / (float)hd), f = v_set1(r->rstd);
-    for (int i = 0; i < hd; i += VW) {
-        const int n = hd - i < VW ? hd - i : VW;
-        const vf xh = v_mul(v_load(r->x, i, r->is_bf16, n), f);
-        put(r, i, n, v_mul(f, v_fnma(xh, mean, v_load(r->work, i, 0, n))));
-    }
+    if (r->norm == FVI_ROPE_START) r->sum = v_hsum(sum);
+    else norm_grad(r, v_hsum(sum) / (float)hd);
 }
 
 static void rope_pairs(const fvi_rope_row *r, bool is_back)

@@ -542,15 +542,18 @@ fv_t fv_qk_norm_rope(fv_tape *t, fv_t qkv, fv_t q_weight, fv_t k_weight, float e
     if (!is_qkv(&s))
         return BAD(t, FV_ERR_SHAPE,
                    "qk_norm_rope: input must be [B, T, 3, h, hd], hd a multiple of 4");
-    if (!vector_ok(t, "qk_norm_rope", q_weight, s.dim[4]) ||
-        !vector_ok(t, "qk_norm_rope", k_weight, s.dim[4]))
+    const bool is_wide = q_weight && s.dim[3] > 1 &&
+                         fv_tensor_count(&t->v[q_weight].t) == s.dim[3] * s.dim[4];
+    const int64_t norm = is_wide ? s.dim[3] * s.dim[4] : s.dim[4];
+    if (!vector_ok(t, "qk_norm_rope", q_weight, norm) ||
+        !vector_ok(t, "qk_norm_rope", k_weight, norm))
         return 0;
     if (!q_weight != !k_weight)
         return BAD(t, FV_ERR_ARG, "qk_norm_rope: give both weights or none");
     if (table &&
         (t->v[table].t.dtype != FV_F32 || fv_tensor_count(&t->v[table].t) != s.dim[1] * s.dim[4]))
         return BAD(t, FV_ERR_SHAPE, "qk_norm_rope: table must be f32 [T, 2, hd/2]");
-    const fvi_attr a = { { 0 }, { eps } };
+    const fvi_attr a = { { 0, is_wide }, { eps } };
     const fv_t y = record(t, FVI_OP_QK_NORM_ROPE, &a, in, 4, s.dtype, 5, s.dim);
     const int64_t rstd[4] = { s.dim[0], s.dim[1], 2, s.dim[3] };
     record_saved(t, 1, FV_F32, 4, rstd);
@@ -834,6 +837,51 @@ static fv_t haar(fv_tape *t, fv_t x, int inverse)
 
 fv_t fv_haar_down(fv_tape *t, fv_t x) { return haar(t, x, 0); }
 fv_t fv_haar_up(fv_tape *t, fv_t x) { return haar(t, x, 1); }
+
+/* H, W: of the map. */
+static fv_t windows(fv_tape *t, fv_t x, int64_t B, int64_t H, int64_t W, int size, int shift,
+                    int inverse)
+{
+    const fv_tensor s = t->v[x].t;
+    const int64_t n = (H + shift + size - 1) / size * ((W + shift + size - 1) / size);
+    const fvi_attr at = { { size, shift, inverse, (int32_t)H, (int32_t)W }, { 0 } };
+    const int64_t map[4] = { B, H, W, s.dim[s.ndim - 1] };
+    const int64_t rows[3] = { B * n, (int64_t)size * size, s.dim[s.ndim - 1] };
+    if (inverse && (s.dim[0] != rows[0] || s.dim[1] != rows[1]))
+        return BAD(t, FV_ERR_SHAPE, "windows: the inverse of a [%lld, %lld, %lld, C] map with "
+                   "windows of %d needs [%lld, %lld, C]", (long long)B, (long long)H, (long long)W,
+                   size, (long long)rows[0], (long long)rows[1]);
+    return record(t, FVI_OP_WINDOWS, &at, &x, 1, s.dtype, inverse ? 4 : 3, inverse ? map : rows);
+}
+
+static bool windows_ok(fv_tape *t, fv_t x, int ndim, int size, int shift)
+{
+    if (!handle_ok(t, "windows", x, false)) return false;
+    const fv_tensor s = t->v[x].t;
+    if (s.ndim == ndim && is_float(s.dtype) && size >= 1 && size <= 1024 && shift >= 0 &&
+        shift < size)
+        return true;
+    BAD(t, FV_ERR_SHAPE, "windows: [B, H, W, C], or [windows, side * side, C] for the inverse, and "
+        "a shift below the side expected");
+    return false;
+}
+
+fv_t fv_windows(fv_tape *t, fv_t x, int size, int shift)
+{
+    if (!windows_ok(t, x, 4, size, shift)) return 0;
+    const fv_tensor s = t->v[x].t;
+    return windows(t, x, s.dim[0], s.dim[1], s.dim[2], size, shift, 0);
+}
+
+fv_t fv_unwindows(fv_tape *t, fv_t x, int height, int width, int size, int shift)
+{
+    if (!windows_ok(t, x, 3, size, shift)) return 0;
+    if (height < 1 || width < 1 || height > (1 << 24) || width > (1 << 24))
+        return BAD(t, FV_ERR_SHAPE, "windows: the map must have sides of 1 to 2^24");
+    const int64_t n = (int64_t)((height + shift + size - 1) / size) *
+                      ((width + shift + size - 1) / size);
+    return windows(t, x, t->v[x].t.dim[0] / n, height, width, size, shift, 1);
+}
 
 /* ---- Losses ---------------------------------------------------------------------------------- */
 
