@@ -290,6 +290,33 @@ void fvi_fft2_run(fvi_fft2 *f, float *plane, bool is_inverse);
 /* Smallest length >= n whose only prime factors are 2, 3 and 5; 0 for n out of range. */
 int fvi_fft_size(int n);
 
+/* ---- Resizing float pictures (float_resize.c) -------------------------------------------------- */
+typedef enum fvi_resize_filter {
+    FVI_RESIZE_BOX = 0,   /* Pillow's: samples whose centre lies in the output's place */
+    FVI_RESIZE_BILINEAR,
+    FVI_RESIZE_BICUBIC,   /* a = -0.5, as Pillow and MATLAB  */
+    FVI_RESIZE_LANCZOS3,
+    FVI_RESIZE_BICUBIC75, /* a = -0.75, as OpenCV and PyTorch */
+    FVI_RESIZE_AREA,      /* mean by area                     */
+    FVI_RESIZE_COUNT
+} fvi_resize_filter;
+typedef struct fvi_resampling {
+    fvi_resize_filter filter;
+    bool antialias;     /* shrinking averages: the kernel is stretched; area always does */
+    bool repeats_edges; /* beyond the border the edge goes on; else windows are cut there */
+} fvi_resampling;
+/* Pictures [height, width, channels], channels 1..4; any ratio; values are not clamped, sums in f32.
+ * The handle has room for sides up to max_in and max_out and belongs to ctx; with threads 1 several
+ * handles may run at once, 0 is all of the context's. The same bits for any number. */
+typedef struct fvi_resize fvi_resize;
+fv_status fvi_resize_create(fv_ctx *ctx, fvi_resize **out, int max_in, int max_out, int threads);
+void fvi_resize_free(fvi_resize **r);
+/* Weights for these sizes; kept, so that calls with the same ones cost nothing. FV_ERR_CAPACITY: a
+ * side is beyond the room (no message: it may run on any thread). Allocates nothing. */
+fv_status fvi_resize_set(fvi_resize *r, fvi_resampling how, const int in_size[2],
+                         const int out_size[2]); /* height, width */
+void fvi_resize_run(fvi_resize *r, const float *in, int channels, float *out);
+
 /* ---- Numbers --------------------------------------------------------------------------------- */
 FV_INLINE float fv_bf16_to_f32(uint16_t h)
 {

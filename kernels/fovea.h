@@ -209,6 +209,8 @@ enum {
     FV_STREAM_CLASS_DROP,
     FV_STREAM_GUMBEL,
     FV_STREAM_SAMPLING,
+    FV_STREAM_DEGRADE,
+    FV_STREAM_CLIP,
     FV_STREAM_USER = 64
 };
 
@@ -1024,6 +1026,103 @@ FV_API int fv_perceptual_is_checkpoint(const fv_model *net);
 FV_API FV_NODISCARD fv_status fv_perceptual_convert(fv_ctx *ctx, const fv_model *net,
                                                     const fv_model *weights, fv_dtype type,
                                                     const char *out_path, int overwrite);
+
+/* ---- 13. Degradations ------------------------------------------------------------------------ */
+
+/* Pictures made worse, for training and measuring super-resolution: blur, resizing, noise and JPEG,
+ * in the order and with the ranges of two public programs. What happens to a picture is a list of
+ * steps that is drawn from (seed, stream, sample, frame) alone, or given by the caller. All pictures
+ * are f32 [height, width, 3] in [0, 1]. */
+typedef enum fv_degrade_kind {
+    FV_DEGRADE_CLEAN = 0,  /* antialiased bicubic                                             */
+    FV_DEGRADE_PSSR,       /* one resize, as the program of PS-SR runs [Wu et al. 2026]: blur, noise,
+                              JPEG, blur, resize, noise, sinc, JPEG                            */
+    FV_DEGRADE_TWO_STAGE   /* Real-ESRGAN [Wang et al. 2021, arXiv 2107.10833, fig. 2 and 3.3] */
+} fv_degrade_kind;
+
+/* Kernels, p = (x, y) from the centre, q = p' S^-1 p with S of the two deviations turned by
+ * `rotation`, r = |p|: Gauss exp(-q / 2), generalised exp(-q^beta / 2), plateau 1 / (1 + q^beta),
+ * sinc omega J1(omega r) / (2 pi r); then scaled to sum 1. */
+typedef enum fv_blur_kind {
+    FV_BLUR_GAUSS = 0, FV_BLUR_GENERAL, FV_BLUR_PLATEAU, FV_BLUR_SINC
+} fv_blur_kind;
+#define FV_BLUR_SIZE_MAX 21
+typedef struct fv_blur {
+    fv_blur_kind kind;
+    int size;                /* side, odd, 1..FV_BLUR_SIZE_MAX        */
+    float sigma[2];          /* pixels, > 0; equal: isotropic         */
+    float rotation;          /* radians, from the x axis to the y axis */
+    float beta;              /* GENERAL, PLATEAU; > 0                 */
+    float omega;             /* SINC: cut-off in radians a pixel, 0..pi */
+} fv_blur;
+/* k [size, size], rows first. FV_ERR_ARG: a value out of range. */
+FV_API FV_NODISCARD fv_status fv_blur_kernel(fv_ctx *ctx, const fv_blur *b, float *k);
+
+typedef enum fv_degrade_op {
+    FV_DEGRADE_BLUR = 0, /* picture continued by reflection without its edge                   */
+    FV_DEGRADE_RESIZE,
+    FV_DEGRADE_GAUSS,    /* x + strength n, n normal                                           */
+    FV_DEGRADE_POISSON,  /* x + strength (P(v x) / v - x); v: number of different 8-bit values of
+                            the picture, rounded up to a power of 2                            */
+    FV_DEGRADE_JPEG,     /* libjpeg, colour at half resolution                                 */
+    FV_DEGRADE_ROUND     /* to multiples of 1/255                                              */
+} fv_degrade_op;
+typedef enum fv_degrade_filter {
+    FV_DEGRADE_AREA = 0, FV_DEGRADE_BILINEAR, FV_DEGRADE_BICUBIC /* a = -0.75 */,
+    FV_DEGRADE_BICUBIC_SOFT /* a = -0.5 */
+} fv_degrade_filter;
+typedef struct fv_degrade_step {
+    fv_degrade_op op;
+    fv_blur blur;
+    int width, height;          /* RESIZE: to this size                                      */
+    fv_degrade_filter filter;
+    int antialias;              /* RESIZE: the kernel widens as the picture shrinks          */
+    float strength;             /* GAUSS, POISSON; 0..1 and 0..8                             */
+    int is_grey;                /* the same noise in all channels                            */
+    int quality;                /* JPEG, 1..100                                              */
+} fv_degrade_step;              /* each step ends by clamping to [0, 1], but for BLUR        */
+#define FV_DEGRADE_STEPS 12
+typedef struct fv_degrade_list {
+    int count;
+    fv_degrade_step step[FV_DEGRADE_STEPS];
+} fv_degrade_list;
+
+typedef struct fv_degrade_options {
+    size_t struct_size;
+    int max_width, max_height; /* of pictures that come in, required                           */
+    uint64_t seed;
+    uint32_t stream;           /* 0 = FV_STREAM_DEGRADE                                        */
+    int parallel;              /* pictures at a time; 0 = the context's threads. Memory is about
+                                  110 bytes a pixel for each                                   */
+    float antialias;           /* share of resizes with antialiasing; the programs use none    */
+    int all_per_frame;         /* 0: frames of a sample share blur and resize, noise and JPEG are
+                                  drawn for each; 1: but for resize all is, as in PS-SR         */
+    float clean_a;             /* bicubic of CLEAN: -0.5 or -0.75; 0 = one of them, drawn       */
+} fv_degrade_options;
+#define FV_DEGRADE_OPTIONS_INIT { .struct_size = sizeof(fv_degrade_options), .antialias = 1 }
+
+typedef struct fv_degrade_job {
+    const float *hq;
+    float *lq;                  /* [lq_height, lq_width, 3]; may not be hq                      */
+    int width, height, lq_width, lq_height; /* lq sides up to those of the options              */
+    fv_degrade_kind kind;
+    uint32_t sample, frame;     /* frame below 2^23; pictures that are no clip: 0               */
+} fv_degrade_job;
+
+typedef struct fv_degrade fv_degrade;
+FV_API FV_NODISCARD fv_status fv_degrade_create(fv_ctx *ctx, fv_degrade **out,
+                                                const fv_degrade_options *opts);
+FV_API void fv_degrade_destroy(fv_degrade **d);
+/* What a job will undergo. Pointers of the job are not used. */
+FV_API FV_NODISCARD fv_status fv_degrade_draw(fv_degrade *d, const fv_degrade_job *job,
+                                              fv_degrade_list *out);
+/* All jobs, several at a time; the same values for any number of threads and order of jobs.
+ * Allocates nothing (libjpeg does for a JPEG step, and frees it). */
+FV_API FV_NODISCARD fv_status fv_degrade_run(fv_degrade *d, const fv_degrade_job *jobs, int count);
+/* One job with these steps instead of drawn ones; noise is still drawn for (sample, frame). The last
+ * size must be that of lq (FV_ERR_SHAPE); sides between may reach 1.5 x those of the options. */
+FV_API FV_NODISCARD fv_status fv_degrade_apply(fv_degrade *d, const fv_degrade_job *job,
+                                               const fv_degrade_list *steps);
 
 #ifdef __cplusplus
 }

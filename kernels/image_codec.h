@@ -49,6 +49,15 @@ fv_status fvi_webp_encode(fv_ctx *ctx, const fv_image *img, const fv_image_write
 fv_status fvi_pnm_encode(fv_ctx *ctx, const fv_image *img, const fv_image_write_options *opts,
                          fvi_bytes *out);
 
+/* A picture through JPEG and back in memory, as degradations need it. One call at a time per handle,
+ * different handles on different threads; libjpeg's own small memory is taken anew in each call. */
+typedef struct fvi_jpeg_pass fvi_jpeg_pass;
+fv_status fvi_jpeg_pass_create(fv_ctx *ctx, fvi_jpeg_pass **out, int max_width, int max_height);
+void fvi_jpeg_pass_free(fv_ctx *ctx, fvi_jpeg_pass **p);
+/* rgb [height, width, 3] becomes what a file of that quality (1..100), colour at half resolution,
+ * holds. A failure has no message. */
+fv_status fvi_jpeg_pass_run(fvi_jpeg_pass *p, uint8_t *rgb, int width, int height, int quality);
+
 /* FV_ERR_LIMIT if w x h exceeds max_pixels, FV_ERR_FORMAT if a side is 0 or does not fit an int. */
 fv_status fvi_image_check_size(fv_ctx *ctx, const char *codec, uint64_t w, uint64_t h,
                                uint64_t max_pixels);

@@ -383,3 +383,124 @@ fv_status fvi_jpeg_encode(fv_ctx *ctx, const fv_image *img, const fv_image_write
     fv_free(ctx, w);
     return s;
 }
+
+/* ---- There and back -------------------------------------------------------------------------- */
+
+/* Room that suffices for any picture of 4:2:0, as libjpeg-turbo's tjBufSize reckons. */
+#define PASS_SLACK 2048
+
+struct fvi_jpeg_pass {
+    struct jpeg_compress_struct c;
+    struct jpeg_decompress_struct d;
+    jpeg_errors errors;
+    struct jpeg_destination_mgr dest;
+    int max_width, max_height;
+    size_t capacity;
+    uint8_t *file;
+};
+
+static void pass_begin(j_compress_ptr c)
+{
+    fvi_jpeg_pass *p = c->client_data;
+    p->dest.next_output_byte = p->file;
+    p->dest.free_in_buffer = p->capacity;
+}
+static boolean pass_full(j_compress_ptr c)
+{
+    leave((j_common_ptr)c, FV_ERR_INTERNAL);
+}
+static void pass_end(j_compress_ptr c) { (void)c; }
+
+static bool pass_open(fvi_jpeg_pass *p)
+{
+    if (setjmp(p->errors.jmp)) return false;
+    jpeg_create_compress(&p->c);
+    jpeg_create_decompress(&p->d);
+    return true;
+}
+
+fv_status fvi_jpeg_pass_create(fv_ctx *ctx, fvi_jpeg_pass **out, int max_width, int max_height)
+{
+    *out = NULL;
+    if (max_width < 1 || max_height < 1 || max_width > JPEG_MAX_DIMENSION ||
+        max_height > JPEG_MAX_DIMENSION)
+        return fv_fail(ctx, FV_ERR_ARG, "jpeg: %d x %d pixels; sides are 1 to %ld", max_width,
+                       max_height, JPEG_MAX_DIMENSION);
+    fvi_jpeg_pass *p = fv_calloc(ctx, 1, sizeof *p);
+    if (!p) return FV_ERR_OOM;
+    p->max_width = max_width;
+    p->max_height = max_height;
+    p->capacity = ((size_t)max_width + 15) / 16 * 16 * (((size_t)max_height + 15) / 16 * 16) * 3 +
+                  PASS_SLACK;
+    p->file = fv_alloc(ctx, p->capacity);
+    p->c.err = p->d.err = errors_init(&p->errors, NULL);
+    if (p->file && pass_open(p)) {
+        *out = p;
+        return FV_OK;
+    }
+    fvi_jpeg_pass_free(ctx, &p);
+    return fv_fail(ctx, FV_ERR_OOM, "jpeg: out of memory");
+}
+
+void fvi_jpeg_pass_free(fv_ctx *ctx, fvi_jpeg_pass **p)
+{
+    if (!p || !*p) return;
+    jpeg_destroy_compress(&(*p)->c);
+    jpeg_destroy_decompress(&(*p)->d);
+    fv_free(ctx, (*p)->file);
+    fv_free(ctx, *p);
+    *p = NULL;
+}
+
+static void pass_write(fvi_jpeg_pass *p, uint8_t *rgb, int width, int height, int quality)
+{
+    struct jpeg_compress_struct *c = &p->c;
+    p->dest.init_destination = pass_begin;
+    p->dest.empty_output_buffer = pass_full;
+    p->dest.term_destination = pass_end;
+    c->dest = &p->dest;
+    c->client_data = p;
+    c->image_width = (JDIMENSION)width;
+    c->image_height = (JDIMENSION)height;
+    c->input_components = 3;
+    c->in_color_space = JCS_RGB;
+    jpeg_set_defaults(c); /* 4:2:0 */
+    jpeg_set_quality(c, quality, TRUE);
+    jpeg_start_compress(c, TRUE);
+    for (int y = 0; y < height; y++) {
+        JSAMPROW row = rgb + (size_t)y * (size_t)width * 3;
+        jpeg_write_scanlines(c, &row, 1);
+    }
+    jpeg_finish_compress(c);
+}
+
+static fv_status pass_read(fvi_jpeg_pass *p, uint8_t *rgb, int width, int height)
+{
+    struct jpeg_decompress_struct *d = &p->d;
+    jpeg_mem_src(d, p->file, (unsigned long)(p->capacity - p->dest.free_in_buffer));
+    jpeg_read_header(d, TRUE);
+    d->out_color_space = JCS_RGB;
+    jpeg_start_decompress(d);
+    if ((int)d->output_width != width || (int)d->output_height != height) return FV_ERR_INTERNAL;
+    for (int y = 0; y < height; y++) {
+        JSAMPROW row = rgb + (size_t)y * (size_t)width * 3;
+        jpeg_read_scanlines(d, &row, 1);
+    }
+    jpeg_finish_decompress(d);
+    return FV_OK;
+}
+
+fv_status fvi_jpeg_pass_run(fvi_jpeg_pass *p, uint8_t *rgb, int width, int height, int quality)
+{
+    if (width < 1 || height < 1 || width > p->max_width || height > p->max_height)
+        return FV_ERR_CAPACITY;
+    if (setjmp(p->errors.jmp)) {
+        jpeg_abort_compress(&p->c);
+        jpeg_abort_decompress(&p->d);
+        return p->errors.status;
+    }
+    pass_write(p, rgb, width, height, quality);
+    const fv_status s = pass_read(p, rgb, width, height);
+    if (s != FV_OK) jpeg_abort_decompress(&p->d);
+    return s;
+}

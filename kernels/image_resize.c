@@ -1,10 +1,6 @@
 /* image_resize.c - antialiased separable resize with PIL's windows and weights.
  *
- * Along one axis, output x looks at input centre c = (x + 0.5) s, s = in / out. The kernel is
- * stretched by max(s, 1), so that shrinking averages; weights of a window add up to 1, also at the
- * borders, where the window is cut:
- *
- *     w(i) = f((i - c + 0.5) / max(s, 1)) / sum,   floor(c - r + 0.5) <= i < floor(c + r + 0.5)
+ * Weights are those of resize_windows.c, with antialiasing and cut at the border.
  *
  * 8 bits without alpha: PIL's arithmetic (weights rounded to 22 bits, 8 bits between the passes,
  * rows first), so results equal Pillow 10's to the bit; Pillow 13 starts with the columns for some
@@ -15,110 +11,44 @@
  * Each output row is computed by one thread in a fixed order: the result does not depend on the
  * number of threads. */
 #include "image_codec.h"
+#include "resize_windows.h"
 
 #include <limits.h>
-#include <math.h>
 #include <string.h>
 
 #define WEIGHT_BITS 22
-#define PI 3.14159265358979323846
 /* Below this many multiply-adds threads cost more than they bring. */
 #define PARALLEL_MIN 200000
 /* Columns summed together in the vertical pass: a tile of sums that stays in registers and L1. */
 #define TILE 256
 
-/* ---- Kernels --------------------------------------------------------------------------------- */
-
-static double box(double x)
-{
-    return x > -0.5 && x <= 0.5 ? 1.0 : 0.0;
-}
-
-static double bilinear(double x)
-{
-    x = fabs(x);
-    return x < 1.0 ? 1.0 - x : 0.0;
-}
-
-static double bicubic(double x) /* Keys 1981 with a = -0.5 */
-{
-    const double a = -0.5;
-    x = fabs(x);
-    if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0;
-    if (x < 2.0) return (((x - 5.0) * x + 8.0) * x - 4.0) * a;
-    return 0.0;
-}
-
-static double sinc(double x)
-{
-    return x == 0.0 ? 1.0 : sin(x * PI) / (x * PI);
-}
-static double lanczos3(double x)
-{
-    return x >= -3.0 && x < 3.0 ? sinc(x) * sinc(x / 3.0) : 0.0;
-}
-
-typedef struct kernel {
-    double (*f)(double);
-    double radius;
-} kernel;
-static const kernel kernels[] = {{box, 0.5}, {bilinear, 1.0}, {bicubic, 2.0}, {lanczos3, 3.0}};
-
 /* ---- Windows --------------------------------------------------------------------------------- */
 
-/* Output i sums `count[i]` inputs from `first[i]`; its weights start at w + i * width. */
 typedef struct windows {
-    int *first, *count;
-    double *w;
-    int32_t *q; /* w in 2^-22 */
-    size_t width;
+    fvi_windows t;
+    int32_t *q; /* weights in 2^-22 */
 } windows;
 
 static void windows_free(fv_ctx *ctx, windows *t)
 {
-    fv_free(ctx, t->first);
-    fv_free(ctx, t->count);
-    fv_free(ctx, t->w);
+    fvi_windows_free(ctx, &t->t);
     fv_free(ctx, t->q);
 }
 
-static void fill_window(windows *t, int i, int in, double scale, const kernel *k)
+static fv_status windows_init(fv_ctx *ctx, windows *t, int in, int out, fvi_resize_filter filter)
 {
-    const double stretch = scale > 1.0 ? scale : 1.0, centre = (i + 0.5) * scale,
-                 r = k->radius * stretch;
-    const double lo = centre - r + 0.5,
-                 hi = centre + r + 0.5; /* hi >= 0.5; the casts truncate as PIL's */
-    int first = lo > 0 ? (int)lo : 0, last = hi < in ? (int)hi : in;
-    double *w = t->w + (size_t)i * t->width, sum = 0;
-    for (int x = first; x < last; x++) sum += w[x - first] = k->f((x - centre + 0.5) / stretch);
-    if (!(sum > 0)) { /* a centre on an edge: rounding can leave the box without its one pixel */
-        first = centre < in ? (int)centre : in - 1;
-        last = first + 1;
-        w[0] = sum = 1;
-    }
-    for (int x = first; x < last; x++) {
-        w[x - first] /= sum;
-        const double q = w[x - first] * (1 << WEIGHT_BITS);
-        t->q[(size_t)i * t->width + (size_t)(x - first)] = (int32_t)(q < 0 ? q - 0.5 : q + 0.5);
-    }
-    t->first[i] = first;
-    t->count[i] = last - first;
-}
-
-static fv_status windows_init(fv_ctx *ctx, windows *t, int in, int out, const kernel *k)
-{
-    const double scale = (double)in / out;
-    const double widest = ceil(k->radius * (scale > 1.0 ? scale : 1.0)) * 2 + 1;
-    t->width = widest < (double)in ? (size_t)widest : (size_t)in;
+    const fvi_resampling how = {filter, true, false};
     size_t n;
-    if (!fv_mul_size((size_t)out, t->width, &n))
+    if (!fvi_windows_room(in, out, fvi_kernels[filter].radius, &n))
         return fv_fail(ctx, FV_ERR_OOM, "resize: %d to %d pixels is too much", in, out);
-    t->first = fv_calloc(ctx, (size_t)out, sizeof *t->first);
-    t->count = t->first ? fv_calloc(ctx, (size_t)out, sizeof *t->count) : NULL;
-    t->w = t->count ? fv_calloc(ctx, n, sizeof *t->w) : NULL;
-    t->q = t->w ? fv_calloc(ctx, n, sizeof *t->q) : NULL;
+    FV_TRY(fvi_windows_alloc(ctx, &t->t, (size_t)out, n));
+    FV_TRY(fvi_windows_fill(&t->t, in, out, how));
+    t->q = fv_calloc(ctx, n, sizeof *t->q);
     if (!t->q) return FV_ERR_OOM;
-    for (int i = 0; i < out; i++) fill_window(t, i, in, scale, k);
+    for (size_t i = 0; i < n; i++) {
+        const double q = t->t.w[i] * (1 << WEIGHT_BITS);
+        t->q[i] = (int32_t)(q < 0 ? q - 0.5 : q + 0.5);
+    }
     return FV_OK;
 }
 
@@ -135,11 +65,11 @@ FV_INLINE void row_u8_of(uint8_t *dst, const uint8_t *src, int width, int channe
                          const windows *t)
 {
     for (int x = 0; x < width; x++) {
-        const int32_t *q = t->q + (size_t)x * t->width;
-        const uint8_t *s = src + (size_t)t->first[x] * (size_t)channels;
+        const int32_t *q = t->q + (size_t)x * t->t.width;
+        const uint8_t *s = src + (size_t)t->t.first[x] * (size_t)channels;
         for (int c = 0; c < channels; c++) {
             int32_t sum = 1 << (WEIGHT_BITS - 1);
-            for (int k = 0; k < t->count[x]; k++)
+            for (int k = 0; k < t->t.count[x]; k++)
                 sum += s[(size_t)k * (size_t)channels + (size_t)c] * q[k];
             *dst++ = clip8(sum);
         }
@@ -178,7 +108,7 @@ FV_INLINE double sample(const void *row, int depth, size_t i)
 
 /* Colours come out multiplied with alpha. */
 static void row_float(float *dst, const void *src, const fv_image *type, int width,
-                      const windows *t)
+                      const fvi_windows *t)
 {
     const size_t ch = (size_t)type->channels, colours = fvi_has_alpha(type->channels) ? ch - 1 : ch;
     for (int x = 0; x < width; x++, dst += ch) {
@@ -236,14 +166,15 @@ static fv_status two_passes(fv_ctx *ctx, fv_image *out, const fv_image *in, cons
 {
     const bool exact = in->depth == 8 && !fvi_has_alpha(in->channels);
     const size_t n = (size_t)out->width * (size_t)out->channels;
-    const int y0 = v->first[0], y1 = v->first[out->height - 1] + v->count[out->height - 1];
+    const int y0 = v->t.first[0];
+    const int y1 = v->t.first[out->height - 1] + v->t.count[out->height - 1];
     size_t row_bytes;
     if (!fv_mul_size(n, exact ? 1 : sizeof(float), &row_bytes))
         return fv_fail(ctx, FV_ERR_OOM, "resize: rows of %zu samples exceed the address space", n);
     uint8_t *mid = fv_calloc(ctx, (size_t)(y1 - y0), row_bytes);
     if (!mid) return FV_ERR_OOM;
     const double work =
-        (double)n * ((double)(y1 - y0) * (double)h->width + (double)out->height * (double)v->width);
+        (double)n * ((double)(y1 - y0) * (double)h->t.width + (double)out->height * (double)v->t.width);
     const int threads = work < PARALLEL_MIN ? 1 : fv_ctx_threads(ctx);
     (void)threads; /* not used where OpenMP is off */
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -254,17 +185,17 @@ static fv_status two_passes(fv_ctx *ctx, fv_image *out, const fv_image *in, cons
             if (exact)
                 row_u8(d, fvi_image_row(in, y), out->width, in->channels, h);
             else
-                row_float((float *)(void *)d, fvi_image_row(in, y), in, out->width, h);
+                row_float((float *)(void *)d, fvi_image_row(in, y), in, out->width, &h->t);
         }
 #pragma omp for schedule(static)
         for (int y = 0; y < out->height; y++) {
-            const uint8_t *s = mid + (size_t)(v->first[y] - y0) * row_bytes;
-            const size_t at = (size_t)y * v->width;
+            const uint8_t *s = mid + (size_t)(v->t.first[y] - y0) * row_bytes;
+            const size_t at = (size_t)y * v->t.width;
             if (exact)
-                column_u8(fvi_image_row(out, y), s, n, v->q + at, v->count[y]);
+                column_u8(fvi_image_row(out, y), s, n, v->q + at, v->t.count[y]);
             else
                 column_float(fvi_image_row(out, y), in, (const float *)(const void *)s, n,
-                             v->w + at, v->count[y]);
+                             v->t.w + at, v->t.count[y]);
         }
     }
     fv_free(ctx, mid);
@@ -285,11 +216,13 @@ static void nearest(fv_image *out, const fv_image *in)
     }
 }
 
-static fv_status resample(fv_ctx *ctx, fv_image *out, const fv_image *in, const kernel *k)
+static fv_status resample(fv_ctx *ctx, fv_image *out, const fv_image *in, fvi_resize_filter filter)
 {
-    windows h = {0}, v = {0};
-    fv_status s = windows_init(ctx, &h, in->width, out->width, k);
-    if (s == FV_OK) s = windows_init(ctx, &v, in->height, out->height, k);
+    windows h, v;
+    memset(&h, 0, sizeof h);
+    memset(&v, 0, sizeof v);
+    fv_status s = windows_init(ctx, &h, in->width, out->width, filter);
+    if (s == FV_OK) s = windows_init(ctx, &v, in->height, out->height, filter);
     if (s == FV_OK) s = two_passes(ctx, out, in, &h, &v);
     windows_free(ctx, &h);
     windows_free(ctx, &v);
@@ -299,6 +232,8 @@ static fv_status resample(fv_ctx *ctx, fv_image *out, const fv_image *in, const 
 fv_status fv_image_resize(fv_ctx *ctx, fv_image *out, const fv_image *in, int width, int height,
                           fv_filter filter)
 {
+    static const fvi_resize_filter filters[] = {FVI_RESIZE_BOX, FVI_RESIZE_BILINEAR,
+                                                FVI_RESIZE_BICUBIC, FVI_RESIZE_LANCZOS3};
     if (!out || out == in)
         return fv_fail(ctx, FV_ERR_ARG, "resize: out is NULL or the input itself");
     memset(out, 0, sizeof *out);
@@ -312,7 +247,7 @@ fv_status fv_image_resize(fv_ctx *ctx, fv_image *out, const fv_image *in, int wi
         if (filter == FV_FILTER_NEAREST || (width == in->width && height == in->height))
             nearest(out, in);
         else
-            s = resample(ctx, out, in, &kernels[filter]);
+            s = resample(ctx, out, in, filters[filter]);
     }
     if (s != FV_OK) fv_image_free(ctx, out);
     return s;

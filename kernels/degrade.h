@@ -1,0 +1,33 @@
+/* degrade.h - private: what degrade.c (running steps) and degrade_draw.c (drawing them) share. */
+#ifndef FV_DEGRADE_H
+#define FV_DEGRADE_H
+
+#include "engine.h"
+
+/* Element numbers of the stream of one sample. Settings: 64 for a frame, those of the whole clip
+ * before them. Noise: 2^34 for each step of a frame. */
+#define FVI_FRAME_MAX (1u << 23)
+FV_INLINE uint64_t fvi_degrade_setting_at(uint32_t frame, bool is_of_frame)
+{
+    return is_of_frame ? ((uint64_t)frame + 1) << 40 : 0;
+}
+FV_INLINE uint64_t fvi_degrade_noise_at(uint32_t frame, int step)
+{
+    return ((uint64_t)frame + 1) << 40 | ((uint64_t)step + 1) << 34;
+}
+
+/* The stream of a handle. */
+typedef struct fvi_degrade_rule {
+    uint64_t seed;
+    uint32_t stream;
+    float antialias, clean_a;
+    bool all_per_frame;
+} fvi_degrade_rule;
+void fvi_degrade_draw(const fvi_degrade_rule *rule, const fv_degrade_job *job,
+                      fv_degrade_list *out);
+
+bool fvi_blur_is_valid(const fv_blur *b);
+/* The values in double rounded once; b is valid. */
+void fvi_blur_fill(const fv_blur *b, float *k);
+
+#endif
