@@ -4,13 +4,9 @@
 # FOVEA names the program. Everything runs on a small model with random weights.
 set -u
 : "${FOVEA:?path of fovea}"
-tests=$(cd "$(dirname "$0")" && pwd)
+. "$(dirname "$0")/shell_checks.sh"
 models=$tests/../diffusion/models
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-export LC_ALL=C OMP_WAIT_POLICY=passive
-. "$tests/shell_checks.sh"
+export OMP_WAIT_POLICY=passive
 value() { # column of the csv, method
     awk -F '","|",|,' -v column="$1" -v method="$2" '
         NR == 1 { n = split($0, name, ","); for (i = 1; i <= n; i++) at[name[i]] = i; next }

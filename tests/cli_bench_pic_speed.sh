@@ -2,12 +2,8 @@
 # cli_bench_pic_speed.sh - fovea bench pic-speed: table, JSON, what it refuses. Times are not judged.
 set -u
 : "${FOVEA:?path of fovea}"
-tests=$(cd "$(dirname "$0")" && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-export LC_ALL=C OMP_WAIT_POLICY=passive
-. "$tests/shell_checks.sh"
+. "$(dirname "$0")/shell_checks.sh"
+export OMP_WAIT_POLICY=passive
 photo=$(ls "$tests"/data/photos/* | head -n 1)
 
 expect table 0 "$FOVEA" bench pic-speed "$photo" --rounds 1 --threads 1

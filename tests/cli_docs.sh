@@ -4,19 +4,8 @@
 # GEN, FOVEA, VZIP, ... name the programs; each program with a page tools/man/NAME.1 is looked at.
 # The subsections of the page are the verbs. The completion is asked through bash, as a shell would.
 set -u
-tools=$(cd "$(dirname "$0")/../tools" && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-export LC_ALL=C
-count=0 failed=0 skipped=0
-ok() { # status, name
-    count=$((count + 1))
-    if [ "$1" = 0 ]; then echo "ok $count - $2"; return; fi
-    failed=$((failed + 1))
-    echo "not ok $count - $2"
-}
-skip() { count=$((count + 1)) skipped=$((skipped + 1)); echo "ok $count - $1 # SKIP $2"; }
+. "$(dirname "$0")/shell_checks.sh"
+tools=$tests/../tools
 same() { # files, name
     diff "$1" "$2" > difference
     code=$?
@@ -116,6 +105,4 @@ if command -v mandoc > /dev/null; then
 else
     skip mandoc_lint "no mandoc"
 fi
-echo "1..$count"
-echo "# $((count - failed - skipped)) passed, $failed failed, $skipped skipped"
-[ "$failed" = 0 ]
+finish

@@ -4,13 +4,9 @@
 # GEN and FOVEA name the programs. Everything runs on a small model with random weights.
 set -u
 : "${GEN:?path of gen}" "${FOVEA:?path of fovea}"
-tests=$(cd "$(dirname "$0")" && pwd)
+. "$(dirname "$0")/shell_checks.sh"
 data=$tests/data
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-export XDG_CACHE_HOME="$work/cache" LC_ALL=C
-. "$tests/shell_checks.sh"
+export XDG_CACHE_HOME="$work/cache"
 small="--steps 3 --threads 1"
 
 # ---- A model -------------------------------------------------------------------------------------

@@ -6,12 +6,8 @@
 # hardly ever right; how fast decoding is, is measured elsewhere.
 set -u
 : "${GEN:?path of gen}" "${FOVEA:?path of fovea}"
-tests=$(cd "$(dirname "$0")" && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-export XDG_CACHE_HOME="$work/cache" LC_ALL=C
-. "$tests/shell_checks.sh"
+. "$(dirname "$0")/shell_checks.sh"
+export XDG_CACHE_HOME="$work/cache"
 
 run "$FOVEA" new ar-nano --classes 4 --seed 3 -o m.safetensors
 ok $? a_model

@@ -6,22 +6,8 @@
 # FOVEA names the program that makes one, by a training of two steps, whose pictures are fog.
 set -u
 : "${VPIC:?path of vpic}"
-tests=$(cd "$(dirname "$0")" && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-export LC_ALL=C
-. "$tests/shell_checks.sh"
+. "$(dirname "$0")/shell_checks.sh"
 photo=$tests/data/photos/000_extreme-desert-hike.webp
-# value of a key in the JSON of the last command
-value() { sed -n "s/^  \"$1\": \([^,]*\),*\$/\1/p" out; }
-near() { # value, from, to
-    awk -v v="$1" -v lo="$2" -v hi="$3" 'BEGIN { exit !(v >= lo && v <= hi) }'
-}
-grey() { # name, columns, rows, awk expression of x and y
-    awk -v w="$2" -v h="$3" "BEGIN { print \"P2\"; print w, h; print 255
-        for (y = 0; y < h; y++) for (x = 0; x < w; x++) print int($4) }" > "$1"
-}
 grey ramp.pgm 200 190 "(x + y) % 256"
 grey brighter.pgm 200 190 "(x + y) % 256 + ((x + y) % 256 < 254 ? 2 : 0)"
 grey small.pgm 5 3 "40 * x + y"
@@ -105,33 +91,12 @@ else
     skip transparency_and_orientation "no python3"
 fi
 # ---- A model -------------------------------------------------------------------------------------
-make_model() {
-    mkdir -p data
-    cp "$tests/data/photos/000_extreme-desert-hike.webp" "$tests/data/photos/009_taipei-city.webp" data
-    cat > tiny.recipe << 'RECIPE'
-engine = rdvq
-stage = tokenizer
-preset = rdvq-xs
-data = data
-codes = 32
-batch = 1
-crop = 128
-steps = 2
-kmeans_at = 1
-eval_pictures = 0
-sample_every = 0
-precision = f32
-export = f32
-RECIPE
-    "$FOVEA" train tiny.recipe --data-dir . -o run > out 2> err &&
-        "$FOVEA" convert run/model.safetensors --type bf16 -o model.safetensors >> out 2>> err
-}
 if [ -z "${FOVEA:-}" ]; then
     skip coding "no fovea to make a model with"
     finish
     exit
 fi
-make_model; ok $? a_model_is_made
+make_rdvq_model; ok $? a_model_is_made
 expect info_of_a_model 0 "$VPIC" info --json model.safetensors
 json_ok out files; ok $? info_of_a_model_is_json
 grep -q '"codes": 32' out && grep -q '"kind": "model"' out; ok $? info_tells_the_codes

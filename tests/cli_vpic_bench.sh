@@ -5,17 +5,11 @@
 # most of it needs none of the real ones; parts with real ones are skipped where they are missing.
 set -u
 : "${VPIC:?path of vpic}"
-tests=$(cd "$(dirname "$0")" && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-export LC_ALL=C
-. "$tests/shell_checks.sh"
+. "$(dirname "$0")/shell_checks.sh"
 mkdir temp bin photos
 export TMPDIR=temp # relative: children work elsewhere
 cp "$tests/data/photos/000_extreme-desert-hike.webp" photos/b.webp
-awk 'BEGIN { print "P2"; print 200, 180; print 255
-    for (y = 0; y < 180; y++) for (x = 0; x < 200; x++) print (x * y + x) % 256 }' > photos/a.pgm
+grey photos/a.pgm 200 180 "(x * y + x) % 256"
 clean() { # name: the command before left nothing in the temporary folder
     [ -z "$(ls -A temp)" ]; ok $? "$1"
 }
@@ -133,14 +127,8 @@ grep -q 'tiny.pgm: left out: 8 x 8' err && [ ! -s out ]; ok $? small_picture_is_
 
 # ---- Our own codec -------------------------------------------------------------------------------
 if [ -n "${FOVEA:-}" ]; then
-    mkdir data
-    cp photos/b.webp data
-    printf '%s\n' 'engine = rdvq' 'stage = tokenizer' 'preset = rdvq-xs' 'data = data' 'codes = 32' \
-        'batch = 1' 'crop = 128' 'steps = 2' 'kmeans_at = 1' 'eval_pictures = 0' \
-        'sample_every = 0' 'precision = f32' 'export = f32' > tiny.recipe
     PATH=$real
-    "$FOVEA" train tiny.recipe --data-dir . -o run > out 2> err &&
-        "$FOVEA" convert run/model.safetensors -o model.safetensors >> out 2>> err
+    make_rdvq_model
     ok $? a_model_is_made
     PATH=$copies
     fake cjpeg 'cp "$9" "$8"'

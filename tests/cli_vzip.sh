@@ -4,13 +4,8 @@
 # VZIP names the program. Inputs are small: how well it compresses is tested elsewhere.
 set -u
 : "${VZIP:?path of vzip}"
-tests=$(cd "$(dirname "$0")" && pwd)
-work=$(mktemp -d)
-trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
-cd "$work" || exit 1
-export LC_ALL=C
+. "$(dirname "$0")/shell_checks.sh"
 unset FOVEA_CORPORA
-. "$tests/shell_checks.sh"
 # Changes one byte of a file.
 damage() { # file, offset
     printf '\252' | dd of="$1" bs=1 seek="$2" conv=notrunc 2> /dev/null

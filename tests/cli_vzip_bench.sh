@@ -4,12 +4,7 @@
 # VZIP names the program, FOVEA the one that has it as a verb. Inputs are tiny and level 1 is used.
 set -u
 : "${VZIP:?path of vzip}"
-tests=$(cd "$(dirname "$0")" && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-export LC_ALL=C
-. "$tests/shell_checks.sh"
+. "$(dirname "$0")/shell_checks.sh"
 mkdir temp bin
 export TMPDIR="$work/temp"
 no_temporary_files() { [ -z "$(ls -A temp)" ]; ok $? "no_temporary_files_of_$1"; }

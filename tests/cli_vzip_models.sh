@@ -5,13 +5,8 @@
 # VZIP names the program. --full: a network is trained as well, which takes a minute.
 set -u
 : "${VZIP:?path of vzip}"
-tests=$(cd "$(dirname "$0")" && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-export LC_ALL=C
+. "$(dirname "$0")/shell_checks.sh"
 unset FOVEA_CORPORA VZIP_MODEL_PATH
-. "$tests/shell_checks.sh"
 contains() { grep -q -- "$1" out; ok $? "$2"; }
 same() { cmp -s "$1" "$2"; ok $? "$3"; }
 

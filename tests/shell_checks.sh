@@ -1,7 +1,14 @@
-# shell_checks.sh - what the scripts cli_*.sh share: results in TAP, exit codes, messages, files.
+# shell_checks.sh - what the scripts cli_*.sh share: an empty folder, results in TAP, exit codes,
+# messages, files, JSON, small pictures and models.
 #
-# To be sourced in an empty folder. Commands leave their output in the files out and err.
+# To be sourced first: $tests is then the folder of the scripts, and $work, the current one, an empty
+# folder that is removed at the end. Commands leave their output in the files out and err.
 # shellcheck shell=sh
+tests=$(cd "$(dirname "$0")" && pwd)
+work=$(mktemp -d)
+trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
+cd "$work" || exit 1
+export LC_ALL=C
 count=0 failed=0 skipped=0
 
 ok() { # status, name
@@ -51,6 +58,38 @@ assert not missing, missing' "$file" "$@" 2>> err
         return
     fi
     for key; do grep -q "\"$key\":" "$file" || return 1; done
+}
+# Value of a key in the JSON of the last command.
+value() { sed -n "s/^  \"$1\": \([^,]*\),*\$/\1/p" out; }
+near() { # value, from, to
+    awk -v v="$1" -v lo="$2" -v hi="$3" 'BEGIN { exit !(v >= lo && v <= hi) }'
+}
+grey() { # name, columns, rows, awk expression of x and y
+    awk -v w="$2" -v h="$3" "BEGIN { print \"P2\"; print w, h; print 255
+        for (y = 0; y < h; y++) for (x = 0; x < w; x++) print int($4) }" > "$1"
+}
+# model.safetensors for vpic, by a training of two steps, so that its pictures are fog; what was
+# trained stays in the folder run.
+make_rdvq_model() {
+    mkdir -p data
+    cp "$tests/data/photos/000_extreme-desert-hike.webp" "$tests/data/photos/009_taipei-city.webp" data
+    cat > tiny.recipe << 'RECIPE'
+engine = rdvq
+stage = tokenizer
+preset = rdvq-xs
+data = data
+codes = 32
+batch = 1
+crop = 128
+steps = 2
+kmeans_at = 1
+eval_pictures = 0
+sample_every = 0
+precision = f32
+export = f32
+RECIPE
+    "$FOVEA" train tiny.recipe --data-dir . -o run > out 2> err &&
+        "$FOVEA" convert run/model.safetensors -o model.safetensors >> out 2>> err
 }
 # The process has a handler for SIGTERM: it is past its beginning (Linux tells, else a second does).
 wait_for_handler() { # process
