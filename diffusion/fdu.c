@@ -22,9 +22,9 @@
 
 #include <math.h>
 
+#include "band_filter.h"
 #include "engine.h"
 
-#define MARGIN 16
 #define REF_BORDER 2
 #define LARGEST_SIDE (1 << 16)
 
@@ -43,7 +43,7 @@ struct fv_fdu {
 static double frequency(int k, int n, bool is_ref)
 {
     if (is_ref) return n > 1 ? -0.5 + (double)((k + n / 2) % n) / (n - 1) : -0.5;
-    return (double)(2 * k <= n ? k : k - n) / n;
+    return fvi_band_frequency(k, n);
 }
 
 static void fill_frequencies(double *at, double *mirrored, int n, bool is_ref)
@@ -78,9 +78,9 @@ static fv_status make_plane(fv_fdu *f)
     const bool is_ref = f->o.mode == FV_FDU_REF;
     fv_ctx *ctx = f->ctx;
     size_t n = 0;
-    f->margin = is_ref ? 0 : MARGIN;
-    f->pad_width = is_ref ? f->width : fvi_fft_size(f->width + 2 * MARGIN);
-    f->pad_height = is_ref ? f->height : fvi_fft_size(f->height + 2 * MARGIN);
+    f->margin = is_ref ? 0 : FVI_BAND_MARGIN;
+    f->pad_width = is_ref ? f->width : fvi_fft_size(f->width + 2 * FVI_BAND_MARGIN);
+    f->pad_height = is_ref ? f->height : fvi_fft_size(f->height + 2 * FVI_BAND_MARGIN);
     if (!fv_mul_size((size_t)f->pad_width, (size_t)f->pad_height, &n) ||
         !fv_mul_size(n, 2 * sizeof(float), &n))
         return fv_fail(ctx, FV_ERR_OOM, "fdu: %d x %d is too large", f->width, f->height);
@@ -138,29 +138,16 @@ static float luma(const float *rgb)
     return 0.299f * rgb[0] + 0.587f * rgb[1] + 0.114f * rgb[2];
 }
 
-/* Index within 0..n-1 of i, which may lie outside: mirrored at the first and last pixel. */
-static int reflect(int i, int n)
-{
-    if (n == 1) return 0;
-    const int period = 2 * (n - 1);
-    i %= period;
-    if (i < 0) i += period;
-    return i < n ? i : period - i;
-}
-
 /* Pixel of the picture under (x, y) of the padded plane. */
 static size_t under(const fv_fdu *f, int x, int y)
 {
-    const int i = reflect(x - f->margin, f->width), j = reflect(y - f->margin, f->height);
+    const int i = fvi_reflect(x - f->margin, f->width), j = fvi_reflect(y - f->margin, f->height);
     return 3 * ((size_t)j * (size_t)f->width + (size_t)i);
 }
 
 static double butterworth(const fv_fdu *f, double r2)
 {
-    const double q = r2 / ((double)f->o.cutoff * f->o.cutoff);
-    double p = q;
-    for (int k = 1; k < f->o.order; k++) p *= q;
-    return 1 / (1 + p);
+    return fvi_butterworth(r2, f->o.cutoff, f->o.order);
 }
 
 static double lock_mask(const fv_fdu *f, double r2)

@@ -82,6 +82,8 @@ const fvi_op_def *fvi_cpu_op(fvi_op op)
         [FVI_OP_POOL] = &fvi_cpu_pool,
         [FVI_OP_LOSS_LPIPS] = &fvi_cpu_loss_lpips,
         [FVI_OP_LOSS_DISTS] = &fvi_cpu_loss_dists,
+        [FVI_OP_LOW_PASS] = &fvi_cpu_low_pass,
+        [FVI_OP_LOSS_SPECTRUM] = &fvi_cpu_loss_spectrum,
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
 }

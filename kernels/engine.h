@@ -287,6 +287,10 @@ fv_status fvi_fft2_create(fv_ctx *ctx, fvi_fft2 **out, int height, int width);
 void fvi_fft2_free(fvi_fft2 **f);
 /* In place; the inverse divides by height * width. Allocates nothing for lengths of fvi_fft_size. */
 void fvi_fft2_run(fvi_fft2 *f, float *plane, bool is_inverse);
+/* The same on the calling thread alone, with a buffer of fvi_fft2_room floats: any number of threads
+ * may use one handle so. */
+void fvi_fft2_run_alone(const fvi_fft2 *f, float *plane, bool is_inverse, float *buffer);
+size_t fvi_fft2_room(int height, int width);
 /* Smallest length >= n whose only prime factors are 2, 3 and 5; 0 for n out of range. */
 int fvi_fft_size(int n);
 

@@ -38,6 +38,12 @@ static fv_status make_config(fv_ctx *ctx, kiss_fft_cfg *out, int n, int is_inver
     return FV_OK;
 }
 
+/* Complex numbers of one thread's work: columns, and one line. */
+static size_t buffer_length(int height, int width)
+{
+    return (size_t)COLUMNS * (size_t)height + (size_t)(height > width ? height : width);
+}
+
 fv_status fvi_fft2_create(fv_ctx *ctx, fvi_fft2 **out, int height, int width)
 {
     *out = NULL;
@@ -50,7 +56,7 @@ fv_status fvi_fft2_create(fv_ctx *ctx, fvi_fft2 **out, int height, int width)
     f->ctx = ctx;
     f->height = height;
     f->width = width;
-    f->buffer_length = (size_t)COLUMNS * (size_t)height + (size_t)(height > width ? height : width);
+    f->buffer_length = buffer_length(height, width);
     f->buffers = fv_calloc(ctx, (size_t)ctx->threads * f->buffer_length, sizeof *f->buffers);
     if (!f->buffers) s = FV_ERR_OOM;
     for (int k = 0; k < 2 && s == FV_OK; k++) {
@@ -116,4 +122,15 @@ void fvi_fft2_run(fvi_fft2 *f, float *plane, bool is_inverse)
 #pragma omp for schedule(static)
         for (int g = 0; g < groups; g++) run_columns(f, k, g * COLUMNS, z, buffer);
     }
+}
+
+size_t fvi_fft2_room(int height, int width) { return 2 * buffer_length(height, width); }
+
+void fvi_fft2_run_alone(const fvi_fft2 *f, float *plane, bool is_inverse, float *buffer)
+{
+    kiss_fft_cpx *z = (kiss_fft_cpx *)(void *)plane, *work = (kiss_fft_cpx *)(void *)buffer;
+    const float scale = is_inverse ? (float)(1.0 / ((double)f->width * f->height)) : 1.0f;
+    for (int y = 0; y < f->height; y++)
+        run_row(f, is_inverse, scale, z + (size_t)y * (size_t)f->width, work);
+    for (int x = 0; x < f->width; x += COLUMNS) run_columns(f, is_inverse, x, z, work);
 }

@@ -713,6 +713,15 @@ FV_API fv_t fv_haar_up(fv_tape *t, fv_t x);
  * scales (2..5), sides of at least 9 << (scales - 1). */
 FV_API fv_t fv_loss_ms_ssim(fv_tape *t, fv_t a, fv_t target, int scales);
 FV_API fv_t fv_loss_texture(fv_tape *t, fv_t a, fv_t target, int scales);
+/* Butterworth low-pass 1 / (1 + (r / cutoff)^(2 order)), r in cycles a pixel, of every channel of f32
+ * [B, H, W, C], reflected at its edges. cutoff in (0, 1], order 1..8. */
+FV_API fv_t fv_low_pass(fv_tape *t, fv_t x, float cutoff, int order);
+/* Scalar: mean over frequencies of | |F a| - |F target| |, F the orthonormal Fourier transform of each
+ * channel of each patch of patch x patch pixels, which tile f32 [B, H, W, C]; patch a product of 2, 3
+ * and 5, at most 1024. No gradient to the target. */
+FV_API fv_t fv_loss_spectrum(fv_tape *t, fv_t a, fv_t target, int patch);
+/* Scalar: mean of sqrt((a - target)^2 + eps^2), of one shape [Charbonnier et al. 1994]. */
+FV_API fv_t fv_loss_charbonnier(fv_tape *t, fv_t a, fv_t target, float eps);
 /* Scalars [1] f32. weight [B] or 0 (ones): mean over all elements of weight[b]*(a - target)^2. */
 FV_API fv_t fv_loss_mse(fv_tape *t, fv_t a, fv_t target, fv_t weight);
 /* The same of d^2/2 where |d| < 1, else |d| - 1/2. */

@@ -25,6 +25,12 @@ fv_t fvi_loss_dot(fv_tape *t, fv_t a, fv_t b)
     return fvi_loss_mean(t, fv_binary_op(t, FV_MUL, a, b), 1.0f);
 }
 
+fv_t fv_loss_charbonnier(fv_tape *t, fv_t a, fv_t target, float eps)
+{
+    const fv_t d = fv_activate(t, fv_binary_op(t, FV_SUB, a, target), FV_ACT_SQUARE);
+    return fvi_loss_mean(t, fv_activate(t, fv_affine(t, d, 1.0f, eps * eps), FV_ACT_SQRT), 1.0f);
+}
+
 /* sum + weight * mean |x|; sum 0: the first term */
 static fv_t add_term(fv_tape *t, fv_t sum, fv_t x, float weight)
 {

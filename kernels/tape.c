@@ -919,6 +919,44 @@ fv_t fv_loss_texture(fv_tape *t, fv_t a, fv_t target, int scales)
     return picture_loss(t, FVI_OP_LOSS_TEXTURE, (fv_t[2]){ a, target }, scales, 9);
 }
 
+/* ---- Frequencies ----------------------------------------------------------------------------- */
+
+fv_t fv_low_pass(fv_tape *t, fv_t x, float cutoff, int order)
+{
+    if (!handle_ok(t, "low_pass", x, false)) return 0;
+    const fv_tensor s = t->v[x].t;
+    if (s.ndim != 4 || s.dtype != FV_F32 || s.dim[1] > 16384 || s.dim[2] > 16384)
+        return BAD(t, FV_ERR_SHAPE, "low_pass: f32 [B, H, W, C] with sides of at most 16384 "
+                   "expected");
+    if (!(cutoff > 0 && cutoff <= 1) || order < 1 || order > 8)
+        return BAD(t, FV_ERR_ARG, "low_pass: order %d at %g cycles a pixel; order is 1 to 8, and "
+                   "the cutoff above 0, at most 1", order, (double)cutoff);
+    const fvi_attr at = { { order }, { cutoff } };
+    return record(t, FVI_OP_LOW_PASS, &at, &x, 1, FV_F32, 4, s.dim);
+}
+
+fv_t fv_loss_spectrum(fv_tape *t, fv_t a, fv_t target, int patch)
+{
+    const fv_t in[2] = { a, target };
+    for (int k = 0; k < 2; k++)
+        if (!handle_ok(t, "loss_spectrum", in[k], false)) return 0;
+    const fv_tensor s = t->v[a].t, goal = t->v[target].t;
+    if (s.ndim != 4 || s.dtype != FV_F32 || goal.dtype != FV_F32 || !same_dims(&s, &goal))
+        return BAD(t, FV_ERR_SHAPE, "loss_spectrum: two f32 [B, H, W, C] expected");
+    if (patch < 1 || patch > 1024 || fvi_fft_size(patch) != patch || s.dim[1] % patch ||
+        s.dim[2] % patch)
+        return BAD(t, FV_ERR_SHAPE, "loss_spectrum: patches of %d in pictures of %lld x %lld: sides "
+                   "must be multiples of it, and its only factors 2, 3 and 5", patch,
+                   (long long)s.dim[2], (long long)s.dim[1]);
+    if (t->v[target].needs_grad)
+        return BAD(t, FV_ERR_UNSUPPORTED, "loss_spectrum: the target has no gradient");
+    const fvi_attr at = { { patch }, { 0 } };
+    const int64_t one = 1;
+    const fv_t y = record(t, FVI_OP_LOSS_SPECTRUM, &at, in, 2, FV_F32, 1, &one);
+    record_saved(t, 1, FV_F32, 4, s.dim);
+    return y;
+}
+
 /* ---- Perceptual distances (perceptual.c) ----------------------------------------------------- */
 
 fv_t fvi_pool2d(fv_tape *t, fv_t x, fvi_pool kind, int size, int stride)

@@ -229,7 +229,8 @@ static void run_case(const run_spec *s, run_data *d)
     for (int k = 0; k < FVI_MAX_OUT; k++)
         if (c->out[k].ndim) give(&e.out[k]);
     d->n_out = count(&e.out[0]);
-    d->status = pass(&e, def, false, &d->guards_ok);
+    d->status = def->prepare ? def->prepare(&e) : FV_OK;
+    if (d->status == FV_OK) d->status = pass(&e, def, false, &d->guards_ok);
     d->out = floats(&e.out[0]);
     if (!c->no_gradient && d->status == FV_OK) {
         e.gout[0] = e.out[0];
@@ -251,6 +252,7 @@ static void run_case(const run_spec *s, run_data *d)
         }
         d->guards_ok = take(&e.gout[0]) && d->guards_ok;
     }
+    if (def->release) def->release(s->ctx, e.state);
     for (int k = 0; k < FVI_MAX_IN; k++) d->guards_ok = take(&e.in[k]) && d->guards_ok;
     for (int k = 0; k < FVI_MAX_OUT; k++) d->guards_ok = take(&e.out[k]) && d->guards_ok;
 }
@@ -527,12 +529,14 @@ static void bench_one(const tc *c, int isa, int dt)
     backward_bytes += (double)bytes_of(&e.out[0]);
     e.gout[0] = e.out[0];
     e.gout[0].data = fv_calloc(s.ctx, bytes_of(&e.out[0]), 1);
+    if (def->prepare && def->prepare(&e) != FV_OK) exit(1);
     for (int b = 0; b < 2; b++) {
         if (b && c->no_gradient) continue;
         e.scratch = fv_alloc(s.ctx, (def->scratch_bytes ? def->scratch_bytes(&e, b) : 0) + 64);
         seconds[b] = time_pass(&e, def, b);
         fv_free(s.ctx, e.scratch);
     }
+    if (def->release) def->release(s.ctx, e.state);
     printf("%-12s attr %2d  %-8s %-4s forward %7.1f us %6.1f GB/s", c->name, (int)c->attr.i[0],
            isa_name[isa], dt ? "bf16" : "f32", seconds[0] * 1e6, forward_bytes / seconds[0] * 1e-9);
     if (!c->no_gradient)
