@@ -98,9 +98,8 @@ static int drop_methods(ar_bench *b)
 static int open_real(ar_bench *b)
 {
     const char *path = b->a->real;
-    const size_t n = strlen(path);
     fv_status s;
-    if (n > 7 && strcmp(path + n - 7, ".recipe") == 0) {
+    if (cli_ends_with(path, ".recipe")) {
         s = fv_recipe_read(b->ctx, &b->real, path);
     } else {
         char *text = cli_format("data = %s\n", path);

@@ -5,6 +5,7 @@
 #include "cli.h"
 
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -101,15 +102,24 @@ char *cli_format(const char *fmt, ...)
     return p;
 }
 
+bool cli_ends_with(const char *path, const char *suffix)
+{
+    const size_t n = strlen(path), k = strlen(suffix);
+    return n > k && strcmp(path + n - k, suffix) == 0;
+}
+
+bool cli_has_suffix(const char *path, const char *suffix)
+{
+    const size_t n = strlen(path), k = strlen(suffix);
+    return n > k && strcasecmp(path + n - k, suffix) == 0;
+}
+
 char *cli_with_suffix(const char *path, const char *suffix)
 {
     static const char *const known[] = {".safetensors", ".pt", ".pth", ".bin"};
-    const size_t n = strlen(path);
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        const size_t k = strlen(known[i]);
-        if (n > k && strcmp(path + n - k, known[i]) == 0)
-            return cli_format("%.*s%s", (int)(n - k), path, suffix);
-    }
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (cli_ends_with(path, known[i]))
+            return cli_format("%.*s%s", (int)(strlen(path) - strlen(known[i])), path, suffix);
     return cli_format("%s%s", path, suffix);
 }
 
@@ -118,6 +128,39 @@ char *cli_folder_of(const char *path)
     const char *slash = strrchr(path, '/');
     if (!slash) return cli_format(".");
     return slash == path ? cli_format("/") : cli_format("%.*s", (int)(slash - path), path);
+}
+
+const char *cli_base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+char **cli_names_of(const char *path, size_t *count)
+{
+    size_t room = 0;
+    char **names = NULL;
+    struct dirent *e;
+    DIR *d = opendir(path);
+    *count = 0;
+    if (!d) return NULL;
+    while ((e = readdir(d)) != NULL) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
+        if (*count == room) {
+            char **more = realloc(names, (room = 2 * room + 16) * sizeof *names);
+            if (!more) exit(cli_fail(CLI_FAILED, "out of memory"));
+            names = more;
+        }
+        names[(*count)++] = cli_format("%s", e->d_name);
+    }
+    closedir(d);
+    if (*count) qsort(names, *count, sizeof *names, by_name);
+    return names ? names : calloc(1, sizeof *names);
 }
 
 bool cli_file_exists(const char *path)
@@ -142,11 +185,8 @@ bool cli_has_picture_suffix(const char *path)
 {
     static const char *const known[] = {".png",  ".jpg", ".jpeg", ".webp",
                                         ".ppm", ".pgm", ".pnm"};
-    const size_t n = strlen(path);
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        const size_t k = strlen(known[i]);
-        if (n > k && strcasecmp(path + n - k, known[i]) == 0) return true;
-    }
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (cli_has_suffix(path, known[i])) return true;
     return false;
 }
 
@@ -873,6 +913,12 @@ void cli_json_u64(cli_json *j, const char *key, uint64_t value)
 {
     cli_json_key(j, key);
     fprintf(j->to, "%llu", (unsigned long long)value);
+}
+
+void cli_json_bool(cli_json *j, const char *key, bool value)
+{
+    cli_json_key(j, key);
+    fputs(value ? "true" : "false", j->to);
 }
 
 void cli_json_strings(cli_json *j, const char *key, char *const *item, int count)

@@ -175,6 +175,7 @@ void cli_json_text(FILE *to, const char *text);
 void cli_json_string(cli_json *j, const char *key, const char *value); /* NULL = null */
 void cli_json_number(cli_json *j, const char *key, double value);      /* not finite = null */
 void cli_json_u64(cli_json *j, const char *key, uint64_t value);
+void cli_json_bool(cli_json *j, const char *key, bool value);
 void cli_json_strings(cli_json *j, const char *key, char *const *item, int count);
 void cli_json_close(cli_json *j);
 
@@ -196,9 +197,16 @@ char *cli_format(const char *fmt, ...)
 bool cli_file_exists(const char *path);
 bool cli_is_folder(const char *path);
 bool cli_is_special(const char *path); /* device or pipe */
+/* Does a name go on before this end of it? The second does not tell capitals from small letters. */
+bool cli_ends_with(const char *path, const char *suffix);
+bool cli_has_suffix(const char *path, const char *suffix);
 bool cli_has_picture_suffix(const char *path);
 /* The folder of a path, "." if it has none. Malloced. */
 char *cli_folder_of(const char *path);
+const char *cli_base_name(const char *path); /* what follows the folder */
+/* Sorted names in a folder, malloced as they are, without . and ..; NULL and errno: it cannot be
+ * read. */
+char **cli_names_of(const char *path, size_t *count);
 /* Can a file be made at `path`? Asked before long work; returns an exit code. */
 int cli_check_place(const char *path, bool may_overwrite);
 /* Writes a file, atomically unless it is a device or pipe; returns an exit code. Text replaces what

@@ -49,8 +49,7 @@ static int unknown_engine(const char *path, const char *name)
 /* train-NAME in the current folder, NAME from the recipe's file name. */
 static char *default_out(const char *recipe)
 {
-    const char *slash = strrchr(recipe, '/'), *base = slash ? slash + 1 : recipe;
-    const char *dot = strrchr(base, '.');
+    const char *base = cli_base_name(recipe), *dot = strrchr(base, '.');
     return cli_format("train-%.*s", (int)(dot && dot > base ? (size_t)(dot - base) : strlen(base)),
                       base);
 }

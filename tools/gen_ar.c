@@ -396,12 +396,6 @@ static double rows_per_pass(const fv_ar_stats *s)
     return s->verifies ? (double)s->target_rows / (double)s->verifies : 0;
 }
 
-static void json_flag(cli_json *j, const char *key, bool is_true)
-{
-    cli_json_key(j, key);
-    fputs(is_true ? "true" : "false", j->to);
-}
-
 static void print_json_times(const fv_ar_stats *s, cli_json *j)
 {
     cli_json_number(j, "prefill_seconds", s->prefill_seconds);
@@ -437,8 +431,8 @@ static void print_json(const gen_run *r, cli_json *j)
     cli_json_number(j, "accuracy_stored", has_point ? (double)w->point.accuracy : NAN);
     cli_json_number(j, "distance_stored", has_point ? (double)w->point.distance : NAN);
     cli_json_number(j, "equal_tokens", c ? w->equal_tokens : NAN);
-    json_flag(j, "lossless", st->is_lossless);
-    json_flag(j, "switched_off", st->switched_off);
+    cli_json_bool(j, "lossless", st->is_lossless);
+    cli_json_bool(j, "switched_off", st->switched_off);
     cli_json_number(j, "tokens_per_pass", st->tokens_per_pass);
     cli_json_number(j, "tokens_per_pass_exact", c ? w->plain.tokens_per_pass : NAN);
     cli_json_number(j, "rows_per_pass", rows_per_pass(st));

@@ -100,8 +100,7 @@ static void print_json(const gen_model *m)
     cli_json_u64(&j, "parameters", (uint64_t)i->parameters);
     cli_json_u64(&j, "draft_parameters", (uint64_t)i->draft_parameters);
     cli_json_u64(&j, "weight_bytes", i->weight_bytes);
-    cli_json_key(&j, "tokenizer");
-    fputs(i->has_tokenizer ? "true" : "false", stdout);
+    cli_json_bool(&j, "tokenizer", i->has_tokenizer);
     cli_json_string(&j, "train_step", fv_model_meta(m->file, "fovea.train.step"));
     json_points(m->ar, &j);
     cli_json_string(&j, "sha256", m->hash);

@@ -180,8 +180,7 @@ static void print_json(const report *r)
     cli_json_number(&j, "cfg", (double)i->cfg);
     cli_json_number(&j, "speedup_predicted", i->predicted_speedup);
     cli_json_number(&j, "flop_ratio", i->flop_ratio);
-    cli_json_key(&j, "at_run_time");
-    fputs(i->at_run_time ? "true" : "false", j.to);
+    cli_json_bool(&j, "at_run_time", i->at_run_time);
     cli_json_u64(&j, "kept_outputs", (uint64_t)i->history);
     cli_json_u64(&j, "kept_evaluations", (uint64_t)i->step_history);
     cli_json_string(&j, "skip", i->skip_kind);

@@ -6,6 +6,7 @@
 #include "fovea_codec.h"
 
 #define VPIC_SUFFIX ".rdvq"
+#define VPIC_MOST_BYTES ((uint64_t)1 << 32) /* of a file that is read */
 
 /* ---- vpic_shelf.c: models at hand ------------------------------------------------------------ */
 

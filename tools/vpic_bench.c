@@ -5,7 +5,6 @@
 #define _XOPEN_SOURCE 700
 #include "vpic_bench.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,11 +46,6 @@ static int add_peers(pic_bench *b, const char *text)
     return CLI_OK;
 }
 
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
 static int add_file(pic_bench *b, char *path)
 {
     char **more = realloc(b->files, (size_t)(b->file_count + 1) * sizeof *more);
@@ -75,21 +69,20 @@ static bool is_regular(const char *path)
 static int add_folder(pic_bench *b, const char *path)
 {
     const int first = b->file_count;
+    size_t count;
     int code = CLI_OK;
-    DIR *d = opendir(path);
-    if (!d) return cli_fail(CLI_FAILED, "%s: %s", path, strerror(errno));
-    for (struct dirent *e; code == CLI_OK && (e = readdir(d)) != NULL;)
-        if (e->d_name[0] != '.' && cli_has_picture_suffix(e->d_name)) {
-            char *full = cli_format("%s/%s", path, e->d_name);
-            if (is_regular(full)) code = add_file(b, full);
-            else free(full);
-        }
-    closedir(d);
-    if (b->file_count > first)
-        qsort(b->files + first, (size_t)(b->file_count - first), sizeof *b->files, by_name);
-    else if (code == CLI_OK)
-        code = cli_fail(CLI_BAD_INPUT, "%s: no pictures (PNG, JPEG, WebP, PNM) in it", path);
-    return code;
+    char **names = cli_names_of(path, &count);
+    if (!names) return cli_fail(CLI_FAILED, "%s: %s", path, strerror(errno));
+    for (size_t i = 0; i < count; i++) {
+        const bool is_picture = names[i][0] != '.' && cli_has_picture_suffix(names[i]);
+        char *full = cli_format("%s/%s", path, names[i]);
+        if (code == CLI_OK && is_picture && is_regular(full)) code = add_file(b, full);
+        else free(full);
+        free(names[i]);
+    }
+    free(names);
+    if (code != CLI_OK || b->file_count > first) return code;
+    return cli_fail(CLI_BAD_INPUT, "%s: no pictures (PNG, JPEG, WebP, PNM) in it", path);
 }
 
 static int add_files(pic_bench *b, const char **paths, int count)
@@ -118,12 +111,6 @@ static int add_files(pic_bench *b, const char **paths, int count)
 
 /* ---- Running --------------------------------------------------------------------------------- */
 
-static const char *base_name(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 static int run_picture(pic_bench *b, pic_place *at, int picture)
 {
     char name[32], setting[32];
@@ -131,7 +118,7 @@ static int run_picture(pic_bench *b, pic_place *at, int picture)
         pic_coder *c = &b->coder[k];
         for (int i = 0; i < c->settings && !c->lacks; i++) {
             const int failures = c->failures;
-            cli_printable(base_name(b->files[picture]), name, sizeof name);
+            cli_printable(cli_base_name(b->files[picture]), name, sizeof name);
             pic_setting_name(c, i, setting, sizeof setting);
             bench_show(&b->a->common, "%d/%d %s: %s %s", picture + 1, b->file_count, name, c->title,
                        setting);
@@ -148,7 +135,7 @@ static int run_picture(pic_bench *b, pic_place *at, int picture)
 /* Pictures that cannot be used are left out, with a note. */
 static int run_pictures(pic_bench *b)
 {
-    pic_place at = {.ctx = b->ctx, .folder = b->folder, .threads = b->threads};
+    pic_place at = {.folder = b->folder, .threads = b->threads};
     for (int i = 0; i < b->file_count; i++) {
         bench_show(&b->a->common, NULL);
         const bool is_taken = pic_take(&at, b->files[i]);

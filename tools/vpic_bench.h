@@ -69,7 +69,6 @@ typedef struct pic_result {
 } pic_result;
 
 typedef struct pic_place {
-    fv_ctx *ctx;        /* one thread, so that children can have theirs */
     const char *folder; /* ours alone: files come and go in it */
     int threads;        /* of children */
     /* of the picture at hand */
@@ -116,7 +115,7 @@ typedef struct pic_curve {
 
 typedef struct pic_bench {
     const pic_args *a;
-    fv_ctx *ctx;
+    fv_ctx *ctx; /* one thread, so that children can have theirs */
     int threads;
     cli_list models; /* absolute names */
     char *program;   /* vpic, NULL: not found */

@@ -167,7 +167,7 @@ static int write_rows(const pic_bench *b, sheet *t)
 
 int pic_write_sheet(pic_bench *b)
 {
-    pic_place at = {.ctx = b->ctx, .folder = b->folder, .threads = b->threads};
+    pic_place at = {.folder = b->folder, .threads = b->threads};
     sheet *t = calloc(1, sizeof *t);
     if (!t) return cli_fail(CLI_FAILED, "out of memory");
     t->count = b->done < CROPS ? b->done : CROPS;

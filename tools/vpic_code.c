@@ -7,12 +7,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MOST_BYTES ((uint64_t)1 << 32)
-#define DEFAULT_PIXELS ((uint64_t)1 << 28)
 #define NEAR_SIZE 0.02 /* of a size asked for */
 
 typedef struct code_args {
@@ -33,21 +30,14 @@ typedef struct code_args {
 
 /* ---- Names and files ------------------------------------------------------------------------- */
 
-static bool has_suffix(const char *path, const char *suffix)
-{
-    const size_t n = strlen(path), k = strlen(suffix);
-    return n > k && strcasecmp(path + n - k, suffix) == 0;
-}
-
 /* Where the result goes, malloced; "-" is standard output. */
 static char *name_output(const code_args *a, const char *in, const char *suffix)
 {
     if (a->out) return cli_format("%s", a->out);
     if (strcmp(in, "-") == 0) return cli_format("-");
-    const char *slash = strrchr(in, '/'), *dot = strrchr(in, '.');
-    const bool is_known = cli_has_picture_suffix(in) || has_suffix(in, VPIC_SUFFIX);
-    const size_t n = is_known && dot && dot > (slash ? slash + 1 : in) ? (size_t)(dot - in)
-                                                                       : strlen(in);
+    const char *dot = strrchr(in, '.');
+    const bool is_known = cli_has_picture_suffix(in) || cli_has_suffix(in, VPIC_SUFFIX);
+    const size_t n = is_known && dot && dot > cli_base_name(in) ? (size_t)(dot - in) : strlen(in);
     return cli_format("%.*s%s", (int)n, in, suffix);
 }
 
@@ -160,7 +150,7 @@ static int encode(code_args *a, const char *in, const char *out)
     uint8_t *bytes = NULL, *file = NULL;
     size_t size = 0, file_size = 0;
     const double start = cli_now();
-    int code = cli_read_bytes(in, MOST_BYTES, &bytes, &size);
+    int code = cli_read_bytes(in, VPIC_MOST_BYTES, &bytes, &size);
     if (code != CLI_OK) return code;
     set_options(a, &o);
     fv_status s = cli_decode_picture(a->ctx, bytes, size, NULL, &img);
@@ -206,8 +196,7 @@ static void json_decoded(code_args *a, const char *in, const char *out, const fv
     cli_json_u64(&j, "slices_decoded", (uint64_t)st->slices_decoded);
     cli_json_u64(&j, "tiles", (uint64_t)st->tiles);
     cli_json_u64(&j, "short_tiles", (uint64_t)st->short_tiles);
-    cli_json_key(&j, "truncated");
-    fputs(st->is_truncated ? "true" : "false", stdout);
+    cli_json_bool(&j, "truncated", st->is_truncated);
     cli_json_number(&j, "seconds", seconds);
     cli_json_number(&j, "pixel_seconds", st->pixel_seconds);
     cli_json_number(&j, "token_seconds", st->token_seconds);
@@ -258,7 +247,7 @@ static int decode(code_args *a, const char *in, const char *out)
     uint8_t *bytes = NULL;
     size_t size = 0;
     const double start = cli_now();
-    int code = cli_read_bytes(in, MOST_BYTES, &bytes, &size);
+    int code = cli_read_bytes(in, VPIC_MOST_BYTES, &bytes, &size);
     if (code != CLI_OK) return code;
     l.max_pixels = a->max_pixels;
     l.memory_bytes = a->memory_bytes;
@@ -283,7 +272,7 @@ static int check_decoding(code_args *a)
     if (a->out && !is_stdout(a->out) && !cli_is_special(a->out)) {
         if (!cli_has_picture_suffix(a->out))
             return cli_fail(CLI_USAGE, "-o %s: a name in .png, .webp or .ppm is needed", a->out);
-        if (has_suffix(a->out, ".jpg") || has_suffix(a->out, ".jpeg"))
+        if (cli_has_suffix(a->out, ".jpg") || cli_has_suffix(a->out, ".jpeg"))
             return cli_fail(CLI_USAGE, "-o %s: JPEG would lose once more; .png, .webp or .ppm",
                             a->out);
     }
@@ -324,18 +313,12 @@ typedef struct place {
     const char *in; /* whose result it is */
 } place;
 
-static const char *last_name(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 static int by_place(const void *a, const void *b)
 {
     const place *x = a, *y = b;
     if (x->device != y->device) return x->device < y->device ? -1 : 1;
     if (x->folder != y->folder) return x->folder < y->folder ? -1 : 1;
-    return strcmp(last_name(x->out), last_name(y->out));
+    return strcmp(cli_base_name(x->out), cli_base_name(y->out));
 }
 
 /* A folder that is not there has the numbers 0. */
@@ -444,7 +427,7 @@ int vpic_encode(int argc, char **argv)
 
 int vpic_decode(int argc, char **argv)
 {
-    code_args a = {.max_pixels = DEFAULT_PIXELS};
+    code_args a = {.max_pixels = FV_IMAGE_MAX_PIXELS};
     const cli_option options[] = {
         {'o', NULL, "FILE", "write here (.png, .webp, .ppm); - is standard output", CLI_STRING,
          &a.out, 0, 0},

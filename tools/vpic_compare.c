@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_BYTES ((uint64_t)1 << 31)
 #define OPAQUE 65535u
 #define GREY 32768u
 
@@ -81,7 +80,7 @@ static int read_one(fv_ctx *ctx, pair *p, int i)
     size_t size;
     o.channels = 4;
     o.depth = 16;
-    int code = cli_read_bytes(p->name[i], MOST_BYTES, &bytes, &size);
+    int code = cli_read_bytes(p->name[i], VPIC_MOST_BYTES, &bytes, &size);
     if (code != CLI_OK) return code;
     const fv_status s = cli_decode_picture(ctx, bytes, size, &o, &p->image[i]);
     if (s != FV_OK) code = cli_report(ctx, s, p->name[i]);
@@ -166,8 +165,7 @@ static void print_json(const pair *p)
     cli_json_u64(&j, "b_bytes", p->bytes[1]);
     cli_json_number(&j, "a_bpp", 8 * (double)p->bytes[0] / pixels);
     cli_json_number(&j, "b_bpp", 8 * (double)p->bytes[1] / pixels);
-    cli_json_key(&j, "equal");
-    fputs(is_equal ? "true" : "false", stdout);
+    cli_json_bool(&j, "equal", is_equal);
     cli_json_number(&j, "psnr_db", p->m.psnr); /* null: equal */
     cli_json_number(&j, "ms_ssim", p->m.ms_ssim);
     cli_json_number(&j, "gmsd", p->m.gmsd);

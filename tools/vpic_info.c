@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_BYTES ((uint64_t)1 << 32)
-
 typedef struct info_args {
     cli_common common;
     bool is_first;
@@ -73,8 +71,7 @@ static void json_file(const char *path, const fv_vpic_info *i, uint64_t size, co
     cli_json_u64(&j, "bytes", i->whole_bytes);
     cli_json_u64(&j, "bytes_there", size);
     cli_json_number(&j, "bpp", 8 * (double)i->whole_bytes / ((double)i->width * i->height));
-    cli_json_key(&j, "truncated");
-    fputs(i->is_truncated ? "true" : "false", stdout);
+    cli_json_bool(&j, "truncated", i->is_truncated);
     cli_json_u64(&j, "header_bytes", i->header_bytes);
     cli_json_u64(&j, "icc_bytes", i->icc_bytes);
     cli_json_u64(&j, "exif_bytes", i->exif_bytes);
@@ -153,7 +150,7 @@ static int show_one(info_args *a, fv_ctx *ctx, const char *path)
     char model[80];
     uint8_t *bytes = NULL;
     size_t size = 0;
-    const int code = cli_read_bytes(path, MOST_BYTES, &bytes, &size);
+    const int code = cli_read_bytes(path, VPIC_MOST_BYTES, &bytes, &size);
     if (code != CLI_OK) return code;
     const bool is_file = is_picture(bytes, size);
     fv_status s = is_file ? fv_vpic_read_info(ctx, bytes, size, &i)

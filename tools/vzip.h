@@ -8,6 +8,7 @@
 #include "fovea_codec.h"
 
 #define VZIP_SUFFIX ".vz"
+#define VZIP_TAR_SUFFIX ".tvz" /* .tar.vz */
 
 typedef enum vzip_mode { VZIP_COMPRESS, VZIP_DECOMPRESS, VZIP_TEST, VZIP_LIST } vzip_mode;
 
@@ -89,9 +90,6 @@ typedef struct vzip_pipe {
 int vzip_each(const vzip_job *j, const char *path,
               int (*each)(const vzip_job *j, const char *path, void *user), void *user);
 bool vzip_has_suffix(const char *path);
-/* Sorted names in a folder, malloced as they are, without . and ..; NULL and errno: it cannot be
- * read. All are read before the first is worked on, so that new files do not turn up in it. */
-char **vzip_names_of(const char *path, size_t *count);
 
 /* ---- Verbs ----------------------------------------------------------------------------------- */
 

@@ -70,12 +70,6 @@ static bool is_utf8(const char *text)
     return true;
 }
 
-static const char *base_name(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 /* Where the output goes: *to malloced, NULL for standard output. */
 static int name_output(const vzip_job *j, const char *path, const fv_vzip_frame *stored, char **to)
 {
@@ -98,7 +92,7 @@ static int name_output(const vzip_job *j, const char *path, const fv_vzip_frame 
         cli_note("%s: the name kept in it is not used: it is not a plain file name", path);
     }
     const size_t n = strlen(path);
-    if (n > 4 && strcmp(path + n - 4, ".tvz") == 0)
+    if (cli_ends_with(path, VZIP_TAR_SUFFIX))
         *to = cli_format("%.*s.tar", (int)(n - 4), path);
     else if (vzip_has_suffix(path))
         *to = cli_format("%.*s", (int)(n - 3), path);
@@ -126,7 +120,7 @@ static void set_options(const vzip_job *j, const vzip_in *in, fv_vzip_options *o
         if (at >= 0 && at < in->st.st_size) o->size = (uint64_t)(in->st.st_size - at);
     }
     if (!j->keep_name || in->is_stdin) return;
-    const char *name = base_name(in->name);
+    const char *name = cli_base_name(in->name);
     if (is_utf8(name) && strlen(name) <= 255 && is_plain_name(name))
         o->name = name;
     else

@@ -5,7 +5,6 @@
  * the input, and at worst a temporary file, which goes when the same output is written again. */
 #include "vzip.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -267,44 +266,16 @@ void vzip_abort(vzip_out *out)
 
 bool vzip_has_suffix(const char *path)
 {
-    const size_t n = strlen(path);
-    return (n > 3 && strcmp(path + n - 3, VZIP_SUFFIX) == 0) ||
-           (n > 4 && strcmp(path + n - 4, ".tvz") == 0);
+    return cli_ends_with(path, VZIP_SUFFIX) || cli_ends_with(path, VZIP_TAR_SUFFIX);
 }
 
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-char **vzip_names_of(const char *path, size_t *count)
-{
-    size_t room = 0;
-    char **names = NULL;
-    struct dirent *e;
-    DIR *d = opendir(path);
-    *count = 0;
-    if (!d) return NULL;
-    while ((e = readdir(d)) != NULL) {
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
-        if (*count == room) {
-            char **more = realloc(names, (room = 2 * room + 16) * sizeof *names);
-            if (!more) exit(cli_fail(CLI_FAILED, "out of memory"));
-            names = more;
-        }
-        names[(*count)++] = cli_format("%s", e->d_name);
-    }
-    closedir(d);
-    if (*count) qsort(names, *count, sizeof *names, by_name);
-    return names ? names : calloc(1, sizeof *names);
-}
-
+/* All names are read before the first is worked on, so that new files do not turn up among them. */
 static int each_below(const vzip_job *j, const char *path,
                       int (*each)(const vzip_job *j, const char *path, void *user), void *user)
 {
     size_t count;
     int code = CLI_OK;
-    char **names = vzip_names_of(path, &count);
+    char **names = cli_names_of(path, &count);
     if (!names) return fail_errno(path, errno);
     for (size_t i = 0; i < count; i++) {
         struct stat st;

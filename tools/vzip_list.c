@@ -72,11 +72,9 @@ static void print_json(const vzip_job *job, const char *path, const fv_vzip_info
     cli_json_string(&j, "model", f->models ? id : NULL);
     cli_json_string(&j, "model_name",
                     f->models && !is_missing ? model_name(job, f, called) : NULL);
-    cli_json_key(&j, "model_missing");
-    fputs(is_missing ? "true" : "false", stdout);
+    cli_json_bool(&j, "model_missing", is_missing);
     cli_json_string(&j, "check", "XXH64");
-    cli_json_key(&j, "index");
-    fputs(i->has_index ? "true" : "false", stdout);
+    cli_json_bool(&j, "index", i->has_index);
     fputs("\n}", stdout);
 }
 

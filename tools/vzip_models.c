@@ -13,22 +13,16 @@
 
 /* ---- Folders and files ----------------------------------------------------------------------- */
 
-static bool is_model_name(const char *name)
-{
-    const size_t n = strlen(name), k = strlen(SUFFIX);
-    return n > k && strcmp(name + n - k, SUFFIX) == 0;
-}
-
 /* Paths of the model files in a folder, sorted; NULL: it cannot be read. */
 static char **files_of(const char *folder, size_t *count)
 {
     size_t all;
-    char **paths = vzip_names_of(folder, &all);
+    char **paths = cli_names_of(folder, &all);
     *count = 0;
     if (!paths) return NULL;
     for (size_t i = 0; i < all; i++) {
         char *name = paths[i];
-        if (is_model_name(name)) paths[(*count)++] = cli_format("%s/%s", folder, name);
+        if (cli_ends_with(name, SUFFIX)) paths[(*count)++] = cli_format("%s/%s", folder, name);
         free(name);
     }
     return paths;
@@ -181,8 +175,7 @@ static void print_json(models_list *l, const fv_vzip_model_info *i, const char *
     cli_json_u64(&j, "bytes", i->bytes);
     cli_json_u64(&j, "texts", (uint64_t)i->texts);
     cli_json_u64(&j, "text_bytes", i->text_bytes);
-    cli_json_key(&j, "network");
-    fputs(i->has_network ? "true" : "false", stdout);
+    cli_json_bool(&j, "network", i->has_network);
     cli_json_u64(&j, "width", (uint64_t)i->width);
     cli_json_u64(&j, "layers", (uint64_t)i->layers);
     cli_json_u64(&j, "experts", (uint64_t)i->experts);
