@@ -17,6 +17,7 @@
  * spin while they wait: with several, set OMP_WAIT_POLICY=passive). The feature distance is the
  * mean squared distance of a classifier's features. */
 #include "bench_accel.h"
+#include "bench_csv.h"
 #include "bench_judge.h"
 
 #include <math.h>
@@ -592,24 +593,19 @@ static void print_json(const accel_run *r)
 static int write_csv(const accel_run *r)
 {
     const accel_bench *b = &r->b;
-    const size_t size = ((size_t)b->lines + 1) * 512;
-    char *text = malloc(size);
-    if (!text) return cli_fail(CLI_FAILED, "out of memory");
-    size_t n = (size_t)snprintf(text, size, "method,setting");
-    for (int k = 0; k < COLUMNS; k++) n += (size_t)snprintf(text + n, size - n, ",%s", column[k]);
+    bench_csv c;
+    const int code = bench_csv_open(&c, "method,setting");
+    if (code != CLI_OK) return code;
+    bench_csv_titles(&c, column, COLUMNS);
     for (int i = 0; i < b->lines; i++) {
-        const accel_line *l = &b->line[i];
         double v[COLUMNS];
-        column_values(l, v);
-        n += (size_t)snprintf(text + n, size - n, "\n\"%s\",\"%s\"", l->method->label, l->setting);
-        for (int k = 0; k < COLUMNS; k++)
-            n += (size_t)(isfinite(v[k]) ? snprintf(text + n, size - n, ",%.9g", v[k])
-                                         : snprintf(text + n, size - n, ","));
+        column_values(&b->line[i], v);
+        bench_csv_quoted(&c, b->line[i].method->label);
+        putc(',', c.to);
+        bench_csv_quoted(&c, b->line[i].setting);
+        bench_csv_numbers(&c, v, COLUMNS);
     }
-    n += (size_t)snprintf(text + n, size - n, "\n");
-    const int code = cli_save_text(r->a->csv, text, n);
-    free(text);
-    return code;
+    return bench_csv_close(&c, r->a->csv);
 }
 
 /* Files first: a failure leaves standard output empty. */

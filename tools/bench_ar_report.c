@@ -1,6 +1,7 @@
 /* bench_ar_report.c - `fovea bench ar` as text, JSON and CSV; which methods are worth storing. */
 #include "ar_counters.h"
 #include "bench_ar.h"
+#include "bench_csv.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -326,23 +327,17 @@ void ar_print_json(const ar_bench *b)
 
 int ar_write_csv(const ar_bench *b, const char *path)
 {
-    const size_t size = ((size_t)b->lines + 1) * 1024;
-    char *text = malloc(size);
-    if (!text) return cli_fail(CLI_FAILED, "out of memory");
-    size_t n = (size_t)snprintf(text, size, "method,lossless,best");
-    for (int k = 0; k < COLUMNS; k++) n += (size_t)snprintf(text + n, size - n, ",%s", column[k]);
+    bench_csv c;
+    const int code = bench_csv_open(&c, "method,lossless,best");
+    if (code != CLI_OK) return code;
+    bench_csv_titles(&c, column, COLUMNS);
     for (int i = 0; i < b->lines; i++) {
         const ar_line *l = &b->line[i];
         double v[COLUMNS];
         column_values(b, l, v);
-        n += (size_t)snprintf(text + n, size - n, "\n\"%s\",%d,%d", l->text, l->all.is_lossless,
-                              l->is_stored);
-        for (int k = 0; k < COLUMNS; k++)
-            n += (size_t)(isfinite(v[k]) ? snprintf(text + n, size - n, ",%.9g", v[k])
-                                         : snprintf(text + n, size - n, ","));
+        bench_csv_quoted(&c, l->text);
+        fprintf(c.to, ",%d,%d", l->all.is_lossless, l->is_stored);
+        bench_csv_numbers(&c, v, COLUMNS);
     }
-    n += (size_t)snprintf(text + n, size - n, "\n");
-    const int code = cli_save_text(path, text, n);
-    free(text);
-    return code;
+    return bench_csv_close(&c, path);
 }

@@ -220,7 +220,7 @@ void bench_free_words(char *to[BENCH_WORDS + 1])
     for (int i = 0; i < BENCH_WORDS; i++) free(to[i]);
 }
 
-/* ---- Talk and tables ------------------------------------------------------------------------- */
+/* ---- Talk ------------------------------------------------------------------------------------ */
 
 void bench_show(const cli_common *c, const char *fmt, ...)
 {
@@ -236,14 +236,4 @@ void bench_show(const cli_common *c, const char *fmt, ...)
     cli_printable(line, shown, sizeof shown);
     fputs(shown, stderr);
     fflush(stderr);
-}
-
-void bench_put_quoted(FILE *to, const char *text)
-{
-    putc('"', to);
-    for (; *text; text++) {
-        if (*text == '"') putc('"', to);
-        putc(*text, to);
-    }
-    putc('"', to);
 }

@@ -55,11 +55,9 @@ typedef struct bench_names {
 void bench_fill_words(const bench_names *n, const char *const *words, char *to[BENCH_WORDS + 1]);
 void bench_free_words(char *to[BENCH_WORDS + 1]);
 
-/* ---- Talk and tables ------------------------------------------------------------------------- */
+/* ---- Talk ------------------------------------------------------------------------------------ */
 
 /* A line on a terminal that the next one takes the place of; NULL only removes it. */
 void bench_show(const cli_common *c, const char *fmt, ...) CLI_PRINTF(2, 3);
-/* A field in quotes, those inside doubled (RFC 4180). */
-void bench_put_quoted(FILE *to, const char *text);
 
 #endif

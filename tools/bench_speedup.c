@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "bench_common.h"
+#include "bench_csv.h"
 
 #define MAX_LINES 64
 #define TOLERANCE 0.05 /* "within 5 %" */
@@ -438,20 +439,17 @@ static void print_json(const bench *b)
 
 static int write_csv(const bench *b)
 {
-    char text[MAX_LINES * 256 + 512];
-    size_t n = (size_t)snprintf(text, sizeof text, "method");
-    for (int k = 0; k < COLUMNS; k++)
-        n += (size_t)snprintf(text + n, sizeof text - n, ",%s", column[k]);
+    bench_csv c;
+    const int code = bench_csv_open(&c, "method");
+    if (code != CLI_OK) return code;
+    bench_csv_titles(&c, column, COLUMNS);
     for (int i = 0; i < b->count; i++) {
         double v[COLUMNS];
         column_values(&b->line[i], v);
-        n += (size_t)snprintf(text + n, sizeof text - n, "\n%s", method_name[b->line[i].m]);
-        for (int k = 0; k < COLUMNS; k++)
-            n += (size_t)(isfinite(v[k]) ? snprintf(text + n, sizeof text - n, ",%.9g", v[k])
-                                         : snprintf(text + n, sizeof text - n, ","));
+        fputs(method_name[b->line[i].m], c.to);
+        bench_csv_numbers(&c, v, COLUMNS);
     }
-    n += (size_t)snprintf(text + n, sizeof text - n, "\n");
-    return cli_save_text(b->a->csv, text, n);
+    return bench_csv_close(&c, b->a->csv);
 }
 
 /* ---- Plot ------------------------------------------------------------------------------------ */

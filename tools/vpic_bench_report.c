@@ -1,4 +1,5 @@
 /* vpic_bench_report.c - what vpic bench says: tables, JSON, CSV. */
+#include "bench_csv.h"
 #include "vpic_bench.h"
 
 #include <math.h>
@@ -154,38 +155,32 @@ void pic_print_json(const pic_bench *b)
 
 /* ---- CSV ------------------------------------------------------------------------------------- */
 
-static void csv_line(const pic_bench *b, int picture, int coder, int setting, FILE *to)
+static void csv_line(const pic_bench *b, int picture, int coder, int setting, bench_csv *c)
 {
     const pic_result *r = pic_result_of(b, picture, coder, setting);
     char name[32];
     if (!r->is_done) return;
     pic_setting_name(&b->coder[coder], setting, name, sizeof name);
-    bench_put_quoted(to, b->files[picture]);
-    putc(',', to);
-    bench_put_quoted(to, b->coder[coder].title);
-    fprintf(to, ",%s,%d,%d,%llu,%.6g,%.6g,%.6g,%.6g,%.6g", name,
+    bench_csv_quoted(c, b->files[picture]);
+    putc(',', c->to);
+    bench_csv_quoted(c, b->coder[coder].title);
+    fprintf(c->to, ",%s,%d,%d,%llu,%.6g,%.6g,%.6g,%.6g,%.6g", name,
             b->width[picture], b->height[picture], (unsigned long long)r->bytes, r->bpp,
             r->m.psnr, r->m.ms_ssim, r->m.gmsd, r->m.texture);
-    fprintf(to, ",%.6g,%.6g,%llu,%.6g,%.6g,%llu\n", r->pack.cpu, r->pack.wall,
+    fprintf(c->to, ",%.6g,%.6g,%llu,%.6g,%.6g,%llu\n", r->pack.cpu, r->pack.wall,
             (unsigned long long)r->pack.memory, r->unpack.cpu, r->unpack.wall,
             (unsigned long long)r->unpack.memory);
 }
 
 int pic_write_csv(const pic_bench *b)
 {
-    char *text = NULL;
-    size_t size = 0;
-    FILE *to = open_memstream(&text, &size);
-    if (!to) return cli_fail(CLI_FAILED, "out of memory");
-    fputs("file,coder,setting,width,height,bytes,bpp,psnr_db,ms_ssim,gmsd,wd,encode_cpu_s,"
-          "encode_wall_s,encode_memory_bytes,decode_cpu_s,decode_wall_s,decode_memory_bytes\n",
-          to);
+    bench_csv c;
+    const int code = bench_csv_open(
+        &c, "file,coder,setting,width,height,bytes,bpp,psnr_db,ms_ssim,gmsd,wd,encode_cpu_s,"
+            "encode_wall_s,encode_memory_bytes,decode_cpu_s,decode_wall_s,decode_memory_bytes\n");
+    if (code != CLI_OK) return code;
     for (int i = 0; i < b->done; i++)
         for (int k = 0; k < b->coder_count; k++)
-            for (int s = 0; s < b->coder[k].settings; s++) csv_line(b, i, k, s, to);
-    const bool is_whole = !ferror(to);
-    int code = fclose(to) == 0 && is_whole ? CLI_OK : cli_fail(CLI_FAILED, "out of memory");
-    if (code == CLI_OK) code = cli_save_text(b->a->csv, text, size);
-    free(text);
-    return code;
+            for (int s = 0; s < b->coder[k].settings; s++) csv_line(b, i, k, s, &c);
+    return bench_csv_close(&c, b->a->csv);
 }

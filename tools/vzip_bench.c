@@ -2,6 +2,7 @@
  *
  * Sizes are exact. Times are CPU seconds, which other work on the machine disturbs least, and are
  * told as ratios to one named coder of the same run. Everything is decompressed and compared. */
+#include "bench_csv.h"
 #include "vzip_bench.h"
 
 #include <math.h>
@@ -275,31 +276,26 @@ static void print_json(const bench *b)
 
 static int write_csv(const bench *b)
 {
-    char *text = NULL;
-    size_t size = 0;
-    FILE *to = open_memstream(&text, &size);
-    if (!to) return cli_fail(CLI_FAILED, "out of memory");
-    fputs("file,coder,state,original_bytes,bytes,pack_cpu_s,pack_wall_s,pack_memory_bytes,"
-          "unpack_cpu_s,unpack_wall_s,unpack_memory_bytes\n",
-          to);
+    bench_csv c;
+    const int code = bench_csv_open(
+        &c, "file,coder,state,original_bytes,bytes,pack_cpu_s,pack_wall_s,pack_memory_bytes,"
+            "unpack_cpu_s,unpack_wall_s,unpack_memory_bytes\n");
+    if (code != CLI_OK) return code;
     for (int i = 0; i < b->done; i++)
         for (int k = 0; k < b->coder_count; k++) {
             const bench_result *r = result_of(b, i, k);
-            bench_put_quoted(to, b->files[i]);
-            fprintf(to, ",%s,%s,%llu", b->coder[k].title, state_name(r->state),
+            bench_csv_quoted(&c, b->files[i]);
+            fprintf(c.to, ",%s,%s,%llu", b->coder[k].title, state_name(r->state),
                     (unsigned long long)r->original);
             if (r->state == BENCH_OK)
-                fprintf(to, ",%llu,%.6g,%.6g,%llu,%.6g,%.6g,%llu\n", (unsigned long long)r->packed,
-                        r->pack.cpu, r->pack.wall, (unsigned long long)r->pack.memory,
-                        r->unpack.cpu, r->unpack.wall, (unsigned long long)r->unpack.memory);
+                fprintf(c.to, ",%llu,%.6g,%.6g,%llu,%.6g,%.6g,%llu\n",
+                        (unsigned long long)r->packed, r->pack.cpu, r->pack.wall,
+                        (unsigned long long)r->pack.memory, r->unpack.cpu, r->unpack.wall,
+                        (unsigned long long)r->unpack.memory);
             else
-                fputs(",,,,,,,\n", to);
+                fputs(",,,,,,,\n", c.to);
         }
-    const bool is_whole = !ferror(to);
-    int code = fclose(to) == 0 && is_whole ? CLI_OK : cli_fail(CLI_FAILED, "out of memory");
-    if (code == CLI_OK) code = cli_save_text(b->a->csv, text, size);
-    free(text);
-    return code;
+    return bench_csv_close(&c, b->a->csv);
 }
 
 /* ---- Plot ------------------------------------------------------------------------------------ */
@@ -354,8 +350,7 @@ static void show(const bench *b, int file, const char *coder)
         bench_show(&b->a->common, NULL);
         return;
     }
-    const char *slash = strrchr(b->files[file], '/');
-    cli_printable(slash ? slash + 1 : b->files[file], name, sizeof name);
+    cli_printable(cli_base_name(b->files[file]), name, sizeof name);
     bench_show(&b->a->common, "%d/%d %s: %s", file + 1, b->file_count, name, coder);
 }
 
