@@ -461,6 +461,21 @@ FV_API FV_NODISCARD fv_status fv_gmsd(fv_ctx *ctx, const fv_image *a, const fv_i
 FV_API FV_NODISCARD fv_status fv_texture(fv_ctx *ctx, const fv_image *a, const fv_image *b,
                                          double *distance);
 
+/* How well a clip keeps still along its motion: frames a and b, one after the other, f32
+ * [height, width, 3] in [0, 1], and flow [height, width, 2] from a to b in pixels, (right, down):
+ *
+ *     error = sum over p of M(p) |a(p) - b(p + flow(p))|^2 / sum of M
+ *
+ * with b interpolated linearly, squares summed over the channels. M is 1 where p + flow(p) lies in
+ * the frame and, unless back is NULL, where the way forth and back ends near its start:
+ * |flow + back|^2 < 0.01 (|flow|^2 + |back|^2) + 0.5, back the flow from b to a, taken at
+ * p + flow(p) [Lai et al. 2018; Sundaram et al. 2010]. A clip's figure is the mean of its pairs.
+ * *seen (may be NULL): mean of M; where it is 0, *error is too. Allocates nothing. Not finite where M
+ * may be 1: FV_ERR_NUMERIC. */
+FV_API FV_NODISCARD fv_status fv_warping_error(fv_ctx *ctx, const float *a, const float *b,
+                                               int width, int height, const float *flow,
+                                               const float *back, double *error, double *seen);
+
 /* Frechet distance |m1-m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2) between two sets of features [n, dim],
  * computed in double with a symmetric eigen-solver. */
 FV_API FV_NODISCARD fv_status fv_frechet(fv_ctx *ctx, const float *a, int64_t na, const float *b,
@@ -1132,6 +1147,55 @@ FV_API FV_NODISCARD fv_status fv_degrade_run(fv_degrade *d, const fv_degrade_job
  * size must be that of lq (FV_ERR_SHAPE); sides between may reach 1.5 x those of the options. */
 FV_API FV_NODISCARD fv_status fv_degrade_apply(fv_degrade *d, const fv_degrade_job *job,
                                                const fv_degrade_list *steps);
+
+/* ---- 14. Clips made of stills ---------------------------------------------------------------- */
+
+/* A camera that moves over a picture: frames with known motion, for training and for metrics. Frame t
+ * shows at pixel p = (x, y), counted from 0 at the centre of the upper left one, the picture at
+ *
+ *     (X / Z, Y / Z),  (X, Y, Z) = to_source[t] (x, y, 1)
+ *
+ * interpolated by a cubic (a = -0.5, exact at whole pixels), times gain[t], clamped to [0, 1]. Beyond
+ * its edges the picture goes on by reflection, so the flow is exact everywhere. */
+#define FV_CLIP_FRAMES_MAX 64
+typedef struct fv_clip_path {
+    int frames;
+    double to_source[FV_CLIP_FRAMES_MAX][9]; /* rows first */
+    float gain[FV_CLIP_FRAMES_MAX];
+} fv_clip_path;
+
+typedef struct fv_clip_options {
+    size_t struct_size;
+    int frames, width, height;   /* of the clip; frames 1..FV_CLIP_FRAMES_MAX                   */
+    int source_width, source_height;
+    uint64_t seed;
+    uint32_t stream;             /* 0 = FV_STREAM_CLIP                                          */
+    float pan;                   /* largest shift, pixels a frame                               */
+    float zoom;                  /* largest change of scale a frame, 0.01 = 1 %                 */
+    float rotate;                /* largest turn, radians a frame                               */
+    float tilt;                  /* perspective: largest change of scale from centre to edge    */
+    float shake;                 /* deviation of each frame's place, pixels                     */
+    float light;                 /* largest change of brightness, 0.05 = 5 %                    */
+    float closest;               /* smallest picture pixels per clip pixel, 0.5..1; the largest is 1 */
+} fv_clip_options;
+#define FV_CLIP_OPTIONS_INIT                                                               \
+    { .struct_size = sizeof(fv_clip_options), .frames = 5, .pan = 3, .zoom = 0.015f,       \
+      .rotate = 0.015f, .tilt = 0.08f, .shake = 0.7f, .light = 0.05f, .closest = 0.7f }
+
+/* The path of a sample, from (seed, stream, sample) alone. Each kind of motion is there in about half
+ * of the clips, with a strength up to the option's; in some nothing moves. */
+FV_API FV_NODISCARD fv_status fv_clip_draw(fv_ctx *ctx, const fv_clip_options *opts, uint32_t sample,
+                                           fv_clip_path *out);
+/* Frame t: source f32 [source_height, source_width, 3] -> out [height, width, 3]. Allocates
+ * nothing; the same values for any number of threads. FV_ERR_NUMERIC: the path is no map here (a
+ * value is not finite, or Z <= 0 at a corner). */
+FV_API FV_NODISCARD fv_status fv_clip_frame(fv_ctx *ctx, const fv_clip_path *path, int t,
+                                            const float *source, int source_width,
+                                            int source_height, float *out, int width, int height);
+/* Motion of each pixel of frame `from` to frame `to`: flow [height, width, 2], (right, down), so that
+ * frame `to` at p + flow(p) shows what frame `from` does at p. */
+FV_API FV_NODISCARD fv_status fv_clip_flow(fv_ctx *ctx, const fv_clip_path *path, int from, int to,
+                                           float *flow, int width, int height);
 
 #ifdef __cplusplus
 }
