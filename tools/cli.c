@@ -2,6 +2,7 @@
  *
  * State of the process (program name, verbosity, progress line, the context to cancel) is static
  * here, because there is one terminal and one set of signals. The library itself has none. */
+#define _XOPEN_SOURCE 700 /* sigaltstack */
 #include "cli.h"
 
 #include <ctype.h>
@@ -754,12 +755,18 @@ bool cli_interrupted(void)
     return has_signal != 0;
 }
 
+/* The handler runs on a stack of its own: while oneDNN multiplies matrices without AVX-512, the
+ * stack pointer points into its work space on the heap, and a signal's frame would be written over
+ * what lies before that. One run in six that was interrupted in a training died of it. */
 static void catch_signals(void)
 {
+    static char memory[65536];
+    const stack_t stack = {.ss_sp = memory, .ss_size = sizeof memory};
     struct sigaction a;
     memset(&a, 0, sizeof a);
     a.sa_handler = on_signal;
-    a.sa_flags = (int)SA_RESETHAND; /* no SA_RESTART: a blocked read or open must notice */
+    /* No SA_RESTART: a blocked read or open must notice. */
+    a.sa_flags = (int)(SA_RESETHAND | (sigaltstack(&stack, NULL) == 0 ? SA_ONSTACK : 0));
     sigemptyset(&a.sa_mask);
     /* A signal that the parent chose to ignore (a shell's background job) stays ignored. */
     static const int numbers[] = {SIGINT, SIGTERM};
