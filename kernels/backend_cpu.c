@@ -47,6 +47,7 @@ const fvi_op_def *fvi_cpu_op(fvi_op op)
         [FVI_OP_FORECAST] = &fvi_cpu_forecast,
         [FVI_OP_SWIGLU] = &fvi_cpu_swiglu,
         [FVI_OP_SDPA] = &fvi_cpu_sdpa,
+        [FVI_OP_CROSS] = &fvi_cpu_cross,
         [FVI_OP_QK_NORM_ROPE] = &fvi_cpu_qk_norm_rope,
         [FVI_OP_TIMESTEP] = &fvi_cpu_timestep,
         [FVI_OP_EMBED] = &fvi_cpu_embed,

@@ -655,6 +655,10 @@ FV_API fv_t fv_sdpa(fv_tape *t, fv_t qkv, float scale, int causal);
 /* The same where query t sees keys 0 .. visible[t] - 1: visible i32 [T], at least 1 and never less
  * than the one before (FV_ERR_ARG when the plan runs). */
 FV_API fv_t fv_sdpa_prefix(fv_tape *t, fv_t qkv, float scale, fv_t visible);
+/* Attention to another sequence: q [B, T, h, hd], keys and values kv [B, S, 2, h, hd] of the same type,
+ * bias f32 [S] added to the scaled scores of each key (0: none; no gradient), scale 0 = hd^-0.5 ->
+ * [B, T, h*hd]. A key that stands for n equal ones has the bias ln n. */
+FV_API fv_t fv_cross_attention(fv_tape *t, fv_t q, fv_t kv, fv_t bias, float scale);
 /* Cosine attention: rows of q and k divided by max(length, eps), those of q then times
  * exp(min(scale[head], most)); v passes. */
 FV_API fv_t fv_unit_qk(fv_tape *t, fv_t qkv, fv_t scale, float eps, float most);

@@ -1,7 +1,10 @@
-/* op_attention.c - softmax attention on the CPU: FVI_OP_SDPA, forward and backward.
+/* op_attention.c - softmax attention on the CPU, forward and backward: FVI_OP_SDPA, and FVI_OP_CROSS,
+ * whose keys and values are those of another sequence.
  *
  * Per batch entry and head, with rows q, k, v [T, hd] inside qkv [B, T, 3, h, hd]:
  *     S = scale q k^T,  P = softmax(S),  o = P v,  lse = log(sum exp S)
+ * CROSS: q [B, T, h, hd], k and v [S, hd] inside kv [B, S, 2, h, hd], S = scale q k^T + bias, one bias
+ * per key.
  * Keys are walked in blocks of at most KEY_BLOCK with a running maximum and sum (Milakov and
  * Gimelshein 2018; Dao et al. 2022, FlashAttention, algorithm 1), so no T x T array exists. Up to
  * KEY_BLOCK tokens there is one block, which stays in the L2 cache with its score tile.
@@ -167,34 +170,55 @@ void fvi_attention_init(fvi_attention_ops *o, uint32_t cpu)
 typedef struct shape {
     const fvi_attention_ops *ops;
     const fvi_sdpa_kernels *k;
-    int64_t B, T, h;
+    int64_t B, T, S, h;      /* T queries, S keys */
     int hd, is_bf16, causal;
+    bool is_cross;
+    const float *bias;       /* [S], or NULL */
     const int32_t *visible;  /* [T] keys that a query sees, never less than the one before; or NULL */
     float scale;
     int kb, tile, block;     /* keys per block, query rows per tile and per forward item      */
     int64_t ld, ldh;         /* floats per row of a score tile, and of a [., hd] array        */
     int64_t units;           /* 4-byte units of a head: hd / unit                             */
-    int64_t token;           /* elements from one token to the next in qkv                    */
 } shape;
 
-static fv_status shape_of(const fvi_exec *e, shape *s)
+static fv_status check_self(const fvi_exec *e)
 {
     const fv_tensor *x = &e->in[0];
     if (x->ndim != 5 || x->dim[2] != 3 || x->dim[4] < 4 || x->dim[4] % 4)
         return fv_fail(e->ctx, FV_ERR_SHAPE,
                        "sdpa: qkv must be [B, T, 3, heads, head size] with a head "
                        "size that is a multiple of 4");
-    if (x->dim[1] > INT32_MAX / 2 || x->dim[4] > 65536)
-        return fv_fail(e->ctx, FV_ERR_LIMIT, "sdpa: %lld tokens with head size %lld are too many",
-                       (long long)x->dim[1], (long long)x->dim[4]);
     if ((x->dtype != FV_F32 && x->dtype != FV_BF16) || e->out[0].dtype != x->dtype)
         return fv_fail(e->ctx, FV_ERR_DTYPE, "sdpa: qkv and output must both be f32 or both bf16");
-    *s = (shape){ .ops = fvi_attention_of(e->ctx), .B = x->dim[0], .T = x->dim[1], .h = x->dim[3],
-                  .hd = (int)x->dim[4], .is_bf16 = x->dtype == FV_BF16, .causal = e->attr->i[0],
-                  .visible = e->in[1].data };
-    s->k = &s->ops->sdpa[x->dtype];
+    return FV_OK;
+}
+
+static fv_status check_cross(const fvi_exec *e)
+{
+    const fv_tensor *q = &e->in[0], *kv = &e->in[1];
+    if (q->ndim != 4 || kv->ndim != 5 || kv->dim[2] != 2 || q->dim[0] != kv->dim[0] ||
+        q->dim[2] != kv->dim[3] || q->dim[3] != kv->dim[4] || q->dim[3] < 4 || q->dim[3] % 4)
+        return fv_fail(e->ctx, FV_ERR_SHAPE,
+                       "cross_attention: q must be [B, T, heads, head size] and kv [B, S, 2, heads, "
+                       "head size] with a head size that is a multiple of 4");
+    if ((q->dtype != FV_F32 && q->dtype != FV_BF16) || kv->dtype != q->dtype ||
+        e->out[0].dtype != q->dtype)
+        return fv_fail(e->ctx, FV_ERR_DTYPE,
+                       "cross_attention: q, kv and output must all be f32 or all bf16");
+    return FV_OK;
+}
+
+/* What follows from the sizes. */
+static fv_status shape_end(const fvi_exec *e, shape *s)
+{
+    if (s->T > INT32_MAX / 2 || s->S > INT32_MAX / 2 || s->hd > 65536)
+        return fv_fail(e->ctx, FV_ERR_LIMIT, "attention: %lld tokens with head size %d are too many",
+                       (long long)(s->T > s->S ? s->T : s->S), s->hd);
+    s->ops = fvi_attention_of(e->ctx);
+    s->is_bf16 = e->in[0].dtype == FV_BF16;
+    s->k = &s->ops->sdpa[e->in[0].dtype];
     s->scale = e->attr->f[0] != 0 ? e->attr->f[0] : 1.0f / sqrtf((float)s->hd);
-    s->kb = (int)min_i64(s->T, s->hd > WIDE_HEAD ? KEY_BLOCK_WIDE : KEY_BLOCK);
+    s->kb = (int)min_i64(s->S, s->hd > WIDE_HEAD ? KEY_BLOCK_WIDE : KEY_BLOCK);
     s->tile = s->T <= QUERY_TILE_MAX ? (int)round_up(s->T, 2) : QUERY_TILE;
     s->block = s->B * s->h < FVI_LANES ? QUERY_BLOCK_FEW : QUERY_BLOCK;
     /* A row length that is no multiple of 4096 / 8 bytes spreads rows over the sets of the L1
@@ -202,8 +226,24 @@ static fv_status shape_of(const fvi_exec *e, shape *s)
     s->ld = round_up(s->kb, FVI_ATTENTION_PAD) + FVI_ATTENTION_PAD;
     s->ldh = round_up(s->hd, FVI_ATTENTION_PAD);
     s->units = s->hd / s->k->unit;
-    s->token = 3 * s->h * s->hd;
     return FV_OK;
+}
+
+static fv_status shape_of(const fvi_exec *e, shape *s)
+{
+    const fv_tensor *x = &e->in[0];
+    if (e->attr->i[1]) {
+        FV_TRY(check_cross(e));
+        *s = (shape){ .B = x->dim[0], .T = x->dim[1], .S = e->in[1].dim[1], .h = x->dim[2],
+                      .hd = (int)min_i64(x->dim[3], INT32_MAX), .is_cross = true,
+                      .bias = e->in[2].data };
+        return shape_end(e, s);
+    }
+    FV_TRY(check_self(e));
+    *s = (shape){ .B = x->dim[0], .T = x->dim[1], .S = x->dim[1], .h = x->dim[3],
+                  .hd = (int)min_i64(x->dim[4], INT32_MAX), .causal = e->attr->i[0],
+                  .visible = e->in[1].data };
+    return shape_end(e, s);
 }
 
 /* Per-thread arrays, carved from one block; floats, all starts 64-byte aligned. */
@@ -262,13 +302,18 @@ static size_t sdpa_scratch(const fvi_exec *e, bool backward)
     return layout(&s, backward, NULL, &w) * sizeof(float) * (size_t)e->ctx->threads;
 }
 
-/* Rows t0..t0+n of part 0 q, 1 k, 2 v of a head in a [B, T, 3, h, hd] tensor. */
+/* Rows t0..t0+n of part 0 q, 1 k, 2 v of a head: of x[0] [B, T, 3, h, hd]; CROSS: of x[0]
+ * [B, T, h, hd], or x[1] [B, S, 2, h, hd]. data is NULL where x's is. */
 static fvi_rows part_rows(const shape *s, const fv_tensor *x, int64_t head, int part, int64_t t0,
                           int64_t n)
 {
-    const int64_t b = head / s->h, i = head % s->h;
-    const int64_t at = ((b * s->T + t0) * 3 + part) * s->h * s->hd + i * s->hd;
-    return (fvi_rows){(char *)x->data + at * (s->is_bf16 ? 2 : 4), s->token, s->is_bf16, (int)n,
+    const bool is_other = s->is_cross && part > 0;
+    const int64_t parts = !s->is_cross ? 3 : is_other ? 2 : 1, tokens = is_other ? s->S : s->T;
+    const int64_t b = head / s->h, i = head % s->h, token = parts * s->h * s->hd;
+    const int64_t at =
+        (b * tokens + t0) * token + (is_other ? part - 1 : part) * s->h * s->hd + i * s->hd;
+    char *data = x[is_other].data;
+    return (fvi_rows){data ? data + at * (s->is_bf16 ? 2 : 4) : NULL, token, s->is_bf16, (int)n,
                       s->hd};
 }
 
@@ -296,7 +341,7 @@ static int score_columns(const shape *s, int64_t visible, int64_t packed)
 /* Keys that query q may see. */
 static int64_t keys_seen(const shape *s, int64_t q)
 {
-    return s->causal ? q + 1 : s->visible ? s->visible[q] : s->T;
+    return s->causal ? q + 1 : s->visible ? s->visible[q] : s->S;
 }
 
 static fv_status check_visible(const fvi_exec *e, const shape *s)
@@ -307,6 +352,15 @@ static fv_status check_visible(const fvi_exec *e, const shape *s)
                            "all, or fewer than the query before", (long long)q, (long long)s->T,
                            (int)s->visible[q]);
     return FV_OK;
+}
+
+/* Scores of keys k0.. get their bias; softmax and gradient multiply by the scale afterwards. */
+static void add_bias(const shape *s, float *score, int rows, int64_t k0, int64_t keys)
+{
+    if (!s->bias) return;
+    const float *bias = s->bias + k0, f = 1.0f / s->scale;
+    for (int r = 0; r < rows; r++, score += s->ld)
+        for (int64_t j = 0; j < keys; j++) score[j] += f * bias[j];
 }
 
 /* ---- Forward --------------------------------------------------------------------------------- */
@@ -323,6 +377,7 @@ static void forward_tile(const shape *s, const work *w, float *acc, float *stat,
     s->k->gemm(&(fvi_gemm){ .a = w->q_rows, .a_row = s->ldh, .a_k = 1, .b = w->kt,
                             .b_panel = s->units * s->k->panel, .c = w->s, .ldc = s->ld,
                             .M = rows, .N = score_columns(s, keys, packed), .K = (int)s->units });
+    add_bias(s, w->s, rows, k0, keys);
     const int units = token_units(s, keys);
     for (int r = 0; r < rows; r++) {
         const int64_t visible = min_i64(keys, keys_seen(s, q0 + r) - k0);
@@ -344,12 +399,12 @@ static void forward_item(const fvi_exec *e, const shape *s, const work *w, int64
     }
     for (int64_t k0 = 0; k0 < last; k0 += s->kb) {
         const int64_t keys = min_i64(s->kb, last - k0);
-        const fvi_rows k = part_rows(s, &e->in[0], head, 1, k0, keys);
-        const fvi_rows v = part_rows(s, &e->in[0], head, 2, k0, keys);
+        const fvi_rows k = part_rows(s, e->in, head, 1, k0, keys);
+        const fvi_rows v = part_rows(s, e->in, head, 2, k0, keys);
         s->k->pack_t(w->kt, &k);
         s->k->pack(w->v, &v);
         for (int64_t t = q0; t < q1; t += s->tile) {
-            const fvi_rows q = part_rows(s, &e->in[0], head, 0, t, min_i64(s->tile, q1 - t));
+            const fvi_rows q = part_rows(s, e->in, head, 0, t, min_i64(s->tile, q1 - t));
             forward_tile(s, w, w->acc + (t - q0) * s->ldh, w->stat + 3 * (t - q0), &q, t, k0, keys);
         }
     }
@@ -398,6 +453,7 @@ static void backward_tile(const shape *s, const work *w, const fvi_rows *q, cons
     k->pack(w->g, g);
     k->gemm(&(fvi_gemm){ .a = w->q_rows, .a_row = s->ldh, .a_k = 1, .b = w->kt, .b_panel = full,
                          .c = w->s, .ldc = s->ld, .M = rows, .N = columns, .K = (int)s->units });
+    add_bias(s, w->s, rows, k0, keys);
     k->gemm(&(fvi_gemm){ .a = w->g_rows, .a_row = s->ldh, .a_k = 1, .b = w->vt, .b_panel = full,
                          .c = w->dp, .ldc = s->ld, .M = rows, .N = columns, .K = (int)s->units });
     k->grad(&(fvi_score_grad){ .s = w->s, .dp = w->dp, .ld = s->ld, .rows = rows, .n = n,
@@ -424,9 +480,9 @@ static void backward_tile(const shape *s, const work *w, const fvi_rows *q, cons
 static void backward_keys(const fvi_exec *e, const shape *s, const work *w, int64_t head,
                           int64_t k0)
 {
-    const int64_t keys = min_i64(s->kb, s->T - k0);
-    const fvi_rows k = part_rows(s, &e->in[0], head, 1, k0, keys);
-    const fvi_rows v = part_rows(s, &e->in[0], head, 2, k0, keys);
+    const int64_t keys = min_i64(s->kb, s->S - k0);
+    const fvi_rows k = part_rows(s, e->in, head, 1, k0, keys);
+    const fvi_rows v = part_rows(s, e->in, head, 2, k0, keys);
     s->k->pack_t(w->kt, &k);
     s->k->pack_t(w->vt, &v);
     s->k->pack(w->k, &k);
@@ -434,14 +490,15 @@ static void backward_keys(const fvi_exec *e, const shape *s, const work *w, int6
     memset(w->dv, 0, (size_t)(keys * s->ldh) * sizeof(float));
     for (int64_t t = 0; t < s->T; t += s->tile) {
         const int64_t rows = min_i64(s->tile, s->T - t);
-        const fvi_rows q = part_rows(s, &e->in[0], head, 0, t, rows);
+        const fvi_rows q = part_rows(s, e->in, head, 0, t, rows);
         const fvi_rows g = out_rows(s, &e->gout[0], head, t, rows);
         backward_tile(s, w, &q, &g, t, k0, keys);
     }
-    const fvi_rows gk = part_rows(s, &e->gin[0], head, 1, k0, keys);
-    const fvi_rows gv = part_rows(s, &e->gin[0], head, 2, k0, keys);
-    s->ops->store(&gk, w->dk, s->ldh, NULL, e->gin_add[0]);
-    s->ops->store(&gv, w->dv, s->ldh, NULL, e->gin_add[0]);
+    const fvi_rows gk = part_rows(s, e->gin, head, 1, k0, keys);
+    const fvi_rows gv = part_rows(s, e->gin, head, 2, k0, keys);
+    const uint8_t add = e->gin_add[s->is_cross];
+    if (gk.data) s->ops->store(&gk, w->dk, s->ldh, NULL, add);
+    if (gv.data) s->ops->store(&gv, w->dv, s->ldh, NULL, add);
 }
 
 static void backward_item(const fvi_exec *e, const shape *s, const work *w, int64_t head)
@@ -455,21 +512,26 @@ static void backward_item(const fvi_exec *e, const shape *s, const work *w, int6
             s->ops->dot((const char *)o.data + at, (const char *)g.data + at, s->hd, s->is_bf16);
     }
     memcpy(w->lse, (const float *)e->out[1].data + head * s->T, (size_t)s->T * sizeof(float));
-    for (int64_t k0 = 0; k0 < s->T; k0 += s->kb) backward_keys(e, s, w, head, k0);
-    const fvi_rows gq = part_rows(s, &e->gin[0], head, 0, 0, s->T);
-    s->ops->store(&gq, w->dq, s->ldh, NULL, e->gin_add[0]);
+    for (int64_t k0 = 0; k0 < s->S; k0 += s->kb) backward_keys(e, s, w, head, k0);
+    const fvi_rows gq = part_rows(s, e->gin, head, 0, 0, s->T);
+    if (gq.data) s->ops->store(&gq, w->dq, s->ldh, NULL, e->gin_add[0]);
 }
 
 static fv_status sdpa_backward(fvi_exec *e)
 {
-    if (!e->gin[0].data) return FV_OK;
+    const bool is_cross = e->attr->i[1] != 0;
+    if (!e->gin[0].data && !(is_cross && e->gin[1].data)) return FV_OK;
     shape s;
     FV_TRY(shape_of(e, &s));
-    if (e->gout[0].dtype != e->in[0].dtype || e->gin[0].dtype != e->in[0].dtype)
-        return fv_fail(e->ctx, FV_ERR_DTYPE, "sdpa: gradients must have the type of qkv");
+    if (e->gout[0].dtype != e->in[0].dtype ||
+        (e->gin[0].data && e->gin[0].dtype != e->in[0].dtype) ||
+        (is_cross && e->gin[1].data && e->gin[1].dtype != e->in[0].dtype))
+        return fv_fail(e->ctx, FV_ERR_DTYPE, "attention: gradients must have the type of the input");
+    if (is_cross && e->gin[2].data)
+        return fv_fail(e->ctx, FV_ERR_UNSUPPORTED, "cross_attention: the bias has no gradient");
     if (!e->out[1].data)
         return fv_fail(e->ctx, FV_ERR_STATE,
-                       "sdpa: backward needs the statistics of a training forward");
+                       "attention: backward needs the statistics of a training forward");
     const int64_t items = s.B * s.h;
     work w0;
     const size_t floats = layout(&s, true, NULL, &w0);
@@ -485,6 +547,14 @@ static fv_status sdpa_backward(fvi_exec *e)
 const fvi_op_def fvi_cpu_sdpa = {
     .name = "sdpa",
     .bwd_reads_in = 1 | 2, .bwd_reads_out = 3,
+    .scratch_bytes = sdpa_scratch,
+    .forward = sdpa_forward,
+    .backward = sdpa_backward,
+};
+
+const fvi_op_def fvi_cpu_cross = {
+    .name = "cross_attention",
+    .bwd_reads_in = 1 | 2 | 4, .bwd_reads_out = 3,
     .scratch_bytes = sdpa_scratch,
     .forward = sdpa_forward,
     .backward = sdpa_backward,

@@ -262,6 +262,8 @@ static double node_flop(const fvi_exec *e, fvi_op op)
     case FVI_OP_SDPA:
         return 4.0 * (double)(x->dim[0] * x->dim[3] * x->dim[4]) * (double)x->dim[1] *
                (double)x->dim[1];
+    case FVI_OP_CROSS:
+        return 4.0 * (double)fv_tensor_count(x) * (double)w->dim[1];
     case FVI_OP_MOE: /* two experts a row */
         return 4.0 * (double)w->dim[0] *
                (double)((fv_tensor_count(&e->in[2]) + (e->in[3].ndim ? fv_tensor_count(&e->in[3])

@@ -522,6 +522,26 @@ fv_t fv_sdpa_prefix(fv_tape *t, fv_t qkv, float scale, fv_t visible)
     return y;
 }
 
+fv_t fv_cross_attention(fv_tape *t, fv_t q, fv_t kv, fv_t bias, float scale)
+{
+    const fv_t in[3] = { q, kv, bias };
+    for (int k = 0; k < 3; k++)
+        if (!handle_ok(t, "cross_attention", in[k], k == 2)) return 0;
+    const fv_tensor s = t->v[q].t, o = t->v[kv].t;
+    if (s.ndim != 4 || o.ndim != 5 || o.dim[2] != 2 || s.dim[0] != o.dim[0] ||
+        s.dim[2] != o.dim[3] || s.dim[3] != o.dim[4] || s.dim[3] % 4 || !is_float(s.dtype) ||
+        s.dtype != o.dtype)
+        return BAD(t, FV_ERR_SHAPE, "cross_attention: q [B, T, h, hd] and kv [B, S, 2, h, hd] of one "
+                   "type expected, hd a multiple of 4");
+    if (!vector_ok(t, "cross_attention", bias, o.dim[1])) return 0;
+    const fvi_attr a = { { 0, 1 }, { scale } };
+    const int64_t dim[3] = { s.dim[0], s.dim[1], s.dim[2] * s.dim[3] };
+    const fv_t y = record(t, FVI_OP_CROSS, &a, in, 3, s.dtype, 3, dim);
+    const int64_t lse[3] = { s.dim[0], s.dim[2], s.dim[1] };
+    record_saved(t, 1, FV_F32, 3, lse);
+    return y;
+}
+
 fv_t fv_unit_qk(fv_tape *t, fv_t qkv, fv_t scale, float eps, float most)
 {
     if (!handle_ok(t, "unit_qk", qkv, false) || !handle_ok(t, "unit_qk", scale, false)) return 0;

@@ -23,7 +23,7 @@ typedef enum fvi_op {
     FVI_OP_FILTER, FVI_OP_L2NORM, FVI_OP_VQ, FVI_OP_LOSS_VQ, FVI_OP_HAAR, FVI_OP_MIX_ROWS,
     FVI_OP_UNIT_QK, FVI_OP_SOFT_RATE, FVI_OP_LOSS_SSIM, FVI_OP_LOSS_TEXTURE,
     FVI_OP_POOL, FVI_OP_LOSS_LPIPS, FVI_OP_LOSS_DISTS, FVI_OP_WINDOWS, FVI_OP_LOW_PASS,
-    FVI_OP_LOSS_SPECTRUM, FVI_OP_COUNT
+    FVI_OP_LOSS_SPECTRUM, FVI_OP_CROSS, FVI_OP_COUNT
 } fvi_op;
 
 /* clang-format off: a table */
@@ -43,6 +43,7 @@ typedef enum fvi_op {
  * SWIGLU       in x                       out y
  * SDPA         in qkv, [visible[T]]       out o, lse[B,h,T]     i0 causal f0 scale; lse NULL in
  *                                                               inference
+ * CROSS        in q, kv, [bias[S]]        out o, lse[B,h,T]     i1 1 (SDPA: 0) f0 scale; the same
  * QK_NORM_ROPE in qkv, [qw], [kw], [table]  out qkv2, rstd[B,T,2,h]  f0 eps; rstd NULL in inference;
  *                                                               i0 1: pairs are neighbours (no qw)
  *                                                               i1 1: one norm over all heads
@@ -134,7 +135,7 @@ extern const fvi_op_def fvi_cpu_linear, fvi_cpu_conv2d, fvi_cpu_cast, fvi_cpu_ac
     fvi_cpu_filter, fvi_cpu_l2norm, fvi_cpu_vq, fvi_cpu_loss_vq, fvi_cpu_haar, fvi_cpu_mix_rows,
     fvi_cpu_unit_qk, fvi_cpu_soft_rate, fvi_cpu_loss_ssim, fvi_cpu_loss_texture, fvi_cpu_pool,
     fvi_cpu_loss_lpips, fvi_cpu_loss_dists, fvi_cpu_windows, fvi_cpu_low_pass,
-    fvi_cpu_loss_spectrum;
+    fvi_cpu_loss_spectrum, fvi_cpu_cross;
 
 /* ---- Ops of one user (tape.c) ---------------------------------------------------------------- */
 /* For perceptual.c, f32: pooling as op_pool.c says (L2: 3 and 2), losses of op_feature_loss.c; no
