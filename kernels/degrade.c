@@ -3,8 +3,8 @@
  * A picture is one worker's: two buffers that steps go between, and what blur, resize and JPEG need
  * beside them. Pixels of noise are numbered, hence the same for any number of threads.
  *
- * Blur: the picture is copied with its reflected margin, then each piece of a row is the sum of
- * whole shifted pieces; channels need no care that way. Kernels are as large as drawn, not padded to
+ * Blur: the picture is copied with its reflected margin, then each row is the sum of whole shifted
+ * rows; channels need no care that way. Kernels are as large as drawn, not padded to
  * 21: on average 217 taps instead of 441.
  *
  * Poisson numbers come from one uniform number each by inversion, walking from the most frequent
@@ -19,7 +19,6 @@
 #include "image_codec.h"
 #include "internal.h"
 
-#define PIECE 32
 #define NOISE_BLOCK 1024
 #define GROWTH_NUM 3 /* pictures between steps are up to 1.5 times as wide and high */
 #define GROWTH_DEN 2
@@ -48,6 +47,7 @@ struct fv_degrade {
     fv_ctx *ctx;
     fv_degrade_options o;
     fvi_degrade_rule rule;
+    fvi_blur_row *blur_row;
     int max_width, max_height; /* between steps */
     int workers;
     worker *w;
@@ -55,6 +55,16 @@ struct fv_degrade {
 };
 
 /* ---- Making ---------------------------------------------------------------------------------- */
+
+static fvi_blur_row *choose_row(uint32_t cpu)
+{
+#if defined(__x86_64__)
+    if (cpu & FV_CPU_AVX512) return fvi_blur_row_avx512;
+    if (cpu & FV_CPU_AVX2) return fvi_blur_row_avx2;
+#endif
+    (void)cpu;
+    return fvi_blur_row_c;
+}
 
 static fv_status make_worker(const fv_degrade *d, worker *w)
 {
@@ -64,7 +74,7 @@ static fv_status make_worker(const fv_degrade *d, worker *w)
     const int side = d->max_width > d->max_height ? d->max_width : d->max_height;
     w->a = fv_calloc(ctx, pixels * 3, sizeof *w->a);
     w->b = w->a ? fv_calloc(ctx, pixels * 3, sizeof *w->b) : NULL;
-    w->margin = w->b ? fv_calloc(ctx, wide * high * 3 + PIECE, sizeof *w->margin) : NULL;
+    w->margin = w->b ? fv_calloc(ctx, wide * high * 3 + FVI_BLUR_SLACK, sizeof *w->margin) : NULL;
     w->rgb = w->margin ? fv_calloc(ctx, pixels, 3) : NULL;
     if (!w->rgb) return FV_ERR_OOM;
     FV_TRY(fvi_resize_create(ctx, &w->resize, side, side, 1));
@@ -114,6 +124,7 @@ fv_status fv_degrade_create(fv_ctx *ctx, fv_degrade **out, const fv_degrade_opti
     d->o = o;
     d->rule = (fvi_degrade_rule){ o.seed, o.stream ? o.stream : FV_STREAM_DEGRADE, o.antialias,
                                   o.clean_a, o.all_per_frame != 0 };
+    d->blur_row = choose_row(ctx->cpu);
     d->max_width = o.max_width * GROWTH_NUM / GROWTH_DEN;
     d->max_height = o.max_height * GROWTH_NUM / GROWTH_DEN;
     for (int i = 1; i <= LEVELS; i++) d->log_factorial[i] = d->log_factorial[i - 1] + log(i);
@@ -162,32 +173,15 @@ static void add_margin(worker *w, int r)
     }
 }
 
-/* PIECE values that begin at `from` of the upper left neighbour. */
-FV_INLINE void blur_piece(float sum[PIECE], const float *from, size_t wide, const float *k,
-                          int size)
-{
-    for (int i = 0; i < PIECE; i++) sum[i] = 0;
-    for (int j = 0; j < size; j++, from += wide)
-        for (int i = 0; i < size; i++) {
-            const float *x = from + 3 * i;
-            const float g = k[j * size + i];
-            for (int t = 0; t < PIECE; t++) sum[t] += g * x[t];
-        }
-}
-
-static void blur(worker *w, const fv_blur *b)
+static void blur(const fv_degrade *d, worker *w, const fv_blur *b)
 {
     fvi_blur_fill(b, w->kernel);
     const int r = b->size / 2;
     const size_t line = (size_t)w->width * 3, wide = line + 6 * (size_t)r;
     add_margin(w, r);
     for (int y = 0; y < w->height; y++)
-        for (size_t x = 0; x < line; x += PIECE) { /* the last one reads beyond its row */
-            const size_t n = line - x < PIECE ? line - x : PIECE;
-            float sum[PIECE];
-            blur_piece(sum, w->margin + (size_t)y * wide + x, wide, w->kernel, b->size);
-            memcpy(w->a + (size_t)y * line + x, sum, n * sizeof *sum);
-        }
+        d->blur_row(w->a + (size_t)y * line, w->margin + (size_t)y * wide, wide, w->kernel, b->size,
+                    line);
 }
 
 /* ---- Other steps ----------------------------------------------------------------------------- */
@@ -330,7 +324,7 @@ static fv_status run_step(const fv_degrade *d, worker *w, const fv_degrade_job *
 {
     const uint64_t at = fvi_degrade_noise_at(job->frame, number);
     switch (s->op) {
-    case FV_DEGRADE_BLUR: blur(w, &s->blur); return FV_OK;
+    case FV_DEGRADE_BLUR: blur(d, w, &s->blur); return FV_OK;
     case FV_DEGRADE_RESIZE: return resize(w, s);
     case FV_DEGRADE_GAUSS: add_normal(d, w, job, s, at); return FV_OK;
     case FV_DEGRADE_POISSON: add_poisson(d, w, job, s, at); return FV_OK;

@@ -26,6 +26,13 @@ typedef struct fvi_degrade_rule {
 void fvi_degrade_draw(const fvi_degrade_rule *rule, const fv_degrade_job *job,
                       fv_degrade_list *out);
 
+/* n values of a row: y[i] = sum over j, k of kernel[j, k] from[j * wide + 3 k + i]. `from` may be
+ * read FVI_BLUR_SLACK values beyond the last that is needed. Variants differ by rounding. */
+#define FVI_BLUR_SLACK 64
+typedef void fvi_blur_row(float *y, const float *from, size_t wide, const float *kernel, int size,
+                          size_t n);
+fvi_blur_row fvi_blur_row_c, fvi_blur_row_avx2, fvi_blur_row_avx512;
+
 bool fvi_blur_is_valid(const fv_blur *b);
 /* The values in double rounded once; b is valid. */
 void fvi_blur_fill(const fv_blur *b, float *k);

@@ -9,6 +9,7 @@
 #define _XOPEN_SOURCE 700 /* j1 */
 #endif
 #include <math.h>
+#include <string.h>
 
 #include "degrade.h"
 
@@ -62,4 +63,24 @@ fv_status fv_blur_kernel(fv_ctx *ctx, const fv_blur *b, float *k)
                        FV_BLUR_SIZE_MAX);
     fvi_blur_fill(b, k);
     return FV_OK;
+}
+
+/* ---- Filtering ------------------------------------------------------------------------------- */
+
+#define PIECE 32
+
+void fvi_blur_row_c(float *y, const float *from, size_t wide, const float *kernel, int size,
+                    size_t n)
+{
+    for (size_t at = 0; at < n; at += PIECE) {
+        const size_t m = n - at < PIECE ? n - at : PIECE;
+        float sum[PIECE] = { 0 };
+        for (int j = 0; j < size; j++)
+            for (int i = 0; i < size; i++) {
+                const float *x = from + at + (size_t)j * wide + 3 * (size_t)i;
+                const float g = kernel[j * size + i];
+                for (int t = 0; t < PIECE; t++) sum[t] += g * x[t];
+            }
+        memcpy(y + at, sum, m * sizeof *sum);
+    }
 }

@@ -156,7 +156,7 @@ static int mirrored(int i, int n)
     return n == 1 ? 0 : i;
 }
 
-static void blur_equals_its_definition_with_reflected_edges(void)
+static void compare_blur(fv_ctx *own)
 {
     static const int size[][2] = { { 1, 1 }, { 2, 3 }, { 1, 7 }, { 11, 5 }, { 37, 24 } };
     for (size_t n = 0; n < FV_ARRAY_LEN(size); n++)
@@ -165,10 +165,10 @@ static void blur_equals_its_definition_with_reflected_edges(void)
             float *x = new_floats((size_t)(3 * w * h)), *y = new_floats((size_t)(3 * w * h));
             float k[FV_BLUR_SIZE_MAX * FV_BLUR_SIZE_MAX];
             fill(x, (size_t)(3 * w * h), i + 1);
-            fv_degrade *d = handle(w > h ? w : h, 1, ctx);
+            fv_degrade *d = handle(w > h ? w : h, 1, own);
             const fv_degrade_job j = job_of(x, y, w, h);
             const fv_degrade_step s = { .op = FV_DEGRADE_BLUR, .blur = blurs[i] };
-            OK(ctx, one_step(d, &j, &s));
+            OK(own, one_step(d, &j, &s));
             OK(ctx, fv_blur_kernel(ctx, &blurs[i], k));
             for (int p = 0; p < 3 * w * h; p++) {
                 double sum = 0;
@@ -183,6 +183,20 @@ static void blur_equals_its_definition_with_reflected_edges(void)
             free(x);
             free(y);
         }
+}
+
+static void blur_equals_its_definition_with_every_instruction_set(void)
+{
+    static const uint32_t off[] = { 0, ~(uint32_t)FV_CPU_AVX2, ~0u };
+    for (size_t i = 0; i < FV_ARRAY_LEN(off) && !test_bad; i++) {
+        fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+        fv_ctx *own = NULL;
+        o.threads = 1;
+        o.cpu_disable = off[i];
+        CHECK(fv_ctx_create(&own, &o) == FV_OK);
+        compare_blur(own);
+        fv_ctx_destroy(&own);
+    }
 }
 
 /* Weight of input i for an output with centre c, of f stretched by t. */
@@ -630,7 +644,7 @@ int main(void)
     RUN(kernels_follow_their_formulas_and_sum_to_one);
     RUN(a_gauss_has_its_covariance);
     RUN(kernels_out_of_range_are_refused);
-    RUN(blur_equals_its_definition_with_reflected_edges);
+    RUN(blur_equals_its_definition_with_every_instruction_set);
     RUN(resize_equals_its_definition);
     RUN(resize_in_threads_equals_one_thread);
     RUN(normal_noise_has_its_moments);

@@ -1,0 +1,3 @@
+/* degrade_row_avx2.c - see degrade_row_body.h. */
+#define BLUR_ROW fvi_blur_row_avx2
+#include "degrade_row_body.h"
