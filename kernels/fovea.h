@@ -1201,6 +1201,80 @@ FV_API FV_NODISCARD fv_status fv_clip_frame(fv_ctx *ctx, const fv_clip_path *pat
 FV_API FV_NODISCARD fv_status fv_clip_flow(fv_ctx *ctx, const fv_clip_path *path, int from, int to,
                                            float *flow, int width, int height);
 
+/* ---- 15. Video ------------------------------------------------------------------------------- */
+
+/* Uncompressed video as pipes carry it, frame by frame as f32 RGB [height, width, 3] with 0 black and
+ * 1 white: Y4M, raw frames, numbered picture files. Memory is a few frames, however long the video.
+ * Values beyond 0..1 that a frame's colours may have are kept, so that what is written from them
+ * equals what was read. */
+typedef enum fv_video_kind { FV_VIDEO_Y4M = 0, FV_VIDEO_RAW, FV_VIDEO_FILES } fv_video_kind;
+typedef enum fv_video_layout {
+    FV_VIDEO_GREY = 0, FV_VIDEO_420, FV_VIDEO_422, FV_VIDEO_444, /* planes Y, Cb, Cr           */
+    FV_VIDEO_RGB,                                                /* interleaved: rgb24, rgb48le */
+    FV_VIDEO_GBR                                                 /* planes G, B, R: gbrp        */
+} fv_video_layout;
+/* Where in its 2 x 2 pixels the colour of FV_VIDEO_420 belongs: C420jpeg, C420mpeg2, C420paldv. */
+typedef enum fv_chroma_site {
+    FV_CHROMA_CENTRE = 0, FV_CHROMA_LEFT, FV_CHROMA_TOP_LEFT
+} fv_chroma_site;
+typedef enum fv_video_matrix { FV_MATRIX_BT601 = 0, FV_MATRIX_BT709 } fv_video_matrix;
+typedef struct fv_video_format {
+    int width, height;
+    fv_video_layout layout;
+    int depth;              /* bits a sample, 8..16; above 8 two bytes, the low one first        */
+    int full_range;         /* of Y, Cb, Cr; 0: 16..235 and 16..240, times 2^(depth - 8)         */
+    fv_chroma_site site;    /* read by Y4M; more than 8 bits are FV_CHROMA_LEFT there            */
+    fv_video_matrix matrix; /* no header says it: what the caller takes it for                   */
+    int64_t rate[2];        /* frames a second as a fraction; 0, 0: not said                     */
+    int64_t aspect[2];      /* of a pixel; 0, 0: not said                                        */
+} fv_video_format;
+
+typedef struct fv_video_options {
+    size_t struct_size;
+    fv_video_kind kind;
+    int fd;                 /* Y4M and RAW: a file, pipe or socket, the caller's. Not with these: */
+    /* Like read(2) and write(2): bytes moved, 0 at the end, -1 with errno set. */
+    int64_t (*read)(void *user, void *bytes, size_t size);
+    int64_t (*write)(void *user, const void *bytes, size_t size);
+    void *user;
+    const char *path;       /* FILES: a folder, or a pattern with one %d or %0Nd in its last part  */
+    fv_video_format format; /* reading RAW and writing: of the frames. Reading Y4M: the matrix     */
+    uint64_t max_pixels;    /* refuse larger frames; 0 = FV_IMAGE_MAX_PIXELS                      */
+    int first;              /* writing FILES: number of the first                                 */
+    int overwrite;          /* writing FILES: 0 = FV_ERR_EXISTS when one is there                 */
+} fv_video_options;
+#define FV_VIDEO_OPTIONS_INIT { .struct_size = sizeof(fv_video_options), .fd = -1 }
+
+/* Reads the header, or finds the files (in natural order: f9 before f10) and reads the first. A
+ * reader belongs to ctx; options are copied, path too. FV_ERR_FORMAT, FV_ERR_LIMIT,
+ * FV_ERR_TRUNCATED: the header; FV_ERR_UNSUPPORTED: interlaced, 4:1:1, alpha; FV_ERR_NOT_FOUND: no
+ * files. */
+typedef struct fv_video_reader fv_video_reader;
+FV_API FV_NODISCARD fv_status fv_video_open(fv_ctx *ctx, fv_video_reader **out,
+                                            const fv_video_options *opts);
+FV_API void fv_video_close(fv_video_reader **r);
+/* Of the frames. FILES: FV_VIDEO_RGB with the depth of the first. */
+FV_API void fv_video_get_format(const fv_video_reader *r, fv_video_format *out);
+/* Next frame into rgb; *got = 0: the video has ended. FV_ERR_TRUNCATED: it ends within a frame, those
+ * before are complete; FV_ERR_SHAPE: the size changes; FV_ERR_FORMAT: what follows is no frame. After
+ * them a stream has ended, while FILES go on behind the file that failed, or is missing in the
+ * numbers (FV_ERR_NOT_FOUND). Alpha of files is laid over black. */
+FV_API FV_NODISCARD fv_status fv_video_read(fv_video_reader *r, float *rgb, int *got);
+/* FILES: name without folder of the frame read last, NULL before; the reader's until its next call. */
+FV_API const char *fv_video_name(const fv_video_reader *r);
+
+/* Y4M: writes the header. A folder is made if missing. Colour at half resolution is averaged such that
+ * what fv_video_read made of it comes out again. Grey video is luma. */
+typedef struct fv_video_writer fv_video_writer;
+FV_API FV_NODISCARD fv_status fv_video_create(fv_ctx *ctx, fv_video_writer **out,
+                                              const fv_video_options *opts);
+FV_API void fv_video_destroy(fv_video_writer **w);
+/* Next frame, rounded to the nearest code, half to even, NaN to 0. name: of the file in a folder, with
+ * its suffix; NULL: the next number. Whole frames are given to the stream at once. FV_ERR_IO: the disk
+ * is full, the pipe is closed (the caller has to ignore SIGPIPE). */
+FV_API FV_NODISCARD fv_status fv_video_write(fv_video_writer *w, const float *rgb,
+                                             const char *name);
+
 #ifdef __cplusplus
 }
 #endif
