@@ -384,6 +384,30 @@ FV_API FV_NODISCARD fv_status fv_dit_convert(fv_ctx *ctx, const fv_model *in,
                                              const fv_model *decoder, fv_dtype type,
                                              const char *out_path, int overwrite);
 
+/* `fovea convert`: PS-SR as published on Wan2.1's transformer -> one fovea model. `in` is the
+ * transformer with the names of its authors or of Diffusers. */
+typedef struct fv_wan_convert_options {
+    size_t struct_size;
+    const fv_model *base;    /* needed: LoRA of all layers, patch embedding and head */
+    const fv_model *draft;   /* needed: pruned transformer with fusion layers */
+    const fv_model *vae;     /* Wan2.1's autoencoder; NULL = none */
+    const fv_model *context; /* encoded prompt: tensor "context" [1..512, text width]; NULL = none */
+    fv_dtype type;           /* of the matrices: FV_F32 or FV_BF16 */
+    double prune;            /* k of the draft's blocks; 0 = blocks of the base / of the draft */
+    int heads;               /* 0 = width / 128 */
+    int draft_zero;          /* the draft sees zeros for the input, as in its training */
+    int f32_times;           /* times as in a run in f32; 0 = bf16, as published */
+    int overwrite;
+} fv_wan_convert_options;
+#define FV_WAN_CONVERT_OPTIONS_INIT \
+    { .struct_size = sizeof(fv_wan_convert_options), .type = FV_BF16 }
+/* Names of Wan2.1's transformer? */
+FV_API int fv_wan_is_checkpoint(const fv_model *m);
+/* FV_ERR_MODEL names a tensor that is missing, of a wrong shape or not known, and its file. */
+FV_API FV_NODISCARD fv_status fv_wan_convert(fv_ctx *ctx, const fv_model *in,
+                                             const fv_wan_convert_options *opts,
+                                             const char *out_path);
+
 /* Write a model of a preset ("F32", "F64c", "F64", "F128", "F128L", "DiT-S/2" ... "DiT-XL/8") with
  * random weights, bf16 matrices: for benchmarks and tests. The same bytes for any thread count. */
 FV_API FV_NODISCARD fv_status fv_dit_random(fv_ctx *ctx, const char *preset, int classes,

@@ -1,0 +1,177 @@
+/* wan.h - private: PS-SR as published (Wu et al., CVPR 2026), on the diffusion transformer of Wan2.1,
+ * shared by diffusion/wan_*.c.
+ *
+ *     clip of the wanted size --VAE--> z_L [F, H, W, 16] --base, drafts--> zhat --VAE--> clips
+ *     frequency-domain update of the base's clip and the last draft's (fdu.c)
+ *
+ * The flow is that of pssr.h on the axis of Wan's sigma: the path begins at sigma_0 = 0.6998, not 1,
+ * and the networks give v = (z_L - z_H) / sigma_0. They are told time_k, which is 1000 sigma_k rounded
+ * to bf16. Both are stored in the model:
+ *
+ *     zhat_k  = z_k - sigma_k v_k
+ *     z_{k+1} = z_k - (sigma_k - sigma_{k+1}) v_k;   z_0 = z_L
+ *
+ * Network, C channels, one token per 2x2 latents of a frame, order (frame, row, column), stream x:
+ *
+ *     patch   linear of the 64 values (channel, dy, dx) of the state, and of z_L
+ *     time    cos | sin of time 10000^(-j/128) -> C, silu, C = e; linear(silu(e)) = 6 rows of C
+ *     text    linear, gelu, linear of the encoded prompt, [512, 4096]
+ *     block   shift1 scale1 gate1 shift2 scale2 gate2 = table + time rows
+ *             x += gate1 self(LN(x) (1 + scale1) + shift1)     q and k normed over C, 3-D rotary
+ *             x += cross(LN(x) w + b, text)                    q and k normed over C
+ *             x += gate2 down(gelu(up(LN(x) (1 + scale2) + shift2)))
+ *     head    LN with shift and scale of a table + e, linear -> (dy, dx, channel)
+ *     draft   copies of some of the base's blocks, each behind x = W_f F_j + W_x x + b, where F_j is
+ *             the base's stream before that block
+ *
+ * What a model file holds differs from published checkpoints only by identities [wan_convert.c]: the
+ * base's state is z_L, so that its two patch matrices are one; q, k and v are one matrix; W_f and W_x
+ * are apart. What depends on prompt and times alone is computed once [wan_fix]; of the prompt's rows
+ * behind its end, all zero before the text layers and all seen, one stands for all: its scores get
+ * ln(512 - L).
+ *
+ * wan_config.c: config, times, metadata. wan_net.c: the networks as tape code. wan_model.c: networks
+ * of a file, ready to run. */
+#ifndef FV_WAN_H
+#define FV_WAN_H
+
+#include "engine.h"
+#include "fovea_diffusion.h"
+
+#define WAN_LATENT 16
+#define WAN_PATCH 64       /* values of a token: 16 of 2x2 */
+#define WAN_SINUSOIDS 256
+#define WAN_EPS 1e-6f      /* of all norms */
+#define WAN_MAX_BLOCKS 64
+#define WAN_MAX_TIMES 8
+#define WAN_MAX_ROWS 4096  /* of the prompt */
+
+/* ---- Config (wan_config.c) ------------------------------------------------------------------- */
+
+typedef struct wan_config {
+    char name[64];
+    int width, heads, blocks, ffn;
+    int text_width, text_length;  /* of the encoded prompt with its padding */
+    int drafts, kept[WAN_MAX_BLOCKS]; /* draft block j is a copy of base block kept[j], ascending */
+    int times;                    /* of the base and of each draft step */
+    float time[WAN_MAX_TIMES], sigma[WAN_MAX_TIMES]; /* falling, above 0 */
+    bool draft_sees_zero;         /* zeros for z_L in the draft, as in its training */
+    float alpha;                  /* default of the frequency-domain update */
+    fv_fdu_mode fdu;
+} wan_config;
+
+/* T2V-1.3B with the published draft and schedule. */
+void wan_published(wan_config *out);
+/* Base blocks i with i mod k = k - 1, as the published code computes in floating point; their number.
+ * kept has room for `blocks`. k in [1, blocks]. */
+int wan_kept_blocks(int blocks, double k, int *kept);
+/* The pair nearest to a requested time in the table of 1000 steps with shift 5; is_bf16: the request
+ * is rounded to bf16 first, as in the published runs. */
+void wan_pick_time(double request, bool is_bf16, float *time, float *sigma);
+/* times, time, sigma of a config: 699, 599, 499 and 399. */
+void wan_schedule(wan_config *c, bool is_bf16);
+fv_status wan_config_check(fv_ctx *ctx, const wan_config *c);
+/* From metadata (fovea.kind = pssr-wan); every number is checked. FV_ERR_MODEL for another kind. */
+fv_status wan_config_read(fv_ctx *ctx, const fv_model *m, wan_config *out);
+/* Metadata that wan_config_read understands; free it with fv_meta_free. */
+fv_status wan_config_meta(fv_ctx *ctx, const wan_config *c, fv_meta *out);
+
+/* ---- Networks (wan_net.c) -------------------------------------------------------------------- */
+
+typedef struct wan_layer { fv_pid w, b; } wan_layer; /* -1: not there */
+typedef struct wan_block {
+    fv_pid table;                       /* [6, C] */
+    wan_layer qkv, out;                 /* self-attention, qkv [3C, C] */
+    fv_pid q_norm, k_norm;              /* [C] */
+    wan_layer norm;                     /* before cross-attention */
+    wan_layer cross_q, cross_k, cross_v, cross_out;
+    fv_pid cross_q_norm, cross_k_norm;
+    wan_layer up, down;
+    wan_layer feature;                  /* draft: W_f and b */
+    fv_pid stream;                      /* draft: W_x */
+} wan_block;
+typedef struct wan_half {
+    int blocks;
+    wan_layer patch;                    /* of z_L, with the bias */
+    fv_pid patch_state;                 /* draft: of the state */
+    wan_layer text0, text1, time0, time1, time_mod;
+    wan_block block[WAN_MAX_BLOCKS];
+    fv_pid head_table;                  /* [2, C]: shift, scale */
+    wan_layer head;
+} wan_half;
+typedef struct wan_net {
+    wan_config cfg;
+    fv_params *params;
+    wan_half base, draft;
+} wan_net;
+
+/* Registers all parameters, base.* and draft.* [names: wan_net.c]. c must have passed
+ * wan_config_check; a failed add sticks in params. */
+void wan_net_add(wan_net *n, fv_params *params, const wan_config *c);
+
+/* Angles of the rotary embedding of a grid, [frames * rows * columns, 2, hd/2]: of the hd/2 pairs of
+ * neighbours the first hd/2 - 2 (hd/6) turn by the frame, then hd/6 by the row and hd/6 by the column,
+ * each with frequencies 10000^(-2j/d), d twice its number of pairs. */
+void wan_rope_table(int frames, int rows, int columns, int head_dim, float *table);
+
+/* What depends on prompt and times alone. */
+typedef struct wan_fixed {
+    fv_t bias;                          /* [rows], 0: none */
+    fv_t base_kv[WAN_MAX_BLOCKS], draft_kv[WAN_MAX_BLOCKS]; /* [1, rows, 2C]: keys, values */
+    fv_t time[WAN_MAX_TIMES], mod[WAN_MAX_TIMES];           /* [1, C], [1, 6C] */
+} wan_fixed;
+/* text [1, rows, text_width], time f32 [1] of each step. Leaves bias alone. */
+void wan_fix(fv_tape *t, const wan_net *n, fv_t text, const fv_t *time, wan_fixed *out);
+/* The same as outputs of one tape and inputs of another, without bias. */
+void wan_fixed_outputs(fv_tape *t, const wan_net *n, const wan_fixed *f);
+void wan_fixed_inputs(fv_tape *t, const wan_net *n, int64_t rows, wan_fixed *out);
+
+typedef struct wan_graph {
+    fv_tape *tape;
+    const wan_net *net;
+    wan_fixed fixed;
+    fv_t rope;
+} wan_graph;
+
+/* v_0 of z_L f32 [F, H, W, 16], sides even. features[j] (NULL: not wanted): F_j f32 [1, N, C]. */
+fv_t wan_base(wan_graph *g, fv_t z_lq, fv_t *features);
+/* What all draft steps share; no gradient flows into the features. */
+typedef struct wan_once { fv_t patch, fused[WAN_MAX_BLOCKS]; } wan_once;
+void wan_draft_once(wan_graph *g, fv_t z_lq, const fv_t *features, wan_once *out);
+/* v_step, step 1 to times - 1. */
+fv_t wan_draft(wan_graph *g, int step, fv_t state, const wan_once *once);
+/* zhat_k of a state and its velocity, and the next state. */
+fv_t wan_estimate(wan_graph *g, int step, fv_t state, fv_t v);
+fv_t wan_advance(wan_graph *g, int step, fv_t state, fv_t v);
+/* All of it: zhat[0 .. steps - 1]. */
+void wan_refine(wan_graph *g, fv_t z_lq, int steps, fv_t *zhat);
+/* One block of a half, x f32 [1, N, C]; for tests of parts. */
+fv_t wan_run_block(wan_graph *g, const wan_block *b, int step, fv_t x, fv_t kv);
+
+/* ---- A model, ready to run (wan_model.c) ----------------------------------------------------- */
+
+typedef struct wan_model {
+    fv_ctx *ctx;
+    wan_net net;
+    fv_dtype precision;
+    int rows;                 /* of the prompt, with the one of the padding */
+    float *bias;              /* [rows] */
+    fv_plan *once;            /* holds keys, values and modulations */
+} wan_model;
+/* Networks, and what is computed once, with the prompt `text` [length, text_width] f32, or NULL: the
+ * file's (tensor "text"). full_text: all rows of the padding, for comparisons. The file must outlive
+ * the model. */
+fv_status wan_model_open(fv_ctx *ctx, wan_model **out, const fv_model *file, const fv_tensor *text,
+                         bool full_text, fv_dtype precision);
+void wan_model_close(wan_model **m);
+
+/* Latents of one window. Not thread-safe; several flows may share a model. */
+typedef struct wan_flow wan_flow;
+/* height and width of the latents, even; steps 1 to times of the model. */
+fv_status wan_flow_create(const wan_model *m, wan_flow **out, int frames, int height, int width,
+                          int steps);
+/* zhat[k] [frames, height, width, 16] of each step; NULL: not wanted. Allocates nothing. */
+fv_status wan_flow_run(wan_flow *f, const float *z_lq, float *const *zhat);
+void wan_flow_close(wan_flow **f);
+
+#endif
