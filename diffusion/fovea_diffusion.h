@@ -368,6 +368,80 @@ FV_API FV_NODISCARD fv_status fv_fdu_run(fv_fdu *f, const float *base, const flo
                                          float *out);
 FV_API void fv_fdu_close(fv_fdu **f);
 
+/* ---- Super-resolution ------------------------------------------------------------------------ */
+
+/* Larger pictures with made-up detail: one strong step of a base network, a few small ones of a
+ * draft network, and the frequency-domain update of both results (PS-SR, in pixel space: pssr.h).
+ *
+ *     fv_sr_open(ctx, &sr, file, FV_F32);
+ *     fv_sr_options o = FV_SR_OPTIONS_INIT;            four times the size
+ *     fv_sr_image(ctx, sr, &in, &o, &out, NULL);
+ *
+ * An opened fv_sr is immutable: threads may use it concurrently, each with its own context. */
+typedef struct fv_sr fv_sr;
+/* `file` must outlive the model. precision FV_F32, or FV_BF16, which is f32 without AVX-512.
+ * FV_ERR_MODEL: not such a model, or a tensor is missing or of another shape. */
+FV_API FV_NODISCARD fv_status fv_sr_open(fv_ctx *ctx, fv_sr **out, const fv_model *file,
+                                         fv_dtype precision);
+FV_API void fv_sr_close(fv_sr **sr);
+typedef struct fv_sr_info {
+    const char *name;
+    int channels, blocks, draft_blocks;
+    int steps;                       /* most that fv_sr_options.steps may be: 1 + draft steps      */
+    float detail;                    /* defaults of the model */
+    fv_fdu_mode fdu;
+    int64_t base_parameters, draft_parameters;
+    double base_flop, once_flop, draft_flop; /* a pixel of the input at four times: base; shared by
+                                                all draft steps; each draft step                   */
+    uint8_t hash[32];                /* fv_model_hash of its file */
+} fv_sr_info;
+/* The name belongs to the model. */
+FV_API void fv_sr_get_info(const fv_sr *sr, fv_sr_info *out);
+
+typedef enum fv_sr_alpha { FV_SR_ALPHA_BICUBIC = 0, FV_SR_ALPHA_NEAREST } fv_sr_alpha;
+#define FV_SR_MAX_SCALE 8
+typedef struct fv_sr_options {
+    size_t struct_size;
+    double scale;            /* 1 to 8; 0 = 4                                                    */
+    int width, height;       /* of the result instead: both, each 1 to 8 times the picture's; 0  */
+    int steps;               /* 1 = base alone; 0 = the model's most                             */
+    float detail;            /* weight of the update 0..2; 0 = base alone; < 0 = the model's     */
+    int fdu;                 /* fv_fdu_mode, or -1 = the model's                                 */
+    int update_each;         /* the update after every draft step, as the paper has it           */
+    fv_sr_alpha alpha;       /* how the alpha channel is enlarged                                */
+    int depth;               /* 8 or 16 bits; 0 = as the picture                                 */
+    int tile_width, tile_height; /* pixels of the result computed at a time; 0 = as fits          */
+    int overlap;             /* pixels that a tile sees beyond its own; 0 = 128                  */
+    int exact_tiles;         /* tiles see as far as the networks reach: equal to one tile but for
+                                rounding                                                         */
+    uint64_t max_bytes;      /* most that the call may allocate; 0 = no bound                    */
+} fv_sr_options;
+#define FV_SR_OPTIONS_INIT { .struct_size = sizeof(fv_sr_options), .detail = -1, .fdu = -1 }
+
+typedef struct fv_sr_stats {
+    double seconds, network_seconds, update_seconds;
+    double flop;                     /* of the networks */
+    int tiles, steps;
+    int is_beyond;                   /* more than four times: the rest is bicubic                */
+    int redone;                      /* was computed again in f32: bf16 overflowed               */
+    uint64_t peak_bytes;             /* most memory that ctx held during the call                */
+} fv_sr_stats;
+/* in (8 or 16 bits, grey or RGB, with or without alpha, any size) -> *out, with the same channels,
+ * owned by the caller (fv_image_free with ctx); zeroed on failure. Colours under alpha 0 are
+ * replaced by those nearby before; grey comes out grey; ICC and EXIF blocks and texts are copied.
+ * Progress "enlarging" per tile. Between the first and last tile nothing is allocated; the same
+ * bytes for any number of threads. stats may be NULL. Resets the peak of fv_ctx_memory. FV_ERR_ARG:
+ * an option is out of range or does not fit the model; FV_ERR_OOM: max_bytes is too small, and the
+ * message names the least that would do; FV_ERR_NUMERIC: the model gave no finite pixels;
+ * FV_ERR_CANCELLED. */
+FV_API FV_NODISCARD fv_status fv_sr_image(fv_ctx *ctx, const fv_sr *sr, const fv_image *in,
+                                          const fv_sr_options *o, fv_image *out,
+                                          fv_sr_stats *stats);
+/* Write a model of a preset (nano, tiny, small, large) with random weights, for benchmarks and
+ * tests. The same bytes for any number of threads. */
+FV_API FV_NODISCARD fv_status fv_sr_random(fv_ctx *ctx, const char *preset, uint64_t seed,
+                                           const char *path, int overwrite);
+
 /* ---- Training and conversion ----------------------------------------------------------------- */
 
 /* `fovea train` for recipes with engine = dit. data_dir is put before relative data paths. Asks the

@@ -320,6 +320,9 @@ void fvi_resize_free(fvi_resize **r);
 fv_status fvi_resize_set(fvi_resize *r, fvi_resampling how, const int in_size[2],
                          const int out_size[2]); /* height, width */
 void fvi_resize_run(fvi_resize *r, const float *in, int channels, float *out);
+/* The rectangle x, y, width, height of that result, which goes on beyond its edges with their
+ * pixels; the bits do not depend on how a result is cut. */
+void fvi_resize_rect(fvi_resize *r, const float *in, int channels, const int rect[4], float *out);
 
 /* ---- Numbers --------------------------------------------------------------------------------- */
 FV_INLINE float fv_bf16_to_f32(uint16_t h)

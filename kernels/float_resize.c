@@ -86,53 +86,69 @@ fv_status fvi_resize_set(fvi_resize *r, fvi_resampling how, const int in_size[2]
     return FV_OK;
 }
 
-/* y [n] = sum over rows of their weight */
-static void sum_rows(float *FV_RESTRICT y, const float *rows, size_t n, const float *w, int count)
+/* y [n] = sum over rows of their weight; rows are `pitch` apart. */
+static void sum_rows(float *FV_RESTRICT y, const float *rows, size_t n, size_t pitch,
+                     const float *w, int count)
 {
     for (size_t i = 0; i < n; i++) y[i] = w[0] * rows[i];
     for (int k = 1; k < count; k++) {
-        const float *FV_RESTRICT x = rows + (size_t)k * n;
+        const float *FV_RESTRICT x = rows + (size_t)k * pitch;
         const float g = w[k];
         for (size_t i = 0; i < n; i++) y[i] += g * x[i];
     }
 }
 
+static int within(int i, int n) { return i < 0 ? 0 : i < n ? i : n - 1; }
+
+/* Outputs from `x` on; row: inputs from `left` on. */
 FV_INLINE void sum_pixels(float *FV_RESTRICT y, const float *FV_RESTRICT row, const fvi_resize *r,
-                          const int channels)
+                          int x, int count, int left, const int channels)
 {
     const fvi_windows *t = &r->axis[1];
-    for (int x = 0; x < r->out[1]; x++, y += channels) {
-        const float *w = r->weights[1] + (size_t)x * t->width;
-        const float *p = row + (size_t)t->first[x] * (size_t)channels;
+    for (int i = 0; i < count; i++, y += channels) {
+        const int at = within(x + i, r->out[1]);
+        const float *w = r->weights[1] + (size_t)at * t->width;
+        const float *p = row + (size_t)(t->first[at] - left) * (size_t)channels;
         float sum[CHANNELS_MAX] = { 0 };
-        for (int k = 0; k < t->count[x]; k++, p += channels)
+        for (int k = 0; k < t->count[at]; k++, p += channels)
             for (int c = 0; c < channels; c++) sum[c] += w[k] * p[c];
         for (int c = 0; c < channels; c++) y[c] = sum[c];
     }
 }
 
-static void resize_row(const fvi_resize *r, int y, const float *in, int channels, float *out,
-                       float *row)
+/* Row i of the rectangle. */
+static void resize_row(const fvi_resize *r, int i, const float *in, int channels,
+                       const int rect[4], float *out, float *row)
 {
-    const fvi_windows *t = &r->axis[0];
-    const size_t n = (size_t)r->in[1] * (size_t)channels;
-    float *to = out + (size_t)y * (size_t)r->out[1] * (size_t)channels;
-    sum_rows(row, in + (size_t)t->first[y] * n, n, r->weights[0] + (size_t)y * t->width,
-             t->count[y]);
-    if (channels == 3) sum_pixels(to, row, r, 3);
-    else if (channels == 1) sum_pixels(to, row, r, 1);
-    else sum_pixels(to, row, r, channels);
+    const fvi_windows *v = &r->axis[0], *h = &r->axis[1];
+    const int y = within(rect[1] + i, r->out[0]);
+    const int x0 = within(rect[0], r->out[1]), x1 = within(rect[0] + rect[2] - 1, r->out[1]);
+    const int left = h->first[x0], right = h->first[x1] + h->count[x1];
+    const size_t ch = (size_t)channels, pitch = (size_t)r->in[1] * ch;
+    float *to = out + (size_t)i * (size_t)rect[2] * ch;
+    sum_rows(row, in + (size_t)v->first[y] * pitch + (size_t)left * ch, (size_t)(right - left) * ch,
+             pitch, r->weights[0] + (size_t)y * v->width, v->count[y]);
+    if (channels == 3) sum_pixels(to, row, r, rect[0], rect[2], left, 3);
+    else if (channels == 1) sum_pixels(to, row, r, rect[0], rect[2], left, 1);
+    else sum_pixels(to, row, r, rect[0], rect[2], left, channels);
+}
+
+void fvi_resize_rect(fvi_resize *r, const float *in, int channels, const int rect[4], float *out)
+{
+    const bool is_large = (double)rect[2] * rect[3] * channels >= PARALLEL_MIN;
+    const int threads = is_large ? r->threads : 1;
+    if (threads == 1) {
+        for (int i = 0; i < rect[3]; i++) resize_row(r, i, in, channels, rect, out, r->rows);
+        return;
+    }
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int i = 0; i < rect[3]; i++)
+        resize_row(r, i, in, channels, rect, out,
+                   r->rows + (size_t)omp_get_thread_num() * r->row_floats);
 }
 
 void fvi_resize_run(fvi_resize *r, const float *in, int channels, float *out)
 {
-    const bool is_large = (double)r->out[0] * r->out[1] * channels >= PARALLEL_MIN;
-    const int threads = is_large ? r->threads : 1;
-    if (threads == 1) {
-        for (int y = 0; y < r->out[0]; y++) resize_row(r, y, in, channels, out, r->rows);
-        return;
-    }
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int y = 0; y < r->out[0]; y++)
-        resize_row(r, y, in, channels, out, r->rows + (size_t)omp_get_thread_num() * r->row_floats);
+    const int whole[4] = { 0, 0, r->out[1], r->out[0] };
+    fvi_resize_rect(r, in, channels, whole, out);
 }

@@ -1,0 +1,263 @@
+/* sr_tiles.c - the networks of super-resolution over the tiles of an enlarged picture [sr.h].
+ *
+ * Convolutions pad with zeros and windows repeat the edge, as is right where a region ends with the
+ * picture, and wrong elsewhere; from there the wrong values spread by the reach of the networks. A
+ * halo of the reach gives the pixels of the whole picture: windows begin at multiples of 8 from the
+ * corner of a region, and regions at multiples of 8. A shorter one, as is usual, leaves small
+ * differences, and the ramps hide where they change.
+ *
+ * The bicubic enlargement is made region by region; its pixels do not depend on the cut. */
+#include "sr.h"
+
+#include <math.h>
+#include <string.h>
+
+static int up(int n, int to) { return (n + to - 1) / to * to; }
+
+/* ---- The cut --------------------------------------------------------------------------------- */
+
+static int size_for(int core, int all, int halo)
+{
+    return core + 2 * halo < all ? core + 2 * halo : all;
+}
+
+static void cut_by(sr_cut *c, int core_w, int core_h)
+{
+    c->nx = (c->all_w + core_w - 1) / core_w;
+    c->ny = (c->all_h + core_h - 1) / core_h;
+    c->core_w = up((c->all_w + c->nx - 1) / c->nx, PSSR_WINDOW);
+    c->core_h = up((c->all_h + c->ny - 1) / c->ny, PSSR_WINDOW);
+    c->nx = (c->all_w + c->core_w - 1) / c->core_w;
+    c->ny = (c->all_h + c->core_h - 1) / c->core_h;
+    c->size_w = size_for(c->core_w, c->all_w, c->halo);
+    c->size_h = size_for(c->core_h, c->all_h, c->halo);
+}
+
+bool sr_cut_find(sr_cut *c, const int core[2], int64_t most)
+{
+    sr_cut best = *c;
+    int64_t least = INT64_MAX;
+    if (core[0] > 0) {
+        cut_by(c, core[0], core[1]);
+        return (int64_t)c->size_w * c->size_h <= most;
+    }
+    for (int w = PSSR_WINDOW; w < c->all_w + PSSR_WINDOW; w += PSSR_WINDOW) {
+        const int64_t rows = most / size_for(w, c->all_w, c->halo);
+        const int64_t h = rows >= c->all_h ? c->all_h :
+                                             (rows - 2 * c->halo) / PSSR_WINDOW * PSSR_WINDOW;
+        if (h < PSSR_WINDOW) continue;
+        cut_by(c, w, (int)h);
+        const int64_t size = (int64_t)c->size_w * c->size_h, total = size * c->nx * c->ny;
+        if (size > most || total >= least) continue;
+        least = total;
+        best = *c;
+    }
+    *c = best;
+    return least < INT64_MAX;
+}
+
+/* Where region i begins, and its core: x, y, width, height. */
+static void region_at(const sr_cut *c, int i, int at[2], int core[4])
+{
+    core[0] = i % c->nx * c->core_w;
+    core[1] = i / c->nx * c->core_h;
+    core[2] = c->all_w - core[0] < c->core_w ? c->all_w - core[0] : c->core_w;
+    core[3] = c->all_h - core[1] < c->core_h ? c->all_h - core[1] : c->core_h;
+    const int size[2] = { c->size_w, c->size_h }, all[2] = { c->all_w, c->all_h };
+    for (int k = 0; k < 2; k++) {
+        at[k] = core[k] - c->halo;
+        if (at[k] > all[k] - size[k]) at[k] = all[k] - size[k];
+        if (at[k] < 0) at[k] = 0;
+    }
+}
+
+/* ---- The plan -------------------------------------------------------------------------------- */
+
+static fv_status record(const sr_job *j, fv_tape **out)
+{
+    const int64_t dim[4] = { 1, (int64_t)j->cut.size_h * PSSR_PATCH,
+                             (int64_t)j->cut.size_w * PSSR_PATCH, 3 };
+    fv_t zhat[PSSR_MAX_TIMES];
+    pssr_graph g;
+    FV_TRY(fv_tape_create(j->ctx, out, j->sr->params, FV_INFER, j->precision));
+    const fv_t z = pssr_unshuffle(*out, fv_input(*out, "picture", FV_F32, 4, dim));
+    pssr_graph_begin(&g, *out, &j->sr->net, 1, j->drafts);
+    pssr_refine(&g, z, j->drafts, zhat, NULL);
+    for (int k = 0; k < j->planes; k++) {
+        char name[24];
+        snprintf(name, sizeof name, "estimate.%d", k);
+        fv_output(*out, name, pssr_shuffle(*out, zhat[j->plane_step[k]]));
+    }
+    return FV_OK;
+}
+
+static size_t region_floats(const sr_job *j)
+{
+    return (size_t)j->cut.size_w * (size_t)j->cut.size_h * PSSR_STATE;
+}
+
+static fv_status build(sr_job *j)
+{
+    fv_plan_options o = FV_PLAN_OPTIONS_INIT;
+    fv_tape *t = NULL;
+    fv_plan_destroy(&j->plan);
+    o.external_work = 1;
+    const fv_status s = record(j, &t);
+    if (s != FV_OK) return s;
+    FV_TRY(fv_plan_finish(j->ctx, &j->plan, &t, &o));
+    j->flop = fv_plan_flop(j->plan);
+    j->plan_bytes = fv_plan_work_bytes(j->plan) +
+                    (uint64_t)(1 + j->planes) * region_floats(j) * sizeof(float);
+    return FV_OK;
+}
+
+/* Bytes of the smallest region: what a bound must leave. */
+static fv_status smallest(sr_job *j, const int core[2], uint64_t *least)
+{
+    const int one[2] = { PSSR_WINDOW, PSSR_WINDOW };
+    (void)sr_cut_find(&j->cut, core[0] > 0 ? core : one, INT64_MAX);
+    FV_TRY(build(j));
+    *least = j->plan_bytes;
+    return FV_ERR_CAPACITY;
+}
+
+static fv_status plan(sr_job *j, const int core[2], uint64_t budget, uint64_t *least)
+{
+    int64_t most = core[0] > 0 ? INT64_MAX : SR_MAX_REGION;
+    FV_TRY(pssr_tables_create(j->ctx, &j->tables, &j->sr->net.cfg, 1));
+    for (int tries = 0; tries < 8; tries++) {
+        if (!sr_cut_find(&j->cut, core, most)) break;
+        FV_TRY(build(j));
+        if (j->plan_bytes <= budget) return FV_OK;
+        if (core[0] > 0) break;
+        const double cells = (double)j->cut.size_w * j->cut.size_h;
+        most = (int64_t)(cells * fmin(0.95, 0.98 * (double)budget / (double)j->plan_bytes));
+    }
+    if (core[0] == 0) { /* the smallest one may fit though the guesses did not */
+        const fv_status s = smallest(j, core, least);
+        return s == FV_ERR_CAPACITY && *least <= budget ? FV_OK : s;
+    }
+    return smallest(j, core, least);
+}
+
+fv_status sr_tiles_plan(sr_job *j, const int core[2], uint64_t budget, uint64_t *least)
+{
+    FV_TRY(plan(j, core, budget, least));
+    const int shorter = j->cut.core_w < j->cut.core_h ? j->cut.core_w : j->cut.core_h;
+    if (j->cut.ramp > shorter) j->cut.ramp = shorter; /* a pixel is in two ramps of an axis at most */
+    return FV_OK;
+}
+
+fv_status sr_tiles_alloc(sr_job *j)
+{
+    const size_t n = region_floats(j) * sizeof(float);
+    j->in = fv_alloc(j->ctx, n);
+    j->plan_work = fv_alloc(j->ctx, fv_plan_work_bytes(j->plan));
+    if (!j->in || !j->plan_work) return FV_ERR_OOM;
+    FV_TRY(fv_plan_set_work(j->plan, j->plan_work, fv_plan_work_bytes(j->plan)));
+    FV_TRY(pssr_tables_bind(&j->tables, j->plan));
+    FV_TRY(fv_plan_bind(j->plan, "picture", j->in));
+    for (int k = 0; k < j->planes; k++) {
+        char name[24];
+        snprintf(name, sizeof name, "estimate.%d", k);
+        j->estimate[k] = fv_alloc(j->ctx, n);
+        if (!j->estimate[k]) return FV_ERR_OOM;
+        FV_TRY(fv_plan_bind(j->plan, name, j->estimate[k]));
+    }
+    return FV_OK;
+}
+
+void sr_tiles_free(sr_job *j)
+{
+    fv_plan_destroy(&j->plan);
+    pssr_tables_free(j->ctx, &j->tables);
+    fv_free(j->ctx, j->in);
+    fv_free(j->ctx, j->plan_work);
+    for (int k = 0; k < PSSR_MAX_TIMES; k++) fv_free(j->ctx, j->estimate[k]);
+    j->in = NULL;
+    j->plan_work = NULL;
+    memset(j->estimate, 0, sizeof j->estimate);
+}
+
+/* ---- Running --------------------------------------------------------------------------------- */
+
+static float clamp_unit(float v) { return v < 0 ? 0 : v > 1 ? 1 : v; }
+
+/* The enlarged picture under a region, from [0, 1] to [-1, 1]. */
+static void load(const sr_job *j, const int at[2])
+{
+    const int rect[4] = { at[0] * PSSR_PATCH, at[1] * PSSR_PATCH, j->cut.size_w * PSSR_PATCH,
+                          j->cut.size_h * PSSR_PATCH };
+    const int64_t n = (int64_t)region_floats(j);
+    fvi_resize_rect(j->resize, j->source, 3, rect, j->in);
+#pragma omp parallel for num_threads(fv_ctx_threads(j->ctx)) schedule(static)
+    for (int64_t i = 0; i < n; i++) j->in[i] = 2 * clamp_unit(j->in[i]) - 1;
+}
+
+/* Share of pixel p of an axis in the core [first, end) of `all`, in pixels: 1 inside; rising over
+ * `ramp` pixels around borders to other cores. */
+static float share(int p, int first, int end, int all, int ramp)
+{
+    const float x = (float)p + 0.5f;
+    float w = 1;
+    if (first > 0) w = clamp_unit((x - (float)first) / (float)ramp + 0.5f);
+    if (end < all) w *= 1 - clamp_unit((x - (float)end) / (float)ramp + 0.5f);
+    return w;
+}
+
+/* Range of an axis that a core writes, in pixels, within the picture. */
+static void written(int first, int count, int all, int ramp, int limit, int *from, int *to)
+{
+    *from = (first > 0 ? first * PSSR_PATCH - ramp / 2 : 0);
+    *to = first + count < all ? (first + count) * PSSR_PATCH + ramp / 2 : limit;
+    if (*to > limit) *to = limit;
+}
+
+/* Adds a region's estimate to its plane. false: it is not finite. */
+static bool store(const sr_job *j, const float *estimate, float *plane, const int at[2],
+                  const int core[4])
+{
+    const sr_cut *c = &j->cut;
+    const int P = PSSR_PATCH, ramp = c->ramp > 0 ? c->ramp * P : 0;
+    int x0, x1, y0, y1, bad = 0;
+    written(core[0], core[2], c->all_w, ramp, j->width, &x0, &x1);
+    written(core[1], core[3], c->all_h, ramp, j->height, &y0, &y1);
+    const int blend = ramp ? ramp : 1;
+#pragma omp parallel for num_threads(fv_ctx_threads(j->ctx)) schedule(static) reduction(| : bad)
+    for (int y = y0; y < y1; y++) {
+        const float wy =
+            ramp ? share(y, core[1] * P, (core[1] + core[3]) * P, c->all_h * P, blend) : 1;
+        const float *from = estimate + 3 * ((size_t)(y - at[1] * P) * (size_t)(c->size_w * P) +
+                                            (size_t)(x0 - at[0] * P));
+        float *to = plane + 3 * ((size_t)y * (size_t)j->width + (size_t)x0);
+        for (int x = x0; x < x1; x++, from += 3, to += 3) {
+            const float w =
+                ramp ? wy * share(x, core[0] * P, (core[0] + core[2]) * P, c->all_w * P, blend) :
+                       1;
+            for (int k = 0; k < 3; k++) {
+                const float v = 0.5f * from[k] + 0.5f;
+                if (!isfinite(v)) bad = 1;
+                to[k] += w * v;
+            }
+        }
+    }
+    return !bad;
+}
+
+fv_status sr_tiles_run(sr_job *j)
+{
+    const int n = j->cut.nx * j->cut.ny;
+    for (int i = 0; i < n; i++) {
+        int at[2], core[4];
+        FV_TRY(fv_report(j->ctx, "enlarging", (uint64_t)i, (uint64_t)n, NULL));
+        region_at(&j->cut, i, at, core);
+        load(j, at);
+        FV_TRY(fv_plan_forward(j->plan));
+        for (int k = 0; k < j->planes; k++)
+            if (!store(j, j->estimate[k], j->plane[k], at, core))
+                return fv_fail(j->ctx, FV_ERR_NUMERIC, "super-resolution: the estimate of step %d "
+                               "is not finite in the tile at %d, %d", j->plane_step[k],
+                               core[0] * PSSR_PATCH, core[1] * PSSR_PATCH);
+    }
+    return fv_report(j->ctx, "enlarging", (uint64_t)n, (uint64_t)n, NULL);
+}

@@ -1,0 +1,589 @@
+/* test_sr.c - pictures through super-resolution: sizes, formats, alpha, tiles, memory, failures. */
+#include "fovea_diffusion.h"
+#include "pssr.h"
+#include "temp_dir.h"
+#include "test.h"
+
+static fv_ctx *ctx;
+static fv_model *file;
+static fv_sr *sr;
+
+/* Smooth waves, an edge and some grain. */
+static fv_image picture(int width, int height, int channels, int depth)
+{
+    fv_image img;
+    uint64_t seed = 11;
+    if (fv_image_create(ctx, &img, width, height, channels, depth) != FV_OK) exit(1);
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < width; x++)
+            for (int c = 0; c < channels; c++) {
+                const double wave = sin(0.3 * x + 0.1 * c) * cos(0.2 * y) + (x > y ? 0.4 : -0.4);
+                const double v = 0.5 + 0.25 * wave + 1e-10 * (double)(test_next(&seed) >> 4);
+                const bool is_alpha = channels % 2 == 0 && c == channels - 1;
+                const size_t at = (size_t)y * img.stride_bytes / (size_t)(depth / 8) +
+                                  (size_t)x * (size_t)channels + (size_t)c;
+                const uint32_t max = depth == 8 ? 255 : 65535;
+                const uint32_t s = is_alpha ? max : (uint32_t)(fmin(fmax(v, 0), 1) * max);
+                if (depth == 8) ((uint8_t *)img.pixels)[at] = (uint8_t)s;
+                else ((uint16_t *)img.pixels)[at] = (uint16_t)s;
+            }
+    return img;
+}
+
+static uint32_t at(const fv_image *img, int x, int y, int c)
+{
+    const uint8_t *row = (const uint8_t *)img->pixels + (size_t)y * img->stride_bytes;
+    const size_t i = (size_t)x * (size_t)img->channels + (size_t)c;
+    return img->depth == 8 ? row[i] : ((const uint16_t *)(const void *)row)[i];
+}
+
+static int largest_gap(const fv_image *a, const fv_image *b)
+{
+    int worst = 0;
+    for (int y = 0; y < a->height; y++)
+        for (int x = 0; x < a->width; x++)
+            for (int c = 0; c < a->channels; c++) {
+                const int d = abs((int)at(a, x, y, c) - (int)at(b, x, y, c));
+                if (d > worst) worst = d;
+            }
+    return worst;
+}
+
+static bool same_pixels(const fv_image *a, const fv_image *b)
+{
+    return a->width == b->width && a->height == b->height && a->channels == b->channels &&
+           a->depth == b->depth && largest_gap(a, b) == 0;
+}
+
+static fv_sr_options options(void)
+{
+    const fv_sr_options o = FV_SR_OPTIONS_INIT;
+    return o;
+}
+
+static fv_image enlarge(const fv_image *in, fv_sr_options o, fv_sr_stats *stats)
+{
+    fv_image out;
+    if (fv_sr_image(ctx, sr, in, &o, &out, stats) != FV_OK) {
+        printf("# %s\n", fv_ctx_error(ctx));
+        exit(1);
+    }
+    return out;
+}
+
+/* ---- Models ---------------------------------------------------------------------------------- */
+
+/* A model with drawn values in a file of that type; times 1: base alone. */
+static void write_model(const char *path, fv_dtype type, int times, bool is_new, float head)
+{
+    pssr_config c;
+    pssr_net n;
+    fv_params *p;
+    fv_meta meta;
+    if (pssr_preset(ctx, "nano", &c) != FV_OK || fv_params_create(ctx, &p) != FV_OK) exit(1);
+    c.blocks = 4;
+    c.every = 2;
+    c.times = times;
+    pssr_net_add(&n, p, &c, "", times > 1 ? PSSR_BASE | PSSR_DRAFT : PSSR_BASE, 0);
+    if (fv_params_alloc(p) != FV_OK) exit(1);
+    pssr_net_init(&n, 3);
+    for (int k = 0; k < 2 && !is_new; k++) {
+        const pssr_half *h = k ? &n.draft : &n.base;
+        if (h->blocks) fv_params_init_normal(p, h->head.w, 5, head);
+    }
+    if (pssr_config_meta(ctx, &c, &meta) != FV_OK ||
+        fv_params_export(ctx, p, type, (const char *const *)meta.item, meta.pairs, path, 1) !=
+            FV_OK) {
+        printf("# %s\n", fv_ctx_error(ctx));
+        exit(1);
+    }
+    fv_meta_free(ctx, &meta);
+    fv_params_destroy(&p);
+}
+
+static fv_status open_file(const char *path, fv_model **m, fv_sr **out)
+{
+    if (fv_model_open(ctx, m, path, NULL) != FV_OK) exit(1);
+    const fv_status s = fv_sr_open(ctx, out, *m, FV_F32);
+    if (s != FV_OK) fv_model_close(m);
+    return s;
+}
+
+static void models_say_what_they_are(void)
+{
+    fv_sr_info i;
+    fv_sr *tiny;
+    fv_model *m;
+    fv_sr_get_info(sr, &i);
+    CHECK(strcmp(i.name, "pssr-nano") == 0 && i.channels == 32 && i.draft_blocks == 2);
+    OK(ctx, fv_sr_random(ctx, "tiny", 1, temp_path("tiny"), 1));
+    OK(ctx, open_file(temp_path("tiny"), &m, &tiny));
+    fv_sr_get_info(tiny, &i);
+    fv_sr_close(&tiny);
+    fv_model_close(&m);
+    CHECK(i.steps == 4 && i.draft_parameters == 348976 && i.fdu == FV_FDU_LERP);
+    NEAR(i.base_flop, 1.315e6, 1e3); /* the specification's table */
+    NEAR(i.once_flop, 0.088e6, 1e3);
+    NEAR(i.draft_flop, 0.545e6, 1e3);
+    CHECK(fv_sr_random(ctx, "huge", 1, temp_path("x"), 1) == FV_ERR_UNKNOWN);
+}
+
+static void files_of_all_types_give_nearly_the_same_picture(void)
+{
+    static const fv_dtype types[3] = { FV_F32, FV_BF16, FV_I8 };
+    fv_image in = picture(20, 14, 3, 16), out[3];
+    for (int k = 0; k < 3; k++) {
+        fv_model *m;
+        fv_sr *one;
+        const fv_sr_options o = options();
+        write_model(temp_path("typed"), types[k], 4, false, 0.02f);
+        OK(ctx, open_file(temp_path("typed"), &m, &one));
+        OK(ctx, fv_sr_image(ctx, one, &in, &o, &out[k], NULL));
+        fv_sr_close(&one);
+        fv_model_close(&m);
+    }
+    const int bf16 = largest_gap(&out[0], &out[1]), int8 = largest_gap(&out[0], &out[2]);
+    for (int k = 0; k < 3; k++) fv_image_free(ctx, &out[k]);
+    fv_image_free(ctx, &in);
+    CHECK_MSG(bf16 > 0 && bf16 < 3000 && int8 > 0 && int8 < 6000, "%d %d", bf16, int8);
+}
+
+static void a_base_alone_is_a_model_of_one_step(void)
+{
+    fv_model *m;
+    fv_sr *one;
+    fv_sr_info i;
+    fv_image in = picture(9, 9, 3, 8), out;
+    fv_sr_options o = options();
+    write_model(temp_path("base"), FV_F32, 1, false, 0.02f);
+    OK(ctx, open_file(temp_path("base"), &m, &one));
+    fv_sr_get_info(one, &i);
+    OK(ctx, fv_sr_image(ctx, one, &in, &o, &out, NULL));
+    fv_image_free(ctx, &out);
+    o.steps = 2;
+    CHECK(fv_sr_image(ctx, one, &in, &o, &out, NULL) == FV_ERR_ARG);
+    fv_sr_close(&one);
+    fv_model_close(&m);
+    fv_image_free(ctx, &in);
+    CHECK(i.steps == 1 && i.draft_parameters == 0);
+}
+
+static void a_new_model_is_bicubic_enlargement(void)
+{
+    static const int to[3][2] = { { 68, 52 }, { 25, 13 }, { 33, 39 } };
+    fv_model *m;
+    fv_sr *one;
+    fv_image in = picture(17, 13, 3, 8);
+    write_model(temp_path("new"), FV_F32, 4, true, 0);
+    OK(ctx, open_file(temp_path("new"), &m, &one));
+    for (int k = 0; k < 3; k++) {
+        fv_image out, bicubic;
+        fv_sr_options o = options();
+        o.width = to[k][0];
+        o.height = to[k][1];
+        OK(ctx, fv_sr_image(ctx, one, &in, &o, &out, NULL));
+        OK(ctx, fv_image_resize(ctx, &bicubic, &in, to[k][0], to[k][1], FV_FILTER_BICUBIC));
+        const int gap = largest_gap(&out, &bicubic); /* its 8 bits between the passes */
+        fv_image_free(ctx, &out);
+        fv_image_free(ctx, &bicubic);
+        CHECK_MSG(gap <= 1, "%d", gap);
+    }
+    fv_sr_close(&one);
+    fv_model_close(&m);
+    fv_image_free(ctx, &in);
+}
+
+static void other_files_are_refused(void)
+{
+    fv_sr *none = NULL;
+    fv_model *m;
+    fv_tensor t = { (float[1]){ 1 }, FV_F32, 1, { 1 } };
+    fv_model_writer *w;
+    OK(ctx, fv_model_writer_create(ctx, &w));
+    OK(ctx, fv_model_writer_meta(w, "fovea.kind", "dit"));
+    OK(ctx, fv_model_writer_tensor(w, "x", &t));
+    OK(ctx, fv_model_writer_finish(w, temp_path("dit"), 1));
+    fv_model_writer_destroy(&w);
+    CHECK(open_file(temp_path("dit"), &m, &none) == FV_ERR_MODEL && !none);
+}
+
+/* ---- Sizes and formats ----------------------------------------------------------------------- */
+
+static void every_size_and_scale_works(void)
+{
+    static const int size[][2] = { { 1, 1 }, { 1, 7 }, { 7, 1 }, { 3, 3 }, { 17, 31 }, { 65, 9 } };
+    static const double scale[] = { 1, 1.5, 2, 3, 4, 8 };
+    for (size_t i = 0; i < FV_ARRAY_LEN(size); i++)
+        for (size_t k = 0; k < FV_ARRAY_LEN(scale); k++) {
+            fv_image in = picture(size[i][0], size[i][1], 3, 8), out;
+            fv_sr_options o = options();
+            fv_sr_stats stats;
+            o.scale = scale[k];
+            OK(ctx, fv_sr_image(ctx, sr, &in, &o, &out, &stats));
+            const bool fits = out.width == (int)floor(size[i][0] * scale[k] + 0.5) &&
+                              out.height == (int)floor(size[i][1] * scale[k] + 0.5);
+            fv_image_free(ctx, &out);
+            fv_image_free(ctx, &in);
+            CHECK(fits && stats.is_beyond == (scale[k] > 4) && stats.steps == 4);
+        }
+}
+
+static void formats_are_kept(void)
+{
+    for (int channels = 1; channels <= 4; channels++)
+        for (int depth = 8; depth <= 16; depth += 8) {
+            fv_image in = picture(11, 6, channels, depth);
+            fv_image out = enlarge(&in, options(), NULL);
+            const bool fits = out.channels == channels && out.depth == depth && out.width == 44;
+            bool is_opaque = true;
+            for (int i = 0; i < 44 * 24 && channels % 2 == 0; i++)
+                is_opaque &= at(&out, i % 44, i / 44, channels - 1) == (1u << depth) - 1;
+            fv_image_free(ctx, &out);
+            fv_sr_options o = options();
+            o.depth = 24 - depth;
+            out = enlarge(&in, o, NULL);
+            const bool converted = out.depth == 24 - depth;
+            fv_image_free(ctx, &out);
+            fv_image_free(ctx, &in);
+            CHECK(fits && is_opaque && converted);
+        }
+}
+
+static void metadata_is_copied(void)
+{
+    fv_image in = picture(5, 5, 3, 8);
+    OK(ctx, fv_image_add_text(ctx, &in, "Title", "five"));
+    fv_image out = enlarge(&in, options(), NULL);
+    const char *text = fv_image_text(&out, "Title");
+    const bool copied = text && strcmp(text, "five") == 0;
+    fv_image_free(ctx, &out);
+    fv_image_free(ctx, &in);
+    CHECK(copied);
+}
+
+static void ramps_of_16_bits_keep_their_levels(void)
+{
+    fv_image in;
+    static uint8_t seen[65536];
+    OK(ctx, fv_image_create(ctx, &in, 64, 8, 1, 16));
+    for (int i = 0; i < 64 * 8; i++) ((uint16_t *)in.pixels)[i] = (uint16_t)(30000 + 8 * (i % 64));
+    fv_image out = enlarge(&in, options(), NULL);
+    int levels = 0;
+    for (int y = 0; y < out.height; y++)
+        for (int x = 0; x < out.width; x++) seen[at(&out, x, y, 0)] = 1;
+    for (int i = 0; i < 65536; i++) levels += seen[i];
+    fv_image_free(ctx, &out);
+    fv_image_free(ctx, &in);
+    CHECK_MSG(levels > 256, "%d", levels);
+}
+
+/* A disc of one colour; black, or the colour itself, under alpha 0. */
+static fv_image disc(bool is_black_outside, int edge)
+{
+    fv_image img;
+    if (fv_image_create(ctx, &img, 24, 24, 4, 8) != FV_OK) exit(1);
+    for (int i = 0; i < 24 * 24; i++) {
+        uint8_t *p = (uint8_t *)img.pixels + 4 * i;
+        const double d = hypot(i % 24 - 11.5, i / 24 - 11.5) - 7;
+        p[3] = (uint8_t)(d < 0 ? 255 : d < edge ? 255 - 255 * d / edge : 0);
+        const bool is_black = p[3] == 0 && is_black_outside;
+        p[0] = is_black ? 0 : 200;
+        p[1] = is_black ? 0 : 120;
+        p[2] = is_black ? 0 : 40;
+    }
+    return img;
+}
+
+static void colours_under_alpha_do_not_bleed(void)
+{
+    for (int edge = 0; edge < 4; edge += 3) {
+        fv_image in = disc(true, edge), full = disc(false, edge);
+        fv_image out = enlarge(&in, options(), NULL), want = enlarge(&full, options(), NULL);
+        int worst = 0, middle = 0;
+        for (int y = 0; y < 96; y++)
+            for (int x = 0; x < 96; x++) {
+                const uint32_t a = at(&out, x, y, 3);
+                middle += a > 0 && a < 255;
+                for (int c = 0; c < 3 && a > 0; c++) {
+                    const int d = abs((int)at(&out, x, y, c) - (int)at(&want, x, y, c));
+                    worst = d > worst ? d : worst;
+                }
+            }
+        fv_image_free(ctx, &in);
+        fv_image_free(ctx, &full);
+        fv_image_free(ctx, &out);
+        fv_image_free(ctx, &want);
+        CHECK_MSG(worst <= 2, "%d", worst);
+        CHECK(edge ? middle > 0 : middle == 0); /* masks stay masks */
+    }
+}
+
+static void empty_and_nearest_alpha_work(void)
+{
+    fv_image in = disc(true, 3);
+    fv_sr_options o = options();
+    o.alpha = FV_SR_ALPHA_NEAREST;
+    o.scale = 2;
+    fv_image out = enlarge(&in, o, NULL);
+    bool same = true;
+    for (int i = 0; i < 48 * 48; i++)
+        same &= at(&out, i % 48, i / 48, 3) == at(&in, i % 48 / 2, i / 48 / 2, 3);
+    fv_image_free(ctx, &out);
+    memset(in.pixels, 0, 24 * 24 * 4);
+    out = enlarge(&in, options(), NULL);
+    for (int i = 0; i < 96 * 96; i++) same &= at(&out, i % 96, i / 96, 3) == 0;
+    fv_image_free(ctx, &out);
+    fv_image_free(ctx, &in);
+    CHECK(same);
+}
+
+/* ---- Steps and the update -------------------------------------------------------------------- */
+
+static void no_detail_is_the_base(void)
+{
+    fv_image in = picture(20, 20, 3, 8);
+    fv_sr_options none = options(), base = options(), off = options(), each = options();
+    fv_sr_stats stats;
+    none.detail = 0;
+    base.steps = 1;
+    off.fdu = FV_FDU_OFF;
+    each.update_each = 1;
+    fv_image a = enlarge(&in, none, &stats), b = enlarge(&in, base, NULL);
+    fv_image c = enlarge(&in, off, NULL), d = enlarge(&in, each, NULL);
+    fv_image e = enlarge(&in, options(), NULL);
+    const bool same = same_pixels(&a, &b), differs = !same_pixels(&a, &c) && !same_pixels(&d, &e) &&
+                                                     !same_pixels(&a, &e);
+    fv_image_free(ctx, &a);
+    fv_image_free(ctx, &b);
+    fv_image_free(ctx, &c);
+    fv_image_free(ctx, &d);
+    fv_image_free(ctx, &e);
+    fv_image_free(ctx, &in);
+    CHECK(same && differs && stats.steps == 1);
+}
+
+/* ---- Tiles and threads ----------------------------------------------------------------------- */
+
+static void exact_tiles_are_the_whole_picture(void)
+{
+    static const int size[4][2] = { { 130, 90 }, { 96, 64 }, { 200, 17 }, { 40, 170 } };
+    for (int k = 0; k < 4; k++) {
+        fv_image in = picture(size[k][0], size[k][1], 3, 16);
+        fv_sr_options o = options();
+        fv_sr_stats stats;
+        fv_image whole = enlarge(&in, o, &stats);
+        const int tiles = stats.tiles;
+        o.tile_width = 96;
+        o.tile_height = 96;
+        o.exact_tiles = 1;
+        fv_image cut = enlarge(&in, o, &stats);
+        const int gap = largest_gap(&whole, &cut);
+        fv_image_free(ctx, &whole);
+        fv_image_free(ctx, &cut);
+        fv_image_free(ctx, &in);
+        CHECK(tiles == 1 && stats.tiles > 4);
+        CHECK_MSG(gap <= 1, "%d of 65535", gap); /* 1e-5, and the rounding */
+    }
+}
+
+static void usual_tiles_are_close_and_show_no_seams(void)
+{
+    fv_image in = picture(150, 100, 3, 16);
+    fv_sr_options o = options();
+    fv_sr_stats stats;
+    fv_image whole = enlarge(&in, o, NULL);
+    o.tile_width = 128;
+    o.tile_height = 128;
+    fv_image cut = enlarge(&in, o, &stats);
+    double sum = 0;
+    for (int y = 0; y < cut.height; y++)
+        for (int x = 0; x < 3 * cut.width; x++) {
+            const double d = ((double)at(&cut, x / 3, y, x % 3) - at(&whole, x / 3, y, x % 3)) /
+                             65535;
+            sum += d * d;
+        }
+    const double psnr = -10 * log10(sum / (3.0 * cut.width * cut.height) + 1e-20);
+    double worst = 0; /* mean step of the difference across any column */
+    for (int x = 1; x < cut.width; x++) {
+        double step = 0;
+        for (int y = 0; y < cut.height; y++)
+            step += ((double)at(&cut, x, y, 1) - at(&whole, x, y, 1)) -
+                    ((double)at(&cut, x - 1, y, 1) - at(&whole, x - 1, y, 1));
+        worst = fmax(worst, fabs(step) / cut.height / 65535);
+    }
+    fv_image_free(ctx, &whole);
+    fv_image_free(ctx, &cut);
+    fv_image_free(ctx, &in);
+    CHECK(stats.tiles == 20);
+    CHECK_MSG(psnr >= 45 && worst < 1.0 / 255, "%g dB, step %g", psnr, worst);
+}
+
+static void the_same_bytes_for_any_number_of_threads(void)
+{
+    fv_image in = picture(50, 40, 4, 8), out[2];
+    fv_sr_options o = options();
+    o.tile_width = o.tile_height = 96;
+    for (int k = 0; k < 2; k++) {
+        fv_ctx_options co = FV_CTX_OPTIONS_INIT;
+        fv_ctx *other;
+        fv_image copy;
+        co.threads = k + 1;
+        OK(NULL, fv_ctx_create(&other, &co));
+        OK(other, fv_sr_image(other, sr, &in, &o, &copy, NULL));
+        OK(ctx, fv_image_crop(ctx, &out[k], &copy, 0, 0, copy.width, copy.height));
+        fv_image_free(other, &copy);
+        fv_ctx_destroy(&other);
+    }
+    const bool same = same_pixels(&out[0], &out[1]);
+    for (int k = 0; k < 2; k++) fv_image_free(ctx, &out[k]);
+    fv_image_free(ctx, &in);
+    CHECK(same);
+}
+
+/* ---- Memory and failures --------------------------------------------------------------------- */
+
+static uint64_t run_within(const fv_image *in, uint64_t bytes, fv_status *s, fv_sr_stats *stats)
+{
+    fv_sr_options o = options();
+    fv_image out;
+    fv_memory_stats m;
+    fv_ctx_memory(ctx, &m);
+    o.max_bytes = bytes;
+    *s = fv_sr_image(ctx, sr, in, &o, &out, stats);
+    fv_image_free(ctx, &out);
+    return stats->peak_bytes - m.current_bytes;
+}
+
+static void memory_stays_below_the_bound(void)
+{
+    static const int mib[4] = { 120, 60, 48, 40 };
+    fv_image in = picture(160, 120, 3, 8);
+    fv_sr_stats stats = { 0 };
+    fv_status s;
+    int tiles = 0;
+    for (int k = 0; k < 4; k++) {
+        const uint64_t bound = (uint64_t)mib[k] << 20, peak = run_within(&in, bound, &s, &stats);
+        OK(ctx, s);
+        CHECK_MSG(peak <= bound, "%d MiB: %llu", mib[k], (unsigned long long)peak);
+        CHECK(stats.tiles >= tiles);
+        tiles = stats.tiles;
+    }
+    CHECK(tiles > 1);
+    /* too little: the message names what would do */
+    CHECK(run_within(&in, 1 << 20, &s, &stats) < (uint64_t)64 << 20 && s == FV_ERR_OOM);
+    const char *text = strstr(fv_ctx_error(ctx), "at least ");
+    CHECK(text != NULL);
+    const uint64_t least = strtoull(text + 9, NULL, 10) << 20;
+    CHECK(least > (1 << 20));
+    CHECK(run_within(&in, least, &s, &stats) <= least);
+    OK(ctx, s);
+    (void)run_within(&in, least - ((uint64_t)2 << 20), &s, &stats);
+    fv_image_free(ctx, &in);
+    CHECK(s == FV_ERR_OOM);
+}
+
+static uint64_t first_count, last_count;
+static int calls, stop_at;
+static int watch(void *user, const fv_progress *p)
+{
+    fv_memory_stats m;
+    fv_ctx_memory(*(fv_ctx **)user, &m);
+    if (strcmp(p->stage, "enlarging") != 0) return 0;
+    if (p->done == 1) first_count = m.allocations;
+    last_count = m.allocations;
+    return ++calls == stop_at;
+}
+
+static void nothing_is_allocated_between_tiles_and_cancelling_works(void)
+{
+    fv_ctx *other = NULL;
+    fv_ctx_options co = FV_CTX_OPTIONS_INIT;
+    fv_image in = picture(60, 60, 3, 8), out;
+    fv_sr_options o = options();
+    co.progress = watch;
+    co.user = &other;
+    OK(NULL, fv_ctx_create(&other, &co));
+    o.tile_width = o.tile_height = 64;
+    OK(other, fv_sr_image(other, sr, &in, &o, &out, NULL));
+    const bool is_steady = first_count == last_count && calls == 17;
+    fv_image_free(other, &out);
+    calls = 0;
+    stop_at = 3;
+    const fv_status s = fv_sr_image(other, sr, &in, &o, &out, NULL);
+    const bool is_empty = out.pixels == NULL;
+    fv_ctx_destroy(&other);
+    fv_image_free(ctx, &in);
+    CHECK(is_steady && s == FV_ERR_CANCELLED && is_empty && calls == 3);
+}
+
+static void pixels_that_are_not_finite_are_refused(void)
+{
+    fv_model *m;
+    fv_sr *one;
+    fv_image in = picture(9, 9, 3, 8), out;
+    const fv_sr_options o = options();
+    write_model(temp_path("huge"), FV_F32, 4, false, 1e37f);
+    OK(ctx, open_file(temp_path("huge"), &m, &one));
+    const fv_status s = fv_sr_image(ctx, one, &in, &o, &out, NULL);
+    fv_sr_close(&one);
+    fv_model_close(&m);
+    fv_image_free(ctx, &in);
+    CHECK(s == FV_ERR_NUMERIC && !out.pixels);
+}
+
+static void nonsense_is_refused(void)
+{
+    fv_image in = picture(9, 9, 3, 8), out;
+    int refused = 0;
+    for (int k = 0; k < 11; k++) {
+        fv_sr_options o = options();
+        if (k == 0) o.scale = 0.5;
+        if (k == 1) o.scale = 9;
+        if (k == 2) o.scale = NAN;
+        if (k == 3) o.width = 20;
+        if (k == 4) o.width = o.height = 100;
+        if (k == 5) o.steps = 5;
+        if (k == 6) o.detail = 2.5f;
+        if (k == 7) o.fdu = 4;
+        if (k == 8) o.depth = 12;
+        if (k == 9) o.tile_width = 64;
+        if (k == 10) o.overlap = -1;
+        refused += fv_sr_image(ctx, sr, &in, &o, &out, NULL) == FV_ERR_ARG;
+    }
+    fv_image_free(ctx, &in);
+    CHECK_MSG(refused == 11, "%d", refused);
+}
+
+int main(void)
+{
+    temp_dir_make("sr");
+    if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
+    write_model(temp_path("small"), FV_F32, 4, false, 0.02f);
+    if (open_file(temp_path("small"), &file, &sr) != FV_OK) {
+        printf("# %s\n", fv_ctx_error(ctx));
+        return 1;
+    }
+    RUN(models_say_what_they_are);
+    RUN(files_of_all_types_give_nearly_the_same_picture);
+    RUN(a_base_alone_is_a_model_of_one_step);
+    RUN(a_new_model_is_bicubic_enlargement);
+    RUN(other_files_are_refused);
+    RUN(every_size_and_scale_works);
+    RUN(formats_are_kept);
+    RUN(metadata_is_copied);
+    RUN(ramps_of_16_bits_keep_their_levels);
+    RUN(colours_under_alpha_do_not_bleed);
+    RUN(empty_and_nearest_alpha_work);
+    RUN(no_detail_is_the_base);
+    RUN(exact_tiles_are_the_whole_picture);
+    RUN(usual_tiles_are_close_and_show_no_seams);
+    RUN(the_same_bytes_for_any_number_of_threads);
+    RUN(memory_stays_below_the_bound);
+    RUN(nothing_is_allocated_between_tiles_and_cancelling_works);
+    RUN(pixels_that_are_not_finite_are_refused);
+    RUN(nonsense_is_refused);
+    fv_sr_close(&sr);
+    fv_model_close(&file);
+    fv_ctx_destroy(&ctx);
+    return test_end();
+}
