@@ -170,8 +170,9 @@ static const char *find_prefix(const fv_model *m, const char *name)
     return NULL;
 }
 
-static bool open_source(fv_ctx *ctx, source *s, const char *label, const fv_model *m,
-                        const char *name, const char *diffusers)
+/* `name`, or in Diffusers' files `diffusers` (NULL: there are none), tells what it is. */
+static fv_status open_source(fv_ctx *ctx, source *s, const char *label, const fv_model *m,
+                             const char *name, const char *diffusers)
 {
     s->label = label;
     s->m = m;
@@ -180,9 +181,13 @@ static bool open_source(fv_ctx *ctx, source *s, const char *label, const fv_mode
         s->prefix = find_prefix(m, diffusers);
         s->is_diffusers = s->prefix != NULL;
     }
-    s->used = s->prefix && fv_model_count(m) <= MAX_TENSORS
-                  ? fv_calloc(ctx, (size_t)fv_model_count(m), 1) : NULL;
-    return s->used != NULL;
+    if (!s->prefix)
+        return fv_fail(ctx, FV_ERR_MODEL, "convert: %s: tensor %s is missing: not a file of that kind",
+                       label, name);
+    if (fv_model_count(m) > MAX_TENSORS)
+        return fv_fail(ctx, FV_ERR_LIMIT, "convert: %s: more than %d tensors", label, MAX_TENSORS);
+    s->used = fv_calloc(ctx, (size_t)fv_model_count(m), 1);
+    return s->used ? FV_OK : FV_ERR_OOM;
 }
 
 int fv_wan_is_checkpoint(const fv_model *m)
@@ -463,15 +468,10 @@ static fv_status run(converter *c)
 
 static fv_status open_sources(converter *c, const fv_model *in)
 {
-    fv_ctx *ctx = c->ctx;
-    if (!open_source(ctx, &c->dit, "transformer", in, "blocks.0.modulation",
-                     "blocks.0.scale_shift_table"))
-        return fv_fail(ctx, FV_ERR_MODEL, "convert: the input is not the transformer of Wan2.1");
-    if (!open_source(ctx, &c->lora, "base", c->o->base, "patch_embedding.weight", NULL))
-        return fv_fail(ctx, FV_ERR_MODEL, "convert: base: tensor patch_embedding.weight is missing");
-    if (!open_source(ctx, &c->draft, "draft", c->o->draft, "blocks.0.modulation", NULL))
-        return fv_fail(ctx, FV_ERR_MODEL, "convert: draft: tensor blocks.0.modulation is missing");
-    return FV_OK;
+    FV_TRY(open_source(c->ctx, &c->dit, "transformer", in, "blocks.0.modulation",
+                       "blocks.0.scale_shift_table"));
+    FV_TRY(open_source(c->ctx, &c->lora, "base", c->o->base, "patch_embedding.weight", NULL));
+    return open_source(c->ctx, &c->draft, "draft", c->o->draft, "blocks.0.modulation", NULL);
 }
 
 fv_status fv_wan_convert(fv_ctx *ctx, const fv_model *in, const fv_wan_convert_options *opts,
@@ -484,6 +484,9 @@ fv_status fv_wan_convert(fv_ctx *ctx, const fv_model *in, const fv_wan_convert_o
                        "path");
     if (o.type != FV_F32 && o.type != FV_BF16)
         return fv_fail(ctx, FV_ERR_DTYPE, "convert: the output type must be f32 or bf16");
+    if (o.vae)
+        return fv_fail(ctx, FV_ERR_UNSUPPORTED, "convert: Wan2.1's autoencoder cannot be put into a "
+                       "model yet");
     converter c = { .ctx = ctx, .o = &o };
     c.net = fv_calloc(ctx, 1, sizeof *c.net);
     fv_status s = c.net ? open_sources(&c, in) : FV_ERR_OOM;

@@ -11,8 +11,9 @@
 
 typedef struct convert_args {
     cli_common common;
-    const char *vae, *tokenizer, *draft, *weights, *out, *type;
+    const char *vae, *tokenizer, *draft, *weights, *base, *context, *out, *type;
     int grid;
+    double prune;
 } convert_args;
 
 static int convert_check(const void *args, const char *in)
@@ -77,6 +78,36 @@ static int convert_other(fv_ctx *ctx, const convert_args *a, const char *in, con
     return code;
 }
 
+/* PS-SR on Wan2.1: the transformer, with what the published files hold beside it. */
+static int convert_wan(fv_ctx *ctx, const convert_args *a, const char *in, const fv_model *model,
+                       fv_dtype type)
+{
+    fv_wan_convert_options o = FV_WAN_CONVERT_OPTIONS_INIT;
+    const char *const path[4] = { a->base, a->draft, a->vae, a->context };
+    fv_model *part[4] = { 0 };
+    fv_status s = FV_OK;
+    int code = CLI_OK;
+    if (!a->base || !a->draft)
+        return cli_fail(CLI_USAGE, "%s is the transformer of Wan2.1: PS-SR needs --base and --draft",
+                        in);
+    if (a->tokenizer || a->grid)
+        return cli_fail(CLI_USAGE, "--tokenizer, --grid: %s is no autoregressive model", in);
+    for (int i = 0; i < 4 && code == CLI_OK; i++)
+        if (path[i] && (s = fv_model_open(ctx, &part[i], path[i], NULL)) != FV_OK)
+            code = cli_report(ctx, s, path[i]);
+    o.base = part[0];
+    o.draft = part[1];
+    o.vae = part[2];
+    o.context = part[3];
+    o.type = type;
+    o.prune = a->prune;
+    o.overwrite = a->common.force;
+    if (code == CLI_OK && (s = fv_wan_convert(ctx, model, &o, a->out)) != FV_OK)
+        code = cli_report(ctx, s, NULL);
+    for (int i = 0; i < 4; i++) fv_model_close(&part[i]);
+    return code;
+}
+
 /* Features, with the weights of LPIPS or DISTS. */
 static int convert_perceptual(fv_ctx *ctx, const convert_args *a, const char *in,
                               const fv_model *model, fv_dtype type)
@@ -106,6 +137,11 @@ static int convert(fv_ctx *ctx, const void *args, const char *in)
     (void)fv_weights_find(name, &type);
     if (s != FV_OK) code = cli_report(ctx, s, in);
     else if (is_perceptual) code = convert_perceptual(ctx, a, in, model, type);
+    else if (fv_wan_is_checkpoint(model) && !a->weights)
+        code = convert_wan(ctx, a, in, model, type);
+    else if (a->base || a->context || a->prune > 0)
+        code = cli_fail(CLI_USAGE, "--base, --context, --prune: %s is not the transformer of Wan2.1",
+                        in);
     else if (a->weights) code = cli_fail(CLI_USAGE, "--weights: %s holds no features of VGG-16 or "
                                          "AlexNet", in);
     else if (fv_ar_is_checkpoint(model) && !fv_rdvq_is_checkpoint(model)) /* that has codes too */
@@ -124,7 +160,13 @@ int fovea_convert(int argc, char **argv)
         {0, "vae", "FILE", "autoencoder to put into the model", CLI_STRING, &a.vae, 0, 0},
         {0, "tokenizer", "FILE", "tokenizer to put into a generator", CLI_STRING, &a.tokenizer, 0,
          0},
-        {0, "draft", "FILE", "draft head to put into a generator", CLI_STRING, &a.draft, 0, 0},
+        {0, "draft", "FILE", "draft head to put into a generator; draft of PS-SR", CLI_STRING,
+         &a.draft, 0, 0},
+        {0, "base", "FILE", "PS-SR: what turns Wan2.1's transformer into the base", CLI_STRING,
+         &a.base, 0, 0},
+        {0, "context", "FILE", "PS-SR: the encoded prompt", CLI_STRING, &a.context, 0, 0},
+        {0, "prune", "K", "PS-SR: k of the draft's blocks (default: by their number)", CLI_NUMBER,
+         &a.prune, 1, 64},
         {0, "grid", "N", "codes a side of an official generator (24, t2i 16)", CLI_INT, &a.grid, 1,
          128},
         {0, "weights", "FILE", "LPIPS or DISTS weights, for features of VGG-16 or AlexNet",
@@ -139,7 +181,9 @@ int fovea_convert(int argc, char **argv)
                                  "official DiT or LlamaGen checkpoint, a Diffusers file, a "
                                  "fovea model, an OmniZip or an RDVQ checkpoint; of a "
                                  "trained rdvq model the one that codes pictures; of VGG-16 "
-                                 "or AlexNet with --weights a perceptual distance.",
+                                 "or AlexNet with --weights a perceptual distance; of "
+                                 "Wan2.1's transformer with --base and --draft a "
+                                 "super-resolution model.",
                                  NULL,
                                  options,
                                  1,

@@ -31,7 +31,7 @@ _fovea()
     local machine='--threads --device --precision'
     case ${COMP_WORDS[1]} in
     train) words="-o --resume --set --data-dir --init --start-step --threads --device --json $common" ;;
-    convert) words="-o --vae --tokenizer --draft --grid --weights --type -f $common" ;;
+    convert) words="-o --vae --tokenizer --draft --base --context --prune --grid --weights --type -f $common" ;;
     new) words="-o --seed --classes -f --threads $common" ;;
     bench)
         words="--preset --rows --with-conditioning --batch --steps --seconds $machine --json $common"
