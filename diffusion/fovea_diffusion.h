@@ -451,6 +451,12 @@ FV_API FV_NODISCARD fv_status fv_sr_random(fv_ctx *ctx, const char *preset, uint
 FV_API FV_NODISCARD fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *recipe,
                                            const fv_trainer_options *o, fv_train_result *result);
 
+/* `fovea train` for recipes with engine = pssr: super-resolution in pixel space, stage = base, then
+ * stage = draft with `init` the model of the base (pssr_train.c lists the keys). The metric is the
+ * gain in Y-PSNR over bicubic on held-out pictures, dB: larger is better. */
+FV_API FV_NODISCARD fv_status fv_pssr_train(fv_ctx *ctx, fv_recipe *recipe,
+                                            const fv_trainer_options *o, fv_train_result *result);
+
 /* `fovea convert`: official DiT .pt, Diffusers DiTTransformer2DModel, AutoencoderKL /
  * AutoencoderTiny, TAESD -> one fovea model. decoder may be NULL. type: FV_F32, FV_BF16 or FV_I8
  * (matrices). */

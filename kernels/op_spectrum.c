@@ -11,8 +11,8 @@
  * F a (k) = (Z(k) + conj Z(-k)) / 2 and F t (k) = (Z(k) - conj Z(-k)) / 2i.
  *
  * The low-pass is linear and H is symmetric: backward embeds the gradient in zeros, filters it, and
- * adds each pixel of the margin to the one that it mirrors. A lane has whole planes (low_pass: pairs
- * of planes; loss: patches), so that every value has one writer. */
+ * adds each pixel of the margin to the one that it mirrors. A lane has whole planes (low_pass:
+ * pairs of planes; loss: patches), so that every value has one writer. */
 #include "cpu_ops.h"
 
 #include <math.h>
@@ -187,7 +187,7 @@ const fvi_op_def fvi_cpu_low_pass = {
     .release = low_pass_release, .forward = low_pass_forward, .backward = low_pass_backward
 };
 
-/* ---- Spectral loss: in a, target; out loss[1], grad ------------------------------------------- */
+/* ---- Spectral loss: in a, target; out loss[1], grad ------------------------------------------ */
 
 static fv_status spectrum_prepare(fvi_exec *e)
 {

@@ -29,6 +29,7 @@ static const train_engine engines[] = {
     {"ar", fv_ar_train, true},
     {"draft", fv_ar_draft_train, false},
     {"rdvq", fv_rdvq_train, true},
+    {"pssr", fv_pssr_train, true},
 };
 
 static const train_engine *find_engine(const char *name)

@@ -1,0 +1,86 @@
+/* pssr_loss.c - losses of super-resolution that need no trained network, and the frequency-domain
+ * update as tape code, so that drafts are trained through it:
+ *
+ *     h = Y - low-pass Y,  w = |h_d| / (|h_d| + |h_c| + 1e-6),  Y' = Y_c + w (h_d - h_c)   (fdu.c)
+ *
+ * The update uses of a draft only the detail of its luma, so that its losses are on Y'. Amplitudes
+ * want detail where the pixels alone would blur it; the low band holds it in its place. The draft's
+ * own pixels keep a small weight: later steps begin where earlier ones end. */
+#include "pssr_train.h"
+
+#define CHARBONNIER 1e-3f
+#define LOW_CUTOFF 0.12f /* cycles a pixel */
+#define LOW_ORDER 4
+#define EPS 1e-6f
+
+fv_t pssr_luma(fv_tape *t, fv_t rgb)
+{
+    static const float weight[3] = { 0.299f, 0.587f, 0.114f };
+    fv_t sum = 0;
+    for (int c = 0; c < 3; c++) {
+        const fv_t part = fv_affine(t, fv_slice(t, rgb, c, 1), weight[c], 0.0f);
+        sum = c ? fv_binary_op(t, FV_ADD, sum, part) : part;
+    }
+    return sum;
+}
+
+fv_t pssr_high(fv_tape *t, fv_t luma)
+{
+    const fv_fdu_options o = FV_FDU_OPTIONS_INIT;
+    return fv_binary_op(t, FV_SUB, luma, fv_low_pass(t, luma, o.cutoff, o.order));
+}
+
+fv_t pssr_fdu_change(fv_tape *t, fv_t base_luma, fv_t draft_luma)
+{
+    const fv_t hc = pssr_high(t, base_luma), hd = pssr_high(t, draft_luma);
+    const fv_t c = fv_activate(t, hc, FV_ACT_ABS), d = fv_activate(t, hd, FV_ACT_ABS);
+    const fv_t below = fv_affine(t, fv_binary_op(t, FV_ADD, d, c), 1.0f, EPS);
+    return fv_binary_op(t, FV_MUL, fv_binary_op(t, FV_DIV, d, below),
+                        fv_binary_op(t, FV_SUB, hd, hc));
+}
+
+int pssr_patch(int side)
+{
+    for (int patch = 64; patch >= 16; patch /= 2)
+        if (side % patch == 0) return patch;
+    return 0;
+}
+
+static fv_t add_term(fv_tape *t, fv_t sum, fv_t term, float weight)
+{
+    if (!(weight > 0)) return sum;
+    term = fv_affine(t, term, weight, 0.0f);
+    return sum ? fv_binary_op(t, FV_ADD, sum, term) : term;
+}
+
+static fv_t amplitudes(fv_tape *t, fv_t a, fv_t target)
+{
+    return fv_loss_spectrum(t, a, target, pssr_patch((int)fv_tape_tensor(t, a).dim[1]));
+}
+
+fv_t pssr_base_loss(fv_tape *t, const pssr_loss *w, fv_t rgb, fv_t hq)
+{
+    fv_t sum = 0;
+    if (w->pixel > 0) sum = add_term(t, sum, fv_loss_charbonnier(t, rgb, hq, CHARBONNIER),
+                                     w->pixel);
+    if (w->spectrum > 0) sum = add_term(t, sum, amplitudes(t, rgb, hq), w->spectrum);
+    return sum;
+}
+
+fv_t pssr_draft_loss(fv_tape *t, const pssr_loss *w, fv_t base_luma, fv_t rgb, fv_t hq,
+                     fv_t *refined)
+{
+    const fv_t goal = pssr_luma(t, hq), draft = pssr_luma(t, rgb);
+    const fv_t y = fv_binary_op(t, FV_ADD, base_luma, pssr_fdu_change(t, base_luma, draft));
+    fv_t sum = 0;
+    *refined = y;
+    if (w->pixel > 0) sum = add_term(t, sum, fv_loss_charbonnier(t, rgb, hq, CHARBONNIER),
+                                     w->pixel);
+    if (w->low > 0) {
+        const fv_t low = fv_low_pass(t, y, LOW_CUTOFF, LOW_ORDER);
+        const fv_t want = fv_low_pass(t, goal, LOW_CUTOFF, LOW_ORDER);
+        sum = add_term(t, sum, fv_loss_charbonnier(t, low, want, CHARBONNIER), w->low);
+    }
+    if (w->spectrum > 0) sum = add_term(t, sum, amplitudes(t, y, goal), w->spectrum);
+    return sum;
+}

@@ -1,0 +1,77 @@
+/* pssr_train.h - private: parts of the training of super-resolution (pssr_train.c): losses, pairs
+ * of pictures, and how well held-out pictures come out. */
+#ifndef FV_PSSR_TRAIN_H
+#define FV_PSSR_TRAIN_H
+
+#include "pssr.h"
+
+/* ---- Losses (pssr_loss.c) -------------------------------------------------------------------- */
+/* Pictures f32 in [0, 1]: RGB [B, H, W, 3], luma [B, H, W, 1]. */
+fv_t pssr_luma(fv_tape *t, fv_t rgb);
+/* Luma less its low-pass, the band that the frequency-domain update takes from the draft. */
+fv_t pssr_high(fv_tape *t, fv_t luma);
+/* What the frequency-domain update in mode lerp adds to the luma of the base, at alpha 1, with
+ * gradients to both. */
+fv_t pssr_fdu_change(fv_tape *t, fv_t base_luma, fv_t draft_luma);
+/* Largest of 64, 32 and 16 that divides the side, 0: none. */
+int pssr_patch(int side);
+
+typedef struct pssr_loss {
+    float pixel, spectrum, low; /* weights */
+} pssr_loss;
+/* pixel Charbonnier + spectrum * distance of amplitudes, of RGB */
+fv_t pssr_base_loss(fv_tape *t, const pssr_loss *w, fv_t rgb, fv_t hq);
+/* Of one draft step: pixel Charbonnier of the draft itself; of the luma after the update, low *
+ * Charbonnier of its low band and spectrum * distance of amplitudes. *refined: that luma. */
+fv_t pssr_draft_loss(fv_tape *t, const pssr_loss *w, fv_t base_luma, fv_t rgb, fv_t hq,
+                     fv_t *refined);
+
+/* ---- Pairs (pssr_judge.c) -------------------------------------------------------------------- */
+/* Batches of squares, side a multiple of PSSR_PATCH, made PSSR_PATCH times smaller, rounded to
+ * 8 bits and enlarged with bicubic (a = -0.5) again. */
+typedef struct pssr_pairs {
+    fv_ctx *ctx;
+    int B, side;
+    fv_degrade *degrade;
+    fvi_resize *resize;
+    fv_degrade_job *job; /* [B]; `kind` is the caller's */
+    float *hq;           /* [B, side, side, 3] in [0, 1] */
+    float *small;        /* [B, side / 4, side / 4, 3]   */
+    float *input;        /* as hq, in [-1, 1], may reach beyond */
+} pssr_pairs;
+/* clean_a: as in fv_degrade_options. */
+fv_status pssr_pairs_create(fv_ctx *ctx, pssr_pairs *p, int B, int side, uint64_t seed,
+                            float clean_a);
+void pssr_pairs_free(pssr_pairs *p);
+/* Of pictures in [-1, 1]; sample numbers from `first` on say what is drawn. */
+fv_status pssr_pairs_make(pssr_pairs *p, const float *pictures, uint32_t first);
+
+/* ---- Held-out pictures (pssr_judge.c) -------------------------------------------------------- */
+#define PSSR_ALPHAS 15 /* 0.1, 0.2, ... */
+typedef struct pssr_score {  /* means over pictures */
+    double bicubic, base;    /* Y-PSNR in dB, Y = 0.257 R + 0.504 G + 0.098 B of 8 bits */
+    double refined[PSSR_ALPHAS];
+    double bicubic_spectrum, base_spectrum, refined_spectrum[PSSR_ALPHAS]; /* fv_loss_spectrum */
+} pssr_score;
+typedef struct pssr_judge {
+    fv_ctx *ctx;
+    fv_dataset *held;
+    int count, side;         /* pictures, all used; their side */
+    bool has_draft;
+    pssr_pairs pairs;
+    pssr_tables tables;
+    fv_plan *view, *spectrum;
+    float *picture, *plane[2];
+} pssr_judge;
+/* held: squares of `side`; net: its masters as they are when asked. */
+fv_status pssr_judge_create(fv_ctx *ctx, pssr_judge *j, const pssr_net *net, fv_dataset *held,
+                            int count, int side, fv_dtype precision);
+void pssr_judge_free(pssr_judge *j);
+fv_status pssr_judge_run(pssr_judge *j, fv_degrade_kind kind, pssr_score *out);
+/* Rows of bicubic, base, refined with alpha, original; clean and degraded pictures by turns. */
+fv_status pssr_judge_sheet(pssr_judge *j, int rows, float alpha, const char *path_stem);
+
+/* Largest alpha at which none of n scores loses more than `most` dB against the base; 0: none. */
+float pssr_best_alpha(const pssr_score *score, int n, double most);
+
+#endif
