@@ -332,7 +332,7 @@ static fv_status export_parts(trainer *tr, uint64_t step, const char *rates, fv_
     for (int i = 0; i < fv_model_meta_count(tr->file); i++) {
         const char *key, *value;
         fv_model_meta_at(tr->file, i, &key, &value);
-        if (strncmp(key, AR_DRAFT_KEYS, strlen(AR_DRAFT_KEYS)) == 0) continue;
+        if (fv_after(key, AR_DRAFT_KEYS)) continue;
         if (strcmp(key, AR_POINTS_KEY) == 0) continue;
         FV_TRY(fv_meta_add(tr->ctx, meta, key, value));
     }
@@ -423,8 +423,7 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     if (tr->own_rows == 0) tr->own_draws = 0;
     tr->eval_pictures = (int)fv_recipe_int(r, "eval_pictures", 128, 0, 1000000);
     tr->accept_pictures = (int)fv_recipe_int(r, "accept_pictures", 64, 0, 1000000);
-    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "precision", "bf16", &tr->precision));
-    return fv_dtype_from_recipe(tr->ctx, r, "export", "bf16", &tr->export_type);
+    return fv_trainer_types(tr->ctx, r, "bf16", &tr->precision, &tr->export_type);
 }
 
 static void copy_values(const fv_params *from, fv_pid a, fv_params *to, fv_pid b)
@@ -662,8 +661,7 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     FV_TRY(read_numbers(tr, r));
     FV_TRY(open_files(tr, r, o->data_dir));
     FV_TRY(read_run(tr, r, o, t));
-    FV_TRY(fv_opt_from_recipe(tr->ctx, &tr->opt, tr->net.params, r));
-    FV_TRY(fv_recipe_check(r));
+    FV_TRY(fv_trainer_opt(tr->ctx, &tr->opt, tr->net.params, r));
     FV_TRY(allocate(tr));
     FV_TRY(build_target(tr));
     FV_TRY(build_plan(tr));

@@ -46,8 +46,8 @@ typedef struct trainer {
     int size, batch, accumulate, eval_pictures, sample_count;
     float beta;
     fvi_image_loss loss;
-    uint64_t restart_every, restart_end, restarted; /* restarted: step + 1, 0 = none */
-    int restart_batches;
+    fvi_vq_restarts restarts;
+    uint64_t restarted; /* step + 1, 0 = none */
     int64_t tokens, pixels; /* of one picture: codes; values */
     float *x, *latents, *kept;
     uint32_t *counts;
@@ -70,19 +70,13 @@ static fv_status restart_codes(trainer *tr, uint64_t step)
 {
     const vq_config *c = &tr->net.cfg;
     const fvi_vq_look look = { tr->data, tr->view, tr->batch, tr->batch * tr->tokens, c->code_width,
-                               c->codes, tr->restart_batches, tr->latents, tr->counts };
+                               c->codes, tr->restarts.batches, tr->latents, tr->counts };
     fvi_vq_restart r = { tr->opt, tr->net.codebook, tr->counts, tr->latents, 0, tr->seed, step };
     FV_TRY(fvi_vq_gather(&look, step * (uint64_t)tr->accumulate, &r.n));
     fvi_opt_keep(tr->opt, tr->net.codebook, tr->kept);
     (void)fvi_vq_restart_codes(&r);
     tr->restarted = step + 1;
     return FV_OK;
-}
-
-static bool restart_is_due(const trainer *tr, uint64_t step, int micro)
-{
-    return micro == 0 && step > 0 && tr->restart_every > 0 && step % tr->restart_every == 0 &&
-           step < tr->restart_end;
 }
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
@@ -93,7 +87,8 @@ static fv_status run_step(trainer *tr, uint64_t step, int micro, float scale, do
 {
     const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
     fv_batch b;
-    if (restart_is_due(tr, step, micro)) FV_TRY(restart_codes(tr, step));
+    if (micro == 0 && fvi_vq_restart_is_due(&tr->restarts, step))
+        FV_TRY(restart_codes(tr, step));
     FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
     if (tr->adv.weight > 0)
         return fvi_adversary_step(&tr->adv, tr->plan, b.images,
@@ -264,8 +259,6 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     tr->loss.l1 = (float)fv_recipe_number(r, "l1", 1, 0, 1000);
     tr->loss.sobel = (float)fv_recipe_number(r, "sobel", 0.5, 0, 1000);
     tr->loss.pyramid = (float)fv_recipe_number(r, "pyramid", 0.1, 0, 1000);
-    tr->restart_every = (uint64_t)fv_recipe_int(r, "restart_every", 100, 0, 1000000000);
-    tr->restart_batches = (int)fv_recipe_int(r, "restart_batches", 16, 1, 4096);
     tr->eval_pictures = (int)fv_recipe_int(r, "eval_pictures", 1000000, 0, 1000000);
     tr->sample_count = (int)fv_recipe_int(r, "sample_pictures", 72, 1, 4096);
     fvi_adversary_read(&tr->adv, r);
@@ -288,16 +281,14 @@ static fv_status read_run(trainer *tr, fv_recipe *r, const fv_trainer_options *o
     const fv_trainer_size size = { tr->batch, tr->accumulate, tr->eval_pictures > 0, tr->seed };
     FV_TRY(fv_trainer_read(tr->ctx, r, o, &size, t));
     tr->steps = t->steps;
-    /* Codes that start late would be worse than none. */
-    tr->restart_end =
-        (uint64_t)(fv_recipe_number(r, "restart_until", 0.8, 0, 1) * (double)t->steps);
+    fvi_vq_restarts_read(&tr->restarts, r, 16, t->steps);
     return FV_OK;
 }
 
 static fv_status allocate(trainer *tr)
 {
     const size_t B = (size_t)tr->batch, codes = (size_t)tr->net.cfg.codes;
-    const size_t rows = B * (size_t)tr->tokens * (size_t)tr->restart_batches;
+    const size_t rows = B * (size_t)tr->tokens * (size_t)tr->restarts.batches;
     const size_t D = (size_t)tr->net.cfg.code_width;
     tr->x = fv_calloc(tr->ctx, B * (size_t)tr->pixels, sizeof *tr->x);
     tr->latents = fv_calloc(tr->ctx, rows * D, sizeof *tr->latents);
@@ -386,20 +377,18 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     trainer *tr = state;
     FV_TRY(read_numbers(tr, r));
     FV_TRY(read_config(tr, r));
-    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "precision", "bf16", &tr->precision));
-    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "export", "bf16", &tr->export_type));
+    FV_TRY(fv_trainer_types(tr->ctx, r, "bf16", &tr->precision, &tr->export_type));
     FV_TRY(open_data(tr, r, o->data_dir));
     FV_TRY(read_run(tr, r, o, t));
     FV_TRY(start_net(tr, o->init));
-    FV_TRY(fv_opt_from_recipe(tr->ctx, &tr->opt, tr->params, r));
-    FV_TRY(fv_recipe_check(r));
+    FV_TRY(fv_trainer_opt(tr->ctx, &tr->opt, tr->params, r));
     FV_TRY(allocate(tr));
     FV_TRY(build_view(tr));
     FV_TRY(build_plan(tr));
     tr->recipe_text = fv_recipe_text(r);
     *run = (fv_trainer_run){ tr->recipe_text, tr->params, tr->opt, tr->plan,
                              { tr, train_step, tr->eval_pictures ? evaluate : NULL,
-                               t->sample_every ? sample : NULL, export_model } };
+                               sample, export_model } };
     return FV_OK;
 }
 

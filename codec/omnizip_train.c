@@ -549,7 +549,6 @@ static fv_status read_run(trainer *tr, fv_recipe *r, const fv_trainer_options *o
 {
     /* Nothing is accumulated: lanes carry their state from step to step. */
     const fv_trainer_size size = {(int64_t)tr->lanes * tr->T, 1, tr->eval_pieces > 0, tr->seed};
-    tr->out_dir = o->out_dir;
     return fv_trainer_read(tr->ctx, r, o, &size, t);
 }
 
@@ -558,6 +557,7 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
 {
     trainer *tr = state;
     oz_config c;
+    tr->out_dir = o->out_dir;
     tr->seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
     tr->lanes = (int)fv_recipe_int(r, "lanes", 32, 1, MAX_LANES);
     tr->T = (int)fv_recipe_int(r, "steps_per_lane", 128, 1, 8192);
@@ -565,8 +565,7 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     tr->z = (float)fv_recipe_number(r, "z", 0.001, 0, 100);
     tr->eval_pieces = (int)fv_recipe_int(r, "eval_pieces", 16, 0, 1000000000);
     FV_TRY(read_config(tr, r, &c));
-    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "precision", "f32", &tr->precision));
-    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "export", "f32", &tr->export_type));
+    FV_TRY(fv_trainer_types(tr->ctx, r, "f32", &tr->precision, &tr->export_type));
     FV_TRY(read_run(tr, r, o, t));
     FV_TRY(read_data(tr, r, o, &c));
     if (tr->lanes < tr->data.used)
@@ -574,8 +573,7 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
                        "recipe: %d lanes for %d modalities: use at least one each", tr->lanes,
                        tr->data.used);
     FV_TRY(start_nets(tr, &c, o->init));
-    FV_TRY(fv_opt_from_recipe(tr->ctx, &tr->opt, tr->full.params, r));
-    FV_TRY(fv_recipe_check(r));
+    FV_TRY(fv_trainer_opt(tr->ctx, &tr->opt, tr->full.params, r));
     FV_TRY(build_plans(tr));
     FV_TRY(name_vocab(tr, fv_recipe_text(r)));
     *run = (fv_trainer_run){ tr->recipe_text, tr->full.params, tr->opt, tr->plan,

@@ -67,14 +67,14 @@ typedef struct trainer {
     fv_plan *view, *price; /* held-out: x -> picture, codes, index; codes, labels -> rate */
     fv_dtype precision, export_type;
     bool has_relaxation;
-    int batch, accumulate, crop, eval_pictures, eval_size, sample_count, restart_batches,
-        kmeans_rounds;
+    int batch, accumulate, crop, eval_pictures, eval_size, sample_count, kmeans_rounds;
     float lpips;
     fv_model *lpips_file;
     fv_perceptual *lpips_net;
     float mse, ssim, texture, beta, tau, lambda; /* tau, lambda: of this step, read by plans */
     double tau_first, tau_last, tau_share, lambda_last, lambda_share;
-    uint64_t kmeans_at, restart_every, restart_end, changed, steps, seed; /* changed: step + 1 */
+    fvi_vq_restarts restarts;
+    uint64_t kmeans_at, changed, steps, seed; /* changed: step + 1 */
     float *noise[2], *view_noise[2], *latents, *kept, *x;
     int32_t *labels;
     uint32_t *counts;
@@ -100,10 +100,9 @@ static float scalar_of(const fv_plan *p, const char *name)
 static fv_status change_codes(trainer *tr, uint64_t step, int micro)
 {
     const bool is_start = step == tr->kmeans_at && step > 0;
-    const bool is_restart = step > tr->kmeans_at && step < tr->restart_end &&
-                            tr->restart_every > 0 && step % tr->restart_every == 0;
+    const bool is_restart = step > tr->kmeans_at && fvi_vq_restart_is_due(&tr->restarts, step);
     const fvi_vq_look look = { tr->data, tr->look, tr->batch, tokens_of(tr, tr->batch, tr->crop),
-                               tr->cfg.code_width, tr->cfg.codes, tr->restart_batches, tr->latents,
+                               tr->cfg.code_width, tr->cfg.codes, tr->restarts.batches, tr->latents,
                                tr->counts };
     fvi_vq_restart r = { tr->opt, tr->net.codebook, tr->counts, tr->latents, 0, tr->seed, step };
     if (tr->stage != TOKENIZER || micro > 0 || (!is_start && !is_restart)) return FV_OK;
@@ -543,8 +542,6 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     tr->has_relaxation = fv_recipe_bool(r, "relaxation", 1);
     tr->kmeans_at = (uint64_t)fv_recipe_int(r, "kmeans_at", 500, 0, 1000000000);
     tr->kmeans_rounds = (int)fv_recipe_int(r, "kmeans_rounds", 10, 1, 1000);
-    tr->restart_every = (uint64_t)fv_recipe_int(r, "restart_every", 100, 0, 1000000000);
-    tr->restart_batches = (int)fv_recipe_int(r, "restart_batches", 12, 1, 4096);
     tr->eval_pictures = (int)fv_recipe_int(r, "eval_pictures", 1000000, 0, 1000000);
     tr->sample_count = (int)fv_recipe_int(r, "sample_pictures", 8, 1, 4096);
     const bool has_warm = tr->stage == TOKENIZER && tr->kmeans_at > 0; /* lpips is not in there */
@@ -581,15 +578,14 @@ static fv_status read_run(trainer *tr, fv_recipe *r, const fv_trainer_options *o
     const fv_trainer_size size = { tr->batch, tr->accumulate, tr->held != NULL, tr->seed };
     FV_TRY(fv_trainer_read(tr->ctx, r, o, &size, t));
     tr->steps = t->steps;
-    tr->restart_end =
-        (uint64_t)(fv_recipe_number(r, "restart_until", 0.8, 0, 1) * (double)t->steps);
+    fvi_vq_restarts_read(&tr->restarts, r, 12, t->steps);
     return FV_OK;
 }
 
 static fv_status allocate(trainer *tr)
 {
     const size_t D = (size_t)tr->cfg.code_width, V = (size_t)tr->cfg.codes;
-    const size_t rows = tr->stage == TOKENIZER ? (size_t)tr->restart_batches *
+    const size_t rows = tr->stage == TOKENIZER ? (size_t)tr->restarts.batches *
                         (size_t)tokens_of(tr, tr->batch, tr->crop) : 1;
     const size_t side = (size_t)tr->eval_size;
     bool is_full = true;
@@ -678,20 +674,18 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     FV_TRY(read_stage(tr, r));
     FV_TRY(read_numbers(tr, r));
     FV_TRY(read_config(tr, r));
-    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "precision", "bf16", &tr->precision));
-    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "export", "bf16", &tr->export_type));
+    FV_TRY(fv_trainer_types(tr->ctx, r, "bf16", &tr->precision, &tr->export_type));
     FV_TRY(open_lpips(tr, r));
     FV_TRY(open_data(tr, r, o->data_dir));
     FV_TRY(read_run(tr, r, o, t));
     FV_TRY(start_net(tr, o->init));
-    FV_TRY(fv_opt_from_recipe(tr->ctx, &tr->opt, tr->params, r));
-    FV_TRY(fv_recipe_check(r));
+    FV_TRY(fv_trainer_opt(tr->ctx, &tr->opt, tr->params, r));
     FV_TRY(allocate(tr));
     FV_TRY(build_plans(tr));
     tr->recipe_text = fv_recipe_text(r);
     *run = (fv_trainer_run){ tr->recipe_text, tr->params, tr->opt, tr->plan,
                              { tr, train_step, tr->held ? evaluate : NULL,
-                               tr->held && t->sample_every ? sample : NULL, export_model } };
+                               tr->held ? sample : NULL, export_model } };
     return FV_OK;
 }
 

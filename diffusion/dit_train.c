@@ -309,19 +309,17 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     tr->eval_batches = (int)fv_recipe_int(r, "eval_batches", 4, 0, 100000);
     tr->sample_columns = (int)fv_recipe_int(r, "sample_columns", 6, 1, 64);
     FV_TRY(read_config(tr, r));
-    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "precision", "bf16", &tr->precision));
-    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "export", "bf16", &tr->export_type));
+    FV_TRY(fv_trainer_types(tr->ctx, r, "bf16", &tr->precision, &tr->export_type));
     FV_TRY(open_data(tr, r, o->data_dir, tr->net.cfg.input_size));
     FV_TRY(read_run(tr, r, o, t));
     FV_TRY(start_net(tr, o->init));
-    FV_TRY(fv_opt_from_recipe(tr->ctx, &tr->opt, tr->net.params, r));
-    FV_TRY(fv_recipe_check(r));
+    FV_TRY(fv_trainer_opt(tr->ctx, &tr->opt, tr->net.params, r));
     FV_TRY(allocate(tr));
     FV_TRY(build_plan(tr));
     tr->recipe_text = fv_recipe_text(r);
     *run = (fv_trainer_run){ tr->recipe_text, tr->net.params, tr->opt, tr->plan,
                              { tr, train_step, tr->eval_batches ? evaluate : NULL,
-                               t->sample_every ? sample : NULL, export_model } };
+                               sample, export_model } };
     return FV_OK;
 }
 

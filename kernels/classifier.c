@@ -443,19 +443,22 @@ static fv_status evaluate(void *user, uint64_t step, double *metric)
     return FV_OK;
 }
 
+static fv_status add_meta(const trainer *tr, fv_meta *meta)
+{
+    FV_TRY(fv_meta_add(tr->ctx, meta, "fovea.kind", "classifier"));
+    FV_TRY(fv_meta_add_number(tr->ctx, meta, "fovea.version", FORMAT_VERSION));
+    FV_TRY(fv_meta_add_number(tr->ctx, meta, "fovea.input_size", tr->net.size));
+    FV_TRY(fv_meta_add_number(tr->ctx, meta, "fovea.class_count", tr->net.classes));
+    return fv_class_names_add(tr->ctx, tr->data, meta);
+}
+
 static fv_status export_model(void *user, uint64_t step, const char *path)
 {
-    trainer *tr = user;
+    const trainer *tr = user;
+    const fv_trainer_model m = { tr->net.params, tr->data, tr->recipe_text, tr->export_type, step };
     fv_meta meta = { 0 };
-    fv_status s = fv_meta_add(tr->ctx, &meta, "fovea.kind", "classifier");
-    if (s == FV_OK) s = fv_meta_add_number(tr->ctx, &meta, "fovea.version", FORMAT_VERSION);
-    if (s == FV_OK) s = fv_meta_add_number(tr->ctx, &meta, "fovea.input_size", tr->net.size);
-    if (s == FV_OK) s = fv_meta_add_number(tr->ctx, &meta, "fovea.class_count", tr->net.classes);
-    if (s == FV_OK) s = fv_class_names_add(tr->ctx, tr->data, &meta);
-    if (s == FV_OK) s = fv_trainer_meta(tr->ctx, &meta, step, tr->recipe_text, tr->data);
-    if (s == FV_OK)
-        s = fv_params_export(tr->ctx, tr->net.params, tr->export_type,
-                             (const char *const *)meta.item, meta.pairs, path, 1);
+    const fv_status s = add_meta(tr, &meta);
+    if (s == FV_OK) return fv_trainer_export(tr->ctx, &m, &meta, NULL, 0, path);
     fv_meta_free(tr->ctx, &meta);
     return s;
 }
@@ -508,8 +511,7 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     tr->batch = (int)fv_recipe_int(r, "batch", 64, 1, 4096);
     tr->accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
     const fv_trainer_size sizes = { tr->batch, tr->accumulate, true, seed };
-    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "precision", "bf16", &tr->precision));
-    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "export", "bf16", &tr->export_type));
+    FV_TRY(fv_trainer_types(tr->ctx, r, "bf16", &tr->precision, &tr->export_type));
     FV_TRY(fv_trainer_read(tr->ctx, r, o, &sizes, t));
     FV_TRY(open_data(tr, r, o->data_dir, size));
     FV_TRY(start(tr, r, seed, size));

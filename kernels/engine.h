@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "compiler.h"
 #include "fovea.h"
@@ -227,6 +228,11 @@ typedef struct fv_trainer_size {
 /* Fills *t from the options, the sizes and the recipe. */
 fv_status fv_trainer_read(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *o,
                           const fv_trainer_size *size, fv_train_options *t);
+/* Keys precision and export, the types of products and of the exported matrices. */
+fv_status fv_trainer_types(fv_ctx *ctx, fv_recipe *r, const char *fallback, fv_dtype *precision,
+                           fv_dtype *export_type);
+/* The optimiser, whose keys are the last: a recipe with unknown keys or bad values is refused. */
+fv_status fv_trainer_opt(fv_ctx *ctx, fv_opt **out, fv_params *params, fv_recipe *r);
 /* Opens the model file to start from and hands it to `load`; init NULL: does nothing. */
 fv_status fv_trainer_init(fv_ctx *ctx, const char *init,
                           fv_status (*load)(void *user, const fv_model *m), void *user);
@@ -323,6 +329,19 @@ void fvi_resize_run(fvi_resize *r, const float *in, int channels, float *out);
 /* The rectangle x, y, width, height of that result, which goes on beyond its edges with their
  * pixels; the bits do not depend on how a result is cut. */
 void fvi_resize_rect(fvi_resize *r, const float *in, int channels, const int rect[4], float *out);
+
+/* ---- Names of tensors and files -------------------------------------------------------------- */
+/* What follows `head` in a name that begins with it, else NULL. */
+FV_INLINE const char *fv_after(const char *name, const char *head)
+{
+    const size_t n = strlen(head);
+    return strncmp(name, head, n) == 0 ? name + n : NULL;
+}
+FV_INLINE bool fv_ends_with(const char *name, const char *tail)
+{
+    const size_t n = strlen(name), k = strlen(tail);
+    return n >= k && strcmp(name + n - k, tail) == 0;
+}
 
 /* ---- Numbers --------------------------------------------------------------------------------- */
 FV_INLINE float fv_bf16_to_f32(uint16_t h)

@@ -30,7 +30,7 @@ struct fv_perceptual {
     fv_pid shift, scale, w[FVI_MAX_FEATURE_LAYERS], b[FVI_MAX_FEATURE_LAYERS];
     fv_pid alpha[FVI_STAGES + 1], beta[FVI_STAGES + 1]; /* LPIPS: alpha alone */
     fv_plan *plan;
-    float *pixels[2];
+    float *pixels[2], *row;
     int width, height; /* of the plan */
 };
 
@@ -169,6 +169,8 @@ static void drop_plan(fv_perceptual *p)
         fv_free(p->ctx, p->pixels[k]);
         p->pixels[k] = NULL;
     }
+    fv_free(p->ctx, p->row);
+    p->row = NULL;
     p->width = p->height = 0;
 }
 
@@ -249,23 +251,24 @@ static fv_status make_plan(fv_perceptual *p, int width, int height)
         if (!p->pixels[k]) return FV_ERR_OOM;
         FV_TRY(fv_plan_bind(p->plan, name[k], p->pixels[k]));
     }
+    p->row = fv_calloc(p->ctx, (size_t)width, 4 * sizeof *p->row);
+    if (!p->row) return FV_ERR_OOM;
     p->width = width;
     p->height = height;
     return FV_OK;
 }
 
-/* [h, w, 3] in [-1, 1] */
-static void pixels_of(const fv_image *img, float *rgb)
+/* Grey becomes colour, alpha is left out: [h, w, 3] in [-1, 1]. row: [4 w] */
+static void pixels_of(const fv_image *img, float *row, float *rgb)
 {
-    const size_t channels = (size_t)img->channels;
+    const int channels = img->channels;
+    fv_image line = *img;
+    line.height = 1;
     for (int y = 0; y < img->height; y++) {
-        const uint8_t *row = (const uint8_t *)img->pixels + (size_t)y * img->stride_bytes;
-        const uint16_t *wide = (const void *)row;
-        for (size_t x = 0; x < (size_t)img->width; x++)
-            for (size_t c = 0; c < 3; c++) {
-                const size_t i = x * channels + (channels < 3 ? 0 : c);
-                *rgb++ = (float)(img->depth == 8 ? row[i] / 127.5 - 1 : wide[i] / 32767.5 - 1);
-            }
+        line.pixels = (uint8_t *)img->pixels + (size_t)y * img->stride_bytes;
+        fv_image_to_float(&line, -1, 1, row);
+        for (int x = 0; x < img->width; x++)
+            for (int c = 0; c < 3; c++) *rgb++ = row[x * channels + (channels < 3 ? 0 : c)];
     }
 }
 
@@ -296,8 +299,8 @@ fv_status fv_perceptual_distance(fv_ctx *ctx, fv_perceptual *p, const fv_image *
         if (s != FV_OK) drop_plan(p);
         FV_TRY(s);
     }
-    pixels_of(a, p->pixels[0]);
-    pixels_of(b, p->pixels[1]);
+    pixels_of(a, p->row, p->pixels[0]);
+    pixels_of(b, p->row, p->pixels[1]);
     FV_TRY(fv_plan_forward(p->plan));
     *distance = *(const float *)fv_plan_value(p->plan, "distance").data;
     return FV_OK;

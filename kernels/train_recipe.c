@@ -217,6 +217,19 @@ fv_status fv_trainer_read(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *o
     return fv_train_options_from_recipe(ctx, r, t);
 }
 
+fv_status fv_trainer_types(fv_ctx *ctx, fv_recipe *r, const char *fallback, fv_dtype *precision,
+                           fv_dtype *export_type)
+{
+    FV_TRY(fv_dtype_from_recipe(ctx, r, "precision", fallback, precision));
+    return fv_dtype_from_recipe(ctx, r, "export", fallback, export_type);
+}
+
+fv_status fv_trainer_opt(fv_ctx *ctx, fv_opt **out, fv_params *params, fv_recipe *r)
+{
+    FV_TRY(fv_opt_from_recipe(ctx, out, params, r));
+    return fv_recipe_check(r);
+}
+
 fv_status fv_trainer_init(fv_ctx *ctx, const char *init,
                           fv_status (*load)(void *user, const fv_model *m), void *user)
 {

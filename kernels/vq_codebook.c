@@ -110,6 +110,18 @@ static void normalise(const fvi_vq_restart *r, int round, int64_t V, int64_t D, 
     }
 }
 
+void fvi_vq_restarts_read(fvi_vq_restarts *w, fv_recipe *r, int batches, uint64_t steps)
+{
+    w->every = (uint64_t)fv_recipe_int(r, "restart_every", 100, 0, 1000000000);
+    w->batches = (int)fv_recipe_int(r, "restart_batches", batches, 1, 4096);
+    w->end = (uint64_t)(fv_recipe_number(r, "restart_until", 0.8, 0, 1) * (double)steps);
+}
+
+bool fvi_vq_restart_is_due(const fvi_vq_restarts *w, uint64_t step)
+{
+    return step > 0 && w->every > 0 && step % w->every == 0 && step < w->end;
+}
+
 fv_status fvi_vq_kmeans(fv_ctx *ctx, const fvi_vq_restart *r, int rounds, float *codes)
 {
     const fv_tensor t = fv_params_tensor(r->opt->params, r->id);

@@ -38,6 +38,15 @@ typedef struct fvi_vq_restart {
     uint64_t seed, step;
 } fvi_vq_restart;
 int64_t fvi_vq_restart_codes(const fvi_vq_restart *r);
+/* Steps before which codes are restarted, by the keys restart_every (0: never), restart_batches
+ * (`batches` if it is not given) and restart_until, a share of all steps: codes that start late
+ * would be worse than none. */
+typedef struct fvi_vq_restarts {
+    uint64_t every, end; /* steps; none from `end` on */
+    int batches;         /* looked at each time */
+} fvi_vq_restarts;
+void fvi_vq_restarts_read(fvi_vq_restarts *w, fv_recipe *r, int batches, uint64_t steps);
+bool fvi_vq_restart_is_due(const fvi_vq_restarts *w, uint64_t step);
 /* k-means on the sphere: codes [V, D] of unit length from latents [n, D] of unit length. Starts at
  * V of them, distinct while there are enough, drawn by (seed, step); a code without latents is
  * drawn again. The same codes for any thread count. */
