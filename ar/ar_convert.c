@@ -50,17 +50,10 @@ typedef struct converter {
 
 /* ---- Names ----------------------------------------------------------------------------------- */
 
-/* If `name` begins with `head`, what follows, else NULL. */
-static const char *after(const char *name, const char *head)
-{
-    const size_t n = strlen(head);
-    return strncmp(name, head, n) == 0 ? name + n : NULL;
-}
-
 /* "layers.<number>.": the rest. */
 static const char *after_layer(const char *name, int *layer)
 {
-    const char *p = after(name, "layers.");
+    const char *p = fv_after(name, "layers.");
     int n = 0, digits = 0;
     if (!p || (p[0] == '0' && p[1] != '.')) return NULL;
     for (; *p >= '0' && *p <= '9' && digits < 5; p++, digits++) n = 10 * n + (*p - '0');
@@ -275,8 +268,8 @@ static fv_status add_tensor(converter *c, const source *s, const fv_params *p, i
 static bool is_used(const source *s, const fv_params *p, const char *full)
 {
     static const char *const dropped[] = {"freqs_cis", "quantize.codebook_used"};
-    const char *inner = after(full, s->prefix);
-    if (s->layout == LAYOUT_HF && after(full, "lm_head.")) return strcmp(full, HF_HEAD) == 0;
+    const char *inner = fv_after(full, s->prefix);
+    if (s->layout == LAYOUT_HF && fv_after(full, "lm_head.")) return strcmp(full, HF_HEAD) == 0;
     if (!inner) return true; /* another half of the file */
     for (size_t i = 0; i < FV_ARRAY_LEN(dropped); i++)
         if (strcmp(inner, dropped[i]) == 0) return true;
@@ -340,7 +333,8 @@ static fv_status copy_metadata(converter *c, const fv_model *m, const char *pref
     for (int i = 0; i < fv_model_meta_count(m); i++) {
         const char *key, *value;
         fv_model_meta_at(m, i, &key, &value);
-        bool is_wanted = after(key, prefix) && (m == c->draft.m || !after(key, AR_DRAFT_KEYS)) &&
+        bool is_wanted = fv_after(key, prefix) &&
+                         (m == c->draft.m || !fv_after(key, AR_DRAFT_KEYS)) &&
                          strcmp(key, AR_POINTS_KEY) != 0;
         for (int k = 0; k < to->pairs; k++) is_wanted &= strcmp(to->item[2 * k], key) != 0;
         if (is_wanted) FV_TRY(fv_meta_add(c->ctx, to, key, value));

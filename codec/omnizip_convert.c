@@ -59,12 +59,6 @@ int fv_omnizip_is_checkpoint(const fv_model *m)
 
 /* ---- Names ----------------------------------------------------------------------------------- */
 
-static bool ends_with(const char *s, const char *tail)
-{
-    const size_t n = strlen(s), k = strlen(tail);
-    return n >= k && strcmp(s + n - k, tail) == 0;
-}
-
 /* Parts of a checkpoint that the result does not need. */
 static bool is_ignored(const char *name)
 {
@@ -72,7 +66,7 @@ static bool is_ignored(const char *name)
                                         "w_noise.weight", ".mean",        ".std",
                                         "token_counts"};
     for (size_t i = 0; i < FV_ARRAY_LEN(tails); i++)
-        if (ends_with(name, tails[i])) return true;
+        if (fv_ends_with(name, tails[i])) return true;
     const char *last = strrchr(name, '.');
     return last && strncmp(last + 1, "expert_", 7) == 0;
 }

@@ -169,12 +169,6 @@ void rdvq_net_add(rdvq_net *n, fv_params *params, const rdvq_config *c, const ch
 
 /* ---- Start of a training --------------------------------------------------------------------- */
 
-static bool has_end(const char *name, const char *end)
-{
-    const size_t n = strlen(name), k = strlen(end);
-    return n >= k && strcmp(name + n - k, end) == 0;
-}
-
 /* Fan-in scaling; the second convolution of an official block and what writes pictures start
  * small. Codes begin as random directions, the transformer as rdvq_entropy_init says. */
 void rdvq_net_init(rdvq_net *n, uint64_t seed)
@@ -184,11 +178,11 @@ void rdvq_net_init(rdvq_net *n, uint64_t seed)
         const fv_tensor t = fv_params_tensor(n->params, id);
         const double fan_in = (double)(fv_tensor_count(&t) / t.dim[0]);
         float gain = 1.0f;
-        if (has_end(name, "conv1.weight")) gain = 1.4142135f;
-        if (has_end(name, "tail.weight")) gain = 0.3f;
-        if (n->cfg.is_official && has_end(name, "conv2.weight")) gain = 0.14142135f;
-        if (has_end(name, ".bias")) fv_params_fill(n->params, id, 0.0f);
-        else if (has_end(name, ".gain")) fv_params_fill(n->params, id, 0.2f);
+        if (fv_ends_with(name, "conv1.weight")) gain = 1.4142135f;
+        if (fv_ends_with(name, "tail.weight")) gain = 0.3f;
+        if (n->cfg.is_official && fv_ends_with(name, "conv2.weight")) gain = 0.14142135f;
+        if (fv_ends_with(name, ".bias")) fv_params_fill(n->params, id, 0.0f);
+        else if (fv_ends_with(name, ".gain")) fv_params_fill(n->params, id, 0.2f);
         else if (t.ndim == 1) fv_params_fill(n->params, id, 1.0f);
         else fv_params_init_normal(n->params, id, seed, gain * (float)sqrt(1.0 / fan_in));
     }

@@ -65,13 +65,6 @@ static const name_pair block_name[] = {
 static const char *const qkv_name[3] = {"attn1.to_q.", "attn1.to_k.", "attn1.to_v."};
 #define QKV_OFFICIAL "attn.qkv."
 
-/* If `name` begins with `head`, what follows ("weight", "bias"), else NULL. */
-static const char *after(const char *name, const char *head)
-{
-    const size_t n = strlen(head);
-    return strncmp(name, head, n) == 0 ? name + n : NULL;
-}
-
 static bool is_leaf(const char *rest)
 {
     return rest && (strcmp(rest, "weight") == 0 || strcmp(rest, "bias") == 0);
@@ -80,7 +73,7 @@ static bool is_leaf(const char *rest)
 /* "HEAD.<number>." at the start of name: the rest, and the number; canonical digits only. */
 static const char *block_number(const char *name, const char *head, int *number)
 {
-    const char *p = after(name, head);
+    const char *p = fv_after(name, head);
     int n = 0, digits = 0;
     if (!p || (p[0] == '0' && p[1] != '.')) return NULL;
     for (; *p >= '0' && *p <= '9' && digits < 6; p++, digits++) n = 10 * n + (*p - '0');
@@ -94,17 +87,17 @@ static bool is_diffusers_name(const char *name, int depth)
 {
     int l;
     for (size_t i = 0; i < FV_ARRAY_LEN(outer_name); i++)
-        if (is_leaf(after(name, outer_name[i].diffusers))) return true;
+        if (is_leaf(fv_after(name, outer_name[i].diffusers))) return true;
     const char *rest = block_number(name, "transformer_blocks.", &l);
     if (!rest || l >= depth) return false;
     for (size_t i = 0; i < FV_ARRAY_LEN(shared_name); i++) {
-        const char *leaf = after(rest, shared_name[i].diffusers);
+        const char *leaf = fv_after(rest, shared_name[i].diffusers);
         if (is_leaf(leaf)) return i < 2 || strcmp(leaf, "weight") == 0;
     }
     for (size_t i = 0; i < FV_ARRAY_LEN(block_name); i++)
-        if (is_leaf(after(rest, block_name[i].diffusers))) return true;
+        if (is_leaf(fv_after(rest, block_name[i].diffusers))) return true;
     for (int i = 0; i < 3; i++)
-        if (is_leaf(after(rest, qkv_name[i]))) return true;
+        if (is_leaf(fv_after(rest, qkv_name[i]))) return true;
     return false;
 }
 
@@ -116,17 +109,17 @@ static bool diffusers_source(const char *name, int part, char out[128])
     out[0] = 0;
     if (rest) {
         for (size_t i = 0; i < FV_ARRAY_LEN(block_name); i++)
-            if ((leaf = after(rest, block_name[i].official)) != NULL)
+            if ((leaf = fv_after(rest, block_name[i].official)) != NULL)
                 snprintf(out, 128, "transformer_blocks.%d.%s%s", l, block_name[i].diffusers, leaf);
-        if ((leaf = after(rest, QKV_OFFICIAL)) != NULL)
+        if ((leaf = fv_after(rest, QKV_OFFICIAL)) != NULL)
             snprintf(out, 128, "transformer_blocks.%d.%s%s", l, qkv_name[part], leaf);
         return out[0] != 0;
     }
     for (size_t i = 0; i < FV_ARRAY_LEN(outer_name); i++)
-        if ((leaf = after(name, outer_name[i].official)) != NULL)
+        if ((leaf = fv_after(name, outer_name[i].official)) != NULL)
             snprintf(out, 128, "%s%s", outer_name[i].diffusers, leaf);
     for (size_t i = 0; i < FV_ARRAY_LEN(shared_name); i++)
-        if ((leaf = after(name, shared_name[i].official)) != NULL)
+        if ((leaf = fv_after(name, shared_name[i].official)) != NULL)
             snprintf(out, 128, "transformer_blocks.0.%s%s", shared_name[i].diffusers, leaf);
     return out[0] != 0;
 }
@@ -249,8 +242,8 @@ static fv_status check_copies(converter *c, const char *name, const fv_tensor *f
     char want[128], other[160];
     fv_tensor t;
     if (!diffusers_source(name, 0, want)) return FV_OK;
-    const char *rest = after(want, "transformer_blocks.0.");
-    if (!rest || !after(rest, "norm1.emb.")) return FV_OK;
+    const char *rest = fv_after(want, "transformer_blocks.0.");
+    if (!rest || !fv_after(rest, "norm1.emb.")) return FV_OK;
     const size_t bytes = (size_t)fv_tensor_count(first) * fv_dtype_size(first->dtype);
     for (int l = 1; l < c->cfg.depth; l++) {
         snprintf(other, sizeof other, "transformer_blocks.%d.%s", l, rest);
@@ -305,20 +298,14 @@ static fv_status convert_network(converter *c)
     return FV_OK;
 }
 
-static bool ends_with(const char *s, const char *tail)
-{
-    const size_t n = strlen(s), m = strlen(tail);
-    return n >= m && strcmp(s + n - m, tail) == 0;
-}
-
 /* A name that we would not read is refused. Of a nested checkpoint only the chosen part counts. */
 static fv_status refuse_extra(converter *c)
 {
     for (int i = 0; i < fv_model_count(c->in); i++) {
-        const char *full = fv_model_name(c->in, i), *name = after(full, c->prefix);
+        const char *full = fv_model_name(c->in, i), *name = fv_after(full, c->prefix);
         if (!name) continue;
-        if (c->kind == SOURCE_FOVEA && after(name, DECODER_PREFIX)) continue;
-        if (c->kind == SOURCE_FOVEA && ends_with(name, ".int8"))
+        if (c->kind == SOURCE_FOVEA && fv_after(name, DECODER_PREFIX)) continue;
+        if (c->kind == SOURCE_FOVEA && fv_ends_with(name, ".int8"))
             return fv_fail(c->ctx, FV_ERR_UNSUPPORTED,
                            "convert: the input's weights are int8 already: convert from the file "
                            "that it was made from");
@@ -341,8 +328,8 @@ static bool is_decoder_name(const char *name, bool has_parts)
     static const char *const outer[] = {"first_stage_model.", "taesd_"};
     if (!has_parts) return true;
     for (size_t i = 0; i < FV_ARRAY_LEN(outer); i++)
-        if (after(name, outer[i])) return is_decoder_name(after(name, outer[i]), true);
-    return after(name, "decoder.") || after(name, "post_quant_conv.");
+        if (fv_after(name, outer[i])) return is_decoder_name(fv_after(name, outer[i]), true);
+    return fv_after(name, "decoder.") || fv_after(name, "post_quant_conv.");
 }
 
 /* A decoder that fv_dit_open will take: else the file would be written in vain. */
@@ -369,7 +356,7 @@ static fv_status convert_decoder(converter *c)
     for (int i = 0; i < fv_model_count(m) && !has_parts; i++)
         has_parts = strstr(fv_model_name(m, i), "decoder.") != NULL;
     for (int i = 0; i < fv_model_count(m); i++) {
-        const char *name = after(fv_model_name(m, i), from);
+        const char *name = fv_after(fv_model_name(m, i), from);
         fv_tensor t;
         if (!name || !is_decoder_name(name, has_parts)) continue;
         fv_model_tensor(m, i, &t);
@@ -419,7 +406,7 @@ static fv_status metadata(converter *c)
         for (int i = 0; i < fv_model_meta_count(c->in); i++) {
             const char *key, *value;
             fv_model_meta_at(c->in, i, &key, &value);
-            if (after(key, DECODER_PREFIX)) continue; /* of the decoder that it has or had */
+            if (fv_after(key, DECODER_PREFIX)) continue; /* of the decoder that it has or had */
             FV_TRY(fv_meta_add(c->ctx, &c->meta, key, value));
         }
     } else {

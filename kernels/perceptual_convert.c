@@ -57,14 +57,6 @@ static void lin_name(const fv_model *m, int k, char out[64])
     if (!fv_model_find(m, out, &t)) snprintf(out, 64, "lin%d.model.1.weight", k);
 }
 
-static bool begins(const char *s, const char *head) { return strncmp(s, head, strlen(head)) == 0; }
-
-static bool ends(const char *s, const char *tail)
-{
-    const size_t n = strlen(s), k = strlen(tail);
-    return n >= k && strcmp(s + n - k, tail) == 0;
-}
-
 static bool is_feature(const converter *c, const char *name)
 {
     for (int i = 0; i < 2 * c->layers; i++) {
@@ -83,15 +75,15 @@ static bool is_weight(const converter *c, const char *name)
         lin_name(c->weights, k, own);
         if (strcmp(name, own) == 0) return true;
     }
-    return begins(name, "lins."); /* the same tensors once more */
+    return fv_after(name, "lins."); /* the same tensors once more */
 }
 
 /* Constants that we know, and what comes after the features. */
 static bool is_known(const char *name)
 {
-    return begins(name, "classifier.") || begins(name, "scaling_layer.") ||
+    return fv_after(name, "classifier.") || fv_after(name, "scaling_layer.") ||
            strcmp(name, "mean") == 0 || strcmp(name, "std") == 0 ||
-           (begins(name, "stage") && ends(name, ".filter"));
+           (fv_after(name, "stage") && fv_ends_with(name, ".filter"));
 }
 
 static fv_status refuse_extra(const converter *c)
