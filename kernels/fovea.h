@@ -137,7 +137,9 @@ FV_API void fv_ctx_destroy(fv_ctx **ctx);
 /* Message of the last failure in this context, "" if none; valid until the next call with it. */
 FV_API const char *fv_ctx_error(const fv_ctx *ctx);
 /* From any thread or signal handler: the running call stops within one step (FV_ERR_CANCELLED).
- * Stays set until fv_ctx_uncancel. */
+ * Stays set until fv_ctx_uncancel. Signal handlers of a program that computes need a stack of their
+ * own (sigaltstack, SA_ONSTACK): oneDNN's products without AVX-512 point the stack pointer to the
+ * heap, where a signal's frame would overwrite something. */
 FV_API void fv_ctx_cancel(fv_ctx *ctx);
 FV_API void fv_ctx_uncancel(fv_ctx *ctx);
 FV_API int fv_ctx_threads(const fv_ctx *ctx);

@@ -4,7 +4,6 @@
 #include "bench_csv.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* ---- Losses ---------------------------------------------------------------------------------- */

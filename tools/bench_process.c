@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -220,7 +221,12 @@ void bench_free_words(char *to[BENCH_WORDS + 1])
     for (int i = 0; i < BENCH_WORDS; i++) free(to[i]);
 }
 
-/* ---- Talk ------------------------------------------------------------------------------------ */
+/* ---- Tables and talk ------------------------------------------------------------------------- */
+
+double bench_ratio(double part, double whole)
+{
+    return whole > 0 ? part / whole : NAN;
+}
 
 void bench_show(const cli_common *c, const char *fmt, ...)
 {

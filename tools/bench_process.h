@@ -55,8 +55,9 @@ typedef struct bench_names {
 void bench_fill_words(const bench_names *n, const char *const *words, char *to[BENCH_WORDS + 1]);
 void bench_free_words(char *to[BENCH_WORDS + 1]);
 
-/* ---- Talk ------------------------------------------------------------------------------------ */
+/* ---- Tables and talk ------------------------------------------------------------------------- */
 
+double bench_ratio(double part, double whole); /* NAN where there is no whole */
 /* A line on a terminal that the next one takes the place of; NULL only removes it. */
 void bench_show(const cli_common *c, const char *fmt, ...) CLI_PRINTF(2, 3);
 

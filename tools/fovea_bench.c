@@ -8,13 +8,13 @@
 #include "bench_ar.h"
 #include "bench_ar_speed.h"
 #include "bench_pic_speed.h"
+#include "bench_process.h"
 #include "bench_quality.h"
 #include "bench_speedup.h"
 #include "vpic_bench.h"
 #include "vzip_bench.h"
 
 #include <dirent.h>
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,7 +48,7 @@ typedef struct bench {
     bench_line line[MAX_CASES];
     int count;
     double ratio;   /* network time / time of its products; NAN for gemm */
-    char temp[256]; /* folder of this run, "" = none */
+    char temp[BENCH_FOLDER]; /* folder of this run, "" = none */
     double mark[MAX_MARKS];
     int marks;
     const char *stage;
@@ -56,22 +56,6 @@ typedef struct bench {
     fv_generate_stats memory; /* of one run of it; weight_bytes 0 = another bench */
     uint64_t resident;        /* of the process after that run */
 } bench;
-
-/* ---- Temporary files ------------------------------------------------------------------------- */
-
-static int make_temp(bench *b)
-{
-    const char *base = getenv("TMPDIR");
-    const int n =
-        snprintf(b->temp, sizeof b->temp, "%s/fovea-bench-XXXXXX", base && *base ? base : "/tmp");
-    if (n < 0 || n >= (int)sizeof b->temp - 64 || !mkdtemp(b->temp)) {
-        const int code =
-            cli_fail(CLI_FAILED, "cannot make a temporary folder: %s", strerror(errno));
-        b->temp[0] = 0;
-        return code;
-    }
-    return CLI_OK;
-}
 
 static void remove_tree(const char *path, int depth)
 {
@@ -387,14 +371,14 @@ static int bench_opened(bench *b, const fv_dit *dit, fv_dtype type)
 
 static int bench_dit(bench *b, const char *path)
 {
-    char made[300];
+    char made[BENCH_FOLDER + 32];
     fv_model *file = NULL;
     fv_dit *dit = NULL;
     fv_dit_options o = FV_DIT_OPTIONS_INIT;
     int code = CLI_OK;
     fv_status s = FV_OK;
     if (!path) {
-        if ((code = make_temp(b)) != CLI_OK) return code;
+        if ((code = bench_make_folder("fovea-bench", b->temp)) != CLI_OK) return code;
         snprintf(made, sizeof made, "%s/model.safetensors", b->temp);
         s = fv_dit_random(b->ctx, b->a->preset, 1000, 1, made, 0);
         path = made;
@@ -422,7 +406,7 @@ static fv_status write_pictures(bench *b, int size)
     fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
     fv_status s = fv_image_create(b->ctx, &small, 8, 8, 3, 8);
     for (int i = 0; i < SYNTHETIC_PICTURES && s == FV_OK; i++) {
-        char path[320];
+        char path[BENCH_FOLDER + 32];
         float v[8 * 8 * 3];
         snprintf(path, sizeof path, "%s/data/class%d", b->temp, i % 4);
         (void)mkdir(path, 0777);
@@ -439,7 +423,7 @@ static fv_status write_pictures(bench *b, int size)
 
 static fv_status run_training(bench *b, fv_dtype type)
 {
-    char text[512], out[300];
+    char text[512], out[BENCH_FOLDER + 32];
     fv_recipe *r = NULL;
     fv_train_result result;
     const int n = snprintf(text, sizeof text,
@@ -466,7 +450,7 @@ static fv_status run_training(bench *b, fv_dtype type)
 /* Forward and backward are three times the forward's FLOP. */
 static int report_training(bench *b, fv_dtype type)
 {
-    char path[320], shape[32];
+    char path[BENCH_FOLDER + 32], shape[32];
     fv_model *file = NULL;
     fv_dit *dit = NULL;
     fv_dit_info info;
@@ -496,9 +480,9 @@ static int report_training(bench *b, fv_dtype type)
 
 static int bench_train(bench *b)
 {
-    char path[300];
+    char path[BENCH_FOLDER + 32];
     const fv_dtype type = cli_precision(b->ctx, &b->a->common);
-    int code = make_temp(b);
+    int code = bench_make_folder("fovea-bench", b->temp);
     if (code != CLI_OK) return code;
     snprintf(path, sizeof path, "%s/data", b->temp);
     (void)mkdir(path, 0777);

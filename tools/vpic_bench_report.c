@@ -3,15 +3,9 @@
 #include "vpic_bench.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define MIB 1048576.0
-
-static double ratio(double part, double whole)
-{
-    return whole > 0 ? part / whole : NAN;
-}
 
 /* ---- Text ------------------------------------------------------------------------------------ */
 
@@ -55,10 +49,10 @@ static void print_times(const pic_bench *b)
         const pic_point *p = pic_timed(&b->curve[k]);
         if (!p) continue;
         printf("%-18s", b->coder[k].title);
-        put_value(ratio(p->pack_cpu, r->pack_cpu), 2);
-        put_value(ratio(p->unpack_cpu, r->unpack_cpu), 2);
-        put_value(ratio(p->pack_wall, r->pack_wall), 2);
-        put_value(ratio(p->unpack_wall, r->unpack_wall), 2);
+        put_value(bench_ratio(p->pack_cpu, r->pack_cpu), 2);
+        put_value(bench_ratio(p->unpack_cpu, r->unpack_cpu), 2);
+        put_value(bench_ratio(p->pack_wall, r->pack_wall), 2);
+        put_value(bench_ratio(p->unpack_wall, r->unpack_wall), 2);
         put_value((double)p->memory / MIB, 1);
         putchar('\n');
     }

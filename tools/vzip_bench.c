@@ -151,10 +151,6 @@ static double bits_per_byte(const sum *s)
 {
     return s->original ? 8 * (double)s->packed / (double)s->original : NAN;
 }
-static double ratio(double part, double whole)
-{
-    return whole > 0 ? part / whole : NAN;
-}
 
 /* ---- Tables ---------------------------------------------------------------------------------- */
 
@@ -167,7 +163,8 @@ static void print_sum(const bench *b, int coder, const sum *s, const sum *ref, i
     }
     printf(" %11llu  %6.3f", (unsigned long long)s->packed, bits_per_byte(s));
     if (ref && s->files == count)
-        printf("  %7.2f  %7.2f", ratio(s->pack, ref->pack), ratio(s->unpack, ref->unpack));
+        printf("  %7.2f  %7.2f", bench_ratio(s->pack, ref->pack),
+               bench_ratio(s->unpack, ref->unpack));
     else
         printf("  %7s  %7s", "-", "-");
     printf("  %7.1f", (double)s->memory / MIB);
@@ -245,8 +242,8 @@ static void print_json_sum(const bench *b, int coder, const sum *ref)
     cli_json_u64(&j, "bytes", s.packed);
     cli_json_number(&j, "bits_per_byte", bits_per_byte(&s));
     const bool has_times = ref && s.files == b->done;
-    cli_json_number(&j, "pack_time_ratio", has_times ? ratio(s.pack, ref->pack) : NAN);
-    cli_json_number(&j, "unpack_time_ratio", has_times ? ratio(s.unpack, ref->unpack) : NAN);
+    cli_json_number(&j, "pack_time_ratio", has_times ? bench_ratio(s.pack, ref->pack) : NAN);
+    cli_json_number(&j, "unpack_time_ratio", has_times ? bench_ratio(s.unpack, ref->unpack) : NAN);
     cli_json_u64(&j, "memory_bytes", s.memory);
     cli_json_close(&j);
 }
@@ -316,7 +313,7 @@ static int write_plot(const bench *b)
     memset(curve, 0, sizeof curve);
     for (int i = 0; i < b->coder_count; i++) {
         const sum s = sum_of(b, i, 0, b->done);
-        x[i] = ratio(s.pack, r.pack);
+        x[i] = bench_ratio(s.pack, r.pack);
         y[i] = s.files == b->done && x[i] > 0 ? bits_per_byte(&s) : NAN;
         if (b->coder[i].level) ours++;
     }
