@@ -31,7 +31,7 @@
  * ln(512 - L).
  *
  * wan_config.c: config, times, metadata. wan_net.c: the networks as tape code. wan_model.c: networks
- * of a file, ready to run. */
+ * of a file, ready to run. wan_vae.c: the autoencoder. */
 #ifndef FV_WAN_H
 #define FV_WAN_H
 
@@ -173,5 +173,30 @@ fv_status wan_flow_create(const wan_model *m, wan_flow **out, int frames, int he
 /* zhat[k] [frames, height, width, 16] of each step; NULL: not wanted. Allocates nothing. */
 fv_status wan_flow_run(wan_flow *f, const float *z_lq, float *const *zhat);
 void wan_flow_close(wan_flow **f);
+
+/* ---- Autoencoder (wan_vae.c) ----------------------------------------------------------------- */
+
+/* Registers the parameters of an autoencoder of these widths, by level, under "vae.". */
+void wan_vae_add(fv_params *params, const int width[4]);
+/* Widths of a file, whose names begin with `prefix`; FV_ERR_MODEL: not an autoencoder of Wan2.1. */
+fv_status wan_vae_widths(fv_ctx *ctx, const fv_model *m, const char *prefix, int width[4]);
+/* Shape of parameter `id` of wan_vae_add as published. */
+void wan_vae_published_shape(const fv_params *p, fv_pid id, fv_tensor *out);
+/* Its values as published, in our order: [O, C, 3, h, w] -> [O, 3, C, h, w]; others stay. */
+void wan_vae_reorder(const fv_tensor *published, const float *from, float *to);
+
+/* Pictures f32 [height, width, 3] in [-1, 1], sides multiples of 8; latents [height/8, width/8, 16],
+ * normalised. One clip at a time, frame by frame: nothing is computed twice, and memory does not grow
+ * with the clip. Computes in f32. The file must outlive it. Not thread-safe. */
+typedef struct wan_vae wan_vae;
+/* first: frames of the first call, 1 + 4k; 1 is streaming, the whole clip for comparisons. */
+fv_status wan_vae_open(fv_ctx *ctx, wan_vae **out, const fv_model *file, int height, int width,
+                       int first);
+void wan_vae_close(wan_vae **v);
+void wan_vae_restart(wan_vae *v); /* a new clip, in both directions */
+/* The first call takes `first` frames and gives 1 + (first - 1) / 4 latents, later ones 4 and 1. */
+fv_status wan_vae_encode(wan_vae *v, const float *frames, float *latents);
+/* The other way; clamped to [-1, 1]. */
+fv_status wan_vae_decode(wan_vae *v, const float *latents, float *frames);
 
 #endif

@@ -5,6 +5,7 @@
  *     transformer  Wan2.1's, with its authors' names or Diffusers', patch embedding of 16 channels
  *     base         LoRA pairs A [r, in], B [out, r] of every linear layer of every block, scale 1, names
  *                  with or without ".default"; patch embedding of 32 channels and head in full
+ *     vae          Wan2.1's autoencoder, optional
  *     draft        a pruned transformer, blocks numbered anew, and fc_layers.J [C, 2C]: the first C
  *                  columns are the base feature's
  *
@@ -31,7 +32,7 @@ typedef struct source {
 typedef struct converter {
     fv_ctx *ctx;
     const fv_wan_convert_options *o;
-    source dit, lora, draft;
+    source dit, lora, draft, vae;
     wan_config cfg;
     fv_params *params;  /* shapes only */
     wan_net *net;
@@ -39,7 +40,8 @@ typedef struct converter {
 } converter;
 
 static const char *const prefixes[] = { "", "diffusion_model.", "dit.", "model.",
-                                        "model.diffusion_model.", "transformer." };
+                                        "model.diffusion_model.", "transformer.", "model_state.",
+                                        "model_state.model." };
 
 /* ---- Names ----------------------------------------------------------------------------------- */
 
@@ -428,6 +430,34 @@ static fv_status put_text(converter *c)
     return fv_pack_give(&c->pack, "text", &to, FV_F32);
 }
 
+static fv_status put_vae_tensor(converter *c, const fv_params *p, fv_pid id)
+{
+    const char *name = fv_params_name(p, id);
+    fv_tensor published, t = fv_params_tensor(p, id);
+    float *x;
+    wan_vae_published_shape(p, id, &published);
+    FV_TRY(take(c, &c->vae, name + strlen("vae."), published.ndim, published.dim, &x));
+    const fv_status s = fv_pack_floats(c->ctx, name, &t);
+    if (s == FV_OK) wan_vae_reorder(&published, x, t.data);
+    fv_free(c->ctx, x);
+    return s == FV_OK ? fv_pack_give(&c->pack, name, &t, c->o->type) : s;
+}
+
+static fv_status put_vae(converter *c)
+{
+    fv_params *p = NULL;
+    int width[4];
+    if (!c->o->vae) return FV_OK;
+    FV_TRY(open_source(c->ctx, &c->vae, "vae", c->o->vae, "encoder.conv1.weight", NULL));
+    FV_TRY(wan_vae_widths(c->ctx, c->vae.m, c->vae.prefix, width));
+    FV_TRY(fv_params_create(c->ctx, &p));
+    wan_vae_add(p, width);
+    fv_status s = FV_OK;
+    for (fv_pid id = 0; id < fv_params_count(p) && s == FV_OK; id++) s = put_vae_tensor(c, p, id);
+    fv_params_destroy(&p);
+    return s == FV_OK ? refuse_extra(c, &c->vae) : s;
+}
+
 static fv_status put_meta(converter *c)
 {
     fv_meta meta;
@@ -462,6 +492,7 @@ static fv_status run(converter *c)
     FV_TRY(refuse_extra(c, &c->dit));
     FV_TRY(refuse_extra(c, &c->lora));
     FV_TRY(refuse_extra(c, &c->draft));
+    FV_TRY(put_vae(c));
     FV_TRY(put_text(c));
     return put_meta(c);
 }
@@ -484,9 +515,6 @@ fv_status fv_wan_convert(fv_ctx *ctx, const fv_model *in, const fv_wan_convert_o
                        "path");
     if (o.type != FV_F32 && o.type != FV_BF16)
         return fv_fail(ctx, FV_ERR_DTYPE, "convert: the output type must be f32 or bf16");
-    if (o.vae)
-        return fv_fail(ctx, FV_ERR_UNSUPPORTED, "convert: Wan2.1's autoencoder cannot be put into a "
-                       "model yet");
     converter c = { .ctx = ctx, .o = &o };
     c.net = fv_calloc(ctx, 1, sizeof *c.net);
     fv_status s = c.net ? open_sources(&c, in) : FV_ERR_OOM;
@@ -497,6 +525,7 @@ fv_status fv_wan_convert(fv_ctx *ctx, const fv_model *in, const fv_wan_convert_o
     fv_free(ctx, c.dit.used);
     fv_free(ctx, c.lora.used);
     fv_free(ctx, c.draft.used);
+    fv_free(ctx, c.vae.used);
     fv_free(ctx, c.net);
     return s;
 }

@@ -3,7 +3,8 @@
 #include "convert_fixture.h"
 #include "wan_random.h"
 
-static char path[5][300]; /* transformer, base, draft, prompt, out */
+static char path[6][300]; /* transformer, base, draft, prompt, out, autoencoder */
+static bool has_vae;
 
 static void plain(wan_file f[3])
 {
@@ -20,7 +21,7 @@ static fv_status write_all(wan_file f[3])
 
 static fv_status convert_all(fv_wan_convert_options o)
 {
-    const char *const in[4] = { path[0], path[1], path[2], path[3] };
+    const char *const in[5] = { path[0], path[1], path[2], path[3], has_vae ? path[5] : NULL };
     return wan_convert_files(ctx, in, &o, path[4]);
 }
 
@@ -250,6 +251,37 @@ static void arguments_are_checked(void)
     fv_model_close(&lora);
 }
 
+static void an_autoencoder_is_checked_too(void)
+{
+    static const struct { const char *drop, *add, *reshape, *word; } wrong[] = {
+        { "decoder.upsamples.3.time_conv.bias", NULL, NULL, "vae" },
+        { "encoder.middle.1.norm.gamma", NULL, NULL, "encoder.middle.1.norm.gamma" },
+        { NULL, "encoder.downsamples.11.residual.0.gamma", NULL, "downsamples.11" },
+        { NULL, NULL, "encoder.downsamples.3.shortcut.weight", "shortcut.weight is 8x12x1x1x1" },
+        { "encoder.conv1.weight", NULL, NULL, "encoder.conv1.weight" } };
+    static const char *const prefix[] = { "", "model.", "model_state.", "model_state.model." };
+    uint8_t first[32], hash[32];
+    wan_file f[3];
+    plain(f);
+    OK(ctx, write_all(f));
+    has_vae = true;
+    for (size_t i = 0; i < FV_ARRAY_LEN(prefix); i++) {
+        wan_file v = { .label = "vae.", .prefix = prefix[i] };
+        OK(ctx, wan_write(ctx, &v, path[5]));
+        CHECK_MSG(v.count == 198, "%d tensors", v.count); /* two shortcuts more than published */
+        OK(ctx, convert_all(defaults));
+        hash_of_output(i ? hash : first);
+        CHECK(i == 0 || memcmp(first, hash, sizeof hash) == 0);
+    }
+    for (size_t i = 0; i < FV_ARRAY_LEN(wrong); i++) {
+        wan_file v = { .label = "vae.", .drop = wrong[i].drop, .add = wrong[i].add,
+                       .reshape = wrong[i].reshape };
+        OK(ctx, wan_write(ctx, &v, path[5]));
+        refused(f, defaults, wrong[i].word);
+    }
+    has_vae = false;
+}
+
 static fv_status convert_again(const fv_model *m)
 {
     (void)m;
@@ -267,9 +299,9 @@ static void memory_may_run_out(void)
 
 int main(void)
 {
-    static const char *const name[5] = { "dit", "lora", "draft", "text", "out" };
+    static const char *const name[6] = { "dit", "lora", "draft", "text", "out", "vae" };
     temp_dir_make("wan-convert");
-    for (int i = 0; i < 5; i++) snprintf(path[i], sizeof path[i], "%s", temp_path(name[i]));
+    for (int i = 0; i < 6; i++) snprintf(path[i], sizeof path[i], "%s", temp_path(name[i]));
     if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
     RUN(all_layouts_give_the_same_bits);
     RUN(counts_of_tensors_are_the_published_ones);
@@ -279,6 +311,7 @@ int main(void)
     RUN(wrong_tensors_are_refused_by_name);
     RUN(another_k_is_refused);
     RUN(arguments_are_checked);
+    RUN(an_autoencoder_is_checked_too);
     RUN(memory_may_run_out);
     fv_ctx_destroy(&ctx);
     return test_end();

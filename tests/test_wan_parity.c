@@ -33,7 +33,7 @@ static fv_status open_small(const char *draft, bool zero, bool full_text, wan_mo
     wan_file pruned = { .label = draft };
     char path[5][512];
     static const char *const name[5] = { "dit", "lora", "draft", "text", "out" };
-    const char *in[4];
+    const char *in[5] = { NULL };
     fv_wan_convert_options o = FV_WAN_CONVERT_OPTIONS_INIT;
     pruned.blocks = pruned.fused = strcmp(draft, "k1.") == 0 ? 3 : 1;
     for (int i = 0; i < 5; i++) snprintf(path[i], sizeof path[i], "%s", temp_path(name[i]));

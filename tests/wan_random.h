@@ -42,7 +42,7 @@ static inline void wan_fill(const char *label, const char *name, fv_tensor *t)
         double v = (double)x[i];
         if (wan_ends(name, "modulation")) v *= 0.5;
         else if (wan_ends(name, "bias")) v *= 0.1;
-        else if (t->ndim == 1) v = 1 + 0.2 * v;
+        else if (t->ndim == 1 || wan_ends(name, "gamma")) v = 1 + 0.2 * v;
         else v *= 1.7 * sqrt((double)t->dim[0] / (double)n);
         x[i] = (float)(strstr(name, "lora_B") ? 0.2 * v : v);
     }
@@ -87,22 +87,17 @@ static inline void wan_rename(char name[200])
     }
 }
 
-static inline fv_status wan_put(wan_file *f, const char *name, int ndim, int64_t a, int64_t b,
-                                int64_t c)
+static inline fv_status wan_put_tensor(wan_file *f, const char *name, fv_tensor t)
 {
-    fv_tensor t = { .dtype = FV_F32, .ndim = ndim, .dim = { a, b, c } };
     char full[256], own[200];
-    if (ndim == 5) {
-        t.dim[2] = 1;
-        t.dim[3] = t.dim[4] = 2;
-    }
     if (f->drop && strcmp(f->drop, name) == 0) return FV_OK;
     t.data = fv_pack_alloc(&f->pack, (size_t)fv_tensor_count(&t) * sizeof(float));
     if (!t.data) return FV_ERR_OOM;
     wan_fill(f->label, name, &t);
     if (f->reshape && strcmp(f->reshape, name) == 0) {
-        t.dim[0] = b;
-        t.dim[1] = a;
+        const int64_t rows = t.dim[0];
+        t.dim[0] = t.dim[1];
+        t.dim[1] = rows;
     }
     snprintf(own, sizeof own, "%s", name);
     if (f->diffusers) wan_rename(own);
@@ -111,6 +106,17 @@ static inline fv_status wan_put(wan_file *f, const char *name, int ndim, int64_t
     snprintf(full, sizeof full, "%s%s", f->prefix ? f->prefix : "", own);
     f->count++;
     return fv_model_writer_tensor(f->pack.writer, full, &t);
+}
+
+static inline fv_status wan_put(wan_file *f, const char *name, int ndim, int64_t a, int64_t b,
+                                int64_t c)
+{
+    fv_tensor t = { .dtype = FV_F32, .ndim = ndim, .dim = { a, b, c } };
+    if (ndim == 5) {
+        t.dim[2] = 1;
+        t.dim[3] = t.dim[4] = 2;
+    }
+    return wan_put_tensor(f, name, t);
 }
 
 static inline fv_status wan_put_linear(wan_file *f, const char *stem, int64_t out, int64_t in)
@@ -187,15 +193,33 @@ static inline fv_status wan_put_lora(wan_file *f)
     return FV_OK;
 }
 
-/* Writes f: "lora." a base, else a transformer. */
+static const int wan_small_width[4] = { 8, 12, 16, 16 };
+
+static inline fv_status wan_put_vae(wan_file *f)
+{
+    fv_params *p = NULL;
+    FV_TRY(fv_params_create(f->ctx, &p));
+    wan_vae_add(p, wan_small_width);
+    fv_status s = FV_OK;
+    for (fv_pid id = 0; id < fv_params_count(p) && s == FV_OK; id++) {
+        fv_tensor t;
+        wan_vae_published_shape(p, id, &t);
+        s = wan_put_tensor(f, fv_params_name(p, id) + strlen("vae."), t);
+    }
+    fv_params_destroy(&p);
+    return s;
+}
+
+/* Writes f: "lora." a base, "vae." an autoencoder, else a transformer. */
 static inline fv_status wan_write(fv_ctx *owner, wan_file *f, const char *path)
 {
     f->ctx = owner;
     f->count = 0;
     FV_TRY(fv_pack_create(owner, &f->pack));
     const bool is_lora = strcmp(f->label, "lora.") == 0, is_dit = strcmp(f->label, "dit.") == 0;
-    fv_status s = is_lora ? wan_put_lora(f)
-                          : wan_put_dit(f, is_dit ? WAN_LATENT : 2 * WAN_LATENT);
+    fv_status s = is_lora                            ? wan_put_lora(f)
+                  : strcmp(f->label, "vae.") == 0 ? wan_put_vae(f)
+                  : wan_put_dit(f, is_dit ? WAN_LATENT : 2 * WAN_LATENT);
     if (s == FV_OK && f->add) s = wan_put(f, f->add, 2, 2, 3, 0);
     if (s == FV_OK) s = fv_model_writer_finish(f->pack.writer, path, 1);
     fv_pack_free(&f->pack);
@@ -216,21 +240,22 @@ static inline fv_status wan_write_context(fv_ctx *owner, int rows, const char *p
     return s;
 }
 
-/* Opens the four files and converts them. */
-static inline fv_status wan_convert_files(fv_ctx *owner, const char *const path[4],
+/* Opens transformer, base, draft, prompt and autoencoder (NULL: none) and converts them. */
+static inline fv_status wan_convert_files(fv_ctx *owner, const char *const path[5],
                                           fv_wan_convert_options *o, const char *out)
 {
-    fv_model *m[4] = { 0 };
+    fv_model *m[5] = { 0 };
     fv_status s = FV_OK;
-    for (int i = 0; i < 4 && s == FV_OK; i++)
+    for (int i = 0; i < 5 && s == FV_OK; i++)
         if (path[i]) s = fv_model_open(owner, &m[i], path[i], NULL);
     o->base = m[1];
     o->draft = m[2];
     o->context = m[3];
+    o->vae = m[4];
     o->heads = 3;
     o->overwrite = 1;
     if (s == FV_OK) s = fv_wan_convert(owner, m[0], o, out);
-    for (int i = 0; i < 4; i++) fv_model_close(&m[i]);
+    for (int i = 0; i < 5; i++) fv_model_close(&m[i]);
     return s;
 }
 

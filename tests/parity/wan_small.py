@@ -9,12 +9,13 @@
 # of the prompt, LoRA as a second product beside the first, fusion of concatenated streams.
 import math
 import os
-import zlib
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.numpy import save_file
+
+from wan_plain import noise
 
 torch.set_grad_enabled(False)
 torch.set_default_dtype(torch.float64)  # what float32 results are compared with
@@ -22,20 +23,6 @@ torch.set_default_dtype(torch.float64)  # what float32 results are compared with
 C, HEADS, FFN, BLOCKS, TEXT, ROWS, L, RANK = 96, 3, 160, 3, 64, 512, 5, 4
 GRID = (3, 5, 7)  # tokens: frames, rows, columns
 TIMES = [700.0, 600.0, 500.0, 400.0]
-
-
-def mix(h):
-    h, m = h.astype(np.uint64), np.uint64(0xFFFFFFFF)
-    h = ((h ^ (h >> np.uint64(16))) * np.uint64(0x7FEB352D)) & m
-    h = ((h ^ (h >> np.uint64(15))) * np.uint64(0x846CA68B)) & m
-    return h ^ (h >> np.uint64(16))
-
-
-def noise(name, *shape):
-    seed = np.uint64(zlib.crc32(name.encode()))
-    h = mix(mix(np.arange(int(np.prod(shape)), dtype=np.uint64)) ^ seed)
-    u = (h >> np.uint64(8)).astype(np.float64) / (1 << 23) - 1.0
-    return torch.tensor(u).reshape(shape)
 
 
 def param(name, *shape):
