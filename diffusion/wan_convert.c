@@ -82,16 +82,10 @@ static const name_pair own_block_name[] = {
     { "cross.k_norm", "cross_attn.norm_k.weight" }, { "up.", "ffn.0." }, { "down.", "ffn.2." },
 };
 
-static const char *after(const char *name, const char *head)
-{
-    const size_t n = strlen(head);
-    return strncmp(name, head, n) == 0 ? name + n : NULL;
-}
-
 /* "blocks.N." in front of name: what follows, and its length; else NULL. */
 static const char *after_block(const char *name, size_t *head)
 {
-    const char *p = after(name, "blocks.");
+    const char *p = fv_after(name, "blocks.");
     if (!p) return NULL;
     p += strspn(p, "0123456789");
     if (*p != '.') return NULL;
@@ -108,7 +102,7 @@ static bool translate(const char *name, const name_pair *outer, size_t n_outer,
     const name_pair *pair = rest ? block : outer;
     if (!rest) rest = name;
     for (size_t i = 0; i < (pair == block ? n_block : n_outer); i++)
-        if ((tail = after(rest, pair[i].from)) != NULL) {
+        if ((tail = fv_after(rest, pair[i].from)) != NULL) {
             snprintf(out, 160, "%.*s%s%s", (int)head, name, pair[i].to, tail);
             return true;
         }
@@ -305,19 +299,13 @@ static fv_status merge(converter *c, const char *name, int64_t out, int64_t in, 
     return s;
 }
 
-static bool ends_in(const char *s, const char *tail)
-{
-    const size_t n = strlen(s), k = strlen(tail);
-    return n >= k && strcmp(s + n - k, tail) == 0;
-}
-
 /* Tensor of the authors' name, merged in the base, as it is in memory the same for [1, 6, C]. */
 static fv_status gather(converter *c, bool is_draft, const char *name, const fv_tensor *t, float **out)
 {
-    const bool is_table = ends_in(name, "modulation"), is_head = after(name, "head.head.") != NULL;
+    const bool is_table = fv_ends_with(name, "modulation"), is_head = fv_after(name, "head.head.") != NULL;
     const int64_t dim[3] = { is_table ? 1 : t->dim[0], is_table ? t->dim[0] : t->dim[1], t->dim[1] };
-    const bool is_linear = t->ndim == 2 && !is_table && after(name, "blocks.");
-    source *s = is_draft ? &c->draft : is_head || after(name, "patch_embedding.") ? &c->lora : &c->dit;
+    const bool is_linear = t->ndim == 2 && !is_table && fv_after(name, "blocks.");
+    source *s = is_draft ? &c->draft : is_head || fv_after(name, "patch_embedding.") ? &c->lora : &c->dit;
     FV_TRY(take(c, s, name, t->ndim + is_table, dim, out));
     if (is_draft || !is_linear) return FV_OK;
     const fv_status st = merge(c, name, dim[0], dim[1], *out);
@@ -394,13 +382,13 @@ static fv_status put_other(converter *c, bool is_draft, const char *name, fv_ten
 static fv_status put(converter *c, fv_pid id)
 {
     const char *full = fv_params_name(c->params, id);
-    const bool is_draft = after(full, "draft.") != NULL;
+    const bool is_draft = fv_after(full, "draft.") != NULL;
     const char *name = full + (is_draft ? 6 : 5);
     fv_tensor t = fv_params_tensor(c->params, id);
     fv_status s;
     FV_TRY(fv_pack_floats(c->ctx, full, &t));
     if (strcmp(name, "patch.weight") == 0) s = put_patch(c, is_draft, false, &t);
-    else if (after(name, "patch_state.")) s = put_patch(c, is_draft, true, &t);
+    else if (fv_after(name, "patch_state.")) s = put_patch(c, is_draft, true, &t);
     else if (strstr(name, ".qkv.")) s = put_qkv(c, is_draft, name, &t);
     else if (strstr(name, ".feature.") || strstr(name, ".stream.")) s = put_fusion(c, name, &t);
     else s = put_other(c, is_draft, name, &t);
@@ -408,7 +396,7 @@ static fv_status put(converter *c, fv_pid id)
         fv_free(c->ctx, t.data);
         return s;
     }
-    return fv_pack_give(&c->pack, full, &t, ends_in(name, "table") ? FV_F32 : c->o->type);
+    return fv_pack_give(&c->pack, full, &t, fv_ends_with(name, "table") ? FV_F32 : c->o->type);
 }
 
 /* ---- All of it ------------------------------------------------------------------------------- */

@@ -24,12 +24,6 @@ static inline void wan_noise(const char *name, float *x, int64_t n)
         x[i] = (float)((double)(wan_mix(wan_mix((uint32_t)i) ^ seed) >> 8) / (1 << 23) - 1.0);
 }
 
-static inline bool wan_ends(const char *name, const char *end)
-{
-    const size_t n = strlen(name), k = strlen(end);
-    return n >= k && strcmp(name + n - k, end) == 0;
-}
-
 /* Values of tensor `name` of file `label`. */
 static inline void wan_fill(const char *label, const char *name, fv_tensor *t)
 {
@@ -40,9 +34,9 @@ static inline void wan_fill(const char *label, const char *name, fv_tensor *t)
     wan_noise(full, x, n);
     for (int64_t i = 0; i < n; i++) {
         double v = (double)x[i];
-        if (wan_ends(name, "modulation")) v *= 0.5;
-        else if (wan_ends(name, "bias")) v *= 0.1;
-        else if (t->ndim == 1 || wan_ends(name, "gamma")) v = 1 + 0.2 * v;
+        if (fv_ends_with(name, "modulation")) v *= 0.5;
+        else if (fv_ends_with(name, "bias")) v *= 0.1;
+        else if (t->ndim == 1 || fv_ends_with(name, "gamma")) v = 1 + 0.2 * v;
         else v *= 1.7 * sqrt((double)t->dim[0] / (double)n);
         x[i] = (float)(strstr(name, "lora_B") ? 0.2 * v : v);
     }
