@@ -1,17 +1,17 @@
-/* wan.h - private: PS-SR as published (Wu et al., CVPR 2026), on the diffusion transformer of Wan2.1,
- * shared by diffusion/wan_*.c.
+/* wan.h - private: PS-SR as published (Wu et al., CVPR 2026), on the diffusion transformer of
+ * Wan2.1, shared by diffusion/wan_*.c.
  *
  *     clip of the wanted size --VAE--> z_L [F, H, W, 16] --base, drafts--> zhat --VAE--> clips
  *     frequency-domain update of the base's clip and the last draft's (fdu.c)
  *
- * The flow is that of pssr.h on the axis of Wan's sigma: the path begins at sigma_0 = 0.6998, not 1,
- * and the networks give v = (z_L - z_H) / sigma_0. They are told time_k, which is 1000 sigma_k rounded
- * to bf16. Both are stored in the model:
+ * The flow is that of pssr.h on the axis of Wan's sigma: the path begins at sigma_0 = 0.6998, not
+ * 1, and the networks give v = (z_L - z_H) / sigma_0. They are told time_k, near 1000 sigma_k. Both
+ * are stored in the model:
  *
  *     zhat_k  = z_k - sigma_k v_k
  *     z_{k+1} = z_k - (sigma_k - sigma_{k+1}) v_k;   z_0 = z_L
  *
- * Network, C channels, one token per 2x2 latents of a frame, order (frame, row, column), stream x:
+ * Network, C channels, one token for 2x2 latents of a frame, order (frame, row, column), stream x:
  *
  *     patch   linear of the 64 values (channel, dy, dx) of the state, and of z_L
  *     time    cos | sin of time 10000^(-j/128) -> C, silu, C = e; linear(silu(e)) = 6 rows of C
@@ -39,24 +39,24 @@
 #include "fovea_diffusion.h"
 
 #define WAN_LATENT 16
-#define WAN_PATCH 64       /* values of a token: 16 of 2x2 */
+#define WAN_PATCH 64 /* values of a token: 16 of 2x2 */
 #define WAN_SINUSOIDS 256
-#define WAN_EPS 1e-6f      /* of all norms */
+#define WAN_EPS 1e-6f /* of all norms */
 #define WAN_MAX_BLOCKS 64
 #define WAN_MAX_TIMES 8
-#define WAN_MAX_ROWS 4096  /* of the prompt */
+#define WAN_MAX_ROWS 4096 /* of the prompt */
 
 /* ---- Config (wan_config.c) ------------------------------------------------------------------- */
 
 typedef struct wan_config {
     char name[64];
     int width, heads, blocks, ffn;
-    int text_width, text_length;  /* of the encoded prompt with its padding */
+    int text_width, text_length;      /* of the encoded prompt with its padding */
     int drafts, kept[WAN_MAX_BLOCKS]; /* draft block j is a copy of base block kept[j], ascending */
-    int times;                    /* of the base and of each draft step */
+    int times;                        /* of the base and of each draft step */
     float time[WAN_MAX_TIMES], sigma[WAN_MAX_TIMES]; /* falling, above 0 */
-    bool draft_sees_zero;         /* zeros for z_L in the draft, as in its training */
-    float alpha;                  /* default of the frequency-domain update */
+    bool draft_sees_zero; /* zeros for z_L in the draft, as in its training */
+    float alpha;          /* default of the frequency-domain update */
     fv_fdu_mode fdu;
 } wan_config;
 
@@ -78,25 +78,27 @@ fv_status wan_config_meta(fv_ctx *ctx, const wan_config *c, fv_meta *out);
 
 /* ---- Networks (wan_net.c) -------------------------------------------------------------------- */
 
-typedef struct wan_layer { fv_pid w, b; } wan_layer; /* -1: not there */
+typedef struct wan_layer {
+    fv_pid w, b;
+} wan_layer; /* -1: not there */
 typedef struct wan_block {
-    fv_pid table;                       /* [6, C] */
-    wan_layer qkv, out;                 /* self-attention, qkv [3C, C] */
-    fv_pid q_norm, k_norm;              /* [C] */
-    wan_layer norm;                     /* before cross-attention */
+    fv_pid table;          /* [6, C] */
+    wan_layer qkv, out;    /* self-attention, qkv [3C, C] */
+    fv_pid q_norm, k_norm; /* [C] */
+    wan_layer norm;        /* before cross-attention */
     wan_layer cross_q, cross_k, cross_v, cross_out;
     fv_pid cross_q_norm, cross_k_norm;
     wan_layer up, down;
-    wan_layer feature;                  /* draft: W_f and b */
-    fv_pid stream;                      /* draft: W_x */
+    wan_layer feature; /* draft: W_f and b */
+    fv_pid stream;     /* draft: W_x */
 } wan_block;
 typedef struct wan_half {
     int blocks;
-    wan_layer patch;                    /* of z_L, with the bias */
-    fv_pid patch_state;                 /* draft: of the state */
+    wan_layer patch;    /* of z_L, with the bias */
+    fv_pid patch_state; /* draft: of the state */
     wan_layer text0, text1, time0, time1, time_mod;
     wan_block block[WAN_MAX_BLOCKS];
-    fv_pid head_table;                  /* [2, C]: shift, scale */
+    fv_pid head_table; /* [2, C]: shift, scale */
     wan_layer head;
 } wan_half;
 typedef struct wan_net {
@@ -116,7 +118,7 @@ void wan_rope_table(int frames, int rows, int columns, int head_dim, float *tabl
 
 /* What depends on prompt and times alone. */
 typedef struct wan_fixed {
-    fv_t bias;                          /* [rows], 0: none */
+    fv_t bias;                                              /* [rows], 0: none */
     fv_t base_kv[WAN_MAX_BLOCKS], draft_kv[WAN_MAX_BLOCKS]; /* [1, rows, 2C]: keys, values */
     fv_t time[WAN_MAX_TIMES], mod[WAN_MAX_TIMES];           /* [1, C], [1, 6C] */
 } wan_fixed;
@@ -136,7 +138,9 @@ typedef struct wan_graph {
 /* v_0 of z_L f32 [F, H, W, 16], sides even. features[j] (NULL: not wanted): F_j f32 [1, N, C]. */
 fv_t wan_base(wan_graph *g, fv_t z_lq, fv_t *features);
 /* What all draft steps share; no gradient flows into the features. */
-typedef struct wan_once { fv_t patch, fused[WAN_MAX_BLOCKS]; } wan_once;
+typedef struct wan_once {
+    fv_t patch, fused[WAN_MAX_BLOCKS];
+} wan_once;
 void wan_draft_once(wan_graph *g, fv_t z_lq, const fv_t *features, wan_once *out);
 /* v_step, step 1 to times - 1. */
 fv_t wan_draft(wan_graph *g, int step, fv_t state, const wan_once *once);
@@ -154,9 +158,9 @@ typedef struct wan_model {
     fv_ctx *ctx;
     wan_net net;
     fv_dtype precision;
-    int rows;                 /* of the prompt, with the one of the padding */
-    float *bias;              /* [rows] */
-    fv_plan *once;            /* holds keys, values and modulations */
+    int rows;      /* of the prompt, with the one of the padding */
+    float *bias;   /* [rows] */
+    fv_plan *once; /* holds keys, values and modulations */
 } wan_model;
 /* Networks, and what is computed once, with the prompt `text` [length, text_width] f32, or NULL: the
  * file's (tensor "text"). full_text: all rows of the padding, for comparisons. The file must outlive

@@ -7,13 +7,14 @@
 
 #define PREFIX "fovea.wan."
 
-static const char *const fdu_names[] = { "lerp", "lock", "ref", "off" };
+static const char *const fdu_names[] = {"lerp", "lock", "ref", "off"};
 
 /* ---- Published values ------------------------------------------------------------------------ */
 
 void wan_pick_time(double request, bool is_bf16, float *time, float *sigma)
 {
-    const double wanted = is_bf16 ? (double)fv_bf16_to_f32(fv_f32_to_bf16((float)request)) : request;
+    const double wanted =
+        is_bf16 ? (double)fv_bf16_to_f32(fv_f32_to_bf16((float)request)) : request;
     double best = INFINITY;
     for (int i = 0; i < 1000; i++) {
         const double q = 1 - i / 1000.0, s = 5 * q / (1 + 4 * q), gap = fabs(1000 * s - wanted);
@@ -41,9 +42,15 @@ int wan_kept_blocks(int blocks, double k, int *kept)
 
 void wan_published(wan_config *out)
 {
-    *out = (wan_config){ .name = "ps-sr-wan2.1-1.3b", .width = 1536, .heads = 12, .blocks = 30,
-                         .ffn = 8960, .text_width = 4096, .text_length = 512, .alpha = 0.6f,
-                         .fdu = FV_FDU_REF };
+    *out = (wan_config){.name = "ps-sr-wan2.1-1.3b",
+                        .width = 1536,
+                        .heads = 12,
+                        .blocks = 30,
+                        .ffn = 8960,
+                        .text_width = 4096,
+                        .text_length = 512,
+                        .alpha = 0.6f,
+                        .fdu = FV_FDU_REF};
     out->drafts = wan_kept_blocks(out->blocks, 1.5, out->kept);
     wan_schedule(out, true);
 }
@@ -60,8 +67,10 @@ static fv_status check_sizes(fv_ctx *ctx, const wan_config *c)
     FV_TRY(fv_meta_range(ctx, "wan: text length", c->text_length, 1, WAN_MAX_ROWS));
     const int head = c->width / c->heads;
     if (c->width % c->heads || head % 4 || head < 12)
-        return fv_fail(ctx, FV_ERR_MODEL, "wan: %d channels cannot be %d heads of a multiple of 4, "
-                       "at least 12", c->width, c->heads);
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "wan: %d channels cannot be %d heads of a multiple of 4, "
+                       "at least 12",
+                       c->width, c->heads);
     return FV_OK;
 }
 
@@ -72,12 +81,15 @@ fv_status wan_config_check(fv_ctx *ctx, const wan_config *c)
     FV_TRY(fv_meta_range(ctx, "wan: times", c->times, 1, WAN_MAX_TIMES));
     for (int j = 0; j < c->drafts; j++)
         if (c->kept[j] < 0 || c->kept[j] >= c->blocks || (j && c->kept[j] <= c->kept[j - 1]))
-            return fv_fail(ctx, FV_ERR_MODEL, "wan: block %d of the draft cannot be a copy of base "
-                           "block %d", j, c->kept[j]);
+            return fv_fail(ctx, FV_ERR_MODEL,
+                           "wan: block %d of the draft cannot be a copy of base "
+                           "block %d",
+                           j, c->kept[j]);
     for (int k = 0; k < c->times; k++)
         if (!(c->sigma[k] > 0 && c->sigma[k] <= 1 && c->time[k] >= 0 && c->time[k] <= 1000) ||
             (k && !(c->sigma[k] < c->sigma[k - 1])))
-            return fv_fail(ctx, FV_ERR_MODEL, "wan: sigmas must fall from at most 1 towards 0, times "
+            return fv_fail(ctx, FV_ERR_MODEL,
+                           "wan: sigmas must fall from at most 1 towards 0, times "
                            "be in 0 to 1000");
     if (!(c->alpha >= 0 && c->alpha <= 2) || (int)c->fdu < 0 || c->fdu > FV_FDU_OFF)
         return fv_fail(ctx, FV_ERR_MODEL,
@@ -87,12 +99,20 @@ fv_status wan_config_check(fv_ctx *ctx, const wan_config *c)
 
 /* ---- Metadata -------------------------------------------------------------------------------- */
 
-typedef struct size_key { const char *key; int *value; } size_key;
-#define SIZES(c)                                                                             \
-    { { PREFIX "width", &(c)->width }, { PREFIX "heads", &(c)->heads },                      \
-      { PREFIX "blocks", &(c)->blocks }, { PREFIX "ffn", &(c)->ffn },                        \
-      { PREFIX "text_width", &(c)->text_width }, { PREFIX "text_length", &(c)->text_length }, \
-      { PREFIX "draft_blocks", &(c)->drafts }, { PREFIX "times", &(c)->times } }
+typedef struct size_key {
+    const char *key;
+    int *value;
+} size_key;
+#define SIZES(c)                                                                                   \
+    {                                                                                              \
+        {PREFIX "width", &(c)->width}, {PREFIX "heads", &(c)->heads},                              \
+            {PREFIX "blocks", &(c)->blocks}, {PREFIX "ffn", &(c)->ffn},                            \
+            {PREFIX "text_width", &(c)->text_width}, {PREFIX "text_length", &(c)->text_length},    \
+            {PREFIX "draft_blocks", &(c)->drafts},                                                 \
+        {                                                                                          \
+            PREFIX "times", &(c)->times                                                            \
+        }                                                                                          \
+    }
 
 static fv_status read_lists(fv_ctx *ctx, const fv_model *m, wan_config *c)
 {
@@ -108,8 +128,8 @@ static fv_status read_lists(fv_ctx *ctx, const fv_model *m, wan_config *c)
         char *end = NULL;
         const long v = list && *list >= '0' && *list <= '9' ? strtol(list, &end, 10) : -1;
         if (v < 0 || v >= WAN_MAX_BLOCKS || (j + 1 < c->drafts ? *end != ' ' : *end != 0))
-            return fv_fail(ctx, FV_ERR_MODEL, "model: metadata " PREFIX "kept does not name %d blocks",
-                           c->drafts);
+            return fv_fail(ctx, FV_ERR_MODEL,
+                           "model: metadata " PREFIX "kept does not name %d blocks", c->drafts);
         c->kept[j] = (int)v;
         list = end + 1;
     }
@@ -118,7 +138,8 @@ static fv_status read_lists(fv_ctx *ctx, const fv_model *m, wan_config *c)
 
 static fv_status read_choices(fv_ctx *ctx, const fv_model *m, wan_config *c)
 {
-    const char *name = fv_model_meta(m, PREFIX "fdu"), *sees = fv_model_meta(m, PREFIX "draft_cond");
+    const char *name = fv_model_meta(m, PREFIX "fdu"),
+               *sees = fv_model_meta(m, PREFIX "draft_cond");
     FV_TRY(fv_meta_float(ctx, m, PREFIX "alpha", &c->alpha));
     c->draft_sees_zero = sees && strcmp(sees, "zero") == 0;
     if (!sees || (!c->draft_sees_zero && strcmp(sees, "lq") != 0))

@@ -3,15 +3,15 @@
  * Sources (names behind one of a few prefixes):
  *
  *     transformer  Wan2.1's, with its authors' names or Diffusers', patch embedding of 16 channels
- *     base         LoRA pairs A [r, in], B [out, r] of every linear layer of every block, scale 1, names
- *                  with or without ".default"; patch embedding of 32 channels and head in full
+ *     base         LoRA pairs A [r, in], B [out, r] of every linear layer of every block, scale 1,
+ *                  names with or without ".default"; patch embedding of 32 channels, head in full
  *     vae          Wan2.1's autoencoder, optional
  *     draft        a pruned transformer, blocks numbered anew, and fc_layers.J [C, 2C]: the first C
  *                  columns are the base feature's
  *
- * The base is W + B A, in f32 and rounded once, with patch embedding and head of the base's file. Each
- * parameter of wan_net.c is made from tensors of these names; every tensor must be there, of its shape,
- * finite, and nothing else may be: what is not understood would silently be left out. */
+ * The base is W + B A, in f32 and rounded once, with patch embedding and head of the base's file.
+ * Each parameter of wan_net.c is made from tensors of these names; every tensor must be there, of its
+ * shape, finite, and nothing else may be: what is not understood would silently be left out. */
 #include "wan.h"
 
 #include <math.h>
@@ -26,7 +26,7 @@ typedef struct source {
     const fv_model *m;
     const char *prefix;
     bool is_diffusers;
-    uint8_t *used;      /* [tensors] */
+    uint8_t *used; /* [tensors] */
 } source;
 
 typedef struct converter {
@@ -34,52 +34,73 @@ typedef struct converter {
     const fv_wan_convert_options *o;
     source dit, lora, draft, vae;
     wan_config cfg;
-    fv_params *params;  /* shapes only */
+    fv_params *params; /* shapes only */
     wan_net *net;
     fv_pack pack;
 } converter;
 
-static const char *const prefixes[] = { "", "diffusion_model.", "dit.", "model.",
-                                        "model.diffusion_model.", "transformer.", "model_state.",
-                                        "model_state.model." };
+static const char *const prefixes[] = {"",
+                                       "diffusion_model.",
+                                       "dit.",
+                                       "model.",
+                                       "model.diffusion_model.",
+                                       "transformer.",
+                                       "model_state.",
+                                       "model_state.model."};
 
 /* ---- Names ----------------------------------------------------------------------------------- */
 
-typedef struct name_pair { const char *from, *to; } name_pair;
+typedef struct name_pair {
+    const char *from, *to;
+} name_pair;
 
 /* Authors' -> Diffusers; of the transformer, and of a block. */
 static const name_pair outer_name[] = {
-    { "text_embedding.0.", "condition_embedder.text_embedder.linear_1." },
-    { "text_embedding.2.", "condition_embedder.text_embedder.linear_2." },
-    { "time_embedding.0.", "condition_embedder.time_embedder.linear_1." },
-    { "time_embedding.2.", "condition_embedder.time_embedder.linear_2." },
-    { "time_projection.1.", "condition_embedder.time_proj." },
-    { "head.head.", "proj_out." },
-    { "head.modulation", "scale_shift_table" },
+    {"text_embedding.0.", "condition_embedder.text_embedder.linear_1."},
+    {"text_embedding.2.", "condition_embedder.text_embedder.linear_2."},
+    {"time_embedding.0.", "condition_embedder.time_embedder.linear_1."},
+    {"time_embedding.2.", "condition_embedder.time_embedder.linear_2."},
+    {"time_projection.1.", "condition_embedder.time_proj."},
+    {"head.head.", "proj_out."},
+    {"head.modulation", "scale_shift_table"},
 };
 static const name_pair block_name[] = {
-    { "self_attn.q.", "attn1.to_q." },   { "self_attn.k.", "attn1.to_k." },
-    { "self_attn.v.", "attn1.to_v." },   { "self_attn.o.", "attn1.to_out.0." },
-    { "self_attn.norm", "attn1.norm" },  { "cross_attn.q.", "attn2.to_q." },
-    { "cross_attn.k.", "attn2.to_k." },  { "cross_attn.v.", "attn2.to_v." },
-    { "cross_attn.o.", "attn2.to_out.0." }, { "cross_attn.norm", "attn2.norm" },
-    { "norm3.", "norm2." },              { "ffn.0.", "ffn.net.0.proj." },
-    { "ffn.2.", "ffn.net.2." },          { "modulation", "scale_shift_table" },
+    {"self_attn.q.", "attn1.to_q."},
+    {"self_attn.k.", "attn1.to_k."},
+    {"self_attn.v.", "attn1.to_v."},
+    {"self_attn.o.", "attn1.to_out.0."},
+    {"self_attn.norm", "attn1.norm"},
+    {"cross_attn.q.", "attn2.to_q."},
+    {"cross_attn.k.", "attn2.to_k."},
+    {"cross_attn.v.", "attn2.to_v."},
+    {"cross_attn.o.", "attn2.to_out.0."},
+    {"cross_attn.norm", "attn2.norm"},
+    {"norm3.", "norm2."},
+    {"ffn.0.", "ffn.net.0.proj."},
+    {"ffn.2.", "ffn.net.2."},
+    {"modulation", "scale_shift_table"},
 };
 /* Ours -> authors'. */
 static const name_pair own_name[] = {
-    { "patch.bias", "patch_embedding.bias" }, { "text.0.", "text_embedding.0." },
-    { "text.1.", "text_embedding.2." },       { "time.0.", "time_embedding.0." },
-    { "time.1.", "time_embedding.2." },       { "time.mod.", "time_projection.1." },
-    { "head_table", "head.modulation" },      { "head.", "head.head." },
+    {"patch.bias", "patch_embedding.bias"}, {"text.0.", "text_embedding.0."},
+    {"text.1.", "text_embedding.2."},       {"time.0.", "time_embedding.0."},
+    {"time.1.", "time_embedding.2."},       {"time.mod.", "time_projection.1."},
+    {"head_table", "head.modulation"},      {"head.", "head.head."},
 };
 static const name_pair own_block_name[] = {
-    { "table", "modulation" },             { "out.", "self_attn.o." },
-    { "q_norm", "self_attn.norm_q.weight" }, { "k_norm", "self_attn.norm_k.weight" },
-    { "norm.", "norm3." },                 { "cross.q.", "cross_attn.q." },
-    { "cross.k.", "cross_attn.k." },       { "cross.v.", "cross_attn.v." },
-    { "cross.out.", "cross_attn.o." },     { "cross.q_norm", "cross_attn.norm_q.weight" },
-    { "cross.k_norm", "cross_attn.norm_k.weight" }, { "up.", "ffn.0." }, { "down.", "ffn.2." },
+    {"table", "modulation"},
+    {"out.", "self_attn.o."},
+    {"q_norm", "self_attn.norm_q.weight"},
+    {"k_norm", "self_attn.norm_k.weight"},
+    {"norm.", "norm3."},
+    {"cross.q.", "cross_attn.q."},
+    {"cross.k.", "cross_attn.k."},
+    {"cross.v.", "cross_attn.v."},
+    {"cross.out.", "cross_attn.o."},
+    {"cross.q_norm", "cross_attn.norm_q.weight"},
+    {"cross.k_norm", "cross_attn.norm_k.weight"},
+    {"up.", "ffn.0."},
+    {"down.", "ffn.2."},
 };
 
 /* "blocks.N." in front of name: what follows, and its length; else NULL. */
@@ -122,9 +143,8 @@ static int index_of(const fv_model *m, const char *name)
 static void name_in(const source *s, const char *name, char out[256])
 {
     char other[160];
-    const bool is_other = s->is_diffusers &&
-                          translate(name, outer_name, FV_ARRAY_LEN(outer_name), block_name,
-                                    FV_ARRAY_LEN(block_name), other);
+    const bool is_other = s->is_diffusers && translate(name, outer_name, FV_ARRAY_LEN(outer_name),
+                                                       block_name, FV_ARRAY_LEN(block_name), other);
     snprintf(out, 256, "%s%s", s->prefix, is_other ? other : name);
 }
 
@@ -139,7 +159,7 @@ static bool has(const source *s, const char *name, fv_tensor *t)
 static fv_status take(converter *c, source *s, const char *name, int n, const int64_t *dim,
                       float **out)
 {
-    fv_tensor want = { .ndim = n }, from, to;
+    fv_tensor want = {.ndim = n}, from, to;
     char full[256];
     memcpy(want.dim, dim, (size_t)n * sizeof *dim);
     name_in(s, name, full);
@@ -178,8 +198,8 @@ static fv_status open_source(fv_ctx *ctx, source *s, const char *label, const fv
         s->is_diffusers = s->prefix != NULL;
     }
     if (!s->prefix)
-        return fv_fail(ctx, FV_ERR_MODEL, "convert: %s: tensor %s is missing: not a file of that kind",
-                       label, name);
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "convert: %s: tensor %s is missing: not a file of that kind", label, name);
     if (fv_model_count(m) > MAX_TENSORS)
         return fv_fail(ctx, FV_ERR_LIMIT, "convert: %s: more than %d tensors", label, MAX_TENSORS);
     s->used = fv_calloc(ctx, (size_t)fv_model_count(m), 1);
@@ -196,8 +216,10 @@ static fv_status refuse_extra(converter *c, const source *s)
 {
     for (int i = 0; i < fv_model_count(s->m); i++)
         if (!s->used[i])
-            return fv_fail(c->ctx, FV_ERR_MODEL, "convert: %s: tensor \"%.160s\" is not known, or not "
-                           "of a model of this size", s->label, fv_model_name(s->m, i));
+            return fv_fail(c->ctx, FV_ERR_MODEL,
+                           "convert: %s: tensor \"%.160s\" is not known, or not "
+                           "of a model of this size",
+                           s->label, fv_model_name(s->m, i));
     return FV_OK;
 }
 
@@ -220,13 +242,17 @@ static fv_status read_draft(converter *c)
     const int fused = count_blocks(&c->draft, "fc_layers.%d.weight");
     const double k = c->o->prune > 0 ? c->o->prune : fused ? (double)c->cfg.blocks / fused : 1;
     if (blocks > WAN_MAX_BLOCKS || fused < 1 || blocks != fused)
-        return fv_fail(c->ctx, FV_ERR_MODEL, "convert: draft: %d blocks with %d fusion layers: there "
-                       "must be one for each", blocks, fused);
-    c->cfg.drafts = k >= 1 && k <= c->cfg.blocks
-                        ? wan_kept_blocks(c->cfg.blocks, k, c->cfg.kept) : 0;
+        return fv_fail(c->ctx, FV_ERR_MODEL,
+                       "convert: draft: %d blocks with %d fusion layers: there "
+                       "must be one for each",
+                       blocks, fused);
+    c->cfg.drafts =
+        k >= 1 && k <= c->cfg.blocks ? wan_kept_blocks(c->cfg.blocks, k, c->cfg.kept) : 0;
     if (c->cfg.drafts == fused) return FV_OK;
-    return fv_fail(c->ctx, FV_ERR_MODEL, "convert: draft: %d fusion layers, but k = %g keeps %d of %d "
-                   "blocks", fused, k, c->cfg.drafts, c->cfg.blocks);
+    return fv_fail(c->ctx, FV_ERR_MODEL,
+                   "convert: draft: %d fusion layers, but k = %g keeps %d of %d "
+                   "blocks",
+                   fused, k, c->cfg.drafts, c->cfg.blocks);
 }
 
 static fv_status read_config(converter *c)
@@ -237,9 +263,10 @@ static fv_status read_config(converter *c)
     g->blocks = count_blocks(&c->dit, "blocks.%d.modulation");
     if (!has(&c->dit, "patch_embedding.weight", &patch) || patch.ndim != 5 ||
         !has(&c->dit, "blocks.0.ffn.0.weight", &ffn) || ffn.ndim != 2 ||
-        !has(&c->dit, "text_embedding.0.weight", &text) || text.ndim != 2 ||
-        patch.dim[0] > 16384 || ffn.dim[0] > 65536 || text.dim[1] > 65536)
-        return fv_fail(c->ctx, FV_ERR_MODEL, "convert: transformer: patch_embedding, blocks.0.ffn.0 or "
+        !has(&c->dit, "text_embedding.0.weight", &text) || text.ndim != 2 || patch.dim[0] > 16384 ||
+        ffn.dim[0] > 65536 || text.dim[1] > 65536)
+        return fv_fail(c->ctx, FV_ERR_MODEL,
+                       "convert: transformer: patch_embedding, blocks.0.ffn.0 or "
                        "text_embedding.0 is missing or no Wan2.1's");
     g->width = (int)patch.dim[0];
     g->ffn = (int)ffn.dim[0];
@@ -247,8 +274,10 @@ static fv_status read_config(converter *c)
     g->text_length = TEXT_LENGTH;
     g->heads = c->o->heads > 0 ? c->o->heads : g->width / HEAD;
     if (g->heads < 1)
-        return fv_fail(c->ctx, FV_ERR_MODEL, "convert: %d channels are less than one head of %d: say "
-                       "how many heads there are", g->width, HEAD);
+        return fv_fail(c->ctx, FV_ERR_MODEL,
+                       "convert: %d channels are less than one head of %d: say "
+                       "how many heads there are",
+                       g->width, HEAD);
     g->draft_sees_zero = c->o->draft_zero != 0;
     wan_schedule(g, !c->o->f32_times);
     if (g->blocks > WAN_MAX_BLOCKS)
@@ -286,11 +315,11 @@ static bool pair_name(const source *s, const char *weight, char half, char out[1
 static fv_status merge(converter *c, const char *name, int64_t out, int64_t in, float *w)
 {
     char a_name[160], b_name[160];
-    fv_tensor a = { 0 }, b;
+    fv_tensor a = {0}, b;
     float *A = NULL, *B = NULL;
     (void)pair_name(&c->lora, name, 'B', b_name, &b);
     const int64_t rank = pair_name(&c->lora, name, 'A', a_name, &a) ? a.dim[0] : 1;
-    const int64_t a_dim[2] = { rank, in }, b_dim[2] = { out, rank };
+    const int64_t a_dim[2] = {rank, in}, b_dim[2] = {out, rank};
     fv_status s = take(c, &c->lora, a_name, 2, a_dim, &A);
     if (s == FV_OK) s = take(c, &c->lora, b_name, 2, b_dim, &B);
     if (s == FV_OK) add_product(c->ctx, w, B, A, out, in, rank);
@@ -300,12 +329,16 @@ static fv_status merge(converter *c, const char *name, int64_t out, int64_t in, 
 }
 
 /* Tensor of the authors' name, merged in the base, as it is in memory the same for [1, 6, C]. */
-static fv_status gather(converter *c, bool is_draft, const char *name, const fv_tensor *t, float **out)
+static fv_status gather(converter *c, bool is_draft, const char *name, const fv_tensor *t,
+                        float **out)
 {
-    const bool is_table = fv_ends_with(name, "modulation"), is_head = fv_after(name, "head.head.") != NULL;
-    const int64_t dim[3] = { is_table ? 1 : t->dim[0], is_table ? t->dim[0] : t->dim[1], t->dim[1] };
+    const bool is_table = fv_ends_with(name, "modulation"),
+               is_head = fv_after(name, "head.head.") != NULL;
+    const int64_t dim[3] = {is_table ? 1 : t->dim[0], is_table ? t->dim[0] : t->dim[1], t->dim[1]};
     const bool is_linear = t->ndim == 2 && !is_table && fv_after(name, "blocks.");
-    source *s = is_draft ? &c->draft : is_head || fv_after(name, "patch_embedding.") ? &c->lora : &c->dit;
+    source *s = is_draft                                        ? &c->draft
+                : is_head || fv_after(name, "patch_embedding.") ? &c->lora
+                                                                : &c->dit;
     FV_TRY(take(c, s, name, t->ndim + is_table, dim, out));
     if (is_draft || !is_linear) return FV_OK;
     const fv_status st = merge(c, name, dim[0], dim[1], *out);
@@ -318,7 +351,7 @@ static fv_status gather(converter *c, bool is_draft, const char *name, const fv_
 /* q, k and v [C, C] or [C], one after another. */
 static fv_status put_qkv(converter *c, bool is_draft, const char *name, fv_tensor *t)
 {
-    static const char *const part[3] = { "q", "k", "v" };
+    static const char *const part[3] = {"q", "k", "v"};
     const int head = (int)(strstr(name, "qkv.") - name);
     fv_tensor third = *t;
     third.dim[0] /= 3;
@@ -337,7 +370,7 @@ static fv_status put_qkv(converter *c, bool is_draft, const char *name, fv_tenso
 /* Of the patch embedding [C, 32, 1, 2, 2] the state's half, z_L's, or in the base their sum. */
 static fv_status put_patch(converter *c, bool is_draft, bool is_state, fv_tensor *t)
 {
-    const int64_t C = t->dim[0], dim[5] = { C, 2 * WAN_LATENT, 1, 2, 2 };
+    const int64_t C = t->dim[0], dim[5] = {C, 2 * WAN_LATENT, 1, 2, 2};
     float *x, *y = t->data;
     FV_TRY(take(c, is_draft ? &c->draft : &c->lora, "patch_embedding.weight", 5, dim, &x));
     for (int64_t i = 0; i < C * WAN_PATCH; i++) {
@@ -352,7 +385,7 @@ static fv_status put_patch(converter *c, bool is_draft, bool is_state, fv_tensor
 static fv_status put_fusion(converter *c, const char *name, fv_tensor *t)
 {
     const bool is_stream = strstr(name, "stream.") != NULL;
-    const int64_t C = t->dim[0], dim[2] = { C, 2 * C };
+    const int64_t C = t->dim[0], dim[2] = {C, 2 * C};
     float *x, *y = t->data;
     char from[64];
     size_t head = 0;
@@ -408,8 +441,10 @@ static fv_status put_text(converter *c)
     if (!m) return FV_OK;
     if (!fv_model_find(m, "context", &t) || t.ndim != 2 || t.dim[0] < 1 || t.dim[0] > TEXT_LENGTH ||
         t.dim[1] != c->cfg.text_width || !fv_dtype_is_real(t.dtype))
-        return fv_fail(c->ctx, FV_ERR_MODEL, "convert: context: a tensor \"context\" of 1 to %d rows of "
-                       "%d numbers is needed", TEXT_LENGTH, c->cfg.text_width);
+        return fv_fail(c->ctx, FV_ERR_MODEL,
+                       "convert: context: a tensor \"context\" of 1 to %d rows of "
+                       "%d numbers is needed",
+                       TEXT_LENGTH, c->cfg.text_width);
     to = t;
     FV_TRY(fv_pack_floats(c->ctx, "text", &to));
     const fv_status s = fv_convert(c->ctx, t.dtype, t.data, fv_tensor_count(&t), FV_F32, to.data);
@@ -469,8 +504,8 @@ static fv_status run(converter *c)
         FV_TRY(put(c, i));
     }
     /* what the base's file replaces */
-    static const char *const replaced[] = { "patch_embedding.weight", "patch_embedding.bias",
-                                            "head.head.weight", "head.head.bias" };
+    static const char *const replaced[] = {"patch_embedding.weight", "patch_embedding.bias",
+                                           "head.head.weight", "head.head.bias"};
     for (size_t i = 0; i < FV_ARRAY_LEN(replaced); i++) {
         char full[256];
         name_in(&c->dit, replaced[i], full);
@@ -499,11 +534,12 @@ fv_status fv_wan_convert(fv_ctx *ctx, const fv_model *in, const fv_wan_convert_o
     fv_wan_convert_options o = FV_WAN_CONVERT_OPTIONS_INIT;
     FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "convert"));
     if (!in || !out_path || !o.base || !o.draft)
-        return fv_fail(ctx, FV_ERR_ARG, "convert: transformer, base and draft are needed, and an output "
+        return fv_fail(ctx, FV_ERR_ARG,
+                       "convert: transformer, base and draft are needed, and an output "
                        "path");
     if (o.type != FV_F32 && o.type != FV_BF16)
         return fv_fail(ctx, FV_ERR_DTYPE, "convert: the output type must be f32 or bf16");
-    converter c = { .ctx = ctx, .o = &o };
+    converter c = {.ctx = ctx, .o = &o};
     c.net = fv_calloc(ctx, 1, sizeof *c.net);
     fv_status s = c.net ? open_sources(&c, in) : FV_ERR_OOM;
     if (s == FV_OK) s = run(&c);

@@ -12,7 +12,8 @@ static fv_status find_text(fv_ctx *ctx, const wan_config *c, const fv_model *fil
 {
     if (given) *out = *given;
     else if (!fv_model_find(file, "text", out))
-        return fv_fail(ctx, FV_ERR_MODEL, "the model has no encoded prompt: convert it with one "
+        return fv_fail(ctx, FV_ERR_MODEL,
+                       "the model has no encoded prompt: convert it with one "
                        "(--context)");
     if (out->ndim == 2 && out->dim[0] >= 1 && out->dim[0] <= c->text_length &&
         out->dim[1] == c->text_width && fv_dtype_is_real(out->dtype))
@@ -24,9 +25,9 @@ static fv_status find_text(fv_ctx *ctx, const wan_config *c, const fv_model *fil
 static fv_status record_once(wan_model *m, fv_plan **out)
 {
     const wan_config *c = &m->net.cfg;
-    const int64_t one[1] = { 1 }, dim[3] = { 1, m->rows, c->text_width };
+    const int64_t one[1] = {1}, dim[3] = {1, m->rows, c->text_width};
     fv_t time[WAN_MAX_TIMES];
-    wan_fixed fixed = { 0 };
+    wan_fixed fixed = {0};
     fv_tape *t = NULL;
     FV_TRY(fv_tape_create(m->ctx, &t, m->net.params, FV_INFER, m->precision));
     for (int k = 0; k < c->times; k++) {
@@ -43,8 +44,9 @@ static fv_status run_once(wan_model *m, const fv_tensor *text)
 {
     wan_config *c = &m->net.cfg;
     float *rows = fv_calloc(m->ctx, (size_t)m->rows * (size_t)c->text_width, sizeof *rows);
-    fv_status s = rows ? fv_convert(m->ctx, text->dtype, text->data, fv_tensor_count(text), FV_F32,
-                                    rows) : FV_ERR_OOM;
+    fv_status s =
+        rows ? fv_convert(m->ctx, text->dtype, text->data, fv_tensor_count(text), FV_F32, rows)
+             : FV_ERR_OOM;
     if (s == FV_OK) s = record_once(m, &m->once);
     if (s == FV_OK) s = fv_plan_bind(m->once, "text", rows);
     for (int k = 0; k < c->times && s == FV_OK; k++) {
@@ -116,8 +118,8 @@ static void record_flow(const wan_model *m, fv_tape *t, const int64_t dim[4], in
 {
     const wan_config *c = &m->net.cfg;
     const int64_t rows = m->rows, pairs = c->width / c->heads / 2;
-    const int64_t rope[3] = { dim[0] * (dim[1] / 2) * (dim[2] / 2), 2, pairs };
-    wan_graph g = { .tape = t, .net = &m->net };
+    const int64_t rope[3] = {dim[0] * (dim[1] / 2) * (dim[2] / 2), 2, pairs};
+    wan_graph g = {.tape = t, .net = &m->net};
     fv_t zhat[WAN_MAX_TIMES];
     wan_fixed_inputs(t, &m->net, rows, &g.fixed);
     g.fixed.bias = fv_input(t, "wan.bias", FV_F32, 1, &rows);
@@ -134,10 +136,10 @@ static void record_flow(const wan_model *m, fv_tape *t, const int64_t dim[4], in
 static fv_status bind_fixed(const wan_model *m, fv_plan *p)
 {
     char name[48];
-    const int count[4] = { m->net.base.blocks, m->net.draft.blocks, m->net.cfg.times,
-                           m->net.cfg.times };
-    static const char *const form[4] = { "wan.base.kv.%d", "wan.draft.kv.%d", "wan.time.%d",
-                                         "wan.mod.%d" };
+    const int count[4] = {m->net.base.blocks, m->net.draft.blocks, m->net.cfg.times,
+                          m->net.cfg.times};
+    static const char *const form[4] = {"wan.base.kv.%d", "wan.draft.kv.%d", "wan.time.%d",
+                                        "wan.mod.%d"};
     for (int k = 0; k < 4; k++)
         for (int i = 0; i < count[k]; i++) {
             snprintf(name, sizeof name, form[k], i);
@@ -166,13 +168,14 @@ static fv_status create_flow(wan_flow *f, const int64_t dim[4])
 fv_status wan_flow_create(const wan_model *m, wan_flow **out, int frames, int height, int width,
                           int steps)
 {
-    const int64_t dim[4] = { frames, height, width, WAN_LATENT };
+    const int64_t dim[4] = {frames, height, width, WAN_LATENT};
     *out = NULL;
     if (frames < 1 || frames > 1024 || height < 2 || width < 2 || height % 2 || width % 2 ||
         height > 2048 || width > 2048 || steps < 1 || steps > m->net.cfg.times)
-        return fv_fail(m->ctx, FV_ERR_ARG, "wan: %d frames of %dx%d latents in %d steps: sides must be "
-                       "even, at most 2048, and steps 1 to %d", frames, width, height, steps,
-                       m->net.cfg.times);
+        return fv_fail(m->ctx, FV_ERR_ARG,
+                       "wan: %d frames of %dx%d latents in %d steps: sides must be "
+                       "even, at most 2048, and steps 1 to %d",
+                       frames, width, height, steps, m->net.cfg.times);
     wan_flow *f = fv_calloc(m->ctx, 1, sizeof *f);
     if (!f) return FV_ERR_OOM;
     f->m = m;

@@ -13,7 +13,10 @@
 
 /* ---- Parameters ------------------------------------------------------------------------------ */
 
-typedef struct adder { fv_params *params; const char *half; } adder;
+typedef struct adder {
+    fv_params *params;
+    const char *half;
+} adder;
 
 static fv_pid add(const adder *a, const char *name, int ndim, const int64_t *dim)
 {
@@ -24,7 +27,7 @@ static fv_pid add(const adder *a, const char *name, int ndim, const int64_t *dim
 
 static wan_layer add_layer(const adder *a, const char *name, int64_t out, int64_t in)
 {
-    const int64_t dim[2] = { out, in };
+    const int64_t dim[2] = {out, in};
     char full[96];
     wan_layer l;
     snprintf(full, sizeof full, "%s.weight", name);
@@ -37,7 +40,7 @@ static wan_layer add_layer(const adder *a, const char *name, int64_t out, int64_
 static void add_block(const adder *a, wan_block *b, int index, const wan_config *c, bool is_draft)
 {
     char name[64];
-    const int64_t C = c->width, table[2] = { 6, C }, square[2] = { C, C };
+    const int64_t C = c->width, table[2] = {6, C}, square[2] = {C, C};
 #define NAME(text) (snprintf(name, sizeof name, "blocks.%d." text, index), name)
     b->table = add(a, NAME("table"), 2, table);
     b->qkv = add_layer(a, NAME("qkv"), 3 * C, C);
@@ -62,7 +65,7 @@ static void add_block(const adder *a, wan_block *b, int index, const wan_config 
 
 static void add_half(const adder *a, wan_half *h, const wan_config *c, bool is_draft)
 {
-    const int64_t C = c->width, head[2] = { 2, C }, patch[2] = { C, WAN_PATCH };
+    const int64_t C = c->width, head[2] = {2, C}, patch[2] = {C, WAN_PATCH};
     h->blocks = is_draft ? c->drafts : c->blocks;
     h->patch = add_layer(a, "patch", C, WAN_PATCH);
     if (is_draft) h->patch_state = add(a, "patch_state.weight", 2, patch);
@@ -78,7 +81,7 @@ static void add_half(const adder *a, wan_half *h, const wan_config *c, bool is_d
 
 void wan_net_add(wan_net *n, fv_params *params, const wan_config *c)
 {
-    const adder base = { params, "base" }, draft = { params, "draft" };
+    const adder base = {params, "base"}, draft = {params, "draft"};
     memset(n, 0xff, sizeof *n); /* every id -1 */
     n->cfg = *c;
     n->params = params;
@@ -90,9 +93,9 @@ void wan_net_add(wan_net *n, fv_params *params, const wan_config *c)
 
 void wan_rope_table(int frames, int rows, int columns, int head_dim, float *table)
 {
-    const int side = head_dim / 6, pairs = head_dim / 2, count[3] = { pairs - 2 * side, side, side };
+    const int side = head_dim / 6, pairs = head_dim / 2, count[3] = {pairs - 2 * side, side, side};
     for (int64_t t = 0; t < (int64_t)frames * rows * columns; t++) {
-        const int64_t at[3] = { t / columns / rows, t / columns % rows, t % columns };
+        const int64_t at[3] = {t / columns / rows, t / columns % rows, t % columns};
         float *c = table + t * 2 * pairs, *s = c + pairs;
         for (int axis = 0; axis < 3; axis++)
             for (int j = 0; j < count[axis]; j++) {
@@ -112,7 +115,7 @@ static fv_t dense(fv_tape *t, fv_t x, wan_layer l, fv_act act, fv_dtype type)
 
 static fv_t rms(fv_tape *t, fv_t x, fv_pid weight)
 {
-    const fv_norm n = { FV_NORM_RMS, WAN_EPS, fv_param(t, weight), 0, 0, -1, -1 };
+    const fv_norm n = {FV_NORM_RMS, WAN_EPS, fv_param(t, weight), 0, 0, -1, -1};
     return fv_norm_modulate(t, x, n);
 }
 
@@ -171,13 +174,13 @@ static void output_kv(fv_tape *t, const wan_net *n, const char *name, int64_t ro
 
 static void input_kv(fv_tape *t, const wan_net *n, const char *name, int64_t rows, fv_t *x)
 {
-    const int64_t dim[3] = { 1, rows, 2 * n->cfg.width };
+    const int64_t dim[3] = {1, rows, 2 * n->cfg.width};
     *x = fv_input(t, name, fv_tape_precision(t), 3, dim);
 }
 
 static void input_row(fv_tape *t, const wan_net *n, const char *name, int64_t rows, fv_t *x)
 {
-    const int64_t dim[2] = { 1, rows * n->cfg.width };
+    const int64_t dim[2] = {1, rows * n->cfg.width};
     *x = fv_input(t, name, FV_F32, 2, dim);
 }
 
@@ -196,7 +199,7 @@ void wan_fixed_inputs(fv_tape *t, const wan_net *n, int64_t rows, wan_fixed *out
 
 static fv_t modulate(fv_tape *t, fv_t x, fv_t mod, int shift)
 {
-    const fv_norm n = { FV_NORM_LAYER, WAN_EPS, 0, 0, mod, shift, shift + 1 };
+    const fv_norm n = {FV_NORM_LAYER, WAN_EPS, 0, 0, mod, shift, shift + 1};
     return fv_norm_modulate(t, x, n);
 }
 
@@ -205,7 +208,7 @@ static fv_t self_attention(const wan_graph *g, const wan_block *b, fv_t u)
     fv_tape *t = g->tape;
     const wan_config *c = &g->net->cfg;
     const int64_t N = fv_tape_tensor(t, u).dim[1];
-    const int64_t dim[5] = { 1, N, 3, c->heads, c->width / c->heads };
+    const int64_t dim[5] = {1, N, 3, c->heads, c->width / c->heads};
     fv_t q = fv_reshape(t, dense(t, u, b->qkv, FV_ACT_NONE, fv_tape_precision(t)), 5, dim);
     q = fv_qk_norm_rope(t, q, fv_param(t, b->q_norm), fv_param(t, b->k_norm), WAN_EPS, 0);
     return fv_sdpa(t, fv_rope_pairs(t, q, g->rope), 0.0f, 0);
@@ -216,11 +219,12 @@ static fv_t cross_attention(const wan_graph *g, const wan_block *b, fv_t x, fv_t
     fv_tape *t = g->tape;
     const wan_config *c = &g->net->cfg;
     const int64_t head = c->width / c->heads, rows = fv_tape_tensor(t, kv).dim[1];
-    const int64_t dim[4] = { 1, fv_tape_tensor(t, x).dim[1], c->heads, head };
-    const int64_t other[5] = { 1, rows, 2, c->heads, head };
-    const fv_norm n = { FV_NORM_LAYER, WAN_EPS, fv_param(t, b->norm.w), fv_param(t, b->norm.b), 0, -1,
-                        -1 };
-    const fv_t q = dense(t, fv_norm_modulate(t, x, n), b->cross_q, FV_ACT_NONE, fv_tape_precision(t));
+    const int64_t dim[4] = {1, fv_tape_tensor(t, x).dim[1], c->heads, head};
+    const int64_t other[5] = {1, rows, 2, c->heads, head};
+    const fv_norm n = {
+        FV_NORM_LAYER, WAN_EPS, fv_param(t, b->norm.w), fv_param(t, b->norm.b), 0, -1, -1};
+    const fv_t q =
+        dense(t, fv_norm_modulate(t, x, n), b->cross_q, FV_ACT_NONE, fv_tape_precision(t));
     return fv_cross_attention(t, fv_reshape(t, rms(t, q, b->cross_q_norm), 4, dim),
                               fv_reshape(t, kv, 5, other), g->fixed.bias, 0.0f);
 }
@@ -229,9 +233,9 @@ fv_t wan_run_block(wan_graph *g, const wan_block *b, int step, fv_t x, fv_t kv)
 {
     fv_tape *t = g->tape;
     const fv_dtype type = fv_tape_precision(t);
-    const int64_t flat[1] = { 6 * g->net->cfg.width };
-    const fv_t mod = fv_binary_op(t, FV_ADD, g->fixed.mod[step],
-                                  fv_reshape(t, fv_param(t, b->table), 1, flat));
+    const int64_t flat[1] = {6 * g->net->cfg.width};
+    const fv_t mod =
+        fv_binary_op(t, FV_ADD, g->fixed.mod[step], fv_reshape(t, fv_param(t, b->table), 1, flat));
     fv_t u = self_attention(g, b, modulate(t, x, mod, 0));
     x = fv_gate_residual(t, x, dense(t, u, b->out, FV_ACT_NONE, type), mod, 2);
     u = cross_attention(g, b, x, kv);
@@ -244,7 +248,7 @@ fv_t wan_run_block(wan_graph *g, const wan_block *b, int step, fv_t x, fv_t kv)
 static fv_t tokens(fv_tape *t, fv_t z)
 {
     const fv_tensor s = fv_tape_tensor(t, z);
-    const int64_t dim[3] = { 1, s.dim[0] * (s.dim[1] / 2) * (s.dim[2] / 2), WAN_PATCH };
+    const int64_t dim[3] = {1, s.dim[0] * (s.dim[1] / 2) * (s.dim[2] / 2), WAN_PATCH};
     return fv_reshape(t, fv_patchify(t, z, 2, 1), 3, dim);
 }
 
@@ -252,8 +256,8 @@ static fv_t head(const wan_graph *g, const wan_half *h, int step, fv_t x, fv_t l
 {
     fv_tape *t = g->tape;
     const fv_tensor s = fv_tape_tensor(t, like);
-    const int64_t flat[1] = { 2 * g->net->cfg.width };
-    const int64_t dim[3] = { s.dim[0], s.dim[1] / 2 * (s.dim[2] / 2), WAN_PATCH };
+    const int64_t flat[1] = {2 * g->net->cfg.width};
+    const int64_t dim[3] = {s.dim[0], s.dim[1] / 2 * (s.dim[2] / 2), WAN_PATCH};
     const fv_t twice = fv_concat(t, g->fixed.time[step], g->fixed.time[step], 1);
     const fv_t mod =
         fv_binary_op(t, FV_ADD, twice, fv_reshape(t, fv_param(t, h->head_table), 1, flat));
@@ -281,19 +285,19 @@ void wan_draft_once(wan_graph *g, fv_t z_lq, const fv_t *features, wan_once *out
     if (!g->net->cfg.draft_sees_zero)
         out->patch = dense(t, tokens(t, z_lq), h->patch, FV_ACT_NONE, FV_F32);
     for (int j = 0; j < h->blocks; j++)
-        out->fused[j] = dense(t, fv_detach(t, features[j]), h->block[j].feature, FV_ACT_NONE,
-                              FV_F32);
+        out->fused[j] =
+            dense(t, fv_detach(t, features[j]), h->block[j].feature, FV_ACT_NONE, FV_F32);
 }
 
 fv_t wan_draft(wan_graph *g, int step, fv_t state, const wan_once *once)
 {
     fv_tape *t = g->tape;
     const wan_half *h = &g->net->draft;
-    const wan_layer patch = { h->patch_state, once->patch ? -1 : h->patch.b };
+    const wan_layer patch = {h->patch_state, once->patch ? -1 : h->patch.b};
     fv_t x = dense(t, tokens(t, state), patch, FV_ACT_NONE, FV_F32);
     if (once->patch) x = fv_binary_op(t, FV_ADD, x, once->patch);
     for (int j = 0; j < h->blocks; j++) {
-        const wan_layer stream = { h->block[j].stream, -1 };
+        const wan_layer stream = {h->block[j].stream, -1};
         x = fv_binary_op(t, FV_ADD, dense(t, x, stream, FV_ACT_NONE, FV_F32), once->fused[j]);
         x = wan_run_block(g, &h->block[j], step, x, g->fixed.draft_kv[j]);
     }
@@ -311,8 +315,7 @@ fv_t wan_estimate(wan_graph *g, int step, fv_t state, fv_t v)
 fv_t wan_advance(wan_graph *g, int step, fv_t state, fv_t v)
 {
     const float *s = g->net->cfg.sigma;
-    return fv_binary_op(g->tape, FV_SUB, state,
-                        fv_affine(g->tape, v, s[step] - s[step + 1], 0.0f));
+    return fv_binary_op(g->tape, FV_SUB, state, fv_affine(g->tape, v, s[step] - s[step + 1], 0.0f));
 }
 
 void wan_refine(wan_graph *g, fv_t z_lq, int steps, fv_t *zhat)

@@ -1,4 +1,4 @@
-/* wan_vae.c - the causal 3-D autoencoder of Wan2.1, frame by frame: 8x8 pixels and 4 frames a latent.
+/* wan_vae.c - the causal 3-D autoencoder of Wan2.1, frame by frame; a latent is 4 frames of 8x8.
  *
  *     encoder  conv1 | Res Res down | Res Res down+time | Res Res down+time | Res Res
  *              | Res Attn Res | norm silu conv | conv1: mean of the latent in the first 16 channels
@@ -15,9 +15,9 @@
  *     Attn     one head over the pixels of a frame
  *
  * A convolution over three frames is one over three times the channels of the frames beside each
- * other: weights [O, 3, C, 3, 3]. Each keeps the last two frames that it saw (down time: one) in a ring
- * of buffers for the next call. The first frame alone, then groups of four, or one latent at a time,
- * give the same numbers as the whole clip.
+ * other: weights [O, 3, C, 3, 3]. Each keeps the last two frames that it saw (down time: one) in a
+ * ring of buffers for the next call. The first frame alone, then groups of four, or one latent at a
+ * time, give the same numbers as the whole clip.
  *
  * The same walk over the layers registers parameters (no tape) and records them. */
 #include "wan.h"
@@ -26,17 +26,17 @@
 #include <string.h>
 
 #define MAX_CACHES 40
-#define RING 4        /* buffers of a cache */
-#define MAX_FRAMES 33 /* of one call */
+#define RING 4         /* buffers of a cache */
+#define MAX_FRAMES 33  /* of one call */
 #define VAE_EPS 1e-24f /* of the mean square: 1e-12 of the length in the published code */
 #define MAX_WIDTH 4096
 
 static const float latent_mean[WAN_LATENT] = {
-    -0.7571f, -0.7089f, -0.9113f, 0.1075f, -0.1745f, 0.9653f, -0.1517f, 1.5508f,
-    0.4134f, -0.0715f, 0.5517f, -0.3632f, -0.1922f, -0.9497f, 0.2503f, -0.2921f };
-static const float latent_std[WAN_LATENT] = {
-    2.8184f, 1.4541f, 2.3275f, 2.6558f, 1.2196f, 1.7708f, 2.6052f, 2.0743f,
-    3.2687f, 2.1526f, 2.8652f, 1.5579f, 1.6382f, 1.1253f, 2.8251f, 1.9160f };
+    -0.7571f, -0.7089f, -0.9113f, 0.1075f,  -0.1745f, 0.9653f,  -0.1517f, 1.5508f,
+    0.4134f,  -0.0715f, 0.5517f,  -0.3632f, -0.1922f, -0.9497f, 0.2503f,  -0.2921f};
+static const float latent_std[WAN_LATENT] = {2.8184f, 1.4541f, 2.3275f, 2.6558f, 1.2196f, 1.7708f,
+                                             2.6052f, 2.0743f, 3.2687f, 2.1526f, 2.8652f, 1.5579f,
+                                             1.6382f, 1.1253f, 2.8251f, 1.9160f};
 
 /* ---- Walking over layers --------------------------------------------------------------------- */
 
@@ -48,16 +48,16 @@ typedef struct clip {
 } clip;
 
 typedef struct cache {
-    int depth;               /* frames that are read                     */
-    int reads, writes;       /* of this plan                             */
-    int64_t count;           /* floats of a frame                        */
+    int depth;         /* frames that are read                     */
+    int reads, writes; /* of this plan                             */
+    int64_t count;     /* floats of a frame                        */
 } cache;
 
 typedef struct walk {
     fv_params *params;
-    fv_tape *t;              /* NULL: registers parameters               */
-    bool is_first;           /* call of a clip                           */
-    char path[96];           /* in front of all names                    */
+    fv_tape *t;    /* NULL: registers parameters               */
+    bool is_first; /* call of a clip                           */
+    char path[96]; /* in front of all names                    */
     cache cache[MAX_CACHES];
     int caches;
 } walk;
@@ -72,7 +72,7 @@ static fv_pid param(walk *w, const char *name, const char *leaf, int ndim, const
 
 static wan_layer layer(walk *w, const char *name, int64_t out, int64_t in, int kernel)
 {
-    const int64_t dim[4] = { out, in, kernel, kernel };
+    const int64_t dim[4] = {out, in, kernel, kernel};
     wan_layer l;
     l.w = param(w, name, "weight", kernel ? 4 : 2, dim);
     l.b = param(w, name, "bias", 1, dim);
@@ -81,22 +81,22 @@ static wan_layer layer(walk *w, const char *name, int64_t out, int64_t in, int k
 
 static fv_t as_map(walk *w, fv_t x, const clip *c)
 {
-    const int64_t dim[4] = { 1, c->H, c->W, c->C };
+    const int64_t dim[4] = {1, c->H, c->W, c->C};
     return fv_reshape(w->t, x, 4, dim);
 }
 
 static fv_t as_rows(walk *w, fv_t x, const clip *c)
 {
-    const int64_t dim[3] = { 1, c->H * c->W, c->C };
+    const int64_t dim[3] = {1, c->H * c->W, c->C};
     return fv_reshape(w->t, x, 3, dim);
 }
 
 /* The frame's neighbours in time, for convolutions that see `depth` frames before a call. */
 static void begin_cache(walk *w, const clip *c, int depth, bool is_read, fv_t past[2])
 {
-    const int64_t dim[4] = { 1, c->H, c->W, c->C };
+    const int64_t dim[4] = {1, c->H, c->W, c->C};
     cache *k = &w->cache[w->caches];
-    *k = (cache){ .depth = depth, .reads = is_read ? depth : 0, .count = c->H * c->W * c->C };
+    *k = (cache){.depth = depth, .reads = is_read ? depth : 0, .count = c->H * c->W * c->C};
     for (int i = 0; i < k->reads; i++) {
         char name[32];
         snprintf(name, sizeof name, "past.%d.%d", w->caches, i);
@@ -128,8 +128,8 @@ static fv_t beside(walk *w, const clip *c, const fv_t frame[3])
 static void causal(walk *w, const char *name, clip *c, int64_t out, int kernel, int from)
 {
     const wan_layer l = layer(w, name, out, 3 * c->C, kernel);
-    const fv_conv same = { 1, 1, 1, 1, 1, FV_ACT_NONE };
-    fv_t seen[3] = { 0, 0, 0 };
+    const fv_conv same = {1, 1, 1, 1, 1, FV_ACT_NONE};
+    fv_t seen[3] = {0, 0, 0};
     clip y = *c;
     if (!w->t) {
         c->C = out;
@@ -141,8 +141,8 @@ static void causal(walk *w, const char *name, clip *c, int64_t out, int kernel, 
         seen[1] = seen[2];
         seen[2] = c->frame[i];
         const fv_t x = beside(w, c, seen);
-        y.frame[i] = kernel ? fv_conv2d(w->t, x, l.w, l.b, same)
-                            : fv_linear(w->t, x, l.w, l.b, FV_ACT_NONE);
+        y.frame[i] =
+            kernel ? fv_conv2d(w->t, x, l.w, l.b, same) : fv_linear(w->t, x, l.w, l.b, FV_ACT_NONE);
     }
     end_cache(w, c, from);
     y.C = out;
@@ -153,7 +153,7 @@ static void norm_silu(walk *w, const char *name, clip *c, fv_act act)
 {
     const fv_pid gamma = param(w, name, "gamma", 1, &c->C);
     for (int i = 0; i < c->n && w->t; i++) {
-        const fv_norm n = { FV_NORM_RMS, VAE_EPS, fv_param(w->t, gamma), 0, 0, -1, -1 };
+        const fv_norm n = {FV_NORM_RMS, VAE_EPS, fv_param(w->t, gamma), 0, 0, -1, -1};
         c->frame[i] = fv_activate(w->t, fv_norm_modulate(w->t, as_rows(w, c->frame[i], c), n), act);
     }
 }
@@ -170,8 +170,8 @@ static void pointwise(walk *w, const char *name, clip *c, int64_t out)
 static void add_clip(walk *w, clip *c, const clip *to)
 {
     for (int i = 0; i < c->n && w->t; i++)
-        c->frame[i] = fv_binary_op(w->t, FV_ADD, as_rows(w, to->frame[i], c),
-                                   as_rows(w, c->frame[i], c));
+        c->frame[i] =
+            fv_binary_op(w->t, FV_ADD, as_rows(w, to->frame[i], c), as_rows(w, c->frame[i], c));
 }
 
 static void enter(walk *w, size_t *length, const char *form, int i)
@@ -197,7 +197,7 @@ static void residual(walk *w, int index, const char *form, clip *c, int64_t out)
 static void attention(walk *w, clip *c)
 {
     const clip x = *c;
-    const int64_t qkv[5] = { 1, c->H * c->W, 3, 1, c->C };
+    const int64_t qkv[5] = {1, c->H * c->W, 3, 1, c->C};
     size_t length;
     enter(w, &length, "middle.%d.", 1);
     norm_silu(w, "norm", c, FV_ACT_NONE);
@@ -239,7 +239,7 @@ static void down_time(walk *w, clip *c)
 
 static void down(walk *w, int index, clip *c, bool in_time)
 {
-    const fv_conv half = { 2, 0, 0, 1, 1, FV_ACT_NONE };
+    const fv_conv half = {2, 0, 0, 1, 1, FV_ACT_NONE};
     size_t length;
     enter(w, &length, "downsamples.%d.", index);
     const wan_layer l = layer(w, "resample.1", c->C, c->C, 3);
@@ -280,19 +280,19 @@ static void up_time(walk *w, clip *c)
     c->n = 0;
     if (from) c->frame[c->n++] = x.frame[0];
     for (int i = from; i < x.n; i++)
-        for (int odd = 0; odd < 2; odd++)
-            c->frame[c->n++] = fv_slice(w->t, x.frame[i], odd * C, C);
+        for (int odd = 0; odd < 2; odd++) c->frame[c->n++] = fv_slice(w->t, x.frame[i], odd * C, C);
 }
 
 static void up(walk *w, int index, clip *c, bool in_time)
 {
-    const fv_conv same = { 1, 1, 1, 1, 1, FV_ACT_NONE };
+    const fv_conv same = {1, 1, 1, 1, 1, FV_ACT_NONE};
     size_t length;
     enter(w, &length, "upsamples.%d.", index);
     if (in_time) up_time(w, c);
     const wan_layer l = layer(w, "resample.1", c->C / 2, c->C, 3);
     for (int i = 0; i < c->n && w->t; i++)
-        c->frame[i] = fv_conv2d(w->t, fv_upsample2x(w->t, as_map(w, c->frame[i], c)), l.w, l.b, same);
+        c->frame[i] =
+            fv_conv2d(w->t, fv_upsample2x(w->t, as_map(w, c->frame[i], c)), l.w, l.b, same);
     c->H *= 2;
     c->W *= 2;
     c->C /= 2;
@@ -320,10 +320,10 @@ static void decoder(walk *w, const int width[4], clip *c)
 
 void wan_vae_add(fv_params *params, const int width[4])
 {
-    walk w = { .params = params };
-    clip c = { .n = 1, .H = 8, .W = 8, .C = 3 };
+    walk w = {.params = params};
+    clip c = {.n = 1, .H = 8, .W = 8, .C = 3};
     encoder(&w, width, &c);
-    c = (clip){ .n = 1, .H = 8, .W = 8, .C = WAN_LATENT };
+    c = (clip){.n = 1, .H = 8, .W = 8, .C = WAN_LATENT};
     decoder(&w, width, &c);
 }
 
@@ -331,17 +331,19 @@ fv_status wan_vae_widths(fv_ctx *ctx, const fv_model *m, const char *prefix, int
 {
     static const char *const name[4] = {
         "encoder.conv1.weight", "encoder.downsamples.3.residual.2.weight",
-        "encoder.downsamples.6.residual.2.weight", "encoder.downsamples.9.residual.2.weight" };
+        "encoder.downsamples.6.residual.2.weight", "encoder.downsamples.9.residual.2.weight"};
     for (int i = 0; i < 4; i++) {
         char full[160];
         fv_tensor t;
         snprintf(full, sizeof full, "%s%s", prefix, name[i]);
         if (!fv_model_find(m, full, &t) || t.ndim < 4)
-            return fv_fail(ctx, FV_ERR_MODEL, "vae: tensor %s is missing: not an autoencoder of Wan2.1",
-                           full);
+            return fv_fail(ctx, FV_ERR_MODEL,
+                           "vae: tensor %s is missing: not an autoencoder of Wan2.1", full);
         if (t.dim[0] < 4 || t.dim[0] > MAX_WIDTH || t.dim[0] % 4)
-            return fv_fail(ctx, FV_ERR_MODEL, "vae: %lld channels of %s are no multiple of 4, or more "
-                           "than %d", (long long)t.dim[0], full, MAX_WIDTH);
+            return fv_fail(ctx, FV_ERR_MODEL,
+                           "vae: %lld channels of %s are no multiple of 4, or more "
+                           "than %d",
+                           (long long)t.dim[0], full, MAX_WIDTH);
         width[i] = (int)t.dim[0];
     }
     return FV_OK;
@@ -351,7 +353,8 @@ void wan_vae_published_shape(const fv_params *p, fv_pid id, fv_tensor *out)
 {
     const char *name = fv_params_name(p, id) + strlen("vae.");
     const fv_tensor t = fv_params_tensor(p, id);
-    const bool is_time = strstr(name, "time_conv.") != NULL, is_flat = strstr(name, "middle.1.") != NULL;
+    const bool is_time = strstr(name, "time_conv.") != NULL,
+               is_flat = strstr(name, "middle.1.") != NULL;
     const bool is_point = strncmp(name, "conv", 4) == 0 || strstr(name, "shortcut.") != NULL;
     *out = t;
     for (int i = t.ndim; i < 5; i++) out->dim[i] = 1;
@@ -384,7 +387,7 @@ void wan_vae_reorder(const fv_tensor *published, const float *from, float *to)
 /* One direction: the plan of the first call of a clip and that of the others. */
 typedef struct coder {
     bool is_decoder, has_begun;
-    int n_in[2], n_out[2];        /* frames or latents of a call */
+    int n_in[2], n_out[2]; /* frames or latents of a call */
     fv_plan *plan[2];
     cache cache[2][MAX_CACHES];
     int caches;
@@ -401,23 +404,24 @@ struct wan_vae {
 
 static fv_t statistics(walk *w, const char *name)
 {
-    const int64_t dim[1] = { WAN_LATENT };
+    const int64_t dim[1] = {WAN_LATENT};
     return fv_input(w->t, name, FV_F32, 1, dim);
 }
 
 static void record(const wan_vae *v, const coder *k, walk *w, int n)
 {
     const int scale = k->is_decoder ? 8 : 1;
-    clip c = { .n = n, .H = v->height / scale, .W = v->width / scale,
-               .C = k->is_decoder ? WAN_LATENT : 3 };
-    const int64_t dim[4] = { 1, c.H, c.W, c.C };
+    clip c = {
+        .n = n, .H = v->height / scale, .W = v->width / scale, .C = k->is_decoder ? WAN_LATENT : 3};
+    const int64_t dim[4] = {1, c.H, c.W, c.C};
     const fv_t mean = statistics(w, "mean"), std = statistics(w, "std");
     char name[16];
     for (int i = 0; i < n; i++) {
         snprintf(name, sizeof name, "in.%d", i);
         c.frame[i] = fv_input(w->t, name, FV_F32, 4, dim);
         if (k->is_decoder)
-            c.frame[i] = fv_binary_op(w->t, FV_ADD, fv_binary_op(w->t, FV_MUL, c.frame[i], std), mean);
+            c.frame[i] =
+                fv_binary_op(w->t, FV_ADD, fv_binary_op(w->t, FV_MUL, c.frame[i], std), mean);
         else c.frame[i] = fv_affine(w->t, c.frame[i], 1.0f, 0.0f); /* caches are results of ops */
     }
     if (k->is_decoder) decoder(w, v->level_width, &c);
@@ -426,7 +430,8 @@ static void record(const wan_vae *v, const coder *k, walk *w, int n)
         snprintf(name, sizeof name, "out.%d", i);
         if (!k->is_decoder) {
             c.frame[i] = fv_slice(w->t, c.frame[i], 0, WAN_LATENT);
-            c.frame[i] = fv_binary_op(w->t, FV_DIV, fv_binary_op(w->t, FV_SUB, c.frame[i], mean), std);
+            c.frame[i] =
+                fv_binary_op(w->t, FV_DIV, fv_binary_op(w->t, FV_SUB, c.frame[i], mean), std);
         }
         fv_output(w->t, name, c.frame[i]);
     }
@@ -434,7 +439,7 @@ static void record(const wan_vae *v, const coder *k, walk *w, int n)
 
 static fv_status build(wan_vae *v, coder *k, int later)
 {
-    walk w = { .params = v->params, .is_first = !later };
+    walk w = {.params = v->params, .is_first = !later};
     FV_TRY(fv_tape_create(v->ctx, &w.t, v->params, FV_INFER, FV_F32));
     record(v, k, &w, k->n_in[later]); /* a failure sticks in the tape */
     FV_TRY(fv_plan_finish(v->ctx, &k->plan[later], &w.t, NULL));
@@ -477,8 +482,10 @@ fv_status wan_vae_open(fv_ctx *ctx, wan_vae **out, const fv_model *file, int hei
     *out = NULL;
     if (height < 8 || width < 8 || height % 8 || width % 8 || height > 16384 || width > 16384 ||
         first < 1 || first > MAX_FRAMES || first % 4 != 1)
-        return fv_fail(ctx, FV_ERR_ARG, "vae: pictures of %dx%d, %d at first: sides must be multiples of "
-                       "8, and frames 1 + 4k, at most %d", width, height, first, MAX_FRAMES);
+        return fv_fail(ctx, FV_ERR_ARG,
+                       "vae: pictures of %dx%d, %d at first: sides must be multiples of "
+                       "8, and frames 1 + 4k, at most %d",
+                       width, height, first, MAX_FRAMES);
     wan_vae *v = fv_calloc(ctx, 1, sizeof *v);
     if (!v) return FV_ERR_OOM;
     v->ctx = ctx;
@@ -535,7 +542,8 @@ static fv_status bind_caches(coder *k, int later)
         }
         for (int j = 0; j < c->writes; j++) {
             snprintf(name, sizeof name, "next.%d.%d", i, j);
-            FV_TRY(fv_plan_bind(k->plan[later], name, k->buffer[i][(k->at[i] + c->depth + j) % RING]));
+            FV_TRY(
+                fv_plan_bind(k->plan[later], name, k->buffer[i][(k->at[i] + c->depth + j) % RING]));
         }
     }
     return FV_OK;
@@ -555,8 +563,7 @@ static fv_status run(coder *k, const float *in, int64_t in_size, float *out, int
         FV_TRY(fv_plan_bind(k->plan[later], name, out + i * out_size));
     }
     FV_TRY(fv_plan_forward(k->plan[later]));
-    for (int i = 0; i < k->caches; i++)
-        k->at[i] = (k->at[i] + k->cache[later][i].writes) % RING;
+    for (int i = 0; i < k->caches; i++) k->at[i] = (k->at[i] + k->cache[later][i].writes) % RING;
     k->has_begun = true;
     return FV_OK;
 }

@@ -12,7 +12,8 @@ static void ref_cross(const tc *c, double *const in[], double *out)
         double top = -INFINITY, sum = 0;
         for (int64_t j = 0; j < S; j++) {
             p[j] = in[2] ? in[2][j] : 0;
-            for (int64_t d = 0; d < hd; d++) p[j] += x[d] * kv[2 * j * h * hd + d] / sqrt((double)hd);
+            for (int64_t d = 0; d < hd; d++)
+                p[j] += x[d] * kv[2 * j * h * hd + d] / sqrt((double)hd);
             top = fmax(top, p[j]);
         }
         for (int64_t j = 0; j < S; j++) sum += p[j] = exp(p[j] - top);
@@ -28,13 +29,13 @@ static void ref_cross(const tc *c, double *const in[], double *out)
 static void cross_case(int64_t B, int64_t T, int64_t S, int64_t h, int64_t hd, bool has_bias)
 {
     tc *c = add_case(FVI_OP_CROSS, "cross", ref_cross);
-    const fv_tensor kv = { NULL, FV_F32, 5, { B, S, 2, h, hd } };
+    const fv_tensor kv = {NULL, FV_F32, 5, {B, S, 2, h, hd}};
     add_input(c, 0, X, shape(4, B, T, h, hd));
     add_input(c, 1, X, kv);
     if (has_bias) add_input(c, 2, CONST, shape(1, S, 0, 0, 0));
     c->out[0] = shape(3, B, T, h * hd, 0);
     c->out[1] = shape(3, B, h, T, 0);
-    c->attr = (fvi_attr){ { 0, 1 }, { 0 } };
+    c->attr = (fvi_attr){{0, 1}, {0}};
     c->range = 3;
     c->same_type = true;
 }

@@ -8,9 +8,9 @@ static bool has_vae;
 
 static void plain(wan_file f[3])
 {
-    f[0] = (wan_file){ .label = "dit.", .blocks = SMALL_BLOCKS };
-    f[1] = (wan_file){ .label = "lora.", .blocks = SMALL_BLOCKS };
-    f[2] = (wan_file){ .label = "k1.5.", .blocks = 1, .fused = 1 };
+    f[0] = (wan_file){.label = "dit.", .blocks = SMALL_BLOCKS};
+    f[1] = (wan_file){.label = "lora.", .blocks = SMALL_BLOCKS};
+    f[2] = (wan_file){.label = "k1.5.", .blocks = 1, .fused = 1};
 }
 
 static fv_status write_all(wan_file f[3])
@@ -21,7 +21,7 @@ static fv_status write_all(wan_file f[3])
 
 static fv_status convert_all(fv_wan_convert_options o)
 {
-    const char *const in[5] = { path[0], path[1], path[2], path[3], has_vae ? path[5] : NULL };
+    const char *const in[5] = {path[0], path[1], path[2], path[3], has_vae ? path[5] : NULL};
     return wan_convert_files(ctx, in, &o, path[4]);
 }
 
@@ -37,9 +37,10 @@ static void hash_of_output(uint8_t out[32])
 
 static void all_layouts_give_the_same_bits(void)
 {
-    static const char *const prefix[][3] = { { "", "", "" }, { "model.", "diffusion_model.", "dit." },
-                                             { "model.diffusion_model.", "dit.", "" },
-                                             { "transformer.", "", "model." } };
+    static const char *const prefix[][3] = {{"", "", ""},
+                                            {"model.", "diffusion_model.", "dit."},
+                                            {"model.diffusion_model.", "dit.", ""},
+                                            {"transformer.", "", "model."}};
     uint8_t first[32], hash[32];
     for (size_t i = 0; i < 2 * FV_ARRAY_LEN(prefix); i++) {
         wan_file f[3];
@@ -73,7 +74,7 @@ static void counts_of_tensors_are_the_published_ones(void)
 
 static float *values(const char *label, const char *name, int64_t rows, int64_t columns)
 {
-    fv_tensor t = { .ndim = 2, .dim = { rows, columns } };
+    fv_tensor t = {.ndim = 2, .dim = {rows, columns}};
     t.data = malloc((size_t)(rows * columns) * sizeof(float));
     if (!t.data) exit(1);
     wan_fill(label, name, &t);
@@ -166,11 +167,11 @@ static void metadata_survives(void)
     NEAR((double)c.sigma[3], 0.3985013624, 1e-7);
     CHECK(c.alpha == 0.6f && c.fdu == FV_FDU_REF);
     fv_model_close(&m);
-    write_edited(path[4], temp_path("bad"), (edit){ .key = "fovea.wan.kept", .value = "3" });
+    write_edited(path[4], temp_path("bad"), (edit){.key = "fovea.wan.kept", .value = "3"});
     m = open_file(temp_path("bad"));
     CHECK(wan_config_read(ctx, m, &c) == FV_ERR_MODEL);
     fv_model_close(&m);
-    write_edited(path[4], temp_path("bad"), (edit){ .key = "fovea.wan.sigma.1", .value = "0.9" });
+    write_edited(path[4], temp_path("bad"), (edit){.key = "fovea.wan.sigma.1", .value = "0.9"});
     m = open_file(temp_path("bad"));
     CHECK(wan_config_read(ctx, m, &c) == FV_ERR_MODEL);
     fv_model_close(&m);
@@ -179,7 +180,7 @@ static void metadata_survives(void)
 /* Which file is changed how, and what the message has to hold. */
 static void refused(const wan_file f[3], fv_wan_convert_options o, const char *word)
 {
-    wan_file copy[3] = { f[0], f[1], f[2] };
+    wan_file copy[3] = {f[0], f[1], f[2]};
     OK(ctx, write_all(copy));
     (void)remove(path[4]);
     const fv_status s = convert_all(o);
@@ -190,21 +191,24 @@ static void refused(const wan_file f[3], fv_wan_convert_options o, const char *w
 
 static void wrong_tensors_are_refused_by_name(void)
 {
-    static const struct { int file; const char *drop, *add, *reshape, *word; } wrong[] = {
-        { 0, "blocks.1.cross_attn.norm_k.weight", NULL, NULL, "blocks.1.cross_attn.norm_k.weight" },
-        { 0, "time_projection.1.bias", NULL, NULL, "time_projection.1.bias" },
-        { 0, "text_embedding.2.weight", NULL, NULL, "text_embedding.2.weight" },
-        { 0, NULL, "img_emb.proj.0.weight", NULL, "transformer: tensor \"img_emb.proj.0.weight\"" },
-        { 0, NULL, NULL, "blocks.2.ffn.2.weight", "blocks.2.ffn.2.weight is 160x96" },
-        { 1, "blocks.2.ffn.0.lora_B.default.weight", NULL, NULL, "base" },
-        { 1, "blocks.0.cross_attn.v.lora_A.default.weight", NULL, NULL, "lora_A" },
-        { 1, "head.head.weight", NULL, NULL, "head.head.weight" },
-        { 1, NULL, "blocks.9.ffn.0.lora_A.default.weight", NULL, "blocks.9" },
-        { 1, NULL, NULL, "blocks.1.ffn.0.lora_B.default.weight", "lora_B" },
-        { 2, "fc_layers.0.bias", NULL, NULL, "fc_layers.0.bias" },
-        { 2, "patch_embedding.bias", NULL, NULL, "draft" },
-        { 2, NULL, "blocks.3.extra.weight", NULL, "blocks.3.extra.weight" },
-        { 2, NULL, NULL, "fc_layers.0.weight", "fc_layers.0.weight is 192x96" } };
+    static const struct {
+        int file;
+        const char *drop, *add, *reshape, *word;
+    } wrong[] = {
+        {0, "blocks.1.cross_attn.norm_k.weight", NULL, NULL, "blocks.1.cross_attn.norm_k.weight"},
+        {0, "time_projection.1.bias", NULL, NULL, "time_projection.1.bias"},
+        {0, "text_embedding.2.weight", NULL, NULL, "text_embedding.2.weight"},
+        {0, NULL, "img_emb.proj.0.weight", NULL, "transformer: tensor \"img_emb.proj.0.weight\""},
+        {0, NULL, NULL, "blocks.2.ffn.2.weight", "blocks.2.ffn.2.weight is 160x96"},
+        {1, "blocks.2.ffn.0.lora_B.default.weight", NULL, NULL, "base"},
+        {1, "blocks.0.cross_attn.v.lora_A.default.weight", NULL, NULL, "lora_A"},
+        {1, "head.head.weight", NULL, NULL, "head.head.weight"},
+        {1, NULL, "blocks.9.ffn.0.lora_A.default.weight", NULL, "blocks.9"},
+        {1, NULL, NULL, "blocks.1.ffn.0.lora_B.default.weight", "lora_B"},
+        {2, "fc_layers.0.bias", NULL, NULL, "fc_layers.0.bias"},
+        {2, "patch_embedding.bias", NULL, NULL, "draft"},
+        {2, NULL, "blocks.3.extra.weight", NULL, "blocks.3.extra.weight"},
+        {2, NULL, NULL, "fc_layers.0.weight", "fc_layers.0.weight is 192x96"}};
     for (size_t i = 0; i < FV_ARRAY_LEN(wrong); i++) {
         wan_file f[3];
         plain(f);
@@ -253,20 +257,22 @@ static void arguments_are_checked(void)
 
 static void an_autoencoder_is_checked_too(void)
 {
-    static const struct { const char *drop, *add, *reshape, *word; } wrong[] = {
-        { "decoder.upsamples.3.time_conv.bias", NULL, NULL, "vae" },
-        { "encoder.middle.1.norm.gamma", NULL, NULL, "encoder.middle.1.norm.gamma" },
-        { NULL, "encoder.downsamples.11.residual.0.gamma", NULL, "downsamples.11" },
-        { NULL, NULL, "encoder.downsamples.3.shortcut.weight", "shortcut.weight is 8x12x1x1x1" },
-        { "encoder.conv1.weight", NULL, NULL, "encoder.conv1.weight" } };
-    static const char *const prefix[] = { "", "model.", "model_state.", "model_state.model." };
+    static const struct {
+        const char *drop, *add, *reshape, *word;
+    } wrong[] = {
+        {"decoder.upsamples.3.time_conv.bias", NULL, NULL, "vae"},
+        {"encoder.middle.1.norm.gamma", NULL, NULL, "encoder.middle.1.norm.gamma"},
+        {NULL, "encoder.downsamples.11.residual.0.gamma", NULL, "downsamples.11"},
+        {NULL, NULL, "encoder.downsamples.3.shortcut.weight", "shortcut.weight is 8x12x1x1x1"},
+        {"encoder.conv1.weight", NULL, NULL, "encoder.conv1.weight"}};
+    static const char *const prefix[] = {"", "model.", "model_state.", "model_state.model."};
     uint8_t first[32], hash[32];
     wan_file f[3];
     plain(f);
     OK(ctx, write_all(f));
     has_vae = true;
     for (size_t i = 0; i < FV_ARRAY_LEN(prefix); i++) {
-        wan_file v = { .label = "vae.", .prefix = prefix[i] };
+        wan_file v = {.label = "vae.", .prefix = prefix[i]};
         OK(ctx, wan_write(ctx, &v, path[5]));
         CHECK_MSG(v.count == 198, "%d tensors", v.count); /* two shortcuts more than published */
         OK(ctx, convert_all(defaults));
@@ -274,8 +280,10 @@ static void an_autoencoder_is_checked_too(void)
         CHECK(i == 0 || memcmp(first, hash, sizeof hash) == 0);
     }
     for (size_t i = 0; i < FV_ARRAY_LEN(wrong); i++) {
-        wan_file v = { .label = "vae.", .drop = wrong[i].drop, .add = wrong[i].add,
-                       .reshape = wrong[i].reshape };
+        wan_file v = {.label = "vae.",
+                      .drop = wrong[i].drop,
+                      .add = wrong[i].add,
+                      .reshape = wrong[i].reshape};
         OK(ctx, wan_write(ctx, &v, path[5]));
         refused(f, defaults, wrong[i].word);
     }
@@ -299,7 +307,7 @@ static void memory_may_run_out(void)
 
 int main(void)
 {
-    static const char *const name[6] = { "dit", "lora", "draft", "text", "out", "vae" };
+    static const char *const name[6] = {"dit", "lora", "draft", "text", "out", "vae"};
     temp_dir_make("wan-convert");
     for (int i = 0; i < 6; i++) snprintf(path[i], sizeof path[i], "%s", temp_path(name[i]));
     if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;

@@ -6,7 +6,7 @@
 #include "wan_random.h"
 
 enum { F = 3, H = 10, W = 14, N = 105, SIZE = F * H * W * WAN_LATENT };
-static const int64_t z_dim[4] = { F, H, W, WAN_LATENT };
+static const int64_t z_dim[4] = {F, H, W, WAN_LATENT};
 static float z[SIZE];
 
 static double gap_to(const char *name, const float *got, int64_t stride_rows)
@@ -28,12 +28,12 @@ static double gap_to(const char *name, const float *got, int64_t stride_rows)
 static fv_status open_small(const char *draft, bool zero, bool full_text, wan_model **m,
                             fv_model **file)
 {
-    wan_file dit = { .label = "dit.", .blocks = SMALL_BLOCKS };
-    wan_file lora = { .label = "lora.", .blocks = SMALL_BLOCKS };
-    wan_file pruned = { .label = draft };
+    wan_file dit = {.label = "dit.", .blocks = SMALL_BLOCKS};
+    wan_file lora = {.label = "lora.", .blocks = SMALL_BLOCKS};
+    wan_file pruned = {.label = draft};
     char path[5][512];
-    static const char *const name[5] = { "dit", "lora", "draft", "text", "out" };
-    const char *in[5] = { NULL };
+    static const char *const name[5] = {"dit", "lora", "draft", "text", "out"};
+    const char *in[5] = {NULL};
     fv_wan_convert_options o = FV_WAN_CONVERT_OPTIONS_INIT;
     pruned.blocks = pruned.fused = strcmp(draft, "k1.") == 0 ? 3 : 1;
     for (int i = 0; i < 5; i++) snprintf(path[i], sizeof path[i], "%s", temp_path(name[i]));
@@ -61,20 +61,20 @@ static void close_small(wan_model **m, fv_model **file)
 static fv_status run_parts(wan_model *m, fv_plan **out, float *rope)
 {
     const wan_config *c = &m->net.cfg;
-    const int64_t table[3] = { N, 2, 16 }, rows = m->rows;
+    const int64_t table[3] = {N, 2, 16}, rows = m->rows;
     fv_t features[WAN_MAX_BLOCKS];
     fv_tape *t = NULL;
     char name[48];
     FV_TRY(fv_tape_create(ctx, &t, m->net.params, FV_INFER, FV_F32));
-    wan_graph g = { .tape = t, .net = &m->net };
+    wan_graph g = {.tape = t, .net = &m->net};
     wan_fixed_inputs(t, &m->net, rows, &g.fixed);
     g.fixed.bias = fv_input(t, "wan.bias", FV_F32, 1, &rows);
     g.rope = fv_input(t, "wan.rope", FV_F32, 3, table);
     fv_output(t, "v", wan_base(&g, fv_input(t, "z", FV_F32, 4, z_dim), features));
     fv_output(t, "patch", features[0]);
     fv_output(t, "block0", features[1]);
-    fv_output(t, "last", wan_run_block(&g, &m->net.base.block[2], 0, features[2],
-                                       g.fixed.base_kv[2]));
+    fv_output(t, "last",
+              wan_run_block(&g, &m->net.base.block[2], 0, features[2], g.fixed.base_kv[2]));
     FV_TRY(fv_plan_finish(ctx, out, &t, NULL));
     wan_rope_table(F, H / 2, W / 2, 32, rope);
     for (int half = 0; half < 2; half++)
@@ -95,11 +95,11 @@ static fv_status run_parts(wan_model *m, fv_plan **out, float *rope)
 static void parts_are_pytorchs(void)
 {
     static float rope[N * 32];
-    static const char *const part[4] = { "patch", "block0", "last", "v" };
+    static const char *const part[4] = {"patch", "block0", "last", "v"};
     wan_model *m = NULL;
     fv_model *file = NULL;
     fv_plan *p = NULL;
-    double gap[4] = { 0 };
+    double gap[4] = {0};
     OK(ctx, open_small("k1.", false, false, &m, &file));
     const fv_status s = run_parts(m, &p, rope);
     for (int i = 0; i < 4 && s == FV_OK; i++)
@@ -161,7 +161,7 @@ static double zhat_gap(const char *name, const float *got)
 
 static void check_loop(const char *draft, bool zero)
 {
-    float *const zhat[4] = { all[0], all[1], all[2], all[3] };
+    float *const zhat[4] = {all[0], all[1], all[2], all[3]};
     wan_model *m = NULL;
     fv_model *file = NULL;
     OK(ctx, open_small(draft, zero, false, &m, &file));
@@ -182,8 +182,8 @@ static void loop_with_zero_condition_is_pytorchs(void) { check_loop("k1.5.", tru
 
 static void one_row_stands_for_the_padding(void)
 {
-    float *const zhat[4] = { all[0], all[1], all[2], all[3] };
-    float *const other[4] = { full[0], full[1], full[2], full[3] };
+    float *const zhat[4] = {all[0], all[1], all[2], all[3]};
+    float *const other[4] = {full[0], full[1], full[2], full[3]};
     wan_model *m = NULL;
     fv_model *file = NULL;
     OK(ctx, open_small("k1.", false, false, &m, &file));
@@ -205,7 +205,7 @@ static void one_row_stands_for_the_padding(void)
 
 static void fewer_steps_give_the_same_bits(void)
 {
-    float *const zhat[4] = { all[0], all[1], all[2], all[3] }, *const one[4] = { full[0] };
+    float *const zhat[4] = {all[0], all[1], all[2], all[3]}, *const one[4] = {full[0]};
     wan_model *m = NULL;
     fv_model *file = NULL;
     OK(ctx, open_small("k1.5.", false, false, &m, &file));
@@ -220,11 +220,10 @@ static void fewer_steps_give_the_same_bits(void)
 
 static void times_are_those_of_the_published_table(void)
 {
-    static const double want[2][4] = {
-        { 0.6998239437, 0.6003118504, 0.5005995204, 0.4008152174 },
-        { 0.6988536155, 0.5989583333, 0.4987980769, 0.3985013624 } };
+    static const double want[2][4] = {{0.6998239437, 0.6003118504, 0.5005995204, 0.4008152174},
+                                      {0.6988536155, 0.5989583333, 0.4987980769, 0.3985013624}};
     for (int f32 = 0; f32 < 2; f32++) {
-        wan_config c = { .times = 0 };
+        wan_config c = {.times = 0};
         wan_schedule(&c, !f32);
         CHECK(c.times == 4);
         for (int k = 0; k < 4; k++) {
@@ -234,15 +233,82 @@ static void times_are_those_of_the_published_table(void)
     }
 }
 
+/* With v = (z_L - z_H) / sigma_0 every estimate is z_H. */
+static void the_exact_velocity_leads_to_the_target_from_every_step(void)
+{
+    static float low[SIZE], high[SIZE], velocity[SIZE];
+    wan_net *n = fv_calloc(ctx, 1, sizeof *n);
+    fv_tape *t = NULL;
+    fv_plan *p = NULL;
+    CHECK(n != NULL);
+    wan_published(&n->cfg);
+    test_fill(low, SIZE, 1);
+    test_fill(high, SIZE, 2);
+    for (int i = 0; i < SIZE; i++) velocity[i] = (low[i] - high[i]) / n->cfg.sigma[0];
+    OK(ctx, fv_tape_create(ctx, &t, NULL, FV_INFER, FV_F32));
+    wan_graph g = {.tape = t, .net = n};
+    fv_t state = fv_input(t, "z", FV_F32, 4, z_dim);
+    const fv_t v = fv_input(t, "v", FV_F32, 4, z_dim);
+    for (int k = 0; k < 4; k++) {
+        char name[16];
+        snprintf(name, sizeof name, "zhat.%d", k);
+        fv_output(t, name, wan_estimate(&g, k, state, v));
+        if (k < 3) state = wan_advance(&g, k, state, v);
+    }
+    OK(ctx, fv_plan_finish(ctx, &p, &t, NULL));
+    OK(ctx, fv_plan_bind(p, "z", low));
+    OK(ctx, fv_plan_bind(p, "v", velocity));
+    OK(ctx, fv_plan_forward(p));
+    double worst = 0;
+    for (int k = 0; k < 4; k++) {
+        char name[16];
+        snprintf(name, sizeof name, "zhat.%d", k);
+        const float *zhat = fv_plan_value(p, name).data;
+        for (int i = 0; i < SIZE; i++) worst = fmax(worst, fabs((double)zhat[i] - (double)high[i]));
+    }
+    fv_plan_destroy(&p);
+    fv_free(ctx, n);
+    CHECK_MSG(worst <= 1e-6, "%g", worst);
+}
+
+/* 22 pairs turn by the frame, 21 by the row and 21 by the column. */
+static void the_published_head_is_split_44_42_42(void)
+{
+    static float table[2 * 3 * 4 * 128];
+    wan_rope_table(2, 3, 4, 128, table);
+    const float *row = table + (1 * 12 + 2 * 4 + 3) * 128; /* frame 1, row 2, column 3 */
+    for (int j = 0; j < 64; j++) {
+        const double at = j < 22 ? 1 : j < 43 ? 2 : 3;
+        const double e = j < 22 ? 2.0 * j / 44 : 2.0 * (j < 43 ? j - 22 : j - 43) / 42;
+        NEAR((double)row[j], cos(at * pow(10000, -e)), 1e-7);
+        NEAR((double)row[64 + j], sin(at * pow(10000, -e)), 1e-7);
+    }
+}
+
+static void windows_are_checked(void)
+{
+    static const int bad[][4] = {{0, 4, 4, 1}, {1, 3, 4, 1}, {1, 4, 5, 1},   {1, 4, 4, 0},
+                                 {1, 4, 4, 5}, {1, 0, 4, 1}, {1, 4, 4096, 1}};
+    wan_model *m = NULL;
+    wan_flow *f = NULL;
+    fv_model *file = NULL;
+    OK(ctx, open_small("k1.5.", false, false, &m, &file));
+    for (size_t i = 0; i < FV_ARRAY_LEN(bad); i++)
+        CHECK(wan_flow_create(m, &f, bad[i][0], bad[i][1], bad[i][2], bad[i][3]) == FV_ERR_ARG &&
+              !f);
+    close_small(&m, &file);
+}
+
 static void pruning_keeps_the_published_blocks(void)
 {
-    static const struct { double k; int count, first, step; } want[] = {
-        { 1, 30, 0, 1 }, { 1.5, 10, 2, 3 }, { 2, 15, 1, 2 }, { 3, 10, 2, 3 }, { 6, 5, 5, 6 } };
+    static const struct {
+        double k;
+        int count, first, step;
+    } want[] = {{1, 30, 0, 1}, {1.5, 10, 2, 3}, {2, 15, 1, 2}, {3, 10, 2, 3}, {6, 5, 5, 6}};
     for (size_t i = 0; i < FV_ARRAY_LEN(want); i++) {
         int kept[WAN_MAX_BLOCKS];
         CHECK(wan_kept_blocks(30, want[i].k, kept) == want[i].count);
-        for (int j = 0; j < want[i].count; j++)
-            CHECK(kept[j] == want[i].first + j * want[i].step);
+        for (int j = 0; j < want[i].count; j++) CHECK(kept[j] == want[i].first + j * want[i].step);
     }
 }
 
@@ -274,6 +340,9 @@ static void tests(void)
     RUN(one_row_stands_for_the_padding);
     RUN(fewer_steps_give_the_same_bits);
     RUN(times_are_those_of_the_published_table);
+    RUN(the_exact_velocity_leads_to_the_target_from_every_step);
+    RUN(the_published_head_is_split_44_42_42);
+    RUN(windows_are_checked);
     RUN(pruning_keeps_the_published_blocks);
     RUN(parameters_are_as_many_as_published);
 }

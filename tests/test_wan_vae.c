@@ -95,7 +95,8 @@ static void streaming_is_the_whole_clip_bit_by_bit(void)
             wan_vae_close(&v);
             if (!whole) continue;
             CHECK_MSG(memcmp(latent_out[0], latent_out[1],
-                             (size_t)(1 + n / 4) * LATENT * sizeof(float)) == 0, "%d frames", n);
+                             (size_t)(1 + n / 4) * LATENT * sizeof(float)) == 0,
+                      "%d frames", n);
             CHECK_MSG(memcmp(clip_out[0], clip_out[1], (size_t)n * FRAME * sizeof(float)) == 0,
                       "%d frames", n);
         }
@@ -121,8 +122,8 @@ static void a_new_clip_forgets_the_last(void)
 
 static void sizes_are_checked(void)
 {
-    static const int bad[][3] = { { 31, 48, 1 }, { 32, 44, 1 }, { 0, 48, 1 }, { 32, 48, 4 },
-                                  { 32, 48, 0 }, { 32, 48, 37 } };
+    static const int bad[][3] = {{31, 48, 1}, {32, 44, 1}, {0, 48, 1},
+                                 {32, 48, 4}, {32, 48, 0}, {32, 48, 37}};
     fv_model *m = NULL;
     wan_vae *v = NULL;
     OK(ctx, write_model(temp_path("vae")));
@@ -134,30 +135,33 @@ static void sizes_are_checked(void)
 
 static void parameters_are_as_many_as_published(void)
 {
-    static const int width[4] = { 96, 192, 384, 384 };
-    static const struct { const char *name; int ndim; int64_t dim[5]; } want[] = {
-        { "vae.encoder.conv1.weight", 5, { 96, 3, 3, 3, 3 } },
-        { "vae.encoder.downsamples.2.resample.1.weight", 4, { 96, 96, 3, 3 } },
-        { "vae.encoder.downsamples.5.time_conv.weight", 5, { 192, 192, 3, 1, 1 } },
-        { "vae.encoder.downsamples.3.shortcut.weight", 5, { 192, 96, 1, 1, 1 } },
-        { "vae.encoder.middle.1.to_qkv.weight", 4, { 1152, 384, 1, 1 } },
-        { "vae.encoder.middle.1.norm.gamma", 3, { 384, 1, 1 } },
-        { "vae.conv1.weight", 5, { 32, 32, 1, 1, 1 } },
-        { "vae.decoder.upsamples.4.residual.2.weight", 5, { 384, 192, 3, 3, 3 } },
-        { "vae.decoder.upsamples.7.time_conv.weight", 5, { 768, 384, 3, 1, 1 } },
-        { "vae.decoder.upsamples.11.resample.1.weight", 4, { 96, 192, 3, 3 } },
-        { "vae.decoder.head.0.gamma", 4, { 96, 1, 1, 1 } },
-        { "vae.decoder.head.2.weight", 5, { 3, 96, 3, 3, 3 } } };
+    static const int width[4] = {96, 192, 384, 384};
+    static const struct {
+        const char *name;
+        int ndim;
+        int64_t dim[5];
+    } want[] = {{"vae.encoder.conv1.weight", 5, {96, 3, 3, 3, 3}},
+                {"vae.encoder.downsamples.2.resample.1.weight", 4, {96, 96, 3, 3}},
+                {"vae.encoder.downsamples.5.time_conv.weight", 5, {192, 192, 3, 1, 1}},
+                {"vae.encoder.downsamples.3.shortcut.weight", 5, {192, 96, 1, 1, 1}},
+                {"vae.encoder.middle.1.to_qkv.weight", 4, {1152, 384, 1, 1}},
+                {"vae.encoder.middle.1.norm.gamma", 3, {384, 1, 1}},
+                {"vae.conv1.weight", 5, {32, 32, 1, 1, 1}},
+                {"vae.decoder.upsamples.4.residual.2.weight", 5, {384, 192, 3, 3, 3}},
+                {"vae.decoder.upsamples.7.time_conv.weight", 5, {768, 384, 3, 1, 1}},
+                {"vae.decoder.upsamples.11.resample.1.weight", 4, {96, 192, 3, 3}},
+                {"vae.decoder.head.0.gamma", 4, {96, 1, 1, 1}},
+                {"vae.decoder.head.2.weight", 5, {3, 96, 3, 3, 3}}};
     fv_params *p = NULL;
     OK(ctx, fv_params_create(ctx, &p));
     wan_vae_add(p, width);
     for (size_t i = 0; i < FV_ARRAY_LEN(want); i++) {
-        fv_tensor t = { 0 };
+        fv_tensor t = {0};
         const fv_pid id = fv_params_find(p, want[i].name);
         if (id >= 0) wan_vae_published_shape(p, id, &t);
         CHECK_MSG(id >= 0 && t.ndim == want[i].ndim &&
-                  memcmp(t.dim, want[i].dim, (size_t)t.ndim * sizeof t.dim[0]) == 0, "%s",
-                  want[i].name);
+                      memcmp(t.dim, want[i].dim, (size_t)t.ndim * sizeof t.dim[0]) == 0,
+                  "%s", want[i].name);
     }
     const int64_t n = fv_params_elements(p);
     const int tensors = fv_params_count(p);

@@ -8,7 +8,14 @@
 
 #include "wan.h"
 
-enum { SMALL_C = 96, SMALL_FFN = 160, SMALL_TEXT = 64, SMALL_BLOCKS = 3, SMALL_L = 5, SMALL_RANK = 4 };
+enum {
+    SMALL_C = 96,
+    SMALL_FFN = 160,
+    SMALL_TEXT = 64,
+    SMALL_BLOCKS = 3,
+    SMALL_L = 5,
+    SMALL_RANK = 4
+};
 
 static inline uint32_t wan_mix(uint32_t h)
 {
@@ -54,24 +61,30 @@ typedef struct wan_file {
     bool diffusers, no_default;
     fv_pack pack;
     fv_ctx *ctx;
-    int count;              /* of tensors written */
+    int count; /* of tensors written */
 } wan_file;
 
 /* Authors' name -> Diffusers': a list of replacements, in their order. */
 static inline void wan_rename(char name[200])
 {
     static const char *const pair[][2] = {
-        { "text_embedding.0", "condition_embedder.text_embedder.linear_1" },
-        { "text_embedding.2", "condition_embedder.text_embedder.linear_2" },
-        { "time_embedding.0", "condition_embedder.time_embedder.linear_1" },
-        { "time_embedding.2", "condition_embedder.time_embedder.linear_2" },
-        { "time_projection.1", "condition_embedder.time_proj" },
-        { "head.head", "proj_out" }, { "head.modulation", "scale_shift_table" },
-        { "modulation", "scale_shift_table" }, { "norm3", "norm2" },
-        { "self_attn.norm", "attn1.norm" }, { "cross_attn.norm", "attn2.norm" },
-        { "self_attn.o", "attn1.to_out.0" }, { "cross_attn.o", "attn2.to_out.0" },
-        { "self_attn.", "attn1.to_" }, { "cross_attn.", "attn2.to_" },
-        { "ffn.0", "ffn.net.0.proj" }, { "ffn.2", "ffn.net.2" } };
+        {"text_embedding.0", "condition_embedder.text_embedder.linear_1"},
+        {"text_embedding.2", "condition_embedder.text_embedder.linear_2"},
+        {"time_embedding.0", "condition_embedder.time_embedder.linear_1"},
+        {"time_embedding.2", "condition_embedder.time_embedder.linear_2"},
+        {"time_projection.1", "condition_embedder.time_proj"},
+        {"head.head", "proj_out"},
+        {"head.modulation", "scale_shift_table"},
+        {"modulation", "scale_shift_table"},
+        {"norm3", "norm2"},
+        {"self_attn.norm", "attn1.norm"},
+        {"cross_attn.norm", "attn2.norm"},
+        {"self_attn.o", "attn1.to_out.0"},
+        {"cross_attn.o", "attn2.to_out.0"},
+        {"self_attn.", "attn1.to_"},
+        {"cross_attn.", "attn2.to_"},
+        {"ffn.0", "ffn.net.0.proj"},
+        {"ffn.2", "ffn.net.2"}};
     for (size_t i = 0; i < FV_ARRAY_LEN(pair); i++) {
         char rest[200], *at = strstr(name, pair[i][0]);
         if (!at) continue;
@@ -105,7 +118,7 @@ static inline fv_status wan_put_tensor(wan_file *f, const char *name, fv_tensor 
 static inline fv_status wan_put(wan_file *f, const char *name, int ndim, int64_t a, int64_t b,
                                 int64_t c)
 {
-    fv_tensor t = { .dtype = FV_F32, .ndim = ndim, .dim = { a, b, c } };
+    fv_tensor t = {.dtype = FV_F32, .ndim = ndim, .dim = {a, b, c}};
     if (ndim == 5) {
         t.dim[2] = 1;
         t.dim[3] = t.dim[4] = 2;
@@ -125,9 +138,9 @@ static inline fv_status wan_put_linear(wan_file *f, const char *stem, int64_t ou
 /* Linear layers of a block: stem, out, in; false: no more. */
 static inline bool wan_linear(int block, int i, char stem[96], int64_t *out, int64_t *in)
 {
-    static const char *const part[10] = { "self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o",
-                                          "cross_attn.q", "cross_attn.k", "cross_attn.v",
-                                          "cross_attn.o", "ffn.0", "ffn.2" };
+    static const char *const part[10] = {
+        "self_attn.q",  "self_attn.k",  "self_attn.v",  "self_attn.o", "cross_attn.q",
+        "cross_attn.k", "cross_attn.v", "cross_attn.o", "ffn.0",       "ffn.2"};
     if (i >= 10) return false;
     snprintf(stem, 96, "blocks.%d.%s", block, part[i]);
     *out = i == 8 ? SMALL_FFN : SMALL_C;
@@ -137,8 +150,8 @@ static inline bool wan_linear(int block, int i, char stem[96], int64_t *out, int
 
 static inline fv_status wan_put_dit(wan_file *f, int channels)
 {
-    static const char *const norm[4] = { "self_attn.norm_q", "self_attn.norm_k", "cross_attn.norm_q",
-                                         "cross_attn.norm_k" };
+    static const char *const norm[4] = {"self_attn.norm_q", "self_attn.norm_k", "cross_attn.norm_q",
+                                        "cross_attn.norm_k"};
     char name[160];
     int64_t out, in;
     FV_TRY(wan_put(f, "patch_embedding.weight", 5, SMALL_C, channels, 1));
@@ -187,7 +200,7 @@ static inline fv_status wan_put_lora(wan_file *f)
     return FV_OK;
 }
 
-static const int wan_small_width[4] = { 8, 12, 16, 16 };
+static const int wan_small_width[4] = {8, 12, 16, 16};
 
 static inline fv_status wan_put_vae(wan_file *f)
 {
@@ -211,9 +224,10 @@ static inline fv_status wan_write(fv_ctx *owner, wan_file *f, const char *path)
     f->count = 0;
     FV_TRY(fv_pack_create(owner, &f->pack));
     const bool is_lora = strcmp(f->label, "lora.") == 0, is_dit = strcmp(f->label, "dit.") == 0;
-    fv_status s = is_lora                            ? wan_put_lora(f)
-                  : strcmp(f->label, "vae.") == 0 ? wan_put_vae(f)
-                  : wan_put_dit(f, is_dit ? WAN_LATENT : 2 * WAN_LATENT);
+    fv_status s = is_lora ? wan_put_lora(f)
+                  : strcmp(f->label, "vae.") == 0
+                      ? wan_put_vae(f)
+                      : wan_put_dit(f, is_dit ? WAN_LATENT : 2 * WAN_LATENT);
     if (s == FV_OK && f->add) s = wan_put(f, f->add, 2, 2, 3, 0);
     if (s == FV_OK) s = fv_model_writer_finish(f->pack.writer, path, 1);
     fv_pack_free(&f->pack);
@@ -224,7 +238,7 @@ static inline fv_status wan_write(fv_ctx *owner, wan_file *f, const char *path)
 static inline fv_status wan_write_context(fv_ctx *owner, int rows, const char *path)
 {
     float x[64 * SMALL_TEXT];
-    const fv_tensor t = { .data = x, .ndim = 2, .dim = { rows, SMALL_TEXT } };
+    const fv_tensor t = {.data = x, .ndim = 2, .dim = {rows, SMALL_TEXT}};
     fv_model_writer *w = NULL;
     wan_noise("text", x, (int64_t)rows * SMALL_TEXT);
     FV_TRY(fv_model_writer_create(owner, &w));
@@ -238,7 +252,7 @@ static inline fv_status wan_write_context(fv_ctx *owner, int rows, const char *p
 static inline fv_status wan_convert_files(fv_ctx *owner, const char *const path[5],
                                           fv_wan_convert_options *o, const char *out)
 {
-    fv_model *m[5] = { 0 };
+    fv_model *m[5] = {0};
     fv_status s = FV_OK;
     for (int i = 0; i < 5 && s == FV_OK; i++)
         if (path[i]) s = fv_model_open(owner, &m[i], path[i], NULL);
