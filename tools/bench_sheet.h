@@ -18,6 +18,10 @@ void bench_paste(fv_image *to, const fv_image *from, int x, int y, int zoom);
 /* Writes it (unless s says that it was not made) and frees it; returns an exit code. */
 int bench_save_picture(fv_ctx *ctx, fv_image *img, fv_status s, const char *path, bool overwrites);
 
+/* Where in an 8-bit RGB picture a square of `side` pixels, at most the picture's, shows most: the
+ * largest sum of steps of brightness among a few places. */
+void bench_busiest(const fv_image *img, int side, int *x, int *y);
+
 typedef struct bench_row {
     char label[64], numbers[64];
     const fv_image *image; /* all of one size */

@@ -64,13 +64,96 @@ int cli_read_bytes(const char *path, uint64_t most, uint8_t **out, size_t *size)
     if (strcmp(path, "-") == 0) return read_all(STDIN_FILENO, "standard input", most, out, size);
     struct stat st;
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) /* pipes and devices may never end */
-        return cli_fail(CLI_FAILED, "%s: is %s", path, S_ISDIR(st.st_mode) ? "a directory"
-                        : "no regular file; - reads standard input");
+        return cli_fail(CLI_FAILED, "%s: is %s", path,
+                        S_ISDIR(st.st_mode) ? "a directory"
+                                            : "no regular file; - reads standard input");
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return cli_fail(CLI_FAILED, "%s: %s", path, strerror(errno));
     const int code = read_all(fd, path, most, out, size);
     close(fd);
     return code;
+}
+
+/* ---- Lists ----------------------------------------------------------------------------------- */
+
+typedef struct list {
+    char **file;
+    int count;
+} list;
+
+static int add_file(list *l, char *path)
+{
+    char **more = realloc(l->file, (size_t)(l->count + 1) * sizeof *more);
+    if (!more) {
+        free(path);
+        return cli_fail(CLI_FAILED, "out of memory");
+    }
+    l->file = more;
+    l->file[l->count++] = path;
+    return CLI_OK;
+}
+
+/* A pipe could hang whoever reads it. */
+static bool is_regular(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+/* The pictures in a folder, by name. */
+static int add_folder(list *l, const char *path)
+{
+    const int first = l->count;
+    size_t count;
+    int code = CLI_OK;
+    char **names = cli_names_of(path, &count);
+    if (!names) return cli_fail(CLI_FAILED, "%s: %s", path, strerror(errno));
+    for (size_t i = 0; i < count; i++) {
+        const bool is_picture = names[i][0] != '.' && cli_has_picture_suffix(names[i]);
+        char *full = cli_format("%s/%s", path, names[i]);
+        if (code == CLI_OK && is_picture && is_regular(full)) code = add_file(l, full);
+        else free(full);
+        free(names[i]);
+    }
+    free(names);
+    if (code != CLI_OK || l->count > first) return code;
+    return cli_fail(CLI_BAD_INPUT, "%s: no pictures (PNG, JPEG, WebP, PNM) in it", path);
+}
+
+/* `most` of them, evenly from all. */
+static void thin_out(list *l, int most)
+{
+    for (int i = 0, k = 0; i < l->count; i++) {
+        if (k < most && i == (int)((int64_t)k * l->count / most)) {
+            char *kept = l->file[i];
+            l->file[i] = l->file[k];
+            l->file[k++] = kept;
+        }
+    }
+    while (l->count > most) free(l->file[--l->count]);
+}
+
+int cli_take_pictures(const char **paths, int count, int most, char ***files, int *file_count)
+{
+    list l = {NULL, 0};
+    int code = CLI_OK;
+    for (int i = 0; i < count && code == CLI_OK; i++) {
+        if (cli_is_folder(paths[i])) code = add_folder(&l, paths[i]);
+        else if (is_regular(paths[i])) code = add_file(&l, cli_format("%s", paths[i]));
+        else if (cli_file_exists(paths[i]))
+            code = cli_fail(CLI_FAILED, "%s: is neither a file nor a folder", paths[i]);
+        else code = cli_fail(CLI_FAILED, "%s: %s", paths[i], strerror(ENOENT));
+    }
+    if (code == CLI_OK && most > 0 && l.count > most) thin_out(&l, most);
+    *files = l.file;
+    *file_count = l.count;
+    return code;
+}
+
+void cli_free_pictures(char **files, int count)
+{
+    for (int i = 0; i < count; i++) free(files[i]);
+    free(files);
 }
 
 /* ---- Upright --------------------------------------------------------------------------------- */
@@ -119,17 +202,17 @@ static fv_status turn(fv_ctx *ctx, fv_image *img, int way)
     fv_image to;
     const bool is_swapped = way >= 5;
     const size_t pixel = (size_t)(img->channels * img->depth / 8);
-    const fv_status s = fv_image_create(ctx, &to, is_swapped ? img->height : img->width,
-                                        is_swapped ? img->width : img->height, img->channels,
-                                        img->depth);
+    const fv_status s =
+        fv_image_create(ctx, &to, is_swapped ? img->height : img->width,
+                        is_swapped ? img->width : img->height, img->channels, img->depth);
     if (s != FV_OK) return s;
     for (int y = 0; y < to.height; y++)
         for (int x = 0; x < to.width; x++) {
             int u, v;
             place_of(way, img->width, img->height, x, y, &u, &v);
             memcpy((uint8_t *)to.pixels + (size_t)y * to.stride_bytes + (size_t)x * pixel,
-                   (const uint8_t *)img->pixels + (size_t)v * img->stride_bytes +
-                       (size_t)u * pixel, pixel);
+                   (const uint8_t *)img->pixels + (size_t)v * img->stride_bytes + (size_t)u * pixel,
+                   pixel);
         }
     /* The metadata change hands. */
     to.icc = img->icc;

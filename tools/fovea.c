@@ -270,7 +270,7 @@ int main(int argc, char **argv)
                                  "fovea new PRESET -o OUT  a model with random weights\n"
                                  "fovea bench WHAT         measure: gemm dit train quality "
                                  "speedup accel\n"
-                                 "                         ar ar-speed vzip pic pic-speed\n"
+                                 "                         ar ar-speed vzip pic pic-speed sr\n"
                                  "Each verb has its own --help.\n",
                                  options,
                                  0,

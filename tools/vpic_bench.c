@@ -46,69 +46,6 @@ static int add_peers(pic_bench *b, const char *text)
     return CLI_OK;
 }
 
-static int add_file(pic_bench *b, char *path)
-{
-    char **more = realloc(b->files, (size_t)(b->file_count + 1) * sizeof *more);
-    if (!more) {
-        free(path);
-        return cli_fail(CLI_FAILED, "out of memory");
-    }
-    b->files = more;
-    b->files[b->file_count++] = path;
-    return CLI_OK;
-}
-
-/* A pipe could hang the child that reads it. */
-static bool is_regular(const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
-}
-
-/* The pictures in a folder, by name. */
-static int add_folder(pic_bench *b, const char *path)
-{
-    const int first = b->file_count;
-    size_t count;
-    int code = CLI_OK;
-    char **names = cli_names_of(path, &count);
-    if (!names) return cli_fail(CLI_FAILED, "%s: %s", path, strerror(errno));
-    for (size_t i = 0; i < count; i++) {
-        const bool is_picture = names[i][0] != '.' && cli_has_picture_suffix(names[i]);
-        char *full = cli_format("%s/%s", path, names[i]);
-        if (code == CLI_OK && is_picture && is_regular(full)) code = add_file(b, full);
-        else free(full);
-        free(names[i]);
-    }
-    free(names);
-    if (code != CLI_OK || b->file_count > first) return code;
-    return cli_fail(CLI_BAD_INPUT, "%s: no pictures (PNG, JPEG, WebP, PNM) in it", path);
-}
-
-static int add_files(pic_bench *b, const char **paths, int count)
-{
-    int code = CLI_OK;
-    for (int i = 0; i < count && code == CLI_OK; i++) {
-        if (cli_is_folder(paths[i])) code = add_folder(b, paths[i]);
-        else if (is_regular(paths[i])) code = add_file(b, cli_format("%s", paths[i]));
-        else if (cli_file_exists(paths[i]))
-            code = cli_fail(CLI_FAILED, "%s: is neither a file nor a folder", paths[i]);
-        else code = cli_fail(CLI_FAILED, "%s: %s", paths[i], strerror(ENOENT));
-    }
-    const int most = b->a->pictures;
-    if (code != CLI_OK || most == 0 || b->file_count <= most) return code;
-    /* Evenly from all. */
-    for (int i = 0, k = 0; i < b->file_count; i++) {
-        if (k < most && i == (int)((int64_t)k * b->file_count / most)) {
-            char *kept = b->files[i];
-            b->files[i] = b->files[k];
-            b->files[k++] = kept;
-        }
-    }
-    while (b->file_count > most) free(b->files[--b->file_count]);
-    return CLI_OK;
-}
-
 /* ---- Running --------------------------------------------------------------------------------- */
 
 static int run_picture(pic_bench *b, pic_place *at, int picture)
@@ -176,7 +113,7 @@ static int start(pic_bench *b, const char **paths, int count)
     int code = CLI_OK;
     for (int i = 0; i < 3 && code == CLI_OK; i++)
         if (made[i]) code = cli_check_place(made[i], a->common.force);
-    if (code == CLI_OK) code = add_files(b, paths, count);
+    if (code == CLI_OK) code = cli_take_pictures(paths, count, a->pictures, &b->files, &b->file_count);
     if (code == CLI_OK) code = cli_start(&b->ctx, &mine);
     if (code == CLI_OK) code = pic_add_own(b);
     if (code == CLI_OK) code = add_peers(b, a->peers);
@@ -205,10 +142,9 @@ static int bench_pictures(void *args, const char **files, int count)
     if (code == CLI_INTERRUPTED) cli_report(b->ctx, FV_ERR_CANCELLED, NULL);
     bench_remove_folder(b->folder);
     fv_ctx *ctx = b->ctx;
-    for (int i = 0; i < b->file_count; i++) free(b->files[i]);
     for (int i = 0; i < b->models.count; i++) free((char *)b->models.item[i]);
     free(b->program);
-    free(b->files);
+    cli_free_pictures(b->files, b->file_count);
     free(b->width);
     free(b->height);
     free(b->result);

@@ -12,7 +12,6 @@
 #define MOST_BPP 0.5 /* curves are drawn up to here */
 #define CROPS 4
 #define CROP_SIDE 256
-#define CROP_PLACES 4 /* tried along each side */
 
 /* ---- Curves ---------------------------------------------------------------------------------- */
 
@@ -69,33 +68,6 @@ typedef struct sheet {
     double least[PIC_CODERS + 1], most[PIC_CODERS + 1]; /* bits per pixel of the pictures */
 } sheet;
 
-/* Sum of steps of brightness: where most is to be seen. */
-static double detail_of(const fv_image *img, int x, int y, int side)
-{
-    double sum = 0;
-    for (int r = y; r + 1 < y + side; r++) {
-        const uint8_t *p = (const uint8_t *)img->pixels + (size_t)r * img->stride_bytes + 3 * x + 1;
-        const uint8_t *below = p + img->stride_bytes;
-        for (int c = 0; c + 1 < side; c++, p += 3, below += 3)
-            sum += abs(p[3] - p[0]) + abs(*below - *p);
-    }
-    return sum;
-}
-
-static void choose_place(const fv_image *img, int side, int *x, int *y)
-{
-    double best = -1;
-    for (int i = 0; i < CROP_PLACES * CROP_PLACES; i++) {
-        const int u = i % CROP_PLACES * (img->width - side) / (CROP_PLACES - 1);
-        const int v = i / CROP_PLACES * (img->height - side) / (CROP_PLACES - 1);
-        const double detail = detail_of(img, u, v, side);
-        if (detail <= best) continue;
-        best = detail;
-        *x = u;
-        *y = v;
-    }
-}
-
 /* The setting of a picture whose rate is nearest, -1: none. */
 static int nearest_setting(const pic_bench *b, int picture, int coder)
 {
@@ -137,7 +109,7 @@ static fv_status crop_picture(pic_bench *b, pic_place *at, sheet *t, int column,
     if (!pic_take(at, b->files[picture])) return FV_ERR_IO;
     fv_status s = pic_read_original(at, b->ctx, &img);
     if (s == FV_OK && (img.width < t->side || img.height < t->side)) s = FV_ERR_IO;
-    if (s == FV_OK) choose_place(&img, t->side, &t->x[column], &t->y[column]);
+    if (s == FV_OK) bench_busiest(&img, t->side, &t->x[column], &t->y[column]);
     if (s == FV_OK)
         s = fv_image_crop(b->ctx, &t->crop[0][column], &img, t->x[column], t->y[column], t->side,
                           t->side);

@@ -14,7 +14,7 @@ _fovea()
     --type | --kv) words='f32 bf16 int8' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
     --preset | new) words='F32 F64c F64 F128 F128L DiT-S/2 DiT-B/2 DiT-L/2 DiT-XL/2' ;;
-    bench) words='gemm dit train quality speedup accel ar ar-speed vzip pic pic-speed' ;;
+    bench) words='gemm dit train quality speedup accel ar ar-speed vzip pic pic-speed sr' ;;
     --set | --seed | --classes | --rows | --batch | --steps | --seconds | --threads | --cfg | \
         --samples | --speedup | --runs | --methods | --pictures | --sheet-bpp | --max-loss | --start-step | --levels | --peers | -T) return ;;
     -o | --vae | --init | --classifier | --recipe | --table | --data-dir | --plot | --csv | \
@@ -49,6 +49,8 @@ _fovea()
             words="--tokens --rounds --cfg --kv --clock $machine --json $common"
         [[ ${COMP_WORDS[2]} == pic-speed ]] &&
             words="--model --rounds --quality --threads --device --json $common"
+        [[ ${COMP_WORDS[2]} == sr ]] && words="--model --degraded --pictures --side --clips --rounds
+            --lpips --dists --csv --sheet -f $machine --json $common"
         [[ ${COMP_WORDS[2]} == vzip ]] &&
             words="--levels --peers -T --threads --each -o --csv -f --json $common"
         [[ ${COMP_WORDS[2]} == pic ]] && words="--model --apart --others-only --peers --pictures -o --sheet --sheet-bpp --csv
