@@ -267,4 +267,23 @@ static inline fv_status wan_convert_files(fv_ctx *owner, const char *const path[
     return s;
 }
 
+/* A model with networks, prompt and autoencoder, f32, draft of k = 1.5. path: of six files that are
+ * written, the model the last. */
+static inline fv_status wan_write_model(fv_ctx *owner, char path[6][300])
+{
+    wan_file dit = {.label = "dit.", .blocks = SMALL_BLOCKS};
+    wan_file lora = {.label = "lora.", .blocks = SMALL_BLOCKS};
+    wan_file draft = {.label = "k1.5.", .blocks = 1, .fused = 1}, vae = {.label = "vae."};
+    fv_wan_convert_options o = FV_WAN_CONVERT_OPTIONS_INIT;
+    const char *in[5];
+    for (int i = 0; i < 5; i++) in[i] = path[i];
+    o.type = FV_F32;
+    FV_TRY(wan_write(owner, &dit, path[0]));
+    FV_TRY(wan_write(owner, &lora, path[1]));
+    FV_TRY(wan_write(owner, &draft, path[2]));
+    FV_TRY(wan_write_context(owner, SMALL_L, path[3]));
+    FV_TRY(wan_write(owner, &vae, path[4]));
+    return wan_convert_files(owner, in, &o, path[5]);
+}
+
 #endif

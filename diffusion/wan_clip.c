@@ -1,0 +1,221 @@
+/* wan_clip.c - clips of any length through windows of frames: encoder, flow, two decodings and the
+ * frequency-domain update.
+ *
+ *     frames [s, s + W) --VAE--> z_L --flow--> zhat_0, zhat_last --VAE--> base, draft --FDU--> frames
+ *
+ * One decoding of the base, one of the last draft: the estimates between are never shown. While a
+ * window is computed there are its own frames and the last outputs of the window before. */
+#include "wan.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef struct clip {
+    fv_ctx *ctx;
+    const wan_clip_options *o;
+    const wan_frames *io;
+    wan_model *model;
+    wan_vae *vae;
+    wan_flow *flow;
+    fv_fdu *fdu;
+    int h, w;               /* multiples of 16 */
+    int frames;             /* of a window, 1 + 4k */
+    size_t pixels, padded;  /* floats of a frame */
+    float *in, *out, *tail; /* [window] frames: of the source, results, of the window before */
+    float *four, *draft;    /* 4 frames of the autoencoder; one of the draft */
+    float *z, *zhat[WAN_MAX_TIMES];
+    int shared; /* frames in tail */
+} clip;
+
+/* ---- Frames ---------------------------------------------------------------------------------- */
+
+/* To [-1, 1], the last row and column go on. */
+static void extend(const clip *c, const float *rgb, float *to)
+{
+    for (int y = 0; y < c->h; y++)
+        for (int x = 0; x < c->w; x++, to += 3) {
+            const int sy = y < c->o->height ? y : c->o->height - 1;
+            const int sx = x < c->o->width ? x : c->o->width - 1;
+            const float *from = rgb + ((size_t)sy * (size_t)c->o->width + (size_t)sx) * 3;
+            for (int k = 0; k < 3; k++) to[k] = 2 * from[k] - 1;
+        }
+}
+
+static void crop(const clip *c, const float *from, float *rgb)
+{
+    const size_t row = (size_t)c->o->width * 3;
+    for (int y = 0; y < c->o->height; y++)
+        for (size_t x = 0; x < row; x++)
+            rgb[(size_t)y * row + x] = 0.5f * from[(size_t)y * (size_t)c->w * 3 + x] + 0.5f;
+}
+
+/* Up to n frames to `at`; fewer at the end of the clip. */
+static fv_status read_frames(clip *c, int at, int n, int *count)
+{
+    for (*count = 0; *count < n; ++*count) {
+        bool has_one = false;
+        FV_TRY(c->io->read(c->io->user, c->in + (size_t)(at + *count) * c->pixels, &has_one));
+        if (!has_one) break;
+    }
+    return FV_OK;
+}
+
+static fv_status write_frames(clip *c, int first, int end)
+{
+    for (int t = first; t < end; t++)
+        FV_TRY(c->io->write(c->io->user, c->out + (size_t)t * c->pixels));
+    return FV_OK;
+}
+
+/* ---- A window -------------------------------------------------------------------------------- */
+
+static fv_status encode(clip *c, int n)
+{
+    const size_t latent = c->padded / 3 / 64 * WAN_LATENT;
+    wan_vae_restart(c->vae);
+    for (int t = 0, k = 0; t < c->frames; k++) {
+        const int count = t ? 4 : 1;
+        for (int i = 0; i < count; i++, t++)
+            extend(c, c->in + (size_t)(t < n ? t : n - 1) * c->pixels,
+                   c->four + (size_t)i * c->padded);
+        FV_TRY(wan_vae_encode(c->vae, c->four, c->z + (size_t)k * latent));
+        FV_TRY(fv_report(c->ctx, "encoding", (uint64_t)t, (uint64_t)c->frames, NULL));
+    }
+    return FV_OK;
+}
+
+/* The first n frames of latents; of a draft, with the update of what is in `out`. */
+static fv_status decode(clip *c, const float *z, bool is_draft, int n)
+{
+    const size_t latent = c->padded / 3 / 64 * WAN_LATENT;
+    wan_vae_restart(c->vae);
+    for (int t = 0, k = 0; t < n; k++) {
+        const int count = t ? 4 : 1;
+        FV_TRY(wan_vae_decode(c->vae, z + (size_t)k * latent, c->four));
+        for (int i = 0; i < count && t < n; i++, t++) {
+            float *out = c->out + (size_t)t * c->pixels;
+            crop(c, c->four + (size_t)i * c->padded, is_draft ? c->draft : out);
+            if (is_draft) FV_TRY(fv_fdu_run(c->fdu, out, c->draft, out));
+        }
+        FV_TRY(fv_report(c->ctx, "decoding", (uint64_t)t, (uint64_t)n, NULL));
+    }
+    return FV_OK;
+}
+
+static fv_status check_finite(clip *c, int n)
+{
+    for (size_t i = 0; i < (size_t)n * c->pixels; i++)
+        if (!isfinite(c->out[i]))
+            return fv_fail(c->ctx, FV_ERR_NUMERIC, "super-resolution: a value is not finite");
+    return FV_OK;
+}
+
+/* Results of the n frames in `in`, blended with what the window before left. */
+static fv_status compute(clip *c, int n)
+{
+    FV_TRY(encode(c, n));
+    FV_TRY(wan_flow_run(c->flow, c->z, c->zhat));
+    FV_TRY(decode(c, c->zhat[0], false, n));
+    if (c->o->steps > 1) FV_TRY(decode(c, c->zhat[c->o->steps - 1], true, n));
+    FV_TRY(check_finite(c, n));
+    for (int t = 0; t < c->shared; t++) {
+        const float f = c->shared > 1 ? (float)t / (float)(c->shared - 1) : 0.0f;
+        float *out = c->out + (size_t)t * c->pixels;
+        const float *old = c->tail + (size_t)t * c->pixels;
+        for (size_t i = 0; i < c->pixels; i++) out[i] = (1 - f) * old[i] + f * out[i];
+    }
+    return FV_OK;
+}
+
+/* ---- The clip -------------------------------------------------------------------------------- */
+
+static bool take(clip *c, float **to, size_t frames, size_t floats)
+{
+    size_t n;
+    *to = fv_mul_size(frames, floats, &n) ? fv_calloc(c->ctx, n, sizeof(float)) : NULL;
+    return *to != NULL;
+}
+
+/* For windows of n frames. */
+static fv_status prepare(clip *c, const fv_model *file, int n)
+{
+    const wan_config *g = &c->model->net.cfg;
+    const int F = (n + 2) / 4 + 1;
+    const size_t latents = (size_t)F * (c->padded / 3 / 64) * WAN_LATENT;
+    fv_fdu_options fdu = FV_FDU_OPTIONS_INIT;
+    c->frames = 4 * F - 3;
+    if (!take(c, &c->z, 1, latents)) return FV_ERR_OOM;
+    if (!take(c, &c->zhat[0], 1, latents)) return FV_ERR_OOM;
+    if (c->o->steps > 1 && !take(c, &c->zhat[c->o->steps - 1], 1, latents)) return FV_ERR_OOM;
+    fdu.mode = c->o->fdu < 0 ? g->fdu : (fv_fdu_mode)c->o->fdu;
+    fdu.alpha = c->o->alpha < 0 ? g->alpha : c->o->alpha;
+    FV_TRY(fv_fdu_create(c->ctx, &c->fdu, c->o->width, c->o->height, &fdu));
+    FV_TRY(wan_vae_open(c->ctx, &c->vae, file, c->h, c->w, 1));
+    return wan_flow_create(c->model, &c->flow, F, c->h / 8, c->w / 8, c->o->steps);
+}
+
+static fv_status run(clip *c, const fv_model *file, fv_dtype precision)
+{
+    const int step = c->o->window - c->o->overlap;
+    int n, more = 0;
+    FV_TRY(wan_model_open(c->ctx, &c->model, file, NULL, false, precision));
+    if (c->o->steps > c->model->net.cfg.times)
+        return fv_fail(c->ctx, FV_ERR_ARG, "super-resolution: %d steps, the model has %d",
+                       c->o->steps, c->model->net.cfg.times);
+    const size_t window = (size_t)c->o->window;
+    if (!take(c, &c->in, window, c->pixels) || !take(c, &c->out, window, c->pixels) ||
+        !take(c, &c->tail, window, c->pixels) || !take(c, &c->four, 4, c->padded) ||
+        !take(c, &c->draft, 1, c->pixels))
+        return FV_ERR_OOM;
+    FV_TRY(read_frames(c, 0, c->o->window, &n));
+    if (n == 0) return FV_OK;
+    FV_TRY(prepare(c, file, n));
+    for (;;) {
+        FV_TRY(compute(c, n));
+        if (n < c->o->window) break; /* the only one */
+        /* New frames go over the oldest ones, which the next window does not have. */
+        FV_TRY(read_frames(c, 0, step, &more));
+        if (more == 0) break;
+        FV_TRY(write_frames(c, 0, more));
+        c->shared = n - more;
+        memcpy(c->tail, c->in, (size_t)more * c->pixels * sizeof *c->tail);
+        memmove(c->in, c->in + (size_t)more * c->pixels,
+                (size_t)c->shared * c->pixels * sizeof *c->in);
+        memcpy(c->in + (size_t)c->shared * c->pixels, c->tail,
+               (size_t)more * c->pixels * sizeof *c->in);
+        memcpy(c->tail, c->out + (size_t)more * c->pixels,
+               (size_t)c->shared * c->pixels * sizeof *c->tail);
+    }
+    return write_frames(c, 0, n);
+}
+
+static void free_clip(clip *c)
+{
+    float *const block[] = {c->in, c->out, c->tail, c->four, c->draft, c->z};
+    wan_flow_close(&c->flow);
+    wan_vae_close(&c->vae);
+    wan_model_close(&c->model);
+    fv_fdu_close(&c->fdu);
+    for (size_t i = 0; i < FV_ARRAY_LEN(block); i++) fv_free(c->ctx, block[i]);
+    for (int k = 0; k < WAN_MAX_TIMES; k++) fv_free(c->ctx, c->zhat[k]);
+}
+
+fv_status wan_clip_run(fv_ctx *ctx, const fv_model *file, const wan_clip_options *o,
+                       const wan_frames *io, fv_dtype precision)
+{
+    if (o->height < 1 || o->width < 1 || o->height > 16384 || o->width > 16384 || o->window < 1 ||
+        o->window > 1025 || o->window % 4 != 1 || o->overlap < 0 || o->overlap >= o->window ||
+        o->steps < 1 || o->steps > WAN_MAX_TIMES || o->alpha > 2 || o->fdu > FV_FDU_OFF)
+        return fv_fail(ctx, FV_ERR_ARG,
+                       "super-resolution: sides must be 1 to 16384, windows 1 + 4k frames, "
+                       "overlaps shorter, steps 1 to %d, detail at most 2",
+                       WAN_MAX_TIMES);
+    clip c = {.ctx = ctx, .o = o, .io = io};
+    c.h = (o->height + 15) / 16 * 16;
+    c.w = (o->width + 15) / 16 * 16;
+    c.pixels = (size_t)o->height * (size_t)o->width * 3;
+    c.padded = (size_t)c.h * (size_t)c.w * 3;
+    const fv_status s = run(&c, file, precision);
+    free_clip(&c);
+    return s;
+}

@@ -1,0 +1,254 @@
+/* test_wan_clip.c - PS-SR on Wan2.1 from frames to frames: a window is the composition of its parts,
+ * clips of all lengths keep their frames, windows meet without a jump. */
+#include "engine.h"
+#include "temp_dir.h"
+#include "test.h"
+#include "wan_random.h"
+
+enum { H = 16, W = 32, FRAME = H * W * 3, MOST = 14 };
+static fv_ctx *ctx;
+static char path[6][300];
+static float source[MOST * FRAME], restored[3][MOST * FRAME];
+
+/* A clip in memory. */
+typedef struct memory_clip {
+    const float *from;
+    float *to;
+    size_t frame; /* floats */
+    int count, read, written, fail_at;
+} memory_clip;
+
+static fv_status read_one(void *user, float *rgb, bool *has_one)
+{
+    memory_clip *m = user;
+    *has_one = m->read < m->count;
+    if (*has_one) memcpy(rgb, m->from + (size_t)m->read++ * m->frame, m->frame * sizeof *rgb);
+    return FV_OK;
+}
+
+static fv_status write_one(void *user, const float *rgb)
+{
+    memory_clip *m = user;
+    if (m->fail_at && m->written + 1 == m->fail_at) return fv_fail(ctx, FV_ERR_IO, "disk full");
+    memcpy(m->to + (size_t)m->written++ * m->frame, rgb, m->frame * sizeof *rgb);
+    return FV_OK;
+}
+
+/* Frames [first, first + n) of the source; how many were written, or -1. */
+static int restore(const wan_clip_options *o, int first, int n, float *to)
+{
+    memory_clip m = {.from = source + first * FRAME, .to = to, .count = n};
+    const wan_frames io = {read_one, write_one, &m};
+    fv_model *file = NULL;
+    m.frame = (size_t)o->height * (size_t)o->width * 3;
+    fv_status s = fv_model_open(ctx, &file, path[5], NULL);
+    if (s == FV_OK) s = wan_clip_run(ctx, file, o, &io, FV_F32);
+    fv_model_close(&file);
+    if (s != FV_OK) printf("# %s\n", fv_ctx_error(ctx));
+    return s == FV_OK ? m.written : -1;
+}
+
+static wan_clip_options small_options(void)
+{
+    wan_clip_options o = WAN_CLIP_OPTIONS_INIT;
+    o.height = H;
+    o.width = W;
+    o.window = 5;
+    o.overlap = 2;
+    o.alpha = 1;
+    o.fdu = FV_FDU_LERP;
+    return o;
+}
+
+/* ---- One window ------------------------------------------------------------------------------ */
+
+/* The same by hand, for 5 frames. */
+static fv_status by_hand(const fv_model *file, float *out)
+{
+    enum { LATENT = H / 8 * W / 8 * WAN_LATENT };
+    static float in[5 * FRAME], z[2 * LATENT], base[2 * LATENT], draft[2 * LATENT],
+        detail[5 * FRAME];
+    float *const zhat[4] = {base, NULL, NULL, draft};
+    fv_fdu_options o = FV_FDU_OPTIONS_INIT;
+    wan_model *m = NULL;
+    wan_vae *v = NULL;
+    wan_flow *f = NULL;
+    fv_fdu *fdu = NULL;
+    for (int i = 0; i < 5 * FRAME; i++) in[i] = 2 * source[i] - 1;
+    FV_TRY(wan_model_open(ctx, &m, file, NULL, false, FV_F32));
+    FV_TRY(wan_vae_open(ctx, &v, file, H, W, 5));
+    FV_TRY(wan_flow_create(m, &f, 2, H / 8, W / 8, 4));
+    FV_TRY(fv_fdu_create(ctx, &fdu, W, H, &o));
+    FV_TRY(wan_vae_encode(v, in, z));
+    FV_TRY(wan_flow_run(f, z, zhat));
+    FV_TRY(wan_vae_decode(v, base, out));
+    wan_vae_restart(v);
+    FV_TRY(wan_vae_decode(v, draft, detail));
+    for (int i = 0; i < 5 * FRAME; i++) {
+        out[i] = 0.5f * out[i] + 0.5f;
+        detail[i] = 0.5f * detail[i] + 0.5f;
+    }
+    for (int t = 0; t < 5; t++)
+        FV_TRY(fv_fdu_run(fdu, out + t * FRAME, detail + t * FRAME, out + t * FRAME));
+    fv_fdu_close(&fdu);
+    wan_flow_close(&f);
+    wan_vae_close(&v);
+    wan_model_close(&m);
+    return FV_OK;
+}
+
+static void a_window_is_what_its_parts_give(void)
+{
+    const wan_clip_options o = small_options();
+    fv_model *file = NULL;
+    CHECK(restore(&o, 0, 5, restored[0]) == 5);
+    OK(ctx, fv_model_open(ctx, &file, path[5], NULL));
+    OK(ctx, by_hand(file, restored[1]));
+    fv_model_close(&file);
+    CHECK(memcmp(restored[0], restored[1], 5 * FRAME * sizeof(float)) == 0);
+    double moved = 0;
+    for (int i = 0; i < 5 * FRAME; i++)
+        moved = fmax(moved, fabs((double)restored[0][i] - (double)source[i]));
+    CHECK(moved > 0.01);
+}
+
+static void without_detail_it_is_the_base(void)
+{
+    wan_clip_options o = small_options();
+    o.alpha = 0;
+    CHECK(restore(&o, 0, 5, restored[0]) == 5);
+    o.steps = 1;
+    CHECK(restore(&o, 0, 5, restored[1]) == 5);
+    CHECK(memcmp(restored[0], restored[1], 5 * FRAME * sizeof(float)) == 0);
+    o = small_options();
+    CHECK(restore(&o, 0, 5, restored[2]) == 5);
+    CHECK(memcmp(restored[0], restored[2], 5 * FRAME * sizeof(float)) != 0);
+}
+
+/* ---- Lengths and sizes ----------------------------------------------------------------------- */
+
+static void clips_keep_their_number_of_frames(void)
+{
+    const wan_clip_options o = small_options();
+    for (int n = 0; n <= MOST; n++) {
+        const int got = restore(&o, 0, n, restored[0]);
+        CHECK_MSG(got == n, "%d of %d frames", got, n);
+    }
+}
+
+static bool same_frame(const float *a, int i, const float *b, int k)
+{
+    return memcmp(a + i * FRAME, b + k * FRAME, FRAME * sizeof *a) == 0;
+}
+
+/* 8 frames: windows 0 to 4 and 3 to 7, of which 3 and 4 are shared, with weights 0 and 1. 7 frames:
+ * the second begins at 2, weights 0, 1/2, 1. */
+static void windows_are_blended_over_what_they_share(void)
+{
+    const wan_clip_options o = small_options();
+    CHECK(restore(&o, 0, 8, restored[0]) == 8);
+    CHECK(restore(&o, 0, 5, restored[1]) == 5 && restore(&o, 3, 5, restored[2]) == 5);
+    for (int t = 0; t < 8; t++)
+        CHECK_MSG(t < 4 ? same_frame(restored[0], t, restored[1], t)
+                        : same_frame(restored[0], t, restored[2], t - 3),
+                  "frame %d", t);
+    CHECK(restore(&o, 0, 7, restored[0]) == 7 && restore(&o, 2, 5, restored[2]) == 5);
+    for (int t = 0; t < 7; t++)
+        if (t != 3)
+            CHECK_MSG(t < 3 ? same_frame(restored[0], t, restored[1], t)
+                            : same_frame(restored[0], t, restored[2], t - 2),
+                      "frame %d", t);
+    for (int i = 0; i < FRAME; i++)
+        NEAR((double)restored[0][3 * FRAME + i],
+             0.5 * ((double)restored[1][3 * FRAME + i] + (double)restored[2][FRAME + i]), 1e-6);
+}
+
+/* A short clip is one window whose last frame is repeated. */
+static void short_clips_repeat_their_last_frame(void)
+{
+    static float keep[2 * FRAME];
+    const wan_clip_options o = small_options();
+    CHECK(restore(&o, 0, 3, restored[0]) == 3);
+    memcpy(keep, source + 3 * FRAME, sizeof keep);
+    for (int t = 3; t < 5; t++)
+        memcpy(source + t * FRAME, source + 2 * FRAME, FRAME * sizeof *source);
+    const int got = restore(&o, 0, 5, restored[1]);
+    memcpy(source + 3 * FRAME, keep, sizeof keep);
+    CHECK(got == 5);
+    CHECK(memcmp(restored[0], restored[1], 3 * FRAME * sizeof(float)) == 0);
+}
+
+static void any_size_works(void)
+{
+    static const int size[][2] = {{1, 1}, {1, 7}, {17, 3}, {15, 33}, {8, 16}};
+    wan_clip_options o = small_options();
+    for (size_t i = 0; i < FV_ARRAY_LEN(size); i++) {
+        o.height = size[i][0];
+        o.width = size[i][1];
+        CHECK_MSG(restore(&o, 0, 2, restored[0]) == 2, "%dx%d", o.width, o.height);
+        for (int k = 0; k < 2 * o.height * o.width * 3; k++)
+            CHECK(restored[0][k] >= 0 && restored[0][k] <= 1);
+    }
+}
+
+/* ---- Failures -------------------------------------------------------------------------------- */
+
+static void failures_of_the_caller_are_passed_on(void)
+{
+    const wan_clip_options o = small_options();
+    fv_model *file = NULL;
+    OK(ctx, fv_model_open(ctx, &file, path[5], NULL));
+    for (int at = 1; at <= 8; at += 3) {
+        memory_clip m = {.from = source, .to = restored[0], .frame = FRAME, .count = 8};
+        const wan_frames io = {read_one, write_one, &m};
+        m.fail_at = at;
+        CHECK(wan_clip_run(ctx, file, &o, &io, FV_F32) == FV_ERR_IO);
+        CHECK(m.written == at - 1);
+    }
+    fv_model_close(&file);
+}
+
+static void options_are_checked(void)
+{
+    memory_clip m = {.from = source, .to = restored[0], .frame = FRAME, .count = 1};
+    const wan_frames io = {read_one, write_one, &m};
+    fv_model *file = NULL;
+    OK(ctx, fv_model_open(ctx, &file, path[5], NULL));
+    for (int i = 0; i < 7; i++) {
+        wan_clip_options o = small_options();
+        if (i == 0) o.height = 0;
+        if (i == 1) o.window = 6;
+        if (i == 2) o.overlap = 5;
+        if (i == 3) o.steps = 5;
+        if (i == 4) o.steps = 0;
+        if (i == 5) o.alpha = 3;
+        if (i == 6) o.fdu = 9;
+        CHECK_MSG(wan_clip_run(ctx, file, &o, &io, FV_F32) == FV_ERR_ARG, "case %d", i);
+    }
+    fv_model_close(&file);
+    CHECK(m.read == 0 && m.written == 0);
+}
+
+int main(void)
+{
+    static const char *const name[6] = {"dit", "lora", "draft", "text", "vae", "model"};
+    temp_dir_make("wan-clip");
+    for (int i = 0; i < 6; i++) snprintf(path[i], sizeof path[i], "%s", temp_path(name[i]));
+    if (fv_ctx_create(&ctx, NULL) != FV_OK) return 1;
+    for (int i = 0; i < MOST * FRAME; i++)
+        source[i] = 0.5f + 0.4f * (float)sin(0.37 * (i % (W * 3)) + 0.021 * i + 0.3 * (i / FRAME));
+    if (wan_write_model(ctx, path) != FV_OK) {
+        printf("# %s\n", fv_ctx_error(ctx));
+        return 1;
+    }
+    RUN(a_window_is_what_its_parts_give);
+    RUN(without_detail_it_is_the_base);
+    RUN(clips_keep_their_number_of_frames);
+    RUN(windows_are_blended_over_what_they_share);
+    RUN(short_clips_repeat_their_last_frame);
+    RUN(any_size_works);
+    RUN(failures_of_the_caller_are_passed_on);
+    RUN(options_are_checked);
+    fv_ctx_destroy(&ctx);
+    return test_end();
+}
