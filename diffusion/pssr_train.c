@@ -388,20 +388,18 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     tr->seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
     FV_TRY(read_network(tr, r));
     FV_TRY(read_losses(tr, r));
-    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "precision", "bf16", &tr->precision));
-    FV_TRY(fv_dtype_from_recipe(tr->ctx, r, "export", "bf16", &tr->export_type));
+    FV_TRY(fv_trainer_types(tr->ctx, r, "bf16", &tr->precision, &tr->export_type));
     FV_TRY(open_data(tr, r, o->data_dir));
     const fv_trainer_size size = { tr->batch, tr->accumulate, tr->held != NULL, tr->seed };
     FV_TRY(fv_trainer_read(tr->ctx, r, o, &size, t));
     tr->steps = t->steps;
     FV_TRY(start_net(tr, o->init));
-    FV_TRY(fv_opt_from_recipe(tr->ctx, &tr->opt, tr->params, r));
-    FV_TRY(fv_recipe_check(r));
+    FV_TRY(fv_trainer_opt(tr->ctx, &tr->opt, tr->params, r));
     FV_TRY(build(tr));
     tr->recipe_text = fv_recipe_text(r);
     *run = (fv_trainer_run){ tr->recipe_text, tr->params, tr->opt, tr->plan,
                              { tr, train_step, tr->held ? evaluate : NULL,
-                               tr->held && t->sample_every ? sample : NULL, export_model } };
+                               tr->held ? sample : NULL, export_model } };
     return FV_OK;
 }
 

@@ -480,7 +480,7 @@ static fv_status start(trainer *tr, fv_recipe *r, uint64_t seed, int size)
     FV_TRY(create_network(tr->ctx, &tr->net, size, fv_dataset_classes(tr->data)));
     FV_TRY(fv_params_alloc(tr->net.params));
     start_values(&tr->net, seed);
-    FV_TRY(fv_opt_from_recipe(tr->ctx, &tr->opt, tr->net.params, r));
+    FV_TRY(fv_trainer_opt(tr->ctx, &tr->opt, tr->net.params, r));
     tr->pixels = (size_t)size * (size_t)size * 3;
     tr->x = fv_calloc(tr->ctx, (size_t)tr->batch * tr->pixels, sizeof *tr->x);
     tr->label = fv_calloc(tr->ctx, (size_t)tr->batch, sizeof *tr->label);
@@ -515,7 +515,6 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     FV_TRY(fv_trainer_read(tr->ctx, r, o, &sizes, t));
     FV_TRY(open_data(tr, r, o->data_dir, size));
     FV_TRY(start(tr, r, seed, size));
-    FV_TRY(fv_recipe_check(r));
     tr->recipe_text = fv_recipe_text(r);
     t->sample_every = 0;
     *run = (fv_trainer_run){ tr->recipe_text, tr->net.params, tr->opt, tr->plan,
