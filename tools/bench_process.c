@@ -33,6 +33,12 @@ bool bench_is_installed(const char *program)
     return false;
 }
 
+const char *bench_lacks(const char *pack, const char *unpack)
+{
+    if (!bench_is_installed(pack)) return pack;
+    return bench_is_installed(unpack) ? NULL : unpack;
+}
+
 /* ---- Folder ---------------------------------------------------------------------------------- */
 
 int bench_make_folder(const char *prefix, char folder[BENCH_FOLDER])

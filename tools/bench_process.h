@@ -11,6 +11,8 @@
 
 /* Is there such a program on the PATH? */
 bool bench_is_installed(const char *program);
+/* The first of two programs that cannot be found; NULL when both can. */
+const char *bench_lacks(const char *pack, const char *unpack);
 
 /* ---- A folder of our own, below TMPDIR ------------------------------------------------------- */
 

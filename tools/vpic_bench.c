@@ -20,7 +20,7 @@ static void add_peer(pic_bench *b, const pic_peer *p)
         if (b->coder[i].peer == p) return;
     pic_coder *c = &b->coder[b->coder_count++];
     c->peer = p;
-    c->lacks = pic_lacks(p);
+    c->lacks = bench_lacks(p->pack[0], p->unpack[0]);
     while (c->settings < PIC_SETTINGS && p->setting[c->settings]) c->settings++;
     snprintf(c->title, sizeof c->title, "%s", p->title);
     if (c->lacks) snprintf(c->why, sizeof c->why, "%s is not installed", c->lacks);

@@ -25,8 +25,6 @@ typedef struct pic_peer {
 } pic_peer;
 extern const pic_peer pic_peers[];
 extern const int pic_peer_count;
-/* The first of its two programs that cannot be found; NULL when both can. */
-const char *pic_lacks(const pic_peer *p);
 
 /* A way to call our own codec. */
 typedef struct pic_way {

@@ -60,12 +60,6 @@ const pic_peer pic_peers[] = {
 /* clang-format on */
 const int pic_peer_count = (int)(sizeof pic_peers / sizeof *pic_peers);
 
-const char *pic_lacks(const pic_peer *p)
-{
-    if (!bench_is_installed(p->pack[0])) return p->pack[0];
-    return bench_is_installed(p->unpack[0]) ? NULL : p->unpack[0];
-}
-
 void pic_setting_name(const pic_coder *c, int setting, char *to, size_t size)
 {
     const pic_way *w = &c->way[setting];

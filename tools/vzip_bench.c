@@ -69,7 +69,7 @@ static void add_peer(bench *b, const bench_peer *p)
         if (b->coder[i].peer == p) return;
     bench_coder *c = &b->coder[b->coder_count++];
     c->peer = p;
-    c->lacks = bench_lacks(p);
+    c->lacks = bench_lacks(p->pack[0], p->unpack[0]);
     snprintf(c->title, sizeof c->title, "%s", p->title);
 }
 

@@ -40,8 +40,6 @@ typedef struct bench_coder {
     const bench_peer *peer; /* NULL: ours */
     const char *lacks;      /* program that is not installed, NULL: none */
 } bench_coder;
-/* The first of its two programs that cannot be found; NULL when both can. */
-const char *bench_lacks(const bench_peer *p);
 
 typedef struct bench_result {
     bench_state state;

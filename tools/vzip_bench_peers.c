@@ -92,12 +92,6 @@ const bench_peer bench_peers[] = {
 };
 const int bench_peer_count = (int)(sizeof bench_peers / sizeof *bench_peers);
 
-const char *bench_lacks(const bench_peer *p)
-{
-    if (!bench_is_installed(p->pack[0])) return p->pack[0];
-    return bench_is_installed(p->unpack[0]) ? NULL : p->unpack[0];
-}
-
 /* ---- Files in the folder --------------------------------------------------------------------- */
 
 /* Names with the suffixes that some programs look at. */
