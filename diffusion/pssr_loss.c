@@ -30,13 +30,18 @@ fv_t pssr_high(fv_tape *t, fv_t luma)
     return fv_binary_op(t, FV_SUB, luma, fv_low_pass(t, luma, o.cutoff, o.order));
 }
 
-fv_t pssr_fdu_change(fv_tape *t, fv_t base_luma, fv_t draft_luma)
+/* From the high bands of base and draft. */
+static fv_t change_of(fv_tape *t, fv_t hc, fv_t hd)
 {
-    const fv_t hc = pssr_high(t, base_luma), hd = pssr_high(t, draft_luma);
     const fv_t c = fv_activate(t, hc, FV_ACT_ABS), d = fv_activate(t, hd, FV_ACT_ABS);
     const fv_t below = fv_affine(t, fv_binary_op(t, FV_ADD, d, c), 1.0f, EPS);
     return fv_binary_op(t, FV_MUL, fv_binary_op(t, FV_DIV, d, below),
                         fv_binary_op(t, FV_SUB, hd, hc));
+}
+
+fv_t pssr_fdu_change(fv_tape *t, fv_t base_luma, fv_t draft_luma)
+{
+    return change_of(t, pssr_high(t, base_luma), pssr_high(t, draft_luma));
 }
 
 int pssr_patch(int side)
@@ -67,20 +72,26 @@ fv_t pssr_base_loss(fv_tape *t, const pssr_loss *w, fv_t rgb, fv_t hq)
     return sum;
 }
 
-fv_t pssr_draft_loss(fv_tape *t, const pssr_loss *w, fv_t base_luma, fv_t rgb, fv_t hq,
-                     fv_t *refined)
+static fv_t low_band(fv_tape *t, fv_t luma) { return fv_low_pass(t, luma, LOW_CUTOFF, LOW_ORDER); }
+
+void pssr_anchor_make(fv_tape *t, const pssr_loss *w, fv_t base_rgb, fv_t hq, pssr_anchor *out)
 {
-    const fv_t goal = pssr_luma(t, hq), draft = pssr_luma(t, rgb);
-    const fv_t y = fv_binary_op(t, FV_ADD, base_luma, pssr_fdu_change(t, base_luma, draft));
+    *out = (pssr_anchor){ .hq = hq, .luma = pssr_luma(t, hq) };
+    out->base_luma = pssr_luma(t, base_rgb);
+    out->base_high = pssr_high(t, out->base_luma);
+    if (w->low > 0) out->low = low_band(t, out->luma);
+}
+
+fv_t pssr_draft_loss(fv_tape *t, const pssr_loss *w, const pssr_anchor *a, fv_t rgb, fv_t *refined)
+{
+    const fv_t change = change_of(t, a->base_high, pssr_high(t, pssr_luma(t, rgb)));
+    const fv_t y = fv_binary_op(t, FV_ADD, a->base_luma, change);
     fv_t sum = 0;
     *refined = y;
-    if (w->pixel > 0) sum = add_term(t, sum, fv_loss_charbonnier(t, rgb, hq, CHARBONNIER),
+    if (w->pixel > 0) sum = add_term(t, sum, fv_loss_charbonnier(t, rgb, a->hq, CHARBONNIER),
                                      w->pixel);
-    if (w->low > 0) {
-        const fv_t low = fv_low_pass(t, y, LOW_CUTOFF, LOW_ORDER);
-        const fv_t want = fv_low_pass(t, goal, LOW_CUTOFF, LOW_ORDER);
-        sum = add_term(t, sum, fv_loss_charbonnier(t, low, want, CHARBONNIER), w->low);
-    }
-    if (w->spectrum > 0) sum = add_term(t, sum, amplitudes(t, y, goal), w->spectrum);
+    if (w->low > 0) sum = add_term(t, sum, fv_loss_charbonnier(t, low_band(t, y), a->low,
+                                                               CHARBONNIER), w->low);
+    if (w->spectrum > 0) sum = add_term(t, sum, amplitudes(t, y, a->luma), w->spectrum);
     return sum;
 }

@@ -206,12 +206,13 @@ static fv_t adversarial_term(const trainer *tr, fv_tape *t, fv_t luma, fv_t inpu
 static fv_t draft_losses(const trainer *tr, fv_tape *t, const fv_t *zhat, fv_t input, fv_t hq)
 {
     const int drafts = tr->cfg.times - 1;
-    const fv_t base = pssr_luma(t, picture(t, zhat[0]));
     fv_t sum = 0, luma = 0;
+    pssr_anchor a;
+    pssr_anchor_make(t, &tr->weights, picture(t, zhat[0]), hq, &a);
     for (int k = 1; k <= drafts; k++) {
         const float share = drafts == 1 ? 1.0f : k == drafts ? 0.5f : 0.5f / (float)(drafts - 1);
-        const fv_t term = fv_affine(
-            t, pssr_draft_loss(t, &tr->weights, base, picture(t, zhat[k]), hq, &luma), share, 0.0f);
+        const fv_t loss = pssr_draft_loss(t, &tr->weights, &a, picture(t, zhat[k]), &luma);
+        const fv_t term = fv_affine(t, loss, share, 0.0f);
         sum = sum ? fv_binary_op(t, FV_ADD, sum, term) : term;
     }
     if (!(tr->adv.weight > 0)) return sum;
@@ -329,8 +330,8 @@ static fv_status load_init(void *user, const fv_model *m)
     FV_TRY(pssr_config_read(tr->ctx, m, &c));
     if (c.channels != tr->cfg.channels || c.blocks != tr->cfg.blocks)
         return fv_fail(tr->ctx, FV_ERR_MODEL, "the model has %d blocks of %d channels, the "
-                       "recipe's preset %s has %d of %d", c.blocks, c.channels, tr->cfg.name, tr->cfg.blocks,
-                       tr->cfg.channels);
+                       "recipe's preset %s has %d of %d", c.blocks, c.channels, tr->cfg.name,
+                       tr->cfg.blocks, tr->cfg.channels);
     if (tr->stage == DRAFT && c.times == tr->cfg.times && c.every == tr->cfg.every)
         return fv_params_load(tr->params, m, "");
     FV_TRY(fv_params_load_some(tr->params, m, "", is_of_base));

@@ -21,9 +21,15 @@ typedef struct pssr_loss {
 } pssr_loss;
 /* pixel Charbonnier + spectrum * distance of amplitudes, of RGB */
 fv_t pssr_base_loss(fv_tape *t, const pssr_loss *w, fv_t rgb, fv_t hq);
+/* What the losses of all draft steps share. */
+typedef struct pssr_anchor {
+    fv_t hq, luma, low;          /* original, its luma, low band of that */
+    fv_t base_luma, base_high;
+} pssr_anchor;
+void pssr_anchor_make(fv_tape *t, const pssr_loss *w, fv_t base_rgb, fv_t hq, pssr_anchor *out);
 /* Of one draft step: pixel Charbonnier of the draft itself; of the luma after the update, low *
  * Charbonnier of its low band and spectrum * distance of amplitudes. *refined: that luma. */
-fv_t pssr_draft_loss(fv_tape *t, const pssr_loss *w, fv_t base_luma, fv_t rgb, fv_t hq,
+fv_t pssr_draft_loss(fv_tape *t, const pssr_loss *w, const pssr_anchor *a, fv_t rgb,
                      fv_t *refined);
 
 /* ---- Pairs (pssr_judge.c) -------------------------------------------------------------------- */

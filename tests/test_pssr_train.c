@@ -1,6 +1,6 @@
 /* test_pssr_train.c - `engine = pssr`: the update as tape code is that of fdu.c, with its
- * gradients; the base learns a picture by heart; both stages, the same model after any interruption;
- * recipes that are refused. */
+ * gradients; the base learns a picture by heart; both stages, the same model after any
+ * interruption; recipes that are refused. */
 #include <pthread.h>
 #include <time.h>
 
