@@ -25,8 +25,8 @@ static double gap_to(const char *name, const float *got, int64_t stride_rows)
 }
 
 /* The converted model with draft "k1." or "k1.5.", and its file. */
-static fv_status open_small(const char *draft, bool zero, bool full_text, wan_model **m,
-                            fv_model **file)
+static fv_status open_as(fv_dtype type, const char *draft, bool zero, bool full_text, wan_model **m,
+                         fv_model **file)
 {
     wan_file dit = {.label = "dit.", .blocks = SMALL_BLOCKS};
     wan_file lora = {.label = "lora.", .blocks = SMALL_BLOCKS};
@@ -42,12 +42,18 @@ static fv_status open_small(const char *draft, bool zero, bool full_text, wan_mo
     FV_TRY(wan_write(ctx, &lora, path[1]));
     FV_TRY(wan_write(ctx, &pruned, path[2]));
     FV_TRY(wan_write_context(ctx, SMALL_L, path[3]));
-    o.type = FV_F32;
+    o.type = type;
     o.draft_zero = zero;
     if (pruned.fused == 1) o.prune = 1.5;
     FV_TRY(wan_convert_files(ctx, in, &o, path[4]));
     FV_TRY(fv_model_open(ctx, file, path[4], NULL));
-    return wan_model_open(ctx, m, *file, NULL, full_text, FV_F32);
+    return wan_model_open(ctx, m, *file, NULL, full_text, type);
+}
+
+static fv_status open_small(const char *draft, bool zero, bool full_text, wan_model **m,
+                            fv_model **file)
+{
+    return open_as(FV_F32, draft, zero, full_text, m, file);
 }
 
 static void close_small(wan_model **m, fv_model **file)
@@ -179,6 +185,39 @@ static void check_loop(const char *draft, bool zero)
 static void loop_with_all_blocks_is_pytorchs(void) { check_loop("k1.", false); }
 static void loop_with_pruned_draft_is_pytorchs(void) { check_loop("k1.5.", false); }
 static void loop_with_zero_condition_is_pytorchs(void) { check_loop("k1.5.", true); }
+
+/* |got - want| over |z - want|, the way that the estimate has moved. */
+static double distance(const float *got, const float *want)
+{
+    double sum = 0, all_of = 0;
+    for (int i = 0; i < SIZE; i++) {
+        sum += pow((double)got[i] - (double)want[i], 2);
+        all_of += pow((double)z[i] - (double)want[i], 2);
+    }
+    return sqrt(sum / all_of);
+}
+
+/* Weights of 8 bits: 2^-9 each at most. Where the CPU has AVX-512 activations are rounded too. */
+static void bf16_stays_near(void)
+{
+    float *const zhat[4] = {all[0], all[1], all[2], all[3]};
+    float *const exact[4] = {full[0], full[1], full[2], full[3]};
+    const double most = fv_ctx_cpu(ctx) & FV_CPU_AVX512 ? 3e-2 : 1e-2;
+    wan_model *m = NULL;
+    fv_model *file = NULL;
+    OK(ctx, open_small("k1.", false, false, &m, &file));
+    fv_status s = run_loop(m, 4, exact);
+    close_small(&m, &file);
+    OK(ctx, s);
+    OK(ctx, open_as(FV_BF16, "k1.", false, false, &m, &file));
+    s = run_loop(m, 4, zhat);
+    close_small(&m, &file);
+    OK(ctx, s);
+    for (int k = 0; k < 4; k++) {
+        const double d = distance(all[k], full[k]);
+        CHECK_MSG(d > 0 && d <= most, "step %d: %g", k, d);
+    }
+}
 
 static void one_row_stands_for_the_padding(void)
 {
@@ -337,6 +376,7 @@ static void tests(void)
     RUN(loop_with_all_blocks_is_pytorchs);
     RUN(loop_with_pruned_draft_is_pytorchs);
     RUN(loop_with_zero_condition_is_pytorchs);
+    RUN(bf16_stays_near);
     RUN(one_row_stands_for_the_padding);
     RUN(fewer_steps_give_the_same_bits);
     RUN(times_are_those_of_the_published_table);
