@@ -425,6 +425,7 @@ typedef struct fv_sr_stats {
     int is_beyond;                   /* more than four times: the rest is bicubic                */
     int redone;                      /* was computed again in f32: bf16 overflowed               */
     uint64_t peak_bytes;             /* most memory that ctx held during the call                */
+    uint64_t least_bytes;            /* after FV_ERR_OOM: the max_bytes that would do; else 0    */
 } fv_sr_stats;
 /* in (8 or 16 bits, grey or RGB, with or without alpha, any size) -> *out, with the same channels,
  * owned by the caller (fv_image_free with ctx); zeroed on failure. Colours under alpha 0 are
@@ -437,6 +438,18 @@ typedef struct fv_sr_stats {
 FV_API FV_NODISCARD fv_status fv_sr_image(fv_ctx *ctx, const fv_sr *sr, const fv_image *in,
                                           const fv_sr_options *o, fv_image *out,
                                           fv_sr_stats *stats);
+/* Frames of one size, one after another: everything is made by opening, so frames allocate nothing.
+ * Frames do not look at each other: one is what fv_sr_image makes of it, before its rounding. The
+ * stream belongs to ctx; one call at a time. Options and failures as above (depth, alpha: unused). */
+typedef struct fv_sr_stream fv_sr_stream;
+FV_API FV_NODISCARD fv_status fv_sr_stream_open(fv_ctx *ctx, fv_sr_stream **out, const fv_sr *sr,
+                                                int width, int height, const fv_sr_options *o);
+FV_API void fv_sr_stream_close(fv_sr_stream **s);
+/* Of the results. */
+FV_API void fv_sr_stream_size(const fv_sr_stream *s, int *width, int *height);
+/* RGB f32 [height, width, 3] in [0, 1] -> RGB of the results' size, in [0, 1]. stats may be NULL. */
+FV_API FV_NODISCARD fv_status fv_sr_stream_frame(fv_sr_stream *s, const float *in, float *out,
+                                                 fv_sr_stats *stats);
 /* Write a model of a preset (nano, tiny, small, large) with random weights, for benchmarks and
  * tests. The same bytes for any number of threads. */
 FV_API FV_NODISCARD fv_status fv_sr_random(fv_ctx *ctx, const char *preset, uint64_t seed,

@@ -1,7 +1,7 @@
 /* sr.h - private: what sr_open.c, sr_tiles.c and sr_image.c share.
  *
- * sr_open.c: models. sr_tiles.c: the networks over the tiles of an enlarged picture. sr_image.c:
- * pixels in and out, alpha, the update. */
+ * sr_open.c: models. sr_tiles.c: the networks over the tiles of an enlarged picture. sr_frame.c:
+ * memory, tiles and update of a frame. sr_image.c: pictures. sr_video.c: frames one by one. */
 #ifndef FV_SR_H
 #define FV_SR_H
 
@@ -61,5 +61,36 @@ fv_status sr_tiles_alloc(sr_job *j);
 /* FV_ERR_NUMERIC: an estimate is not finite. */
 fv_status sr_tiles_run(sr_job *j);
 void sr_tiles_free(sr_job *j);
+
+/* ---- A frame (sr_frame.c) -------------------------------------------------------------------- */
+
+typedef struct sr_frame {
+    fv_ctx *ctx;               /* set by the caller, as the next three lines */
+    const fv_sr *sr;
+    int in_width, in_height;
+    /* Takes the results at the networks' size: rows of `pitch` pixels, about [0, 1], that belong to
+     * the rectangle x, y, width, height. */
+    void (*write)(void *user, const float *rgb, int pitch, const int rect[4]);
+    void *user;
+    fv_sr_options o;           /* by sr_frame_options */
+    int width, height;         /* of the result */
+    int net_width, net_height; /* of the networks' work: at most 4 times the frame */
+    int drafts;
+    fv_fdu_mode mode;
+    float detail;
+    fvi_resize *resize;        /* by sr_frame_prepare: frame to networks' size */
+    sr_job job;
+    fv_fdu *fdu;
+    bool is_tiled;             /* the update */
+    int update_w, update_h;    /* of its tiles, with margins */
+    float *tile[2];
+    uint64_t least;            /* bytes that would do, where there are too few */
+} sr_frame;
+fv_status sr_frame_options(sr_frame *f, const fv_sr_options *opts);
+/* before: bytes that ctx held when the call began; all since then counts for max_bytes. */
+fv_status sr_frame_prepare(sr_frame *f, uint64_t before);
+/* source: RGB [in_height, in_width, 3] in [0, 1]. Sets times, tiles, steps of *stats. */
+fv_status sr_frame_run(sr_frame *f, const float *source, fv_sr_stats *stats);
+void sr_frame_free(sr_frame *f);
 
 #endif

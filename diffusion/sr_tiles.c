@@ -144,7 +144,7 @@ fv_status sr_tiles_plan(sr_job *j, const int core[2], uint64_t budget, uint64_t 
 {
     FV_TRY(plan(j, core, budget, least));
     const int shorter = j->cut.core_w < j->cut.core_h ? j->cut.core_w : j->cut.core_h;
-    if (j->cut.ramp > shorter) j->cut.ramp = shorter; /* a pixel is in two ramps of an axis at most */
+    if (j->cut.ramp > shorter) j->cut.ramp = shorter; /* no pixel is in two ramps of an axis */
     return FV_OK;
 }
 

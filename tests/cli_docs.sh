@@ -15,7 +15,7 @@ same() { # files, name
 
 # Lines of two spaces and an option; "-o, --out FILE" counts twice.
 of_help() {
-    "$@" --help | sed -n 's/^  \(-[-a-zA-Z].*\)/\1/p' | sed 's/  .*//' | grep -o -- '--*[a-zA-Z][a-z-]*' |
+    "$@" --help | sed -n 's/^  \(-[-a-zA-Z].*\)/\1/p' | sed 's/  .*//' | grep -o -- '--*[a-zA-Z][a-z0-9-]*' |
         grep '^-' | sort -u
 }
 # Items "Fl x" and "Fl -long" below the subsection of the verb.

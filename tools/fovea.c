@@ -215,9 +215,11 @@ static int new_model(fv_ctx *ctx, const void *args, const char *preset)
     if (code != CLI_OK) return code;
     const bool is_ar = strncasecmp(preset, "ar-", 3) == 0 || strncasecmp(preset, "gpt-", 4) == 0 ||
                        strncasecmp(preset, "vq-", 3) == 0;
+    const bool is_sr = strncasecmp(preset, "pssr-", 5) == 0;
     const fv_status s =
-        is_ar ? fv_ar_random(ctx, preset, a->classes, a->seed, a->out, a->common.force)
-              : fv_dit_random(ctx, preset, a->classes, a->seed, a->out, a->common.force);
+        is_sr   ? fv_sr_random(ctx, preset, a->seed, a->out, a->common.force)
+        : is_ar ? fv_ar_random(ctx, preset, a->classes, a->seed, a->out, a->common.force)
+                : fv_dit_random(ctx, preset, a->classes, a->seed, a->out, a->common.force);
     if (s != FV_OK) return cli_report(ctx, s, NULL);
     cli_note("%s: %s with random weights", a->out, preset);
     return CLI_OK;
@@ -238,7 +240,8 @@ int fovea_new(int argc, char **argv)
                                  "Write a model with random weights, for benchmarks and tests.",
                                  "Presets: F32 F64c F64 F128 F128L, DiT-{S,B,L,XL}/{2,4,8};\n"
                                  "ar-nano ar-xs ar-s ar-s24 ar-m, GPT-{B,L,XL,XXL,3B}[-t2i]\n"
-                                 "[/256,/384,/512], and tokenizers vq-s8 vq-m8 VQ-16 VQ-8.\n",
+                                 "[/256,/384,/512], and tokenizers vq-s8 vq-m8 VQ-16 VQ-8;\n"
+                                 "super-resolution pssr-{nano,tiny,small,large}.\n",
                                  options,
                                  1,
                                  1};

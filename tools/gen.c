@@ -1,7 +1,7 @@
 /* gen.c - the program gen: which verb, opening models.
  *
- * gen makes pictures; gen info, gen calibrate and gen explain are about models, tables and plans.
- */
+ * gen makes pictures, gen sr larger ones; gen info, gen calibrate and gen explain are about models,
+ * tables and plans. */
 #include "gen.h"
 
 #include <stdlib.h>
@@ -132,5 +132,6 @@ int main(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "info") == 0) return gen_info(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "calibrate") == 0) return gen_calibrate(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "explain") == 0) return gen_explain(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "sr") == 0) return gen_sr(argc - 1, argv + 1);
     return gen_pictures(argc, argv);
 }

@@ -118,5 +118,6 @@ int gen_pictures(int argc, char **argv); /* gen_run.c */
 int gen_info(int argc, char **argv);     /* gen_verbs.c */
 int gen_calibrate(int argc, char **argv);
 int gen_explain(int argc, char **argv);  /* gen_explain.c */
+int gen_sr(int argc, char **argv);       /* gen_sr.c */
 
 #endif

@@ -213,6 +213,8 @@ static void info_json(fv_ctx *ctx, const gen_model *m)
     cli_json_close(&j);
 }
 
+static const char *const update_names[] = {"lerp", "lock", "ref", "off"}; /* by fv_fdu_mode */
+
 /* A model of another kind: what can be said about any model file. */
 static int info_other(const gen_model *m, const cli_common *c)
 {
@@ -248,9 +250,59 @@ static int info_other(const gen_model *m, const cli_common *c)
     return CLI_OK;
 }
 
+static void print_sr(const fv_sr_info *i, const gen_model *m)
+{
+    char name[128], hex[65];
+    cli_hex(i->hash, 32, hex);
+    cli_printable(i->name, name, sizeof name);
+    printf("model       %s, super-resolution: gen sr\n", name);
+    printf("network     %d channels, %d blocks; draft %d blocks, at most %d steps\n", i->channels,
+           i->blocks, i->draft_blocks, i->steps);
+    printf("parameters  base %.3f, draft %.3f million\n", (double)i->base_parameters * 1e-6,
+           (double)i->draft_parameters * 1e-6);
+    printf("work        MFLOP a pixel at 4x: base %.3f, once %.3f, a draft step %.3f\n",
+           i->base_flop * 1e-6, i->once_flop * 1e-6, i->draft_flop * 1e-6);
+    printf("defaults    detail %g, update %s\n", (double)i->detail, update_names[i->fdu]);
+    gen_info_origin(m);
+    printf("sha256      %s\n", hex);
+}
+
+static int info_sr(fv_ctx *ctx, const gen_model *m, const cli_common *c)
+{
+    fv_sr *sr = NULL;
+    fv_sr_info i;
+    char hex[65];
+    cli_json j;
+    const fv_status s = fv_sr_open(ctx, &sr, m->file, FV_F32);
+    if (s != FV_OK) return cli_report(ctx, s, m->label);
+    fv_sr_get_info(sr, &i);
+    if (c->json) {
+        cli_json_open(&j, stdout);
+        cli_json_string(&j, "kind", "pssr");
+        cli_json_string(&j, "name", i.name);
+        cli_json_number(&j, "channels", i.channels);
+        cli_json_number(&j, "blocks", i.blocks);
+        cli_json_number(&j, "draft_blocks", i.draft_blocks);
+        cli_json_number(&j, "steps", i.steps);
+        cli_json_number(&j, "detail", (double)i.detail);
+        cli_json_string(&j, "update", update_names[i.fdu]);
+        cli_json_u64(&j, "base_parameters", (uint64_t)i.base_parameters);
+        cli_json_u64(&j, "draft_parameters", (uint64_t)i.draft_parameters);
+        cli_hex(i.hash, 32, hex);
+        cli_json_string(&j, "sha256", hex);
+        cli_json_close(&j);
+    } else {
+        print_sr(&i, m);
+    }
+    fv_sr_close(&sr);
+    return CLI_OK;
+}
+
 static int info_opened(fv_ctx *ctx, const cli_common *c, gen_model *m)
 {
     const fv_dtype precision = cli_precision(ctx, c);
+    const char *kind = fv_model_meta(m->file, "fovea.kind");
+    if (kind && strcmp(kind, "pssr") == 0) return info_sr(ctx, m, c);
     const fv_status s =
         m->is_ar ? gen_open_ar(ctx, m, precision, false) : gen_open_dit(ctx, m, precision);
     if (s == FV_ERR_MODEL && m->path && !m->is_ar) {

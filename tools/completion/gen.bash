@@ -11,10 +11,15 @@ _gen()
     --mode) words='ar sd vvs jacobi' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
     --class) words='all' ;;
+    --fdu) words='lerp lock ref paper off' ;;
+    --raw) words='rgb24 rgb48le gbrp' ;;
+    --depth) words='8 16 same' ;;
+    --alpha-filter) words='bicubic nearest' ;;
     --accel) words='dpx soda soda-paper dcs fixed fora toca duca taylorseer teacache rfc speca clusca cem' ;;
     -n | --seed | --steps | --cfg | --speedup | --guard | --threads | --draws) return ;;
+    --scale | --out-size | --detail | --tile | --overlap | --mem | --quality | --size) return ;;
     --polish | --cache-mem | --temperature | --top-k | --top-p) return ;;
-    -o | --model | --decoder | --tokenizer | --caption | --table | --plan-in | --plan-out | --side-by-side | --png)
+    -o | --model | --decoder | --tokenizer | --caption | --table | --plan-in | --plan-out | --side-by-side | --png | --reference)
         COMPREPLY=($(compgen -f -- "$cur"))
         compopt -o filenames 2> /dev/null
         return
@@ -26,6 +31,12 @@ _gen()
     fi
     local sampling='--steps --sampler --cfg' machine='--threads --device --precision'
     case ${COMP_WORDS[1]} in
+    sr)
+        words="--model -o --scale --out-size --steps --speedup --detail --fdu --tile --overlap
+            --tile-exact --mem --depth --alpha-filter --quality --compare --reference --frames
+            --y4m --raw --size --keep-going -f $machine
+            --json $common"
+        ;;
     info) words="--devices --precision --json $common" ;;
     calibrate) words="-o $sampling --draws --quick --seed -f $machine $common" ;;
     explain) words="--model --speedup -n $sampling --table --png -f --json $machine $common" ;;
@@ -34,7 +45,7 @@ _gen()
             --accel --polish --cache-mem --guard --plan-out --plan-in --decoder --mode
             --temperature --top-k --top-p --kv --tokenizer --caption -o --grid -f $machine
             --json $common"
-        [[ $COMP_CWORD == 1 ]] && words="info calibrate explain $words"
+        [[ $COMP_CWORD == 1 ]] && words="info calibrate explain sr $words"
         ;;
     esac
     if [[ $cur == -* || $COMP_CWORD == 1 ]]; then

@@ -1,0 +1,147 @@
+#!/bin/sh
+# cli_gen_sr.sh - gen sr: sizes, formats and options, the same pixels where they must be, what it
+# refuses, files complete or absent.
+#
+# GEN and FOVEA name the programs. The model has random weights; quality is measured elsewhere.
+set -u
+: "${GEN:?path of gen}" "${FOVEA:?path of fovea}"
+. "$(dirname "$0")/shell_checks.sh"
+
+run "$FOVEA" new pssr-nano --seed 2 -o m.safetensors
+ok $? a_model
+sr="$GEN sr --model m.safetensors --precision f32 -q -f"
+grey in.pgm 24 16 '128 + 100 * sin(x / 3) * cos(y / 2)'
+pnm_size() { sed -n 2p "$1"; }
+
+# ---- What it is ----------------------------------------------------------------------------------
+expect info 0 "$GEN" info m.safetensors
+grep -q "pssr-nano, super-resolution" out && grep -q "^work .*base 0.369, once 0.036" out
+ok $? info_says_what_it_is
+expect info_json 0 "$GEN" info --json m.safetensors
+json_ok out kind name channels steps detail update base_parameters sha256; ok $? info_json_has_its_keys
+
+# ---- Sizes and formats ---------------------------------------------------------------------------
+for case in ":96 64" "--scale 1:24 16" "--scale 1.5:36 24" "--scale 2:48 32" "--scale 8:192 128" \
+    "--out-size 50x64:50 64"; do
+    # shellcheck disable=SC2086
+    run $sr ${case%%:*} in.pgm o.pgm && [ "$(pnm_size o.pgm)" = "${case#*:}" ]
+    ok $? "size ${case%%:*}"
+done
+for to in o.png o.webp o.jpg o.ppm; do
+    expect "write $to" 0 $sr in.pgm $to
+    expect "read $to" 0 $sr --scale 1 $to again.png
+done
+is_png o.png; ok $? png_is_png
+expect sixteen_bits 0 $sr --depth 16 in.pgm deep.pgm
+[ "$(sed -n 3p deep.pgm)" = 65535 ]; ok $? depth_is_16
+expect o_option 0 $sr in.pgm -o by_o.pgm
+run $sr in.pgm o.pgm; cmp -s by_o.pgm o.pgm; ok $? o_is_the_second_file
+$sr - pipe.pgm < in.pgm > out 2> err && cmp -s pipe.pgm o.pgm; ok $? reads_standard_input
+
+# ---- Options change the picture, or must not -----------------------------------------------------
+for same in "--threads 1" "--threads 2" "--steps 4" "--fdu lerp" "--scale 4" "--mem 400M"; do
+    # shellcheck disable=SC2086
+    run $sr $same in.pgm p.pgm && cmp -s o.pgm p.pgm; ok $? "same $same"
+done
+for change in "--steps 1" "--steps 3" "--detail 0.5" "--fdu lock" "--fdu ref" "--fdu paper" \
+    "--fdu off"; do
+    # shellcheck disable=SC2086
+    run $sr $change in.pgm p.pgm && ! cmp -s o.pgm p.pgm; ok $? "other $change"
+done
+run $sr --steps 1 in.pgm base.pgm; run $sr --detail 0 in.pgm p.pgm; cmp -s base.pgm p.pgm
+ok $? no_detail_is_one_step
+run $sr --speedup 1 in.pgm p.pgm && cmp -s o.pgm p.pgm; ok $? speedup_1_is_all_steps
+run "$GEN" sr --model m.safetensors --json -q -f --speedup 1.2 in.pgm p.pgm
+json_ok out files width height steps tiles seconds network_seconds gflop speedup_requested \
+    speedup_measured psnr_db peak_bytes peak_resident_bytes; ok $? json_has_its_keys
+[ "$(value steps)" -lt 4 ] && near "$(value speedup_measured)" 1.2 20; ok $? speedup_takes_fewer_steps
+refuse speedup_beyond 2 "the most is" $sr --speedup 90 in.pgm q.pgm
+
+# ---- Tiles and memory ----------------------------------------------------------------------------
+grey big.pgm 120 100 '128 + 100 * sin(x / 3) * cos(y / 2)'
+run $sr big.pgm whole.pgm
+run $sr --tile 96x96 --tile-exact --json big.pgm exact.pgm
+[ "$(value tiles)" -gt 4 ]; ok $? tiles_are_many
+cmp -l whole.pgm exact.pgm 2> err | awk '{ d = $2 - $3; if (d * d > 1) bad++ } END { exit bad > 0 }'
+ok $? exact_tiles_are_the_whole_picture
+run $sr --mem 150M --json big.pgm p.pgm
+[ "$(value peak_resident_bytes)" -le 157286400 ]; ok $? memory_stays_below_mem
+refuse too_little_memory 1 "at least [0-9]*M" $sr --mem 20M big.pgm q.pgm
+
+# ---- Video ---------------------------------------------------------------------------------------
+mkdir -p frames
+for i in 9 10 11; do
+    grey g.pgm 16 12 "100 + $i * 3 + 50 * sin(x / 3)"
+    run "$GEN" sr --model m.safetensors -q -f --scale 1 --steps 1 g.pgm "frames/f$i.png"
+done
+expect frames 0 $sr --frames --scale 2 frames big_frames
+[ "$(ls big_frames | wc -l)" = 3 ]; ok $? frames_are_as_many
+is_png "big_frames/$(ls big_frames | head -n 1)"; ok $? frames_are_pngs
+printf 'x' > frames/f10.png
+expect broken_frame 3 $sr --frames --scale 2 frames two_frames
+[ "$(ls two_frames | wc -l)" = 1 ]; ok $? frames_before_are_kept
+expect keep_going 0 $sr --frames --keep-going --scale 2 frames three_frames
+[ "$(ls three_frames | wc -l)" = 3 ]; ok $? a_broken_frame_is_repeated
+{
+    echo 'YUV4MPEG2 W16 H12 F25:1 Ip A1:1 C420jpeg'
+    for i in 1 2 3; do
+        echo FRAME
+        awk -v i=$i 'BEGIN { for (k = 0; k < 288; k++) printf "%c", 64 + (k * i) % 32 }' | head -c 288
+    done
+} > v.y4m
+expect y4m 0 $sr --y4m --scale 2 v.y4m w.y4m
+head -n 1 w.y4m | grep -q "W32 H24 F25:1"; ok $? y4m_header_is_kept
+[ "$(wc -c < w.y4m)" = $(($(head -n 1 w.y4m | wc -c) + 3 * (6 + 32 * 24 * 3 / 2))) ]
+ok $? y4m_has_all_frames
+$sr --y4m --scale 2 - - < v.y4m > pipe.y4m 2> err; cmp -s pipe.y4m w.y4m; ok $? y4m_through_pipes
+head -c 700 v.y4m > cut.y4m
+expect truncated_video 3 $sr --y4m --scale 2 cut.y4m kept.y4m
+[ "$(wc -c < kept.y4m)" = $(($(head -n 1 w.y4m | wc -c) + 2 * (6 + 32 * 24 * 3 / 2))) ]
+ok $? complete_frames_are_kept
+head -c 1152 big.pgm > v.rgb
+expect raw 0 $sr --raw rgb24 --size 16x12 --scale 3 v.rgb w.rgb
+[ "$(wc -c < w.rgb)" = $((2 * 48 * 36 * 3)) ]; ok $? raw_has_all_frames
+( $sr --y4m --scale 8 v.y4m - | head -c 10 > some; true ) 2> err
+ok $? a_pipe_that_is_closed_early_ends_it
+refuse two_kinds 2 "one of" $sr --y4m --frames v.y4m q.y4m
+refuse raw_without_size 2 "size" $sr --raw rgb24 v.rgb q.rgb
+refuse video_and_sheet 2 "single" $sr --y4m --compare q.png v.y4m q.y4m
+refuse hostile_header 3 "v.rgb" $sr --y4m v.rgb q.y4m
+
+# ---- Comparing -----------------------------------------------------------------------------------
+expect sheet 0 $sr --compare sheet.png in.pgm p.pgm
+is_png sheet.png; ok $? sheet_is_a_png
+run $sr --json --reference o.pgm in.pgm p.pgm
+json_ok out psnr_db bicubic_psnr_db && near "$(value bicubic_psnr_db)" 1 99; ok $? reference_is_measured
+refuse reference_of_another_size 3 "pixels" $sr --reference in.pgm in.pgm p.pgm
+
+# ---- Refused -------------------------------------------------------------------------------------
+refuse no_model 1 "model" "$GEN" sr in.pgm q.png
+refuse no_output 2 "where to" $sr in.pgm
+refuse two_outputs 2 "not both" $sr in.pgm q.png -o q.png
+refuse scale_beyond 2 "scale" $sr --scale 9 in.pgm q.png
+refuse scale_and_size 2 "not both" $sr --scale 2 --out-size 48x32 in.pgm q.png
+refuse size_text 2 "out-size" $sr --out-size 48 in.pgm q.png
+refuse size_below 2 "times" $sr --out-size 12x12 in.pgm q.png
+refuse too_many_steps 2 "steps" $sr --steps 5 in.pgm q.png
+refuse steps_and_speedup 2 "not both" $sr --steps 2 --speedup 2 in.pgm q.png
+refuse suffix 2 "suffix" $sr in.pgm q.xyz
+refuse missing_input 1 "none.png" $sr none.png q.png
+printf 'P5 3 3 255\n\001' > cut.pgm
+refuse truncated 3 "cut.pgm" $sr cut.pgm q.png
+: > empty.png
+refuse empty 3 "empty.png" $sr empty.png q.png
+printf 'P6 999999 999999 255\n' > huge.ppm
+refuse huge_header 3 "huge.ppm" $sr huge.ppm q.png
+refuse not_a_model 3 "in.pgm" "$GEN" sr --model in.pgm -q in.pgm q.png
+refuse existing_file 1 "exists" "$GEN" sr --model m.safetensors -q in.pgm o.pgm
+if [ -w /dev/full ]; then
+    ln -s /dev/full full.png
+    refuse full_disk 1 "full.png" $sr in.pgm full.png
+else
+    skip full_disk "no /dev/full"
+fi
+grey wide.pgm 500 500 "x % 256"
+interrupt interrupted TERM stopped.png $sr wide.pgm stopped.png
+
+finish

@@ -1,0 +1,442 @@
+/* gen_sr.c - gen sr: a larger picture with made-up detail. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli_picture.h"
+#include "gen_sr.h"
+
+#define MOST_BYTES ((uint64_t)1 << 32)
+#define MEMORY_SHARE 0.75              /* of what is free, without --mem */
+#define OWN_BYTES ((uint64_t)24 << 20) /* threads and buffers outside of the library's count */
+#define TRIAL_SIDE 64                  /* pixels of the crop that --speedup is measured on */
+#define TRIALS 3
+
+typedef struct sr_run {
+    fv_ctx *ctx;
+    const sr_args *a;
+    const char *in_path, *out_path;
+    fv_model *file;
+    fv_sr *sr;
+    fv_sr_info info;
+    fv_image in, out;
+    fv_sr_options o;
+    fv_sr_stats stats;
+    double measured_speedup;           /* NAN: not asked for */
+    bool has_reference;
+    cli_measures bicubic, ours;
+} sr_run;
+
+/* ---- Options --------------------------------------------------------------------------------- */
+
+int gen_sr_pair(const char *option, const char *text, int *a, int *b)
+{
+    int used = 0;
+    if (sscanf(text, "%8dx%8d%n", a, b, &used) == 2 && !text[used] && *a > 0 && *b > 0)
+        return CLI_OK;
+    return cli_fail(CLI_USAGE, "%s %s: give WIDTHxHEIGHT in pixels", option, text);
+}
+
+static int set_update(const char *name, fv_sr_options *o)
+{
+    static const char *const names[] = { "lerp", "lock", "ref", "off", "paper" };
+    for (int i = 0; name && i < 5; i++) {
+        if (strcmp(name, names[i]) != 0) continue;
+        o->fdu = i == 4 ? (int)FV_FDU_REF : i;
+        o->update_each = i == 4;
+    }
+    return CLI_OK;
+}
+
+static int set_options(const sr_args *a, fv_sr_options *o)
+{
+    int code = CLI_OK;
+    *o = (fv_sr_options)FV_SR_OPTIONS_INIT;
+    o->scale = a->scale;
+    o->steps = a->steps;
+    if (!isnan(a->detail)) o->detail = (float)a->detail;
+    o->overlap = a->overlap;
+    o->exact_tiles = a->is_exact;
+    o->alpha = a->alpha && strcmp(a->alpha, "nearest") == 0 ? FV_SR_ALPHA_NEAREST :
+                                                              FV_SR_ALPHA_BICUBIC;
+    o->depth = a->depth && strcmp(a->depth, "same") != 0 ? atoi(a->depth) : 0;
+    if (a->size && a->scale > 0) return cli_fail(CLI_USAGE, "give --scale or --out-size, not both");
+    if (a->speedup > 0 && a->steps > 0)
+        return cli_fail(CLI_USAGE, "give --speedup or --steps, not both");
+    if (a->size) code = gen_sr_pair("--out-size", a->size, &o->width, &o->height);
+    if (code == CLI_OK && a->tile)
+        code = gen_sr_pair("--tile", a->tile, &o->tile_width, &o->tile_height);
+    return code == CLI_OK ? set_update(a->fdu, o) : code;
+}
+
+/* Free memory as the system tells it; 0 = unknown. */
+static uint64_t free_bytes(void)
+{
+    char line[128];
+    unsigned long long kib = 0;
+    FILE *f = fopen("/proc/meminfo", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
+    if (f) fclose(f);
+    return (uint64_t)kib * 1024;
+}
+
+int gen_sr_memory(const sr_args *a, uint64_t *most)
+{
+    const uint64_t held = cli_resident_peak() + OWN_BYTES;
+    *most = (uint64_t)(MEMORY_SHARE * (double)free_bytes());
+    if (!a->memory) return CLI_OK;
+    const int code = cli_parse_size("--mem", a->memory, 1, most);
+    if (code == CLI_OK) *most = *most > held ? *most - held : 1;
+    return code;
+}
+
+int gen_sr_too_little(uint64_t least)
+{
+    return cli_fail(CLI_FAILED, "too little memory: --mem must be at least %lluM",
+                    (unsigned long long)((least + cli_resident_peak() + OWN_BYTES) / 1048576 + 1));
+}
+
+int gen_sr_open(fv_ctx *ctx, const sr_args *a, fv_model **file, fv_sr **sr)
+{
+    if (!a->model)
+        return cli_fail(CLI_FAILED, "no default model for super-resolution in this build: give "
+                        "--model FILE");
+    fv_status s = fv_model_open(ctx, file, a->model, NULL);
+    if (s == FV_OK) s = fv_sr_open(ctx, sr, *file, cli_precision(ctx, &a->common));
+    return s == FV_OK ? CLI_OK : cli_report(ctx, s, a->model);
+}
+
+/* ---- Reading and writing --------------------------------------------------------------------- */
+
+static int read_picture(sr_run *r, const char *path, fv_image *out)
+{
+    fv_image_read_options o = FV_IMAGE_READ_OPTIONS_INIT;
+    uint8_t *bytes;
+    size_t size;
+    const int code = cli_read_bytes(path, MOST_BYTES, &bytes, &size);
+    if (code != CLI_OK) return code;
+    o.keep_metadata = 1;
+    const fv_status s = fv_image_decode(r->ctx, out, bytes, size, &o);
+    free(bytes);
+    return s == FV_OK ? CLI_OK : cli_report(r->ctx, s, path);
+}
+
+static int write_picture(sr_run *r, const fv_image *img, const char *path)
+{
+    fv_image_write_options o = FV_IMAGE_WRITE_OPTIONS_INIT;
+    o.overwrite = r->a->common.force;
+    o.quality = r->a->quality;
+    const fv_status s = fv_image_write(r->ctx, img, path, &o);
+    return s == FV_OK ? CLI_OK : cli_report(r->ctx, s, path);
+}
+
+/* ---- Speed-up -------------------------------------------------------------------------------- */
+
+/* Median time of a crop with that many steps. */
+static fv_status time_steps(sr_run *r, const fv_image *crop, int steps, double *seconds)
+{
+    double t[TRIALS];
+    for (int k = 0; k < TRIALS; k++) {
+        fv_sr_options o = r->o;
+        fv_image out;
+        o.steps = steps;
+        o.width = o.height = 0;
+        o.scale = 4;
+        o.tile_width = o.tile_height = 0;
+        const double start = cli_now();
+        const fv_status s = fv_sr_image(r->ctx, r->sr, crop, &o, &out, NULL);
+        t[k] = cli_now() - start;
+        fv_image_free(r->ctx, &out);
+        if (s != FV_OK) return s;
+    }
+    *seconds = cli_quantile(t, TRIALS, 0.5);
+    return FV_OK;
+}
+
+static fv_status measure_steps(sr_run *r, double *seconds)
+{
+    fv_image crop = { 0 };
+    const int w = r->in.width < TRIAL_SIDE ? r->in.width : TRIAL_SIDE;
+    const int h = r->in.height < TRIAL_SIDE ? r->in.height : TRIAL_SIDE;
+    cli_progress_title("measuring");
+    fv_status s = fv_image_crop(r->ctx, &crop, &r->in, 0, 0, w, h);
+    if (s == FV_OK) s = time_steps(r, &crop, 1, &seconds[0]); /* packs the weights */
+    for (int k = 1; k <= r->info.steps && s == FV_OK; k++)
+        s = time_steps(r, &crop, k, &seconds[k - 1]);
+    fv_image_free(r->ctx, &crop);
+    cli_progress_title(NULL);
+    return s;
+}
+
+/* The most steps whose measured time is a share 1/R of all steps', or less. */
+static int choose_steps(sr_run *r)
+{
+    double seconds[64];
+    const int most = r->info.steps;
+    if (r->a->speedup == 0) return CLI_OK;
+    const fv_status s = measure_steps(r, seconds);
+    if (s != FV_OK) return cli_report(r->ctx, s, NULL);
+    for (int k = most; k >= 1; k--) {
+        const double ratio = seconds[most - 1] / seconds[k - 1];
+        if (k < most && ratio < r->a->speedup) continue;
+        if (k == most && r->a->speedup > 1) continue;
+        r->o.steps = k;
+        r->measured_speedup = ratio;
+        cli_note("%d of %d steps: %.2fx, measured on a crop", k, most, ratio);
+        return CLI_OK;
+    }
+    return cli_fail(CLI_USAGE, "--speedup %g: the most is %.2fx, with one step", r->a->speedup,
+                    seconds[most - 1] / seconds[0]);
+}
+
+/* ---- Comparing ------------------------------------------------------------------------------- */
+
+/* RGB, 8 bits, at the size of the result. */
+static fv_status as_rgb(sr_run *r, fv_image *out, const fv_image *in)
+{
+    fv_status s = fv_image_create(r->ctx, out, in->width, in->height, 3, 8);
+    for (int y = 0; y < in->height && s == FV_OK; y++)
+        for (int x = 0; x < in->width; x++)
+            for (int c = 0; c < 3; c++) {
+                const uint8_t *row = (const uint8_t *)in->pixels + (size_t)y * in->stride_bytes;
+                const size_t i = (size_t)x * (size_t)in->channels +
+                                 (size_t)(in->channels < 3 ? 0 : c);
+                const uint32_t v = in->depth == 8 ?
+                                       row[i] :
+                                       (((const uint16_t *)(const void *)row)[i] * 255u + 32767u) /
+                                           65535u;
+                ((uint8_t *)out->pixels)[(size_t)y * out->stride_bytes + 3 * (size_t)x +
+                                         (size_t)c] = (uint8_t)v;
+            }
+    return s;
+}
+
+/* nearest | Lanczos | bicubic | result */
+static int write_sheet(sr_run *r)
+{
+    static const fv_filter filter[3] = { FV_FILTER_NEAREST, FV_FILTER_LANCZOS3,
+                                         FV_FILTER_BICUBIC };
+    fv_image part[4], source, sheet = { 0 };
+    memset(part, 0, sizeof part);
+    fv_status s = as_rgb(r, &source, &r->in);
+    for (int k = 0; k < 3 && s == FV_OK; k++)
+        s = fv_image_resize(r->ctx, &part[k], &source, r->out.width, r->out.height, filter[k]);
+    if (s == FV_OK) s = as_rgb(r, &part[3], &r->out);
+    if (s == FV_OK) s = fv_image_grid(r->ctx, &sheet, part, 4, 4, 4);
+    int code = s == FV_OK ? CLI_OK : cli_report(r->ctx, s, r->a->sheet);
+    if (code == CLI_OK) code = write_picture(r, &sheet, r->a->sheet);
+    for (int k = 0; k < 4; k++) fv_image_free(r->ctx, &part[k]);
+    fv_image_free(r->ctx, &source);
+    fv_image_free(r->ctx, &sheet);
+    return code;
+}
+
+static fv_status measure_both(sr_run *r, const fv_image *original)
+{
+    fv_image want = { 0 }, source = { 0 }, bicubic = { 0 }, ours = { 0 };
+    fv_status s = as_rgb(r, &want, original);
+    if (s == FV_OK) s = as_rgb(r, &source, &r->in);
+    if (s == FV_OK)
+        s = fv_image_resize(r->ctx, &bicubic, &source, r->out.width, r->out.height,
+                            FV_FILTER_BICUBIC);
+    if (s == FV_OK) s = as_rgb(r, &ours, &r->out);
+    if (s == FV_OK) s = cli_measure(r->ctx, &want, &bicubic, &r->bicubic);
+    if (s == FV_OK) s = cli_measure(r->ctx, &want, &ours, &r->ours);
+    fv_image_free(r->ctx, &want);
+    fv_image_free(r->ctx, &source);
+    fv_image_free(r->ctx, &bicubic);
+    fv_image_free(r->ctx, &ours);
+    return s;
+}
+
+static int judge(sr_run *r)
+{
+    fv_image original = { 0 };
+    int code = read_picture(r, r->a->reference, &original);
+    if (code != CLI_OK) return code;
+    if (original.width != r->out.width || original.height != r->out.height) {
+        code = cli_fail(CLI_BAD_INPUT, "%s has %d x %d pixels, the result %d x %d", r->a->reference,
+                        original.width, original.height, r->out.width, r->out.height);
+    } else {
+        const fv_status s = measure_both(r, &original);
+        code = s == FV_OK ? CLI_OK : cli_report(r->ctx, s, r->a->reference);
+        r->has_reference = s == FV_OK;
+    }
+    fv_image_free(r->ctx, &original);
+    return code;
+}
+
+/* ---- What was done --------------------------------------------------------------------------- */
+
+static void talk(const sr_run *r)
+{
+    const fv_sr_stats *t = &r->stats;
+    cli_note("%s: %d x %d, %d step%s, %d tile%s, %.2f s", r->out_path, r->out.width, r->out.height,
+             t->steps, t->steps == 1 ? "" : "s", t->tiles, t->tiles == 1 ? "" : "s", t->seconds);
+    cli_detail("networks %.2f s, %.1f GFLOP/s; update %.2f s; %.1f MiB", t->network_seconds,
+               t->flop / t->network_seconds * 1e-9, t->update_seconds,
+               (double)t->peak_bytes / 1048576);
+    if (t->is_beyond)
+        cli_note("warning: models are trained up to 4 times; the rest is bicubic");
+    if (t->redone) cli_note("warning: bf16 was not enough, computed in f32");
+    if (r->has_reference)
+        cli_note("against %s: PSNR %.2f dB (bicubic %.2f), GMSD %.4f (%.4f)", r->a->reference,
+                 r->ours.psnr, r->bicubic.psnr, r->ours.gmsd, r->bicubic.gmsd);
+}
+
+static void print_json(const sr_run *r)
+{
+    const fv_sr_stats *t = &r->stats;
+    char *files[1] = { (char *)(uintptr_t)r->out_path };
+    cli_json j;
+    cli_json_open(&j, stdout);
+    cli_json_strings(&j, "files", files, 1);
+    cli_json_string(&j, "model", r->info.name);
+    const struct {
+        const char *key;
+        double value;
+    } number[] = {
+        { "width", r->out.width },
+        { "height", r->out.height },
+        { "steps", t->steps },
+        { "tiles", t->tiles },
+        { "seconds", t->seconds },
+        { "network_seconds", t->network_seconds },
+        { "update_seconds", t->update_seconds },
+        { "gflop", t->flop * 1e-9 },
+        { "speedup_requested", r->a->speedup > 0 ? r->a->speedup : NAN },
+        { "speedup_measured", r->measured_speedup },
+        { "psnr_db", r->has_reference ? r->ours.psnr : NAN },
+        { "ms_ssim", r->has_reference ? r->ours.ms_ssim : NAN },
+        { "gmsd", r->has_reference ? r->ours.gmsd : NAN },
+        { "bicubic_psnr_db", r->has_reference ? r->bicubic.psnr : NAN },
+    };
+    for (size_t k = 0; k < sizeof number / sizeof *number; k++)
+        cli_json_number(&j, number[k].key, number[k].value);
+    cli_json_u64(&j, "peak_bytes", t->peak_bytes);
+    cli_json_u64(&j, "peak_resident_bytes", cli_resident_peak());
+    cli_json_close(&j);
+}
+
+/* ---- The verb -------------------------------------------------------------------------------- */
+
+static int enlarge(sr_run *r)
+{
+    int code = choose_steps(r);
+    if (code == CLI_OK) code = gen_sr_memory(r->a, &r->o.max_bytes);
+    if (code != CLI_OK) return code;
+    const fv_status s = fv_sr_image(r->ctx, r->sr, &r->in, &r->o, &r->out, &r->stats);
+    cli_progress_clear();
+    if (s == FV_ERR_OOM && r->stats.least_bytes) return gen_sr_too_little(r->stats.least_bytes);
+    if (s != FV_OK) return cli_report(r->ctx, s, r->in_path);
+    code = write_picture(r, &r->out, r->out_path);
+    if (code == CLI_OK && r->a->sheet) code = write_sheet(r);
+    if (code == CLI_OK && r->a->reference) code = judge(r);
+    if (code != CLI_OK) return code;
+    talk(r);
+    if (r->a->common.json) print_json(r);
+    return CLI_OK;
+}
+
+static int one_picture(sr_run *r)
+{
+    int code = cli_check_place(r->out_path, r->a->common.force);
+    if (code == CLI_OK && r->a->sheet) code = cli_check_place(r->a->sheet, r->a->common.force);
+    if (code != CLI_OK) return code;
+    if (!cli_has_picture_suffix(r->out_path))
+        return cli_fail(CLI_USAGE, "%s: the suffix names no picture format: png, webp, jpg, ppm or "
+                        "pgm", r->out_path);
+    code = cli_start(&r->ctx, &r->a->common);
+    if (code == CLI_OK) code = gen_sr_open(r->ctx, r->a, &r->file, &r->sr);
+    if (code == CLI_OK) fv_sr_get_info(r->sr, &r->info);
+    if (code == CLI_OK) code = read_picture(r, r->in_path, &r->in);
+    if (code == CLI_OK) code = enlarge(r);
+    fv_sr_close(&r->sr);
+    fv_model_close(&r->file);
+    fv_image_free(r->ctx, &r->in);
+    fv_image_free(r->ctx, &r->out);
+    return cli_finish(&r->ctx, code);
+}
+
+static int check_video(const sr_args *a)
+{
+    if (a->is_frames + a->is_y4m + (a->raw != NULL) > 1)
+        return cli_fail(CLI_USAGE, "give one of --frames, --y4m and --raw");
+    if (!a->raw != !a->frame_size)
+        return cli_fail(CLI_USAGE, "--raw and --size belong together");
+    if (a->speedup > 0 || a->sheet || a->reference)
+        return cli_fail(CLI_USAGE, "--speedup, --compare and --reference are for single pictures; "
+                        "give --steps");
+    return CLI_OK;
+}
+
+static int video(const sr_run *r)
+{
+    fv_ctx *ctx = NULL;
+    int code = check_video(r->a);
+    if (code != CLI_OK) return code;
+    code = cli_start(&ctx, &r->a->common);
+    if (code == CLI_OK) code = gen_sr_video(ctx, r->a, &r->o, r->in_path, r->out_path);
+    return cli_finish(&ctx, code);
+}
+
+static int run(void *args, const char **files, int count)
+{
+    const sr_args *a = args;
+    sr_run r = { .a = a, .in_path = files[0], .measured_speedup = NAN };
+    r.out_path = a->out ? a->out : count > 1 ? files[1] : NULL;
+    if (!r.out_path) return cli_fail(CLI_USAGE, "where to: give a file after the picture, or -o");
+    if (a->out && count > 1) return cli_fail(CLI_USAGE, "give -o or a second file, not both");
+    const int code = set_options(a, &r.o);
+    if (code != CLI_OK) return code;
+    return a->is_frames || a->is_y4m || a->raw || a->frame_size ? video(&r) : one_picture(&r);
+}
+
+int gen_sr(int argc, char **argv)
+{
+    sr_args a = { .detail = NAN };
+    const cli_option options[] = {
+        { 0, "model", "FILE", "model of super-resolution", CLI_STRING, &a.model, 0, 0 },
+        { 'o', NULL, "FILE", "the result, instead of a second file", CLI_STRING, &a.out, 0, 0 },
+        { 0, "scale", "S", "times as large, 1 to 8 (default 4)", CLI_NUMBER, &a.scale, 1,
+          FV_SR_MAX_SCALE },
+        { 0, "out-size", "WxH", "pixels of the result instead", CLI_STRING, &a.size, 0, 0 },
+        { 0, "steps", "T", "1 = base alone; default: all of the model", CLI_INT, &a.steps, 1, 64 },
+        { 0, "speedup", "R", "as many steps as are R times faster than all", CLI_RATIO, &a.speedup,
+          1, 100 },
+        { 0, "detail", "A", "weight of made-up detail, 0 to 2", CLI_NUMBER, &a.detail, 0, 2 },
+        { 0, "fdu", "lerp|lock|ref|paper|off", "how detail is put in", CLI_CHOICE, &a.fdu, 0, 0 },
+        { 0, "tile", "WxH", "pixels of the result at a time", CLI_STRING, &a.tile, 0, 0 },
+        { 0, "overlap", "N", "pixels seen beyond a tile (default 128)", CLI_INT, &a.overlap, 1,
+          65536 },
+        { 0, "tile-exact", NULL, "the pixels of one large tile", CLI_FLAG, &a.is_exact, 0, 0 },
+        { 0, "mem", "SIZE", "most memory (default: 75 % of what is free)", CLI_STRING, &a.memory, 0,
+          0 },
+        { 0, "depth", "8|16|same", "bits of the result (default: same)", CLI_CHOICE, &a.depth, 0,
+          0 },
+        { 0, "alpha-filter", "bicubic|nearest", "for the alpha channel", CLI_CHOICE, &a.alpha, 0,
+          0 },
+        { 0, "quality", "Q", "of JPEG and lossy WebP, 1 to 100", CLI_INT, &a.quality, 1, 100 },
+        { 0, "compare", "FILE", "sheet: nearest, Lanczos, bicubic, result", CLI_STRING, &a.sheet, 0,
+          0 },
+        { 0, "reference", "FILE", "the original, to measure the result", CLI_STRING, &a.reference,
+          0, 0 },
+        { 0, "frames", NULL, "folders, or names with %05d, of numbered pictures", CLI_FLAG,
+          &a.is_frames, 0, 0 },
+        { 0, "y4m", NULL, "Y4M video", CLI_FLAG, &a.is_y4m, 0, 0 },
+        { 0, "raw", "rgb24|rgb48le|gbrp", "frames without headers", CLI_CHOICE, &a.raw, 0, 0 },
+        { 0, "size", "WxH", "of raw frames", CLI_STRING, &a.frame_size, 0, 0 },
+        { 0, "keep-going", NULL, "repeat the last frame for broken ones", CLI_FLAG, &a.keep_going,
+          0, 0 },
+        CLI_OPT_FORCE(&a.common),
+        CLI_OPT_MACHINE(&a.common),
+        CLI_OPT_JSON(&a.common),
+        CLI_OPT_TALK_END(&a.common)
+    };
+    const cli_command command = { "gen sr", "[options] PICTURE OUT\n"
+                                  "--frames|--y4m|--raw FORMAT [options] IN OUT",
+                                  "A larger picture with made-up detail (super-resolution).", NULL,
+                                  options, 1, 2 };
+    return cli_run_files(&command, argc, argv, run, &a);
+}

@@ -1,0 +1,27 @@
+/* gen_sr.h - shared by the files of gen sr. */
+#ifndef FOVEA_GEN_SR_H
+#define FOVEA_GEN_SR_H
+
+#include "gen.h"
+
+typedef struct sr_args {
+    cli_common common;
+    const char *model, *out, *size, *fdu, *tile, *memory, *depth, *alpha, *sheet, *reference;
+    const char *raw, *frame_size;
+    double scale, detail, speedup;
+    int steps, overlap, quality;
+    bool is_exact, is_frames, is_y4m, keep_going;
+} sr_args;
+
+/* "WIDTHxHEIGHT"; these return exit codes. */
+int gen_sr_pair(const char *option, const char *text, int *a, int *b);
+/* Bytes that the library may take now, for --mem or a share of what is free. */
+int gen_sr_memory(const sr_args *a, uint64_t *most);
+/* Says what would do when the library had too little. */
+int gen_sr_too_little(uint64_t least);
+int gen_sr_open(fv_ctx *ctx, const sr_args *a, fv_model **file, fv_sr **sr);
+/* gen_sr_video.c: frames from one folder, file or pipe to another. */
+int gen_sr_video(fv_ctx *ctx, const sr_args *a, const fv_sr_options *o, const char *in,
+                 const char *out);
+
+#endif
