@@ -17,7 +17,7 @@
  * the result. Where it tells the two apart with a loss below 0.05, it does not pull.
  *
  * The weight of the detail, alpha, is chosen on held-out pictures whenever they are measured: the
- * largest of 0.1, 0.2 ... 1.5 that costs less than alpha_loss dB against the base, clean and
+ * largest of 0.1, 0.2 ... 2 that costs less than alpha_loss dB against the base, clean and
  * degraded alike. A model of the first stage alone is complete, with one time.
  *
  * Keys beside the shared ones (train_recipe.c):

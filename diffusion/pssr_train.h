@@ -53,7 +53,7 @@ void pssr_pairs_free(pssr_pairs *p);
 fv_status pssr_pairs_make(pssr_pairs *p, const float *pictures, uint32_t first);
 
 /* ---- Held-out pictures (pssr_judge.c) -------------------------------------------------------- */
-#define PSSR_ALPHAS 15 /* 0.1, 0.2, ... */
+#define PSSR_ALPHAS 20 /* 0.1, 0.2, ... 2 */
 typedef struct pssr_score {  /* means over pictures */
     double bicubic, base;    /* Y-PSNR in dB, Y = 0.257 R + 0.504 G + 0.098 B of 8 bits */
     double refined[PSSR_ALPHAS];
