@@ -31,7 +31,7 @@
  * ln(512 - L).
  *
  * wan_config.c: config, times, metadata. wan_net.c: the networks as tape code. wan_model.c: networks
- * of a file, ready to run. wan_vae.c: the autoencoder. wan_clip.c: clips by windows. */
+ * of a file, ready to run. wan_vae.c: the autoencoder. wan_clip.c: clips by windows (fv_wan_restore). */
 #ifndef FV_WAN_H
 #define FV_WAN_H
 
@@ -202,30 +202,5 @@ void wan_vae_restart(wan_vae *v); /* a new clip, in both directions */
 fv_status wan_vae_encode(wan_vae *v, const float *frames, float *latents);
 /* The other way; clamped to [-1, 1]. */
 fv_status wan_vae_decode(wan_vae *v, const float *latents, float *frames);
-
-/* ---- Clips (wan_clip.c) ---------------------------------------------------------------------- */
-
-/* Frames f32 [height, width, 3] in [0, 1], of the size wanted. */
-typedef struct wan_frames {
-    /* The next frame into rgb; *has_one false: there is none. */
-    fv_status (*read)(void *user, float *rgb, bool *has_one);
-    fv_status (*write)(void *user, const float *rgb);
-    void *user;
-} wan_frames;
-typedef struct wan_clip_options {
-    int height, width;   /* any */
-    int window, overlap; /* frames at a time, 1 + 4k; shared by two windows, less than the window */
-    int steps;           /* 1: base alone; at most the model's */
-    float alpha;         /* of the frequency-domain update, < 0: the model's */
-    int fdu;             /* fv_fdu_mode, < 0: the model's */
-} wan_clip_options;
-#define WAN_CLIP_OPTIONS_INIT {.window = 33, .overlap = 16, .steps = 4, .alpha = -1, .fdu = -1}
-/* Restores a clip of any length: as many frames are written as are read. Windows begin every
- * window - overlap frames, the last one so that it ends with the clip; a shorter clip is one window,
- * its last frame repeated. Sides are extended to multiples of 16 by the last pixel. Outputs of
- * neighbouring windows are blended linearly over what they share. Memory does not grow with the
- * clip. file: with networks, prompt and autoencoder. */
-fv_status wan_clip_run(fv_ctx *ctx, const fv_model *file, const wan_clip_options *o,
-                       const wan_frames *io, fv_dtype precision);
 
 #endif

@@ -1,5 +1,5 @@
-/* wan_clip.c - clips of any length through windows of frames: encoder, flow, two decodings and the
- * frequency-domain update.
+/* wan_clip.c - clips of any length through windows of frames: enlarging, encoder, flow, two decodings
+ * and the frequency-domain update.
  *
  *     frames [s, s + W) --VAE--> z_L --flow--> zhat_0, zhat_last --VAE--> base, draft --FDU--> frames
  *
@@ -12,19 +12,22 @@
 
 typedef struct clip {
     fv_ctx *ctx;
-    const wan_clip_options *o;
-    const wan_frames *io;
+    const fv_wan_options *o;
+    const fv_wan_frames *io;
     wan_model *model;
     wan_vae *vae;
     wan_flow *flow;
     fv_fdu *fdu;
-    int h, w;               /* multiples of 16 */
-    int frames;             /* of a window, 1 + 4k */
-    size_t pixels, padded;  /* floats of a frame */
-    float *in, *out, *tail; /* [window] frames: of the source, results, of the window before */
-    float *four, *draft;    /* 4 frames of the autoencoder; one of the draft */
+    fvi_resize *resize;      /* NULL: frames have their size */
+    int h, w;                /* multiples of 16 */
+    int steps;
+    int frames;              /* of a window, 1 + 4k */
+    size_t pixels, padded;   /* floats of a frame */
+    float *small;            /* a frame as read, if it is enlarged */
+    float *in, *out, *tail;  /* [window] frames: of the source, results, of the window before */
+    float *four, *draft;     /* 4 frames of the autoencoder; one of the draft */
     float *z, *zhat[WAN_MAX_TIMES];
-    int shared; /* frames in tail */
+    int shared;              /* frames in tail */
 } clip;
 
 /* ---- Frames ---------------------------------------------------------------------------------- */
@@ -49,12 +52,23 @@ static void crop(const clip *c, const float *from, float *rgb)
             rgb[(size_t)y * row + x] = 0.5f * from[(size_t)y * (size_t)c->w * 3 + x] + 0.5f;
 }
 
-/* Up to n frames to `at`; fewer at the end of the clip. */
-static fv_status read_frames(clip *c, int at, int n, int *count)
+static fv_status read_frame(clip *c, float *to, int *has_one)
+{
+    *has_one = 0;
+    if (!c->resize) return c->io->read(c->io->user, to, has_one);
+    FV_TRY(c->io->read(c->io->user, c->small, has_one));
+    if (!*has_one) return FV_OK;
+    fvi_resize_run(c->resize, c->small, 3, to);
+    for (size_t i = 0; i < c->pixels; i++) to[i] = to[i] < 0 ? 0 : to[i] > 1 ? 1 : to[i];
+    return FV_OK;
+}
+
+/* Up to n frames from the first place on; fewer at the end of the clip. */
+static fv_status read_frames(clip *c, int n, int *count)
 {
     for (*count = 0; *count < n; ++*count) {
-        bool has_one = false;
-        FV_TRY(c->io->read(c->io->user, c->in + (size_t)(at + *count) * c->pixels, &has_one));
+        int has_one;
+        FV_TRY(read_frame(c, c->in + (size_t)*count * c->pixels, &has_one));
         if (!has_one) break;
     }
     return FV_OK;
@@ -116,7 +130,7 @@ static fv_status compute(clip *c, int n)
     FV_TRY(encode(c, n));
     FV_TRY(wan_flow_run(c->flow, c->z, c->zhat));
     FV_TRY(decode(c, c->zhat[0], false, n));
-    if (c->o->steps > 1) FV_TRY(decode(c, c->zhat[c->o->steps - 1], true, n));
+    if (c->steps > 1) FV_TRY(decode(c, c->zhat[c->steps - 1], true, n));
     FV_TRY(check_finite(c, n));
     for (int t = 0; t < c->shared; t++) {
         const float f = c->shared > 1 ? (float)t / (float)(c->shared - 1) : 0.0f;
@@ -146,35 +160,50 @@ static fv_status prepare(clip *c, const fv_model *file, int n)
     c->frames = 4 * F - 3;
     if (!take(c, &c->z, 1, latents)) return FV_ERR_OOM;
     if (!take(c, &c->zhat[0], 1, latents)) return FV_ERR_OOM;
-    if (c->o->steps > 1 && !take(c, &c->zhat[c->o->steps - 1], 1, latents)) return FV_ERR_OOM;
+    if (c->steps > 1 && !take(c, &c->zhat[c->steps - 1], 1, latents)) return FV_ERR_OOM;
     fdu.mode = c->o->fdu < 0 ? g->fdu : (fv_fdu_mode)c->o->fdu;
-    fdu.alpha = c->o->alpha < 0 ? g->alpha : c->o->alpha;
+    fdu.alpha = c->o->detail < 0 ? g->alpha : c->o->detail;
     FV_TRY(fv_fdu_create(c->ctx, &c->fdu, c->o->width, c->o->height, &fdu));
     FV_TRY(wan_vae_open(c->ctx, &c->vae, file, c->h, c->w, 1));
-    return wan_flow_create(c->model, &c->flow, F, c->h / 8, c->w / 8, c->o->steps);
+    return wan_flow_create(c->model, &c->flow, F, c->h / 8, c->w / 8, c->steps);
 }
 
-static fv_status run(clip *c, const fv_model *file, fv_dtype precision)
+/* Room, and the networks. */
+static fv_status open_clip(clip *c, const fv_model *file)
 {
-    const int step = c->o->window - c->o->overlap;
-    int n, more = 0;
-    FV_TRY(wan_model_open(c->ctx, &c->model, file, NULL, false, precision));
-    if (c->o->steps > c->model->net.cfg.times)
-        return fv_fail(c->ctx, FV_ERR_ARG, "super-resolution: %d steps, the model has %d",
-                       c->o->steps, c->model->net.cfg.times);
-    const size_t window = (size_t)c->o->window;
+    const fv_wan_options *o = c->o;
+    const size_t window = (size_t)o->window;
+    const int in[2] = {o->in_height, o->in_width}, out[2] = {o->height, o->width};
+    const fvi_resampling how = {FVI_RESIZE_BICUBIC75, false, true};
+    FV_TRY(wan_model_open(c->ctx, &c->model, file, NULL, false, o->precision));
+    c->steps = o->steps ? o->steps : c->model->net.cfg.times;
+    if (c->steps > c->model->net.cfg.times)
+        return fv_fail(c->ctx, FV_ERR_ARG, "super-resolution: %d steps, the model has %d", c->steps,
+                       c->model->net.cfg.times);
     if (!take(c, &c->in, window, c->pixels) || !take(c, &c->out, window, c->pixels) ||
         !take(c, &c->tail, window, c->pixels) || !take(c, &c->four, 4, c->padded) ||
         !take(c, &c->draft, 1, c->pixels))
         return FV_ERR_OOM;
-    FV_TRY(read_frames(c, 0, c->o->window, &n));
+    if (in[0] == out[0] && in[1] == out[1]) return FV_OK;
+    if (!take(c, &c->small, (size_t)in[0] * 3, (size_t)in[1])) return FV_ERR_OOM;
+    FV_TRY(fvi_resize_create(c->ctx, &c->resize, in[0] > in[1] ? in[0] : in[1],
+                             out[0] > out[1] ? out[0] : out[1], 0));
+    return fvi_resize_set(c->resize, how, in, out);
+}
+
+static fv_status run(clip *c, const fv_model *file)
+{
+    const int step = c->o->window - c->o->overlap;
+    int n, more = 0;
+    FV_TRY(open_clip(c, file));
+    FV_TRY(read_frames(c, c->o->window, &n));
     if (n == 0) return FV_OK;
     FV_TRY(prepare(c, file, n));
     for (;;) {
         FV_TRY(compute(c, n));
         if (n < c->o->window) break; /* the only one */
         /* New frames go over the oldest ones, which the next window does not have. */
-        FV_TRY(read_frames(c, 0, step, &more));
+        FV_TRY(read_frames(c, step, &more));
         if (more == 0) break;
         FV_TRY(write_frames(c, 0, more));
         c->shared = n - more;
@@ -191,31 +220,64 @@ static fv_status run(clip *c, const fv_model *file, fv_dtype precision)
 
 static void free_clip(clip *c)
 {
-    float *const block[] = {c->in, c->out, c->tail, c->four, c->draft, c->z};
+    float *const block[] = {c->in, c->out, c->tail, c->four, c->draft, c->z, c->small};
     wan_flow_close(&c->flow);
     wan_vae_close(&c->vae);
     wan_model_close(&c->model);
     fv_fdu_close(&c->fdu);
+    fvi_resize_free(&c->resize);
     for (size_t i = 0; i < FV_ARRAY_LEN(block); i++) fv_free(c->ctx, block[i]);
     for (int k = 0; k < WAN_MAX_TIMES; k++) fv_free(c->ctx, c->zhat[k]);
 }
 
-fv_status wan_clip_run(fv_ctx *ctx, const fv_model *file, const wan_clip_options *o,
-                       const wan_frames *io, fv_dtype precision)
+int fv_wan_is_model(const fv_model *m)
 {
-    if (o->height < 1 || o->width < 1 || o->height > 16384 || o->width > 16384 || o->window < 1 ||
-        o->window > 1025 || o->window % 4 != 1 || o->overlap < 0 || o->overlap >= o->window ||
-        o->steps < 1 || o->steps > WAN_MAX_TIMES || o->alpha > 2 || o->fdu > FV_FDU_OFF)
+    const char *kind = m ? fv_model_meta(m, "fovea.kind") : NULL;
+    return kind && strcmp(kind, "pssr-wan") == 0;
+}
+
+static bool is_side(int n) { return n >= 1 && n <= 16384; }
+
+static fv_status check_options(fv_ctx *ctx, const fv_wan_options *o)
+{
+    if (!is_side(o->in_height) || !is_side(o->in_width) || !is_side(o->height) ||
+        !is_side(o->width))
+        return fv_fail(ctx, FV_ERR_ARG, "super-resolution: sides must be 1 to 16384");
+    if (o->window < 1 || o->window > 1025 || o->window % 4 != 1 || o->overlap < 0 ||
+        o->overlap >= o->window)
         return fv_fail(ctx, FV_ERR_ARG,
-                       "super-resolution: sides must be 1 to 16384, windows 1 + 4k frames, "
-                       "overlaps shorter, steps 1 to %d, detail at most 2",
-                       WAN_MAX_TIMES);
-    clip c = {.ctx = ctx, .o = o, .io = io};
-    c.h = (o->height + 15) / 16 * 16;
-    c.w = (o->width + 15) / 16 * 16;
-    c.pixels = (size_t)o->height * (size_t)o->width * 3;
+                       "super-resolution: windows must be 1 + 4k frames, at most "
+                       "1025, and overlaps shorter");
+    if (o->steps < 0 || o->steps > WAN_MAX_TIMES || !(o->detail <= 2) || o->fdu > FV_FDU_OFF ||
+        (o->precision != FV_F32 && o->precision != FV_BF16))
+        return fv_fail(ctx, FV_ERR_ARG,
+                       "super-resolution: steps, detail, update or precision is out "
+                       "of range");
+    return FV_OK;
+}
+
+fv_status fv_wan_restore(fv_ctx *ctx, const fv_model *file, const fv_wan_options *opts,
+                         const fv_wan_frames *io)
+{
+    fv_wan_options o = FV_WAN_OPTIONS_INIT;
+    FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "super-resolution"));
+    if (!file || !io || !io->read || !io->write)
+        return fv_fail(ctx, FV_ERR_ARG, "super-resolution: no file, or nowhere to read and write");
+    if (o.height == 0 && o.width == 0) {
+        o.height = o.in_height;
+        o.width = o.in_width;
+    }
+    if (o.window == 0) {
+        o.window = 33;
+        o.overlap = 16;
+    }
+    FV_TRY(check_options(ctx, &o));
+    clip c = {.ctx = ctx, .o = &o, .io = io};
+    c.h = (o.height + 15) / 16 * 16;
+    c.w = (o.width + 15) / 16 * 16;
+    c.pixels = (size_t)o.height * (size_t)o.width * 3;
     c.padded = (size_t)c.h * (size_t)c.w * 3;
-    const fv_status s = run(&c, file, precision);
+    const fv_status s = run(&c, file);
     free_clip(&c);
     return s;
 }

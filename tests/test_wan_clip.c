@@ -18,7 +18,7 @@ typedef struct memory_clip {
     int count, read, written, fail_at;
 } memory_clip;
 
-static fv_status read_one(void *user, float *rgb, bool *has_one)
+static fv_status read_one(void *user, float *rgb, int *has_one)
 {
     memory_clip *m = user;
     *has_one = m->read < m->count;
@@ -34,28 +34,36 @@ static fv_status write_one(void *user, const float *rgb)
     return FV_OK;
 }
 
+static fv_status write_big(void *user, const float *rgb)
+{
+    memory_clip *m = user;
+    memcpy(m->to + m->written++ * FRAME, rgb, FRAME * sizeof *rgb);
+    return FV_OK;
+}
+
 /* Frames [first, first + n) of the source; how many were written, or -1. */
-static int restore(const wan_clip_options *o, int first, int n, float *to)
+static int restore(const fv_wan_options *o, int first, int n, float *to)
 {
     memory_clip m = {.from = source + first * FRAME, .to = to, .count = n};
-    const wan_frames io = {read_one, write_one, &m};
+    const fv_wan_frames io = {read_one, write_one, &m};
     fv_model *file = NULL;
-    m.frame = (size_t)o->height * (size_t)o->width * 3;
+    m.frame = (size_t)o->in_height * (size_t)o->in_width * 3;
     fv_status s = fv_model_open(ctx, &file, path[5], NULL);
-    if (s == FV_OK) s = wan_clip_run(ctx, file, o, &io, FV_F32);
+    if (s == FV_OK) s = fv_wan_restore(ctx, file, o, &io);
     fv_model_close(&file);
     if (s != FV_OK) printf("# %s\n", fv_ctx_error(ctx));
     return s == FV_OK ? m.written : -1;
 }
 
-static wan_clip_options small_options(void)
+static fv_wan_options small_options(void)
 {
-    wan_clip_options o = WAN_CLIP_OPTIONS_INIT;
-    o.height = H;
-    o.width = W;
+    fv_wan_options o = FV_WAN_OPTIONS_INIT;
+    o.in_height = H;
+    o.in_width = W;
+    o.precision = FV_F32;
     o.window = 5;
     o.overlap = 2;
-    o.alpha = 1;
+    o.detail = 1;
     o.fdu = FV_FDU_LERP;
     return o;
 }
@@ -99,7 +107,7 @@ static fv_status by_hand(const fv_model *file, float *out)
 
 static void a_window_is_what_its_parts_give(void)
 {
-    const wan_clip_options o = small_options();
+    const fv_wan_options o = small_options();
     fv_model *file = NULL;
     CHECK(restore(&o, 0, 5, restored[0]) == 5);
     OK(ctx, fv_model_open(ctx, &file, path[5], NULL));
@@ -114,8 +122,8 @@ static void a_window_is_what_its_parts_give(void)
 
 static void without_detail_it_is_the_base(void)
 {
-    wan_clip_options o = small_options();
-    o.alpha = 0;
+    fv_wan_options o = small_options();
+    o.detail = 0;
     CHECK(restore(&o, 0, 5, restored[0]) == 5);
     o.steps = 1;
     CHECK(restore(&o, 0, 5, restored[1]) == 5);
@@ -129,7 +137,7 @@ static void without_detail_it_is_the_base(void)
 
 static void clips_keep_their_number_of_frames(void)
 {
-    const wan_clip_options o = small_options();
+    const fv_wan_options o = small_options();
     for (int n = 0; n <= MOST; n++) {
         const int got = restore(&o, 0, n, restored[0]);
         CHECK_MSG(got == n, "%d of %d frames", got, n);
@@ -145,7 +153,7 @@ static bool same_frame(const float *a, int i, const float *b, int k)
  * the second begins at 2, weights 0, 1/2, 1. */
 static void windows_are_blended_over_what_they_share(void)
 {
-    const wan_clip_options o = small_options();
+    const fv_wan_options o = small_options();
     CHECK(restore(&o, 0, 8, restored[0]) == 8);
     CHECK(restore(&o, 0, 5, restored[1]) == 5 && restore(&o, 3, 5, restored[2]) == 5);
     for (int t = 0; t < 8; t++)
@@ -167,7 +175,7 @@ static void windows_are_blended_over_what_they_share(void)
 static void short_clips_repeat_their_last_frame(void)
 {
     static float keep[2 * FRAME];
-    const wan_clip_options o = small_options();
+    const fv_wan_options o = small_options();
     CHECK(restore(&o, 0, 3, restored[0]) == 3);
     memcpy(keep, source + 3 * FRAME, sizeof keep);
     for (int t = 3; t < 5; t++)
@@ -181,28 +189,60 @@ static void short_clips_repeat_their_last_frame(void)
 static void any_size_works(void)
 {
     static const int size[][2] = {{1, 1}, {1, 7}, {17, 3}, {15, 33}, {8, 16}};
-    wan_clip_options o = small_options();
+    fv_wan_options o = small_options();
     for (size_t i = 0; i < FV_ARRAY_LEN(size); i++) {
-        o.height = size[i][0];
-        o.width = size[i][1];
-        CHECK_MSG(restore(&o, 0, 2, restored[0]) == 2, "%dx%d", o.width, o.height);
-        for (int k = 0; k < 2 * o.height * o.width * 3; k++)
+        o.in_height = size[i][0];
+        o.in_width = size[i][1];
+        CHECK_MSG(restore(&o, 0, 2, restored[0]) == 2, "%dx%d", o.in_width, o.in_height);
+        for (int k = 0; k < 2 * o.in_height * o.in_width * 3; k++)
             CHECK(restored[0][k] >= 0 && restored[0][k] <= 1);
     }
+}
+
+/* Enlarged first, as bicubic does it. */
+static void small_frames_are_enlarged(void)
+{
+    static float keep[2 * FRAME];
+    const int in[2] = {9, 20}, out[2] = {H, W};
+    fv_wan_options o = small_options();
+    fvi_resize *r = NULL;
+    o.in_height = in[0];
+    o.in_width = in[1];
+    o.height = H;
+    o.width = W;
+    memory_clip m = {.from = source, .to = restored[0], .count = 1};
+    const fv_wan_frames io = {read_one, write_big, &m};
+    fv_model *file = NULL;
+    m.frame = (size_t)in[0] * (size_t)in[1] * 3;
+    OK(ctx, fv_model_open(ctx, &file, path[5], NULL));
+    const fv_status s = fv_wan_restore(ctx, file, &o, &io);
+    fv_model_close(&file);
+    OK(ctx, s);
+    CHECK(m.written == 1);
+    memcpy(keep, source, sizeof keep);
+    OK(ctx, fvi_resize_create(ctx, &r, 64, 64, 0));
+    OK(ctx, fvi_resize_set(r, (fvi_resampling){FVI_RESIZE_BICUBIC75, false, true}, in, out));
+    fvi_resize_run(r, keep, 3, source);
+    fvi_resize_free(&r);
+    for (int i = 0; i < FRAME; i++) source[i] = fminf(fmaxf(source[i], 0), 1);
+    o = small_options();
+    const int got = restore(&o, 0, 1, restored[1]);
+    memcpy(source, keep, sizeof keep);
+    CHECK(got == 1 && same_frame(restored[0], 0, restored[1], 0));
 }
 
 /* ---- Failures -------------------------------------------------------------------------------- */
 
 static void failures_of_the_caller_are_passed_on(void)
 {
-    const wan_clip_options o = small_options();
+    const fv_wan_options o = small_options();
     fv_model *file = NULL;
     OK(ctx, fv_model_open(ctx, &file, path[5], NULL));
     for (int at = 1; at <= 8; at += 3) {
         memory_clip m = {.from = source, .to = restored[0], .frame = FRAME, .count = 8};
-        const wan_frames io = {read_one, write_one, &m};
+        const fv_wan_frames io = {read_one, write_one, &m};
         m.fail_at = at;
-        CHECK(wan_clip_run(ctx, file, &o, &io, FV_F32) == FV_ERR_IO);
+        CHECK(fv_wan_restore(ctx, file, &o, &io) == FV_ERR_IO);
         CHECK(m.written == at - 1);
     }
     fv_model_close(&file);
@@ -211,22 +251,27 @@ static void failures_of_the_caller_are_passed_on(void)
 static void options_are_checked(void)
 {
     memory_clip m = {.from = source, .to = restored[0], .frame = FRAME, .count = 1};
-    const wan_frames io = {read_one, write_one, &m};
+    const fv_wan_frames io = {read_one, write_one, &m};
     fv_model *file = NULL;
     OK(ctx, fv_model_open(ctx, &file, path[5], NULL));
     for (int i = 0; i < 7; i++) {
-        wan_clip_options o = small_options();
-        if (i == 0) o.height = 0;
+        fv_wan_options o = small_options();
+        if (i == 0) o.in_height = 0;
         if (i == 1) o.window = 6;
         if (i == 2) o.overlap = 5;
         if (i == 3) o.steps = 5;
-        if (i == 4) o.steps = 0;
-        if (i == 5) o.alpha = 3;
+        if (i == 4) o.width = 7;
+        if (i == 5) o.detail = 3;
         if (i == 6) o.fdu = 9;
-        CHECK_MSG(wan_clip_run(ctx, file, &o, &io, FV_F32) == FV_ERR_ARG, "case %d", i);
+        CHECK_MSG(fv_wan_restore(ctx, file, &o, &io) == FV_ERR_ARG, "case %d", i);
     }
+    CHECK(fv_wan_is_model(file) && !fv_wan_is_model(NULL));
     fv_model_close(&file);
     CHECK(m.read == 0 && m.written == 0);
+    OK(ctx, fv_model_open(ctx, &file, path[0], NULL)); /* a part of one */
+    const fv_wan_options o = small_options();
+    CHECK(!fv_wan_is_model(file) && fv_wan_restore(ctx, file, &o, &io) == FV_ERR_MODEL);
+    fv_model_close(&file);
 }
 
 int main(void)
@@ -247,6 +292,7 @@ int main(void)
     RUN(windows_are_blended_over_what_they_share);
     RUN(short_clips_repeat_their_last_frame);
     RUN(any_size_works);
+    RUN(small_frames_are_enlarged);
     RUN(failures_of_the_caller_are_passed_on);
     RUN(options_are_checked);
     fv_ctx_destroy(&ctx);
