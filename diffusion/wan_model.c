@@ -31,7 +31,7 @@ static fv_status record_once(wan_model *m, fv_plan **out)
     fv_tape *t = NULL;
     FV_TRY(fv_tape_create(m->ctx, &t, m->net.params, FV_INFER, m->precision));
     for (int k = 0; k < c->times; k++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "at.%d", k);
         time[k] = fv_input(t, name, FV_F32, 1, one);
     }
@@ -50,7 +50,7 @@ static fv_status run_once(wan_model *m, const fv_tensor *text)
     if (s == FV_OK) s = record_once(m, &m->once);
     if (s == FV_OK) s = fv_plan_bind(m->once, "text", rows);
     for (int k = 0; k < c->times && s == FV_OK; k++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "at.%d", k);
         s = fv_plan_bind(m->once, name, &c->time[k]);
     }
@@ -126,7 +126,7 @@ static void record_flow(const wan_model *m, fv_tape *t, const int64_t dim[4], in
     g.rope = fv_input(t, "wan.rope", FV_F32, 3, rope);
     wan_refine(&g, fv_input(t, "z", FV_F32, 4, dim), steps, zhat);
     for (int k = 0; k < steps; k++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "zhat.%d", k);
         fv_output(t, name, zhat[k]);
     }
@@ -192,7 +192,7 @@ fv_status wan_flow_run(wan_flow *f, const float *z_lq, float *const *zhat)
     FV_TRY(fv_plan_bind(f->plan, "z", (void *)(uintptr_t)z_lq));
     FV_TRY(fv_plan_forward(f->plan));
     for (int k = 0; k < f->steps; k++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "zhat.%d", k);
         if (zhat[k]) memcpy(zhat[k], fv_plan_value(f->plan, name).data, f->bytes);
     }
