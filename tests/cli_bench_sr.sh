@@ -26,7 +26,6 @@ expect json 0 "$FOVEA" bench sr --model sr.safetensors photos --pictures 1 --sid
     --degraded --json
 json_ok out bench model pictures ways speed products_per_second; ok $? json_is_an_object
 grep -q '"degraded": true' out && grep -q '"pictures": 1,' out; ok $? json_says_what_was_done
-refuse needs_a_model 2 "model" "$FOVEA" bench sr photos
 refuse needs_pictures 2 "" "$FOVEA" bench sr --model sr.safetensors
 refuse missing_pictures 1 "none" "$FOVEA" bench sr --model sr.safetensors none
 echo text > text.safetensors

@@ -70,11 +70,40 @@ static void model_opens_and_the_table_fits(void)
     fv_ctx_destroy(&ctx);
 }
 
+static void super_resolution_is_the_file(void)
+{
+    size_t size = 1;
+    const void *bytes = fv_sr_default_model(&size);
+    check_bytes(MODELS "pssr_tiny.safetensors", bytes, size);
+    CHECK(test_bad || fv_sr_default_model(NULL) == bytes);
+}
+
+static void super_resolution_opens(void)
+{
+    size_t size;
+    const void *bytes = fv_sr_default_model(&size);
+    fv_ctx *ctx = NULL;
+    fv_model *file = NULL;
+    fv_sr *sr = NULL;
+    fv_sr_info info;
+    CHECK(fv_ctx_create(&ctx, NULL) == FV_OK);
+    OK(ctx, fv_model_open_memory(ctx, &file, bytes, size, NULL));
+    OK(ctx, fv_sr_open(ctx, &sr, file, FV_F32));
+    fv_sr_get_info(sr, &info);
+    CHECK(strcmp(info.name, "pssr-tiny") == 0 && info.steps > 1);
+    fv_sr_close(&sr);
+    fv_model_close(&file);
+    fv_ctx_destroy(&ctx);
+}
+
 int main(void)
 {
     RUN(model_is_the_file);
     RUN(table_is_the_file);
     if (fv_dit_default_model(NULL)) RUN(model_opens_and_the_table_fits);
     else SKIP(model_opens_and_the_table_fits, "no model is embedded");
+    RUN(super_resolution_is_the_file);
+    if (fv_sr_default_model(NULL)) RUN(super_resolution_opens);
+    else SKIP(super_resolution_opens, "no model is embedded");
     return test_end();
 }

@@ -319,10 +319,16 @@ static fv_status run_file(sr_bench *b, int i)
 
 static int open_model(sr_bench *b)
 {
-    fv_status s = fv_model_open(b->ctx, &b->file, b->a->model, NULL);
+    size_t size = 0;
+    const void *bytes = b->a->model ? NULL : fv_sr_default_model(&size);
+    if (!b->a->model && !bytes)
+        return cli_fail(CLI_FAILED, "no default model for super-resolution in this build: give "
+                                    "--model FILE");
+    fv_status s = bytes ? fv_model_open_memory(b->ctx, &b->file, bytes, size, NULL)
+                        : fv_model_open(b->ctx, &b->file, b->a->model, NULL);
     b->precision = cli_precision(b->ctx, &b->a->common);
     if (s == FV_OK) s = fv_sr_open(b->ctx, &b->sr, b->file, b->precision);
-    if (s != FV_OK) return cli_report(b->ctx, s, b->a->model);
+    if (s != FV_OK) return cli_report(b->ctx, s, b->a->model ? b->a->model : "embedded model");
     fv_sr_get_info(b->sr, &b->info);
     return CLI_OK;
 }
@@ -387,7 +393,6 @@ static int run_files(void *args, const char **files, int count)
 {
     const sr_args *a = args;
     int code = CLI_OK;
-    if (!a->model) return cli_fail(CLI_USAGE, "bench sr needs --model FILE");
     if (a->sheet) code = cli_check_place(a->sheet, a->common.force);
     sr_bench *b = calloc(1, sizeof *b);
     if (!b) return cli_fail(CLI_FAILED, "out of memory");
@@ -409,7 +414,7 @@ int bench_sr(int argc, char **argv)
 {
     sr_args a = {.rounds = 5, .clips = 4};
     const cli_option options[] = {
-        {0, "model", "FILE", "the model", CLI_STRING, &a.model, 0, 0},
+        {0, "model", "FILE", "the model (default: the embedded one)", CLI_STRING, &a.model, 0, 0},
         {0, "degraded", NULL, "small pictures with blur, noise and JPEG", CLI_FLAG, &a.is_degraded,
          0, 0},
         {0, "pictures", "N", "at most so many, evenly taken", CLI_INT, &a.pictures, 1, 100000},
@@ -428,7 +433,7 @@ int bench_sr(int argc, char **argv)
         CLI_OPT_TALK_END(&a.common)};
     const cli_command command = {
         .name = "fovea bench sr",
-        .usage = "--model FILE [options] FOLDER|FILE ...",
+        .usage = "[options] FOLDER|FILE ...",
         .about =
             "Photographs made four times smaller and enlarged again, by a model of gen sr with "
             "few and all steps and by plain interpolation: quality, motion, time.",

@@ -551,7 +551,7 @@ int fovea_bench(int argc, char **argv)
         "train --preset NAME [options]\nquality MODEL [options]\nspeedup [MODEL] [options]\n"
         "accel [MODEL] [options]\nar MODEL [options]\nar-speed MODEL [options]\n"
         "vzip [options] FILE ...\npic [options] FOLDER|FILE ...\npic-speed PICTURE [options]\n"
-        "sr --model FILE [options] FOLDER|FILE ...",
+        "sr [options] FOLDER|FILE ...",
         "Measure matrix products, a network's evaluation, training steps, or (with their own "
         "--help) the quality of samples, what a speed-up costs, ways of "
         "saving work and of decoding, its speed, compression, image coders, and super-resolution.",

@@ -99,12 +99,15 @@ int gen_sr_too_little(uint64_t least)
 
 int gen_sr_open(fv_ctx *ctx, const sr_args *a, fv_model **file, fv_sr **sr)
 {
-    if (!a->model)
+    size_t size = 0;
+    const void *bytes = a->model ? NULL : fv_sr_default_model(&size);
+    if (!a->model && !bytes)
         return cli_fail(CLI_FAILED, "no default model for super-resolution in this build: give "
                         "--model FILE");
-    fv_status s = fv_model_open(ctx, file, a->model, NULL);
+    fv_status s = bytes ? fv_model_open_memory(ctx, file, bytes, size, NULL) :
+                          fv_model_open(ctx, file, a->model, NULL);
     if (s == FV_OK) s = fv_sr_open(ctx, sr, *file, cli_precision(ctx, &a->common));
-    return s == FV_OK ? CLI_OK : cli_report(ctx, s, a->model);
+    return s == FV_OK ? CLI_OK : cli_report(ctx, s, a->model ? a->model : "embedded model");
 }
 
 /* ---- Reading and writing --------------------------------------------------------------------- */
