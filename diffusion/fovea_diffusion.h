@@ -454,6 +454,11 @@ FV_API FV_NODISCARD fv_status fv_sr_stream_frame(fv_sr_stream *s, const float *i
  * tests. The same bytes for any number of threads. */
 FV_API FV_NODISCARD fv_status fv_sr_random(fv_ctx *ctx, const char *preset, uint64_t seed,
                                            const char *path, int overwrite);
+/* `fovea convert` of such a model: the same with weights of another type (FV_F32, FV_BF16, FV_I8) and
+ * all its metadata. FV_ERR_MODEL as fv_sr_open. */
+FV_API int fv_sr_is_model(const fv_model *m);
+FV_API FV_NODISCARD fv_status fv_sr_convert(fv_ctx *ctx, const fv_model *in, fv_dtype type,
+                                            const char *path, int overwrite);
 /* The model that gen sr uses without --model, embedded in the library; NULL and size 0 when built
  * without. For fv_model_open_memory. */
 FV_API const void *fv_sr_default_model(size_t *size);

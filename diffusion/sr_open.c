@@ -1,4 +1,4 @@
-/* sr_open.c - super-resolution models: opening, what they are, random ones. */
+/* sr_open.c - super-resolution models: opening, what they are, other types of weights, random ones. */
 #include "sr.h"
 
 #include <math.h>
@@ -86,6 +86,51 @@ void fv_sr_get_info(const fv_sr *sr, fv_sr_info *out)
 {
     if (sr) *out = sr->info;
     else memset(out, 0, sizeof *out);
+}
+
+/* ---- Other types of weights ------------------------------------------------------------------ */
+
+int fv_sr_is_model(const fv_model *m)
+{
+    const char *kind = m ? fv_model_meta(m, "fovea.kind") : NULL;
+    return kind && strcmp(kind, "pssr") == 0;
+}
+
+static fv_status write_as(fv_ctx *ctx, fv_params *params, const fv_model *in, fv_dtype type,
+                          const char *path, int overwrite)
+{
+    pssr_config c;
+    pssr_net net;
+    fv_pack pack;
+    FV_TRY(pssr_config_read(ctx, in, &c));
+    pssr_net_add(&net, params, &c, "", c.times > 1 ? PSSR_BASE | PSSR_DRAFT : PSSR_BASE, 0);
+    FV_TRY(fv_params_alloc(params));
+    FV_TRY(fv_params_load(params, in, ""));
+    FV_TRY(fv_pack_create(ctx, &pack));
+    fv_meta meta = { { 0 }, 0 };
+    fv_status s = FV_OK;
+    for (int i = 0; i < fv_model_meta_count(in) && s == FV_OK; i++) {
+        const char *key, *value;
+        fv_model_meta_at(in, i, &key, &value);
+        if (fv_after(key, "fovea.")) s = fv_meta_add(ctx, &meta, key, value);
+    }
+    if (s == FV_OK) s = fv_meta_write(&meta, pack.writer);
+    if (s == FV_OK) s = fv_pack_params(&pack, params, "", type);
+    if (s == FV_OK) s = fv_model_writer_finish(pack.writer, path, overwrite);
+    fv_meta_free(ctx, &meta);
+    fv_pack_free(&pack);
+    return s;
+}
+
+fv_status fv_sr_convert(fv_ctx *ctx, const fv_model *in, fv_dtype type, const char *path,
+                        int overwrite)
+{
+    fv_params *params;
+    if (!in || !path) return fv_fail(ctx, FV_ERR_ARG, "super-resolution: no model, or no path");
+    FV_TRY(fv_params_create(ctx, &params));
+    const fv_status s = write_as(ctx, params, in, type, path, overwrite);
+    fv_params_destroy(&params);
+    return s;
 }
 
 /* ---- Random models --------------------------------------------------------------------------- */

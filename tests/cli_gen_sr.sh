@@ -20,6 +20,21 @@ ok $? info_says_what_it_is
 expect info_json 0 "$GEN" info --json m.safetensors
 json_ok out kind name channels steps detail update base_parameters sha256; ok $? info_json_has_its_keys
 
+# ---- Weights of another type ----------------------------------------------------------------------
+expect convert_int8 0 "$FOVEA" convert m.safetensors --type int8 -o m8.safetensors
+run $sr in.pgm a.pgm; run "$GEN" sr --model m8.safetensors -q -f in.pgm b.pgm
+[ "$(wc -c < m8.safetensors)" -lt "$(wc -c < m.safetensors)" ] && ! cmp -s a.pgm b.pgm
+ok $? int8_is_smaller_and_other_pixels
+expect convert_f32 0 "$FOVEA" convert m.safetensors --type f32 -o m32.safetensors
+run "$GEN" sr --model m32.safetensors --precision f32 -q -f in.pgm b.pgm && cmp -s a.pgm b.pgm
+ok $? f32_has_the_same_pixels
+"$GEN" info --json m8.safetensors > info8; "$GEN" info --json m.safetensors > info
+grep -o '"name": "[^"]*"' info > name; grep -q "$(cat name)" info8; ok $? metadata_stay
+refuse convert_takes_no_vae 2 "model of gen sr" "$FOVEA" convert m.safetensors --draft m.safetensors -o x
+head -c 9000 m.safetensors > cut.safetensors
+refuse convert_cut 3 "cut" "$FOVEA" convert cut.safetensors -o x
+rm -f m8.safetensors m32.safetensors info8 info name a.pgm b.pgm
+
 # ---- Sizes and formats ---------------------------------------------------------------------------
 for case in ":96 64" "--scale 1:24 16" "--scale 1.5:36 24" "--scale 2:48 32" "--scale 8:192 128" \
     "--out-size 50x64:50 64"; do

@@ -108,6 +108,16 @@ static int convert_wan(fv_ctx *ctx, const convert_args *a, const char *in, const
     return code;
 }
 
+static int convert_sr(fv_ctx *ctx, const convert_args *a, const char *in, const fv_model *model,
+                      fv_dtype type)
+{
+    if (a->vae || a->tokenizer || a->draft || a->grid)
+        return cli_fail(CLI_USAGE, "--vae, --tokenizer, --draft, --grid: %s is a model of gen sr",
+                        in);
+    const fv_status s = fv_sr_convert(ctx, model, type, a->out, a->common.force);
+    return s == FV_OK ? CLI_OK : cli_report(ctx, s, s == FV_ERR_MODEL ? in : NULL);
+}
+
 /* Features, with the weights of LPIPS or DISTS. */
 static int convert_perceptual(fv_ctx *ctx, const convert_args *a, const char *in,
                               const fv_model *model, fv_dtype type)
@@ -144,6 +154,7 @@ static int convert(fv_ctx *ctx, const void *args, const char *in)
                         in);
     else if (a->weights) code = cli_fail(CLI_USAGE, "--weights: %s holds no features of VGG-16 or "
                                          "AlexNet", in);
+    else if (fv_sr_is_model(model)) code = convert_sr(ctx, a, in, model, type);
     else if (fv_ar_is_checkpoint(model) && !fv_rdvq_is_checkpoint(model)) /* that has codes too */
         code = convert_ar(ctx, a, in, model, type);
     else code = convert_other(ctx, a, in, model, type);
