@@ -558,8 +558,8 @@ static void print_option(const cli_option *o)
         snprintf(left, sizeof left, "  -%c%s%s", o->letter, space, value);
     else
         snprintf(left, sizeof left, "  --%s%s%s", o->name, space, value);
-    const int n = printf("%-26s", left);
-    if (n > 26) printf("\n%26s", "");
+    printf("%-26s", left);
+    if (strlen(left) >= 26) printf("\n%26s", "");
     print_wrapped(o->help, 26, 26);
 }
 
