@@ -17,4 +17,7 @@ struct fvi_cpu_ops {
     fvi_picture_ops picture;
 };
 
+/* Backward of a loss whose forward kept the gradient in out[1]: gin[0] (+)= gout out[1] / parts. */
+fv_status fvi_kept_backward(fvi_exec *e, double parts);
+
 #endif

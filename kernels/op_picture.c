@@ -84,13 +84,13 @@ static fv_status picture_forward(fvi_exec *e)
     return FV_OK;
 }
 
-static fv_status picture_backward(fvi_exec *e)
+fv_status fvi_kept_backward(fvi_exec *e, double parts)
 {
     const int64_t n = fv_tensor_count(&e->in[0]);
-    const float scale = (float)(*(const float *)e->gout[0].data / (double)e->in[0].dim[0]);
+    const float scale = (float)(*(const float *)e->gout[0].data / parts);
     if (!e->gin[0].data) return FV_OK;
     if (!e->out[1].data)
-        return fv_fail(e->ctx, FV_ERR_STATE, "picture loss: backward needs a training forward");
+        return fv_fail(e->ctx, FV_ERR_STATE, "loss: backward needs a training forward");
     FVI_PARALLEL_LANES(e->ctx, lane) {
         int64_t i, end;
         fvi_lane_flat(n, lane, &i, &end);
@@ -99,6 +99,11 @@ static fv_status picture_backward(fvi_exec *e)
                                               fvi_in_at(&e->out[1], i), end - i, scale, 0.0f);
     }
     return FV_OK;
+}
+
+static fv_status picture_backward(fvi_exec *e)
+{
+    return fvi_kept_backward(e, (double)e->in[0].dim[0]);
 }
 
 const fvi_op_def fvi_cpu_loss_ssim = {

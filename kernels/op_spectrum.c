@@ -286,22 +286,8 @@ static fv_status spectrum_forward(fvi_exec *e)
     return FV_OK;
 }
 
-static fv_status spectrum_backward(fvi_exec *e)
-{
-    const int64_t n = fv_tensor_count(&e->in[0]);
-    const float scale = *(const float *)e->gout[0].data;
-    if (!e->gin[0].data) return FV_OK;
-    if (!e->out[1].data)
-        return fv_fail(e->ctx, FV_ERR_STATE, "loss_spectrum: backward needs a training forward");
-    FVI_PARALLEL_LANES(e->ctx, lane) {
-        int64_t i, end;
-        fvi_lane_flat(n, lane, &i, &end);
-        if (i < end)
-            e->ctx->cpu_ops->pointwise.affine(fvi_out_at(&e->gin[0], i, e->gin_add[0]),
-                                              fvi_in_at(&e->out[1], i), end - i, scale, 0.0f);
-    }
-    return FV_OK;
-}
+static fv_status spectrum_backward(fvi_exec *e) { return fvi_kept_backward(e, 1); }
+
 const fvi_op_def fvi_cpu_loss_spectrum = {
     .name = "loss_spectrum", .bwd_reads_out = 2, .scratch_bytes = spectrum_scratch,
     .prepare = spectrum_prepare, .release = spectrum_release, .forward = spectrum_forward,

@@ -42,8 +42,8 @@ static fv_tensor shape(int ndim, int64_t a, int64_t b, int64_t c, int64_t d)
     fv_tensor t = { NULL, FV_F32, ndim, { a, b, c, d } };
     return t;
 }
-static int64_t last(const fv_tensor *t) { return t->dim[t->ndim - 1]; }
-static int64_t count(const fv_tensor *t) { return t->ndim ? fv_tensor_count(t) : 0; }
+static inline int64_t last(const fv_tensor *t) { return t->dim[t->ndim - 1]; }
+static inline int64_t count(const fv_tensor *t) { return t->ndim ? fv_tensor_count(t) : 0; }
 
 static tc *cases;
 static int case_count, case_room;

@@ -1,10 +1,9 @@
 /* test_pssr_train.c - `engine = pssr`: the update as tape code is that of fdu.c, with its
  * gradients; the base learns a picture by heart; both stages, the same model after any
  * interruption; recipes that are refused. */
-#include <pthread.h>
-#include <time.h>
 
 #include "pssr_train.h"
+#include "stop_training.h"
 #include "tar_writer.h"
 #include "temp_dir.h"
 #include "test.h"
@@ -224,35 +223,21 @@ static void a_discriminator_moves_the_draft(void)
     fv_model_close(&m);
 }
 
-typedef struct stopper { fv_ctx *c; unsigned wait_us; } stopper;
-
-static void *stop_soon(void *user)
+typedef struct part { const char *init, *stage; } part;
+static fv_status go_on(fv_ctx *c, void *user)
 {
-    const stopper *s = user;
-    const struct timespec wait = { s->wait_us / 1000000, s->wait_us % 1000000 * 1000L };
-    nanosleep(&wait, NULL);
-    fv_ctx_cancel(s->c);
-    return NULL;
+    const part *p = user;
+    return train(c, "parts", p->init, 1, p->stage);
 }
 
 static void check_stops(const char *init, const char *stage)
 {
     fv_ctx *c = context(1);
-    unsigned wait = 150000;
-    fv_status s = FV_ERR_CANCELLED;
     int stops = 0;
     temp_remove_tree(temp_path("run-whole"));
     temp_remove_tree(temp_path("run-parts"));
     OK(c, train(c, "whole", init, 0, stage));
-    for (; s == FV_ERR_CANCELLED; stops++, wait += wait / 2) {
-        stopper stop = { c, wait };
-        pthread_t id;
-        CHECK(pthread_create(&id, NULL, stop_soon, &stop) == 0);
-        s = train(c, "parts", init, 1, stage);
-        pthread_join(id, NULL);
-        fv_ctx_uncancel(c);
-    }
-    OK(c, s);
+    OK(c, stop_and_go(c, go_on, &(part){ init, stage }, 150000, 2, &stops));
     CHECK_MSG(stops > 1, "%d stops", stops);
     CHECK(!moved("whole", "parts", ""));
     fv_ctx_destroy(&c);

@@ -1,10 +1,9 @@
 /* test_rdvq_train.c - `engine = rdvq`: native crops, the three stages, the same model after any
  * interruption, k-means. With --full the learning smoke test of rdvq-xs on eight crops, minutes. */
-#include <pthread.h>
-#include <time.h>
 
 #include "fovea_codec.h"
 #include "rdvq.h"
+#include "stop_training.h"
 #include "tar_writer.h"
 #include "temp_dir.h"
 #include "test.h"
@@ -211,36 +210,22 @@ static void the_rate_reaches_the_encoder_only_by_relaxation(void)
     CHECK(moved("low", "soft", "rdvq.encoder") && moved("low", "soft", "rdvq.decoder"));
 }
 
-typedef struct stopper { fv_ctx *c; unsigned wait_us; } stopper;
-
-static void *stop_soon(void *user)
+typedef struct part { const char *init, *stage; } part;
+static fv_status go_on(fv_ctx *c, void *user)
 {
-    const stopper *s = user;
-    const struct timespec wait = { s->wait_us / 1000000, s->wait_us % 1000000 * 1000L };
-    nanosleep(&wait, NULL);
-    fv_ctx_cancel(s->c);
-    return NULL;
+    const part *p = user;
+    return train(c, "parts", p->init, 1, p->stage);
 }
 
 /* Stopped at moments of the clock again and again, also in k-means and restarts. */
 static void check_stops(const char *init, const char *stage)
 {
     fv_ctx *c = context(1);
-    unsigned wait = 60000;
-    fv_status s = FV_ERR_CANCELLED;
     int stops = 0;
     temp_remove_tree(temp_path("run-whole"));
     temp_remove_tree(temp_path("run-parts"));
     OK(c, train(c, "whole", init, 0, stage));
-    for (; s == FV_ERR_CANCELLED; stops++, wait += wait / 2) {
-        stopper stop = { c, wait };
-        pthread_t id;
-        CHECK(pthread_create(&id, NULL, stop_soon, &stop) == 0);
-        s = train(c, "parts", init, 1, stage);
-        pthread_join(id, NULL);
-        fv_ctx_uncancel(c);
-    }
-    OK(c, s);
+    OK(c, stop_and_go(c, go_on, &(part){ init, stage }, 60000, 2, &stops));
     CHECK_MSG(stops > 1, "%d stops", stops);
     CHECK(same_tensors("whole", "parts"));
     fv_ctx_destroy(&c);

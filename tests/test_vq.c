@@ -1,12 +1,11 @@
 /* test_vq.c - the vector quantiser, the losses and restarts of its training, tokenizer files, and
  * `engine = vq`: the same run after any interruption. */
-#include <pthread.h>
-#include <time.h>
 
 #include "../ar/vq.h"
 #include "alloc_fail.h"
 #include "fovea_ar.h"
 #include "patch_gan.h"
+#include "stop_training.h"
 #include "tar_writer.h"
 #include "temp_dir.h"
 #include "test.h"
@@ -843,40 +842,17 @@ static bool same_tensors(const char *one, const char *two)
     return memcmp(ha, hb, sizeof ha) == 0;
 }
 
-typedef struct stopper {
-    fv_ctx *c;
-    unsigned wait_us;
-} stopper;
+static fv_status go_on(fv_ctx *c, void *user) { return train(c, "parts", 24, 1, user); }
 
-static void *stop_soon(void *user)
-{
-    const stopper *s = user;
-    const struct timespec wait = { s->wait_us / 1000000, s->wait_us % 1000000 * 1000L };
-    nanosleep(&wait, NULL);
-    fv_ctx_cancel(s->c);
-    return NULL;
-}
-
-/* Stopped at moments of the clock again and again, also between a restart and the end of its step.
- * Every stop saves; without progress in between the test would not end, so waits grow. */
+/* Also between a restart and the end of its step. */
 static void check_stops(const char *set)
 {
     fv_ctx *c = context(0, 1);
     temp_remove_tree(temp_path("run-whole"));
     temp_remove_tree(temp_path("run-parts"));
     OK(c, train(c, "whole", 24, 0, set));
-    unsigned wait = 3000;
-    fv_status s = FV_ERR_CANCELLED;
     int stops = 0;
-    for (; s == FV_ERR_CANCELLED; stops++, wait += wait / 4) {
-        stopper stop = { c, wait };
-        pthread_t id;
-        CHECK(pthread_create(&id, NULL, stop_soon, &stop) == 0);
-        s = train(c, "parts", 24, 1, set);
-        pthread_join(id, NULL);
-        fv_ctx_uncancel(c);
-    }
-    OK(c, s);
+    OK(c, stop_and_go(c, go_on, (void *)(uintptr_t)set, 3000, 4, &stops));
     CHECK_MSG(stops > 2, "%d stops", stops);
     CHECK(same_tensors("whole", "parts"));
     fv_ctx_destroy(&c);
