@@ -84,6 +84,7 @@ typedef struct sr_frame {
     bool is_tiled;             /* the update */
     int update_w, update_h;    /* of its tiles, with margins */
     float *tile[2];
+    uint64_t budget;           /* bytes for tiles */
     uint64_t least;            /* bytes that would do, where there are too few */
 } sr_frame;
 fv_status sr_frame_options(sr_frame *f, const fv_sr_options *opts);

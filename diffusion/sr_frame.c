@@ -203,7 +203,8 @@ static fv_status plan_tiles(sr_frame *r, uint64_t before)
             continue;
         FV_TRY(make_update(r));
         const uint64_t own = own_bytes(r, before);
-        const fv_status s = sr_tiles_plan(&r->job, core, own < most ? most - own : 0, &least);
+        r->budget = most == UINT64_MAX ? most : own < most ? most - own : 0;
+        const fv_status s = sr_tiles_plan(&r->job, core, r->budget, &least);
         if (s == FV_OK) return FV_OK;
         sr_tiles_free(&r->job);
         if (s != FV_ERR_CAPACITY) return s;
@@ -229,16 +230,22 @@ static fv_status run_tiles(sr_frame *r, fv_sr_stats *stats)
 {
     sr_job *j = &r->job;
     const size_t n = (size_t)r->net_width * (size_t)r->net_height * 3;
+    if (!j->plan || !j->in)
+        return fv_fail(r->ctx, FV_ERR_STATE, "super-resolution: a frame before this one failed");
     for (int k = 0; k < j->planes; k++) memset(j->plane[k], 0, n * sizeof(float));
     fv_status s = sr_tiles_run(j);
     if (s == FV_ERR_NUMERIC && j->precision == FV_BF16) { /* from here on with more range */
-        const int core[2] = { j->cut.core_w, j->cut.core_h };
-        uint64_t least;
+        const int core[2] = { j->cut.core_w, j->cut.core_h }, any[2] = { 0, 0 };
+        uint64_t least = 0;
         sr_tiles_free(j);
         j->precision = FV_F32;
         stats->redone = 1;
         for (int k = 0; k < j->planes; k++) memset(j->plane[k], 0, n * sizeof(float));
-        s = sr_tiles_plan(j, core, UINT64_MAX, &least);
+        s = sr_tiles_plan(j, core, r->budget, &least);
+        if (s == FV_ERR_CAPACITY) s = sr_tiles_plan(j, any, r->budget, &least);
+        if (s == FV_ERR_CAPACITY)
+            return fv_fail(r->ctx, FV_ERR_OOM, "super-resolution: bf16 was not enough, and f32 needs "
+                           "%llu MiB for its tiles", (unsigned long long)((least >> 20) + 1));
         if (s == FV_OK) s = sr_tiles_alloc(j);
         if (s == FV_OK) s = sr_tiles_run(j);
     }

@@ -3,7 +3,8 @@
  *     source    RGB as floats; colours under alpha 0 replaced by the nearest visible ones, so that
  *               no rim of them is enlarged
  *     frame     networks and update [sr_frame.c]
- *     beyond 4x the result is enlarged further by bicubic interpolation, at 16 bits */
+ *     beyond 4x its colours are enlarged further by bicubic interpolation, at 16 bits
+ *     alpha     from the picture to the result at once */
 #include "sr.h"
 
 #include <math.h>
@@ -16,7 +17,7 @@
 typedef struct run {
     fv_ctx *ctx;
     const fv_image *in;
-    fv_image *out;             /* at the size of the networks */
+    fv_image *out;             /* at the size of the networks; beyond 4x without alpha */
     float *source;
     sr_frame frame;
 } run;
@@ -138,9 +139,8 @@ static bool is_mask(const fv_image *in)
     return true;
 }
 
-static void nearest_alpha(const run *r)
+static void nearest_alpha(const fv_image *in, const fv_image *out)
 {
-    const fv_image *in = r->in, *out = r->out;
     for (int y = 0; y < out->height; y++)
         for (int x = 0; x < out->width; x++) {
             const int64_t i = (2 * (int64_t)x + 1) * in->width / (2 * (int64_t)out->width);
@@ -153,30 +153,46 @@ static void nearest_alpha(const run *r)
         }
 }
 
-static fv_status smooth_alpha(const run *r)
+/* A band of rows at a time. */
+static void smooth_bands(fvi_resize *resize, const fv_image *in, const float *plane, float *band,
+                         const fv_image *out)
 {
-    const fv_image *in = r->in, *out = r->out;
     const bool is_binary = is_mask(in);
     const float max = out->depth == 8 ? 255.0f : 65535.0f;
-    const float unit = in->depth == 8 ? 1 / 255.0f : 1 / 65535.0f;
-    float *plane = fv_calloc(r->ctx, (size_t)in->width * (size_t)in->height, sizeof *plane);
-    float *band = fv_calloc(r->ctx, (size_t)out->width * ALPHA_ROWS, sizeof *band);
-    const bool has_memory = plane && band;
-    for (int y = 0; y < in->height && has_memory; y++)
-        for (int x = 0; x < in->width; x++)
-            plane[(size_t)y * (size_t)in->width + (size_t)x] =
-                unit * (float)sample(in, x, y, in->channels - 1);
-    for (int y = 0; y < out->height && has_memory; y += ALPHA_ROWS) {
+    for (int y = 0; y < out->height; y += ALPHA_ROWS) {
         const int rect[4] = { 0, y, out->width, smaller(ALPHA_ROWS, out->height - y) };
-        fvi_resize_rect(r->frame.resize, plane, 1, rect, band);
+        fvi_resize_rect(resize, plane, 1, rect, band);
         for (int i = 0; i < rect[2] * rect[3]; i++) {
             const float v = is_binary ? (band[i] >= 0.5f ? 1.0f : 0.0f) : band[i];
             put(out, i % rect[2], y + i / rect[2], out->channels - 1, to_sample(v, max));
         }
     }
-    fv_free(r->ctx, plane);
-    fv_free(r->ctx, band);
-    return has_memory ? FV_OK : FV_ERR_OOM;
+}
+
+static fv_status smooth_alpha(fv_ctx *ctx, const fv_image *in, const fv_image *out)
+{
+    const fvi_resampling how = { FVI_RESIZE_BICUBIC, true, false };
+    const int from[2] = { in->height, in->width }, to[2] = { out->height, out->width };
+    const float unit = in->depth == 8 ? 1 / 255.0f : 1 / 65535.0f;
+    fvi_resize *resize = NULL;
+    float *plane = fv_calloc(ctx, (size_t)in->width * (size_t)in->height, sizeof *plane);
+    float *band = fv_calloc(ctx, (size_t)out->width * ALPHA_ROWS, sizeof *band);
+    fv_status s = plane && band ? FV_OK : FV_ERR_OOM;
+    if (s == FV_OK)
+        s = fvi_resize_create(ctx, &resize, from[0] > from[1] ? from[0] : from[1],
+                              to[0] > to[1] ? to[0] : to[1], 0);
+    if (s == FV_OK) s = fvi_resize_set(resize, how, from, to);
+    if (s == FV_OK) {
+        for (int y = 0; y < in->height; y++)
+            for (int x = 0; x < in->width; x++)
+                plane[(size_t)y * (size_t)in->width + (size_t)x] =
+                    unit * (float)sample(in, x, y, in->channels - 1);
+        smooth_bands(resize, in, plane, band, out);
+    }
+    fvi_resize_free(&resize);
+    fv_free(ctx, plane);
+    fv_free(ctx, band);
+    return s;
 }
 
 /* ---- The call -------------------------------------------------------------------------------- */
@@ -205,13 +221,18 @@ static fv_status finish(run *r, fv_image *out)
         larger = *r->out;
         memset(r->out, 0, sizeof *r->out);
     }
-    if (s == FV_OK && larger.depth != type.depth) {
+    if (s == FV_OK && (larger.depth != type.depth || larger.channels != type.channels)) {
         s = fvi_image_converted(r->ctx, out, &larger, type, black);
         fv_image_free(r->ctx, &larger);
     } else {
         *out = larger;
     }
-    return s == FV_OK ? copy_metadata(r->ctx, r->in, out) : s;
+    FV_TRY(s);
+    if (fvi_has_alpha(r->in->channels)) {
+        if (r->frame.o.alpha == FV_SR_ALPHA_NEAREST) nearest_alpha(r->in, out);
+        else FV_TRY(smooth_alpha(r->ctx, r->in, out));
+    }
+    return copy_metadata(r->ctx, r->in, out);
 }
 
 static fv_status enlarge(run *r, fv_image *result, fv_sr_stats *stats)
@@ -222,14 +243,11 @@ static fv_status enlarge(run *r, fv_image *result, fv_sr_stats *stats)
     const uint64_t before = m.current_bytes;
     const bool is_beyond = f->net_width != f->width || f->net_height != f->height;
     const int depth = is_beyond ? 16 : f->o.depth ? f->o.depth : r->in->depth;
+    const int channels = r->in->channels - (is_beyond && fvi_has_alpha(r->in->channels));
     FV_TRY(make_source(r));
-    FV_TRY(fv_image_create(r->ctx, r->out, f->net_width, f->net_height, r->in->channels, depth));
+    FV_TRY(fv_image_create(r->ctx, r->out, f->net_width, f->net_height, channels, depth));
     FV_TRY(sr_frame_prepare(f, before));
     FV_TRY(sr_frame_run(f, r->source, stats));
-    if (fvi_has_alpha(r->in->channels)) {
-        if (f->o.alpha == FV_SR_ALPHA_NEAREST) nearest_alpha(r);
-        else FV_TRY(smooth_alpha(r));
-    }
     sr_frame_free(f); /* room for a larger one */
     return finish(r, result);
 }

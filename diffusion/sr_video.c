@@ -93,7 +93,11 @@ fv_status fv_sr_stream_frame(fv_sr_stream *s, const float *in, float *out, fv_sr
         return fv_fail(s ? s->frame.ctx : NULL, FV_ERR_ARG, "super-resolution: a frame is missing");
     s->out = s->larger ? s->middle : out;
     FV_TRY(sr_frame_run(&s->frame, in, &own));
-    if (s->larger) fvi_resize_run(s->larger, s->middle, 3, out);
+    if (s->larger) {
+        const size_t n = 3 * (size_t)s->frame.width * (size_t)s->frame.height;
+        fvi_resize_run(s->larger, s->middle, 3, out);
+        for (size_t i = 0; i < n; i++) out[i] = clamp_unit(out[i]);
+    }
     own.seconds = fv_now() - start;
     if (stats) *stats = own;
     return FV_OK;

@@ -329,12 +329,36 @@ static void empty_and_nearest_alpha_work(void)
     for (int i = 0; i < 48 * 48; i++)
         same &= at(&out, i % 48, i / 48, 3) == at(&in, i % 48 / 2, i / 48 / 2, 3);
     fv_image_free(ctx, &out);
+    o.scale = 8; /* beyond the networks' */
+    out = enlarge(&in, o, NULL);
+    for (int i = 0; i < 192 * 192; i++)
+        same &= at(&out, i % 192, i / 192, 3) == at(&in, i % 192 / 8, i / 192 / 8, 3);
+    fv_image_free(ctx, &out);
     memset(in.pixels, 0, 24 * 24 * 4);
     out = enlarge(&in, options(), NULL);
     for (int i = 0; i < 96 * 96; i++) same &= at(&out, i % 96, i / 96, 3) == 0;
     fv_image_free(ctx, &out);
     fv_image_free(ctx, &in);
     CHECK(same);
+}
+
+static void masks_stay_masks_beyond_four_times(void)
+{
+    fv_image in = disc(true, 0);
+    fv_sr_options o = options();
+    o.scale = 7;
+    fv_image out = enlarge(&in, o, NULL);
+    int inside = 0, between = 0, dark = 0;
+    for (int i = 0; i < 168 * 168; i++) {
+        const uint32_t a = at(&out, i % 168, i / 168, 3);
+        inside += a == 255;
+        between += a > 0 && a < 255;
+        dark += a > 0 && at(&out, i % 168, i / 168, 0) < 100;
+    }
+    fv_image_free(ctx, &in);
+    fv_image_free(ctx, &out);
+    CHECK_MSG(inside > 6000 && inside < 8500 && between == 0 && dark == 0,
+              "%d inside, %d between, %d dark", inside, between, dark);
 }
 
 /* ---- Steps and the update -------------------------------------------------------------------- */
@@ -467,8 +491,11 @@ static void a_frame_is_the_picture_before_rounding(void)
         OK(ctx, fv_image_create(ctx, &frame, w, h, 3, 16));
         fv_image_from_float(&frame, 0, 1, out);
         const int gap = largest_gap(&whole, &frame);
+        bool is_in_range = true;
+        for (int i = 0; i < 3 * w * h; i++) is_in_range &= out[i] >= 0 && out[i] <= 1;
         fv_image_free(ctx, &whole);
         fv_image_free(ctx, &frame);
+        CHECK(is_in_range);
         CHECK(m[0].allocations == m[1].allocations);
         CHECK_MSG(gap <= (scale > 4 ? 3 : 1), "%d", gap); /* beyond 4 pictures are rounded twice */
     }
@@ -609,6 +636,7 @@ int main(void)
     RUN(ramps_of_16_bits_keep_their_levels);
     RUN(colours_under_alpha_do_not_bleed);
     RUN(empty_and_nearest_alpha_work);
+    RUN(masks_stay_masks_beyond_four_times);
     RUN(no_detail_is_the_base);
     RUN(exact_tiles_are_the_whole_picture);
     RUN(usual_tiles_are_close_and_show_no_seams);

@@ -393,7 +393,12 @@ static int run_files(void *args, const char **files, int count)
 {
     const sr_args *a = args;
     int code = CLI_OK;
-    if (a->sheet) code = cli_check_place(a->sheet, a->common.force);
+    const char *const made[] = {a->sheet, a->csv};
+    for (int i = 0; i < 2 && code == CLI_OK; i++)
+        if (made[i]) code = cli_check_place(made[i], a->common.force);
+    if (code == CLI_OK && a->sheet && !cli_is_special(a->sheet) &&
+        !cli_has_picture_suffix(a->sheet))
+        return cli_fail(CLI_USAGE, "--sheet %s: the suffix names no picture format", a->sheet);
     sr_bench *b = calloc(1, sizeof *b);
     if (!b) return cli_fail(CLI_FAILED, "out of memory");
     b->a = a;

@@ -19,7 +19,7 @@ typedef struct sr_run {
     fv_model *file;
     fv_sr *sr;
     fv_sr_info info;
-    fv_image in, out;
+    fv_image in, out, original; /* original: of --reference */
     fv_sr_options o;
     fv_sr_stats stats;
     double measured_speedup;           /* NAN: not asked for */
@@ -255,19 +255,13 @@ static fv_status measure_both(sr_run *r, const fv_image *original)
 
 static int judge(sr_run *r)
 {
-    fv_image original = { 0 };
-    int code = read_picture(r, r->a->reference, &original);
-    if (code != CLI_OK) return code;
-    if (original.width != r->out.width || original.height != r->out.height) {
-        code = cli_fail(CLI_BAD_INPUT, "%s has %d x %d pixels, the result %d x %d", r->a->reference,
-                        original.width, original.height, r->out.width, r->out.height);
-    } else {
-        const fv_status s = measure_both(r, &original);
-        code = s == FV_OK ? CLI_OK : cli_report(r->ctx, s, r->a->reference);
-        r->has_reference = s == FV_OK;
-    }
-    fv_image_free(r->ctx, &original);
-    return code;
+    const fv_image *original = &r->original;
+    if (original->width != r->out.width || original->height != r->out.height)
+        return cli_fail(CLI_BAD_INPUT, "%s has %d x %d pixels, the result %d x %d", r->a->reference,
+                        original->width, original->height, r->out.width, r->out.height);
+    const fv_status s = measure_both(r, original);
+    r->has_reference = s == FV_OK;
+    return s == FV_OK ? CLI_OK : cli_report(r->ctx, s, r->a->reference);
 }
 
 /* ---- What was done --------------------------------------------------------------------------- */
@@ -333,9 +327,9 @@ static int enlarge(sr_run *r)
     cli_progress_clear();
     if (s == FV_ERR_OOM && r->stats.least_bytes) return gen_sr_too_little(r->stats.least_bytes);
     if (s != FV_OK) return cli_report(r->ctx, s, r->in_path);
-    code = write_picture(r, &r->out, r->out_path);
+    if (r->a->reference) code = judge(r);
+    if (code == CLI_OK) code = write_picture(r, &r->out, r->out_path);
     if (code == CLI_OK && r->a->sheet) code = write_sheet(r);
-    if (code == CLI_OK && r->a->reference) code = judge(r);
     if (code != CLI_OK) return code;
     talk(r);
     if (r->a->common.json) print_json(r);
@@ -350,15 +344,20 @@ static int one_picture(sr_run *r)
     if (!cli_has_picture_suffix(r->out_path))
         return cli_fail(CLI_USAGE, "%s: the suffix names no picture format: png, webp, jpg, ppm or "
                         "pgm", r->out_path);
+    if (r->a->sheet && !cli_has_picture_suffix(r->a->sheet))
+        return cli_fail(CLI_USAGE, "--compare %s: the suffix names no picture format", r->a->sheet);
     code = cli_start(&r->ctx, &r->a->common);
     if (code == CLI_OK) code = gen_sr_open(r->ctx, r->a, &r->file, &r->sr);
     if (code == CLI_OK) fv_sr_get_info(r->sr, &r->info);
     if (code == CLI_OK) code = read_picture(r, r->in_path, &r->in);
+    if (code == CLI_OK && r->a->reference)
+        code = read_picture(r, r->a->reference, &r->original);
     if (code == CLI_OK) code = enlarge(r);
     fv_sr_close(&r->sr);
     fv_model_close(&r->file);
     fv_image_free(r->ctx, &r->in);
     fv_image_free(r->ctx, &r->out);
+    fv_image_free(r->ctx, &r->original);
     return cli_finish(&r->ctx, code);
 }
 
