@@ -4,7 +4,9 @@
  *     h = Y - low-pass Y,  w = |h_d| / (|h_d| + |h_c| + 1e-6),  Y' = Y_c + w (h_d - h_c)   (fdu.c)
  *
  * The update uses of a draft only the detail of its luma, so that its losses are on Y'. Amplitudes
- * want detail where the pixels alone would blur it; the low band holds it in its place. The draft's
+ * want detail where the pixels alone would blur it, but say nothing of where in a patch: in patches of
+ * 64 single bright pixels serve as well as texture, so that patches are small (the recipe's patch);
+ * the low band holds detail in its place. The draft's
  * own pixels keep a small weight: later steps begin where earlier ones end. */
 #include "pssr_train.h"
 
@@ -58,9 +60,9 @@ static fv_t add_term(fv_tape *t, fv_t sum, fv_t term, float weight)
     return sum ? fv_binary_op(t, FV_ADD, sum, term) : term;
 }
 
-static fv_t amplitudes(fv_tape *t, fv_t a, fv_t target)
+static fv_t amplitudes(fv_tape *t, const pssr_loss *w, fv_t a, fv_t target)
 {
-    return fv_loss_spectrum(t, a, target, pssr_patch((int)fv_tape_tensor(t, a).dim[1]));
+    return fv_loss_spectrum(t, a, target, w->patch);
 }
 
 fv_t pssr_base_loss(fv_tape *t, const pssr_loss *w, fv_t rgb, fv_t hq)
@@ -68,7 +70,7 @@ fv_t pssr_base_loss(fv_tape *t, const pssr_loss *w, fv_t rgb, fv_t hq)
     fv_t sum = 0;
     if (w->pixel > 0) sum = add_term(t, sum, fv_loss_charbonnier(t, rgb, hq, CHARBONNIER),
                                      w->pixel);
-    if (w->spectrum > 0) sum = add_term(t, sum, amplitudes(t, rgb, hq), w->spectrum);
+    if (w->spectrum > 0) sum = add_term(t, sum, amplitudes(t, w, rgb, hq), w->spectrum);
     return sum;
 }
 
@@ -92,6 +94,6 @@ fv_t pssr_draft_loss(fv_tape *t, const pssr_loss *w, const pssr_anchor *a, fv_t 
                                      w->pixel);
     if (w->low > 0) sum = add_term(t, sum, fv_loss_charbonnier(t, low_band(t, y), a->low,
                                                                CHARBONNIER), w->low);
-    if (w->spectrum > 0) sum = add_term(t, sum, amplitudes(t, y, a->luma), w->spectrum);
+    if (w->spectrum > 0) sum = add_term(t, sum, amplitudes(t, w, y, a->luma), w->spectrum);
     return sum;
 }

@@ -22,7 +22,7 @@
  *
  * Keys beside the shared ones (train_recipe.c):
  *     stage preset crop batch accumulate precision export
- *     pixel spectrum low     clean clean_first degrade     alpha_loss
+ *     pixel spectrum patch low     clean clean_first degrade     alpha_loss
  *     gan gan_from gan_channels gan_layers
  *     eval_every eval_pictures eval_size sample_rows
  *
@@ -293,6 +293,10 @@ static fv_status read_losses(trainer *tr, fv_recipe *r)
     pssr_loss *w = &tr->weights;
     w->pixel = (float)fv_recipe_number(r, "pixel", is_draft ? 0.1 : 1, 0, 1000);
     w->spectrum = (float)fv_recipe_number(r, "spectrum", is_draft ? 0.1 : 0.05, 0, 1000);
+    w->patch = (int)fv_recipe_int(r, "patch", is_draft ? 8 : pssr_patch(tr->crop), 2, 1024);
+    if (tr->crop % w->patch != 0)
+        return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: crop %d is not a multiple of patch %d", tr->crop,
+                       w->patch);
     if (is_draft) w->low = (float)fv_recipe_number(r, "low", 1, 0, 1000);
     tr->clean = fv_recipe_number(r, "clean", 0.5, 0, 1);
     tr->clean_first = fv_recipe_number(r, "clean_first", 0.2, 0, 1);

@@ -18,6 +18,7 @@ int pssr_patch(int side);
 
 typedef struct pssr_loss {
     float pixel, spectrum, low; /* weights */
+    int patch;                  /* of the spectrum; divides the sides */
 } pssr_loss;
 /* pixel Charbonnier + spectrum * distance of amplitudes, of RGB */
 fv_t pssr_base_loss(fv_tape *t, const pssr_loss *w, fv_t rgb, fv_t hq);
