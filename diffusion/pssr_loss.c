@@ -4,10 +4,10 @@
  *     h = Y - low-pass Y,  w = |h_d| / (|h_d| + |h_c| + 1e-6),  Y' = Y_c + w (h_d - h_c)   (fdu.c)
  *
  * The update uses of a draft only the detail of its luma, so that its losses are on Y'. Amplitudes
- * want detail where the pixels alone would blur it, but say nothing of where in a patch: in patches of
- * 64 single bright pixels serve as well as texture, so that patches are small (the recipe's patch);
- * the low band holds detail in its place. The draft's
- * own pixels keep a small weight: later steps begin where earlier ones end. */
+ * want detail where the pixels alone would blur it, but do not say where in a patch: in patches of 64
+ * single bright pixels serve as well as texture, in patches of 8 crosses do (card of pssr_tiny), so
+ * that they do not make a good draft alone. The low band holds detail in its place. The draft's own
+ * pixels keep a small weight: later steps begin where earlier ones end. */
 #include "pssr_train.h"
 
 #define CHARBONNIER 1e-3f

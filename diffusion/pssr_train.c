@@ -293,7 +293,7 @@ static fv_status read_losses(trainer *tr, fv_recipe *r)
     pssr_loss *w = &tr->weights;
     w->pixel = (float)fv_recipe_number(r, "pixel", is_draft ? 0.1 : 1, 0, 1000);
     w->spectrum = (float)fv_recipe_number(r, "spectrum", is_draft ? 0.1 : 0.05, 0, 1000);
-    w->patch = (int)fv_recipe_int(r, "patch", is_draft ? 8 : pssr_patch(tr->crop), 2, 1024);
+    w->patch = (int)fv_recipe_int(r, "patch", pssr_patch(tr->crop), 2, 1024);
     if (tr->crop % w->patch != 0)
         return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: crop %d is not a multiple of patch %d", tr->crop,
                        w->patch);
