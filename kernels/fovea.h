@@ -1242,7 +1242,7 @@ typedef struct fv_video_options {
     const char *path;       /* FILES: a folder, or a pattern with one %d or %0Nd in its last part  */
     fv_video_format format; /* reading RAW and writing: of the frames. Reading Y4M: the matrix     */
     uint64_t max_pixels;    /* refuse larger frames; 0 = FV_IMAGE_MAX_PIXELS                      */
-    int first;              /* writing FILES: number of the first                                 */
+    int64_t first;          /* writing FILES: number of the first                                 */
     int overwrite;          /* writing FILES: 0 = FV_ERR_EXISTS when one is there                 */
 } fv_video_options;
 #define FV_VIDEO_OPTIONS_INIT { .struct_size = sizeof(fv_video_options), .fd = -1 }
@@ -1260,10 +1260,13 @@ FV_API void fv_video_get_format(const fv_video_reader *r, fv_video_format *out);
 /* Next frame into rgb; *got = 0: the video has ended. FV_ERR_TRUNCATED: it ends within a frame, those
  * before are complete; FV_ERR_SHAPE: the size changes; FV_ERR_FORMAT: what follows is no frame. After
  * them a stream has ended, while FILES go on behind the file that failed, or is missing in the
- * numbers (FV_ERR_NOT_FOUND). Alpha of files is laid over black. */
+ * numbers (FV_ERR_NOT_FOUND; FV_ERR_LIMIT: more than 1000 in a row, and the video has ended).
+ * FV_ERR_CANCELLED, also while it waits for a stream. Alpha of files is laid over black. */
 FV_API FV_NODISCARD fv_status fv_video_read(fv_video_reader *r, float *rgb, int *got);
 /* FILES: name without folder of the frame read last, NULL before; the reader's until its next call. */
 FV_API const char *fv_video_name(const fv_video_reader *r);
+/* FILES of a pattern: number of the first; else -1. */
+FV_API int64_t fv_video_first(const fv_video_reader *r);
 
 /* Y4M: writes the header. A folder is made if missing. Colour at half resolution is averaged such that
  * what fv_video_read made of it comes out again. Grey video is luma. */
@@ -1273,7 +1276,8 @@ FV_API FV_NODISCARD fv_status fv_video_create(fv_ctx *ctx, fv_video_writer **out
 FV_API void fv_video_destroy(fv_video_writer **w);
 /* Next frame, rounded to the nearest code, half to even, NaN to 0. name: of the file in a folder, with
  * its suffix; NULL: the next number. Whole frames are given to the stream at once. FV_ERR_IO: the disk
- * is full, the pipe is closed (the caller has to ignore SIGPIPE). */
+ * is full, the pipe is closed (the caller has to ignore SIGPIPE). FV_ERR_CANCELLED, also while it
+ * waits for a stream, which may have taken a part of the frame. */
 FV_API FV_NODISCARD fv_status fv_video_write(fv_video_writer *w, const float *rgb,
                                              const char *name);
 

@@ -13,6 +13,7 @@
 #include "video.h"
 
 #define BLOCK 65536
+#define MISSING_MOST 1000 /* numbers in a row; more are another video, or a stray file */
 
 /* ---- Streams --------------------------------------------------------------------------------- */
 
@@ -22,19 +23,23 @@ typedef struct stream {
     size_t at, end; /* of what is in the block */
 } stream;
 
-static int64_t move_in(const stream *s, void *bytes, size_t size)
+/* A signal that cancels ends a call that waits: before each one, and so after EINTR. */
+static fv_status check_cancelled(fv_ctx *ctx)
 {
-    int64_t n;
-    do {
-        n = s->o.read ? s->o.read(s->o.user, bytes, size) : (int64_t)read(s->o.fd, bytes, size);
-    } while (n < 0 && errno == EINTR);
-    return n > (int64_t)size ? -1 : n;
+    return fv_ctx_cancelled(ctx) ? fv_fail(ctx, FV_ERR_CANCELLED, "video: cancelled") : FV_OK;
 }
 
 static fv_status fill(fv_ctx *ctx, stream *s)
 {
-    const int64_t n = move_in(s, s->block, BLOCK);
-    if (n < 0) return fv_fail(ctx, FV_ERR_IO, "video: cannot read: %s", strerror(errno));
+    int64_t n;
+    do {
+        FV_TRY(check_cancelled(ctx));
+        n = s->o.read ? s->o.read(s->o.user, s->block, BLOCK)
+                      : (int64_t)read(s->o.fd, s->block, BLOCK);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0 || n > BLOCK)
+        return fv_fail(ctx, FV_ERR_IO, "video: cannot read: %s",
+                       n < 0 ? strerror(errno) : "the stream gave more than was asked for");
     s->at = 0;
     s->end = (size_t)n;
     return FV_OK;
@@ -81,6 +86,7 @@ static fv_status put(fv_ctx *ctx, const stream *s, const void *bytes, size_t siz
 {
     const uint8_t *p = bytes;
     while (size > 0) {
+        FV_TRY(check_cancelled(ctx));
         const int64_t n = s->o.write ? s->o.write(s->o.user, p, size)
                                      : (int64_t)write(s->o.fd, p, size);
         if (n < 0 && errno == EINTR) continue;
@@ -206,6 +212,11 @@ void fv_video_get_format(const fv_video_reader *r, fv_video_format *out) { *out 
 
 const char *fv_video_name(const fv_video_reader *r) { return r->name; }
 
+int64_t fv_video_first(const fv_video_reader *r)
+{
+    return r->files.before ? r->files.name[0].number : -1;
+}
+
 static fv_status truncated(const fv_video_reader *r)
 {
     return fv_fail(r->ctx, FV_ERR_TRUNCATED,
@@ -266,22 +277,41 @@ static fv_status read_stream(fv_video_reader *r, float *rgb, int *got)
     return FV_OK;
 }
 
+/* The next number has no file. */
+static fv_status missing(fv_video_reader *r, int64_t next)
+{
+    const int64_t count = next - r->expected;
+    char *name = fvi_video_files_name(r->ctx, &r->files, r->expected++);
+    const char *text = name ? name : "?";
+    fv_status s;
+    if (count > MISSING_MOST) {
+        s = fv_fail(r->ctx, FV_ERR_LIMIT, "video: %lld frames are missing from %s on; up to %d in "
+                    "a row can be left out", (long long)count, text, MISSING_MOST);
+        r->next = r->files.count;
+    } else {
+        s = fv_fail(r->ctx, FV_ERR_NOT_FOUND, "video: frame %s is missing", text);
+    }
+    fv_free(r->ctx, name);
+    return s;
+}
+
+/* One picture above a limit is a bad frame, not the end. */
+static fv_status read_next_picture(fv_video_reader *r, const char *name, fv_image *img)
+{
+    const fv_status s = read_file(r, name, img);
+    return s == FV_ERR_LIMIT ? fv_fail_in(r->ctx, FV_ERR_FORMAT, "video") : s;
+}
+
 static fv_status read_next_file(fv_video_reader *r, float *rgb, int *got)
 {
     if (r->next == r->files.count) return FV_OK;
     const fvi_video_name *n = &r->files.name[r->next];
-    if (r->files.before && n->number > r->expected) {
-        char *missing = fvi_video_files_name(r->ctx, &r->files, r->expected++);
-        const fv_status s = fv_fail(r->ctx, FV_ERR_NOT_FOUND, "video: frame %s is missing",
-                                    missing ? missing : "?");
-        fv_free(r->ctx, missing);
-        return s;
-    }
+    if (r->files.before && n->number > r->expected) return missing(r, n->number);
     fv_image img = r->first;
     memset(&r->first, 0, sizeof r->first);
     r->expected = n->number + 1;
     r->name = n->text;
-    if (r->next++ > 0 || !img.pixels) FV_TRY(read_file(r, n->text, &img));
+    if (r->next++ > 0 || !img.pixels) FV_TRY(read_next_picture(r, n->text, &img));
     fv_status s = FV_OK;
     if (img.width != r->f.width || img.height != r->f.height)
         s = fv_fail(r->ctx, FV_ERR_SHAPE, "video: %s has %d x %d pixels, the first frame %d x %d",
@@ -355,7 +385,8 @@ fv_status fv_video_create(fv_ctx *ctx, fv_video_writer **out, const fv_video_opt
     *out = NULL;
     FV_TRY(take_options(ctx, &o, opts, true));
     FV_TRY(fvi_video_check(ctx, &o.format, o.kind, o.max_pixels));
-    if (o.first < 0) return fv_fail(ctx, FV_ERR_ARG, "video: files are numbered from %d", o.first);
+    if (o.first < 0) return fv_fail(ctx, FV_ERR_ARG, "video: files are numbered from %lld",
+                                    (long long)o.first);
     fv_video_writer *w = fv_calloc(ctx, 1, sizeof *w);
     if (!w) return FV_ERR_OOM;
     w->ctx = ctx;

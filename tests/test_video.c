@@ -477,6 +477,57 @@ static void a_pipe_carries_video_and_may_close(void)
     close(fd[1]);
 }
 
+/* As read and write of a pipe where nothing moves, when a signal comes: the first time of another
+ * one, then of one that cancels. */
+static int waits;
+
+static int64_t interrupted(void)
+{
+    if (++waits == 2) fv_ctx_cancel(ctx);
+    errno = EINTR;
+    return waits > 2 ? 0 : -1; /* asked again: the other side has ended */
+}
+
+static int64_t waiting_read(void *user, void *bytes, size_t size)
+{
+    memory *m = user;
+    return m->at < m->size ? memory_read(user, bytes, size) : interrupted();
+}
+
+static int64_t waiting_write(void *user, const void *bytes, size_t size)
+{
+    memory *m = user;
+    const size_t room = m->most - m->size;
+    return room ? memory_write(user, bytes, room < size ? room : size) : interrupted();
+}
+
+static void a_stream_that_waits_is_cancelled(void)
+{
+    memory m = small_video(), out = { .most = 200 };
+    fv_video_options o = on(&m, FV_VIDEO_Y4M);
+    fv_video_reader *r = NULL;
+    fv_video_writer *w = NULL;
+    float rgb[VW * VH * 3];
+    fv_status s = FV_OK;
+    int got = 1, frames = 0;
+    o.read = waiting_read;
+    OK(ctx, fv_video_open(ctx, &r, &o));
+    for (waits = 0; (s = fv_video_read(r, rgb, &got)) == FV_OK && got;) frames++;
+    CHECK(s == FV_ERR_CANCELLED && !got && waits == 2 && frames == FRAMES);
+    fv_ctx_uncancel(ctx);
+    o = on(&out, FV_VIDEO_Y4M);
+    o.write = waiting_write;
+    fv_video_get_format(r, &o.format);
+    OK(ctx, fv_video_create(ctx, &w, &o));
+    for (waits = frames = 0; (s = fv_video_write(w, rgb, NULL)) == FV_OK;) frames++;
+    CHECK(s == FV_ERR_CANCELLED && waits == 2 && frames == 1 && out.size == 200);
+    fv_ctx_uncancel(ctx);
+    fv_video_close(&r);
+    fv_video_destroy(&w);
+    free(m.data);
+    free(out.data);
+}
+
 static void a_full_disk_is_told(void)
 {
     FILE *full = fopen("/dev/full", "wb");
@@ -581,6 +632,38 @@ static void reading_goes_on_behind_what_is_missing_or_bad(void)
     CHECK(fv_video_open(ctx, &r, &o) == FV_ERR_ARG && !r);
     o.path = temp_path("nowhere");
     CHECK(fv_video_open(ctx, &r, &o) == FV_ERR_NOT_FOUND && !r);
+}
+
+/* 1 and 1002, 1000 missing between; then 2004. */
+static void gaps_have_a_bound(void)
+{
+    char folder[200], pattern[256];
+    snprintf(folder, sizeof folder, "%s", temp_path("bound"));
+    snprintf(pattern, sizeof pattern, "%s/%%d.png", folder);
+    CHECK(mkdir(folder, 0777) == 0);
+    OK(ctx, write_still(folder, "1.png", 3, 2, 1));
+    OK(ctx, write_still(folder, "1002.png", 3, 2, 2));
+    OK(ctx, write_still(folder, "2004.png", 3, 2, 3));
+    fv_video_options o = FV_VIDEO_OPTIONS_INIT;
+    fv_video_reader *r = NULL;
+    float rgb[18];
+    int got, missing = 0;
+    o.kind = FV_VIDEO_FILES;
+    o.path = pattern;
+    OK(ctx, fv_video_open(ctx, &r, &o));
+    CHECK(fv_video_first(r) == 1);
+    OK(ctx, fv_video_read(r, rgb, &got));
+    while (fv_video_read(r, rgb, &got) == FV_ERR_NOT_FOUND && missing < 2000) missing++;
+    CHECK(missing == 1000 && got == 1);
+    CHECK(fv_video_read(r, rgb, &got) == FV_ERR_LIMIT && !got);
+    CHECK(strstr(fv_ctx_error(ctx), "1001 frames are missing from 1003.png on"));
+    OK(ctx, fv_video_read(r, rgb, &got));
+    CHECK(!got);
+    fv_video_close(&r);
+    o.path = folder;
+    OK(ctx, fv_video_open(ctx, &r, &o));
+    CHECK(fv_video_first(r) == -1);
+    fv_video_close(&r);
 }
 
 static void files_are_written_by_number_or_name(void)
@@ -721,9 +804,11 @@ int main(void)
     RUN(frames_of_another_size_are_refused);
     RUN(frame_parameters_are_skipped);
     RUN(a_pipe_carries_video_and_may_close);
+    RUN(a_stream_that_waits_is_cancelled);
     RUN(a_full_disk_is_told);
     RUN(files_come_in_natural_order);
     RUN(reading_goes_on_behind_what_is_missing_or_bad);
+    RUN(gaps_have_a_bound);
     RUN(files_are_written_by_number_or_name);
     RUN(bad_options_are_refused);
     RUN(every_failing_allocation_is_survived);

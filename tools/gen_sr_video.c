@@ -1,15 +1,21 @@
 /* gen_sr_video.c - gen sr of video: folders of frames, Y4M, raw pipes.
  *
- * Frames go through one after another. A file appears complete: with all frames, or, where the
- * input breaks off, with those before. */
+ * Frames go through one after another. A file appears complete: with all frames, or, where input or
+ * output break off, with those before. When interrupted there is none, as with pictures. */
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "gen_sr.h"
+
+/* A pixel of a frame as floats, in reader or writer (planes of floats, codes) and in a file. */
+#define FRAME_BYTES (12 + 12 + 6 + 6)
+
+typedef enum step { READING, COMPUTING, WRITING } step;
 
 typedef struct video {
     fv_ctx *ctx;
@@ -25,12 +31,22 @@ typedef struct video {
     fv_video_format from, to;
     int in_fd, out_fd;
     char *temp;          /* of the output file; NULL: pipes, folders */
+    off_t complete;      /* bytes of its complete frames */
     float *frame, *result;
+    char name[272];      /* of the file written last, where it is the input's */
+    step step;
     uint64_t frames, repeated;
     double seconds;
 } video;
 
 /* ---- Opening --------------------------------------------------------------------------------- */
+
+/* A pipe that nobody opens on its other side waits, too. */
+static int say_open(const char *path)
+{
+    if (cli_interrupted()) return cli_fail(CLI_INTERRUPTED, "interrupted");
+    return cli_fail(CLI_FAILED, "%s: %s", path, strerror(errno));
+}
 
 static int open_input(video *v)
 {
@@ -40,7 +56,7 @@ static int open_input(video *v)
         o.path = v->in;
     } else {
         v->in_fd = strcmp(v->in, "-") == 0 ? STDIN_FILENO : open(v->in, O_RDONLY | O_CLOEXEC);
-        if (v->in_fd < 0) return cli_fail(CLI_BAD_INPUT, "%s: %s", v->in, strerror(errno));
+        if (v->in_fd < 0) return say_open(v->in);
         o.fd = v->in_fd;
     }
     if (v->a->raw) {
@@ -71,7 +87,13 @@ static int open_out_file(video *v)
     if (v->out_fd >= 0) return CLI_OK;
     free(v->temp);
     v->temp = NULL;
-    return cli_fail(CLI_FAILED, "%s: %s", v->out, strerror(errno));
+    return say_open(v->out);
+}
+
+/* A frame is complete: where the file ends for what may break after it. */
+static void note_complete(video *v)
+{
+    if (v->temp) v->complete = lseek(v->out_fd, 0, SEEK_CUR);
 }
 
 static int open_output(video *v)
@@ -85,24 +107,49 @@ static int open_output(video *v)
     o.overwrite = v->a->common.force;
     if (v->kind == FV_VIDEO_FILES) {
         o.path = v->out;
+        const int64_t first = fv_video_first(v->reader);
+        o.first = first > 0 ? first : 0;
     } else {
         const int code = open_out_file(v);
         if (code != CLI_OK) return code;
         o.fd = v->out_fd;
     }
     const fv_status s = fv_video_create(v->ctx, &v->writer, &o);
+    if (s == FV_OK) note_complete(v);
     return s == FV_OK ? CLI_OK : cli_report(v->ctx, s, v->out);
+}
+
+/* Bytes for frames outside of the networks, from above. */
+static uint64_t frame_bytes(const video *v)
+{
+    const double scale = v->o.scale != 0 ? v->o.scale : 4, in = v->from.width;
+    const double w = v->o.width ? v->o.width : ceil(in * scale);
+    const double h = v->o.height ? v->o.height : ceil(v->from.height * scale);
+    return (uint64_t)(FRAME_BYTES * (in * v->from.height + w * h));
+}
+
+/* The library's message names the least that the stream would do with. */
+static int report_stream(const video *v, fv_status s)
+{
+    unsigned long long least;
+    const char *text = s == FV_ERR_OOM ? strstr(fv_ctx_error(v->ctx), "at least ") : NULL;
+    if (text && sscanf(text, "at least %llu MiB", &least) == 1)
+        return gen_sr_too_little((least << 20) + frame_bytes(v));
+    return cli_report(v->ctx, s, v->in);
 }
 
 static int open_stream(video *v)
 {
     const size_t pixels = (size_t)v->from.width * (size_t)v->from.height;
+    const uint64_t own = frame_bytes(v);
     int code = gen_sr_memory(v->a, &v->o.max_bytes);
     if (code != CLI_OK) return code;
+    /* 0 is no bound: free memory that the system does not tell */
+    if (v->o.max_bytes) v->o.max_bytes = v->o.max_bytes > own ? v->o.max_bytes - own : 1;
     v->o.depth = 0;
     const fv_status s =
         fv_sr_stream_open(v->ctx, &v->stream, v->sr, v->from.width, v->from.height, &v->o);
-    if (s != FV_OK) return cli_report(v->ctx, s, v->a->memory ? "--mem" : v->in);
+    if (s != FV_OK) return report_stream(v, s);
     int w, h;
     fv_sr_stream_size(v->stream, &w, &h);
     v->frame = malloc(pixels * 3 * sizeof(float));
@@ -118,56 +165,97 @@ static bool may_go_on(const video *v, fv_status s)
 {
     return v->a->keep_going && v->kind == FV_VIDEO_FILES && v->frames > 0 &&
            (s == FV_ERR_FORMAT || s == FV_ERR_TRUNCATED || s == FV_ERR_SHAPE ||
-            s == FV_ERR_NOT_FOUND || s == FV_ERR_LIMIT || s == FV_ERR_CHECKSUM);
+            s == FV_ERR_NOT_FOUND || s == FV_ERR_CHECKSUM);
+}
+
+/* From folder to folder, files keep their names: f9.jpg becomes f9.png, and f9.png after it
+ * f9.png.png. NULL: by number. */
+static const char *name_frame(video *v)
+{
+    const char *slash = strrchr(v->out, '/'), *in = fv_video_name(v->reader);
+    if (v->kind != FV_VIDEO_FILES || fv_video_first(v->reader) >= 0 || !in ||
+        strchr(slash ? slash + 1 : v->out, '%'))
+        return NULL;
+    char name[sizeof v->name];
+    const int stem = (int)(strrchr(in, '.') - in);
+    snprintf(name, sizeof name, "%.*s.png", stem, in);
+    if (strcmp(name, v->name) == 0) snprintf(name, sizeof name, "%s.png", in);
+    memcpy(v->name, name, sizeof name);
+    return v->name;
 }
 
 static fv_status one_frame(video *v, int *got)
 {
     fv_sr_stats stats;
+    v->step = READING;
     fv_status s = fv_video_read(v->reader, v->frame, got);
     if (s != FV_OK && may_go_on(v, s)) {
-        cli_note("frame %llu: %s; the one before is repeated", (unsigned long long)v->frames,
+        cli_note("frame %llu: %s; the one before is repeated", (unsigned long long)v->frames + 1,
                  fv_ctx_error(v->ctx));
         v->repeated++;
         *got = 1;
     } else {
         if (s != FV_OK || !*got) return s;
+        v->step = COMPUTING;
         s = fv_sr_stream_frame(v->stream, v->frame, v->result, &stats);
         if (s != FV_OK) return s;
         v->seconds += stats.seconds;
     }
-    return fv_video_write(v->writer, v->result, NULL);
+    v->step = WRITING;
+    s = fv_video_write(v->writer, v->result, name_frame(v));
+    if (s == FV_OK) note_complete(v);
+    return s;
+}
+
+/* What a frame is not, the input is to blame for. */
+static int report_frames(const video *v, fv_status s)
+{
+    const bool is_bad = v->step == READING && (s == FV_ERR_SHAPE || s == FV_ERR_NOT_FOUND);
+    const int code = cli_report(v->ctx, s, v->step == WRITING ? v->out : v->in);
+    const bool is_left = v->step != WRITING || v->temp || v->kind == FV_VIDEO_FILES;
+    if (v->frames && is_left && code != CLI_INTERRUPTED)
+        cli_note("%llu frame%s before that %s complete", (unsigned long long)v->frames,
+                 v->frames == 1 ? "" : "s", v->frames == 1 ? "is" : "are");
+    return is_bad ? CLI_BAD_INPUT : code;
 }
 
 static int all_frames(video *v)
 {
     int got = 1;
     fv_status s = FV_OK;
-    while (s == FV_OK && got) {
+    while (s == FV_OK && got && !cli_interrupted()) {
         cli_progress_title("frame %llu", (unsigned long long)v->frames + 1);
         s = one_frame(v, &got);
         if (s == FV_OK && got) v->frames++;
     }
     cli_progress_title(NULL);
-    if (s == FV_OK) return CLI_OK;
-    const int code = cli_report(v->ctx, s, s == FV_ERR_IO ? v->out : v->in);
-    if (v->frames && code == CLI_BAD_INPUT)
-        cli_note("%llu frames before that are complete", (unsigned long long)v->frames);
-    return code;
+    if (s != FV_OK) return report_frames(v, s);
+    /* What fed us may have ended by the same signal. */
+    return cli_interrupted() ? cli_fail(CLI_INTERRUPTED, "interrupted") : CLI_OK;
 }
 
-/* Complete frames are kept but when interrupted or when nothing is there. */
+/* Ends the file behind its last complete frame, and shows it. 0: errno says why not. */
+static bool keep_complete(video *v)
+{
+    if (v->complete < 0 || ftruncate(v->out_fd, v->complete) != 0) {
+        close(v->out_fd);
+        return false;
+    }
+    return fv_temp_publish(v->out_fd, v->temp, v->out, v->a->common.force) == 0;
+}
+
+/* Complete frames are kept, whatever ended the run, but when interrupted. */
 static int publish(video *v, int code)
 {
     fv_video_destroy(&v->writer);
     if (!v->temp) return code;
-    const bool is_kept = code == CLI_OK || (code == CLI_BAD_INPUT && v->frames > 0);
-    if (!is_kept) {
+    if (code == CLI_INTERRUPTED || (code != CLI_OK && v->frames == 0)) {
         close(v->out_fd);
         (void)unlink(v->temp);
-    } else if (fv_temp_publish(v->out_fd, v->temp, v->out, v->a->common.force) != 0) {
-        code = cli_fail(CLI_FAILED, "%s: %s", v->out, strerror(errno));
+    } else if (!keep_complete(v)) {
+        const int why = errno;
         (void)unlink(v->temp);
+        code = cli_fail(code == CLI_OK ? CLI_FAILED : code, "%s: %s", v->out, strerror(why));
     }
     free(v->temp);
     return code;
@@ -199,7 +287,8 @@ int gen_sr_video(fv_ctx *ctx, const sr_args *a, const fv_sr_options *o, const ch
     video v = { .ctx = ctx, .a = a, .in = in, .out = out, .o = *o, .in_fd = -1, .out_fd = -1 };
     const int depth = o->depth;
     v.kind = a->is_y4m ? FV_VIDEO_Y4M : a->raw ? FV_VIDEO_RAW : FV_VIDEO_FILES;
-    signal(SIGPIPE, SIG_IGN); /* a reader that goes away is an error of the write */
+    signal(SIGPIPE, SIG_IGN); /* a reader that goes away is an error of the write, */
+    signal(SIGXFSZ, SIG_IGN); /* and so is a file that must not grow */
     int code = gen_sr_open(ctx, a, &v.file, &v.sr);
     if (code == CLI_OK) code = open_input(&v);
     if (code == CLI_OK) code = open_stream(&v);
