@@ -23,7 +23,8 @@ json_ok out kind name channels steps detail update base_parameters sha256; ok $?
 # ---- Weights of another type ----------------------------------------------------------------------
 expect convert_int8 0 "$FOVEA" convert m.safetensors --type int8 -o m8.safetensors
 run $sr in.pgm a.pgm && run "$GEN" sr --model m8.safetensors -q -f in.pgm b.pgm &&
-    [ -s a.pgm ] && [ -s b.pgm ] && [ "$(wc -c < m8.safetensors)" -lt "$(wc -c < m.safetensors)" ] && ! cmp -s a.pgm b.pgm
+    [ -s a.pgm ] && [ -s b.pgm ] &&
+    [ "$(wc -c < m8.safetensors)" -lt "$(wc -c < m.safetensors)" ] && ! cmp -s a.pgm b.pgm
 ok $? int8_is_smaller_and_other_pixels
 expect convert_f32 0 "$FOVEA" convert m.safetensors --type f32 -o m32.safetensors
 run "$GEN" sr --model m32.safetensors --precision f32 -q -f in.pgm b.pgm && cmp -s a.pgm b.pgm
