@@ -76,6 +76,12 @@ static inline void test_fill(float *x, int64_t n, uint64_t seed)
 {
     for (int64_t i = 0; i < n; i++) x[i] = (float)(int32_t)test_next(&seed) / 2147483648.0f;
 }
+/* The larger of `worst` and |difference|; INFINITY for a difference that is not finite, of which fmax
+ * would forget a NaN. */
+static inline double test_worst(double worst, double difference)
+{
+    return isfinite(difference) ? fmax(worst, fabs(difference)) : (double)INFINITY;
+}
 /* max |a-b| / max |b| */
 static inline double test_rel_max(const float *a, const float *b, int64_t n)
 {

@@ -163,7 +163,7 @@ static fv_status update(int h, int w, const fv_fdu_options *o, const float *c, c
 static double largest_difference(const float *a, const float *b, int n)
 {
     double most = 0;
-    for (int i = 0; i < n; i++) most = fmax(most, fabs((double)a[i] - b[i]));
+    for (int i = 0; i < n; i++) most = test_worst(most, (double)a[i] - b[i]);
     return most;
 }
 
@@ -185,7 +185,7 @@ static void fft_of(int h, int w)
     if (s == FV_OK) {
         fvi_fft2_run(f, y, false);
         for (size_t i = 0; i < n; i++) {
-            most = fmax(most, cabs(z[i] - (y[2 * i] + I * y[2 * i + 1])));
+            most = test_worst(most, cabs(z[i] - (y[2 * i] + I * y[2 * i + 1])));
             scale = fmax(scale, cabs(z[i]));
         }
         fvi_fft2_run(f, y, true);
@@ -230,7 +230,7 @@ static void ref_of(int h, int w, float alpha)
     if (!out || !want) exit(1);
     slow_ref(c, d, h, w, alpha, want);
     const fv_status s = update(h, w, &o, c, d, out);
-    for (int i = 0; i < 3 * h * w; i++) most = fmax(most, fabs(out[i] - want[i]));
+    for (int i = 0; i < 3 * h * w; i++) most = test_worst(most, out[i] - want[i]);
     free(c);
     free(d);
     free(out);
@@ -263,7 +263,7 @@ static void modes_of(int h, int w, bool is_lock)
     const fv_status s = update(h, w, &o, c, d, out);
     for (int i = 0; i < 3 * h * w; i++) {
         const int y = i / 3 / w + 16, x = i / 3 % w + 16;
-        most = fmax(most, fabs(out[i] - unit(c[i] + delta[y * W + x])));
+        most = test_worst(most, out[i] - unit(c[i] + delta[y * W + x]));
     }
     free(c);
     free(d);
@@ -298,7 +298,7 @@ static void chroma_is_that_of_the_base(void)
             for (int k = 0; k < 3; k++) is_clamped = is_clamped || q[k] <= 0 || q[k] >= 1;
             if (is_clamped) continue;
             for (int k = 1; k < 3; k++)
-                most = fmax(most, fabs(((double)q[k] - q[0]) - ((double)p[k] - p[0])));
+                most = test_worst(most, ((double)q[k] - q[0]) - ((double)p[k] - p[0]));
             moved = fmax(moved, fabs((double)q[0] - p[0]));
         }
         CHECK_MSG(most <= 1e-6 && moved > 0.01, "mode %d: chroma by %g, luma by %g", mode, most,
@@ -336,7 +336,7 @@ static void lerp_is_linear_in_alpha(void)
     o.alpha = 1.0f;
     if (s == FV_OK) s = update(SIDE, SIDE, &o, c, d, other);
     for (int i = 0; i < FLOATS; i++) {
-        most = fmax(most, fabs(((double)other[i] - c[i]) - 2 * ((double)out[i] - c[i])));
+        most = test_worst(most, ((double)other[i] - c[i]) - 2 * ((double)out[i] - c[i]));
         moved = fmax(moved, fabs((double)out[i] - c[i]));
     }
     free(c);
@@ -358,7 +358,7 @@ static double coarse_move(const float *a, const float *b)
                 const int at = 3 * ((y + i / COARSE) * WIDE + x + i % COARSE);
                 sum += slow_luma(a + at) - slow_luma(b + at);
             }
-            most = fmax(most, fabs(sum / (COARSE * COARSE)));
+            most = test_worst(most, sum / (COARSE * COARSE));
         }
     return most;
 }

@@ -433,7 +433,7 @@ static void usual_tiles_are_close_and_show_no_seams(void)
         for (int y = 0; y < cut.height; y++)
             step += ((double)at(&cut, x, y, 1) - at(&whole, x, y, 1)) -
                     ((double)at(&cut, x - 1, y, 1) - at(&whole, x - 1, y, 1));
-        worst = fmax(worst, fabs(step) / cut.height / 65535);
+        worst = test_worst(worst, step / cut.height / 65535);
     }
     fv_image_free(ctx, &whole);
     fv_image_free(ctx, &cut);

@@ -17,7 +17,7 @@ static double gap_to(const char *name, const float *got, int64_t stride_rows)
     double worst = 0, scale = 0;
     for (int64_t i = 0; i < n; i++) {
         const double w = (double)((const float *)want.data)[i];
-        worst = fmax(worst, fabs(w - got[i / columns * columns * stride_rows + i % columns]));
+        worst = test_worst(worst, w - got[i / columns * columns * stride_rows + i % columns]);
         scale = fmax(scale, fabs(w));
     }
     fv_model_close(&g);
@@ -132,9 +132,9 @@ static void times_are_pytorchs(void)
         const float *want = golden_tensor(g, k ? "k1.time" : "dit.time").data;
         const float *want_mod = golden_tensor(g, k ? "k1.mod" : "dit.mod").data;
         for (int i = 0; i < SMALL_C; i++)
-            worst = fmax(worst, fabs((double)e[i] - want[k * SMALL_C + i]));
+            worst = test_worst(worst, (double)e[i] - want[k * SMALL_C + i]);
         for (int i = 0; i < 6 * SMALL_C / 8; i++)
-            worst = fmax(worst, fabs((double)mod[8 * i] - want_mod[k * 6 * SMALL_C / 8 + i]));
+            worst = test_worst(worst, (double)mod[8 * i] - want_mod[k * 6 * SMALL_C / 8 + i]);
     }
     fv_model_close(&g);
     close_small(&m, &file);
@@ -236,7 +236,7 @@ static void one_row_stands_for_the_padding(void)
     double worst = 0, scale = 0;
     for (int k = 0; k < 4; k++)
         for (int i = 0; i < SIZE; i++) {
-            worst = fmax(worst, fabs((double)all[k][i] - full[k][i]));
+            worst = test_worst(worst, (double)all[k][i] - full[k][i]);
             scale = fmax(scale, fabs((double)full[k][i]));
         }
     CHECK_MSG(worst <= 4e-6 * scale, "%g of %g", worst, scale);
@@ -303,7 +303,7 @@ static void the_exact_velocity_leads_to_the_target_from_every_step(void)
         char name[16];
         snprintf(name, sizeof name, "zhat.%d", k);
         const float *zhat = fv_plan_value(p, name).data;
-        for (int i = 0; i < SIZE; i++) worst = fmax(worst, fabs((double)zhat[i] - (double)high[i]));
+        for (int i = 0; i < SIZE; i++) worst = test_worst(worst, (double)zhat[i] - (double)high[i]);
     }
     fv_plan_destroy(&p);
     fv_free(ctx, n);
