@@ -180,8 +180,9 @@ void wan_flow_close(wan_flow **f);
 
 /* ---- Autoencoder (wan_vae.c) ----------------------------------------------------------------- */
 
-/* Registers the parameters of an autoencoder of these widths, by level, under "vae.". */
-void wan_vae_add(fv_params *params, const int width[4]);
+/* Registers the parameters of an autoencoder of these widths, by level, under "vae.". False: a failed
+ * add sticks in params. */
+bool wan_vae_add(fv_params *params, const int width[4]);
 /* Widths of a file, whose names begin with `prefix`; FV_ERR_MODEL: not an autoencoder of Wan2.1. */
 fv_status wan_vae_widths(fv_ctx *ctx, const fv_model *m, const char *prefix, int width[4]);
 /* Shape of parameter `id` of wan_vae_add as published. */

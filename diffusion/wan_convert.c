@@ -474,8 +474,7 @@ static fv_status put_vae(converter *c)
     FV_TRY(open_source(c->ctx, &c->vae, "vae", c->o->vae, "encoder.conv1.weight", NULL));
     FV_TRY(wan_vae_widths(c->ctx, c->vae.m, c->vae.prefix, width));
     FV_TRY(fv_params_create(c->ctx, &p));
-    wan_vae_add(p, width);
-    fv_status s = FV_OK;
+    fv_status s = wan_vae_add(p, width) ? FV_OK : fv_params_alloc(p); /* the failure that stuck */
     for (fv_pid id = 0; id < fv_params_count(p) && s == FV_OK; id++) s = put_vae_tensor(c, p, id);
     fv_params_destroy(&p);
     return s == FV_OK ? refuse_extra(c, &c->vae) : s;
@@ -491,6 +490,35 @@ static fv_status put_meta(converter *c)
     return s;
 }
 
+/* What the base's file replaces: of no use, but of this model all the same. */
+static fv_status check_replaced(converter *c)
+{
+    const int64_t C = c->cfg.width;
+    const struct {
+        const char *name;
+        int ndim;
+        int64_t dim[5];
+    } tensor[] = {{"patch_embedding.weight", 5, {C, WAN_LATENT, 1, 2, 2}},
+                  {"patch_embedding.bias", 1, {C}},
+                  {"head.head.weight", 2, {WAN_PATCH, C}},
+                  {"head.head.bias", 1, {WAN_PATCH}}};
+    for (size_t i = 0; i < FV_ARRAY_LEN(tensor); i++) {
+        const int ndim = tensor[i].ndim;
+        int64_t n = 1;
+        float *x;
+        bool is_finite = true;
+        for (int k = 0; k < ndim; k++) n *= tensor[i].dim[k];
+        FV_TRY(take(c, &c->dit, tensor[i].name, ndim, tensor[i].dim, &x));
+        for (int64_t k = 0; k < n; k++) is_finite = is_finite && isfinite(x[k]);
+        fv_free(c->ctx, x);
+        if (!is_finite)
+            return fv_fail(c->ctx, FV_ERR_NUMERIC,
+                           "convert: transformer: tensor %s has a value that is not finite",
+                           tensor[i].name);
+    }
+    return FV_OK;
+}
+
 static fv_status run(converter *c)
 {
     FV_TRY(read_config(c));
@@ -503,15 +531,7 @@ static fv_status run(converter *c)
         FV_TRY(fv_report(c->ctx, "converting", (uint64_t)i, (uint64_t)count, NULL));
         FV_TRY(put(c, i));
     }
-    /* what the base's file replaces */
-    static const char *const replaced[] = {"patch_embedding.weight", "patch_embedding.bias",
-                                           "head.head.weight", "head.head.bias"};
-    for (size_t i = 0; i < FV_ARRAY_LEN(replaced); i++) {
-        char full[256];
-        name_in(&c->dit, replaced[i], full);
-        const int at = index_of(c->dit.m, full);
-        if (at >= 0) c->dit.used[at] = 1;
-    }
+    FV_TRY(check_replaced(c));
     FV_TRY(refuse_extra(c, &c->dit));
     FV_TRY(refuse_extra(c, &c->lora));
     FV_TRY(refuse_extra(c, &c->draft));

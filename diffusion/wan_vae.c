@@ -57,6 +57,7 @@ typedef struct walk {
     fv_params *params;
     fv_tape *t;    /* NULL: registers parameters               */
     bool is_first; /* call of a clip                           */
+    bool failed;   /* to register a parameter                  */
     char path[96]; /* in front of all names                    */
     cache cache[MAX_CACHES];
     int caches;
@@ -67,7 +68,9 @@ static fv_pid param(walk *w, const char *name, const char *leaf, int ndim, const
     char full[160];
     snprintf(full, sizeof full, "vae.%s%s.%s", w->path, name, leaf);
     if (w->t) return fv_params_find(w->params, full);
-    return fv_params_add(w->params, full, ndim, dim, ndim > 1 ? FV_PARAM_DECAY : 0);
+    const fv_pid id = fv_params_add(w->params, full, ndim, dim, ndim > 1 ? FV_PARAM_DECAY : 0);
+    w->failed = w->failed || id < 0;
+    return id;
 }
 
 static wan_layer layer(walk *w, const char *name, int64_t out, int64_t in, int kernel)
@@ -318,13 +321,14 @@ static void decoder(walk *w, const int width[4], clip *c)
 
 /* ---- Parameters ------------------------------------------------------------------------------ */
 
-void wan_vae_add(fv_params *params, const int width[4])
+bool wan_vae_add(fv_params *params, const int width[4])
 {
     walk w = {.params = params};
     clip c = {.n = 1, .H = 8, .W = 8, .C = 3};
     encoder(&w, width, &c);
     c = (clip){.n = 1, .H = 8, .W = 8, .C = WAN_LATENT};
     decoder(&w, width, &c);
+    return !w.failed;
 }
 
 fv_status wan_vae_widths(fv_ctx *ctx, const fv_model *m, const char *prefix, int width[4])
@@ -470,7 +474,7 @@ static fv_status open_vae(wan_vae *v, const fv_model *file, int first)
 {
     FV_TRY(wan_vae_widths(v->ctx, file, "vae.", v->level_width));
     FV_TRY(fv_params_create(v->ctx, &v->params));
-    wan_vae_add(v->params, v->level_width);
+    (void)wan_vae_add(v->params, v->level_width); /* load returns a failure */
     FV_TRY(fv_params_load(v->params, file, ""));
     FV_TRY(create_coder(v, &v->encode, false, first));
     return create_coder(v, &v->decode, true, first);

@@ -100,7 +100,7 @@ static void lora_is_added_to_the_weights(void)
     for (int i = 0; i < C * C; i++) {
         double want = (double)w[i];
         for (int r = 0; r < R; r++) want += (double)B[i / C * R + r] * (double)A[r * C + i % C];
-        worst = fmax(worst, fabs(want - (double)((const float *)t.data)[C * C + i]));
+        worst = test_worst(worst, want - (double)((const float *)t.data)[C * C + i]);
     }
     fv_model_close(&m);
     free(w);
@@ -178,15 +178,21 @@ static void metadata_survives(void)
 }
 
 /* Which file is changed how, and what the message has to hold. */
-static void refused(const wan_file f[3], fv_wan_convert_options o, const char *word)
+static void refused_as(fv_status status, const wan_file f[3], fv_wan_convert_options o,
+                       const char *word)
 {
     wan_file copy[3] = {f[0], f[1], f[2]};
     OK(ctx, write_all(copy));
     (void)remove(path[4]);
     const fv_status s = convert_all(o);
-    CHECK_MSG(s == FV_ERR_MODEL && strstr(fv_ctx_error(ctx), word), "%s: %s: %s", word,
-              fv_status_name(s), fv_ctx_error(ctx));
+    CHECK_MSG(s == status && strstr(fv_ctx_error(ctx), word), "%s: %s: %s", word, fv_status_name(s),
+              fv_ctx_error(ctx));
     CHECK(access(path[4], F_OK) != 0);
+}
+
+static void refused(const wan_file f[3], fv_wan_convert_options o, const char *word)
+{
+    refused_as(FV_ERR_MODEL, f, o, word);
 }
 
 static void wrong_tensors_are_refused_by_name(void)
@@ -200,6 +206,10 @@ static void wrong_tensors_are_refused_by_name(void)
         {0, "text_embedding.2.weight", NULL, NULL, "text_embedding.2.weight"},
         {0, NULL, "img_emb.proj.0.weight", NULL, "transformer: tensor \"img_emb.proj.0.weight\""},
         {0, NULL, NULL, "blocks.2.ffn.2.weight", "blocks.2.ffn.2.weight is 160x96"},
+        {0, "patch_embedding.bias", NULL, NULL, "transformer: convert: tensor patch_embedding.bias"},
+        {0, "head.head.weight", NULL, NULL, "transformer: convert: tensor head.head.weight"},
+        {0, "head.head.bias", NULL, NULL, "transformer: convert: tensor head.head.bias"},
+        {0, NULL, NULL, "head.head.weight", "head.head.weight is 96x64"},
         {1, "blocks.2.ffn.0.lora_B.default.weight", NULL, NULL, "base"},
         {1, "blocks.0.cross_attn.v.lora_A.default.weight", NULL, NULL, "lora_A"},
         {1, "head.head.weight", NULL, NULL, "head.head.weight"},
@@ -217,6 +227,22 @@ static void wrong_tensors_are_refused_by_name(void)
         f[wrong[i].file].reshape = wrong[i].reshape;
         refused(f, defaults, wrong[i].word);
     }
+}
+
+/* The base's file replaces these, but the transformer's own must be of the model too. */
+static void what_is_replaced_is_checked(void)
+{
+    static const char *const name[] = {"patch_embedding.weight", "patch_embedding.bias",
+                                       "head.head.weight", "head.head.bias"};
+    wan_file f[3];
+    for (size_t i = 0; i < FV_ARRAY_LEN(name); i++) {
+        plain(f);
+        f[0].infinite = name[i];
+        refused_as(FV_ERR_NUMERIC, f, defaults, name[i]);
+    }
+    plain(f);
+    f[0].label = "k1.5."; /* 32 channels */
+    refused(f, defaults, "patch_embedding.weight is 96x32x1x2x2, expected 96x16x1x2x2");
 }
 
 static void another_k_is_refused(void)
@@ -305,6 +331,15 @@ static void memory_may_run_out(void)
     fail_each_allocation(path[0], convert_again);
 }
 
+static void memory_may_run_out_with_an_autoencoder(void)
+{
+    wan_file v = {.label = "vae."};
+    OK(ctx, wan_write(ctx, &v, path[5]));
+    has_vae = true;
+    memory_may_run_out();
+    has_vae = false;
+}
+
 int main(void)
 {
     static const char *const name[6] = {"dit", "lora", "draft", "text", "out", "vae"};
@@ -317,10 +352,12 @@ int main(void)
     RUN(identities_are_folded);
     RUN(metadata_survives);
     RUN(wrong_tensors_are_refused_by_name);
+    RUN(what_is_replaced_is_checked);
     RUN(another_k_is_refused);
     RUN(arguments_are_checked);
     RUN(an_autoencoder_is_checked_too);
     RUN(memory_may_run_out);
+    RUN(memory_may_run_out_with_an_autoencoder);
     fv_ctx_destroy(&ctx);
     return test_end();
 }

@@ -57,6 +57,7 @@ typedef struct wan_file {
     const char *prefix;     /* of all names */
     const char *drop, *add; /* a tensor to leave out, one to add */
     const char *reshape;    /* a tensor whose first two dimensions are swapped */
+    const char *infinite;   /* a tensor whose first value is */
     int blocks, fused;
     bool diffusers, no_default;
     fv_pack pack;
@@ -101,6 +102,7 @@ static inline fv_status wan_put_tensor(wan_file *f, const char *name, fv_tensor 
     t.data = fv_pack_alloc(&f->pack, (size_t)fv_tensor_count(&t) * sizeof(float));
     if (!t.data) return FV_ERR_OOM;
     wan_fill(f->label, name, &t);
+    if (f->infinite && strcmp(f->infinite, name) == 0) *(float *)t.data = (float)INFINITY;
     if (f->reshape && strcmp(f->reshape, name) == 0) {
         const int64_t rows = t.dim[0];
         t.dim[0] = t.dim[1];
@@ -206,7 +208,7 @@ static inline fv_status wan_put_vae(wan_file *f)
 {
     fv_params *p = NULL;
     FV_TRY(fv_params_create(f->ctx, &p));
-    wan_vae_add(p, wan_small_width);
+    (void)wan_vae_add(p, wan_small_width);
     fv_status s = FV_OK;
     for (fv_pid id = 0; id < fv_params_count(p) && s == FV_OK; id++) {
         fv_tensor t;
