@@ -534,6 +534,8 @@ fv_t fv_cross_attention(fv_tape *t, fv_t q, fv_t kv, fv_t bias, float scale)
         return BAD(t, FV_ERR_SHAPE, "cross_attention: q [B, T, h, hd] and kv [B, S, 2, h, hd] of one "
                    "type expected, hd a multiple of 4");
     if (!vector_ok(t, "cross_attention", bias, o.dim[1])) return 0;
+    if (bias && t->v[bias].needs_grad)
+        return BAD(t, FV_ERR_UNSUPPORTED, "cross_attention: the bias has no gradient");
     const fvi_attr a = { { 0, 1 }, { scale } };
     const int64_t dim[3] = { s.dim[0], s.dim[1], s.dim[2] * s.dim[3] };
     const fv_t y = record(t, FVI_OP_CROSS, &a, in, 3, s.dtype, 3, dim);

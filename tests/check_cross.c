@@ -40,6 +40,34 @@ static void cross_case(int64_t B, int64_t T, int64_t S, int64_t h, int64_t hd, b
     c->same_type = true;
 }
 
+/* Queries of 2 heads and keys, with the bias an input that wants a gradient or none. */
+static fv_status record_with_bias(fv_ctx *ctx, fv_mode mode, bool wants_gradient)
+{
+    const int64_t q[4] = {1, 3, 2, 8}, kv[5] = {1, 5, 2, 2, 8}, n = 5;
+    fv_tape *t = NULL;
+    FV_TRY(fv_tape_create(ctx, &t, NULL, mode, FV_F32));
+    const fv_t bias = wants_gradient ? fv_input_grad(t, "bias", FV_F32, 1, &n)
+                                     : fv_input(t, "bias", FV_F32, 1, &n);
+    const fv_t x = fv_input_grad(t, "q", FV_F32, 4, q), k = fv_input_grad(t, "kv", FV_F32, 5, kv);
+    (void)fv_cross_attention(t, x, k, bias, 0);
+    const fv_status s = fv_tape_status(t);
+    fv_tape_destroy(&t);
+    return s;
+}
+
+static void a_bias_has_no_gradient(void)
+{
+    fv_ctx *ctx = NULL;
+    OK(NULL, fv_ctx_create(&ctx, NULL));
+    const fv_status with = record_with_bias(ctx, FV_TRAIN, true);
+    const bool is_named = strstr(fv_ctx_error(ctx), "bias has no gradient") != NULL;
+    const fv_status without = record_with_bias(ctx, FV_TRAIN, false),
+                    unused = record_with_bias(ctx, FV_INFER, true);
+    fv_ctx_destroy(&ctx);
+    CHECK(with == FV_ERR_UNSUPPORTED && is_named);
+    CHECK(without == FV_OK && unused == FV_OK);
+}
+
 int main(int argc, char **argv)
 {
     make_contexts(1);
@@ -54,6 +82,7 @@ int main(int argc, char **argv)
     }
     cross_case(1, 70, 31, 2, 128, true);
     cross_case(1, 2, 513, 1, 32, true);
+    RUN(a_bias_has_no_gradient);
     RUN_OP_CHECKS();
     return op_checks_end();
 }
