@@ -511,8 +511,8 @@ FV_API FV_NODISCARD fv_status fv_wan_convert(fv_ctx *ctx, const fv_model *in,
 
 /* ---- PS-SR on Wan2.1's transformer: clips ----------------------------------------------------- */
 
-/* Frames f32 [height, width, 3] RGB in [0, 1]. read: the next one, or *has_one 0 at the end. A status
- * other than FV_OK ends the run and is returned. */
+/* Frames f32 [height, width, 3] RGB in [0, 1]. read: the next one, or *has_one 0 at the end, after which
+ * it is not called again. A status other than FV_OK ends the run and is returned. */
 typedef struct fv_wan_frames {
     fv_status (*read)(void *user, float *rgb, int *has_one);
     fv_status (*write)(void *user, const float *rgb);
@@ -522,20 +522,25 @@ typedef struct fv_wan_options {
     size_t struct_size;
     int in_height, in_width; /* of the frames read, 1 to 16384                                   */
     int height, width;       /* of those written; 0 = as read. Enlarged before, bicubic, a = -0.75 */
-    int window, overlap;     /* frames at a time, 1 + 4k; shared by two windows; 0 = 33 and 16     */
+    int window;              /* frames at a time, 1 + 4k; 0 = 33                                   */
+    int overlap;             /* frames shared by two windows, 0 .. window - 1; -1 = half, down     */
     int steps;               /* 1: base alone; 0 = all of the model                                */
     float detail;            /* weight of the draft's detail, 0..2; below 0 = the model's          */
     int fdu;                 /* fv_fdu_mode; -1 = the model's                                      */
     fv_dtype precision;      /* of the networks, FV_F32 or FV_BF16; the autoencoder is f32         */
 } fv_wan_options;
 #define FV_WAN_OPTIONS_INIT \
-    { .struct_size = sizeof(fv_wan_options), .detail = -1, .fdu = -1, .precision = FV_BF16 }
+    { .struct_size = sizeof(fv_wan_options), .overlap = -1, .detail = -1, .fdu = -1,                \
+      .precision = FV_BF16 }
 /* Restores a clip of any length, a picture as a clip of one frame: as many frames are written as are
  * read. Windows begin every window - overlap frames, the last one so that it ends with the clip; a
  * shorter clip is one window, its last frame repeated. Sides are extended to multiples of 16 by the
  * last pixel. Outputs of neighbouring windows are blended linearly over what they share. Memory does
- * not grow with the clip, but with window and size: f32 features of about 10 frames of each layer of
- * the autoencoder. `file` from fv_wan_convert with autoencoder and prompt. */
+ * not grow with the clip, but with the frames of a window and their size: f32 features of about 10
+ * frames of each layer of the autoencoder. A detail of 0 without FV_FDU_REF and FV_FDU_OFF is the base,
+ * of which the drafts are not computed; FV_FDU_OFF decodes the last draft alone. Progress: "encoding",
+ * "refining" and "decoding", before each part of a window. `file` from fv_wan_convert with autoencoder
+ * and prompt. */
 FV_API FV_NODISCARD fv_status fv_wan_restore(fv_ctx *ctx, const fv_model *file,
                                              const fv_wan_options *opts, const fv_wan_frames *io);
 /* A model that fv_wan_restore takes? */

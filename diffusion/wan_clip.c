@@ -3,8 +3,9 @@
  *
  *     frames [s, s + W) --VAE--> z_L --flow--> zhat_0, zhat_last --VAE--> base, draft --FDU--> frames
  *
- * One decoding of the base, one of the last draft: the estimates between are never shown. While a
- * window is computed there are its own frames and the last outputs of the window before. */
+ * One decoding of the base, one of the last draft: the estimates between are never shown. Of the two
+ * only what is shown is decoded, and without the draft's detail no draft is computed. While a window
+ * is computed there are its own frames and the last outputs of the window before. */
 #include "wan.h"
 
 #include <math.h>
@@ -17,17 +18,19 @@ typedef struct clip {
     wan_model *model;
     wan_vae *vae;
     wan_flow *flow;
-    fv_fdu *fdu;
+    fv_fdu *fdu;             /* NULL: one of the two alone */
     fvi_resize *resize;      /* NULL: frames have their size */
     int h, w;                /* multiples of 16 */
     int steps;
     int frames;              /* of a window, 1 + 4k */
     size_t pixels, padded;   /* floats of a frame */
     float *small;            /* a frame as read, if it is enlarged */
-    float *in, *out, *tail;  /* [window] frames: of the source, results, of the window before */
+    float *in, *out, *tail;  /* frames: of the source, results, of the window before */
+    int room;                /* frames in `in` */
     float *four, *draft;     /* 4 frames of the autoencoder; one of the draft */
-    float *z, *zhat[WAN_MAX_TIMES];
+    float *z, *zhat[WAN_MAX_TIMES]; /* zhat: NULL where it is not shown */
     int shared;              /* frames in tail */
+    bool has_ended;          /* the source */
 } clip;
 
 /* ---- Frames ---------------------------------------------------------------------------------- */
@@ -52,6 +55,13 @@ static void crop(const clip *c, const float *from, float *rgb)
             rgb[(size_t)y * row + x] = 0.5f * from[(size_t)y * (size_t)c->w * 3 + x] + 0.5f;
 }
 
+static bool take(clip *c, float **to, size_t frames, size_t floats)
+{
+    size_t n;
+    *to = fv_mul_size(frames, floats, &n) ? fv_calloc(c->ctx, n, sizeof(float)) : NULL;
+    return *to != NULL;
+}
+
 static fv_status read_frame(clip *c, float *to, int *has_one)
 {
     *has_one = 0;
@@ -63,12 +73,27 @@ static fv_status read_frame(clip *c, float *to, int *has_one)
     return FV_OK;
 }
 
+/* Room for twice the frames, at most a window: short clips take little memory. */
+static fv_status grow(clip *c)
+{
+    const int room = c->room == 0 ? 1 : 2 * c->room < c->o->window ? 2 * c->room : c->o->window;
+    float *more;
+    if (!take(c, &more, (size_t)room, c->pixels)) return FV_ERR_OOM;
+    if (c->room) memcpy(more, c->in, (size_t)c->room * c->pixels * sizeof *more);
+    fv_free(c->ctx, c->in);
+    c->in = more;
+    c->room = room;
+    return FV_OK;
+}
+
 /* Up to n frames from the first place on; fewer at the end of the clip. */
 static fv_status read_frames(clip *c, int n, int *count)
 {
-    for (*count = 0; *count < n; ++*count) {
+    for (*count = 0; *count < n && !c->has_ended; ++*count) {
         int has_one;
+        if (*count == c->room) FV_TRY(grow(c));
         FV_TRY(read_frame(c, c->in + (size_t)*count * c->pixels, &has_one));
+        c->has_ended = !has_one;
         if (!has_one) break;
     }
     return FV_OK;
@@ -89,29 +114,29 @@ static fv_status encode(clip *c, int n)
     wan_vae_restart(c->vae);
     for (int t = 0, k = 0; t < c->frames; k++) {
         const int count = t ? 4 : 1;
+        FV_TRY(fv_report(c->ctx, "encoding", (uint64_t)t, (uint64_t)c->frames, NULL));
         for (int i = 0; i < count; i++, t++)
             extend(c, c->in + (size_t)(t < n ? t : n - 1) * c->pixels,
                    c->four + (size_t)i * c->padded);
         FV_TRY(wan_vae_encode(c->vae, c->four, c->z + (size_t)k * latent));
-        FV_TRY(fv_report(c->ctx, "encoding", (uint64_t)t, (uint64_t)c->frames, NULL));
     }
     return FV_OK;
 }
 
-/* The first n frames of latents; of a draft, with the update of what is in `out`. */
-static fv_status decode(clip *c, const float *z, bool is_draft, int n)
+/* The first n frames of latents into `out`, or as the draft that updates what is there. */
+static fv_status decode(clip *c, const float *z, bool is_update, int n)
 {
     const size_t latent = c->padded / 3 / 64 * WAN_LATENT;
     wan_vae_restart(c->vae);
     for (int t = 0, k = 0; t < n; k++) {
         const int count = t ? 4 : 1;
+        FV_TRY(fv_report(c->ctx, "decoding", (uint64_t)t, (uint64_t)n, NULL));
         FV_TRY(wan_vae_decode(c->vae, z + (size_t)k * latent, c->four));
         for (int i = 0; i < count && t < n; i++, t++) {
             float *out = c->out + (size_t)t * c->pixels;
-            crop(c, c->four + (size_t)i * c->padded, is_draft ? c->draft : out);
-            if (is_draft) FV_TRY(fv_fdu_run(c->fdu, out, c->draft, out));
+            crop(c, c->four + (size_t)i * c->padded, is_update ? c->draft : out);
+            if (is_update) FV_TRY(fv_fdu_run(c->fdu, out, c->draft, out));
         }
-        FV_TRY(fv_report(c->ctx, "decoding", (uint64_t)t, (uint64_t)n, NULL));
     }
     return FV_OK;
 }
@@ -128,9 +153,10 @@ static fv_status check_finite(clip *c, int n)
 static fv_status compute(clip *c, int n)
 {
     FV_TRY(encode(c, n));
+    FV_TRY(fv_report(c->ctx, "refining", 0, 1, NULL));
     FV_TRY(wan_flow_run(c->flow, c->z, c->zhat));
-    FV_TRY(decode(c, c->zhat[0], false, n));
-    if (c->steps > 1) FV_TRY(decode(c, c->zhat[c->steps - 1], true, n));
+    if (c->zhat[0]) FV_TRY(decode(c, c->zhat[0], false, n));
+    if (c->steps > 1) FV_TRY(decode(c, c->zhat[c->steps - 1], c->fdu != NULL, n));
     FV_TRY(check_finite(c, n));
     for (int t = 0; t < c->shared; t++) {
         const float f = c->shared > 1 ? (float)t / (float)(c->shared - 1) : 0.0f;
@@ -143,36 +169,41 @@ static fv_status compute(clip *c, int n)
 
 /* ---- The clip -------------------------------------------------------------------------------- */
 
-static bool take(clip *c, float **to, size_t frames, size_t floats)
+/* What is shown of base and draft, latents [latents] for it, and the update of both. */
+static fv_status choose(clip *c, size_t latents)
 {
-    size_t n;
-    *to = fv_mul_size(frames, floats, &n) ? fv_calloc(c->ctx, n, sizeof(float)) : NULL;
-    return *to != NULL;
+    const wan_config *g = &c->model->net.cfg;
+    fv_fdu_options fdu = FV_FDU_OPTIONS_INIT;
+    fdu.mode = c->o->fdu < 0 ? g->fdu : (fv_fdu_mode)c->o->fdu;
+    fdu.alpha = c->o->detail < 0 ? g->alpha : c->o->detail;
+    if (fdu.alpha == 0 && fdu.mode != FV_FDU_REF && fdu.mode != FV_FDU_OFF) c->steps = 1;
+    const bool has_draft = c->steps > 1, has_base = !has_draft || fdu.mode != FV_FDU_OFF;
+    if (has_base && !take(c, &c->zhat[0], 1, latents)) return FV_ERR_OOM;
+    if (has_draft && !take(c, &c->zhat[c->steps - 1], 1, latents)) return FV_ERR_OOM;
+    if (!has_base || !has_draft) return FV_OK;
+    if (!take(c, &c->draft, 1, c->pixels)) return FV_ERR_OOM;
+    return fv_fdu_create(c->ctx, &c->fdu, c->o->width, c->o->height, &fdu);
 }
 
 /* For windows of n frames. */
 static fv_status prepare(clip *c, const fv_model *file, int n)
 {
-    const wan_config *g = &c->model->net.cfg;
     const int F = (n + 2) / 4 + 1;
     const size_t latents = (size_t)F * (c->padded / 3 / 64) * WAN_LATENT;
-    fv_fdu_options fdu = FV_FDU_OPTIONS_INIT;
     c->frames = 4 * F - 3;
-    if (!take(c, &c->z, 1, latents)) return FV_ERR_OOM;
-    if (!take(c, &c->zhat[0], 1, latents)) return FV_ERR_OOM;
-    if (c->steps > 1 && !take(c, &c->zhat[c->steps - 1], 1, latents)) return FV_ERR_OOM;
-    fdu.mode = c->o->fdu < 0 ? g->fdu : (fv_fdu_mode)c->o->fdu;
-    fdu.alpha = c->o->detail < 0 ? g->alpha : c->o->detail;
-    FV_TRY(fv_fdu_create(c->ctx, &c->fdu, c->o->width, c->o->height, &fdu));
+    if (!take(c, &c->out, (size_t)n, c->pixels) || !take(c, &c->four, 4, c->padded) ||
+        !take(c, &c->z, 1, latents))
+        return FV_ERR_OOM;
+    if (n == c->o->window && !take(c, &c->tail, (size_t)n, c->pixels)) return FV_ERR_OOM;
+    FV_TRY(choose(c, latents));
     FV_TRY(wan_vae_open(c->ctx, &c->vae, file, c->h, c->w, 1));
     return wan_flow_create(c->model, &c->flow, F, c->h / 8, c->w / 8, c->steps);
 }
 
-/* Room, and the networks. */
+/* The networks, and what enlarges frames. */
 static fv_status open_clip(clip *c, const fv_model *file)
 {
     const fv_wan_options *o = c->o;
-    const size_t window = (size_t)o->window;
     const int in[2] = {o->in_height, o->in_width}, out[2] = {o->height, o->width};
     const fvi_resampling how = {FVI_RESIZE_BICUBIC75, false, true};
     FV_TRY(wan_model_open(c->ctx, &c->model, file, NULL, false, o->precision));
@@ -180,10 +211,6 @@ static fv_status open_clip(clip *c, const fv_model *file)
     if (c->steps > c->model->net.cfg.times)
         return fv_fail(c->ctx, FV_ERR_ARG, "super-resolution: %d steps, the model has %d", c->steps,
                        c->model->net.cfg.times);
-    if (!take(c, &c->in, window, c->pixels) || !take(c, &c->out, window, c->pixels) ||
-        !take(c, &c->tail, window, c->pixels) || !take(c, &c->four, 4, c->padded) ||
-        !take(c, &c->draft, 1, c->pixels))
-        return FV_ERR_OOM;
     if (in[0] == out[0] && in[1] == out[1]) return FV_OK;
     if (!take(c, &c->small, (size_t)in[0] * 3, (size_t)in[1])) return FV_ERR_OOM;
     FV_TRY(fvi_resize_create(c->ctx, &c->resize, in[0] > in[1] ? in[0] : in[1],
@@ -248,8 +275,8 @@ static fv_status check_options(fv_ctx *ctx, const fv_wan_options *o)
         return fv_fail(ctx, FV_ERR_ARG,
                        "super-resolution: windows must be 1 + 4k frames, at most "
                        "1025, and overlaps shorter");
-    if (o->steps < 0 || o->steps > WAN_MAX_TIMES || !(o->detail <= 2) || o->fdu > FV_FDU_OFF ||
-        (o->precision != FV_F32 && o->precision != FV_BF16))
+    if (o->steps < 0 || o->steps > WAN_MAX_TIMES || !(o->detail <= 2) || o->fdu < -1 ||
+        o->fdu > FV_FDU_OFF || (o->precision != FV_F32 && o->precision != FV_BF16))
         return fv_fail(ctx, FV_ERR_ARG,
                        "super-resolution: steps, detail, update or precision is out "
                        "of range");
@@ -267,10 +294,8 @@ fv_status fv_wan_restore(fv_ctx *ctx, const fv_model *file, const fv_wan_options
         o.height = o.in_height;
         o.width = o.in_width;
     }
-    if (o.window == 0) {
-        o.window = 33;
-        o.overlap = 16;
-    }
+    if (o.window == 0) o.window = 33;
+    if (o.overlap == -1) o.overlap = o.window / 2;
     FV_TRY(check_options(ctx, &o));
     clip c = {.ctx = ctx, .o = &o, .io = io};
     c.h = (o.height + 15) / 16 * 16;

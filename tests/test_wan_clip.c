@@ -1,5 +1,7 @@
 /* test_wan_clip.c - PS-SR on Wan2.1 from frames to frames: a window is the composition of its parts,
  * clips of all lengths keep their frames, windows meet without a jump. */
+#include <stdatomic.h>
+
 #include "engine.h"
 #include "temp_dir.h"
 #include "test.h"
@@ -16,12 +18,15 @@ typedef struct memory_clip {
     float *to;
     size_t frame; /* floats */
     int count, read, written, fail_at;
+    bool has_ended;
 } memory_clip;
 
 static fv_status read_one(void *user, float *rgb, int *has_one)
 {
     memory_clip *m = user;
+    if (m->has_ended) return fv_fail(ctx, FV_ERR_STATE, "read again after the end");
     *has_one = m->read < m->count;
+    m->has_ended = !*has_one;
     if (*has_one) memcpy(rgb, m->from + (size_t)m->read++ * m->frame, m->frame * sizeof *rgb);
     return FV_OK;
 }
@@ -71,7 +76,7 @@ static fv_wan_options small_options(void)
 /* ---- One window ------------------------------------------------------------------------------ */
 
 /* The same by hand, for 5 frames. */
-static fv_status by_hand(const fv_model *file, float *out)
+static fv_status by_hand(const fv_model *file, fv_fdu_mode mode, float *out)
 {
     enum { LATENT = H / 8 * W / 8 * WAN_LATENT };
     static float in[5 * FRAME], z[2 * LATENT], base[2 * LATENT], draft[2 * LATENT],
@@ -82,6 +87,7 @@ static fv_status by_hand(const fv_model *file, float *out)
     wan_vae *v = NULL;
     wan_flow *f = NULL;
     fv_fdu *fdu = NULL;
+    o.mode = mode;
     for (int i = 0; i < 5 * FRAME; i++) in[i] = 2 * source[i] - 1;
     FV_TRY(wan_model_open(ctx, &m, file, NULL, false, FV_F32));
     FV_TRY(wan_vae_open(ctx, &v, file, H, W, 5));
@@ -111,7 +117,7 @@ static void a_window_is_what_its_parts_give(void)
     fv_model *file = NULL;
     CHECK(restore(&o, 0, 5, restored[0]) == 5);
     OK(ctx, fv_model_open(ctx, &file, path[5], NULL));
-    OK(ctx, by_hand(file, restored[1]));
+    OK(ctx, by_hand(file, FV_FDU_LERP, restored[1]));
     fv_model_close(&file);
     CHECK(memcmp(restored[0], restored[1], 5 * FRAME * sizeof(float)) == 0);
     double moved = 0;
@@ -133,6 +139,121 @@ static void without_detail_it_is_the_base(void)
     CHECK(memcmp(restored[0], restored[2], 5 * FRAME * sizeof(float)) != 0);
 }
 
+static void without_update_it_is_the_draft(void)
+{
+    fv_wan_options o = small_options();
+    fv_model *file = NULL;
+    o.fdu = FV_FDU_OFF;
+    o.detail = 0;
+    CHECK(restore(&o, 0, 5, restored[0]) == 5);
+    OK(ctx, fv_model_open(ctx, &file, path[5], NULL));
+    OK(ctx, by_hand(file, FV_FDU_OFF, restored[1]));
+    fv_model_close(&file);
+    CHECK(memcmp(restored[0], restored[1], 5 * FRAME * sizeof(float)) == 0);
+}
+
+/* ---- What a run takes ------------------------------------------------------------------------ */
+
+/* Of a run: bytes asked for, and how often a stage began. */
+typedef struct run_record {
+    _Atomic int64_t bytes;
+    int reports, stop_at, frames; /* stop_at: number of the report that cancels, 0: none */
+    int encoding, refining, decoding;
+    fv_status status;
+} run_record;
+
+static void *count_bytes(void *user, size_t bytes, size_t align)
+{
+    void *p = NULL;
+    atomic_fetch_add(&((run_record *)user)->bytes, (int64_t)bytes);
+    return posix_memalign(&p, align, bytes ? bytes : 1) == 0 ? p : NULL;
+}
+
+static void free_block(void *user, void *p)
+{
+    (void)user;
+    free(p);
+}
+
+static int note_stage(void *user, const fv_progress *p)
+{
+    run_record *r = user;
+    if (p->done == 0) {
+        r->encoding += strcmp(p->stage, "encoding") == 0;
+        r->refining += strcmp(p->stage, "refining") == 0;
+        r->decoding += strcmp(p->stage, "decoding") == 0;
+    }
+    return ++r->reports == r->stop_at;
+}
+
+/* The first n frames, in a context of its own. */
+static run_record record_run(const fv_wan_options *wanted, int n, int stop_at)
+{
+    run_record r = {.stop_at = stop_at};
+    const fv_allocator heap = {count_bytes, free_block, &r};
+    fv_ctx *main_ctx = ctx;
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    memory_clip m = {.from = source, .to = restored[0], .frame = FRAME, .count = n};
+    const fv_wan_frames io = {read_one, write_one, &m};
+    fv_model *file = NULL;
+    o.alloc = &heap;
+    o.threads = 1;
+    o.progress = note_stage;
+    o.user = &r;
+    r.status = fv_ctx_create(&ctx, &o);
+    if (r.status == FV_OK) r.status = fv_model_open(ctx, &file, path[5], NULL);
+    if (r.status == FV_OK) r.status = fv_wan_restore(ctx, file, wanted, &io);
+    fv_model_close(&file);
+    fv_ctx_destroy(&ctx);
+    ctx = main_ctx;
+    r.frames = m.written;
+    return r;
+}
+
+static void only_what_is_shown_is_computed(void)
+{
+    fv_wan_options o = small_options();
+    const run_record both = record_run(&o, 5, 0);
+    CHECK(both.status == FV_OK && both.encoding == 1 && both.refining == 1 && both.decoding == 2);
+    o.detail = 0;
+    const run_record none = record_run(&o, 5, 0);
+    o.steps = 1;
+    const run_record base = record_run(&o, 5, 0);
+    CHECK(none.status == FV_OK && none.decoding == 1 && base.status == FV_OK && base.decoding == 1);
+    CHECK(none.bytes == base.bytes && none.bytes < both.bytes); /* no draft's plan */
+    o.steps = 0;
+    o.fdu = FV_FDU_REF; /* 0 is not the base there */
+    CHECK(record_run(&o, 5, 0).decoding == 2);
+    o.fdu = FV_FDU_OFF;
+    const run_record draft = record_run(&o, 5, 0);
+    CHECK(draft.status == FV_OK && draft.decoding == 1 && draft.bytes > base.bytes);
+}
+
+static void a_picture_takes_no_room_for_a_window(void)
+{
+    fv_wan_options o = small_options();
+    const run_record few = record_run(&o, 1, 0);
+    o.window = 1025;
+    const run_record many = record_run(&o, 1, 0);
+    CHECK(few.status == FV_OK && many.status == FV_OK && many.frames == 1);
+    CHECK_MSG(few.bytes == many.bytes, "%lld bytes, %lld", (long long)few.bytes,
+              (long long)many.bytes);
+}
+
+/* Of one window each stage can be stopped before it begins, with nothing written. */
+static void each_report_can_cancel(void)
+{
+    const fv_wan_options o = small_options();
+    const int reports = record_run(&o, 5, 0).reports;
+    const run_record first = record_run(&o, 5, reports - 6);
+    CHECK_MSG(reports >= 7, "%d reports", reports); /* two latents: 2, 1 and twice 2 */
+    CHECK(first.status == FV_ERR_CANCELLED && first.encoding == 1 && first.refining == 0);
+    for (int i = reports - 6; i <= reports; i++) {
+        const run_record r = record_run(&o, 5, i);
+        CHECK_MSG(r.status == FV_ERR_CANCELLED && r.frames == 0, "report %d", i);
+    }
+}
+
 /* ---- Lengths and sizes ----------------------------------------------------------------------- */
 
 static void clips_keep_their_number_of_frames(void)
@@ -142,6 +263,24 @@ static void clips_keep_their_number_of_frames(void)
         const int got = restore(&o, 0, n, restored[0]);
         CHECK_MSG(got == n, "%d of %d frames", got, n);
     }
+}
+
+/* Half a window, rounded down; of windows of one frame nothing. */
+static void overlap_has_a_default(void)
+{
+    const fv_wan_options plain = FV_WAN_OPTIONS_INIT;
+    fv_wan_options o = small_options();
+    CHECK(plain.overlap == -1 && plain.window == 0);
+    CHECK(restore(&o, 0, 12, restored[0]) == 12);
+    o.overlap = -1;
+    CHECK(restore(&o, 0, 12, restored[1]) == 12);
+    CHECK(memcmp(restored[0], restored[1], 12 * FRAME * sizeof(float)) == 0);
+    o.overlap = 0;
+    CHECK(restore(&o, 0, 12, restored[1]) == 12);
+    CHECK(memcmp(restored[0], restored[1], 12 * FRAME * sizeof(float)) != 0);
+    o.overlap = -1;
+    o.window = 1;
+    CHECK(restore(&o, 0, 3, restored[1]) == 3);
 }
 
 static bool same_frame(const float *a, int i, const float *b, int k)
@@ -254,7 +393,7 @@ static void options_are_checked(void)
     const fv_wan_frames io = {read_one, write_one, &m};
     fv_model *file = NULL;
     OK(ctx, fv_model_open(ctx, &file, path[5], NULL));
-    for (int i = 0; i < 7; i++) {
+    for (int i = 0; i < 9; i++) {
         fv_wan_options o = small_options();
         if (i == 0) o.in_height = 0;
         if (i == 1) o.window = 6;
@@ -263,6 +402,8 @@ static void options_are_checked(void)
         if (i == 4) o.width = 7;
         if (i == 5) o.detail = 3;
         if (i == 6) o.fdu = 9;
+        if (i == 7) o.fdu = -2;
+        if (i == 8) o.overlap = -2;
         CHECK_MSG(fv_wan_restore(ctx, file, &o, &io) == FV_ERR_ARG, "case %d", i);
     }
     CHECK(fv_wan_is_model(file) && !fv_wan_is_model(NULL));
@@ -288,7 +429,12 @@ int main(void)
     }
     RUN(a_window_is_what_its_parts_give);
     RUN(without_detail_it_is_the_base);
+    RUN(without_update_it_is_the_draft);
+    RUN(only_what_is_shown_is_computed);
+    RUN(a_picture_takes_no_room_for_a_window);
+    RUN(each_report_can_cancel);
     RUN(clips_keep_their_number_of_frames);
+    RUN(overlap_has_a_default);
     RUN(windows_are_blended_over_what_they_share);
     RUN(short_clips_repeat_their_last_frame);
     RUN(any_size_works);
