@@ -92,6 +92,8 @@ static int convert_wan(fv_ctx *ctx, const convert_args *a, const char *in, const
                         in);
     if (a->tokenizer || a->grid)
         return cli_fail(CLI_USAGE, "--tokenizer, --grid: %s is no autoregressive model", in);
+    if (type != FV_F32 && type != FV_BF16)
+        return cli_fail(CLI_USAGE, "--type int8: models of PS-SR are f32 or bf16");
     for (int i = 0; i < 4 && code == CLI_OK; i++)
         if (path[i] && (s = fv_model_open(ctx, &part[i], path[i], NULL)) != FV_OK)
             code = cli_report(ctx, s, path[i]);
