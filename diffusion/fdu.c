@@ -38,6 +38,23 @@ struct fv_fdu {
     double *u[2], *v[2];   /* squared frequency of a row, a column; of its mirror image */
 };
 
+static const char *const mode_names[] = { "lerp", "lock", "ref", "off" };
+
+const char *fv_fdu_name(fv_fdu_mode mode)
+{
+    return (int)mode >= 0 && mode <= FV_FDU_OFF ? mode_names[mode] : NULL;
+}
+
+int fv_fdu_find(const char *name, fv_fdu_mode *out)
+{
+    for (size_t i = 0; name && i < FV_ARRAY_LEN(mode_names); i++)
+        if (strcmp(name, mode_names[i]) == 0) {
+            *out = (fv_fdu_mode)i;
+            return 1;
+        }
+    return 0;
+}
+
 /* ---- Making ---------------------------------------------------------------------------------- */
 
 static double frequency(int k, int n, bool is_ref)
@@ -212,11 +229,6 @@ static void make_changes(fv_fdu *f, const float *base, const float *draft)
     }
 }
 
-static float clamp_unit(float v)
-{
-    return v < 0 ? 0 : v > 1 ? 1 : v;
-}
-
 static bool is_kept(const fv_fdu *f, int x, int y)
 {
     if (f->o.mode != FV_FDU_REF) return false;
@@ -238,7 +250,7 @@ static bool add_changes(const fv_fdu *f, const float *base, float *out)
             for (int c = 0; c < 3; c++) {
                 const float v = base[3 * (first + (size_t)x) + (size_t)c] + d;
                 if (!isfinite(v)) bad = 1;
-                out[3 * (first + (size_t)x) + (size_t)c] = clamp_unit(v);
+                out[3 * (first + (size_t)x) + (size_t)c] = fv_clamp_unit(v);
             }
         }
     }
@@ -252,7 +264,7 @@ static fv_status copy_picture(const fv_fdu *f, const float *from, float *out)
     bool is_finite = true;
     for (size_t i = 0; i < n; i++) {
         if (!isfinite(from[i])) is_finite = false;
-        out[i] = clamp_unit(from[i]);
+        out[i] = fv_clamp_unit(from[i]);
     }
     return is_finite ? FV_OK : fv_fail(f->ctx, FV_ERR_NUMERIC, "fdu: the picture is not finite");
 }

@@ -345,6 +345,9 @@ typedef enum fv_fdu_mode {
     FV_FDU_REF,      /* as the official program: wraps around, alpha 0 is a blurred base */
     FV_FDU_OFF       /* the draft itself                                                 */
 } fv_fdu_mode;
+/* lerp, lock, ref, off; NULL: no such mode. find: 0 for an unknown name, NULL among them. */
+FV_API const char *fv_fdu_name(fv_fdu_mode mode);
+FV_API int fv_fdu_find(const char *name, fv_fdu_mode *out);
 typedef struct fv_fdu_options {
     size_t struct_size;
     fv_fdu_mode mode;
@@ -440,10 +443,12 @@ FV_API FV_NODISCARD fv_status fv_sr_image(fv_ctx *ctx, const fv_sr *sr, const fv
                                           fv_sr_stats *stats);
 /* Frames of one size, one after another: everything is made by opening, so frames allocate nothing.
  * Frames do not look at each other: one is what fv_sr_image makes of it, before its rounding. The
- * stream belongs to ctx; one call at a time. Options and failures as above (depth, alpha: unused). */
+ * stream belongs to ctx; one call at a time. Options and failures as above (depth, alpha: unused); stats
+ * (may be NULL) has least_bytes alone. */
 typedef struct fv_sr_stream fv_sr_stream;
 FV_API FV_NODISCARD fv_status fv_sr_stream_open(fv_ctx *ctx, fv_sr_stream **out, const fv_sr *sr,
-                                                int width, int height, const fv_sr_options *o);
+                                                int width, int height, const fv_sr_options *o,
+                                                fv_sr_stats *stats);
 FV_API void fv_sr_stream_close(fv_sr_stream **s);
 /* Of the results. */
 FV_API void fv_sr_stream_size(const fv_sr_stream *s, int *width, int *height);

@@ -154,8 +154,7 @@ fv_t pssr_shuffle(fv_tape *t, fv_t z);
 /* v_0 of z_L f32 [B, h, w, 48], any sides. features[j], j < pssr_draft_blocks (NULL: not wanted):
  * F_j f32 [B, h*w, C]. shift may be NULL. */
 fv_t pssr_base(pssr_graph *g, fv_t z_lq, fv_t *features, pssr_shift *shift);
-/* What all draft steps share; no gradient flows into the features. features NULL: without
- * injection, for ablations (W_f F_j is left out). */
+/* What all draft steps share; no gradient flows into the features. */
 typedef struct pssr_once { fv_t stem, fused[PSSR_MAX_BLOCKS]; } pssr_once;
 void pssr_draft_once(pssr_graph *g, fv_t z_lq, const fv_t *features, pssr_once *out);
 /* v_step, step 1 to times - 1. */

@@ -7,8 +7,6 @@
 
 #define PREFIX "fovea.pssr."
 
-static const char *const fdu_names[] = { "lerp", "lock", "ref", "off" };
-
 fv_status pssr_preset(fv_ctx *ctx, const char *name, pssr_config *out)
 {
     static const struct { const char *name; int channels, blocks; } p[] = {
@@ -70,12 +68,7 @@ static fv_status read_times(fv_ctx *ctx, const fv_model *m, pssr_config *c)
 
 static fv_status read_fdu(fv_ctx *ctx, const fv_model *m, pssr_config *c)
 {
-    const char *name = fv_model_meta(m, PREFIX "fdu");
-    for (size_t i = 0; name && i < FV_ARRAY_LEN(fdu_names); i++)
-        if (strcmp(name, fdu_names[i]) == 0) {
-            c->fdu = (fv_fdu_mode)i;
-            return FV_OK;
-        }
+    if (fv_fdu_find(fv_model_meta(m, PREFIX "fdu"), &c->fdu)) return FV_OK;
     return fv_fail(ctx, FV_ERR_MODEL, "%sfdu is missing or unknown: lerp lock ref off", PREFIX);
 }
 
@@ -111,7 +104,7 @@ static fv_status add_meta(fv_ctx *ctx, const pssr_config *c, fv_meta *out)
         FV_TRY(fv_meta_add_number(ctx, out, key, (double)c->time[k]));
     }
     FV_TRY(fv_meta_add_number(ctx, out, PREFIX "alpha", (double)c->alpha));
-    return fv_meta_add(ctx, out, PREFIX "fdu", fdu_names[c->fdu]);
+    return fv_meta_add(ctx, out, PREFIX "fdu", fv_fdu_name(c->fdu));
 }
 
 fv_status pssr_config_meta(fv_ctx *ctx, const pssr_config *c, fv_meta *out)

@@ -416,7 +416,7 @@ void pssr_draft_once(pssr_graph *g, fv_t z_lq, const fv_t *features, pssr_once *
     const pssr_half *h = &g->net->draft;
     memset(out, 0, sizeof *out);
     out->stem = conv3(t, z_lq, h->stem, FV_F32);
-    for (int j = 0; j < h->blocks && features; j++)
+    for (int j = 0; j < h->blocks; j++)
         out->fused[j] = dense(t, fv_detach(t, features[j]), h->block[j].feature, FV_ACT_NONE,
                               FV_F32);
 }
@@ -432,7 +432,7 @@ fv_t pssr_draft(pssr_graph *g, int step, fv_t state, const pssr_once *once, pssr
     for (int j = 0; j < h->blocks; j++) {
         const pssr_layer stream = { h->block[j].stream, -1 };
         x = dense(t, x, stream, FV_ACT_NONE, FV_F32);
-        if (once->fused[j]) x = fv_binary_op(t, FV_ADD, x, once->fused[j]);
+        x = fv_binary_op(t, FV_ADD, x, once->fused[j]);
         x = block(g, &h->block[j], j, step, x, shift, &m);
     }
     return head(g, h, step, x, &m);

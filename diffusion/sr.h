@@ -7,6 +7,8 @@
 
 #include "pssr.h"
 
+FV_INLINE int sr_smaller(int a, int b) { return a < b ? a : b; }
+
 struct fv_sr {
     fv_ctx *ctx;
     fv_params *params;

@@ -2,7 +2,9 @@
  *
  *     planes    base and last draft of the whole enlarged frame, from tiles [sr_tiles.c]
  *     update    of the whole frame, or where memory is short of tiles with a margin of 32 pixels,
- *               beyond which the filter's kernel is below 3e-5 of its middle
+ *               beyond which the low-pass is below 3e-5 of its middle; the mask of lock reaches
+ *               further (2e-4 there), and ref has each tile's own frequencies, so that in these two
+ *               modes pixels depend a little on the tiles
  *
  * Everything is made by sr_frame_prepare; running allocates nothing, so a video is frames of one
  * sr_frame. */
@@ -105,12 +107,10 @@ static fv_fdu_options update_options(const sr_frame *r)
     return o;
 }
 
-static int smaller(int a, int b) { return a < b ? a : b; }
-
 static void update_tile_size(sr_frame *r)
 {
-    r->update_w = smaller(r->net_width, UPDATE_TILE + 2 * UPDATE_MARGIN);
-    r->update_h = smaller(r->net_height, UPDATE_TILE + 2 * UPDATE_MARGIN);
+    r->update_w = sr_smaller(r->net_width, UPDATE_TILE + 2 * UPDATE_MARGIN);
+    r->update_h = sr_smaller(r->net_height, UPDATE_TILE + 2 * UPDATE_MARGIN);
 }
 
 /* Two tiles and a padded complex plane. */
@@ -244,8 +244,9 @@ static fv_status run_tiles(sr_frame *r, fv_sr_stats *stats)
         s = sr_tiles_plan(j, core, r->budget, &least);
         if (s == FV_ERR_CAPACITY) s = sr_tiles_plan(j, any, r->budget, &least);
         if (s == FV_ERR_CAPACITY)
-            return fv_fail(r->ctx, FV_ERR_OOM, "super-resolution: bf16 was not enough, and f32 needs "
-                           "%llu MiB for its tiles", (unsigned long long)((least >> 20) + 1));
+            return fv_fail(r->ctx, FV_ERR_OOM,
+                           "super-resolution: bf16 was not enough, and f32 needs %llu MiB for tiles",
+                           (unsigned long long)((least >> 20) + 1));
         if (s == FV_OK) s = sr_tiles_alloc(j);
         if (s == FV_OK) s = sr_tiles_run(j);
     }
@@ -321,8 +322,8 @@ static fv_status update(sr_frame *r)
     }
     for (int y = 0; y < r->net_height; y += UPDATE_TILE)
         for (int x = 0; x < r->net_width; x += UPDATE_TILE) {
-            const int core[4] = { x, y, smaller(UPDATE_TILE, r->net_width - x),
-                                  smaller(UPDATE_TILE, r->net_height - y) };
+            const int core[4] = { x, y, sr_smaller(UPDATE_TILE, r->net_width - x),
+                                  sr_smaller(UPDATE_TILE, r->net_height - y) };
             FV_TRY(fv_report(r->ctx, "updating", (uint64_t)y, (uint64_t)r->net_height, NULL));
             FV_TRY(update_tile(r, core));
         }

@@ -22,8 +22,6 @@ typedef struct run {
     sr_frame frame;
 } run;
 
-static int smaller(int a, int b) { return a < b ? a : b; }
-
 /* ---- The source ------------------------------------------------------------------------------ */
 
 static uint32_t sample(const fv_image *img, int x, int y, int channel)
@@ -160,7 +158,7 @@ static void smooth_bands(fvi_resize *resize, const fv_image *in, const float *pl
     const bool is_binary = is_mask(in);
     const float max = out->depth == 8 ? 255.0f : 65535.0f;
     for (int y = 0; y < out->height; y += ALPHA_ROWS) {
-        const int rect[4] = { 0, y, out->width, smaller(ALPHA_ROWS, out->height - y) };
+        const int rect[4] = { 0, y, out->width, sr_smaller(ALPHA_ROWS, out->height - y) };
         fvi_resize_rect(resize, plane, 1, rect, band);
         for (int i = 0; i < rect[2] * rect[3]; i++) {
             const float v = is_binary ? (band[i] >= 0.5f ? 1.0f : 0.0f) : band[i];

@@ -1,4 +1,4 @@
-/* sr_open.c - super-resolution models: opening, what they are, other types of weights, random ones. */
+/* sr_open.c - super-resolution models: opening, info, other types of weights, random ones. */
 #include "sr.h"
 
 #include <math.h>

@@ -181,8 +181,6 @@ void sr_tiles_free(sr_job *j)
 
 /* ---- Running --------------------------------------------------------------------------------- */
 
-static float clamp_unit(float v) { return v < 0 ? 0 : v > 1 ? 1 : v; }
-
 /* The enlarged picture under a region, from [0, 1] to [-1, 1]. */
 static void load(const sr_job *j, const int at[2])
 {
@@ -191,7 +189,7 @@ static void load(const sr_job *j, const int at[2])
     const int64_t n = (int64_t)region_floats(j);
     fvi_resize_rect(j->resize, j->source, 3, rect, j->in);
 #pragma omp parallel for num_threads(fv_ctx_threads(j->ctx)) schedule(static)
-    for (int64_t i = 0; i < n; i++) j->in[i] = 2 * clamp_unit(j->in[i]) - 1;
+    for (int64_t i = 0; i < n; i++) j->in[i] = 2 * fv_clamp_unit(j->in[i]) - 1;
 }
 
 /* Share of pixel p of an axis in the core [first, end) of `all`, in pixels: 1 inside; rising over
@@ -200,8 +198,8 @@ static float share(int p, int first, int end, int all, int ramp)
 {
     const float x = (float)p + 0.5f;
     float w = 1;
-    if (first > 0) w = clamp_unit((x - (float)first) / (float)ramp + 0.5f);
-    if (end < all) w *= 1 - clamp_unit((x - (float)end) / (float)ramp + 0.5f);
+    if (first > 0) w = fv_clamp_unit((x - (float)first) / (float)ramp + 0.5f);
+    if (end < all) w *= 1 - fv_clamp_unit((x - (float)end) / (float)ramp + 0.5f);
     return w;
 }
 

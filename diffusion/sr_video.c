@@ -13,8 +13,6 @@ struct fv_sr_stream {
     float *out;         /* of the running call, at the networks' size */
 };
 
-static float clamp_unit(float v) { return v < 0 ? 0 : v > 1 ? 1 : v; }
-
 static void write_floats(void *user, const float *rgb, int pitch, const int rect[4])
 {
     const fv_sr_stream *s = user;
@@ -23,7 +21,7 @@ static void write_floats(void *user, const float *rgb, int pitch, const int rect
     for (int y = 0; y < rect[3]; y++) {
         const float *from = rgb + 3 * (size_t)y * (size_t)pitch;
         float *to = s->out + 3 * ((size_t)(rect[1] + y) * (size_t)f->net_width + (size_t)rect[0]);
-        for (int x = 0; x < 3 * rect[2]; x++) to[x] = clamp_unit(from[x]);
+        for (int x = 0; x < 3 * rect[2]; x++) to[x] = fv_clamp_unit(from[x]);
     }
 }
 
@@ -52,8 +50,9 @@ static fv_status open_stream(fv_sr_stream *s, const fv_sr_options *o)
 }
 
 fv_status fv_sr_stream_open(fv_ctx *ctx, fv_sr_stream **out, const fv_sr *sr, int width, int height,
-                            const fv_sr_options *o)
+                            const fv_sr_options *o, fv_sr_stats *stats)
 {
+    if (stats) *stats = (fv_sr_stats){ 0 };
     if (!out || !sr || width < 1 || height < 1)
         return fv_fail(ctx, FV_ERR_ARG, "super-resolution: frames of %d x %d, or no model", width,
                        height);
@@ -63,6 +62,7 @@ fv_status fv_sr_stream_open(fv_ctx *ctx, fv_sr_stream **out, const fv_sr *sr, in
     s->frame = (sr_frame){ .ctx = ctx, .sr = sr, .in_width = width, .in_height = height,
                            .write = write_floats, .user = s };
     const fv_status status = open_stream(s, o);
+    if (stats) stats->least_bytes = s->frame.least;
     if (status == FV_OK) *out = s;
     else fv_sr_stream_close(&s);
     return status;
@@ -96,7 +96,7 @@ fv_status fv_sr_stream_frame(fv_sr_stream *s, const float *in, float *out, fv_sr
     if (s->larger) {
         const size_t n = 3 * (size_t)s->frame.width * (size_t)s->frame.height;
         fvi_resize_run(s->larger, s->middle, 3, out);
-        for (size_t i = 0; i < n; i++) out[i] = clamp_unit(out[i]);
+        for (size_t i = 0; i < n; i++) out[i] = fv_clamp_unit(out[i]);
     }
     own.seconds = fv_now() - start;
     if (stats) *stats = own;

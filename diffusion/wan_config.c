@@ -7,8 +7,6 @@
 
 #define PREFIX "fovea.wan."
 
-static const char *const fdu_names[] = {"lerp", "lock", "ref", "off"};
-
 /* ---- Published values ------------------------------------------------------------------------ */
 
 void wan_pick_time(double request, bool is_bf16, float *time, float *sigma)
@@ -138,17 +136,12 @@ static fv_status read_lists(fv_ctx *ctx, const fv_model *m, wan_config *c)
 
 static fv_status read_choices(fv_ctx *ctx, const fv_model *m, wan_config *c)
 {
-    const char *name = fv_model_meta(m, PREFIX "fdu"),
-               *sees = fv_model_meta(m, PREFIX "draft_cond");
+    const char *sees = fv_model_meta(m, PREFIX "draft_cond");
     FV_TRY(fv_meta_float(ctx, m, PREFIX "alpha", &c->alpha));
     c->draft_sees_zero = sees && strcmp(sees, "zero") == 0;
     if (!sees || (!c->draft_sees_zero && strcmp(sees, "lq") != 0))
         return fv_fail(ctx, FV_ERR_MODEL, PREFIX "draft_cond is missing or unknown: lq zero");
-    for (size_t i = 0; name && i < FV_ARRAY_LEN(fdu_names); i++)
-        if (strcmp(name, fdu_names[i]) == 0) {
-            c->fdu = (fv_fdu_mode)i;
-            return FV_OK;
-        }
+    if (fv_fdu_find(fv_model_meta(m, PREFIX "fdu"), &c->fdu)) return FV_OK;
     return fv_fail(ctx, FV_ERR_MODEL, PREFIX "fdu is missing or unknown: lerp lock ref off");
 }
 
@@ -194,7 +187,7 @@ static fv_status add_meta(fv_ctx *ctx, wan_config *c, fv_meta *out)
     FV_TRY(add_lists(ctx, c, out));
     FV_TRY(fv_meta_add_number(ctx, out, PREFIX "alpha", (double)c->alpha));
     FV_TRY(fv_meta_add(ctx, out, PREFIX "draft_cond", c->draft_sees_zero ? "zero" : "lq"));
-    return fv_meta_add(ctx, out, PREFIX "fdu", fdu_names[c->fdu]);
+    return fv_meta_add(ctx, out, PREFIX "fdu", fv_fdu_name(c->fdu));
 }
 
 fv_status wan_config_meta(fv_ctx *ctx, const wan_config *c, fv_meta *out)

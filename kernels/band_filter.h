@@ -1,6 +1,6 @@
 /* band_filter.h - private: what fv_low_pass (op_spectrum.c) and the frequency-domain update of
  * pictures (diffusion/fdu.c) share: a Butterworth low-pass over planes that are reflected at their
- * edges. */
+ * edges. The reflection is degrade.c's, too. */
 #ifndef FV_BAND_FILTER_H
 #define FV_BAND_FILTER_H
 

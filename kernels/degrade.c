@@ -16,6 +16,7 @@
 #include <omp.h>
 #include <string.h>
 
+#include "band_filter.h"
 #include "image_codec.h"
 #include "internal.h"
 
@@ -149,25 +150,16 @@ void fv_degrade_destroy(fv_degrade **d)
 
 /* ---- Blur ------------------------------------------------------------------------------------ */
 
-/* 0 1 2 3 | 2 1 0 1 2 ... for any distance */
-static int reflect(int i, int n)
-{
-    if (n == 1) return 0;
-    const int period = 2 * (n - 1);
-    i = i < 0 ? -i % period : i % period;
-    return i < n ? i : period - i;
-}
-
 static void add_margin(worker *w, int r)
 {
     const size_t line = (size_t)w->width * 3, wide = line + 6 * (size_t)r;
     for (int y = -r; y < w->height + r; y++) {
-        const float *from = w->a + (size_t)reflect(y, w->height) * line;
+        const float *from = w->a + (size_t)fvi_reflect(y, w->height) * line;
         float *to = w->margin + (size_t)(y + r) * wide;
         for (int x = 0; x < r; x++) {
-            memcpy(to + 3 * x, from + 3 * reflect(x - r, w->width), 3 * sizeof *to);
-            memcpy(to + 3 * (size_t)r + line + 3 * x, from + 3 * reflect(w->width + x, w->width),
-                   3 * sizeof *to);
+            memcpy(to + 3 * x, from + 3 * fvi_reflect(x - r, w->width), 3 * sizeof *to);
+            memcpy(to + 3 * (size_t)r + line + 3 * x,
+                   from + 3 * fvi_reflect(w->width + x, w->width), 3 * sizeof *to);
         }
         memcpy(to + 3 * (size_t)r, from, line * sizeof *to);
     }

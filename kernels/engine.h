@@ -358,6 +358,8 @@ FV_INLINE uint16_t fv_f32_to_bf16(float f) /* nearest even; NaN stays NaN */
 float fv_f16_to_f32(uint16_t h);
 uint16_t fv_f32_to_f16(float f);
 
+FV_INLINE float fv_clamp_unit(float v) { return v < 0 ? 0 : v > 1 ? 1 : v; }
+
 /* Seconds of a monotonic clock. */
 double fv_now(void);
 

@@ -4,9 +4,7 @@
  * once, and fv_tape_status gives the status (the message is in the context). Model code therefore
  * reads like formulas and is checked once. */
 #include "backend.h"
-#include "graph.h"
-
-#include <string.h>
+#include "tape_record.h"
 
 /* Sums of all values' sizes in bytes stay far below 2^63. */
 #define MAX_ELEMENTS ((int64_t)1 << 44)
@@ -52,21 +50,19 @@ fv_tensor fv_tape_tensor(const fv_tape *t, fv_t x)
 
 /* ---- Helpers --------------------------------------------------------------------------------- */
 
-static fv_t poison(fv_tape *t, fv_status s)
+fv_t fvi_poison(fv_tape *t, fv_status s)
 {
     if (t->status == FV_OK) t->status = s;
     return 0;
 }
 
-#define BAD(t, status, ...) poison((t), fv_fail((t)->ctx, (status), __VA_ARGS__))
-
-static fv_t new_value(fv_tape *t, fv_dtype dtype, int ndim, const int64_t *dim)
+fv_t fvi_new_value(fv_tape *t, fv_dtype dtype, int ndim, const int64_t *dim)
 {
     if (t->nv >= t->cap_v) {
         const int cap = t->cap_v ? 2 * t->cap_v : 256;
         fvi_value *v =
             fv_realloc(t->ctx, t->v, t->v ? (size_t)t->nv * sizeof *v : 0, (size_t)cap * sizeof *v);
-        if (!v) return poison(t, FV_ERR_OOM);
+        if (!v) return fvi_poison(t, FV_ERR_OOM);
         if (!t->v) memset(v, 0, sizeof *v);
         t->v = v;
         t->cap_v = cap;
@@ -82,7 +78,7 @@ static fv_t new_value(fv_tape *t, fv_dtype dtype, int ndim, const int64_t *dim)
     return (fv_t)t->nv++;
 }
 
-static bool handle_ok(fv_tape *t, const char *op, fv_t x, bool optional)
+bool fvi_handle_ok(fv_tape *t, const char *op, fv_t x, bool optional)
 {
     if (t->status != FV_OK) return false;
     if (x == 0 && optional) return true;
@@ -97,7 +93,7 @@ static fvi_node *new_node(fv_tape *t, fvi_op op)
         const int cap = t->cap_n ? 2 * t->cap_n : 128;
         fvi_node *n = fv_realloc(t->ctx, t->n, (size_t)t->nn * sizeof *n, (size_t)cap * sizeof *n);
         if (!n) {
-            poison(t, FV_ERR_OOM);
+            fvi_poison(t, FV_ERR_OOM);
             return NULL;
         }
         t->n = n;
@@ -109,11 +105,10 @@ static fvi_node *new_node(fv_tape *t, fvi_op op)
     return n;
 }
 
-/* Append `op` with one main output; inputs 0 = absent. */
-static fv_t record(fv_tape *t, fvi_op op, const fvi_attr *attr, const fv_t *in, int n_in,
+fv_t fvi_record(fv_tape *t, fvi_op op, const fvi_attr *attr, const fv_t *in, int n_in,
                    fv_dtype dtype, int ndim, const int64_t *dim)
 {
-    const fv_t y = new_value(t, dtype, ndim, dim);
+    const fv_t y = fvi_new_value(t, dtype, ndim, dim);
     fvi_node *n = y ? new_node(t, op) : NULL;
     if (!n) return 0;
     n->attr = *attr;
@@ -127,25 +122,15 @@ static fv_t record(fv_tape *t, fvi_op op, const fvi_attr *attr, const fv_t *in, 
     return y;
 }
 
-/* Further output of the last node, only kept for the backward pass. */
-static void record_saved(fv_tape *t, int slot, fv_dtype dtype, int ndim, const int64_t *dim)
+void fvi_record_saved(fv_tape *t, int slot, fv_dtype dtype, int ndim, const int64_t *dim)
 {
     if (t->status != FV_OK || t->mode != FV_TRAIN) return;
-    const fv_t s = new_value(t, dtype, ndim, dim);
+    const fv_t s = fvi_new_value(t, dtype, ndim, dim);
     if (!s) return;
     t->v[s].kind = FVI_NODE;
     t->v[s].node = t->nn - 1;
     t->v[s].slot = slot;
     t->n[t->nn - 1].out[slot] = s;
-}
-
-static int64_t last_dim(const fv_tensor *x) { return x->dim[x->ndim - 1]; }
-
-static bool is_float(fv_dtype d) { return d == FV_F32 || d == FV_BF16; }
-
-static bool same_dims(const fv_tensor *a, const fv_tensor *b)
-{
-    return a->ndim == b->ndim && memcmp(a->dim, b->dim, (size_t)a->ndim * sizeof a->dim[0]) == 0;
 }
 
 /* ---- Inputs, parameters, outputs, views ------------------------------------------------------ */
@@ -159,12 +144,12 @@ static fv_t add_input(fv_tape *t, const char *name, fv_dtype dtype, int ndim, co
     for (int i = 1; i < t->nv; i++)
         if (t->v[i].name && strcmp(t->v[i].name, name) == 0)
             return BAD(t, FV_ERR_ARG, "input %s: name used twice", name);
-    const fv_t x = new_value(t, dtype, ndim, dim);
+    const fv_t x = fvi_new_value(t, dtype, ndim, dim);
     if (!x) return 0;
     t->v[x].kind = FVI_INPUT;
     t->v[x].needs_grad = (uint8_t)(grad && t->mode == FV_TRAIN);
     t->v[x].name = fv_strdup(t->ctx, name);
-    return t->v[x].name ? x : poison(t, FV_ERR_OOM);
+    return t->v[x].name ? x : fvi_poison(t, FV_ERR_OOM);
 }
 
 fv_t fv_input(fv_tape *t, const char *name, fv_dtype dtype, int ndim, const int64_t *dim)
@@ -185,7 +170,7 @@ fv_t fv_param(fv_tape *t, fv_pid id)
     for (int i = 1; i < t->nv; i++)
         if (t->v[i].kind == FVI_PARAM && t->v[i].pid == id) return (fv_t)i;
     const fv_tensor p = fv_params_tensor(t->params, id);
-    const fv_t x = new_value(t, FV_F32, p.ndim, p.dim);
+    const fv_t x = fvi_new_value(t, FV_F32, p.ndim, p.dim);
     if (!x) return 0;
     t->v[x].kind = FVI_PARAM;
     t->v[x].pid = id;
@@ -195,7 +180,7 @@ fv_t fv_param(fv_tape *t, fv_pid id)
 
 static fv_t add_view(fv_tape *t, fv_t base, int64_t offset, int ndim, const int64_t *dim)
 {
-    const fv_t y = new_value(t, t->v[base].t.dtype, ndim, dim);
+    const fv_t y = fvi_new_value(t, t->v[base].t.dtype, ndim, dim);
     if (!y) return 0;
     const fvi_value *b = &t->v[base];
     t->v[y].kind = FVI_VIEW;
@@ -218,7 +203,7 @@ fv_t fv_param_row(fv_tape *t, fv_pid id, int64_t row)
 
 fv_t fv_reshape(fv_tape *t, fv_t x, int ndim, const int64_t *dim)
 {
-    if (!handle_ok(t, "reshape", x, false)) return 0;
+    if (!fvi_handle_ok(t, "reshape", x, false)) return 0;
     if (ndim < 1 || ndim > FV_MAX_DIMS) return BAD(t, FV_ERR_SHAPE, "reshape: %d dimensions", ndim);
     fv_tensor s = { .ndim = ndim };
     memcpy(s.dim, dim, (size_t)ndim * sizeof *dim);
@@ -230,7 +215,7 @@ fv_t fv_reshape(fv_tape *t, fv_t x, int ndim, const int64_t *dim)
 
 fv_t fv_detach(fv_tape *t, fv_t x)
 {
-    if (!handle_ok(t, "detach", x, false)) return 0;
+    if (!fvi_handle_ok(t, "detach", x, false)) return 0;
     const fv_tensor s = t->v[x].t;
     const fv_t y = add_view(t, x, 0, s.ndim, s.dim);
     if (y) t->v[y].needs_grad = 0;
@@ -239,7 +224,7 @@ fv_t fv_detach(fv_tape *t, fv_t x)
 
 void fv_output(fv_tape *t, const char *name, fv_t x)
 {
-    if (!handle_ok(t, "output", x, false)) return;
+    if (!fvi_handle_ok(t, "output", x, false)) return;
     for (int i = 1; i < t->nv; i++)
         if (t->v[i].name && strcmp(t->v[i].name, name) == 0) {
             BAD(t, FV_ERR_ARG, "output %s: name used twice", name);
@@ -251,37 +236,37 @@ void fv_output(fv_tape *t, const char *name, fv_t x)
     }
     t->v[x].is_output = 1;
     t->v[x].name = fv_strdup(t->ctx, name);
-    if (!t->v[x].name) poison(t, FV_ERR_OOM);
+    if (!t->v[x].name) fvi_poison(t, FV_ERR_OOM);
 }
 
 /* ---- Matrix products and convolution --------------------------------------------------------- */
 
 fv_t fv_cast(fv_tape *t, fv_t x, fv_dtype dtype)
 {
-    if (!handle_ok(t, "cast", x, false)) return 0;
+    if (!fvi_handle_ok(t, "cast", x, false)) return 0;
     const fv_tensor s = t->v[x].t;
     if (s.dtype == dtype) return x;
-    if (!is_float(s.dtype) || !is_float(dtype))
+    if (!fvi_is_float(s.dtype) || !fvi_is_float(dtype))
         return BAD(t, FV_ERR_DTYPE, "cast: only f32 and bf16");
     const fvi_attr a = { { 0 }, { 0 } };
-    return record(t, FVI_OP_CAST, &a, &x, 1, dtype, s.ndim, s.dim);
+    return fvi_record(t, FVI_OP_CAST, &a, &x, 1, dtype, s.ndim, s.dim);
 }
 
 fv_t fv_linear_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_act act, fv_dtype out)
 {
-    if (!handle_ok(t, "linear", x, false)) return 0;
+    if (!fvi_handle_ok(t, "linear", x, false)) return 0;
     x = fv_cast(t, x, t->precision);
     const fv_t in[3] = { x, fv_param(t, w), b >= 0 ? fv_param(t, b) : 0 };
     if (t->status != FV_OK) return 0;
     const fv_tensor xs = t->v[x].t, ws = t->v[in[1]].t;
     const int64_t columns = fv_tensor_count(&ws) / ws.dim[0];
-    if (ws.ndim < 2 || last_dim(&xs) != columns)
+    if (ws.ndim < 2 || fvi_last_dim(&xs) != columns)
         return BAD(t, FV_ERR_SHAPE, "linear %s: input has %lld columns, weight expects %lld",
-                   fv_params_name(t->params, w), (long long)last_dim(&xs), (long long)columns);
+                   fv_params_name(t->params, w), (long long)fvi_last_dim(&xs), (long long)columns);
     if (in[2] && fv_tensor_count(&t->v[in[2]].t) != ws.dim[0])
         return BAD(t, FV_ERR_SHAPE, "linear %s: bias length differs", fv_params_name(t->params, b));
     if (t->precision == FV_F32) out = FV_F32;
-    if (!is_float(out))
+    if (!fvi_is_float(out))
         return BAD(t, FV_ERR_DTYPE, "linear %s: output must be f32 or bf16",
                    fv_params_name(t->params, w));
     int64_t dim[FV_MAX_DIMS];
@@ -289,7 +274,7 @@ fv_t fv_linear_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_act act, fv_dtype o
     dim[xs.ndim - 1] = ws.dim[0];
     const bool fuse = t->mode == FV_INFER && act <= FV_ACT_TANH;
     const fvi_attr a = { { fuse ? (int32_t)act : FV_ACT_NONE }, { 0 } };
-    const fv_t y = record(t, FVI_OP_LINEAR, &a, in, 3, out, xs.ndim, dim);
+    const fv_t y = fvi_record(t, FVI_OP_LINEAR, &a, in, 3, out, xs.ndim, dim);
     return fuse || act == FV_ACT_NONE ? y : fv_activate(t, y, act);
 }
 
@@ -305,7 +290,7 @@ fv_t fv_conv2d(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c)
 
 fv_t fv_conv2d_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c, fv_dtype out)
 {
-    if (!handle_ok(t, "conv2d", x, false)) return 0;
+    if (!fvi_handle_ok(t, "conv2d", x, false)) return 0;
     x = fv_cast(t, x, t->precision);
     const fv_t in[3] = { x, fv_param(t, w), b >= 0 ? fv_param(t, b) : 0 };
     if (t->status != FV_OK) return 0;
@@ -329,7 +314,7 @@ fv_t fv_conv2d_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c, fv_dtype ou
     if (out != FV_F32 && out != t->precision)
         return BAD(t, FV_ERR_DTYPE, "conv2d %s: output must be f32 or the tape's type",
                    fv_params_name(t->params, w));
-    const fv_t y = record(t, FVI_OP_CONV2D, &a, in, 3, out, 4, dim);
+    const fv_t y = fvi_record(t, FVI_OP_CONV2D, &a, in, 3, out, 4, dim);
     return fuse || c.act == FV_ACT_NONE ? y : fv_activate(t, y, c.act);
 }
 
@@ -337,28 +322,28 @@ fv_t fv_conv2d_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_conv c, fv_dtype ou
 
 fv_t fv_activate(fv_tape *t, fv_t x, fv_act act)
 {
-    if (!handle_ok(t, "activate", x, false)) return 0;
+    if (!fvi_handle_ok(t, "activate", x, false)) return 0;
     if (act == FV_ACT_NONE) return x;
     const fv_tensor s = t->v[x].t;
-    if (act < 0 || act >= FV_ACT_COUNT || !is_float(s.dtype))
+    if (act < 0 || act >= FV_ACT_COUNT || !fvi_is_float(s.dtype))
         return BAD(t, FV_ERR_ARG, "activate: kind or type");
     const fvi_attr a = { { (int32_t)act }, { 0 } };
-    return record(t, FVI_OP_ACT, &a, &x, 1, s.dtype, s.ndim, s.dim);
+    return fvi_record(t, FVI_OP_ACT, &a, &x, 1, s.dtype, s.ndim, s.dim);
 }
 
 fv_t fv_affine(fv_tape *t, fv_t x, float scale, float shift)
 {
-    if (!handle_ok(t, "affine", x, false)) return 0;
+    if (!fvi_handle_ok(t, "affine", x, false)) return 0;
     const fv_tensor s = t->v[x].t;
-    if (!is_float(s.dtype)) return BAD(t, FV_ERR_DTYPE, "affine: f32 or bf16 expected");
+    if (!fvi_is_float(s.dtype)) return BAD(t, FV_ERR_DTYPE, "affine: f32 or bf16 expected");
     const fvi_attr a = { { 0 }, { scale, shift } };
-    return record(t, FVI_OP_AFFINE, &a, &x, 1, s.dtype, s.ndim, s.dim);
+    return fvi_record(t, FVI_OP_AFFINE, &a, &x, 1, s.dtype, s.ndim, s.dim);
 }
 
 /* 0 same shape, 1 trailing dimensions, 2 one value per first index, -1 none of these. */
 static int broadcast_kind(const fv_tensor *a, const fv_tensor *b)
 {
-    if (same_dims(a, b)) return 0;
+    if (fvi_same_dims(a, b)) return 0;
     if (b->ndim < a->ndim &&
         memcmp(a->dim + (a->ndim - b->ndim), b->dim, (size_t)b->ndim * sizeof b->dim[0]) == 0)
         return 1;
@@ -367,16 +352,16 @@ static int broadcast_kind(const fv_tensor *a, const fv_tensor *b)
 
 fv_t fv_binary_op(fv_tape *t, fv_binary op, fv_t a, fv_t b)
 {
-    if (!handle_ok(t, "binary", a, false) || !handle_ok(t, "binary", b, false)) return 0;
+    if (!fvi_handle_ok(t, "binary", a, false) || !fvi_handle_ok(t, "binary", b, false)) return 0;
     const fv_tensor as = t->v[a].t, bs = t->v[b].t;
-    if (!is_float(as.dtype) || !is_float(bs.dtype))
+    if (!fvi_is_float(as.dtype) || !fvi_is_float(bs.dtype))
         return BAD(t, FV_ERR_DTYPE, "binary: f32 or bf16 expected");
     const int kind = broadcast_kind(&as, &bs);
     if (kind < 0)
         return BAD(t, FV_ERR_SHAPE, "binary: second operand cannot be broadcast to the first");
     const fvi_attr at = { { (int32_t)op, kind }, { 0 } };
     const fv_t in[2] = { a, b };
-    return record(t, FVI_OP_BINARY, &at, in, 2, as.dtype, as.ndim, as.dim);
+    return fvi_record(t, FVI_OP_BINARY, &at, in, 2, as.dtype, as.ndim, as.dim);
 }
 
 /* ---- Transformer ops ------------------------------------------------------------------------- */
@@ -395,7 +380,7 @@ static bool chunks_ok(fv_tape *t, const char *op, fv_t mod, int64_t B, int64_t C
     return false;
 }
 
-static bool vector_ok(fv_tape *t, const char *op, fv_t w, int64_t C)
+bool fvi_vector_ok(fv_tape *t, const char *op, fv_t w, int64_t C)
 {
     if (!w || (t->v[w].t.dtype == FV_F32 && fv_tensor_count(&t->v[w].t) == C)) return true;
     BAD(t, FV_ERR_SHAPE, "%s: weight or bias must be f32 [%lld]", op, (long long)C);
@@ -406,19 +391,19 @@ fv_t fv_norm_modulate(fv_tape *t, fv_t x, fv_norm n)
 {
     const fv_t in[4] = { x, n.weight, n.bias, n.mod };
     for (int k = 0; k < 4; k++)
-        if (!handle_ok(t, "norm_modulate", in[k], k > 0)) return 0;
+        if (!fvi_handle_ok(t, "norm_modulate", in[k], k > 0)) return 0;
     const fv_tensor s = t->v[x].t;
-    if (s.ndim != 3 || !is_float(s.dtype))
+    if (s.ndim != 3 || !fvi_is_float(s.dtype))
         return BAD(t, FV_ERR_SHAPE, "norm_modulate: x must be [B, T, C]");
-    if (!vector_ok(t, "norm_modulate", n.weight, s.dim[2]) ||
-        !vector_ok(t, "norm_modulate", n.bias, s.dim[2]) ||
+    if (!fvi_vector_ok(t, "norm_modulate", n.weight, s.dim[2]) ||
+        !fvi_vector_ok(t, "norm_modulate", n.bias, s.dim[2]) ||
         !chunks_ok(t, "norm_modulate", n.mod, s.dim[0], s.dim[2], n.shift_chunk, n.scale_chunk))
         return 0;
     const fvi_attr a = {{(int32_t)n.kind, n.mod ? n.shift_chunk : -1, n.mod ? n.scale_chunk : -1},
                         {n.eps}};
-    const fv_t y = record(t, FVI_OP_NORM_MOD, &a, in, 4, t->precision, 3, s.dim);
+    const fv_t y = fvi_record(t, FVI_OP_NORM_MOD, &a, in, 4, t->precision, 3, s.dim);
     const int64_t stats[2] = { s.dim[0] * s.dim[1], 2 };
-    record_saved(t, 1, FV_F32, 2, stats);
+    fvi_record_saved(t, 1, FV_F32, 2, stats);
     return y;
 }
 
@@ -426,37 +411,39 @@ fv_t fv_norm_modulate(fv_tape *t, fv_t x, fv_norm n)
 static fv_t gate_by_channel(fv_tape *t, fv_t h, fv_t y, fv_t gate)
 {
     const fv_tensor s = t->v[h].t;
-    if (!same_dims(&s, &t->v[y].t) || !is_float(s.dtype) || !is_float(t->v[y].t.dtype))
+    if (!fvi_same_dims(&s, &t->v[y].t) || !fvi_is_float(s.dtype) || !fvi_is_float(t->v[y].t.dtype))
         return BAD(t, FV_ERR_SHAPE, "gate_residual: h and y differ in shape");
-    if (!vector_ok(t, "gate_residual", gate, last_dim(&s))) return 0;
+    if (!fvi_vector_ok(t, "gate_residual", gate, fvi_last_dim(&s))) return 0;
     const fvi_attr a = { { 0 }, { 0 } };
     const fv_t in[3] = { h, y, gate };
-    return record(t, FVI_OP_GATE_RES, &a, in, 3, s.dtype, s.ndim, s.dim);
+    return fvi_record(t, FVI_OP_GATE_RES, &a, in, 3, s.dtype, s.ndim, s.dim);
 }
 
 fv_t fv_gate_residual(fv_tape *t, fv_t h, fv_t y, fv_t mod, int gate_chunk)
 {
-    if (!handle_ok(t, "gate_residual", h, false) || !handle_ok(t, "gate_residual", y, false) ||
-        !handle_ok(t, "gate_residual", mod, true))
+    if (!fvi_handle_ok(t, "gate_residual", h, false) ||
+        !fvi_handle_ok(t, "gate_residual", y, false) ||
+        !fvi_handle_ok(t, "gate_residual", mod, true))
         return 0;
     const fv_tensor s = t->v[h].t;
     if (mod && t->v[mod].t.ndim == 1) return gate_by_channel(t, h, y, mod);
-    if (s.ndim != 3 || s.dtype != FV_F32 || !same_dims(&s, &t->v[y].t) ||
-        !is_float(t->v[y].t.dtype))
+    if (s.ndim != 3 || s.dtype != FV_F32 || !fvi_same_dims(&s, &t->v[y].t) ||
+        !fvi_is_float(t->v[y].t.dtype))
         return BAD(t, FV_ERR_SHAPE,
                    "gate_residual: h must be f32 [B, T, C] and y of the same shape");
     if (!chunks_ok(t, "gate_residual", mod, s.dim[0], s.dim[2], gate_chunk, mod ? 0 : -1)) return 0;
     const fvi_attr a = { { mod ? gate_chunk : -1 }, { 0 } };
     const fv_t in[3] = { h, y, mod };
-    return record(t, FVI_OP_GATE_RES, &a, in, 3, FV_F32, 3, s.dim);
+    return fvi_record(t, FVI_OP_GATE_RES, &a, in, 3, FV_F32, 3, s.dim);
 }
 
 fv_t fv_gate_forecast(fv_tape *t, fv_t h, const fv_t *y, int count, fv_t weight, fv_t mod,
                       int gate_chunk)
 {
     fv_t in[3 + FV_FORECAST_MAX] = { h, mod, weight };
-    if (!handle_ok(t, "gate_forecast", h, false) || !handle_ok(t, "gate_forecast", mod, true) ||
-        !handle_ok(t, "gate_forecast", weight, false))
+    if (!fvi_handle_ok(t, "gate_forecast", h, false) ||
+        !fvi_handle_ok(t, "gate_forecast", mod, true) ||
+        !fvi_handle_ok(t, "gate_forecast", weight, false))
         return 0;
     if (t->mode == FV_TRAIN)
         return BAD(t, FV_ERR_STATE, "gate_forecast: it has no gradient: use it in FV_INFER tapes");
@@ -466,9 +453,9 @@ fv_t fv_gate_forecast(fv_tape *t, fv_t h, const fv_t *y, int count, fv_t weight,
     bool ok = s.ndim == 3 && s.dtype == FV_F32 && w.ndim == 1 && w.dim[0] == count &&
               w.dtype == FV_F32;
     for (int k = 0; k < count; k++) {
-        if (!handle_ok(t, "gate_forecast", y[k], false)) return 0;
+        if (!fvi_handle_ok(t, "gate_forecast", y[k], false)) return 0;
         const fv_tensor *v = &t->v[y[k]].t;
-        ok = ok && same_dims(&s, v) && is_float(v->dtype) && v->dtype == t->v[y[0]].t.dtype;
+        ok = ok && fvi_same_dims(&s, v) && fvi_is_float(v->dtype) && v->dtype == t->v[y[0]].t.dtype;
         in[3 + k] = y[k];
     }
     if (!ok)
@@ -476,42 +463,43 @@ fv_t fv_gate_forecast(fv_tape *t, fv_t h, const fv_t *y, int count, fv_t weight,
                    "gate_forecast: h must be f32 [B, T, C], y of the same shape, weight [count]");
     if (!chunks_ok(t, "gate_forecast", mod, s.dim[0], s.dim[2], gate_chunk, mod ? 0 : -1)) return 0;
     const fvi_attr a = { { mod ? gate_chunk : -1, count }, { 0 } };
-    return record(t, FVI_OP_FORECAST, &a, in, 3 + count, FV_F32, 3, s.dim);
+    return fvi_record(t, FVI_OP_FORECAST, &a, in, 3 + count, FV_F32, 3, s.dim);
 }
 
 fv_t fv_swiglu(fv_tape *t, fv_t x)
 {
-    if (!handle_ok(t, "swiglu", x, false)) return 0;
+    if (!fvi_handle_ok(t, "swiglu", x, false)) return 0;
     fv_tensor s = t->v[x].t;
-    if (last_dim(&s) % 2 || !is_float(s.dtype))
+    if (fvi_last_dim(&s) % 2 || !fvi_is_float(s.dtype))
         return BAD(t, FV_ERR_SHAPE, "swiglu: last dimension must be even");
     s.dim[s.ndim - 1] /= 2;
     const fvi_attr a = { { 0 }, { 0 } };
-    return record(t, FVI_OP_SWIGLU, &a, &x, 1, s.dtype, s.ndim, s.dim);
+    return fvi_record(t, FVI_OP_SWIGLU, &a, &x, 1, s.dtype, s.ndim, s.dim);
 }
 
 static bool is_qkv(const fv_tensor *s)
 {
-    return s->ndim == 5 && s->dim[2] == 3 && s->dim[4] % 4 == 0 && is_float(s->dtype);
+    return s->ndim == 5 && s->dim[2] == 3 && s->dim[4] % 4 == 0 && fvi_is_float(s->dtype);
 }
 
 fv_t fv_sdpa(fv_tape *t, fv_t qkv, float scale, int causal)
 {
-    if (!handle_ok(t, "sdpa", qkv, false)) return 0;
+    if (!fvi_handle_ok(t, "sdpa", qkv, false)) return 0;
     const fv_tensor s = t->v[qkv].t;
     if (!is_qkv(&s))
         return BAD(t, FV_ERR_SHAPE, "sdpa: input must be [B, T, 3, h, hd] with hd a multiple of 4");
     const fvi_attr a = { { causal != 0 }, { scale } };
     const int64_t dim[3] = { s.dim[0], s.dim[1], s.dim[3] * s.dim[4] };
-    const fv_t y = record(t, FVI_OP_SDPA, &a, &qkv, 1, s.dtype, 3, dim);
+    const fv_t y = fvi_record(t, FVI_OP_SDPA, &a, &qkv, 1, s.dtype, 3, dim);
     const int64_t lse[3] = { s.dim[0], s.dim[3], s.dim[1] };
-    record_saved(t, 1, FV_F32, 3, lse);
+    fvi_record_saved(t, 1, FV_F32, 3, lse);
     return y;
 }
 
 fv_t fv_sdpa_prefix(fv_tape *t, fv_t qkv, float scale, fv_t visible)
 {
-    if (!handle_ok(t, "sdpa_prefix", qkv, false) || !handle_ok(t, "sdpa_prefix", visible, false))
+    if (!fvi_handle_ok(t, "sdpa_prefix", qkv, false) ||
+        !fvi_handle_ok(t, "sdpa_prefix", visible, false))
         return 0;
     const fv_tensor s = t->v[qkv].t, v = t->v[visible].t;
     if (!is_qkv(&s) || v.dtype != FV_I32 || v.ndim != 1 || v.dim[0] != s.dim[1])
@@ -526,40 +514,41 @@ fv_t fv_cross_attention(fv_tape *t, fv_t q, fv_t kv, fv_t bias, float scale)
 {
     const fv_t in[3] = { q, kv, bias };
     for (int k = 0; k < 3; k++)
-        if (!handle_ok(t, "cross_attention", in[k], k == 2)) return 0;
+        if (!fvi_handle_ok(t, "cross_attention", in[k], k == 2)) return 0;
     const fv_tensor s = t->v[q].t, o = t->v[kv].t;
     if (s.ndim != 4 || o.ndim != 5 || o.dim[2] != 2 || s.dim[0] != o.dim[0] ||
-        s.dim[2] != o.dim[3] || s.dim[3] != o.dim[4] || s.dim[3] % 4 || !is_float(s.dtype) ||
+        s.dim[2] != o.dim[3] || s.dim[3] != o.dim[4] || s.dim[3] % 4 || !fvi_is_float(s.dtype) ||
         s.dtype != o.dtype)
         return BAD(t, FV_ERR_SHAPE, "cross_attention: q [B, T, h, hd] and kv [B, S, 2, h, hd] of one "
                    "type expected, hd a multiple of 4");
-    if (!vector_ok(t, "cross_attention", bias, o.dim[1])) return 0;
+    if (!fvi_vector_ok(t, "cross_attention", bias, o.dim[1])) return 0;
     if (bias && t->v[bias].needs_grad)
         return BAD(t, FV_ERR_UNSUPPORTED, "cross_attention: the bias has no gradient");
     const fvi_attr a = { { 0, 1 }, { scale } };
     const int64_t dim[3] = { s.dim[0], s.dim[1], s.dim[2] * s.dim[3] };
-    const fv_t y = record(t, FVI_OP_CROSS, &a, in, 3, s.dtype, 3, dim);
+    const fv_t y = fvi_record(t, FVI_OP_CROSS, &a, in, 3, s.dtype, 3, dim);
     const int64_t lse[3] = { s.dim[0], s.dim[2], s.dim[1] };
-    record_saved(t, 1, FV_F32, 3, lse);
+    fvi_record_saved(t, 1, FV_F32, 3, lse);
     return y;
 }
 
 fv_t fv_unit_qk(fv_tape *t, fv_t qkv, fv_t scale, float eps, float most)
 {
-    if (!handle_ok(t, "unit_qk", qkv, false) || !handle_ok(t, "unit_qk", scale, false)) return 0;
+    if (!fvi_handle_ok(t, "unit_qk", qkv, false) ||
+        !fvi_handle_ok(t, "unit_qk", scale, false)) return 0;
     const fv_tensor s = t->v[qkv].t;
     if (!is_qkv(&s)) return BAD(t, FV_ERR_SHAPE, "unit_qk: input must be [B, T, 3, h, hd]");
-    if (!vector_ok(t, "unit_qk", scale, s.dim[3])) return 0;
+    if (!fvi_vector_ok(t, "unit_qk", scale, s.dim[3])) return 0;
     const fvi_attr a = { { 0 }, { eps, most } };
     const fv_t in[2] = { qkv, scale };
-    return record(t, FVI_OP_UNIT_QK, &a, in, 2, s.dtype, 5, s.dim);
+    return fvi_record(t, FVI_OP_UNIT_QK, &a, in, 2, s.dtype, 5, s.dim);
 }
 
 fv_t fv_qk_norm_rope(fv_tape *t, fv_t qkv, fv_t q_weight, fv_t k_weight, float eps, fv_t table)
 {
     const fv_t in[4] = { qkv, q_weight, k_weight, table };
     for (int k = 0; k < 4; k++)
-        if (!handle_ok(t, "qk_norm_rope", in[k], k > 0)) return 0;
+        if (!fvi_handle_ok(t, "qk_norm_rope", in[k], k > 0)) return 0;
     const fv_tensor s = t->v[qkv].t;
     if (!is_qkv(&s))
         return BAD(t, FV_ERR_SHAPE,
@@ -567,8 +556,8 @@ fv_t fv_qk_norm_rope(fv_tape *t, fv_t qkv, fv_t q_weight, fv_t k_weight, float e
     const bool is_wide = q_weight && s.dim[3] > 1 &&
                          fv_tensor_count(&t->v[q_weight].t) == s.dim[3] * s.dim[4];
     const int64_t norm = is_wide ? s.dim[3] * s.dim[4] : s.dim[4];
-    if (!vector_ok(t, "qk_norm_rope", q_weight, norm) ||
-        !vector_ok(t, "qk_norm_rope", k_weight, norm))
+    if (!fvi_vector_ok(t, "qk_norm_rope", q_weight, norm) ||
+        !fvi_vector_ok(t, "qk_norm_rope", k_weight, norm))
         return 0;
     if (!q_weight != !k_weight)
         return BAD(t, FV_ERR_ARG, "qk_norm_rope: give both weights or none");
@@ -576,15 +565,16 @@ fv_t fv_qk_norm_rope(fv_tape *t, fv_t qkv, fv_t q_weight, fv_t k_weight, float e
         (t->v[table].t.dtype != FV_F32 || fv_tensor_count(&t->v[table].t) != s.dim[1] * s.dim[4]))
         return BAD(t, FV_ERR_SHAPE, "qk_norm_rope: table must be f32 [T, 2, hd/2]");
     const fvi_attr a = { { 0, is_wide }, { eps } };
-    const fv_t y = record(t, FVI_OP_QK_NORM_ROPE, &a, in, 4, s.dtype, 5, s.dim);
+    const fv_t y = fvi_record(t, FVI_OP_QK_NORM_ROPE, &a, in, 4, s.dtype, 5, s.dim);
     const int64_t rstd[4] = { s.dim[0], s.dim[1], 2, s.dim[3] };
-    record_saved(t, 1, FV_F32, 4, rstd);
+    fvi_record_saved(t, 1, FV_F32, 4, rstd);
     return y;
 }
 
 fv_t fv_rope_pairs(fv_tape *t, fv_t qkv, fv_t table)
 {
-    if (!handle_ok(t, "rope_pairs", qkv, false) || !handle_ok(t, "rope_pairs", table, false))
+    if (!fvi_handle_ok(t, "rope_pairs", qkv, false) ||
+        !fvi_handle_ok(t, "rope_pairs", table, false))
         return 0;
     const fv_t y = fv_qk_norm_rope(t, qkv, 0, 0, 0.0f, table);
     if (y) t->n[t->v[y].node].attr.i[0] = 1;
@@ -593,18 +583,18 @@ fv_t fv_rope_pairs(fv_tape *t, fv_t qkv, fv_t table)
 
 fv_t fv_timestep_embed(fv_tape *t, fv_t time, int dim, float scale, float den)
 {
-    if (!handle_ok(t, "timestep_embed", time, false)) return 0;
+    if (!fvi_handle_ok(t, "timestep_embed", time, false)) return 0;
     const fv_tensor s = t->v[time].t;
     if (s.ndim != 1 || s.dtype != FV_F32 || dim < 2 || dim % 2)
         return BAD(t, FV_ERR_SHAPE, "timestep_embed: time must be f32 [B] and dim even");
     const fvi_attr a = { { 0 }, { scale, den > 0 ? den : (float)(dim / 2) } };
     const int64_t d[2] = { s.dim[0], dim };
-    return record(t, FVI_OP_TIMESTEP, &a, &time, 1, FV_F32, 2, d);
+    return fvi_record(t, FVI_OP_TIMESTEP, &a, &time, 1, FV_F32, 2, d);
 }
 
 fv_t fv_embed(fv_tape *t, fv_pid table, fv_t ids)
 {
-    if (!handle_ok(t, "embed", ids, false)) return 0;
+    if (!fvi_handle_ok(t, "embed", ids, false)) return 0;
     const fv_t in[2] = { fv_param(t, table), ids };
     if (t->status != FV_OK) return 0;
     const fv_tensor w = t->v[in[0]].t, s = t->v[ids].t;
@@ -612,7 +602,7 @@ fv_t fv_embed(fv_tape *t, fv_pid table, fv_t ids)
         return BAD(t, FV_ERR_SHAPE, "embed: table [V, D] and ids i32 [n] expected");
     const fvi_attr a = { { 0 }, { 0 } };
     const int64_t d[2] = { s.dim[0], w.dim[1] };
-    return record(t, FVI_OP_EMBED, &a, in, 2, FV_F32, 2, d);
+    return fvi_record(t, FVI_OP_EMBED, &a, in, 2, FV_F32, 2, d);
 }
 
 static fv_t record_patch(fv_tape *t, fv_t x, int p, int channel_first, int inverse, int64_t H,
@@ -622,15 +612,15 @@ static fv_t record_patch(fv_tape *t, fv_t x, int p, int channel_first, int inver
     const fvi_attr a = {{p, channel_first != 0, inverse, (int32_t)H, (int32_t)W, (int32_t)C}, {0}};
     const int64_t tokens[3] = { s.dim[0], (H / p) * (W / p), (int64_t)p * p * C };
     const int64_t image[4] = { s.dim[0], H, W, C };
-    return inverse ? record(t, FVI_OP_PATCHIFY, &a, &x, 1, s.dtype, 4, image)
-                   : record(t, FVI_OP_PATCHIFY, &a, &x, 1, s.dtype, 3, tokens);
+    return inverse ? fvi_record(t, FVI_OP_PATCHIFY, &a, &x, 1, s.dtype, 4, image)
+                   : fvi_record(t, FVI_OP_PATCHIFY, &a, &x, 1, s.dtype, 3, tokens);
 }
 
 fv_t fv_patchify(fv_tape *t, fv_t x, int p, int channel_first)
 {
-    if (!handle_ok(t, "patchify", x, false)) return 0;
+    if (!fvi_handle_ok(t, "patchify", x, false)) return 0;
     const fv_tensor s = t->v[x].t;
-    if (s.ndim != 4 || p < 1 || s.dim[1] % p || s.dim[2] % p || !is_float(s.dtype))
+    if (s.ndim != 4 || p < 1 || s.dim[1] % p || s.dim[2] % p || !fvi_is_float(s.dtype))
         return BAD(t, FV_ERR_SHAPE,
                    "patchify: [B, H, W, C] with sides that are multiples of %d expected", p);
     return record_patch(t, x, p, channel_first, 0, s.dim[1], s.dim[2], s.dim[3]);
@@ -638,11 +628,11 @@ fv_t fv_patchify(fv_tape *t, fv_t x, int p, int channel_first)
 
 fv_t fv_unpatchify(fv_tape *t, fv_t x, int height, int width, int p, int channel_first)
 {
-    if (!handle_ok(t, "unpatchify", x, false)) return 0;
+    if (!fvi_handle_ok(t, "unpatchify", x, false)) return 0;
     const fv_tensor s = t->v[x].t;
     if (s.ndim != 3 || p < 1 || height % p || width % p ||
         s.dim[1] != (int64_t)(height / p) * (width / p) || s.dim[2] % ((int64_t)p * p) ||
-        !is_float(s.dtype))
+        !fvi_is_float(s.dtype))
         return BAD(t, FV_ERR_SHAPE, "unpatchify: [B, N, p*p*C] does not fit %d x %d pixels", width,
                    height);
     return record_patch(t, x, p, channel_first, 1, height, width, s.dim[2] / ((int64_t)p * p));
@@ -654,61 +644,63 @@ fv_t fv_groupnorm(fv_tape *t, fv_t x, fv_t weight, fv_t bias, int groups, float 
 {
     const fv_t in[3] = { x, weight, bias };
     for (int k = 0; k < 3; k++)
-        if (!handle_ok(t, "groupnorm", in[k], k > 0)) return 0;
+        if (!fvi_handle_ok(t, "groupnorm", in[k], k > 0)) return 0;
     const fv_tensor s = t->v[x].t;
-    if (s.ndim != 4 || groups < 1 || s.dim[3] % groups || !is_float(s.dtype))
+    if (s.ndim != 4 || groups < 1 || s.dim[3] % groups || !fvi_is_float(s.dtype))
         return BAD(t, FV_ERR_SHAPE, "groupnorm: [B, H, W, C] with C a multiple of %d expected",
                    groups);
     if (act != FV_ACT_NONE && act != FV_ACT_SILU && act != FV_ACT_RELU)
         return BAD(t, FV_ERR_ARG, "groupnorm: activation must be none, silu or relu");
-    if (!vector_ok(t, "groupnorm", weight, s.dim[3]) || !vector_ok(t, "groupnorm", bias, s.dim[3]))
+    if (!fvi_vector_ok(t, "groupnorm", weight, s.dim[3]) ||
+        !fvi_vector_ok(t, "groupnorm", bias, s.dim[3]))
         return 0;
     const fvi_attr a = { { groups, (int32_t)act }, { eps } };
-    const fv_t y = record(t, FVI_OP_GROUPNORM, &a, in, 3, s.dtype, 4, s.dim);
+    const fv_t y = fvi_record(t, FVI_OP_GROUPNORM, &a, in, 3, s.dtype, 4, s.dim);
     const int64_t stats[3] = { s.dim[0], groups, 2 };
-    record_saved(t, 1, FV_F32, 3, stats);
+    fvi_record_saved(t, 1, FV_F32, 3, stats);
     return y;
 }
 
 fv_t fv_upsample2x(fv_tape *t, fv_t x)
 {
-    if (!handle_ok(t, "upsample2x", x, false)) return 0;
+    if (!fvi_handle_ok(t, "upsample2x", x, false)) return 0;
     const fv_tensor s = t->v[x].t;
-    if (s.ndim != 4 || !is_float(s.dtype))
+    if (s.ndim != 4 || !fvi_is_float(s.dtype))
         return BAD(t, FV_ERR_SHAPE, "upsample2x: [B, H, W, C] expected");
     const int64_t d[4] = { s.dim[0], 2 * s.dim[1], 2 * s.dim[2], s.dim[3] };
     const fvi_attr a = { { 0 }, { 0 } };
-    return record(t, FVI_OP_UPSAMPLE2X, &a, &x, 1, s.dtype, 4, d);
+    return fvi_record(t, FVI_OP_UPSAMPLE2X, &a, &x, 1, s.dtype, 4, d);
 }
 
 fv_t fv_mean_axis1(fv_tape *t, fv_t x)
 {
-    if (!handle_ok(t, "mean_axis1", x, false)) return 0;
+    if (!fvi_handle_ok(t, "mean_axis1", x, false)) return 0;
     const fv_tensor s = t->v[x].t;
-    if (s.ndim != 3 || !is_float(s.dtype))
+    if (s.ndim != 3 || !fvi_is_float(s.dtype))
         return BAD(t, FV_ERR_SHAPE, "mean_axis1: [B, T, C] expected");
     const int64_t d[2] = { s.dim[0], s.dim[2] };
     const fvi_attr a = { { 0 }, { 0 } };
-    return record(t, FVI_OP_MEAN1, &a, &x, 1, FV_F32, 2, d);
+    return fvi_record(t, FVI_OP_MEAN1, &a, &x, 1, FV_F32, 2, d);
 }
 
 fv_t fv_slice(fv_tape *t, fv_t x, int64_t first, int64_t n)
 {
-    if (!handle_ok(t, "slice", x, false)) return 0;
+    if (!fvi_handle_ok(t, "slice", x, false)) return 0;
     fv_tensor s = t->v[x].t;
-    if (first < 0 || n < 1 || first > INT32_MAX || first > last_dim(&s) - n || !is_float(s.dtype))
+    if (first < 0 || n < 1 || first > INT32_MAX || first > fvi_last_dim(&s) - n ||
+        !fvi_is_float(s.dtype))
         return BAD(t, FV_ERR_SHAPE, "slice: %lld columns from %lld of %lld", (long long)n,
-                   (long long)first, (long long)last_dim(&s));
+                   (long long)first, (long long)fvi_last_dim(&s));
     s.dim[s.ndim - 1] = n;
     const fvi_attr a = { { (int32_t)first }, { 0 } };
-    return record(t, FVI_OP_SLICE, &a, &x, 1, s.dtype, s.ndim, s.dim);
+    return fvi_record(t, FVI_OP_SLICE, &a, &x, 1, s.dtype, s.ndim, s.dim);
 }
 
 fv_t fv_concat(fv_tape *t, fv_t a, fv_t b, int axis)
 {
-    if (!handle_ok(t, "concat", a, false) || !handle_ok(t, "concat", b, false)) return 0;
+    if (!fvi_handle_ok(t, "concat", a, false) || !fvi_handle_ok(t, "concat", b, false)) return 0;
     const fv_tensor s = t->v[a].t, u = t->v[b].t;
-    bool fits = s.ndim == u.ndim && s.dtype == u.dtype && is_float(s.dtype) && axis >= 0 &&
+    bool fits = s.ndim == u.ndim && s.dtype == u.dtype && fvi_is_float(s.dtype) && axis >= 0 &&
                 axis < s.ndim;
     int64_t runs = 1;
     for (int i = 0; i < s.ndim && fits; i++) {
@@ -722,12 +714,12 @@ fv_t fv_concat(fv_tape *t, fv_t a, fv_t b, int axis)
     y.dim[axis] += u.dim[axis];
     const fvi_attr at = { { (int32_t)runs }, { 0 } };
     const fv_t in[2] = { a, b };
-    return record(t, FVI_OP_CONCAT, &at, in, 2, y.dtype, y.ndim, y.dim);
+    return fvi_record(t, FVI_OP_CONCAT, &at, in, 2, y.dtype, y.ndim, y.dim);
 }
 
 fv_t fv_filter_image(fv_tape *t, fv_t x, fv_image_filter kind, int stride)
 {
-    if (!handle_ok(t, "filter", x, false)) return 0;
+    if (!fvi_handle_ok(t, "filter", x, false)) return 0;
     const fv_tensor s = t->v[x].t;
     if (s.ndim != 4 || s.dtype != FV_F32)
         return BAD(t, FV_ERR_SHAPE, "filter: f32 [B, H, W, C] expected");
@@ -736,94 +728,7 @@ fv_t fv_filter_image(fv_tape *t, fv_t x, fv_image_filter kind, int stride)
     const int64_t d[4] = { s.dim[0], (s.dim[1] - 1) / stride + 1, (s.dim[2] - 1) / stride + 1,
                            s.dim[3] };
     const fvi_attr a = { { (int32_t)kind, stride }, { 0 } };
-    return record(t, FVI_OP_FILTER, &a, &x, 1, FV_F32, 4, d);
-}
-
-fv_t fv_loss_l1(fv_tape *t, fv_t a, fv_t target)
-{
-    const fv_t in[2] = { a, target };
-    for (int k = 0; k < 2; k++)
-        if (!handle_ok(t, "loss_l1", in[k], k == 1)) return 0;
-    const fv_tensor s = t->v[a].t;
-    if (!is_float(s.dtype) ||
-        (target && (!same_dims(&s, &t->v[target].t) || !is_float(t->v[target].t.dtype))))
-        return BAD(t, FV_ERR_SHAPE, "loss_l1: prediction and target differ in shape");
-    const fvi_attr at = { { 0 }, { 0 } };
-    const int64_t one = 1;
-    return record(t, FVI_OP_LOSS_L1, &at, in, 2, FV_F32, 1, &one);
-}
-
-/* ---- Vector quantiser ------------------------------------------------------------------------ */
-
-fv_t fv_l2norm(fv_tape *t, fv_t x, float eps)
-{
-    if (!handle_ok(t, "l2norm", x, false)) return 0;
-    x = fv_cast(t, x, FV_F32);
-    if (t->status != FV_OK) return 0;
-    const fv_tensor s = t->v[x].t;
-    const fvi_attr a = { { 0 }, { eps } };
-    return record(t, FVI_OP_L2NORM, &a, &x, 1, FV_F32, s.ndim, s.dim);
-}
-
-/* Latents f32 [.., D] and codes f32 [V, D]? Codes are numbered exactly in f32 by the search. */
-static bool codes_ok(fv_tape *t, const char *op, fv_t z, fv_t codes)
-{
-    const fv_tensor *s = &t->v[z].t, *e = &t->v[codes].t;
-    if (s->dtype == FV_F32 && e->dtype == FV_F32 && e->ndim == 2 && e->dim[1] == last_dim(s) &&
-        e->dim[0] <= FV_VQ_MAX_CODES && fv_tensor_count(s) / e->dim[1] <= INT32_MAX)
-        return true;
-    BAD(t, FV_ERR_SHAPE, "%s: latents f32 [.., D] and codes f32 [V, D], V up to %d, expected", op,
-        FV_VQ_MAX_CODES);
-    return false;
-}
-
-fv_t fv_vq_nearest(fv_tape *t, fv_t z, fv_t codes, fv_t *index)
-{
-    const fv_t in[2] = { z, codes };
-    *index = 0;
-    if (!handle_ok(t, "vq", z, false) || !handle_ok(t, "vq", codes, false) ||
-        !codes_ok(t, "vq", z, codes))
-        return 0;
-    const fv_tensor s = t->v[z].t;
-    const fvi_attr at = { { 0 }, { 0 } };
-    const int64_t n = fv_tensor_count(&s) / last_dim(&s);
-    const fv_t q = record(t, FVI_OP_VQ, &at, in, 2, FV_F32, s.ndim, s.dim);
-    *index = q ? new_value(t, FV_I32, 1, &n) : 0;
-    if (!*index) return 0;
-    t->v[*index].kind = FVI_NODE;
-    t->v[*index].node = t->nn - 1;
-    t->v[*index].slot = 1;
-    t->n[t->nn - 1].out[1] = *index;
-    return q;
-}
-
-fv_t fv_loss_vq(fv_tape *t, fv_t z, fv_t codes, fv_t index, float beta)
-{
-    const fv_t in[3] = { z, codes, index };
-    for (int k = 0; k < 3; k++)
-        if (!handle_ok(t, "loss_vq", in[k], false)) return 0;
-    if (!codes_ok(t, "loss_vq", z, codes)) return 0;
-    const fv_tensor s = t->v[z].t, i = t->v[index].t;
-    if (i.ndim != 1 || i.dtype != FV_I32 || i.dim[0] != fv_tensor_count(&s) / last_dim(&s))
-        return BAD(t, FV_ERR_SHAPE, "loss_vq: one i32 index for each latent expected");
-    const fvi_attr at = { { 0 }, { beta } };
-    const int64_t one = 1;
-    return record(t, FVI_OP_LOSS_VQ, &at, in, 3, FV_F32, 1, &one);
-}
-
-fv_t fv_soft_rate(fv_tape *t, fv_t z, fv_t codes, fv_t logits, fv_t tau)
-{
-    const fv_t in[4] = { z, codes, logits, tau };
-    for (int k = 0; k < 4; k++)
-        if (!handle_ok(t, "soft_rate", in[k], false)) return 0;
-    if (!codes_ok(t, "soft_rate", z, codes) || !vector_ok(t, "soft_rate", tau, 1)) return 0;
-    const fv_tensor s = t->v[z].t, x = t->v[logits].t;
-    if (x.ndim != 2 || x.dtype != FV_F32 || x.dim[0] != fv_tensor_count(&s) / last_dim(&s) ||
-        x.dim[1] != t->v[codes].t.dim[0])
-        return BAD(t, FV_ERR_SHAPE, "soft_rate: f32 logits [latents, codes] expected");
-    const fvi_attr at = { { 0 }, { 0 } };
-    const int64_t one = 1;
-    return record(t, FVI_OP_SOFT_RATE, &at, in, 4, FV_F32, 1, &one);
+    return fvi_record(t, FVI_OP_FILTER, &a, &x, 1, FV_F32, 4, d);
 }
 
 /* ---- Rows and maps --------------------------------------------------------------------------- */
@@ -832,29 +737,29 @@ fv_t fv_mix_rows(fv_tape *t, fv_t x, fv_t index, fv_t weight)
 {
     const fv_t in[3] = { x, index, weight };
     for (int k = 0; k < 3; k++)
-        if (!handle_ok(t, "mix_rows", in[k], false)) return 0;
+        if (!fvi_handle_ok(t, "mix_rows", in[k], false)) return 0;
     const fv_tensor s = t->v[x].t, i = t->v[index].t, w = t->v[weight].t;
     if (s.ndim != 3 || s.dtype != FV_F32 || i.ndim != 2 || i.dtype != FV_I32 ||
-        w.dtype != FV_F32 || !same_dims(&i, &w))
+        w.dtype != FV_F32 || !fvi_same_dims(&i, &w))
         return BAD(t, FV_ERR_SHAPE, "mix_rows: f32 x [B, T, C], i32 index and f32 weight [R, n] "
                    "expected");
     const fvi_attr at = { { 0 }, { 0 } };
     const int64_t dim[3] = { s.dim[0], i.dim[0], s.dim[2] };
-    return record(t, FVI_OP_MIX_ROWS, &at, in, 3, FV_F32, 3, dim);
+    return fvi_record(t, FVI_OP_MIX_ROWS, &at, in, 3, FV_F32, 3, dim);
 }
 
 static fv_t haar(fv_tape *t, fv_t x, int inverse)
 {
-    if (!handle_ok(t, "haar", x, false)) return 0;
+    if (!fvi_handle_ok(t, "haar", x, false)) return 0;
     const fv_tensor s = t->v[x].t;
-    if (s.ndim != 4 || !is_float(s.dtype) ||
+    if (s.ndim != 4 || !fvi_is_float(s.dtype) ||
         (inverse ? s.dim[3] % 4 : s.dim[1] % 2 || s.dim[2] % 2))
         return BAD(t, FV_ERR_SHAPE, "haar: [B, H, W, C] with even sides, or 4C channels for the "
                    "inverse, expected");
     const fvi_attr at = { { inverse }, { 0 } };
     const int64_t down[4] = { s.dim[0], s.dim[1] / 2, s.dim[2] / 2, 4 * s.dim[3] };
     const int64_t up[4] = { s.dim[0], 2 * s.dim[1], 2 * s.dim[2], s.dim[3] / 4 };
-    return record(t, FVI_OP_HAAR, &at, &x, 1, s.dtype, 4, inverse ? up : down);
+    return fvi_record(t, FVI_OP_HAAR, &at, &x, 1, s.dtype, 4, inverse ? up : down);
 }
 
 fv_t fv_haar_down(fv_tape *t, fv_t x) { return haar(t, x, 0); }
@@ -873,14 +778,15 @@ static fv_t windows(fv_tape *t, fv_t x, int64_t B, int64_t H, int64_t W, int siz
         return BAD(t, FV_ERR_SHAPE, "windows: the inverse of a [%lld, %lld, %lld, C] map with "
                    "windows of %d needs [%lld, %lld, C]", (long long)B, (long long)H, (long long)W,
                    size, (long long)rows[0], (long long)rows[1]);
-    return record(t, FVI_OP_WINDOWS, &at, &x, 1, s.dtype, inverse ? 4 : 3, inverse ? map : rows);
+    return fvi_record(t, FVI_OP_WINDOWS, &at, &x, 1, s.dtype, inverse ? 4 : 3,
+                      inverse ? map : rows);
 }
 
 static bool windows_ok(fv_tape *t, fv_t x, int ndim, int size, int shift)
 {
-    if (!handle_ok(t, "windows", x, false)) return false;
+    if (!fvi_handle_ok(t, "windows", x, false)) return false;
     const fv_tensor s = t->v[x].t;
-    if (s.ndim == ndim && is_float(s.dtype) && size >= 1 && size <= 1024 && shift >= 0 &&
+    if (s.ndim == ndim && fvi_is_float(s.dtype) && size >= 1 && size <= 1024 && shift >= 0 &&
         shift < size)
         return true;
     BAD(t, FV_ERR_SHAPE, "windows: [B, H, W, C], or [windows, side * side, C] for the inverse, and "
@@ -905,214 +811,12 @@ fv_t fv_unwindows(fv_tape *t, fv_t x, int height, int width, int size, int shift
     return windows(t, x, t->v[x].t.dim[0] / n, height, width, size, shift, 1);
 }
 
-/* ---- Losses ---------------------------------------------------------------------------------- */
-
-/* Between pictures f32 [B, H, W, 3]; sides of at least `least` at the coarsest scale. */
-static fv_t picture_loss(fv_tape *t, fvi_op op, const fv_t in[2], int scales, int least)
-{
-    const bool is_texture = op == FVI_OP_LOSS_TEXTURE;
-    const char *name = is_texture ? "loss_texture" : "loss_ms_ssim";
-    for (int k = 0; k < 2; k++)
-        if (!handle_ok(t, name, in[k], false)) return 0;
-    const fv_tensor s = t->v[in[0]].t, goal = t->v[in[1]].t;
-    if (s.ndim != 4 || s.dim[3] != 3 || s.dtype != FV_F32 || goal.dtype != FV_F32 ||
-        !same_dims(&s, &goal))
-        return BAD(t, FV_ERR_SHAPE, "%s: two f32 [B, H, W, 3] expected", name);
-    if (scales < 1 + is_texture || scales > 5 || s.dim[1] >> (scales - 1) < least ||
-        s.dim[2] >> (scales - 1) < least || s.dim[1] > 16384 || s.dim[2] > 16384)
-        return BAD(t, FV_ERR_SHAPE, "%s: %d scales of sides of at least %d expected", name, scales,
-                   least);
-    if (t->v[in[1]].needs_grad)
-        return BAD(t, FV_ERR_UNSUPPORTED, "%s: the target has no gradient", name);
-    const fvi_attr at = { { scales, is_texture }, { 0 } };
-    const int64_t one = 1;
-    const fv_t y = record(t, op, &at, in, 2, FV_F32, 1, &one);
-    record_saved(t, 1, FV_F32, 4, s.dim);
-    return y;
-}
-
-fv_t fv_loss_ms_ssim(fv_tape *t, fv_t a, fv_t target, int scales)
-{
-    return picture_loss(t, FVI_OP_LOSS_SSIM, (fv_t[2]){ a, target }, scales, 11);
-}
-
-fv_t fv_loss_texture(fv_tape *t, fv_t a, fv_t target, int scales)
-{
-    return picture_loss(t, FVI_OP_LOSS_TEXTURE, (fv_t[2]){ a, target }, scales, 9);
-}
-
-/* ---- Frequencies ----------------------------------------------------------------------------- */
-
-fv_t fv_low_pass(fv_tape *t, fv_t x, float cutoff, int order)
-{
-    if (!handle_ok(t, "low_pass", x, false)) return 0;
-    const fv_tensor s = t->v[x].t;
-    if (s.ndim != 4 || s.dtype != FV_F32 || s.dim[1] > 16384 || s.dim[2] > 16384)
-        return BAD(t, FV_ERR_SHAPE, "low_pass: f32 [B, H, W, C] with sides of at most 16384 "
-                   "expected");
-    if (!(cutoff > 0 && cutoff <= 1) || order < 1 || order > 8)
-        return BAD(t, FV_ERR_ARG, "low_pass: order %d at %g cycles a pixel; order is 1 to 8, and "
-                   "the cutoff above 0, at most 1", order, (double)cutoff);
-    const fvi_attr at = { { order }, { cutoff } };
-    return record(t, FVI_OP_LOW_PASS, &at, &x, 1, FV_F32, 4, s.dim);
-}
-
-fv_t fv_loss_spectrum(fv_tape *t, fv_t a, fv_t target, int patch)
-{
-    const fv_t in[2] = { a, target };
-    for (int k = 0; k < 2; k++)
-        if (!handle_ok(t, "loss_spectrum", in[k], false)) return 0;
-    const fv_tensor s = t->v[a].t, goal = t->v[target].t;
-    if (s.ndim != 4 || s.dtype != FV_F32 || goal.dtype != FV_F32 || !same_dims(&s, &goal))
-        return BAD(t, FV_ERR_SHAPE, "loss_spectrum: two f32 [B, H, W, C] expected");
-    if (patch < 1 || patch > 1024 || fvi_fft_size(patch) != patch || s.dim[1] % patch ||
-        s.dim[2] % patch)
-        return BAD(t, FV_ERR_SHAPE, "loss_spectrum: patches of %d in pictures of %lld x %lld: sides "
-                   "must be multiples of it, and its only factors 2, 3 and 5", patch,
-                   (long long)s.dim[2], (long long)s.dim[1]);
-    if (t->v[target].needs_grad)
-        return BAD(t, FV_ERR_UNSUPPORTED, "loss_spectrum: the target has no gradient");
-    const fvi_attr at = { { patch }, { 0 } };
-    const int64_t one = 1;
-    const fv_t y = record(t, FVI_OP_LOSS_SPECTRUM, &at, in, 2, FV_F32, 1, &one);
-    record_saved(t, 1, FV_F32, 4, s.dim);
-    return y;
-}
-
-/* ---- Perceptual distances (perceptual.c) ----------------------------------------------------- */
-
-fv_t fvi_pool2d(fv_tape *t, fv_t x, fvi_pool kind, int size, int stride)
-{
-    if (!handle_ok(t, "pool", x, false)) return 0;
-    const fv_tensor s = t->v[x].t;
-    const int pad = kind == FVI_POOL_L2 ? 2 : 0;
-    if (s.ndim != 4 || s.dtype != FV_F32 || s.dim[1] + pad < size || s.dim[2] + pad < size)
-        return BAD(t, FV_ERR_SHAPE, "pool: f32 [B, H, W, C] with sides of at least %d expected",
-                   size - pad);
-    const int64_t d[4] = { s.dim[0], (s.dim[1] + pad - size) / stride + 1,
-                           (s.dim[2] + pad - size) / stride + 1, s.dim[3] };
-    const fvi_attr a = { { (int32_t)kind, size, stride }, { 0 } };
-    return record(t, FVI_OP_POOL, &a, &x, 1, FV_F32, 4, d);
-}
-
-/* in: a, b and one or two weights [C] */
-static fv_t feature_loss(fv_tape *t, fvi_op op, const fv_t *in, int n)
-{
-    for (int k = 0; k < n; k++)
-        if (!handle_ok(t, "feature_loss", in[k], false)) return 0;
-    const fv_tensor a = t->v[in[0]].t, b = t->v[in[1]].t;
-    const int64_t one = 1;
-    if (!same_dims(&a, &b) || a.dtype != FV_F32 || b.dtype != FV_F32)
-        return BAD(t, FV_ERR_SHAPE, "feature_loss: two f32 maps of one size expected");
-    for (int k = 1; k < n; k++)
-        if (t->v[in[k]].needs_grad)
-            return BAD(t, FV_ERR_UNSUPPORTED, "feature_loss: only the first map has a gradient");
-    for (int k = 2; k < n; k++)
-        if (!vector_ok(t, "feature_loss", in[k], last_dim(&a))) return 0;
-    const fvi_attr at = { { 0 }, { 0 } };
-    return record(t, op, &at, in, n, FV_F32, 1, &one);
-}
-
-fv_t fvi_loss_lpips(fv_tape *t, fv_t a, fv_t b, fv_t w)
-{
-    return feature_loss(t, FVI_OP_LOSS_LPIPS, (fv_t[3]){ a, b, w }, 3);
-}
-
-fv_t fvi_loss_dists(fv_tape *t, fv_t a, fv_t b, fv_t alpha, fv_t beta)
-{
-    return feature_loss(t, FVI_OP_LOSS_DISTS, (fv_t[4]){ a, b, alpha, beta }, 4);
-}
-
-/* ---- Differences ----------------------------------------------------------------------------- */
-
-static fv_t loss_difference(fv_tape *t, const char *name, const fv_t in[3], int kind)
-{
-    for (int k = 0; k < 3; k++)
-        if (!handle_ok(t, name, in[k], k == 2)) return 0;
-    const fv_tensor s = t->v[in[0]].t, goal = t->v[in[1]].t;
-    if (!same_dims(&s, &goal) || !is_float(s.dtype) || !is_float(goal.dtype))
-        return BAD(t, FV_ERR_SHAPE, "%s: prediction and target differ in shape", name);
-    if (!vector_ok(t, name, in[2], s.dim[0])) return 0;
-    const fvi_attr at = { { kind }, { 0 } };
-    const int64_t one = 1;
-    return record(t, FVI_OP_LOSS_MSE, &at, in, 3, FV_F32, 1, &one);
-}
-
-fv_t fv_loss_mse(fv_tape *t, fv_t a, fv_t target, fv_t weight)
-{
-    return loss_difference(t, "loss_mse", (fv_t[3]){ a, target, weight }, 0);
-}
-
-fv_t fv_loss_smooth_l1(fv_tape *t, fv_t a, fv_t target, fv_t weight)
-{
-    return loss_difference(t, "loss_smooth_l1", (fv_t[3]){ a, target, weight }, 1);
-}
-
-fv_t fv_loss_soft_cross_entropy(fv_tape *t, fv_t logits, fv_t target, fv_t weight)
-{
-    const fv_t in[3] = { logits, target, weight };
-    for (int k = 0; k < 3; k++)
-        if (!handle_ok(t, "loss_soft_cross_entropy", in[k], k == 2)) return 0;
-    const fv_tensor s = t->v[logits].t, goal = t->v[target].t;
-    if (s.ndim != 2 || !same_dims(&s, &goal) || s.dtype != FV_F32 || goal.dtype != FV_F32)
-        return BAD(t, FV_ERR_SHAPE,
-                   "loss_soft_cross_entropy: logits and target must both be f32 [n, V]");
-    if (t->v[target].needs_grad)
-        return BAD(t, FV_ERR_UNSUPPORTED, "loss_soft_cross_entropy: the target has no gradient");
-    if (!vector_ok(t, "loss_soft_cross_entropy", weight, s.dim[0])) return 0;
-    const fvi_attr at = { { 0 }, { 0 } };
-    const int64_t one = 1;
-    const fv_t y = record(t, FVI_OP_LOSS_SOFT_CE, &at, in, 3, FV_F32, 1, &one);
-    record_saved(t, 1, FV_F32, 2, s.dim);
-    return y;
-}
-
-fv_t fv_loss_cross_entropy(fv_tape *t, fv_t logits, fv_t labels)
-{
-    if (!handle_ok(t, "loss_cross_entropy", logits, false) ||
-        !handle_ok(t, "loss_cross_entropy", labels, false))
-        return 0;
-    const fv_tensor s = t->v[logits].t, l = t->v[labels].t;
-    if (s.ndim != 2 || l.ndim != 1 || l.dtype != FV_I32 || l.dim[0] != s.dim[0] ||
-        !is_float(s.dtype))
-        return BAD(t, FV_ERR_SHAPE,
-                   "loss_cross_entropy: logits [n, V] and labels i32 [n] expected");
-    const fvi_attr a = { { 0 }, { 0 } };
-    const fv_t in[2] = { logits, labels };
-    const int64_t one = 1;
-    const fv_t y = record(t, FVI_OP_LOSS_CE, &a, in, 2, FV_F32, 1, &one);
-    record_saved(t, 1, FV_F32, 2, s.dim);
-    return y;
-}
-
-fv_t fv_loss_tree(fv_tape *t, fv_t h, fv_pid w, fv_pid bias, fv_t labels, fv_t paths)
-{
-    if (!handle_ok(t, "loss_tree", h, false) || !handle_ok(t, "loss_tree", labels, false) ||
-        !handle_ok(t, "loss_tree", paths, false))
-        return 0;
-    const fv_t in[5] = { h, fv_param(t, w), fv_param(t, bias), labels, paths };
-    if (t->status != FV_OK) return 0;
-    const fv_tensor s = t->v[h].t, l = t->v[labels].t, m = t->v[in[1]].t, b = t->v[in[2]].t,
-                    p = t->v[paths].t;
-    if (m.ndim != 2 || m.dim[0] < 2 || b.ndim != 1 || b.dim[0] != m.dim[0] || s.ndim != 2 ||
-        !is_float(s.dtype) || s.dim[1] != m.dim[1] || l.ndim != 1 || l.dtype != FV_I32 ||
-        l.dim[0] != s.dim[0] || p.ndim != 2 || p.dtype != FV_I32 || p.dim[1] > FVI_TREE_DEPTH)
-        return BAD(t, FV_ERR_SHAPE,
-                   "loss_tree: h [n, D], weight [V, D], bias [V], labels i32 [n] and paths i32 "
-                   "[L, K] with K up to 24 expected");
-    const fvi_attr a = { { 0 }, { 0 } };
-    const int64_t one = 1, err[2] = { s.dim[0], p.dim[1] };
-    const fv_t y = record(t, FVI_OP_LOSS_TREE, &a, in, 5, FV_F32, 1, &one);
-    record_saved(t, 1, FV_F32, 2, err);
-    return y;
-}
-
 /* ---- RWKV-7 and mixture of experts ----------------------------------------------------------- */
 
 static bool all_ok(fv_tape *t, const char *op, const fv_t *in, int n, int optional_from)
 {
     for (int k = 0; k < n; k++)
-        if (!handle_ok(t, op, in[k], k >= optional_from)) return false;
+        if (!fvi_handle_ok(t, op, in[k], k >= optional_from)) return false;
     return true;
 }
 
@@ -1121,7 +825,7 @@ static fv_t record_lerp(fv_tape *t, fv_t a, fv_t b, fv_t mix, fv_t prev)
     const fv_tensor s = t->v[a].t;
     const fvi_attr at = { { 0 }, { 0 } };
     const fv_t in[4] = { a, b, mix, prev };
-    return record(t, FVI_OP_LERP, &at, in, 4, s.dtype, s.ndim, s.dim);
+    return fvi_record(t, FVI_OP_LERP, &at, in, 4, s.dtype, s.ndim, s.dim);
 }
 
 fv_t fv_lerp(fv_tape *t, fv_t a, fv_t b, fv_t mix)
@@ -1129,9 +833,9 @@ fv_t fv_lerp(fv_tape *t, fv_t a, fv_t b, fv_t mix)
     const fv_t in[3] = { a, b, mix };
     if (!all_ok(t, "lerp", in, 3, 3)) return 0;
     const fv_tensor s = t->v[a].t;
-    if (!same_dims(&s, &t->v[b].t) || !is_float(s.dtype) || !is_float(t->v[b].t.dtype))
+    if (!fvi_same_dims(&s, &t->v[b].t) || !fvi_is_float(s.dtype) || !fvi_is_float(t->v[b].t.dtype))
         return BAD(t, FV_ERR_SHAPE, "lerp: the two operands differ in shape");
-    if (!vector_ok(t, "lerp", mix, last_dim(&s))) return 0;
+    if (!fvi_vector_ok(t, "lerp", mix, fvi_last_dim(&s))) return 0;
     return record_lerp(t, a, b, mix, 0);
 }
 
@@ -1140,9 +844,9 @@ fv_t fv_token_shift(fv_tape *t, fv_t x, fv_t mix, fv_t prev)
     const fv_t in[3] = { x, mix, prev };
     if (!all_ok(t, "token_shift", in, 3, 2)) return 0;
     const fv_tensor s = t->v[x].t, *p = prev ? &t->v[prev].t : NULL;
-    if (s.ndim != 3 || !is_float(s.dtype))
+    if (s.ndim != 3 || !fvi_is_float(s.dtype))
         return BAD(t, FV_ERR_SHAPE, "token_shift: x must be [B, T, C]");
-    if (!vector_ok(t, "token_shift", mix, s.dim[2])) return 0;
+    if (!fvi_vector_ok(t, "token_shift", mix, s.dim[2])) return 0;
     if (p && (p->ndim != 2 || p->dtype != FV_F32 || p->dim[0] != s.dim[0] || p->dim[1] != s.dim[2]))
         return BAD(t, FV_ERR_SHAPE, "token_shift: the row before must be f32 [B, C]");
     return record_lerp(t, x, 0, mix, prev);
@@ -1153,11 +857,11 @@ fv_t fv_mix2(fv_tape *t, fv_t a, fv_t b, fv_t coef)
     const fv_t in[3] = { a, b, coef };
     if (!all_ok(t, "mix2", in, 3, 3)) return 0;
     const fv_tensor s = t->v[a].t;
-    if (!same_dims(&s, &t->v[b].t) || !is_float(s.dtype) || !is_float(t->v[b].t.dtype))
+    if (!fvi_same_dims(&s, &t->v[b].t) || !fvi_is_float(s.dtype) || !fvi_is_float(t->v[b].t.dtype))
         return BAD(t, FV_ERR_SHAPE, "mix2: the two operands differ in shape");
-    if (!vector_ok(t, "mix2", coef, 2)) return 0;
+    if (!fvi_vector_ok(t, "mix2", coef, 2)) return 0;
     const fvi_attr at = { { 0 }, { 0 } };
-    return record(t, FVI_OP_MIX2, &at, in, 3, s.dtype, s.ndim, s.dim);
+    return fvi_record(t, FVI_OP_MIX2, &at, in, 3, s.dtype, s.ndim, s.dim);
 }
 
 /* [B, T, C] with C a multiple of the head, n of them alike. */
@@ -1166,7 +870,7 @@ static bool heads_ok(fv_tape *t, const char *op, const fv_t *x, int n)
     const fv_tensor *s = &t->v[x[0]].t;
     bool fits = s->ndim == 3 && s->dim[2] % FV_WKV_HEAD == 0;
     for (int k = 0; k < n; k++)
-        fits = fits && same_dims(s, &t->v[x[k]].t) && is_float(t->v[x[k]].t.dtype);
+        fits = fits && fvi_same_dims(s, &t->v[x[k]].t) && fvi_is_float(t->v[x[k]].t.dtype);
     if (!fits)
         BAD(t, FV_ERR_SHAPE, "%s: the sequences must be [B, T, C], alike, C a multiple of %d", op,
             FV_WKV_HEAD);
@@ -1180,16 +884,16 @@ fv_t fv_wkv7(fv_tape *t, const fv_wkv *w, fv_t *state_out)
     if (!all_ok(t, "wkv7", in, 7, 6) || !heads_ok(t, "wkv7", in, 3)) return 0;
     const fv_tensor s = t->v[w->r].t;
     for (int k = 3; k < 6; k++)
-        if (!vector_ok(t, "wkv7", in[k], s.dim[2])) return 0;
+        if (!fvi_vector_ok(t, "wkv7", in[k], s.dim[2])) return 0;
     const int64_t B = s.dim[0], T = s.dim[1], H = s.dim[2] / FV_WKV_HEAD;
     const int64_t state[4] = { B, H, FV_WKV_HEAD, FV_WKV_HEAD };
     if (w->state && (t->v[w->state].t.dtype != FV_F32 ||
                      fv_tensor_count(&t->v[w->state].t) != B * H * FV_WKV_HEAD * FV_WKV_HEAD))
         return BAD(t, FV_ERR_SHAPE, "wkv7: the state must be f32 [B, C/16, 16, 16]");
     const fvi_attr at = { { 0 }, { 0 } };
-    const fv_t y = record(t, FVI_OP_WKV, &at, in, 7, s.dtype, 3, s.dim);
+    const fv_t y = fvi_record(t, FVI_OP_WKV, &at, in, 7, s.dtype, 3, s.dim);
     if (y && state_out) {
-        *state_out = new_value(t, FV_F32, 4, state);
+        *state_out = fvi_new_value(t, FV_F32, 4, state);
         if (!*state_out) return 0;
         t->v[*state_out].kind = FVI_NODE;
         t->v[*state_out].node = t->nn - 1;
@@ -1198,7 +902,7 @@ fv_t fv_wkv7(fv_tape *t, const fv_wkv *w, fv_t *state_out)
     }
     const int64_t pieces = (T + FV_WKV_HEAD - 1) / FV_WKV_HEAD; /* fvi_wkv_saved */
     const int64_t saved[2] = { B * H, T * FV_WKV_HEAD + pieces * FV_WKV_HEAD * FV_WKV_HEAD };
-    record_saved(t, 2, FV_F32, 2, saved);
+    fvi_record_saved(t, 2, FV_F32, 2, saved);
     return y;
 }
 
@@ -1209,9 +913,9 @@ fv_t fv_wkv7_head(fv_tape *t, fv_t y, const fv_wkv *w, fv_t weight, fv_t bias, f
     if (!all_ok(t, "wkv7_head", in, 7, 7) || !heads_ok(t, "wkv7_head", in, 4)) return 0;
     const fv_tensor s = t->v[y].t;
     for (int k = 4; k < 7; k++)
-        if (!vector_ok(t, "wkv7_head", in[k], s.dim[2])) return 0;
+        if (!fvi_vector_ok(t, "wkv7_head", in[k], s.dim[2])) return 0;
     const fvi_attr at = { { 0 }, { eps } };
-    return record(t, FVI_OP_WKV_HEAD, &at, in, 7, s.dtype, 3, s.dim);
+    return fvi_record(t, FVI_OP_WKV_HEAD, &at, in, 7, s.dtype, 3, s.dim);
 }
 
 /* f32 [R, E] with a number of experts that the ops take. */
@@ -1220,7 +924,7 @@ static bool routes_ok(fv_tape *t, const char *op, const fv_t *x, int n)
     const fv_tensor *s = &t->v[x[0]].t;
     bool fits = s->ndim == 2 && s->dim[1] >= 3 && s->dim[1] <= FV_MAX_EXPERTS;
     for (int k = 0; k < n; k++)
-        fits = fits && same_dims(s, &t->v[x[k]].t) && t->v[x[k]].t.dtype == FV_F32;
+        fits = fits && fvi_same_dims(s, &t->v[x[k]].t) && t->v[x[k]].t.dtype == FV_F32;
     if (!fits)
         BAD(t, FV_ERR_SHAPE, "%s: f32 [rows, experts] with 3 to %d experts expected", op,
             FV_MAX_EXPERTS);
@@ -1232,7 +936,7 @@ fv_t fv_route_top2(fv_tape *t, fv_t logits)
     if (!all_ok(t, "route_top2", &logits, 1, 1) || !routes_ok(t, "route_top2", &logits, 1))
         return 0;
     const fvi_attr at = { { 0 }, { 0 } };
-    return record(t, FVI_OP_ROUTE, &at, &logits, 1, FV_F32, 2, t->v[logits].t.dim);
+    return fvi_record(t, FVI_OP_ROUTE, &at, &logits, 1, FV_F32, 2, t->v[logits].t.dim);
 }
 
 fv_t fv_route_balance(fv_tape *t, fv_t clean, fv_t noisy, fv_t std, fv_t gate, float balance,
@@ -1242,19 +946,19 @@ fv_t fv_route_balance(fv_tape *t, fv_t clean, fv_t noisy, fv_t std, fv_t gate, f
     if (!all_ok(t, "route_balance", in, 4, 4) || !routes_ok(t, "route_balance", in, 4)) return 0;
     const fvi_attr at = { { 0 }, { balance, z } };
     const int64_t one = 1, sums[2] = { 2, t->v[clean].t.dim[1] };
-    const fv_t y = record(t, FVI_OP_BALANCE, &at, in, 4, FV_F32, 1, &one);
-    record_saved(t, 1, FV_F32, 2, sums);
+    const fv_t y = fvi_record(t, FVI_OP_BALANCE, &at, in, 4, FV_F32, 1, &one);
+    fvi_record_saved(t, 1, FV_F32, 2, sums);
     return y;
 }
 
 fv_t fv_moe(fv_tape *t, fv_t x, fv_t gate, fv_pid up, fv_pid down)
 {
-    if (!handle_ok(t, "moe", x, false) || !handle_ok(t, "moe", gate, false)) return 0;
+    if (!fvi_handle_ok(t, "moe", x, false) || !fvi_handle_ok(t, "moe", gate, false)) return 0;
     x = fv_cast(t, x, t->precision);
     const fv_t in[4] = { x, gate, fv_param(t, down), up >= 0 ? fv_param(t, up) : 0 };
     if (t->status != FV_OK || !routes_ok(t, "moe", &gate, 1)) return 0;
     const fv_tensor s = t->v[x].t, g = t->v[gate].t, d = t->v[in[2]].t;
-    const int64_t K = last_dim(&s), E = g.dim[1];
+    const int64_t K = fvi_last_dim(&s), E = g.dim[1];
     const fv_tensor u = in[3] ? t->v[in[3]].t : d;
     const bool fits = d.ndim == 2 && u.ndim == 2 && d.dim[0] % E == 0 && u.dim[1] == K &&
                       (!in[3] || u.dim[0] == E * d.dim[1]) && g.dim[0] * K == fv_tensor_count(&s);
@@ -1265,5 +969,5 @@ fv_t fv_moe(fv_tape *t, fv_t x, fv_t gate, fv_pid up, fv_pid down)
     fv_tensor y = s;
     y.dim[s.ndim - 1] = d.dim[0] / E;
     const fvi_attr at = { { (int32_t)E }, { 0 } };
-    return record(t, FVI_OP_MOE, &at, in, 4, FV_F32, y.ndim, y.dim);
+    return fvi_record(t, FVI_OP_MOE, &at, in, 4, FV_F32, y.ndim, y.dim);
 }

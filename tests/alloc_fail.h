@@ -49,4 +49,16 @@ static inline fv_allocator alloc_fail_allocator(alloc_fail *f)
     return (fv_allocator){ alloc_fail_alloc, alloc_fail_free, f };
 }
 
+/* A context on that heap, with so many threads; it ends the program where there is none. */
+static inline fv_ctx *alloc_fail_context(alloc_fail *f, int threads)
+{
+    const fv_allocator al = alloc_fail_allocator(f);
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    fv_ctx *c = NULL;
+    o.alloc = &al;
+    o.threads = threads;
+    if (fv_ctx_create(&c, &o) != FV_OK) exit(1);
+    return c;
+}
+
 #endif

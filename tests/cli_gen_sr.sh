@@ -85,7 +85,7 @@ run $sr --tile 96x96 --tile-exact --json big.pgm exact.pgm
         { d = octal($2) - octal($3); if (d * d > 1) bad++ } END { exit bad > 0 }'
 ok $? exact_tiles_are_the_whole_picture
 run $sr --mem 150M --json big.pgm p.pgm
-[ "$(value peak_resident_bytes)" -le 157286400 ]; ok $? memory_stays_below_mem
+memory_within 157286400 memory_stays_below_mem
 refuse too_little_memory 1 "at least [0-9]*M" $sr --mem 20M big.pgm q.pgm
 
 # ---- Video ---------------------------------------------------------------------------------------

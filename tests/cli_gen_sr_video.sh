@@ -143,8 +143,7 @@ y4m 120 100 2 > wide.y4m
 refuse too_little_memory 1 "at least [0-9]*M" $sr --mem 20M --y4m wide.y4m least.y4m
 least=$(sed -n 's/.*at least \([0-9]*M\)$/\1/p' err)
 expect the_least_that_is_told_is_enough 0 $sr --json --mem "${least:-none}" --y4m wide.y4m least.y4m
-[ "$(value peak_resident_bytes)" -le $((${least%M} * 1048576)) ]
-ok $? memory_stays_below_it
+memory_within $((${least%M} * 1048576)) memory_stays_below_it
 
 # ---- Raw frames ----------------------------------------------------------------------------------
 head -c 1152 /dev/zero > in.rgb # two of 16 x 12

@@ -61,6 +61,13 @@ assert not missing, missing' "$file" "$@" 2>> err
 }
 # Value of a key in the JSON of the last command.
 value() { sed -n "s/^  \"$1\": \([^,]*\),*\$/\1/p" out; }
+# The last command's program stayed within this many bytes.
+memory_within() { # bytes, name
+    if [ -n "${SANITIZED:-}" ]; then skip "$2" "sanitizers need memory of their own"; return; fi
+    peak=$(value peak_resident_bytes)
+    [ "${peak:-0}" -gt 0 ] && [ "$peak" -le "$1" ]
+    ok $? "$2"
+}
 near() { # value, from, to
     awk -v v="$1" -v lo="$2" -v hi="$3" 'BEGIN { exit !(v >= lo && v <= hi) }'
 }

@@ -86,4 +86,13 @@ static inline void drop(tar *t)
     *t = (tar){ 0 };
 }
 
+/* Ends the archive, writes it to a file and drops it; ends the program where that fails. */
+static inline void save_tar(tar *t, const char *path)
+{
+    put_end(t);
+    FILE *f = fopen(path, "wb");
+    if (!f || fwrite(t->data, 1, t->size, f) != t->size || fclose(f)) exit(1);
+    drop(t);
+}
+
 #endif

@@ -620,11 +620,7 @@ static void memory_that_runs_out_is_reported_and_returned(void)
     int n = 0;
     for (; status != FV_OK && n < 500; n++) {
         alloc_fail heap = { .left = ALLOC_ALL };
-        const fv_allocator al = alloc_fail_allocator(&heap);
-        fv_ctx_options co = FV_CTX_OPTIONS_INIT;
-        fv_ctx *own = NULL;
-        co.alloc = &al;
-        CHECK(fv_ctx_create(&own, &co) == FV_OK);
+        fv_ctx *own = alloc_fail_context(&heap, 0);
         heap.left = n;
         status = one_of_each(own);
         CHECK_MSG(status == FV_OK || status == FV_ERR_OOM, "%s", fv_status_name(status));

@@ -41,10 +41,7 @@ static void make_data(void)
             snprintf(path, sizeof path, "%c/%d.ppm", 'a' + k, i);
             put_entry(&t, "", path, '0', ppm, n);
         }
-    put_end(&t);
-    FILE *f = fopen(temp_path("data.tar"), "wb");
-    if (!f || fwrite(t.data, 1, t.size, f) != t.size || fclose(f)) exit(1);
-    drop(&t);
+    save_tar(&t, temp_path("data.tar"));
 }
 
 /* A tokenizer of 4-pixel codes with random weights. */

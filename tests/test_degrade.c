@@ -615,12 +615,7 @@ static void every_failing_allocation_is_survived(void)
     int64_t n = 0;
     for (fv_status s = FV_ERR_OOM; s != FV_OK; n++) {
         alloc_fail heap = { .left = ALLOC_ALL };
-        const fv_allocator al = alloc_fail_allocator(&heap);
-        fv_ctx_options co = FV_CTX_OPTIONS_INIT;
-        fv_ctx *own = NULL;
-        co.alloc = &al;
-        co.threads = 2;
-        CHECK(fv_ctx_create(&own, &co) == FV_OK);
+        fv_ctx *own = alloc_fail_context(&heap, 2);
         const int64_t kept = heap.live;
         heap.left = n;
         fv_degrade_options o = FV_DEGRADE_OPTIONS_INIT;

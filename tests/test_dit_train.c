@@ -27,10 +27,7 @@ static void make_data(const char *name, const char *classes)
             snprintf(path, sizeof path, "%c/%d.ppm", *classes, i);
             put_entry(&t, "", path, '0', ppm, n);
         }
-    put_end(&t);
-    FILE *f = fopen(temp_path(name), "wb");
-    if (!f || fwrite(t.data, 1, t.size, f) != t.size || fclose(f)) exit(1);
-    drop(&t);
+    save_tar(&t, temp_path(name));
 }
 
 /* Trains on a data set to temp_dir/OUT; `set` is a further KEY=VALUE. */

@@ -286,6 +286,16 @@ static void a_new_model_returns_its_input(void)
 
 /* ---- Structure ------------------------------------------------------------------------------- */
 
+/* Outputs numbered in their names, n values each. */
+static void copy_values(const fv_plan *p, const char *format, int count, size_t n, float *out)
+{
+    for (int i = 0; i < count; i++) {
+        char name[16];
+        snprintf(name, sizeof name, format, i);
+        memcpy(out + (size_t)i * n, fv_plan_value(p, name).data, n * sizeof(float));
+    }
+}
+
 /* F_j of all j, [4, H * W * C]. */
 static void features_of(const rig *r, float *out)
 {
@@ -307,12 +317,7 @@ static void features_of(const rig *r, float *out)
     bind_data(p);
     fv_params_touch(r->params);
     if (fv_plan_forward(p) != FV_OK) exit(1);
-    for (int j = 0; j < 4; j++) {
-        char name[16];
-        snprintf(name, sizeof name, "f.%d", j);
-        memcpy(out + (size_t)j * H * W * 32, fv_plan_value(p, name).data,
-               H * W * 32 * sizeof(float));
-    }
+    copy_values(p, "f.%d", 4, H * W * 32, out);
     fv_plan_destroy(&p);
     fv_tape_destroy(&t);
 }
@@ -488,11 +493,7 @@ static void run_base(const rig *r, int64_t B, const float *z, float *v, float *c
     }
     if (fv_plan_forward(p) != FV_OK) exit(1);
     memcpy(v, fv_plan_value(p, "v").data, (size_t)B * Z * sizeof(float));
-    for (int i = 0; i < r->net.cfg.blocks && next; i++) {
-        snprintf(name, sizeof name, "next.%d", i);
-        memcpy(next + (size_t)i * H * W * 4, fv_plan_value(p, name).data,
-               H * W * 4 * sizeof(float));
-    }
+    if (next) copy_values(p, "next.%d", r->net.cfg.blocks, H * W * 4, next);
     fv_plan_destroy(&p);
     fv_tape_destroy(&t);
 }

@@ -3,10 +3,9 @@
  * interruption; recipes that are refused. */
 
 #include "pssr_train.h"
-#include "stop_training.h"
 #include "tar_writer.h"
-#include "temp_dir.h"
 #include "test.h"
+#include "training.h"
 #include "vq_train.h"
 
 static fv_ctx *ctx;
@@ -112,39 +111,16 @@ static void make_data(const char *path, bool is_same)
         }
         put_entry(&t, "", names[i], '0', ppm, n);
     }
-    put_end(&t);
-    FILE *f = fopen(temp_path(path), "wb");
-    if (!f || fwrite(t.data, 1, t.size, f) != t.size || fclose(f)) exit(1);
-    drop(&t);
+    save_tar(&t, temp_path(path));
 }
 
-/* more: lines that stand instead of the same keys here, or beside them. */
 static fv_status train(fv_ctx *c, const char *out, const char *init, int resume, const char *more)
 {
-    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
-    fv_train_result result;
-    fv_recipe *r;
-    char folder[160], from[160];
-    const char *text = "engine = pssr\npreset = nano\ndata = four.tar\nworkers = -1\nflip = no\n"
-                       "crop = 48\nbatch = 1\nlr = 2e-3\nema = 0.9\nprecision = f32\n"
-                       "export = f32\neval_pictures = 0\nwarmup = 1\nsave_every = 2\nsteps = 4\n"
-                       "native_max = 1\nlog_every = 1\n";
-    FV_TRY(fv_recipe_parse(c, &r, text, strlen(text)));
-    for (const char *line = more, *end; (end = strchr(line, '\n')); line = end + 1) {
-        char set[240];
-        snprintf(set, sizeof set, "%.*s", (int)(end - line), line);
-        FV_TRY(fv_recipe_set(r, set));
-    }
-    snprintf(folder, sizeof folder, "%s/run-%s", temp_dir, out);
-    snprintf(from, sizeof from, "%s/%s", temp_dir, init ? init : "");
-    o.data_dir = temp_dir;
-    o.out_dir = folder;
-    o.export_path = temp_path(out);
-    o.init = init ? from : NULL;
-    o.resume = resume;
-    const fv_status s = fv_pssr_train(c, r, &o, &result);
-    fv_recipe_close(&r);
-    return s;
+    const char *recipe = "engine = pssr\npreset = nano\ndata = four.tar\nworkers = -1\nflip = no\n"
+                         "crop = 48\nbatch = 1\nlr = 2e-3\nema = 0.9\nprecision = f32\n"
+                         "export = f32\neval_pictures = 0\nwarmup = 1\nsave_every = 2\nsteps = 4\n"
+                         "native_max = 1\nlog_every = 1\n";
+    return train_recipe(c, fv_pssr_train, recipe, more, out, init, resume);
 }
 
 static double number(const char *model, const char *key)

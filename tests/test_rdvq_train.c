@@ -3,10 +3,9 @@
 
 #include "fovea_codec.h"
 #include "rdvq.h"
-#include "stop_training.h"
 #include "tar_writer.h"
-#include "temp_dir.h"
 #include "test.h"
+#include "training.h"
 #include "vq_train.h"
 
 static fv_ctx *ctx;
@@ -42,10 +41,7 @@ static void make_data(void)
         snprintf(path, sizeof path, "%d.ppm", i);
         put_entry(&t, "", path, '0', ppm, n);
     }
-    put_end(&t);
-    FILE *f = fopen(temp_path("data.tar"), "wb");
-    if (!f || fwrite(t.data, 1, t.size, f) != t.size || fclose(f)) exit(1);
-    drop(&t);
+    save_tar(&t, temp_path("data.tar"));
 }
 
 /* ---- Native crops ---------------------------------------------------------------------------- */
@@ -117,46 +113,14 @@ static void native_crops_are_a_function_of_the_step(void)
 
 /* ---- Stages ---------------------------------------------------------------------------------- */
 
-/* more: lines that stand instead of the same keys here, or beside them. */
 static fv_status train(fv_ctx *c, const char *out, const char *init, int resume, const char *more)
 {
-    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
-    fv_train_result result;
-    fv_recipe *r;
-    char text[1024], folder[160], from[160];
-    snprintf(text, sizeof text,
-             "engine = rdvq\npreset = rdvq-xs\ndata = data.tar\nworkers = -1\nnative_max = 1.5\n"
-             "codes = 32\nbatch = 1\nlr = 2e-3\nema = 0.9\nprecision = f32\nexport = f32\n"
-             "eval_pictures = 0\nrestart_batches = 2\nkmeans_at = 2\nwarmup = 1\n"
-             "restart_every = 2\nsave_every = 3\nlog_every = 1\n");
-    FV_TRY(fv_recipe_parse(c, &r, text, strlen(text)));
-    for (const char *line = more, *end; (end = strchr(line, '\n')); line = end + 1) {
-        char set[240];
-        snprintf(set, sizeof set, "%.*s", (int)(end - line), line);
-        FV_TRY(fv_recipe_set(r, set));
-    }
-    snprintf(folder, sizeof folder, "%s/run-%s", temp_dir, out);
-    snprintf(from, sizeof from, "%s/%s", temp_dir, init ? init : "");
-    o.data_dir = temp_dir;
-    o.out_dir = folder;
-    o.export_path = temp_path(out);
-    o.init = init ? from : NULL;
-    o.resume = resume;
-    const fv_status s = fv_rdvq_train(c, r, &o, &result);
-    fv_recipe_close(&r);
-    return s;
-}
-
-static bool same_tensors(const char *one, const char *two)
-{
-    uint8_t hash[2][32];
-    for (int k = 0; k < 2; k++) {
-        fv_model *m;
-        if (fv_model_open(ctx, &m, temp_path(k ? two : one), NULL) != FV_OK) return false;
-        fv_model_hash(m, hash[k]);
-        fv_model_close(&m);
-    }
-    return memcmp(hash[0], hash[1], 32) == 0;
+    const char *recipe =
+        "engine = rdvq\npreset = rdvq-xs\ndata = data.tar\nworkers = -1\nnative_max = 1.5\n"
+        "codes = 32\nbatch = 1\nlr = 2e-3\nema = 0.9\nprecision = f32\nexport = f32\n"
+        "eval_pictures = 0\nrestart_batches = 2\nkmeans_at = 2\nwarmup = 1\n"
+        "restart_every = 2\nsave_every = 3\nlog_every = 1\n";
+    return train_recipe(c, fv_rdvq_train, recipe, more, out, init, resume);
 }
 
 /* Does any value of the tensors whose names have `part` in them differ? */
@@ -227,7 +191,7 @@ static void check_stops(const char *init, const char *stage)
     OK(c, train(c, "whole", init, 0, stage));
     OK(c, stop_and_go(c, go_on, &(part){ init, stage }, 60000, 2, &stops));
     CHECK_MSG(stops > 1, "%d stops", stops);
-    CHECK(same_tensors("whole", "parts"));
+    CHECK(same_tensors(ctx, "whole", "parts"));
     fv_ctx_destroy(&c);
 }
 

@@ -480,7 +480,7 @@ static void a_frame_is_the_picture_before_rounding(void)
         o.scale = scale;
         o.tile_width = o.tile_height = 96;
         fv_image whole = enlarge(&img, o, NULL), frame;
-        OK(ctx, fv_sr_stream_open(ctx, &s, sr, WIDE, HIGH, &o));
+        OK(ctx, fv_sr_stream_open(ctx, &s, sr, WIDE, HIGH, &o, NULL));
         fv_sr_stream_size(s, &w, &h);
         CHECK(w == scale * WIDE && h == scale * HIGH);
         OK(ctx, fv_sr_stream_frame(s, in, out, NULL));

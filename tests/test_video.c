@@ -725,11 +725,7 @@ static void every_failing_allocation_is_survived(void)
     int64_t n = 0;
     for (fv_status s = FV_ERR_OOM; s != FV_OK; n++) {
         alloc_fail heap = { .left = ALLOC_ALL };
-        const fv_allocator al = alloc_fail_allocator(&heap);
-        fv_ctx_options co = FV_CTX_OPTIONS_INIT;
-        fv_ctx *own = NULL;
-        co.alloc = &al;
-        CHECK(fv_ctx_create(&own, &co) == FV_OK);
+        fv_ctx *own = alloc_fail_context(&heap, 0);
         const int64_t kept = heap.live;
         memory in = text("YUV4MPEG2 W2 H2\nFRAME\n123456"), out = { 0 };
         fv_video_options o = on(&in, FV_VIDEO_Y4M), files = FV_VIDEO_OPTIONS_INIT;

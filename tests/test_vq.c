@@ -5,10 +5,9 @@
 #include "alloc_fail.h"
 #include "fovea_ar.h"
 #include "patch_gan.h"
-#include "stop_training.h"
 #include "tar_writer.h"
-#include "temp_dir.h"
 #include "test.h"
+#include "training.h"
 #include "vq_train.h"
 
 static fv_ctx *ctx;
@@ -799,47 +798,20 @@ static void make_data(void)
         snprintf(path, sizeof path, "%c/%d.ppm", "ab"[i % 2], i);
         put_entry(&t, "", path, '0', ppm, n);
     }
-    put_end(&t);
-    FILE *f = fopen(temp_path("data.tar"), "wb");
-    if (!f || fwrite(t.data, 1, t.size, f) != t.size || fclose(f)) exit(1);
-    drop(&t);
+    save_tar(&t, temp_path("data.tar"));
 }
 
 /* Runs of up to 24 steps restart codes at every second one. */
 static fv_status train(fv_ctx *c, const char *out, int steps, int resume, const char *set)
 {
-    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
-    fv_train_result result;
-    fv_recipe *r;
-    char text[512], folder[160];
+    char text[512], more[256];
     snprintf(text, sizeof text,
              "engine = vq\npreset = vq-s8\nimage_size = 16\ndata = data.tar\nworkers = -1\n"
              "channels = 8\nlatent = 8\ncodes = 24\nbatch = 8\nsteps = %d\nlr = 3e-3\n"
              "ema = 0.9\nprecision = f32\nexport = f32\nrestart_every = %d\nrestart_batches = 2\n"
              "eval_every = 0\nsave_every = 5\n", steps, steps > 24 ? 20 : 2);
-    FV_TRY(fv_recipe_parse(c, &r, text, strlen(text)));
-    snprintf(folder, sizeof folder, "%s/run-%s", temp_dir, out);
-    o.data_dir = temp_dir;
-    o.out_dir = folder;
-    o.export_path = temp_path(out);
-    o.resume = resume;
-    fv_status s = set[0] ? fv_recipe_set(r, set) : FV_OK;
-    if (s == FV_OK) s = fv_vq_train(c, r, &o, &result);
-    fv_recipe_close(&r);
-    return s;
-}
-
-static bool same_tensors(const char *one, const char *two)
-{
-    fv_model *a, *b;
-    uint8_t ha[32], hb[32];
-    if (fv_model_open(ctx, &a, temp_path(one), NULL) != FV_OK) return false;
-    fv_model_hash(a, ha);
-    fv_model_close(&a);
-    if (fv_model_open(ctx, &b, temp_path(two), NULL) != FV_OK) return false;
-    fv_model_hash(b, hb);
-    fv_model_close(&b);
-    return memcmp(ha, hb, sizeof ha) == 0;
+    snprintf(more, sizeof more, "%s\n", set);
+    return train_recipe(c, fv_vq_train, text, set[0] ? more : "", out, NULL, resume);
 }
 
 static fv_status go_on(fv_ctx *c, void *user) { return train(c, "parts", 24, 1, user); }
@@ -854,7 +826,7 @@ static void check_stops(const char *set)
     int stops = 0;
     OK(c, stop_and_go(c, go_on, (void *)(uintptr_t)set, 3000, 4, &stops));
     CHECK_MSG(stops > 2, "%d stops", stops);
-    CHECK(same_tensors("whole", "parts"));
+    CHECK(same_tensors(ctx, "whole", "parts"));
     fv_ctx_destroy(&c);
 }
 static void a_run_that_is_stopped_anywhere_ends_the_same(void) { check_stops(""); }
@@ -900,7 +872,7 @@ static void a_discriminator_joins_in_at_its_time(void)
     fv_model *m;
     OK(c, train(c, "alone", 8, 0, "gan=1"));
     OK(c, train(c, "never", 8, 0, "gan=1e-30"));
-    CHECK(!same_tensors("alone", "never"));
+    CHECK(!same_tensors(ctx, "alone", "never"));
     OK(ctx, open_file("alone"));
     OK(ctx, fv_model_open(ctx, &m, temp_path("alone"), NULL));
     for (int i = 0; i < fv_model_count(m); i++)

@@ -17,6 +17,7 @@
 
 #include "bench_sheet.h"
 #include "cli_picture.h"
+#include "cli_sr.h"
 
 #define PATCH 64
 #define SHEET_SIDE 160
@@ -319,18 +320,10 @@ static fv_status run_file(sr_bench *b, int i)
 
 static int open_model(sr_bench *b)
 {
-    size_t size = 0;
-    const void *bytes = b->a->model ? NULL : fv_sr_default_model(&size);
-    if (!b->a->model && !bytes)
-        return cli_fail(CLI_FAILED, "no default model for super-resolution in this build: give "
-                                    "--model FILE");
-    fv_status s = bytes ? fv_model_open_memory(b->ctx, &b->file, bytes, size, NULL)
-                        : fv_model_open(b->ctx, &b->file, b->a->model, NULL);
+    const int code = cli_open_sr(b->ctx, b->a->model, &b->a->common, &b->file, &b->sr);
     b->precision = cli_precision(b->ctx, &b->a->common);
-    if (s == FV_OK) s = fv_sr_open(b->ctx, &b->sr, b->file, b->precision);
-    if (s != FV_OK) return cli_report(b->ctx, s, b->a->model ? b->a->model : "embedded model");
-    fv_sr_get_info(b->sr, &b->info);
-    return CLI_OK;
+    if (code == CLI_OK) fv_sr_get_info(b->sr, &b->info);
+    return code;
 }
 
 static int open_weights(sr_bench *b, int k)
@@ -391,7 +384,7 @@ static void release(sr_bench *b)
 
 static int run_files(void *args, const char **files, int count)
 {
-    const sr_args *a = args;
+    const sr_bench_args *a = args;
     int code = CLI_OK;
     const char *const made[] = {a->sheet, a->csv};
     for (int i = 0; i < 2 && code == CLI_OK; i++)
@@ -417,7 +410,7 @@ static int run_files(void *args, const char **files, int count)
 
 int bench_sr(int argc, char **argv)
 {
-    sr_args a = {.rounds = 5, .clips = 4};
+    sr_bench_args a = {.rounds = 5, .clips = 4};
     const cli_option options[] = {
         {0, "model", "FILE", "the model (default: the embedded one)", CLI_STRING, &a.model, 0, 0},
         {0, "degraded", NULL, "small pictures with blur, noise and JPEG", CLI_FLAG, &a.is_degraded,

@@ -14,12 +14,12 @@ int bench_sr(int argc, char **argv);
 #define SR_STEPS 8
 #define SR_SHEET_PICTURES 5
 
-typedef struct sr_args {
+typedef struct sr_bench_args {
     cli_common common;
     const char *model, *csv, *sheet, *weights[2]; /* of LPIPS, of DISTS */
     int pictures, side, rounds, clips;
     bool is_degraded;
-} sr_args;
+} sr_bench_args;
 
 enum { SR_PSNR_Y, SR_SSIM, SR_GMSD, SR_WD, SR_SPECTRUM, SR_LPIPS, SR_DISTS, SR_MEASURES };
 
@@ -39,7 +39,7 @@ typedef struct sr_speed {
 } sr_speed;
 
 typedef struct sr_bench {
-    const sr_args *a;
+    const sr_bench_args *a;
     fv_ctx *ctx;
     fv_model *file, *weights[2];
     fv_sr *sr;

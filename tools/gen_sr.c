@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli_picture.h"
+#include "cli_sr.h"
 #include "gen_sr.h"
 
 #define MOST_BYTES ((uint64_t)1 << 32)
@@ -37,15 +38,13 @@ int gen_sr_pair(const char *option, const char *text, int *a, int *b)
     return cli_fail(CLI_USAGE, "%s %s: give WIDTHxHEIGHT in pixels", option, text);
 }
 
-static int set_update(const char *name, fv_sr_options *o)
+/* "paper" is the update of ref after every step. */
+static void set_update(const char *name, fv_sr_options *o)
 {
-    static const char *const names[] = { "lerp", "lock", "ref", "off", "paper" };
-    for (int i = 0; name && i < 5; i++) {
-        if (strcmp(name, names[i]) != 0) continue;
-        o->fdu = i == 4 ? (int)FV_FDU_REF : i;
-        o->update_each = i == 4;
-    }
-    return CLI_OK;
+    fv_fdu_mode mode = FV_FDU_REF;
+    if (!name) return;
+    o->update_each = !fv_fdu_find(name, &mode);
+    o->fdu = (int)mode;
 }
 
 static int set_options(const sr_args *a, fv_sr_options *o)
@@ -66,7 +65,8 @@ static int set_options(const sr_args *a, fv_sr_options *o)
     if (a->size) code = gen_sr_pair("--out-size", a->size, &o->width, &o->height);
     if (code == CLI_OK && a->tile)
         code = gen_sr_pair("--tile", a->tile, &o->tile_width, &o->tile_height);
-    return code == CLI_OK ? set_update(a->fdu, o) : code;
+    set_update(a->fdu, o);
+    return code;
 }
 
 /* Free memory as the system tells it; 0 = unknown. */
@@ -95,19 +95,6 @@ int gen_sr_too_little(uint64_t least)
 {
     return cli_fail(CLI_FAILED, "too little memory: --mem must be at least %lluM",
                     (unsigned long long)((least + cli_resident_peak() + OWN_BYTES) / 1048576 + 1));
-}
-
-int gen_sr_open(fv_ctx *ctx, const sr_args *a, fv_model **file, fv_sr **sr)
-{
-    size_t size = 0;
-    const void *bytes = a->model ? NULL : fv_sr_default_model(&size);
-    if (!a->model && !bytes)
-        return cli_fail(CLI_FAILED, "no default model for super-resolution in this build: give "
-                        "--model FILE");
-    fv_status s = bytes ? fv_model_open_memory(ctx, file, bytes, size, NULL) :
-                          fv_model_open(ctx, file, a->model, NULL);
-    if (s == FV_OK) s = fv_sr_open(ctx, sr, *file, cli_precision(ctx, &a->common));
-    return s == FV_OK ? CLI_OK : cli_report(ctx, s, a->model ? a->model : "embedded model");
 }
 
 /* ---- Reading and writing --------------------------------------------------------------------- */
@@ -347,7 +334,7 @@ static int one_picture(sr_run *r)
     if (r->a->sheet && !cli_has_picture_suffix(r->a->sheet))
         return cli_fail(CLI_USAGE, "--compare %s: the suffix names no picture format", r->a->sheet);
     code = cli_start(&r->ctx, &r->a->common);
-    if (code == CLI_OK) code = gen_sr_open(r->ctx, r->a, &r->file, &r->sr);
+    if (code == CLI_OK) code = cli_open_sr(r->ctx, r->a->model, &r->a->common, &r->file, &r->sr);
     if (code == CLI_OK) fv_sr_get_info(r->sr, &r->info);
     if (code == CLI_OK) code = read_picture(r, r->in_path, &r->in);
     if (code == CLI_OK && r->a->reference)

@@ -19,7 +19,6 @@ int gen_sr_pair(const char *option, const char *text, int *a, int *b);
 int gen_sr_memory(const sr_args *a, uint64_t *most);
 /* Says what would do when the library had too little. */
 int gen_sr_too_little(uint64_t least);
-int gen_sr_open(fv_ctx *ctx, const sr_args *a, fv_model **file, fv_sr **sr);
 /* gen_sr_video.c: frames from one folder, file or pipe to another. */
 int gen_sr_video(fv_ctx *ctx, const sr_args *a, const fv_sr_options *o, const char *in,
                  const char *out);

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli_sr.h"
 #include "gen_sr.h"
 
 /* A pixel of a frame as floats, in reader or writer (planes of floats, codes) and in a file. */
@@ -128,16 +129,6 @@ static uint64_t frame_bytes(const video *v)
     return (uint64_t)(FRAME_BYTES * (in * v->from.height + w * h));
 }
 
-/* The library's message names the least that the stream would do with. */
-static int report_stream(const video *v, fv_status s)
-{
-    unsigned long long least;
-    const char *text = s == FV_ERR_OOM ? strstr(fv_ctx_error(v->ctx), "at least ") : NULL;
-    if (text && sscanf(text, "at least %llu MiB", &least) == 1)
-        return gen_sr_too_little((least << 20) + frame_bytes(v));
-    return cli_report(v->ctx, s, v->in);
-}
-
 static int open_stream(video *v)
 {
     const size_t pixels = (size_t)v->from.width * (size_t)v->from.height;
@@ -147,9 +138,11 @@ static int open_stream(video *v)
     /* 0 is no bound: free memory that the system does not tell */
     if (v->o.max_bytes) v->o.max_bytes = v->o.max_bytes > own ? v->o.max_bytes - own : 1;
     v->o.depth = 0;
-    const fv_status s =
-        fv_sr_stream_open(v->ctx, &v->stream, v->sr, v->from.width, v->from.height, &v->o);
-    if (s != FV_OK) return report_stream(v, s);
+    fv_sr_stats stats;
+    const fv_status s = fv_sr_stream_open(v->ctx, &v->stream, v->sr, v->from.width,
+                                          v->from.height, &v->o, &stats);
+    if (s == FV_ERR_OOM && stats.least_bytes) return gen_sr_too_little(stats.least_bytes + own);
+    if (s != FV_OK) return cli_report(v->ctx, s, v->in);
     int w, h;
     fv_sr_stream_size(v->stream, &w, &h);
     v->frame = malloc(pixels * 3 * sizeof(float));
@@ -289,7 +282,7 @@ int gen_sr_video(fv_ctx *ctx, const sr_args *a, const fv_sr_options *o, const ch
     v.kind = a->is_y4m ? FV_VIDEO_Y4M : a->raw ? FV_VIDEO_RAW : FV_VIDEO_FILES;
     signal(SIGPIPE, SIG_IGN); /* a reader that goes away is an error of the write, */
     signal(SIGXFSZ, SIG_IGN); /* and so is a file that must not grow */
-    int code = gen_sr_open(ctx, a, &v.file, &v.sr);
+    int code = cli_open_sr(ctx, a->model, &a->common, &v.file, &v.sr);
     if (code == CLI_OK) code = open_input(&v);
     if (code == CLI_OK) code = open_stream(&v);
     v.o.depth = depth;

@@ -213,8 +213,6 @@ static void info_json(fv_ctx *ctx, const gen_model *m)
     cli_json_close(&j);
 }
 
-static const char *const update_names[] = {"lerp", "lock", "ref", "off"}; /* by fv_fdu_mode */
-
 /* A model of another kind: what can be said about any model file. */
 static int info_other(const gen_model *m, const cli_common *c)
 {
@@ -262,7 +260,7 @@ static void print_sr(const fv_sr_info *i, const gen_model *m)
            (double)i->draft_parameters * 1e-6);
     printf("work        MFLOP a pixel at 4x: base %.3f, once %.3f, a draft step %.3f\n",
            i->base_flop * 1e-6, i->once_flop * 1e-6, i->draft_flop * 1e-6);
-    printf("defaults    detail %g, update %s\n", (double)i->detail, update_names[i->fdu]);
+    printf("defaults    detail %g, update %s\n", (double)i->detail, fv_fdu_name(i->fdu));
     gen_info_origin(m);
     printf("sha256      %s\n", hex);
 }
@@ -285,7 +283,7 @@ static int info_sr(fv_ctx *ctx, const gen_model *m, const cli_common *c)
         cli_json_number(&j, "draft_blocks", i.draft_blocks);
         cli_json_number(&j, "steps", i.steps);
         cli_json_number(&j, "detail", (double)i.detail);
-        cli_json_string(&j, "update", update_names[i.fdu]);
+        cli_json_string(&j, "update", fv_fdu_name(i.fdu));
         cli_json_u64(&j, "base_parameters", (uint64_t)i.base_parameters);
         cli_json_u64(&j, "draft_parameters", (uint64_t)i.draft_parameters);
         cli_hex(i.hash, 32, hex);
