@@ -1,12 +1,12 @@
 #!/bin/sh
-# cli_perceptual.sh - LPIPS and DISTS in the programs: fovea convert --weights, and vpic compare with
-# what it made; what both refuse.
+# cli_perceptual.sh - LPIPS and DISTS in the programs: fovea convert --weights, vpic compare, gen sr
+# and fovea bench sr with what it made; what they refuse.
 #
-# FOVEA and VPIC name the programs. Networks are narrow and have random weights: that values are
+# FOVEA, VPIC and GEN name the programs. Networks are narrow and have random weights: that values are
 # those of the definitions is tested in test_perceptual.
 # shellcheck disable=SC2086 # options in variables are several words
 set -u
-: "${FOVEA:?path of fovea}" "${VPIC:?path of vpic}"
+: "${FOVEA:?path of fovea}" "${VPIC:?path of vpic}" "${GEN:?path of gen}"
 . "$(dirname "$0")/shell_checks.sh"
 
 # ---- Files as others publish them ----------------------------------------------------------------
@@ -118,4 +118,46 @@ refuse missing_model 1 "none.*No such file" "$VPIC" compare --lpips none a.pgm b
 refuse no_model 3 "text" "$VPIC" compare --dists text a.pgm b.pgm
 refuse model_before_convert 3 "fovea convert" "$VPIC" compare --lpips alexnet a.pgm b.pgm
 refuse too_small 2 "sides of 31 to" "$VPIC" compare --lpips lpips.safetensors small.pgm small.pgm
+
+# ---- gen sr --------------------------------------------------------------------------------------
+expect a_model 0 "$FOVEA" new pssr-nano --seed 2 -o sr.safetensors
+sr="$GEN sr --model sr.safetensors --precision f32 -f --scale 1 --reference c.pgm"
+expect sr_json 0 $sr --json $both a.pgm large.pgm
+json_ok out psnr_db lpips bicubic_lpips dists bicubic_dists; ok $? sr_json_has_both
+lpips=$(value lpips) bicubic=$(value bicubic_lpips) dists=$(value dists)
+# --scale 1: the bicubic enlargement is the picture itself
+for pair in "large.pgm $lpips $dists" "a.pgm $bicubic $(value bicubic_dists)"; do
+    # shellcheck disable=SC2086
+    set -- $pair
+    run "$VPIC" compare --json $both c.pgm "$1"
+    near "$2" "$(awk -v v="$(value lpips)" 'BEGIN { print v - 1e-5 }')" \
+        "$(awk -v v="$(value lpips)" 'BEGIN { print v + 1e-5 }')" &&
+        near "$3" "$(awk -v v="$(value dists)" 'BEGIN { print v - 1e-5 }')" \
+            "$(awk -v v="$(value dists)" 'BEGIN { print v + 1e-5 }')"
+    ok $? "sr_measures_as_vpic_compare_does $1"
+done
+expect sr_text 0 $sr $both a.pgm large.pgm
+grep -q "^gen: LPIPS $(printf %.4f "$lpips") (bicubic $(printf %.4f "$bicubic"))\$" err &&
+    grep -q "^gen: DISTS $(printf %.4f "$dists") " err
+ok $? sr_text_and_json_agree
+expect sr_without_weights 0 $sr --json a.pgm large.pgm
+! grep -q 'lpips\|dists' out; ok $? sr_neither_without_weights
+expect sr_one_of_them 0 $sr --json --dists dists.safetensors a.pgm large.pgm
+grep -q '"dists"' out && ! grep -q 'lpips' out; ok $? sr_only_the_one_asked_for
+refuse sr_weights_without_a_reference 2 "--reference" \
+    "$GEN" sr --model sr.safetensors -q --lpips lpips.safetensors a.pgm q.pgm
+refuse sr_dists_as_lpips 3 "weights of DISTS, not of LPIPS" $sr -q --lpips dists.safetensors a.pgm q.pgm
+refuse sr_missing_weights 1 "none.*No such file" $sr -q --dists none a.pgm q.pgm
+refuse sr_too_small 3 "sides of 31" "$GEN" sr --model sr.safetensors -q --scale 1 \
+    --reference small.pgm --lpips lpips.safetensors small.pgm q.pgm
+
+# ---- fovea bench sr ------------------------------------------------------------------------------
+mkdir photos
+cp "$tests/data/photos/000_extreme-desert-hike.webp" photos
+bench="$FOVEA bench sr --model sr.safetensors photos --side 64 --clips 0 --rounds 1"
+expect bench_text 0 $bench $both
+grep -q '^way .*LPIPS *DISTS' out; ok $? bench_has_a_column_each
+expect bench_json 0 $bench --json --lpips lpips.safetensors
+grep -q '"lpips": [0-9.]*' out && grep -q '"dists": null' out; ok $? bench_json_has_the_one_asked_for
+refuse bench_dists_as_lpips 3 "weights of DISTS, not of LPIPS" $bench --lpips dists.safetensors
 finish

@@ -191,11 +191,8 @@ static fv_status measure(const sr_bench *b, luma_pair *l, const fv_image *origin
     v[SR_WD] = NAN;
     if (s == FV_OK && made->width >= CLI_TEXTURE_SIDE && made->height >= CLI_TEXTURE_SIDE)
         s = fv_texture(b->ctx, made, original, &v[SR_WD]);
-    for (int k = 0; k < 2; k++) {
-        v[SR_LPIPS + k] = NAN;
-        if (s == FV_OK && b->net[k])
-            s = fv_perceptual_distance(b->ctx, b->net[k], made, original, &v[SR_LPIPS + k]);
-    }
+    if (s == FV_OK)
+        s = cli_measure_perceptual(b->ctx, &b->nets, made, original, &v[SR_LPIPS]);
     return s;
 }
 
@@ -326,18 +323,6 @@ static int open_model(sr_bench *b)
     return code;
 }
 
-static int open_weights(sr_bench *b, int k)
-{
-    const char *path = b->a->weights[k];
-    if (!path) return CLI_OK;
-    fv_status s = fv_model_open(b->ctx, &b->weights[k], path, NULL);
-    if (s == FV_OK) s = fv_perceptual_open(b->ctx, &b->net[k], b->weights[k]);
-    if (s != FV_OK) return cli_report(b->ctx, s, path);
-    if (strcmp(fv_perceptual_name(b->net[k]), sr_measure_name[SR_LPIPS + k]) == 0) return CLI_OK;
-    return cli_fail(CLI_BAD_INPUT, "%s: has the weights of %s, not of %s", path,
-                    fv_perceptual_name(b->net[k]), sr_measure_name[SR_LPIPS + k]);
-}
-
 static int run_all(sr_bench *b)
 {
     const size_t n = (size_t)b->file_count;
@@ -357,7 +342,7 @@ static int run_all(sr_bench *b)
 static int work(sr_bench *b)
 {
     int code = open_model(b);
-    for (int k = 0; k < 2 && code == CLI_OK; k++) code = open_weights(b, k);
+    if (code == CLI_OK) code = cli_open_perceptual(b->ctx, b->a->weights, &b->nets);
     if (code != CLI_OK) return code;
     add_ways(b);
     code = run_all(b);
@@ -374,10 +359,7 @@ static void release(sr_bench *b)
         for (int k = 0; k < b->ways; k++) fv_image_free(b->ctx, &b->way[k].crop[i]);
         fv_image_free(b->ctx, &b->crop[i]);
     }
-    for (int k = 0; k < 2; k++) {
-        fv_perceptual_close(&b->net[k]);
-        fv_model_close(&b->weights[k]);
-    }
+    cli_close_perceptual(&b->nets);
     fv_sr_close(&b->sr);
     fv_model_close(&b->file);
 }
@@ -421,8 +403,7 @@ int bench_sr(int argc, char **argv)
         {0, "clips", "N", "clips with motion (default 4)", CLI_INT, &a.clips, 0, 1000},
         {0, "rounds", "N", "times: medians of so many (default 5)", CLI_INT, &a.rounds, 1,
          SR_ROUNDS},
-        {0, "lpips", "FILE", "weights of LPIPS, of fovea convert", CLI_STRING, &a.weights[0], 0, 0},
-        {0, "dists", "FILE", "weights of DISTS, of fovea convert", CLI_STRING, &a.weights[1], 0, 0},
+        CLI_OPT_PERCEPTUAL(a.weights),
         {0, "csv", "FILE", "every picture as comma-separated values", CLI_STRING, &a.csv, 0, 0},
         {0, "sheet", "FILE", "crops side by side", CLI_STRING, &a.sheet, 0, 0},
         CLI_OPT_FORCE(&a.common),

@@ -2,7 +2,7 @@
 #ifndef FOVEA_BENCH_SR_H
 #define FOVEA_BENCH_SR_H
 
-#include "cli.h"
+#include "cli_perceptual.h"
 #include "fovea_diffusion.h"
 
 /* argv[0] is the verb. Returns an exit code of cli.h. */
@@ -16,7 +16,7 @@ int bench_sr(int argc, char **argv);
 
 typedef struct sr_bench_args {
     cli_common common;
-    const char *model, *csv, *sheet, *weights[2]; /* of LPIPS, of DISTS */
+    const char *model, *csv, *sheet, *weights[CLI_PERCEPTUALS];
     int pictures, side, rounds, clips;
     bool is_degraded;
 } sr_bench_args;
@@ -41,9 +41,9 @@ typedef struct sr_speed {
 typedef struct sr_bench {
     const sr_bench_args *a;
     fv_ctx *ctx;
-    fv_model *file, *weights[2];
+    fv_model *file;
     fv_sr *sr;
-    fv_perceptual *net[2];
+    cli_perceptual nets;
     fv_sr_info info;
     fv_dtype precision;
     char **files;

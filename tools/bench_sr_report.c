@@ -56,15 +56,16 @@ static void print_quality(const sr_bench *b)
 {
     static const int digits[SR_MEASURES] = {2, 4, 4, 4, 3, 4, 4};
     int columns = SR_LPIPS;
-    for (int k = 0; k < 2; k++) columns += b->net[k] != NULL;
+    for (int k = 0; k < CLI_PERCEPTUALS; k++) columns += b->nets.net[k] != NULL;
     printf("%-18s", "way");
     for (int m = 0; m < SR_MEASURES; m++)
-        if (m < SR_LPIPS || b->net[m - SR_LPIPS]) printf("%10s", sr_measure_name[m]);
+        if (m < SR_LPIPS || b->nets.net[m - SR_LPIPS]) printf("%10s", sr_measure_name[m]);
     printf("%10s%9s\n", "gain dB", "motion");
     for (int i = 0; i < b->ways; i++) {
         printf("%-18s", b->way[i].name);
         for (int m = 0; m < SR_MEASURES; m++)
-            if (m < SR_LPIPS || b->net[m - SR_LPIPS]) print_number(mean_of(b, i, m), 10, digits[m]);
+            if (m < SR_LPIPS || b->nets.net[m - SR_LPIPS])
+                print_number(mean_of(b, i, m), 10, digits[m]);
         printf("%+10.2f", mean_of(b, i, SR_PSNR_Y) - mean_of(b, 1, SR_PSNR_Y));
         print_number(motion_of(b, b->way[i].motion), 9, 3);
         printf("\n");

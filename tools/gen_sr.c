@@ -13,6 +13,11 @@
 #define TRIAL_SIDE 64                  /* pixels of the crop that --speedup is measured on */
 #define TRIALS 3
 
+typedef struct judged {
+    cli_measures m;
+    double distance[CLI_PERCEPTUALS]; /* NAN: no weights */
+} judged;
+
 typedef struct sr_run {
     fv_ctx *ctx;
     const sr_args *a;
@@ -25,7 +30,8 @@ typedef struct sr_run {
     fv_sr_stats stats;
     double measured_speedup;           /* NAN: not asked for */
     bool has_reference;
-    cli_measures bicubic, ours;
+    cli_perceptual nets;
+    judged bicubic, ours;
 } sr_run;
 
 /* ---- Options --------------------------------------------------------------------------------- */
@@ -60,6 +66,8 @@ static int set_options(const sr_args *a, fv_sr_options *o)
                                                               FV_SR_ALPHA_BICUBIC;
     o->depth = a->depth && strcmp(a->depth, "same") != 0 ? atoi(a->depth) : 0;
     if (a->size && a->scale > 0) return cli_fail(CLI_USAGE, "give --scale or --out-size, not both");
+    if ((a->weights[CLI_LPIPS] || a->weights[CLI_DISTS]) && !a->reference)
+        return cli_fail(CLI_USAGE, "--lpips and --dists measure against --reference FILE: give it");
     if (a->speedup > 0 && a->steps > 0)
         return cli_fail(CLI_USAGE, "give --speedup or --steps, not both");
     if (a->size) code = gen_sr_pair("--out-size", a->size, &o->width, &o->height);
@@ -222,6 +230,13 @@ static int write_sheet(sr_run *r)
     return code;
 }
 
+static fv_status measure_one(sr_run *r, const fv_image *want, const fv_image *have, judged *out)
+{
+    const fv_status s = cli_measure(r->ctx, want, have, &out->m);
+    if (s != FV_OK) return s;
+    return cli_measure_perceptual(r->ctx, &r->nets, have, want, out->distance);
+}
+
 static fv_status measure_both(sr_run *r, const fv_image *original)
 {
     fv_image want = { 0 }, source = { 0 }, bicubic = { 0 }, ours = { 0 };
@@ -231,13 +246,25 @@ static fv_status measure_both(sr_run *r, const fv_image *original)
         s = fv_image_resize(r->ctx, &bicubic, &source, r->out.width, r->out.height,
                             FV_FILTER_BICUBIC);
     if (s == FV_OK) s = as_rgb(r, &ours, &r->out);
-    if (s == FV_OK) s = cli_measure(r->ctx, &want, &bicubic, &r->bicubic);
-    if (s == FV_OK) s = cli_measure(r->ctx, &want, &ours, &r->ours);
+    if (s == FV_OK) s = measure_one(r, &want, &bicubic, &r->bicubic);
+    if (s == FV_OK) s = measure_one(r, &want, &ours, &r->ours);
     fv_image_free(r->ctx, &want);
     fv_image_free(r->ctx, &source);
     fv_image_free(r->ctx, &bicubic);
     fv_image_free(r->ctx, &ours);
     return s;
+}
+
+/* What the measuring needs, before the long work. */
+static int open_reference(sr_run *r)
+{
+    if (!r->a->reference) return CLI_OK;
+    int code = read_picture(r, r->a->reference, &r->original);
+    if (code == CLI_OK) code = cli_open_perceptual(r->ctx, r->a->weights, &r->nets);
+    const int least = cli_perceptual_side(&r->nets);
+    if (code != CLI_OK || (r->original.width >= least && r->original.height >= least)) return code;
+    return cli_fail(CLI_BAD_INPUT, "%s has %d x %d pixels; --lpips and --dists need sides of %d",
+                    r->a->reference, r->original.width, r->original.height, least);
 }
 
 static int judge(sr_run *r)
@@ -264,9 +291,13 @@ static void talk(const sr_run *r)
     if (t->is_beyond)
         cli_note("warning: models are trained up to 4 times; the rest is bicubic");
     if (t->redone) cli_note("warning: bf16 was not enough, computed in f32");
-    if (r->has_reference)
-        cli_note("against %s: PSNR %.2f dB (bicubic %.2f), GMSD %.4f (%.4f)", r->a->reference,
-                 r->ours.psnr, r->bicubic.psnr, r->ours.gmsd, r->bicubic.gmsd);
+    if (!r->has_reference) return;
+    cli_note("against %s: PSNR %.2f dB (bicubic %.2f), GMSD %.4f (%.4f)", r->a->reference,
+             r->ours.m.psnr, r->bicubic.m.psnr, r->ours.m.gmsd, r->bicubic.m.gmsd);
+    for (int k = 0; k < CLI_PERCEPTUALS; k++)
+        if (r->nets.net[k])
+            cli_note("%s %.4f (bicubic %.4f)", cli_perceptual_name[k], r->ours.distance[k],
+                     r->bicubic.distance[k]);
 }
 
 static void print_json(const sr_run *r)
@@ -291,13 +322,20 @@ static void print_json(const sr_run *r)
         { "gflop", t->flop * 1e-9 },
         { "speedup_requested", r->a->speedup > 0 ? r->a->speedup : NAN },
         { "speedup_measured", r->measured_speedup },
-        { "psnr_db", r->has_reference ? r->ours.psnr : NAN },
-        { "ms_ssim", r->has_reference ? r->ours.ms_ssim : NAN },
-        { "gmsd", r->has_reference ? r->ours.gmsd : NAN },
-        { "bicubic_psnr_db", r->has_reference ? r->bicubic.psnr : NAN },
+        { "psnr_db", r->has_reference ? r->ours.m.psnr : NAN },
+        { "ms_ssim", r->has_reference ? r->ours.m.ms_ssim : NAN },
+        { "gmsd", r->has_reference ? r->ours.m.gmsd : NAN },
+        { "bicubic_psnr_db", r->has_reference ? r->bicubic.m.psnr : NAN },
     };
     for (size_t k = 0; k < sizeof number / sizeof *number; k++)
         cli_json_number(&j, number[k].key, number[k].value);
+    for (int k = 0; k < CLI_PERCEPTUALS; k++) {
+        char key[32];
+        if (!r->nets.net[k]) continue;
+        cli_json_number(&j, cli_perceptual_key[k], r->ours.distance[k]);
+        snprintf(key, sizeof key, "bicubic_%s", cli_perceptual_key[k]);
+        cli_json_number(&j, key, r->bicubic.distance[k]);
+    }
     cli_json_u64(&j, "peak_bytes", t->peak_bytes);
     cli_json_u64(&j, "peak_resident_bytes", cli_resident_peak());
     cli_json_close(&j);
@@ -337,9 +375,9 @@ static int one_picture(sr_run *r)
     if (code == CLI_OK) code = cli_open_sr(r->ctx, r->a->model, &r->a->common, &r->file, &r->sr);
     if (code == CLI_OK) fv_sr_get_info(r->sr, &r->info);
     if (code == CLI_OK) code = read_picture(r, r->in_path, &r->in);
-    if (code == CLI_OK && r->a->reference)
-        code = read_picture(r, r->a->reference, &r->original);
+    if (code == CLI_OK) code = open_reference(r);
     if (code == CLI_OK) code = enlarge(r);
+    cli_close_perceptual(&r->nets);
     fv_sr_close(&r->sr);
     fv_model_close(&r->file);
     fv_image_free(r->ctx, &r->in);
@@ -411,6 +449,7 @@ int gen_sr(int argc, char **argv)
           0 },
         { 0, "reference", "FILE", "the original, to measure the result", CLI_STRING, &a.reference,
           0, 0 },
+        CLI_OPT_PERCEPTUAL(a.weights),
         { 0, "frames", NULL, "folders, or names with %05d, of numbered pictures", CLI_FLAG,
           &a.is_frames, 0, 0 },
         { 0, "y4m", NULL, "Y4M video", CLI_FLAG, &a.is_y4m, 0, 0 },

@@ -2,12 +2,13 @@
 #ifndef FOVEA_GEN_SR_H
 #define FOVEA_GEN_SR_H
 
+#include "cli_perceptual.h"
 #include "gen.h"
 
 typedef struct sr_args {
     cli_common common;
     const char *model, *out, *size, *fdu, *tile, *memory, *depth, *alpha, *sheet, *reference;
-    const char *raw, *frame_size;
+    const char *raw, *frame_size, *weights[CLI_PERCEPTUALS];
     double scale, detail, speedup;
     int steps, overlap, quality;
     bool is_exact, is_frames, is_y4m, keep_going;

@@ -2,6 +2,7 @@
  *
  * Both are taken as RGB of 16 bits, upright. Where one of them has transparency, both are laid over
  * grey, which hides neither black nor white, and the alpha planes are compared by themselves. */
+#include "cli_perceptual.h"
 #include "vpic.h"
 
 #include <math.h>
@@ -13,7 +14,7 @@
 
 typedef struct compare_args {
     cli_common common;
-    const char *weights[2]; /* of LPIPS, of DISTS */
+    const char *weights[CLI_PERCEPTUALS];
 } compare_args;
 
 typedef struct pair {
@@ -23,10 +24,8 @@ typedef struct pair {
     bool has_alpha;
     double alpha_psnr;
     cli_measures m;
-    double distance[2]; /* NaN: not asked for */
+    double distance[CLI_PERCEPTUALS]; /* NaN: not asked for */
 } pair;
-
-static const char *const metric[2] = {"LPIPS", "DISTS"};
 
 static uint16_t *row_of(const fv_image *img, int y)
 {
@@ -105,25 +104,17 @@ static int measure(fv_ctx *ctx, pair *p)
     return s == FV_OK ? CLI_OK : cli_report(ctx, s, NULL);
 }
 
-/* Distance k with the weights of a file. */
-static int measure_features(fv_ctx *ctx, const char *path, int k, pair *p)
+/* Distances with the weights of files. */
+static int measure_features(fv_ctx *ctx, const char *const paths[CLI_PERCEPTUALS], pair *p)
 {
-    fv_model *file = NULL;
-    fv_perceptual *net = NULL;
-    int code = CLI_OK;
-    fv_status s = fv_model_open(ctx, &file, path, NULL);
-    if (s == FV_OK) s = fv_perceptual_open(ctx, &net, file);
-    if (s == FV_OK && strcmp(fv_perceptual_name(net), metric[k]) != 0)
-        code = cli_fail(CLI_BAD_INPUT, "%s: has the weights of %s, not of %s", path,
-                        fv_perceptual_name(net), metric[k]);
-    else if (s != FV_OK)
-        code = cli_report(ctx, s, path);
+    cli_perceptual nets;
+    int code = cli_open_perceptual(ctx, paths, &nets);
     if (code == CLI_OK) {
-        s = fv_perceptual_distance(ctx, net, &p->image[0], &p->image[1], &p->distance[k]);
+        const fv_status s =
+            cli_measure_perceptual(ctx, &nets, &p->image[0], &p->image[1], p->distance);
         if (s != FV_OK) code = cli_report(ctx, s, NULL);
     }
-    fv_perceptual_close(&net);
-    fv_model_close(&file);
+    cli_close_perceptual(&nets);
     return code;
 }
 
@@ -145,8 +136,8 @@ static void print_text(const pair *p)
     print_value("MS-SSIM", p->m.ms_ssim, CLI_MS_SSIM_SIDE);
     print_value("GMSD", p->m.gmsd, CLI_GMSD_SIDE);
     print_value("WD", p->m.texture, CLI_TEXTURE_SIDE);
-    for (int k = 0; k < 2; k++)
-        if (!isnan(p->distance[k])) print_value(metric[k], p->distance[k], 0);
+    for (int k = 0; k < CLI_PERCEPTUALS; k++)
+        if (!isnan(p->distance[k])) print_value(cli_perceptual_name[k], p->distance[k], 0);
     if (p->has_alpha) print_db("alpha", p->alpha_psnr);
 }
 
@@ -170,8 +161,8 @@ static void print_json(const pair *p)
     cli_json_number(&j, "ms_ssim", p->m.ms_ssim);
     cli_json_number(&j, "gmsd", p->m.gmsd);
     cli_json_number(&j, "wd", p->m.texture);
-    if (!isnan(p->distance[0])) cli_json_number(&j, "lpips", p->distance[0]);
-    if (!isnan(p->distance[1])) cli_json_number(&j, "dists", p->distance[1]);
+    for (int k = 0; k < CLI_PERCEPTUALS; k++)
+        if (!isnan(p->distance[k])) cli_json_number(&j, cli_perceptual_key[k], p->distance[k]);
     cli_json_number(&j, "alpha_psnr_db", p->has_alpha ? p->alpha_psnr : NAN);
     cli_json_close(&j);
 }
@@ -188,10 +179,7 @@ static int compare_files(void *user, const char **files, int count)
         code = read_one(ctx, p, i);
     }
     if (code == CLI_OK) code = measure(ctx, p);
-    for (int k = 0; k < 2; k++) {
-        p->distance[k] = NAN;
-        if (code == CLI_OK && a->weights[k]) code = measure_features(ctx, a->weights[k], k, p);
-    }
+    if (code == CLI_OK) code = measure_features(ctx, a->weights, p);
     if (code == CLI_OK) {
         if (a->common.json) print_json(p);
         else print_text(p);
@@ -204,10 +192,7 @@ static int compare_files(void *user, const char **files, int count)
 int vpic_compare(int argc, char **argv)
 {
     compare_args a = {.common = {0}};
-    const cli_option options[] = {{0, "lpips", "FILE", "weights: also LPIPS", CLI_STRING,
-                                   &a.weights[0], 0, 0},
-                                  {0, "dists", "FILE", "weights: also DISTS", CLI_STRING,
-                                   &a.weights[1], 0, 0},
+    const cli_option options[] = {CLI_OPT_PERCEPTUAL(a.weights),
                                   CLI_OPT_THREADS(&a.common), CLI_OPT_JSON(&a.common),
                                   CLI_OPT_TALK_END(&a.common)};
     const cli_command command = {

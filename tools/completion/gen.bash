@@ -19,7 +19,7 @@ _gen()
     -n | --seed | --steps | --cfg | --speedup | --guard | --threads | --draws) return ;;
     --scale | --out-size | --detail | --tile | --overlap | --mem | --quality | --size) return ;;
     --polish | --cache-mem | --temperature | --top-k | --top-p) return ;;
-    -o | --model | --decoder | --tokenizer | --caption | --table | --plan-in | --plan-out | --side-by-side | --png | --reference)
+    -o | --model | --decoder | --tokenizer | --caption | --table | --plan-in | --plan-out | --side-by-side | --png | --reference | --lpips | --dists)
         COMPREPLY=($(compgen -f -- "$cur"))
         compopt -o filenames 2> /dev/null
         return
@@ -33,7 +33,7 @@ _gen()
     case ${COMP_WORDS[1]} in
     sr)
         words="--model -o --scale --out-size --steps --speedup --detail --fdu --tile --overlap
-            --tile-exact --mem --depth --alpha-filter --quality --compare --reference --frames
+            --tile-exact --mem --depth --alpha-filter --quality --compare --reference --lpips --dists --frames
             --y4m --raw --size --keep-going -f $machine
             --json $common"
         ;;
