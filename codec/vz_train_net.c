@@ -248,7 +248,7 @@ static fv_status train(fv_ctx *ctx, const char *folder, const places *p, fv_vzip
 fv_status vz_train_net(fv_ctx *ctx, const vz_samples *s, const char *folder,
                        const fv_vzip_train_options *o, char **path, fv_vzip_train_result *result)
 {
-    places p = {NULL};
+    places p = {0};
     const struct net_size *z = size_of(o->size);
     *path = NULL;
     FV_TRY(vz_train_size_check(ctx, o->size, s->text.size));

@@ -42,7 +42,7 @@ FV_INLINE int fvi_lowest_bit(unsigned x)
 
 /* Before a loop of constant, small count (register tiles): unroll it completely. */
 #if defined(__clang__)
-#define FV_UNROLL _Pragma("unroll")
+#define FV_UNROLL _Pragma("clang loop unroll_count(16)")
 #elif defined(__GNUC__)
 #define FV_UNROLL _Pragma("GCC unroll 16")
 #else

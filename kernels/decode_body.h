@@ -414,7 +414,8 @@ static void scores_i8_v(const fvi_dec_cache *c, const fvi_dec_scores *s)
         quantise_v(sq.q[r], &sq.scale[r], s->q[r], c->hd);
         sq.scale[r] *= s->scale;
         sq.sum[r] = 0;
-        for (int i = 0; i < c->hd && OFFSET; i++) sq.sum[r] += 128 * sq.q[r][i];
+        const int offset_of = OFFSET ? c->hd : 0;
+        for (int i = 0; i < offset_of; i++) sq.sum[r] += 128 * sq.q[r][i];
     }
     SCORES_WALK(cell_scores_i8, c, s, &sq);
 }
