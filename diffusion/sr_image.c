@@ -3,7 +3,7 @@
  *     source    RGB as floats; colours under alpha 0 replaced by the nearest visible ones, so that
  *               no rim of them is enlarged
  *     frame     networks and update [sr_frame.c]
- *     beyond 4x its colours are enlarged further by bicubic interpolation, at 16 bits
+ *     beyond 4x its colours, kept at 16 bits, are enlarged further by bicubic interpolation
  *     alpha     from the picture to the result at once */
 #include "sr.h"
 
@@ -12,12 +12,12 @@
 
 #include "image_codec.h"
 
-#define ALPHA_ROWS 64
+#define BAND_ROWS 64
 
 typedef struct run {
     fv_ctx *ctx;
     const fv_image *in;
-    fv_image *out;             /* at the size of the networks; beyond 4x without alpha */
+    fv_image *out;             /* at the size of the networks: the result, or beyond 4x the own */
     float *source;
     sr_frame frame;
 } run;
@@ -157,8 +157,8 @@ static void smooth_bands(fvi_resize *resize, const fv_image *in, const float *pl
 {
     const bool is_binary = is_mask(in);
     const float max = out->depth == 8 ? 255.0f : 65535.0f;
-    for (int y = 0; y < out->height; y += ALPHA_ROWS) {
-        const int rect[4] = { 0, y, out->width, sr_smaller(ALPHA_ROWS, out->height - y) };
+    for (int y = 0; y < out->height; y += BAND_ROWS) {
+        const int rect[4] = { 0, y, out->width, sr_smaller(BAND_ROWS, out->height - y) };
         fvi_resize_rect(resize, plane, 1, rect, band);
         for (int i = 0; i < rect[2] * rect[3]; i++) {
             const float v = is_binary ? (band[i] >= 0.5f ? 1.0f : 0.0f) : band[i];
@@ -174,7 +174,7 @@ static fv_status smooth_alpha(fv_ctx *ctx, const fv_image *in, const fv_image *o
     const float unit = in->depth == 8 ? 1 / 255.0f : 1 / 65535.0f;
     fvi_resize *resize = NULL;
     float *plane = fv_calloc(ctx, (size_t)in->width * (size_t)in->height, sizeof *plane);
-    float *band = fv_calloc(ctx, (size_t)out->width * ALPHA_ROWS, sizeof *band);
+    float *band = fv_calloc(ctx, (size_t)out->width * BAND_ROWS, sizeof *band);
     fv_status s = plane && band ? FV_OK : FV_ERR_OOM;
     if (s == FV_OK)
         s = fvi_resize_create(ctx, &resize, from[0] > from[1] ? from[0] : from[1],
@@ -204,28 +204,61 @@ static fv_status copy_metadata(fv_ctx *ctx, const fv_image *in, fv_image *out)
     return FV_OK;
 }
 
-/* From the planes' size and depth to those asked for. */
-static fv_status finish(run *r, fv_image *out)
+/* Beyond four times: the result from what the networks made, a band of rows at a time. */
+typedef struct beyond {
+    fvi_resize *resize;
+    float *band;   /* BAND_ROWS rows of the result */
+    float *middle; /* the networks' picture */
+} beyond;
+
+static fv_status make_beyond(run *r, beyond *b)
 {
-    fv_image larger = { 0 };
-    const int depth = r->frame.o.depth ? r->frame.o.depth : r->in->depth;
-    const fvi_pixel_type type = { r->in->channels, depth };
-    static const float black[3];
-    fv_status s = FV_OK;
-    if (r->frame.net_width != r->frame.width || r->frame.net_height != r->frame.height)
-        s = fv_image_resize(r->ctx, &larger, r->out, r->frame.width, r->frame.height,
-                            FV_FILTER_BICUBIC);
-    else {
-        larger = *r->out;
-        memset(r->out, 0, sizeof *r->out);
+    const fvi_resampling how = { FVI_RESIZE_BICUBIC, true, false };
+    const sr_frame *f = &r->frame;
+    const int in[2] = { f->net_height, f->net_width }, out[2] = { f->height, f->width };
+    b->band = fv_calloc(r->ctx, (size_t)out[1] * BAND_ROWS, 3 * sizeof(float));
+    if (!b->band) return FV_ERR_OOM;
+    FV_TRY(fvi_resize_create(r->ctx, &b->resize, in[0] > in[1] ? in[0] : in[1],
+                             out[0] > out[1] ? out[0] : out[1], 0));
+    return fvi_resize_set(b->resize, how, in, out);
+}
+
+static void free_beyond(fv_ctx *ctx, beyond *b)
+{
+    fvi_resize_free(&b->resize);
+    fv_free(ctx, b->band);
+    fv_free(ctx, b->middle);
+    *b = (beyond){ 0 };
+}
+
+/* The planes of the frame are gone: they had at least the room that `middle` takes. */
+static fv_status enlarge_bands(const run *r, beyond *b, const fv_image *out)
+{
+    const fv_image *in = r->out;
+    const int colours = in->channels, width = out->width;
+    const float max = out->depth == 8 ? 255.0f : 65535.0f;
+    const size_t n = (size_t)in->width * (size_t)in->height * (size_t)colours;
+    b->middle = fv_alloc(r->ctx, n * sizeof(float));
+    if (!b->middle) return FV_ERR_OOM;
+    fv_image_to_float(in, 0.0f, 1.0f, b->middle);
+    for (int y = 0; y < out->height; y += BAND_ROWS) {
+        const int rect[4] = { 0, y, width, sr_smaller(BAND_ROWS, out->height - y) };
+        fvi_resize_rect(b->resize, b->middle, colours, rect, b->band);
+#pragma omp parallel for num_threads(fv_ctx_threads(r->ctx)) schedule(static)
+        for (int i = 0; i < rect[3]; i++) {
+            const float *v = b->band + (size_t)i * (size_t)width * (size_t)colours;
+            for (int x = 0; x < width; x++)
+                for (int c = 0; c < colours; c++)
+                    put(out, x, y + i, c, to_sample(*v++, max));
+        }
     }
-    if (s == FV_OK && (larger.depth != type.depth || larger.channels != type.channels)) {
-        s = fvi_image_converted(r->ctx, out, &larger, type, black);
-        fv_image_free(r->ctx, &larger);
-    } else {
-        *out = larger;
-    }
-    FV_TRY(s);
+    return FV_OK;
+}
+
+static fv_status finish(run *r, beyond *b, fv_image *out)
+{
+    if (r->out != out) FV_TRY(enlarge_bands(r, b, out));
+    free_beyond(r->ctx, b);
     if (fvi_has_alpha(r->in->channels)) {
         if (r->frame.o.alpha == FV_SR_ALPHA_NEAREST) nearest_alpha(r->in, out);
         else FV_TRY(smooth_alpha(r->ctx, r->in, out));
@@ -233,21 +266,29 @@ static fv_status finish(run *r, fv_image *out)
     return copy_metadata(r->ctx, r->in, out);
 }
 
-static fv_status enlarge(run *r, fv_image *result, fv_sr_stats *stats)
+/* All that lasts to the end is made first, so that the frame plans with what is left. */
+static fv_status enlarge(run *r, beyond *b, fv_image *result, fv_sr_stats *stats)
 {
     sr_frame *f = &r->frame;
     fv_memory_stats m;
     fv_ctx_memory(r->ctx, &m);
     const uint64_t before = m.current_bytes;
-    const bool is_beyond = f->net_width != f->width || f->net_height != f->height;
-    const int depth = is_beyond ? 16 : f->o.depth ? f->o.depth : r->in->depth;
-    const int channels = r->in->channels - (is_beyond && fvi_has_alpha(r->in->channels));
+    const int channels = r->in->channels, depth = f->o.depth ? f->o.depth : r->in->depth;
     FV_TRY(make_source(r));
-    FV_TRY(fv_image_create(r->ctx, r->out, f->net_width, f->net_height, channels, depth));
+    FV_TRY(fv_image_create(r->ctx, result, f->width, f->height, channels, depth));
+    if (f->net_width != f->width || f->net_height != f->height) {
+        FV_TRY(fv_image_create(r->ctx, r->out, f->net_width, f->net_height,
+                               channels - fvi_has_alpha(channels), 16));
+        FV_TRY(make_beyond(r, b));
+    } else {
+        r->out = result;
+    }
     FV_TRY(sr_frame_prepare(f, before));
     FV_TRY(sr_frame_run(f, r->source, stats));
-    sr_frame_free(f); /* room for a larger one */
-    return finish(r, result);
+    sr_frame_free(f);
+    fv_free(r->ctx, r->source);
+    r->source = NULL;
+    return finish(r, b, result);
 }
 
 fv_status fv_sr_image(fv_ctx *ctx, const fv_sr *sr, const fv_image *in, const fv_sr_options *o,
@@ -255,6 +296,7 @@ fv_status fv_sr_image(fv_ctx *ctx, const fv_sr *sr, const fv_image *in, const fv
 {
     fv_sr_stats own = { 0 };
     fv_image middle = { 0 };
+    beyond b = { 0 };
     run r = { .ctx = ctx, .in = in, .out = &middle };
     const double start = fv_now();
     if (!sr || !in || !out || out == in)
@@ -265,8 +307,9 @@ fv_status fv_sr_image(fv_ctx *ctx, const fv_sr *sr, const fv_image *in, const fv
                           .write = write_pixels, .user = &r };
     FV_TRY(sr_frame_options(&r.frame, o));
     fv_ctx_memory_reset_peak(ctx);
-    const fv_status s = enlarge(&r, out, &own);
+    const fv_status s = enlarge(&r, &b, out, &own);
     sr_frame_free(&r.frame);
+    free_beyond(ctx, &b);
     fv_free(ctx, r.source);
     fv_image_free(ctx, &middle);
     if (s != FV_OK) fv_image_free(ctx, out);

@@ -16,6 +16,16 @@
 
 /* ---- Growing output -------------------------------------------------------------------------- */
 
+bool fvi_bytes_reserve(fvi_bytes *b, size_t n)
+{
+    if (n <= b->capacity) return true;
+    uint8_t *p = fv_realloc(b->ctx, b->data, b->size, n);
+    if (!p) return false;
+    b->data = p;
+    b->capacity = n;
+    return true;
+}
+
 bool fvi_bytes_add(fvi_bytes *b, const void *data, size_t n)
 {
     size_t need;
@@ -26,11 +36,7 @@ bool fvi_bytes_add(fvi_bytes *b, const void *data, size_t n)
     if (need > b->capacity) {
         size_t cap = b->capacity < SIZE_MAX / 2 ? b->capacity * 2 : need;
         if (cap < need) cap = need;
-        if (cap < 256) cap = 256;
-        uint8_t *p = fv_realloc(b->ctx, b->data, b->size, cap);
-        if (!p) return false;
-        b->data = p;
-        b->capacity = cap;
+        if (!fvi_bytes_reserve(b, cap < 256 ? 256 : cap)) return false;
     }
     if (n) memcpy(b->data + b->size, data, n);
     b->size = need;

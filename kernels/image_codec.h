@@ -22,6 +22,8 @@ typedef struct fvi_bytes {
 } fvi_bytes;
 /* Append n bytes; false when memory is short (message set, contents unchanged). */
 bool fvi_bytes_add(fvi_bytes *b, const void *data, size_t n);
+/* Room for n bytes in all, so that adding them copies nothing. */
+bool fvi_bytes_reserve(fvi_bytes *b, size_t n);
 bool fvi_bytes_str(fvi_bytes *b, const char *s); /* without its NUL */
 void fvi_bytes_free(fvi_bytes *b);
 

@@ -229,8 +229,13 @@ fv_status fvi_pnm_encode(fv_ctx *ctx, const fv_image *img, const fv_image_write_
             : snprintf(head, sizeof head, "P%d\n%d %d\n%u\n", img->channels == 1 ? 5 : 6,
                        img->width, img->height, max);
     const size_t row_bytes = (size_t)img->width * fvi_pixel_bytes(img);
+    size_t all;
+    if (!fv_mul_size(row_bytes, (size_t)img->height, &all) ||
+        !fv_add_size(all, (size_t)n, &all))
+        return fv_fail(ctx, FV_ERR_OOM, "pnm: the file exceeds the address space");
     uint8_t *line = img->depth == 16 ? fv_alloc(ctx, row_bytes) : NULL;
-    bool ok = (line || img->depth == 8) && fvi_bytes_add(out, head, (size_t)n);
+    bool ok = (line || img->depth == 8) && fvi_bytes_reserve(out, all) &&
+              fvi_bytes_add(out, head, (size_t)n);
     for (int y = 0; ok && y < img->height; y++) {
         const uint8_t *row = fvi_image_row(img, y);
         for (size_t i = 0; line && i < row_bytes; i += 2) {

@@ -87,6 +87,20 @@ ok $? exact_tiles_are_the_whole_picture
 run $sr --mem 150M --json big.pgm p.pgm
 memory_within 157286400 memory_stays_below_mem
 refuse too_little_memory 1 "at least [0-9]*M" $sr --mem 20M big.pgm q.pgm
+awk 'BEGIN { print "P3"; print 420, 300; print 255
+    for (i = 0; i < 126000; i++) print i % 420 % 256, i % 256, i % 7 * 36 }' > colours.ppm
+for case in "8 120M large.ppm" "8 120M large.png" "6.5 120M large.webp"; do
+    # shellcheck disable=SC2086
+    set -- $case
+    run $sr --steps 1 --overlap 32 --scale "$1" --mem "$2" --json colours.ppm "$3"
+    memory_within $((${2%M} * 1048576)) "memory_stays_below_mem_beyond_4_times $3"
+done
+refuse too_little_for_the_result 1 "at least 1[0-9][0-9]M" $sr --scale 8 --mem 70M colours.ppm q.png
+refuse too_little_beyond_4_times 1 "at least [0-9]*M" $sr --scale 8 --mem 20M big.pgm q.pgm
+least=$(sed -n 's/.*at least \([0-9]*M\)$/\1/p' err)
+expect what_is_told_is_enough 0 $sr --steps 1 --overlap 32 --scale 8 --mem "${least:-none}" --json \
+    big.pgm large.pgm
+memory_within $((${least%M} * 1048576)) memory_stays_below_what_is_told
 
 # ---- Video ---------------------------------------------------------------------------------------
 mkdir -p frames

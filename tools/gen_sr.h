@@ -16,10 +16,11 @@ typedef struct sr_args {
 
 /* "WIDTHxHEIGHT"; these return exit codes. */
 int gen_sr_pair(const char *option, const char *text, int *a, int *b);
-/* Bytes that the library may take now, for --mem or a share of what is free. */
-int gen_sr_memory(const sr_args *a, uint64_t *most);
-/* Says what would do when the library had too little. */
-int gen_sr_too_little(uint64_t least);
+/* Bytes that the library may take now, for --mem or a share of what is free, and what the program
+ * holds already. */
+int gen_sr_memory(const sr_args *a, uint64_t *most, uint64_t *held);
+/* Says what would do when the library had too little: `least` beside what was held then. */
+int gen_sr_too_little(uint64_t least, uint64_t held);
 /* gen_sr_video.c: frames from one folder, file or pipe to another. */
 int gen_sr_video(fv_ctx *ctx, const sr_args *a, const fv_sr_options *o, const char *in,
                  const char *out);

@@ -133,7 +133,8 @@ static int open_stream(video *v)
 {
     const size_t pixels = (size_t)v->from.width * (size_t)v->from.height;
     const uint64_t own = frame_bytes(v);
-    int code = gen_sr_memory(v->a, &v->o.max_bytes);
+    uint64_t held = 0;
+    int code = gen_sr_memory(v->a, &v->o.max_bytes, &held);
     if (code != CLI_OK) return code;
     /* 0 is no bound: free memory that the system does not tell */
     if (v->o.max_bytes) v->o.max_bytes = v->o.max_bytes > own ? v->o.max_bytes - own : 1;
@@ -141,7 +142,7 @@ static int open_stream(video *v)
     fv_sr_stats stats;
     const fv_status s = fv_sr_stream_open(v->ctx, &v->stream, v->sr, v->from.width,
                                           v->from.height, &v->o, &stats);
-    if (s == FV_ERR_OOM && stats.least_bytes) return gen_sr_too_little(stats.least_bytes + own);
+    if (s == FV_ERR_OOM && stats.least_bytes) return gen_sr_too_little(stats.least_bytes + own, held);
     if (s != FV_OK) return cli_report(v->ctx, s, v->in);
     int w, h;
     fv_sr_stream_size(v->stream, &w, &h);
