@@ -153,6 +153,35 @@ head -c 600 in.rgb > cut.rgb
 expect a_cut_raw_video 3 $sr --raw rgb24 --size 16x12 --scale 2 cut.rgb one.rgb
 [ "$(size one.rgb)" -eq 2304 ]; ok $? its_complete_frame_is_kept
 
+# ---- Y4M made of raw frames and folders ----------------------------------------------------------
+rates() { head -n 1 "$1" | grep -q "^YUV4MPEG2 W32 H24 F$2 Ip A1:1 C444 "; }
+expect raw_to_y4m 0 $sr --raw rgb24 --size 16x12 --scale 2 in.rgb made.y4m
+rates made.y4m 25:1; ok $? the_rate_is_25
+is_beginning made.y4m made.y4m $((6 + 32 * 24 * 3)) 2; ok $? its_frames_are_all_there
+expect a_rate 0 $sr -f --raw rgb24 --size 16x12 --scale 2 --fps 30000/1001 in.rgb made.y4m
+rates made.y4m 30000:1001; ok $? the_rate_is_as_asked_for
+$sr --raw rgb24 --size 16x12 --scale 2 --fps 24 - - < in.rgb > piped.y4m 2> err && rates piped.y4m 24:1
+ok $? a_rate_makes_y4m_in_pipes
+mkdir stills
+for i in 1 2 3; do awk -v i=$i 'BEGIN { print "P3 16 12 255"
+    for (k = 0; k < 192; k++) print k, 255 - k, 60 * i }' > stills/s$i.ppm; done
+expect folder_to_y4m 0 $sr --frames --scale 2 --depth 16 stills stills.y4m
+head -n 1 stills.y4m | grep -q "^YUV4MPEG2 W32 H24 F25:1 Ip A1:1 C444p16 "; ok $? it_has_the_depth_asked_for
+$sr --frames --scale 2 stills - > piped.y4m 2> err && rates piped.y4m 25:1
+ok $? a_folder_into_a_pipe_is_y4m
+expect back 0 $sr --steps 1 --y4m --scale 1 piped.y4m again.y4m
+[ "$(size piped.y4m)" = "$(size again.y4m)" ]; ok $? it_is_read_again
+head -c $(($(size in.rgb) - 100)) in.rgb > less.rgb
+expect raw_that_is_cut 3 $sr -f --raw rgb24 --size 16x12 --scale 2 less.rgb less.y4m
+is_beginning less.y4m less.y4m $((6 + 32 * 24 * 3)) 1; ok $? the_frame_before_is_kept
+for rate in 0 -1 25/0 x 24. 24/1/1 9999999999 1/-1; do
+    refuse "no rate $rate" 2 "N/D" $sr --raw rgb24 --size 16x12 --fps "$rate" in.rgb q.y4m
+done
+refuse a_rate_for_raw 2 "y4m" $sr --raw rgb24 --size 16x12 --fps 24 in.rgb q.rgb
+refuse a_rate_for_a_folder 2 "y4m" $sr --frames --fps 24 stills q
+refuse a_rate_for_y4m 2 "itself" $sr --y4m --fps 24 in.y4m q.y4m
+refuse a_rate_for_a_picture 2 "for video" $sr --fps 24 stills/s1.ppm q.png
+
 # ---- Folders -------------------------------------------------------------------------------------
 mkdir frames other
 for i in 7 8 10; do grey "frames/f_00$i.ppm" 6 5 "x * 20 + y * 10 + $i"; done

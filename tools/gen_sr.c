@@ -445,7 +445,9 @@ static int run(void *args, const char **files, int count)
     if (a->out && count > 1) return cli_fail(CLI_USAGE, "give -o or a second file, not both");
     const int code = set_options(a, &r.o);
     if (code != CLI_OK) return code;
-    return a->is_frames || a->is_y4m || a->raw || a->frame_size ? video(&r) : one_picture(&r);
+    if (a->is_frames || a->is_y4m || a->raw || a->frame_size) return video(&r);
+    if (a->rate) return cli_fail(CLI_USAGE, "--fps is for video: --raw or --frames to a .y4m");
+    return one_picture(&r);
 }
 
 int gen_sr(int argc, char **argv)
@@ -483,6 +485,8 @@ int gen_sr(int argc, char **argv)
         { 0, "y4m", NULL, "Y4M video", CLI_FLAG, &a.is_y4m, 0, 0 },
         { 0, "raw", "rgb24|rgb48le|gbrp", "frames without headers", CLI_CHOICE, &a.raw, 0, 0 },
         { 0, "size", "WxH", "of raw frames", CLI_STRING, &a.frame_size, 0, 0 },
+        { 0, "fps", "N/D", "Y4M of --raw or --frames: frames a second (25)", CLI_STRING, &a.rate, 0,
+          0 },
         { 0, "keep-going", NULL, "repeat the last frame for broken ones", CLI_FLAG, &a.keep_going,
           0, 0 },
         CLI_OPT_FORCE(&a.common),

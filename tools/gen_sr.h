@@ -8,7 +8,7 @@
 typedef struct sr_args {
     cli_common common;
     const char *model, *out, *size, *fdu, *tile, *memory, *depth, *alpha, *sheet, *reference;
-    const char *raw, *frame_size, *weights[CLI_PERCEPTUALS];
+    const char *raw, *frame_size, *rate, *weights[CLI_PERCEPTUALS];
     double scale, detail, speedup;
     int steps, overlap, quality;
     bool is_exact, is_frames, is_y4m, keep_going;

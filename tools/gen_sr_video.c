@@ -1,5 +1,7 @@
 /* gen_sr_video.c - gen sr of video: folders of frames, Y4M, raw pipes.
  *
+ * What comes out is of the kind that went in, or Y4M made of folders and raw frames.
+ *
  * Frames go through one after another. A file appears complete: with all frames, or, where input or
  * output break off, with those before. When interrupted there is none, as with pictures. */
 #include <errno.h>
@@ -26,7 +28,8 @@ typedef struct video {
     fv_model *file;
     fv_sr *sr;
     fv_sr_stream *stream;
-    fv_video_kind kind;
+    fv_video_kind kind, out_kind;
+    int64_t rate[2];     /* of Y4M made of something else; 0: kept */
     fv_video_reader *reader;
     fv_video_writer *writer;
     fv_video_format from, to;
@@ -39,6 +42,49 @@ typedef struct video {
     uint64_t frames, repeated;
     double seconds;
 } video;
+
+/* ---- Kinds and rate -------------------------------------------------------------------------- */
+
+/* "25" or "30000/1001" */
+static int parse_rate(const char *text, int64_t rate[2])
+{
+    char *end;
+    const char *below = strchr(text, '/');
+    const bool is_number = text[0] >= '0' && text[0] <= '9';
+    const bool has_divisor = below && below[1] >= '0' && below[1] <= '9';
+    rate[0] = is_number ? strtoll(text, &end, 10) : 0;
+    rate[1] = 1;
+    if (is_number && has_divisor && end == below) rate[1] = strtoll(below + 1, &end, 10);
+    if (is_number && !*end && rate[0] > 0 && rate[0] <= INT32_MAX && rate[1] > 0 &&
+        rate[1] <= INT32_MAX)
+        return CLI_OK;
+    return cli_fail(CLI_USAGE, "--fps %s: give frames a second as N or N/D, such as 30000/1001",
+                    text);
+}
+
+static bool is_y4m_name(const char *path)
+{
+    return cli_has_suffix(path, ".y4m") && !cli_is_folder(path);
+}
+
+/* Raw frames stay so in a pipe, unless a rate is given; a folder cannot be one. */
+static int choose_kinds(video *v)
+{
+    const sr_args *a = v->a;
+    const bool is_pipe = strcmp(v->out, "-") == 0;
+    v->kind = a->is_y4m ? FV_VIDEO_Y4M : a->raw ? FV_VIDEO_RAW : FV_VIDEO_FILES;
+    v->out_kind = v->kind;
+    if (a->is_y4m) {
+        if (!a->rate) return CLI_OK;
+        return cli_fail(CLI_USAGE, "--fps: a Y4M video says its rate itself, which is kept");
+    }
+    if (!is_y4m_name(v->out) && !(is_pipe && (a->rate || a->is_frames))) {
+        if (!a->rate) return CLI_OK;
+        return cli_fail(CLI_USAGE, "--fps: only Y4M says a rate: give an output named .y4m, or -");
+    }
+    v->out_kind = FV_VIDEO_Y4M;
+    return parse_rate(a->rate ? a->rate : "25", v->rate);
+}
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
@@ -101,12 +147,17 @@ static int open_output(video *v)
 {
     fv_video_options o = FV_VIDEO_OPTIONS_INIT;
     v->to = v->from;
+    if (v->rate[0]) { /* pictures: no colour is lost, and pixels are square */
+        v->to.layout = FV_VIDEO_444;
+        memcpy(v->to.rate, v->rate, sizeof v->to.rate);
+        v->to.aspect[0] = v->to.aspect[1] = 1;
+    }
     fv_sr_stream_size(v->stream, &v->to.width, &v->to.height);
     if (v->o.depth) v->to.depth = v->o.depth;
-    o.kind = v->kind;
+    o.kind = v->out_kind;
     o.format = v->to;
     o.overwrite = v->a->common.force;
-    if (v->kind == FV_VIDEO_FILES) {
+    if (v->out_kind == FV_VIDEO_FILES) {
         o.path = v->out;
         const int64_t first = fv_video_first(v->reader);
         o.first = first > 0 ? first : 0;
@@ -167,7 +218,7 @@ static bool may_go_on(const video *v, fv_status s)
 static const char *name_frame(video *v)
 {
     const char *slash = strrchr(v->out, '/'), *in = fv_video_name(v->reader);
-    if (v->kind != FV_VIDEO_FILES || fv_video_first(v->reader) >= 0 || !in ||
+    if (v->out_kind != FV_VIDEO_FILES || fv_video_first(v->reader) >= 0 || !in ||
         strchr(slash ? slash + 1 : v->out, '%'))
         return NULL;
     char name[sizeof v->name];
@@ -206,7 +257,7 @@ static int report_frames(const video *v, fv_status s)
 {
     const bool is_bad = v->step == READING && (s == FV_ERR_SHAPE || s == FV_ERR_NOT_FOUND);
     const int code = cli_report(v->ctx, s, v->step == WRITING ? v->out : v->in);
-    const bool is_left = v->step != WRITING || v->temp || v->kind == FV_VIDEO_FILES;
+    const bool is_left = v->step != WRITING || v->temp || v->out_kind == FV_VIDEO_FILES;
     if (v->frames && is_left && code != CLI_INTERRUPTED)
         cli_note("%llu frame%s before that %s complete", (unsigned long long)v->frames,
                  v->frames == 1 ? "" : "s", v->frames == 1 ? "is" : "are");
@@ -280,10 +331,11 @@ int gen_sr_video(fv_ctx *ctx, const sr_args *a, const fv_sr_options *o, const ch
 {
     video v = { .ctx = ctx, .a = a, .in = in, .out = out, .o = *o, .in_fd = -1, .out_fd = -1 };
     const int depth = o->depth;
-    v.kind = a->is_y4m ? FV_VIDEO_Y4M : a->raw ? FV_VIDEO_RAW : FV_VIDEO_FILES;
+    int code = choose_kinds(&v);
+    if (code != CLI_OK) return code;
     signal(SIGPIPE, SIG_IGN); /* a reader that goes away is an error of the write, */
     signal(SIGXFSZ, SIG_IGN); /* and so is a file that must not grow */
-    int code = cli_open_sr(ctx, a->model, &a->common, &v.file, &v.sr);
+    code = cli_open_sr(ctx, a->model, &a->common, &v.file, &v.sr);
     if (code == CLI_OK) code = open_input(&v);
     if (code == CLI_OK) code = open_stream(&v);
     v.o.depth = depth;
