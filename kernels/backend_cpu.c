@@ -23,6 +23,7 @@ fv_status fvi_cpu_ops_create(fv_ctx *ctx)
     fvi_tree_init(&o->tree, ctx->cpu);
     fvi_vq_init(&o->vq, ctx->cpu);
     fvi_picture_init(&o->picture, ctx->cpu);
+    fvi_distill_init(&o->distill, ctx->cpu);
     ctx->cpu_ops = o;
     return FV_OK;
 }
@@ -85,6 +86,8 @@ const fvi_op_def *fvi_cpu_op(fvi_op op)
         [FVI_OP_LOSS_DISTS] = &fvi_cpu_loss_dists,
         [FVI_OP_LOW_PASS] = &fvi_cpu_low_pass,
         [FVI_OP_LOSS_SPECTRUM] = &fvi_cpu_loss_spectrum,
+        [FVI_OP_LOSS_PLACE] = &fvi_cpu_loss_place,
+        [FVI_OP_LOSS_MASKED] = &fvi_cpu_loss_masked,
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
 }

@@ -130,6 +130,12 @@ fv_status fv_ctx_create(fv_ctx **out, const fv_ctx_options *opts)
     return FV_OK;
 }
 
+void fv_ctx_set_reduce(fv_ctx *ctx, fv_reduce_fn fn, void *user)
+{
+    ctx->reduce = fn;
+    ctx->reduce_user = user;
+}
+
 void fv_ctx_destroy(fv_ctx **ctx)
 {
     if (!ctx || !*ctx) return;

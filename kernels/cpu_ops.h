@@ -15,6 +15,7 @@ struct fvi_cpu_ops {
     fvi_tree_ops tree;
     fvi_vq_ops vq;
     fvi_picture_ops picture;
+    fvi_distill_ops distill;
 };
 
 /* Backward of a loss whose forward kept the gradient in out[1]: gin[0] (+)= gout out[1] / parts. */

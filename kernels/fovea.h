@@ -143,6 +143,12 @@ FV_API const char *fv_ctx_error(const fv_ctx *ctx);
 FV_API void fv_ctx_cancel(fv_ctx *ctx);
 FV_API void fv_ctx_uncancel(fv_ctx *ctx);
 FV_API int fv_ctx_threads(const fv_ctx *ctx);
+/* Data-parallel runs: a loss whose gradient depends on the whole batch (fv_loss_place) calls fn in
+ * each forward, on the thread that runs the plan, to replace n sums by their sums over all ranks;
+ * what it returns other than FV_OK is the forward's status. All ranks must then run the same
+ * forwards, in the same order. NULL: this process is alone. Between runs of plans only. */
+typedef fv_status (*fv_reduce_fn)(void *user, double *sums, int n);
+FV_API void fv_ctx_set_reduce(fv_ctx *ctx, fv_reduce_fn fn, void *user);
 FV_API fv_device fv_ctx_device(const fv_ctx *ctx);
 /* Features in use by this context: what the CPU has, is not masked out, and oneDNN may use too
  * (with ONEDNN_MAX_CPU_ISA=AVX2 in the environment no AVX-512 and no bf16). */
@@ -759,6 +765,66 @@ FV_API fv_t fv_loss_cross_entropy(fv_tape *t, fv_t logits, fv_t labels);
  * and 0 behind the last: node m decides with the logit w_m . h + bias_m. h [n, D], w [V, D] (row 0
  * is not used), bias [V]. */
 FV_API fv_t fv_loss_tree(fv_tape *t, fv_t h, fv_pid w, fv_pid bias, fv_t labels, fv_t paths);
+
+/* Distillation: student and teacher of one shape, samples first, f32 or bf16; no gradient to the
+ * teacher. What is not finite: FV_ERR_NUMERIC when the plan runs; skip the step.
+ *
+ * Scalar [1] f32: mean of (k(student) - k(teacher))^2 over all elements, k(f) = f where |f - mean|
+ * is below `deviations` standard deviations of f, else 0; mean and deviation over each sample of
+ * each side, constants for the gradient [TinyFusion, Fang et al. 2025: 2]. deviations 0: the plain
+ * mean. */
+FV_API fv_t fv_loss_masked_mse(fv_tape *t, fv_t student, fv_t teacher, float deviations);
+
+/* LIFT and PLACE [Han, Yeo, Yoo, CVPR 2026]. Elements of each sample and channel are sorted by
+ * |teacher - student| and cut into groups of K; teacher ~ b0 + b1 student is fitted in each, and
+ *     loss = coarse + w fine
+ *     coarse = mean of |b1 - 1| + |b0|,  fine = mean of (b0 + b1 student - teacher)^2
+ * with b0, b1 and w constants in the second term. kernels/op_place.c has all formulas. */
+typedef enum fv_place_kind {
+    FV_PLACE_GROUPS = 0, /* PLACE                                                         */
+    FV_LIFT_CHANNEL,     /* LIFT: one group of each sample and channel, nothing is sorted */
+    FV_LIFT_SAMPLE       /* LIFT: one group of each sample                                */
+} fv_place_kind;
+typedef enum fv_place_weight {
+    FV_PLACE_ADAPTIVE = 0, /* w = 1 - min(1, m), m = mean of |b1 - 1| + |b0| over the batch, that
+                              of all ranks with fv_ctx_set_reduce                             */
+    FV_PLACE_CONSTANT,     /* w = constant                                                    */
+    FV_PLACE_GIVEN         /* w is a tensor of the tape, such as an input that follows a schedule */
+} fv_place_weight;
+typedef struct fv_place_options {
+    size_t struct_size;
+    fv_place_kind kind;
+    int group;       /* K, from 2; 0 = 16. The last group of a row takes the remainder: on its own
+                        from K/2 on, else with the group before                          */
+    int channels;    /* the first ones alone take part, the others' gradient is 0 (a learned
+                        variance); 0 = all                                               */
+    int squared;     /* coarse = mean of (b1 - 1)^2 + b0^2; m, and so w, stay as they are */
+    float eps;       /* added to the student's variance; 0 = 1e-6                        */
+    int eps_of_sum;  /* eps / n is added instead, n elements in a group                  */
+    int unguarded;   /* as published: no least variance of the student beside the teacher's, no
+                        limit of a group's part of m, a cost where both are equal and constant */
+    fv_place_weight weight;
+    float constant;
+    fv_t given;      /* f32 [1], no gradient                                             */
+} fv_place_options;
+#define FV_PLACE_OPTIONS_INIT { .struct_size = sizeof(fv_place_options) }
+/* As the authors' code does it, without guards. For pixels it has a sum over each sample, which is
+ * C H W times ours. */
+typedef enum fv_place_reference {
+    FV_PLACE_PIXEL = 0, FV_PLACE_STABLE_DIFFUSION, FV_PLACE_DIT
+} fv_place_reference;
+FV_API fv_place_options fv_place_as(fv_place_reference which);
+/* Entries of *parts, f32 [FV_PLACE_PARTS], but for m and w of this rank's batch. DECILE + k: mean
+ * of coarse over tenth k of the groups of each row by error, 0 where there is none. */
+enum {
+    FV_PLACE_COARSE = 0, FV_PLACE_FINE, FV_PLACE_W, FV_PLACE_M, FV_PLACE_DECILE,
+    FV_PLACE_PARTS = FV_PLACE_DECILE + 10
+};
+/* student, teacher [B, .., C] with 3 dimensions or more -> scalar [1] f32. opts may be NULL: PLACE
+ * with K = 16, adaptive. parts may be NULL; make it an output (fv_output) to read it after a run.
+ * Groups are the same on every CPU, and bits for any number of threads. */
+FV_API fv_t fv_loss_place(fv_tape *t, fv_t student, fv_t teacher, const fv_place_options *opts,
+                          fv_t *parts);
 
 /* a + (b - a)*mix; a, b of one shape [..., C], mix f32 [C]. */
 FV_API fv_t fv_lerp(fv_tape *t, fv_t a, fv_t b, fv_t mix);

@@ -24,6 +24,8 @@ struct fv_ctx {
     size_t dnnl_scratch_bytes; /* oneDNN's scratchpad, as large as any primitive needs */
     const struct fvi_backend *backend;
     struct fvi_cpu_ops *cpu_ops;     /* SIMD tables, filled once at creation (backend_cpu.c) */
+    fv_reduce_fn reduce;             /* NULL: one rank */
+    void *reduce_user;
 };
 
 /* Largest thread count we accept. */

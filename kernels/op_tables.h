@@ -266,6 +266,32 @@ void fvi_picture_init(fvi_picture_ops *o, uint32_t cpu);
 void fvi_picture_init_avx2(fvi_picture_ops *o);
 void fvi_picture_init_avx512(fvi_picture_ops *o);
 
+/* ---- Losses of distillation (op_distill.c) --------------------------------------------------- */
+
+/* Means, biased variances and covariance of student x and teacher y over a group. */
+typedef struct fvi_place_moments { float mx, my, vx, vy, cov; } fvi_place_moments;
+/* The map of a group, and what the gradient of its coarse term is made of (op_place.c). */
+typedef struct fvi_place_map { float mx, my, b1, pull, slope, level; } fvi_place_map;
+/* Values closer to the mean than the bound are kept, others count as 0. */
+typedef struct fvi_keep { float a_mean, a_bound, b_mean, b_bound; } fvi_keep;
+typedef struct fvi_distill_ops {
+    void (*moments)(fvi_place_moments *m, const float *x, const float *y, int64_t n);
+    /* With dx = x - mx, dy = y - my, r = b1 dx - dy: sum r^2; coarse = slope (dy - pull dx) +
+     * level and fine = 2 b1 r, unless coarse is NULL. They may lie where x and y are. */
+    double (*residual)(float *coarse, float *fine, const float *x, const float *y,
+                       const fvi_place_map *g, int64_t n);
+    void (*blend)(fvi_out y, const float *a, const float *b, int64_t n, float scale,
+                  float w); /* scale (a + w b) */
+    double (*sum)(fvi_in x, int64_t n);
+    double (*sqdev)(fvi_in x, float mean, int64_t n); /* sum (x - mean)^2 */
+    /* sum (k(a) - k(b))^2, and scale (a - k(b)) where a is kept, else 0 */
+    double (*kept_sqdiff)(fvi_in a, fvi_in b, const fvi_keep *k, int64_t n);
+    void (*kept_diff)(fvi_out y, fvi_in a, fvi_in b, const fvi_keep *k, int64_t n, float scale);
+} fvi_distill_ops;
+void fvi_distill_init(fvi_distill_ops *o, uint32_t cpu);
+void fvi_distill_init_avx2(fvi_distill_ops *o);
+void fvi_distill_init_avx512(fvi_distill_ops *o);
+
 /* ---- Fixed partitions ------------------------------------------------------------------------ */
 
 /* B samples of T rows, each sample cut into S segments; item k is segment k % S of sample k / S.

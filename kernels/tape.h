@@ -23,7 +23,7 @@ typedef enum fvi_op {
     FVI_OP_FILTER, FVI_OP_L2NORM, FVI_OP_VQ, FVI_OP_LOSS_VQ, FVI_OP_HAAR, FVI_OP_MIX_ROWS,
     FVI_OP_UNIT_QK, FVI_OP_SOFT_RATE, FVI_OP_LOSS_SSIM, FVI_OP_LOSS_TEXTURE,
     FVI_OP_POOL, FVI_OP_LOSS_LPIPS, FVI_OP_LOSS_DISTS, FVI_OP_WINDOWS, FVI_OP_LOW_PASS,
-    FVI_OP_LOSS_SPECTRUM, FVI_OP_CROSS, FVI_OP_COUNT
+    FVI_OP_LOSS_SPECTRUM, FVI_OP_CROSS, FVI_OP_LOSS_PLACE, FVI_OP_LOSS_MASKED, FVI_OP_COUNT
 } fvi_op;
 
 /* clang-format off: a table */
@@ -84,8 +84,17 @@ typedef enum fvi_op {
  * WINDOWS      in x                       out y                 i0 side i1 shift i2 inverse
  *                                                               i3 H i4 W
  * LOW_PASS     in x                       out y                 i0 order f0 cutoff
- * LOSS_SPECTRUM in a, target              out loss[1], grad     i0 side of patches; grad as above */
+ * LOSS_SPECTRUM in a, target              out loss[1], grad     i0 side of patches; grad as above
+ * LOSS_PLACE   in x, y, [w]               out loss[1], parts, terms[2,N]   i0 K i1 channels
+ *                                                               i2 kind, flags i3 fv_place_weight
+ *                                                               f0 eps f1 w; terms: d coarse and
+ *                                                               d fine / d x, times N
+ * LOSS_MASKED  in a, target               out loss[1], keep[B,4]  f0 deviations that are kept */
 /* clang-format on */
+/* Flags of LOSS_PLACE, above fv_place_kind. */
+enum {
+    FVI_PLACE_KIND = 3, FVI_PLACE_SQUARED = 4, FVI_PLACE_GUARDED = 8, FVI_PLACE_EPS_OF_SUM = 16
+};
 typedef enum fvi_pool { FVI_POOL_MAX = 0, FVI_POOL_L2 } fvi_pool;
 typedef struct fvi_attr { int32_t i[6]; float f[2]; } fvi_attr;
 
@@ -135,7 +144,7 @@ extern const fvi_op_def fvi_cpu_linear, fvi_cpu_conv2d, fvi_cpu_cast, fvi_cpu_ac
     fvi_cpu_filter, fvi_cpu_l2norm, fvi_cpu_vq, fvi_cpu_loss_vq, fvi_cpu_haar, fvi_cpu_mix_rows,
     fvi_cpu_unit_qk, fvi_cpu_soft_rate, fvi_cpu_loss_ssim, fvi_cpu_loss_texture, fvi_cpu_pool,
     fvi_cpu_loss_lpips, fvi_cpu_loss_dists, fvi_cpu_windows, fvi_cpu_low_pass,
-    fvi_cpu_loss_spectrum, fvi_cpu_cross;
+    fvi_cpu_loss_spectrum, fvi_cpu_cross, fvi_cpu_loss_place, fvi_cpu_loss_masked;
 
 /* ---- Ops of one user (tape.c) ---------------------------------------------------------------- */
 /* For perceptual.c, f32: pooling as op_pool.c says (L2: 3 and 2), losses of op_feature_loss.c; no

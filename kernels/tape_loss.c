@@ -193,6 +193,99 @@ fv_t fvi_loss_dists(fv_tape *t, fv_t a, fv_t b, fv_t alpha, fv_t beta)
     return feature_loss(t, FVI_OP_LOSS_DISTS, (fv_t[4]){ a, b, alpha, beta }, 4);
 }
 
+/* ---- Distillation ---------------------------------------------------------------------------- */
+
+/* Two float tensors of one shape, of which only the first has a gradient? */
+static bool pair_ok(fv_tape *t, const char *name, fv_t student, fv_t teacher, int least_dims)
+{
+    if (!fvi_handle_ok(t, name, student, false) || !fvi_handle_ok(t, name, teacher, false))
+        return false;
+    const fv_tensor a = t->v[student].t, b = t->v[teacher].t;
+    if (a.ndim < least_dims || !fvi_same_dims(&a, &b) || !fvi_is_float(a.dtype) ||
+        !fvi_is_float(b.dtype))
+        BAD(t, FV_ERR_SHAPE, "%s: student and teacher of one shape with at least %d dimensions, "
+            "f32 or bf16, expected", name, least_dims);
+    else if (t->v[teacher].needs_grad)
+        BAD(t, FV_ERR_UNSUPPORTED, "%s: the teacher has no gradient; use fv_detach", name);
+    return t->status == FV_OK;
+}
+
+fv_t fv_loss_masked_mse(fv_tape *t, fv_t student, fv_t teacher, float deviations)
+{
+    if (!pair_ok(t, "loss_masked_mse", student, teacher, 1)) return 0;
+    if (!(deviations >= 0 && deviations < 1e6f))
+        return BAD(t, FV_ERR_ARG, "loss_masked_mse: %g deviations; 0 keeps every value",
+                   (double)deviations);
+    if (deviations == 0) return fv_loss_mse(t, student, teacher, 0);
+    const fvi_attr at = { { 0 }, { deviations } };
+    const int64_t one = 1, keep[2] = { t->v[student].t.dim[0], 4 };
+    const fv_t y = fvi_record(t, FVI_OP_LOSS_MASKED, &at, (fv_t[2]){ student, teacher }, 2, FV_F32,
+                              1, &one);
+    fvi_record_saved(t, 1, FV_F32, 2, keep);
+    return y;
+}
+
+fv_place_options fv_place_as(fv_place_reference which)
+{
+    fv_place_options o = FV_PLACE_OPTIONS_INIT;
+    o.unguarded = 1;
+    o.eps = which == FV_PLACE_PIXEL ? 1e-7f : which == FV_PLACE_DIT ? 1e-4f : 1e-8f;
+    o.eps_of_sum = which != FV_PLACE_PIXEL;
+    o.squared = which == FV_PLACE_DIT;
+    return o;
+}
+
+static bool place_options_ok(fv_tape *t, const fv_place_options *o, int64_t channels)
+{
+    if ((unsigned)o->kind > FV_LIFT_SAMPLE || (unsigned)o->weight > FV_PLACE_GIVEN)
+        BAD(t, FV_ERR_ARG, "loss_place: unknown kind %d or weight %d", (int)o->kind,
+            (int)o->weight);
+    else if (o->group < 0 || o->group == 1)
+        BAD(t, FV_ERR_ARG, "loss_place: groups of %d elements; 2 at least", o->group);
+    else if (o->channels < 0 || o->channels > channels)
+        BAD(t, FV_ERR_ARG, "loss_place: %d of %lld channels", o->channels, (long long)channels);
+    else if (!(o->eps >= 0 && o->eps < 1e6f) || !(o->constant >= 0 && o->constant < 1e6f))
+        BAD(t, FV_ERR_ARG, "loss_place: eps %g and w %g; neither can be negative", (double)o->eps,
+            (double)o->constant);
+    else if (o->weight == FV_PLACE_GIVEN && (!fvi_handle_ok(t, "loss_place", o->given, false) ||
+                                             !fvi_vector_ok(t, "loss_place", o->given, 1)))
+        return false;
+    else if (o->weight == FV_PLACE_GIVEN && t->v[o->given].needs_grad)
+        BAD(t, FV_ERR_UNSUPPORTED, "loss_place: w has no gradient");
+    return t->status == FV_OK;
+}
+
+fv_t fv_loss_place(fv_tape *t, fv_t student, fv_t teacher, const fv_place_options *opts,
+                   fv_t *parts)
+{
+    fv_place_options o = FV_PLACE_OPTIONS_INIT;
+    if (parts) *parts = 0;
+    if (!pair_ok(t, "loss_place", student, teacher, 3)) return 0;
+    const fv_status s = FV_TAKE_OPTIONS(t->ctx, &o, opts, "loss_place");
+    if (s != FV_OK) return fvi_poison(t, s);
+    const fv_tensor x = t->v[student].t;
+    const int64_t C = fvi_last_dim(&x), one = 1, count = FV_PLACE_PARTS;
+    if (!place_options_ok(t, &o, C)) return 0;
+    const int32_t flags = (int32_t)o.kind | (o.squared ? FVI_PLACE_SQUARED : 0) |
+                          (o.unguarded ? 0 : FVI_PLACE_GUARDED) |
+                          (o.eps_of_sum ? FVI_PLACE_EPS_OF_SUM : 0);
+    const fvi_attr at = { { o.group ? o.group : 16, o.channels ? o.channels : (int32_t)C, flags,
+                            (int32_t)o.weight },
+                          { o.eps > 0 ? o.eps : 1e-6f, o.constant } };
+    const fv_t in[3] = { student, teacher, o.weight == FV_PLACE_GIVEN ? o.given : 0 };
+    const fv_t y = fvi_record(t, FVI_OP_LOSS_PLACE, &at, in, 3, FV_F32, 1, &one);
+    const fv_t list = y ? fvi_new_value(t, FV_F32, 1, &count) : 0;
+    if (!list) return 0;
+    t->v[list].kind = FVI_NODE;
+    t->v[list].node = t->nn - 1;
+    t->v[list].slot = 1;
+    t->n[t->nn - 1].out[1] = list;
+    if (parts) *parts = list;
+    const int64_t terms[2] = { 2, fv_tensor_count(&x) };
+    fvi_record_saved(t, 2, FV_F32, 2, terms);
+    return y;
+}
+
 /* ---- Differences ----------------------------------------------------------------------------- */
 
 static fv_t loss_difference(fv_tape *t, const char *name, const fv_t in[3], int kind)
