@@ -7,6 +7,7 @@
 #include "bench_accel.h"
 #include "bench_ar.h"
 #include "bench_ar_speed.h"
+#include "bench_loss.h"
 #include "bench_pic_speed.h"
 #include "bench_process.h"
 #include "bench_quality.h"
@@ -49,6 +50,7 @@ typedef struct bench {
     bench_line line[MAX_CASES];
     int count;
     double ratio;   /* network time / time of its products; NAN for gemm */
+    double lift, place; /* what they take beyond squared error, percent of a step; NAN: no step */
     char temp[BENCH_FOLDER]; /* folder of this run, "" = none */
     double mark[MAX_MARKS];
     int marks;
@@ -96,8 +98,10 @@ static void print_text(const bench *b)
            "p90", "GFLOP/s", "% gemm");
     for (int i = 0; i < b->count; i++) {
         const bench_line *l = &b->line[i];
-        printf("%-14s %-18s %-5s %10.3f %10.3f %10.3f %8.1f ", l->name, l->shape, l->variant,
-               1e3 * l->time.median, 1e3 * l->time.p10, 1e3 * l->time.p90, l->gflops);
+        printf("%-14s %-18s %-5s %10.3f %10.3f %10.3f ", l->name, l->shape, l->variant,
+               1e3 * l->time.median, 1e3 * l->time.p10, 1e3 * l->time.p90);
+        if (l->gflops > 0) printf("%8.1f ", l->gflops);
+        else printf("%8s ", "-");
         if (isfinite(l->percent))
             printf("%6.1f\n", l->percent);
         else
@@ -170,6 +174,10 @@ static void print_result(const bench *b)
         cli_json_u64(&j, "threads", (uint64_t)fv_ctx_threads(b->ctx));
         print_json_cases(b, &j);
         cli_json_number(&j, "ratio_to_gemm", b->ratio);
+        if (isfinite(b->place)) {
+            cli_json_number(&j, "lift_percent_of_step", b->lift);
+            cli_json_number(&j, "place_percent_of_step", b->place);
+        }
         cli_json_u64(&j, "peak_bytes", mem.peak_bytes);
         cli_json_u64(&j, "resident_bytes", resident);
         print_json_memory(b, &j);
@@ -178,6 +186,9 @@ static void print_result(const bench *b)
     }
     print_text(b);
     if (isfinite(b->ratio)) printf("time / time of its matrix products: %.3f\n", b->ratio);
+    if (isfinite(b->place))
+        printf("beyond squared error LIFT takes %.2f %% of a training step, PLACE %.2f %%\n",
+               b->lift, b->place);
     print_memory(b);
     printf("%s, %d threads; peak memory %.1f MiB, resident %.1f MiB\n", cpu, fv_ctx_threads(b->ctx),
            (double)mem.peak_bytes / MIB, (double)resident / MIB);
@@ -448,6 +459,28 @@ static fv_status run_training(bench *b, fv_dtype type)
     return s;
 }
 
+/* Losses of distillation between pictures of a batch, against the step just timed. */
+static int loss_times(bench *b, const fv_dit_info *info, double step)
+{
+    static const char *const name[BENCH_LOSSES] = {"squared error", "LIFT", "PLACE"};
+    const int64_t dim[4] = {b->a->batch, info->input_size, info->input_size, info->channels};
+    double times[MAX_MARKS], beyond[BENCH_LOSSES];
+    char shape[32];
+    snprintf(shape, sizeof shape, "%d x %dx%dx%d", b->a->batch, info->input_size, info->input_size,
+             info->channels);
+    for (int k = 0; k < BENCH_LOSSES; k++) {
+        gemm_result r;
+        const fv_status s = bench_loss_times(b->ctx, (bench_loss)k, dim, times, b->a->steps);
+        if (s != FV_OK) return cli_report(b->ctx, s, "bench train");
+        quantiles(times, b->a->steps, &r);
+        add_line(b, name[k], shape, "f32", &r, 0, 0);
+        beyond[k] = r.median;
+    }
+    b->lift = 100 * (beyond[BENCH_LOSS_LIFT] - beyond[BENCH_LOSS_MSE]) / step;
+    b->place = 100 * (beyond[BENCH_LOSS_PLACE] - beyond[BENCH_LOSS_MSE]) / step;
+    return CLI_OK;
+}
+
 /* Forward and backward are three times the forward's FLOP. */
 static int report_training(bench *b, fv_dtype type)
 {
@@ -473,6 +506,7 @@ static int report_training(bench *b, fv_dtype type)
         add_line(b, "train step", shape, fv_dtype_name(type), &r, 3 * b->a->batch * info.step_flop,
                  flop / seconds * 1e-9);
         b->ratio = r.median / (3 * seconds);
+        code = loss_times(b, &info, r.median);
     }
     fv_dit_close(&dit);
     fv_model_close(&file);
@@ -577,7 +611,7 @@ int fovea_bench(int argc, char **argv)
     if (!b) return cli_fail(CLI_FAILED, "out of memory");
     b->a = &a;
     b->what = arg[0];
-    b->ratio = NAN;
+    b->ratio = b->lift = b->place = NAN;
     if (code < 0 && (code = check(&a, arg[0], arg[1])) == CLI_OK &&
         (code = cli_start(&b->ctx, &a.common)) == CLI_OK)
         code = run(b, arg[1]);
