@@ -15,7 +15,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 export LC_ALL=C
-nm -D --defined-only "$lib" | awk '{ print $NF }' | sed 's/@.*//' | sort -u > "$work/exported"
+# clang makes the locks of OpenMP's critical sections public, as ".gomp_critical_...".
+nm -D --defined-only "$lib" | awk '$NF !~ /^\./ { print $NF }' | sed 's/@.*//' |
+    sort -u > "$work/exported"
 find "$top/kernels" "$top/diffusion" "$top/ar" "$top/codec" "$top/distill" -name "fovea*.h" \
     -exec cat {} + 2> /dev/null | sed -n '/^FV_API/,/;/p' | tr '\n' ' ' | sed 's/FV_API/\
 /g' | sed 's/FV_NODISCARD//; s/(.*//' | grep -o 'fv_[a-z0-9_]*$' | sort -u > "$work/declared"
