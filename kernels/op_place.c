@@ -71,43 +71,81 @@ static int64_t row_start(const place_shape *s, int64_t row)
 
 /* ---- Order ----------------------------------------------------------------------------------- */
 
-#define SMALL_ROW 3000 /* below it 4 passes of 8 bits are faster than 3 of 11 */
+#define SMALL_ROW 3000 /* up to here digits of 8 bits are faster than of 11 */
+#define BUCKETS 2048
 
-/* |y - x| as its bits, which order as the values do, above the position. count: of each digit. */
-static void make_keys(uint64_t *key, const float *x, const float *y, int64_t n, uint32_t *count)
+/* Two digits of |y - x| as its bits, which order as the values do: (bits - least) >> shift. What is
+ * below them is rarely needed, and insertion does it; all four bytes cost twice the time. */
+typedef struct digits {
+    uint32_t least;
+    int bits, shift;
+} digits;
+
+/* Keys: bits of |y - x| above the position. count: of both digits. */
+static digits make_keys(uint64_t *key, const float *x, const float *y, int64_t n, uint32_t *count)
 {
-    const int bits = n < SMALL_ROW ? 8 : 11, passes = n < SMALL_ROW ? 4 : 3;
-    const uint32_t mask = (1u << bits) - 1;
-    memset(count, 0, ((size_t)passes << bits) * sizeof *count);
+    digits d = { UINT32_MAX, n < SMALL_ROW ? 8 : 11, 0 };
+    uint32_t most = 0;
     for (int64_t i = 0; i < n; i++) {
         const float gap = fabsf(y[i] - x[i]);
         uint32_t k;
         memcpy(&k, &gap, sizeof k);
+        d.least = k < d.least ? k : d.least;
+        most = k > most ? k : most;
         key[i] = (uint64_t)k << 32 | (uint32_t)i;
-        for (int p = 0; p < passes; p++) count[((uint32_t)p << bits) + (k >> bits * p & mask)]++;
     }
+    while ((most - d.least) >> d.shift >> d.bits >> d.bits) d.shift++;
+    const uint32_t mask = (1u << d.bits) - 1;
+    memset(count, 0, 2 * BUCKETS * sizeof *count);
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t v = ((uint32_t)(key[i] >> 32) - d.least) >> d.shift;
+        count[v & mask]++;
+        count[BUCKETS + (v >> d.bits)]++;
+    }
+    return d;
 }
 
-/* Sorts by value, stable; the result is in a or in b, and it is what is returned. */
-static uint64_t *sort_keys(uint64_t *a, uint64_t *b, int64_t n, uint32_t *count)
+/* One stable pass, from a to b, by bits from `shift` on of the value. */
+static void spread(const uint64_t *a, uint64_t *b, int64_t n, uint32_t *count, digits d)
 {
-    const int bits = n < SMALL_ROW ? 8 : 11, passes = n < SMALL_ROW ? 4 : 3;
-    const uint32_t buckets = 1u << bits;
-    for (int p = 0; p < passes; p++, count += buckets) {
-        const int shift = 32 + bits * p;
-        uint32_t at = 0;
-        if (count[a[0] >> shift & (buckets - 1)] == n) continue; /* all have this digit */
-        for (uint32_t k = 0; k < buckets; k++) {
-            const uint32_t c = count[k];
-            count[k] = at;
-            at += c;
-        }
-        for (int64_t i = 0; i < n; i++) b[count[a[i] >> shift & (buckets - 1)]++] = a[i];
-        uint64_t *const t = a;
-        a = b;
-        b = t;
+    const uint32_t mask = (1u << d.bits) - 1;
+    uint32_t at = 0;
+    for (uint32_t k = 0; k <= mask; k++) {
+        const uint32_t c = count[k];
+        count[k] = at;
+        at += c;
     }
-    return a;
+    for (int64_t i = 0; i < n; i++)
+        b[count[((uint32_t)(a[i] >> 32) - d.least) >> d.shift & mask]++] = a[i];
+}
+
+/* Insertion sort of what is nearly sorted; false: it is not, after 4 n steps. */
+static bool settle(uint64_t *a, int64_t n)
+{
+    int64_t left = 4 * n;
+    for (int64_t i = 1; i < n; i++) {
+        const uint64_t v = a[i];
+        int64_t j = i;
+        for (; j > 0 && a[j - 1] > v; j--) a[j] = a[j - 1];
+        a[j] = v;
+        if ((left -= i - j) < 0) return false;
+    }
+    return true;
+}
+
+/* Sorts a by value, ties by position; b: room for as many. */
+static void sort_keys(uint64_t *a, uint64_t *b, int64_t n, uint32_t *count, digits d)
+{
+    const digits high = { d.least, d.bits, d.shift + d.bits };
+    spread(a, b, n, count, d);
+    spread(b, a, n, count + BUCKETS, high);
+    if (d.shift == 0 || settle(a, n)) return;
+    for (int p = 0; p < 4; p++) { /* equal values are still in order of position */
+        uint64_t *from = p & 1 ? b : a, *to = p & 1 ? a : b;
+        memset(count, 0, BUCKETS * sizeof *count);
+        for (int64_t i = 0; i < n; i++) count[from[i] >> (32 + 8 * p) & 255]++;
+        spread(from, to, n, count, (digits){ 0, 8, 8 * p });
+    }
 }
 
 /* ---- One group ------------------------------------------------------------------------------- */
@@ -160,7 +198,7 @@ static double fit(const fvi_attr *a, const fvi_place_moments *m, int64_t n, fvi_
 /* Room of a lane: x and y of a row, then (with groups) keys twice and counts of digits. */
 static size_t lane_floats(const place_shape *s)
 {
-    return fvi_pad16(2 * s->n + (s->G > 1 ? 4 * s->n + 3 * 2048 : 0));
+    return fvi_pad16(2 * s->n + (s->G > 1 ? 4 * s->n + 2 * BUCKETS : 0));
 }
 
 static void take_row(const place_shape *s, fvi_in x, float *to)
@@ -220,9 +258,9 @@ static void run_row(const fvi_exec *e, const place_shape *s, int64_t row, float 
     if (s->G > 1) {
         uint64_t *a = (uint64_t *)(void *)(room + 2 * n), *b = a + n;
         uint32_t *count = (uint32_t *)(void *)(b + n);
-        make_keys(a, x, y, n, count);
-        order = sort_keys(a, b, n, count);
-        float *sx = (float *)(void *)(order == a ? b : a), *sy = sx + n;
+        sort_keys(a, b, n, count, make_keys(a, x, y, n, count));
+        order = a;
+        float *sx = (float *)(void *)b, *sy = sx + n;
         for (int64_t i = 0; i < n; i++) {
             sx[i] = x[(uint32_t)order[i]];
             sy[i] = y[(uint32_t)order[i]];

@@ -640,6 +640,33 @@ static void ties_go_by_position(void)
     }
 }
 
+/* Errors one unit apart and a single 0: digits tell nothing, which costs time, not order. */
+static void errors_that_nearly_tie_are_sorted(void)
+{
+    static float x[3360], y[3360];
+    const int64_t dims[2][4] = { { 1, 56, 60, 1 }, { 1, 31, 32, 1 } };
+    fv_place_options o = options(FV_PLACE_GROUPS, 16, 0);
+    o.squared = 1; /* no kinks: b1 is nearly 1 everywhere */
+    for (int k = 0; k < 2; k++) {
+        const int64_t n = dims[k][1] * dims[k][2];
+        for (int64_t p = 0; p < n; p++) {
+            y[p] = (float)(p * 29 % 31) / 256;
+            x[p] = y[p] + 0.25f + (float)(p * 1009 % n) / 33554432;
+        }
+        x[7] = y[7];
+        const outcome r = run_place(isa_ctx[SCALAR], &o, FV_F32, dims[k], x, y);
+        OK(isa_ctx[SCALAR], r.status);
+        const fv_tensor t = shape(4, 1, dims[k][1], dims[k][2], 1);
+        const fvi_attr a = attr_for(&o, 1);
+        double *dx = widened(x, n), *dy = widened(y, n);
+        base b = make_base(&a, &t, dx, dy);
+        compare(&r, &b, dx, dy, 1e-4);
+        free_base(&b);
+        free(dx);
+        free(dy);
+    }
+}
+
 /* A student that does not vary, a teacher that does not, and both, each in a channel of one sample
  * of two. */
 static void groups_without_variance_do_no_harm(void)
@@ -916,6 +943,7 @@ int main(int argc, char **argv)
     RUN(one_group_equals_lift);
     RUN(order_of_pixels_does_not_matter);
     RUN(ties_go_by_position);
+    RUN(errors_that_nearly_tie_are_sorted);
     RUN(groups_without_variance_do_no_harm);
     RUN(values_that_are_not_finite_are_reported);
     RUN(channels_that_take_no_part_do_not_count);

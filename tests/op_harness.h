@@ -515,7 +515,7 @@ static void bench_one(const tc *c, int isa, int dt)
     for (int k = 0; k < FVI_MAX_IN; k++) {
         if (!c->role[k]) continue;
         e.in[k].data = fv_alloc(s.ctx, bytes_of(&e.in[k]));
-        fill(c, &e.in[k], c->positive >> k & 1, 3);
+        fill(c, &e.in[k], c->positive >> k & 1, 3 + (uint64_t)k);
         forward_bytes += (double)bytes_of(&e.in[k]);
         if (c->role[k] == IDS || c->role[k] == CONST) continue;
         e.gin[k] = e.in[k];
