@@ -533,21 +533,61 @@ typedef struct fv_wan_options {
     float detail;            /* weight of the draft's detail, 0..2; below 0 = the model's          */
     int fdu;                 /* fv_fdu_mode; -1 = the model's                                      */
     fv_dtype precision;      /* of the networks, FV_F32 or FV_BF16; the autoencoder is f32         */
+    int tile_height, tile_width; /* pixels of the result at a time, down to multiples of 16; 0 = as
+                                many as max_bytes allows                                           */
+    int tile_overlap;        /* pixels that tiles share, blended; 0 = 128, at most half a tile     */
+    uint64_t max_bytes;      /* most that the call may allocate; 0 = no bound                      */
 } fv_wan_options;
 #define FV_WAN_OPTIONS_INIT \
     { .struct_size = sizeof(fv_wan_options), .overlap = -1, .detail = -1, .fdu = -1,                \
       .precision = FV_BF16 }
+typedef struct fv_wan_stats {
+    double seconds, network_seconds, update_seconds; /* of the windows, without opening the file */
+    double flop;                     /* of the networks */
+    int windows, window, steps;      /* window: frames of one */
+    int tiles, tile_width, tile_height;
+    uint64_t peak_bytes;             /* most memory that ctx held during the call                */
+    uint64_t least_bytes;            /* after FV_ERR_OOM: the max_bytes that would do; else 0    */
+} fv_wan_stats;
 /* Restores a clip of any length, a picture as a clip of one frame: as many frames are written as are
- * read. Windows begin every window - overlap frames, the last one so that it ends with the clip; a
- * shorter clip is one window, its last frame repeated. Sides are extended to multiples of 16 by the
- * last pixel. Outputs of neighbouring windows are blended linearly over what they share. Memory does
- * not grow with the clip, but with the frames of a window and their size: f32 features of about 10
- * frames of each layer of the autoencoder. A detail of 0 without FV_FDU_REF and FV_FDU_OFF is the base,
- * of which the drafts are not computed; FV_FDU_OFF decodes the last draft alone. Progress: "encoding",
- * "refining" and "decoding", before each part of a window. `file` from fv_wan_convert with autoencoder
- * and prompt. */
+ * read, each as soon as no later window changes it. Windows begin every window - overlap frames, the
+ * last one so that it ends with the clip; a shorter clip is one window, its last frame repeated. Sides
+ * are extended to multiples of 16 by the last pixel. Outputs of neighbouring windows are blended
+ * linearly over what they share.
+ * Memory does not grow with the clip, but with the frames of a window and their size: f32 features of
+ * about 6 frames of each layer of the autoencoder. Where max_bytes is too small for that frames are
+ * computed in tiles of at least 256 pixels, then in windows of 17 or 9 frames, unless window is given.
+ * A detail of 0 without FV_FDU_REF and FV_FDU_OFF is the base, of which the drafts are not computed;
+ * FV_FDU_OFF decodes the last draft alone. Progress: "restoring", the share of a window's work in
+ * percent. Between the first and the last window nothing is allocated. `file` from fv_wan_convert with
+ * autoencoder and prompt. stats may be NULL. Resets the peak of fv_ctx_memory. FV_ERR_ARG: an option
+ * is out of range or does not fit the model; FV_ERR_MODEL: not such a file, or without autoencoder or
+ * prompt; FV_ERR_OOM: the message names the least max_bytes that would do, before a frame is
+ * written; FV_ERR_NUMERIC, FV_ERR_CANCELLED. */
 FV_API FV_NODISCARD fv_status fv_wan_restore(fv_ctx *ctx, const fv_model *file,
-                                             const fv_wan_options *opts, const fv_wan_frames *io);
+                                             const fv_wan_options *opts, const fv_wan_frames *io,
+                                             fv_wan_stats *stats);
+/* A picture with grey, alpha, 16 bits and metadata as fv_sr_image has it, its colours as those of a clip
+ * of one frame; options and failures as there. update_each and exact_tiles are FV_ERR_ARG; the scale is
+ * the networks' beyond 4, too, so is_beyond is 0. precision as in fv_wan_options. */
+FV_API FV_NODISCARD fv_status fv_wan_image(fv_ctx *ctx, const fv_model *file, fv_dtype precision,
+                                           const fv_image *in, const fv_sr_options *o, fv_image *out,
+                                           fv_sr_stats *stats);
+typedef struct fv_wan_info {
+    const char *name;                /* the file's */
+    int channels, blocks, draft_blocks, steps;
+    int prompt_rows;                 /* 0: no encoded prompt                                     */
+    int has_autoencoder;
+    float detail;                    /* defaults of the model */
+    fv_fdu_mode fdu;
+    int64_t base_parameters, draft_parameters, autoencoder_parameters;
+} fv_wan_info;
+/* What the file says of itself; its tensors are counted, not checked. */
+FV_API FV_NODISCARD fv_status fv_wan_get_info(fv_ctx *ctx, const fv_model *file, fv_wan_info *out);
+/* Write a model of a preset with random weights, for benchmarks and tests: wan-nano, or wan-1.3b with
+ * the sizes as published (4 GB). The same bytes for any number of threads. */
+FV_API FV_NODISCARD fv_status fv_wan_random(fv_ctx *ctx, const char *preset, uint64_t seed,
+                                            const char *path, int overwrite);
 /* A model that fv_wan_restore takes? */
 FV_API int fv_wan_is_model(const fv_model *m);
 

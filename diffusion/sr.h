@@ -90,10 +90,21 @@ typedef struct sr_frame {
     uint64_t least;            /* bytes that would do, where there are too few */
 } sr_frame;
 fv_status sr_frame_options(sr_frame *f, const fv_sr_options *opts);
+fv_status sr_frame_sizes(sr_frame *f); /* by f->o alone; part of sr_frame_options */
 /* before: bytes that ctx held when the call began; all since then counts for max_bytes. */
 fv_status sr_frame_prepare(sr_frame *f, uint64_t before);
 /* source: RGB [in_height, in_width, 3] in [0, 1]. Sets times, tiles, steps of *stats. */
 fv_status sr_frame_run(sr_frame *f, const float *source, fv_sr_stats *stats);
 void sr_frame_free(sr_frame *f);
+
+/* ---- Pictures (sr_image.c) ------------------------------------------------------------------- */
+
+/* What computes a picture: from source, as sr_frame_run, to f->write at the networks' size. before: as
+ * sr_frame_prepare. */
+typedef fv_status (*sr_engine)(void *user, sr_frame *f, const float *source, uint64_t before,
+                               fv_sr_stats *stats);
+/* in -> *out as fv_sr_image; of *f the caller sets ctx, options and sizes. */
+fv_status sr_picture(sr_frame *f, sr_engine engine, void *user, const fv_image *in, fv_image *out,
+                     fv_sr_stats *stats);
 
 #endif

@@ -36,7 +36,7 @@ static fv_status side_of(fv_ctx *ctx, const char *what, int in, double scale, in
     return FV_OK;
 }
 
-static fv_status take_sizes(sr_frame *r)
+fv_status sr_frame_sizes(sr_frame *r)
 {
     const fv_sr_options *o = &r->o;
     const double scale = o->scale != 0 ? o->scale : NETWORK_SCALE;
@@ -92,7 +92,7 @@ fv_status sr_frame_options(sr_frame *r, const fv_sr_options *opts)
     r->mode = o->fdu < 0 ? c->fdu : (fv_fdu_mode)o->fdu;
     r->detail = o->detail < 0 ? c->alpha : o->detail;
     if (r->detail == 0 && r->mode != FV_FDU_OFF && r->mode != FV_FDU_REF) r->drafts = 0;
-    FV_TRY(take_sizes(r));
+    FV_TRY(sr_frame_sizes(r));
     choose_planes(r);
     return FV_OK;
 }

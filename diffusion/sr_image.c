@@ -19,7 +19,9 @@ typedef struct run {
     const fv_image *in;
     fv_image *out;             /* at the size of the networks: the result, or beyond 4x the own */
     float *source;
-    sr_frame frame;
+    sr_frame *frame;
+    sr_engine engine;
+    void *user;
 } run;
 
 /* ---- The source ------------------------------------------------------------------------------ */
@@ -214,7 +216,7 @@ typedef struct beyond {
 static fv_status make_beyond(run *r, beyond *b)
 {
     const fvi_resampling how = { FVI_RESIZE_BICUBIC, true, false };
-    const sr_frame *f = &r->frame;
+    const sr_frame *f = r->frame;
     const int in[2] = { f->net_height, f->net_width }, out[2] = { f->height, f->width };
     b->band = fv_calloc(r->ctx, (size_t)out[1] * BAND_ROWS, 3 * sizeof(float));
     if (!b->band) return FV_ERR_OOM;
@@ -260,7 +262,7 @@ static fv_status finish(run *r, beyond *b, fv_image *out)
     if (r->out != out) FV_TRY(enlarge_bands(r, b, out));
     free_beyond(r->ctx, b);
     if (fvi_has_alpha(r->in->channels)) {
-        if (r->frame.o.alpha == FV_SR_ALPHA_NEAREST) nearest_alpha(r->in, out);
+        if (r->frame->o.alpha == FV_SR_ALPHA_NEAREST) nearest_alpha(r->in, out);
         else FV_TRY(smooth_alpha(r->ctx, r->in, out));
     }
     return copy_metadata(r->ctx, r->in, out);
@@ -269,7 +271,7 @@ static fv_status finish(run *r, beyond *b, fv_image *out)
 /* All that lasts to the end is made first, so that the frame plans with what is left. */
 static fv_status enlarge(run *r, beyond *b, fv_image *result, fv_sr_stats *stats)
 {
-    sr_frame *f = &r->frame;
+    const sr_frame *f = r->frame;
     fv_memory_stats m;
     fv_ctx_memory(r->ctx, &m);
     const uint64_t before = m.current_bytes;
@@ -283,41 +285,56 @@ static fv_status enlarge(run *r, beyond *b, fv_image *result, fv_sr_stats *stats
     } else {
         r->out = result;
     }
-    FV_TRY(sr_frame_prepare(f, before));
-    FV_TRY(sr_frame_run(f, r->source, stats));
-    sr_frame_free(f);
+    FV_TRY(r->engine(r->user, r->frame, r->source, before, stats));
     fv_free(r->ctx, r->source);
     r->source = NULL;
     return finish(r, b, result);
 }
 
-fv_status fv_sr_image(fv_ctx *ctx, const fv_sr *sr, const fv_image *in, const fv_sr_options *o,
-                      fv_image *out, fv_sr_stats *stats)
+fv_status sr_picture(sr_frame *f, sr_engine engine, void *user, const fv_image *in, fv_image *out,
+                     fv_sr_stats *stats)
 {
     fv_sr_stats own = { 0 };
     fv_image middle = { 0 };
     beyond b = { 0 };
-    run r = { .ctx = ctx, .in = in, .out = &middle };
+    run r = { .ctx = f->ctx, .in = in, .out = &middle, .frame = f, .engine = engine, .user = user };
     const double start = fv_now();
+    f->write = write_pixels;
+    f->user = &r;
+    fv_ctx_memory_reset_peak(f->ctx);
+    const fv_status s = enlarge(&r, &b, out, &own);
+    sr_frame_free(f);
+    free_beyond(f->ctx, &b);
+    fv_free(f->ctx, r.source);
+    fv_image_free(f->ctx, &middle);
+    if (s != FV_OK) fv_image_free(f->ctx, out);
+    fv_memory_stats m;
+    fv_ctx_memory(f->ctx, &m);
+    own.peak_bytes = m.peak_bytes;
+    own.least_bytes = f->least;
+    own.seconds = fv_now() - start;
+    if (stats) *stats = own;
+    return s;
+}
+
+static fv_status run_tiles(void *user, sr_frame *f, const float *source, uint64_t before,
+                           fv_sr_stats *stats)
+{
+    (void)user;
+    FV_TRY(sr_frame_prepare(f, before));
+    FV_TRY(sr_frame_run(f, source, stats));
+    sr_frame_free(f); /* its memory is for what follows */
+    return FV_OK;
+}
+
+fv_status fv_sr_image(fv_ctx *ctx, const fv_sr *sr, const fv_image *in, const fv_sr_options *o,
+                      fv_image *out, fv_sr_stats *stats)
+{
     if (!sr || !in || !out || out == in)
         return fv_fail(ctx, FV_ERR_ARG, "super-resolution: a model or picture is missing");
     memset(out, 0, sizeof *out);
     FV_TRY(fvi_image_check(ctx, in, "super-resolution"));
-    r.frame = (sr_frame){ .ctx = ctx, .sr = sr, .in_width = in->width, .in_height = in->height,
-                          .write = write_pixels, .user = &r };
-    FV_TRY(sr_frame_options(&r.frame, o));
-    fv_ctx_memory_reset_peak(ctx);
-    const fv_status s = enlarge(&r, &b, out, &own);
-    sr_frame_free(&r.frame);
-    free_beyond(ctx, &b);
-    fv_free(ctx, r.source);
-    fv_image_free(ctx, &middle);
-    if (s != FV_OK) fv_image_free(ctx, out);
-    fv_memory_stats m;
-    fv_ctx_memory(ctx, &m);
-    own.peak_bytes = m.peak_bytes;
-    own.least_bytes = r.frame.least;
-    own.seconds = fv_now() - start;
-    if (stats) *stats = own;
-    return s;
+    sr_frame f = { .ctx = ctx, .sr = sr, .in_width = in->width, .in_height = in->height };
+    FV_TRY(sr_frame_options(&f, o));
+    return sr_picture(&f, run_tiles, NULL, in, out, stats);
 }

@@ -31,7 +31,8 @@
  * ln(512 - L).
  *
  * wan_config.c: config, times, metadata. wan_net.c: the networks as tape code. wan_model.c: networks
- * of a file, ready to run. wan_vae.c: the autoencoder. wan_clip.c: clips by windows (fv_wan_restore). */
+ * of a file, ready to run. wan_vae.c: the autoencoder. wan_tile.c: a window of frames and pixels.
+ * wan_clip.c: clips by windows (fv_wan_restore). wan_image.c: pictures, what a file is, random ones. */
 #ifndef FV_WAN_H
 #define FV_WAN_H
 
@@ -174,6 +175,14 @@ typedef struct wan_flow wan_flow;
 /* height and width of the latents, even; steps 1 to times of the model. */
 fv_status wan_flow_create(const wan_model *m, wan_flow **out, int frames, int height, int width,
                           int steps);
+/* The same in two steps: what a plan would take can be asked before. The own memory has wan_flow_own_bytes,
+ * `work` (64-byte aligned) wan_flow_work_bytes; NULL: its own, too. */
+fv_status wan_flow_plan(const wan_model *m, wan_flow **out, int frames, int height, int width,
+                        int steps);
+uint64_t wan_flow_work_bytes(const wan_flow *f);
+uint64_t wan_flow_own_bytes(const wan_flow *f);
+double wan_flow_flop(const wan_flow *f);
+fv_status wan_flow_alloc(wan_flow *f, void *work);
 /* zhat[k] [frames, height, width, 16] of each step; NULL: not wanted. Allocates nothing. */
 fv_status wan_flow_run(wan_flow *f, const float *z_lq, float *const *zhat);
 void wan_flow_close(wan_flow **f);
@@ -197,11 +206,66 @@ typedef struct wan_vae wan_vae;
 /* first: frames of the first call, 1 + 4k; 1 is streaming, the whole clip for comparisons. */
 fv_status wan_vae_open(fv_ctx *ctx, wan_vae **out, const fv_model *file, int height, int width,
                        int first);
+/* The same in steps. plan may be called again, for another size; then alloc, too. */
+fv_status wan_vae_load(fv_ctx *ctx, wan_vae **out, const fv_model *file);
+fv_status wan_vae_plan(wan_vae *v, int height, int width, int first);
+uint64_t wan_vae_work_bytes(const wan_vae *v);
+uint64_t wan_vae_cache_bytes(const wan_vae *v);
+double wan_vae_flop(const wan_vae *v, bool is_decoder, bool is_first); /* of a call */
+/* work: 64-byte aligned, wan_vae_work_bytes; NULL: its own. */
+fv_status wan_vae_alloc(wan_vae *v, void *work);
 void wan_vae_close(wan_vae **v);
-void wan_vae_restart(wan_vae *v); /* a new clip, in both directions */
+/* A new clip, in both directions, of which the second begins when the first has ended. */
+void wan_vae_restart(wan_vae *v);
 /* The first call takes `first` frames and gives 1 + (first - 1) / 4 latents, later ones 4 and 1. */
 fv_status wan_vae_encode(wan_vae *v, const float *frames, float *latents);
 /* The other way; clamped to [-1, 1]. */
 fv_status wan_vae_decode(wan_vae *v, const float *latents, float *frames);
+
+/* ---- Windows of frames and pixels (wan_tile.c) ----------------------------------------------- */
+
+/* An axis of a frame cut into `count` equal parts, evenly spread, neighbours sharing at least
+ * `overlap` pixels, but for rounding. weight [count][size]: of each part's pixels; 1 in sum over
+ * parts, ramps where parts meet alone. */
+typedef struct wan_axis {
+    int all, count, size;
+    float *weight;
+} wan_axis;
+/* Parts of at most `most` pixels, a multiple of 16 above overlap; one if all fit. */
+void wan_axis_cut(wan_axis *a, int all, int most, int overlap);
+int wan_axis_begin(const wan_axis *a, int part);
+fv_status wan_axis_weigh(fv_ctx *ctx, wan_axis *a);
+/* Rows and columns such that parts have at most `area` pixels, sides of at least `least` if there are
+ * several, and as few pixels as possible are computed. False: no parts are that small. */
+bool wan_cut_find(const int all[2], int overlap, int least, int64_t area, wan_axis axis[2]);
+
+/* A part of the pixels of up to `frames` frames, from pixels to pixels. */
+typedef struct wan_tile {
+    fv_ctx *ctx; /* set by the caller, with the next two lines */
+    int steps;
+    fv_fdu_options update;
+    bool has_base, has_draft;        /* what is shown, by wan_tile_open */
+    wan_model *model;
+    wan_vae *vae;
+    wan_flow *flow;                  /* by wan_tile_plan */
+    int size[2], h, w, frames;       /* h, w: the size to multiples of 16; frames: 1 + 4k */
+    fv_fdu *fdu;                     /* by wan_tile_alloc; NULL: one of base and draft alone */
+    float *four, *draft, *z, *zhat[WAN_MAX_TIMES];
+    void *work;
+    double flop;                     /* of wan_tile_run */
+    double done, total;              /* of all tiles of a window, for progress: the caller's */
+    double network_seconds, update_seconds;
+} wan_tile;
+/* Networks of the file. steps 0: all of the model. */
+fv_status wan_tile_open(wan_tile *t, const fv_model *file, fv_dtype precision);
+/* For n frames of size {rows, columns}; may be called again. */
+fv_status wan_tile_plan(wan_tile *t, const int size[2], int n);
+uint64_t wan_tile_bytes(const wan_tile *t); /* that wan_tile_alloc takes, from above */
+fv_status wan_tile_alloc(wan_tile *t);
+/* The part that begins at `at` of n frames [all[0], all[1], 3] in [0, 1] -> out [n, size, 3]. Reports
+ * "restoring" before each piece of work. Allocates nothing. */
+fv_status wan_tile_run(wan_tile *t, const float *frames, const int all[2], const int at[2], int n,
+                       float *out);
+void wan_tile_close(wan_tile *t);
 
 #endif

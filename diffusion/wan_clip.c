@@ -1,59 +1,45 @@
-/* wan_clip.c - clips of any length through windows of frames: enlarging, encoder, flow, two decodings
- * and the frequency-domain update.
+/* wan_clip.c - clips of any length through windows of frames, and large frames through tiles.
  *
- *     frames [s, s + W) --VAE--> z_L --flow--> zhat_0, zhat_last --VAE--> base, draft --FDU--> frames
+ * While a window is computed [wan_tile.c] there are its own frames and the last outputs of the window
+ * before. What a window and its tiles take is known before they get it, from plans without memory: the
+ * frames at a time and their tiles are the most that the caller's bound allows,
  *
- * One decoding of the base, one of the last draft: the estimates between are never shown. Of the two
- * only what is shown is decoded, and without the draft's detail no draft is computed. While a window
- * is computed there are its own frames and the last outputs of the window before. */
+ *     33 frames in one piece > in tiles, the fewer the better > 17 frames, from the start > 9 frames
+ *
+ * and if nothing does, the call fails before the first window and says what would. */
 #include "wan.h"
 
 #include <math.h>
 #include <string.h>
 
+#define DEFAULT_WINDOW 33
+#define FEWEST 9              /* frames of a window that is chosen for the memory */
+#define LEAST_TILE 256
+#define DEFAULT_OVERLAP 128
+#define TRIES 6
+#define OWN_BYTES ((uint64_t)1 << 20) /* beside what is counted */
+
 typedef struct clip {
     fv_ctx *ctx;
     const fv_wan_options *o;
     const fv_wan_frames *io;
-    wan_model *model;
-    wan_vae *vae;
-    wan_flow *flow;
-    fv_fdu *fdu;             /* NULL: one of the two alone */
-    fvi_resize *resize;      /* NULL: frames have their size */
-    int h, w;                /* multiples of 16 */
-    int steps;
-    int frames;              /* of a window, 1 + 4k */
-    size_t pixels, padded;   /* floats of a frame */
-    float *small;            /* a frame as read, if it is enlarged */
-    float *in, *out, *tail;  /* frames: of the source, results, of the window before */
-    int room;                /* frames in `in` */
-    float *four, *draft;     /* 4 frames of the autoencoder; one of the draft */
-    float *z, *zhat[WAN_MAX_TIMES]; /* zhat: NULL where it is not shown */
-    int shared;              /* frames in tail */
-    bool has_ended;          /* the source */
+    fv_wan_stats *stats;
+    wan_tile tile;
+    wan_axis axis[2];      /* rows, columns */
+    fvi_resize *resize;    /* NULL: frames have their size */
+    int all[2];            /* of a frame */
+    int window, overlap;   /* frames */
+    uint64_t before;       /* bytes that ctx held */
+    size_t pixels;         /* floats of a frame */
+    float *small;          /* a frame as read, if it is enlarged */
+    float *in, *out, *tail; /* frames: of the source, results, of the window before */
+    float *part;           /* results of a tile; NULL: there is one, which writes to `out` */
+    int room;              /* frames in `in` */
+    int shared;            /* frames in tail */
+    bool has_ended;        /* the source */
 } clip;
 
 /* ---- Frames ---------------------------------------------------------------------------------- */
-
-/* To [-1, 1], the last row and column go on. */
-static void extend(const clip *c, const float *rgb, float *to)
-{
-    for (int y = 0; y < c->h; y++)
-        for (int x = 0; x < c->w; x++, to += 3) {
-            const int sy = y < c->o->height ? y : c->o->height - 1;
-            const int sx = x < c->o->width ? x : c->o->width - 1;
-            const float *from = rgb + ((size_t)sy * (size_t)c->o->width + (size_t)sx) * 3;
-            for (int k = 0; k < 3; k++) to[k] = 2 * from[k] - 1;
-        }
-}
-
-static void crop(const clip *c, const float *from, float *rgb)
-{
-    const size_t row = (size_t)c->o->width * 3;
-    for (int y = 0; y < c->o->height; y++)
-        for (size_t x = 0; x < row; x++)
-            rgb[(size_t)y * row + x] = 0.5f * from[(size_t)y * (size_t)c->w * 3 + x] + 0.5f;
-}
 
 static bool take(clip *c, float **to, size_t frames, size_t floats)
 {
@@ -73,25 +59,26 @@ static fv_status read_frame(clip *c, float *to, int *has_one)
     return FV_OK;
 }
 
-/* Room for twice the frames, at most a window: short clips take little memory. */
-static fv_status grow(clip *c)
+static fv_status make_room(clip *c, int frames)
 {
-    const int room = c->room == 0 ? 1 : 2 * c->room < c->o->window ? 2 * c->room : c->o->window;
     float *more;
-    if (!take(c, &more, (size_t)room, c->pixels)) return FV_ERR_OOM;
+    if (frames <= c->room) return FV_OK;
+    if (!take(c, &more, (size_t)frames, c->pixels)) return FV_ERR_OOM;
     if (c->room) memcpy(more, c->in, (size_t)c->room * c->pixels * sizeof *more);
     fv_free(c->ctx, c->in);
     c->in = more;
-    c->room = room;
+    c->room = frames;
     return FV_OK;
 }
 
-/* Up to n frames from the first place on; fewer at the end of the clip. */
-static fv_status read_frames(clip *c, int n, int *count)
+/* Frames up to place `end`, from `*count` on; fewer at the end of the clip. Room grows twofold, at
+ * most to `end`: short clips take little memory. */
+static fv_status read_frames(clip *c, int end, int *count)
 {
-    for (*count = 0; *count < n && !c->has_ended; ++*count) {
+    for (; *count < end && !c->has_ended; ++*count) {
         int has_one;
-        if (*count == c->room) FV_TRY(grow(c));
+        if (*count == c->room)
+            FV_TRY(make_room(c, c->room == 0 ? 1 : 2 * c->room < end ? 2 * c->room : end));
         FV_TRY(read_frame(c, c->in + (size_t)*count * c->pixels, &has_one));
         c->has_ended = !has_one;
         if (!has_one) break;
@@ -106,131 +93,229 @@ static fv_status write_frames(clip *c, int first, int end)
     return FV_OK;
 }
 
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+static uint64_t held(const clip *c)
+{
+    fv_memory_stats m;
+    fv_ctx_memory(c->ctx, &m);
+    return m.current_bytes - c->before;
+}
+
+/* Of frames and parts, for windows of n frames. */
+static uint64_t frame_bytes(const clip *c, const wan_axis axis[2], int n)
+{
+    const uint64_t parts = (uint64_t)axis[0].count * (uint64_t)axis[1].count;
+    const uint64_t part = (uint64_t)axis[0].size * (uint64_t)axis[1].size * 3;
+    const int blocks = c->has_ended ? 1 : 3; /* out; else in, with more room, and tail, too */
+    return sizeof(float) * (uint64_t)n * ((uint64_t)blocks * c->pixels + (parts > 1 ? part : 0));
+}
+
+/* Plans windows of n frames in such tiles; *need: bytes of the whole call. */
+static fv_status plan(clip *c, const wan_axis axis[2], int n, uint64_t *need)
+{
+    const int size[2] = {axis[0].size, axis[1].size};
+    FV_TRY(wan_tile_plan(&c->tile, size, n));
+    memcpy(c->axis, axis, sizeof c->axis);
+    *need = held(c) + frame_bytes(c, axis, n) + wan_tile_bytes(&c->tile) + OWN_BYTES;
+    return FV_OK;
+}
+
+static int overlap_of(const clip *c, int least)
+{
+    const int overlap = c->o->tile_overlap ? c->o->tile_overlap : DEFAULT_OVERLAP;
+    return !c->o->tile_overlap && overlap > least / 2 ? least / 2 : overlap;
+}
+
+static fv_status plan_given(clip *c, int n, uint64_t *need)
+{
+    const int side[2] = {c->o->tile_height / 16 * 16, c->o->tile_width / 16 * 16};
+    const int overlap = overlap_of(c, side[0] < side[1] ? side[0] : side[1]);
+    wan_axis axis[2];
+    for (int k = 0; k < 2; k++) {
+        if (side[k] <= overlap)
+            return fv_fail(c->ctx, FV_ERR_ARG,
+                           "super-resolution: tiles of %d x %d pixels that share %d: sides are "
+                           "multiples of 16 above that",
+                           c->o->tile_width, c->o->tile_height, overlap);
+        wan_axis_cut(&axis[k], c->all[k], side[k], overlap);
+    }
+    return plan(c, axis, n, need);
+}
+
+/* Tiles for at most `most` bytes; *need: of the last that were tried, the smallest. */
+static fv_status plan_tiles(clip *c, int n, uint64_t most, uint64_t *need)
+{
+    const int overlap = overlap_of(c, LEAST_TILE);
+    const int least = overlap < LEAST_TILE ? LEAST_TILE : (overlap / 16 + 1) * 16;
+    wan_axis axis[2];
+    const double area = (double)c->tile.h * c->tile.w; /* of the whole frame, as planned */
+    const double each = (double)wan_tile_bytes(&c->tile) / area + 12.0 * n;
+    const uint64_t fixed = *need - wan_tile_bytes(&c->tile);
+    double room = most > fixed ? (double)(most - fixed) / each : 0;
+    for (int i = 0; i < TRIES && room >= (double)least * least; i++, room *= 0.85) {
+        if (!wan_cut_find(c->all, overlap, least, (int64_t)room, axis)) break;
+        FV_TRY(plan(c, axis, n, need));
+        if (*need <= most) return FV_OK;
+    }
+    for (int k = 0; k < 2; k++) wan_axis_cut(&axis[k], c->all[k], least, overlap);
+    return plan(c, axis, n, need);
+}
+
+static fv_status plan_window(clip *c, int n, uint64_t most, uint64_t *need)
+{
+    wan_axis whole[2];
+    if (c->o->tile_height) return plan_given(c, n, need);
+    for (int k = 0; k < 2; k++) wan_axis_cut(&whole[k], c->all[k], c->all[k], 0);
+    FV_TRY(plan(c, whole, n, need));
+    return *need <= most ? FV_OK : plan_tiles(c, n, most, need);
+}
+
+static fv_status too_little(clip *c, uint64_t need)
+{
+    c->stats->least_bytes = ((need >> 20) + 1) << 20;
+    return fv_fail(c->ctx, FV_ERR_OOM,
+                   "super-resolution: windows of %d frames of %d x %d pixels need at least %llu "
+                   "MiB, and %llu MiB are allowed",
+                   c->window, c->all[1], c->all[0],
+                   (unsigned long long)(c->stats->least_bytes >> 20),
+                   (unsigned long long)(c->o->max_bytes >> 20));
+}
+
+/* Frames at a time, at most n, and tiles. */
+static fv_status fit(clip *c, int n)
+{
+    const int choice[3] = {n, 17, FEWEST};
+    const uint64_t most = c->o->max_bytes ? c->o->max_bytes : UINT64_MAX;
+    uint64_t need = 0;
+    for (int i = 0; i < 3; i++) {
+        if (i && (choice[i] >= c->window || choice[i] <= c->o->overlap || c->o->window)) continue;
+        c->window = choice[i];
+        FV_TRY(plan_window(c, c->window, most, &need));
+        if (need <= most) return FV_OK;
+    }
+    return too_little(c, need);
+}
+
 /* ---- A window -------------------------------------------------------------------------------- */
 
-static fv_status encode(clip *c, int n)
+static void add_part(const clip *c, int row, int column, int n)
 {
-    const size_t latent = c->padded / 3 / 64 * WAN_LATENT;
-    wan_vae_restart(c->vae);
-    for (int t = 0, k = 0; t < c->frames; k++) {
-        const int count = t ? 4 : 1;
-        FV_TRY(fv_report(c->ctx, "encoding", (uint64_t)t, (uint64_t)c->frames, NULL));
-        for (int i = 0; i < count; i++, t++)
-            extend(c, c->in + (size_t)(t < n ? t : n - 1) * c->pixels,
-                   c->four + (size_t)i * c->padded);
-        FV_TRY(wan_vae_encode(c->vae, c->four, c->z + (size_t)k * latent));
-    }
-    return FV_OK;
-}
-
-/* The first n frames of latents into `out`, or as the draft that updates what is there. */
-static fv_status decode(clip *c, const float *z, bool is_update, int n)
-{
-    const size_t latent = c->padded / 3 / 64 * WAN_LATENT;
-    wan_vae_restart(c->vae);
-    for (int t = 0, k = 0; t < n; k++) {
-        const int count = t ? 4 : 1;
-        FV_TRY(fv_report(c->ctx, "decoding", (uint64_t)t, (uint64_t)n, NULL));
-        FV_TRY(wan_vae_decode(c->vae, z + (size_t)k * latent, c->four));
-        for (int i = 0; i < count && t < n; i++, t++) {
-            float *out = c->out + (size_t)t * c->pixels;
-            crop(c, c->four + (size_t)i * c->padded, is_update ? c->draft : out);
-            if (is_update) FV_TRY(fv_fdu_run(c->fdu, out, c->draft, out));
+    const int y0 = wan_axis_begin(&c->axis[0], row), x0 = wan_axis_begin(&c->axis[1], column);
+    const int h = c->axis[0].size, w = c->axis[1].size;
+    const float *wy = c->axis[0].weight + (size_t)row * (size_t)h;
+    const float *wx = c->axis[1].weight + (size_t)column * (size_t)w;
+#pragma omp parallel for num_threads(fv_ctx_threads(c->ctx)) schedule(static) collapse(2)
+    for (int t = 0; t < n; t++)
+        for (int y = 0; y < h; y++) {
+            const float *from = c->part + ((size_t)t * (size_t)h + (size_t)y) * (size_t)w * 3;
+            float *to = c->out + (size_t)t * c->pixels +
+                        ((size_t)(y0 + y) * (size_t)c->all[1] + (size_t)x0) * 3;
+            for (int x = 0; x < w; x++)
+                for (int k = 0; k < 3; k++) to[3 * x + k] += wy[y] * wx[x] * from[3 * x + k];
         }
-    }
-    return FV_OK;
-}
-
-static fv_status check_finite(clip *c, int n)
-{
-    for (size_t i = 0; i < (size_t)n * c->pixels; i++)
-        if (!isfinite(c->out[i]))
-            return fv_fail(c->ctx, FV_ERR_NUMERIC, "super-resolution: a value is not finite");
-    return FV_OK;
 }
 
 /* Results of the n frames in `in`, blended with what the window before left. */
 static fv_status compute(clip *c, int n)
 {
-    FV_TRY(encode(c, n));
-    FV_TRY(fv_report(c->ctx, "refining", 0, 1, NULL));
-    FV_TRY(wan_flow_run(c->flow, c->z, c->zhat));
-    if (c->zhat[0]) FV_TRY(decode(c, c->zhat[0], false, n));
-    if (c->steps > 1) FV_TRY(decode(c, c->zhat[c->steps - 1], c->fdu != NULL, n));
-    FV_TRY(check_finite(c, n));
+    const double start = fv_now();
+    const int rows = c->axis[0].count, columns = c->axis[1].count;
+    c->tile.done = 0;
+    c->tile.total = c->tile.flop * rows * columns;
+    if (c->part) memset(c->out, 0, (size_t)n * c->pixels * sizeof *c->out);
+    for (int i = 0; i < rows * columns; i++) {
+        const int at[2] = {wan_axis_begin(&c->axis[0], i / columns),
+                           wan_axis_begin(&c->axis[1], i % columns)};
+        FV_TRY(wan_tile_run(&c->tile, c->in, c->all, at, n, c->part ? c->part : c->out));
+        if (c->part) add_part(c, i / columns, i % columns, n);
+    }
     for (int t = 0; t < c->shared; t++) {
         const float f = c->shared > 1 ? (float)t / (float)(c->shared - 1) : 0.0f;
         float *out = c->out + (size_t)t * c->pixels;
         const float *old = c->tail + (size_t)t * c->pixels;
         for (size_t i = 0; i < c->pixels; i++) out[i] = (1 - f) * old[i] + f * out[i];
     }
+    c->stats->windows++;
+    c->stats->flop += c->tile.total;
+    c->stats->seconds += fv_now() - start;
     return FV_OK;
 }
 
 /* ---- The clip -------------------------------------------------------------------------------- */
 
-/* What is shown of base and draft, latents [latents] for it, and the update of both. */
-static fv_status choose(clip *c, size_t latents)
-{
-    const wan_config *g = &c->model->net.cfg;
-    fv_fdu_options fdu = FV_FDU_OPTIONS_INIT;
-    fdu.mode = c->o->fdu < 0 ? g->fdu : (fv_fdu_mode)c->o->fdu;
-    fdu.alpha = c->o->detail < 0 ? g->alpha : c->o->detail;
-    if (fdu.alpha == 0 && fdu.mode != FV_FDU_REF && fdu.mode != FV_FDU_OFF) c->steps = 1;
-    const bool has_draft = c->steps > 1, has_base = !has_draft || fdu.mode != FV_FDU_OFF;
-    if (has_base && !take(c, &c->zhat[0], 1, latents)) return FV_ERR_OOM;
-    if (has_draft && !take(c, &c->zhat[c->steps - 1], 1, latents)) return FV_ERR_OOM;
-    if (!has_base || !has_draft) return FV_OK;
-    if (!take(c, &c->draft, 1, c->pixels)) return FV_ERR_OOM;
-    return fv_fdu_create(c->ctx, &c->fdu, c->o->width, c->o->height, &fdu);
-}
-
-/* For windows of n frames. */
-static fv_status prepare(clip *c, const fv_model *file, int n)
-{
-    const int F = (n + 2) / 4 + 1;
-    const size_t latents = (size_t)F * (c->padded / 3 / 64) * WAN_LATENT;
-    c->frames = 4 * F - 3;
-    if (!take(c, &c->out, (size_t)n, c->pixels) || !take(c, &c->four, 4, c->padded) ||
-        !take(c, &c->z, 1, latents))
-        return FV_ERR_OOM;
-    if (n == c->o->window && !take(c, &c->tail, (size_t)n, c->pixels)) return FV_ERR_OOM;
-    FV_TRY(choose(c, latents));
-    FV_TRY(wan_vae_open(c->ctx, &c->vae, file, c->h, c->w, 1));
-    return wan_flow_create(c->model, &c->flow, F, c->h / 8, c->w / 8, c->steps);
-}
-
 /* The networks, and what enlarges frames. */
 static fv_status open_clip(clip *c, const fv_model *file)
 {
     const fv_wan_options *o = c->o;
-    const int in[2] = {o->in_height, o->in_width}, out[2] = {o->height, o->width};
+    const int in[2] = {o->in_height, o->in_width};
     const fvi_resampling how = {FVI_RESIZE_BICUBIC75, false, true};
-    FV_TRY(wan_model_open(c->ctx, &c->model, file, NULL, false, o->precision));
-    c->steps = o->steps ? o->steps : c->model->net.cfg.times;
-    if (c->steps > c->model->net.cfg.times)
-        return fv_fail(c->ctx, FV_ERR_ARG, "super-resolution: %d steps, the model has %d", c->steps,
-                       c->model->net.cfg.times);
-    if (in[0] == out[0] && in[1] == out[1]) return FV_OK;
+    wan_config config;
+    FV_TRY(wan_config_read(c->ctx, file, &config));
+    c->tile.ctx = c->ctx;
+    c->tile.steps = o->steps;
+    c->tile.update = (fv_fdu_options)FV_FDU_OPTIONS_INIT;
+    c->tile.update.mode = o->fdu < 0 ? config.fdu : (fv_fdu_mode)o->fdu;
+    c->tile.update.alpha = o->detail < 0 ? config.alpha : o->detail;
+    FV_TRY(wan_tile_open(&c->tile, file, o->precision));
+    if (in[0] == c->all[0] && in[1] == c->all[1]) return FV_OK;
     if (!take(c, &c->small, (size_t)in[0] * 3, (size_t)in[1])) return FV_ERR_OOM;
     FV_TRY(fvi_resize_create(c->ctx, &c->resize, in[0] > in[1] ? in[0] : in[1],
-                             out[0] > out[1] ? out[0] : out[1], 0));
-    return fvi_resize_set(c->resize, how, in, out);
+                             c->all[0] > c->all[1] ? c->all[0] : c->all[1], 0));
+    return fvi_resize_set(c->resize, how, in, c->all);
+}
+
+/* Memory for windows, the first of which has n frames. */
+static fv_status prepare(clip *c, int n)
+{
+    const int parts = c->axis[0].count * c->axis[1].count, *size = c->tile.size;
+    if (n < c->window) {
+        const int same[2] = {size[0], size[1]};
+        FV_TRY(wan_tile_plan(&c->tile, same, n)); /* the clip is shorter */
+    }
+    if (!take(c, &c->out, (size_t)n, c->pixels)) return FV_ERR_OOM;
+    if (!c->has_ended && !take(c, &c->tail, (size_t)n, c->pixels)) return FV_ERR_OOM;
+    if (parts > 1) {
+        if (!take(c, &c->part, (size_t)n, (size_t)size[0] * (size_t)size[1] * 3))
+            return FV_ERR_OOM;
+        for (int k = 0; k < 2; k++) FV_TRY(wan_axis_weigh(c->ctx, &c->axis[k]));
+    }
+    fv_wan_stats *s = c->stats;
+    s->steps = c->tile.steps;
+    s->window = c->window;
+    s->tiles = parts;
+    s->tile_height = size[0];
+    s->tile_width = size[1];
+    return wan_tile_alloc(&c->tile);
+}
+
+/* The first window: its frames, its memory. A bound needs to be known to hold before all frames of a
+ * long window are read. */
+static fv_status begin(clip *c, int *n)
+{
+    const int most = c->o->window ? c->o->window : DEFAULT_WINDOW;
+    *n = 0;
+    FV_TRY(read_frames(c, c->o->max_bytes && most > FEWEST ? FEWEST : most, n));
+    if (*n == 0) return FV_OK;
+    FV_TRY(fit(c, c->has_ended ? *n : most));
+    c->overlap = c->o->overlap < 0 ? c->window / 2 : c->o->overlap;
+    if (!c->has_ended) FV_TRY(make_room(c, c->window));
+    FV_TRY(read_frames(c, c->window, n));
+    return prepare(c, *n);
 }
 
 static fv_status run(clip *c, const fv_model *file)
 {
-    const int step = c->o->window - c->o->overlap;
-    int n, more = 0;
+    int n;
     FV_TRY(open_clip(c, file));
-    FV_TRY(read_frames(c, c->o->window, &n));
+    FV_TRY(begin(c, &n));
     if (n == 0) return FV_OK;
-    FV_TRY(prepare(c, file, n));
     for (;;) {
         FV_TRY(compute(c, n));
-        if (n < c->o->window) break; /* the only one */
+        if (!c->tail) break; /* the only one */
         /* New frames go over the oldest ones, which the next window does not have. */
-        FV_TRY(read_frames(c, step, &more));
+        int more = 0;
+        FV_TRY(read_frames(c, c->window - c->overlap, &more));
         if (more == 0) break;
         FV_TRY(write_frames(c, 0, more));
         c->shared = n - more;
@@ -247,20 +332,11 @@ static fv_status run(clip *c, const fv_model *file)
 
 static void free_clip(clip *c)
 {
-    float *const block[] = {c->in, c->out, c->tail, c->four, c->draft, c->z, c->small};
-    wan_flow_close(&c->flow);
-    wan_vae_close(&c->vae);
-    wan_model_close(&c->model);
-    fv_fdu_close(&c->fdu);
+    float *const block[] = {c->in, c->out, c->tail, c->part, c->small, c->axis[0].weight,
+                            c->axis[1].weight};
+    wan_tile_close(&c->tile);
     fvi_resize_free(&c->resize);
     for (size_t i = 0; i < FV_ARRAY_LEN(block); i++) fv_free(c->ctx, block[i]);
-    for (int k = 0; k < WAN_MAX_TIMES; k++) fv_free(c->ctx, c->zhat[k]);
-}
-
-int fv_wan_is_model(const fv_model *m)
-{
-    const char *kind = m ? fv_model_meta(m, "fovea.kind") : NULL;
-    return kind && strcmp(kind, "pssr-wan") == 0;
 }
 
 static bool is_side(int n) { return n >= 1 && n <= 16384; }
@@ -270,11 +346,15 @@ static fv_status check_options(fv_ctx *ctx, const fv_wan_options *o)
     if (!is_side(o->in_height) || !is_side(o->in_width) || !is_side(o->height) ||
         !is_side(o->width))
         return fv_fail(ctx, FV_ERR_ARG, "super-resolution: sides must be 1 to 16384");
-    if (o->window < 1 || o->window > 1025 || o->window % 4 != 1 || o->overlap < 0 ||
-        o->overlap >= o->window)
+    const int window = o->window ? o->window : DEFAULT_WINDOW;
+    if (window < 1 || window > 1025 || window % 4 != 1 || o->overlap < -1 || o->overlap >= window)
         return fv_fail(ctx, FV_ERR_ARG,
                        "super-resolution: windows must be 1 + 4k frames, at most "
                        "1025, and overlaps shorter");
+    if (o->tile_height < 0 || o->tile_width < 0 || !o->tile_height != !o->tile_width ||
+        o->tile_overlap < 0 || o->tile_overlap > 16384)
+        return fv_fail(ctx, FV_ERR_ARG,
+                       "super-resolution: tiles need both sides, and no length is below 0");
     if (o->steps < 0 || o->steps > WAN_MAX_TIMES || !(o->detail <= 2) || o->fdu < -1 ||
         o->fdu > FV_FDU_OFF || (o->precision != FV_F32 && o->precision != FV_BF16))
         return fv_fail(ctx, FV_ERR_ARG,
@@ -283,10 +363,22 @@ static fv_status check_options(fv_ctx *ctx, const fv_wan_options *o)
     return FV_OK;
 }
 
+static void end_stats(clip *c)
+{
+    fv_memory_stats m;
+    fv_ctx_memory(c->ctx, &m);
+    c->stats->peak_bytes = m.peak_bytes;
+    c->stats->network_seconds = c->tile.network_seconds;
+    c->stats->update_seconds = c->tile.update_seconds;
+}
+
 fv_status fv_wan_restore(fv_ctx *ctx, const fv_model *file, const fv_wan_options *opts,
-                         const fv_wan_frames *io)
+                         const fv_wan_frames *io, fv_wan_stats *stats)
 {
     fv_wan_options o = FV_WAN_OPTIONS_INIT;
+    fv_wan_stats own = {0};
+    fv_memory_stats m;
+    if (stats) *stats = own;
     FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "super-resolution"));
     if (!file || !io || !io->read || !io->write)
         return fv_fail(ctx, FV_ERR_ARG, "super-resolution: no file, or nowhere to read and write");
@@ -294,15 +386,15 @@ fv_status fv_wan_restore(fv_ctx *ctx, const fv_model *file, const fv_wan_options
         o.height = o.in_height;
         o.width = o.in_width;
     }
-    if (o.window == 0) o.window = 33;
-    if (o.overlap == -1) o.overlap = o.window / 2;
     FV_TRY(check_options(ctx, &o));
-    clip c = {.ctx = ctx, .o = &o, .io = io};
-    c.h = (o.height + 15) / 16 * 16;
-    c.w = (o.width + 15) / 16 * 16;
+    fv_ctx_memory_reset_peak(ctx);
+    fv_ctx_memory(ctx, &m);
+    clip c = {.ctx = ctx, .o = &o, .io = io, .stats = &own, .all = {o.height, o.width},
+              .before = m.current_bytes};
     c.pixels = (size_t)o.height * (size_t)o.width * 3;
-    c.padded = (size_t)c.h * (size_t)c.w * 3;
     const fv_status s = run(&c, file);
+    end_stats(&c);
     free_clip(&c);
+    if (stats) *stats = own;
     return s;
 }

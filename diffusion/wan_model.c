@@ -109,7 +109,8 @@ void wan_model_close(wan_model **m)
 struct wan_flow {
     const wan_model *m;
     fv_plan *plan;
-    float *rope;
+    float *rope, *zhat[WAN_MAX_TIMES]; /* zhat: in one block */
+    void *work;                        /* NULL where it is the caller's */
     int steps;
     size_t bytes; /* of the latents */
 };
@@ -149,15 +150,17 @@ static fv_status bind_fixed(const wan_model *m, fv_plan *p)
     return fv_plan_bind(p, "wan.bias", m->bias);
 }
 
-static fv_status create_flow(wan_flow *f, const int64_t dim[4])
+static fv_status plan_flow(wan_flow *f, const int64_t dim[4])
 {
     const wan_model *m = f->m;
     const wan_config *c = &m->net.cfg;
     const int head = c->width / c->heads, F = (int)dim[0], h = (int)dim[1] / 2, w = (int)dim[2] / 2;
+    fv_plan_options o = FV_PLAN_OPTIONS_INIT;
     fv_tape *t = NULL;
+    o.external_work = 1;
     FV_TRY(fv_tape_create(m->ctx, &t, m->net.params, FV_INFER, m->precision));
     record_flow(m, t, dim, f->steps); /* a failure sticks in the tape */
-    FV_TRY(fv_plan_finish(m->ctx, &f->plan, &t, NULL));
+    FV_TRY(fv_plan_finish(m->ctx, &f->plan, &t, &o));
     f->rope = fv_calloc(m->ctx, (size_t)F * (size_t)h * (size_t)w, (size_t)head * sizeof(float));
     if (!f->rope) return FV_ERR_OOM;
     wan_rope_table(F, h, w, head, f->rope);
@@ -165,8 +168,8 @@ static fv_status create_flow(wan_flow *f, const int64_t dim[4])
     return fv_plan_bind(f->plan, "wan.rope", f->rope);
 }
 
-fv_status wan_flow_create(const wan_model *m, wan_flow **out, int frames, int height, int width,
-                          int steps)
+fv_status wan_flow_plan(const wan_model *m, wan_flow **out, int frames, int height, int width,
+                        int steps)
 {
     const int64_t dim[4] = {frames, height, width, WAN_LATENT};
     *out = NULL;
@@ -181,9 +184,37 @@ fv_status wan_flow_create(const wan_model *m, wan_flow **out, int frames, int he
     f->m = m;
     f->steps = steps;
     f->bytes = (size_t)frames * (size_t)height * (size_t)width * WAN_LATENT * sizeof(float);
-    const fv_status s = create_flow(f, dim);
+    const fv_status s = plan_flow(f, dim);
     if (s == FV_OK) *out = f;
     else wan_flow_close(&f);
+    return s;
+}
+
+uint64_t wan_flow_work_bytes(const wan_flow *f) { return fv_plan_work_bytes(f->plan); }
+uint64_t wan_flow_own_bytes(const wan_flow *f) { return (uint64_t)f->steps * f->bytes; }
+double wan_flow_flop(const wan_flow *f) { return fv_plan_flop(f->plan); }
+
+fv_status wan_flow_alloc(wan_flow *f, void *work)
+{
+    const uint64_t bytes = fv_plan_work_bytes(f->plan);
+    f->zhat[0] = fv_calloc(f->m->ctx, (size_t)f->steps, f->bytes);
+    if (!work) work = f->work = fv_alloc(f->m->ctx, (size_t)bytes);
+    if (!f->zhat[0] || !work) return FV_ERR_OOM;
+    for (int k = 0; k < f->steps; k++) {
+        char name[24];
+        snprintf(name, sizeof name, "zhat.%d", k);
+        f->zhat[k] = f->zhat[0] + (size_t)k * (f->bytes / sizeof(float));
+        FV_TRY(fv_plan_bind(f->plan, name, f->zhat[k]));
+    }
+    return fv_plan_set_work(f->plan, work, bytes);
+}
+
+fv_status wan_flow_create(const wan_model *m, wan_flow **out, int frames, int height, int width,
+                          int steps)
+{
+    FV_TRY(wan_flow_plan(m, out, frames, height, width, steps));
+    const fv_status s = wan_flow_alloc(*out, NULL);
+    if (s != FV_OK) wan_flow_close(out);
     return s;
 }
 
@@ -191,11 +222,8 @@ fv_status wan_flow_run(wan_flow *f, const float *z_lq, float *const *zhat)
 {
     FV_TRY(fv_plan_bind(f->plan, "z", (void *)(uintptr_t)z_lq));
     FV_TRY(fv_plan_forward(f->plan));
-    for (int k = 0; k < f->steps; k++) {
-        char name[24];
-        snprintf(name, sizeof name, "zhat.%d", k);
-        if (zhat[k]) memcpy(zhat[k], fv_plan_value(f->plan, name).data, f->bytes);
-    }
+    for (int k = 0; k < f->steps; k++)
+        if (zhat[k]) memcpy(zhat[k], f->zhat[k], f->bytes);
     return FV_OK;
 }
 
@@ -205,6 +233,8 @@ void wan_flow_close(wan_flow **f)
     wan_flow *x = *f;
     fv_plan_destroy(&x->plan);
     fv_free(x->m->ctx, x->rope);
+    fv_free(x->m->ctx, x->zhat[0]);
+    fv_free(x->m->ctx, x->work);
     fv_free(x->m->ctx, x);
     *f = NULL;
 }

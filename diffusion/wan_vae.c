@@ -17,7 +17,8 @@
  * A convolution over three frames is one over three times the channels of the frames beside each
  * other: weights [O, 3, C, 3, 3]. Each keeps the last two frames that it saw (down time: one) in a
  * ring of buffers for the next call. The first frame alone, then groups of four, or one latent at a
- * time, give the same numbers as the whole clip.
+ * time, give the same numbers as the whole clip. Rings of encoder and decoder share their memory: a
+ * clip is encoded first.
  *
  * The same walk over the layers registers parameters (no tape) and records them. */
 #include "wan.h"
@@ -395,7 +396,8 @@ typedef struct coder {
     fv_plan *plan[2];
     cache cache[2][MAX_CACHES];
     int caches;
-    float *buffer[MAX_CACHES][RING];
+    size_t cache_bytes;
+    float *buffer[MAX_CACHES][RING]; /* in wan_vae.caches */
     int at[MAX_CACHES];
 } coder;
 
@@ -404,6 +406,8 @@ struct wan_vae {
     fv_params *params;
     int height, width, level_width[4];
     coder encode, decode;
+    const coder *active; /* whose frames are in `caches` */
+    void *caches, *work; /* work: NULL where it is the caller's */
 };
 
 static fv_t statistics(walk *w, const char *name)
@@ -444,93 +448,148 @@ static void record(const wan_vae *v, const coder *k, walk *w, int n)
 static fv_status build(wan_vae *v, coder *k, int later)
 {
     walk w = {.params = v->params, .is_first = !later};
+    fv_plan_options o = FV_PLAN_OPTIONS_INIT;
+    o.external_work = 1;
     FV_TRY(fv_tape_create(v->ctx, &w.t, v->params, FV_INFER, FV_F32));
     record(v, k, &w, k->n_in[later]); /* a failure sticks in the tape */
-    FV_TRY(fv_plan_finish(v->ctx, &k->plan[later], &w.t, NULL));
+    FV_TRY(fv_plan_finish(v->ctx, &k->plan[later], &w.t, &o));
     memcpy(k->cache[later], w.cache, sizeof w.cache);
     k->caches = w.caches;
     FV_TRY(fv_plan_bind(k->plan[later], "mean", (void *)(uintptr_t)latent_mean));
     return fv_plan_bind(k->plan[later], "std", (void *)(uintptr_t)latent_std);
 }
 
-static fv_status create_coder(wan_vae *v, coder *k, bool is_decoder, int first)
+/* Floats of a buffer, such that the next one is aligned. */
+static size_t buffer_floats(const coder *k, int i)
+{
+    return ((size_t)k->cache[1][i].count + 15) / 16 * 16;
+}
+
+static fv_status plan_coder(wan_vae *v, coder *k, bool is_decoder, int first)
 {
     const int latents = 1 + (first - 1) / 4;
-    k->is_decoder = is_decoder;
+    *k = (coder){.is_decoder = is_decoder};
     k->n_in[0] = is_decoder ? latents : first;
     k->n_out[0] = is_decoder ? first : latents;
     k->n_in[1] = is_decoder ? 1 : 4;
     k->n_out[1] = is_decoder ? 4 : 1;
     for (int later = 0; later < 2; later++) FV_TRY(build(v, k, later));
-    for (int i = 0; i < k->caches; i++)
-        for (int j = 0; j < RING; j++) {
-            k->buffer[i][j] = fv_calloc(v->ctx, (size_t)k->cache[1][i].count, sizeof(float));
-            if (!k->buffer[i][j]) return FV_ERR_OOM;
-        }
+    for (int i = 0; i < k->caches; i++) k->cache_bytes += RING * buffer_floats(k, i) * sizeof(float);
     return FV_OK;
 }
 
-static fv_status open_vae(wan_vae *v, const fv_model *file, int first)
+static void place_buffers(coder *k, float *at)
+{
+    for (int i = 0; i < k->caches; i++)
+        for (int j = 0; j < RING; j++, at += buffer_floats(k, i)) k->buffer[i][j] = at;
+}
+
+static void free_plans(wan_vae *v)
+{
+    for (int later = 0; later < 2; later++) {
+        fv_plan_destroy(&v->encode.plan[later]);
+        fv_plan_destroy(&v->decode.plan[later]);
+    }
+    fv_free(v->ctx, v->caches);
+    fv_free(v->ctx, v->work);
+    v->caches = v->work = NULL;
+    v->active = NULL;
+}
+
+fv_status wan_vae_plan(wan_vae *v, int height, int width, int first)
+{
+    if (height < 8 || width < 8 || height % 8 || width % 8 || height > 16384 || width > 16384 ||
+        first < 1 || first > MAX_FRAMES || first % 4 != 1)
+        return fv_fail(v->ctx, FV_ERR_ARG,
+                       "vae: pictures of %dx%d, %d at first: sides must be multiples of "
+                       "8, and frames 1 + 4k, at most %d",
+                       width, height, first, MAX_FRAMES);
+    free_plans(v);
+    v->height = height;
+    v->width = width;
+    FV_TRY(plan_coder(v, &v->encode, false, first));
+    return plan_coder(v, &v->decode, true, first);
+}
+
+uint64_t wan_vae_work_bytes(const wan_vae *v)
+{
+    uint64_t most = 0;
+    for (int i = 0; i < 4; i++) {
+        const uint64_t n = fv_plan_work_bytes((i < 2 ? &v->encode : &v->decode)->plan[i % 2]);
+        if (n > most) most = n;
+    }
+    return most;
+}
+
+uint64_t wan_vae_cache_bytes(const wan_vae *v)
+{
+    return v->encode.cache_bytes > v->decode.cache_bytes ? v->encode.cache_bytes
+                                                         : v->decode.cache_bytes;
+}
+
+double wan_vae_flop(const wan_vae *v, bool is_decoder, bool is_first)
+{
+    return fv_plan_flop((is_decoder ? &v->decode : &v->encode)->plan[is_first ? 0 : 1]);
+}
+
+fv_status wan_vae_alloc(wan_vae *v, void *work)
+{
+    const uint64_t bytes = wan_vae_work_bytes(v);
+    v->caches = fv_alloc(v->ctx, (size_t)wan_vae_cache_bytes(v));
+    if (!work) work = v->work = fv_alloc(v->ctx, (size_t)bytes);
+    if (!v->caches || !work) return FV_ERR_OOM;
+    place_buffers(&v->encode, v->caches);
+    place_buffers(&v->decode, v->caches);
+    for (int later = 0; later < 2; later++) {
+        FV_TRY(fv_plan_set_work(v->encode.plan[later], work, bytes));
+        FV_TRY(fv_plan_set_work(v->decode.plan[later], work, bytes));
+    }
+    return FV_OK;
+}
+
+static fv_status load(wan_vae *v, const fv_model *file)
 {
     FV_TRY(wan_vae_widths(v->ctx, file, "vae.", v->level_width));
     FV_TRY(fv_params_create(v->ctx, &v->params));
     (void)wan_vae_add(v->params, v->level_width); /* load returns a failure */
-    FV_TRY(fv_params_load(v->params, file, ""));
-    FV_TRY(create_coder(v, &v->encode, false, first));
-    return create_coder(v, &v->decode, true, first);
+    return fv_params_load(v->params, file, "");
 }
 
-fv_status wan_vae_open(fv_ctx *ctx, wan_vae **out, const fv_model *file, int height, int width,
-                       int first)
+fv_status wan_vae_load(fv_ctx *ctx, wan_vae **out, const fv_model *file)
 {
     *out = NULL;
-    if (height < 8 || width < 8 || height % 8 || width % 8 || height > 16384 || width > 16384 ||
-        first < 1 || first > MAX_FRAMES || first % 4 != 1)
-        return fv_fail(ctx, FV_ERR_ARG,
-                       "vae: pictures of %dx%d, %d at first: sides must be multiples of "
-                       "8, and frames 1 + 4k, at most %d",
-                       width, height, first, MAX_FRAMES);
     wan_vae *v = fv_calloc(ctx, 1, sizeof *v);
     if (!v) return FV_ERR_OOM;
     v->ctx = ctx;
-    v->height = height;
-    v->width = width;
-    const fv_status s = open_vae(v, file, first);
+    const fv_status s = load(v, file);
     if (s == FV_OK) *out = v;
     else wan_vae_close(&v);
     return s;
 }
 
-static void free_coder(fv_ctx *ctx, coder *k)
+fv_status wan_vae_open(fv_ctx *ctx, wan_vae **out, const fv_model *file, int height, int width,
+                       int first)
 {
-    for (int later = 0; later < 2; later++) fv_plan_destroy(&k->plan[later]);
-    for (int i = 0; i < MAX_CACHES; i++)
-        for (int j = 0; j < RING; j++) fv_free(ctx, k->buffer[i][j]);
+    FV_TRY(wan_vae_load(ctx, out, file));
+    fv_status s = wan_vae_plan(*out, height, width, first);
+    if (s == FV_OK) s = wan_vae_alloc(*out, NULL);
+    if (s != FV_OK) wan_vae_close(out);
+    return s;
 }
 
 void wan_vae_close(wan_vae **v)
 {
     if (!v || !*v) return;
     wan_vae *x = *v;
-    free_coder(x->ctx, &x->encode);
-    free_coder(x->ctx, &x->decode);
+    free_plans(x);
     fv_params_destroy(&x->params);
     fv_free(x->ctx, x);
     *v = NULL;
 }
 
-static void restart(coder *k)
-{
-    k->has_begun = false;
-    for (int i = 0; i < k->caches; i++)
-        for (int j = 0; j < RING; j++)
-            memset(k->buffer[i][j], 0, (size_t)k->cache[1][i].count * sizeof(float));
-}
-
 void wan_vae_restart(wan_vae *v)
 {
-    restart(&v->encode);
-    restart(&v->decode);
+    v->encode.has_begun = v->decode.has_begun = false;
 }
 
 /* ---- Running --------------------------------------------------------------------------------- */
@@ -553,10 +612,24 @@ static fv_status bind_caches(coder *k, int later)
     return FV_OK;
 }
 
-static fv_status run(coder *k, const float *in, int64_t in_size, float *out, int64_t out_size)
+/* A clip begins with frames of zeros before it. */
+static fv_status take_caches(wan_vae *v, const coder *k)
+{
+    if (k->has_begun)
+        return v->active == k ? FV_OK
+                              : fv_fail(v->ctx, FV_ERR_STATE,
+                                        "vae: a clip goes on whose other direction has begun");
+    memset(v->caches, 0, k->cache_bytes);
+    v->active = k;
+    return FV_OK;
+}
+
+static fv_status run(wan_vae *v, coder *k, const float *in, int64_t in_size, float *out,
+                     int64_t out_size)
 {
     const int later = k->has_begun;
     char name[16];
+    FV_TRY(take_caches(v, k));
     FV_TRY(bind_caches(k, later));
     for (int i = 0; i < k->n_in[later]; i++) {
         snprintf(name, sizeof name, "in.%d", i);
@@ -575,14 +648,14 @@ static fv_status run(coder *k, const float *in, int64_t in_size, float *out, int
 fv_status wan_vae_encode(wan_vae *v, const float *frames, float *latents)
 {
     const int64_t pixels = (int64_t)v->height * v->width;
-    return run(&v->encode, frames, 3 * pixels, latents, pixels / 64 * WAN_LATENT);
+    return run(v, &v->encode, frames, 3 * pixels, latents, pixels / 64 * WAN_LATENT);
 }
 
 fv_status wan_vae_decode(wan_vae *v, const float *latents, float *frames)
 {
     const int64_t pixels = (int64_t)v->height * v->width;
     const int n = v->decode.n_out[v->decode.has_begun];
-    FV_TRY(run(&v->decode, latents, pixels / 64 * WAN_LATENT, frames, 3 * pixels));
+    FV_TRY(run(v, &v->decode, latents, pixels / 64 * WAN_LATENT, frames, 3 * pixels));
     for (int64_t i = 0; i < n * 3 * pixels; i++)
         frames[i] = frames[i] < -1 ? -1 : frames[i] > 1 ? 1 : frames[i];
     return FV_OK;

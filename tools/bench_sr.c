@@ -318,6 +318,9 @@ static fv_status run_file(sr_bench *b, int i)
 static int open_model(sr_bench *b)
 {
     const int code = cli_open_sr(b->ctx, b->a->model, &b->a->common, &b->file, &b->sr);
+    if (code == CLI_OK && !b->sr)
+        return cli_fail(CLI_BAD_INPUT, "%s: PS-SR on Wan2.1 works on clips: gen sr takes it, this "
+                                       "bench does not", b->a->model);
     b->precision = cli_precision(b->ctx, &b->a->common);
     if (code == CLI_OK) fv_sr_get_info(b->sr, &b->info);
     return code;

@@ -11,9 +11,6 @@ int cli_open_sr(fv_ctx *ctx, const char *path, const cli_common *c, fv_model **f
                                     "--model FILE");
     fv_status s = bytes ? fv_model_open_memory(ctx, file, bytes, size, NULL)
                         : fv_model_open(ctx, file, path, NULL);
-    if (s == FV_OK && fv_wan_is_model(*file))
-        return cli_fail(CLI_BAD_INPUT, "%s: the published PS-SR on Wan2.1, which so far only the "
-                                       "library takes (fv_wan_restore)", path);
-    if (s == FV_OK) s = fv_sr_open(ctx, sr, *file, cli_precision(ctx, c));
+    if (s == FV_OK && !fv_wan_is_model(*file)) s = fv_sr_open(ctx, sr, *file, cli_precision(ctx, c));
     return s == FV_OK ? CLI_OK : cli_report(ctx, s, path ? path : "embedded model");
 }

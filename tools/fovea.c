@@ -229,8 +229,10 @@ static int new_model(fv_ctx *ctx, const void *args, const char *preset)
     const bool is_ar = strncasecmp(preset, "ar-", 3) == 0 || strncasecmp(preset, "gpt-", 4) == 0 ||
                        strncasecmp(preset, "vq-", 3) == 0;
     const bool is_sr = strncasecmp(preset, "pssr-", 5) == 0;
+    const bool is_wan = strncasecmp(preset, "wan-", 4) == 0;
     const fv_status s =
-        is_sr   ? fv_sr_random(ctx, preset, a->seed, a->out, a->common.force)
+        is_wan  ? fv_wan_random(ctx, preset, a->seed, a->out, a->common.force)
+        : is_sr ? fv_sr_random(ctx, preset, a->seed, a->out, a->common.force)
         : is_ar ? fv_ar_random(ctx, preset, a->classes, a->seed, a->out, a->common.force)
                 : fv_dit_random(ctx, preset, a->classes, a->seed, a->out, a->common.force);
     if (s != FV_OK) return cli_report(ctx, s, NULL);
@@ -254,7 +256,8 @@ int fovea_new(int argc, char **argv)
                                  "Presets: F32 F64c F64 F128 F128L, DiT-{S,B,L,XL}/{2,4,8};\n"
                                  "ar-nano ar-xs ar-s ar-s24 ar-m, GPT-{B,L,XL,XXL,3B}[-t2i]\n"
                                  "[/256,/384,/512], and tokenizers vq-s8 vq-m8 VQ-16 VQ-8;\n"
-                                 "super-resolution pssr-{nano,tiny,small,large}.\n",
+                                 "super-resolution pssr-{nano,tiny,small,large},\n"
+                                 "wan-{nano,1.3b}.\n",
                                  options,
                                  1,
                                  1};

@@ -152,26 +152,36 @@ static int write_picture(sr_run *r, const fv_image *img, const char *path)
     return s == FV_OK ? CLI_OK : cli_report(r->ctx, s, path);
 }
 
+static fv_status run_image(const sr_run *r, const fv_image *in, const fv_sr_options *o,
+                           fv_image *out, fv_sr_stats *stats)
+{
+    return r->sr ? fv_sr_image(r->ctx, r->sr, in, o, out, stats) :
+                   fv_wan_image(r->ctx, r->file, cli_precision(r->ctx, &r->a->common), in, o, out,
+                                stats);
+}
+
 /* ---- Speed-up -------------------------------------------------------------------------------- */
 
-/* Median time of a crop with that many steps. */
+/* Median time of a crop with that many steps. On Wan2.1 once, as each call opens the networks. */
 static fv_status time_steps(sr_run *r, const fv_image *crop, int steps, double *seconds)
 {
+    const int trials = r->sr ? TRIALS : 1;
     double t[TRIALS];
-    for (int k = 0; k < TRIALS; k++) {
+    for (int k = 0; k < trials; k++) {
         fv_sr_options o = r->o;
+        fv_sr_stats stats;
         fv_image out;
         o.steps = steps;
         o.width = o.height = 0;
         o.scale = 4;
         o.tile_width = o.tile_height = 0;
         const double start = cli_now();
-        const fv_status s = fv_sr_image(r->ctx, r->sr, crop, &o, &out, NULL);
-        t[k] = cli_now() - start;
+        const fv_status s = run_image(r, crop, &o, &out, &stats);
+        t[k] = r->sr ? cli_now() - start : stats.network_seconds + stats.update_seconds;
         fv_image_free(r->ctx, &out);
         if (s != FV_OK) return s;
     }
-    *seconds = cli_quantile(t, TRIALS, 0.5);
+    *seconds = cli_quantile(t, trials, 0.5);
     return FV_OK;
 }
 
@@ -374,7 +384,7 @@ static int enlarge(sr_run *r)
     if (code != CLI_OK) return code;
     const uint64_t result = result_bytes(r);
     if (r->o.max_bytes && result > r->o.max_bytes) r->o.max_bytes = 1; /* only tells what it needs */
-    const fv_status s = fv_sr_image(r->ctx, r->sr, &r->in, &r->o, &r->out, &r->stats);
+    const fv_status s = run_image(r, &r->in, &r->o, &r->out, &r->stats);
     cli_progress_clear();
     if (s == FV_ERR_OOM && r->stats.least_bytes)
         return gen_sr_too_little(r->stats.least_bytes > result ? r->stats.least_bytes : result,
@@ -389,6 +399,20 @@ static int enlarge(sr_run *r)
     return CLI_OK;
 }
 
+static int take_info(sr_run *r)
+{
+    fv_wan_info w = { 0 };
+    int code = CLI_OK;
+    if (r->sr) fv_sr_get_info(r->sr, &r->info);
+    else code = gen_sr_wan_begin(r->ctx, r->file, r->a, &r->o, &w);
+    if (r->sr && r->a->window)
+        return cli_fail(CLI_USAGE, "--window is for models on Wan2.1: this one takes frames singly");
+    if (r->sr) return code;
+    r->info.name = w.name;
+    r->info.steps = w.steps;
+    return code;
+}
+
 static int one_picture(sr_run *r)
 {
     int code = cli_check_place(r->out_path, r->a->common.force);
@@ -401,7 +425,7 @@ static int one_picture(sr_run *r)
         return cli_fail(CLI_USAGE, "--compare %s: the suffix names no picture format", r->a->sheet);
     code = cli_start(&r->ctx, &r->a->common);
     if (code == CLI_OK) code = cli_open_sr(r->ctx, r->a->model, &r->a->common, &r->file, &r->sr);
-    if (code == CLI_OK) fv_sr_get_info(r->sr, &r->info);
+    if (code == CLI_OK) code = take_info(r);
     if (code == CLI_OK) code = read_picture(r, r->in_path, &r->in);
     if (code == CLI_OK) code = open_reference(r);
     if (code == CLI_OK) code = enlarge(r);
@@ -438,11 +462,14 @@ static int video(const sr_run *r)
 
 static int run(void *args, const char **files, int count)
 {
-    const sr_args *a = args;
+    sr_args *a = args;
     sr_run r = { .a = a, .in_path = files[0], .measured_speedup = NAN };
     r.out_path = a->out ? a->out : count > 1 ? files[1] : NULL;
     if (!r.out_path) return cli_fail(CLI_USAGE, "where to: give a file after the picture, or -o");
     if (a->out && count > 1) return cli_fail(CLI_USAGE, "give -o or a second file, not both");
+    if (!a->is_frames && !a->raw && cli_has_suffix(files[0], ".y4m") &&
+        cli_has_suffix(r.out_path, ".y4m"))
+        a->is_y4m = true;
     const int code = set_options(a, &r.o);
     if (code != CLI_OK) return code;
     if (a->is_frames || a->is_y4m || a->raw || a->frame_size) return video(&r);
@@ -468,6 +495,8 @@ int gen_sr(int argc, char **argv)
         { 0, "overlap", "N", "pixels seen beyond a tile (default 128)", CLI_INT, &a.overlap, 1,
           65536 },
         { 0, "tile-exact", NULL, "the pixels of one large tile", CLI_FLAG, &a.is_exact, 0, 0 },
+        { 0, "window", "N[:M]", "frames at a time and shared, Wan2.1 (33:16)", CLI_STRING, &a.window,
+          0, 0 },
         { 0, "mem", "SIZE", "most memory (default: 75 % of what is free)", CLI_STRING, &a.memory, 0,
           0 },
         { 0, "depth", "8|16|same", "bits of the result (default: same)", CLI_CHOICE, &a.depth, 0,

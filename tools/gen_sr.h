@@ -3,12 +3,13 @@
 #define FOVEA_GEN_SR_H
 
 #include "cli_perceptual.h"
+#include "fovea_diffusion.h"
 #include "gen.h"
 
 typedef struct sr_args {
     cli_common common;
     const char *model, *out, *size, *fdu, *tile, *memory, *depth, *alpha, *sheet, *reference;
-    const char *raw, *frame_size, *rate, *weights[CLI_PERCEPTUALS];
+    const char *raw, *frame_size, *rate, *window, *weights[CLI_PERCEPTUALS];
     double scale, detail, speedup;
     int steps, overlap, quality;
     bool is_exact, is_frames, is_y4m, keep_going;
@@ -24,5 +25,19 @@ int gen_sr_too_little(uint64_t least, uint64_t held);
 /* gen_sr_video.c: frames from one folder, file or pipe to another. */
 int gen_sr_video(fv_ctx *ctx, const sr_args *a, const fv_sr_options *o, const char *in,
                  const char *out);
+
+/* ---- PS-SR on Wan2.1 (gen_sr_wan.c) ---------------------------------------------------------- */
+
+/* Checks that the options mean something for such models, and what the file says of itself. */
+int gen_sr_wan_begin(fv_ctx *ctx, const fv_model *file, const sr_args *a, const fv_sr_options *o,
+                     fv_wan_info *info);
+/* Pixels of the frames that come out. */
+int gen_sr_wan_size(const fv_sr_options *o, int in_width, int in_height, int *width, int *height);
+/* A clip by the library, as `o` has it; width, height: of the result. */
+fv_status gen_sr_wan_clip(fv_ctx *ctx, const fv_model *file, const sr_args *a,
+                          const fv_sr_options *o, const fv_video_format *from,
+                          const fv_video_format *to, const fv_wan_frames *io, fv_wan_stats *stats);
+/* gen info */
+int gen_info_wan(fv_ctx *ctx, const gen_model *m, const cli_common *c);
 
 #endif

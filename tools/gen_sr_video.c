@@ -2,8 +2,10 @@
  *
  * What comes out is of the kind that went in, or Y4M made of folders and raw frames.
  *
- * Frames go through one after another. A file appears complete: with all frames, or, where input or
- * output break off, with those before. When interrupted there is none, as with pictures. */
+ * Frames go through one after another, or with models on Wan2.1 in windows, of which the library asks
+ * for frames and gives them back. A file appears complete: with all frames, or, where input or output
+ * break off, with those before. When interrupted there is none, as with pictures; but with models on
+ * Wan2.1, whose frames take minutes, it has those before then, too. */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -17,6 +19,8 @@
 
 /* A pixel of a frame as floats, in reader or writer (planes of floats, codes) and in a file. */
 #define FRAME_BYTES (12 + 12 + 6 + 6)
+
+#define WAITING 2048 /* more than the frames of two windows */
 
 typedef enum step { READING, COMPUTING, WRITING } step;
 
@@ -37,9 +41,12 @@ typedef struct video {
     char *temp;          /* of the output file; NULL: pipes, folders */
     off_t complete;      /* bytes of its complete frames */
     float *frame, *result;
-    char name[272];      /* of the file written last, where it is the input's */
+    char name[272];      /* of the file for the frame read last, where it is the input's */
+    char *waiting[WAITING]; /* Wan2.1: those of frames not yet written, as a ring; NULL: by number */
     step step;
-    uint64_t frames, repeated;
+    uint64_t frames, taken, repeated;
+    uint64_t held;       /* bytes of the program before the networks */
+    int input_code;      /* Wan2.1: what ended the input */
     double seconds;
 } video;
 
@@ -146,13 +153,15 @@ static void note_complete(video *v)
 static int open_output(video *v)
 {
     fv_video_options o = FV_VIDEO_OPTIONS_INIT;
+    const int width = v->to.width, height = v->to.height;
     v->to = v->from;
     if (v->rate[0]) { /* pictures: no colour is lost, and pixels are square */
         v->to.layout = FV_VIDEO_444;
         memcpy(v->to.rate, v->rate, sizeof v->to.rate);
         v->to.aspect[0] = v->to.aspect[1] = 1;
     }
-    fv_sr_stream_size(v->stream, &v->to.width, &v->to.height);
+    v->to.width = width;
+    v->to.height = height;
     if (v->o.depth) v->to.depth = v->o.depth;
     o.kind = v->out_kind;
     o.format = v->to;
@@ -180,27 +189,51 @@ static uint64_t frame_bytes(const video *v)
     return (uint64_t)(FRAME_BYTES * (in * v->from.height + w * h));
 }
 
-static int open_stream(video *v)
+static int take_memory(video *v)
 {
-    const size_t pixels = (size_t)v->from.width * (size_t)v->from.height;
     const uint64_t own = frame_bytes(v);
-    uint64_t held = 0;
-    int code = gen_sr_memory(v->a, &v->o.max_bytes, &held);
-    if (code != CLI_OK) return code;
+    const int code = gen_sr_memory(v->a, &v->o.max_bytes, &v->held);
     /* 0 is no bound: free memory that the system does not tell */
     if (v->o.max_bytes) v->o.max_bytes = v->o.max_bytes > own ? v->o.max_bytes - own : 1;
     v->o.depth = 0;
+    return code;
+}
+
+/* Frames before and behind the networks. */
+static int make_frames(video *v)
+{
+    const size_t in = (size_t)v->from.width * (size_t)v->from.height;
+    const size_t out = (size_t)v->to.width * (size_t)v->to.height;
+    v->frame = malloc(in * 3 * sizeof(float));
+    v->result = v->sr ? malloc(out * 3 * sizeof(float)) : v->frame; /* without, not used */
+    return v->frame && v->result ? CLI_OK : cli_fail(CLI_FAILED, "out of memory");
+}
+
+static int open_wan(video *v)
+{
+    fv_wan_info info;
+    int code = gen_sr_wan_begin(v->ctx, v->file, v->a, &v->o, &info);
+    if (code == CLI_OK)
+        code = gen_sr_wan_size(&v->o, v->from.width, v->from.height, &v->to.width, &v->to.height);
+    if (code == CLI_OK) code = take_memory(v);
+    return code == CLI_OK ? make_frames(v) : code;
+}
+
+static int open_stream(video *v)
+{
+    if (!v->sr) return open_wan(v);
+    if (v->a->window)
+        return cli_fail(CLI_USAGE, "--window is for models on Wan2.1: this one takes frames singly");
+    const int code = take_memory(v);
+    if (code != CLI_OK) return code;
     fv_sr_stats stats;
     const fv_status s = fv_sr_stream_open(v->ctx, &v->stream, v->sr, v->from.width,
                                           v->from.height, &v->o, &stats);
-    if (s == FV_ERR_OOM && stats.least_bytes) return gen_sr_too_little(stats.least_bytes + own, held);
+    if (s == FV_ERR_OOM && stats.least_bytes)
+        return gen_sr_too_little(stats.least_bytes + frame_bytes(v), v->held);
     if (s != FV_OK) return cli_report(v->ctx, s, v->in);
-    int w, h;
-    fv_sr_stream_size(v->stream, &w, &h);
-    v->frame = malloc(pixels * 3 * sizeof(float));
-    v->result = malloc((size_t)w * (size_t)h * 3 * sizeof(float));
-    if (!v->frame || !v->result) code = cli_fail(CLI_FAILED, "out of memory");
-    return code;
+    fv_sr_stream_size(v->stream, &v->to.width, &v->to.height);
+    return make_frames(v);
 }
 
 /* ---- Frames ---------------------------------------------------------------------------------- */
@@ -208,7 +241,7 @@ static int open_stream(video *v)
 /* Can the next frame of the folder be tried? */
 static bool may_go_on(const video *v, fv_status s)
 {
-    return v->a->keep_going && v->kind == FV_VIDEO_FILES && v->frames > 0 &&
+    return v->a->keep_going && v->kind == FV_VIDEO_FILES && v->taken > 0 &&
            (s == FV_ERR_FORMAT || s == FV_ERR_TRUNCATED || s == FV_ERR_SHAPE ||
             s == FV_ERR_NOT_FOUND || s == FV_ERR_CHECKSUM);
 }
@@ -229,39 +262,68 @@ static const char *name_frame(video *v)
     return v->name;
 }
 
+/* The next frame, or *is_repeated. */
+static fv_status read_next(video *v, float *to, int *got, bool *is_repeated)
+{
+    v->step = READING;
+    const fv_status s = fv_video_read(v->reader, to, got);
+    *is_repeated = s != FV_OK && may_go_on(v, s);
+    if (!*is_repeated) {
+        v->taken += s == FV_OK && *got;
+        return s;
+    }
+    cli_note("frame %llu: %s; the one before is repeated", (unsigned long long)v->taken + 1,
+             fv_ctx_error(v->ctx));
+    v->repeated++;
+    v->taken++;
+    *got = 1;
+    return FV_OK;
+}
+
+static fv_status write_next(video *v, const float *rgb, const char *name)
+{
+    v->step = WRITING;
+    const fv_status s = fv_video_write(v->writer, rgb, name);
+    if (s == FV_OK) note_complete(v);
+    return s;
+}
+
 static fv_status one_frame(video *v, int *got)
 {
     fv_sr_stats stats;
-    v->step = READING;
-    fv_status s = fv_video_read(v->reader, v->frame, got);
-    if (s != FV_OK && may_go_on(v, s)) {
-        cli_note("frame %llu: %s; the one before is repeated", (unsigned long long)v->frames + 1,
-                 fv_ctx_error(v->ctx));
-        v->repeated++;
-        *got = 1;
-    } else {
-        if (s != FV_OK || !*got) return s;
+    bool is_repeated;
+    fv_status s = read_next(v, v->frame, got, &is_repeated);
+    if (s != FV_OK || !*got) return s;
+    if (!is_repeated) {
         v->step = COMPUTING;
         s = fv_sr_stream_frame(v->stream, v->frame, v->result, &stats);
         if (s != FV_OK) return s;
         v->seconds += stats.seconds;
     }
-    v->step = WRITING;
-    s = fv_video_write(v->writer, v->result, name_frame(v));
-    if (s == FV_OK) note_complete(v);
-    return s;
+    return write_next(v, v->result, name_frame(v));
 }
 
 /* What a frame is not, the input is to blame for. */
-static int report_frames(const video *v, fv_status s)
+static int report_step(const video *v, fv_status s)
 {
     const bool is_bad = v->step == READING && (s == FV_ERR_SHAPE || s == FV_ERR_NOT_FOUND);
     const int code = cli_report(v->ctx, s, v->step == WRITING ? v->out : v->in);
+    return is_bad ? CLI_BAD_INPUT : code;
+}
+
+static void tell_complete(const video *v)
+{
     const bool is_left = v->step != WRITING || v->temp || v->out_kind == FV_VIDEO_FILES;
-    if (v->frames && is_left && code != CLI_INTERRUPTED)
+    if (v->frames && is_left)
         cli_note("%llu frame%s before that %s complete", (unsigned long long)v->frames,
                  v->frames == 1 ? "" : "s", v->frames == 1 ? "is" : "are");
-    return is_bad ? CLI_BAD_INPUT : code;
+}
+
+static int report_frames(const video *v, fv_status s)
+{
+    const int code = report_step(v, s);
+    if (code != CLI_INTERRUPTED || !v->sr) tell_complete(v);
+    return code;
 }
 
 static int all_frames(video *v)
@@ -279,6 +341,64 @@ static int all_frames(video *v)
     return cli_interrupted() ? cli_fail(CLI_INTERRUPTED, "interrupted") : CLI_OK;
 }
 
+/* ---- Windows of frames ----------------------------------------------------------------------- */
+
+/* Where the input breaks off the clip ends: frames before that are restored. */
+static fv_status give_frame(void *user, float *rgb, int *has_one)
+{
+    video *v = user;
+    const size_t bytes = (size_t)v->from.width * (size_t)v->from.height * 3 * sizeof *rgb;
+    bool is_repeated;
+    *has_one = 0;
+    const fv_status s = read_next(v, rgb, has_one, &is_repeated);
+    if (s == FV_ERR_CANCELLED || cli_interrupted()) return FV_ERR_CANCELLED;
+    if (s != FV_OK) {
+        v->input_code = report_step(v, s);
+        *has_one = 0;
+    }
+    v->step = COMPUTING;
+    if (!*has_one) return FV_OK;
+    if (is_repeated) memcpy(rgb, v->frame, bytes);
+    else memcpy(v->frame, rgb, bytes);
+    const char *name = name_frame(v);
+    v->waiting[(v->taken - 1) % WAITING] = name ? cli_format("%s", name) : NULL;
+    return FV_OK;
+}
+
+static fv_status take_frame(void *user, const float *rgb)
+{
+    video *v = user;
+    char **name = &v->waiting[v->frames % WAITING];
+    const fv_status s = write_next(v, rgb, *name);
+    if (s != FV_OK) return s;
+    free(*name);
+    *name = NULL;
+    v->frames++;
+    v->step = COMPUTING;
+    cli_progress_title("frame %llu", (unsigned long long)v->frames + 1);
+    return FV_OK;
+}
+
+static int all_windows(video *v)
+{
+    const fv_wan_frames io = { give_frame, take_frame, v };
+    fv_wan_stats stats;
+    cli_progress_title("frame 1");
+    const fv_status s =
+        gen_sr_wan_clip(v->ctx, v->file, v->a, &v->o, &v->from, &v->to, &io, &stats);
+    cli_progress_title(NULL);
+    v->seconds = stats.seconds;
+    for (int i = 0; i < WAITING; i++) free(v->waiting[i]);
+    if (s == FV_ERR_OOM && stats.least_bytes)
+        return gen_sr_too_little(stats.least_bytes + frame_bytes(v), v->held);
+    if (s != FV_OK) return report_frames(v, s);
+    if (cli_interrupted()) return cli_fail(CLI_INTERRUPTED, "interrupted");
+    if (v->input_code != CLI_OK) tell_complete(v);
+    return v->input_code;
+}
+
+/* ---- The end --------------------------------------------------------------------------------- */
+
 /* Ends the file behind its last complete frame, and shows it. 0: errno says why not. */
 static bool keep_complete(video *v)
 {
@@ -289,12 +409,12 @@ static bool keep_complete(video *v)
     return fv_temp_publish(v->out_fd, v->temp, v->out, v->a->common.force) == 0;
 }
 
-/* Complete frames are kept, whatever ended the run, but when interrupted. */
+/* Complete frames are kept, whatever ended the run, but when interrupted without a model on Wan2.1. */
 static int publish(video *v, int code)
 {
     fv_video_destroy(&v->writer);
     if (!v->temp) return code;
-    if (code == CLI_INTERRUPTED || (code != CLI_OK && v->frames == 0)) {
+    if ((code == CLI_INTERRUPTED && v->sr) || (code != CLI_OK && v->frames == 0)) {
         close(v->out_fd);
         (void)unlink(v->temp);
     } else if (!keep_complete(v)) {
@@ -340,7 +460,7 @@ int gen_sr_video(fv_ctx *ctx, const sr_args *a, const fv_sr_options *o, const ch
     if (code == CLI_OK) code = open_stream(&v);
     v.o.depth = depth;
     if (code == CLI_OK) code = open_output(&v);
-    if (code == CLI_OK) code = all_frames(&v);
+    if (code == CLI_OK) code = v.sr ? all_frames(&v) : all_windows(&v);
     code = publish(&v, code);
     if (code == CLI_OK) talk(&v);
     fv_video_close(&v.reader);
@@ -348,7 +468,7 @@ int gen_sr_video(fv_ctx *ctx, const sr_args *a, const fv_sr_options *o, const ch
     fv_sr_close(&v.sr);
     fv_model_close(&v.file);
     if (v.in_fd > STDIN_FILENO) close(v.in_fd);
+    if (v.result != v.frame) free(v.result);
     free(v.frame);
-    free(v.result);
     return code;
 }

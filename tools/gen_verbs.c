@@ -1,5 +1,5 @@
 /* gen_verbs.c - gen info and gen calibrate. */
-#include "gen.h"
+#include "gen_sr.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -301,6 +301,7 @@ static int info_opened(fv_ctx *ctx, const cli_common *c, gen_model *m)
     const fv_dtype precision = cli_precision(ctx, c);
     const char *kind = fv_model_meta(m->file, "fovea.kind");
     if (kind && strcmp(kind, "pssr") == 0) return info_sr(ctx, m, c);
+    if (fv_wan_is_model(m->file)) return gen_info_wan(ctx, m, c);
     const fv_status s =
         m->is_ar ? gen_open_ar(ctx, m, precision, false) : gen_open_dit(ctx, m, precision);
     if (s == FV_ERR_MODEL && m->path && !m->is_ar) {
