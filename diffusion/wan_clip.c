@@ -304,6 +304,19 @@ static fv_status begin(clip *c, int *n)
     return prepare(c, *n);
 }
 
+/* New frames of the next window, in the first places of `in`: the oldest ones, which it does not have.
+ * Each makes the oldest result final. */
+static fv_status advance(clip *c, int *more)
+{
+    *more = 0;
+    while (*more < c->window - c->overlap && !c->has_ended) {
+        const int before = *more;
+        FV_TRY(read_frames(c, before + 1, more));
+        FV_TRY(write_frames(c, before, *more));
+    }
+    return FV_OK;
+}
+
 static fv_status run(clip *c, const fv_model *file)
 {
     int n;
@@ -313,11 +326,9 @@ static fv_status run(clip *c, const fv_model *file)
     for (;;) {
         FV_TRY(compute(c, n));
         if (!c->tail) break; /* the only one */
-        /* New frames go over the oldest ones, which the next window does not have. */
-        int more = 0;
-        FV_TRY(read_frames(c, c->window - c->overlap, &more));
+        int more;
+        FV_TRY(advance(c, &more));
         if (more == 0) break;
-        FV_TRY(write_frames(c, 0, more));
         c->shared = n - more;
         memcpy(c->tail, c->in, (size_t)more * c->pixels * sizeof *c->tail);
         memmove(c->in, c->in + (size_t)more * c->pixels,

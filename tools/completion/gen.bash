@@ -17,7 +17,7 @@ _gen()
     --alpha-filter) words='bicubic nearest' ;;
     --accel) words='dpx soda soda-paper dcs fixed fora toca duca taylorseer teacache rfc speca clusca cem' ;;
     -n | --seed | --steps | --cfg | --speedup | --guard | --threads | --draws) return ;;
-    --scale | --out-size | --detail | --tile | --overlap | --mem | --quality | --size | --fps) return ;;
+    --scale | --out-size | --detail | --tile | --overlap | --window | --mem | --quality | --size | --fps) return ;;
     --polish | --cache-mem | --temperature | --top-k | --top-p) return ;;
     -o | --model | --decoder | --tokenizer | --caption | --table | --plan-in | --plan-out | --side-by-side | --png | --reference | --lpips | --dists)
         COMPREPLY=($(compgen -f -- "$cur"))
@@ -33,8 +33,8 @@ _gen()
     case ${COMP_WORDS[1]} in
     sr)
         words="--model -o --scale --out-size --steps --speedup --detail --fdu --tile --overlap
-            --tile-exact --mem --depth --alpha-filter --quality --compare --reference --lpips --dists --frames
-            --y4m --raw --size --fps --keep-going -f $machine
+            --tile-exact --window --mem --depth --alpha-filter --quality --compare --reference
+            --lpips --dists --frames --y4m --raw --size --fps --keep-going -f $machine
             --json $common"
         ;;
     info) words="--devices --precision --json $common" ;;
