@@ -821,8 +821,8 @@ enum {
     FV_PLACE_PARTS = FV_PLACE_DECILE + 10
 };
 /* student, teacher [B, .., C] with 3 dimensions or more -> scalar [1] f32. opts may be NULL: PLACE
- * with K = 16, adaptive. parts may be NULL; make it an output (fv_output) to read it after a run.
- * Groups are the same on every CPU, and bits for any number of threads. */
+ * with K = 16, adaptive. parts may be NULL; an output (fv_output) can be read after a run. Threads
+ * do not change a bit, nor CPUs a group. When gradients accumulate, each forward has its own w. */
 FV_API fv_t fv_loss_place(fv_tape *t, fv_t student, fv_t teacher, const fv_place_options *opts,
                           fv_t *parts);
 

@@ -805,6 +805,8 @@ static void given_w_is_read_in_every_forward(void)
     OK(ctx, fv_plan_bind(plan, "x", x));
     OK(ctx, fv_plan_bind(plan, "y", y));
     OK(ctx, fv_plan_bind(plan, "w", &w));
+    fv_memory_stats before, after;
+    fv_ctx_memory(ctx, &before);
     for (int k = 0; k < 3; k++, w *= 2) {
         OK(ctx, fv_plan_forward(plan));
         const float *v = fv_plan_value(plan, "parts").data;
@@ -812,6 +814,8 @@ static void given_w_is_read_in_every_forward(void)
         NEAR(*(const float *)fv_plan_value(plan, "loss").data,
              v[FV_PLACE_COARSE] + w * v[FV_PLACE_FINE], 1e-6);
     }
+    fv_ctx_memory(ctx, &after);
+    CHECK(after.allocations == before.allocations);
     w = NAN;
     CHECK(fv_plan_forward(plan) == FV_ERR_NUMERIC);
     fv_plan_destroy(&plan);
@@ -866,16 +870,17 @@ static void what_does_not_fit_is_refused(void)
 
 /* ---- Masked difference ----------------------------------------------------------------------- */
 
-/* Loss, or -1 and the status; grad [n]. */
+/* Loss, or -1 and the status; grad [n], NULL: not wanted, nor what is kept for it. */
 static float run_masked(float deviations, int64_t n, float *x, float *y, float *grad, fv_status *s)
 {
+    const fv_mode mode = grad ? FV_TRAIN : FV_INFER;
     const int64_t d[3] = { 2, n / 16, 8 };
     fv_ctx *ctx = isa_ctx[SCALAR];
     fv_params *p = NULL;
     fv_tape *t = NULL;
     fv_plan *plan = NULL;
     float loss = -1;
-    if (fv_params_create(ctx, &p) != FV_OK || fv_tape_create(ctx, &t, p, FV_TRAIN, FV_F32) != FV_OK)
+    if (fv_params_create(ctx, &p) != FV_OK || fv_tape_create(ctx, &t, p, mode, FV_F32) != FV_OK)
         exit(1);
     fv_output(t, "loss", fv_loss_masked_mse(t, fv_input_grad(t, "x", FV_F32, 3, d),
                                             fv_input(t, "y", FV_F32, 3, d), deviations));
@@ -883,10 +888,10 @@ static float run_masked(float deviations, int64_t n, float *x, float *y, float *
     if (*s == FV_OK) *s = fv_plan_bind(plan, "x", x);
     if (*s == FV_OK) *s = fv_plan_bind(plan, "y", y);
     if (*s == FV_OK) *s = fv_plan_forward(plan);
-    if (*s == FV_OK) *s = fv_plan_backward(plan, "loss", 1.0f);
+    if (*s == FV_OK && grad) *s = fv_plan_backward(plan, "loss", 1.0f);
     if (*s == FV_OK) {
         loss = *(const float *)fv_plan_value(plan, "loss").data;
-        memcpy(grad, fv_plan_grad(plan, "x").data, (size_t)n * sizeof *grad);
+        if (grad) memcpy(grad, fv_plan_grad(plan, "x").data, (size_t)n * sizeof *grad);
     }
     fv_plan_destroy(&plan);
     fv_params_destroy(&p);
@@ -910,6 +915,7 @@ static void large_activations_are_left_out(void)
     }
     NEAR(run_masked(2, N, x, y, g, &s), want, 1e-6);
     CHECK(s == FV_OK && g[3] == 0 && g[400] == 0);
+    NEAR(run_masked(2, N, x, y, NULL, &s), want, 1e-6);
     NEAR(g[300], 2 * x[300] / N, 1e-7);
     NEAR(g[5], 2 * (x[5] - y[5]) / N, 1e-7);
     NEAR(run_masked(0, N, x, y, g, &s), plain, 1e-6 * plain);
