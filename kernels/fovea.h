@@ -986,7 +986,14 @@ typedef struct fv_train_options {
     const char *recipe_text; /* stored in checkpoints; a resume with another text is refused (steps
                                 and *_every may differ) */
     uint64_t seed;
+    /* Further columns of metrics.csv, at most FV_TRAIN_EXTRAS; their names with commas between. Each
+     * row asks for values, with the hooks' user: means since the row before, NaN where there are
+     * none. */
+    const char *extra_names;
+    int extras;
+    void (*extra)(void *user, double *values);
 } fv_train_options;
+#define FV_TRAIN_EXTRAS 8
 #define FV_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_train_options) }
 typedef struct fv_train_result {
     uint64_t step;

@@ -410,6 +410,7 @@ static fv_status add_row(loop *t, uint64_t done)
     if (t->evaluated == done) row.metric = t->metric;
     row.rate = seconds > 0 ? (double)(t->row_steps * t->o.samples_per_step) / seconds : 0;
     row.seconds = t->base_seconds + now - t->start;
+    if (t->o.extras) t->o.extra(t->hooks->user, row.extra);
     t->loss_row = row.loss;
     t->rate_row = row.rate;
     t->row_start = now;
@@ -546,6 +547,8 @@ static fv_status check_options(loop *t, const fv_train_options *opts)
                        "training: parameters, optimiser, step hook or options missing");
     *o = defaults;
     FV_TRY(FV_TAKE_OPTIONS(t->ctx, o, opts, "training"));
+    if (o->extras && !o->extra)
+        return fv_fail(t->ctx, FV_ERR_ARG, "training: further columns without their function");
     if (o->accumulate == 0) o->accumulate = 1;
     if (o->save_every == 0) o->save_every = 500;
     if (o->log_every == 0) o->log_every = 10;
@@ -584,7 +587,7 @@ static fv_status prepare(loop *t, const fv_train_options *opts, uint64_t *done)
     FV_TRY(check_options(t, opts));
     FV_TRY(make_recipe(t));
     FV_TRY(make_folder(t));
-    FV_TRY(fvi_log_open(t->ctx, &t->log, t->o.out_dir));
+    FV_TRY(fvi_log_open(t->ctx, &t->log, t->o.out_dir, t->o.extra_names, t->o.extras));
     t->log_open = true;
     FV_TRY(resume(t, done));
     t->first = *done;

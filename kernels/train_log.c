@@ -15,7 +15,7 @@
 
 #include "recipe.h"
 
-#define HEADER "step,loss,lr,grad_norm,metric,samples_per_s,seconds\n"
+#define HEADER "step,loss,lr,grad_norm,metric,samples_per_s,seconds"
 #define COLUMNS 7
 #define MAX_BYTES ((off_t)1 << 30)
 
@@ -38,24 +38,26 @@ static bool parse_value(const char *s, double *out)
 }
 
 /* One line without its end. */
-static bool parse_row(const char *line, size_t n, fvi_log_row *row)
+static bool parse_row(const fvi_log *log, const char *line, size_t n, fvi_log_row *row)
 {
-    char text[256], *column[COLUMNS] = {text};
+    char text[512], *column[COLUMNS + FV_TRAIN_EXTRAS] = {text};
     int columns = 1;
     if (n >= sizeof text) return false;
     memcpy(text, line, n);
     text[n] = 0;
     for (char *c = text; *c; c++) {
         if (*c != ',') continue;
-        if (columns == COLUMNS) return false;
+        if (columns == COLUMNS + log->extras) return false;
         *c = 0;
         column[columns++] = c + 1;
     }
-    if (columns != COLUMNS || *column[0] == 0 || strlen(column[0]) > 18 ||
+    if (columns != COLUMNS + log->extras || *column[0] == 0 || strlen(column[0]) > 18 ||
         column[0][strspn(column[0], "0123456789")] != 0) {
         return false;
     }
     row->step = strtoull(column[0], NULL, 10);
+    for (int k = 0; k < log->extras; k++)
+        if (!parse_value(column[COLUMNS + k], &row->extra[k])) return false;
     return parse_value(column[1], &row->loss) && parse_value(column[2], &row->lr) &&
            parse_value(column[3], &row->grad_norm) && parse_value(column[4], &row->metric) &&
            parse_value(column[5], &row->rate) && parse_value(column[6], &row->seconds);
@@ -80,9 +82,9 @@ static fv_status remember(fvi_log *log, const fvi_log_row *row, size_t end)
 
 static fv_status parse_file(fvi_log *log, const char *text, size_t size)
 {
-    const size_t header = sizeof HEADER - 1;
-    if (size == 0 || (size < header && memcmp(text, HEADER, size) == 0)) return FV_OK;
-    if (size < header || memcmp(text, HEADER, header) != 0) {
+    const size_t header = strlen(log->header);
+    if (size == 0 || (size < header && memcmp(text, log->header, size) == 0)) return FV_OK;
+    if (size < header || memcmp(text, log->header, header) != 0) {
         return fv_fail(log->ctx, FV_ERR_FORMAT,
                        "%s: not the table of a training run; move it away or choose another folder",
                        log->path);
@@ -91,8 +93,8 @@ static fv_status parse_file(fvi_log *log, const char *text, size_t size)
     for (size_t at = header; at < size;) {
         const char *end = memchr(text + at, '\n', size - at);
         const size_t n = end ? (size_t)(end - text) - at : 0;
-        fvi_log_row row;
-        if (!end || !parse_row(text + at, n, &row)) break; /* torn: the rest goes */
+        fvi_log_row row = {0};
+        if (!end || !parse_row(log, text + at, n, &row)) break; /* torn: the rest goes */
         if (log->count > 0 && row.step <= log->row[log->count - 1].step) break;
         at += n + 1;
         FV_TRY(remember(log, &row, at));
@@ -134,11 +136,28 @@ static fv_status lock(fvi_log *log)
                    log->path);
 }
 
-fv_status fvi_log_open(fv_ctx *ctx, fvi_log *log, const char *dir)
+/* The names go into a line of the file: one each, and nothing that would break it. */
+static fv_status set_header(fvi_log *log, const char *names, int extras)
+{
+    int commas = 0;
+    for (const char *c = names; extras && c && *c; c++) commas += *c == ',';
+    if (extras < 0 || extras > FV_TRAIN_EXTRAS || (extras && (!names || commas != extras - 1 ||
+        strlen(names) + sizeof HEADER + 2 > sizeof log->header || strpbrk(names, "\r\n"))))
+        return fv_fail(log->ctx, FV_ERR_ARG, "training: names of %d further columns, of at most %d, "
+                       "expected", extras, FV_TRAIN_EXTRAS);
+    snprintf(log->header, sizeof log->header, HEADER "%s%s\n", extras ? "," : "",
+             extras ? names : "");
+    log->extras = extras;
+    return FV_OK;
+}
+
+fv_status fvi_log_open(fv_ctx *ctx, fvi_log *log, const char *dir, const char *names,
+                       int extras)
 {
     memset(log, 0, sizeof *log);
     log->ctx = ctx;
     log->fd = -1;
+    FV_TRY(set_header(log, names, extras));
     log->path = fv_format(ctx, "%s/metrics.csv", dir);
     log->plot_path = fv_format(ctx, "%s/loss.png", dir);
     fv_status s = FV_ERR_OOM;
@@ -188,8 +207,8 @@ fv_status fvi_log_keep(fvi_log *log, uint64_t step)
     const size_t end = log->count > 0 ? log->end[log->count - 1] : log->header_end;
     if (ftruncate(log->fd, (off_t)end) != 0) return fail_system(log, "shorten");
     if (end > 0) return FV_OK;
-    log->header_end = sizeof HEADER - 1;
-    return append(log, HEADER, sizeof HEADER - 1);
+    log->header_end = strlen(log->header);
+    return append(log, log->header, log->header_end);
 }
 
 fv_status fvi_log_add(fvi_log *log, const fvi_log_row *row)
@@ -199,7 +218,12 @@ fv_status fvi_log_add(fvi_log *log, const fvi_log_row *row)
     fv_text_printf(&t, "%llu,%.6g,%.6g,%.5g,", (unsigned long long)row->step, row->loss, row->lr,
                    row->grad_norm);
     if (!isnan(row->metric)) fv_text_printf(&t, "%.6g", row->metric);
-    fv_text_printf(&t, ",%.5g,%.1f\n", row->rate, row->seconds);
+    fv_text_printf(&t, ",%.5g,%.1f", row->rate, row->seconds);
+    for (int k = 0; k < log->extras; k++) {
+        if (isnan(row->extra[k])) fv_text_printf(&t, ",");
+        else fv_text_printf(&t, ",%.6g", row->extra[k]);
+    }
+    fv_text_printf(&t, "\n");
     fv_status s = t.status;
     const size_t before = log->count > 0 ? log->end[log->count - 1] : log->header_end;
     if (s == FV_OK) s = append(log, t.data, t.size);
