@@ -4,6 +4,7 @@
  *     fovea.kind = dit       fovea.version = 1       fovea.family = official | f
  *     fovea.name  fovea.input_size channels out_channels patch width depth heads hidden
  *     fovea.class_count  fovea.has_null  fovea.bottleneck  fovea.refine
+ *     fovea.head_dim (only where heads times it is not the width)
  *     fovea.t_scale t_den ln2_eps  fovea.sampler  fovea.steps  fovea.cfg
  *     fovea.classes = names, one a line (optional, added by the writer of the file)
  * Official files say it by tensor shapes: depth by counting blocks, width and patch by
@@ -23,7 +24,10 @@
 
 static fv_status check_fit(fv_ctx *ctx, const dit_config *c)
 {
-    if (c->width % c->heads || c->width / c->heads % 4 || c->width % 4)
+    if (c->head_dim && c->head_dim % 4)
+        return fv_fail(ctx, FV_ERR_MODEL, "model: heads of %d are not a multiple of 4",
+                       c->head_dim);
+    if (c->width % 4 || (!c->head_dim && (c->width % c->heads || c->width / c->heads % 4)))
         return fv_fail(ctx, FV_ERR_MODEL,
                        "model: width %d does not split into %d heads of a multiple of 4", c->width,
                        c->heads);
@@ -52,6 +56,7 @@ fv_status dit_config_check(fv_ctx *ctx, const dit_config *c)
     FV_TRY(fv_meta_range(ctx, "width", c->width, 4, DIT_MAX_WIDTH));
     FV_TRY(fv_meta_range(ctx, "depth", c->depth, 1, DIT_MAX_DEPTH));
     FV_TRY(fv_meta_range(ctx, "heads", c->heads, 1, 1024));
+    FV_TRY(fv_meta_range(ctx, "size of a head", c->head_dim, 0, 1024));
     FV_TRY(fv_meta_range(ctx, "MLP width", c->hidden, 1, 8 * DIT_MAX_WIDTH));
     FV_TRY(fv_meta_range(ctx, "classes", c->classes, 1, DIT_MAX_CLASSES));
     FV_TRY(fv_meta_range(ctx, "has_null", c->has_null, 0, 1));
@@ -100,6 +105,8 @@ static fv_status read_metadata(fv_ctx *ctx, const fv_model *m, dit_config *c)
     FV_TRY(fv_meta_int(ctx, m, "fovea.width", &c->width));
     FV_TRY(fv_meta_int(ctx, m, "fovea.depth", &c->depth));
     FV_TRY(fv_meta_int(ctx, m, "fovea.heads", &c->heads));
+    if (fv_model_meta(m, "fovea.head_dim"))
+        FV_TRY(fv_meta_int(ctx, m, "fovea.head_dim", &c->head_dim));
     FV_TRY(fv_meta_int(ctx, m, "fovea.hidden", &c->hidden));
     FV_TRY(fv_meta_int(ctx, m, "fovea.class_count", &c->classes));
     FV_TRY(fv_meta_int(ctx, m, "fovea.has_null", &c->has_null));
@@ -309,6 +316,7 @@ fv_status dit_config_meta(fv_ctx *ctx, const dit_config *c, fv_meta *out)
     if (s == FV_OK) s = fv_meta_add(ctx, out, "fovea.sampler", fv_sampler_name(c->sampler));
     for (size_t i = 0; i < FV_ARRAY_LEN(number) && s == FV_OK; i++)
         s = fv_meta_add_number(ctx, out, number[i].key, number[i].value);
+    if (s == FV_OK && c->head_dim) s = fv_meta_add_number(ctx, out, "fovea.head_dim", c->head_dim);
     if (s != FV_OK) fv_meta_free(ctx, out);
     return s;
 }

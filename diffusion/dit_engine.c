@@ -132,7 +132,7 @@ static fv_status build_module(dit_runner *r, int rows, int l, int m, int tokens,
     FV_TRY(begin(r, &t));
     const fv_t h = input3(t, "h", rows, N, D), mod = input2(t, "mod", rows, 6 * D);
     const fv_t rope =
-        m == DIT_ATTN && c->family == DIT_F ? input3(t, "rope", N, 2, D / c->heads / 2) : 0;
+        m == DIT_ATTN && c->family == DIT_F ? input3(t, "rope", N, 2, dit_head_dim(c) / 2) : 0;
     const fv_t y = m == DIT_ATTN ? dit_attention(t, r->net, l, h, mod, rope, r->feature_type)
                                  : dit_mlp(t, r->net, l, h, mod, r->feature_type);
     fv_output(t, "y", y);
@@ -416,9 +416,9 @@ static void choose_chunk(dit_runner *r, bool hoist)
 static fv_status upload_tables(dit_runner *r)
 {
     const dit_config *c = &r->net->cfg;
-    const size_t N = (size_t)dit_tokens(c), hd = (size_t)(c->width / c->heads),
-                 n = N * (size_t)c->width;
-    float *table = fv_calloc(r->ctx, n, sizeof(float)); /* hd <= width: large enough for both */
+    const size_t N = (size_t)dit_tokens(c), hd = (size_t)dit_head_dim(c), D = (size_t)c->width,
+                 n = N * D;
+    float *table = fv_calloc(r->ctx, N * (hd > D ? hd : D), sizeof(float)); /* for both */
     if (!table) return FV_ERR_OOM;
     dit_pos_table(c, table);
     fv_status s = fv_dev_copy(r->ctx, r->pos, table, n * sizeof(float), FV_COPY_TO_DEVICE);
@@ -488,7 +488,7 @@ static bool allocate_caches(dit_runner *r)
     uint64_t *kept = &r->cache_bytes;
     r->slot_bytes = (R * N * D * fv_dtype_size(r->feature_type) + 63) / 64 * 64;
     r->pos = take(r, kept, N * D, sizeof(float));
-    r->rope = take(r, kept, N * (D / (size_t)c->heads), sizeof(float));
+    r->rope = take(r, kept, N * (size_t)dit_head_dim(c), sizeof(float));
     r->cache = take(r, kept, r->keep ? 2 * L * (size_t)r->history : 1, r->slot_bytes);
     r->bank = take(r, kept, L * n * 6 * D, sizeof(float));
     r->bank_final = take(r, kept, n * 2 * D, sizeof(float));
@@ -1039,12 +1039,13 @@ double dit_row_flop(const dit_net *n)
 {
     const dit_config *c = &n->cfg;
     const double N = dit_tokens(c), D = c->width, L = c->depth, H = c->hidden;
+    const double A = (double)c->heads * dit_head_dim(c); /* the attention's own width */
     const double in = (double)c->channels * c->patch * c->patch,
                  out = (double)c->out_channels * c->patch * c->patch;
     double mac = 256 * D + D * D + 2 * D * D + N * D * out;
     mac += c->bottleneck ? N * (in * c->bottleneck + c->bottleneck * D) : N * in * D;
-    if (c->family == DIT_F) mac += 6 * D * D + L * (4 * N * D * D + 2 * N * N * D + 3 * N * D * H);
-    else mac += L * (4 * N * D * D + 2 * N * N * D + 2 * N * D * H + 6 * D * D);
+    if (c->family == DIT_F) mac += 6 * D * D + L * (4 * N * D * A + 2 * N * N * A + 3 * N * D * H);
+    else mac += L * (4 * N * D * A + 2 * N * N * A + 2 * N * D * H + 6 * D * D);
     if (c->refine)
         mac += (double)c->input_size * c->input_size * 9 *
                (2.0 * c->refine * c->out_channels + (double)c->refine * c->refine);

@@ -21,6 +21,11 @@ int dit_tokens(const dit_config *c)
     return (c->input_size / c->patch) * (c->input_size / c->patch);
 }
 
+int dit_head_dim(const dit_config *c)
+{
+    return c->head_dim ? c->head_dim : c->width / c->heads;
+}
+
 /* ---- Presets --------------------------------------------------------------------------------- */
 
 int swiglu_width(int width) { return (8 * width / 3 + 15) / 16 * 16; }
@@ -120,11 +125,12 @@ static fv_pid add_block(dit_net *n, int l, const char *name, int64_t a, int64_t 
 static void add_official_block(dit_net *n, int l)
 {
     const int64_t D = n->cfg.width, H = n->cfg.hidden;
+    const int64_t A = (int64_t)n->cfg.heads * dit_head_dim(&n->cfg);
     dit_block *b = &n->block[l];
     b->norm1 = b->norm2 = b->q_norm = b->k_norm = -1;
-    b->qkv_w = add_block(n, l, "attn.qkv.weight", 3 * D, D, FV_PARAM_DECAY);
-    b->qkv_b = add_block(n, l, "attn.qkv.bias", 3 * D, 0, 0);
-    b->proj_w = add_block(n, l, "attn.proj.weight", D, D, FV_PARAM_DECAY);
+    b->qkv_w = add_block(n, l, "attn.qkv.weight", 3 * A, D, FV_PARAM_DECAY);
+    b->qkv_b = add_block(n, l, "attn.qkv.bias", 3 * A, 0, 0);
+    b->proj_w = add_block(n, l, "attn.proj.weight", D, A, FV_PARAM_DECAY);
     b->proj_b = add_block(n, l, "attn.proj.bias", D, 0, 0);
     b->fc1_w = add_block(n, l, "mlp.fc1.weight", H, D, FV_PARAM_DECAY);
     b->fc1_b = add_block(n, l, "mlp.fc1.bias", H, 0, 0);
@@ -156,14 +162,15 @@ static void add_official(dit_net *n)
 
 static void add_f_block(dit_net *n, int l)
 {
-    const int64_t D = n->cfg.width, H = n->cfg.hidden, hd = D / n->cfg.heads;
+    const int64_t D = n->cfg.width, H = n->cfg.hidden, hd = dit_head_dim(&n->cfg);
+    const int64_t A = n->cfg.heads * hd;
     dit_block *b = &n->block[l];
     b->qkv_b = b->proj_b = b->fc1_b = b->fc2_b = b->ada_w = b->ada_b = -1;
     b->norm1 = add_block(n, l, "norm1.weight", D, 0, 0);
-    b->qkv_w = add_block(n, l, "qkv.weight", 3 * D, D, FV_PARAM_DECAY);
+    b->qkv_w = add_block(n, l, "qkv.weight", 3 * A, D, FV_PARAM_DECAY);
     b->q_norm = add_block(n, l, "q_norm.weight", hd, 0, 0);
     b->k_norm = add_block(n, l, "k_norm.weight", hd, 0, 0);
-    b->proj_w = add_block(n, l, "proj.weight", D, D, FV_PARAM_DECAY);
+    b->proj_w = add_block(n, l, "proj.weight", D, A, FV_PARAM_DECAY);
     b->norm2 = add_block(n, l, "norm2.weight", D, 0, 0);
     b->fc1_w = add_block(n, l, "w12.weight", 2 * H, D, FV_PARAM_DECAY);
     b->fc2_w = add_block(n, l, "w3.weight", D, H, FV_PARAM_DECAY);
@@ -274,7 +281,7 @@ void dit_pos_table(const dit_config *c, float *pos)
 void dit_rope(const dit_config *c, float *rope)
 {
     const int g = c->input_size / c->patch;
-    fv_rope_table(g, g, c->width / c->heads, 10000.0, rope);
+    fv_rope_table(g, g, dit_head_dim(c), 10000.0, rope);
 }
 
 /* ---- Modules --------------------------------------------------------------------------------- */
@@ -338,7 +345,7 @@ fv_t dit_attention(fv_tape *t, const dit_net *n, int l, fv_t h, fv_t mod, fv_t r
 {
     const dit_block *b = &n->block[l];
     const fv_tensor s = fv_tape_tensor(t, h);
-    const int64_t heads[5] = { s.dim[0], s.dim[1], 3, n->cfg.heads, n->cfg.width / n->cfg.heads };
+    const int64_t heads[5] = { s.dim[0], s.dim[1], 3, n->cfg.heads, dit_head_dim(&n->cfg) };
     const fv_t u = dit_attention_input(t, n, l, h, mod);
     fv_t q = fv_reshape(t, fv_linear(t, u, b->qkv_w, b->qkv_b, FV_ACT_NONE), 5, heads);
     if (b->q_norm >= 0)
@@ -375,15 +382,23 @@ fv_t dit_final(fv_tape *t, const dit_net *n, fv_t h, fv_t mod2)
     return n->cfg.refine ? refine(t, n, x) : x;
 }
 
-fv_t dit_forward(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t label, fv_t pos, fv_t rope)
+fv_t dit_forward_hidden(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t label, fv_t pos,
+                        fv_t rope, fv_t *hidden)
 {
     fv_t h = dit_embed(t, n, x, pos);
+    if (hidden) hidden[0] = h;
     const fv_t cond = dit_condition(t, n, time, label), shared = dit_shared_mod(t, n, cond);
     const fv_dtype out = fv_tape_precision(t);
     for (int l = 0; l < n->cfg.depth; l++) {
         const fv_t mod = dit_block_mod_from(t, n, l, shared, cond);
         h = fv_gate_residual(t, h, dit_attention(t, n, l, h, mod, rope, out), mod, DIT_GATE1);
         h = fv_gate_residual(t, h, dit_mlp(t, n, l, h, mod, out), mod, DIT_GATE2);
+        if (hidden) hidden[l + 1] = h;
     }
     return dit_final(t, n, h, dit_final_mod(t, n, cond));
+}
+
+fv_t dit_forward(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t label, fv_t pos, fv_t rope)
+{
+    return dit_forward_hidden(t, n, x, time, label, pos, rope, NULL);
 }

@@ -13,51 +13,27 @@
 #include <math.h>
 #include <string.h>
 
-#define FLOOR_1_MINUS_T 0.05f
-
 typedef struct trainer {
     fv_ctx *ctx;
     dit_net net;
     fv_dataset *data, *held;
     fv_plan *plan;
     fv_dtype precision, export_type;
-    int batch, accumulate, eval_batches, sample_columns;
+    int rows, accumulate, eval_batches, sample_columns; /* rows: of a micro-batch */
     float label_drop, t_mu, t_sigma;
     uint64_t seed;
-    int64_t pixels;               /* values of one picture */
-    float *z, *target, *time, *weight, *pos, *rope;
-    int32_t *label;
+    fv_dit_batch batch;
+    float *pos, *rope;
     const char *recipe_text;
     fv_opt *opt;
 } trainer;
 
-/* ---- Batches --------------------------------------------------------------------------------- */
-
-/* Timestep, noise, weight and label of row i. `number` identifies the sample in the whole run. */
-static void make_row(trainer *tr, int i, uint64_t number, const float *x, int32_t label, bool drop)
-{
-    const dit_config *c = &tr->net.cfg;
-    const uint32_t lo = (uint32_t)number;
-    const uint64_t key = tr->seed ^ (number >> 32);
-    float n, u;
-    float *z = tr->z + i * tr->pixels, *goal = tr->target + i * tr->pixels;
-    fv_rand_uniform(key, FV_STREAM_CLASS_DROP, lo, 0, 1, &u);
-    tr->label[i] = drop && u < tr->label_drop && c->has_null ? c->classes : label;
-    fv_rand_normal(key, FV_STREAM_NOISE, lo, 0, tr->pixels, z);
-    fv_rand_normal(key, FV_STREAM_TIMESTEP, lo, 0, 1, &n);
-    const float t = 1.0f / (1.0f + expf(-(tr->t_mu + tr->t_sigma * n)));
-    const float d = 1.0f - t > FLOOR_1_MINUS_T ? 1.0f - t : FLOOR_1_MINUS_T;
-    tr->time[i] = t;
-    tr->weight[i] = 1.0f / (d * d);
-    for (int64_t k = 0; k < tr->pixels; k++) z[k] = t * x[k] + (1.0f - t) * z[k];
-    memcpy(goal, x, (size_t)tr->pixels * sizeof *x);
-}
+/* ---- Steps ----------------------------------------------------------------------------------- */
 
 static void make_batch(trainer *tr, const fv_batch *b, uint64_t first, bool drop)
 {
-#pragma omp parallel for schedule(static) num_threads(fv_ctx_threads(tr->ctx))
-    for (int i = 0; i < tr->batch; i++)
-        make_row(tr, i, first + (uint64_t)i, b->images + i * tr->pixels, b->labels[i], drop);
+    const fv_dit_draw d = { tr->seed, tr->t_mu, tr->t_sigma, drop ? tr->label_drop : 0.0f };
+    dit_batch_make(tr->ctx, &tr->net.cfg, &d, b->images, b->labels, first, &tr->batch);
 }
 
 static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
@@ -65,8 +41,8 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
     trainer *tr = user;
     const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
     fv_batch b;
-    FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
-    make_batch(tr, &b, number * (uint64_t)tr->batch, true);
+    FV_TRY(fv_dataset_batch(tr->data, number, tr->rows, &b));
+    make_batch(tr, &b, number * (uint64_t)tr->rows, true);
     FV_TRY(fv_plan_forward(tr->plan));
     *loss = *(const float *)fv_plan_value(tr->plan, "loss").data;
     return fv_plan_backward(tr->plan, "loss", scale);
@@ -80,8 +56,8 @@ static fv_status evaluate(void *user, uint64_t step, double *metric)
     double sum = 0;
     for (int k = 0; k < tr->eval_batches; k++) {
         fv_batch b;
-        FV_TRY(fv_dataset_batch(tr->held, (uint64_t)k, tr->batch, &b));
-        make_batch(tr, &b, (1ull << 40) + (uint64_t)k * (uint64_t)tr->batch, false);
+        FV_TRY(fv_dataset_batch(tr->held, (uint64_t)k, tr->rows, &b));
+        make_batch(tr, &b, (1ull << 40) + (uint64_t)k * (uint64_t)tr->rows, false);
         FV_TRY(fv_plan_forward(tr->plan));
         sum += *(const float *)fv_plan_value(tr->plan, "loss").data;
     }
@@ -153,18 +129,11 @@ static fv_status read_config(trainer *tr, fv_recipe *r)
 static fv_status allocate(trainer *tr)
 {
     const dit_config *c = &tr->net.cfg;
-    const size_t B = (size_t)tr->batch, hd = (size_t)(c->width / c->heads),
-                 N = (size_t)dit_tokens(c);
-    tr->pixels = (int64_t)c->input_size * c->input_size * c->channels;
-    tr->z = fv_calloc(tr->ctx, B * (size_t)tr->pixels, sizeof(float));
-    tr->target = fv_calloc(tr->ctx, B * (size_t)tr->pixels, sizeof(float));
-    tr->time = fv_calloc(tr->ctx, B, sizeof(float));
-    tr->weight = fv_calloc(tr->ctx, B, sizeof(float));
-    tr->label = fv_calloc(tr->ctx, B, sizeof(int32_t));
+    const size_t hd = (size_t)dit_head_dim(c), N = (size_t)dit_tokens(c);
+    FV_TRY(dit_batch_create(tr->ctx, &tr->batch, c, tr->rows));
     tr->pos = fv_calloc(tr->ctx, N * (size_t)c->width, sizeof(float));
     tr->rope = fv_calloc(tr->ctx, N * hd, sizeof(float));
-    if (!tr->z || !tr->target || !tr->time || !tr->weight || !tr->label || !tr->pos || !tr->rope)
-        return FV_ERR_OOM;
+    if (!tr->pos || !tr->rope) return FV_ERR_OOM;
     dit_pos_table(c, tr->pos);
     dit_rope(c, tr->rope);
     return FV_OK;
@@ -174,9 +143,9 @@ static fv_status allocate(trainer *tr)
 static fv_status build_plan(trainer *tr)
 {
     const dit_config *c = &tr->net.cfg;
-    const int64_t S = c->input_size, B = tr->batch, N = dit_tokens(c);
+    const int64_t S = c->input_size, B = tr->rows, N = dit_tokens(c);
     const int64_t image[4] = { B, S, S, c->channels }, pos[2] = { N, c->width };
-    const int64_t rope[3] = { N, 2, c->width / c->heads / 2 };
+    const int64_t rope[3] = { N, 2, dit_head_dim(c) / 2 };
     fv_tape *t;
     FV_TRY(fv_tape_create(tr->ctx, &t, tr->net.params, FV_TRAIN, tr->precision));
     const fv_t z = fv_input(t, "z", FV_F32, 4, image), time = fv_input(t, "t", FV_F32, 1, &B);
@@ -186,11 +155,11 @@ static fv_status build_plan(trainer *tr)
     fv_output(t, "loss",
               fv_loss_mse(t, dit_forward(t, &tr->net, z, time, y, p, ro), goal, weight));
     fv_status s = fv_plan_finish(tr->ctx, &tr->plan, &t, NULL);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "z", tr->z);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "t", tr->time);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "y", tr->label);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "target", tr->target);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "weight", tr->weight);
+    if (s == FV_OK) s = fv_plan_bind(tr->plan, "z", tr->batch.z);
+    if (s == FV_OK) s = fv_plan_bind(tr->plan, "t", tr->batch.time);
+    if (s == FV_OK) s = fv_plan_bind(tr->plan, "y", tr->batch.label);
+    if (s == FV_OK) s = fv_plan_bind(tr->plan, "target", tr->batch.target);
+    if (s == FV_OK) s = fv_plan_bind(tr->plan, "weight", tr->batch.weight);
     if (s == FV_OK) s = fv_plan_bind(tr->plan, "pos", tr->pos);
     if (s == FV_OK) s = fv_plan_bind(tr->plan, "rope", tr->rope);
     return s;
@@ -280,7 +249,7 @@ static fv_status start_net(trainer *tr, const char *init)
 static fv_status read_run(trainer *tr, fv_recipe *r, const fv_trainer_options *o,
                           fv_train_options *t)
 {
-    const fv_trainer_size size = { tr->batch, tr->accumulate, tr->eval_batches > 0, tr->seed };
+    const fv_trainer_size size = { tr->rows, tr->accumulate, tr->eval_batches > 0, tr->seed };
     return fv_trainer_read(tr->ctx, r, o, &size, t);
 }
 
@@ -292,8 +261,9 @@ static void trainer_free(void *state)
     dit_net_destroy(tr->ctx, &tr->net);
     fv_dataset_close(&tr->data);
     fv_dataset_close(&tr->held);
-    void *mem[] = {tr->z, tr->target, tr->time, tr->weight, tr->label, tr->pos, tr->rope};
-    for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(tr->ctx, mem[i]);
+    fv_dit_batch_free(tr->ctx, &tr->batch);
+    fv_free(tr->ctx, tr->pos);
+    fv_free(tr->ctx, tr->rope);
 }
 
 static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
@@ -301,7 +271,7 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
 {
     trainer *tr = state;
     tr->seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
-    tr->batch = (int)fv_recipe_int(r, "batch", 64, 1, 65536);
+    tr->rows = (int)fv_recipe_int(r, "batch", 64, 1, 65536);
     tr->accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
     tr->label_drop = (float)fv_recipe_number(r, "label_drop", 0.1, 0, 1);
     tr->t_mu = (float)fv_recipe_number(r, "t_mu", -0.8, -10, 10);

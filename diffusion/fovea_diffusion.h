@@ -596,6 +596,94 @@ FV_API int fv_wan_is_model(const fv_model *m);
 FV_API FV_NODISCARD fv_status fv_dit_random(fv_ctx *ctx, const char *preset, int classes,
                                             uint64_t seed, const char *path, int overwrite);
 
+/* ---- Networks on a tape: for trainers outside of this engine (distill/) ---------------------- */
+
+/* The parameters of a network and its forward pass as tape code. It has no values of its own: load
+ * them from a file, for sampling by reference, or with fv_params_alloc first to train them.
+ *
+ *     fv_dit_net_open(ctx, &net, file);
+ *     fv_params_load(fv_dit_net_params(net), file, "");
+ *     fv_tape_create(ctx, &t, fv_dit_net_params(net), FV_INFER, FV_F32);
+ *     fv_output(t, "out", fv_dit_net_forward(net, t, z, time, label, hidden));
+ *     fv_plan_build(ctx, &plan, t, NULL);
+ *     fv_dit_net_bind(net, plan);
+ *
+ * A network belongs to its context and is used by one thread at a time. */
+typedef struct fv_dit_net fv_dit_net;
+
+typedef struct fv_dit_sizes {
+    int width, depth;
+    int heads, head_dim; /* heads 0: width / 64, at least 1; head_dim 0: width / heads           */
+    int hidden;          /* of the MLP (SwiGLU: of each half); 0: the family's                    */
+    int patch, bottleneck, refine; /* bottleneck and refine of F models; 0: none                  */
+    /* What cannot be changed: */
+    int is_official, input_size, channels, out_channels, tokens, classes, has_null;
+} fv_dit_sizes;
+
+/* The network of a model file. FV_ERR_MODEL: the file holds no diffusion transformer. */
+FV_API FV_NODISCARD fv_status fv_dit_net_open(fv_ctx *ctx, fv_dit_net **out, const fv_model *file);
+/* One for the same inputs and classes, of other sizes; name NULL: that of `other`. FV_ERR_MODEL:
+ * sizes that do not fit. */
+FV_API FV_NODISCARD fv_status fv_dit_net_like(fv_ctx *ctx, fv_dit_net **out,
+                                              const fv_dit_net *other, const fv_dit_sizes *sizes,
+                                              const char *name);
+FV_API void fv_dit_net_close(fv_dit_net **n);
+/* The network's; more may be added to them before fv_params_alloc. */
+FV_API fv_params *fv_dit_net_params(const fv_dit_net *n);
+FV_API void fv_dit_net_get_sizes(const fv_dit_net *n, fv_dit_sizes *out);
+FV_API const char *fv_dit_net_name(const fv_dit_net *n);
+FV_API double fv_dit_net_flop(const fv_dit_net *n); /* one evaluation of one row */
+/* Training values: Xavier, modulations zero, so that blocks begin as the identity. The output is
+ * N(0, out_std): zeros where that is 0. After fv_params_alloc. */
+FV_API void fv_dit_net_init(fv_dit_net *n, uint64_t seed, float out_std);
+
+/* Records the forward pass: z f32 [B, S, S, C], time f32 [B], label i32 [B] (classes: the null
+ * class) -> f32 [B, S, S, Cout]: the picture (F) or noise, then the range of its variance. hidden
+ * (NULL, or [depth + 1]): the residual stream f32 [B, tokens, width] in front of the blocks, and
+ * after each. Adds the inputs "pos" and "rope" to the tape; fv_dit_net_bind binds the network's
+ * tables to them, which must outlive the plan. Once for a tape. */
+FV_API fv_t fv_dit_net_forward(const fv_dit_net *n, fv_tape *t, fv_t z, fv_t time, fv_t label,
+                               fv_t *hidden);
+FV_API FV_NODISCARD fv_status fv_dit_net_bind(const fv_dit_net *n, fv_plan *plan);
+
+/* Pictures drawn with the present values, one class a row, as PATH_STEM.png (F models; for latent
+ * ones nothing is written). */
+FV_API FV_NODISCARD fv_status fv_dit_net_sheet(fv_ctx *ctx, const fv_dit_net *n,
+                                               fv_dtype precision, int columns, uint64_t seed,
+                                               const char *path_stem);
+/* The masters as a model file that fv_dit_open takes. meta: key, value pairs to add. parts: a model
+ * whose autoencoder goes along, or NULL. */
+FV_API FV_NODISCARD fv_status fv_dit_net_export(fv_ctx *ctx, const fv_dit_net *n, fv_dtype type,
+                                                const char *const *meta, int meta_pairs,
+                                                const fv_model *parts, const char *path,
+                                                int overwrite);
+
+/* Training states of pictures (F) or latents x. Every draw is a function of seed and the sample's
+ * number, so networks that are given one batch see the same, and a resumed run is the same run.
+ *     F         t = sigmoid(t_mu + t_sigma n), z = t x + (1-t) eps, target x,
+ *               rate 1 / max(1-t, 0.05)
+ *     official  t uniform in 0..999, z = sqrt(abar_t) x + sqrt(1 - abar_t) eps, target eps, rate 1
+ * An F model's velocity is v = (out - z) * rate: with weight rate^2 the error of out is that of v. */
+typedef struct fv_dit_draw {
+    uint64_t seed;
+    float t_mu, t_sigma;
+    float label_drop; /* share of rows whose label becomes the null class */
+} fv_dit_draw;
+typedef struct fv_dit_batch {
+    int count;
+    int64_t values;                         /* of one picture: S * S * C       */
+    float *z, *target;                      /* [count][values]                 */
+    float *time, *rate, *weight;            /* [count]; weight = rate^2        */
+    int32_t *label;                         /* [count]                         */
+} fv_dit_batch;
+FV_API FV_NODISCARD fv_status fv_dit_batch_create(fv_ctx *ctx, fv_dit_batch *b,
+                                                  const fv_dit_net *n, int count);
+FV_API void fv_dit_batch_free(fv_ctx *ctx, fv_dit_batch *b);
+/* pictures [count][values], labels [count]; the first has the number `first` in the whole run. */
+FV_API void fv_dit_batch_make(fv_ctx *ctx, const fv_dit_net *n, const fv_dit_draw *d,
+                              const float *pictures, const int32_t *labels, uint64_t first,
+                              fv_dit_batch *b);
+
 /* ---- Judging samples ------------------------------------------------------------------------- */
 
 typedef struct fv_dit_quality_options {

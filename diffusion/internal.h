@@ -14,6 +14,7 @@ typedef struct dit_config {
     char name[32];
     int input_size, channels, out_channels; /* sampler state; out_channels 2x with learn_sigma */
     int patch, width, depth, heads, hidden; /* hidden: MLP width (SwiGLU: of each half) */
+    int head_dim;        /* 0 = width / heads; else of networks that have lost heads */
     int classes, has_null;
     int bottleneck;      /* F, patch >= 8: width of the low-rank patch embedding, else 0 */
     int refine;          /* F: channels of the convolution over the assembled picture, 0 = none */
@@ -54,6 +55,7 @@ void dit_net_destroy(fv_ctx *ctx, dit_net *n);
 /* Training values of the papers (Xavier, zero adaLN and output). Needs fv_params_alloc. */
 void dit_net_init(dit_net *n, uint64_t seed);
 int dit_tokens(const dit_config *c);
+int dit_head_dim(const dit_config *c);
 
 /* Modules on a tape. Shapes: x [B,S,S,C] f32 (NHWC), h [B,N,D] f32, mod [B,6D] f32, cond [B,D]. */
 fv_t dit_embed(fv_tape *t, const dit_net *n, fv_t x, fv_t pos);             /* -> h */
@@ -71,12 +73,22 @@ fv_t dit_final(fv_tape *t, const dit_net *n, fv_t h, fv_t mod2); /* -> [B,S,S,Co
 enum { DIT_SHIFT1 = 0, DIT_SCALE1, DIT_GATE1, DIT_SHIFT2, DIT_SCALE2, DIT_GATE2 };
 /* All of it: -> network output [B,S,S,Cout]. */
 fv_t dit_forward(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t label, fv_t pos, fv_t rope);
+/* The same, with the residual stream in front of the blocks and after each: hidden [depth + 1]. */
+fv_t dit_forward_hidden(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t label, fv_t pos,
+                        fv_t rope, fv_t *hidden);
 int swiglu_width(int width);   /* ceil(8 width / 3, 16) */
 /* Constant tables: pos [N, D] (official and F), rope [N, 2, hd/2] (F). */
 void dit_pos_table(const dit_config *c, float *pos);
 void dit_rope(const dit_config *c, float *rope);
 
+/* ---- dit_batch.c: what trainers make of pictures ---------------------------------------------- */
+fv_status dit_batch_create(fv_ctx *ctx, fv_dit_batch *b, const dit_config *c, int count);
+void dit_batch_make(fv_ctx *ctx, const dit_config *c, const fv_dit_draw *d, const float *pictures,
+                    const int32_t *labels, uint64_t first, fv_dit_batch *b);
+
 /* ---- sampler.c: schedules and updates (pure arithmetic on states) ---------------------------- */
+#define DIT_TIMESTEPS 1000 /* official models */
+void dit_alpha_bars(double abar[DIT_TIMESTEPS]);
 
 /* A resolved sampler. All coefficients are float64, cast to f32 when used. One "evaluation" is one
  * network call; Heun has two a step except in the last step. */

@@ -30,7 +30,6 @@
 #include <string.h>
 #include <strings.h>
 
-#define TIMESTEPS 1000
 #define MAX_STEPS 1000
 enum { STAGE_EULER = 0, STAGE_PREDICT = 1, STAGE_CORRECT = 2 };
 
@@ -54,7 +53,7 @@ fv_sampler fv_sampler_find(const char *name)
  * on both. One step keeps timestep 0, as there. */
 void dit_respace(int steps, int *timesteps)
 {
-    const double stride = steps > 1 ? (TIMESTEPS - 1) / (double)(steps - 1) : 1.0;
+    const double stride = steps > 1 ? (DIT_TIMESTEPS - 1) / (double)(steps - 1) : 1.0;
     double at = 0.0;
     for (int i = 0; i < steps; i++) {
         timesteps[i] = (int)rint(at);
@@ -62,12 +61,12 @@ void dit_respace(int steps, int *timesteps)
     }
 }
 
-static void alpha_bars(double abar[TIMESTEPS])
+void dit_alpha_bars(double abar[DIT_TIMESTEPS])
 {
-    const double step = (0.02 - 1e-4) / (TIMESTEPS - 1);
+    const double step = (0.02 - 1e-4) / (DIT_TIMESTEPS - 1);
     double product = 1.0;
-    for (int i = 0; i < TIMESTEPS; i++) {
-        product *= 1.0 - (i == TIMESTEPS - 1 ? 0.02 : 1e-4 + i * step);
+    for (int i = 0; i < DIT_TIMESTEPS; i++) {
+        product *= 1.0 - (i == DIT_TIMESTEPS - 1 ? 0.02 : 1e-4 + i * step);
         abar[i] = product;
     }
 }
@@ -75,7 +74,7 @@ static void alpha_bars(double abar[TIMESTEPS])
 static void set_diffusion_time(dit_schedule *s, int e, int timestep)
 {
     s->net_time[e] = timestep;
-    s->u[e] = 1.0 - timestep / (double)TIMESTEPS;
+    s->u[e] = 1.0 - timestep / (double)DIT_TIMESTEPS;
 }
 
 /* Posterior log variance of step i; step 0 has variance 0 and borrows the value of step 1. */
@@ -117,8 +116,8 @@ static void dpmpp_coefs(dit_schedule *s, const double *abar)
     double last_lambda = 0.0;
     for (int j = 0; j < n; j++) {
         double *c = s->coef + (size_t)j * DIT_COEF;
-        const int t = (int)rint((n - j) * ((TIMESTEPS - 1) / (double)n));
-        const int t_next = (int)rint((n - j - 1) * ((TIMESTEPS - 1) / (double)n));
+        const int t = (int)rint((n - j) * ((DIT_TIMESTEPS - 1) / (double)n));
+        const int t_next = (int)rint((n - j - 1) * ((DIT_TIMESTEPS - 1) / (double)n));
         const double sigma = sqrt((1.0 - abar[t]) / abar[t]),
                      alpha = 1.0 / sqrt(1.0 + sigma * sigma);
         const double lambda = -log(sigma);
@@ -232,7 +231,7 @@ static void set_guidance(dit_schedule *s, const dit_config *c, const fv_generate
 
 static fv_status build(fv_ctx *ctx, dit_schedule *s, double shift)
 {
-    double abar[TIMESTEPS], kept[MAX_STEPS];
+    double abar[DIT_TIMESTEPS], kept[MAX_STEPS];
     int tau[MAX_STEPS];
     s->evals = s->kind == FV_SAMPLER_HEUN ? 2 * s->steps - 1 : s->steps;
     s->net_time = fv_calloc(ctx, (size_t)s->evals, sizeof(double));
@@ -243,7 +242,7 @@ static fv_status build(fv_ctx *ctx, dit_schedule *s, double shift)
         flow_coefs(s, shift);
         return FV_OK;
     }
-    alpha_bars(abar);
+    dit_alpha_bars(abar);
     if (s->kind == FV_SAMPLER_DPMPP2M) {
         dpmpp_coefs(s, abar);
         return FV_OK;
