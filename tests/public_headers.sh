@@ -18,13 +18,13 @@ for header in "$top"/kernels/fovea.h "$top"/diffusion/fovea_*.h "$top"/ar/fovea_
     status=0
     # Twice: the include guard works.
     printf '#include "%s"\n#include "%s"\nint main(void) { return 0; }\n' "$name" "$name" |
-        "$cc" -std=c11 -Wall -Wextra -pedantic -Werror -fsyntax-only -I"$top/kernels" \
+        "$cc" -std=c11 -Wall -Wextra -pedantic -Werror -fsyntax-only -I"$top/kernels" -I"$top/diffusion" \
               -I"$(dirname "$header")" -x c - || status=$?
     result "${name}_alone_as_c11" "$status"
     if [ -n "$cxx" ]; then
         status=0
         printf '#include "%s"\n#include "%s"\nint main() { return 0; }\n' "$name" "$name" |
-            "$cxx" -std=c++17 -Wall -Wextra -pedantic -Werror -fsyntax-only -I"$top/kernels" \
+            "$cxx" -std=c++17 -Wall -Wextra -pedantic -Werror -fsyntax-only -I"$top/kernels" -I"$top/diffusion" \
                    -I"$(dirname "$header")" -x c++ - || status=$?
         result "${name}_alone_as_cxx17" "$status"
     else

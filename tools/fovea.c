@@ -274,19 +274,24 @@ static const struct {
     {"train", fovea_train},
     {"convert", fovea_convert},
     {"new", fovea_new},
+    {"prune", fovea_prune},
+    {"distill", fovea_distill},
     {"bench", fovea_bench},
 };
+#define MISSING "a verb is missing: train, convert, new, prune, distill or bench"
 #define VERBS ((int)(sizeof verbs / sizeof *verbs))
 
 int main(int argc, char **argv)
 {
     const cli_option options[] = {CLI_OPT_END};
     const cli_command command = {"fovea",
-                                 "train|convert|new|bench [options]",
+                                 "train|convert|new|prune|distill|bench [options]",
                                  "Train, convert and measure models.",
                                  "fovea train RECIPE       train a model\n"
                                  "fovea convert IN -o OUT  make a fovea model of another file\n"
                                  "fovea new PRESET -o OUT  a model with random weights\n"
+                                 "fovea prune MODEL -o OUT a model with parts of another\n"
+                                 "fovea distill -o OUT     train a small model on a large one\n"
                                  "fovea bench WHAT         measure: gemm dit train quality "
                                  "speedup accel\n"
                                  "                         ar ar-speed vzip pic pic-speed sr\n"
@@ -302,7 +307,7 @@ int main(int argc, char **argv)
         if (argc > 1 && strcmp(argv[1], verbs[i].name) == 0)
             return verbs[i].run(argc - 1, argv + 1);
     }
-    if (argc < 2) return cli_fail(CLI_USAGE, "a verb is missing: train, convert, new or bench");
+    if (argc < 2) return cli_fail(CLI_USAGE, MISSING);
     if (argv[1][0] != '-') {
         const char *near = cli_nearest(argv[1], names);
         return cli_fail(CLI_USAGE, "unknown verb \"%s\"%s%s (fovea --help)", argv[1],
@@ -311,5 +316,5 @@ int main(int argc, char **argv)
     int files;
     const int code = cli_parse(&command, argc, argv, NULL, &files);
     if (code >= 0) return cli_finish(&none, code);
-    return cli_fail(CLI_USAGE, "a verb is missing: train, convert, new or bench");
+    return cli_fail(CLI_USAGE, MISSING);
 }

@@ -9,6 +9,13 @@ int fovea_train(int argc, char **argv);   /* fovea_train.c */
 int fovea_convert(int argc, char **argv); /* fovea.c */
 int fovea_new(int argc, char **argv);
 int fovea_bench(int argc, char **argv); /* fovea_bench.c */
+int fovea_prune(int argc, char **argv); /* fovea_distill.c */
+int fovea_distill(int argc, char **argv);
+
+/* What came of a training, as a line or an object: out is its folder, model its file (NULL: the usual
+ * one there). fovea_train.c */
+void fovea_print_trained(fv_ctx *ctx, bool as_json, const char *out, const char *model,
+                         const fv_train_result *r);
 
 /* ---- fovea_gemm.c: matrix products through the public interface ------------------------------ */
 

@@ -55,13 +55,13 @@ static char *default_out(const char *recipe)
                       base);
 }
 
-static void print_result(fv_ctx *ctx, const train_args *a, const char *out,
+void fovea_print_trained(fv_ctx *ctx, bool as_json, const char *out, const char *model,
                          const fv_train_result *r)
 {
     fv_memory_stats mem;
     cli_json j;
     fv_ctx_memory(ctx, &mem);
-    if (!a->common.json) {
+    if (!as_json) {
         char held[48] = "";
         if (r->metric == r->metric) /* NaN: not measured */
             snprintf(held, sizeof held, ", held-out %.4g", r->metric);
@@ -70,7 +70,7 @@ static void print_result(fv_ctx *ctx, const train_args *a, const char *out,
                  (double)mem.peak_bytes / 1048576);
         return;
     }
-    char *model = cli_format("%s/model.safetensors", out);
+    char *file = model ? cli_format("%s", model) : cli_format("%s/model.safetensors", out);
     cli_json_open(&j, stdout);
     cli_json_u64(&j, "step", r->step);
     cli_json_number(&j, "loss", r->loss);
@@ -78,9 +78,9 @@ static void print_result(fv_ctx *ctx, const train_args *a, const char *out,
     cli_json_number(&j, "seconds", r->seconds);
     cli_json_number(&j, "samples_per_second", r->samples_per_second);
     cli_json_u64(&j, "peak_bytes", mem.peak_bytes);
-    cli_json_strings(&j, "files", &model, 1);
+    cli_json_strings(&j, "files", &file, 1);
     cli_json_close(&j);
-    free(model);
+    free(file);
 }
 
 static fv_status run_engine(fv_ctx *ctx, fv_recipe *r, const train_args *a, const char *data_dir,
@@ -124,7 +124,7 @@ static int train_into(fv_ctx *ctx, const train_args *a, const char *path, const 
             cli_note("go on with: fovea train %s -o %s --resume%s", path, out,
                      a->set.count || a->data_dir ? " and the same --set and --data-dir" : "");
     }
-    if (s == FV_OK && code == CLI_OK) print_result(ctx, a, out, &result);
+    if (s == FV_OK && code == CLI_OK) fovea_print_trained(ctx, a->common.json, out, NULL, &result);
     fv_recipe_close(&r);
     return code;
 }

@@ -12,12 +12,15 @@ _fovea()
         ;;
     --clock) words='wall cpu' ;;
     --type | --kv) words='f32 bf16 int8' ;;
+    --method) words='uniform shortgpt' ;;
+    --importance) words='magnitude diff' ;;
+    --loss) words='none out feat lift place' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
     --preset | new) words='F32 F64c F64 F128 F128L DiT-S/2 DiT-B/2 DiT-L/2 DiT-XL/2' ;;
     bench) words='gemm dit train quality speedup accel ar ar-speed vzip pic pic-speed sr' ;;
-    --set | --seed | --classes | --rows | --batch | --steps | --seconds | --threads | --cfg | \
+    --set | --blocks | --keep | --width | --student-blocks | --data | --seed | --classes | --rows | --batch | --steps | --seconds | --threads | --cfg | \
         --samples | --speedup | --runs | --methods | --pictures | --sheet-bpp | --max-loss | --start-step | --levels | --peers | -T) return ;;
-    -o | --vae | --init | --classifier | --recipe | --table | --data-dir | --plot | --csv | \
+    -o | --teacher | --student | --run | --vae | --init | --classifier | --recipe | --table | --data-dir | --plot | --csv | \
         --schedule | --sheet | --real | --store)
         COMPREPLY=($(compgen -f -- "$cur"))
         compopt -o filenames 2> /dev/null
@@ -33,6 +36,9 @@ _fovea()
     train) words="-o --resume --set --data-dir --init --start-step --threads --device --json $common" ;;
     convert) words="-o --vae --tokenizer --draft --base --context --prune --grid --weights --type -f $common" ;;
     new) words="-o --seed --classes -f --threads $common" ;;
+    prune) words="-o --blocks --method --keep --width --importance --samples --seed --type -f --threads --json $common" ;;
+    distill) words="-o --teacher --student-blocks --prune --student --loss --data --data-dir --run --resume
+            --set -f --threads --device --json $common" ;;
     bench)
         words="--preset --rows --with-conditioning --batch --steps --seconds $machine --json $common"
         [[ ${COMP_WORDS[2]} == quality ]] && words="--classifier --recipe --data-dir --samples
@@ -58,7 +64,7 @@ _fovea()
         ;;
     *)
         words='--version --help'
-        [[ $COMP_CWORD == 1 ]] && words="train convert new bench $words"
+        [[ $COMP_CWORD == 1 ]] && words="train convert new prune distill bench $words"
         ;;
     esac
     if [[ $cur == -* || $COMP_CWORD == 1 ]]; then

@@ -1,0 +1,59 @@
+/* distill_net.h - private: teacher and student on their tapes, and the loss between them. */
+#ifndef FV_DISTILL_NET_H
+#define FV_DISTILL_NET_H
+
+#include "internal.h"
+
+typedef enum distill_kind {
+    DISTILL_NONE = 0, DISTILL_OUT, DISTILL_FEAT, DISTILL_LIFT, DISTILL_PLACE
+} distill_kind;
+typedef enum distill_weight {
+    WEIGHT_ADAPTIVE = 0, WEIGHT_LINEAR, WEIGHT_COSINE, WEIGHT_CONST
+} distill_weight;
+
+typedef struct distill_loss {
+    distill_kind kind;
+    distill_weight weight;
+    float l_diff, l_kd, l_feat, feat_sigmas;
+    fv_place_options place; /* of LIFT and PLACE */
+} distill_loss;
+/* Reads its keys. */
+fv_status distill_loss_read(fv_ctx *ctx, fv_recipe *r, distill_loss *l);
+const char *distill_loss_name(const distill_loss *l);
+bool distill_needs_teacher(const distill_loss *l);
+
+/* Terms of a step, before their weights; NaN where the loss has none. */
+enum { TERM_DIFF, TERM_KD, TERM_FEAT, TERM_COARSE, TERM_FINE, TERM_W, TERM_M, DISTILL_TERMS };
+#define DISTILL_TERM_NAMES "diff,kd,feat,coarse,fine,w,m"
+
+typedef struct distill_nets {
+    fv_ctx *ctx;
+    const fv_model *file, *student_file; /* the caller's */
+    fv_dit_net *teacher, *student;
+    fv_dit_sizes teacher_size, size;
+    fv_prune *prune;          /* NULL: the student is not a pruned teacher */
+    fv_pid *map;              /* [size.depth] linear map of a student's stream, -1 where none */
+    fv_plan *teacher_plan, *student_plan;
+    fv_dit_batch batch;
+    float *velocity;          /* the teacher's: what its plan writes and the student's reads */
+    float **stream;           /* [size.depth], the same of residual streams; NULL: not used */
+    float l_feat, w;          /* of this step */
+} distill_nets;
+
+/* Teacher, and the student as options and recipe say, without values. */
+fv_status distill_open(distill_nets *n, const fv_distill_options *o, fv_recipe *r, uint64_t seed);
+/* Values of the student, of maps too. */
+fv_status distill_start(distill_nets *n, const distill_loss *l, uint64_t seed);
+fv_status distill_build(distill_nets *n, const distill_loss *l, int rows, fv_dtype precision);
+void distill_close(distill_nets *n);
+
+/* What follows the progress, 0 to 1. */
+void distill_schedule(distill_nets *n, const distill_loss *l, double progress);
+/* Both on n->batch; FV_ERR_NUMERIC: a loss is not finite. */
+fv_status distill_forward(distill_nets *n, bool with_teacher);
+/* The loss of the last forward, and its terms. */
+double distill_terms(const distill_nets *n, const distill_loss *l, double term[DISTILL_TERMS]);
+/* The teacher's block for block k of the student. */
+int distill_pair(int k, int teacher_depth, int depth);
+
+#endif

@@ -1,0 +1,113 @@
+/* prune_width.c - which heads and MLP channels of a block stay.
+ *
+ * A channel is a coupled set of slices: the rows of the first MLP matrix that make it (of both
+ * halves where it is gated, with the bias) and the column of the second that reads it; a head its
+ * rows of q, k and v and its columns of the projection. Importance of a set = mean over its members
+ * of (sum over the slice) / (mean of these sums over the layer), so that members of different size
+ * and scale count alike. The sum is of w^2, or of (w g)^2 with the gradient g of the denoising loss
+ * [Diff-Pruning, Fang et al. 2023: first-order change of the loss when w goes]. The same share goes
+ * from each block, not the least of all blocks: shapes stay equal, which plans and caches need. */
+#include "internal.h"
+
+#include <string.h>
+
+typedef struct job {
+    const fv_params *params;
+    bool with_gradient;
+    int block, units;
+    double *part, *score; /* [units] */
+    int members;
+} job;
+
+/* Adds the member NAME of the block: slices are rows (or columns) of `unit` neighbours, in each of
+ * `parts` parts. A parameter that the family lacks is none. */
+static void add_member(job *j, const char *name, int64_t unit, int parts, bool are_columns)
+{
+    char full[96];
+    snprintf(full, sizeof full, "blocks.%d.%s", j->block, name);
+    const fv_pid id = fv_params_find(j->params, full);
+    if (id < 0) return;
+    const fv_tensor w = fv_params_tensor(j->params, id), g = fv_params_grad(j->params, id);
+    const int64_t rows = w.dim[0], columns = fv_tensor_count(&w) / rows;
+    const int64_t length = (are_columns ? columns : rows) / parts;
+    double mean = 0;
+    memset(j->part, 0, (size_t)j->units * sizeof *j->part);
+    for (int64_t i = 0; i < rows * columns; i++) {
+        const int64_t at = (are_columns ? i % columns : i / columns) % length;
+        const double v = ((const float *)w.data)[i];
+        const double change = j->with_gradient ? v * ((const float *)g.data)[i] : v;
+        j->part[at / unit] += change * change;
+    }
+    for (int k = 0; k < j->units; k++) mean += j->part[k] / j->units;
+    for (int k = 0; k < j->units && mean > 0; k++) j->score[k] += j->part[k] / mean;
+    j->members++;
+}
+
+static void score_heads(job *j, int64_t head)
+{
+    add_member(j, "qkv.weight", head, 3, false);
+    add_member(j, "attn.qkv.weight", head, 3, false);
+    add_member(j, "attn.qkv.bias", head, 3, false);
+    add_member(j, "proj.weight", head, 1, true);
+    add_member(j, "attn.proj.weight", head, 1, true);
+}
+
+static void score_channels(job *j)
+{
+    add_member(j, "w12.weight", 1, 2, false);
+    add_member(j, "mlp.fc1.weight", 1, 1, false);
+    add_member(j, "mlp.fc1.bias", 1, 1, false);
+    add_member(j, "w3.weight", 1, 1, true);
+    add_member(j, "mlp.fc2.weight", 1, 1, true);
+}
+
+static fv_status choose(fv_ctx *ctx, const fv_prune *p, const fv_params *params, prune_units *u)
+{
+    const bool are_heads = u == &p->heads;
+    job j = { .params = params, .with_gradient = p->o.importance == FV_PRUNE_DIFF,
+              .units = u->was };
+    double *block = fv_calloc(ctx, 2 * (size_t)u->was, sizeof *block);
+    u->index = fv_calloc(ctx, (size_t)p->now.depth * (size_t)u->kept, sizeof *u->index);
+    if (!block || !u->index) {
+        fv_free(ctx, block);
+        return FV_ERR_OOM;
+    }
+    j.part = block;
+    j.score = block + u->was;
+    for (int k = 0; k < p->now.depth; k++) {
+        j.block = p->block[k];
+        memset(j.score, 0, (size_t)u->was * sizeof *j.score);
+        if (are_heads) score_heads(&j, p->was.head_dim);
+        else score_channels(&j);
+        prune_largest(j.score, u->was, u->kept, u->index + (size_t)k * (size_t)u->kept);
+    }
+    fv_free(ctx, block);
+    return FV_OK;
+}
+
+/* By sixteens, which is what matrix kernels like; at least one. */
+static int kept_channels(int was, double share)
+{
+    const int n = (int)(share * was / 16 + 0.5) * 16;
+    return n < 16 ? (was < 16 ? was : 16) : n > was ? was : n;
+}
+
+fv_status prune_choose_width(fv_ctx *ctx, fv_prune *p, const fv_model *file)
+{
+    fv_dit_net *net;
+    const int heads = (int)(p->o.width * p->was.heads + 0.5);
+    p->hidden = (prune_units){ p->was.hidden, kept_channels(p->was.hidden, p->o.width), NULL };
+    p->heads = (prune_units){ p->was.heads, heads < 1 ? 1 : heads, NULL };
+    p->now.hidden = p->hidden.kept;
+    p->now.heads = p->heads.kept;
+    FV_TRY(fv_dit_net_open(ctx, &net, file));
+    fv_params *params = fv_dit_net_params(net);
+    fv_status s = fv_params_alloc(params);
+    if (s == FV_OK) s = fv_params_load(params, file, "");
+    if (s == FV_OK && p->o.importance == FV_PRUNE_DIFF)
+        s = prune_gradients(ctx, file, &p->o, net);
+    if (s == FV_OK) s = choose(ctx, p, params, &p->hidden);
+    if (s == FV_OK) s = choose(ctx, p, params, &p->heads);
+    fv_dit_net_close(&net);
+    return s;
+}

@@ -1,0 +1,84 @@
+#!/bin/sh
+# cli_distill.sh - fovea prune and fovea distill: from a tiny random teacher to students that gen runs,
+# what is said about them, resuming, and what is refused.
+set -u
+: "${FOVEA:?path of fovea}" "${GEN:?path of gen}"
+. "$(dirname "$0")/shell_checks.sh"
+export OMP_WAIT_POLICY=passive
+data=$tests/data
+
+"$FOVEA" new F32 --classes 2 -o teacher.safetensors > /dev/null 2>&1; ok $? a_teacher_with_random_weights
+
+# ---- prune ----
+expect prune_by_number 0 "$FOVEA" prune teacher.safetensors --blocks 2 -o two.safetensors
+grep -q "blocks 0 7 of 8" err; ok $? prune_says_what_stays
+expect prune_student_draws 0 "$GEN" --model two.safetensors --steps 2 --class 1 -o two.png
+is_png two.png; ok $? prune_student_draws_a_picture
+expect prune_by_list_and_width 0 "$FOVEA" prune teacher.safetensors --keep 1,4 --width 0.34 \
+    --importance diff --samples 2 --threads 1 --json -o thin.safetensors
+json_ok out depth blocks heads hidden parameters teacher_parameters files; ok $? prune_json_is_an_object
+grep -q '"blocks": \[1, 4\]' out && grep -q '"heads": 1,' out; ok $? prune_json_says_what_stays
+expect prune_thin_student_draws 0 "$GEN" --model thin.safetensors --steps 2 -o thin.png
+expect prune_by_influence 0 "$FOVEA" prune teacher.safetensors --blocks 7 --method shortgpt \
+    --samples 2 --threads 1 --json -o seven.safetensors
+json_ok out influence; ok $? prune_json_has_influences
+refuse prune_does_not_overwrite 1 "two.safetensors" "$FOVEA" prune teacher.safetensors --blocks 2 \
+    -o two.safetensors
+refuse prune_needs_something_to_cut 2 "--blocks" "$FOVEA" prune teacher.safetensors -o x.safetensors
+refuse prune_refuses_two_lists 2 "exclude" "$FOVEA" prune teacher.safetensors --blocks 2 --keep 1 \
+    -o x.safetensors
+refuse prune_refuses_a_bad_list 2 "1,x" "$FOVEA" prune teacher.safetensors --keep 1,x -o x.safetensors
+refuse prune_refuses_a_block_beyond 2 "block 8" "$FOVEA" prune teacher.safetensors --keep 8 \
+    -o x.safetensors
+echo text > text.safetensors
+refuse prune_refuses_garbage 3 "text.safetensors" "$FOVEA" prune text.safetensors --blocks 1 \
+    -o x.safetensors
+
+# ---- distill: two steps on the committed photos ----
+distill() { # student, more options
+    out=$1
+    shift
+    "$FOVEA" distill --teacher teacher.safetensors --data clothing --data-dir "$data" -o "$out" \
+        --set steps=2 --set batch=2 --set split=0 --set eval_batches=0 --set flip=0 \
+        --set workers=-1 --set precision=f32 --set log_every=1 --set save_every=1 \
+        --set sample_every=2 --set sample_columns=1 --set "$classes" --threads 1 "$@"
+}
+# Two of the folders, under the names of the teacher's classes: it has none, so order counts.
+set -- "$data"/clothing/*/
+classes="classes=$(basename "$1"):0,$(basename "$2"):1"
+expect distill_one_command 0 distill student.safetensors --student-blocks 2 --loss place --json
+json_ok out step loss metric seconds files; ok $? distill_json_is_an_object
+expect distill_student_draws 0 "$GEN" --model student.safetensors --steps 2 -o student.png
+is_png student.png; ok $? distill_student_draws_a_picture
+head -n 1 student-run/metrics.csv | grep -q 'seconds,diff,kd,feat,coarse,fine,w,m$'
+ok $? distill_logs_the_terms
+is_png student-run/sample-00000002.png; ok $? distill_makes_samples
+expect distill_other_size 0 distill small.safetensors --loss feat --set student_width=64 \
+    --set student_depth=1 -q
+expect distill_pruned_by_words 0 distill slim.safetensors --prune 'keep=0,5 width=0.5' --loss out -q
+expect distill_from_a_model 0 distill again.safetensors --student two.safetensors --loss lift -q
+
+# A run of one step that goes on ends as one of two.
+expect distill_first_half 0 distill part.safetensors --student-blocks 2 --set steps=1 \
+    --set schedule=constant --set warmup=0 -q
+expect distill_second_half 0 distill part.safetensors --student-blocks 2 \
+    --set schedule=constant --set warmup=0 --resume -q
+expect distill_at_once 0 distill whole.safetensors --student-blocks 2 \
+    --set schedule=constant --set warmup=0 -q
+cmp part.safetensors whole.safetensors; ok $? distill_resumes_exactly
+
+refuse distill_needs_a_teacher 2 "--teacher" "$FOVEA" distill -o x.safetensors
+refuse distill_needs_a_student 2 "none is given" distill x.safetensors
+refuse distill_refuses_two_students 2 "exclude" distill x.safetensors --student-blocks 1 \
+    --student two.safetensors
+refuse distill_does_not_overwrite 1 "two.safetensors" distill two.safetensors --student-blocks 1
+refuse distill_refuses_unknown_keys 3 "prune_widht" distill x.safetensors \
+    --prune "blocks=2 widht=0.5"
+refuse distill_needs_data 2 "give data" "$FOVEA" distill --teacher teacher.safetensors \
+    --student-blocks 1 -o x.safetensors
+for recipe in "$tests"/../distill/recipes/*.recipe; do
+    run "$FOVEA" distill "$recipe" --teacher teacher.safetensors --data nothing.tar -o x.safetensors \
+        --set prune_blocks=2 --set student_width=0 --set student_depth=0 --set prune_width=0
+    grep -q "nothing.tar" err; ok $? "recipe_reads_until_its_data $(basename "$recipe")"
+done
+finish
