@@ -16,7 +16,8 @@
  *
  * A convolution over three frames is one over three times the channels of the frames beside each
  * other: weights [O, 3, C, 3, 3]. Each keeps the last two frames that it saw (down time: one) in a
- * ring of buffers for the next call. The first frame alone, then groups of four, or one latent at a
+ * ring of buffers for the next call, copied over those of the last call when they have been used: a
+ * plan runs in the order in which it was recorded. The first frame alone, then groups of four, or one latent at a
  * time, give the same numbers as the whole clip. Rings of encoder and decoder share their memory: a
  * clip is encoded first.
  *
@@ -27,7 +28,7 @@
 #include <string.h>
 
 #define MAX_CACHES 40
-#define RING 4         /* buffers of a cache */
+#define RING 2         /* buffers of a cache */
 #define MAX_FRAMES 33  /* of one call */
 #define VAE_EPS 1e-24f /* of the mean square: 1e-12 of the length in the published code */
 #define MAX_WIDTH 4096
@@ -108,7 +109,8 @@ static void begin_cache(walk *w, const clip *c, int depth, bool is_read, fv_t pa
     }
 }
 
-/* What the next call will see: the last frames of this one. */
+/* What the next call will see: the last frames of this one. After all that reads the ones before, with
+ * which they may share a buffer. */
 static void end_cache(walk *w, const clip *c, int from)
 {
     cache *k = &w->cache[w->caches];
@@ -117,7 +119,7 @@ static void end_cache(walk *w, const clip *c, int from)
     for (int i = 0; i < k->writes; i++) {
         char name[32];
         snprintf(name, sizeof name, "next.%d.%d", w->caches, i);
-        fv_output(w->t, name, c->frame[c->n - k->writes + i]);
+        fv_output(w->t, name, fv_affine(w->t, c->frame[c->n - k->writes + i], 1.0f, 0.0f));
     }
     w->caches++;
 }
