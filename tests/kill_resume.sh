@@ -1,18 +1,27 @@
 #!/bin/sh
-# kill_resume.sh FOVEA FOLDER ROUNDS - a training run killed at random moments ends with the same
-# model, to the byte, as one that was left alone.
+# kill_resume.sh FOVEA FOLDER ROUNDS [distill] - a training run, or one of distillation, killed at
+# random moments ends with the same model, to the byte, as one that was left alone.
 set -eu
 fovea=${1:?usage: kill_resume.sh FOVEA FOLDER ROUNDS}
 work=${2:?}
 rounds=${3:?}
+what=${4:-train}
 data=$(cd "$(dirname "$0")/data" && pwd)
 rm -rf "$work"
 mkdir -p "$work"
+if [ "$what" = distill ]; then
+    "$fovea" new F32 --classes 4 -o "$work/teacher.safetensors" -q
+fi
 train() { # folder, more options; becomes the program, so that a kill hits it and not a shell
     dir=$1
     shift
+    [ "$what" = distill ] &&
+        exec "$fovea" distill --teacher "$work/teacher.safetensors" --student-blocks 2 --data clothing \
+            --set steps=60 --set batch=4 --set split=0 --set eval_batches=0 --set save_every=7 \
+            --data-dir "$data" --threads 2 -q -o "$dir/model.safetensors" --run "$dir" "$@"
     exec "$fovea" train "$data/clothing.recipe" --set steps=120 --data-dir "$data" --threads 2 -q -o "$dir" "$@"
 }
+mkdir -p "$work/whole" "$work/torn"
 (train "$work/whole")
 killed=0 round=0
 while [ "$round" -lt "$rounds" ]; do

@@ -258,6 +258,8 @@ if [ -n "$full" ]; then
     step thread_sanitizer sh tests/thread_sanitizer.sh "$out/scratch/tsan"
     if [ -x "$out/release/bin/fovea" ]; then
         step kill_and_resume sh tests/kill_resume.sh "$out/release/bin/fovea" "$out/scratch/kill" 20
+        step kill_and_resume_distill sh tests/kill_resume.sh "$out/release/bin/fovea" \
+            "$out/scratch/kill-distill" 20 distill
     fi
 fi
 
