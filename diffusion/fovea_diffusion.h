@@ -558,8 +558,8 @@ typedef struct fv_wan_stats {
  * about 6 frames of each layer of the autoencoder. Where max_bytes is too small for that frames are
  * computed in tiles of at least 256 pixels, then in windows of 17 or 9 frames, unless window is given.
  * A detail of 0 without FV_FDU_REF and FV_FDU_OFF is the base, of which the drafts are not computed;
- * FV_FDU_OFF decodes the last draft alone. Progress: "restoring", the share of a window's work in
- * percent. Between the first and the last window nothing is allocated. `file` from fv_wan_convert with
+ * FV_FDU_OFF decodes the last draft alone. Progress: "restoring", each percent of a window's
+ * work. Between the first and the last window nothing is allocated. `file` from fv_wan_convert with
  * autoencoder and prompt. stats may be NULL. Resets the peak of fv_ctx_memory. FV_ERR_ARG: an option
  * is out of range or does not fit the model; FV_ERR_MODEL: not such a file, or without autoencoder or
  * prompt; FV_ERR_OOM: the message names the least max_bytes that would do, before a frame is

@@ -175,14 +175,15 @@ typedef struct wan_flow wan_flow;
 /* height and width of the latents, even; steps 1 to times of the model. */
 fv_status wan_flow_create(const wan_model *m, wan_flow **out, int frames, int height, int width,
                           int steps);
-/* The same in two steps: what a plan would take can be asked before. The own memory has wan_flow_own_bytes,
- * `work` (64-byte aligned) wan_flow_work_bytes; NULL: its own, too. */
+/* The same in two steps: what a plan would take can be asked before. The own memory has
+ * wan_flow_own_bytes, `work` (64-byte aligned) wan_flow_work_bytes; NULL: its own, too. */
 fv_status wan_flow_plan(const wan_model *m, wan_flow **out, int frames, int height, int width,
                         int steps);
 uint64_t wan_flow_work_bytes(const wan_flow *f);
 uint64_t wan_flow_own_bytes(const wan_flow *f);
 double wan_flow_flop(const wan_flow *f);
 fv_status wan_flow_alloc(wan_flow *f, void *work);
+void wan_flow_watch(wan_flow *f, fv_plan_watcher watch, void *user); /* fv_plan_watch */
 /* zhat[k] [frames, height, width, 16] of each step; NULL: not wanted. Allocates nothing. */
 fv_status wan_flow_run(wan_flow *f, const float *z_lq, float *const *zhat);
 void wan_flow_close(wan_flow **f);
@@ -254,6 +255,7 @@ typedef struct wan_tile {
     void *work;
     double flop;                     /* of wan_tile_run */
     double done, total;              /* of all tiles of a window, for progress: the caller's */
+    int reported;                    /* percent of it; -1: nothing yet, set by the caller */
     double network_seconds, update_seconds;
 } wan_tile;
 /* Networks of the file. steps 0: all of the model. */
@@ -263,7 +265,7 @@ fv_status wan_tile_plan(wan_tile *t, const int size[2], int n);
 uint64_t wan_tile_bytes(const wan_tile *t); /* that wan_tile_alloc takes, from above */
 fv_status wan_tile_alloc(wan_tile *t);
 /* The part that begins at `at` of n frames [all[0], all[1], 3] in [0, 1] -> out [n, size, 3]. Reports
- * "restoring" before each piece of work. Allocates nothing. */
+ * each percent of a window as "restoring". Allocates nothing. */
 fv_status wan_tile_run(wan_tile *t, const float *frames, const int all[2], const int at[2], int n,
                        float *out);
 void wan_tile_close(wan_tile *t);

@@ -222,6 +222,7 @@ static fv_status compute(clip *c, int n)
     const double start = fv_now();
     const int rows = c->axis[0].count, columns = c->axis[1].count;
     c->tile.done = 0;
+    c->tile.reported = -1;
     c->tile.total = c->tile.flop * rows * columns;
     if (c->part) memset(c->out, 0, (size_t)n * c->pixels * sizeof *c->out);
     for (int i = 0; i < rows * columns; i++) {

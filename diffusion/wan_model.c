@@ -194,6 +194,11 @@ uint64_t wan_flow_work_bytes(const wan_flow *f) { return fv_plan_work_bytes(f->p
 uint64_t wan_flow_own_bytes(const wan_flow *f) { return (uint64_t)f->steps * f->bytes; }
 double wan_flow_flop(const wan_flow *f) { return fv_plan_flop(f->plan); }
 
+void wan_flow_watch(wan_flow *f, fv_plan_watcher watch, void *user)
+{
+    fv_plan_watch(f->plan, watch, user);
+}
+
 fv_status wan_flow_alloc(wan_flow *f, void *work)
 {
     const uint64_t bytes = fv_plan_work_bytes(f->plan);

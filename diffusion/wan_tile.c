@@ -173,6 +173,17 @@ static bool take(wan_tile *t, float **to, size_t frames, size_t floats)
     return *to != NULL;
 }
 
+/* `more` is done beside t->done. Each percent once. */
+static fv_status report(void *user, double more)
+{
+    wan_tile *t = user;
+    const double part = t->total > 0 ? (t->done + more) / t->total : 0;
+    const int percent = part < 0.99 ? (int)(100 * part) : 99;
+    if (percent <= t->reported) return FV_OK;
+    t->reported = percent;
+    return fv_report(t->ctx, "restoring", (uint64_t)percent, 100, NULL);
+}
+
 fv_status wan_tile_alloc(wan_tile *t)
 {
     const size_t n = latents(t), latent = latent_floats(t);
@@ -183,6 +194,7 @@ fv_status wan_tile_alloc(wan_tile *t)
         return FV_ERR_OOM;
     FV_TRY(wan_vae_alloc(t->vae, t->work));
     FV_TRY(wan_flow_alloc(t->flow, t->work));
+    wan_flow_watch(t->flow, report, t);
     if (!t->has_base || !t->has_draft) return FV_OK;
     if (!take(t, &t->draft, (size_t)t->size[0] * 3, (size_t)t->size[1])) return FV_ERR_OOM;
     return fv_fdu_create(t->ctx, &t->fdu, t->size[1], t->size[0], &t->update);
@@ -196,12 +208,6 @@ void wan_tile_close(wan_tile *t)
 }
 
 /* ---- Running --------------------------------------------------------------------------------- */
-
-static fv_status report(wan_tile *t)
-{
-    const double part = t->total > 0 ? t->done / t->total : 0;
-    return fv_report(t->ctx, "restoring", (uint64_t)(100 * part), 100, NULL);
-}
 
 /* To [-1, 1], the last row and column go on. */
 static void extend(const wan_tile *t, const float *frame, const int all[2], const int at[2],
@@ -234,7 +240,7 @@ static fv_status encode(wan_tile *t, const float *frames, const int all[2], cons
     wan_vae_restart(t->vae);
     for (int i = 0, k = 0; i < t->frames; k++) {
         const int count = i ? 4 : 1;
-        FV_TRY(report(t));
+        FV_TRY(report(t, 0));
         for (int j = 0; j < count; j++, i++)
             extend(t, frames + (size_t)(i < n ? i : n - 1) * pixels, all, at,
                    t->four + (size_t)j * (size_t)t->h * (size_t)t->w * 3);
@@ -251,7 +257,7 @@ static fv_status decode(wan_tile *t, const float *z, bool is_update, int n, floa
     wan_vae_restart(t->vae);
     for (int i = 0, k = 0; i < n; k++) {
         const int count = i ? 4 : 1;
-        FV_TRY(report(t));
+        FV_TRY(report(t, 0));
         FV_TRY(wan_vae_decode(t->vae, z + (size_t)k * latent_floats(t), t->four));
         t->done += wan_vae_flop(t->vae, true, k == 0);
         for (int j = 0; j < count && i < n; j++, i++) {
@@ -280,7 +286,7 @@ fv_status wan_tile_run(wan_tile *t, const float *frames, const int all[2], const
 {
     const double start = fv_now(), before = t->update_seconds;
     FV_TRY(encode(t, frames, all, at, n));
-    FV_TRY(report(t));
+    FV_TRY(report(t, 0));
     FV_TRY(wan_flow_run(t->flow, t->z, t->zhat));
     t->done += wan_flow_flop(t->flow);
     if (t->has_base) FV_TRY(decode(t, t->zhat[0], false, n, out));

@@ -74,6 +74,10 @@ fv_status fv_take_options(fv_ctx *ctx, void *o, size_t size, const void *opts, c
 /* ---- Plans (plan.c) -------------------------------------------------------------------------- */
 /* fv_plan_build of what was recorded; the tape goes, also on failure. o may be NULL. */
 fv_status fv_plan_finish(fv_ctx *ctx, fv_plan **out, fv_tape **t, const fv_plan_options *o);
+/* Within fv_plan_forward, after each op that has FLOP: those done so far. What it returns other than
+ * FV_OK ends the run. NULL: none. */
+typedef fv_status (*fv_plan_watcher)(void *user, double done_flop);
+void fv_plan_watch(fv_plan *p, fv_plan_watcher watch, void *user);
 
 /* ---- Device memory: what plans read and write (fv_plan_bind); on the CPU as fv_alloc ------- */
 typedef enum fv_copy_kind {

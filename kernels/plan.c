@@ -28,7 +28,7 @@ typedef struct step {
     fvi_node node;
     fvi_exec exec;
     bool active;            /* takes part in backward */
-    double forward_s, backward_s;
+    double forward_s, backward_s, flop;
 } step;
 
 struct fv_plan {
@@ -52,6 +52,8 @@ struct fv_plan {
     bool profile;
     uint64_t runs;
     double flop;
+    fv_plan_watcher watch;  /* NULL: none */
+    void *watch_user;
     fv_text text;
 };
 
@@ -288,7 +290,7 @@ static fv_status prepare_nodes(fv_plan *p)
         for (int k = 0; k < FVI_MAX_OUT; k++)
             if (s->node.out[k]) e->out[k] = p->v[s->node.out[k]].t;
         if (s->active) e->gout[0] = e->out[0];
-        p->flop += node_flop(e, s->node.op);
+        p->flop += s->flop = node_flop(e, s->node.op);
     }
     FV_TRY(resolve_params(p));
     for (int i = 0; i < p->ns; i++) {
@@ -423,6 +425,12 @@ uint64_t fv_plan_work_bytes(const fv_plan *p)
 }
 double fv_plan_flop(const fv_plan *p) { return p->flop; }
 
+void fv_plan_watch(fv_plan *p, fv_plan_watcher watch, void *user)
+{
+    p->watch = watch;
+    p->watch_user = user;
+}
+
 fv_status fv_plan_set_work(fv_plan *p, void *work, uint64_t bytes)
 {
     if (!p->external) return fv_fail(p->ctx, FV_ERR_STATE, "plan: built with its own work memory");
@@ -491,7 +499,12 @@ fv_status fv_plan_forward(fv_plan *p)
 {
     if (p->dirty) FV_TRY(resolve(p));
     if (p->params) FV_TRY(fvi_params_sync(p->ctx, p->params));
-    for (int i = 0; i < p->ns; i++) FV_TRY(run_step(p, &p->s[i], false));
+    double done = 0;
+    for (int i = 0; i < p->ns; i++) {
+        FV_TRY(run_step(p, &p->s[i], false));
+        done += p->s[i].flop;
+        if (p->watch && p->s[i].flop > 0) FV_TRY(p->watch(p->watch_user, done));
+    }
     p->runs += p->profile;
     return FV_OK;
 }

@@ -3,7 +3,7 @@
 #include <stdint.h>
 
 #include "alloc_fail.h"
-#include "fovea.h"
+#include "engine.h"
 #include "test.h"
 
 static fv_ctx *make_ctx(int threads, const fv_allocator *alloc)
@@ -369,6 +369,43 @@ static void cancel_stops_a_run(void)
     fv_ctx_destroy(&ctx);
 }
 
+typedef struct watched {
+    double flop;
+    int calls, stop_at; /* 0: never */
+    bool is_rising;
+} watched;
+
+static fv_status note_work(void *user, double flop)
+{
+    watched *w = user;
+    w->is_rising = w->is_rising && flop > w->flop;
+    w->flop = flop;
+    return ++w->calls == w->stop_at ? FV_ERR_LIMIT : FV_OK;
+}
+
+static void work_can_be_watched_and_ended(void)
+{
+    fv_ctx *ctx = make_ctx(1, NULL);
+    float x[B * T * C], goal[B * T * C];
+    net n;
+    test_fill(x, B * T * C, 13);
+    test_fill(goal, B * T * C, 14);
+    OK(ctx, build(ctx, &n, FV_INFER, 20, 701, 0));
+    watched all = { .is_rising = true }, some = { .is_rising = true };
+    fv_plan_watch(n.plan, note_work, &all);
+    OK(ctx, run(&n, x, goal, false));
+    CHECK_MSG(all.calls > 1 && all.is_rising, "%d calls", all.calls);
+    NEAR(all.flop, fv_plan_flop(n.plan), 0.5);
+    some.stop_at = 1;
+    fv_plan_watch(n.plan, note_work, &some);
+    CHECK(run(&n, x, goal, false) == FV_ERR_LIMIT && some.calls == 1 && some.flop < all.flop);
+    fv_plan_watch(n.plan, NULL, NULL);
+    OK(ctx, run(&n, x, goal, false));
+    CHECK(some.calls == 1);
+    net_free(&n);
+    fv_ctx_destroy(&ctx);
+}
+
 static void memory_cap_is_kept(void)
 {
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
@@ -510,6 +547,7 @@ int main(void)
     RUN(a_failed_op_poisons_the_tape);
     RUN(unbound_input_is_named);
     RUN(cancel_stops_a_run);
+    RUN(work_can_be_watched_and_ended);
     RUN(memory_cap_is_kept);
     RUN(bad_shapes_and_types_are_refused);
     RUN(forecasts_are_for_sampling);
