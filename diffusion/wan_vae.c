@@ -17,9 +17,9 @@
  * A convolution over three frames is one over three times the channels of the frames beside each
  * other: weights [O, 3, C, 3, 3]. Each keeps the last two frames that it saw (down time: one) in a
  * ring of buffers for the next call, copied over those of the last call when they have been used: a
- * plan runs in the order in which it was recorded. The first frame alone, then groups of four, or one latent at a
- * time, give the same numbers as the whole clip. Rings of encoder and decoder share their memory: a
- * clip is encoded first.
+ * plan runs in the order in which it was recorded. The first frame alone, then groups of four, or one
+ * latent at a time, give the same numbers as the whole clip. Rings of encoder and decoder share their
+ * memory: a clip is encoded first.
  *
  * The same walk over the layers registers parameters (no tape) and records them. */
 #include "wan.h"
