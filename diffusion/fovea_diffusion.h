@@ -397,6 +397,7 @@ typedef struct fv_sr_info {
     double base_flop, once_flop, draft_flop; /* a pixel of the input at four times: base; shared by
                                                 all draft steps; each draft step                   */
     uint8_t hash[32];                /* fv_model_hash of its file */
+    int is_video;                    /* trained on clips: frames of a stream see the one before    */
 } fv_sr_info;
 /* The name belongs to the model. */
 FV_API void fv_sr_get_info(const fv_sr *sr, fv_sr_info *out);
@@ -418,6 +419,8 @@ typedef struct fv_sr_options {
     int exact_tiles;         /* tiles see as far as the networks reach: equal to one tile but for
                                 rounding                                                         */
     uint64_t max_bytes;      /* most that the call may allocate; 0 = no bound                    */
+    float scene_cut;         /* streams: mean difference of luma, 0..1, above which a frame does not
+                                see the one before; 0 = 0.1; < 0 = never                         */
 } fv_sr_options;
 #define FV_SR_OPTIONS_INIT { .struct_size = sizeof(fv_sr_options), .detail = -1, .fdu = -1 }
 
@@ -429,6 +432,7 @@ typedef struct fv_sr_stats {
     int redone;                      /* was computed again in f32: bf16 overflowed               */
     uint64_t peak_bytes;             /* most memory that ctx held during the call                */
     uint64_t least_bytes;            /* after FV_ERR_OOM: the max_bytes that would do; else 0    */
+    int is_cut;                      /* a frame after a scene cut, which began anew              */
 } fv_sr_stats;
 /* in (8 or 16 bits, grey or RGB, with or without alpha, any size) -> *out, with the same channels,
  * owned by the caller (fv_image_free with ctx); zeroed on failure. Colours under alpha 0 are
@@ -442,9 +446,11 @@ FV_API FV_NODISCARD fv_status fv_sr_image(fv_ctx *ctx, const fv_sr *sr, const fv
                                           const fv_sr_options *o, fv_image *out,
                                           fv_sr_stats *stats);
 /* Frames of one size, one after another: everything is made by opening, so frames allocate nothing.
- * Frames do not look at each other: one is what fv_sr_image makes of it, before its rounding. The
- * stream belongs to ctx; one call at a time. Options and failures as above (depth, alpha: unused); stats
- * (may be NULL) has least_bytes alone. */
+ * A frame is what fv_sr_image makes of it, before its rounding; but with a model that was trained on
+ * clips (fv_sr_info.is_video) it sees features of the frame before, if there is one that came to its
+ * end and no scene cut between (the causal temporal shift: no look-ahead; memory is two states of
+ * about 50 bytes a pixel of the result with pssr-tiny). Options and failures as above (depth, alpha:
+ * unused); stats (may be NULL) has least_bytes alone. The stream belongs to ctx; one call at a time. */
 typedef struct fv_sr_stream fv_sr_stream;
 FV_API FV_NODISCARD fv_status fv_sr_stream_open(fv_ctx *ctx, fv_sr_stream **out, const fv_sr *sr,
                                                 int width, int height, const fv_sr_options *o,
@@ -452,11 +458,14 @@ FV_API FV_NODISCARD fv_status fv_sr_stream_open(fv_ctx *ctx, fv_sr_stream **out,
 FV_API void fv_sr_stream_close(fv_sr_stream **s);
 /* Of the results. */
 FV_API void fv_sr_stream_size(const fv_sr_stream *s, int *width, int *height);
+/* The next frame begins anew, as the first one and those after scene cuts do: to be called after a
+ * jump in the video. */
+FV_API void fv_sr_stream_restart(fv_sr_stream *s);
 /* RGB f32 [height, width, 3] in [0, 1] -> RGB of the results' size, in [0, 1]. stats may be NULL. */
 FV_API FV_NODISCARD fv_status fv_sr_stream_frame(fv_sr_stream *s, const float *in, float *out,
                                                  fv_sr_stats *stats);
-/* Write a model of a preset (nano, tiny, small, large) with random weights, for benchmarks and
- * tests. The same bytes for any number of threads. */
+/* Write a model of a preset (nano, tiny, small, large; nano-video, ... as if trained on clips) with
+ * random weights, for benchmarks and tests. The same bytes for any number of threads. */
 FV_API FV_NODISCARD fv_status fv_sr_random(fv_ctx *ctx, const char *preset, uint64_t seed,
                                            const char *path, int overwrite);
 /* `fovea convert` of such a model: the same with weights of another type (FV_F32, FV_BF16, FV_I8) and

@@ -61,9 +61,10 @@ typedef struct pssr_config {
     float time[PSSR_MAX_TIMES]; /* s_0 = 1 > s_1 > ... > 0 */
     float alpha;                /* default of the frequency-domain update */
     fv_fdu_mode fdu;
+    bool is_video;              /* trained on clips: frames see the one before [pssr_shift] */
 } pssr_config;
 
-/* nano tiny small large, with or without "pssr-" in front */
+/* nano tiny small large, with or without "pssr-" in front; "-video" behind it sets is_video */
 fv_status pssr_preset(fv_ctx *ctx, const char *name, pssr_config *out);
 fv_status pssr_config_check(fv_ctx *ctx, const pssr_config *c);
 /* From metadata (fovea.kind = pssr); every number is checked. FV_ERR_MODEL for another kind. */
@@ -77,6 +78,10 @@ int pssr_kept_block(const pssr_config *c, int j);
 bool pssr_attends(int base_block);
 /* How far windows of that base block begin before the map: 0 or 4. */
 int pssr_window_shift(int base_block);
+/* Channels that a block takes from the frame before. */
+int pssr_shift_channels(const pssr_config *c);
+/* Blocks of a step: of the base for step 0. */
+int pssr_step_blocks(const pssr_config *c, int step);
 
 /* ---- Networks (pssr_net.c) ------------------------------------------------------------------- */
 
@@ -145,8 +150,11 @@ void pssr_graph_begin(pssr_graph *g, fv_tape *t, const pssr_net *n, int64_t B, i
 
 /* Video: before each mix, channels [0, C/8) are taken from the frame before, at the same place of
  * the same step. past[i] of block i: [B, h, w, C/8] f32, 0 = the frame's own (first frames, images).
- * The frame's own ones are left in next[i], for the tape or to be made outputs. */
-typedef struct pssr_shift { fv_t past[PSSR_MAX_BLOCKS], next[PSSR_MAX_BLOCKS]; } pssr_shift;
+ * The frame's own ones are left in next[i], for the tape or to be made outputs. take f32 [C/8], 0:
+ * none: the share of past, 1 or 0, so that one plan serves first frames and others, to the bit. */
+typedef struct pssr_shift {
+    fv_t past[PSSR_MAX_BLOCKS], next[PSSR_MAX_BLOCKS], take;
+} pssr_shift;
 
 /* f32 picture [B, H, W, 3] <-> [B, H/4, W/4, 48], channel (4 dy + dx) 3 + colour. */
 fv_t pssr_unshuffle(fv_tape *t, fv_t x);

@@ -6,6 +6,12 @@
 #include <strings.h>
 
 #define PREFIX "fovea.pssr."
+#define VIDEO "-video"
+
+static bool is_name(const char *known, const char *name, size_t n)
+{
+    return strlen(known) == n && strncasecmp(known, name, n) == 0;
+}
 
 fv_status pssr_preset(fv_ctx *ctx, const char *name, pssr_config *out)
 {
@@ -13,17 +19,21 @@ fv_status pssr_preset(fv_ctx *ctx, const char *name, pssr_config *out)
         { "pssr-nano", 32, 12 }, { "pssr-tiny", 64, 12 }, { "pssr-small", 128, 24 },
         { "pssr-large", 192, 24 },
     };
+    const size_t all = name ? strlen(name) : 0, tail = sizeof VIDEO - 1;
+    const bool is_video = all > tail && strcasecmp(name + all - tail, VIDEO) == 0;
+    const size_t n = is_video ? all - tail : all;
     memset(out, 0, sizeof *out);
-    for (size_t i = 0; name && i < FV_ARRAY_LEN(p); i++) {
-        if (strcasecmp(name, p[i].name) != 0 && strcasecmp(name, p[i].name + 5) != 0) continue;
+    for (size_t i = 0; i < FV_ARRAY_LEN(p); i++) {
+        if (!is_name(p[i].name, name, n) && !is_name(p[i].name + 5, name, n)) continue;
         *out = (pssr_config){ .channels = p[i].channels, .blocks = p[i].blocks, .every = 3,
                               .times = 4, .time = { 1.0f, 6.0f / 7, 5.0f / 7, 4.0f / 7 },
-                              .alpha = 1.0f, .fdu = FV_FDU_LERP };
-        snprintf(out->name, sizeof out->name, "%s", p[i].name);
+                              .alpha = 1.0f, .fdu = FV_FDU_LERP, .is_video = is_video };
+        snprintf(out->name, sizeof out->name, "%s%s", p[i].name, is_video ? VIDEO : "");
         return FV_OK;
     }
     return fv_fail(ctx, FV_ERR_UNKNOWN,
-                   "super-resolution preset \"%s\" is unknown: nano tiny small large",
+                   "super-resolution preset \"%s\" is unknown: nano tiny small large, each also "
+                   "with -video",
                    name ? name : "");
 }
 
@@ -34,6 +44,13 @@ bool pssr_attends(int base_block) { return base_block % PSSR_ATTEND == PSSR_ATTE
 int pssr_window_shift(int base_block)
 {
     return base_block / PSSR_ATTEND % 2 ? PSSR_WINDOW / 2 : 0;
+}
+
+int pssr_shift_channels(const pssr_config *c) { return c->channels / 8; }
+
+int pssr_step_blocks(const pssr_config *c, int step)
+{
+    return step ? pssr_draft_blocks(c) : c->blocks;
 }
 
 fv_status pssr_config_check(fv_ctx *ctx, const pssr_config *c)
@@ -72,6 +89,16 @@ static fv_status read_fdu(fv_ctx *ctx, const fv_model *m, pssr_config *c)
     return fv_fail(ctx, FV_ERR_MODEL, "%sfdu is missing or unknown: lerp lock ref off", PREFIX);
 }
 
+/* Models for pictures lack it. */
+static fv_status read_video(fv_ctx *ctx, const fv_model *m, pssr_config *c)
+{
+    int video = 0;
+    if (fv_model_meta(m, PREFIX "video")) FV_TRY(fv_meta_int(ctx, m, PREFIX "video", &video));
+    FV_TRY(fv_meta_range(ctx, "super-resolution: video", video, 0, 1));
+    c->is_video = video != 0;
+    return FV_OK;
+}
+
 fv_status pssr_config_read(fv_ctx *ctx, const fv_model *m, pssr_config *out)
 {
     const char *kind = fv_model_meta(m, "fovea.kind");
@@ -87,6 +114,7 @@ fv_status pssr_config_read(fv_ctx *ctx, const fv_model *m, pssr_config *out)
     FV_TRY(read_times(ctx, m, out));
     FV_TRY(fv_meta_float(ctx, m, PREFIX "alpha", &out->alpha));
     FV_TRY(read_fdu(ctx, m, out));
+    FV_TRY(read_video(ctx, m, out));
     return pssr_config_check(ctx, out);
 }
 
@@ -104,6 +132,7 @@ static fv_status add_meta(fv_ctx *ctx, const pssr_config *c, fv_meta *out)
         FV_TRY(fv_meta_add_number(ctx, out, key, (double)c->time[k]));
     }
     FV_TRY(fv_meta_add_number(ctx, out, PREFIX "alpha", (double)c->alpha));
+    if (c->is_video) FV_TRY(fv_meta_add_number(ctx, out, PREFIX "video", 1));
     return fv_meta_add(ctx, out, PREFIX "fdu", fv_fdu_name(c->fdu));
 }
 

@@ -351,12 +351,22 @@ static fv_t attention(const pssr_graph *g, const pssr_block *b, fv_t u, const ma
     return dense(t, as_rows(t, o, m, C), b->out, FV_ACT_NONE, type);
 }
 
+/* take past + (1 - take) own: with 0 and 1 either of them, to the bit. */
+static fv_t choose(fv_tape *t, fv_t past, fv_t own, fv_t take)
+{
+    return fv_binary_op(t, FV_ADD, fv_binary_op(t, FV_MUL, past, take),
+                        fv_binary_op(t, FV_MUL, own, fv_affine(t, take, -1.0f, 1.0f)));
+}
+
 /* Channels of the frame before in front of those that stay; u [B, h*w, C]. */
-static fv_t shift_in(fv_tape *t, fv_t u, fv_t past, fv_t *next, const map *m)
+static fv_t shift_in(fv_tape *t, fv_t u, pssr_shift *s, int index, const map *m)
 {
     const int64_t C = m->dim[3], moved = C / 8;
-    *next = fv_cast(t, fv_slice(t, as_map(t, u, m, C), 0, moved), FV_F32);
+    fv_t past = s->past[index];
+    const fv_t own = fv_cast(t, fv_slice(t, as_map(t, u, m, C), 0, moved), FV_F32);
+    s->next[index] = own;
     if (!past) return u;
+    if (s->take) past = choose(t, past, own, s->take);
     const fv_t front = as_rows(t, fv_cast(t, past, fv_tape_tensor(t, u).dtype), m, moved);
     return fv_concat(t, front, fv_slice(t, u, moved, C - moved), 2);
 }
@@ -370,7 +380,7 @@ static fv_t block(const pssr_graph *g, const pssr_block *b, int index, int step,
     const fv_t mod =
         fv_binary_op(t, FV_ADD, g->mod[step], fv_reshape(t, fv_param(t, b->table), 1, flat));
     fv_t u = modulate(t, x, mod, 0);
-    if (shift) u = shift_in(t, u, shift->past[index], &shift->next[index], m);
+    if (shift) u = shift_in(t, u, shift, index, m);
     if (b->conv.w >= 0)
         u = as_rows(t, conv3(t, as_map(t, u, m, C), b->conv, type), m, C);
     else u = attention(g, b, u, m);

@@ -48,14 +48,28 @@ typedef struct sr_job {
                                      before */
     sr_cut cut;
     fv_dtype precision;
+    /* Video: what frames see of the one before, of all steps and blocks [sr_past]. NULL: nothing. */
+    struct sr_past *past;
     /* made by sr_tiles_plan */
     fv_plan *plan;
     pssr_tables tables;
     uint64_t plan_bytes;
     float *in, *estimate[PSSR_MAX_TIMES];
+    float *seen;                 /* planes of the past under a region, before and now */
     void *plan_work;
     double flop;                 /* of a region */
 } sr_job;
+
+/* Planes [all_h, all_w, channels] of the enlarged picture, for each block of each step one: those of
+ * the last frame that came to its end, and those of the running one. Which tiles there are does not
+ * matter to it. */
+typedef struct sr_past {
+    int channels, planes;
+    int64_t cells;               /* of a plane */
+    float *plane[2];             /* [planes][cells][channels]: before, now */
+    float take[PSSR_MAX_CHANNELS / 8];
+    bool is_there;               /* is there a frame before? */
+} sr_past;
 /* Decides the cut for at most `budget` bytes (UINT64_MAX: no bound) and builds the plan; core as
  * above. FV_ERR_CAPACITY: *least bytes would do. */
 fv_status sr_tiles_plan(sr_job *j, const int core[2], uint64_t budget, uint64_t *least);
@@ -82,6 +96,8 @@ typedef struct sr_frame {
     float detail;
     fvi_resize *resize;        /* by sr_frame_prepare: frame to networks' size */
     sr_job job;
+    sr_past past;
+    bool is_stream;            /* set by the caller: frames may see the one before */
     fv_fdu *fdu;
     bool is_tiled;             /* the update */
     int update_w, update_h;    /* of its tiles, with margins */
@@ -96,6 +112,8 @@ fv_status sr_frame_prepare(sr_frame *f, uint64_t before);
 /* source: RGB [in_height, in_width, 3] in [0, 1]. Sets times, tiles, steps of *stats. */
 fv_status sr_frame_run(sr_frame *f, const float *source, fv_sr_stats *stats);
 void sr_frame_free(sr_frame *f);
+/* The next frame is a first one. */
+void sr_frame_forget(sr_frame *f);
 
 /* ---- Pictures (sr_image.c) ------------------------------------------------------------------- */
 

@@ -80,6 +80,9 @@ fv_status sr_frame_options(sr_frame *r, const fv_sr_options *opts)
                        "super-resolution: a detail of %g; it is 0 to 2", (double)o->detail);
     if (o->fdu < -1 || o->fdu > (int)FV_FDU_OFF)
         return fv_fail(r->ctx, FV_ERR_ARG, "super-resolution: no update %d", o->fdu);
+    if (isnan(o->scene_cut) || o->scene_cut > 1)
+        return fv_fail(r->ctx, FV_ERR_ARG, "super-resolution: a scene cut at a difference of %g; it "
+                       "is 0 to 1", (double)o->scene_cut);
     if ((o->depth && o->depth != 8 && o->depth != 16) || (int)o->alpha < 0 ||
         o->alpha > FV_SR_ALPHA_NEAREST)
         return fv_fail(r->ctx, FV_ERR_ARG,
@@ -177,13 +180,30 @@ static void set_cut(sr_frame *r, int core[2])
     if (core[1] > c->all_h) core[1] = c->all_h;
 }
 
+/* Bytes of one of the two states of the past. */
+static uint64_t past_bytes(const sr_frame *r)
+{
+    return (uint64_t)r->past.cells * (uint64_t)r->past.planes * (uint64_t)r->past.channels * 4;
+}
+
+static void set_past(sr_frame *r)
+{
+    const pssr_config *c = &r->sr->net.cfg;
+    sr_past *p = &r->past;
+    if (!r->is_stream || !c->is_video) return;
+    p->channels = pssr_shift_channels(c);
+    for (int k = 0; k <= r->drafts; k++) p->planes += pssr_step_blocks(c, k);
+    p->cells = (int64_t)r->job.cut.all_w * r->job.cut.all_h;
+    r->job.past = p;
+}
+
 /* What the call holds beside tiles and update: planes, packed weights, tables. */
 static uint64_t own_bytes(const sr_frame *r, uint64_t before)
 {
     const fv_sr_info *m = &r->sr->info;
     const uint64_t pixels = (uint64_t)r->net_width * (uint64_t)r->net_height;
     return held(r) - before + OWN_BYTES + pixels * 12 * (uint64_t)r->job.planes +
-           (uint64_t)(m->base_parameters + m->draft_parameters) * 6;
+           (uint64_t)(m->base_parameters + m->draft_parameters) * 6 + 2 * past_bytes(r);
 }
 
 /* The update of the whole picture if it fits, else of tiles; the rest of the memory for regions. */
@@ -196,6 +216,7 @@ static fv_status plan_tiles(sr_frame *r, uint64_t before)
     uint64_t least = 0;
     int core[2];
     set_cut(r, core);
+    set_past(r);
     for (int tiled = 0; tiled <= (r->job.planes > 1 && can_tile); tiled++) {
         r->is_tiled = tiled != 0;
         if (!tiled && can_tile && r->job.planes > 1 &&
@@ -223,7 +244,16 @@ static fv_status make_planes(sr_frame *r)
         r->job.plane[k] = fv_calloc(r->ctx, n, 3 * sizeof(float));
         if (!r->job.plane[k]) return FV_ERR_OOM;
     }
+    for (int k = 0; k < 2 && r->job.past; k++) {
+        r->past.plane[k] = fv_alloc(r->ctx, (size_t)past_bytes(r));
+        if (!r->past.plane[k]) return FV_ERR_OOM;
+    }
     return FV_OK;
+}
+
+void sr_frame_forget(sr_frame *r)
+{
+    r->past.is_there = false;
 }
 
 static fv_status run_tiles(sr_frame *r, fv_sr_stats *stats)
@@ -281,6 +311,10 @@ void sr_frame_free(sr_frame *r)
     for (int k = 0; k < PSSR_MAX_TIMES; k++) {
         fv_free(r->ctx, r->job.plane[k]);
         r->job.plane[k] = NULL;
+    }
+    for (int k = 0; k < 2; k++) {
+        fv_free(r->ctx, r->past.plane[k]);
+        r->past.plane[k] = NULL;
     }
     fvi_resize_free(&r->resize);
 }

@@ -43,6 +43,7 @@ static void fill_info(fv_sr *sr, const fv_model *file)
     o->steps = c->times;
     o->detail = c->alpha;
     o->fdu = c->fdu;
+    o->is_video = c->is_video;
     o->base_parameters = pssr_count(&sr->net, PSSR_BASE);
     o->draft_parameters = pssr_count(&sr->net, PSSR_DRAFT);
     count_flop(c, o);

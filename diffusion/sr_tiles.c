@@ -6,7 +6,11 @@
  * corner of a region, and regions at multiples of 8. A shorter one, as is usual, leaves small
  * differences, and the ramps hide where they change.
  *
- * The bicubic enlargement is made region by region; its pixels do not depend on the cut. */
+ * The bicubic enlargement is made region by region; its pixels do not depend on the cut.
+ *
+ * What a frame of a video sees of the one before is kept for the whole picture, not for regions: a
+ * region reads all that it covers and leaves what is its core's. Wrong values at its borders come no
+ * further than in a picture: a block gets those of the same block, which have come as far. */
 #include "sr.h"
 
 #include <math.h>
@@ -71,6 +75,106 @@ static void region_at(const sr_cut *c, int i, int at[2], int core[4])
     }
 }
 
+/* ---- The frame before ------------------------------------------------------------------------ */
+
+static void past_name(char name[32], const char *what, int step, int block)
+{
+    snprintf(name, 32, "%s.%d.%d", what, step, block);
+}
+
+static void add_past(const sr_job *j, fv_tape *t, pssr_shift *shift)
+{
+    const pssr_config *c = &j->sr->net.cfg;
+    const int64_t channels = j->past->channels;
+    const int64_t dim[4] = { 1, j->cut.size_h, j->cut.size_w, channels };
+    const fv_t take = fv_input(t, "take", FV_F32, 1, &channels);
+    for (int k = 0; k <= j->drafts; k++) {
+        shift[k] = (pssr_shift){ .take = take };
+        for (int i = 0; i < pssr_step_blocks(c, k); i++) {
+            char name[32];
+            past_name(name, "past", k, i);
+            shift[k].past[i] = fv_input(t, name, FV_F32, 4, dim);
+        }
+    }
+}
+
+static void put_out_next(const sr_job *j, fv_tape *t, const pssr_shift *shift)
+{
+    for (int k = 0; k <= j->drafts; k++)
+        for (int i = 0; i < pssr_step_blocks(&j->sr->net.cfg, k); i++) {
+            char name[32];
+            past_name(name, "next", k, i);
+            fv_output(t, name, shift[k].next[i]);
+        }
+}
+
+/* Values of a plane of the past under a region. */
+static size_t plane_floats(const sr_job *j)
+{
+    return (size_t)j->cut.size_w * (size_t)j->cut.size_h * (size_t)j->past->channels;
+}
+
+static size_t seen_bytes(const sr_job *j)
+{
+    return 2 * plane_floats(j) * (size_t)j->past->planes * sizeof(float);
+}
+
+static fv_status bind_past(sr_job *j)
+{
+    const size_t n = plane_floats(j);
+    float *at = j->seen = fv_alloc(j->ctx, seen_bytes(j));
+    if (!at) return FV_ERR_OOM;
+    FV_TRY(fv_plan_bind(j->plan, "take", j->past->take));
+    for (int k = 0; k <= j->drafts; k++)
+        for (int i = 0; i < pssr_step_blocks(&j->sr->net.cfg, k); i++, at += n) {
+            char name[32];
+            past_name(name, "past", k, i);
+            FV_TRY(fv_plan_bind(j->plan, name, at));
+            past_name(name, "next", k, i);
+            FV_TRY(fv_plan_bind(j->plan, name, at + (size_t)j->past->planes * n));
+        }
+    return FV_OK;
+}
+
+static void load_past(const sr_job *j, const int at[2])
+{
+    const sr_past *p = j->past;
+    const size_t row = (size_t)j->cut.size_w * (size_t)p->channels;
+    float *to = j->seen;
+    if (!p->is_there) memset(to, 0, seen_bytes(j) / 2);
+    for (int i = 0; i < p->planes && p->is_there; i++)
+        for (int y = 0; y < j->cut.size_h; y++, to += row) {
+            const int64_t cell = (int64_t)i * p->cells +
+                                 (int64_t)(at[1] + y) * j->cut.all_w + at[0];
+            memcpy(to, p->plane[0] + cell * p->channels, row * sizeof(float));
+        }
+}
+
+static void store_next(const sr_job *j, const int at[2], const int core[4])
+{
+    const sr_past *p = j->past;
+    for (int i = 0; i < p->planes; i++) {
+        const float *next = j->seen + (size_t)(p->planes + i) * plane_floats(j);
+        for (int y = 0; y < core[3]; y++) {
+            const int64_t from = (int64_t)(core[1] - at[1] + y) * j->cut.size_w +
+                                 (core[0] - at[0]);
+            const int64_t to = (int64_t)i * p->cells +
+                               (int64_t)(core[1] + y) * j->cut.all_w + core[0];
+            memcpy(p->plane[1] + to * p->channels, next + from * p->channels,
+                   (size_t)core[2] * (size_t)p->channels * sizeof(float));
+        }
+    }
+}
+
+/* A frame has come to its end. */
+static void keep_next(sr_past *p)
+{
+    float *now = p->plane[1];
+    p->plane[1] = p->plane[0];
+    p->plane[0] = now;
+    p->is_there = true;
+}
+
 /* ---- The plan -------------------------------------------------------------------------------- */
 
 static fv_status record(const sr_job *j, fv_tape **out)
@@ -78,11 +182,14 @@ static fv_status record(const sr_job *j, fv_tape **out)
     const int64_t dim[4] = { 1, (int64_t)j->cut.size_h * PSSR_PATCH,
                              (int64_t)j->cut.size_w * PSSR_PATCH, 3 };
     fv_t zhat[PSSR_MAX_TIMES];
+    pssr_shift shift[PSSR_MAX_TIMES];
     pssr_graph g;
     FV_TRY(fv_tape_create(j->ctx, out, j->sr->params, FV_INFER, j->precision));
     const fv_t z = pssr_unshuffle(*out, fv_input(*out, "picture", FV_F32, 4, dim));
     pssr_graph_begin(&g, *out, &j->sr->net, 1, j->drafts);
-    pssr_refine(&g, z, j->drafts, zhat, NULL);
+    if (j->past) add_past(j, *out, shift);
+    pssr_refine(&g, z, j->drafts, zhat, j->past ? shift : NULL);
+    if (j->past) put_out_next(j, *out, shift);
     for (int k = 0; k < j->planes; k++) {
         char name[24];
         snprintf(name, sizeof name, "estimate.%d", k);
@@ -108,6 +215,7 @@ static fv_status build(sr_job *j)
     j->flop = fv_plan_flop(j->plan);
     j->plan_bytes = fv_plan_work_bytes(j->plan) +
                     (uint64_t)(1 + j->planes) * region_floats(j) * sizeof(float);
+    if (j->past) j->plan_bytes += seen_bytes(j);
     return FV_OK;
 }
 
@@ -164,7 +272,7 @@ fv_status sr_tiles_alloc(sr_job *j)
         if (!j->estimate[k]) return FV_ERR_OOM;
         FV_TRY(fv_plan_bind(j->plan, name, j->estimate[k]));
     }
-    return FV_OK;
+    return j->past ? bind_past(j) : FV_OK;
 }
 
 void sr_tiles_free(sr_job *j)
@@ -172,7 +280,9 @@ void sr_tiles_free(sr_job *j)
     fv_plan_destroy(&j->plan);
     pssr_tables_free(j->ctx, &j->tables);
     fv_free(j->ctx, j->in);
+    fv_free(j->ctx, j->seen);
     fv_free(j->ctx, j->plan_work);
+    j->seen = NULL;
     for (int k = 0; k < PSSR_MAX_TIMES; k++) fv_free(j->ctx, j->estimate[k]);
     j->in = NULL;
     j->plan_work = NULL;
@@ -245,17 +355,23 @@ static bool store(const sr_job *j, const float *estimate, float *plane, const in
 fv_status sr_tiles_run(sr_job *j)
 {
     const int n = j->cut.nx * j->cut.ny;
+    for (int c = 0; j->past && c < j->past->channels; c++)
+        j->past->take[c] = j->past->is_there ? 1.0f : 0.0f;
     for (int i = 0; i < n; i++) {
         int at[2], core[4];
         FV_TRY(fv_report(j->ctx, "enlarging", (uint64_t)i, (uint64_t)n, NULL));
         region_at(&j->cut, i, at, core);
         load(j, at);
+        if (j->past) load_past(j, at);
         FV_TRY(fv_plan_forward(j->plan));
+        if (j->past) store_next(j, at, core);
         for (int k = 0; k < j->planes; k++)
             if (!store(j, j->estimate[k], j->plane[k], at, core))
                 return fv_fail(j->ctx, FV_ERR_NUMERIC, "super-resolution: the estimate of step %d "
                                "is not finite in the tile at %d, %d", j->plane_step[k],
                                core[0] * PSSR_PATCH, core[1] * PSSR_PATCH);
     }
-    return fv_report(j->ctx, "enlarging", (uint64_t)n, (uint64_t)n, NULL);
+    FV_TRY(fv_report(j->ctx, "enlarging", (uint64_t)n, (uint64_t)n, NULL));
+    if (j->past) keep_next(j->past);
+    return FV_OK;
 }

@@ -153,6 +153,36 @@ head -c 600 in.rgb > cut.rgb
 expect a_cut_raw_video 3 $sr --raw rgb24 --size 16x12 --scale 2 cut.rgb one.rgb
 [ "$(size one.rgb)" -eq 2304 ]; ok $? its_complete_frame_is_kept
 
+# ---- Models that were trained on clips -----------------------------------------------------------
+expect a_model_of_clips 0 "$FOVEA" new pssr-nano-video --seed 2 -o clips.safetensors
+expect its_info 0 "$GEN" info clips.safetensors
+grep -q '^video ' out; ok $? info_says_so
+run "$GEN" info --json clips.safetensors; grep -q '"video": true' out
+ok $? info_says_so_in_json
+clips="$GEN sr --model clips.safetensors --precision f32 -q --steps 1 -f"
+y4m 64 48 3 > film.y4m
+bytes=$((256 * 192 * 3 / 2 + 6))
+expect frames_in_a_row 0 $clips --json --y4m film.y4m row.y4m
+[ "$(value scene_cuts)" = 0 ]; ok $? no_cut_is_seen
+{ head -n 1 film.y4m; tail -c $((2 * (64 * 48 * 3 / 2 + 6))) film.y4m; } > late.y4m
+expect the_second_frame_first 0 $clips --y4m late.y4m alone.y4m
+frame() { tail -c $((($2) * bytes)) "$1" | head -c $bytes; } # file, how many from the end
+frame row.y4m 2 > seen; frame alone.y4m 2 > first
+[ "$(size seen)" = "$(size first)" ] && ! cmp -s seen first; ok $? a_frame_sees_the_one_before
+awk 'BEGIN { printf "YUV4MPEG2 W64 H48 F25:1 Ip A1:1 C420mpeg2\n"
+    for (k = 0; k < 4; k++) { printf "FRAME\n"
+        for (i = 0; i < 4608; i++) printf "%c", i < 3072 ? (k < 2 ? 40 : 120) + i % 5 : 125 } }' > cuts.y4m
+{ head -n 1 cuts.y4m; tail -c $((2 * 4614)) cuts.y4m; } > scene.y4m
+expect a_cut 0 $clips --json --y4m cuts.y4m cut.y4m
+[ "$(value scene_cuts)" = 1 ]; ok $? a_cut_is_seen
+run $clips --y4m scene.y4m alone.y4m
+frame cut.y4m 2 > seen; frame alone.y4m 2 > first; cmp -s seen first; ok $? a_scene_begins_anew
+expect cuts_not_looked_for 0 $clips --json --scene-cut 0 --y4m cuts.y4m cut.y4m
+frame cut.y4m 2 > seen
+[ "$(value scene_cuts)" = 0 ] && ! cmp -s seen first; ok $? without_cuts_it_sees_the_old_scene
+refuse cuts_without_clips 2 "clips" $sr --scene-cut 0.2 --y4m film.y4m q.y4m
+refuse cuts_of_a_picture 2 "for video" $clips --scene-cut 0.2 other.pgm q.png
+
 # ---- Y4M made of raw frames and folders ----------------------------------------------------------
 rates() { head -n 1 "$1" | grep -q "^YUV4MPEG2 W32 H24 F$2 Ip A1:1 C444 "; }
 expect raw_to_y4m 0 $sr --raw rgb24 --size 16x12 --scale 2 in.rgb made.y4m

@@ -470,7 +470,7 @@ static void run_base(const rig *r, int64_t B, const float *z, float *v, float *c
     fv_tape *t;
     fv_plan *p;
     pssr_graph g;
-    pssr_shift shift = { { 0 }, { 0 } };
+    pssr_shift shift = { .take = 0 };
     char name[32];
     if (fv_tape_create(ctx, &t, r->params, FV_INFER, FV_F32) != FV_OK) exit(1);
     const fv_t x = fv_input(t, "z", FV_F32, 4, dim);

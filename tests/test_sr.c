@@ -1,6 +1,6 @@
 /* test_sr.c - pictures through super-resolution: sizes, formats, alpha, tiles, memory, failures. */
 #include "fovea_diffusion.h"
-#include "pssr.h"
+#include "sr.h"
 #include "temp_dir.h"
 #include "test.h"
 
@@ -74,7 +74,8 @@ static fv_image enlarge(const fv_image *in, fv_sr_options o, fv_sr_stats *stats)
 /* ---- Models ---------------------------------------------------------------------------------- */
 
 /* A model with drawn values in a file of that type; times 1: base alone. */
-static void write_model(const char *path, fv_dtype type, int times, bool is_new, float head)
+static void write_kind(const char *path, fv_dtype type, int times, bool is_new, float head,
+                       bool is_video)
 {
     pssr_config c;
     pssr_net n;
@@ -84,6 +85,7 @@ static void write_model(const char *path, fv_dtype type, int times, bool is_new,
     c.blocks = 4;
     c.every = 2;
     c.times = times;
+    c.is_video = is_video;
     pssr_net_add(&n, p, &c, "", times > 1 ? PSSR_BASE | PSSR_DRAFT : PSSR_BASE, 0);
     if (fv_params_alloc(p) != FV_OK) exit(1);
     pssr_net_init(&n, 3);
@@ -99,6 +101,11 @@ static void write_model(const char *path, fv_dtype type, int times, bool is_new,
     }
     fv_meta_free(ctx, &meta);
     fv_params_destroy(&p);
+}
+
+static void write_model(const char *path, fv_dtype type, int times, bool is_new, float head)
+{
+    write_kind(path, type, times, is_new, head, false);
 }
 
 static fv_status open_file(const char *path, fv_model **m, fv_sr **out)
@@ -502,6 +509,269 @@ static void a_frame_is_the_picture_before_rounding(void)
     fv_image_free(ctx, &img);
 }
 
+/* ---- Frames that see the one before ---------------------------------------------------------- */
+
+enum { FILM = 4, FILM_W = 40, FILM_H = 24, FILM_IN = FILM_W * FILM_H * 3, FILM_OUT = 16 * FILM_IN };
+static float film[FILM][FILM_IN], shown[FILM][FILM_OUT], again[FILM][FILM_OUT];
+static fv_model *film_file;
+static fv_sr *film_sr;
+
+/* A texture that moves by `speed` pixels a frame; still ones have no grain that changes. */
+static void make_film(double speed)
+{
+    for (int t = 0; t < FILM; t++)
+        for (int i = 0; i < FILM_IN; i++) {
+            const double x = i / 3 % FILM_W + speed * t, y = i / 3 / FILM_W;
+            film[t][i] = (float)(0.5 + 0.2 * sin(0.8 * x + i % 3) * cos(0.5 * y) +
+                                 0.2 * sin(2.1 * x - 1.3 * y));
+        }
+}
+
+static fv_sr_stream *open_film(fv_sr_options o)
+{
+    fv_sr_stream *s = NULL;
+    if (fv_sr_stream_open(ctx, &s, film_sr, FILM_W, FILM_H, &o, NULL) != FV_OK) {
+        printf("# %s\n", fv_ctx_error(ctx));
+        exit(1);
+    }
+    return s;
+}
+
+static void run_film(fv_sr_options o, float out[FILM][FILM_OUT], int *cuts)
+{
+    fv_sr_stream *s = open_film(o);
+    for (int t = 0; t < FILM; t++) {
+        fv_sr_stats stats;
+        if (fv_sr_stream_frame(s, film[t], out[t], &stats) != FV_OK) {
+            printf("# %s\n", fv_ctx_error(ctx));
+            exit(1);
+        }
+        if (cuts) cuts[t] = stats.is_cut;
+    }
+    fv_sr_stream_close(&s);
+}
+
+/* All frames in one tape, each with features of the one before: what a training makes of a clip. */
+static void run_as_one_batch(int drafts, float out[FILM][FILM_OUT])
+{
+    const int64_t dim[4] = { 1, 4 * FILM_H, 4 * FILM_W, 3 };
+    const fvi_resampling how = { FVI_RESIZE_BICUBIC, true, false };
+    const int in[2] = { FILM_H, FILM_W }, size[2] = { 4 * FILM_H, 4 * FILM_W };
+    static float input[FILM][FILM_OUT];
+    pssr_shift shift[PSSR_MAX_TIMES];
+    pssr_tables tables;
+    fvi_resize *resize;
+    pssr_graph g;
+    fv_tape *t;
+    fv_plan *p;
+    char name[24];
+    memset(shift, 0, sizeof shift);
+    OK(ctx, fv_tape_create(ctx, &t, film_sr->params, FV_INFER, FV_F32));
+    pssr_graph_begin(&g, t, &film_sr->net, 1, drafts);
+    for (int k = 0; k < FILM; k++) {
+        fv_t zhat[PSSR_MAX_TIMES];
+        snprintf(name, sizeof name, "x.%d", k);
+        pssr_refine(&g, pssr_unshuffle(t, fv_input(t, name, FV_F32, 4, dim)), drafts, zhat, shift);
+        snprintf(name, sizeof name, "y.%d", k);
+        fv_output(t, name, pssr_shuffle(t, zhat[drafts]));
+        for (int i = 0; i <= drafts; i++)
+            memcpy(shift[i].past, shift[i].next, sizeof shift[i].past);
+    }
+    OK(ctx, fv_plan_finish(ctx, &p, &t, NULL));
+    OK(ctx, pssr_tables_create(ctx, &tables, &film_sr->net.cfg, 1));
+    OK(ctx, pssr_tables_bind(&tables, p));
+    OK(ctx, fvi_resize_create(ctx, &resize, FILM_W, 4 * FILM_W, 0));
+    OK(ctx, fvi_resize_set(resize, how, in, size));
+    for (int k = 0; k < FILM; k++) {
+        fvi_resize_run(resize, film[k], 3, input[k]);
+        for (int i = 0; i < FILM_OUT; i++) input[k][i] = 2 * fv_clamp_unit(input[k][i]) - 1;
+        snprintf(name, sizeof name, "x.%d", k);
+        OK(ctx, fv_plan_bind(p, name, input[k]));
+    }
+    OK(ctx, fv_plan_forward(p));
+    for (int k = 0; k < FILM; k++) {
+        snprintf(name, sizeof name, "y.%d", k);
+        const float *y = fv_plan_value(p, name).data;
+        for (int i = 0; i < FILM_OUT; i++) out[k][i] = fv_clamp_unit(0.5f * y[i] + 0.5f);
+    }
+    fvi_resize_free(&resize);
+    pssr_tables_free(ctx, &tables);
+    fv_plan_destroy(&p);
+}
+
+static void a_stream_is_the_batch_to_the_bit(void)
+{
+    make_film(1.3);
+    for (int drafts = 0; drafts <= 3; drafts += 3) {
+        fv_sr_options o = options();
+        o.steps = drafts + 1;
+        o.fdu = FV_FDU_OFF; /* the last draft itself */
+        run_film(o, shown, NULL);
+        run_as_one_batch(drafts, again);
+        for (int t = 0; t < FILM; t++)
+            CHECK_MSG(memcmp(shown[t], again[t], sizeof shown[t]) == 0, "frame %d, %d drafts", t,
+                      drafts);
+    }
+}
+
+static void frames_see_the_one_before(void)
+{
+    fv_sr_options o = options();
+    make_film(1.3);
+    run_film(o, shown, NULL);
+    for (int t = 0; t < FILM; t++) { /* each as a picture */
+        fv_sr_stream *s = open_film(o);
+        OK(ctx, fv_sr_stream_frame(s, film[t], again[t], NULL));
+        fv_sr_stream_close(&s);
+        const bool same = memcmp(shown[t], again[t], sizeof shown[t]) == 0;
+        CHECK(t == 0 ? same : !same);
+    }
+    make_film(0); /* a film that stands still is its picture */
+    run_film(o, shown, NULL);
+    for (int t = 1; t < FILM; t++) CHECK(memcmp(shown[t], shown[0], sizeof shown[0]) == 0);
+}
+
+static void a_stream_can_begin_anew(void)
+{
+    make_film(1.3);
+    fv_sr_stream *s = open_film(options());
+    OK(ctx, fv_sr_stream_frame(s, film[2], again[0], NULL));
+    OK(ctx, fv_sr_stream_frame(s, film[0], shown[0], NULL));
+    fv_sr_stream_restart(s);
+    OK(ctx, fv_sr_stream_frame(s, film[2], shown[1], NULL));
+    fv_sr_stream_close(&s);
+    fv_sr_stream_restart(NULL);
+    CHECK(memcmp(again[0], shown[1], sizeof shown[1]) == 0);
+}
+
+static double film_gap(void)
+{
+    double worst = 0;
+    for (int t = 0; t < FILM; t++)
+        for (int i = 0; i < FILM_OUT; i++)
+            worst = test_worst(worst, (double)shown[t][i] - (double)again[t][i]);
+    return worst;
+}
+
+static void tiles_of_a_stream_are_the_whole_frames(void)
+{
+    fv_sr_options o = options();
+    make_film(1.3);
+    run_film(o, shown, NULL);
+    o.tile_width = o.tile_height = 32;
+    o.exact_tiles = 1;
+    run_film(o, again, NULL);
+    CHECK_MSG(film_gap() <= 1e-5, "%g", film_gap());
+    o.exact_tiles = 0;
+    o.overlap = 64;
+    run_film(o, again, NULL);
+    CHECK_MSG(film_gap() > 0 && film_gap() < 0.05, "%g", film_gap());
+}
+
+static void a_stream_stays_within_its_memory(void)
+{
+    fv_sr_options o = options();
+    fv_sr_stats stats;
+    fv_sr_stream *s;
+    fv_memory_stats m[3];
+    fv_ctx_memory(ctx, &m[0]);
+    make_film(1.3);
+    run_film(o, shown, NULL);
+    o.max_bytes = 1 << 20;
+    CHECK(fv_sr_stream_open(ctx, &s, film_sr, FILM_W, FILM_H, &o, &stats) == FV_ERR_OOM && !s);
+    o.max_bytes = stats.least_bytes;
+    o.overlap = 32;
+    fv_ctx_memory_reset_peak(ctx);
+    s = open_film(o);
+    for (int t = 0; t < FILM; t++) {
+        OK(ctx, fv_sr_stream_frame(s, film[t], again[t], NULL));
+        fv_ctx_memory(ctx, &m[1 + (t > 0)]);
+    }
+    fv_sr_stream_close(&s);
+    CHECK(m[1].allocations == m[2].allocations); /* frames allocate nothing */
+    CHECK_MSG(m[2].peak_bytes - m[0].current_bytes <= o.max_bytes, "%llu of %llu",
+              (unsigned long long)(m[2].peak_bytes - m[0].current_bytes),
+              (unsigned long long)o.max_bytes);
+    fv_ctx_memory(ctx, &m[1]);
+    CHECK(m[1].current_bytes == m[0].current_bytes);
+}
+
+/* Frame t of a scene with that brightness. */
+static void fill_scene(int t, int scene, double light)
+{
+    for (int i = 0; i < FILM_IN; i++) {
+        const double x = i / 3 % FILM_W + 1.3 * t, y = i / 3 / FILM_W;
+        const double wave = scene ? sin(0.11 * y * (scene + 1)) : sin(0.15 * x);
+        film[t][i] = (float)(light + 0.3 * wave);
+    }
+}
+
+static void scenes_begin_anew(void)
+{
+    /* scene of each frame, brightness, what is a cut */
+    static const struct { int scene[FILM]; double light[FILM]; int cut[FILM]; } films[] = {
+        { { 0, 0, 0, 0 }, { .5, .5, .5, .5 }, { 0, 0, 0, 0 } },
+        { { 0, 0, 1, 1 }, { .4, .4, .6, .6 }, { 0, 0, 1, 0 } },
+        { { 0, 1, 2, 0 }, { .3, .7, .35, .6 }, { 0, 1, 0, 0 } },   /* scenes of one frame */
+        { { 0, 0, 0, 0 }, { .3, .36, .42, .48 }, { 0, 0, 0, 0 } }, /* grows lighter */
+        { { 0, 0, 0, 0 }, { .4, .45, .7, .7 }, { 0, 0, 1, 0 } },   /* a lamp */
+        { { 0, 0, 0, 0 }, { .2, .32, .44, .56 }, { 0, 1, 0, 0 } }, /* not more than before */
+    };
+    int cuts[FILM];
+    fv_sr_options o = options();
+    o.steps = 1;
+    for (size_t f = 0; f < FV_ARRAY_LEN(films); f++) {
+        for (int t = 0; t < FILM; t++) fill_scene(t, films[f].scene[t], films[f].light[t]);
+        o.scene_cut = 0;
+        run_film(o, shown, cuts);
+        for (int t = 0; t < FILM; t++) {
+            CHECK_MSG(cuts[t] == films[f].cut[t], "film %zu, frame %d: %d", f, t, cuts[t]);
+            if (!cuts[t]) continue;
+            fv_sr_stream *s = open_film(o);
+            OK(ctx, fv_sr_stream_frame(s, film[t], again[0], NULL));
+            fv_sr_stream_close(&s);
+            CHECK(memcmp(again[0], shown[t], sizeof shown[t]) == 0);
+        }
+        o.scene_cut = -1;
+        run_film(o, again, cuts);
+        for (int t = 0; t < FILM; t++) CHECK(!cuts[t]);
+        if (f == 1) CHECK(memcmp(again[2], shown[2], sizeof shown[2]) != 0);
+    }
+    o.scene_cut = 0.9f;
+    run_film(o, shown, cuts);
+    CHECK(!cuts[1]);
+    o.scene_cut = 1.5f;
+    fv_sr_stream *s;
+    CHECK(fv_sr_stream_open(ctx, &s, film_sr, FILM_W, FILM_H, &o, NULL) == FV_ERR_ARG);
+}
+
+static void other_models_see_each_frame_alone(void)
+{
+    fv_sr_info i;
+    fv_sr_stream *s;
+    fv_sr_stats stats;
+    fv_sr_get_info(sr, &i);
+    CHECK(!i.is_video);
+    fv_sr_get_info(film_sr, &i);
+    CHECK(i.is_video);
+    for (int t = 0; t < 2; t++) fill_scene(t, t, 0.3 + 0.4 * t);
+    OK(ctx, fv_sr_stream_open(ctx, &s, sr, FILM_W, FILM_H, NULL, NULL));
+    OK(ctx, fv_sr_stream_frame(s, film[1], again[0], NULL));
+    OK(ctx, fv_sr_stream_frame(s, film[0], shown[0], NULL));
+    OK(ctx, fv_sr_stream_frame(s, film[1], shown[1], &stats));
+    fv_sr_stream_close(&s);
+    CHECK(!stats.is_cut && memcmp(again[0], shown[1], sizeof shown[1]) == 0);
+    fv_model *m;
+    fv_sr *nano;
+    OK(ctx, fv_sr_random(ctx, "nano-video", 1, temp_path("nano-video"), 1));
+    OK(ctx, open_file(temp_path("nano-video"), &m, &nano));
+    fv_sr_get_info(nano, &i);
+    CHECK(i.is_video && strcmp(i.name, "pssr-nano-video") == 0);
+    fv_sr_close(&nano);
+    fv_model_close(&m);
+    CHECK(fv_sr_random(ctx, "-video", 1, temp_path("x"), 1) == FV_ERR_UNKNOWN);
+}
+
 /* ---- Memory and failures --------------------------------------------------------------------- */
 
 static uint64_t run_within(const fv_image *in, uint64_t bytes, fv_status *s, fv_sr_stats *stats)
@@ -642,6 +912,17 @@ int main(void)
     RUN(usual_tiles_are_close_and_show_no_seams);
     RUN(the_same_bytes_for_any_number_of_threads);
     RUN(a_frame_is_the_picture_before_rounding);
+    write_kind(temp_path("film"), FV_F32, 4, false, 0.02f, true);
+    if (open_file(temp_path("film"), &film_file, &film_sr) != FV_OK) return 1;
+    RUN(a_stream_is_the_batch_to_the_bit);
+    RUN(frames_see_the_one_before);
+    RUN(a_stream_can_begin_anew);
+    RUN(tiles_of_a_stream_are_the_whole_frames);
+    RUN(a_stream_stays_within_its_memory);
+    RUN(scenes_begin_anew);
+    RUN(other_models_see_each_frame_alone);
+    fv_sr_close(&film_sr);
+    fv_model_close(&film_file);
     RUN(memory_stays_below_the_bound);
     RUN(nothing_is_allocated_between_tiles_and_cancelling_works);
     RUN(pixels_that_are_not_finite_are_refused);

@@ -256,7 +256,7 @@ int fovea_new(int argc, char **argv)
                                  "Presets: F32 F64c F64 F128 F128L, DiT-{S,B,L,XL}/{2,4,8};\n"
                                  "ar-nano ar-xs ar-s ar-s24 ar-m, GPT-{B,L,XL,XXL,3B}[-t2i]\n"
                                  "[/256,/384,/512], and tokenizers vq-s8 vq-m8 VQ-16 VQ-8;\n"
-                                 "super-resolution pssr-{nano,tiny,small,large},\n"
+                                 "super-resolution pssr-{nano,tiny,small,large}[-video],\n"
                                  "wan-{nano,1.3b}.\n",
                                  options,
                                  1,

@@ -61,6 +61,7 @@ static int set_options(const sr_args *a, fv_sr_options *o)
     o->scale = a->scale;
     o->steps = a->steps;
     if (!isnan(a->detail)) o->detail = (float)a->detail;
+    if (!isnan(a->scene_cut)) o->scene_cut = a->scene_cut > 0 ? (float)a->scene_cut : -1;
     o->overlap = a->overlap;
     o->exact_tiles = a->is_exact;
     o->alpha = a->alpha && strcmp(a->alpha, "nearest") == 0 ? FV_SR_ALPHA_NEAREST :
@@ -474,12 +475,14 @@ static int run(void *args, const char **files, int count)
     if (code != CLI_OK) return code;
     if (a->is_frames || a->is_y4m || a->raw || a->frame_size) return video(&r);
     if (a->rate) return cli_fail(CLI_USAGE, "--fps is for video: --raw or --frames to a .y4m");
+    if (!isnan(a->scene_cut))
+        return cli_fail(CLI_USAGE, "--scene-cut is for video: --frames, --y4m, --raw");
     return one_picture(&r);
 }
 
 int gen_sr(int argc, char **argv)
 {
-    sr_args a = { .detail = NAN };
+    sr_args a = { .detail = NAN, .scene_cut = NAN };
     const cli_option options[] = {
         { 0, "model", "FILE", "model of super-resolution", CLI_STRING, &a.model, 0, 0 },
         { 'o', NULL, "FILE", "the result, instead of a second file", CLI_STRING, &a.out, 0, 0 },
@@ -516,6 +519,8 @@ int gen_sr(int argc, char **argv)
         { 0, "size", "WxH", "of raw frames", CLI_STRING, &a.frame_size, 0, 0 },
         { 0, "fps", "N/D", "Y4M of --raw or --frames: frames a second (25)", CLI_STRING, &a.rate, 0,
           0 },
+        { 0, "scene-cut", "T", "of video: difference that is a cut (0.1; 0: never)", CLI_NUMBER,
+          &a.scene_cut, 0, 1 },
         { 0, "keep-going", NULL, "repeat the last frame for broken ones", CLI_FLAG, &a.keep_going,
           0, 0 },
         CLI_OPT_FORCE(&a.common),

@@ -10,7 +10,7 @@ typedef struct sr_args {
     cli_common common;
     const char *model, *out, *size, *fdu, *tile, *memory, *depth, *alpha, *sheet, *reference;
     const char *raw, *frame_size, *rate, *window, *weights[CLI_PERCEPTUALS];
-    double scale, detail, speedup;
+    double scale, detail, speedup, scene_cut;
     int steps, overlap, quality;
     bool is_exact, is_frames, is_y4m, keep_going;
 } sr_args;

@@ -44,7 +44,7 @@ typedef struct video {
     char name[272];      /* of the file for the frame read last, where it is the input's */
     char *waiting[WAITING]; /* Wan2.1: those of frames not yet written, as a ring; NULL: by number */
     step step;
-    uint64_t frames, taken, repeated;
+    uint64_t frames, taken, repeated, cuts;
     uint64_t held;       /* bytes of the program before the networks */
     int input_code;      /* Wan2.1: what ended the input */
     double seconds;
@@ -91,6 +91,15 @@ static int choose_kinds(video *v)
     }
     v->out_kind = FV_VIDEO_Y4M;
     return parse_rate(a->rate ? a->rate : "25", v->rate);
+}
+
+static int check_cut(const video *v)
+{
+    fv_sr_info info;
+    fv_sr_get_info(v->sr, &info);
+    if (isnan(v->a->scene_cut) || info.is_video) return CLI_OK;
+    return cli_fail(CLI_USAGE, "--scene-cut: for models whose frames see the one before, trained on "
+                    "clips in pixel space");
 }
 
 /* ---- Opening --------------------------------------------------------------------------------- */
@@ -299,6 +308,7 @@ static fv_status one_frame(video *v, int *got)
         s = fv_sr_stream_frame(v->stream, v->frame, v->result, &stats);
         if (s != FV_OK) return s;
         v->seconds += stats.seconds;
+        v->cuts += stats.is_cut != 0;
     }
     return write_next(v, v->result, name_frame(v));
 }
@@ -438,6 +448,7 @@ static void talk(const video *v)
     cli_json_strings(&j, "files", files, 1);
     cli_json_u64(&j, "frames", v->frames);
     cli_json_u64(&j, "repeated", v->repeated);
+    cli_json_u64(&j, "scene_cuts", v->cuts);
     cli_json_number(&j, "width", v->to.width);
     cli_json_number(&j, "height", v->to.height);
     cli_json_number(&j, "seconds", v->seconds);
@@ -456,6 +467,7 @@ int gen_sr_video(fv_ctx *ctx, const sr_args *a, const fv_sr_options *o, const ch
     signal(SIGPIPE, SIG_IGN); /* a reader that goes away is an error of the write, */
     signal(SIGXFSZ, SIG_IGN); /* and so is a file that must not grow */
     code = cli_open_sr(ctx, a->model, &a->common, &v.file, &v.sr);
+    if (code == CLI_OK) code = check_cut(&v);
     if (code == CLI_OK) code = open_input(&v);
     if (code == CLI_OK) code = open_stream(&v);
     v.o.depth = depth;

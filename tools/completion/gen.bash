@@ -17,7 +17,8 @@ _gen()
     --alpha-filter) words='bicubic nearest' ;;
     --accel) words='dpx soda soda-paper dcs fixed fora toca duca taylorseer teacache rfc speca clusca cem' ;;
     -n | --seed | --steps | --cfg | --speedup | --guard | --threads | --draws) return ;;
-    --scale | --out-size | --detail | --tile | --overlap | --window | --mem | --quality | --size | --fps) return ;;
+    --scale | --out-size | --detail | --tile | --overlap | --window | --mem | --quality | --size) return ;;
+    --fps | --scene-cut) return ;;
     --polish | --cache-mem | --temperature | --top-k | --top-p) return ;;
     -o | --model | --decoder | --tokenizer | --caption | --table | --plan-in | --plan-out | --side-by-side | --png | --reference | --lpips | --dists)
         COMPREPLY=($(compgen -f -- "$cur"))
@@ -34,7 +35,7 @@ _gen()
     sr)
         words="--model -o --scale --out-size --steps --speedup --detail --fdu --tile --overlap
             --tile-exact --window --mem --depth --alpha-filter --quality --compare --reference
-            --lpips --dists --frames --y4m --raw --size --fps --keep-going -f $machine
+            --lpips --dists --frames --y4m --raw --size --fps --scene-cut --keep-going -f $machine
             --json $common"
         ;;
     info) words="--devices --precision --json $common" ;;
