@@ -276,6 +276,9 @@ static fv_status read_network(trainer *tr, fv_recipe *r)
     tr->stage = (pssr_stage)stage;
     tr->degrade = (degrade_choice)degrade;
     FV_TRY(pssr_preset(tr->ctx, fv_recipe_string(r, "preset", "tiny"), &tr->cfg));
+    if (tr->cfg.is_video) /* it would say what it was not trained for */
+        return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: preset = %s: trainings are on pictures, and "
+                       "models of -video need clips; leave it out", tr->cfg.name);
     if (tr->stage == BASE) tr->cfg.times = 1; /* a model without a draft */
     tr->crop = (int)fv_recipe_int(r, "crop", 128, 16, 4096);
     tr->batch = (int)fv_recipe_int(r, "batch", 8, 1, 65536);

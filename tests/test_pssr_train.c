@@ -232,6 +232,7 @@ static void bad_recipes_are_refused(void)
         { NULL, "stage = tokenizer\n", FV_ERR_UNKNOWN, "stage" },
         { NULL, "degrade = much\n", FV_ERR_UNKNOWN, "two-stage" },
         { NULL, "preset = huge\n", FV_ERR_UNKNOWN, "nano tiny" },
+        { NULL, "preset = nano-video\n", FV_ERR_ARG, "clips" },
         { NULL, "crop = 50\n", FV_ERR_ARG, "16" },
         { NULL, "low = 1\n", FV_ERR_UNKNOWN, "low" }, /* has no draft */
         { NULL, "pixel = 0\nspectrum = 0\n", FV_ERR_ARG, "weight 0" },
