@@ -275,7 +275,7 @@ static void a_new_model_returns_its_input(void)
     OK(ctx, fv_plan_forward(p));
     int same = 0;
     for (int k = 0; k < 4; k++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "zhat.%d", k);
         same += memcmp(fv_plan_value(p, name).data, z_data, sizeof z_data) == 0;
     }
