@@ -139,7 +139,7 @@ kill $drain 2> /dev/null; wait $drain 2> /dev/null
 rm -f slow feed.y4m
 
 # ---- Memory --------------------------------------------------------------------------------------
-y4m 120 100 2 > wide.y4m
+y4m 64 48 1 > wide.y4m
 refuse too_little_memory 1 "at least [0-9]*M" $sr --mem 20M --y4m wide.y4m least.y4m
 least=$(sed -n 's/.*at least \([0-9]*M\)$/\1/p' err)
 expect the_least_that_is_told_is_enough 0 $sr --json --mem "${least:-none}" --y4m wide.y4m least.y4m

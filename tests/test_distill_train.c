@@ -10,15 +10,6 @@
 static fv_ctx *ctx;
 static fv_model *teacher, *student; /* of the next training */
 
-static fv_ctx *context(int threads)
-{
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    fv_ctx *c = NULL;
-    o.threads = threads;
-    if (fv_ctx_create(&c, &o) != FV_OK) exit(1);
-    return c;
-}
-
 /* Pictures of waves, 16 x 16, of classes a and b; the names say which are held out. */
 static void make_data(const char *path, const char *classes)
 {
@@ -262,7 +253,7 @@ static fv_status go_on(fv_ctx *c, void *user)
 
 static void check_stops(const char *more)
 {
-    fv_ctx *c = context(1);
+    fv_ctx *c = make_context(0, 1);
     fv_model *ours = teacher;
     int stops = 0;
     stopped_recipe = more;
@@ -336,7 +327,7 @@ static void bad_recipes_are_refused(void)
 int main(void)
 {
     temp_dir_make("distill-train");
-    ctx = context(1);
+    ctx = make_context(0, 1);
     make_data("two.tar", "ab");
     make_data("three.tar", "abc");
     make_model("teacher", 4, 64, NULL, NULL);

@@ -10,15 +10,6 @@
 
 static fv_ctx *ctx;
 
-static fv_ctx *context(int threads)
-{
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    fv_ctx *c = NULL;
-    o.threads = threads;
-    if (fv_ctx_create(&c, &o) != FV_OK) exit(1);
-    return c;
-}
-
 /* ---- The update on the tape ------------------------------------------------------------------ */
 
 enum { W = 20, H = 13, PIXELS = W * H };
@@ -208,7 +199,7 @@ static fv_status go_on(fv_ctx *c, void *user)
 
 static void check_stops(const char *init, const char *stage)
 {
-    fv_ctx *c = context(1);
+    fv_ctx *c = make_context(0, 1);
     int stops = 0;
     temp_remove_tree(temp_path("run-whole"));
     temp_remove_tree(temp_path("run-parts"));
@@ -249,7 +240,7 @@ static void bad_recipes_are_refused(void)
 int main(void)
 {
     temp_dir_make("pssr-train");
-    ctx = context(1);
+    ctx = make_context(0, 1);
     make_data("one.tar", true);
     make_data("four.tar", false);
     RUN(the_update_is_that_of_fdu);

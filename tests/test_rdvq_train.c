@@ -10,15 +10,6 @@
 
 static fv_ctx *ctx;
 
-static fv_ctx *context(int threads)
-{
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    fv_ctx *c = NULL;
-    o.threads = threads;
-    if (fv_ctx_create(&c, &o) != FV_OK) exit(1);
-    return c;
-}
-
 /* Pictures of smooth colours with edges and a little grain, 192 x 150. */
 #define PICTURES 8
 #define WIDE 192
@@ -184,7 +175,7 @@ static fv_status go_on(fv_ctx *c, void *user)
 /* Stopped at moments of the clock again and again, also in k-means and restarts. */
 static void check_stops(const char *init, const char *stage)
 {
-    fv_ctx *c = context(1);
+    fv_ctx *c = make_context(0, 1);
     int stops = 0;
     temp_remove_tree(temp_path("run-whole"));
     temp_remove_tree(temp_path("run-parts"));
@@ -324,7 +315,7 @@ static void kmeans_finds_the_directions(void)
     const int64_t dim[2] = { K, D };
     fv_params *params;
     fv_opt *opt;
-    fv_ctx *two = context(2);
+    fv_ctx *two = make_context(0, 2);
     OK(ctx, fv_params_create(ctx, &params));
     const fv_pid id = fv_params_add(params, "codes", 2, dim, 0);
     OK(ctx, fv_params_alloc(params));
@@ -399,7 +390,7 @@ static void rdvq_xs_learns_eight_crops(void)
         "save_every = 1000\nkmeans_at = 40\nrestart_every = 20\nprecision = bf16\n";
     char text[512];
     double first, last, bpp[2];
-    fv_ctx *c = context(2);
+    fv_ctx *c = make_context(0, 2);
     snprintf(text, sizeof text, "%sstage = tokenizer\nsteps = 200\n", common);
     OK(c, train(c, "l1", NULL, 0, text));
     losses("l1", &first, &last);
@@ -420,7 +411,7 @@ int main(int argc, char **argv)
 {
     temp_dir_make("rdvq-train");
     make_data();
-    ctx = context(1);
+    ctx = make_context(0, 1);
     RUN(native_crops_are_pieces_of_the_picture);
     RUN(native_crops_are_a_function_of_the_step);
     RUN(kmeans_finds_the_directions);

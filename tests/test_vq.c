@@ -12,16 +12,6 @@
 
 static fv_ctx *ctx;
 
-static fv_ctx *context(uint32_t disable, int threads)
-{
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    fv_ctx *c = NULL;
-    o.threads = threads;
-    o.cpu_disable = disable;
-    if (fv_ctx_create(&c, &o) != FV_OK) exit(1);
-    return c;
-}
-
 /* ---- Quantiser ------------------------------------------------------------------------------- */
 
 #define V 1003
@@ -64,7 +54,7 @@ static void every_variant_and_thread_count_finds_the_same_code(void)
         for (int d = 0; d < D; d++)
             z[i * D + d] = 0.5f * (codes[i * D + d] + codes[(i + 1) * D + d]);
     for (int k = 0; k < 6; k++) {
-        fv_ctx *c = context(off[k % 3], 1 + k / 2);
+        fv_ctx *c = make_context(off[k % 3], 1 + k / 2);
         OK(c, search(c, z, codes, k ? got : want));
         fv_ctx_destroy(&c);
         if (k) CHECK(memcmp(want, got, sizeof got) == 0);
@@ -100,7 +90,7 @@ static void every_variant_finds_the_same_largest(void)
     float product[MOST], factor[MOST], want[FVI_VQ_LARGEST], got[FVI_VQ_LARGEST];
     uint16_t codes[FVI_VQ_LARGEST], found[FVI_VQ_LARGEST];
     for (size_t c = 0; c < 3; c++) {
-        fv_ctx *one = context(off[c], 1);
+        fv_ctx *one = make_context(off[c], 1);
         for (int i = 0; i < 11 * 16 * 4 && !test_bad; i++) {
             const int n = sizes[i % 11], count = 1 + i / 11 % 16, kind = i / (11 * 16);
             test_fill(product, n, (uint64_t)i + 1);
@@ -131,7 +121,7 @@ static void rows_that_are_not_numbers_get_a_code(void)
     test_fill(codes, V * D, 3);
     for (int i = 0; i < N * D; i++) z[i] = i % 3 ? NAN : -INFINITY;
     for (int k = 0; k < 2; k++) {
-        fv_ctx *c = context(k ? 0 : ~0u, 1);
+        fv_ctx *c = make_context(k ? 0 : ~0u, 1);
         OK(c, search(c, z, codes, got));
         fv_ctx_destroy(&c);
         for (int i = 0; i < N; i++) CHECK(got[i] == 0);
@@ -613,7 +603,7 @@ static void pictures_do_not_depend_on_threads_or_company(void)
         int32_t one[64], two[64];
         const int n = H * W / factor[k] / factor[k];
         write_tokenizer("tok", preset[k], k ? FV_F32 : FV_BF16);
-        fv_ctx *c[2] = { context(0, 1), context(0, 3) };
+        fv_ctx *c[2] = { make_context(0, 1), make_context(0, 3) };
         OK(c[0], there_and_back(c[0], "tok", FV_F32, one, a));
         OK(c[1], there_and_back(c[1], "tok", FV_F32, two, b));
         CHECK(memcmp(one, two, 2 * (size_t)n * sizeof *one) == 0 && memcmp(a, b, sizeof a) == 0);
@@ -637,7 +627,7 @@ static void calls_of_one_size_allocate_nothing(void)
     fv_memory_stats before, after;
     fv_model *m;
     fv_vq *v;
-    fv_ctx *c = context(0, 1);
+    fv_ctx *c = make_context(0, 1);
     write_tokenizer("tok", "vq-s8", FV_BF16);
     OK(ctx, fv_model_open(ctx, &m, temp_path("tok"), NULL));
     for (int k = 0; k < 2; k++) {
@@ -819,7 +809,7 @@ static fv_status go_on(fv_ctx *c, void *user) { return train(c, "parts", 24, 1, 
 /* Also between a restart and the end of its step. */
 static void check_stops(const char *set)
 {
-    fv_ctx *c = context(0, 1);
+    fv_ctx *c = make_context(0, 1);
     temp_remove_tree(temp_path("run-whole"));
     temp_remove_tree(temp_path("run-parts"));
     OK(c, train(c, "whole", 24, 0, set));
@@ -856,7 +846,7 @@ static double share_moved(const char *one, const char *two)
  * step of the sign of rounding errors where a gradient is 0.) */
 static void both_ways_to_the_gradient_agree(void)
 {
-    fv_ctx *c = context(0, 1);
+    fv_ctx *c = make_context(0, 1);
     OK(c, train(c, "direct", 3, 0, ""));
     OK(c, train(c, "by-u", 3, 0, "gan=1e-30"));
     OK(c, train(c, "other", 3, 0, "sobel=0"));
@@ -868,7 +858,7 @@ static void both_ways_to_the_gradient_agree(void)
 /* The discriminator is not exported, does nothing before its time, and something after. */
 static void a_discriminator_joins_in_at_its_time(void)
 {
-    fv_ctx *c = context(0, 1);
+    fv_ctx *c = make_context(0, 1);
     fv_model *m;
     OK(c, train(c, "alone", 8, 0, "gan=1"));
     OK(c, train(c, "never", 8, 0, "gan=1e-30"));
@@ -894,7 +884,7 @@ static double psnr_of(const char *name)
 
 static void training_learns_and_its_file_opens(void)
 {
-    fv_ctx *c = context(0, 1); /* small steps: oneDNN's threads would mostly wait for each other */
+    fv_ctx *c = make_context(0, 1); /* small steps: oneDNN's threads would mostly wait for each other */
     OK(c, train(c, "short", 2, 0, "eval_every=1000"));
     OK(c, train(c, "long", 80, 0, "eval_every=1000"));
     CHECK_MSG(psnr_of("long") > psnr_of("short") + 6 && psnr_of("short") > 0, "%g, %g dB",

@@ -6,11 +6,23 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "fovea.h"
 #include "temp_dir.h"
+
+/* Without these vector units (FV_CPU_*), with so many threads; ends the program where it fails. */
+static inline fv_ctx *make_context(uint32_t disable, int threads)
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    fv_ctx *c = NULL;
+    o.threads = threads;
+    o.cpu_disable = disable;
+    if (fv_ctx_create(&c, &o) != FV_OK) exit(1);
+    return c;
+}
 
 /* A run of `trainer` in run-OUT that exports OUT. more: lines that stand instead of the same keys of
  * the recipe, or beside them. init: a model exported before, NULL for none. */
