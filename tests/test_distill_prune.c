@@ -65,6 +65,7 @@ static float *values_of(const dit_net *n, int block, const char *part, int64_t *
     char name[64];
     snprintf(name, sizeof name, "blocks.%d.%s", block, part);
     const fv_pid id = fv_params_find(n->params, name);
+    *rows = *cols = 0;
     if (id < 0) return NULL;
     const fv_tensor t = fv_params_tensor(n->params, id);
     *rows = t.dim[0];
@@ -78,6 +79,7 @@ static void zero(const dit_net *n, int block, const char *part, int parts, bool 
 {
     int64_t rows, cols;
     float *v = values_of(n, block, part, &rows, &cols);
+    CHECK_MSG(v, "no parameter %s in block %d", part, block);
     const int64_t length = (columns ? cols : rows) / parts;
     for (int64_t i = 0; i < rows * cols; i++) {
         const int64_t at = (columns ? i % cols : i / cols) % length;
