@@ -172,5 +172,8 @@ fv_t pssr_estimate(pssr_graph *g, int step, fv_t state, fv_t v);
 fv_t pssr_advance(pssr_graph *g, int step, fv_t state, fv_t v);
 /* All of it: zhat[0 .. drafts]. shift NULL, or of each step. */
 void pssr_refine(pssr_graph *g, fv_t z_lq, int drafts, fv_t *zhat, pssr_shift *shift);
+/* The same of `frames` frames of B clips, each seeing the one before as in a stream, z_lq[t] as
+ * above. zhat[k] of all frames, one after another: [frames * B, h, w, 48]. One frame: pssr_refine. */
+void pssr_refine_clip(pssr_graph *g, const fv_t *z_lq, int frames, int drafts, fv_t *zhat);
 
 #endif

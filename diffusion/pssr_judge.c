@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "degrade.h"
 #include "pssr_train.h"
 
 #define HELD_SEED 7
@@ -13,33 +14,35 @@
 
 static fv_status allocate_pairs(pssr_pairs *p)
 {
-    const size_t n = 3 * (size_t)p->side * (size_t)p->side;
-    p->job = fv_calloc(p->ctx, (size_t)p->B, sizeof *p->job);
-    p->hq = fv_calloc(p->ctx, (size_t)p->B, n * sizeof(float));
-    p->input = fv_calloc(p->ctx, (size_t)p->B, n * sizeof(float));
-    p->small = fv_calloc(p->ctx, (size_t)p->B, n / (PSSR_PATCH * PSSR_PATCH) * sizeof(float));
+    const size_t n = 3 * (size_t)p->o.side * (size_t)p->o.side, count = (size_t)p->count;
+    p->job = fv_calloc(p->ctx, count, sizeof *p->job);
+    p->hq = fv_calloc(p->ctx, count, n * sizeof(float));
+    p->input = fv_calloc(p->ctx, count, n * sizeof(float));
+    p->small = fv_calloc(p->ctx, count, n / (PSSR_PATCH * PSSR_PATCH) * sizeof(float));
     return p->job && p->hq && p->input && p->small ? FV_OK : FV_ERR_OOM;
 }
 
-fv_status pssr_pairs_create(fv_ctx *ctx, pssr_pairs *p, int B, int side, uint64_t seed,
-                            float clean_a)
+fv_status pssr_pairs_create(fv_ctx *ctx, pssr_pairs *p, const pssr_pairs_options *opts)
 {
-    const int low = side / PSSR_PATCH, small[2] = { low, low }, large[2] = { side, side };
+    const int side = opts->side, low = side / PSSR_PATCH;
+    const int small[2] = { low, low }, large[2] = { side, side };
     const fvi_resampling bicubic = { FVI_RESIZE_BICUBIC, true, false };
     fv_degrade_options o = FV_DEGRADE_OPTIONS_INIT;
-    *p = (pssr_pairs){ .ctx = ctx, .B = B, .side = side };
+    *p = (pssr_pairs){ .ctx = ctx, .o = *opts, .count = opts->frames * opts->B };
     o.max_width = o.max_height = side;
-    o.seed = seed;
-    o.clean_a = clean_a;
+    o.seed = opts->seed;
+    o.clean_a = opts->clean_a;
     FV_TRY(allocate_pairs(p));
     FV_TRY(fv_degrade_create(ctx, &p->degrade, &o));
+    if (opts->frames > 1) fvi_degrade_per_clip(p->degrade);
     FV_TRY(fvi_resize_create(ctx, &p->resize, low, side, 1));
     FV_TRY(fvi_resize_set(p->resize, bicubic, small, large));
-    for (int b = 0; b < B; b++) {
-        const size_t at = 3 * (size_t)side * (size_t)side * (size_t)b;
-        p->job[b] = (fv_degrade_job){ .hq = p->hq + at, .width = side, .height = side,
+    for (int i = 0; i < p->count; i++) {
+        const size_t at = 3 * (size_t)side * (size_t)side * (size_t)i;
+        p->job[i] = (fv_degrade_job){ .hq = p->hq + at, .width = side, .height = side,
                                       .lq = p->small + at / (PSSR_PATCH * PSSR_PATCH),
-                                      .lq_width = low, .lq_height = low };
+                                      .lq_width = low, .lq_height = low,
+                                      .frame = (uint32_t)(i / opts->B) };
     }
     return FV_OK;
 }
@@ -61,18 +64,31 @@ static float to_8_bits(float v)
     return roundf(255 * fminf(fmaxf(v, 0), 1)) / 255;
 }
 
-fv_status pssr_pairs_make(pssr_pairs *p, const float *pictures, uint32_t first)
+void pssr_pairs_kind(pssr_pairs *p, int b, fv_degrade_kind kind)
 {
-    const size_t each = 3 * (size_t)p->side * (size_t)p->side, n = each * (size_t)p->B;
+    for (int t = 0; t < p->o.frames; t++) p->job[t * p->o.B + b].kind = kind;
+}
+
+static size_t pixels_of(const pssr_pairs *p) { return (size_t)p->o.side * (size_t)p->o.side; }
+
+fv_status pssr_pairs_degrade(pssr_pairs *p, uint32_t first)
+{
+    const size_t each = 3 * pixels_of(p), n = each * (size_t)p->count;
     const size_t small = each / (PSSR_PATCH * PSSR_PATCH);
-    for (size_t i = 0; i < n; i++) p->hq[i] = 0.5f * pictures[i] + 0.5f;
-    for (int b = 0; b < p->B; b++) p->job[b].sample = first + (uint32_t)b;
-    FV_TRY(fv_degrade_run(p->degrade, p->job, p->B));
-    for (size_t i = 0; i < small * (size_t)p->B; i++) p->small[i] = to_8_bits(p->small[i]);
-    for (int b = 0; b < p->B; b++)
-        fvi_resize_run(p->resize, p->small + small * (size_t)b, 3, p->input + each * (size_t)b);
+    for (int i = 0; i < p->count; i++) p->job[i].sample = first + (uint32_t)(i % p->o.B);
+    FV_TRY(fv_degrade_run(p->degrade, p->job, p->count));
+    for (size_t i = 0; i < small * (size_t)p->count; i++) p->small[i] = to_8_bits(p->small[i]);
+    for (int i = 0; i < p->count; i++)
+        fvi_resize_run(p->resize, p->small + small * (size_t)i, 3, p->input + each * (size_t)i);
     for (size_t i = 0; i < n; i++) p->input[i] = 2 * p->input[i] - 1;
     return FV_OK;
+}
+
+fv_status pssr_pairs_make(pssr_pairs *p, const float *pictures, uint32_t first)
+{
+    const size_t n = 3 * pixels_of(p) * (size_t)p->count;
+    for (size_t i = 0; i < n; i++) p->hq[i] = 0.5f * pictures[i] + 0.5f;
+    return pssr_pairs_degrade(p, first);
 }
 
 /* ---- Set-up ---------------------------------------------------------------------------------- */
@@ -119,7 +135,8 @@ fv_status pssr_judge_create(fv_ctx *ctx, pssr_judge *j, const pssr_net *net, fv_
     j->picture = fv_calloc(ctx, 3 * n, sizeof(float));
     for (int k = 0; k < 2; k++) j->plane[k] = fv_calloc(ctx, n, sizeof(float));
     if (!j->picture || !j->plane[0] || !j->plane[1]) return FV_ERR_OOM;
-    FV_TRY(pssr_pairs_create(ctx, &j->pairs, 1, side, HELD_SEED, HELD_CLEAN_A));
+    const pssr_pairs_options pairs = { 1, 1, side, HELD_SEED, HELD_CLEAN_A };
+    FV_TRY(pssr_pairs_create(ctx, &j->pairs, &pairs));
     FV_TRY(pssr_tables_create(ctx, &j->tables, &net->cfg, 1));
     FV_TRY(build_view(j, net, precision));
     return build_spectrum(j);
@@ -175,7 +192,7 @@ static fv_status look(pssr_judge *j, int i, fv_degrade_kind kind)
 {
     int32_t label;
     FV_TRY(fv_dataset_get(j->held, (uint64_t)i, j->picture, &label));
-    j->pairs.job[0].kind = kind;
+    pssr_pairs_kind(&j->pairs, 0, kind);
     FV_TRY(pssr_pairs_make(&j->pairs, j->picture, (uint32_t)i));
     return fv_plan_forward(j->view);
 }

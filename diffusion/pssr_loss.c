@@ -6,14 +6,25 @@
  * The update uses of a draft only the detail of its luma, so that its losses are on Y'. Amplitudes
  * want detail where the pixels alone would blur it, but do not say where in a patch: in patches of 64
  * single bright pixels serve as well as texture, in patches of 8 crosses do (card of pssr_tiny), so
- * that they do not make a good draft alone. The low band holds detail in its place. The draft's own
- * pixels keep a small weight: later steps begin where earlier ones end. */
+ * that they do not make a good draft alone. Two terms look at places:
+ *
+ *     texture  Wasserstein distortion of the picture after the update [op_picture_body.h], whose
+ *              windows of 2 to 16 pixels tell energy in one pixel from the same energy in many
+ *     peaks    mean of max(0, |h(Y')| - limit), limit = 8/3 sqrt(B h(original)^2 + 1e-6), B a blur
+ *              of 5x5 pixels. One-sided: detail that is missing costs nothing, so that it does not
+ *              blur. B's middle weight is (6/16)^2, of which 8/3 is the inverse root: the original
+ *              itself never costs
+ *
+ * The low band holds detail in its place. The draft's own pixels keep a small weight: later steps
+ * begin where earlier ones end. */
 #include "pssr_train.h"
 
 #define CHARBONNIER 1e-3f
 #define LOW_CUTOFF 0.12f /* cycles a pixel */
 #define LOW_ORDER 4
 #define EPS 1e-6f
+#define PEAK 2.6666667f /* standard deviations */
+#define TEXTURE_SIDE 9  /* least one of the coarsest scale */
 
 fv_t pssr_luma(fv_tape *t, fv_t rgb)
 {
@@ -53,6 +64,13 @@ int pssr_patch(int side)
     return 0;
 }
 
+int pssr_scales(int side)
+{
+    int n = 1;
+    while (n < 5 && side >> n >= TEXTURE_SIDE) n++;
+    return n;
+}
+
 static fv_t add_term(fv_tape *t, fv_t sum, fv_t term, float weight)
 {
     if (!(weight > 0)) return sum;
@@ -76,12 +94,36 @@ fv_t pssr_base_loss(fv_tape *t, const pssr_loss *w, fv_t rgb, fv_t hq)
 
 static fv_t low_band(fv_tape *t, fv_t luma) { return fv_low_pass(t, luma, LOW_CUTOFF, LOW_ORDER); }
 
+/* What a pixel of the high band may have: PEAK deviations of the original's around it. */
+static fv_t peak_limit(fv_tape *t, fv_t luma)
+{
+    const fv_t square = fv_activate(t, pssr_high(t, luma), FV_ACT_SQUARE);
+    const fv_t around = fv_filter_image(t, square, FV_FILTER_BLUR5, 1);
+    return fv_affine(t, fv_activate(t, fv_affine(t, around, 1.0f, EPS), FV_ACT_SQRT), PEAK, 0.0f);
+}
+
+static fv_t above(fv_tape *t, fv_t luma, fv_t limit)
+{
+    const fv_t size = fv_activate(t, pssr_high(t, luma), FV_ACT_ABS);
+    return fv_loss_l1(t, fv_activate(t, fv_binary_op(t, FV_SUB, size, limit), FV_ACT_RELU), 0);
+}
+
+/* The picture after the update, in [-1, 1]. */
+static fv_t with_change(fv_tape *t, fv_t base_rgb, fv_t change)
+{
+    const fv_t three = fv_concat(t, fv_concat(t, change, change, 3), change, 3);
+    return fv_affine(t, fv_binary_op(t, FV_ADD, base_rgb, three), 2.0f, -1.0f);
+}
+
 void pssr_anchor_make(fv_tape *t, const pssr_loss *w, fv_t base_rgb, fv_t hq, pssr_anchor *out)
 {
     *out = (pssr_anchor){ .hq = hq, .luma = pssr_luma(t, hq) };
     out->base_luma = pssr_luma(t, base_rgb);
     out->base_high = pssr_high(t, out->base_luma);
     if (w->low > 0) out->low = low_band(t, out->luma);
+    if (w->peaks > 0) out->limit = peak_limit(t, out->luma);
+    out->base = base_rgb;
+    if (w->texture > 0) out->goal = fv_affine(t, hq, 2.0f, -1.0f);
 }
 
 fv_t pssr_draft_loss(fv_tape *t, const pssr_loss *w, const pssr_anchor *a, fv_t rgb, fv_t *refined)
@@ -95,5 +137,9 @@ fv_t pssr_draft_loss(fv_tape *t, const pssr_loss *w, const pssr_anchor *a, fv_t 
     if (w->low > 0) sum = add_term(t, sum, fv_loss_charbonnier(t, low_band(t, y), a->low,
                                                                CHARBONNIER), w->low);
     if (w->spectrum > 0) sum = add_term(t, sum, amplitudes(t, w, y, a->luma), w->spectrum);
+    if (w->peaks > 0) sum = add_term(t, sum, above(t, y, a->limit), w->peaks);
+    if (w->texture > 0)
+        sum = add_term(t, sum, fv_loss_texture(t, with_change(t, a->base, change), a->goal,
+                                               w->scales), w->texture);
     return sum;
 }

@@ -476,3 +476,17 @@ void pssr_refine(pssr_graph *g, fv_t z_lq, int drafts, fv_t *zhat, pssr_shift *s
         zhat[k] = pssr_estimate(g, k, state, v);
     }
 }
+
+void pssr_refine_clip(pssr_graph *g, const fv_t *z_lq, int frames, int drafts, fv_t *zhat)
+{
+    pssr_shift shift[PSSR_MAX_TIMES];
+    memset(shift, 0, sizeof shift);
+    for (int t = 0; t < frames; t++) {
+        fv_t now[PSSR_MAX_TIMES];
+        pssr_refine(g, z_lq[t], drafts, now, frames > 1 ? shift : NULL);
+        for (int k = 0; k <= drafts; k++) {
+            zhat[k] = t ? fv_concat(g->tape, zhat[k], now[k], 0) : now[k];
+            memcpy(shift[k].past, shift[k].next, sizeof shift[k].past);
+        }
+    }
+}

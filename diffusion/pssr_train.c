@@ -5,12 +5,21 @@
  *     draft   the small steps after it; --init names a model with a base, which stays as it is
  *             sum over steps, the last weighing half, of what pssr_loss.c says of a draft, behind
  *             the frequency-domain update: every step is trained on what it makes itself of the
- *             steps before (roll-out), not on points of the ideal path
+ *             steps before (roll-out), not on points of the ideal path. texture and peaks, 0 if not
+ *             given, weigh what keeps it from single bright pixels
  *
  * Inputs are crops of photographs, made four times smaller and enlarged again (pssr_judge.c). Until
  * clean_first of the run all are shrunk by bicubic alone, with either of the two usual kernels;
  * then a share `clean` of them, and the others go through blur, noise and JPEG (degrade: pssr,
  * two-stage or both). A draft starts as a copy of every third block of its base.
+ *
+ * Models of -video see features of the frame before [pssr_shift]. They are trained on clips, frames =
+ * N: the network is unrolled over N frames, from the first, which sees none, and gradients flow back
+ * through all of them. Clips are stills that a camera moves over, and a share video_share of them,
+ * where video names archives or folders of frames, real ones (pssr_clips.c). Every frame has the
+ * losses of a picture; blur, noise and JPEG are drawn once a clip, the noise itself for each frame.
+ * The tensors are those of models of pictures, which --init takes: what it makes of pictures, and of
+ * first frames, is the same then. Held-out pictures stay pictures.
  *
  * With gan > 0 a discriminator (patch_gan.h, hinge loss) joins the last draft step after gan_from
  * of the run. It sees the high band of the luma beside that of the input: nothing else can reach
@@ -21,8 +30,8 @@
  * degraded alike. A model of the first stage alone is complete, with one time.
  *
  * Keys beside the shared ones (train_recipe.c):
- *     stage preset crop batch accumulate precision export
- *     pixel spectrum patch low     clean clean_first degrade     alpha_loss
+ *     stage preset crop batch accumulate precision export     frames video video_share
+ *     pixel spectrum patch low texture peaks     clean clean_first degrade     alpha_loss
  *     gan gan_from gan_channels gan_layers
  *     eval_every eval_pictures eval_size sample_rows
  *
@@ -37,6 +46,8 @@
 
 #define KIND_STREAM (FV_STREAM_USER + 5)
 #define GAN_LEAST 0.05
+#define MOST_FRAMES 16 /* of a clip; memory grows with them */
+#define MOST_VIDEOS 16
 
 typedef enum pssr_stage { BASE, DRAFT } pssr_stage;
 typedef enum degrade_choice { PSSR, TWO_STAGE, BOTH } degrade_choice;
@@ -58,6 +69,7 @@ typedef struct trainer {
     fv_params *params;
     fv_opt *opt;
     fv_dataset *data, *held;
+    pssr_clips clips;    /* frames > 1 */
     fv_plan *plan;
     pssr_tables tables;
     pssr_pairs pairs;
@@ -66,7 +78,7 @@ typedef struct trainer {
     adversary adv;
     fv_dtype precision, export_type;
     degrade_choice degrade;
-    int batch, accumulate, crop, eval_pictures, eval_size, sample_rows;
+    int batch, frames, accumulate, crop, eval_pictures, eval_size, sample_rows;
     double clean, clean_first, alpha_loss;
     uint64_t seed, steps;
     pssr_score score[2]; /* clean, degraded */
@@ -109,8 +121,13 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
     fv_batch b;
     FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
     for (int i = 0; i < tr->batch; i++)
-        tr->pairs.job[i].kind = draw_kind(tr, first + (uint32_t)i, share);
-    FV_TRY(pssr_pairs_make(&tr->pairs, b.images, first));
+        pssr_pairs_kind(&tr->pairs, i, draw_kind(tr, first + (uint32_t)i, share));
+    if (tr->frames > 1) {
+        FV_TRY(pssr_clips_make(&tr->clips, b.images, first, tr->pairs.hq));
+        FV_TRY(pssr_pairs_degrade(&tr->pairs, first));
+    } else {
+        FV_TRY(pssr_pairs_make(&tr->pairs, b.images, first));
+    }
     if (tr->adv.gan) memset(tr->adv.u, 0, (size_t)tr->adv.n * sizeof(float));
     FV_TRY(fv_plan_forward(tr->plan));
     *loss = *(const float *)fv_plan_value(tr->plan, "loss").data;
@@ -195,7 +212,7 @@ static fv_t picture(fv_tape *t, fv_t z) { return fv_affine(t, pssr_shuffle(t, z)
 /* High bands of the last step and of the original, each beside that of the input. */
 static fv_t adversarial_term(const trainer *tr, fv_tape *t, fv_t luma, fv_t input, fv_t hq)
 {
-    const int64_t dim[4] = { tr->batch, tr->crop, tr->crop, 2 };
+    const int64_t dim[4] = { tr->frames * tr->batch, tr->crop, tr->crop, 2 };
     const fv_t beside = pssr_high(t, pssr_luma(t, input));
     const fv_t fake = fv_concat(t, pssr_high(t, luma), beside, 3);
     fv_output(t, "fake", fake);
@@ -203,7 +220,15 @@ static fv_t adversarial_term(const trainer *tr, fv_tape *t, fv_t luma, fv_t inpu
     return fvi_loss_dot(t, fake, fv_input(t, "u", FV_F32, 4, dim));
 }
 
-static fv_t draft_losses(const trainer *tr, fv_tape *t, const fv_t *zhat, fv_t input, fv_t hq)
+/* Frames of the input in [0, 1], one after another. */
+static fv_t whole_input(const trainer *tr, fv_tape *t, const fv_t *x)
+{
+    fv_t all = x[0];
+    for (int k = 1; k < tr->frames; k++) all = fv_concat(t, all, x[k], 0);
+    return fv_affine(t, all, 0.5f, 0.5f);
+}
+
+static fv_t draft_losses(const trainer *tr, fv_tape *t, const fv_t *zhat, const fv_t *x, fv_t hq)
 {
     const int drafts = tr->cfg.times - 1;
     fv_t sum = 0, luma = 0;
@@ -216,32 +241,47 @@ static fv_t draft_losses(const trainer *tr, fv_tape *t, const fv_t *zhat, fv_t i
         sum = sum ? fv_binary_op(t, FV_ADD, sum, term) : term;
     }
     if (!(tr->adv.weight > 0)) return sum;
-    return fv_binary_op(t, FV_ADD, sum, adversarial_term(tr, t, luma, input, hq));
+    return fv_binary_op(t, FV_ADD, sum, adversarial_term(tr, t, luma,
+                                                         whole_input(tr, t, x), hq));
+}
+
+/* Input t: a frame of all clips. */
+static const char *frame_name(char out[16], int t)
+{
+    snprintf(out, 16, "x.%d", t);
+    return out;
 }
 
 static fv_status build_plan(trainer *tr)
 {
     const int64_t dim[4] = { tr->batch, tr->crop, tr->crop, 3 };
+    const int64_t all[4] = { tr->frames * tr->batch, tr->crop, tr->crop, 3 };
     const int drafts = tr->stage == DRAFT ? tr->cfg.times - 1 : 0;
-    fv_t zhat[PSSR_MAX_TIMES];
+    fv_t zhat[PSSR_MAX_TIMES], x[MOST_FRAMES], z[MOST_FRAMES];
+    char name[16];
     pssr_graph g;
     fv_tape *t;
     FV_TRY(fv_tape_create(tr->ctx, &t, tr->params, FV_TRAIN, tr->precision));
-    const fv_t x = fv_input(t, "x", FV_F32, 4, dim), hq = fv_input(t, "hq", FV_F32, 4, dim);
+    for (int k = 0; k < tr->frames; k++) {
+        x[k] = fv_input(t, frame_name(name, k), FV_F32, 4, dim);
+        z[k] = pssr_unshuffle(t, x[k]);
+    }
+    const fv_t hq = fv_input(t, "hq", FV_F32, 4, all);
     pssr_graph_begin(&g, t, &tr->net, tr->batch, drafts);
-    pssr_refine(&g, pssr_unshuffle(t, x), drafts, zhat, NULL);
-    fv_output(t, "loss", drafts > 0 ?
-              draft_losses(tr, t, zhat, fv_affine(t, x, 0.5f, 0.5f), hq) :
-              pssr_base_loss(t, &tr->weights, picture(t, zhat[0]), hq));
+    pssr_refine_clip(&g, z, tr->frames, drafts, zhat);
+    fv_output(t, "loss", drafts > 0 ? draft_losses(tr, t, zhat, x, hq) :
+                                      pssr_base_loss(t, &tr->weights, picture(t, zhat[0]), hq));
     FV_TRY(fv_plan_finish(tr->ctx, &tr->plan, &t, NULL));
     FV_TRY(pssr_tables_bind(&tr->tables, tr->plan));
-    FV_TRY(fv_plan_bind(tr->plan, "x", tr->pairs.input));
+    for (int k = 0; k < tr->frames; k++)
+        FV_TRY(fv_plan_bind(tr->plan, frame_name(name, k),
+                            tr->pairs.input + (int64_t)k * dim[0] * dim[1] * dim[2] * dim[3]));
     return fv_plan_bind(tr->plan, "hq", tr->pairs.hq);
 }
 
 static fv_status build_adversary(trainer *tr)
 {
-    const int64_t dim[4] = { tr->batch, tr->crop, tr->crop, 2 };
+    const int64_t dim[4] = { tr->frames * tr->batch, tr->crop, tr->crop, 2 };
     adversary *a = &tr->adv;
     if (!(a->weight > 0)) return FV_OK;
     a->n = dim[0] * dim[1] * dim[2] * dim[3];
@@ -266,6 +306,21 @@ static fv_status read_choice(trainer *tr, fv_recipe *r, const char *key, const c
                    names[1], names[2] ? " or " : "", names[2] ? names[2] : "");
 }
 
+/* Part of the stored recipe only where it is given. */
+static fv_status read_frames(trainer *tr, fv_recipe *r)
+{
+    tr->frames = 1;
+    if (fv_recipe_string(r, "frames", NULL))
+        tr->frames = (int)fv_recipe_int(r, "frames", 1, 1, MOST_FRAMES);
+    if (tr->cfg.is_video == (tr->frames > 1)) return FV_OK;
+    if (tr->cfg.is_video) /* it would say what it was not trained for */
+        return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: preset = %s: models of -video are trained on "
+                       "clips; set frames to 2 to %d, or leave -video out", tr->cfg.name,
+                       MOST_FRAMES);
+    return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: frames = %d: %s sees single pictures; clips are for "
+                   "%s-video", tr->frames, tr->cfg.name, tr->cfg.name);
+}
+
 static fv_status read_network(trainer *tr, fv_recipe *r)
 {
     static const char *const stages[] = { "base", "draft", NULL };
@@ -276,9 +331,7 @@ static fv_status read_network(trainer *tr, fv_recipe *r)
     tr->stage = (pssr_stage)stage;
     tr->degrade = (degrade_choice)degrade;
     FV_TRY(pssr_preset(tr->ctx, fv_recipe_string(r, "preset", "tiny"), &tr->cfg));
-    if (tr->cfg.is_video) /* it would say what it was not trained for */
-        return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: preset = %s: trainings are on pictures, and "
-                       "models of -video need clips; leave it out", tr->cfg.name);
+    FV_TRY(read_frames(tr, r));
     if (tr->stage == BASE) tr->cfg.times = 1; /* a model without a draft */
     tr->crop = (int)fv_recipe_int(r, "crop", 128, 16, 4096);
     tr->batch = (int)fv_recipe_int(r, "batch", 8, 1, 65536);
@@ -288,6 +341,24 @@ static fv_status read_network(trainer *tr, fv_recipe *r)
     tr->sample_rows = (int)fv_recipe_int(r, "sample_rows", 6, 1, 64);
     if (pssr_patch(tr->crop) && pssr_patch(tr->eval_size)) return FV_OK;
     return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: crop and eval_size must be multiples of 16");
+}
+
+/* A weight that is 0, and no part of the stored recipe, where it is not given. */
+static float weight_if_given(fv_recipe *r, const char *key)
+{
+    return fv_recipe_string(r, key, NULL) ? (float)fv_recipe_number(r, key, 0, 0, 1000) : 0;
+}
+
+static fv_status read_draft_losses(trainer *tr, fv_recipe *r)
+{
+    pssr_loss *w = &tr->weights;
+    w->low = (float)fv_recipe_number(r, "low", 1, 0, 1000);
+    w->texture = weight_if_given(r, "texture");
+    w->peaks = weight_if_given(r, "peaks");
+    w->scales = pssr_scales(tr->crop);
+    if (!(w->texture > 0) || w->scales > 1) return FV_OK;
+    return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: crops of %d are too small for the texture loss; 32 "
+                   "is enough", tr->crop);
 }
 
 static fv_status read_losses(trainer *tr, fv_recipe *r)
@@ -300,10 +371,10 @@ static fv_status read_losses(trainer *tr, fv_recipe *r)
     if (tr->crop % w->patch != 0)
         return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: crop %d is not a multiple of patch %d", tr->crop,
                        w->patch);
-    if (is_draft) w->low = (float)fv_recipe_number(r, "low", 1, 0, 1000);
+    if (is_draft) FV_TRY(read_draft_losses(tr, r));
     tr->clean = fv_recipe_number(r, "clean", 0.5, 0, 1);
     tr->clean_first = fv_recipe_number(r, "clean_first", 0.2, 0, 1);
-    if (!(w->pixel > 0 || w->spectrum > 0 || w->low > 0))
+    if (!(w->pixel > 0 || w->spectrum > 0 || w->low > 0 || w->texture > 0 || w->peaks > 0))
         return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: all losses have weight 0");
     if (!is_draft) return FV_OK;
     tr->alpha_loss = fv_recipe_number(r, "alpha_loss", 0.5, 0, 100);
@@ -318,14 +389,37 @@ static fv_status read_losses(trainer *tr, fv_recipe *r)
                    "%d layers", tr->crop, tr->adv.net.layers);
 }
 
+static fv_status open_clips(trainer *tr, fv_recipe *r, const char *data_dir)
+{
+    const char *const *item = NULL;
+    char *path[MOST_VIDEOS] = { NULL };
+    FV_TRY(pssr_clips_create(tr->ctx, &tr->clips, tr->batch, tr->frames, tr->crop, tr->seed));
+    const int n = fv_recipe_list(r, "video", &item);
+    if (n > MOST_VIDEOS)
+        return fv_fail(tr->ctx, FV_ERR_LIMIT, "recipe: video: more than %d sources", MOST_VIDEOS);
+    if (n < 1) return FV_OK;
+    const double share = fv_recipe_number(r, "video_share", 0.25, 0, 1);
+    fv_status s = FV_OK;
+    for (int i = 0; i < n && s == FV_OK; i++) {
+        path[i] = item[i][0] == '/' || !data_dir ? fv_strdup(tr->ctx, item[i])
+                                                 : fv_format(tr->ctx, "%s/%s", data_dir, item[i]);
+        if (!path[i]) s = FV_ERR_OOM;
+    }
+    if (s == FV_OK) s = pssr_clips_video(&tr->clips, (const char *const *)path, n, share);
+    for (int i = 0; i < n; i++) fv_free(tr->ctx, path[i]);
+    return s;
+}
+
 static fv_status open_data(trainer *tr, fv_recipe *r, const char *data_dir)
 {
     const bool has_held = tr->eval_pictures > 0;
     if (has_held)
         FV_TRY(fv_dataset_from_recipe(tr->ctx, &tr->held, r, data_dir, tr->eval_size,
                                       FV_SPLIT_HELDOUT));
-    return fv_dataset_from_recipe(tr->ctx, &tr->data, r, data_dir, tr->crop,
-                                  has_held ? FV_SPLIT_TRAIN : FV_SPLIT_ALL);
+    const int side = tr->frames > 1 ? pssr_clips_source(tr->crop) : tr->crop;
+    FV_TRY(fv_dataset_from_recipe(tr->ctx, &tr->data, r, data_dir, side,
+                                  has_held ? FV_SPLIT_TRAIN : FV_SPLIT_ALL));
+    return tr->frames > 1 ? open_clips(tr, r, data_dir) : FV_OK;
 }
 
 static bool is_of_base(const char *name) { return strncmp(name, "base.", 5) == 0; }
@@ -364,7 +458,8 @@ static fv_status start_net(trainer *tr, const char *init)
 
 static fv_status build(trainer *tr)
 {
-    FV_TRY(pssr_pairs_create(tr->ctx, &tr->pairs, tr->batch, tr->crop, tr->seed, 0));
+    const pssr_pairs_options pairs = { tr->batch, tr->frames, tr->crop, tr->seed, 0 };
+    FV_TRY(pssr_pairs_create(tr->ctx, &tr->pairs, &pairs));
     FV_TRY(pssr_tables_create(tr->ctx, &tr->tables, &tr->cfg, tr->batch));
     FV_TRY(build_plan(tr));
     FV_TRY(build_adversary(tr));
@@ -383,6 +478,7 @@ static void trainer_free(void *state)
     fv_free(tr->ctx, tr->adv.u);
     pssr_judge_free(&tr->judge);
     pssr_pairs_free(&tr->pairs);
+    pssr_clips_free(&tr->clips);
     pssr_tables_free(tr->ctx, &tr->tables);
     fv_params_destroy(&tr->params);
     fv_dataset_close(&tr->data);

@@ -17,41 +17,82 @@ fv_t pssr_fdu_change(fv_tape *t, fv_t base_luma, fv_t draft_luma);
 int pssr_patch(int side);
 
 typedef struct pssr_loss {
-    float pixel, spectrum, low; /* weights */
+    float pixel, spectrum, low, texture, peaks; /* weights */
     int patch;                  /* of the spectrum; divides the sides */
+    int scales;                 /* of the texture, pssr_scales */
 } pssr_loss;
+/* Scales of fv_loss_texture in pictures of that side, 2 to 5; 1: the side is too small for it. */
+int pssr_scales(int side);
 /* pixel Charbonnier + spectrum * distance of amplitudes, of RGB */
 fv_t pssr_base_loss(fv_tape *t, const pssr_loss *w, fv_t rgb, fv_t hq);
 /* What the losses of all draft steps share. */
 typedef struct pssr_anchor {
     fv_t hq, luma, low;          /* original, its luma, low band of that */
     fv_t base_luma, base_high;
+    fv_t base, goal;             /* base in [0, 1] and original in [-1, 1], RGB: for the texture */
+    fv_t limit;                  /* of a pixel's high band, for the peaks */
 } pssr_anchor;
 void pssr_anchor_make(fv_tape *t, const pssr_loss *w, fv_t base_rgb, fv_t hq, pssr_anchor *out);
 /* Of one draft step: pixel Charbonnier of the draft itself; of the luma after the update, low *
- * Charbonnier of its low band and spectrum * distance of amplitudes. *refined: that luma. */
+ * Charbonnier of its low band, spectrum * distance of amplitudes and peaks * mean of what its high
+ * band has above the limit; texture * distance of textures of the picture after the update.
+ * *refined: that luma. */
 fv_t pssr_draft_loss(fv_tape *t, const pssr_loss *w, const pssr_anchor *a, fv_t rgb,
                      fv_t *refined);
 
 /* ---- Pairs (pssr_judge.c) -------------------------------------------------------------------- */
 /* Batches of squares, side a multiple of PSSR_PATCH, made PSSR_PATCH times smaller, rounded to
- * 8 bits and enlarged with bicubic (a = -0.5) again. */
+ * 8 bits and enlarged with bicubic (a = -0.5) again. They are frames of clips, or pictures, which
+ * are clips of one frame; frame t of clip b is at place t B + b. */
+typedef struct pssr_pairs_options {
+    int B, frames, side;
+    uint64_t seed;
+    float clean_a;       /* as in fv_degrade_options */
+} pssr_pairs_options;
 typedef struct pssr_pairs {
     fv_ctx *ctx;
-    int B, side;
+    pssr_pairs_options o;
+    int count;           /* frames * B */
     fv_degrade *degrade;
     fvi_resize *resize;
-    fv_degrade_job *job; /* [B]; `kind` is the caller's */
-    float *hq;           /* [B, side, side, 3] in [0, 1] */
-    float *small;        /* [B, side / 4, side / 4, 3]   */
+    fv_degrade_job *job; /* [count] */
+    float *hq;           /* [count, side, side, 3] in [0, 1] */
+    float *small;        /* [count, side / 4, side / 4, 3]   */
     float *input;        /* as hq, in [-1, 1], may reach beyond */
 } pssr_pairs;
-/* clean_a: as in fv_degrade_options. */
-fv_status pssr_pairs_create(fv_ctx *ctx, pssr_pairs *p, int B, int side, uint64_t seed,
-                            float clean_a);
+fv_status pssr_pairs_create(fv_ctx *ctx, pssr_pairs *p, const pssr_pairs_options *o);
 void pssr_pairs_free(pssr_pairs *p);
-/* Of pictures in [-1, 1]; sample numbers from `first` on say what is drawn. */
+/* Of all frames of clip b. */
+void pssr_pairs_kind(pssr_pairs *p, int b, fv_degrade_kind kind);
+/* From hq, which the caller has filled; sample numbers of clips from `first` on say what is drawn.
+ * Frames of a clip share all but the noise itself. */
+fv_status pssr_pairs_degrade(pssr_pairs *p, uint32_t first);
+/* Of pictures in [-1, 1], all of them. */
 fv_status pssr_pairs_make(pssr_pairs *p, const float *pictures, uint32_t first);
+
+/* ---- Clips (pssr_clips.c) -------------------------------------------------------------------- */
+typedef struct pssr_frame pssr_frame;
+typedef struct pssr_clips {
+    fv_ctx *ctx;
+    int B, side;
+    fv_clip_options o;
+    float *still;        /* [source, source, 3] in [0, 1] */
+    pssr_frame *frame;   /* of real video, [count] */
+    int count, capacity;
+    uint64_t bytes;
+    int *start;          /* [starts] frames that clips begin with */
+    int starts;
+    double share;        /* of clips that are real video */
+} pssr_clips;
+/* Side of the stills that clips of that side are made from. */
+int pssr_clips_source(int side);
+fv_status pssr_clips_create(fv_ctx *ctx, pssr_clips *c, int B, int frames, int side, uint64_t seed);
+/* Real video beside them, archives or folders; before the first clips. */
+fv_status pssr_clips_video(pssr_clips *c, const char *const *path, int count, double share);
+/* Accepts zeros. */
+void pssr_clips_free(pssr_clips *c);
+/* stills f32 [B, source, source, 3] in [-1, 1] -> out [frames, B, side, side, 3] in [0, 1]. */
+fv_status pssr_clips_make(pssr_clips *c, const float *stills, uint32_t first, float *out);
 
 /* ---- Held-out pictures (pssr_judge.c) -------------------------------------------------------- */
 #define PSSR_ALPHAS 20 /* 0.1, 0.2, ... 2 */

@@ -124,7 +124,7 @@ fv_status fv_degrade_create(fv_ctx *ctx, fv_degrade **out, const fv_degrade_opti
     d->ctx = ctx;
     d->o = o;
     d->rule = (fvi_degrade_rule){ o.seed, o.stream ? o.stream : FV_STREAM_DEGRADE, o.antialias,
-                                  o.clean_a, o.all_per_frame != 0 };
+                                  o.clean_a, o.all_per_frame != 0, false };
     d->blur_row = choose_row(ctx->cpu);
     d->max_width = o.max_width * GROWTH_NUM / GROWTH_DEN;
     d->max_height = o.max_height * GROWTH_NUM / GROWTH_DEN;
@@ -401,6 +401,8 @@ static fv_status failure(const fv_degrade *d, fv_status s, int job)
     return fv_fail(d->ctx, s, "degrade: picture %d of the call failed in libjpeg (%s)", job + 1,
                    fv_status_name(s));
 }
+
+void fvi_degrade_per_clip(fv_degrade *d) { d->rule.all_per_clip = !d->rule.all_per_frame; }
 
 fv_status fv_degrade_draw(fv_degrade *d, const fv_degrade_job *job, fv_degrade_list *out)
 {

@@ -21,10 +21,14 @@ typedef struct fvi_degrade_rule {
     uint64_t seed;
     uint32_t stream;
     float antialias, clean_a;
-    bool all_per_frame;
+    bool all_per_frame, all_per_clip;
 } fvi_degrade_rule;
 void fvi_degrade_draw(const fvi_degrade_rule *rule, const fv_degrade_job *job,
                       fv_degrade_list *out);
+
+/* Frames of a sample from now on share strengths of noise and qualities of JPEG, too, as those of a
+ * camera do; what the noise is stays each frame's own. Not with all_per_frame. */
+void fvi_degrade_per_clip(fv_degrade *d);
 
 /* n values of a row: y[i] = sum over j, k of kernel[j, k] from[j * wide + 3 k + i]. `from` may be
  * read FVI_BLUR_SLACK values beyond the last that is needed. Variants differ by rounding. */

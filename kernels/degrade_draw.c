@@ -95,17 +95,17 @@ static void add_blur(const drawing *d, int at, range sigma)
 /* gauss: chance of normal noise */
 static void add_noise(const drawing *d, int at, double gauss, range normal, range poisson)
 {
-    const bool is_gauss = uniform(d, true, at) < gauss;
+    const bool f = !d->rule->all_per_clip, is_gauss = uniform(d, f, at) < gauss;
     fv_degrade_step *s = next(d, is_gauss ? FV_DEGRADE_GAUSS : FV_DEGRADE_POISSON);
-    s->is_grey = uniform(d, true, at + 1) < 0.4;
-    s->strength = (float)between(d, true, at + 2, is_gauss ? normal : poisson);
+    s->is_grey = uniform(d, f, at + 1) < 0.4;
+    s->strength = (float)between(d, f, at + 2, is_gauss ? normal : poisson);
     if (is_gauss) s->strength /= 255;
 }
 
 static void add_jpeg(const drawing *d, int at)
 {
     next(d, FV_DEGRADE_JPEG)->quality =
-        (int)floor(between(d, true, at, (range){ 30, 95 }) + 0.5);
+        (int)floor(between(d, !d->rule->all_per_clip, at, (range){ 30, 95 }) + 0.5);
 }
 
 static void add_resize(const drawing *d, int at, int width, int height)
