@@ -26,6 +26,10 @@ expect json 0 "$FOVEA" bench sr --model sr.safetensors photos --pictures 1 --sid
     --degraded --json
 json_ok out bench model pictures ways speed products_per_second; ok $? json_is_an_object
 grep -q '"degraded": true' out && grep -q '"pictures": 1,' out; ok $? json_says_what_was_done
+"$FOVEA" new pssr-nano-video -o video.safetensors > /dev/null 2>&1
+expect clips_of_a_model_of_video 0 "$FOVEA" bench sr --model video.safetensors photos --pictures 1 --side 64 \
+    --clips 1 --rounds 1 --json
+grep -q '"clips": 1,' out; ok $? a_stream_of_frames_is_measured
 refuse needs_pictures 2 "" "$FOVEA" bench sr --model sr.safetensors
 refuse missing_pictures 1 "none" "$FOVEA" bench sr --model sr.safetensors none
 echo text > text.safetensors

@@ -4,8 +4,9 @@
  * The small picture is antialiased bicubic (a = -0.5) of the photograph, or with --degraded what
  * blur, noise and JPEG leave of it, at 8 bits. Y is that of BT.601 (0.257, 0.504, 0.098), as in
  * papers. Spectrum: mean of | |FFT| - |FFT| | of Y over patches of 64, in 1/1000. Motion: clips made
- * of the photographs with known motion, each frame enlarged by itself; the error between neighbours
- * along the motion as a multiple of that of the model's base, and how much of it the original has.
+ * of the photographs with known motion, each frame enlarged by itself, or as a stream where the model
+ * was trained on clips; the error between neighbours along the motion as a multiple of that of the
+ * model's base, and how much of it the original has.
  *
  * Times: every number of steps in turn, and a matrix product beside them, so that all see the same
  * clock speed; the ratio of times stands beside that of operations. */
@@ -52,16 +53,22 @@ static void add_ways(sr_bench *b)
     }
 }
 
-fv_status sr_enlarge(const sr_bench *b, const sr_way *w, const fv_image *small, fv_image *out,
-                     fv_sr_stats *stats)
+fv_sr_options sr_options(const sr_way *w)
 {
     fv_sr_options o = FV_SR_OPTIONS_INIT;
-    if (w->steps == 0)
-        return fv_image_resize(b->ctx, out, small, SR_SCALE * small->width,
-                               SR_SCALE * small->height, w->filter);
     o.scale = SR_SCALE;
     o.steps = w->steps;
     o.fdu = w->fdu;
+    return o;
+}
+
+fv_status sr_enlarge(const sr_bench *b, const sr_way *w, const fv_image *small, fv_image *out,
+                     fv_sr_stats *stats)
+{
+    const fv_sr_options o = sr_options(w);
+    if (w->steps == 0)
+        return fv_image_resize(b->ctx, out, small, SR_SCALE * small->width,
+                               SR_SCALE * small->height, w->filter);
     return fv_sr_image(b->ctx, b->sr, small, &o, out, stats);
 }
 

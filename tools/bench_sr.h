@@ -63,6 +63,7 @@ typedef struct sr_bench {
 /* f32 [h, w, 3] in [0, 1] -> 8-bit picture of a quarter of the sides */
 fv_status sr_make_small(const sr_bench *b, const float *hq, int w, int h, uint32_t sample,
                         uint32_t frame, fv_image *out);
+fv_sr_options sr_options(const sr_way *w);
 fv_status sr_enlarge(const sr_bench *b, const sr_way *w, const fv_image *small, fv_image *out,
                      fv_sr_stats *stats);
 float *sr_floats(const fv_image *img); /* [h, w, 3] in [0, 1], malloced */
