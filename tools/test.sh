@@ -243,7 +243,8 @@ if [ -n "$full" ]; then
         fi
         # libFuzzer with its own coverage; the driver of the sanitized build where it is missing.
         if build libfuzzer -DCMAKE_C_COMPILER=clang -DFOVEA_FUZZ=ON -DFOVEA_TOOLS=OFF \
-            -DFOVEA_SANITIZE=address,undefined; then
+            -DFOVEA_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Debug \
+            -DCMAKE_C_FLAGS_DEBUG='-O1 -g'; then
             fuzz_all libfuzzer
         else
             fuzz_all sanitized
