@@ -126,9 +126,9 @@ fv_status code_maker_export(const code_maker *m, fv_pack *out, fv_meta *meta)
 /* ---- The stream ------------------------------------------------------------------------------ */
 
 fv_status code_stream_create(code_stream *s, code_maker *m, fv_dataset *data, int64_t draws,
-                             uint64_t seed)
+                             int parts, uint64_t seed)
 {
-    const int64_t B = m->batch, n = (int64_t)fv_dataset_count(data);
+    const int64_t B = (int64_t)m->batch * parts, n = (int64_t)fv_dataset_count(data);
     size_t bytes;
     memset(s, 0, sizeof *s);
     s->ctx = m->ctx;

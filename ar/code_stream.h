@@ -48,7 +48,7 @@ typedef struct code_stream {
 
 /* draws 0: four times the pictures. */
 fv_status code_stream_create(code_stream *s, code_maker *m, fv_dataset *data, int64_t draws,
-                             uint64_t seed);
+                             int parts, uint64_t seed);
 void code_stream_free(code_stream *s);
 /* Positions [batch * number, batch * (number + 1)): codes [batch, tokens] and labels [batch]. */
 fv_status code_stream_batch(code_stream *s, uint64_t number, int32_t *codes, int32_t *labels);

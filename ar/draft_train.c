@@ -53,7 +53,7 @@ typedef struct trainer {
     fv_plan *features, *plan;
     fv_opt *opt;
     fv_dtype precision, export_type;
-    int batch, accumulate, eval_pictures, accept_pictures;
+    int batch, accumulate, parts, eval_pictures, accept_pictures;
     int tokens, pairs;            /* of a picture; pairs = tokens - 1 */
     int own_draws, own_rows, unroll; /* own_rows of a batch, the last, are own draws */
     int64_t draws;                /* of the stream; 0: own draws alone */
@@ -221,6 +221,15 @@ static fv_status choose_slots(trainer *tr, uint64_t number)
     return FV_OK;
 }
 
+/* Number of row i of a part in the run: its place in the recipe's batch, where own draws are last. */
+static uint64_t sample_of(const trainer *tr, uint64_t number, int i)
+{
+    const uint64_t P = (uint64_t)tr->parts, S = (uint64_t)tr->own_rows,
+                   R = (uint64_t)tr->batch - S, part = number % P, k = (uint64_t)i;
+    const uint64_t row = k < R ? part * R + k : P * R + part * S + (k - R);
+    return number / P * P * (R + S) + row;
+}
+
 static fv_status make_batch(trainer *tr, uint64_t number)
 {
     const int B = tr->batch, P = tr->pairs;
@@ -233,7 +242,7 @@ static fv_status make_batch(trainer *tr, uint64_t number)
         int32_t label;
         const uint16_t *code = slot_code(tr, tr->index[i], &label);
         for (int j = 0; j < P; j++) tr->ids[b * P + j] = code[j];
-        set_row(tr, b, f, true, number * (uint64_t)B + (uint64_t)i);
+        set_row(tr, b, f, true, sample_of(tr, number, i));
     }
     return FV_OK;
 }
@@ -421,6 +430,11 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     const double share = fv_recipe_number(r, "self_share", 0.5, 0, 1);
     if (tr->own_draws > 0) tr->own_rows = (int)(share * tr->batch + 0.5);
     if (tr->own_rows == 0) tr->own_draws = 0;
+    FV_TRY(fv_trainer_share(tr->ctx, r, &tr->batch, &tr->accumulate, &tr->parts));
+    if (tr->own_rows % tr->parts)
+        return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: %d rows of a batch are own draws, which do not "
+                       "divide into %d parts: change batch or self_share", tr->own_rows, tr->parts);
+    tr->own_rows /= tr->parts;
     tr->eval_pictures = (int)fv_recipe_int(r, "eval_pictures", 128, 0, 1000000);
     tr->accept_pictures = (int)fv_recipe_int(r, "accept_pictures", 64, 0, 1000000);
     return fv_trainer_types(tr->ctx, r, "bf16", &tr->precision, &tr->export_type);
@@ -493,7 +507,8 @@ static fv_status allocate(trainer *tr)
     const size_t rows = 2 * B * (size_t)tr->pairs, head = (size_t)gpt_head(c);
     if (tr->own_rows == tr->batch) tr->draws = 0;
     else
-        FV_TRY(code_stream_create(&tr->stream, &tr->maker, tr->data, tr->draws, tr->seed));
+        FV_TRY(code_stream_create(&tr->stream, &tr->maker, tr->data, tr->draws, tr->parts,
+                                  tr->seed));
     if (tr->draws) tr->draws = tr->stream.draws;
     const size_t all = (size_t)slots(tr);
     tr->kept = fv_calloc(tr->ctx, all, kept_values(tr) * sizeof *tr->kept);

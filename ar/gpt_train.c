@@ -24,7 +24,7 @@ typedef struct trainer {
     fv_plan *plan;
     fv_opt *opt;
     fv_dtype precision, export_type;
-    int batch, accumulate, eval_pictures, sample_columns, tokens;
+    int batch, accumulate, parts, eval_pictures, sample_columns, tokens;
     int64_t draws;
     float label_drop;
     uint64_t seed;
@@ -158,6 +158,7 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     tr->seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
     tr->batch = (int)fv_recipe_int(r, "batch", 32, 1, 4096);
     tr->accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
+    FV_TRY(fv_trainer_share(tr->ctx, r, &tr->batch, &tr->accumulate, &tr->parts));
     tr->draws = fv_recipe_int(r, "draws", 0, 0, 1000000000);
     tr->label_drop = (float)fv_recipe_number(r, "label_drop", 0.1, 0, 1);
     tr->eval_pictures = (int)fv_recipe_int(r, "eval_pictures", 1000000, 0, 1000000);
@@ -238,7 +239,7 @@ static fv_status allocate(trainer *tr)
     tr->rope = fv_calloc(tr->ctx, (N + 1) * (size_t)gpt_head(c), sizeof *tr->rope);
     if (!tr->code || !tr->input || !tr->target || !tr->label || !tr->rope) return FV_ERR_OOM;
     gpt_rope(c, 1, tr->rope);
-    FV_TRY(code_stream_create(&tr->stream, &tr->maker, tr->data, tr->draws, tr->seed));
+    FV_TRY(code_stream_create(&tr->stream, &tr->maker, tr->data, tr->draws, tr->parts, tr->seed));
     if (!tr->held_data) return FV_OK;
     return code_list_create(&tr->maker, tr->held_data, tr->eval_pictures, &tr->held);
 }

@@ -43,7 +43,7 @@ typedef struct trainer {
     fv_dataset *data, *held;
     fv_plan *plan, *view; /* training step; x -> y, z, index */
     fv_dtype precision, export_type;
-    int size, batch, accumulate, eval_pictures, sample_count;
+    int size, batch, accumulate, parts, eval_pictures, sample_count;
     float beta;
     fvi_image_loss loss;
     fvi_vq_restarts restarts;
@@ -87,7 +87,7 @@ static fv_status run_step(trainer *tr, uint64_t step, int micro, float scale, do
 {
     const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
     fv_batch b;
-    if (micro == 0 && fvi_vq_restart_is_due(&tr->restarts, step))
+    if (tr->restarted != step + 1 && fvi_vq_restart_is_due(&tr->restarts, step))
         FV_TRY(restart_codes(tr, step));
     FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
     if (tr->adv.weight > 0)
@@ -261,6 +261,7 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     tr->loss.pyramid = (float)fv_recipe_number(r, "pyramid", 0.1, 0, 1000);
     tr->eval_pictures = (int)fv_recipe_int(r, "eval_pictures", 1000000, 0, 1000000);
     tr->sample_count = (int)fv_recipe_int(r, "sample_pictures", 72, 1, 4096);
+    FV_TRY(fv_trainer_share(tr->ctx, r, &tr->batch, &tr->accumulate, &tr->parts));
     fvi_adversary_read(&tr->adv, r);
     if (tr->loss.l1 + tr->loss.sobel + tr->loss.pyramid > 0) return FV_OK;
     return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: l1, sobel and pyramid are all 0");
@@ -282,6 +283,7 @@ static fv_status read_run(trainer *tr, fv_recipe *r, const fv_trainer_options *o
     FV_TRY(fv_trainer_read(tr->ctx, r, o, &size, t));
     tr->steps = t->steps;
     fvi_vq_restarts_read(&tr->restarts, r, 16, t->steps);
+    tr->restarts.batches *= tr->parts; /* all ranks look at the same pictures, all of them */
     return FV_OK;
 }
 

@@ -557,6 +557,7 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
 {
     trainer *tr = state;
     oz_config c;
+    FV_TRY(fv_trainer_alone(tr->ctx, "omnizip", "its lanes carry their state from step to step"));
     tr->out_dir = o->out_dir;
     tr->seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
     tr->lanes = (int)fv_recipe_int(r, "lanes", 32, 1, MAX_LANES);

@@ -67,7 +67,7 @@ typedef struct trainer {
     fv_plan *view, *price; /* held-out: x -> picture, codes, index; codes, labels -> rate */
     fv_dtype precision, export_type;
     bool has_relaxation;
-    int batch, accumulate, crop, eval_pictures, eval_size, sample_count, kmeans_rounds;
+    int batch, accumulate, parts, crop, eval_pictures, eval_size, sample_count, kmeans_rounds;
     float lpips;
     fv_model *lpips_file;
     fv_perceptual *lpips_net;
@@ -97,7 +97,7 @@ static float scalar_of(const fv_plan *p, const char *name)
 /* ---- Codes ----------------------------------------------------------------------------------- */
 
 /* k-means or restarts that are due before this step. */
-static fv_status change_codes(trainer *tr, uint64_t step, int micro)
+static fv_status change_codes(trainer *tr, uint64_t step)
 {
     const bool is_start = step == tr->kmeans_at && step > 0;
     const bool is_restart = step > tr->kmeans_at && fvi_vq_restart_is_due(&tr->restarts, step);
@@ -105,7 +105,7 @@ static fv_status change_codes(trainer *tr, uint64_t step, int micro)
                                tr->cfg.code_width, tr->cfg.codes, tr->restarts.batches, tr->latents,
                                tr->counts };
     fvi_vq_restart r = { tr->opt, tr->net.codebook, tr->counts, tr->latents, 0, tr->seed, step };
-    if (tr->stage != TOKENIZER || micro > 0 || (!is_start && !is_restart)) return FV_OK;
+    if (tr->stage != TOKENIZER || tr->changed == step + 1 || (!is_start && !is_restart)) return FV_OK;
     FV_TRY(fvi_vq_gather(&look, step * (uint64_t)tr->accumulate, &r.n));
     fvi_opt_keep(tr->opt, tr->net.codebook, tr->kept);
     tr->changed = step + 1;
@@ -152,7 +152,7 @@ static fv_status run_step(trainer *tr, uint64_t step, int micro, float scale, do
     const batch_size size = { tr->batch, tr->crop };
     fv_plan *p = tr->stage == TOKENIZER && step < tr->kmeans_at ? tr->warm : tr->plan;
     fv_batch b;
-    FV_TRY(change_codes(tr, step, micro));
+    FV_TRY(change_codes(tr, step));
     set_controls(tr, step);
     if (tr->stage == ENTROPY) {
         FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
@@ -526,6 +526,7 @@ static fv_status read_numbers(trainer *tr, fv_recipe *r)
     tr->seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
     tr->batch = (int)fv_recipe_int(r, "batch", 16, 1, 65536);
     tr->accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
+    FV_TRY(fv_trainer_share(tr->ctx, r, &tr->batch, &tr->accumulate, &tr->parts));
     tr->mse = (float)fv_recipe_number(r, "mse", 1, 0, 1000);
     tr->ssim = (float)fv_recipe_number(r, "ssim", 0.3, 0, 1000);
     tr->texture = (float)fv_recipe_number(r, "texture", 1, 0, 1000);
@@ -579,6 +580,7 @@ static fv_status read_run(trainer *tr, fv_recipe *r, const fv_trainer_options *o
     FV_TRY(fv_trainer_read(tr->ctx, r, o, &size, t));
     tr->steps = t->steps;
     fvi_vq_restarts_read(&tr->restarts, r, 12, t->steps);
+    tr->restarts.batches *= tr->parts; /* all ranks look at the same pictures, all of them */
     return FV_OK;
 }
 

@@ -278,6 +278,9 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     tr->t_sigma = (float)fv_recipe_number(r, "t_sigma", 0.8, 0, 10);
     tr->eval_batches = (int)fv_recipe_int(r, "eval_batches", 4, 0, 100000);
     tr->sample_columns = (int)fv_recipe_int(r, "sample_columns", 6, 1, 64);
+    int parts;
+    FV_TRY(fv_trainer_share(tr->ctx, r, &tr->rows, &tr->accumulate, &parts));
+    tr->eval_batches *= parts; /* of as many pictures as before */
     FV_TRY(read_config(tr, r));
     FV_TRY(fv_trainer_types(tr->ctx, r, "bf16", &tr->precision, &tr->export_type));
     FV_TRY(open_data(tr, r, o->data_dir, tr->net.cfg.input_size));

@@ -104,9 +104,10 @@ static fv_status let_judge(trainer *tr, float scale)
     adversary *a = &tr->adv;
     const float *real = fv_plan_value(tr->plan, "real").data, *pull = NULL;
     const float *fake = fv_plan_value(tr->plan, "fake").data;
-    double verdict = 0;
-    FV_TRY(fvi_gan_learn(a->gan, real, fake, scale, &verdict));
-    if (!(verdict >= GAN_LEAST)) return FV_OK;
+    double verdict[2] = { 0, 1 }; /* sum over the ranks, their number */
+    FV_TRY(fvi_gan_learn(a->gan, real, fake, scale, &verdict[0]));
+    FV_TRY(fvi_sum_ranks(tr->ctx, verdict, 2));
+    if (!(verdict[0] / verdict[1] >= GAN_LEAST)) return FV_OK;
     FV_TRY(fvi_gan_pull(a->gan, real, fake, &pull));
     for (int64_t i = 0; i < a->n; i++) a->u[i] = a->weight * (float)a->n * pull[i];
     return FV_OK;
@@ -490,7 +491,9 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
 {
     trainer *tr = state;
     tr->seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
+    int parts;
     FV_TRY(read_network(tr, r));
+    FV_TRY(fv_trainer_share(tr->ctx, r, &tr->batch, &tr->accumulate, &parts));
     FV_TRY(read_losses(tr, r));
     FV_TRY(fv_trainer_types(tr->ctx, r, "bf16", &tr->precision, &tr->export_type));
     FV_TRY(open_data(tr, r, o->data_dir));

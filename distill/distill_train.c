@@ -64,6 +64,19 @@ static void make_batch(trainer *tr, const fv_batch *b, uint64_t first, bool drop
     fv_dit_batch_make(tr->ctx, tr->nets.teacher, &d, b->images, tr->label, first, &tr->nets.batch);
 }
 
+/* Means over the ranks, of what is a number; term NULL: nothing is. All ranks must get here. */
+static fv_status add_terms(trainer *tr, const double *term)
+{
+    double all[DISTILL_TERMS + 1] = {0};
+    for (int k = 0; term && k < DISTILL_TERMS; k++) all[k] = term[k];
+    all[DISTILL_TERMS] = term != NULL;
+    FV_TRY(fv_comm_sum_f64(fv_ctx_comm(tr->ctx), all, DISTILL_TERMS + 1));
+    if (!(all[DISTILL_TERMS] > 0)) return FV_OK;
+    for (int k = 0; k < DISTILL_TERMS; k++) tr->sum[k] += all[k] / all[DISTILL_TERMS];
+    tr->summed++;
+    return FV_OK;
+}
+
 static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
 {
     trainer *tr = user;
@@ -76,12 +89,11 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
     const fv_status s = distill_forward(&tr->nets, distill_needs_teacher(&tr->loss));
     if (s == FV_ERR_NUMERIC) { /* the loop skips the step, and stops after ten in a row */
         *loss = NAN;
-        return FV_OK;
+        return add_terms(tr, NULL);
     }
     if (s != FV_OK) return s;
     *loss = distill_terms(&tr->nets, &tr->loss, term);
-    for (int k = 0; k < DISTILL_TERMS; k++) tr->sum[k] += term[k];
-    tr->summed++;
+    FV_TRY(add_terms(tr, term));
     return fv_plan_backward(tr->nets.student_plan, "loss", scale);
 }
 
@@ -333,6 +345,9 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     FV_TRY(inherit_data(tr, r));
     tr->seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
     read_sizes(tr, r);
+    int parts;
+    FV_TRY(fv_trainer_share(tr->ctx, r, &tr->rows, &tr->accumulate, &parts));
+    tr->eval_batches *= parts; /* of as many pictures as before */
     FV_TRY(distill_loss_read(tr->ctx, r, &tr->loss));
     FV_TRY(fv_trainer_types(tr->ctx, r, "bf16", &tr->precision, &tr->export_type));
     FV_TRY(distill_open(&tr->nets, tr->o, r, tr->seed));

@@ -510,6 +510,8 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     const uint64_t seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
     tr->batch = (int)fv_recipe_int(r, "batch", 64, 1, 4096);
     tr->accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);
+    int parts;
+    FV_TRY(fv_trainer_share(tr->ctx, r, &tr->batch, &tr->accumulate, &parts));
     const fv_trainer_size sizes = { tr->batch, tr->accumulate, true, seed };
     FV_TRY(fv_trainer_types(tr->ctx, r, "bf16", &tr->precision, &tr->export_type));
     FV_TRY(fv_trainer_read(tr->ctx, r, o, &sizes, t));

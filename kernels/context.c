@@ -148,7 +148,10 @@ void fv_ctx_destroy(fv_ctx **ctx)
 const char *fv_ctx_error(const fv_ctx *ctx) { return ctx ? ctx->error : "no context"; }
 void fv_ctx_cancel(fv_ctx *ctx) { if (ctx) atomic_store(&ctx->cancel, 1); }
 void fv_ctx_uncancel(fv_ctx *ctx) { if (ctx) atomic_store(&ctx->cancel, 0); }
-bool fv_ctx_cancelled(const fv_ctx *ctx) { return ctx && atomic_load(&ctx->cancel) != 0; }
+bool fv_ctx_cancelled(const fv_ctx *ctx)
+{
+    return ctx && atomic_load(&ctx->cancel) != 0 && atomic_load(&ctx->hold) == 0;
+}
 int fv_ctx_threads(const fv_ctx *ctx) { return ctx->threads; }
 fv_device fv_ctx_device(const fv_ctx *ctx) { return ctx->device; }
 uint32_t fv_ctx_cpu(const fv_ctx *ctx) { return ctx->cpu; }

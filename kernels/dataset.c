@@ -121,6 +121,7 @@ struct fv_dataset {
     job job;
     slot slots[2];
     int current; /* slot with the caller */
+    uint64_t last; /* step that was asked for before */
 };
 
 /* ---- Loading --------------------------------------------------------------------------------- */
@@ -1091,9 +1092,11 @@ fv_status fv_dataset_batch(fv_dataset *ds, uint64_t step, int batch, fv_batch *o
         t = ahead;
         /* Without memory for a second batch we go on without prefetching. */
         slot *next = &ds->slots[!ds->current];
-        if (ds->worker_count > 0 && start_batch(ds, next, step + 1, batch) != FV_OK)
+        const uint64_t stride = step > ds->last ? step - ds->last : 1;
+        if (ds->worker_count > 0 && start_batch(ds, next, step + stride, batch) != FV_OK)
             next->is_valid = false;
     }
+    ds->last = step;
     *out = (fv_batch){ batch, t->images, t->labels, t->ids };
     return FV_OK;
 }

@@ -232,6 +232,18 @@ typedef struct fv_trainer_size {
 /* Fills *t from the options, the sizes and the recipe. */
 fv_status fv_trainer_read(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *o,
                           const fv_trainer_size *size, fv_train_options *t);
+/* Divides the batch: among the ranks, or into the slices of the recipe's key of that name. *batch
+ * becomes that of a part and *accumulate as many times larger, so that all micro-batches of a step
+ * together have the same samples as before. Returns how many parts in *parts. FV_ERR_ARG: it does
+ * not divide. */
+fv_status fv_trainer_share(fv_ctx *ctx, fv_recipe *r, int *batch, int *accumulate, int *parts);
+/* FV_ERR_UNSUPPORTED where there are several ranks; why: "its lanes ...". */
+fv_status fv_trainer_alone(fv_ctx *ctx, const char *engine, const char *why);
+/* Sums over the ranks of a batch; as they are where there is one rank, or each slice is a batch of
+ * its own. All ranks must get here equally often. */
+fv_status fvi_sum_ranks(fv_ctx *ctx, double *sums, int n);
+/* One outcome for all ranks: s, or FV_ERR_COMM where only others failed, with the name of one. */
+fv_status fvi_ranks_all(fv_ctx *ctx, fv_status s);
 /* Keys precision and export, the types of products and of the exported matrices. */
 fv_status fv_trainer_types(fv_ctx *ctx, fv_recipe *r, const char *fallback, fv_dtype *precision,
                            fv_dtype *export_type);

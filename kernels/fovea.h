@@ -149,6 +149,11 @@ FV_API int fv_ctx_threads(const fv_ctx *ctx);
  * forwards, in the same order. NULL: this process is alone. Between runs of plans only. */
 typedef fv_status (*fv_reduce_fn)(void *user, double *sums, int n);
 FV_API void fv_ctx_set_reduce(fv_ctx *ctx, fv_reduce_fn fn, void *user);
+/* The ranks that trainings of this context are divided among (section 10), NULL: none but this. Not
+ * owned. Between calls only. */
+typedef struct fv_comm fv_comm;
+FV_API void fv_ctx_set_comm(fv_ctx *ctx, fv_comm *comm);
+FV_API fv_comm *fv_ctx_comm(const fv_ctx *ctx);
 FV_API fv_device fv_ctx_device(const fv_ctx *ctx);
 /* Features in use by this context: what the CPU has, is not masked out, and oneDNN may use too
  * (with ONEDNN_MAX_CPU_ISA=AVX2 in the environment no AVX-512 and no bf16). */
@@ -439,7 +444,7 @@ FV_API uint64_t fv_dataset_class_count(const fv_dataset *ds, int label);
 /* Pictures that could not be read. */
 FV_API uint64_t fv_dataset_bad(const fv_dataset *ds);
 /* The batch of `step` (global batch = batch * ranks; position p of epoch e shows picture
- * permute(seed, e, n, p)). Prefetches step + 1. */
+ * permute(seed, e, n, p)). Prefetches the step as far ahead as this is from the one before. */
 FV_API FV_NODISCARD fv_status fv_dataset_batch(fv_dataset *ds, uint64_t step, int batch,
                                                fv_batch *out);
 /* Picture i as stored in the set (no augmentation): for evaluation. hwc: [size, size, channels]. */
@@ -992,6 +997,9 @@ typedef struct fv_train_options {
     const char *extra_names;
     int extras;
     void (*extra)(void *user, double *values);
+    /* 0, or a power of two: a step's sums of gradients have the order of a tree of so many slices of
+     * the batch, whatever the number of ranks, which must divide it. accumulate is a multiple. */
+    int slices;
 } fv_train_options;
 #define FV_TRAIN_EXTRAS 8
 #define FV_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_train_options) }
@@ -1004,6 +1012,54 @@ typedef struct fv_train_result {
 FV_API FV_NODISCARD fv_status fv_train_run(fv_ctx *ctx, fv_params *params, fv_opt *opt,
                                            const fv_train_hooks *hooks,
                                            const fv_train_options *opts, fv_train_result *result);
+/* ---- Ranks: processes that train one model ---- */
+
+/* All ranks of a run make the same calls in the same order; what they have in common is the same to
+ * the last bit afterwards. A rank that is lost is FV_ERR_COMM in every later call. The calling
+ * thread waits; one call at a time per comm. A comm of NULL is one rank alone.
+ *
+ * With a comm in the context, fv_train_run shares its micro-batches, the gradients' sums, and the
+ * state that rank 0 resumed; only rank 0 writes files, evaluates and reports, and its result is the
+ * one to show. */
+#define FV_MAX_RANKS 4096
+/* Back end. Sends to rank `to` and receives from rank `from` at the same time; -1: does not. Both
+ * sides know the sizes. Returns nonzero when a rank is gone, with the reason in `why`; does not wait
+ * for ever for one that is. */
+typedef struct fv_comm_link {
+    size_t struct_size;
+    int rank, size;
+    void *user;
+    int (*exchange)(void *user, int to, const void *send, size_t send_bytes, int from, void *recv,
+                    size_t recv_bytes, char *why, size_t why_size);
+} fv_comm_link;
+#define FV_COMM_LINK_INIT { .struct_size = sizeof(fv_comm_link), .size = 1 }
+/* link may be NULL: alone. It and ctx must outlive the comm. FV_ERR_ARG: rank not below size. */
+FV_API FV_NODISCARD fv_status fv_comm_create(fv_ctx *ctx, fv_comm **out, const fv_comm_link *link);
+FV_API void fv_comm_destroy(fv_comm **comm);
+FV_API int fv_comm_rank(const fv_comm *c);
+FV_API int fv_comm_size(const fv_comm *c);
+/* Was a rank lost? */
+FV_API int fv_comm_broken(const fv_comm *c);
+/* x[n] becomes its sum over the ranks. In buckets of 4 to 8 MiB, the last first; each rank sends
+ * 2 (R-1)/R of the bytes: halving and doubling (Rabenseifner 2004) where R is a power of two, with
+ * the sums of a binary tree over the ranks, else a ring, whose sums begin at another rank for each
+ * R-th of a bucket. */
+FV_API FV_NODISCARD fv_status fv_comm_sum_f32(fv_comm *c, float *x, int64_t n);
+/* The same of at most 256 numbers, in the order of a tree for any R. */
+FV_API FV_NODISCARD fv_status fv_comm_sum_f64(fv_comm *c, double *x, int n);
+/* data of rank 0 to all. */
+FV_API FV_NODISCARD fv_status fv_comm_broadcast(fv_comm *c, void *data, size_t bytes);
+/* all [size][bytes] := what each rank has in `mine`. */
+FV_API FV_NODISCARD fv_status fv_comm_gather(fv_comm *c, const void *mine, size_t bytes, void *all);
+FV_API FV_NODISCARD fv_status fv_comm_barrier(fv_comm *c);
+typedef struct fv_comm_stats {
+    uint64_t summed_bytes; /* size of what fv_comm_sum_f32 summed */
+    uint64_t sum_bytes;    /* that this rank sent for it          */
+    uint64_t other_bytes;  /* sent by all other calls             */
+    double seconds;        /* in all calls, waiting included      */
+} fv_comm_stats;
+FV_API void fv_comm_get_stats(const fv_comm *c, fv_comm_stats *out);
+
 /* What every trainer reads from its recipe, with the same keys and fallbacks everywhere
  * (train_recipe.c lists them). data_dir (may be NULL) stands before relative paths; the data set is
  * RGB. HELDOUT: as stored, decoded once; else with the recipe's augmentation (fv_dataset_get shows

@@ -26,7 +26,12 @@ struct fv_ctx {
     struct fvi_cpu_ops *cpu_ops;     /* SIMD tables, filled once at creation (backend_cpu.c) */
     fv_reduce_fn reduce;             /* NULL: one rank */
     void *reduce_user;
+    fv_comm *comm;                   /* NULL: one rank */
+    atomic_int hold;                 /* a stop waits: other ranks count on this step */
 };
+
+/* x[0] + x[stride] + .. of `count` numbers, pairwise: the order depends on count alone. */
+double fvi_tree_sum(const double *x, int count, int stride);
 
 /* Largest thread count we accept. */
 #define FVI_MAX_THREADS 256

@@ -310,7 +310,7 @@ static fv_status add_rows(const fvi_exec *e, const place_shape *s, const place_s
 static fv_status mean_map(const fvi_exec *e, double sum, double count, double *m)
 {
     double sums[2] = { sum, count };
-    if (e->ctx->reduce) FV_TRY(e->ctx->reduce(e->ctx->reduce_user, sums, 2));
+    FV_TRY(fvi_sum_ranks(e->ctx, sums, 2));
     *m = sums[0] / sums[1];
     return FV_OK;
 }
@@ -355,7 +355,12 @@ static fv_status place_forward(fvi_exec *e)
         float *own = room + (size_t)(s.rows < FVI_LANES ? r : lane) * lane_floats(&s);
         for (; r < end; r++) run_row(e, &s, r, own, &row[r]);
     }
-    FV_TRY(add_rows(e, &s, row, &all));
+    const fv_status sum = add_rows(e, &s, row, &all);
+    if (sum != FV_OK) { /* other ranks wait for our part */
+        double none[2] = { NAN, 1 };
+        (void)fvi_sum_ranks(e->ctx, none, 2);
+        return sum;
+    }
     return finish(e, &all, (double)s.rows * (double)s.n);
 }
 

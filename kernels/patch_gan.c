@@ -100,15 +100,19 @@ fv_t fvi_gan_hinge(fv_tape *t, fv_t real, fv_t fake)
 
 fv_t fvi_gan_fool(fv_tape *t, fv_t fake) { return fvi_loss_mean(t, fake, -1.0f); }
 
-double fvi_gan_weight(const float *other, const float *pull, int64_t n)
+fv_status fvi_gan_weight(fv_ctx *ctx, const float *other, const float *pull, int64_t n,
+                         double *weight)
 {
-    double a = 0, b = 0;
+    double sum[3] = { 0, 0, 1 };
     for (int64_t i = 0; i < n; i++) {
-        a += (double)other[i] * other[i];
-        b += (double)pull[i] * pull[i];
+        sum[0] += (double)other[i] * other[i];
+        sum[1] += (double)pull[i] * pull[i];
     }
-    const double w = sqrt(a) / (sqrt(b) + 1e-4);
-    return !isfinite(w) ? 0 : w < MAX_WEIGHT ? w : MAX_WEIGHT;
+    FV_TRY(fvi_sum_ranks(ctx, sum, 3));
+    /* Both are gradients of means over a rank's part of the batch. */
+    const double w = sqrt(sum[0]) / sum[2] / (sqrt(sum[1]) / sum[2] + 1e-4);
+    *weight = !isfinite(w) ? 0 : w < MAX_WEIGHT ? w : MAX_WEIGHT;
+    return FV_OK;
 }
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
@@ -264,7 +268,9 @@ static fv_status want_of_pictures(fvi_adversary *a, const float *x, const float 
     *loss = loss_of(a->image);
     const float *want = fv_plan_grad(a->image, "y").data;
     if (is_on) FV_TRY(fvi_gan_pull(a->gan, x, y, &pull));
-    const double weight = is_on ? a->weight * fvi_gan_weight(want, pull, a->n) : 0;
+    double weight = 0;
+    if (is_on) FV_TRY(fvi_gan_weight(a->ctx, want, pull, a->n, &weight));
+    weight *= a->weight;
     /* times n: the tape takes the mean of y u */
     for (int64_t i = 0; i < a->n; i++)
         a->u[i] = (float)((double)a->n * (want[i] + (is_on ? weight * pull[i] : 0)));

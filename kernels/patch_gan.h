@@ -46,8 +46,10 @@ fv_status fvi_gan_learn(fvi_gan *g, const float *real, const float *fake, float 
                         double *loss);
 
 /* Weight that makes the pull on the generator's last layer as strong as that of the other losses
- * [Esser et al. 2021]: |other| / (|pull| + 1e-4), at most 1e4; 0 where either is no number. */
-double fvi_gan_weight(const float *other, const float *pull, int64_t n);
+ * [Esser et al. 2021]: |other| / (|pull| + 1e-4), at most 1e4; 0 where either is no number. Over
+ * all ranks of the context, which must all get here. */
+fv_status fvi_gan_weight(fv_ctx *ctx, const float *other, const float *pull, int64_t n,
+                         double *weight);
 
 /* ---- Beside an image loss -------------------------------------------------------------------- */
 

@@ -15,8 +15,8 @@
  *
  * A resume takes the checkpoint that `latest` names; if it is damaged, the newest intact one. */
 #define _XOPEN_SOURCE 700
-#include "optim_tables.h"
 #include "train_log.h"
+#include "train_ranks.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -58,6 +58,8 @@ typedef struct loop {
     char *recipe;       /* stored in checkpoints */
     fvi_log log;
     bool log_open;
+    fvi_ranks ranks;
+    bool writes; /* rank 0 */
     uint64_t first, saved; /* steps done: at the start of this run, in the newest checkpoint */
     bool has_saved;
     double start, last_save, row_start, base_seconds; /* seconds */
@@ -357,13 +359,8 @@ static double learning_rate(const loop *t, uint64_t step)
 static fv_status one_step(loop *t, uint64_t step)
 {
     const double begin = fv_now();
-    const int n = t->o.accumulate;
     double loss = 0;
-    for (int micro = 0; micro < n; micro++) {
-        double part = NAN;
-        FV_TRY(t->hooks->step(t->hooks->user, step, micro, 1.0f / (float)n, &part));
-        loss += part / n;
-    }
+    FV_TRY(fvi_ranks_step(&t->ranks, t->hooks, step, &loss));
     fv_opt_info info = {NAN, 0};
     if (isfinite(loss))
         FV_TRY(fv_opt_step(t->opt, (float)learning_rate(t, step), &info));
@@ -464,6 +461,7 @@ static fv_status sample(loop *t, uint64_t done)
 static fv_status after_step(loop *t, uint64_t done)
 {
     const fv_train_options *o = &t->o;
+    if (!t->writes) return FV_OK;
     FV_TRY(report(t, done));
     const bool eval = t->hooks->evaluate && is_due(o->eval_every, done, o->steps);
     if (eval) FV_TRY(evaluate(t, done));
@@ -478,6 +476,9 @@ static fv_status after_step(loop *t, uint64_t done)
 static fv_status stop(loop *t, uint64_t done)
 {
     fv_params_zero_grad(t->params);
+    if (!t->writes)
+        return fv_fail(t->ctx, FV_ERR_CANCELLED, "training: stopped after step %llu",
+                       (unsigned long long)done);
     if (t->row_steps > 0 && done > t->first && t->loss_count > 0) FV_TRY(add_row(t, done));
     if (!t->has_saved || t->saved != done) FV_TRY(save(t, done));
     return fv_fail(t->ctx, FV_ERR_CANCELLED, "training: stopped after step %llu; saved in %s",
@@ -486,7 +487,7 @@ static fv_status stop(loop *t, uint64_t done)
 
 static fv_status export_model(loop *t, uint64_t done)
 {
-    if (!t->hooks->export_model) return FV_OK;
+    if (!t->hooks->export_model || !t->writes) return FV_OK;
     char *path = t->o.export_path ? fv_strdup(t->ctx, t->o.export_path)
                                   : fv_format(t->ctx, "%s/model.safetensors", t->o.out_dir);
     if (!path) return FV_ERR_OOM;
@@ -502,7 +503,7 @@ static fv_status export_model(loop *t, uint64_t done)
 static fv_status catch_up(loop *t, uint64_t done)
 {
     const fv_train_options *o = &t->o;
-    if (!t->has_saved || done == 0) return FV_OK;
+    if (!t->has_saved || done == 0 || !t->writes) return FV_OK;
     const bool is_missing = t->evaluated != done && is_due(o->eval_every, done, o->steps);
     if (t->hooks->evaluate && is_missing) {
         FV_TRY(evaluate(t, done));
@@ -521,19 +522,17 @@ static fv_status catch_up(loop *t, uint64_t done)
 static fv_status run_steps(loop *t, uint64_t *done)
 {
     fv_params_zero_grad(t->params);
-    fv_status s = catch_up(t, *done);
-    if (s == FV_ERR_CANCELLED) return stop(t, *done);
-    if (s != FV_OK) return s;
-    while (*done < t->o.steps) {
+    fv_status s = fvi_ranks_agree(&t->ranks, catch_up(t, *done), NULL);
+    while (s == FV_OK && *done < t->o.steps) {
         s = one_step(t, *done);
-        if (s == FV_OK) {
-            ++*done;
-            s = after_step(t, *done);
-        }
-        if (s == FV_ERR_CANCELLED) return stop(t, *done);
-        if (s != FV_OK) return s;
+        if (s != FV_OK) break;
+        ++*done;
+        s = fvi_ranks_agree(&t->ranks, after_step(t, *done), NULL);
     }
-    return export_model(t, *done);
+    if (s == FV_OK) s = export_model(t, *done);
+    else if (s == FV_ERR_CANCELLED) s = stop(t, *done);
+    else return s;
+    return fvi_ranks_end(&t->ranks, s);
 }
 
 /* ---- Run ------------------------------------------------------------------------------------- */
@@ -582,14 +581,24 @@ static fv_status make_recipe(loop *t)
     return t->recipe ? FV_OK : FV_ERR_OOM;
 }
 
-static fv_status prepare(loop *t, const fv_train_options *opts, uint64_t *done)
+static fv_status prepare(loop *t, uint64_t *done)
 {
-    FV_TRY(check_options(t, opts));
     FV_TRY(make_recipe(t));
+    if (!t->writes) return FV_OK;
     FV_TRY(make_folder(t));
     FV_TRY(fvi_log_open(t->ctx, &t->log, t->o.out_dir, t->o.extra_names, t->o.extras));
     t->log_open = true;
-    FV_TRY(resume(t, done));
+    return resume(t, done);
+}
+
+/* Rank 0 reads, all begin with what it has. */
+static fv_status begin(loop *t, const fv_train_options *opts, uint64_t *done)
+{
+    FV_TRY(check_options(t, opts));
+    FV_TRY(fvi_ranks_open(&t->ranks, t->ctx, t->params, t->opt, t->o.accumulate, t->o.slices));
+    t->writes = t->ranks.rank == 0;
+    FV_TRY(fvi_ranks_agree(&t->ranks, prepare(t, done), NULL));
+    FV_TRY(fvi_ranks_share_state(&t->ranks, done));
     t->first = *done;
     t->start = t->last_save = t->row_start = fv_now();
     return FV_OK;
@@ -607,7 +616,7 @@ fv_status fv_train_run(fv_ctx *ctx, fv_params *params, fv_opt *opt, const fv_tra
               .norm_shown = NAN};
     uint64_t done = 0;
     if (result) memset(result, 0, sizeof *result);
-    fv_status s = prepare(&t, opts, &done);
+    fv_status s = begin(&t, opts, &done);
     if (s == FV_OK) {
         s = run_steps(&t, &done);
         const double seconds = fv_now() - t.start;
@@ -616,6 +625,7 @@ fv_status fv_train_run(fv_ctx *ctx, fv_params *params, fv_opt *opt, const fv_tra
                                    seconds > 0 ? samples / seconds : 0};
         if (result) *result = r;
     }
+    fvi_ranks_close(&t.ranks);
     if (t.log_open) fvi_log_close(&t.log);
     fv_free(ctx, t.recipe);
     return s;

@@ -202,6 +202,12 @@ fv_status fv_dtype_from_recipe(fv_ctx *ctx, fv_recipe *r, const char *key, const
 
 /* ---- Trainers -------------------------------------------------------------------------------- */
 
+/* Asked for without a fallback: in the stored text only where it is given. */
+static int slices_of(fv_recipe *r)
+{
+    return fv_recipe_string(r, "slices", NULL) ? (int)fv_recipe_int(r, "slices", 1, 1, 2048) : 0;
+}
+
 fv_status fv_trainer_read(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *o,
                           const fv_trainer_size *size, fv_train_options *t)
 {
@@ -214,7 +220,38 @@ fv_status fv_trainer_read(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *o
     t->eval_every =
         size->has_heldout ? (uint64_t)fv_recipe_int(r, "eval_every", 250, 0, 1000000000) : 0;
     t->seed = size->seed;
+    t->slices = slices_of(r);
     return fv_train_options_from_recipe(ctx, r, t);
+}
+
+fv_status fv_trainer_share(fv_ctx *ctx, fv_recipe *r, int *batch, int *accumulate, int *parts)
+{
+    const int slices = slices_of(r), ranks = fv_comm_size(fv_ctx_comm(ctx));
+    const int n = *parts = slices ? slices : ranks;
+    if (slices & (slices - 1))
+        return fv_fail(ctx, FV_ERR_ARG, "recipe: slices = %d is not a power of two", slices);
+    if (n % ranks)
+        return fv_fail(ctx, FV_ERR_ARG, "recipe: slices = %d do not divide among %d ranks: start a "
+                       "power of two of ranks, at most as many as slices", slices, ranks);
+    if (*batch % n)
+        return fv_fail(ctx, FV_ERR_ARG, "recipe: batch = %d does not divide among %d %s: use a "
+                       "multiple of %d, such as %d, or another number of %s", *batch, n,
+                       slices ? "slices" : "ranks", n, (*batch / n + 1) * n,
+                       slices ? "slices" : "ranks");
+    if (*accumulate > INT32_MAX / n)
+        return fv_fail(ctx, FV_ERR_LIMIT, "recipe: accumulate = %d is too much for %d parts",
+                       *accumulate, n);
+    *batch /= n;
+    *accumulate *= n;
+    return FV_OK;
+}
+
+fv_status fv_trainer_alone(fv_ctx *ctx, const char *engine, const char *why)
+{
+    const int ranks = fv_comm_size(fv_ctx_comm(ctx));
+    if (ranks < 2) return FV_OK;
+    return fv_fail(ctx, FV_ERR_UNSUPPORTED, "training: engine = %s does not divide among %d ranks: "
+                   "%s; start it alone, with more threads", engine, ranks, why);
 }
 
 fv_status fv_trainer_types(fv_ctx *ctx, fv_recipe *r, const char *fallback, fv_dtype *precision,
@@ -317,6 +354,7 @@ fv_status fv_trainer_train(fv_ctx *ctx, const fv_training *trainer, fv_recipe *r
         (void)fv_recipe_bool(r, "profile", 0);
         s = trainer->prepare(trainer->state, r, &o, &t, &run);
     }
+    s = fvi_ranks_all(ctx, s);
     if (s == FV_OK) s = go(ctx, &run, r, &t, result);
     trainer->free(trainer->state);
     return s;

@@ -2,7 +2,7 @@
 # deps.sh [--test | --full] - install what fovea is built from (Debian and Ubuntu; root or sudo).
 #
 # Does nothing when all is there, so it works without network then. --test adds what some tests use
-# (a C++ compiler, mandoc), --full also clang with OpenMP and libFuzzer; a failure to install these
+# (a C++ compiler, mandoc, Open MPI), --full also clang with OpenMP and libFuzzer; a failure to install these
 # is only reported, since such tests are skipped.
 set -eu
 
@@ -10,8 +10,8 @@ needed='gcc libc6-dev cmake ninja-build pkg-config libdnnl-dev libpng-dev libjpe
         zlib1g-dev liblzma-dev libzstd-dev libxxhash-dev libkissfft-dev'
 wanted=
 case ${1:-} in
---test) wanted='g++ mandoc' ;;
---full) wanted='g++ mandoc clang libomp-dev libclang-rt-dev' ;;
+--test) wanted='g++ mandoc libopenmpi-dev openmpi-bin' ;;
+--full) wanted='g++ mandoc libopenmpi-dev openmpi-bin clang libomp-dev libclang-rt-dev' ;;
 '') ;;
 *) echo "usage: deps.sh [--test | --full]" >&2; exit 2 ;;
 esac

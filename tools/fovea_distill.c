@@ -171,7 +171,7 @@ typedef struct distill_args {
     cli_common common;
     cli_list set;
     const char *out, *run, *teacher, *student, *prune, *loss, *data, *data_dir;
-    int blocks;
+    int blocks, slices;
     bool resume;
 } distill_args;
 
@@ -221,6 +221,7 @@ static fv_status set_all(fv_recipe *r, const distill_args *a)
     if (s == FV_OK && a->blocks) s = set_key(r, "prune_blocks", blocks);
     if (s == FV_OK && a->prune) s = set_prune(r, a->prune);
     for (int i = 0; i < a->set.count && s == FV_OK; i++) s = fv_recipe_set(r, a->set.item[i]);
+    if (s == FV_OK && a->slices) s = fovea_set_slices(r, a->slices);
     return s;
 }
 
@@ -247,11 +248,12 @@ static int run_distill(fv_ctx *ctx, fv_recipe *r, const distill_args *a, const c
         o.trainer.export_path = a->out;
         o.trainer.resume = a->resume;
         s = fv_distill_train(ctx, r, &o, &result);
-        if (s != FV_OK) code = cli_report(ctx, s, NULL);
+        if (s != FV_OK) code = fovea_ranks_report(ctx, s);
         if (s == FV_ERR_UNKNOWN || (s == FV_ERR_ARG && recipe)) code = CLI_BAD_INPUT;
         if (s == FV_ERR_CANCELLED) cli_note("go on with the same command and --resume");
     }
-    if (s == FV_OK) fovea_print_trained(ctx, a->common.json, run, a->out, &result);
+    if (s == FV_OK && fovea_ranks_first())
+        fovea_print_trained(ctx, a->common.json, run, a->out, &result);
     fv_model_close(&student);
     fv_model_close(&teacher);
     return code;
@@ -275,7 +277,9 @@ static int distill(fv_ctx *ctx, const void *args, const char *recipe)
     char *folder = recipe ? cli_folder_of(recipe) : cli_format(".");
     char *run = a->run ? cli_format("%s", a->run) : cli_with_suffix(a->out, "-run");
     const char *data = a->data_dir ? a->data_dir : corpora && *corpora ? corpora : folder;
-    code = run_distill(ctx, r, a, data, run, recipe);
+    code = fovea_ranks_open(ctx);
+    if (code == CLI_OK) code = run_distill(ctx, r, a, data, run, recipe);
+    fovea_ranks_close(ctx, code);
     free(run);
     free(folder);
     fv_recipe_close(&r);
@@ -302,6 +306,7 @@ int fovea_distill(int argc, char **argv)
         {0, "resume", NULL, "go on from the newest checkpoint in DIR", CLI_FLAG, &a.resume, 0, 0},
         {0, "set", "KEY=VALUE", "change a value of the recipe; may be repeated", CLI_LIST, &a.set,
          0, 0},
+        FOVEA_OPT_SLICES(&a.slices),
         CLI_OPT_FORCE(&a.common),
         CLI_OPT_THREADS(&a.common),
         CLI_OPT_DEVICE(&a.common),
@@ -312,7 +317,8 @@ int fovea_distill(int argc, char **argv)
         "[options] [RECIPE] -o OUT",
         "Train a student on pictures and on what its teacher makes of them.",
         "Data paths are relative to --data-dir, else to the environment variable\n"
-        "FOVEA_CORPORA, else to the recipe's folder. Ctrl-C saves, --resume goes on.\n",
+        "FOVEA_CORPORA, else to the recipe's folder. Ctrl-C saves, --resume goes on.\n"
+        FOVEA_HELP_RANKS,
         options,
         0,
         1};

@@ -17,6 +17,27 @@ int fovea_distill(int argc, char **argv);
 void fovea_print_trained(fv_ctx *ctx, bool as_json, const char *out, const char *model,
                          const fv_train_result *r);
 
+#define FOVEA_OPT_SLICES(to)                                                                       \
+    {0, "slices", "N", "same bits for 1 to N ranks: sum N slices in a tree", CLI_INT, to, 1, 2048}
+#define FOVEA_HELP_RANKS                                                                           \
+    "mpirun -n 2 before the command divides each batch between two processes.\n"
+/* The recipe's key. fovea_train.c */
+fv_status fovea_set_slices(fv_recipe *r, int slices);
+
+/* ---- fovea_ranks.c: the ranks of mpirun ------------------------------------------------------- */
+
+/* Joins them, and gives them to ctx; alone without a launcher. CLI_OK, or an exit code that was
+ * explained. Ranks other than the first are quiet from here on. */
+int fovea_ranks_open(fv_ctx *ctx);
+bool fovea_ranks_first(void);
+/* cli_report of a training that failed, by the rank that knows why. */
+int fovea_ranks_report(fv_ctx *ctx, fv_status s);
+/* code: with which this program ends. Where a rank was lost this ends all others, and the program. */
+void fovea_ranks_close(fv_ctx *ctx, int code);
+/* What they sent, for a line or an object of results; nothing where there is one rank. */
+void fovea_ranks_note(const char *out);
+void fovea_ranks_json(cli_json *j);
+
 /* ---- fovea_gemm.c: matrix products through the public interface ------------------------------ */
 
 /* y [M, N] = x [M, K] w [N, K]^T; `repeat` of them in one evaluation of a network. */

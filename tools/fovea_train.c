@@ -13,6 +13,7 @@ typedef struct train_args {
     const char *data_dir, *out, *init;
     uint64_t start_step;
     bool resume;
+    int slices;
 } train_args;
 
 typedef struct train_engine {
@@ -55,6 +56,13 @@ static char *default_out(const char *recipe)
                       base);
 }
 
+fv_status fovea_set_slices(fv_recipe *r, int slices)
+{
+    char text[32];
+    snprintf(text, sizeof text, "slices=%d", slices);
+    return fv_recipe_set(r, text);
+}
+
 void fovea_print_trained(fv_ctx *ctx, bool as_json, const char *out, const char *model,
                          const fv_train_result *r)
 {
@@ -68,6 +76,7 @@ void fovea_print_trained(fv_ctx *ctx, bool as_json, const char *out, const char 
         cli_note("%s: step %llu, loss %.4g%s, %.0f s, %.1f samples/s, peak memory %.0f MiB", out,
                  (unsigned long long)r->step, r->loss, held, r->seconds, r->samples_per_second,
                  (double)mem.peak_bytes / 1048576);
+        fovea_ranks_note(out);
         return;
     }
     char *file = model ? cli_format("%s", model) : cli_format("%s/model.safetensors", out);
@@ -78,6 +87,7 @@ void fovea_print_trained(fv_ctx *ctx, bool as_json, const char *out, const char 
     cli_json_number(&j, "seconds", r->seconds);
     cli_json_number(&j, "samples_per_second", r->samples_per_second);
     cli_json_u64(&j, "peak_bytes", mem.peak_bytes);
+    fovea_ranks_json(&j);
     cli_json_strings(&j, "files", &file, 1);
     cli_json_close(&j);
     free(file);
@@ -103,6 +113,7 @@ static int train_into(fv_ctx *ctx, const train_args *a, const char *path, const 
     fv_status s = fv_recipe_read(ctx, &r, path);
     if (s != FV_OK) return cli_report(ctx, s, path);
     for (int i = 0; i < a->set.count && s == FV_OK; i++) s = fv_recipe_set(r, a->set.item[i]);
+    if (s == FV_OK && a->slices) s = fovea_set_slices(r, a->slices);
     if (s != FV_OK) {
         (void)cli_report(ctx, s, "--set");
         fv_recipe_close(&r);
@@ -117,14 +128,15 @@ static int train_into(fv_ctx *ctx, const train_args *a, const char *path, const 
         code = cli_fail(CLI_USAGE, "--init: recipes with engine = %s do not take it", name);
     } else {
         s = run_engine(ctx, r, a, data_dir, out, engine, &result);
-        if (s != FV_OK) code = cli_report(ctx, s, NULL);
+        if (s != FV_OK) code = fovea_ranks_report(ctx, s);
         /* Wrong values come from the recipe here, which is input. */
         if (s == FV_ERR_ARG || s == FV_ERR_UNKNOWN) code = CLI_BAD_INPUT;
         if (s == FV_ERR_CANCELLED)
             cli_note("go on with: fovea train %s -o %s --resume%s", path, out,
                      a->set.count || a->data_dir ? " and the same --set and --data-dir" : "");
     }
-    if (s == FV_OK && code == CLI_OK) fovea_print_trained(ctx, a->common.json, out, NULL, &result);
+    if (s == FV_OK && code == CLI_OK && fovea_ranks_first())
+        fovea_print_trained(ctx, a->common.json, out, NULL, &result);
     fv_recipe_close(&r);
     return code;
 }
@@ -146,7 +158,9 @@ static int train(fv_ctx *ctx, const void *args, const char *path)
     char *folder = cli_folder_of(path);
     char *out = a->out ? cli_format("%s", a->out) : default_out(path);
     const char *data = a->data_dir ? a->data_dir : corpora && *corpora ? corpora : folder;
-    const int code = train_into(ctx, a, path, data, out);
+    int code = fovea_ranks_open(ctx);
+    if (code == CLI_OK) code = train_into(ctx, a, path, data, out);
+    fovea_ranks_close(ctx, code);
     free(out);
     free(folder);
     return code;
@@ -165,6 +179,7 @@ int fovea_train(int argc, char **argv)
         {0, "init", "FILE", "start from the weights of this model", CLI_STRING, &a.init, 0, 0},
         {0, "start-step", "N", "with --init: position in data and schedule", CLI_U64, &a.start_step,
          0, 0},
+        FOVEA_OPT_SLICES(&a.slices),
         CLI_OPT_THREADS(&a.common),
         CLI_OPT_DEVICE(&a.common),
         CLI_OPT_JSON(&a.common),
@@ -174,7 +189,8 @@ int fovea_train(int argc, char **argv)
         "[options] RECIPE",
         "Train a model as a recipe says.",
         "Data paths are relative to --data-dir, else to the environment variable\n"
-        "FOVEA_CORPORA, else to the recipe's folder. Ctrl-C saves, --resume goes on.\n",
+        "FOVEA_CORPORA, else to the recipe's folder. Ctrl-C saves, --resume goes on.\n"
+        FOVEA_HELP_RANKS,
         options,
         1,
         1};

@@ -19,7 +19,7 @@ _fovea()
     --preset | new) words='F32 F64c F64 F128 F128L DiT-S/2 DiT-B/2 DiT-L/2 DiT-XL/2' ;;
     bench) words='gemm dit train quality speedup accel ar ar-speed vzip pic pic-speed sr' ;;
     --set | --blocks | --keep | --width | --student-blocks | --data | --seed | --classes | --rows | --batch | --steps | --seconds | --threads | --cfg | \
-        --samples | --speedup | --runs | --methods | --pictures | --sheet-bpp | --max-loss | --start-step | --levels | --peers | -T) return ;;
+        --samples | --speedup | --runs | --methods | --pictures | --sheet-bpp | --max-loss | --start-step | --slices | --levels | --peers | -T) return ;;
     -o | --teacher | --student | --run | --vae | --init | --classifier | --recipe | --table | --data-dir | --plot | --csv | \
         --schedule | --sheet | --real | --store)
         COMPREPLY=($(compgen -f -- "$cur"))
@@ -33,12 +33,12 @@ _fovea()
     fi
     local machine='--threads --device --precision'
     case ${COMP_WORDS[1]} in
-    train) words="-o --resume --set --data-dir --init --start-step --threads --device --json $common" ;;
+    train) words="-o --resume --set --data-dir --init --start-step --slices --threads --device --json $common" ;;
     convert) words="-o --vae --tokenizer --draft --base --context --prune --grid --weights --type -f $common" ;;
     new) words="-o --seed --classes -f --threads $common" ;;
     prune) words="-o --blocks --method --keep --width --importance --samples --seed --type -f --threads --json $common" ;;
     distill) words="-o --teacher --student-blocks --prune --student --loss --data --data-dir --run --resume
-            --set -f --threads --device --json $common" ;;
+            --set --slices -f --threads --device --json $common" ;;
     bench)
         words="--preset --rows --with-conditioning --batch --steps --seconds $machine --json $common"
         [[ ${COMP_WORDS[2]} == quality ]] && words="--classifier --recipe --data-dir --samples

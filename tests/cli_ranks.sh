@@ -1,0 +1,127 @@
+#!/bin/sh
+# cli_ranks.sh - fovea train and fovea distill under mpirun: two ranks make the model that one makes,
+# what they send, what is refused, and the loss of a rank.
+set -u
+: "${FOVEA:?path of fovea}"
+. "$(dirname "$0")/shell_checks.sh"
+export OMP_WAIT_POLICY=passive OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+data=$tests/data
+
+# A network that takes milliseconds a step.
+train() { # folder, more options
+    out=$1
+    shift
+    "$FOVEA" train "$data/clothing.recipe" --data-dir "$data" -o "$out" --set steps=4 --set depth=1 \
+        --set width=64 --set batch=4 --set precision=f32 --set schedule=constant --set warmup=0 \
+        --set sample_every=0 --set log_every=1 --set workers=-1 --threads 1 "$@"
+}
+
+# Without the module nothing may start: each rank would train the whole batch.
+refuse a_build_without_mpi_says_so 1 "FOVEA_MPI" env OMPI_COMM_WORLD_SIZE=2 \
+    FOVEA_MPI_MODULE="$work/none.so" "$FOVEA" train "$data/clothing.recipe" -o none
+expect alone_under_a_launcher_needs_no_module 0 env OMPI_COMM_WORLD_SIZE=1 \
+    FOVEA_MPI_MODULE="$work/none.so" "$FOVEA" train "$data/clothing.recipe" --data-dir "$data" \
+    -o alone --set steps=1 --set depth=1 --set width=64 --set batch=2 --set sample_every=0 \
+    --slices 2 --threads 1 -q
+refuse slices_are_a_power_of_two 3 "slices = 3" "$FOVEA" train "$data/clothing.recipe" \
+    --data-dir "$data" -o none --slices 3
+
+why=
+mpirun --version 2> /dev/null | grep -q 'Open MPI' || why='no mpirun of Open MPI'
+[ -f "$(dirname "$FOVEA")/libfovea_mpi.so" ] || why='built without MPI'
+if [ -n "$why" ]; then
+    for name in two_ranks_train the_bits_are_those_of_one_rank a_lost_rank_ends_the_run; do
+        skip "$name" "$why"
+    done
+    finish
+    exit
+fi
+
+cat > two << 'END'
+#!/bin/sh
+exec mpirun -q -n "${RANKS:-2}" --oversubscribe --bind-to none "$@"
+END
+chmod +x two
+FOVEA_ONE=$FOVEA
+printf '#!/bin/sh\nexec "%s/two" "%s" "$@"\n' "$work" "$FOVEA" > fovea_two
+chmod +x fovea_two
+with_two() { FOVEA=$work/fovea_two; "$@"; code=$?; FOVEA=$FOVEA_ONE; return $code; }
+# Columns of step and loss, the loss to five digits.
+losses() { awk -F, 'NR > 1 { printf "%d %.4g\n", $1, $2 }' "$1"; }
+
+# ---- train ----
+run train one
+expect two_ranks_train 0 with_two train both --json
+json_ok out step loss ranks gradient_bytes sent_bytes least_bytes other_bytes message_seconds
+ok $? json_says_what_was_sent
+number() { sed -n "s/^ *\"$1\": \([0-9]*\),*$/\1/p" out; }
+[ -n "$(number sent_bytes)" ] && [ "$(number sent_bytes)" = "$(number least_bytes)" ]
+ok $? ranks_send_the_least_possible
+[ "$(losses one/metrics.csv)" = "$(losses both/metrics.csv)" ]
+ok $? losses_are_those_of_one_rank_but_for_rounding
+run train slices_one --slices 4
+expect two_ranks_with_slices 0 with_two train slices_two --slices 4
+grep -q '2 ranks' err && [ "$(grep -c 'step 4' err)" = 1 ]; ok $? one_rank_speaks
+cmp slices_one/model.safetensors slices_two/model.safetensors && cmp slices_one/ckpt-00000004.safetensors slices_two/ckpt-00000004.safetensors
+ok $? the_bits_are_those_of_one_rank
+expect a_batch_that_does_not_divide 3 with_two train odd --set batch=3
+grep -q 'batch = 3' err && grep -q 'such as 4' err && [ "$(grep -c 'batch' err)" = 1 ]
+ok $? it_says_what_to_change
+
+# ---- a rank is killed ----
+"$work/fovea_two" train "$data/clothing.recipe" --data-dir "$data" -o torn --set steps=100000 \
+    --set depth=1 --set width=64 --set batch=4 --set precision=f32 --set schedule=constant \
+    --set warmup=0 --set sample_every=0 --set log_every=1 --set workers=-1 --set save_every=2 \
+    --threads 1 --slices 4 > out 2> err < /dev/null &
+launcher=$!
+waited=0
+while [ ! -f torn/latest ] && [ "$waited" -lt 600 ]; do sleep 0.1; waited=$((waited + 1)); done
+ranks=$(ps -eo pid=,ppid= | awk -v p="$launcher" '$2 == p { print $1 }')
+kill -KILL "$(echo "$ranks" | tail -n 1)"
+wait "$launcher"
+code=$?
+[ "$code" != 0 ]; ok $? a_lost_rank_ends_the_run
+# The launcher gives the others a moment to save, then ends them.
+waited=0 alive=1
+while [ "$alive" = 1 ] && [ "$waited" -lt 100 ]; do
+    alive=0
+    for pid in $ranks; do
+        case $(ps -o stat= -p "$pid") in '' | Z*) ;; *) alive=1 ;; esac
+    done
+    sleep 0.1
+    waited=$((waited + 1))
+done
+ok "$alive" no_rank_stays_behind
+done=$(sed 's/ckpt-0*\([0-9]*\).*/\1/' torn/latest)
+run train whole --slices 4 --set "steps=$((done + 2))"
+expect one_rank_goes_on 0 train torn --slices 4 --set "steps=$((done + 2))" --resume
+cmp torn/model.safetensors whole/model.safetensors; ok $? the_model_is_that_of_an_unbroken_run
+
+# ---- distill: the weight w of PLACE is that of the whole batch ----
+"$FOVEA" new F32 --classes 2 -o teacher.safetensors > /dev/null 2>&1
+distill() { # name, more options
+    out=$1
+    shift
+    "$FOVEA" distill --teacher teacher.safetensors --data clothing --data-dir "$data" \
+        -o "$out.safetensors" --student-blocks 1 --loss place --set steps=2 --set batch=2 \
+        --set split=0 --set eval_batches=0 --set workers=-1 --set precision=f32 --set log_every=1 \
+        --set sample_every=0 --set "$classes" --threads 1 "$@"
+}
+set -- "$data"/clothing/*/
+classes="classes=$(basename "$1"):0,$(basename "$2"):1"
+run distill d1
+expect two_ranks_distill 0 with_two distill d2
+awk -F, 'NR > 1 { for (i = 1; i <= NF; i++) if (i != 6 && i != 7) printf "%.4g ", $i; print "" }' \
+    d1-run/metrics.csv > terms1
+awk -F, 'NR > 1 { for (i = 1; i <= NF; i++) if (i != 6 && i != 7) printf "%.4g ", $i; print "" }' \
+    d2-run/metrics.csv > terms2
+cmp terms1 terms2; ok $? terms_and_w_are_those_of_one_rank
+run distill e1 --slices 2
+expect two_ranks_distill_slices 0 with_two distill e2 --slices 2
+cmp e1.safetensors e2.safetensors; ok $? distilled_bits_are_those_of_one_rank
+
+# ---- what carries a state from step to step ----
+printf 'engine = omnizip\ndata = clothing\n' > oz.recipe
+expect omnizip_runs_alone 1 with_two "$work/fovea_two" train oz.recipe --data-dir "$data" -o oz
+grep -q 'start it alone' err; ok $? it_says_why
+finish
