@@ -37,6 +37,7 @@ typedef struct clip {
     int room;              /* frames in `in` */
     int shared;            /* frames in tail */
     bool has_ended;        /* the source */
+    bool is_full;          /* frames alone break the bound */
 } clip;
 
 /* ---- Frames ---------------------------------------------------------------------------------- */
@@ -55,14 +56,25 @@ static fv_status read_frame(clip *c, float *to, int *has_one)
     FV_TRY(c->io->read(c->io->user, c->small, has_one));
     if (!*has_one) return FV_OK;
     fvi_resize_run(c->resize, c->small, 3, to);
-    for (size_t i = 0; i < c->pixels; i++) to[i] = to[i] < 0 ? 0 : to[i] > 1 ? 1 : to[i];
+    for (size_t i = 0; i < c->pixels; i++) to[i] = fv_clamp_unit(to[i]);
     return FV_OK;
 }
 
+static uint64_t held(const clip *c)
+{
+    fv_memory_stats m;
+    fv_ctx_memory(c->ctx, &m);
+    return m.current_bytes - c->before;
+}
+
+/* Two frames are taken in any case: a picture is told by the second, which is not there. */
 static fv_status make_room(clip *c, int frames)
 {
     float *more;
     if (frames <= c->room) return FV_OK;
+    c->is_full = frames > 2 && c->o->max_bytes &&
+                 held(c) + (uint64_t)frames * c->pixels * sizeof *more > c->o->max_bytes;
+    if (c->is_full) return FV_ERR_OOM;
     if (!take(c, &more, (size_t)frames, c->pixels)) return FV_ERR_OOM;
     if (c->room) memcpy(more, c->in, (size_t)c->room * c->pixels * sizeof *more);
     fv_free(c->ctx, c->in);
@@ -95,11 +107,14 @@ static fv_status write_frames(clip *c, int first, int end)
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
-static uint64_t held(const clip *c)
+static int longest_window(const clip *c) { return c->o->window ? c->o->window : DEFAULT_WINDOW; }
+
+/* Frames that are read before there are plans. A bound needs to be known to hold before all of a long
+ * window are. */
+static int first_frames(const clip *c)
 {
-    fv_memory_stats m;
-    fv_ctx_memory(c->ctx, &m);
-    return m.current_bytes - c->before;
+    const int most = longest_window(c);
+    return c->o->max_bytes && most > FEWEST ? FEWEST : most;
 }
 
 /* Of frames and parts, for windows of n frames. */
@@ -108,7 +123,9 @@ static uint64_t frame_bytes(const clip *c, const wan_axis axis[2], int n)
     const uint64_t parts = (uint64_t)axis[0].count * (uint64_t)axis[1].count;
     const uint64_t part = (uint64_t)axis[0].size * (uint64_t)axis[1].size * 3;
     const int blocks = c->has_ended ? 1 : 3; /* out; else in, with more room, and tail, too */
-    return sizeof(float) * (uint64_t)n * ((uint64_t)blocks * c->pixels + (parts > 1 ? part : 0));
+    const int unread = c->has_ended || first_frames(c) < c->room ? 0 : first_frames(c) - c->room;
+    return sizeof(float) * ((uint64_t)(blocks * n + unread) * c->pixels +
+                            (parts > 1 ? (uint64_t)n * part : 0));
 }
 
 /* Plans windows of n frames in such tiles; *need: bytes of the whole call. */
@@ -195,6 +212,13 @@ static fv_status fit(clip *c, int n)
         if (need <= most) return FV_OK;
     }
     return too_little(c, need);
+}
+
+/* Where frames alone are too much there is no plan that fits. */
+static fv_status say_least(clip *c)
+{
+    const fv_status s = fit(c, longest_window(c));
+    return s == FV_OK ? FV_ERR_OOM : s;
 }
 
 /* ---- A window -------------------------------------------------------------------------------- */
@@ -290,15 +314,14 @@ static fv_status prepare(clip *c, int n)
     return wan_tile_alloc(&c->tile);
 }
 
-/* The first window: its frames, its memory. A bound needs to be known to hold before all frames of a
- * long window are read. */
+/* The first window: its frames, its memory. */
 static fv_status begin(clip *c, int *n)
 {
-    const int most = c->o->window ? c->o->window : DEFAULT_WINDOW;
     *n = 0;
-    FV_TRY(read_frames(c, c->o->max_bytes && most > FEWEST ? FEWEST : most, n));
-    if (*n == 0) return FV_OK;
-    FV_TRY(fit(c, c->has_ended ? *n : most));
+    const fv_status s = read_frames(c, first_frames(c), n);
+    if (c->is_full) return say_least(c);
+    if (s != FV_OK || *n == 0) return s;
+    FV_TRY(fit(c, c->has_ended ? *n : longest_window(c)));
     c->overlap = c->o->overlap < 0 ? c->window / 2 : c->o->overlap;
     if (!c->has_ended) FV_TRY(make_room(c, c->window));
     FV_TRY(read_frames(c, c->window, n));

@@ -106,19 +106,21 @@ void wan_model_close(wan_model **m)
 
 /* ---- Plans of windows ------------------------------------------------------------------------ */
 
+static int head_width(const wan_config *c) { return c->width / c->heads; }
+
 struct wan_flow {
     const wan_model *m;
     fv_plan *plan;
     float *rope, *zhat[WAN_MAX_TIMES]; /* zhat: in one block */
     void *work;                        /* NULL where it is the caller's */
-    int steps;
-    size_t bytes; /* of the latents */
+    int steps, frames, rows, columns;  /* of tokens */
+    size_t bytes, rope_bytes;          /* bytes: of the latents */
 };
 
 static void record_flow(const wan_model *m, fv_tape *t, const int64_t dim[4], int steps)
 {
     const wan_config *c = &m->net.cfg;
-    const int64_t rows = m->rows, pairs = c->width / c->heads / 2;
+    const int64_t rows = m->rows, pairs = head_width(c) / 2;
     const int64_t rope[3] = {dim[0] * (dim[1] / 2) * (dim[2] / 2), 2, pairs};
     wan_graph g = {.tape = t, .net = &m->net};
     fv_t zhat[WAN_MAX_TIMES];
@@ -153,19 +155,13 @@ static fv_status bind_fixed(const wan_model *m, fv_plan *p)
 static fv_status plan_flow(wan_flow *f, const int64_t dim[4])
 {
     const wan_model *m = f->m;
-    const wan_config *c = &m->net.cfg;
-    const int head = c->width / c->heads, F = (int)dim[0], h = (int)dim[1] / 2, w = (int)dim[2] / 2;
     fv_plan_options o = FV_PLAN_OPTIONS_INIT;
     fv_tape *t = NULL;
     o.external_work = 1;
     FV_TRY(fv_tape_create(m->ctx, &t, m->net.params, FV_INFER, m->precision));
     record_flow(m, t, dim, f->steps); /* a failure sticks in the tape */
     FV_TRY(fv_plan_finish(m->ctx, &f->plan, &t, &o));
-    f->rope = fv_calloc(m->ctx, (size_t)F * (size_t)h * (size_t)w, (size_t)head * sizeof(float));
-    if (!f->rope) return FV_ERR_OOM;
-    wan_rope_table(F, h, w, head, f->rope);
-    FV_TRY(bind_fixed(m, f->plan));
-    return fv_plan_bind(f->plan, "wan.rope", f->rope);
+    return bind_fixed(m, f->plan);
 }
 
 fv_status wan_flow_plan(const wan_model *m, wan_flow **out, int frames, int height, int width,
@@ -183,7 +179,12 @@ fv_status wan_flow_plan(const wan_model *m, wan_flow **out, int frames, int heig
     if (!f) return FV_ERR_OOM;
     f->m = m;
     f->steps = steps;
+    f->frames = frames;
+    f->rows = height / 2;
+    f->columns = width / 2;
     f->bytes = (size_t)frames * (size_t)height * (size_t)width * WAN_LATENT * sizeof(float);
+    f->rope_bytes = (size_t)frames * (size_t)f->rows * (size_t)f->columns *
+                    (size_t)head_width(&m->net.cfg) * sizeof(float);
     const fv_status s = plan_flow(f, dim);
     if (s == FV_OK) *out = f;
     else wan_flow_close(&f);
@@ -191,7 +192,10 @@ fv_status wan_flow_plan(const wan_model *m, wan_flow **out, int frames, int heig
 }
 
 uint64_t wan_flow_work_bytes(const wan_flow *f) { return fv_plan_work_bytes(f->plan); }
-uint64_t wan_flow_own_bytes(const wan_flow *f) { return (uint64_t)f->steps * f->bytes; }
+uint64_t wan_flow_own_bytes(const wan_flow *f)
+{
+    return (uint64_t)f->steps * f->bytes + f->rope_bytes;
+}
 double wan_flow_flop(const wan_flow *f) { return fv_plan_flop(f->plan); }
 
 void wan_flow_watch(wan_flow *f, fv_plan_watcher watch, void *user)
@@ -204,7 +208,10 @@ fv_status wan_flow_alloc(wan_flow *f, void *work)
     const uint64_t bytes = fv_plan_work_bytes(f->plan);
     f->zhat[0] = fv_calloc(f->m->ctx, (size_t)f->steps, f->bytes);
     if (!work) work = f->work = fv_alloc(f->m->ctx, (size_t)bytes);
-    if (!f->zhat[0] || !work) return FV_ERR_OOM;
+    f->rope = fv_alloc(f->m->ctx, f->rope_bytes);
+    if (!f->zhat[0] || !work || !f->rope) return FV_ERR_OOM;
+    wan_rope_table(f->frames, f->rows, f->columns, head_width(&f->m->net.cfg), f->rope);
+    FV_TRY(fv_plan_bind(f->plan, "wan.rope", f->rope));
     for (int k = 0; k < f->steps; k++) {
         char name[24];
         snprintf(name, sizeof name, "zhat.%d", k);

@@ -208,6 +208,30 @@ static void the_least_is_enough(void)
     fv_free(ctx, picture);
 }
 
+/* Neither frames nor tables of a large one are there before it is known that they may be. */
+static void what_does_not_fit_takes_no_memory(void)
+{
+    enum { TOKENS = 256 * 256 };
+    fv_memory_stats before, after;
+    wan_model *m = NULL;
+    wan_flow *f = NULL;
+    OK(ctx, wan_model_open(ctx, &m, file, NULL, false, FV_F32));
+    fv_ctx_memory(ctx, &before);
+    OK(ctx, wan_flow_plan(m, &f, 1, 512, 512, 1));
+    fv_ctx_memory(ctx, &after);
+    CHECK(wan_flow_own_bytes(f) == (4 * WAN_LATENT + 32) * TOKENS * sizeof(float));
+    CHECK(after.current_bytes - before.current_bytes < 32 * TOKENS * sizeof(float));
+    wan_flow_close(&f);
+    wan_model_close(&m);
+    fv_wan_options o = base_options(64, 64);
+    memory_clip clip = {.from = source, .to = result[0], .in = 64 * 64 * 3, .out = 64 * 64 * 3};
+    const fv_wan_frames io = {read_one, write_one, &clip};
+    clip.count = MOST;
+    o.max_bytes = 1;
+    CHECK(fv_wan_restore(ctx, file, &o, &io, NULL) == FV_ERR_OOM);
+    CHECK_MSG(clip.read == 2, "%d frames", clip.read);
+}
+
 static uint64_t least_of(int window, int side)
 {
     fv_wan_options o = base_options(side, side);
@@ -451,6 +475,7 @@ int main(void)
     RUN(a_tile_as_large_as_the_frame_changes_nothing);
     RUN(tiles_are_checked);
     RUN(the_least_is_enough);
+    RUN(what_does_not_fit_takes_no_memory);
     RUN(windows_get_shorter_for_the_memory);
     RUN(windows_allocate_nothing);
     RUN(a_picture_is_a_clip_of_one_frame);
