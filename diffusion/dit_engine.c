@@ -564,7 +564,9 @@ static void describe(dit_runner *r, const dit_net *n, fv_dtype precision, const 
     r->B = o->B;
     r->depth = n->cfg.depth;
     r->tokens = dit_tokens(&n->cfg);
-    r->precision = precision == FV_BF16 && fv_ctx_cpu(r->ctx) & FV_CPU_AVX512 ? FV_BF16 : FV_F32;
+    const bool has_bf16 =
+        fv_ctx_cpu(r->ctx) & FV_CPU_AVX512 || fv_ctx_device(r->ctx) == FV_DEVICE_CUDA;
+    r->precision = precision == FV_BF16 && has_bf16 ? FV_BF16 : FV_F32;
     r->feature_type = o->exact_cache ? FV_F32 : r->precision;
     r->keep = o->keep_outputs;
     r->history = !o->keep_outputs || o->history < 1 ? 1
@@ -598,6 +600,9 @@ fv_status dit_runner_create(fv_ctx *ctx, dit_runner **out, const dit_net *n, fv_
                             const dit_schedule *s, const dit_runner_options *o)
 {
     *out = NULL;
+    if (fv_ctx_device(ctx) == FV_DEVICE_CUDA && (o->prunes || o->probes || o->checks))
+        return fv_fail(ctx, FV_ERR_UNSUPPORTED, "sampling: plans that prune, probe or check read "
+                       "features on the host, which does not work on CUDA yet; use the CPU");
     dit_runner *r = fv_calloc(ctx, 1, sizeof *r);
     if (!r) return FV_ERR_OOM;
     r->ctx = ctx;

@@ -66,7 +66,9 @@ fv_status fv_dit_open(fv_ctx *ctx, fv_dit **out, const fv_model *file, const fv_
     if (!d) return FV_ERR_OOM;
     d->ctx = ctx;
     d->file = file;
-    d->precision = o.precision == FV_BF16 && fv_ctx_cpu(ctx) & FV_CPU_AVX512 ? FV_BF16 : FV_F32;
+    const bool has_bf16 =
+        fv_ctx_cpu(ctx) & FV_CPU_AVX512 || fv_ctx_device(ctx) == FV_DEVICE_CUDA;
+    d->precision = o.precision == FV_BF16 && has_bf16 ? FV_BF16 : FV_F32;
     const fv_status s = open_net(ctx, d, &o);
     if (s != FV_OK) {
         fv_dit_close(&d);

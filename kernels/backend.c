@@ -1,18 +1,19 @@
 /* backend.c - picking a device for a context, and its memory.
  *
- * AUTO takes the best device that opens; the CPU always does. */
+ * AUTO takes the first device that opens: the CPU. It is to begin with CUDA once the tests of
+ * tests/test_cuda_ops.c have passed on a GPU; until then that device is for who asks for it. */
 #include "backend.h"
 
 #include <string.h>
 
 fv_status fvi_backend_open(fv_ctx *ctx, fv_device device)
 {
-    static const fvi_backend *const backends[] = { &fvi_backend_cpu };
+    static const fvi_backend *const backends[] = { &fvi_backend_cpu, &fvi_backend_cuda };
     for (size_t i = 0; i < FV_ARRAY_LEN(backends); i++) {
         if (device != FV_DEVICE_AUTO && device != backends[i]->device) continue;
         const fv_status s = backends[i]->open(ctx);
         if (s == FV_OK) {
-            ctx->backend = backends[i];
+            if (!ctx->backend) ctx->backend = backends[i];
             ctx->device = backends[i]->device;
             return FV_OK;
         }

@@ -11,8 +11,8 @@
  * while a form is made. Loading peaks at the forms plus one parameter: values that lie in the file
  * in the wanted type are packed from there, others through one temporary copy, and the pages of the
  * mapped file are let go as soon as they have been read. */
+#include "backend.h"
 #include "model_file.h"
-#include "tape.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -27,6 +27,7 @@ typedef struct form {
     struct form *next;
     uint8_t key[KEY_BYTES];
     void *data;
+    bool on_device;
 } form;
 
 /* Views into a model file; scale of int8. */
@@ -74,6 +75,12 @@ fv_status fv_params_create(fv_ctx *ctx, fv_params **out)
     return FV_OK;
 }
 
+static void form_free(fv_params *p, void *data, bool on_device)
+{
+    if (on_device) fv_dev_free(p->ctx, data);
+    else fv_free(p->ctx, data);
+}
+
 void fv_params_destroy(fv_params **pp)
 {
     if (!pp || !*pp) return;
@@ -82,7 +89,7 @@ void fv_params_destroy(fv_params **pp)
     for (int i = 0; i < p->count; i++) {
         for (form *f = p->p[i].forms, *next; f; f = next) {
             next = f->next;
-            fv_free(p->ctx, f->data);
+            form_free(p, f->data, f->on_device);
             fv_free(p->ctx, f);
         }
         fv_free(p->ctx, p->p[i].f32);
@@ -366,6 +373,10 @@ fv_status fv_params_alloc(fv_params *p)
 {
     if (p->status != FV_OK) return p->status;
     if (p->master) return FV_OK;
+    if (p->ctx->device != FV_DEVICE_CPU)
+        return fv_fail(p->ctx, FV_ERR_UNSUPPORTED,
+                       "params: training does not run on %s yet; use the CPU",
+                       p->ctx->backend->name);
     FV_TRY(refuse_in_use(p));
     p->master = fv_calloc(p->ctx, (size_t)p->flat_count, sizeof(float));
     p->grad = fv_calloc(p->ctx, (size_t)p->flat_count, sizeof(float));
@@ -413,15 +424,28 @@ fv_status fvi_param_f32(fv_ctx *ctx, fv_params *p, fv_pid id, const float **out)
     return s;
 }
 
+/* Memory of a form: the owner's, which frees it. */
+static void *form_memory(fv_ctx *ctx, fv_params *p, size_t bytes, bool on_device)
+{
+    if (!on_device) return fvi_alloc_for(p->ctx, ctx, bytes);
+    if (p->ctx->device != ctx->device) {
+        fv_fail(ctx, FV_ERR_ARG, "params: made on another device than %s", ctx->backend->name);
+        return NULL;
+    }
+    void *data = p->ctx->backend->alloc(p->ctx, bytes);
+    if (!data) fv_fail(ctx, FV_ERR_OOM, "out of device memory: %zu bytes asked", bytes);
+    return data;
+}
+
 static fv_status make_form(fv_ctx *ctx, fv_params *p, param *q, const fvi_form *want,
-                           const void **out)
+                           bool on_device, const void **out)
 {
     const void *values = in_file(q, want->type);
     const bool copy = !values;
     void *temp = NULL;
     if (!q->parts) return fv_fail(ctx, FV_ERR_STATE, "params: %s has no values yet", q->name);
     form *f = fvi_alloc_for(p->ctx, ctx, sizeof *f);
-    void *data = f ? fvi_alloc_for(p->ctx, ctx, want->packed_bytes) : NULL;
+    void *data = f ? form_memory(ctx, p, want->packed_bytes, on_device) : NULL;
     if (data && copy) values = temp = fv_alloc(ctx, (size_t)q->count * fv_dtype_size(want->type));
     fv_status s = data && values ? FV_OK : FV_ERR_OOM;
     if (s == FV_OK && copy) s = expand(ctx, q, want->type, temp);
@@ -429,13 +453,14 @@ static fv_status make_form(fv_ctx *ctx, fv_params *p, param *q, const fvi_form *
     fv_free(ctx, temp);
     if (s != FV_OK) {
         fv_free(p->ctx, f);
-        fv_free(p->ctx, data);
+        form_free(p, data, on_device);
         return s;
     }
     if (!copy) fvi_model_let_go(q->src[0].m, values, source_bytes(&q->src[0]));
     memset(f, 0, sizeof *f);
     memcpy(f->key, want->key, want->key_bytes);
     f->data = data;
+    f->on_device = on_device;
     f->next = q->forms;
     q->forms = f;
     p->form_bytes += want->packed_bytes;
@@ -443,8 +468,8 @@ static fv_status make_form(fv_ctx *ctx, fv_params *p, param *q, const fvi_form *
     return FV_OK;
 }
 
-fv_status fvi_param_packed(fv_ctx *ctx, fv_params *p, fv_pid id, const fvi_form *want,
-                           const void **out)
+static fv_status find_form(fv_ctx *ctx, fv_params *p, fv_pid id, const fvi_form *want,
+                           bool on_device, const void **out)
 {
     *out = NULL;
     if (want->key_bytes > KEY_BYTES)
@@ -456,8 +481,42 @@ fv_status fvi_param_packed(fv_ctx *ctx, fv_params *p, fv_pid id, const fvi_form 
     pthread_mutex_lock(&p->lock);
     for (form *f = q->forms; f && !*out; f = f->next)
         if (memcmp(f->key, padded, KEY_BYTES) == 0) *out = f->data;
-    if (!*out) s = make_form(ctx, p, q, want, out);
+    if (!*out) s = make_form(ctx, p, q, want, on_device, out);
     pthread_mutex_unlock(&p->lock);
+    return s;
+}
+
+fv_status fvi_param_packed(fv_ctx *ctx, fv_params *p, fv_pid id, const fvi_form *want,
+                           const void **out)
+{
+    return find_form(ctx, p, id, want, false, out);
+}
+
+/* A plain copy in device memory; the key of a form begins with its kind (1 and 2: op_*.c). */
+typedef struct device_key { int32_t kind, type; } device_key;
+typedef struct device_copy { device_key key; size_t bytes; } device_copy;
+
+static fv_status copy_to_device(fv_ctx *ctx, const void *key, const void *values, void *dst)
+{
+    const device_copy *c = key;
+    return fv_dev_copy(ctx, dst, values, c->bytes, FV_COPY_TO_DEVICE);
+}
+
+fv_status fvi_param_on_device(fv_ctx *ctx, fv_params *p, fv_pid id, fv_dtype type,
+                              const void **out)
+{
+    const device_copy copy = { { 64, (int32_t)type },
+                               (size_t)p->p[id].count * fv_dtype_size(type) };
+    const fvi_form want = { &copy, sizeof copy.key, copy.bytes, type, copy_to_device };
+    return find_form(ctx, p, id, &want, true, out);
+}
+
+fv_status fvi_param_values(fv_ctx *ctx, fv_params *p, fv_pid id, const float **out)
+{
+    if (ctx->device == FV_DEVICE_CPU) return fvi_param_f32(ctx, p, id, out);
+    const void *values = NULL;
+    const fv_status s = fvi_param_on_device(ctx, p, id, FV_F32, &values);
+    *out = values;
     return s;
 }
 

@@ -87,6 +87,10 @@ static fv_status copy_tape(fv_plan *p, const fv_tape *t)
     for (int i = 0; i < t->nn; i++) {
         p->s[i].node = t->n[i];
         p->s[i].def = p->ctx->backend->op(t->n[i].op);
+        if (!p->s[i].def)
+            return fv_fail(p->ctx, FV_ERR_UNSUPPORTED,
+                           "plan: op %s has no %s kernel yet; use the CPU",
+                           fvi_cpu_op(t->n[i].op)->name, p->ctx->backend->name);
     }
     return FV_OK;
 }
@@ -247,7 +251,7 @@ static fv_status resolve_params(fv_plan *p)
             if (!in || p->v[in].kind != FVI_PARAM) continue;
             p->s[i].exec.pid[k] = p->v[in].pid;
             if (is_matrix_weight(&p->s[i], k) && !fvi_params_master(p->params)) continue;
-            FV_TRY(fvi_param_f32(p->ctx, p->params, p->v[in].pid, &p->pf32[in]));
+            FV_TRY(fvi_param_values(p->ctx, p->params, p->v[in].pid, &p->pf32[in]));
         }
     }
     return FV_OK;
@@ -490,7 +494,8 @@ static fv_status run_step(fv_plan *p, step *s, bool back)
 {
     if (fv_ctx_cancelled(p->ctx)) return fv_fail(p->ctx, FV_ERR_CANCELLED, "cancelled");
     const double t = p->profile ? fv_now() : 0;
-    const fv_status st = back ? s->def->backward(&s->exec) : s->def->forward(&s->exec);
+    fv_status st = back ? s->def->backward(&s->exec) : s->def->forward(&s->exec);
+    if (p->profile && st == FV_OK) st = p->ctx->backend->sync(p->ctx);
     if (p->profile) *(back ? &s->backward_s : &s->forward_s) += fv_now() - t;
     return st == FV_OK ? st : fv_fail_in(p->ctx, st, "%s", s->def->name);
 }

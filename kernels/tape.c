@@ -21,7 +21,8 @@ fv_status fv_tape_create(fv_ctx *ctx, fv_tape **out, fv_params *params, fv_mode 
     t->ctx = ctx;
     t->params = params;
     t->mode = mode;
-    t->precision = ctx->cpu & FV_CPU_AVX512 ? precision : FV_F32;
+    const bool has_bf16 = ctx->cpu & FV_CPU_AVX512 || ctx->device == FV_DEVICE_CUDA;
+    t->precision = has_bf16 ? precision : FV_F32;
     t->nv = 1;
     *out = t;
     return FV_OK;

@@ -202,7 +202,10 @@ note "$(uname -sm), $(${CC:-cc} --version | head -n 1), $jobs jobs, $(date -u '+
 if command -v mandoc > /dev/null; then step manual_pages lint_pages
 else skip manual_pages "mandoc is not installed"; fi
 
-if build release -DFOVEA_FUZZ=ON; then
+# CUDA kernels: one architecture, in this build alone; nvcc takes its time.
+cuda=-DCMAKE_CUDA_ARCHITECTURES=90a-real
+if [ -n "$full" ]; then cuda='-DCMAKE_CUDA_ARCHITECTURES=80-real;90a-real;90-virtual'; fi
+if build release -DFOVEA_FUZZ=ON "$cuda"; then
     case $(${CC:-cc} --version | head -n 1) in
     *'(Debian 12'* | *clang*14.*) step no_warnings no_warnings "$logs/compile_release.log" ;;
     *) skip no_warnings "another compiler than gcc 12 or clang 14" ;;
@@ -233,11 +236,11 @@ fi
 
 if [ -n "$full" ]; then
     for level in 0 3; do # what is compiled; the programs' behaviour has the other builds
-        build "O$level" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG="-O$level -g" &&
+        build "O$level" -DFOVEA_CUDA=OFF -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG="-O$level -g" &&
             suite "O$level" "$out/O$level" -E '^cli_'
     done
     if command -v clang > /dev/null; then
-        if build clang -DCMAKE_C_COMPILER=clang; then
+        if build clang -DFOVEA_CUDA=OFF -DCMAKE_C_COMPILER=clang; then
             step no_warnings_clang no_warnings "$logs/compile_clang.log"
             suite clang "$out/clang"
         fi

@@ -1,0 +1,213 @@
+/* backend_cuda.c - the CUDA backend: finding the module, device memory, op table.
+ *
+ * libfovea names nothing of CUDA. All that needs the toolkit is libfovea_cuda.so, which is opened when
+ * a context asks for the device: beside the library or program that this code is in, above it, in its
+ * ../lib and ../lib64, and where the system looks for libraries. A machine without driver, toolkit or module runs on the
+ * CPU, and the message says which of them is missing. The module stays loaded: the CUDA runtime in it
+ * cannot be unloaded safely. */
+#define _GNU_SOURCE /* dladdr */
+#include "cuda_ops.h"
+
+#include <dlfcn.h>
+#include <stdlib.h>
+
+#define MODULE "libfovea_cuda.so"
+#define WHY_BYTES 400
+
+/* ---- The module ------------------------------------------------------------------------------ */
+
+static const char here; /* its address is in the library or program that this code is in */
+
+static void *try_open(const char *folder, size_t length, const char *below)
+{
+    char path[4096];
+    const int n =
+        snprintf(path, sizeof path, "%.*s/%s%s", (int)length, folder, below, MODULE);
+    if (n < 0 || n >= (int)sizeof path) return NULL;
+    FILE *f = fopen(path, "rb");
+    if (!f) return NULL;
+    fclose(f);
+    return dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+}
+
+static void *open_module(void)
+{
+    static const char *const below[] = { "", "../", "../lib/", "../lib64/" };
+    Dl_info info;
+    if (dladdr(&here, &info) && info.dli_fname) {
+        const char *slash = strrchr(info.dli_fname, '/');
+        for (size_t i = 0; slash && i < FV_ARRAY_LEN(below); i++) {
+            void *m = try_open(info.dli_fname, (size_t)(slash - info.dli_fname), below[i]);
+            if (m) return m;
+        }
+    }
+    return dlopen(MODULE, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+}
+
+/* The table of the module, or NULL and why. */
+static const fvk_api *find_api(void **module, char *why, size_t why_bytes)
+{
+    *module = open_module();
+    if (!*module) {
+        const char *e = dlerror();
+        snprintf(why, why_bytes, "its module cannot be opened: %s", e ? e : MODULE);
+        return NULL;
+    }
+    fvk_entry entry = NULL;
+    *(void **)&entry = dlsym(*module, FVK_ENTRY);
+    const fvk_api *api = entry ? entry() : NULL;
+    if (api && api->abi == FVK_ABI && api->kernels == FVK_KERNELS) return api;
+    snprintf(why, why_bytes, "%s is of another version of fovea", MODULE);
+    dlclose(*module);
+    *module = NULL;
+    return NULL;
+}
+
+fv_status fvi_cuda_probe(fv_ctx *ctx, int index, fvk_info *out)
+{
+    char why[WHY_BYTES] = "";
+    void *module = NULL;
+    memset(out, 0, sizeof *out);
+    const fvk_api *api = find_api(&module, why, sizeof why);
+    if (!api) return fv_fail(ctx, FV_ERR_DEVICE, "cuda: %s", why);
+    const int code = api->info(index, out, why, sizeof why);
+    dlclose(module);
+    if (code == FVK_OK) return FV_OK;
+    return fv_fail(ctx, code == FVK_UNSUPPORTED ? FV_ERR_UNKNOWN : FV_ERR_DEVICE, "cuda: %s", why);
+}
+
+/* ---- The device ------------------------------------------------------------------------------ */
+
+fv_status fvi_cuda_status(fv_ctx *ctx, int code, const char *what)
+{
+    static const fv_status status[] = { FV_OK, FV_ERR_OOM, FV_ERR_DEVICE, FV_ERR_UNSUPPORTED,
+                                        FV_ERR_ARG };
+    if (code == FVK_OK) return FV_OK;
+    return fv_fail(ctx, (size_t)code < FV_ARRAY_LEN(status) ? status[code] : FV_ERR_DEVICE,
+                   "cuda: %s: %s", what, fvi_cuda_of(ctx)->api->error(fvi_cuda_of(ctx)->dev));
+}
+
+fv_status fvi_cuda_launch(fv_ctx *ctx, fvk_kernel k, int64_t blocks, const void *args,
+                          size_t bytes)
+{
+    static const char *const name[] = {
+#define NAME(kernel) #kernel,
+        FVK_LIST(NAME)
+#undef NAME
+    };
+    if (blocks == 0) return FV_OK;
+    if (blocks > INT32_MAX)
+        return fv_fail(ctx, FV_ERR_LIMIT, "cuda: %s: %lld blocks are too many", name[k],
+                       (long long)blocks);
+    const fvi_cuda *c = fvi_cuda_of(ctx);
+    return fvi_cuda_status(ctx, c->api->launch(c->dev, k, blocks, args, bytes), name[k]);
+}
+
+fv_status fvi_cuda_zero(fv_ctx *ctx, void *p, size_t bytes)
+{
+    if (bytes == 0) return FV_OK;
+    return fvi_cuda_status(ctx, fvi_cuda_of(ctx)->api->zero(fvi_cuda_of(ctx)->dev, p, bytes), "clearing");
+}
+
+static void *cuda_alloc(fv_ctx *ctx, size_t bytes)
+{
+    void *p = fvi_cuda_of(ctx)->api->alloc(fvi_cuda_of(ctx)->dev, bytes ? bytes : 1);
+    if (!p) fvi_cuda_status(ctx, FVK_NO_MEMORY, "device memory");
+    return p;
+}
+
+static void cuda_free(fv_ctx *ctx, void *p) { fvi_cuda_of(ctx)->api->free(fvi_cuda_of(ctx)->dev, p); }
+
+static fv_status cuda_copy(fv_ctx *ctx, void *dst, const void *src, size_t bytes,
+                           fv_copy_kind kind)
+{
+    const fvi_cuda *c = fvi_cuda_of(ctx);
+    if (bytes == 0) return FV_OK;
+    int code = FVK_OK;
+    switch (kind) {
+    case FV_COPY_TO_DEVICE: code = c->api->to_device(c->dev, dst, src, bytes); break;
+    case FV_COPY_TO_HOST: code = c->api->to_host(c->dev, dst, src, bytes); break;
+    case FV_COPY_ON_DEVICE: code = c->api->on_device(c->dev, dst, src, bytes); break;
+    }
+    return fvi_cuda_status(ctx, code, "copy");
+}
+
+static fv_status cuda_sync(fv_ctx *ctx)
+{
+    return fvi_cuda_status(ctx, fvi_cuda_of(ctx)->api->sync(fvi_cuda_of(ctx)->dev), "waiting");
+}
+
+fv_status fvi_cuda_attach(fv_ctx *ctx, const fvk_api *api, void *module)
+{
+    char why[WHY_BYTES] = "";
+    fvi_cuda *c = ctx->alloc.alloc(ctx->alloc.user, sizeof *c, 64);
+    if (!c) return FV_ERR_OOM;
+    *c = (fvi_cuda){ fvi_backend_cuda, api, NULL, module };
+    const int code = api->open(0, &c->dev, why, sizeof why);
+    if (code != FVK_OK) {
+        ctx->alloc.free(ctx->alloc.user, c);
+        return fv_fail(ctx, FV_ERR_DEVICE, "cuda: %s", why);
+    }
+    ctx->backend = &c->backend;
+    ctx->device = FV_DEVICE_CUDA;
+    return FV_OK;
+}
+
+/* The context keeps what the CPU's has: pictures, losses and tables are computed there. */
+static fv_status cuda_open(fv_ctx *ctx)
+{
+    char why[WHY_BYTES] = "";
+    void *module = NULL;
+    const fvk_api *api = find_api(&module, why, sizeof why);
+    if (!api) return fv_fail(ctx, FV_ERR_DEVICE, "cuda: %s", why);
+    FV_TRY(fvi_backend_cpu.open(ctx));
+    const fv_status s = fvi_cuda_attach(ctx, api, module);
+    if (s != FV_OK) {
+        fvi_backend_cpu.close(ctx);
+        dlclose(module);
+    }
+    return s;
+}
+
+static void cuda_close(fv_ctx *ctx)
+{
+    const fvi_cuda *c = fvi_cuda_of(ctx);
+    ctx->backend = NULL;
+    c->api->close(c->dev);
+    if (c->module) dlclose(c->module);
+    ctx->alloc.free(ctx->alloc.user, (void *)(uintptr_t)c);
+    fvi_backend_cpu.close(ctx);
+}
+
+/* ---- Ops ------------------------------------------------------------------------------------- */
+
+static const fvi_op_def *cuda_op(fvi_op op)
+{
+    static const fvi_op_def *const table[FVI_OP_COUNT] = {
+        [FVI_OP_LINEAR] = &fvi_cuda_linear,
+        [FVI_OP_CAST] = &fvi_cuda_cast,
+        [FVI_OP_ACT] = &fvi_cuda_act,
+        [FVI_OP_AFFINE] = &fvi_cuda_affine,
+        [FVI_OP_BINARY] = &fvi_cuda_binary,
+        [FVI_OP_NORM_MOD] = &fvi_cuda_norm_mod,
+        [FVI_OP_GATE_RES] = &fvi_cuda_gate_res,
+        [FVI_OP_FORECAST] = &fvi_cuda_forecast,
+        [FVI_OP_SWIGLU] = &fvi_cuda_swiglu,
+        [FVI_OP_SDPA] = &fvi_cuda_sdpa,
+        [FVI_OP_CROSS] = &fvi_cuda_cross,
+        [FVI_OP_QK_NORM_ROPE] = &fvi_cuda_qk_norm_rope,
+        [FVI_OP_TIMESTEP] = &fvi_cuda_timestep,
+        [FVI_OP_EMBED] = &fvi_cuda_embed,
+        [FVI_OP_PATCHIFY] = &fvi_cuda_patchify,
+        [FVI_OP_MEAN1] = &fvi_cuda_mean1,
+        [FVI_OP_SLICE] = &fvi_cuda_slice,
+        [FVI_OP_CONCAT] = &fvi_cuda_concat,
+    };
+    return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
+}
+
+const fvi_backend fvi_backend_cuda = {
+    .device = FV_DEVICE_CUDA, .name = "CUDA", .op = cuda_op, .alloc = cuda_alloc,
+    .free = cuda_free, .copy = cuda_copy, .sync = cuda_sync, .open = cuda_open,
+    .close = cuda_close,
+};

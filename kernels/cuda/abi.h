@@ -1,0 +1,233 @@
+/* abi.h - private: what libfovea and libfovea_cuda say to each other; plain C, also for nvcc.
+ *
+ * libfovea holds all of an op but its arithmetic: it checks, sizes, and fills one plain struct per
+ * kernel. A device is a table of functions (fvk_api) that holds memory, copies, multiplies matrices
+ * and runs kernels by number. There are two such tables: cuda/module.cu on the CUDA runtime, and the
+ * emulator of the tests, which runs the same kernel bodies on the CPU. No CUDA name is in here. */
+#ifndef FV_CUDA_ABI_H
+#define FV_CUDA_ABI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Raised with every change of this file: libfovea takes the module of its own number only. */
+#define FVK_ABI 1
+#define FVK_ENTRY "fvi_cuda_module"
+
+#define FVK_THREADS 256   /* of every block */
+#define FVK_TILE 32       /* columns of a block that sums columns, rows of an attention tile */
+#define FVK_HEAD_MOST 128 /* attention: largest head */
+#define FVK_BLEND_MOST 8
+
+/* Rows to read and to write, f32 or bf16; add: on top of what is there. p NULL: not there. */
+typedef struct fvk_in { const void *p; int64_t bf16; } fvk_in;
+typedef struct fvk_out { void *p; int32_t bf16, add; } fvk_out;
+
+/* ---- Arguments of the kernels; what they compute stands beside their bodies ------------------- */
+
+enum { FVK_COPY, FVK_AFFINE, FVK_ACT, FVK_ACT_GRAD };
+typedef struct fvk_map_args {
+    fvk_in x, dy;
+    fvk_out y;
+    int64_t n;
+    float scale, shift;
+    int32_t what, act;
+} fvk_map_args;
+
+enum { FVK_BINARY, FVK_BINARY_DA, FVK_BINARY_DB };
+typedef struct fvk_binary_args {
+    fvk_in a, b, dy;
+    fvk_out y;
+    int64_t n, nb, per; /* b: [nb]; per elements of a one b (broadcast 2) */
+    int32_t what, op, broadcast;
+} fvk_binary_args;
+
+/* y = h + gate * sum of w[k] x[k] */
+typedef struct fvk_blend_args {
+    fvk_in h, x[FVK_BLEND_MOST];
+    const float *w, *gate; /* NULL: ones; gate of sample b: gate + b * stride */
+    fvk_out y;
+    int64_t n, C, T, stride; /* T rows a sample */
+    int32_t count;
+} fvk_blend_args;
+
+typedef struct fvk_swiglu_args {
+    fvk_in x, dy; /* dy.p set: gradient */
+    fvk_out y;
+    int64_t n, H;
+} fvk_swiglu_args;
+
+typedef struct fvk_norm_args {
+    fvk_in x, dy; /* dy.p set: gradient */
+    fvk_out y;
+    const float *w, *bias, *shift, *scale; /* [C], NULL: not there; of sample b: + b * stride */
+    float *stats;                          /* mean, rstd of a row; NULL: not kept */
+    int64_t C, T, stride;
+    float eps;
+    int32_t rms;
+} fvk_norm_args;
+
+typedef struct fvk_rope_args {
+    fvk_in x, gy; /* gy.p set: gradient */
+    fvk_out y;
+    const float *w[2], *angle;
+    float *rstd;
+    int64_t tokens, T, h, hd;
+    float eps;
+    int32_t neighbours, wide;
+} fvk_rope_args;
+
+/* Sums over rows of a function of each element. */
+enum { FVK_SUM_X, FVK_SUM_PRODUCT, FVK_SUM_BINARY_DB, FVK_SUM_NORM, FVK_SUM_ROPE };
+typedef struct fvk_columns_args {
+    fvk_in x, y, b;
+    const float *stats;
+    float *part, *part2; /* [groups, segments, C] */
+    int64_t groups, T, C, segments;
+    fvk_rope_args rope;
+    int32_t kind, op;
+} fvk_columns_args;
+
+typedef struct fvk_fold_args {
+    const float *part; /* [groups, segments, C] */
+    fvk_out y;         /* of group g: y + g * stride */
+    int64_t groups, segments, C, stride;
+    float scale;
+    int32_t pad;
+} fvk_fold_args;
+
+typedef struct fvk_norm_fold_args {
+    const float *D, *A, *w, *bias, *scale;
+    float *dw, *db, *dshift, *dscale; /* NULL: not wanted; all are added to */
+    int64_t groups, segments, C, stride, dstride;
+} fvk_norm_fold_args;
+
+typedef struct fvk_sample_db_args {
+    fvk_in dy, a, b;
+    fvk_out db;
+    int64_t per;
+    int32_t op, pad;
+} fvk_sample_db_args;
+
+typedef struct fvk_timestep_args {
+    fvk_in t;
+    fvk_out y;
+    int64_t n, dim;
+    double scale, den;
+} fvk_timestep_args;
+
+typedef struct fvk_embed_args {
+    fvk_in table; /* gradient: of the output */
+    fvk_out y;    /* gradient: of the table */
+    const int32_t *ids;
+    int32_t *fault;
+    int64_t n, D, V; /* ids, columns, rows of the table */
+    int64_t is_back;
+} fvk_embed_args;
+
+typedef struct fvk_patch_args {
+    fvk_in x;
+    fvk_out y;
+    int64_t n, H, W, C, p;
+    int32_t channel_first, to_tokens;
+} fvk_patch_args;
+
+/* Row r of y from column y_at on = row r of x from column x_at on, n columns. */
+typedef struct fvk_strip_args {
+    fvk_in x;
+    fvk_out y;
+    int64_t rows, n, x_stride, x_at, y_stride, y_at;
+} fvk_strip_args;
+
+/* y[b, t, c] = scale * x[b, c] */
+typedef struct fvk_spread_args {
+    fvk_in x;
+    fvk_out y;
+    int64_t n, T, C;
+    float scale;
+    int32_t pad;
+} fvk_spread_args;
+
+/* Part 0 q, 1 k, 2 v: element d of token t of head i of sequence b at
+ * x[part] + ((b * tokens + t) * parts + at) * h * hd + i * hd + d */
+typedef struct fvk_attention_args {
+    fvk_in x[3];
+    fvk_out g[3];
+    int64_t parts[3], at[3];
+    fvk_out o;
+    fvk_in o_in, go;
+    float *lse, *delta; /* [B, h, T]; lse NULL: not kept */
+    const float *bias;
+    const int32_t *visible;
+    int32_t *fault;
+    int64_t B, T, S, h, hd;
+    float scale;
+    int32_t causal, bf16;
+} fvk_attention_args;
+
+#define FVK_LIST(K)                                                                            \
+    K(map) K(binary) K(blend) K(swiglu) K(norm) K(norm_dx) K(rope) K(rope_dx) K(columns) K(fold) \
+    K(norm_fold) K(sample_db) K(timestep) K(embed) K(embed_dx) K(patch) K(strip) K(spread)      \
+    K(attention) K(attention_delta) K(attention_dq) K(attention_dkv)
+/* Kernels that take the arguments of another. */
+typedef fvk_norm_args fvk_norm_dx_args;
+typedef fvk_rope_args fvk_rope_dx_args;
+typedef fvk_embed_args fvk_embed_dx_args;
+typedef fvk_attention_args fvk_attention_delta_args, fvk_attention_dq_args, fvk_attention_dkv_args;
+
+#define FVK_ID(name) FVK_##name,
+typedef enum fvk_kernel { FVK_LIST(FVK_ID) FVK_KERNELS } fvk_kernel;
+#undef FVK_ID
+
+/* ---- The device ------------------------------------------------------------------------------ */
+
+/* What functions return; error() then has a sentence. */
+enum { FVK_OK, FVK_NO_MEMORY, FVK_FAILED, FVK_UNSUPPORTED, FVK_BAD_INPUT };
+/* Bits that kernels set in *fault. Seen at the next sync or copy to the host. */
+enum { FVK_FAULT_ID = 1, FVK_FAULT_VISIBLE = 2 };
+
+typedef struct fvk_info {
+    char name[128];
+    int32_t major, minor, multiprocessors, runtime, driver; /* versions: 13000 is 13.0 */
+    uint64_t memory_bytes;
+} fvk_info;
+
+/* c[M,N] = a[M,K] b[K,N] + bias[N] (+ c), row-major without gaps; *_trans: stored transposed. a and
+ * b are both f32 or both bf16; sums are f32, without TF32. bias: f32. */
+typedef struct fvk_gemm {
+    int64_t M, N, K;
+    int32_t ab_bf16, c_bf16, a_trans, b_trans, accumulate, bias;
+} fvk_gemm;
+
+typedef struct fvk_dev fvk_dev;
+typedef struct fvk_product fvk_product;
+
+typedef struct fvk_api {
+    uint32_t abi, kernels;
+    /* Device `index`; why (why_bytes) says what is wrong otherwise. FVK_UNSUPPORTED: there are
+     * devices, but not so many. */
+    int (*info)(int index, fvk_info *out, char *why, size_t why_bytes);
+    int (*open)(int index, fvk_dev **out, char *why, size_t why_bytes);
+    void (*close)(fvk_dev *d);
+    /* The sentence of the last failure of this device on any thread. */
+    const char *(*error)(const fvk_dev *d);
+    /* Zeroed, 256-byte aligned, NULL when there is none; any thread. */
+    void *(*alloc)(fvk_dev *d, size_t bytes);
+    void (*free)(fvk_dev *d, void *p);
+    /* In the order of launches. to_device: src may change afterwards; to_host: dst is complete. */
+    int (*to_device)(fvk_dev *d, void *dst, const void *src, size_t bytes);
+    int (*to_host)(fvk_dev *d, void *dst, const void *src, size_t bytes);
+    int (*on_device)(fvk_dev *d, void *dst, const void *src, size_t bytes);
+    int (*zero)(fvk_dev *d, void *p, size_t bytes);
+    int (*sync)(fvk_dev *d);
+    int32_t *(*fault)(fvk_dev *d);
+    int (*launch)(fvk_dev *d, fvk_kernel k, int64_t blocks, const void *args, size_t bytes);
+    int (*gemm_create)(fvk_dev *d, const fvk_gemm *g, fvk_product **out);
+    int (*gemm_run)(fvk_dev *d, fvk_product *g, const void *a, const void *b, const float *bias,
+                    void *c);
+    void (*gemm_destroy)(fvk_dev *d, fvk_product *g);
+} fvk_api;
+
+typedef const fvk_api *(*fvk_entry)(void);
+
+#endif

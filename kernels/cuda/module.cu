@@ -1,0 +1,470 @@
+/* module.cu - libfovea_cuda: the table of cuda/abi.h on the CUDA runtime and cuBLASLt.
+ *
+ * One stream per device handle; everything goes through it in order. The runtime is linked in, the
+ * driver is looked up by it when it is first used, so this module loads where there is none and says
+ * so. Device memory comes from the pool of the device (cudaMallocAsync), which keeps what was freed.
+ * Copies go through pinned buffers of 4 MiB: one while the other is on its way.
+ *
+ * The kernels, with the bodies of the .h files here, are one translation unit: nvcc starts slowly. */
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <mutex>
+#include <new>
+
+#include "cuda/flash.h"
+#include "cuda/norm.h"
+#include "cuda/pointwise.h"
+
+/* ---- Kernels --------------------------------------------------------------------------------- */
+
+#define KERNEL(name)                                                                        \
+    static __global__ void __launch_bounds__(FVK_THREADS) name##_k(                         \
+        const __grid_constant__ fvk_##name##_args a)                                        \
+    {                                                                                       \
+        name##_body(&a, (int)blockIdx.x, (int)gridDim.x);                                   \
+    }
+FVK_LIST(KERNEL)
+#undef KERNEL
+
+struct kernel_entry { const void *function; size_t bytes; };
+#define ENTRY(name) { (const void *)name##_k, sizeof(fvk_##name##_args) },
+static const kernel_entry kernel_table[] = { FVK_LIST(ENTRY) };
+#undef ENTRY
+
+/* ---- The device ------------------------------------------------------------------------------ */
+
+static const size_t STAGE_BYTES = (size_t)4 << 20;
+static const size_t WORKSPACE_BYTES = (size_t)32 << 20; /* what cuBLASLt asks for on Hopper */
+
+struct fvk_dev {
+    int index = 0;
+    cudaStream_t stream = nullptr;
+    cublasLtHandle_t blas = nullptr;
+    void *workspace = nullptr;
+    uint8_t *stage[2] = { nullptr, nullptr }; /* pinned */
+    cudaEvent_t staged[2] = { nullptr, nullptr };
+    int next_stage = 0;
+    int32_t *fault = nullptr; /* pinned and mapped: kernels write it, the host reads it */
+    std::mutex lock;          /* of the message */
+    char message[512] = "";
+};
+
+static int say(fvk_dev *d, int code, const char *fmt, ...)
+{
+    std::lock_guard<std::mutex> hold(d->lock);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(d->message, sizeof d->message, fmt, ap);
+    va_end(ap);
+    return code;
+}
+
+static int check(fvk_dev *d, cudaError_t e, const char *what)
+{
+    if (e == cudaSuccess) return FVK_OK;
+    (void)cudaGetLastError(); /* a failure of one call is not that of the next */
+    return say(d, e == cudaErrorMemoryAllocation ? FVK_NO_MEMORY : FVK_FAILED, "%s: %s (%s)", what,
+               cudaGetErrorString(e), cudaGetErrorName(e));
+}
+#define TRY(expr)                        \
+    do {                                 \
+        const int code_ = (expr);        \
+        if (code_ != FVK_OK) return code_; \
+    } while (0)
+#define CUDA(d, call) check(d, call, #call)
+
+/* Calls of a handle may come from any thread; the runtime's current device is the thread's. */
+static int enter(fvk_dev *d) { return CUDA(d, cudaSetDevice(d->index)); }
+
+static int count_devices(int *n, char *why, size_t why_bytes)
+{
+    const cudaError_t e = cudaGetDeviceCount(n);
+    if (e == cudaSuccess && *n > 0) return FVK_OK;
+    (void)cudaGetLastError();
+    int runtime = 0, driver = 0;
+    (void)cudaRuntimeGetVersion(&runtime);
+    (void)cudaDriverGetVersion(&driver);
+    if (e == cudaErrorInsufficientDriver && driver == 0)
+        snprintf(why, why_bytes, "no NVIDIA driver on this machine");
+    else if (e == cudaErrorInsufficientDriver)
+        snprintf(why, why_bytes, "the driver knows CUDA %d.%d, the module needs %d.%d",
+                 driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    else if (e == cudaSuccess || e == cudaErrorNoDevice)
+        snprintf(why, why_bytes, "no device");
+    else
+        snprintf(why, why_bytes, "%s (%s)", cudaGetErrorString(e), cudaGetErrorName(e));
+    return FVK_FAILED;
+}
+
+static int dev_info(int index, fvk_info *out, char *why, size_t why_bytes)
+{
+    int n = 0;
+    cudaDeviceProp p;
+    TRY(count_devices(&n, why, why_bytes));
+    if (index >= n) {
+        snprintf(why, why_bytes, "%d device%s", n, n == 1 ? "" : "s");
+        return FVK_UNSUPPORTED;
+    }
+    const cudaError_t e = cudaGetDeviceProperties(&p, index);
+    if (e != cudaSuccess) {
+        snprintf(why, why_bytes, "device %d: %s (%s)", index, cudaGetErrorString(e),
+                 cudaGetErrorName(e));
+        return FVK_FAILED;
+    }
+    memset(out, 0, sizeof *out);
+    memcpy(out->name, p.name, sizeof out->name - 1); /* both end in 0 */
+    out->major = p.major;
+    out->minor = p.minor;
+    out->multiprocessors = p.multiProcessorCount;
+    out->memory_bytes = p.totalGlobalMem;
+    (void)cudaRuntimeGetVersion(&out->runtime);
+    (void)cudaDriverGetVersion(&out->driver);
+    return FVK_OK;
+}
+
+static void dev_close(fvk_dev *d)
+{
+    if (cudaSetDevice(d->index) == cudaSuccess) {
+        if (d->stream) (void)cudaStreamSynchronize(d->stream);
+        if (d->blas) (void)cublasLtDestroy(d->blas);
+        if (d->workspace) (void)cudaFree(d->workspace);
+        for (int i = 0; i < 2; i++) {
+            if (d->staged[i]) (void)cudaEventDestroy(d->staged[i]);
+            if (d->stage[i]) (void)cudaFreeHost(d->stage[i]);
+        }
+        if (d->fault) (void)cudaFreeHost(d->fault);
+        if (d->stream) (void)cudaStreamDestroy(d->stream);
+        (void)cudaGetLastError();
+    }
+    delete d;
+}
+
+static int keep_pool(fvk_dev *d)
+{
+    cudaMemPool_t pool;
+    uint64_t all = UINT64_MAX; /* of what was freed: nothing goes back to the system before close */
+    TRY(CUDA(d, cudaDeviceGetDefaultMemPool(&pool, d->index)));
+    return CUDA(d, cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all));
+}
+
+/* What the kernels are compiled for: 8.0 and later. */
+static int check_architecture(fvk_dev *d)
+{
+    cudaFuncAttributes a;
+    const cudaError_t e = cudaFuncGetAttributes(&a, kernel_table[0].function);
+    if (e == cudaSuccess) return FVK_OK;
+    (void)cudaGetLastError();
+    cudaDeviceProp p;
+    TRY(CUDA(d, cudaGetDeviceProperties(&p, d->index)));
+    return say(d, FVK_FAILED, "%s (%d.%d): the module has no kernels for it: %s", p.name, p.major,
+               p.minor, cudaGetErrorString(e));
+}
+
+static int start(fvk_dev *d)
+{
+    TRY(enter(d));
+    TRY(check_architecture(d));
+    TRY(CUDA(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking)));
+    TRY(keep_pool(d));
+    for (int i = 0; i < 2; i++) {
+        TRY(CUDA(d, cudaHostAlloc((void **)&d->stage[i], STAGE_BYTES, cudaHostAllocDefault)));
+        TRY(CUDA(d, cudaEventCreateWithFlags(&d->staged[i], cudaEventDisableTiming)));
+    }
+    TRY(CUDA(d, cudaHostAlloc((void **)&d->fault, 64, cudaHostAllocMapped)));
+    memset(d->fault, 0, 64);
+    TRY(CUDA(d, cudaMalloc(&d->workspace, WORKSPACE_BYTES)));
+    if (cublasLtCreate(&d->blas) != CUBLAS_STATUS_SUCCESS)
+        return say(d, FVK_FAILED, "cuBLASLt cannot start");
+    return FVK_OK;
+}
+
+static int dev_open(int index, fvk_dev **out, char *why, size_t why_bytes)
+{
+    int n = 0;
+    *out = nullptr;
+    TRY(count_devices(&n, why, why_bytes));
+    if (index < 0 || index >= n) {
+        snprintf(why, why_bytes, "device %d of %d", index, n);
+        return FVK_UNSUPPORTED;
+    }
+    fvk_dev *d = new (std::nothrow) fvk_dev;
+    if (!d) {
+        snprintf(why, why_bytes, "out of memory");
+        return FVK_NO_MEMORY;
+    }
+    d->index = index;
+    const int code = start(d);
+    if (code != FVK_OK) {
+        snprintf(why, why_bytes, "%s", d->message);
+        dev_close(d);
+        return code;
+    }
+    *out = d;
+    return FVK_OK;
+}
+
+static const char *dev_error(const fvk_dev *d) { return d->message; }
+
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+/* Complete when it returns: another thread's stream may use the block. */
+static void *dev_alloc(fvk_dev *d, size_t bytes)
+{
+    void *p = nullptr;
+    if (enter(d) != FVK_OK) return nullptr;
+    if (check(d, cudaMallocAsync(&p, bytes, d->stream), "cudaMallocAsync") != FVK_OK) {
+        say(d, FVK_NO_MEMORY, "out of memory: %zu bytes asked", bytes);
+        return nullptr;
+    }
+    if (CUDA(d, cudaMemsetAsync(p, 0, bytes, d->stream)) == FVK_OK &&
+        CUDA(d, cudaStreamSynchronize(d->stream)) == FVK_OK)
+        return p;
+    (void)cudaFreeAsync(p, d->stream);
+    return nullptr;
+}
+
+static void dev_free(fvk_dev *d, void *p)
+{
+    if (!p || enter(d) != FVK_OK) return;
+    (void)cudaStreamSynchronize(d->stream);
+    (void)cudaFreeAsync(p, d->stream);
+    (void)cudaGetLastError();
+}
+
+static int find_fault(fvk_dev *d)
+{
+    const int32_t bits = *d->fault;
+    *d->fault = 0;
+    if (bits & FVK_FAULT_ID) return say(d, FVK_BAD_INPUT, "embed: an id is outside its table");
+    if (bits & FVK_FAULT_VISIBLE)
+        return say(d, FVK_BAD_INPUT, "sdpa: a query sees none or too many keys, or fewer than the "
+                                     "query before");
+    return FVK_OK;
+}
+
+static int dev_sync(fvk_dev *d)
+{
+    TRY(enter(d));
+    TRY(CUDA(d, cudaStreamSynchronize(d->stream)));
+    return find_fault(d);
+}
+
+/* Waits until the next pinned buffer is free. */
+static int take_stage(fvk_dev *d, int *i)
+{
+    *i = d->next_stage;
+    d->next_stage ^= 1;
+    return CUDA(d, cudaEventSynchronize(d->staged[*i])); /* at once before its first record */
+}
+
+static int dev_to_device(fvk_dev *d, void *dst, const void *src, size_t bytes)
+{
+    TRY(enter(d));
+    for (size_t at = 0; at < bytes; at += STAGE_BYTES) {
+        const size_t n = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES;
+        int i;
+        TRY(take_stage(d, &i));
+        memcpy(d->stage[i], (const uint8_t *)src + at, n);
+        TRY(CUDA(d, cudaMemcpyAsync((uint8_t *)dst + at, d->stage[i], n, cudaMemcpyHostToDevice,
+                                    d->stream)));
+        TRY(CUDA(d, cudaEventRecord(d->staged[i], d->stream)));
+    }
+    return FVK_OK;
+}
+
+static int fetch(fvk_dev *d, int i, const uint8_t *src, size_t n)
+{
+    TRY(CUDA(d, cudaMemcpyAsync(d->stage[i], src, n, cudaMemcpyDeviceToHost, d->stream)));
+    return CUDA(d, cudaEventRecord(d->staged[i], d->stream));
+}
+
+/* Piece k + 1 is on its way while piece k is copied out of its buffer. */
+static int dev_to_host(fvk_dev *d, void *dst, const void *src, size_t bytes)
+{
+    TRY(enter(d));
+    int held = -1;
+    size_t held_at = 0, held_bytes = 0;
+    for (size_t at = 0; at < bytes || held >= 0; at += STAGE_BYTES) {
+        int i = -1;
+        const size_t n = at >= bytes ? 0 : bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES;
+        if (n) {
+            TRY(take_stage(d, &i));
+            TRY(fetch(d, i, (const uint8_t *)src + at, n));
+        }
+        if (held >= 0) {
+            TRY(CUDA(d, cudaEventSynchronize(d->staged[held])));
+            memcpy((uint8_t *)dst + held_at, d->stage[held], held_bytes);
+        }
+        held = i;
+        held_at = at;
+        held_bytes = n;
+    }
+    return find_fault(d);
+}
+
+static int dev_on_device(fvk_dev *d, void *dst, const void *src, size_t bytes)
+{
+    TRY(enter(d));
+    return CUDA(d, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, d->stream));
+}
+
+static int dev_zero(fvk_dev *d, void *p, size_t bytes)
+{
+    TRY(enter(d));
+    return CUDA(d, cudaMemsetAsync(p, 0, bytes, d->stream));
+}
+
+static int32_t *dev_fault(fvk_dev *d) { return d->fault; } /* one address for both sides */
+
+static int dev_launch(fvk_dev *d, fvk_kernel k, int64_t blocks, const void *args, size_t bytes)
+{
+    void *list[] = { const_cast<void *>(args) };
+    if ((unsigned)k >= FVK_KERNELS || bytes != kernel_table[k].bytes || blocks < 1 ||
+        blocks > INT32_MAX)
+        return say(d, FVK_FAILED, "launch of kernel %d: %lld blocks, %zu bytes", (int)k,
+                   (long long)blocks, bytes);
+    TRY(enter(d));
+    return check(d, cudaLaunchKernel(kernel_table[k].function, dim3((unsigned)blocks),
+                                     dim3(FVK_THREADS), list, 0, d->stream),
+                 "launch");
+}
+
+/* ---- Products -------------------------------------------------------------------------------- */
+
+/* cuBLASLt counts by columns. Our row-major c[M,N] is its column-major N x M matrix, so that it
+ * computes c^T = op(b) op(a), with b first; what is stored transposed for us is not for it. */
+struct fvk_product {
+    cublasLtMatmulDesc_t op = nullptr;
+    cublasLtMatrixLayout_t b = nullptr, a = nullptr, c = nullptr;
+    cublasLtMatmulAlgo_t algo;
+    size_t workspace = 0;
+    bool accumulate = false, bias = false;
+};
+
+static void gemm_destroy(fvk_dev *, fvk_product *g)
+{
+    if (!g) return;
+    if (g->op) (void)cublasLtMatmulDescDestroy(g->op);
+    if (g->b) (void)cublasLtMatrixLayoutDestroy(g->b);
+    if (g->a) (void)cublasLtMatrixLayoutDestroy(g->a);
+    if (g->c) (void)cublasLtMatrixLayoutDestroy(g->c);
+    delete g;
+}
+
+static cublasStatus_t layout(cublasLtMatrixLayout_t *m, bool is_half, int64_t rows, int64_t columns)
+{
+    return cublasLtMatrixLayoutCreate(m, is_half ? CUDA_R_16BF : CUDA_R_32F, (uint64_t)rows,
+                                      (uint64_t)columns, rows);
+}
+
+/* CUBLAS_COMPUTE_32F has no TF32 in it. */
+static cublasStatus_t describe(fvk_product *g, const fvk_gemm *s)
+{
+    const cublasOperation_t first = s->b_trans ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const cublasOperation_t second = s->a_trans ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasStatus_t r = cublasLtMatmulDescCreate(&g->op, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    if (r == CUBLAS_STATUS_SUCCESS)
+        r = cublasLtMatmulDescSetAttribute(g->op, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first);
+    if (r == CUBLAS_STATUS_SUCCESS)
+        r = cublasLtMatmulDescSetAttribute(g->op, CUBLASLT_MATMUL_DESC_TRANSB, &second,
+                                           sizeof second);
+    if (r == CUBLAS_STATUS_SUCCESS && s->bias) {
+        const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+        r = cublasLtMatmulDescSetAttribute(g->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                           sizeof epilogue);
+    }
+    if (r == CUBLAS_STATUS_SUCCESS)
+        r = s->b_trans ? layout(&g->b, s->ab_bf16, s->K, s->N)
+                       : layout(&g->b, s->ab_bf16, s->N, s->K);
+    if (r == CUBLAS_STATUS_SUCCESS)
+        r = s->a_trans ? layout(&g->a, s->ab_bf16, s->M, s->K)
+                       : layout(&g->a, s->ab_bf16, s->K, s->M);
+    if (r == CUBLAS_STATUS_SUCCESS) r = layout(&g->c, s->c_bf16, s->N, s->M);
+    return r;
+}
+
+/* The first algorithm that the heuristic proposes. Pointers are those of a plan: of 256-byte aligned
+ * buffers, but inputs that a caller binds may be aligned to their elements only. */
+static cublasStatus_t choose(fvk_dev *d, fvk_product *g, const fvk_gemm *s)
+{
+    cublasLtMatmulPreference_t want = nullptr;
+    cublasLtMatmulHeuristicResult_t found;
+    int n = 0;
+    memset(&found, 0, sizeof found);
+    cublasStatus_t r = cublasLtMatmulPreferenceCreate(&want);
+    if (r != CUBLAS_STATUS_SUCCESS) return r;
+    const uint32_t of_ab = s->ab_bf16 ? 2 : 4, of_c = s->c_bf16 ? 2 : 4;
+    const uint32_t align_ab = s->K % 8 == 0 && s->N % 8 == 0 && s->M % 8 == 0 ? 16 : of_ab;
+    const uint32_t align_c = align_ab == 16 ? 16 : of_c;
+    const struct { cublasLtMatmulPreferenceAttributes_t key; uint32_t bytes; } align[] = {
+        { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, align_ab },
+        { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, align_ab },
+        { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, align_c },
+        { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align_c },
+    };
+    r = cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                             &WORKSPACE_BYTES, sizeof WORKSPACE_BYTES);
+    for (const auto &x : align)
+        if (r == CUBLAS_STATUS_SUCCESS)
+            r = cublasLtMatmulPreferenceSetAttribute(want, x.key, &x.bytes, sizeof x.bytes);
+    if (r == CUBLAS_STATUS_SUCCESS)
+        r = cublasLtMatmulAlgoGetHeuristic(d->blas, g->op, g->b, g->a, g->c, g->c, want, 1, &found,
+                                           &n);
+    (void)cublasLtMatmulPreferenceDestroy(want);
+    if (r == CUBLAS_STATUS_SUCCESS && n == 0) r = CUBLAS_STATUS_NOT_SUPPORTED;
+    g->algo = found.algo;
+    g->workspace = found.workspaceSize;
+    return r;
+}
+
+static int gemm_create(fvk_dev *d, const fvk_gemm *s, fvk_product **out)
+{
+    *out = nullptr;
+    TRY(enter(d));
+    fvk_product *g = new (std::nothrow) fvk_product;
+    if (!g) return say(d, FVK_NO_MEMORY, "out of memory");
+    g->accumulate = s->accumulate != 0;
+    g->bias = s->bias != 0;
+    cublasStatus_t r = describe(g, s);
+    if (r == CUBLAS_STATUS_SUCCESS) r = choose(d, g, s);
+    if (r == CUBLAS_STATUS_SUCCESS) {
+        *out = g;
+        return FVK_OK;
+    }
+    gemm_destroy(d, g);
+    return say(d, r == CUBLAS_STATUS_ALLOC_FAILED ? FVK_NO_MEMORY : FVK_UNSUPPORTED,
+               "cuBLASLt: %lld x %lld x %lld: %s", (long long)s->M, (long long)s->N,
+               (long long)s->K, cublasLtGetStatusString(r));
+}
+
+static int gemm_run(fvk_dev *d, fvk_product *g, const void *a, const void *b, const float *bias,
+                    void *c)
+{
+    const float one = 1.0f, old = g->accumulate ? 1.0f : 0.0f;
+    TRY(enter(d));
+    cublasStatus_t r = CUBLAS_STATUS_SUCCESS;
+    if (g->bias)
+        r = cublasLtMatmulDescSetAttribute(g->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
+                                           sizeof bias);
+    if (r == CUBLAS_STATUS_SUCCESS)
+        r = cublasLtMatmul(d->blas, g->op, &one, b, g->b, a, g->a, &old, c, g->c, c, g->c, &g->algo,
+                           d->workspace, g->workspace, d->stream);
+    if (r == CUBLAS_STATUS_SUCCESS) return FVK_OK;
+    return say(d, FVK_FAILED, "cuBLASLt: %s", cublasLtGetStatusString(r));
+}
+
+/* ---- The table ------------------------------------------------------------------------------- */
+
+extern "C" __attribute__((visibility("default"))) const fvk_api *fvi_cuda_module(void)
+{
+    static const fvk_api api = {
+        FVK_ABI, FVK_KERNELS, dev_info, dev_open, dev_close, dev_error, dev_alloc, dev_free,
+        dev_to_device, dev_to_host, dev_on_device, dev_zero, dev_sync, dev_fault, dev_launch,
+        gemm_create, gemm_run, gemm_destroy
+    };
+    return &api;
+}

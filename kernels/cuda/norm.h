@@ -1,0 +1,331 @@
+/* norm.h - private: norms, rotary positions, and sums over rows.
+ *
+ * norm, norm_dx: a block a row; the row is read again rather than kept, the second time from the L1
+ * cache. Memory bound: 2 to 4 bytes in and out per element.
+ * rope, rope_dx: a warp a norm (one head, or all heads of q or k).
+ * columns: 32 columns a block, 8 rows at a time, within a segment of rows; fold and norm_fold then
+ * add the segments in order. Formulas: op_norm.c and op_rope.c. */
+#ifndef FV_CUDA_NORM_H
+#define FV_CUDA_NORM_H
+
+#include "cuda/dialect.h"
+#include "cuda/pointwise.h"
+
+FVK_FN float fvk_norm_gain(const fvk_norm_args *a, int64_t b, int64_t c)
+{
+    const float s = a->scale ? 1.0f + a->scale[b * a->stride + c] : 1.0f;
+    return a->w ? s * a->w[c] : s;
+}
+
+FVK_KERNEL(norm)
+{
+    const int64_t row = block_, C = a->C, b = row / a->T;
+    LOCAL(float, mean);
+    LOCAL(float, sq);
+    (void)grid_;
+    PHASE(t) {
+        float sum = 0;
+        if (!a->rms)
+            for (int64_t c = t; c < C; c += FVK_THREADS) sum += fvk_get(a->x, row * C + c);
+        AT(mean, t) = sum;
+    }
+    BLOCK_SUM(mean);
+    PHASE(t) {
+        float sum = 0;
+        AT(mean, t) /= (float)C;
+        for (int64_t c = t; c < C; c += FVK_THREADS) {
+            const float d = fvk_get(a->x, row * C + c) - AT(mean, t);
+            sum += d * d;
+        }
+        AT(sq, t) = sum;
+    }
+    BLOCK_SUM(sq);
+    PHASE(t) {
+        const float m = AT(mean, t), rstd = 1.0f / sqrtf(AT(sq, t) / (float)C + a->eps);
+        for (int64_t c = t; c < C; c += FVK_THREADS) {
+            const float s = a->scale ? 1.0f + a->scale[b * a->stride + c] : 1.0f;
+            float offset = a->shift ? a->shift[b * a->stride + c] : 0.0f;
+            if (a->bias) offset += a->bias[c] * s;
+            fvk_put(a->y, row * C + c,
+                    (fvk_get(a->x, row * C + c) - m) * rstd * fvk_norm_gain(a, b, c) + offset);
+        }
+        if (t == 0 && a->stats) {
+            a->stats[2 * row] = m;
+            a->stats[2 * row + 1] = rstd;
+        }
+    }
+}
+
+FVK_KERNEL(norm_dx)
+{
+    const int64_t row = block_, C = a->C, b = row / a->T;
+    const float m = a->stats[2 * row], rstd = a->stats[2 * row + 1];
+    LOCAL(float, s1);
+    LOCAL(float, s2);
+    (void)grid_;
+    PHASE(t) {
+        float u = 0, v = 0;
+        for (int64_t c = t; c < C; c += FVK_THREADS) {
+            const float h = fvk_get(a->dy, row * C + c) * fvk_norm_gain(a, b, c);
+            u += h;
+            v += h * ((fvk_get(a->x, row * C + c) - m) * rstd);
+        }
+        AT(s1, t) = u;
+        AT(s2, t) = v;
+    }
+    BLOCK_SUM(s1);
+    BLOCK_SUM(s2);
+    PHASE(t) {
+        const float m1 = a->rms ? 0.0f : AT(s1, t) / (float)C, m2 = AT(s2, t) / (float)C;
+        for (int64_t c = t; c < C; c += FVK_THREADS) {
+            const float h = fvk_get(a->dy, row * C + c) * fvk_norm_gain(a, b, c);
+            const float xh = (fvk_get(a->x, row * C + c) - m) * rstd;
+            fvk_put(a->y, row * C + c, rstd * (h - m1 - xh * m2));
+        }
+    }
+}
+
+/* ---- Rotary positions ------------------------------------------------------------------------ */
+
+/* Element i of a head: its partner, the angle of both, and whether i is the first of the pair. */
+typedef struct fvk_pair { int64_t other; float c, s; int32_t is_first; } fvk_pair;
+
+FVK_FN fvk_pair fvk_pair_of(const fvk_rope_args *a, int64_t token, int64_t i)
+{
+    const int64_t q = a->hd / 4, half = i / (2 * q), within = i % (2 * q);
+    fvk_pair r = { i ^ 1, 1.0f, 0.0f, !(i & 1) };
+    int64_t j = i / 2;
+    if (!a->neighbours) {
+        r.is_first = within < q;
+        r.other = r.is_first ? i + q : i - q;
+        j = half * q + within % q;
+    }
+    if (a->angle) {
+        const float *row = a->angle + token % a->T * a->hd;
+        r.c = row[j];
+        r.s = row[a->hd / 2 + j];
+    }
+    return r;
+}
+
+/* Gradient turned back: du of element i of the head that begins at `head`. */
+FVK_FN float fvk_rope_back(const fvk_rope_args *a, int64_t token, int64_t head, int64_t i)
+{
+    const fvk_pair p = fvk_pair_of(a, token, i);
+    const float own = fvk_get(a->gy, head + i), other = fvk_get(a->gy, head + p.other);
+    return p.is_first ? own * p.c + other * p.s : own * p.c - other * p.s;
+}
+
+/* Units of a warp: (token, which of q k v, norm). */
+typedef struct fvk_unit { int64_t token, which, group, first, n; } fvk_unit;
+
+FVK_FN fvk_unit fvk_unit_of(const fvk_rope_args *a, int64_t u)
+{
+    const int64_t groups = a->wide ? 1 : a->h;
+    fvk_unit r;
+    r.n = a->wide ? a->h * a->hd : a->hd;
+    r.group = u % groups;
+    r.which = u / groups % 3;
+    r.token = u / (groups * 3);
+    r.first = (r.token * 3 + r.which) * a->h * a->hd + r.group * a->hd;
+    return r;
+}
+
+#define FVK_UNITS(a) ((a)->tokens * 3 * ((a)->wide ? 1 : (a)->h))
+
+FVK_KERNEL(rope)
+{
+    LOCAL(float, sum);
+    (void)grid_;
+    PHASE(t) {
+        const int64_t u = (int64_t)block_ * (FVK_THREADS / 32) + t / 32;
+        float s = 0;
+        if (u < FVK_UNITS(a)) {
+            const fvk_unit r = fvk_unit_of(a, u);
+            if (r.which < 2 && a->w[r.which])
+                for (int64_t e = t % 32; e < r.n; e += 32) {
+                    const float x = fvk_get(a->x, r.first + e);
+                    s += x * x;
+                }
+        }
+        AT(sum, t) = s;
+    }
+    WARP_SUM(sum);
+    PHASE(t) {
+        const int64_t u = (int64_t)block_ * (FVK_THREADS / 32) + t / 32;
+        if (u >= FVK_UNITS(a)) continue;
+        const fvk_unit r = fvk_unit_of(a, u);
+        const float *w = r.which < 2 ? a->w[r.which] : 0;
+        const float rstd = w ? 1.0f / sqrtf(AT(sum, t) / (float)r.n + a->eps) : 1.0f;
+        for (int64_t e = t % 32; e < r.n; e += 32) {
+            const int64_t head = e / a->hd * a->hd, i = e % a->hd;
+            float y = fvk_get(a->x, r.first + e);
+            if (r.which < 2) {
+                const fvk_pair p = fvk_pair_of(a, r.token, i);
+                float other = fvk_get(a->x, r.first + head + p.other);
+                if (w) {
+                    y *= rstd * w[e];
+                    other *= rstd * w[head + p.other];
+                }
+                y = p.is_first ? y * p.c - other * p.s : other * p.s + y * p.c;
+                if (a->rstd && i == 0)
+                    a->rstd[(r.token * 2 + r.which) * a->h + r.group + e / a->hd] = rstd;
+            }
+            fvk_put(a->y, r.first + e, y);
+        }
+    }
+}
+
+FVK_KERNEL(rope_dx)
+{
+    LOCAL(float, sum);
+    (void)grid_;
+    PHASE(t) {
+        const int64_t u = (int64_t)block_ * (FVK_THREADS / 32) + t / 32;
+        float s = 0;
+        if (u < FVK_UNITS(a)) {
+            const fvk_unit r = fvk_unit_of(a, u);
+            if (r.which < 2 && a->w[r.which]) {
+                const float rstd = a->rstd[(r.token * 2 + r.which) * a->h + r.group];
+                for (int64_t e = t % 32; e < r.n; e += 32) {
+                    const int64_t head = r.first + e / a->hd * a->hd;
+                    s += fvk_rope_back(a, r.token, head, e % a->hd) * a->w[r.which][e] *
+                         (fvk_get(a->x, r.first + e) * rstd);
+                }
+            }
+        }
+        AT(sum, t) = s;
+    }
+    WARP_SUM(sum);
+    PHASE(t) {
+        const int64_t u = (int64_t)block_ * (FVK_THREADS / 32) + t / 32;
+        if (u >= FVK_UNITS(a)) continue;
+        const fvk_unit r = fvk_unit_of(a, u);
+        const float *w = r.which < 2 ? a->w[r.which] : 0;
+        const float rstd = w ? a->rstd[(r.token * 2 + r.which) * a->h + r.group] : 1.0f;
+        const float mean = AT(sum, t) / (float)r.n;
+        for (int64_t e = t % 32; e < r.n; e += 32) {
+            float g = r.which == 2 ? fvk_get(a->gy, r.first + e)
+                                   : fvk_rope_back(a, r.token, r.first + e / a->hd * a->hd,
+                                                   e % a->hd);
+            if (w) g = rstd * (g * w[e] - fvk_get(a->x, r.first + e) * rstd * mean);
+            fvk_put(a->y, r.first + e, g);
+        }
+    }
+}
+
+/* ---- Sums over rows -------------------------------------------------------------------------- */
+
+/* Weight e of q or k (group): row is (token, head), or the token when all heads are one norm. */
+FVK_FN float fvk_rope_dw(const fvk_rope_args *a, int64_t which, int64_t row, int64_t e)
+{
+    const int64_t token = a->wide ? row : row / a->h, h = a->wide ? e / a->hd : row % a->h;
+    const int64_t head = ((token * 3 + which) * a->h + h) * a->hd, i = e % a->hd;
+    return fvk_rope_back(a, token, head, i) *
+           (fvk_get(a->x, head + i) * a->rstd[(token * 2 + which) * a->h + h]);
+}
+
+/* What element c of a row adds to the sums of its column. */
+FVK_FN float fvk_term(const fvk_columns_args *a, int64_t g, int64_t row, int64_t c, float *second)
+{
+    const int64_t at = row * a->C + c;
+    if (a->kind == FVK_SUM_ROPE) return fvk_rope_dw(&a->rope, g, row - g * a->T, c);
+    const float x = fvk_get(a->x, at);
+    switch (a->kind) {
+    case FVK_SUM_PRODUCT: return x * fvk_get(a->y, at);
+    case FVK_SUM_BINARY_DB:
+        return fvk_binary_db(a->op, x, fvk_get(a->y, at), fvk_get(a->b, c));
+    case FVK_SUM_NORM:
+        *second = x * ((fvk_get(a->y, at) - a->stats[2 * row]) * a->stats[2 * row + 1]);
+        return x;
+    default: return x;
+    }
+}
+
+/* Block: (group, segment, tile of columns), the tile fastest. */
+FVK_KERNEL(columns)
+{
+    SHARED(float, part, FVK_THREADS);
+    SHARED(float, part2, FVK_THREADS);
+    const int64_t tiles = (a->C + FVK_TILE - 1) / FVK_TILE;
+    const int64_t tile = block_ % tiles, item = block_ / tiles;
+    const int64_t g = item / a->segments, s = item % a->segments;
+    const int64_t r0 = a->T * s / a->segments, r1 = a->T * (s + 1) / a->segments;
+    (void)grid_;
+    PHASE(t) {
+        const int64_t c = tile * FVK_TILE + t % FVK_TILE;
+        float sum = 0, sum2 = 0;
+        for (int64_t r = r0 + t / FVK_TILE; r < r1 && c < a->C; r += FVK_THREADS / FVK_TILE) {
+            float second = 0;
+            sum += fvk_term(a, g, g * a->T + r, c, &second);
+            sum2 += second;
+        }
+        part[t] = sum;
+        part2[t] = sum2;
+    }
+    PHASE(t) {
+        const int64_t c = tile * FVK_TILE + t;
+        if (t >= FVK_TILE || c >= a->C) continue;
+        float sum = 0, sum2 = 0;
+        for (int k = t; k < FVK_THREADS; k += FVK_TILE) {
+            sum += part[k];
+            sum2 += part2[k];
+        }
+        a->part[item * a->C + c] = sum;
+        if (a->part2) a->part2[item * a->C + c] = sum2;
+    }
+}
+
+FVK_KERNEL(fold)
+{
+    PHASE(t) EACH(i, t, a->groups * a->C) {
+        const int64_t g = i / a->C, c = i % a->C;
+        double sum = 0;
+        for (int64_t s = 0; s < a->segments; s++) sum += a->part[(g * a->segments + s) * a->C + c];
+        fvk_put(a->y, g * a->stride + c, (float)(a->scale * sum));
+    }
+}
+
+FVK_KERNEL(norm_fold)
+{
+    PHASE(t) EACH(c, t, a->C) {
+        double dw = 0, db = 0;
+        for (int64_t g = 0; g < a->groups; g++) {
+            double D = 0, A = 0;
+            for (int64_t s = 0; s < a->segments; s++) {
+                D += a->D[(g * a->segments + s) * a->C + c];
+                A += a->A[(g * a->segments + s) * a->C + c];
+            }
+            const double gain = a->scale ? 1.0 + a->scale[g * a->stride + c] : 1.0;
+            const double w = a->w ? a->w[c] : 1.0, b = a->bias ? a->bias[c] : 0.0;
+            if (a->dshift) a->dshift[g * a->dstride + c] += (float)D;
+            if (a->dscale) a->dscale[g * a->dstride + c] += (float)(w * A + b * D);
+            dw += gain * A;
+            db += gain * D;
+        }
+        if (a->dw) a->dw[c] += (float)dw;
+        if (a->db) a->db[c] += (float)db;
+    }
+}
+
+/* A block a sample. */
+FVK_KERNEL(sample_db)
+{
+    LOCAL(float, sum);
+    const float b = fvk_get(a->b, block_);
+    (void)grid_;
+    PHASE(t) {
+        float s = 0;
+        for (int64_t i = t; i < a->per; i += FVK_THREADS) {
+            const int64_t at = block_ * a->per + i;
+            s += fvk_binary_db(a->op, fvk_get(a->dy, at), fvk_get(a->a, at), b);
+        }
+        AT(sum, t) = s;
+    }
+    BLOCK_SUM(sum);
+    PHASE(t) {
+        if (t == 0) fvk_put(a->db, block_, AT(sum, t));
+    }
+}
+
+#endif

@@ -1,0 +1,166 @@
+/* pointwise.h - private: kernels that go through their elements once. All are bound by memory: 4 or 2
+ * bytes in and out per element and tensor. Plain loads, neighbouring threads at neighbouring
+ * elements; vector loads come when a GPU can show what they gain. */
+#ifndef FV_CUDA_POINTWISE_H
+#define FV_CUDA_POINTWISE_H
+
+#include <math.h>
+
+#include "cuda/dialect.h"
+#include "engine.h"
+/* One definition of the activations, for both sides. */
+#if defined(__CUDACC__)
+#pragma push_macro("inline")
+#define inline __device__ __forceinline__
+#endif
+#include "op_act.h"
+#if defined(__CUDACC__)
+#pragma pop_macro("inline")
+#endif
+
+FVK_KERNEL(map)
+{
+    PHASE(t) EACH(i, t, a->n) {
+        const float x = fvk_get(a->x, i);
+        float y = x;
+        if (a->what == FVK_AFFINE) y = a->scale * x + a->shift;
+        if (a->what == FVK_ACT) y = fvi_act_c((fv_act)a->act, x);
+        if (a->what == FVK_ACT_GRAD) y = fvk_get(a->dy, i) * fvi_dact_c((fv_act)a->act, x);
+        fvk_put(a->y, i, y);
+    }
+}
+
+FVK_FN float fvk_binary(int op, float a, float b)
+{
+    switch (op) {
+    case FV_ADD: return a + b;
+    case FV_SUB: return a - b;
+    case FV_MUL: return a * b;
+    default: return a / b;
+    }
+}
+
+FVK_FN float fvk_binary_db(int op, float dy, float a, float b)
+{
+    switch (op) {
+    case FV_ADD: return dy;
+    case FV_SUB: return -dy;
+    case FV_MUL: return dy * a;
+    default: return -(dy * a / (b * b));
+    }
+}
+
+FVK_KERNEL(binary)
+{
+    PHASE(t) EACH(i, t, a->n) {
+        const int64_t at = a->broadcast == 2 ? i / a->per : a->broadcast ? i % a->nb : i;
+        float y;
+        if (a->what == FVK_BINARY)
+            y = fvk_binary(a->op, fvk_get(a->a, i), fvk_get(a->b, at));
+        else if (a->what == FVK_BINARY_DB)
+            y = fvk_binary_db(a->op, fvk_get(a->dy, i), fvk_get(a->a, i), fvk_get(a->b, at));
+        else if (a->op == FV_ADD || a->op == FV_SUB)
+            y = fvk_get(a->dy, i);
+        else
+            y = fvk_binary(a->op, fvk_get(a->dy, i), fvk_get(a->b, at));
+        fvk_put(a->y, i, y);
+    }
+}
+
+FVK_KERNEL(blend)
+{
+    PHASE(t) EACH(i, t, a->n) {
+        float sum = 0;
+        for (int k = 0; k < a->count; k++)
+            sum += (a->w ? a->w[k] : 1.0f) * fvk_get(a->x[k], i);
+        if (a->gate) sum *= a->gate[i / (a->C * a->T) * a->stride + i % a->C];
+        fvk_put(a->y, i, a->h.p ? fvk_get(a->h, i) + sum : sum);
+    }
+}
+
+/* x [.., 2H] -> y [.., H]: silu of the first half times the second. n counts what dy or y has. */
+FVK_KERNEL(swiglu)
+{
+    PHASE(t) EACH(i, t, a->n) {
+        const int64_t at = i / a->H * 2 * a->H + i % a->H;
+        const float u = fvk_get(a->x, at), v = fvk_get(a->x, at + a->H), s = fvi_sigmoid_c(u);
+        if (!a->dy.p) {
+            fvk_put(a->y, i, u * s * v);
+            continue;
+        }
+        const float g = fvk_get(a->dy, i);
+        fvk_put(a->y, at, g * v * (s * (1.0f + u * (1.0f - s))));
+        fvk_put(a->y, at + a->H, g * (u * s));
+    }
+}
+
+FVK_KERNEL(spread)
+{
+    PHASE(t) EACH(i, t, a->n) {
+        fvk_put(a->y, i, a->scale * fvk_get(a->x, i / (a->C * a->T) * a->C + i % a->C));
+    }
+}
+
+/* ---- Layout ---------------------------------------------------------------------------------- */
+
+FVK_KERNEL(strip)
+{
+    PHASE(t) EACH(i, t, a->rows * a->n) {
+        const int64_t r = i / a->n, c = i % a->n;
+        fvk_put(a->y, r * a->y_stride + a->y_at + c, fvk_get(a->x, r * a->x_stride + a->x_at + c));
+    }
+}
+
+/* i counts the picture's elements [.., H, W, C]. */
+FVK_KERNEL(patch)
+{
+    PHASE(t) EACH(i, t, a->n) {
+        const int64_t c = i % a->C, x = i / a->C % a->W, y = i / (a->C * a->W) % a->H,
+                      b = i / (a->C * a->W * a->H);
+        const int64_t di = y % a->p, dj = x % a->p;
+        const int64_t token = (b * (a->H / a->p) + y / a->p) * (a->W / a->p) + x / a->p;
+        const int64_t within =
+            a->channel_first ? (c * a->p + di) * a->p + dj : (di * a->p + dj) * a->C + c;
+        const int64_t at = token * a->p * a->p * a->C + within;
+        fvk_put(a->y, a->to_tokens ? at : i, fvk_get(a->x, a->to_tokens ? i : at));
+    }
+}
+
+/* In double, as on the CPU: a float angle of 1000 is off by 1e-4. */
+FVK_KERNEL(timestep)
+{
+    PHASE(t) EACH(i, t, a->n) {
+        const int64_t b = i / a->dim, k = i % a->dim, half = a->dim / 2;
+        const double angle = (double)fvk_get(a->t, b) * a->scale *
+                             exp(-9.210340371976184 * (double)(k < half ? k : k - half) / a->den);
+        float y = 0; /* an odd last column */
+        if (k < half) y = (float)cos(angle);
+        else if (k < 2 * half) y = (float)sin(angle);
+        fvk_put(a->y, i, y);
+    }
+}
+
+/* An id outside the table reads nothing and raises the fault. */
+FVK_KERNEL(embed)
+{
+    PHASE(t) EACH(i, t, a->n * a->D) {
+        const int64_t id = a->ids[i / a->D];
+        const int is_there = id >= 0 && id < a->V;
+        if (!is_there) FVK_RAISE(a->fault, FVK_FAULT_ID);
+        fvk_put(a->y, i, is_there ? fvk_get(a->table, id * a->D + i % a->D) : 0);
+    }
+}
+
+/* Ids repeat: a thread owns a column and adds in order of position. */
+FVK_KERNEL(embed_dx)
+{
+    PHASE(t) EACH(c, t, a->D) {
+        for (int64_t i = 0; i < a->n; i++) {
+            const int64_t id = a->ids[i];
+            if (id >= 0 && id < a->V) fvk_put(a->y, id * a->D + c, fvk_get(a->table, i * a->D + c));
+            else FVK_RAISE(a->fault, FVK_FAULT_ID);
+        }
+    }
+}
+
+#endif

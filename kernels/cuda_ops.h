@@ -1,0 +1,70 @@
+/* cuda_ops.h - private: what the host side of the CUDA ops (op_*_cuda.c) shares. */
+#ifndef FV_CUDA_OPS_H
+#define FV_CUDA_OPS_H
+
+#include "backend.h"
+#include "cuda/abi.h"
+
+/* The backend of one context: its table, with the device behind it. */
+typedef struct fvi_cuda {
+    fvi_backend backend;
+    const fvk_api *api;
+    fvk_dev *dev;
+    void *module; /* from dlopen; NULL: a table that was given */
+} fvi_cuda;
+FV_INLINE const fvi_cuda *fvi_cuda_of(const fv_ctx *ctx)
+{
+    return (const fvi_cuda *)(const void *)ctx->backend;
+}
+
+/* A status with the device's sentence for what a function of fvk_api returned. */
+fv_status fvi_cuda_status(fv_ctx *ctx, int code, const char *what);
+/* blocks 0 is no launch. */
+fv_status fvi_cuda_launch(fv_ctx *ctx, fvk_kernel k, int64_t blocks, const void *args,
+                          size_t bytes);
+#define FVI_LAUNCH(ctx, name, blocks, args) \
+    fvi_cuda_launch((ctx), FVK_##name, (blocks), (args), sizeof(fvk_##name##_args))
+fv_status fvi_cuda_zero(fv_ctx *ctx, void *p, size_t bytes);
+
+/* Device `index` of this machine. FV_ERR_UNKNOWN: there are not so many; FV_ERR_DEVICE: there is none
+ * that can be used, and the message says why (no module, no driver, versions, no device). */
+fv_status fvi_cuda_probe(fv_ctx *ctx, int index, fvk_info *out);
+
+/* Turns a context of the CPU into one of the device behind `api`: for tests with a table of their
+ * own, before anything was made with the context. */
+fv_status fvi_cuda_attach(fv_ctx *ctx, const fvk_api *api, void *module);
+
+/* Blocks for a walk over n elements: enough for any GPU, the rest is walked. */
+#define FVI_CUDA_WALK_BLOCKS 4096
+FV_INLINE int64_t fvi_cuda_walk(int64_t n)
+{
+    const int64_t blocks = (n + FVK_THREADS - 1) / FVK_THREADS;
+    return blocks < FVI_CUDA_WALK_BLOCKS ? blocks : FVI_CUDA_WALK_BLOCKS;
+}
+
+FV_INLINE fvk_in fvi_cuda_in(const fv_tensor *t)
+{
+    const fvk_in r = { t->data, t->dtype == FV_BF16 };
+    return r;
+}
+FV_INLINE fvk_out fvi_cuda_out(const fv_tensor *t, int add)
+{
+    const fvk_out r = { t->data, t->dtype == FV_BF16, add };
+    return r;
+}
+FV_INLINE int64_t fvi_last(const fv_tensor *t) { return t->dim[t->ndim - 1]; }
+
+/* Sums of columns: a->kind, groups, T, C and inputs are set; segments and parts follow from them.
+ * `sums` of them (1 or 2) lie one after another at `scratch`. */
+size_t fvi_cuda_columns_bytes(int64_t groups, int64_t T, int64_t C, int sums);
+fv_status fvi_cuda_columns(fv_ctx *ctx, fvk_columns_args *a, void *scratch, int sums);
+/* y of group g at y + g * stride (+)= scale * the sums of a. */
+fv_status fvi_cuda_fold(fv_ctx *ctx, const fvk_columns_args *a, fvk_out y, int64_t stride,
+                        float scale);
+
+extern const fvi_op_def fvi_cuda_linear, fvi_cuda_cast, fvi_cuda_act, fvi_cuda_affine,
+    fvi_cuda_binary, fvi_cuda_norm_mod, fvi_cuda_gate_res, fvi_cuda_forecast, fvi_cuda_swiglu,
+    fvi_cuda_sdpa, fvi_cuda_cross, fvi_cuda_qk_norm_rope, fvi_cuda_timestep, fvi_cuda_embed,
+    fvi_cuda_patchify, fvi_cuda_mean1, fvi_cuda_slice, fvi_cuda_concat;
+
+#endif

@@ -1,0 +1,197 @@
+/* check_cuda.c - the CUDA backend without a GPU: its kernel bodies, compiled for this CPU
+ * (cuda_emulator.h), op by op against the CPU's ops (cuda_cases.h), and what it refuses. */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+#include "cuda_emulator.h"
+
+#include "cuda_cases.h"
+
+static fv_ctx *cpu, *gpu;
+
+static void compare_all(bool add)
+{
+    int bad = 0;
+    for (int n = 0; n < row_count; n++)
+        for (int dt = 0; dt < 4; dt++) {
+            const run_spec s = { gpu, &rows[n], dt, add };
+            char text[160];
+            if (!has_types(&rows[n], dt) || (add && rows[n].no_gradient)) continue;
+            const double worst = compare_row(&s, cpu, NULL);
+            if (worst <= bound_of(&s)) continue;
+            row_text(&s, text, sizeof text);
+            printf("# %s: %g from the CPU, bound %g\n", text, worst, bound_of(&s));
+            bad++;
+        }
+    CHECK_MSG(bad == 0, "%d rows differ", bad);
+    CHECK(emulator_damage == 0);
+}
+static void ops_and_gradients_match_the_cpu(void) { compare_all(false); }
+static void gradients_are_added(void) { compare_all(true); }
+
+/* Bits of everything that a row writes, blocks and threads forward and backward. */
+static void order_of_threads_changes_no_bit(void)
+{
+    int bad = 0;
+    for (int n = 0; n < row_count; n++) {
+        const row *r = &rows[n];
+        const run_spec s = { gpu, r, n & 1 ? 3 : 0, true };
+        run_data d[2];
+        for (int k = 0; k < 2; k++) {
+            emulator_reversed = k;
+            run_row(&s, &d[k]);
+        }
+        emulator_reversed = 0;
+        int differ = d[0].status != FV_OK || d[1].status != FV_OK;
+        for (int k = 0; k < FVI_MAX_OUT && !differ; k++)
+            differ |= d[0].out[k] && memcmp(d[0].out[k], d[1].out[k],
+                                            (size_t)elements(&r->out[k]) * sizeof(float)) != 0;
+        for (int k = 0; k < FVI_MAX_IN && !differ; k++)
+            differ |= d[0].gin[k] && memcmp(d[0].gin[k], d[1].gin[k],
+                                            (size_t)elements(&r->in[k]) * sizeof(float)) != 0;
+        if (differ) printf("# %s (row %d) depends on the order of its threads\n", r->name, n);
+        bad += differ;
+        free_run(&d[0]);
+        free_run(&d[1]);
+    }
+    CHECK(bad == 0);
+}
+
+/* ---- What is refused ------------------------------------------------------------------------- */
+
+static void bad_ids_are_told_with_the_result(void)
+{
+    const int32_t ids[3] = { 0, 7, 1 };
+    const fvi_attr attr = { { 0 }, { 0 } };
+    float out[12];
+    fvi_exec e;
+    memset(&e, 0, sizeof e);
+    e.ctx = gpu;
+    e.attr = &attr;
+    e.in[0] = dims(2, 5, 4, 0, 0, 0);
+    e.in[1] = dims(1, 3, 0, 0, 0, 0);
+    e.in[1].dtype = FV_I32;
+    e.out[0] = dims(2, 3, 4, 0, 0, 0);
+    e.in[0].data = fv_dev_alloc(gpu, 20, 4);
+    e.in[1].data = fv_dev_alloc(gpu, 3, 4);
+    e.out[0].data = fv_dev_alloc(gpu, 12, 4);
+    OK(gpu, fv_dev_copy(gpu, e.in[1].data, ids, sizeof ids, FV_COPY_TO_DEVICE));
+    OK(gpu, gpu->backend->op(FVI_OP_EMBED)->forward(&e));
+    CHECK(fv_dev_copy(gpu, out, e.out[0].data, sizeof out, FV_COPY_TO_HOST) == FV_ERR_ARG);
+    CHECK(strstr(fv_ctx_error(gpu), "id is outside"));
+    OK(gpu, fv_dev_copy(gpu, out, e.out[0].data, sizeof out, FV_COPY_TO_HOST)); /* told once */
+    fv_dev_free(gpu, e.in[0].data);
+    fv_dev_free(gpu, e.in[1].data);
+    fv_dev_free(gpu, e.out[0].data);
+}
+
+static fv_status build(fv_ctx *ctx, fv_t (*net)(fv_tape *t))
+{
+    fv_tape *t = NULL;
+    fv_plan *p = NULL;
+    fv_status s = fv_tape_create(ctx, &t, NULL, FV_INFER, FV_F32);
+    if (s == FV_OK) {
+        fv_output(t, "y", net(t));
+        s = fv_plan_finish(ctx, &p, &t, NULL);
+    }
+    fv_plan_destroy(&p);
+    return s;
+}
+static fv_t upsample_net(fv_tape *t)
+{
+    const int64_t dim[4] = { 1, 2, 2, 4 };
+    return fv_upsample2x(t, fv_input(t, "x", FV_F32, 4, dim));
+}
+static fv_t wide_head_net(fv_tape *t)
+{
+    const int64_t dim[5] = { 1, 4, 3, 1, 256 };
+    return fv_sdpa(t, fv_input(t, "x", FV_F32, 5, dim), 0, 0);
+}
+static fv_t small_net(fv_tape *t)
+{
+    const int64_t dim[2] = { 3, 4 };
+    return fv_affine(t, fv_activate(t, fv_input(t, "x", FV_F32, 2, dim), FV_ACT_SILU), 2, 1);
+}
+
+static void ops_without_a_kernel_are_refused_when_a_plan_is_built(void)
+{
+    CHECK(build(gpu, upsample_net) == FV_ERR_UNSUPPORTED);
+    CHECK(strstr(fv_ctx_error(gpu), "op upsample2x has no CUDA kernel yet"));
+    CHECK(build(gpu, wide_head_net) == FV_ERR_UNSUPPORTED);
+    CHECK(strstr(fv_ctx_error(gpu), "256"));
+    OK(gpu, build(gpu, small_net));
+    OK(cpu, build(cpu, upsample_net));
+}
+
+static void training_is_refused(void)
+{
+    const int64_t dim = 4;
+    fv_params *p = NULL;
+    OK(gpu, fv_params_create(gpu, &p));
+    (void)fv_params_add(p, "w", 1, &dim, 0);
+    CHECK(fv_params_alloc(p) == FV_ERR_UNSUPPORTED);
+    fv_params_destroy(&p);
+}
+
+/* Why there is no device is said; a machine that has one is described. */
+static void a_missing_device_has_a_reason(void)
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    fv_ctx *ctx = NULL;
+    fvk_info info;
+    o.device = FV_DEVICE_CUDA;
+    const fv_status s = fvi_cuda_probe(cpu, 0, &info);
+    if (s == FV_OK) {
+        CHECK(info.name[0] && info.memory_bytes > 0);
+        return;
+    }
+    CHECK(s == FV_ERR_DEVICE);
+    printf("# %s\n", fv_ctx_error(cpu));
+    CHECK(strstr(fv_ctx_error(cpu), "module") || strstr(fv_ctx_error(cpu), "driver") ||
+          strstr(fv_ctx_error(cpu), "device"));
+    CHECK(fv_ctx_create(&ctx, &o) == FV_ERR_DEVICE && !ctx);
+    o.device = FV_DEVICE_AUTO;
+    OK(cpu, fv_ctx_create(&ctx, &o));
+    CHECK(fv_ctx_device(ctx) == FV_DEVICE_CPU);
+    fv_ctx_destroy(&ctx);
+}
+
+static void plans_run_on_device_memory(void)
+{
+    const float x[12] = { -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 };
+    float y[12];
+    fv_tape *t = NULL;
+    fv_plan *p = NULL;
+    OK(gpu, fv_tape_create(gpu, &t, NULL, FV_INFER, FV_F32));
+    fv_output(t, "y", small_net(t));
+    OK(gpu, fv_plan_finish(gpu, &p, &t, NULL));
+    float *in = fv_dev_alloc(gpu, 12, 4);
+    CHECK(in);
+    OK(gpu, fv_dev_copy(gpu, in, x, sizeof x, FV_COPY_TO_DEVICE));
+    OK(gpu, fv_plan_bind(p, "x", in));
+    const long before = emulator_launches;
+    OK(gpu, fv_plan_forward(p));
+    CHECK(emulator_launches == before + 2);
+    OK(gpu, fv_dev_copy(gpu, y, fv_plan_value(p, "y").data, sizeof y, FV_COPY_TO_HOST));
+    for (int i = 0; i < 12; i++) NEAR(y[i], 2 * x[i] / (1 + exp(-x[i])) + 1, 1e-5);
+    CHECK(fv_dev_copy(gpu, y, x, sizeof y, FV_COPY_TO_HOST) == FV_ERR_DEVICE); /* not its memory */
+    fv_plan_destroy(&p);
+    fv_dev_free(gpu, in);
+}
+
+int main(void)
+{
+    cpu = cpu_context();
+    gpu = cpu_context();
+    if (fvi_cuda_attach(gpu, &emulator_api, NULL) != FV_OK) return 1;
+    add_rows();
+    RUN(ops_and_gradients_match_the_cpu);
+    RUN(gradients_are_added);
+    RUN(order_of_threads_changes_no_bit);
+    RUN(bad_ids_are_told_with_the_result);
+    RUN(ops_without_a_kernel_are_refused_when_a_plan_is_built);
+    RUN(training_is_refused);
+    RUN(a_missing_device_has_a_reason);
+    RUN(plans_run_on_device_memory);
+    fv_ctx_destroy(&gpu);
+    fv_ctx_destroy(&cpu);
+    return emulator_damage ? 1 : test_end();
+}

@@ -1,0 +1,590 @@
+/* cuda_cases.h - each op of the CUDA backend against the CPU's: one row per op and shape.
+ *
+ * A row is a node with random inputs. It runs on a context of the CPU (scalar kernels) and on one of
+ * CUDA, through the same fvi_exec; outputs, kept statistics and all gradients are compared, in f32 and
+ * bf16, with gradients written and added. LINEAR, whose weights the CPU takes from parameters only, is
+ * compared with sums in double. Bounds, relative to the largest value of a tensor: f32 2e-5 (sums in
+ * another order), bf16 1.6e-2 (two roundings of 2^-8, and sums of what was rounded). */
+#ifndef CUDA_CASES_H
+#define CUDA_CASES_H
+
+#include "cuda_ops.h"
+#include "test.h"
+
+enum { NOT = 0, X /* f32 or bf16 */, P /* f32 */, FIXED /* f32, no gradient */, IDS };
+
+typedef struct row {
+    fvi_op op;
+    const char *name;
+    fvi_attr attr;
+    int role[FVI_MAX_IN], out_role;
+    fv_tensor in[FVI_MAX_IN], out[FVI_MAX_OUT];
+    int positive;        /* bit k: in[k] in [0.5, 1.5) */
+    int ids;             /* IDS are below; 0: in[k] counts up to its length (visible keys) */
+    bool no_gradient, same_type;
+} row;
+
+#define MAX_ROWS 256
+static row rows[MAX_ROWS];
+static int row_count;
+
+static row *add_row(fvi_op op, const char *name)
+{
+    row *r = &rows[row_count++];
+    if (row_count > MAX_ROWS) exit(1);
+    memset(r, 0, sizeof *r);
+    r->op = op;
+    r->name = name;
+    r->out_role = X;
+    return r;
+}
+
+static fv_tensor dims(int ndim, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e)
+{
+    fv_tensor t = { NULL, FV_F32, ndim, { a, b, c, d, e } };
+    return t;
+}
+static void give_row(row *r, int k, int role, fv_tensor t)
+{
+    r->role[k] = role;
+    r->in[k] = t;
+}
+
+/* ---- Rows ------------------------------------------------------------------------------------ */
+
+static const int widths[] = { 1, 4, 7, 32, 33, 100, 257, 600 };
+#define WIDTHS 8
+
+static void norm_row(int64_t B, int64_t T, int64_t C, int kind, int weights, int chunks)
+{
+    row *r = add_row(FVI_OP_NORM_MOD, "norm_mod");
+    give_row(r, 0, X, dims(3, B, T, C, 0, 0));
+    if (weights & 1) give_row(r, 1, P, dims(1, C, 0, 0, 0, 0));
+    if (weights & 2) give_row(r, 2, P, dims(1, C, 0, 0, 0, 0));
+    if (chunks) give_row(r, 3, P, dims(2, B, 4 * C, 0, 0, 0));
+    r->attr.i[0] = kind;
+    r->attr.i[1] = chunks & 1 ? 2 : -1;
+    r->attr.i[2] = chunks & 2 ? 1 : -1;
+    r->attr.f[0] = C < 5 ? 0.1f : 1e-5f;
+    r->out[0] = r->in[0];
+    r->out[1] = dims(2, B * T, 2, 0, 0, 0);
+}
+
+static void gate_row(int64_t B, int64_t T, int64_t C, int mod)
+{
+    row *r = add_row(FVI_OP_GATE_RES, "gate_res");
+    give_row(r, 0, P, dims(3, B, T, C, 0, 0));
+    give_row(r, 1, X, r->in[0]);
+    if (mod == 1) give_row(r, 2, P, dims(2, B, 3 * C, 0, 0, 0));
+    if (mod == 2) give_row(r, 2, P, dims(1, C, 0, 0, 0, 0));
+    r->attr.i[0] = mod == 1 ? 1 : mod ? 0 : -1;
+    r->out[0] = r->in[0];
+    r->out_role = P;
+}
+
+static void forecast_row(int64_t B, int64_t T, int64_t C, int count, int mod)
+{
+    row *r = add_row(FVI_OP_FORECAST, "forecast");
+    give_row(r, 0, P, dims(3, B, T, C, 0, 0));
+    if (mod) give_row(r, 1, P, dims(2, B, 3 * C, 0, 0, 0));
+    give_row(r, 2, FIXED, dims(1, count, 0, 0, 0, 0));
+    for (int k = 0; k < count; k++) give_row(r, 3 + k, X, r->in[0]);
+    r->attr.i[0] = mod ? 2 : -1;
+    r->attr.i[1] = count;
+    r->out[0] = r->in[0];
+    r->out_role = P;
+    r->no_gradient = true;
+}
+
+static void norm_rows(void)
+{
+    for (int i = 0; i < WIDTHS; i++) {
+        norm_row(1 + i % 3, 5, widths[i], FV_NORM_LAYER, i & 3, 3);
+        norm_row(3 - i % 3, 4, widths[i], FV_NORM_RMS, 1, i & 3);
+        gate_row(1 + i % 3, 5, widths[i], i % 3);
+        forecast_row(2, 3, widths[i], 1 + i % FV_FORECAST_MAX, i & 1);
+    }
+    norm_row(2, 3, 20, FV_NORM_LAYER, 3, 0);
+    norm_row(1, 700, 8, FV_NORM_LAYER, 3, 3); /* more segments than one */
+    gate_row(2, 600, 9, 1);
+}
+
+static void binary_row(int op, int broadcast, int64_t B, int64_t T, int64_t C, int b_dims)
+{
+    row *r = add_row(FVI_OP_BINARY, "binary");
+    give_row(r, 0, X, dims(3, B, T, C, 0, 0));
+    give_row(r, 1, X, r->in[0]);
+    if (broadcast == 1)
+        r->in[1] = b_dims == 1 ? dims(1, C, 0, 0, 0, 0) : dims(2, T, C, 0, 0, 0);
+    if (broadcast == 2) r->in[1] = dims(1, B, 0, 0, 0, 0);
+    r->positive = 2;
+    r->attr.i[0] = op;
+    r->attr.i[1] = broadcast;
+    r->out[0] = r->in[0];
+}
+
+static void pointwise_rows(void)
+{
+    row *r = add_row(FVI_OP_CAST, "cast");
+    give_row(r, 0, X, dims(2, 3, 347, 0, 0, 0));
+    r->out[0] = r->in[0];
+    r = add_row(FVI_OP_CAST, "cast"); /* more than a grid at once */
+    give_row(r, 0, X, dims(2, 1025, 1024, 0, 0, 0));
+    r->out[0] = r->in[0];
+    r = add_row(FVI_OP_AFFINE, "affine");
+    give_row(r, 0, X, dims(2, 3, 100, 0, 0, 0));
+    r->attr.f[0] = -1.5f;
+    r->attr.f[1] = 0.25f;
+    r->out[0] = r->in[0];
+    for (int a = 0; a < FV_ACT_COUNT; a++) {
+        r = add_row(FVI_OP_ACT, "act");
+        give_row(r, 0, X, dims(2, 3, 100, 0, 0, 0));
+        r->attr.i[0] = a;
+        r->positive = a == FV_ACT_LOG || a == FV_ACT_SQRT;
+        r->out[0] = r->in[0];
+    }
+    for (int i = 1; i < 4; i++) {
+        r = add_row(FVI_OP_SWIGLU, "swiglu");
+        give_row(r, 0, X, dims(3, 2, 3, 2 * widths[2 * i], 0, 0));
+        r->out[0] = dims(3, 2, 3, widths[2 * i], 0, 0);
+    }
+    for (int op = 0; op < 4; op++)
+        for (int broadcast = 0; broadcast < 3; broadcast++)
+            binary_row(op, broadcast, 3, 5, 33, 1 + op % 2);
+    binary_row(FV_MUL, 1, 2, 400, 5, 1);
+}
+
+static void patch_row(int64_t p, int channel_first, int inverse)
+{
+    row *r = add_row(FVI_OP_PATCHIFY, "patchify");
+    const fv_tensor picture = dims(4, 2, 3 * p, 2 * p, 5, 0), tokens = dims(3, 2, 6, p * p * 5, 0, 0);
+    give_row(r, 0, X, inverse ? tokens : picture);
+    r->out[0] = inverse ? picture : tokens;
+    const int32_t attr[6] = { (int32_t)p, channel_first, inverse, (int32_t)(3 * p),
+                              (int32_t)(2 * p), 5 };
+    memcpy(r->attr.i, attr, sizeof attr);
+}
+
+static void layout_rows(void)
+{
+    row *r;
+    for (int dim = 7; dim < 66; dim += 29) {
+        r = add_row(FVI_OP_TIMESTEP, "timestep");
+        give_row(r, 0, FIXED, dims(1, 3, 0, 0, 0, 0));
+        r->positive = 1;
+        r->attr.f[0] = 900.0f;
+        r->out[0] = dims(2, 3, dim, 0, 0, 0);
+        r->no_gradient = true;
+    }
+    for (int64_t D = 3; D < 400; D += 300) {
+        r = add_row(FVI_OP_EMBED, "embed");
+        give_row(r, 0, P, dims(2, 5, D, 0, 0, 0));
+        give_row(r, 1, IDS, dims(2, 2, 7, 0, 0, 0));
+        r->ids = 5;
+        r->out[0] = dims(3, 2, 7, D, 0, 0);
+    }
+    for (int i = 0; i < 4; i++) patch_row(1 + i, i & 1, i >> 1);
+    for (int i = 0; i < 3; i++) {
+        const int64_t T = i == 2 ? 600 : 3;
+        r = add_row(FVI_OP_MEAN1, "mean1");
+        give_row(r, 0, X, dims(3, 2, T, widths[3 * i], 0, 0));
+        r->out[0] = dims(2, 2, widths[3 * i], 0, 0, 0);
+        r = add_row(FVI_OP_SLICE, "slice");
+        give_row(r, 0, X, dims(3, 2, 3, 40, 0, 0));
+        r->out[0] = dims(3, 2, 3, 7 + i, 0, 0);
+        r->attr.i[0] = 5 * i;
+        r->same_type = true;
+        r = add_row(FVI_OP_CONCAT, "concat");
+        give_row(r, 0, X, dims(3, 2, 3, 10, 0, 0));
+        give_row(r, 1, X, dims(3, 2, 1 + i, 10, 0, 0));
+        r->out[0] = dims(3, 2, 4 + i, 10, 0, 0);
+        r->attr.i[0] = 2;
+        r->same_type = true;
+    }
+}
+
+static void sdpa_row(int64_t B, int64_t T, int64_t h, int64_t hd, int mask) /* 1 causal, 2 visible */
+{
+    row *r = add_row(FVI_OP_SDPA, "sdpa");
+    give_row(r, 0, X, dims(5, B, T, 3, h, hd));
+    if (mask == 2) give_row(r, 1, IDS, dims(1, T, 0, 0, 0, 0));
+    r->attr.i[0] = mask == 1;
+    r->out[0] = dims(3, B, T, h * hd, 0, 0);
+    r->out[1] = dims(3, B, h, T, 0, 0);
+    r->same_type = true;
+}
+
+static void cross_row(int64_t T, int64_t S, int64_t hd, int bias)
+{
+    row *r = add_row(FVI_OP_CROSS, "cross_attention");
+    give_row(r, 0, X, dims(4, 2, T, 2, hd, 0));
+    give_row(r, 1, X, dims(5, 2, S, 2, 2, hd));
+    if (bias) give_row(r, 2, FIXED, dims(1, S, 0, 0, 0, 0));
+    r->attr.i[1] = 1;
+    r->out[0] = dims(3, 2, T, 2 * hd, 0, 0);
+    r->out[1] = dims(3, 2, 2, T, 0, 0);
+    r->same_type = true;
+}
+
+static void rope_row(int64_t T, int64_t h, int64_t hd, int weights, int angle, int kind)
+{
+    row *r = add_row(FVI_OP_QK_NORM_ROPE, "qk_norm_rope");
+    const int64_t n = kind == 2 ? h * hd : hd;
+    give_row(r, 0, X, dims(5, 2, T, 3, h, hd));
+    if (weights) give_row(r, 1, P, dims(1, n, 0, 0, 0, 0));
+    if (weights) give_row(r, 2, P, dims(1, n, 0, 0, 0, 0));
+    if (angle) give_row(r, 3, FIXED, dims(2, T, hd, 0, 0, 0));
+    r->attr.i[0] = kind == 1;
+    r->attr.i[1] = kind == 2;
+    r->attr.f[0] = 1e-6f;
+    r->out[0] = r->in[0];
+    r->out[1] = dims(4, 2, T, 2, h, 0);
+    r->same_type = true;
+}
+
+static void attention_rows(void)
+{
+    sdpa_row(1, 1, 1, 4, 0);
+    sdpa_row(2, 17, 2, 20, 0);
+    sdpa_row(1, 33, 3, 72, 0);
+    sdpa_row(1, 70, 1, 128, 0);
+    sdpa_row(2, 40, 2, 64, 1);
+    sdpa_row(1, 37, 2, 32, 2);
+    cross_row(5, 9, 8, 0);
+    cross_row(33, 70, 72, 1);
+    cross_row(20, 3, 128, 1);
+    rope_row(5, 2, 8, 1, 1, 0);
+    rope_row(3, 3, 72, 1, 1, 0);
+    rope_row(3, 3, 72, 0, 1, 0);
+    rope_row(3, 2, 12, 1, 0, 0);
+    rope_row(4, 2, 128, 0, 1, 1);
+    rope_row(3, 4, 20, 1, 1, 2);
+}
+
+static void linear_row(int64_t M, int64_t N, int64_t K, int bias, fv_act act)
+{
+    row *r = add_row(FVI_OP_LINEAR, "linear");
+    give_row(r, 0, X, dims(2, M, K, 0, 0, 0));
+    give_row(r, 1, P, dims(2, N, K, 0, 0, 0));
+    if (bias) give_row(r, 2, P, dims(1, N, 0, 0, 0, 0));
+    r->attr.i[0] = act;
+    r->out[0] = dims(2, M, N, 0, 0, 0);
+    r->no_gradient = act != FV_ACT_NONE;
+}
+
+static void linear_rows(void)
+{
+    linear_row(1, 1, 1, 0, FV_ACT_NONE);
+    linear_row(5, 7, 3, 1, FV_ACT_NONE);
+    linear_row(40, 64, 32, 1, FV_ACT_NONE);
+    linear_row(300, 33, 16, 1, FV_ACT_NONE);
+    linear_row(9, 24, 40, 1, FV_ACT_GELU_TANH);
+    linear_row(9, 24, 40, 0, FV_ACT_SILU);
+}
+
+static void add_rows(void)
+{
+    norm_rows();
+    pointwise_rows();
+    layout_rows();
+    attention_rows();
+    linear_rows();
+}
+
+/* ---- Running one row ------------------------------------------------------------------------- */
+
+/* dt: bit 0 inputs bf16, bit 1 output bf16 */
+typedef struct run_spec { fv_ctx *ctx; const row *r; int dt; bool add; } run_spec;
+
+/* Everything that was read and written, as floats: 0..7 inputs, outputs, gradients of inputs. */
+typedef struct run_data {
+    fv_status status;
+    double forward_s;
+    float *in[FVI_MAX_IN], *dy, *out[FVI_MAX_OUT], *gin[FVI_MAX_IN], *old[FVI_MAX_IN];
+} run_data;
+
+static int64_t elements(const fv_tensor *t) { return t->ndim ? fv_tensor_count(t) : 0; }
+static size_t bytes_of(const fv_tensor *t)
+{
+    return (size_t)elements(t) * fv_dtype_size(t->dtype);
+}
+
+static float noise(uint64_t seed, uint64_t i)
+{
+    uint64_t z = seed * 0x9e3779b97f4a7c15u + i * 0xd1b54a32d192ed03u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return (float)(int32_t)((z ^ (z >> 31)) >> 32) / 2147483648.0f;
+}
+
+static float *floats_of(const fv_tensor *t, const void *host)
+{
+    const int64_t n = elements(t);
+    float *f = calloc((size_t)n + 1, sizeof *f);
+    if (!f) exit(1);
+    for (int64_t i = 0; i < n; i++)
+        f[i] = t->dtype == FV_BF16  ? fv_bf16_to_f32(((const uint16_t *)host)[i])
+               : t->dtype == FV_I32 ? (float)((const int32_t *)host)[i]
+                                    : ((const float *)host)[i];
+    return f;
+}
+
+/* Device memory with random values (seed 0: zeros); what they are, as floats. */
+static fv_status fill(fv_ctx *ctx, const row *r, fv_tensor *t, int positive, uint64_t seed,
+                      float **as_floats)
+{
+    const int64_t n = elements(t);
+    void *host = calloc((size_t)n + 1, 4);
+    if (!host) exit(1);
+    for (int64_t i = 0; i < n && seed; i++) {
+        const float f = noise(seed, (uint64_t)i), v = positive ? 1 + 0.5f * f : f;
+        if (t->dtype == FV_I32)
+            ((int32_t *)host)[i] = r->ids ? (int32_t)((f + 1) * 0.5f * (float)r->ids) % r->ids
+                                          : (int32_t)(i / 5 * 5 + 5 < n ? i / 5 * 5 + 5 : n);
+        else if (t->dtype == FV_BF16)
+            ((uint16_t *)host)[i] = fv_f32_to_bf16(v);
+        else
+            ((float *)host)[i] = v;
+    }
+    t->data = fv_dev_alloc(ctx, bytes_of(t), 1);
+    const fv_status s =
+        t->data ? fv_dev_copy(ctx, t->data, host, bytes_of(t), FV_COPY_TO_DEVICE) : FV_ERR_OOM;
+    if (as_floats) *as_floats = floats_of(t, host);
+    free(host);
+    return s;
+}
+
+static fv_status fetch(fv_ctx *ctx, const fv_tensor *t, float **as_floats)
+{
+    void *host = calloc((size_t)elements(t) + 1, 4);
+    if (!host) exit(1);
+    const fv_status s = fv_dev_copy(ctx, host, t->data, bytes_of(t), FV_COPY_TO_HOST);
+    *as_floats = floats_of(t, host);
+    free(host);
+    return s;
+}
+
+static fv_status pass(const run_spec *s, fvi_exec *e, const fvi_op_def *def, bool back)
+{
+    const size_t bytes = def->scratch_bytes ? def->scratch_bytes(e, back) : 0;
+    e->scratch = fv_dev_alloc(s->ctx, bytes + 64, 1);
+    const fv_status st = back ? def->backward(e) : def->forward(e);
+    const fv_status synced = s->ctx->backend->sync(s->ctx);
+    fv_dev_free(s->ctx, e->scratch);
+    return st == FV_OK ? synced : st;
+}
+
+static fv_dtype type_of(const run_spec *s, int role, int bit)
+{
+    if (role == IDS) return FV_I32;
+    return role == X && s->dt & bit ? FV_BF16 : FV_F32;
+}
+
+static fv_status gradients(const run_spec *s, fvi_exec *e, const fvi_op_def *def, run_data *d)
+{
+    e->gout[0] = e->out[0];
+    FV_TRY(fill(s->ctx, s->r, &e->gout[0], 0, 77, &d->dy));
+    for (int k = 0; k < FVI_MAX_IN; k++)
+        if (s->r->role[k] == X || s->r->role[k] == P)
+            FV_TRY(fill(s->ctx, s->r, &e->gin[k], 0, s->add ? 100 + (uint64_t)k : 0, &d->old[k]));
+    FV_TRY(pass(s, e, def, true));
+    for (int k = 0; k < FVI_MAX_IN; k++)
+        if (e->gin[k].data) FV_TRY(fetch(s->ctx, &e->gin[k], &d->gin[k]));
+    return FV_OK;
+}
+
+/* Before prepare: which gradients will be wanted. */
+static void announce(const run_spec *s, fvi_exec *e)
+{
+    for (int k = 0; k < FVI_MAX_IN && !s->r->no_gradient; k++) {
+        if (s->r->role[k] != X && s->r->role[k] != P) continue;
+        e->gin[k] = e->in[k];
+        e->gin[k].data = NULL;
+        e->gin_add[k] = s->add || (s->r->op == FVI_OP_LINEAR && k > 0); /* parameters' always are */
+    }
+}
+
+static fv_status run_exec(const run_spec *s, fvi_exec *e, const fvi_op_def *def, run_data *d)
+{
+    const row *r = s->r;
+    for (int k = 0; k < FVI_MAX_IN; k++) {
+        e->pid[k] = -1;
+        if (!r->role[k]) continue;
+        e->in[k] = r->in[k];
+        e->in[k].dtype = type_of(s, r->role[k], 1);
+        FV_TRY(fill(s->ctx, r, &e->in[k], r->positive >> k & 1, (uint64_t)k + 1, &d->in[k]));
+    }
+    for (int k = 0; k < FVI_MAX_OUT; k++) {
+        if (!r->out[k].ndim) continue;
+        e->out[k] = r->out[k];
+        if (k == 0) e->out[k].dtype = type_of(s, r->out_role, r->same_type ? 1 : 2);
+        FV_TRY(fill(s->ctx, r, &e->out[k], 0, 0, NULL));
+    }
+    announce(s, e);
+    if (def->prepare) FV_TRY(def->prepare(e));
+    const double t = fv_now();
+    FV_TRY(pass(s, e, def, false));
+    d->forward_s = fv_now() - t;
+    for (int k = 0; k < FVI_MAX_OUT; k++)
+        if (e->out[k].data) FV_TRY(fetch(s->ctx, &e->out[k], &d->out[k]));
+    return r->no_gradient ? FV_OK : gradients(s, e, def, d);
+}
+
+static void run_row(const run_spec *s, run_data *d)
+{
+    const fvi_op_def *def = s->ctx->backend->op(s->r->op);
+    fvi_exec e;
+    memset(&e, 0, sizeof e);
+    memset(d, 0, sizeof *d);
+    e.ctx = s->ctx;
+    e.attr = &s->r->attr;
+    e.training = true;
+    d->status = def ? run_exec(s, &e, def, d) : FV_ERR_UNSUPPORTED;
+    if (def && def->release) def->release(s->ctx, e.state);
+    fv_dev_free(s->ctx, e.gout[0].data);
+    for (int k = 0; k < FVI_MAX_OUT; k++) fv_dev_free(s->ctx, e.out[k].data);
+    for (int k = 0; k < FVI_MAX_IN; k++) {
+        fv_dev_free(s->ctx, e.in[k].data);
+        fv_dev_free(s->ctx, e.gin[k].data);
+    }
+}
+
+static void free_run(run_data *d)
+{
+    free(d->dy);
+    for (int k = 0; k < FVI_MAX_OUT; k++) free(d->out[k]);
+    for (int k = 0; k < FVI_MAX_IN; k++) {
+        free(d->in[k]);
+        free(d->gin[k]);
+        free(d->old[k]);
+    }
+}
+
+/* ---- LINEAR by its definition ---------------------------------------------------------------- */
+
+static float *zeros(int64_t n)
+{
+    float *f = calloc((size_t)n + 1, sizeof *f);
+    if (!f) exit(1);
+    return f;
+}
+
+static double activated(int act, double x)
+{
+    if (act == FV_ACT_SILU) return x / (1 + exp(-x));
+    if (act == FV_ACT_GELU_TANH)
+        return 0.5 * x * (1 + tanh(0.79788456080286536 * (x + 0.044715 * x * x * x)));
+    return x;
+}
+
+/* From the inputs and the gradient of a run what it should have written. */
+static void linear_wanted(const row *r, const run_data *d, run_data *w)
+{
+    const int64_t M = r->in[0].dim[0], K = r->in[0].dim[1], N = r->in[1].dim[0];
+    const float *x = d->in[0], *v = d->in[1], *b = d->in[2];
+    memset(w, 0, sizeof *w);
+    w->out[0] = zeros(M * N);
+    for (int k = 0; k < 3 && d->gin[0]; k++)
+        if (d->gin[k]) w->gin[k] = zeros(elements(&r->in[k]));
+    for (int64_t i = 0; i < M * N; i++) {
+        double sum = b ? b[i % N] : 0;
+        for (int64_t k = 0; k < K; k++) sum += (double)x[i / N * K + k] * v[i % N * K + k];
+        w->out[0][i] = (float)activated(r->attr.i[0], sum);
+    }
+    for (int64_t i = 0; i < M * K && w->gin[0]; i++) {
+        double sum = d->old[0][i];
+        for (int64_t n = 0; n < N; n++) sum += (double)d->dy[i / K * N + n] * v[n * K + i % K];
+        w->gin[0][i] = (float)sum;
+    }
+    for (int64_t i = 0; i < N * K && w->gin[1]; i++) {
+        double sum = d->old[1][i];
+        for (int64_t m = 0; m < M; m++) sum += (double)d->dy[m * N + i / K] * x[m * K + i % K];
+        w->gin[1][i] = (float)sum;
+    }
+    for (int64_t n = 0; n < N && w->gin[2]; n++) {
+        double sum = d->old[2][n];
+        for (int64_t m = 0; m < M; m++) sum += d->dy[m * N + n];
+        w->gin[2][n] = (float)sum;
+    }
+}
+
+/* ---- Comparing ------------------------------------------------------------------------------- */
+
+static void row_text(const run_spec *s, char *text, size_t size)
+{
+    char shape[96];
+    fv_shape_text(&s->r->in[0], shape, sizeof shape);
+    snprintf(text, size, "%-15s %-20s attr %2d %2d %2d  %s%s", s->r->name, shape,
+             (int)s->r->attr.i[0], (int)s->r->attr.i[1], (int)s->r->attr.i[2],
+             s->dt == 0 ? "f32" : s->dt == 3 ? "bf16" : "mixed", s->add ? " add" : "");
+}
+
+/* Largest difference over the largest value (at least 0.1). */
+static double gap(const float *a, const float *b, int64_t n)
+{
+    double worst = 0, scale = 0.1;
+    for (int64_t i = 0; i < n; i++) {
+        if (!(fabs((double)a[i] - b[i]) <= worst)) worst = fabs((double)a[i] - b[i]);
+        if (fabs(b[i]) > scale) scale = fabs(b[i]);
+    }
+    return worst / scale;
+}
+
+static double worst_gap(const row *r, const run_data *got, const run_data *want)
+{
+    double worst = 0;
+    for (int k = 0; k < FVI_MAX_OUT; k++) {
+        const double g = want->out[k] ? gap(got->out[k], want->out[k], elements(&r->out[k])) : 0;
+        if (!(g <= worst)) worst = g;
+    }
+    for (int k = 0; k < FVI_MAX_IN; k++) {
+        const double g = want->gin[k] ? gap(got->gin[k], want->gin[k], elements(&r->in[k])) : 0;
+        if (!(g <= worst)) worst = g;
+    }
+    return worst;
+}
+
+/* One row on both contexts; the difference, or infinity when one of them failed. */
+static double compare_row(const run_spec *s, fv_ctx *cpu, double *seconds)
+{
+    run_spec c = *s;
+    run_data got, want;
+    double worst = INFINITY;
+    run_row(s, &got);
+    if (seconds) *seconds = got.forward_s;
+    if (got.status != FV_OK) {
+        printf("# %s: %s\n", s->r->name, fv_ctx_error(s->ctx));
+        free_run(&got);
+        return worst;
+    }
+    c.ctx = cpu;
+    if (s->r->op == FVI_OP_LINEAR) linear_wanted(s->r, &got, &want);
+    else run_row(&c, &want);
+    if (want.status == FV_OK) worst = worst_gap(s->r, &got, &want);
+    else printf("# %s on the CPU: %s\n", s->r->name, fv_ctx_error(cpu));
+    free_run(&got);
+    free_run(&want);
+    return worst;
+}
+
+/* Attention and copies keep the type of their input; products round to bf16 from bf16 only. */
+static bool has_types(const row *r, int dt)
+{
+    if (r->op == FVI_OP_LINEAR) return dt != 2;
+    return !r->same_type || dt == 0 || dt == 3;
+}
+
+static double bound_of(const run_spec *s) { return s->dt ? 1.6e-2 : 2e-5; }
+
+static fv_ctx *cpu_context(void)
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    fv_ctx *ctx = NULL;
+    o.device = FV_DEVICE_CPU;
+    o.threads = 1;
+    o.cpu_disable = ~0u;
+    if (fv_ctx_create(&ctx, &o) != FV_OK) exit(1);
+    return ctx;
+}
+
+#endif

@@ -1,0 +1,253 @@
+/* cuda_emulator.h - a device for the CUDA backend that is this CPU: the kernel bodies of kernels/cuda,
+ * compiled by the C compiler, each block and each thread one after another.
+ *
+ * Device memory is a mapping that can be touched only while a kernel or a copy runs: host code that
+ * reads or writes through a device pointer ends in a fault. Blocks lie between guard bytes, which are
+ * looked at when they are freed. `reversed` runs blocks and threads from the last to the first: what
+ * differs then depends on an order that a GPU does not keep. */
+#ifndef CUDA_EMULATOR_H
+#define CUDA_EMULATOR_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "cuda/flash.h"
+#include "cuda/norm.h"
+#include "cuda/pointwise.h"
+
+#define EMULATED_BYTES ((size_t)1 << 30) /* of addresses; pages come when they are written */
+#define EMULATED_GUARD 256
+#define EMULATED_BLOCKS 512
+
+struct fvk_dev {
+    uint8_t *base;
+    size_t used, start[EMULATED_BLOCKS], bytes[EMULATED_BLOCKS]; /* of blocks that live */
+    int blocks;
+    int32_t fault;
+    char message[200];
+};
+
+static int emulator_reversed;       /* for all devices: the order of blocks and threads */
+static long emulator_launches, emulator_damage; /* blocks whose guards were overwritten */
+
+static int emulator_say(fvk_dev *d, int code, const char *text)
+{
+    snprintf(d->message, sizeof d->message, "%s", text);
+    return code;
+}
+
+static int emulator_info(int index, fvk_info *out, char *why, size_t why_bytes)
+{
+    snprintf(why, why_bytes, "1 device");
+    if (index > 0) return FVK_UNSUPPORTED;
+    memset(out, 0, sizeof *out);
+    snprintf(out->name, sizeof out->name, "emulator");
+    return FVK_OK;
+}
+
+static int emulator_open(int index, fvk_dev **out, char *why, size_t why_bytes)
+{
+    fvk_info info;
+    *out = NULL;
+    if (emulator_info(index, &info, why, why_bytes) != FVK_OK) return FVK_UNSUPPORTED;
+    fvk_dev *d = calloc(1, sizeof *d);
+    if (!d) return FVK_NO_MEMORY;
+    d->base = mmap(NULL, EMULATED_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+                   0);
+    if (d->base == MAP_FAILED) {
+        snprintf(why, why_bytes, "no addresses");
+        free(d);
+        return FVK_NO_MEMORY;
+    }
+    *out = d;
+    return FVK_OK;
+}
+
+static void emulator_close(fvk_dev *d)
+{
+    if (d->blocks) emulator_damage++; /* not freed */
+    munmap(d->base, EMULATED_BYTES);
+    free(d);
+}
+
+static const char *emulator_error(const fvk_dev *d) { return d->message; }
+
+static void emulator_allow(fvk_dev *d, int prot)
+{
+    if (d->used && mprotect(d->base, d->used, prot) != 0) abort();
+}
+
+static void *emulator_alloc(fvk_dev *d, size_t bytes)
+{
+    const size_t whole = (bytes + 2 * EMULATED_GUARD + 4095) / 4096 * 4096;
+    if (d->blocks == EMULATED_BLOCKS || whole > EMULATED_BYTES - d->used) {
+        emulator_say(d, FVK_NO_MEMORY, "out of memory");
+        return NULL;
+    }
+    uint8_t *p = d->base + d->used;
+    d->used += whole;
+    emulator_allow(d, PROT_READ | PROT_WRITE);
+    memset(p, 0xA5, whole);
+    memset(p + EMULATED_GUARD, 0, bytes);
+    emulator_allow(d, PROT_NONE);
+    d->start[d->blocks] = (size_t)(p + EMULATED_GUARD - d->base);
+    d->bytes[d->blocks++] = bytes;
+    return p + EMULATED_GUARD;
+}
+
+static void emulator_free(fvk_dev *d, void *ptr)
+{
+    uint8_t *p = ptr;
+    int i = 0;
+    if (!p) return;
+    while (i < d->blocks && d->start[i] != (size_t)(p - d->base)) i++;
+    if (i == d->blocks) {
+        emulator_damage++;
+        return;
+    }
+    emulator_allow(d, PROT_READ | PROT_WRITE);
+    int bad = 0;
+    for (size_t k = 0; k < EMULATED_GUARD; k++)
+        bad |= p[-1 - (ptrdiff_t)k] != 0xA5 || p[d->bytes[i] + k] != 0xA5;
+    emulator_damage += bad;
+    emulator_allow(d, PROT_NONE);
+    d->blocks--;
+    d->start[i] = d->start[d->blocks];
+    d->bytes[i] = d->bytes[d->blocks];
+    if (d->blocks == 0) d->used = 0;
+}
+
+/* Does [p, p + bytes) lie in one block? */
+static int emulator_owns(const fvk_dev *d, const void *p, size_t bytes)
+{
+    const size_t at = (size_t)((const uint8_t *)p - d->base);
+    for (int i = 0; i < d->blocks; i++)
+        if (at >= d->start[i] && at + bytes <= d->start[i] + d->bytes[i]) return 1;
+    return 0;
+}
+
+static int emulator_move(fvk_dev *d, void *dst, const void *src, size_t bytes, int to, int from)
+{
+    if (emulator_owns(d, dst, bytes) != to || emulator_owns(d, src, bytes) != from)
+        return emulator_say(d, FVK_FAILED, "a copy between the wrong sides");
+    emulator_allow(d, PROT_READ | PROT_WRITE);
+    memmove(dst, src, bytes);
+    emulator_allow(d, PROT_NONE);
+    return FVK_OK;
+}
+
+static int emulator_sync(fvk_dev *d)
+{
+    const int32_t bits = d->fault;
+    d->fault = 0;
+    if (bits & FVK_FAULT_ID)
+        return emulator_say(d, FVK_BAD_INPUT, "embed: an id is outside its table");
+    return bits ? emulator_say(d, FVK_BAD_INPUT, "sdpa: visible keys") : FVK_OK;
+}
+
+static int emulator_to_device(fvk_dev *d, void *dst, const void *src, size_t bytes)
+{
+    return emulator_move(d, dst, src, bytes, 1, 0);
+}
+static int emulator_to_host(fvk_dev *d, void *dst, const void *src, size_t bytes)
+{
+    const int code = emulator_move(d, dst, src, bytes, 0, 1);
+    return code == FVK_OK ? emulator_sync(d) : code;
+}
+static int emulator_on_device(fvk_dev *d, void *dst, const void *src, size_t bytes)
+{
+    return emulator_move(d, dst, src, bytes, 1, 1);
+}
+
+static int emulator_zero(fvk_dev *d, void *p, size_t bytes)
+{
+    if (!emulator_owns(d, p, bytes)) return emulator_say(d, FVK_FAILED, "not device memory");
+    emulator_allow(d, PROT_READ | PROT_WRITE);
+    memset(p, 0, bytes);
+    emulator_allow(d, PROT_NONE);
+    return FVK_OK;
+}
+
+static int32_t *emulator_fault(fvk_dev *d) { return &d->fault; }
+
+#define EMULATED(name)                                                             \
+    static void emulated_##name(const void *args, int block, int blocks)           \
+    {                                                                              \
+        name##_body(args, block, blocks, emulator_reversed);                       \
+    }
+FVK_LIST(EMULATED)
+#undef EMULATED
+
+static int emulator_launch(fvk_dev *d, fvk_kernel k, int64_t blocks, const void *args,
+                           size_t bytes)
+{
+    static const struct {
+        void (*run)(const void *, int, int);
+        size_t bytes;
+    } table[] = {
+#define ENTRY(name) { emulated_##name, sizeof(fvk_##name##_args) },
+        FVK_LIST(ENTRY)
+#undef ENTRY
+    };
+    if ((unsigned)k >= FVK_KERNELS || bytes != table[k].bytes || blocks < 1)
+        return emulator_say(d, FVK_FAILED, "launch");
+    emulator_launches++;
+    emulator_allow(d, PROT_READ | PROT_WRITE);
+    for (int64_t b = 0; b < blocks; b++)
+        table[k].run(args, (int)(emulator_reversed ? blocks - 1 - b : b), (int)blocks);
+    emulator_allow(d, PROT_NONE);
+    return FVK_OK;
+}
+
+/* ---- Products: the definition ---------------------------------------------------------------- */
+
+struct fvk_product { fvk_gemm s; };
+
+static int emulator_gemm_create(fvk_dev *d, const fvk_gemm *g, fvk_product **out)
+{
+    *out = malloc(sizeof **out);
+    if (!*out) return emulator_say(d, FVK_NO_MEMORY, "out of memory");
+    (*out)->s = *g;
+    return FVK_OK;
+}
+static void emulator_gemm_destroy(fvk_dev *d, fvk_product *g)
+{
+    (void)d;
+    free(g);
+}
+
+static int emulator_gemm_run(fvk_dev *d, fvk_product *p, const void *a, const void *b,
+                             const float *bias, void *c)
+{
+    const fvk_gemm *s = &p->s;
+    const fvk_in x = { a, s->ab_bf16 }, w = { b, s->ab_bf16 };
+    const fvk_out y = { c, s->c_bf16, s->accumulate };
+    const size_t e = s->ab_bf16 ? 2 : 4;
+    if (!emulator_owns(d, a, (size_t)(s->M * s->K) * e) ||
+        !emulator_owns(d, b, (size_t)(s->N * s->K) * e) ||
+        !emulator_owns(d, c, (size_t)(s->M * s->N) * (s->c_bf16 ? 2 : 4)) ||
+        (s->bias && !emulator_owns(d, bias, (size_t)s->N * 4)))
+        return emulator_say(d, FVK_FAILED, "product: not device memory");
+    emulator_allow(d, PROT_READ | PROT_WRITE);
+    for (int64_t i = 0; i < s->M; i++)
+        for (int64_t j = 0; j < s->N; j++) {
+            float sum = s->bias ? bias[j] : 0;
+            for (int64_t k = 0; k < s->K; k++)
+                sum += fvk_get(x, s->a_trans ? k * s->M + i : i * s->K + k) *
+                       fvk_get(w, s->b_trans ? j * s->K + k : k * s->N + j);
+            fvk_put(y, i * s->N + j, sum);
+        }
+    emulator_allow(d, PROT_NONE);
+    return FVK_OK;
+}
+
+static const fvk_api emulator_api = {
+    FVK_ABI, FVK_KERNELS, emulator_info, emulator_open, emulator_close, emulator_error,
+    emulator_alloc, emulator_free, emulator_to_device, emulator_to_host, emulator_on_device,
+    emulator_zero, emulator_sync, emulator_fault, emulator_launch, emulator_gemm_create,
+    emulator_gemm_run, emulator_gemm_destroy
+};
+
+#endif
