@@ -70,7 +70,7 @@ static fv_status restart_codes(trainer *tr, uint64_t step)
 {
     const vq_config *c = &tr->net.cfg;
     const fvi_vq_look look = { tr->data, tr->view, tr->batch, tr->batch * tr->tokens, c->code_width,
-                               c->codes, tr->restarts.batches, tr->latents, tr->counts };
+                               c->codes, tr->restarts.batches, tr->latents, tr->counts, tr->parts };
     fvi_vq_restart r = { tr->opt, tr->net.codebook, tr->counts, tr->latents, 0, tr->seed, step };
     FV_TRY(fvi_vq_gather(&look, step * (uint64_t)tr->accumulate, &r.n));
     fvi_opt_keep(tr->opt, tr->net.codebook, tr->kept);

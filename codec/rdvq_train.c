@@ -103,7 +103,7 @@ static fv_status change_codes(trainer *tr, uint64_t step)
     const bool is_restart = step > tr->kmeans_at && fvi_vq_restart_is_due(&tr->restarts, step);
     const fvi_vq_look look = { tr->data, tr->look, tr->batch, tokens_of(tr, tr->batch, tr->crop),
                                tr->cfg.code_width, tr->cfg.codes, tr->restarts.batches, tr->latents,
-                               tr->counts };
+                               tr->counts, tr->parts };
     fvi_vq_restart r = { tr->opt, tr->net.codebook, tr->counts, tr->latents, 0, tr->seed, step };
     if (tr->stage != TOKENIZER || tr->changed == step + 1 || (!is_start && !is_restart)) return FV_OK;
     FV_TRY(fvi_vq_gather(&look, step * (uint64_t)tr->accumulate, &r.n));

@@ -39,11 +39,14 @@ double fvi_vq_perplexity(const uint32_t *counts, int64_t codes)
 
 fv_status fvi_vq_gather(const fvi_vq_look *l, uint64_t seen, int64_t *rows)
 {
+    const int P = l->parts > 1 ? l->parts : 1;
     *rows = 0;
     memset(l->counts, 0, (size_t)l->V * sizeof *l->counts);
     for (int k = 0; k < l->batches && (uint64_t)k < seen; k++) {
         fv_batch b;
-        FV_TRY(fv_dataset_batch(l->data, seen - 1 - (uint64_t)k, l->batch, &b));
+        /* The newest first, the parts of one in their order: latents stand as they do undivided. */
+        const uint64_t number = seen - (uint64_t)((k / P + 1) * P) + (uint64_t)(k % P);
+        FV_TRY(fv_dataset_batch(l->data, number, l->batch, &b));
         FV_TRY(fv_plan_bind(l->plan, "x", b.images));
         FV_TRY(fv_plan_forward(l->plan));
         memcpy(l->latents + *rows * l->D, fv_plan_value(l->plan, "z").data,

@@ -22,6 +22,7 @@ typedef struct fvi_vq_look {
     int batches;        /* at most; fewer at the beginning */
     float *latents;     /* [batches n, D] */
     uint32_t *counts;   /* [V] how often each code is chosen */
+    int parts;          /* into which a batch of the recipe is divided; 0 = 1 */
 } fvi_vq_look;
 /* `seen` batches have been trained on; *rows of latents are there. */
 fv_status fvi_vq_gather(const fvi_vq_look *l, uint64_t seen, int64_t *rows);
