@@ -39,12 +39,15 @@ fv_status prune_gradients(fv_ctx *ctx, const fv_model *file, const fv_prune_opti
                           fv_dit_net *net);
 
 /* ---- prune_width.c: which heads and channels ------------------------------------------------ */
+/* Heads and MLP channels of `now`, of which this share stays. */
+void prune_width_sizes(const fv_dit_sizes *was, double share, fv_dit_sizes *now);
 fv_status prune_choose_width(fv_ctx *ctx, fv_prune *p, const fv_model *file);
 
 /* ---- prune_plan.c --------------------------------------------------------------------------- */
 /* Blocks kept by the uniform rule: block [kept] ascending, 1 <= kept <= depth. */
 void prune_uniform(int depth, int kept, int *block);
-/* The `kept` blocks that remain when those with the largest cosines go; of equal ones the later. */
+/* The `kept` blocks that remain when those with the largest cosines go; of equal ones the later.
+ * Cosines, and v below, must be finite: others have no order. */
 void prune_by_cosine(const double *cosine, int depth, int kept, int *block);
 /* Indices of the k largest of v [n], ascending; of equal ones the first. */
 void prune_largest(const double *v, int n, int k, int *index);

@@ -7,6 +7,7 @@
  * Width: prune_width.c. */
 #include "internal.h"
 
+#include <math.h>
 #include <string.h>
 
 /* ---- Rules ----------------------------------------------------------------------------------- */
@@ -72,14 +73,35 @@ static fv_status check(const fv_prune *p)
         return fv_fail(p->ctx, FV_ERR_ARG, "prune: a share of %g of the width: 0 to 1", o->width);
     if (o->samples < 1 || o->samples > 100000)
         return fv_fail(p->ctx, FV_ERR_ARG, "prune: %d samples: 1 to 100000", o->samples);
-    FV_TRY(check_keep(p));
-    if (!o->blocks && !o->keep_count && (o->width == 0 || o->width == 1))
-        return fv_fail(p->ctx, FV_ERR_ARG, "prune: nothing is to go: say how many blocks stay, or "
-                       "which share of the width");
-    return FV_OK;
+    return check_keep(p);
+}
+
+/* Of what stays. */
+static fv_status choose_sizes(fv_prune *p)
+{
+    const fv_prune_options *o = &p->o;
+    p->now = p->was;
+    if (o->keep_count) p->now.depth = o->keep_count;
+    else if (o->blocks) p->now.depth = o->blocks;
+    if (o->width > 0) prune_width_sizes(&p->was, o->width, &p->now);
+    if (p->now.depth < p->was.depth || p->now.heads < p->was.heads ||
+        p->now.hidden < p->was.hidden)
+        return FV_OK;
+    return fv_fail(p->ctx, FV_ERR_ARG, "prune: nothing is to go: keep fewer blocks than the "
+                   "model's %d, or a smaller share of the width", p->was.depth);
 }
 
 /* ---- Plan ------------------------------------------------------------------------------------ */
+
+/* Before they are put in order. */
+static fv_status check_cosines(const fv_prune *p)
+{
+    for (int l = 0; l < p->was.depth; l++)
+        if (!isfinite(p->influence[l]))
+            return fv_fail(p->ctx, FV_ERR_NUMERIC, "prune: what block %d makes of samples is not "
+                           "finite: the model is damaged", l);
+    return FV_OK;
+}
 
 static fv_status choose_blocks(fv_prune *p, const fv_model *teacher)
 {
@@ -95,6 +117,7 @@ static fv_status choose_blocks(fv_prune *p, const fv_model *teacher)
         p->influence = fv_calloc(p->ctx, (size_t)depth, sizeof *p->influence);
         if (!p->influence) return FV_ERR_OOM;
         FV_TRY(prune_cosines(p->ctx, teacher, o, p->influence));
+        FV_TRY(check_cosines(p));
         prune_by_cosine(p->influence, depth, kept, p->block);
         for (int l = 0; l < depth; l++) p->influence[l] = 1 - p->influence[l];
     }
@@ -125,9 +148,7 @@ static fv_status decide(fv_prune *p, const fv_model *teacher, const fv_dit_net *
     fv_dit_net_get_sizes(net, &p->was);
     snprintf(p->was_name, sizeof p->was_name, "%s", fv_dit_net_name(net));
     FV_TRY(check(p));
-    p->now = p->was;
-    if (p->o.keep_count) p->now.depth = p->o.keep_count;
-    else if (p->o.blocks) p->now.depth = p->o.blocks;
+    FV_TRY(choose_sizes(p));
     fv_model_hash(teacher, p->hash);
     FV_TRY(choose_blocks(p, teacher));
     if (p->o.width > 0 && p->o.width < 1) FV_TRY(prune_choose_width(p->ctx, p, teacher));

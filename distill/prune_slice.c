@@ -14,8 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Rows or columns that stay: `index` counts units of `unit` values, in each of `parts` equal parts
- * of which the teacher has `was` units. index NULL: all. */
+/* Rows or columns that stay: `index` counts units of `unit` values. Where a dimension is several
+ * equal parts (q, k and v), the same stay in each; the teacher has `was` units in one. index NULL:
+ * all stay. */
 typedef struct axis {
     const int *index;
     int64_t kept, was, unit;

@@ -9,6 +9,7 @@
  * from each block, not the least of all blocks: shapes stay equal, which plans and caches need. */
 #include "internal.h"
 
+#include <math.h>
 #include <string.h>
 
 typedef struct job {
@@ -17,6 +18,7 @@ typedef struct job {
     int block, units;
     double *part, *score; /* [units] */
     int members;
+    bool is_finite;
 } job;
 
 /* Adds the member NAME of the block: slices are rows (or columns) of `unit` neighbours, in each of
@@ -39,6 +41,7 @@ static void add_member(job *j, const char *name, int64_t unit, int parts, bool a
         j->part[at / unit] += change * change;
     }
     for (int k = 0; k < j->units; k++) mean += j->part[k] / j->units;
+    if (!isfinite(mean)) j->is_finite = false;
     for (int k = 0; k < j->units && mean > 0; k++) j->score[k] += j->part[k] / mean;
     j->members++;
 }
@@ -65,7 +68,7 @@ static fv_status choose(fv_ctx *ctx, const fv_prune *p, const fv_params *params,
 {
     const bool are_heads = u == &p->heads;
     job j = { .params = params, .with_gradient = p->o.importance == FV_PRUNE_DIFF,
-              .units = u->was };
+              .units = u->was, .is_finite = true };
     double *block = fv_calloc(ctx, 2 * (size_t)u->was, sizeof *block);
     u->index = fv_calloc(ctx, (size_t)p->now.depth * (size_t)u->kept, sizeof *u->index);
     if (!block || !u->index) {
@@ -74,15 +77,18 @@ static fv_status choose(fv_ctx *ctx, const fv_prune *p, const fv_params *params,
     }
     j.part = block;
     j.score = block + u->was;
-    for (int k = 0; k < p->now.depth; k++) {
+    for (int k = 0; k < p->now.depth && j.is_finite; k++) {
         j.block = p->block[k];
         memset(j.score, 0, (size_t)u->was * sizeof *j.score);
         if (are_heads) score_heads(&j, p->was.head_dim);
         else score_channels(&j);
-        prune_largest(j.score, u->was, u->kept, u->index + (size_t)k * (size_t)u->kept);
+        if (j.is_finite)
+            prune_largest(j.score, u->was, u->kept, u->index + (size_t)k * (size_t)u->kept);
     }
     fv_free(ctx, block);
-    return FV_OK;
+    if (j.is_finite) return FV_OK;
+    return fv_fail(ctx, FV_ERR_NUMERIC, "prune: weights%s of block %d are not finite: the model is "
+                   "damaged", j.with_gradient ? " or gradients" : "", j.block);
 }
 
 /* By sixteens, which is what matrix kernels like; at least one. */
@@ -92,14 +98,18 @@ static int kept_channels(int was, double share)
     return n < 16 ? (was < 16 ? was : 16) : n > was ? was : n;
 }
 
+void prune_width_sizes(const fv_dit_sizes *was, double share, fv_dit_sizes *now)
+{
+    const int heads = (int)(share * was->heads + 0.5);
+    now->heads = heads < 1 ? 1 : heads;
+    now->hidden = kept_channels(was->hidden, share);
+}
+
 fv_status prune_choose_width(fv_ctx *ctx, fv_prune *p, const fv_model *file)
 {
     fv_dit_net *net;
-    const int heads = (int)(p->o.width * p->was.heads + 0.5);
-    p->hidden = (prune_units){ p->was.hidden, kept_channels(p->was.hidden, p->o.width), NULL };
-    p->heads = (prune_units){ p->was.heads, heads < 1 ? 1 : heads, NULL };
-    p->now.hidden = p->hidden.kept;
-    p->now.heads = p->heads.kept;
+    p->hidden = (prune_units){ p->was.hidden, p->now.hidden, NULL };
+    p->heads = (prune_units){ p->was.heads, p->now.heads, NULL };
     FV_TRY(fv_dit_net_open(ctx, &net, file));
     fv_params *params = fv_dit_net_params(net);
     fv_status s = fv_params_alloc(params);

@@ -367,8 +367,12 @@ static void the_autoencoder_goes_along(void)
 static void bad_options_are_refused(void)
 {
     static const int twice[] = { 0, 0 }, beyond[] = { 1, 5 }, good[] = { 1, 2 };
+    static const int all[] = { 0, 1, 2, 3, 4 };
     const struct { fv_prune_options o; const char *text; } bad[] = {
         { { .blocks = 0 }, "nothing is to go" },
+        { { .blocks = 5, .width = 1 }, "nothing is to go" },
+        { { .keep = all, .keep_count = 5 }, "nothing is to go" },
+        { { .width = 0.99 }, "nothing is to go" }, /* two heads, eleven times 16 channels */
         { { .blocks = 6 }, "6 blocks cannot stay of a model of 5" },
         { { .keep = twice, .keep_count = 2 }, "ascend" },
         { { .keep = beyond, .keep_count = 2 }, "no block 5" },
@@ -389,6 +393,31 @@ static void bad_options_are_refused(void)
                   fv_status_name(s), fv_ctx_error(ctx));
     }
     fv_model_close(&m);
+}
+
+/* More values without an order than there is room for in what stays. */
+static void models_that_are_not_finite_are_refused(void)
+{
+    static const fv_prune_options way[] = {
+        { .width = 0.3, .importance = FV_PRUNE_MAGNITUDE },
+        { .width = 0.3, .importance = FV_PRUNE_DIFF, .samples = 2 },
+        { .blocks = 1, .depth = FV_PRUNE_SHORTGPT, .samples = 2 },
+    };
+    const dit_config config = tiny_config(DIT_F);
+    tiny_model teacher;
+    fv_tensor t;
+    tiny_make(ctx, &config, false, &teacher);
+    CHECK(fv_model_find(teacher.m, "blocks.0.w12.weight", &t) >= 0);
+    for (int k = 0; k < 6; k++) {
+        fv_prune_options o = way[k / 2];
+        fv_prune *p;
+        o.struct_size = sizeof o;
+        for (int64_t i = 0; i < t.dim[0]; i++) /* one weight of each channel */
+            ((float *)t.data)[i * t.dim[1] + i % t.dim[1]] = k & 1 ? NAN : INFINITY;
+        CHECK(fv_prune_create(ctx, &p, teacher.m, &o) == FV_ERR_NUMERIC && !p);
+        CHECK_MSG(strstr(fv_ctx_error(ctx), "not finite"), "%d: %s", k, fv_ctx_error(ctx));
+    }
+    tiny_free(&teacher);
 }
 
 static void without_memory_nothing_is_left(void)
@@ -436,6 +465,7 @@ int main(void)
     RUN(files_say_where_they_come_from);
     RUN(the_autoencoder_goes_along);
     RUN(bad_options_are_refused);
+    RUN(models_that_are_not_finite_are_refused);
     RUN(without_memory_nothing_is_left);
     fv_ctx_destroy(&ctx);
     temp_dir_remove();
