@@ -50,6 +50,7 @@ fv_status fv_dit_net_like(fv_ctx *ctx, fv_dit_net **out, const fv_dit_net *other
     if (!out) return fv_fail(ctx, FV_ERR_ARG, "network: no place for the result");
     *out = NULL;
     if (!other || !s) return fv_fail(ctx, FV_ERR_ARG, "network: no model to follow, or no sizes");
+    FV_TRY(fv_meta_range(ctx, "width", s->width, 4, DIT_MAX_WIDTH)); /* before it is multiplied */
     dit_config c = other->net.cfg;
     c.width = s->width;
     c.depth = s->depth;

@@ -632,7 +632,7 @@ typedef struct fv_dit_sizes {
 /* The network of a model file. FV_ERR_MODEL: the file holds no diffusion transformer. */
 FV_API FV_NODISCARD fv_status fv_dit_net_open(fv_ctx *ctx, fv_dit_net **out, const fv_model *file);
 /* One for the same inputs and classes, of other sizes; name NULL: that of `other`. FV_ERR_MODEL:
- * sizes that do not fit. */
+ * sizes that do not fit; FV_ERR_LIMIT: too large. */
 FV_API FV_NODISCARD fv_status fv_dit_net_like(fv_ctx *ctx, fv_dit_net **out,
                                               const fv_dit_net *other, const fv_dit_sizes *sizes,
                                               const char *name);
