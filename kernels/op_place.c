@@ -286,15 +286,13 @@ static size_t place_scratch(const fvi_exec *e, bool backward)
     return (size_t)s.rows * sizeof(place_sums) + 64 + lanes * lane_floats(&s) * sizeof(float);
 }
 
-static fv_status add_rows(const fvi_exec *e, const place_shape *s, const place_sums *row,
-                          place_sums *all)
+/* The first row that is not finite; -1: all are. */
+static int64_t add_rows(const place_shape *s, const place_sums *row, place_sums *all)
 {
+    int64_t bad = -1;
     memset(all, 0, sizeof *all);
     for (int64_t r = 0; r < s->rows; r++) {
-        if (!isfinite(row[r].coarse) || !isfinite(row[r].m) || !isfinite(row[r].fine))
-            return fv_fail(e->ctx, FV_ERR_NUMERIC, "student or teacher is not finite in sample "
-                           "%lld; a lower learning rate or clipped gradients keep them so",
-                           (long long)(r / (s->used / s->columns)));
+        if (bad < 0 && !isfinite(row[r].coarse + row[r].m + row[r].fine)) bad = r;
         all->coarse += row[r].coarse;
         all->m += row[r].m;
         all->fine += row[r].fine;
@@ -303,16 +301,23 @@ static fv_status add_rows(const fvi_exec *e, const place_shape *s, const place_s
             all->groups[k] += row[r].groups[k];
         }
     }
-    return FV_OK;
+    return bad;
 }
 
-/* m over the batches of all ranks. */
-static fv_status mean_map(const fvi_exec *e, double sum, double count, double *m)
+/* m over the batches of all ranks. A rank with a bad sample (-1: none) takes part, too: others
+ * would wait for it for ever, and so fail as it does. */
+static fv_status mean_map(const fvi_exec *e, double sum, double count, int64_t bad_sample,
+                          double *m)
 {
-    double sums[2] = { sum, count };
+    double sums[2] = { bad_sample < 0 ? sum : NAN, count };
     FV_TRY(fvi_sum_ranks(e->ctx, sums, 2));
     *m = sums[0] / sums[1];
-    return FV_OK;
+    if (bad_sample >= 0)
+        return fv_fail(e->ctx, FV_ERR_NUMERIC, "student or teacher is not finite in sample %lld; a "
+                       "lower learning rate or clipped gradients keep them so",
+                       (long long)bad_sample);
+    if (isfinite(*m)) return FV_OK;
+    return fv_fail(e->ctx, FV_ERR_NUMERIC, "student or teacher is not finite on another rank");
 }
 
 static double weight_of(const fvi_exec *e, double m)
@@ -324,11 +329,11 @@ static double weight_of(const fvi_exec *e, double m)
     }
 }
 
-static fv_status finish(fvi_exec *e, const place_sums *all, double count)
+static fv_status finish(fvi_exec *e, const place_sums *all, double count, int64_t bad_sample)
 {
     float *part = e->out[1].data;
     double m;
-    FV_TRY(mean_map(e, all->m, count, &m));
+    FV_TRY(mean_map(e, all->m, count, bad_sample, &m));
     const float w = (float)weight_of(e, m);
     if (!isfinite(w)) return fv_fail(e->ctx, FV_ERR_NUMERIC, "the weight w is not finite");
     part[FV_PLACE_COARSE] = (float)(all->coarse / count);
@@ -355,13 +360,9 @@ static fv_status place_forward(fvi_exec *e)
         float *own = room + (size_t)(s.rows < FVI_LANES ? r : lane) * lane_floats(&s);
         for (; r < end; r++) run_row(e, &s, r, own, &row[r]);
     }
-    const fv_status sum = add_rows(e, &s, row, &all);
-    if (sum != FV_OK) { /* other ranks wait for our part */
-        double none[2] = { NAN, 1 };
-        (void)fvi_sum_ranks(e->ctx, none, 2);
-        return sum;
-    }
-    return finish(e, &all, (double)s.rows * (double)s.n);
+    const int64_t bad = add_rows(&s, row, &all);
+    return finish(e, &all, (double)s.rows * (double)s.n,
+                  bad < 0 ? -1 : bad / (s.used / s.columns));
 }
 
 static fv_status place_backward(fvi_exec *e)

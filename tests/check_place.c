@@ -770,8 +770,17 @@ static void ranks_share_w(void)
     s[0].status = FV_ERR_IO;
     fv_ctx_set_reduce(ctx, add_others, &s[0]);
     const fv_status failed = run_place(ctx, NULL, FV_F32, half, x, y).status;
-    fv_ctx_set_reduce(ctx, NULL, NULL);
     CHECK(failed == FV_ERR_IO && s[0].calls == 3 && s[1].calls == 2);
+    /* A rank that fails does not let the others wait: it tells its sum, and all fail. */
+    s[0].status = FV_OK;
+    x[7] = NAN;
+    CHECK(run_place(ctx, NULL, FV_F32, half, x, y).status == FV_ERR_NUMERIC && s[0].calls == 4);
+    CHECK(strstr(fv_ctx_error(ctx), "sample 0"));
+    memcpy(s[1].others, s[0].own, sizeof s[0].own);
+    fv_ctx_set_reduce(ctx, add_others, &s[1]);
+    CHECK(run_place(ctx, NULL, FV_F32, half, x + 384, y + 384).status == FV_ERR_NUMERIC);
+    CHECK(strstr(fv_ctx_error(ctx), "another rank"));
+    fv_ctx_set_reduce(ctx, NULL, NULL);
     CHECK(whole.part[FV_PLACE_W] > 0.1f && whole.part[FV_PLACE_W] < 0.95f);
     for (int k = 0; k < 2; k++) {
         NEAR(r[k].part[FV_PLACE_W], whole.part[FV_PLACE_W], 1e-6);
