@@ -8,8 +8,8 @@
 static const char *const kinds[] = { "none", "out", "feat", "lift", "place" };
 static const char *const weights[] = { "adaptive", "linear", "cosine", "const" };
 
-static fv_status choose(fv_ctx *ctx, fv_recipe *r, const char *key, const char *const *names, int n,
-                        const char *fallback, int *out)
+fv_status distill_choose(fv_ctx *ctx, fv_recipe *r, const char *key, const char *const *names,
+                         int n, const char *fallback, int *out)
 {
     const char *v = fv_recipe_string(r, key, fallback);
     fv_text t;
@@ -30,13 +30,14 @@ static fv_status read_form(fv_ctx *ctx, fv_recipe *r, fv_place_options *o)
     static const char *const norms[] = { "l1", "l2" };
     static const char *const references[] = { "none", "pixel", "stable-diffusion", "dit" };
     int reference, norm;
-    FV_TRY(choose(ctx, r, "reference", references, FV_ARRAY_LEN(references), "none", &reference));
+    FV_TRY(distill_choose(ctx, r, "reference", references, FV_ARRAY_LEN(references), "none",
+                          &reference));
     *o = (fv_place_options)FV_PLACE_OPTIONS_INIT;
     if (reference == 1) *o = fv_place_as(FV_PLACE_PIXEL);
     if (reference == 2) *o = fv_place_as(FV_PLACE_STABLE_DIFFUSION);
     if (reference == 3) *o = fv_place_as(FV_PLACE_DIT);
     if (reference) return FV_OK;
-    FV_TRY(choose(ctx, r, "coarse", norms, 2, "l1", &norm));
+    FV_TRY(distill_choose(ctx, r, "coarse", norms, 2, "l1", &norm));
     o->squared = norm;
     o->eps = (float)fv_recipe_number(r, "eps", 1e-6, 1e-12, 1);
     o->unguarded = !fv_recipe_bool(r, "guards", 1);
@@ -48,8 +49,8 @@ static fv_status read_place(fv_ctx *ctx, fv_recipe *r, distill_loss *l)
     static const char *const lifts[] = { "channel", "sample" };
     fv_place_options *o = &l->place;
     int weight, lift;
-    FV_TRY(choose(ctx, r, "weight", weights, FV_ARRAY_LEN(weights), "adaptive", &weight));
-    FV_TRY(choose(ctx, r, "lift", lifts, 2, "channel", &lift));
+    FV_TRY(distill_choose(ctx, r, "weight", weights, FV_ARRAY_LEN(weights), "adaptive", &weight));
+    FV_TRY(distill_choose(ctx, r, "lift", lifts, 2, "channel", &lift));
     FV_TRY(read_form(ctx, r, o));
     l->weight = (distill_weight)weight;
     o->kind = l->kind == DISTILL_PLACE ? FV_PLACE_GROUPS : lift ? FV_LIFT_SAMPLE : FV_LIFT_CHANNEL;
@@ -63,7 +64,7 @@ static fv_status read_place(fv_ctx *ctx, fv_recipe *r, distill_loss *l)
 fv_status distill_loss_read(fv_ctx *ctx, fv_recipe *r, distill_loss *l)
 {
     int kind;
-    FV_TRY(choose(ctx, r, "loss", kinds, FV_ARRAY_LEN(kinds), "place", &kind));
+    FV_TRY(distill_choose(ctx, r, "loss", kinds, FV_ARRAY_LEN(kinds), "place", &kind));
     l->kind = (distill_kind)kind;
     l->l_diff = (float)fv_recipe_number(r, "l_diff", 1, 0, 1e6);
     l->l_kd = (float)fv_recipe_number(r, "l_kd", 1, 0, 1e6);

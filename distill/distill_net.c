@@ -20,15 +20,6 @@ int distill_pair(int k, int teacher_depth, int depth)
 
 /* ---- Which student --------------------------------------------------------------------------- */
 
-static fv_status read_word(fv_ctx *ctx, fv_recipe *r, const char *key, const char *a, const char *b,
-                           int *out)
-{
-    const char *v = fv_recipe_string(r, key, a);
-    *out = strcmp(v, b) == 0;
-    if (*out || strcmp(v, a) == 0) return FV_OK;
-    return fv_fail(ctx, FV_ERR_UNKNOWN, "recipe: %s = %.40s: use %s or %s", key, v, a, b);
-}
-
 /* Numbers of blocks, "0, 2, 5". *list is owned by the caller. */
 static fv_status read_keep(fv_ctx *ctx, fv_recipe *r, int **list, int *count)
 {
@@ -49,6 +40,8 @@ static fv_status read_keep(fv_ctx *ctx, fv_recipe *r, int **list, int *count)
 
 static fv_status read_prune(distill_nets *n, fv_recipe *r, uint64_t seed, bool *asked)
 {
+    static const char *const methods[] = { "uniform", "shortgpt" };
+    static const char *const importances[] = { "magnitude", "diff" };
     fv_prune_options o = FV_PRUNE_OPTIONS_INIT;
     int *keep = NULL, depth = 0, width = 0;
     fv_status s = read_keep(n->ctx, r, &keep, &o.keep_count);
@@ -57,10 +50,12 @@ static fv_status read_prune(distill_nets *n, fv_recipe *r, uint64_t seed, bool *
     o.blocks = (int)fv_recipe_int(r, "prune_blocks", 0, 0, 4096);
     o.width = fv_recipe_number(r, "prune_width", 0, 0, 1);
     o.samples = (int)fv_recipe_int(r, "prune_samples", 32, 1, 100000);
-    if (s == FV_OK) s = read_word(n->ctx, r, "prune_method", "uniform", "shortgpt", &depth);
-    if (s == FV_OK) s = read_word(n->ctx, r, "prune_importance", "magnitude", "diff", &width);
-    o.depth = depth ? FV_PRUNE_SHORTGPT : FV_PRUNE_UNIFORM;
-    o.importance = width ? FV_PRUNE_DIFF : FV_PRUNE_MAGNITUDE;
+    if (s == FV_OK)
+        s = distill_choose(n->ctx, r, "prune_method", methods, 2, "uniform", &depth);
+    if (s == FV_OK)
+        s = distill_choose(n->ctx, r, "prune_importance", importances, 2, "magnitude", &width);
+    o.depth = (fv_prune_depth)depth;
+    o.importance = (fv_prune_width)width;
     *asked = o.keep_count || o.blocks || o.width > 0;
     if (s == FV_OK && *asked) s = fv_prune_create(n->ctx, &n->prune, n->file, &o);
     fv_free(n->ctx, keep);
@@ -102,30 +97,34 @@ static fv_status check_student(const distill_nets *n)
                    "the picture, patches or classes");
 }
 
-fv_status distill_open(distill_nets *n, const fv_distill_options *o, fv_recipe *r, uint64_t seed)
+fv_status distill_open_teacher(distill_nets *n, const fv_model *file)
 {
-    fv_dit_sizes fresh;
-    bool pruned;
-    n->file = o->teacher;
-    n->student_file = o->student;
-    FV_TRY(fv_dit_net_open(n->ctx, &n->teacher, n->file));
+    n->file = file;
+    FV_TRY(fv_dit_net_open(n->ctx, &n->teacher, file));
     fv_dit_net_get_sizes(n->teacher, &n->teacher_size);
     if (n->teacher_size.is_official)
         return fv_fail(n->ctx, FV_ERR_UNSUPPORTED, "distill: %s is an official DiT, which is "
                        "trained on latents, and data sets hold pictures: prune it only (fovea prune)",
                        fv_dit_net_name(n->teacher));
-    FV_TRY(fv_params_load(fv_dit_net_params(n->teacher), n->file, ""));
+    return fv_params_load(fv_dit_net_params(n->teacher), file, "");
+}
+
+fv_status distill_open_student(distill_nets *n, const fv_model *file, fv_recipe *r, uint64_t seed)
+{
+    fv_dit_sizes fresh;
+    bool pruned;
+    n->student_file = file;
     FV_TRY(read_prune(n, r, seed, &pruned));
     const bool is_fresh = read_fresh(n, r, &fresh);
-    if (pruned + is_fresh + (n->student_file != NULL) != 1)
+    if (pruned + is_fresh + (file != NULL) != 1)
         return fv_fail(n->ctx, FV_ERR_ARG, "distill: the student is one of three: a pruned teacher "
                        "(prune_blocks, prune_keep, prune_width), one of other sizes "
                        "(student_width, student_depth, ...), or a model file; %s is given",
-                       pruned || is_fresh || n->student_file ? "more than one" : "none");
+                       pruned || is_fresh || file ? "more than one" : "none");
     if (pruned) FV_TRY(prune_net(n->ctx, n->prune, n->teacher, &n->student));
     else if (is_fresh)
         FV_TRY(fv_dit_net_like(n->ctx, &n->student, n->teacher, &fresh, "student"));
-    else FV_TRY(fv_dit_net_open(n->ctx, &n->student, n->student_file));
+    else FV_TRY(fv_dit_net_open(n->ctx, &n->student, file));
     fv_dit_net_get_sizes(n->student, &n->size);
     return check_student(n);
 }
@@ -314,6 +313,10 @@ static fv_status allocate(distill_nets *n, const distill_loss *l, int rows)
     n->velocity = fv_calloc(n->ctx, (size_t)rows * (size_t)n->batch.values, sizeof(float));
     if (!n->velocity) return FV_ERR_OOM;
     if (!(l->l_feat > 0)) return FV_OK;
+    if (n->size.depth > n->teacher_size.depth)
+        return fv_fail(n->ctx, FV_ERR_ARG, "distill: a student of %d blocks finds no pairs in a "
+                       "teacher of %d: set l_feat = 0, which leaves features out",
+                       n->size.depth, n->teacher_size.depth);
     n->stream = fv_calloc(n->ctx, (size_t)n->size.depth, sizeof *n->stream);
     if (!n->stream) return FV_ERR_OOM;
     for (int k = 0; k < n->size.depth; k++)

@@ -17,6 +17,9 @@ typedef struct distill_loss {
     float l_diff, l_kd, l_feat, feat_sigmas;
     fv_place_options place; /* of LIFT and PLACE */
 } distill_loss;
+/* Number of the word among `names` that a recipe's key says; FV_ERR_UNKNOWN lists them. */
+fv_status distill_choose(fv_ctx *ctx, fv_recipe *r, const char *key, const char *const *names,
+                         int n, const char *fallback, int *out);
 /* Reads its keys. */
 fv_status distill_loss_read(fv_ctx *ctx, fv_recipe *r, distill_loss *l);
 const char *distill_loss_name(const distill_loss *l);
@@ -40,8 +43,9 @@ typedef struct distill_nets {
     float l_feat, w;          /* of this step */
 } distill_nets;
 
-/* Teacher, and the student as options and recipe say, without values. */
-fv_status distill_open(distill_nets *n, const fv_distill_options *o, fv_recipe *r, uint64_t seed);
+fv_status distill_open_teacher(distill_nets *n, const fv_model *file);
+/* The student as file (NULL: none) or recipe say, without values. After the teacher. */
+fv_status distill_open_student(distill_nets *n, const fv_model *file, fv_recipe *r, uint64_t seed);
 /* Values of the student, of maps too. */
 fv_status distill_start(distill_nets *n, const distill_loss *l, uint64_t seed);
 fv_status distill_build(distill_nets *n, const distill_loss *l, int rows, fv_dtype precision);
@@ -53,7 +57,7 @@ void distill_schedule(distill_nets *n, const distill_loss *l, double progress);
 fv_status distill_forward(distill_nets *n, bool with_teacher);
 /* The loss of the last forward, and its terms. */
 double distill_terms(const distill_nets *n, const distill_loss *l, double term[DISTILL_TERMS]);
-/* The teacher's block for block k of the student. */
+/* The teacher's block for block k of a student that is not deeper. */
 int distill_pair(int k, int teacher_depth, int depth);
 
 #endif

@@ -50,6 +50,7 @@ typedef struct trainer {
     uint64_t seed, steps;
     double sum[DISTILL_TERMS]; /* since the last row of metrics.csv */
     int64_t summed;
+    bool evaluates;
     double held_student, held_teacher, distance; /* newest */
     const char *recipe_text;
 } trainer;
@@ -93,7 +94,7 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
     }
     if (s != FV_OK) return s;
     *loss = distill_terms(&tr->nets, &tr->loss, term);
-    FV_TRY(add_terms(tr, term));
+    FV_TRY(add_terms(tr, isfinite(*loss) ? term : NULL)); /* else the loop skips the step, too */
     return fv_plan_backward(tr->nets.student_plan, "loss", scale);
 }
 
@@ -205,6 +206,9 @@ static fv_status export_model(void *user, uint64_t step, const char *path)
 {
     trainer *tr = user;
     fv_meta m = { 0 };
+    double metric;
+    /* A run that was stopped between its last evaluation and here has lost what it measured. */
+    if (tr->evaluates && isnan(tr->held_student)) FV_TRY(evaluate(tr, step, &metric));
     fv_status s = add_metadata(tr, step, &m);
     if (s == FV_OK)
         s = fv_dit_net_export(tr->ctx, tr->nets.student, tr->export_type,
@@ -233,8 +237,8 @@ static fv_status inherit_data(trainer *tr, fv_recipe *r)
     fv_recipe *was = NULL;
     fv_status s = FV_OK;
     if (fv_recipe_string(r, "data", NULL)) return FV_OK;
-    if (!text || fv_recipe_parse(tr->ctx, &was, text, strlen(text)) != FV_OK ||
-        !fv_recipe_string(was, "data", NULL)) {
+    if (text && (s = fv_recipe_parse(tr->ctx, &was, text, strlen(text))) == FV_ERR_OOM) return s;
+    if (!text || s != FV_OK || !fv_recipe_string(was, "data", NULL)) {
         fv_recipe_close(&was);
         return fv_fail(tr->ctx, FV_ERR_ARG, "distill: neither the recipe nor the teacher's file "
                        "says which pictures to train on: give data");
@@ -342,6 +346,7 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
 {
     trainer *tr = state;
     FV_TRY(name_models(tr, r));
+    FV_TRY(distill_open_teacher(&tr->nets, tr->o->teacher));
     FV_TRY(inherit_data(tr, r));
     tr->seed = (uint64_t)fv_recipe_int(r, "seed", 1, 0, INT64_MAX);
     read_sizes(tr, r);
@@ -350,12 +355,13 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     tr->eval_batches *= parts; /* of as many pictures as before */
     FV_TRY(distill_loss_read(tr->ctx, r, &tr->loss));
     FV_TRY(fv_trainer_types(tr->ctx, r, "bf16", &tr->precision, &tr->export_type));
-    FV_TRY(distill_open(&tr->nets, tr->o, r, tr->seed));
+    FV_TRY(distill_open_student(&tr->nets, tr->o->student, r, tr->seed));
     FV_TRY(open_data(tr, r, o->data_dir));
     (void)fv_recipe_int(r, "eval_every", 250, 0, 1000000000); /* known also where it has no effect */
     const fv_trainer_size size = { tr->rows, tr->accumulate, tr->eval_batches > 0, tr->seed };
     FV_TRY(fv_trainer_read(tr->ctx, r, o, &size, t));
     tr->steps = t->steps;
+    tr->evaluates = t->eval_every > 0;
     FV_TRY(distill_start(&tr->nets, &tr->loss, tr->seed));
     FV_TRY(fv_trainer_opt(tr->ctx, &tr->opt, fv_dit_net_params(tr->nets.student), r));
     FV_TRY(distill_build(&tr->nets, &tr->loss, tr->rows, tr->precision));

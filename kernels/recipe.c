@@ -441,6 +441,8 @@ static fv_status unknown_key(fv_recipe *r, const entry *e)
                    e->key, near);
 }
 
+fv_status fvi_recipe_status(const fv_recipe *r) { return r->status; }
+
 fv_status fv_recipe_check(fv_recipe *r)
 {
     if (r->status != FV_OK) return fv_fail(r->ctx, r->status, "%s", r->message);

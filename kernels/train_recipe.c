@@ -353,6 +353,9 @@ fv_status fv_trainer_train(fv_ctx *ctx, const fv_training *trainer, fv_recipe *r
         (void)fv_recipe_string(r, "engine", trainer->engine);
         (void)fv_recipe_bool(r, "profile", 0);
         s = trainer->prepare(trainer->state, r, &o, &t, &run);
+        /* Without memory a key reads as not given, and the trainer blames its absence. */
+        if (s != FV_OK && fvi_recipe_status(r) == FV_ERR_OOM)
+            s = fv_fail(ctx, FV_ERR_OOM, "training: out of memory while reading the recipe");
     }
     s = fvi_ranks_all(ctx, s);
     if (s == FV_OK) s = go(ctx, &run, r, &t, result);

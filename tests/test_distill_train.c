@@ -2,6 +2,7 @@
  * its teacher has nothing to learn from it, every loss moves the weights, students of other widths,
  * the same model after any interruption, columns of metrics.csv, and recipes that are refused. */
 #include "../distill/distill_net.h"
+#include "alloc_fail.h"
 #include "random_model.h"
 #include "tar_writer.h"
 #include "test.h"
@@ -206,6 +207,7 @@ static void students_may_be_narrower(void)
     CHECK(strcmp(fv_dit_class_name(dit, 0), "b") == 0); /* the teacher's order, not the data's */
     fv_dit_close(&dit);
     fv_model_close(&m);
+    OK(ctx, train(ctx, "deep", "student_depth = 6\nl_feat = 0\nsteps = 1\n", 0));
     OK(ctx, train(ctx, "slim", "prune_width = 0.5\nprune_keep = 0, 3\nloss = out\n", 0));
     OK(ctx, fv_model_open(ctx, &m, temp_path("slim"), NULL));
     CHECK(strcmp(fv_model_meta(m, "fovea.prune.blocks"), "0,3") == 0);
@@ -275,6 +277,19 @@ static void stopped_runs_end_the_same(void)
     check_stops("student_width = 32\nsteps = 30\nloss = feat\naccumulate = 2\n"); /* maps too */
 }
 
+/* Its last checkpoint is there, its model is not: as when it was killed between the two. */
+static void a_run_that_lacks_only_its_model_writes_the_same(void)
+{
+    static const char *const key[] = { "fovea.distill.heldout", "fovea.distill.heldout_teacher",
+                                       "fovea.distill.distance" };
+    double was[3];
+    OK(ctx, train(ctx, "late", PRUNED, 0));
+    for (int k = 0; k < 3; k++) was[k] = number("late", key[k]);
+    CHECK(unlink(temp_path("late")) == 0);
+    OK(ctx, train(ctx, "late", PRUNED, 1));
+    for (int k = 0; k < 3; k++) NEAR(number("late", key[k]), was[k], 0);
+}
+
 static void another_teacher_cannot_go_on(void)
 {
     fv_model *own = teacher;
@@ -285,6 +300,30 @@ static void another_teacher_cannot_go_on(void)
     CHECK_MSG(s != FV_OK && strstr(fv_ctx_error(ctx), "teacher"), "%s", fv_ctx_error(ctx));
     fv_model_close(&teacher);
     teacher = own;
+}
+
+static void without_memory_nothing_is_left(void)
+{
+    alloc_fail heap = { .left = ALLOC_ALL };
+    fv_model *own = teacher;
+    int failed = 0;
+    for (int64_t n = 0;; n += 1 + n / 12) { /* most allocations are the same for more tensors */
+        atomic_store(&heap.left, ALLOC_ALL);
+        fv_ctx *c = alloc_fail_context(&heap, 1);
+        if (fv_model_open(c, &teacher, temp_path("teacher"), NULL) != FV_OK) exit(1);
+        atomic_store(&heap.left, n);
+        const fv_status s =
+            train(c, "poor", "student_width = 32\nstudent_depth = 2\nsteps = 1\nsave_every = 1\n", 0);
+        atomic_store(&heap.left, ALLOC_ALL);
+        fv_model_close(&teacher);
+        fv_ctx_destroy(&c);
+        CHECK_MSG(s == FV_OK || s == FV_ERR_OOM, "%lld: %s", (long long)n, fv_status_name(s));
+        CHECK(atomic_load(&heap.live) == 0);
+        if (s == FV_OK) break;
+        failed++;
+    }
+    teacher = own;
+    CHECK(failed > 50);
 }
 
 /* ---- Refusals -------------------------------------------------------------------------------- */
@@ -304,6 +343,7 @@ static void bad_recipes_are_refused(void)
         { PRUNED "gruop = 8\n", FV_ERR_UNKNOWN, "group" },
         { "student = a.safetensors\n", FV_ERR_ARG, "names a student" },
         { "student_width = 30\n", FV_ERR_MODEL, "" },
+        { "student_depth = 5\n", FV_ERR_ARG, "no pairs" },
         { PRUNED "data = three.tar\n", FV_ERR_MODEL, "class c" },
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -318,8 +358,12 @@ static void bad_recipes_are_refused(void)
     CHECK(train(ctx, "none", PRUNED, 0) == FV_ERR_ARG);
     OK(ctx, fv_dit_random(ctx, "DiT-S/8", 2, 1, temp_path("official"), 1));
     OK(ctx, fv_model_open(ctx, &teacher, temp_path("official"), NULL));
-    CHECK(train(ctx, "none", PRUNED, 0) == FV_ERR_UNSUPPORTED);
+    fv_recipe *r;
+    fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
+    OK(ctx, fv_recipe_parse(ctx, &r, PRUNED, sizeof PRUNED - 1));
+    CHECK(with_teacher(ctx, r, &o, NULL) == FV_ERR_UNSUPPORTED); /* before data is asked for */
     CHECK(strstr(fv_ctx_error(ctx), "latents"));
+    fv_recipe_close(&r);
     fv_model_close(&teacher);
     teacher = own;
 }
@@ -338,7 +382,9 @@ int main(void)
     RUN(a_student_comes_nearer_to_its_teacher);
     RUN(students_may_be_narrower);
     RUN(without_data_the_teachers_are_taken);
+    RUN(a_run_that_lacks_only_its_model_writes_the_same);
     RUN(another_teacher_cannot_go_on);
+    RUN(without_memory_nothing_is_left);
     RUN(bad_recipes_are_refused);
     RUN(stopped_runs_end_the_same);
     fv_model_close(&teacher);
