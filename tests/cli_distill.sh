@@ -25,6 +25,8 @@ json_ok out influence; ok $? prune_json_has_influences
 refuse prune_does_not_overwrite 1 "two.safetensors" "$FOVEA" prune teacher.safetensors --blocks 2 \
     -o two.safetensors
 refuse prune_needs_something_to_cut 2 "--blocks" "$FOVEA" prune teacher.safetensors -o x.safetensors
+refuse prune_refuses_to_keep_everything 2 "nothing is to go" "$FOVEA" prune teacher.safetensors \
+    --blocks 8 -o x.safetensors
 refuse prune_refuses_two_lists 2 "exclude" "$FOVEA" prune teacher.safetensors --blocks 2 --keep 1 \
     -o x.safetensors
 refuse prune_refuses_a_bad_list 2 "1,x" "$FOVEA" prune teacher.safetensors --keep 1,x -o x.safetensors
@@ -74,6 +76,8 @@ refuse distill_refuses_two_students 2 "exclude" distill x.safetensors --student-
 refuse distill_does_not_overwrite 1 "two.safetensors" distill two.safetensors --student-blocks 1
 refuse distill_refuses_unknown_keys 3 "prune_widht" distill x.safetensors \
     --prune "blocks=2 widht=0.5"
+refuse train_names_the_verb_of_such_recipes 3 "use fovea distill" "$FOVEA" train \
+    "$tests"/../distill/recipes/f64c_tiny.recipe -o x-run
 refuse distill_needs_data 2 "give data" "$FOVEA" distill --teacher teacher.safetensors \
     --student-blocks 1 -o x.safetensors
 for recipe in "$tests"/../distill/recipes/*.recipe; do

@@ -43,6 +43,9 @@ static const train_engine *find_engine(const char *name)
 static int unknown_engine(const char *path, const char *name)
 {
     char known[128] = "";
+    if (strcmp(name, "distill") == 0)
+        return cli_fail(CLI_BAD_INPUT, "%s: engine = distill: use fovea distill with a teacher",
+                        path);
     for (size_t i = 0, n = 0; i < sizeof engines / sizeof *engines && n < sizeof known; i++)
         n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", engines[i].name);
     return cli_fail(CLI_BAD_INPUT, "%s: engine = %s is unknown; there are %s", path, name, known);
