@@ -433,6 +433,8 @@ typedef struct fv_sr_stats {
     uint64_t peak_bytes;             /* most memory that ctx held during the call                */
     uint64_t least_bytes;            /* after FV_ERR_OOM: the max_bytes that would do; else 0    */
     int is_cut;                      /* a frame after a scene cut, which began anew              */
+    uint64_t ample_bytes;            /* max_bytes from which on tiles compute hardly more than twice
+                                        the pixels, where it is below; else 0. Wan2.1: 0         */
 } fv_sr_stats;
 /* in (8 or 16 bits, grey or RGB, with or without alpha, any size) -> *out, with the same channels,
  * owned by the caller (fv_image_free with ctx); zeroed on failure. Colours under alpha 0 are
@@ -450,7 +452,7 @@ FV_API FV_NODISCARD fv_status fv_sr_image(fv_ctx *ctx, const fv_sr *sr, const fv
  * clips (fv_sr_info.is_video) it sees features of the frame before, if there is one that came to its
  * end and no scene cut between (the causal temporal shift: no look-ahead; memory is two states of
  * about 50 bytes a pixel of the result with pssr-tiny). Options and failures as above (depth, alpha:
- * unused); stats (may be NULL) has least_bytes alone. The stream belongs to ctx; one call at a time. */
+ * unused); stats (may be NULL) has least_bytes and ample_bytes alone. The stream belongs to ctx; one call at a time. */
 typedef struct fv_sr_stream fv_sr_stream;
 FV_API FV_NODISCARD fv_status fv_sr_stream_open(fv_ctx *ctx, fv_sr_stream **out, const fv_sr *sr,
                                                 int width, int height, const fv_sr_options *o,

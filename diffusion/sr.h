@@ -23,6 +23,7 @@ int sr_reach(const pssr_config *c, int drafts);
 /* ---- Tiles (sr_tiles.c) ---------------------------------------------------------------------- */
 
 #define SR_MAX_REGION (256 * 256) /* cells at a time: more do not run faster */
+#define SR_AMPLE_WORK 2.0         /* times the cells of a picture: no more need be computed */
 
 /* An enlarged picture is extended to whole windows by its last pixels and cut into cores; for each
  * a region is computed that reaches `halo` cells further, but not beyond the extended picture. All
@@ -35,6 +36,12 @@ typedef struct sr_cut {
 /* core: wanted cells of a core, or 0 = as few as possible computed in regions of at most `most`
  * cells. false: no region is small enough. */
 bool sr_cut_find(sr_cut *c, const int core[2], int64_t most);
+/* Cells that are computed beside those of the picture. */
+double sr_cut_work(const sr_cut *c);
+/* Cells of a region that a plan without a bound has at most. */
+int64_t sr_cut_most(const sr_cut *c);
+/* With the smallest regions whose work is up to SR_AMPLE_WORK, or those of a plan without a bound. */
+sr_cut sr_cut_ample(const sr_cut *c);
 
 typedef struct sr_job {
     fv_ctx *ctx;
@@ -71,7 +78,7 @@ typedef struct sr_past {
     bool is_there;               /* is there a frame before? */
 } sr_past;
 /* Decides the cut for at most `budget` bytes (UINT64_MAX: no bound) and builds the plan; core as
- * above. FV_ERR_CAPACITY: *least bytes would do. */
+ * above. FV_ERR_CAPACITY: *least bytes would do, with j->cut; a plan that failed leaves no memory. */
 fv_status sr_tiles_plan(sr_job *j, const int core[2], uint64_t budget, uint64_t *least);
 fv_status sr_tiles_alloc(sr_job *j);
 /* FV_ERR_NUMERIC: an estimate is not finite. */
@@ -104,9 +111,12 @@ typedef struct sr_frame {
     float *tile[2];
     uint64_t budget;           /* bytes for tiles */
     uint64_t least;            /* bytes that would do, where there are too few */
+    uint64_t ample;            /* bytes for the work of SR_AMPLE_WORK, where there are fewer */
 } sr_frame;
 fv_status sr_frame_options(sr_frame *f, const fv_sr_options *opts);
-fv_status sr_frame_sizes(sr_frame *f); /* by f->o alone; part of sr_frame_options */
+/* Parts of sr_frame_options, by f->o alone. */
+fv_status sr_frame_sizes(sr_frame *f);
+fv_status sr_frame_pixels(const sr_frame *f);
 /* before: bytes that ctx held when the call began; all since then counts for max_bytes. */
 fv_status sr_frame_prepare(sr_frame *f, uint64_t before);
 /* source: RGB [in_height, in_width, 3] in [0, 1]. Sets times, tiles, steps of *stats. */

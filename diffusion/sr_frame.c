@@ -19,7 +19,8 @@
 #define UPDATE_MARGIN 32
 #define MOST_UPDATE (1 << 16)  /* side of a picture that is updated at once */
 #define DEFAULT_OVERLAP 128
-#define OWN_BYTES ((uint64_t)2 << 20) /* plans and tables, beside what grows */
+#define MIB ((uint64_t)1 << 20)
+#define OWN_BYTES (2 * MIB)    /* plans and tables, beside what grows */
 
 /* ---- Options --------------------------------------------------------------------------------- */
 
@@ -56,6 +57,16 @@ fv_status sr_frame_sizes(sr_frame *r)
     return FV_OK;
 }
 
+fv_status sr_frame_pixels(const sr_frame *r)
+{
+    const fv_sr_options *o = &r->o;
+    if ((!o->depth || o->depth == 8 || o->depth == 16) && (int)o->alpha >= 0 &&
+        o->alpha <= FV_SR_ALPHA_NEAREST)
+        return FV_OK;
+    return fv_fail(r->ctx, FV_ERR_ARG,
+                   "super-resolution: depth is 8 or 16, alpha bicubic or nearest");
+}
+
 static void choose_planes(sr_frame *r)
 {
     sr_job *j = &r->job;
@@ -83,10 +94,7 @@ fv_status sr_frame_options(sr_frame *r, const fv_sr_options *opts)
     if (isnan(o->scene_cut) || o->scene_cut > 1)
         return fv_fail(r->ctx, FV_ERR_ARG, "super-resolution: a scene cut at a difference of %g; it "
                        "is 0 to 1", (double)o->scene_cut);
-    if ((o->depth && o->depth != 8 && o->depth != 16) || (int)o->alpha < 0 ||
-        o->alpha > FV_SR_ALPHA_NEAREST)
-        return fv_fail(r->ctx, FV_ERR_ARG,
-                       "super-resolution: depth is 8 or 16, alpha bicubic or nearest");
+    FV_TRY(sr_frame_pixels(r));
     if (o->tile_width < 0 || o->tile_height < 0 || o->overlap < 0 || o->overlap > MOST_SIDE ||
         (o->tile_width > 0) != (o->tile_height > 0))
         return fv_fail(r->ctx, FV_ERR_ARG,
@@ -158,11 +166,11 @@ static uint64_t held(const sr_frame *r)
 
 static fv_status too_small(sr_frame *r, uint64_t needed)
 {
-    r->least = ((needed >> 20) + 1) << 20;
+    r->least = (needed / MIB + 1) * MIB;
     return fv_fail(r->ctx, FV_ERR_OOM, "super-resolution: %d x %d pixels need at least %llu MiB, "
                    "and %llu MiB are allowed", r->net_width, r->net_height,
-                   (unsigned long long)(r->least >> 20),
-                   (unsigned long long)(r->o.max_bytes >> 20));
+                   (unsigned long long)(r->least / MIB),
+                   (unsigned long long)(r->o.max_bytes / MIB));
 }
 
 static void set_cut(sr_frame *r, int core[2])
@@ -174,10 +182,8 @@ static void set_cut(sr_frame *r, int core[2])
     c->all_h = (r->net_height + cell - 1) / cell * PSSR_WINDOW;
     c->halo = r->o.exact_tiles ? reach : (overlap + cell - 1) / cell * PSSR_WINDOW;
     c->ramp = r->o.exact_tiles ? 0 : c->halo / 2;
-    core[0] = (r->o.tile_width + cell - 1) / cell * PSSR_WINDOW;
-    core[1] = (r->o.tile_height + cell - 1) / cell * PSSR_WINDOW;
-    if (core[0] > c->all_w) core[0] = c->all_w;
-    if (core[1] > c->all_h) core[1] = c->all_h;
+    core[0] = (sr_smaller(r->o.tile_width, r->net_width) + cell - 1) / cell * PSSR_WINDOW;
+    core[1] = (sr_smaller(r->o.tile_height, r->net_height) + cell - 1) / cell * PSSR_WINDOW;
 }
 
 /* Bytes of one of the two states of the past. */
@@ -206,13 +212,27 @@ static uint64_t own_bytes(const sr_frame *r, uint64_t before)
            (uint64_t)(m->base_parameters + m->draft_parameters) * 6 + 2 * past_bytes(r);
 }
 
-/* The update of the whole picture if it fits, else of tiles; the rest of the memory for regions. */
+/* Are regions large enough for little work? If not, r->ample is what would do, from above: some
+ * bytes of the plan at hand do not grow with its region. */
+static bool is_ample(sr_frame *r, uint64_t own)
+{
+    const sr_cut *c = &r->job.cut, ample = sr_cut_ample(c);
+    const double grows = (double)ample.size_w * ample.size_h / ((double)c->size_w * c->size_h);
+    const double tiles = (double)r->job.plan_bytes * grows;
+    r->ample = 0;
+    if (sr_cut_work(c) <= SR_AMPLE_WORK || sr_cut_work(c) <= sr_cut_work(&ample)) return true;
+    r->ample = ((own + (uint64_t)tiles) / MIB + 1) * MIB;
+    return false;
+}
+
+/* The update of the whole picture if it leaves enough for regions, else of tiles. */
 static fv_status plan_tiles(sr_frame *r, uint64_t before)
 {
     const uint64_t most = r->o.max_bytes ? r->o.max_bytes : UINT64_MAX;
     const uint64_t plane = (uint64_t)r->net_width * (uint64_t)r->net_height * 9;
     const bool is_long = r->net_width > MOST_UPDATE || r->net_height > MOST_UPDATE;
     const bool can_tile = is_long || plane > tiled_update_bytes(r);
+    const bool has_choice = r->job.planes > 1 && plane / 2 > tiled_update_bytes(r);
     uint64_t least = 0;
     int core[2];
     set_cut(r, core);
@@ -226,9 +246,10 @@ static fv_status plan_tiles(sr_frame *r, uint64_t before)
         const uint64_t own = own_bytes(r, before);
         r->budget = most == UINT64_MAX ? most : own < most ? most - own : 0;
         const fv_status s = sr_tiles_plan(&r->job, core, r->budget, &least);
-        if (s == FV_OK) return FV_OK;
+        if (s != FV_OK && s != FV_ERR_CAPACITY) return s;
+        const bool is_good = core[0] > 0 || is_ample(r, own);
+        if (s == FV_OK && (is_good || tiled || !has_choice)) return FV_OK;
         sr_tiles_free(&r->job);
-        if (s != FV_ERR_CAPACITY) return s;
         least += own;
         if (!tiled) drop_update(r);
     }

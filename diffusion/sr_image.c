@@ -96,7 +96,7 @@ static fv_status make_source(run *r)
 
 static uint32_t to_sample(float v, float max)
 {
-    return (uint32_t)rintf((v < 0 ? 0 : v > 1 ? 1 : v) * max); /* nearest, half to even */
+    return (uint32_t)rintf(fv_clamp_unit(v) * max); /* nearest, half to even */
 }
 
 static void put(const fv_image *img, int x, int y, int channel, uint32_t v)
@@ -312,6 +312,7 @@ fv_status sr_picture(sr_frame *f, sr_engine engine, void *user, const fv_image *
     fv_ctx_memory(f->ctx, &m);
     own.peak_bytes = m.peak_bytes;
     own.least_bytes = f->least;
+    own.ample_bytes = f->ample;
     own.seconds = fv_now() - start;
     if (stats) *stats = own;
     return s;

@@ -60,6 +60,37 @@ bool sr_cut_find(sr_cut *c, const int core[2], int64_t most)
     return least < INT64_MAX;
 }
 
+double sr_cut_work(const sr_cut *c)
+{
+    return (double)c->size_w * c->size_h * c->nx * c->ny / ((double)c->all_w * c->all_h);
+}
+
+/* Wide halos need more than SR_MAX_REGION: of a region of 7 halos a core of 5 is left. */
+int64_t sr_cut_most(const sr_cut *c)
+{
+    const int64_t wide = 7 * (int64_t)c->halo;
+    return wide * wide > SR_MAX_REGION ? wide * wide : SR_MAX_REGION;
+}
+
+sr_cut sr_cut_ample(const sr_cut *c)
+{
+    const int any[2] = { 0, 0 };
+    int64_t few = 0, enough = sr_cut_most(c);
+    sr_cut ample = *c;
+    (void)sr_cut_find(&ample, any, enough);
+    while (enough - few > PSSR_WINDOW * PSSR_WINDOW) {
+        const int64_t middle = few + (enough - few) / 2;
+        sr_cut cut = *c;
+        if (!sr_cut_find(&cut, any, middle) || sr_cut_work(&cut) > SR_AMPLE_WORK) {
+            few = middle;
+            continue;
+        }
+        enough = middle;
+        ample = cut;
+    }
+    return ample;
+}
+
 /* Where region i begins, and its core: x, y, width, height. */
 static void region_at(const sr_cut *c, int i, int at[2], int core[4])
 {
@@ -231,7 +262,7 @@ static fv_status smallest(sr_job *j, const int core[2], uint64_t *least)
 
 static fv_status plan(sr_job *j, const int core[2], uint64_t budget, uint64_t *least)
 {
-    int64_t most = core[0] > 0 ? INT64_MAX : SR_MAX_REGION;
+    int64_t most = core[0] > 0 ? INT64_MAX : sr_cut_most(&j->cut);
     FV_TRY(pssr_tables_create(j->ctx, &j->tables, &j->sr->net.cfg, 1));
     for (int tries = 0; tries < 8; tries++) {
         if (!sr_cut_find(&j->cut, core, most)) break;
@@ -250,7 +281,11 @@ static fv_status plan(sr_job *j, const int core[2], uint64_t budget, uint64_t *l
 
 fv_status sr_tiles_plan(sr_job *j, const int core[2], uint64_t budget, uint64_t *least)
 {
-    FV_TRY(plan(j, core, budget, least));
+    const fv_status s = plan(j, core, budget, least);
+    if (s != FV_OK) {
+        sr_tiles_free(j);
+        return s;
+    }
     const int shorter = j->cut.core_w < j->cut.core_h ? j->cut.core_w : j->cut.core_h;
     if (j->cut.ramp > shorter) j->cut.ramp = shorter; /* no pixel is in two ramps of an axis */
     return FV_OK;

@@ -138,7 +138,10 @@ fv_status fv_sr_stream_open(fv_ctx *ctx, fv_sr_stream **out, const fv_sr *sr, in
     s->frame = (sr_frame){ .ctx = ctx, .sr = sr, .in_width = width, .in_height = height,
                            .write = write_floats, .user = s, .is_stream = true };
     const fv_status status = open_stream(s, o);
-    if (stats) stats->least_bytes = s->frame.least;
+    if (stats) {
+        stats->least_bytes = s->frame.least;
+        stats->ample_bytes = s->frame.ample;
+    }
     if (status == FV_OK) *out = s;
     else fv_sr_stream_close(&s);
     return status;

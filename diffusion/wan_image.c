@@ -90,10 +90,7 @@ fv_status fv_wan_image(fv_ctx *ctx, const fv_model *file, fv_dtype precision, co
     if (f.o.update_each || f.o.exact_tiles)
         return fv_fail(ctx, FV_ERR_ARG, "super-resolution: models on Wan2.1 have no exact tiles, "
                                         "and no update after every step");
-    if ((f.o.depth && f.o.depth != 8 && f.o.depth != 16) || (int)f.o.alpha < 0 ||
-        f.o.alpha > FV_SR_ALPHA_NEAREST)
-        return fv_fail(ctx, FV_ERR_ARG,
-                       "super-resolution: depth is 8 or 16, alpha bicubic or nearest");
+    FV_TRY(sr_frame_pixels(&f));
     FV_TRY(sr_frame_sizes(&f));
     f.net_width = f.width;
     f.net_height = f.height;

@@ -86,7 +86,14 @@ run $sr --tile 96x96 --tile-exact --json big.pgm exact.pgm
 ok $? exact_tiles_are_the_whole_picture
 run $sr --mem 150M --json big.pgm p.pgm
 memory_within 157286400 memory_stays_below_mem
-refuse too_little_memory 1 "at least [0-9]*M" $sr --mem 20M big.pgm q.pgm
+refuse too_little_memory 1 "give --mem [0-9]*M.*at least [0-9]*M" $sr --mem 20M big.pgm q.pgm
+loud="$GEN sr --model m.safetensors --precision f32 -f --steps 1 --overlap 32"
+run $loud --mem 20M big.pgm q.pgm
+ample=$(sed -n 's/.*give --mem \([0-9]*M\).*/\1/p' err) few=$(sed -n 's/.*at least \([0-9]*M\)$/\1/p' err)
+run $loud --mem "${few:-none}" big.pgm p.pgm && grep -q "warning: tiles are small.*--mem [0-9]*M" err
+ok $? small_tiles_are_warned_of
+expect ample_memory 0 $loud --mem "${ample:-none}" big.pgm p.pgm
+! grep -q warning err; ok $? in_ample_memory_they_are_not_small
 awk 'BEGIN { print "P3"; print 420, 300; print 255
     for (i = 0; i < 126000; i++) print i % 420 % 256, i % 256, i % 7 * 36 }' > colours.ppm
 for case in "8 120M large.ppm" "8 120M large.png" "6.5 120M large.webp"; do
@@ -150,6 +157,7 @@ is_png sheet.png; ok $? sheet_is_a_png
 run $sr --json --reference o.pgm in.pgm p.pgm
 json_ok out psnr_db bicubic_psnr_db && near "$(value bicubic_psnr_db)" 1 99; ok $? reference_is_measured
 refuse reference_of_another_size 3 "pixels" $sr --reference in.pgm in.pgm p.pgm
+refuse it_is_refused_before_the_work 3 "pixels" $sr --mem 20M --reference in.pgm in.pgm q.pgm
 
 # ---- Refused -------------------------------------------------------------------------------------
 # The default model is part of the program, unless it was built without.

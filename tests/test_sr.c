@@ -1,4 +1,6 @@
 /* test_sr.c - pictures through super-resolution: sizes, formats, alpha, tiles, memory, failures. */
+#include <limits.h>
+
 #include "fovea_diffusion.h"
 #include "sr.h"
 #include "temp_dir.h"
@@ -511,7 +513,7 @@ static void a_frame_is_the_picture_before_rounding(void)
 
 /* ---- Frames that see the one before ---------------------------------------------------------- */
 
-enum { FILM = 4, FILM_W = 40, FILM_H = 24, FILM_IN = FILM_W * FILM_H * 3, FILM_OUT = 16 * FILM_IN };
+enum { FILM = 4, FILM_W = 72, FILM_H = 24, FILM_IN = FILM_W * FILM_H * 3, FILM_OUT = 16 * FILM_IN };
 static float film[FILM][FILM_IN], shown[FILM][FILM_OUT], again[FILM][FILM_OUT];
 static fv_model *film_file;
 static fv_sr *film_sr;
@@ -676,13 +678,19 @@ static void tiles_of_a_stream_are_the_whole_frames(void)
     make_film(1.3);
     run_film(o, shown, NULL);
     o.tile_width = o.tile_height = 32;
-    o.exact_tiles = 1;
+    o.overlap = 64; /* regions of 40 of 72 columns of cells */
+    run_film(o, again, NULL);
+    CHECK_MSG(film_gap() > 1e-6 && film_gap() < 0.05, "%g", film_gap());
+    o = options();
+    o.steps = 1;
+    run_film(o, shown, NULL);
+    o.exact_tiles = 1; /* a reach of 24 cells: regions of 56 columns */
+    o.tile_width = o.tile_height = 32;
     run_film(o, again, NULL);
     CHECK_MSG(film_gap() <= 1e-5, "%g", film_gap());
-    o.exact_tiles = 0;
-    o.overlap = 64;
+    o.tile_width = o.tile_height = INT_MAX;
     run_film(o, again, NULL);
-    CHECK_MSG(film_gap() > 0 && film_gap() < 0.05, "%g", film_gap());
+    CHECK(film_gap() == 0);
 }
 
 static void a_stream_stays_within_its_memory(void)
@@ -791,16 +799,23 @@ static void other_models_see_each_frame_alone(void)
 
 /* ---- Memory and failures --------------------------------------------------------------------- */
 
-static uint64_t run_within(const fv_image *in, uint64_t bytes, fv_status *s, fv_sr_stats *stats)
+static uint64_t run_overlap(const fv_image *in, int overlap, uint64_t bytes, fv_status *s,
+                            fv_sr_stats *stats)
 {
     fv_sr_options o = options();
     fv_image out;
     fv_memory_stats m;
     fv_ctx_memory(ctx, &m);
     o.max_bytes = bytes;
+    o.overlap = overlap;
     *s = fv_sr_image(ctx, sr, in, &o, &out, stats);
     fv_image_free(ctx, &out);
     return stats->peak_bytes - m.current_bytes;
+}
+
+static uint64_t run_within(const fv_image *in, uint64_t bytes, fv_status *s, fv_sr_stats *stats)
+{
+    return run_overlap(in, 0, bytes, s, stats);
 }
 
 static void memory_stays_below_the_bound(void)
@@ -829,6 +844,42 @@ static void memory_stays_below_the_bound(void)
     (void)run_within(&in, least - ((uint64_t)2 << 20), &s, &stats);
     fv_image_free(ctx, &in);
     CHECK(s == FV_ERR_OOM);
+}
+
+/* Where the least makes tiles that are almost all overlap, what would do better is told. */
+static void ample_memory_is_told(void)
+{
+    enum { OVERLAP = 32 };
+    fv_image in = picture(200, 150, 3, 8);
+    fv_sr_stats few, many, none;
+    fv_status s;
+    (void)run_overlap(&in, OVERLAP, 1 << 20, &s, &none);
+    CHECK(s == FV_ERR_OOM && none.ample_bytes > none.least_bytes);
+    (void)run_overlap(&in, OVERLAP, none.least_bytes, &s, &few);
+    OK(ctx, s);
+    CHECK(few.ample_bytes > none.least_bytes);
+    (void)run_overlap(&in, OVERLAP, none.ample_bytes, &s, &many);
+    OK(ctx, s);
+    CHECK(many.ample_bytes == 0 && many.tiles > 1);
+    CHECK_MSG(few.flop > 3 * many.flop, "%g and %g", few.flop, many.flop);
+    (void)run_overlap(&in, OVERLAP, 0, &s, &few);
+    OK(ctx, s);
+    CHECK_MSG(few.ample_bytes == 0 && many.flop <= 2.1 * few.flop, "%g and %g", few.flop,
+              many.flop);
+    fv_image_free(ctx, &in);
+}
+
+/* Whatever the halo, regions without a bound compute little twice. */
+static void wide_halos_have_wide_regions(void)
+{
+    static const int any[2] = { 0, 0 };
+    for (int halo = 8; halo <= 128; halo += 40) {
+        sr_cut c = { .all_w = 2000, .all_h = 1200, .halo = halo, .ramp = 0 };
+        CHECK(sr_cut_find(&c, any, sr_cut_most(&c)));
+        CHECK_MSG(sr_cut_work(&c) < 2.1, "halo %d: %g", halo, sr_cut_work(&c));
+        const sr_cut ample = sr_cut_ample(&c);
+        CHECK(sr_cut_work(&ample) < 2.1 && ample.size_w * ample.size_h <= c.size_w * c.size_h);
+    }
 }
 
 static uint64_t first_count, last_count;
@@ -878,6 +929,30 @@ static void pixels_that_are_not_finite_are_refused(void)
     fv_model_close(&m);
     fv_image_free(ctx, &in);
     CHECK(s == FV_ERR_NUMERIC && !out.pixels);
+}
+
+/* bf16 is not enough, and f32 needs smaller tiles in the same memory. */
+static void planning_anew_leaves_nothing(void)
+{
+    fv_model *m;
+    fv_sr *one;
+    fv_image in = picture(160, 120, 3, 8), out;
+    fv_sr_options o = options();
+    fv_sr_stats stats;
+    fv_memory_stats before, after;
+    write_model(temp_path("huge"), FV_F32, 4, false, 1e37f);
+    fv_ctx_memory(ctx, &before);
+    OK(ctx, open_file(temp_path("huge"), &m, &one));
+    one->precision = FV_BF16;
+    o.max_bytes = (uint64_t)48 << 20;
+    const fv_status s = fv_sr_image(ctx, one, &in, &o, &out, &stats);
+    fv_sr_close(&one);
+    fv_model_close(&m);
+    fv_ctx_memory(ctx, &after);
+    fv_image_free(ctx, &in);
+    CHECK(s == FV_ERR_NUMERIC && stats.redone);
+    CHECK_MSG(after.current_bytes == before.current_bytes, "%lld bytes",
+              (long long)(after.current_bytes - before.current_bytes));
 }
 
 static void nonsense_is_refused(void)
@@ -942,8 +1017,11 @@ int main(void)
     fv_sr_close(&film_sr);
     fv_model_close(&film_file);
     RUN(memory_stays_below_the_bound);
+    RUN(ample_memory_is_told);
+    RUN(wide_halos_have_wide_regions);
     RUN(nothing_is_allocated_between_tiles_and_cancelling_works);
     RUN(pixels_that_are_not_finite_are_refused);
+    RUN(planning_anew_leaves_nothing);
     RUN(nonsense_is_refused);
     fv_sr_close(&sr);
     fv_model_close(&file);

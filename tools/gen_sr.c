@@ -33,6 +33,7 @@ typedef struct sr_run {
     bool has_reference;
     cli_perceptual nets;
     judged bicubic, ours;
+    uint64_t held;                     /* bytes of the program before the networks */
 } sr_run;
 
 /* ---- Options --------------------------------------------------------------------------------- */
@@ -43,6 +44,14 @@ int gen_sr_pair(const char *option, const char *text, int *a, int *b)
     if (sscanf(text, "%8dx%8d%n", a, b, &used) == 2 && !text[used] && *a > 0 && *b > 0)
         return CLI_OK;
     return cli_fail(CLI_USAGE, "%s %s: give WIDTHxHEIGHT in pixels", option, text);
+}
+
+void gen_sr_size(const fv_sr_options *o, int in_width, int in_height, double *width,
+                 double *height)
+{
+    const double scale = o->scale != 0 ? o->scale : 4;
+    *width = o->width ? o->width : floor(in_width * scale + 0.5);
+    *height = o->height ? o->height : floor(in_height * scale + 0.5);
 }
 
 /* "paper" is the update of ref after every step. */
@@ -101,10 +110,23 @@ int gen_sr_memory(const sr_args *a, uint64_t *most, uint64_t *held)
     return code;
 }
 
-int gen_sr_too_little(uint64_t least, uint64_t held)
+static unsigned long long mebibytes(uint64_t bytes) { return bytes / 1048576 + 1; }
+
+int gen_sr_too_little(uint64_t least, uint64_t ample, uint64_t held)
 {
-    return cli_fail(CLI_FAILED, "too little memory: --mem must be at least %lluM",
-                    (unsigned long long)((least + held) / 1048576 + 1));
+    if (ample <= least)
+        return cli_fail(CLI_FAILED, "too little memory: --mem must be at least %lluM",
+                        mebibytes(least + held));
+    return cli_fail(CLI_FAILED, "too little memory: give --mem %lluM; small tiles, which take many "
+                    "times as long, need at least %lluM", mebibytes(ample + held),
+                    mebibytes(least + held));
+}
+
+void gen_sr_not_ample(uint64_t ample, uint64_t held)
+{
+    if (ample)
+        cli_note("warning: tiles are small in so little memory, and most pixels are computed several "
+                 "times; --mem %lluM is faster", mebibytes(ample + held));
 }
 
 /* Bytes of the result and of writing it, from above. Beside a byte of the picture each: PNM 1, PNG at
@@ -116,9 +138,8 @@ static uint64_t result_bytes(const sr_run *r)
         const char *suffix;
         int a_byte, a_pixel;
     } kind[] = { { ".png", 2, 0 }, { ".jpg", 0, 10 }, { ".jpeg", 0, 10 }, { ".webp", 0, 12 } };
-    const double scale = r->o.scale != 0 ? r->o.scale : 4;
-    const double w = r->o.width ? r->o.width : ceil(r->in.width * scale);
-    const double h = r->o.height ? r->o.height : ceil(r->in.height * scale);
+    double w, h;
+    gen_sr_size(&r->o, r->in.width, r->in.height, &w, &h);
     const int depth = r->o.depth ? r->o.depth : r->in.depth;
     const double bytes = w * h * r->in.channels * depth / 8;
     const char *suffix = strrchr(r->out_path, '.');
@@ -170,15 +191,14 @@ static fv_status time_steps(sr_run *r, const fv_image *crop, int steps, double *
     double t[TRIALS];
     for (int k = 0; k < trials; k++) {
         fv_sr_options o = r->o;
-        fv_sr_stats stats;
         fv_image out;
         o.steps = steps;
         o.width = o.height = 0;
         o.scale = 4;
         o.tile_width = o.tile_height = 0;
         const double start = cli_now();
-        const fv_status s = run_image(r, crop, &o, &out, &stats);
-        t[k] = r->sr ? cli_now() - start : stats.network_seconds + stats.update_seconds;
+        const fv_status s = run_image(r, crop, &o, &out, &r->stats);
+        t[k] = r->sr ? cli_now() - start : r->stats.network_seconds + r->stats.update_seconds;
         fv_image_free(r->ctx, &out);
         if (s != FV_OK) return s;
     }
@@ -201,6 +221,14 @@ static fv_status measure_steps(sr_run *r, double *seconds)
     return s;
 }
 
+static int report(const sr_run *r, fv_status s, uint64_t result)
+{
+    const fv_sr_stats *t = &r->stats;
+    if (s != FV_ERR_OOM || !t->least_bytes) return cli_report(r->ctx, s, r->in_path);
+    return gen_sr_too_little(t->least_bytes > result ? t->least_bytes : result, t->ample_bytes,
+                             r->held);
+}
+
 /* The most steps whose measured time is a share 1/R of all steps', or less. */
 static int choose_steps(sr_run *r)
 {
@@ -208,7 +236,7 @@ static int choose_steps(sr_run *r)
     const int most = r->info.steps;
     if (r->a->speedup == 0) return CLI_OK;
     const fv_status s = measure_steps(r, seconds);
-    if (s != FV_OK) return cli_report(r->ctx, s, NULL);
+    if (s != FV_OK) return report(r, s, 0);
     for (int k = most; k >= 1; k--) {
         const double ratio = seconds[most - 1] / seconds[k - 1];
         if (k < most && ratio < r->a->speedup) continue;
@@ -292,22 +320,25 @@ static fv_status measure_both(sr_run *r, const fv_image *original)
 /* What the measuring needs, before the long work. */
 static int open_reference(sr_run *r)
 {
+    const fv_image *original = &r->original;
+    double w, h;
     if (!r->a->reference) return CLI_OK;
     int code = read_picture(r, r->a->reference, &r->original);
     if (code == CLI_OK) code = cli_open_perceptual(r->ctx, r->a->weights, &r->nets);
+    if (code != CLI_OK) return code;
+    gen_sr_size(&r->o, r->in.width, r->in.height, &w, &h);
+    if (original->width != w || original->height != h)
+        return cli_fail(CLI_BAD_INPUT, "%s has %d x %d pixels, the result %.0f x %.0f",
+                        r->a->reference, original->width, original->height, w, h);
     const int least = cli_perceptual_side(&r->nets);
-    if (code != CLI_OK || (r->original.width >= least && r->original.height >= least)) return code;
+    if (original->width >= least && original->height >= least) return CLI_OK;
     return cli_fail(CLI_BAD_INPUT, "%s has %d x %d pixels; --lpips and --dists need sides of %d",
-                    r->a->reference, r->original.width, r->original.height, least);
+                    r->a->reference, original->width, original->height, least);
 }
 
 static int judge(sr_run *r)
 {
-    const fv_image *original = &r->original;
-    if (original->width != r->out.width || original->height != r->out.height)
-        return cli_fail(CLI_BAD_INPUT, "%s has %d x %d pixels, the result %d x %d", r->a->reference,
-                        original->width, original->height, r->out.width, r->out.height);
-    const fv_status s = measure_both(r, original);
+    const fv_status s = measure_both(r, &r->original);
     r->has_reference = s == FV_OK;
     return s == FV_OK ? CLI_OK : cli_report(r->ctx, s, r->a->reference);
 }
@@ -324,6 +355,7 @@ static void talk(const sr_run *r)
                (double)t->peak_bytes / 1048576);
     if (t->is_beyond)
         cli_note("warning: models are trained up to 4 times; the rest is bicubic");
+    gen_sr_not_ample(t->ample_bytes, r->held);
     if (t->redone) cli_note("warning: bf16 was not enough, computed in f32");
     if (!r->has_reference) return;
     cli_note("against %s: PSNR %.2f dB (bicubic %.2f), GMSD %.4f (%.4f)", r->a->reference,
@@ -379,18 +411,15 @@ static void print_json(const sr_run *r)
 
 static int enlarge(sr_run *r)
 {
-    uint64_t held = 0;
-    int code = choose_steps(r);
-    if (code == CLI_OK) code = gen_sr_memory(r->a, &r->o.max_bytes, &held);
+    int code = gen_sr_memory(r->a, &r->o.max_bytes, &r->held); /* for the steps that are measured */
+    if (code == CLI_OK) code = choose_steps(r);
+    if (code == CLI_OK) code = gen_sr_memory(r->a, &r->o.max_bytes, &r->held);
     if (code != CLI_OK) return code;
     const uint64_t result = result_bytes(r);
     if (r->o.max_bytes && result > r->o.max_bytes) r->o.max_bytes = 1; /* only tells what it needs */
     const fv_status s = run_image(r, &r->in, &r->o, &r->out, &r->stats);
     cli_progress_clear();
-    if (s == FV_ERR_OOM && r->stats.least_bytes)
-        return gen_sr_too_little(r->stats.least_bytes > result ? r->stats.least_bytes : result,
-                                 held);
-    if (s != FV_OK) return cli_report(r->ctx, s, r->in_path);
+    if (s != FV_OK) return report(r, s, result);
     if (r->a->reference) code = judge(r);
     if (code == CLI_OK) code = write_picture(r, &r->out, r->out_path);
     if (code == CLI_OK && r->a->sheet) code = write_sheet(r);

@@ -192,10 +192,9 @@ static int open_output(video *v)
 /* Bytes for frames outside of the networks, from above. */
 static uint64_t frame_bytes(const video *v)
 {
-    const double scale = v->o.scale != 0 ? v->o.scale : 4, in = v->from.width;
-    const double w = v->o.width ? v->o.width : ceil(in * scale);
-    const double h = v->o.height ? v->o.height : ceil(v->from.height * scale);
-    return (uint64_t)(FRAME_BYTES * (in * v->from.height + w * h));
+    double w, h;
+    gen_sr_size(&v->o, v->from.width, v->from.height, &w, &h);
+    return (uint64_t)(FRAME_BYTES * ((double)v->from.width * v->from.height + w * h));
 }
 
 static int take_memory(video *v)
@@ -238,9 +237,11 @@ static int open_stream(video *v)
     fv_sr_stats stats;
     const fv_status s = fv_sr_stream_open(v->ctx, &v->stream, v->sr, v->from.width,
                                           v->from.height, &v->o, &stats);
+    const uint64_t ample = stats.ample_bytes ? stats.ample_bytes + frame_bytes(v) : 0;
     if (s == FV_ERR_OOM && stats.least_bytes)
-        return gen_sr_too_little(stats.least_bytes + frame_bytes(v), v->held);
+        return gen_sr_too_little(stats.least_bytes + frame_bytes(v), ample, v->held);
     if (s != FV_OK) return cli_report(v->ctx, s, v->in);
+    gen_sr_not_ample(ample, v->held);
     fv_sr_stream_size(v->stream, &v->to.width, &v->to.height);
     return make_frames(v);
 }
@@ -400,7 +401,7 @@ static int all_windows(video *v)
     v->seconds = stats.seconds;
     for (int i = 0; i < WAITING; i++) free(v->waiting[i]);
     if (s == FV_ERR_OOM && stats.least_bytes)
-        return gen_sr_too_little(stats.least_bytes + frame_bytes(v), v->held);
+        return gen_sr_too_little(stats.least_bytes + frame_bytes(v), 0, v->held);
     if (s != FV_OK) return report_frames(v, s);
     if (cli_interrupted()) return cli_fail(CLI_INTERRUPTED, "interrupted");
     if (v->input_code != CLI_OK) tell_complete(v);

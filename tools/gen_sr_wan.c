@@ -1,5 +1,4 @@
 /* gen_sr_wan.c - gen sr with PS-SR on Wan2.1: options, clips, gen info. */
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -58,9 +57,8 @@ int gen_sr_wan_begin(fv_ctx *ctx, const fv_model *file, const sr_args *a, const 
     return CLI_OK;
 }
 
-static int side_of(const char *what, int in, double scale, int wanted, int *out)
+static int check_side(const char *what, int in, double exact, int *out)
 {
-    const double exact = wanted > 0 ? wanted : floor(in * scale + 0.5);
     *out = (int)exact;
     if (exact >= in && exact <= (double)in * FV_SR_MAX_SCALE && exact <= MOST_SIDE) return CLI_OK;
     return cli_fail(CLI_USAGE, "a %s of %g pixels from %d: results are 1 to %d times as large, at "
@@ -69,9 +67,10 @@ static int side_of(const char *what, int in, double scale, int wanted, int *out)
 
 int gen_sr_wan_size(const fv_sr_options *o, int in_width, int in_height, int *width, int *height)
 {
-    const double scale = o->scale > 0 ? o->scale : 4;
-    const int code = side_of("width", in_width, scale, o->width, width);
-    return code == CLI_OK ? side_of("height", in_height, scale, o->height, height) : code;
+    double w, h;
+    gen_sr_size(o, in_width, in_height, &w, &h);
+    const int code = check_side("width", in_width, w, width);
+    return code == CLI_OK ? check_side("height", in_height, h, height) : code;
 }
 
 /* ---- Clips ----------------------------------------------------------------------------------- */
