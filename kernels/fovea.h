@@ -1386,9 +1386,9 @@ FV_API FV_NODISCARD fv_status fv_video_open(fv_ctx *ctx, fv_video_reader **out,
 FV_API void fv_video_close(fv_video_reader **r);
 /* Of the frames. FILES: FV_VIDEO_RGB with the depth of the first. */
 FV_API void fv_video_get_format(const fv_video_reader *r, fv_video_format *out);
-/* Next frame into rgb; *got = 0: the video has ended. FV_ERR_TRUNCATED: it ends within a frame, those
- * before are complete; FV_ERR_SHAPE: the size changes; FV_ERR_FORMAT: what follows is no frame. After
- * them a stream has ended, while FILES go on behind the file that failed, or is missing in the
+/* Next frame into rgb, in [0, 1] but for codes of Y, Cb, Cr that lie beyond; *got = 0: the video has
+ * ended. FV_ERR_TRUNCATED: it ends within a frame, those before are complete; FV_ERR_SHAPE: the size
+ * changes; FV_ERR_FORMAT: what follows is no frame. After them a stream has ended, while FILES go on behind the file that failed, or is missing in the
  * numbers (FV_ERR_NOT_FOUND; FV_ERR_LIMIT: more than 1000 in a row, and the video has ended).
  * FV_ERR_CANCELLED, also while it waits for a stream. Alpha of files is laid over black. */
 FV_API FV_NODISCARD fv_status fv_video_read(fv_video_reader *r, float *rgb, int *got);

@@ -42,6 +42,15 @@ $sr --y4m - - < in.y4m > pipe.y4m 2> err && cmp -s pipe.y4m out.y4m
 ok $? pipes_give_the_same_bytes
 refuse an_output_that_exists 1 exists $sr --y4m in.y4m out.y4m
 
+grey_y4m() { # least code, largest
+    echo "YUV4MPEG2 W16 H8 F25:1 Cmono"
+    echo FRAME
+    awk -v a="$1" -v b="$2" 'BEGIN { for (i = 0; i < 128; i++) printf "%c", i % 3 ? b : a }'
+}
+grey_y4m 1 127 > beyond.y4m; grey_y4m 16 127 > within.y4m
+expect codes_beyond_black 0 $sr --steps 1 --scale 2 --y4m beyond.y4m black.y4m
+run $sr --steps 1 --scale 2 --y4m within.y4m nearly.y4m; cmp -s black.y4m nearly.y4m; ok $? are_black
+
 # ---- Input that breaks off -----------------------------------------------------------------------
 head -c $(($(size in.y4m) - 20)) in.y4m > cut.y4m
 expect a_cut_video 3 $sr --y4m cut.y4m two.y4m
@@ -218,9 +227,9 @@ for i in 7 8 10; do grey "frames/f_00$i.ppm" 6 5 "x * 20 + y * 10 + $i"; done
 expect a_folder_of_frames 0 $sr --frames frames plain
 [ "$(ls plain | tr '\n' ' ')" = "f_0010.png f_007.png f_008.png " ] && is_png plain/f_007.png
 ok $? files_keep_their_names
-cp frames/f_007.ppm other/a.pgm; cp frames/f_008.ppm other/a.ppm
+for suffix in pgm pnm ppm; do cp frames/f_007.ppm other/a.$suffix; done
 expect names_that_differ_in_their_suffix 0 $sr -f --frames other both
-[ "$(ls both | tr '\n' ' ')" = "a.png a.ppm.png " ]; ok $? no_frame_is_lost
+[ "$(ls both | tr '\n' ' ')" = "a.png a.pnm.png a.ppm.png " ]; ok $? no_frame_is_lost
 mv frames/f_0010.ppm frames/f_010.ppm
 expect a_missing_frame 3 $sr --frames frames/f_%03d.ppm p/g_%04d.png
 grep -q 'f_009.ppm is missing' err && [ "$(ls p | tr '\n' ' ')" = "g_0007.png g_0008.png " ]

@@ -41,7 +41,7 @@ typedef struct video {
     char *temp;          /* of the output file; NULL: pipes, folders */
     off_t complete;      /* bytes of its complete frames */
     float *frame, *result;
-    char name[272];      /* of the file for the frame read last, where it is the input's */
+    char name[272], stem[256]; /* of the file for the frame read last, where it is the input's */
     char *waiting[WAITING]; /* Wan2.1: those of frames not yet written, as a ring; NULL: by number */
     step step;
     uint64_t frames, taken, repeated, cuts;
@@ -256,20 +256,25 @@ static bool may_go_on(const video *v, fv_status s)
             s == FV_ERR_NOT_FOUND || s == FV_ERR_CHECKSUM);
 }
 
-/* From folder to folder, files keep their names: f9.jpg becomes f9.png, and f9.png after it
- * f9.png.png. NULL: by number. */
+/* From folder to folder, files keep their names: f9.jpg becomes f9.png, and f9.png and f9.webp after
+ * it f9.png.png and f9.webp.png. NULL: by number. */
 static const char *name_frame(video *v)
 {
     const char *slash = strrchr(v->out, '/'), *in = fv_video_name(v->reader);
     if (v->out_kind != FV_VIDEO_FILES || fv_video_first(v->reader) >= 0 || !in ||
         strchr(slash ? slash + 1 : v->out, '%'))
         return NULL;
-    char name[sizeof v->name];
-    const int stem = (int)(strrchr(in, '.') - in);
-    snprintf(name, sizeof name, "%.*s.png", stem, in);
-    if (strcmp(name, v->name) == 0) snprintf(name, sizeof name, "%s.png", in);
-    memcpy(v->name, name, sizeof name);
+    const size_t n = (size_t)(strrchr(in, '.') - in);
+    const bool is_again = strncmp(in, v->stem, n) == 0 && !v->stem[n];
+    snprintf(v->stem, sizeof v->stem, "%.*s", (int)n, in);
+    snprintf(v->name, sizeof v->name, "%s.png", is_again ? in : v->stem);
     return v->name;
+}
+
+/* The networks know pictures, not the blacker and whiter codes of video and colours outside of RGB. */
+static void clamp(float *rgb, size_t n)
+{
+    for (size_t i = 0; i < n; i++) rgb[i] = rgb[i] < 0 ? 0 : rgb[i] > 1 ? 1 : rgb[i];
 }
 
 /* The next frame, or *is_repeated. */
@@ -278,10 +283,11 @@ static fv_status read_next(video *v, float *to, int *got, bool *is_repeated)
     v->step = READING;
     const fv_status s = fv_video_read(v->reader, to, got);
     *is_repeated = s != FV_OK && may_go_on(v, s);
-    if (!*is_repeated) {
-        v->taken += s == FV_OK && *got;
-        return s;
+    if (s == FV_OK && *got) {
+        v->taken++;
+        clamp(to, (size_t)v->from.width * (size_t)v->from.height * 3);
     }
+    if (!*is_repeated) return s;
     cli_note("frame %llu: %s; the one before is repeated", (unsigned long long)v->taken + 1,
              fv_ctx_error(v->ctx));
     v->repeated++;
