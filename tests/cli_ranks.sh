@@ -17,10 +17,11 @@ train() { # folder, more options
 }
 
 # Without the module nothing may start: each rank would train the whole batch.
+mkdir alone_bin && cp "$FOVEA" alone_bin/fovea
 refuse a_build_without_mpi_says_so 1 "FOVEA_MPI" env OMPI_COMM_WORLD_SIZE=2 \
-    FOVEA_MPI_MODULE="$work/none.so" "$FOVEA" train "$data/clothing.recipe" -o none
+    alone_bin/fovea train "$data/clothing.recipe" -o none
 expect alone_under_a_launcher_needs_no_module 0 env OMPI_COMM_WORLD_SIZE=1 \
-    FOVEA_MPI_MODULE="$work/none.so" "$FOVEA" train "$data/clothing.recipe" --data-dir "$data" \
+    alone_bin/fovea train "$data/clothing.recipe" --data-dir "$data" \
     -o alone --set steps=1 --set depth=1 --set width=64 --set batch=2 --set sample_every=0 \
     --slices 2 --threads 1 -q
 refuse slices_are_a_power_of_two 3 "slices = 3" "$FOVEA" train "$data/clothing.recipe" \

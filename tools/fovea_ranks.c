@@ -39,12 +39,10 @@ static void *open_at(const char *folder, const char *below)
     return m;
 }
 
-/* Beside the program, as it is built, or where it is installed. FOVEA_MPI_MODULE names another. */
+/* Beside the program, as it is built, or where it is installed. */
 static void *open_module(void)
 {
-    const char *given = getenv("FOVEA_MPI_MODULE");
     char self[4096];
-    if (given && *given) return dlopen(given, RTLD_NOW | RTLD_GLOBAL);
     const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     if (n < 1) return NULL;
     self[n] = 0;
@@ -80,8 +78,7 @@ int fovea_ranks_open(fv_ctx *ctx)
         const char *why = dlerror();
         return cli_fail(CLI_FAILED,
                         "started as one of %d ranks, but " FOVEA_MPI_FILE " cannot be opened (%s): "
-                        "build with FOVEA_MPI=ON, name it in FOVEA_MPI_MODULE, or start without "
-                        "mpirun", n, why ? why : "not found");
+                        "build with FOVEA_MPI=ON, or start without mpirun", n, why ? why : "not found");
     }
     fovea_mpi_open_fn open;
     *(void **)&open = dlsym(ranks.module, "fovea_mpi_open");
