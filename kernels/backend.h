@@ -30,4 +30,7 @@ fv_status fvi_param_values(fv_ctx *ctx, fv_params *p, fv_pid id, const float **o
 fv_status fvi_param_on_device(fv_ctx *ctx, fv_params *p, fv_pid id, fv_dtype type,
                               const void **out);
 
+/* Shapes and types of qk_norm_rope as every device needs them. In op_rope.c. */
+fv_status fvi_rope_check(const fvi_exec *e);
+
 #endif

@@ -125,18 +125,7 @@ const fvi_op_def fvi_cuda_norm_mod = {
 static fv_status rope_args(const fvi_exec *e, fvk_rope_args *a)
 {
     const fv_tensor *x = &e->in[0];
-    if (x->ndim != 5 || x->dim[2] != 3 || x->dim[4] < 4 || x->dim[4] % 4)
-        return fv_fail(e->ctx, FV_ERR_SHAPE,
-                       "qk_norm_rope: qkv must be [B, T, 3, heads, head size] with a head size that "
-                       "is a multiple of 4");
-    if ((x->dtype != FV_F32 && x->dtype != FV_BF16) || e->out[0].dtype != x->dtype)
-        return fv_fail(e->ctx, FV_ERR_DTYPE,
-                       "qk_norm_rope: qkv and output must both be f32 or both bf16");
-    if (e->attr->i[0] && (e->in[1].data || e->in[2].data || !e->in[3].data))
-        return fv_fail(e->ctx, FV_ERR_ARG,
-                       "qk_norm_rope: neighbouring pairs need an angle table and no weights");
-    if (e->attr->i[1] && !(e->in[1].data && e->in[2].data))
-        return fv_fail(e->ctx, FV_ERR_ARG, "qk_norm_rope: a norm over all heads needs weights");
+    FV_TRY(fvi_rope_check(e));
     *a = (fvk_rope_args){ .x = fvi_cuda_in(x), .w = { e->in[1].data, e->in[2].data },
                           .angle = e->in[3].data, .rstd = e->out[1].data,
                           .tokens = x->dim[0] * x->dim[1], .T = x->dim[1], .h = x->dim[3],

@@ -21,6 +21,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "backend.h"
 #include "cpu_ops.h"
 
 /* ---- Tables ---------------------------------------------------------------------------------- */
@@ -151,7 +152,7 @@ typedef struct shape {
     bool is_wide; /* one norm over all heads */
 } shape;
 
-static fv_status shape_of(const fvi_exec *e, shape *s)
+fv_status fvi_rope_check(const fvi_exec *e)
 {
     const fv_tensor *x = &e->in[0];
     if (x->ndim != 5 || x->dim[2] != 3 || x->dim[4] < 4 || x->dim[4] % 4 || x->dim[4] > 65536)
@@ -170,6 +171,13 @@ static fv_status shape_of(const fvi_exec *e, shape *s)
         if (e->in[k].data && e->in[k].dtype != FV_F32)
             return fv_fail(e->ctx, FV_ERR_DTYPE,
                            "qk_norm_rope: weights and angle table must be f32");
+    return FV_OK;
+}
+
+static fv_status shape_of(const fvi_exec *e, shape *s)
+{
+    const fv_tensor *x = &e->in[0];
+    FV_TRY(fvi_rope_check(e));
     *s = (shape){ .ops = fvi_attention_of(e->ctx), .tokens = x->dim[0] * x->dim[1],
                   .T = x->dim[1], .h = x->dim[3], .hd = (int)x->dim[4],
                   .is_bf16 = x->dtype == FV_BF16, .bytes = x->dtype == FV_BF16 ? 2 : 4,
