@@ -90,6 +90,7 @@ fv_status fv_vq_open(fv_ctx *ctx, fv_vq **out, const fv_model *file, fv_dtype pr
     *out = NULL;
     if (!file || (precision != FV_F32 && precision != FV_BF16))
         return fv_fail(ctx, FV_ERR_ARG, "tokenizer: a file, and f32 or bf16 precision are needed");
+    FV_TRY(fv_needs_cpu(ctx, "tokenizer"));
     fv_vq *v = fv_calloc(ctx, 1, sizeof *v);
     if (!v) return FV_ERR_OOM;
     fv_status s = FV_OK;

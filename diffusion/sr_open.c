@@ -58,6 +58,7 @@ fv_status fv_sr_open(fv_ctx *ctx, fv_sr **out, const fv_model *file, fv_dtype pr
     *out = NULL;
     if (precision != FV_F32 && precision != FV_BF16)
         return fv_fail(ctx, FV_ERR_ARG, "super-resolution: precision is f32 or bf16");
+    FV_TRY(fv_needs_cpu(ctx, "super-resolution"));
     FV_TRY(pssr_config_read(ctx, file, &c));
     fv_sr *sr = fv_calloc(ctx, 1, sizeof *sr);
     if (!sr) return FV_ERR_OOM;

@@ -83,6 +83,7 @@ fv_status wan_model_open(fv_ctx *ctx, wan_model **out, const fv_model *file, con
                          bool full_text, fv_dtype precision)
 {
     *out = NULL;
+    FV_TRY(fv_needs_cpu(ctx, "Wan2.1"));
     wan_model *m = fv_calloc(ctx, 1, sizeof *m);
     if (!m) return FV_ERR_OOM;
     m->ctx = ctx;

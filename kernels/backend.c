@@ -28,6 +28,13 @@ void fvi_backend_close(fv_ctx *ctx)
     ctx->backend = NULL;
 }
 
+fv_status fv_needs_cpu(fv_ctx *ctx, const char *what)
+{
+    if (ctx->device == FV_DEVICE_CPU) return FV_OK;
+    return fv_fail(ctx, FV_ERR_UNSUPPORTED, "%s: does not run on %s yet; use the CPU (--device cpu)",
+                   what, ctx->backend->name);
+}
+
 void *fv_dev_alloc(fv_ctx *ctx, size_t count, size_t size)
 {
     size_t bytes;

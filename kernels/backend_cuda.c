@@ -2,9 +2,9 @@
  *
  * libfovea names nothing of CUDA. All that needs the toolkit is libfovea_cuda.so, which is opened when
  * a context asks for the device: beside the library or program that this code is in, above it, in its
- * ../lib and ../lib64, and where the system looks for libraries. A machine without driver, toolkit or module runs on the
- * CPU, and the message says which of them is missing. The module stays loaded: the CUDA runtime in it
- * cannot be unloaded safely. */
+ * ../lib and ../lib64, and where the system looks for libraries. A machine without driver, toolkit or
+ * module runs on the CPU, and the message says which of them is missing. The module stays loaded: the
+ * CUDA runtime in it cannot be unloaded safely. */
 #define _GNU_SOURCE /* dladdr */
 #include "cuda_ops.h"
 

@@ -32,6 +32,8 @@ fv_status fv_fail_in(fv_ctx *ctx, fv_status status, const char *fmt, ...) FV_PRI
         if (s != FV_OK) goto fail;       \
     } while (0)
 
+/* For engines that read results through host pointers: FV_ERR_UNSUPPORTED on other devices. */
+fv_status fv_needs_cpu(fv_ctx *ctx, const char *what);
 /* FV_ERR_CANCELLED if fv_ctx_cancel was called; else calls progress (if set) and obeys it. */
 fv_status fv_report(fv_ctx *ctx, const char *stage, uint64_t done, uint64_t total,
                     const char *detail);

@@ -1,6 +1,8 @@
 /* check_cuda_dit.c - whole networks on the emulated GPU: runners of small diffusion transformers, from a
  * model file, against the same on the CPU; full evaluations, reused and forecast modules. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+#include "fovea_ar.h"
+#include "fovea_diffusion.h"
 #include "cuda_emulator.h"
 
 #include "../diffusion/internal.h"
@@ -99,6 +101,19 @@ static void plans_that_look_at_features_are_refused(void)
     CHECK(strstr(fv_ctx_error(gpu), "CUDA"));
     runner_close(gpu, &g);
 }
+static void engines_that_read_on_the_host_are_refused(void)
+{
+    fv_model *file = NULL;
+    fv_ar *ar = NULL;
+    fv_vq *vq = NULL;
+    fv_sr *sr = NULL;
+    OK(gpu, fv_model_open(gpu, &file, path, NULL));
+    CHECK(fv_ar_open(gpu, &ar, file, NULL) == FV_ERR_UNSUPPORTED && !ar);
+    CHECK(fv_vq_open(gpu, &vq, file, FV_F32) == FV_ERR_UNSUPPORTED && !vq);
+    CHECK(fv_sr_open(gpu, &sr, file, FV_F32) == FV_ERR_UNSUPPORTED && !sr);
+    CHECK(strstr(fv_ctx_error(gpu), "CUDA"));
+    fv_model_close(&file);
+}
 static void official_network_in_f32(void) { compare(DIT_OFFICIAL, FV_F32, 1e-4); }
 static void flow_network_in_f32(void) { compare(DIT_F, FV_F32, 1e-4); }
 /* Against f32: CPUs without AVX-512 have no bf16 products. 8 bits in some 20 roundings. */
@@ -117,6 +132,7 @@ int main(void)
     RUN(flow_network_in_f32);
     RUN(flow_network_in_bf16);
     RUN(plans_that_look_at_features_are_refused);
+    RUN(engines_that_read_on_the_host_are_refused);
     fv_ctx_destroy(&gpu);
     fv_ctx_destroy(&cpu);
     return emulator_damage ? 1 : test_end();
