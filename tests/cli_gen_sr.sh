@@ -90,8 +90,12 @@ refuse too_little_memory 1 "give --mem [0-9]*M.*at least [0-9]*M" $sr --mem 20M 
 loud="$GEN sr --model m.safetensors --precision f32 -f --steps 1 --overlap 32"
 run $loud --mem 20M big.pgm q.pgm
 ample=$(sed -n 's/.*give --mem \([0-9]*M\).*/\1/p' err) few=$(sed -n 's/.*at least \([0-9]*M\)$/\1/p' err)
-run $loud --mem "${few:-none}" big.pgm p.pgm && grep -q "warning: tiles are small.*--mem [0-9]*M" err
-ok $? small_tiles_are_warned_of
+few=${few%M}
+told=1 # what is told is enough in each run, though their resident peaks differ
+for i in 1 2 3 4 5 6 7 8; do run $loud --mem "${few}M" big.pgm p.pgm || told=0; done
+[ $told = 1 ]; ok $? few_is_enough
+for less in 6 5 4 3 2 1 0; do run $loud --mem "$((few - less))M" big.pgm p.pgm && break; done
+grep -q "warning: tiles are small.*--mem [0-9]*M" err; ok $? small_tiles_are_warned_of
 expect ample_memory 0 $loud --mem "${ample:-none}" big.pgm p.pgm
 ! grep -q warning err; ok $? in_ample_memory_they_are_not_small
 awk 'BEGIN { print "P3"; print 420, 300; print 255
