@@ -113,6 +113,19 @@ expect what_is_told_is_enough 0 $sr --steps 1 --overlap 32 --scale 8 --mem "${le
     big.pgm large.pgm
 memory_within $((${least%M} * 1048576)) memory_stays_below_what_is_told
 
+# ---- Training ------------------------------------------------------------------------------------
+grey a.pgm 96 96 '128 + 60 * sin(x / 3) + 50 * cos(y / 5 + x / 7)'
+tar cf few.tar a.pgm
+printf '%s\n' "engine = pssr" "preset = nano" "data = few.tar" "crop = 48" "batch = 1" "native_max = 1" \
+    "eval_pictures = 0" "warmup = 1" "steps = 2" "workers = -1" > nano.recipe
+train="$FOVEA train nano.recipe --threads 1 -q"
+expect train_a_base 0 $train -o base
+refuse a_draft_needs_its_base 3 "base: name it (--init)" $train --set stage=draft -o draft
+expect train_a_draft 0 $train --set stage=draft --init base/model.safetensors -o draft
+expect a_draft_resumes 0 $train --set stage=draft --set steps=3 --init base/model.safetensors -o draft \
+    --resume
+expect trained_models_work 0 "$GEN" sr --model draft/model.safetensors -q -f in.pgm p.pgm
+
 # ---- Video ---------------------------------------------------------------------------------------
 mkdir -p frames
 for i in 9 10 11; do

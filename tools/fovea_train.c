@@ -136,7 +136,8 @@ static int train_into(fv_ctx *ctx, const train_args *a, const char *path, const 
         if (s == FV_ERR_ARG || s == FV_ERR_UNKNOWN) code = CLI_BAD_INPUT;
         if (s == FV_ERR_CANCELLED)
             cli_note("go on with: fovea train %s -o %s --resume%s", path, out,
-                     a->set.count || a->data_dir ? " and the same --set and --data-dir" : "");
+                     a->init || a->set.count || a->data_dir
+                         ? " and the same --init, --set and --data-dir" : "");
     }
     if (s == FV_OK && code == CLI_OK && fovea_ranks_first())
         fovea_print_trained(ctx, a->common.json, out, NULL, &result);
@@ -149,8 +150,6 @@ static int train_check(const void *args, const char *path)
     const train_args *a = args;
     (void)path;
     if (a->start_step && !a->init) return cli_fail(CLI_USAGE, "--start-step needs --init");
-    if (a->resume && a->init)
-        return cli_fail(CLI_USAGE, "--resume and --init exclude each other");
     return CLI_OK;
 }
 
