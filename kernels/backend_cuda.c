@@ -63,17 +63,29 @@ static const fvk_api *find_api(void **module, char *why, size_t why_bytes)
     return NULL;
 }
 
-fv_status fvi_cuda_probe(fv_ctx *ctx, int index, fvk_info *out)
+fv_status fv_cuda_device(fv_ctx *ctx, int index, fv_cuda_info *out)
 {
     char why[WHY_BYTES] = "";
     void *module = NULL;
+    fvk_info info;
     memset(out, 0, sizeof *out);
+    if (index < 0) return fv_fail(ctx, FV_ERR_ARG, "cuda: device %d", index);
     const fvk_api *api = find_api(&module, why, sizeof why);
     if (!api) return fv_fail(ctx, FV_ERR_DEVICE, "cuda: %s", why);
-    const int code = api->info(index, out, why, sizeof why);
+    memset(&info, 0, sizeof info);
+    const int code = api->info(index, &info, why, sizeof why);
     dlclose(module);
-    if (code == FVK_OK) return FV_OK;
-    return fv_fail(ctx, code == FVK_UNSUPPORTED ? FV_ERR_UNKNOWN : FV_ERR_DEVICE, "cuda: %s", why);
+    if (code != FVK_OK)
+        return fv_fail(ctx, code == FVK_UNSUPPORTED ? FV_ERR_NOT_FOUND : FV_ERR_DEVICE, "cuda: %s",
+                       why);
+    snprintf(out->name, sizeof out->name, "%s", info.name);
+    out->major = info.major;
+    out->minor = info.minor;
+    out->multiprocessors = info.multiprocessors;
+    out->runtime = info.runtime;
+    out->driver = info.driver;
+    out->memory_bytes = info.memory_bytes;
+    return FV_OK;
 }
 
 /* ---- The device ------------------------------------------------------------------------------ */

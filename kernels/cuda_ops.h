@@ -26,10 +26,6 @@ fv_status fvi_cuda_launch(fv_ctx *ctx, fvk_kernel k, int64_t blocks, const void 
     fvi_cuda_launch((ctx), FVK_##name, (blocks), (args), sizeof(fvk_##name##_args))
 fv_status fvi_cuda_zero(fv_ctx *ctx, void *p, size_t bytes);
 
-/* Device `index` of this machine. FV_ERR_UNKNOWN: there are not so many; FV_ERR_DEVICE: there is none
- * that can be used, and the message says why (no module, no driver, versions, no device). */
-fv_status fvi_cuda_probe(fv_ctx *ctx, int index, fvk_info *out);
-
 /* Turns a context of the CPU into one of the device behind `api`: for tests with a table of their
  * own, before anything was made with the context. */
 fv_status fvi_cuda_attach(fv_ctx *ctx, const fvk_api *api, void *module);

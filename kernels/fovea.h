@@ -155,6 +155,19 @@ typedef struct fv_comm fv_comm;
 FV_API void fv_ctx_set_comm(fv_ctx *ctx, fv_comm *comm);
 FV_API fv_comm *fv_ctx_comm(const fv_ctx *ctx);
 FV_API fv_device fv_ctx_device(const fv_ctx *ctx);
+
+/* A GPU as its driver describes it. Versions: 13000 is 13.0; driver: the newest runtime that the
+ * installed driver serves. */
+typedef struct fv_cuda_info {
+    char name[128];
+    int major, minor; /* compute capability */
+    int multiprocessors, runtime, driver;
+    uint64_t memory_bytes;
+} fv_cuda_info;
+/* Device `index`, from 0, of this machine; ctx, of any device, is for messages only. Nothing stays
+ * open. FV_ERR_NOT_FOUND: there are not so many; FV_ERR_DEVICE: none can be used, and fv_ctx_error
+ * says why (module, driver, versions, no device). */
+FV_API FV_NODISCARD fv_status fv_cuda_device(fv_ctx *ctx, int index, fv_cuda_info *out);
 /* Features in use by this context: what the CPU has, is not masked out, and oneDNN may use too
  * (with ONEDNN_MAX_CPU_ISA=AVX2 in the environment no AVX-512 and no bf16). */
 FV_API uint32_t fv_ctx_cpu(const fv_ctx *ctx);

@@ -136,9 +136,9 @@ static void a_missing_device_has_a_reason(void)
 {
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
     fv_ctx *ctx = NULL;
-    fvk_info info;
+    fv_cuda_info info;
     o.device = FV_DEVICE_CUDA;
-    const fv_status s = fvi_cuda_probe(cpu, 0, &info);
+    const fv_status s = fv_cuda_device(cpu, 0, &info);
     if (s == FV_OK) {
         CHECK(info.name[0] && info.memory_bytes > 0);
         return;

@@ -22,6 +22,9 @@ grep -q "F32" out && grep -q "classes *4" out; ok $? info_says_what_it_is
 expect info_json_is_json 0 "$GEN" info --json m.safetensors
 json_ok out name family parameters classes sha256 table; ok $? info_json_has_its_keys
 expect info_devices 0 "$GEN" info --devices
+grep -q "^cpu  *." out && grep -Eq "^cuda  (none: cuda: .|0: )" out; ok $? each_device_or_why_not
+expect info_devices_json 0 "$GEN" info --devices --json
+json_ok out device name threads features precision cuda cuda_none; ok $? devices_json_has_its_keys
 
 # ---- Pictures ------------------------------------------------------------------------------------
 gen="$GEN --model m.safetensors"
@@ -99,7 +102,7 @@ refuse accel_unknown_option 2 "order" $gen --steps 3 --accel taylorseer:ordr=2 -
 refuse accel_bad_value 2 "1 to 3" $gen --steps 3 --accel fora:N=4 -o x.png
 refuse accel_run_time_has_no_plan 2 "teacache" $gen --accel teacache --plan-out p -o x.png
 refuse table_needs_speedup 2 "--speedup" $gen --table t
-refuse no_such_device 1 "cuda" $gen --device cuda
+refuse no_such_device 1 "device cuda: cuda: .*; use --device cpu" $gen --device cuda
 
 # ---- Wrong input ---------------------------------------------------------------------------------
 refuse missing_model 1 "none.safetensors" "$GEN" --model none.safetensors -o x.png

@@ -46,10 +46,10 @@ static void large_copies_arrive(void)
 int main(void)
 {
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    fvk_info info;
+    fv_cuda_info info;
     cpu = cpu_context();
     add_rows();
-    if (fvi_cuda_probe(cpu, 0, &info) != FV_OK) {
+    if (fv_cuda_device(cpu, 0, &info) != FV_OK) {
         SKIP(ops_and_gradients_match_the_cpu, fv_ctx_error(cpu));
         SKIP(large_copies_arrive, fv_ctx_error(cpu));
     } else {

@@ -777,6 +777,22 @@ static void catch_signals(void)
     }
 }
 
+/* The context that would have said why could not be made: another asks. */
+static int without_device(const cli_common *c)
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    fv_cuda_info info;
+    fv_ctx *cpu = NULL;
+    const char *why = "a device is there, but cannot be opened";
+    o.device = FV_DEVICE_CPU;
+    o.threads = 1;
+    if (fv_ctx_create(&cpu, &o) == FV_OK && fv_cuda_device(cpu, 0, &info) != FV_OK)
+        why = fv_ctx_error(cpu);
+    const int code = cli_fail(CLI_FAILED, "--device %s: %s; use --device cpu", c->device, why);
+    fv_ctx_destroy(&cpu);
+    return code;
+}
+
 int cli_start(fv_ctx **ctx, const cli_common *c)
 {
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
@@ -787,11 +803,7 @@ int cli_start(fv_ctx **ctx, const cli_common *c)
     if (c->device && strcmp(c->device, "cpu") == 0) o.device = FV_DEVICE_CPU;
     if (c->device && strcmp(c->device, "cuda") == 0) o.device = FV_DEVICE_CUDA;
     const fv_status s = fv_ctx_create(ctx, &o);
-    if (s == FV_ERR_DEVICE)
-        return cli_fail(CLI_FAILED,
-                        "--device %s: this build or machine has no such device; use "
-                        "--device cpu",
-                        c->device);
+    if (s == FV_ERR_DEVICE) return without_device(c);
     if (s != FV_OK) return cli_fail(CLI_FAILED, "cannot start: %s", fv_status_name(s));
     cancel_ctx = *ctx;
     catch_signals();

@@ -15,6 +15,43 @@ typedef struct info_args {
     bool devices;
 } info_args;
 
+#define VERSION(v) (v) / 1000, (v) % 1000 / 10 /* 13000 is 13.0 */
+
+static void print_gpu(int index, const fv_cuda_info *g)
+{
+    char name[128];
+    cli_printable(g->name, name, sizeof name);
+    printf("cuda  %d: %s, compute capability %d.%d, %d multiprocessors, %.1f GiB, CUDA %d.%d, driver "
+           "for %d.%d\n", index, name, g->major, g->minor, g->multiprocessors,
+           (double)g->memory_bytes / 1073741824, VERSION(g->runtime), VERSION(g->driver));
+}
+
+static void json_gpu(int index, const fv_cuda_info *g)
+{
+    cli_json j;
+    char capability[32];
+    snprintf(capability, sizeof capability, "%d.%d", g->major, g->minor);
+    if (index) fputs(", ", stdout);
+    cli_json_open(&j, stdout);
+    cli_json_string(&j, "name", g->name);
+    cli_json_string(&j, "compute_capability", capability);
+    cli_json_u64(&j, "multiprocessors", (uint64_t)g->multiprocessors);
+    cli_json_u64(&j, "memory_bytes", g->memory_bytes);
+    cli_json_u64(&j, "cuda_runtime", (uint64_t)g->runtime);
+    cli_json_u64(&j, "cuda_driver", (uint64_t)g->driver);
+    cli_json_close(&j);
+}
+
+/* Every GPU; NULL, or why there is none, valid until the next call with ctx. */
+static const char *each_gpu(fv_ctx *ctx, void (*show)(int index, const fv_cuda_info *g))
+{
+    fv_cuda_info g;
+    int n = 0;
+    fv_status s;
+    while ((s = fv_cuda_device(ctx, n, &g)) == FV_OK) show(n++, &g);
+    return n || s == FV_ERR_NOT_FOUND ? NULL : fv_ctx_error(ctx);
+}
+
 static int show_devices(fv_ctx *ctx, const cli_common *c)
 {
     char name[128];
@@ -27,6 +64,8 @@ static int show_devices(fv_ctx *ctx, const cli_common *c)
     if (!c->json) {
         printf("cpu   %s, %d threads, %s, default precision %s\n", name, fv_ctx_threads(ctx), best,
                fv_dtype_name(cli_precision(ctx, c)));
+        const char *why = each_gpu(ctx, print_gpu);
+        if (why) printf("cuda  none: %s\n", why);
         return CLI_OK;
     }
     cli_json j;
@@ -36,6 +75,11 @@ static int show_devices(fv_ctx *ctx, const cli_common *c)
     cli_json_u64(&j, "threads", (uint64_t)fv_ctx_threads(ctx));
     cli_json_string(&j, "features", best);
     cli_json_string(&j, "precision", fv_dtype_name(cli_precision(ctx, c)));
+    cli_json_key(&j, "cuda");
+    putchar('[');
+    const char *why = each_gpu(ctx, json_gpu);
+    putchar(']');
+    cli_json_string(&j, "cuda_none", why);
     cli_json_close(&j);
     return CLI_OK;
 }
