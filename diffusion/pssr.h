@@ -111,9 +111,9 @@ typedef struct pssr_net {
     pssr_half base, draft;
 } pssr_net;
 
-enum { PSSR_BASE = 1, PSSR_DRAFT = 2 };
+enum { PSSR_BASE = 1, PSSR_DRAFT = 2, PSSR_FEATURES = 4 };
 /* Registers the parameters of `parts` as PREFIX base.* and PREFIX draft.*; `frozen` parts get no
- * gradients. params may hold others; a failed add sticks in it. c must have passed
+ * gradients; PSSR_FEATURES, frozen only: what mixes the base's features into the draft. params may hold others; a failed add sticks in it. c must have passed
  * pssr_config_check. */
 void pssr_net_add(pssr_net *n, fv_params *params, const pssr_config *c, const char *prefix,
                   unsigned parts, unsigned frozen);
@@ -123,6 +123,8 @@ void pssr_net_init(pssr_net *n, uint64_t seed);
 /* The draft from the base: its blocks, time, head; half of the stem for the state and half for z_L;
  * fusion 0.5 I on each side. */
 void pssr_draft_init(pssr_net *n);
+/* Mixes nothing of the base's features into the draft: an ablation, with PSSR_FEATURES frozen. */
+void pssr_draft_alone(pssr_net *n);
 int64_t pssr_count(const pssr_net *n, unsigned part);
 
 /* Tables that the tape reads, for batches of B: bind to each plan. */

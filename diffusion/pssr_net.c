@@ -19,7 +19,7 @@ static const pssr_layer none = { -1, -1 };
 typedef struct adder {
     fv_params *params;
     const char *prefix, *half;
-    uint32_t flags;
+    uint32_t flags, feature_flags; /* of all, of the features' weights */
 } adder;
 
 static fv_pid add(const adder *a, const char *name, int ndim, const int64_t *dim, uint32_t flags)
@@ -60,7 +60,9 @@ static void add_block(const adder *a, pssr_block *b, int index, int64_t C, bool 
     b->up = add_layer(a, NAME("up"), 2 * C, C, 0, true);
     b->down = add_layer(a, NAME("down"), C, 2 * C, 0, true);
     if (!is_draft) return;
-    b->feature = add_layer(a, NAME("feature"), C, C, 0, true);
+    adder feature = *a;
+    feature.flags |= a->feature_flags;
+    b->feature = add_layer(&feature, NAME("feature"), C, C, 0, true);
     b->stream = add_layer(a, NAME("stream"), C, C, 0, false).w;
 #undef NAME
 }
@@ -92,7 +94,8 @@ void pssr_net_add(pssr_net *n, fv_params *params, const pssr_config *c, const ch
     for (int k = 0; k < 2; k++) {
         const unsigned part = k ? PSSR_DRAFT : PSSR_BASE;
         const adder a = { params, prefix, k ? "draft" : "base",
-                          frozen & part ? FV_PARAM_FROZEN : 0 };
+                          frozen & part ? FV_PARAM_FROZEN : 0,
+                          frozen & PSSR_FEATURES ? FV_PARAM_FROZEN : 0 };
         if (parts & part) add_half(&a, k ? &n->draft : &n->base, c, k != 0);
     }
 }
@@ -124,14 +127,16 @@ static void start_block(fv_params *p, const pssr_block *b, uint64_t seed)
     start_layer(p, b->down, seed, 1.0);
 }
 
-/* W = 0.5 I */
-static void start_fusion(fv_params *p, fv_pid w)
+/* W = on_diagonal I */
+static void start_mix(fv_params *p, fv_pid w, float on_diagonal)
 {
     const fv_tensor t = fv_params_tensor(p, w);
     float *v = t.data;
     for (int64_t i = 0; i < t.dim[0] * t.dim[1]; i++)
-        v[i] = i / t.dim[1] == i % t.dim[1] ? 0.5f : 0.0f;
+        v[i] = i / t.dim[1] == i % t.dim[1] ? on_diagonal : 0.0f;
 }
+
+static void start_fusion(fv_params *p, fv_pid w) { start_mix(p, w, 0.5f); }
 
 static void start_half(fv_params *p, const pssr_half *h, uint64_t seed)
 {
@@ -200,6 +205,17 @@ void pssr_draft_init(pssr_net *n)
     copy_values(p, d->head_table, b->head_table, 1.0f);
     copy_layer(p, d->head, b->head);
     fv_params_touch(p);
+}
+
+void pssr_draft_alone(pssr_net *n)
+{
+    for (int j = 0; j < n->draft.blocks; j++) {
+        const pssr_block *b = &n->draft.block[j];
+        start_mix(n->params, b->feature.w, 0.0f);
+        start_mix(n->params, b->stream, 1.0f);
+        fv_params_fill(n->params, b->feature.b, 0.0f);
+    }
+    fv_params_touch(n->params);
 }
 
 int64_t pssr_count(const pssr_net *n, unsigned part)

@@ -31,7 +31,7 @@
  *
  * Keys beside the shared ones (train_recipe.c):
  *     stage preset crop batch accumulate precision export     frames video video_share
- *     pixel spectrum patch low texture peaks     clean clean_first degrade     alpha_loss
+ *     pixel spectrum patch low texture peaks features     clean clean_first degrade     alpha_loss
  *     gan gan_from gan_channels gan_layers
  *     eval_every eval_pictures eval_size sample_rows
  *
@@ -82,6 +82,7 @@ typedef struct trainer {
     double clean, clean_first, alpha_loss;
     uint64_t seed, steps;
     pssr_score score[2]; /* clean, degraded */
+    bool is_alone;       /* features = no: a draft that sees nothing of the base's, for ablations */
     uint64_t judged;     /* step of the scores + 1 */
     const char *recipe_text;
 } trainer;
@@ -357,6 +358,7 @@ static fv_status read_draft_losses(trainer *tr, fv_recipe *r)
     w->texture = weight_if_given(r, "texture");
     w->peaks = weight_if_given(r, "peaks");
     w->scales = pssr_scales(tr->crop);
+    if (fv_recipe_string(r, "features", NULL)) tr->is_alone = !fv_recipe_bool(r, "features", 1);
     if (!(w->texture > 0) || w->scales > 1) return FV_OK;
     return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: crops of %d are too small for the texture loss; 32 "
                    "is enough", tr->crop);
@@ -434,10 +436,13 @@ static fv_status load_init(void *user, const fv_model *m)
         return fv_fail(tr->ctx, FV_ERR_MODEL, "the model has %d blocks of %d channels, the "
                        "recipe's preset %s has %d of %d", c.blocks, c.channels, tr->cfg.name,
                        tr->cfg.blocks, tr->cfg.channels);
-    if (tr->stage == DRAFT && c.times == tr->cfg.times && c.every == tr->cfg.every)
-        return fv_params_load(tr->params, m, "");
-    FV_TRY(fv_params_load_some(tr->params, m, "", is_of_base));
-    if (tr->stage == DRAFT) pssr_draft_init(&tr->net);
+    if (tr->stage == DRAFT && c.times == tr->cfg.times && c.every == tr->cfg.every) {
+        FV_TRY(fv_params_load(tr->params, m, ""));
+    } else {
+        FV_TRY(fv_params_load_some(tr->params, m, "", is_of_base));
+        if (tr->stage == DRAFT) pssr_draft_init(&tr->net);
+    }
+    if (tr->is_alone) pssr_draft_alone(&tr->net);
     return FV_OK;
 }
 
@@ -449,7 +454,7 @@ static fv_status start_net(trainer *tr, const char *init)
                        "before, which is trained with stage = base: name it (--init)");
     FV_TRY(fv_params_create(tr->ctx, &tr->params));
     pssr_net_add(&tr->net, tr->params, &tr->cfg, "", is_draft ? PSSR_BASE | PSSR_DRAFT : PSSR_BASE,
-                 is_draft ? PSSR_BASE : 0);
+                 is_draft ? PSSR_BASE | (tr->is_alone ? PSSR_FEATURES : 0) : 0);
     if (tr->adv.weight > 0) fvi_gan_add(&tr->adv.net, tr->params, "gan.");
     FV_TRY(fv_params_alloc(tr->params));
     pssr_net_init(&tr->net, tr->seed);

@@ -371,6 +371,29 @@ static void the_draft_moves_and_the_base_stays(void)
     CHECK(number("one", "fovea.train.psnr_db") > number("one", "fovea.train.base_db") - 0.5);
 }
 
+/* features = no: the weights of the base's features stay 0, the rest of the draft learns. */
+static void a_draft_may_see_nothing_of_the_base(void)
+{
+    fv_model *m;
+    fv_tensor t;
+    int looked = 0;
+    OK(ctx, train(ctx, "alone", "base", 0, DRAFT "steps = 2\nfeatures = no\n"));
+    OK(ctx, train(ctx, "onward", "alone", 0, DRAFT "steps = 4\nfeatures = no\n"));
+    CHECK(moved("alone", "onward", "draft."));
+    OK(ctx, fv_model_open(ctx, &m, temp_path("onward"), NULL));
+    for (int i = 0; i < fv_model_count(m); i++) {
+        const char *name = fv_model_name(m, i), *end = strstr(name, ".feature.weight");
+        if (!end || strncmp(name, "draft.", 6) != 0) continue;
+        fv_model_tensor(m, i, &t);
+        looked++;
+        for (int64_t k = 0; k < fv_tensor_count(&t); k++)
+            if (((const float *)t.data)[k] != 0) looked = -1000;
+    }
+    fv_model_close(&m);
+    CHECK_MSG(looked > 0, "%d", looked);
+    CHECK(train(ctx, "none", "base", 0, "features = no\n") == FV_ERR_UNKNOWN); /* has no draft */
+}
+
 static void a_discriminator_moves_the_draft(void)
 {
     fv_model *m;
@@ -539,6 +562,7 @@ int main(void)
     RUN(gradients_flow_back_in_time);
     RUN(the_base_learns_a_picture_by_heart);
     RUN(the_draft_moves_and_the_base_stays);
+    RUN(a_draft_may_see_nothing_of_the_base);
     RUN(a_discriminator_moves_the_draft);
     RUN(a_model_of_pictures_becomes_one_of_video);
     RUN(bad_recipes_are_refused);
