@@ -113,6 +113,22 @@ expect what_is_told_is_enough 0 $sr --steps 1 --overlap 32 --scale 8 --mem "${le
     big.pgm large.pgm
 memory_within $((${least%M} * 1048576)) memory_stays_below_what_is_told
 
+# Without --mem a container's limit holds, where this test may make one.
+group=/sys/fs/cgroup/memory$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup)/fovea.$$
+limit=memory.limit_in_bytes
+[ -d /sys/fs/cgroup/memory ] || {
+    group=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)/fovea.$$
+    limit=memory.max
+}
+if [ -z "${SANITIZED:-}" ] && mkdir "$group" 2> /dev/null && echo 160M 2> /dev/null > "$group/$limit"; then
+    run sh -c 'echo $$ > "$1/cgroup.procs" && shift && exec "$@"' sh "$group" \
+        $sr --steps 1 --scale 8 --json colours.ppm large.ppm
+    memory_within 167772160 a_containers_limit_holds
+else
+    skip a_containers_limit_holds "no control group of memory can be made here"
+fi
+rmdir "$group" 2> /dev/null
+
 # ---- Training ------------------------------------------------------------------------------------
 grey a.pgm 96 96 '128 + 60 * sin(x / 3) + 50 * cos(y / 5 + x / 7)'
 tar cf few.tar a.pgm

@@ -188,6 +188,9 @@ void cli_hex(const uint8_t *bytes, int n, char *out);
 uint64_t cli_hash(uint64_t h, const char *text); /* FNV-1a; start with 0 */
 /* Most memory the process has had in RAM so far, file pages included; 0 = unknown. */
 uint64_t cli_resident_peak(void);
+/* What this process may still take: free memory, and what its control groups (containers) leave of
+ * their limits; 0 = unknown (cli_memory.c). */
+uint64_t cli_free_memory(void);
 /* The processor's name as the system tells it. */
 void cli_cpu_name(char *out, size_t size);
 /* PATH with `suffix` in place of .safetensors, .pt, .pth or .bin (else after it). Malloced. */

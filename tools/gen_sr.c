@@ -89,22 +89,10 @@ static int set_options(const sr_args *a, fv_sr_options *o)
     return code;
 }
 
-/* Free memory as the system tells it; 0 = unknown. */
-static uint64_t free_bytes(void)
-{
-    char line[128];
-    unsigned long long kib = 0;
-    FILE *f = fopen("/proc/meminfo", "r");
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
-    if (f) fclose(f);
-    return (uint64_t)kib * 1024;
-}
-
 int gen_sr_memory(const sr_args *a, uint64_t *most, uint64_t *held)
 {
     *held = cli_resident_peak() + OWN_BYTES;
-    *most = (uint64_t)(MEMORY_SHARE * (double)free_bytes());
+    *most = (uint64_t)(MEMORY_SHARE * (double)cli_free_memory());
     if (!a->memory) return CLI_OK;
     const int code = cli_parse_size("--mem", a->memory, 1, most);
     if (code == CLI_OK) *most = *most > *held ? *most - *held : 1;
