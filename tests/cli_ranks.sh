@@ -155,6 +155,17 @@ expect two_ranks_train_a_tokenizer 0 with_two tokenizer vq2
 [ "$(losses vq1/metrics.csv)" = "$(losses vq2/metrics.csv)" ]
 ok $? codes_and_the_discriminator_are_those_of_one_rank
 
+# ---- bench ranks ----
+bench="$FOVEA bench ranks vq.recipe --data-dir $data --set accumulate=1 --rounds 1 --threads 2"
+expect bench_ranks_json 0 $bench --steps 6 --json -q
+json_ok out ranks threads steps rounds threads_samples_per_s ranks_samples_per_s ratio
+ok $? bench_ranks_has_its_keys
+near "$(value ratio)" 0.01 20; ok $? both_have_a_rate
+refuse threads_are_divided 2 "divided among 2 ranks" $bench --threads 3
+refuse no_such_recipe 1 "none.recipe" "$FOVEA" bench ranks none.recipe
+refuse a_training_that_fails_says_why 1 "lr" $bench --set lr=much
+[ -z "$(ls -d "${TMPDIR:-/tmp}"/fovea-ranks-* 2> /dev/null)" ]; ok $? bench_leaves_nothing
+
 # ---- what carries a state from step to step ----
 printf 'engine = omnizip\ndata = clothing\n' > oz.recipe
 expect omnizip_runs_alone 1 with_two "$work/fovea_two" train oz.recipe --data-dir "$data" -o oz

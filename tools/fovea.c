@@ -294,7 +294,7 @@ int main(int argc, char **argv)
                                  "fovea distill -o OUT     train a small model on a large one\n"
                                  "fovea bench WHAT         measure: gemm dit train quality "
                                  "speedup accel\n"
-                                 "                         ar ar-speed vzip pic pic-speed sr\n"
+                                 "                         ar ar-speed vzip pic pic-speed sr ranks\n"
                                  "Each verb has its own --help.\n",
                                  options,
                                  0,

@@ -549,7 +549,8 @@ static int check(const bench_args *a, const char *what, const char *file)
     if (!is_dit && !is_train && strcmp(what, "gemm") != 0)
         return cli_fail(CLI_USAGE,
                         "bench %s: unknown; there are gemm, dit, train, quality, "
-                        "speedup, accel, ar, ar-speed, vzip, pic, pic-speed and sr",
+                        "speedup, accel, ar, ar-speed, vzip, pic, pic-speed, sr and "
+                        "ranks",
                         what);
     if (is_dit && (file != NULL) == (a->preset != NULL))
         return cli_fail(CLI_USAGE, "bench dit needs a model file or --preset");
@@ -585,10 +586,11 @@ int fovea_bench(int argc, char **argv)
         "train --preset NAME [options]\nquality MODEL [options]\nspeedup [MODEL] [options]\n"
         "accel [MODEL] [options]\nar MODEL [options]\nar-speed MODEL [options]\n"
         "vzip [options] FILE ...\npic [options] FOLDER|FILE ...\npic-speed PICTURE [options]\n"
-        "sr [options] FOLDER|FILE ...",
+        "sr [options] FOLDER|FILE ...\nranks [options] RECIPE",
         "Measure matrix products, a network's evaluation, training steps, or (with their own "
         "--help) the quality of samples, what a speed-up costs, ways of "
-        "saving work and of decoding, its speed, compression, image coders, and super-resolution.",
+        "saving work and of decoding, its speed, compression, image coders, super-resolution, and "
+        "data-parallel training.",
         NULL,
         options,
         1,
@@ -601,6 +603,7 @@ int fovea_bench(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "ar-speed") == 0) return bench_ar_speed(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "pic-speed") == 0) return bench_pic_speed(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "sr") == 0) return bench_sr(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "ranks") == 0) return bench_ranks(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "speedup") == 0) return bench_speedup(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "vzip") == 0)
         return vzip_bench(argc - 1, argv + 1, "fovea bench vzip");

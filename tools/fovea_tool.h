@@ -9,6 +9,7 @@ int fovea_train(int argc, char **argv);   /* fovea_train.c */
 int fovea_convert(int argc, char **argv); /* fovea.c */
 int fovea_new(int argc, char **argv);
 int fovea_bench(int argc, char **argv); /* fovea_bench.c */
+int bench_ranks(int argc, char **argv); /* bench_ranks.c */
 int fovea_prune(int argc, char **argv); /* fovea_distill.c */
 int fovea_distill(int argc, char **argv);
 
