@@ -113,8 +113,8 @@ typedef struct pssr_net {
 
 enum { PSSR_BASE = 1, PSSR_DRAFT = 2, PSSR_FEATURES = 4 };
 /* Registers the parameters of `parts` as PREFIX base.* and PREFIX draft.*; `frozen` parts get no
- * gradients; PSSR_FEATURES, frozen only: what mixes the base's features into the draft. params may hold others; a failed add sticks in it. c must have passed
- * pssr_config_check. */
+ * gradients; PSSR_FEATURES, frozen only: what mixes the base's features into the draft. params may
+ * hold others; a failed add sticks in it. c must have passed pssr_config_check. */
 void pssr_net_add(pssr_net *n, fv_params *params, const pssr_config *c, const char *prefix,
                   unsigned parts, unsigned frozen);
 /* Start of a training, needs fv_params_alloc: heads are zero, so that v = 0 and the result is the
@@ -123,8 +123,9 @@ void pssr_net_init(pssr_net *n, uint64_t seed);
 /* The draft from the base: its blocks, time, head; half of the stem for the state and half for z_L;
  * fusion 0.5 I on each side. */
 void pssr_draft_init(pssr_net *n);
-/* Mixes nothing of the base's features into the draft: an ablation, with PSSR_FEATURES frozen. */
-void pssr_draft_alone(pssr_net *n);
+/* Mixes nothing of the base's features into the draft: an ablation, with PSSR_FEATURES frozen. is_new:
+ * after pssr_draft_init, whose other half of each mix becomes the whole. */
+void pssr_draft_alone(pssr_net *n, bool is_new);
 int64_t pssr_count(const pssr_net *n, unsigned part);
 
 /* Tables that the tape reads, for batches of B: bind to each plan. */

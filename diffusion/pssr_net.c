@@ -207,12 +207,12 @@ void pssr_draft_init(pssr_net *n)
     fv_params_touch(p);
 }
 
-void pssr_draft_alone(pssr_net *n)
+void pssr_draft_alone(pssr_net *n, bool is_new)
 {
     for (int j = 0; j < n->draft.blocks; j++) {
         const pssr_block *b = &n->draft.block[j];
         start_mix(n->params, b->feature.w, 0.0f);
-        start_mix(n->params, b->stream, 1.0f);
+        if (is_new) start_mix(n->params, b->stream, 1.0f);
         fv_params_fill(n->params, b->feature.b, 0.0f);
     }
     fv_params_touch(n->params);

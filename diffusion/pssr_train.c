@@ -431,6 +431,7 @@ static fv_status load_init(void *user, const fv_model *m)
 {
     trainer *tr = user;
     pssr_config c;
+    bool is_new = false;
     FV_TRY(pssr_config_read(tr->ctx, m, &c));
     if (c.channels != tr->cfg.channels || c.blocks != tr->cfg.blocks)
         return fv_fail(tr->ctx, FV_ERR_MODEL, "the model has %d blocks of %d channels, the "
@@ -440,9 +441,10 @@ static fv_status load_init(void *user, const fv_model *m)
         FV_TRY(fv_params_load(tr->params, m, ""));
     } else {
         FV_TRY(fv_params_load_some(tr->params, m, "", is_of_base));
-        if (tr->stage == DRAFT) pssr_draft_init(&tr->net);
+        is_new = tr->stage == DRAFT;
+        if (is_new) pssr_draft_init(&tr->net);
     }
-    if (tr->is_alone) pssr_draft_alone(&tr->net);
+    if (tr->is_alone) pssr_draft_alone(&tr->net, is_new);
     return FV_OK;
 }
 

@@ -380,6 +380,8 @@ static void a_draft_may_see_nothing_of_the_base(void)
     OK(ctx, train(ctx, "alone", "base", 0, DRAFT "steps = 2\nfeatures = no\n"));
     OK(ctx, train(ctx, "onward", "alone", 0, DRAFT "steps = 4\nfeatures = no\n"));
     CHECK(moved("alone", "onward", "draft."));
+    OK(ctx, train(ctx, "still", "alone", 0, DRAFT "steps = 1\nlr = 1e-30\nema = 0\nfeatures = no\n"));
+    CHECK(!moved("alone", "still", "draft."));
     OK(ctx, fv_model_open(ctx, &m, temp_path("onward"), NULL));
     for (int i = 0; i < fv_model_count(m); i++) {
         const char *name = fv_model_name(m, i), *end = strstr(name, ".feature.weight");

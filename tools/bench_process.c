@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE /* wait4, realpath */
 #include "bench_process.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -145,14 +146,15 @@ static void release_signals(const held_signals *h)
 }
 
 /* False: there is nothing to wait for. */
-static bool wait_for(pid_t child, const held_signals *h, int *status, struct rusage *use)
+static bool wait_for(pid_t child, int end_with, const held_signals *h, int *status,
+                     struct rusage *use)
 {
     sigset_t open = h->mask;
     bool is_killed = false;
     pid_t ended;
     sigdelset(&open, SIGCHLD);
     while ((ended = wait4(child, status, WNOHANG, use)) == 0) {
-        if (cli_interrupted() && !is_killed) is_killed = kill(child, SIGKILL) == 0;
+        if (cli_interrupted() && !is_killed) is_killed = kill(child, end_with) == 0;
         sigsuspend(&open);
     }
     return ended == child;
@@ -172,7 +174,7 @@ int bench_run_child(const bench_task *t, bench_time *time)
         release_signals(&held);
         be_child(t);
     }
-    const bool is_done = child > 0 && wait_for(child, &held, &status, &use);
+    const bool is_done = child > 0 && wait_for(child, t->end_with ? t->end_with : SIGKILL, &held, &status, &use);
     release_signals(&held);
     if (!is_done) return -1;
     time->wall = cli_now() - start;
@@ -181,12 +183,18 @@ int bench_run_child(const bench_task *t, bench_time *time)
     return status;
 }
 
-/* The first line that the child wrote to its standard error. */
+/* The first line with a word that the child wrote to its standard error. */
+static bool has_word(const char *line)
+{
+    while (*line && !isalnum((unsigned char)*line)) line++; /* launchers begin with a rule */
+    return *line != 0;
+}
+
 static void first_words(const char *folder, char *to, size_t size)
 {
     char *path = bench_in_folder(folder, LOG), line[400] = "";
     FILE *f = fopen(path, "r");
-    while (f && fgets(line, sizeof line, f) && strspn(line, " \r\n") == strlen(line)) line[0] = 0;
+    while (f && fgets(line, sizeof line, f) && !has_word(line)) line[0] = 0;
     if (f) fclose(f);
     free(path);
     line[strcspn(line, "\r\n")] = 0;

@@ -40,6 +40,7 @@ typedef struct bench_task {
     int (*run)(void *user);   /* without words; 0: done. Its words go to standard error */
     void *user;
     const char *to;           /* where standard output goes, NULL: nowhere */
+    int end_with;             /* signal for a child that is interrupted; 0: SIGKILL */
 } bench_task;
 /* The wait status; -1 when it could not be started. An interrupt ends the child as well. */
 int bench_run_child(const bench_task *t, bench_time *time);

@@ -6,6 +6,7 @@
  * rounds the median of the ratios. */
 #define _DEFAULT_SOURCE /* realpath */
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -105,9 +106,12 @@ static int run_one(const ranks_bench *b, bool is_ranks, double *rate)
     int code = bench_make_folder("fovea-ranks", folder);
     if (code != CLI_OK) return code;
     make_call(b, is_ranks, &c);
-    const bench_task task = { folder, c.word, NULL, NULL, NULL };
+    /* SIGTERM: mpirun ends its ranks and removes what it has in the file system. */
+    const bench_task task = { folder, c.word, NULL, NULL, NULL, SIGTERM };
     const int status = bench_run_child(&task, &time);
-    if (status != 0) {
+    if (cli_interrupted()) {
+        code = cli_fail(CLI_INTERRUPTED, "interrupted");
+    } else if (status != 0) {
         bench_why(folder, status, why, sizeof why);
         code = cli_fail(CLI_FAILED, "%s: %s", is_ranks ? "the ranks' training" : "the training", why);
     } else if (isnan(*rate = rate_of(folder))) {
@@ -173,6 +177,9 @@ static int prepare(ranks_bench *b, const char *recipe, fv_ctx **ctx)
         return cli_fail(CLI_USAGE, "--set: at most %d times", MOST_SETS);
     if (!bench_is_installed("mpirun"))
         return cli_fail(CLI_FAILED, "mpirun is not installed (Debian: openmpi-bin)");
+    /* Open MPI 4 and 5: hardware threads count as well. */
+    setenv("OMPI_MCA_rmaps_base_oversubscribe", "1", 0);
+    setenv("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe", 0);
     const int code = cli_start(ctx, &b->a->common);
     if (code == CLI_OK) b->threads = fv_ctx_threads(*ctx);
     if (code == CLI_OK && b->threads % b->a->ranks != 0)

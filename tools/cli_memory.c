@@ -52,6 +52,20 @@ static uint64_t group_leaves(char *folder, size_t root, const cgroup_files *of, 
     }
 }
 
+/* Of a line NUMBER:CONTROLLERS:PATH, when memory is among the controllers, or there are none, as in
+ * version 2; else NULL. */
+static const char *path_of_memory(const char *line)
+{
+    const char *names = strchr(line, ':');
+    const char *path = names ? strchr(names + 1, ':') : NULL;
+    if (!path) return NULL;
+    if (path == names + 1) return path + 1;
+    for (const char *name = names; name < path; name = strpbrk(name + 1, ",:"))
+        if (strncmp(name + 1, "memory", 6) == 0 && (name[7] == ',' || name[7] == ':'))
+            return path + 1;
+    return NULL;
+}
+
 /* Control groups of both versions: cgroups(7). A container without a namespace of its own reads the
  * host's path, of which nothing but the root is there. */
 static uint64_t groups_leave(uint64_t least)
@@ -68,11 +82,11 @@ static uint64_t groups_leave(uint64_t least)
     FILE *f = fopen("/proc/self/cgroup", "r");
     while (f && fgets(line, sizeof line, f)) {
         line[strcspn(line, "\n")] = 0;
-        const char *memory = strstr(line, ":memory:");
+        const char *path = path_of_memory(line);
+        if (!path) continue;
         const bool is_two = strncmp(line, "0::", 3) == 0;
-        if (!is_two && !memory) continue;
         const char *root = place[!is_two].root;
-        snprintf(folder, sizeof folder, "%s%s", root, is_two ? line + 3 : memory + 8);
+        snprintf(folder, sizeof folder, "%s%s", root, path);
         least = group_leaves(folder, strlen(root), &place[!is_two].of, least);
     }
     if (f) fclose(f);

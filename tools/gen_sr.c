@@ -92,7 +92,9 @@ static int set_options(const sr_args *a, fv_sr_options *o)
 int gen_sr_memory(const sr_args *a, uint64_t *most, uint64_t *held)
 {
     *held = cli_resident_peak() + OWN_BYTES;
-    *most = (uint64_t)(MEMORY_SHARE * (double)cli_free_memory());
+    const uint64_t left = cli_free_memory();
+    *most = (uint64_t)(MEMORY_SHARE * (double)left);
+    if (left && !*most) *most = 1; /* 0 is no bound */
     if (!a->memory) return CLI_OK;
     const int code = cli_parse_size("--mem", a->memory, 1, most);
     if (code == CLI_OK) *most = *most > *held ? *most - *held : 1;

@@ -148,7 +148,7 @@ static int measure(void *user)
 static bool ask_child(const own_task *t, int (*run)(void *), double *number, int count, char *why,
                       size_t size)
 {
-    const bench_task task = {t->at->folder, NULL, run, (void *)t, NUMBERS};
+    const bench_task task = {t->at->folder, NULL, run, (void *)t, NUMBERS, 0};
     bench_time time;
     int got = 0;
     const int status = bench_run_child(&task, &time);
@@ -205,7 +205,7 @@ static int run_peer(const pic_place *at, const pic_coder *c, int setting, bool i
                                p->out, p->setting[setting], at->threads};
     char *words[BENCH_WORDS + 1];
     bench_fill_words(&names, is_back ? p->unpack : p->pack, words);
-    const bench_task t = {at->folder, words, NULL, NULL, NULL};
+    const bench_task t = {at->folder, words, NULL, NULL, NULL, 0};
     const int status = bench_run_child(&t, time);
     bench_free_words(words);
     return status;
@@ -216,7 +216,7 @@ static int run_own(const pic_place *at, const pic_coder *c, int setting, bool is
 {
     char **words = pic_own_words(c, setting, is_back, at->threads, is_back ? OWN_PACKED : IN_PPM,
                                  is_back ? OWN_OUT : OWN_PACKED);
-    const bench_task t = {at->folder, words, NULL, NULL, NULL};
+    const bench_task t = {at->folder, words, NULL, NULL, NULL, 0};
     const int status = words ? bench_run_child(&t, time) : -1;
     pic_free_own_words(words);
     return status;

@@ -253,7 +253,7 @@ static bool run_way(const bench_place *at, const bench_coder *c, bool is_back, c
     const char *from = is_back ? packed : at->in, *to = is_back ? at->out : packed;
     char *words[BENCH_WORDS + 1] = {NULL};
     own_task own = {at, is_back ? 0 : c->level, from};
-    bench_task t = {at->folder, NULL, run_ours, &own, to};
+    bench_task t = {at->folder, NULL, run_ours, &own, to, 0};
     uint64_t size;
     if (c->peer) {
         const bench_names names = {at->in, packed, at->out, NULL, at->threads};
