@@ -358,7 +358,6 @@ static fv_status read_draft_losses(trainer *tr, fv_recipe *r)
     w->texture = weight_if_given(r, "texture");
     w->peaks = weight_if_given(r, "peaks");
     w->scales = pssr_scales(tr->crop);
-    if (fv_recipe_string(r, "features", NULL)) tr->is_alone = !fv_recipe_bool(r, "features", 1);
     if (!(w->texture > 0) || w->scales > 1) return FV_OK;
     return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: crops of %d are too small for the texture loss; 32 "
                    "is enough", tr->crop);
@@ -380,6 +379,7 @@ static fv_status read_losses(trainer *tr, fv_recipe *r)
     if (!(w->pixel > 0 || w->spectrum > 0 || w->low > 0 || w->texture > 0 || w->peaks > 0))
         return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: all losses have weight 0");
     if (!is_draft) return FV_OK;
+    if (fv_recipe_string(r, "features", NULL)) tr->is_alone = !fv_recipe_bool(r, "features", 1);
     tr->alpha_loss = fv_recipe_number(r, "alpha_loss", 0.5, 0, 100);
     tr->adv.weight = (float)fv_recipe_number(r, "gan", 0, 0, 1000);
     if (!(tr->adv.weight > 0)) return FV_OK;

@@ -9,7 +9,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "bench_process.h"
 #include "fovea_tool.h"
@@ -27,7 +26,7 @@ typedef struct ranks_args {
 
 typedef struct ranks_bench {
     const ranks_args *a;
-    char self[4096];
+    char self[FOVEA_OWN_PATH];
     char *recipe, *data_dir; /* absolute */
     int threads;
     double alone[RANKS_ROUNDS], ranks[RANKS_ROUNDS], ratio[RANKS_ROUNDS];
@@ -62,7 +61,7 @@ static double rate_of(const char *folder)
     return n < 3 ? NAN : cli_quantile(rate + n / 3, n - n / 3, 0.5);
 }
 
-/* The command of one run; the strings at the end are freed by the caller. */
+/* The command of one run; `owned` are freed by the caller. */
 typedef struct call {
     char *word[32 + 2 * MOST_SETS], *owned[4];
     int n;
@@ -166,9 +165,8 @@ static void report(ranks_bench *b)
 
 static int prepare(ranks_bench *b, const char *recipe, fv_ctx **ctx)
 {
-    const ssize_t n = readlink("/proc/self/exe", b->self, sizeof b->self - 1);
-    if (n < 1) return cli_fail(CLI_FAILED, "cannot find this program's own file");
-    b->self[n] = 0;
+    if (!fovea_own_path(b->self))
+        return cli_fail(CLI_FAILED, "cannot find this program's own file");
     b->recipe = realpath(recipe, NULL);
     if (!b->recipe) return cli_fail(CLI_FAILED, "%s: no such recipe", recipe);
     if (b->a->data_dir && !(b->data_dir = realpath(b->a->data_dir, NULL)))

@@ -39,13 +39,18 @@ static void *open_at(const char *folder, const char *below)
     return m;
 }
 
+bool fovea_own_path(char to[FOVEA_OWN_PATH])
+{
+    const ssize_t n = readlink("/proc/self/exe", to, FOVEA_OWN_PATH - 1);
+    to[n > 0 ? n : 0] = 0;
+    return n > 0;
+}
+
 /* Beside the program, as it is built, or where it is installed. */
 static void *open_module(void)
 {
-    char self[4096];
-    const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n < 1) return NULL;
-    self[n] = 0;
+    char self[FOVEA_OWN_PATH];
+    if (!fovea_own_path(self)) return NULL;
     char *folder = cli_folder_of(self);
     void *m = open_at(folder, "");
     if (!m) m = open_at(folder, "/../" FOVEA_MODULE_DIR);

@@ -27,6 +27,9 @@ fv_status fovea_set_slices(fv_recipe *r, int slices);
 
 /* ---- fovea_ranks.c: the ranks of mpirun ------------------------------------------------------- */
 
+#define FOVEA_OWN_PATH 4096
+/* The file of this program; false: unknown. */
+bool fovea_own_path(char to[FOVEA_OWN_PATH]);
 /* Joins them, and gives them to ctx; alone without a launcher. CLI_OK, or an exit code that was
  * explained. Ranks other than the first are quiet from here on. */
 int fovea_ranks_open(fv_ctx *ctx);

@@ -47,9 +47,8 @@ static const char *each_gpu(fv_ctx *ctx, void (*show)(int index, const fv_cuda_i
 {
     fv_cuda_info g;
     int n = 0;
-    fv_status s;
-    while ((s = fv_cuda_device(ctx, n, &g)) == FV_OK) show(n++, &g);
-    return n || s == FV_ERR_NOT_FOUND ? NULL : fv_ctx_error(ctx);
+    while (fv_cuda_device(ctx, n, &g) == FV_OK) show(n++, &g);
+    return n ? NULL : fv_ctx_error(ctx);
 }
 
 static int show_devices(fv_ctx *ctx, const cli_common *c)
