@@ -7,6 +7,8 @@
  *     lerp   Y' = Y_c + alpha (m - h_c) = Y_c + alpha w (h_d - h_c)
  *     lock   as lerp, its change multiplied in frequency by M(r): nothing below lock_low
  *     ref    Y' = l_c + alpha m, as the official program computes it
+ *     gain   Y' = Y_c + alpha (g - 1) h_c,  g = min(sqrt((B h_d^2 + e) / (B h_c^2 + e)), 6), where B
+ *            blurs by (1 8 28 56 70 56 28 8 1) / 256 along both sides and e = 1e-6
  *     RGB' = RGB_c + (Y' - Y_c), clamped
  * The last line is exact where the official matrices to YUV and back are inverse to 2e-5 only.
  *
@@ -16,17 +18,31 @@
  * grid of frequencies is the true one, but for ref: there it is linspace(-0.5, 0.5, n) over the
  * shifted spectrum, so that even sizes put the constant off the centre.
  *
- * lerp and lock work on a plane reflected by 16 pixels and more, up to the next fast length; ref on
- * the picture itself, which wraps around, and leaves the outer 2 pixels alone. */
+ * lerp, lock and gain work on a plane reflected by 16 pixels and more, up to the next fast length;
+ * ref on the picture itself, which wraps around, and leaves the outer 2 pixels alone.
+ *
+ * gain is ours. The others take the draft's pixels, and a small draft has no good ones: where detail
+ * is to be made up it repeats a pattern of the input's grid. gain takes of the draft only how much
+ * detail a place has, and of the base which: what is there grows or shrinks by a factor that changes
+ * slowly, so that no pattern can arise, and detail moves with the base's. What the base does not show
+ * at all it cannot make up. */
 #include "fovea_diffusion.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "band_filter.h"
 #include "engine.h"
+#include "fdu.h"
 
 #define REF_BORDER 2
 #define LARGEST_SIDE (1 << 16)
+#define REACH 4 /* of the blur B */
+
+static const float blur_taps[2 * REACH + 1] = {
+    1 / 256.0f, 8 / 256.0f, 28 / 256.0f, 56 / 256.0f, 70 / 256.0f, 56 / 256.0f, 28 / 256.0f,
+    8 / 256.0f, 1 / 256.0f,
+};
 
 struct fv_fdu {
     fv_ctx *ctx;
@@ -35,14 +51,15 @@ struct fv_fdu {
     int pad_width, pad_height, margin;
     fvi_fft2 *fft;
     float *plane;          /* [pad_height, pad_width, 2] */
+    float *energy;         /* the same, gain alone */
     double *u[2], *v[2];   /* squared frequency of a row, a column; of its mirror image */
 };
 
-static const char *const mode_names[] = { "lerp", "lock", "ref", "off" };
+static const char *const mode_names[] = { "lerp", "lock", "ref", "off", "gain" };
 
 const char *fv_fdu_name(fv_fdu_mode mode)
 {
-    return (int)mode >= 0 && mode <= FV_FDU_OFF ? mode_names[mode] : NULL;
+    return (int)mode >= 0 && (int)mode < FV_FDU_COUNT ? mode_names[mode] : NULL;
 }
 
 int fv_fdu_find(const char *name, fv_fdu_mode *out)
@@ -77,7 +94,7 @@ static fv_status check_options(fv_ctx *ctx, const fv_fdu_options *o, int width, 
     if (width < 1 || height < 1 || width > LARGEST_SIDE || height > LARGEST_SIDE)
         return fv_fail(ctx, FV_ERR_ARG, "fdu: a picture of %d x %d; sides are 1 to %d", width,
                        height, LARGEST_SIDE);
-    if ((int)o->mode < 0 || o->mode > FV_FDU_OFF)
+    if ((int)o->mode < 0 || (int)o->mode >= FV_FDU_COUNT)
         return fv_fail(ctx, FV_ERR_ARG, "fdu: no mode %d", (int)o->mode);
     if (!(o->alpha >= 0 && o->alpha <= 2))
         return fv_fail(ctx, FV_ERR_ARG, "fdu: alpha is %g; it must be 0 to 2", (double)o->alpha);
@@ -103,7 +120,8 @@ static fv_status make_plane(fv_fdu *f)
         return fv_fail(ctx, FV_ERR_OOM, "fdu: %d x %d is too large", f->width, f->height);
     FV_TRY(fvi_fft2_create(ctx, &f->fft, f->pad_height, f->pad_width));
     f->plane = fv_alloc(ctx, n);
-    if (!f->plane) return FV_ERR_OOM;
+    f->energy = f->o.mode == FV_FDU_GAIN ? fv_alloc(ctx, n) : NULL;
+    if (!f->plane || (f->o.mode == FV_FDU_GAIN && !f->energy)) return FV_ERR_OOM;
     for (int k = 0; k < 2; k++) {
         f->u[k] = fv_alloc(ctx, (size_t)f->pad_height * sizeof(double));
         f->v[k] = fv_alloc(ctx, (size_t)f->pad_width * sizeof(double));
@@ -140,6 +158,7 @@ void fv_fdu_close(fv_fdu **f)
     fv_ctx *ctx = (*f)->ctx;
     fvi_fft2_free(&(*f)->fft);
     fv_free(ctx, (*f)->plane);
+    fv_free(ctx, (*f)->energy);
     for (int k = 0; k < 2; k++) {
         fv_free(ctx, (*f)->u[k]);
         fv_free(ctx, (*f)->v[k]);
@@ -229,6 +248,59 @@ static void make_changes(fv_fdu *f, const float *base, const float *draft)
     }
 }
 
+/* ---- gain ------------------------------------------------------------------------------------ */
+
+/* The low-passed pairs become what is left of the lumas above them. */
+static void make_high(fv_fdu *f, const float *base, const float *draft)
+{
+#pragma omp parallel for num_threads(fv_ctx_threads(f->ctx)) schedule(static)
+    for (int y = 0; y < f->pad_height; y++) {
+        float *row = f->plane + 2 * (size_t)y * (size_t)f->pad_width;
+        for (int x = 0; x < f->pad_width; x++) {
+            const size_t at = under(f, x, y);
+            row[2 * x] = luma(base + at) - row[2 * x];
+            row[2 * x + 1] = luma(draft + at) - row[2 * x + 1];
+        }
+    }
+}
+
+/* energy <- squares of the plane, blurred along columns, in rows that the picture covers. */
+static void blur_down(fv_fdu *f)
+{
+    const size_t line = 2 * (size_t)f->pad_width;
+#pragma omp parallel for num_threads(fv_ctx_threads(f->ctx)) schedule(static)
+    for (int y = f->margin; y < f->margin + f->height; y++) {
+        float *sum = f->energy + (size_t)y * line;
+        memset(sum, 0, line * sizeof *sum);
+        for (int k = -REACH; k <= REACH; k++) {
+            const float *row = f->plane + (size_t)(y + k) * line, tap = blur_taps[REACH + k];
+            for (size_t i = 0; i < line; i++) sum[i] += tap * (row[i] * row[i]);
+        }
+    }
+}
+
+/* plane <- changes, of the energies blurred along rows. */
+static void make_gains(fv_fdu *f)
+{
+    const size_t line = 2 * (size_t)f->pad_width;
+#pragma omp parallel for num_threads(fv_ctx_threads(f->ctx)) schedule(static)
+    for (int y = f->margin; y < f->margin + f->height; y++) {
+        const float *energy = f->energy + (size_t)y * line;
+        float *row = f->plane + (size_t)y * line;
+        for (int x = f->margin; x < f->margin + f->width; x++) {
+            float c = FV_FDU_FLOOR, d = FV_FDU_FLOOR;
+            for (int k = -REACH; k <= REACH; k++) {
+                c += blur_taps[REACH + k] * energy[2 * (x + k)];
+                d += blur_taps[REACH + k] * energy[2 * (x + k) + 1];
+            }
+            const float g = sqrtf(d / c);
+            row[2 * x] *= f->o.alpha * ((g > FV_FDU_MOST_GAIN ? FV_FDU_MOST_GAIN : g) - 1);
+        }
+    }
+}
+
+/* ---- Result ---------------------------------------------------------------------------------- */
+
 static bool is_kept(const fv_fdu *f, int x, int y)
 {
     if (f->o.mode != FV_FDU_REF) return false;
@@ -278,7 +350,13 @@ fv_status fv_fdu_run(fv_fdu *f, const float *base, const float *draft, float *ou
     if (f->o.mode != FV_FDU_REF && f->o.alpha == 0) return copy_picture(f, base, out);
     load_luma(f, base, draft);
     filter_plane(f, false);
-    make_changes(f, base, draft);
+    if (f->o.mode == FV_FDU_GAIN) {
+        make_high(f, base, draft);
+        blur_down(f);
+        make_gains(f);
+    } else {
+        make_changes(f, base, draft);
+    }
     if (f->o.mode == FV_FDU_LOCK) filter_plane(f, true);
     if (!add_changes(f, base, out))
         return fv_fail(f->ctx, FV_ERR_NUMERIC, "fdu: base or draft is not finite; compute it again "

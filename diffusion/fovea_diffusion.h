@@ -343,9 +343,10 @@ typedef enum fv_fdu_mode {
     FV_FDU_LERP = 0, /* alpha 0 is the base, 1 what REF gives, but for the edges         */
     FV_FDU_LOCK,     /* as LERP; the base's luma is kept below lock_low                  */
     FV_FDU_REF,      /* as the official program: wraps around, alpha 0 is a blurred base */
-    FV_FDU_OFF       /* the draft itself                                                 */
+    FV_FDU_OFF,      /* the draft itself                                                 */
+    FV_FDU_GAIN      /* the base's own detail, as strong at each place as the draft's    */
 } fv_fdu_mode;
-/* lerp, lock, ref, off; NULL: no such mode. find: 0 for an unknown name, NULL among them. */
+/* lerp, lock, ref, off, gain; NULL: no such mode. find: 0 for an unknown name, NULL among them. */
 FV_API const char *fv_fdu_name(fv_fdu_mode mode);
 FV_API int fv_fdu_find(const char *name, fv_fdu_mode *out);
 typedef struct fv_fdu_options {
@@ -360,8 +361,8 @@ typedef struct fv_fdu_options {
 #define FV_FDU_OPTIONS_INIT                                                                       \
     { .struct_size = sizeof(fv_fdu_options), .alpha = 1.0f, .cutoff = 0.2f, .order = 2,           \
       .lock_low = 0.06f, .lock_high = 0.18f }
-/* For pictures of one size, sides 1 to 65536; about 8 bytes a pixel, counted in ctx, which must
- * outlive it. FV_ERR_ARG: an option or a side is out of range. */
+/* For pictures of one size, sides 1 to 65536; about 8 bytes a pixel, 16 for GAIN, counted in ctx,
+ * which must outlive it. FV_ERR_ARG: an option or a side is out of range. */
 FV_API FV_NODISCARD fv_status fv_fdu_create(fv_ctx *ctx, fv_fdu **out, int width, int height,
                                             const fv_fdu_options *opts);
 /* base, draft -> out: [height, width, 3] RGB in [0, 1], clamped; out may be base or draft. One call
@@ -451,8 +452,10 @@ FV_API FV_NODISCARD fv_status fv_sr_image(fv_ctx *ctx, const fv_sr *sr, const fv
  * A frame is what fv_sr_image makes of it, before its rounding; but with a model that was trained on
  * clips (fv_sr_info.is_video) it sees features of the frame before, if there is one that came to its
  * end and no scene cut between (the causal temporal shift: no look-ahead; memory is two states of
- * about 50 bytes a pixel of the result with pssr-tiny). Options and failures as above (depth, alpha:
- * unused); stats (may be NULL) has least_bytes and ample_bytes alone. The stream belongs to ctx; one call at a time. */
+ * about 50 bytes a pixel of the result with pssr-tiny). Of a model that was not, the base alone is
+ * used unless steps or detail are given: drafts of pictures flicker. Options and failures as above
+ * (depth, alpha: unused); stats (may be NULL) has least_bytes and ample_bytes alone. The stream
+ * belongs to ctx; one call at a time. */
 typedef struct fv_sr_stream fv_sr_stream;
 FV_API FV_NODISCARD fv_status fv_sr_stream_open(fv_ctx *ctx, fv_sr_stream **out, const fv_sr *sr,
                                                 int width, int height, const fv_sr_options *o,

@@ -1,4 +1,5 @@
 /* pssr_config.c - sizes of the super-resolution networks: presets, checks, metadata. */
+#include "fdu.h"
 #include "pssr.h"
 
 #include <math.h>
@@ -67,7 +68,7 @@ fv_status pssr_config_check(fv_ctx *ctx, const pssr_config *c)
         if (!(k ? c->time[k] < c->time[k - 1] && c->time[k] > 0 : c->time[k] == 1))
             return fv_fail(ctx, FV_ERR_MODEL,
                            "super-resolution: times must begin with 1 and fall towards 0");
-    if (!(c->alpha >= 0 && c->alpha <= 2) || (int)c->fdu < 0 || c->fdu > FV_FDU_OFF)
+    if (!(c->alpha >= 0 && c->alpha <= 2) || (int)c->fdu < 0 || (int)c->fdu >= FV_FDU_COUNT)
         return fv_fail(ctx, FV_ERR_MODEL,
                        "super-resolution: weight of the detail outside [0, 2], or unknown update");
     return FV_OK;
@@ -86,7 +87,7 @@ static fv_status read_times(fv_ctx *ctx, const fv_model *m, pssr_config *c)
 static fv_status read_fdu(fv_ctx *ctx, const fv_model *m, pssr_config *c)
 {
     if (fv_fdu_find(fv_model_meta(m, PREFIX "fdu"), &c->fdu)) return FV_OK;
-    return fv_fail(ctx, FV_ERR_MODEL, "%sfdu is missing or unknown: lerp lock ref off", PREFIX);
+    return fv_fail(ctx, FV_ERR_MODEL, "%sfdu is missing or unknown: lerp lock ref off gain", PREFIX);
 }
 
 /* Models for pictures lack it. */

@@ -108,7 +108,8 @@ static fv_status build_view(pssr_judge *j, const pssr_net *net, fv_dtype precisi
         rgb[k] = fv_affine(t, pssr_shuffle(t, zhat[k ? drafts : 0]), 0.5f, 0.5f);
     fv_output(t, "y", rgb[0]);
     if (drafts > 0)
-        fv_output(t, "change", pssr_fdu_change(t, pssr_luma(t, rgb[0]), pssr_luma(t, rgb[1])));
+        fv_output(t, "change", pssr_fdu_change(t, net->cfg.fdu, pssr_luma(t, rgb[0]),
+                                              pssr_luma(t, rgb[1])));
     FV_TRY(fv_plan_finish(j->ctx, &j->view, &t, NULL));
     FV_TRY(pssr_tables_bind(&j->tables, j->view));
     return fv_plan_bind(j->view, "x", j->pairs.input);

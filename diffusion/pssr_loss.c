@@ -3,6 +3,8 @@
  *
  *     h = Y - low-pass Y,  w = |h_d| / (|h_d| + |h_c| + 1e-6),  Y' = Y_c + w (h_d - h_c)   (fdu.c)
  *
+ *     gain:  Y' = Y_c + (g - 1) h_c,  g = min(sqrt((B h_d^2 + e) / (B h_c^2 + e)), 6)
+ *
  * The update uses of a draft only the detail of its luma, so that its losses are on Y'. Amplitudes
  * want detail where the pixels alone would blur it, but do not say where in a patch: in patches of 64
  * single bright pixels serve as well as texture, in patches of 8 crosses do (card of pssr_tiny), so
@@ -17,6 +19,7 @@
  *
  * The low band holds detail in its place. The draft's own pixels keep a small weight: later steps
  * begin where earlier ones end. */
+#include "fdu.h"
 #include "pssr_train.h"
 
 #define CHARBONNIER 1e-3f
@@ -43,18 +46,36 @@ fv_t pssr_high(fv_tape *t, fv_t luma)
     return fv_binary_op(t, FV_SUB, luma, fv_low_pass(t, luma, o.cutoff, o.order));
 }
 
-/* From the high bands of base and draft. */
-static fv_t change_of(fv_tape *t, fv_t hc, fv_t hd)
+/* e + means of squares around each pixel. */
+static fv_t energy(fv_tape *t, fv_t high)
 {
+    fv_t x = fv_activate(t, high, FV_ACT_SQUARE);
+    for (int k = 0; k < 2; k++) x = fv_filter_image(t, x, FV_FILTER_BLUR5, 1);
+    return fv_affine(t, x, 1.0f, FV_FDU_FLOOR);
+}
+
+static fv_t gain_change(fv_tape *t, fv_t hc, fv_t hd)
+{
+    const float most = FV_FDU_MOST_GAIN;
+    const fv_t ratio = fv_binary_op(t, FV_DIV, energy(t, hd), energy(t, hc));
+    const fv_t below = fv_activate(t, fv_affine(t, fv_activate(t, ratio, FV_ACT_SQRT), -1.0f, most),
+                                   FV_ACT_RELU);
+    return fv_binary_op(t, FV_MUL, fv_affine(t, below, -1.0f, most - 1), hc);
+}
+
+/* From the high bands of base and draft. */
+static fv_t change_of(fv_tape *t, fv_fdu_mode mode, fv_t hc, fv_t hd)
+{
+    if (mode == FV_FDU_GAIN) return gain_change(t, hc, hd);
     const fv_t c = fv_activate(t, hc, FV_ACT_ABS), d = fv_activate(t, hd, FV_ACT_ABS);
     const fv_t below = fv_affine(t, fv_binary_op(t, FV_ADD, d, c), 1.0f, EPS);
     return fv_binary_op(t, FV_MUL, fv_binary_op(t, FV_DIV, d, below),
                         fv_binary_op(t, FV_SUB, hd, hc));
 }
 
-fv_t pssr_fdu_change(fv_tape *t, fv_t base_luma, fv_t draft_luma)
+fv_t pssr_fdu_change(fv_tape *t, fv_fdu_mode mode, fv_t base_luma, fv_t draft_luma)
 {
-    return change_of(t, pssr_high(t, base_luma), pssr_high(t, draft_luma));
+    return change_of(t, mode, pssr_high(t, base_luma), pssr_high(t, draft_luma));
 }
 
 int pssr_patch(int side)
@@ -128,7 +149,7 @@ void pssr_anchor_make(fv_tape *t, const pssr_loss *w, fv_t base_rgb, fv_t hq, ps
 
 fv_t pssr_draft_loss(fv_tape *t, const pssr_loss *w, const pssr_anchor *a, fv_t rgb, fv_t *refined)
 {
-    const fv_t change = change_of(t, a->base_high, pssr_high(t, pssr_luma(t, rgb)));
+    const fv_t change = change_of(t, w->update, a->base_high, pssr_high(t, pssr_luma(t, rgb)));
     const fv_t y = fv_binary_op(t, FV_ADD, a->base_luma, change);
     fv_t sum = 0;
     *refined = y;
@@ -136,6 +157,8 @@ fv_t pssr_draft_loss(fv_tape *t, const pssr_loss *w, const pssr_anchor *a, fv_t 
                                      w->pixel);
     if (w->low > 0) sum = add_term(t, sum, fv_loss_charbonnier(t, low_band(t, y), a->low,
                                                                CHARBONNIER), w->low);
+    if (w->fidelity > 0) sum = add_term(t, sum, fv_loss_charbonnier(t, y, a->luma, CHARBONNIER),
+                                        w->fidelity);
     if (w->spectrum > 0) sum = add_term(t, sum, amplitudes(t, w, y, a->luma), w->spectrum);
     if (w->peaks > 0) sum = add_term(t, sum, above(t, y, a->limit), w->peaks);
     if (w->texture > 0)

@@ -4,9 +4,9 @@
  *             pixel Charbonnier + spectrum | |FFT| - |FFT| |                        on RGB
  *     draft   the small steps after it; --init names a model with a base, which stays as it is
  *             sum over steps, the last weighing half, of what pssr_loss.c says of a draft, behind
- *             the frequency-domain update: every step is trained on what it makes itself of the
- *             steps before (roll-out), not on points of the ideal path. texture and peaks, 0 if not
- *             given, weigh what keeps it from single bright pixels
+ *             the frequency-domain update, lerp or gain (key update): every step is trained on what it
+ *             makes itself of the steps before (roll-out), not on points of the ideal path. texture
+ *             and peaks, 0 if not given, weigh what keeps it from single bright pixels
  *
  * Inputs are crops of photographs, made four times smaller and enlarged again (pssr_judge.c). Until
  * clean_first of the run all are shrunk by bicubic alone, with either of the two usual kernels;
@@ -31,7 +31,8 @@
  *
  * Keys beside the shared ones (train_recipe.c):
  *     stage preset crop batch accumulate precision export     frames video video_share
- *     pixel spectrum patch low texture peaks features     clean clean_first degrade     alpha_loss
+ *     pixel spectrum patch low fidelity texture peaks     update features     alpha_loss
+ *     clean clean_first degrade
  *     gan gan_from gan_channels gan_layers
  *     eval_every eval_pictures eval_size sample_rows
  *
@@ -351,10 +352,22 @@ static float weight_if_given(fv_recipe *r, const char *key)
     return fv_recipe_string(r, key, NULL) ? (float)fv_recipe_number(r, key, 0, 0, 1000) : 0;
 }
 
+/* Part of the stored recipe only where it is given. */
+static fv_status read_update(trainer *tr, fv_recipe *r)
+{
+    static const char *const updates[] = { "lerp", "gain", NULL };
+    int k = 0;
+    if (fv_recipe_string(r, "update", NULL)) FV_TRY(read_choice(tr, r, "update", updates, &k));
+    tr->weights.update = tr->cfg.fdu = k ? FV_FDU_GAIN : FV_FDU_LERP;
+    return FV_OK;
+}
+
 static fv_status read_draft_losses(trainer *tr, fv_recipe *r)
 {
     pssr_loss *w = &tr->weights;
     w->low = (float)fv_recipe_number(r, "low", 1, 0, 1000);
+    w->fidelity = weight_if_given(r, "fidelity");
+    FV_TRY(read_update(tr, r));
     w->texture = weight_if_given(r, "texture");
     w->peaks = weight_if_given(r, "peaks");
     w->scales = pssr_scales(tr->crop);
@@ -376,7 +389,8 @@ static fv_status read_losses(trainer *tr, fv_recipe *r)
     if (is_draft) FV_TRY(read_draft_losses(tr, r));
     tr->clean = fv_recipe_number(r, "clean", 0.5, 0, 1);
     tr->clean_first = fv_recipe_number(r, "clean_first", 0.2, 0, 1);
-    if (!(w->pixel > 0 || w->spectrum > 0 || w->low > 0 || w->texture > 0 || w->peaks > 0))
+    if (!(w->pixel > 0 || w->spectrum > 0 || w->low > 0 || w->texture > 0 || w->peaks > 0 ||
+          w->fidelity > 0))
         return fv_fail(tr->ctx, FV_ERR_ARG, "recipe: all losses have weight 0");
     if (!is_draft) return FV_OK;
     if (fv_recipe_string(r, "features", NULL)) tr->is_alone = !fv_recipe_bool(r, "features", 1);
@@ -427,6 +441,14 @@ static fv_status open_data(trainer *tr, fv_recipe *r, const char *data_dir)
 
 static bool is_of_base(const char *name) { return strncmp(name, "base.", 5) == 0; }
 
+/* A draft that goes on learning does so for the update that it was made for. */
+static fv_status check_update(const trainer *tr, const pssr_config *c)
+{
+    if (c->fdu == tr->cfg.fdu) return FV_OK;
+    return fv_fail(tr->ctx, FV_ERR_MODEL, "the model's draft is for update = %s, the recipe's for %s",
+                   fv_fdu_name(c->fdu), fv_fdu_name(tr->cfg.fdu));
+}
+
 static fv_status load_init(void *user, const fv_model *m)
 {
     trainer *tr = user;
@@ -438,6 +460,7 @@ static fv_status load_init(void *user, const fv_model *m)
                        "recipe's preset %s has %d of %d", c.blocks, c.channels, tr->cfg.name,
                        tr->cfg.blocks, tr->cfg.channels);
     if (tr->stage == DRAFT && c.times == tr->cfg.times && c.every == tr->cfg.every) {
+        FV_TRY(check_update(tr, &c));
         FV_TRY(fv_params_load(tr->params, m, ""));
     } else {
         FV_TRY(fv_params_load_some(tr->params, m, "", is_of_base));

@@ -10,14 +10,15 @@
 fv_t pssr_luma(fv_tape *t, fv_t rgb);
 /* Luma less its low-pass, the band that the frequency-domain update takes from the draft. */
 fv_t pssr_high(fv_tape *t, fv_t luma);
-/* What the frequency-domain update in mode lerp adds to the luma of the base, at alpha 1, with
- * gradients to both. */
-fv_t pssr_fdu_change(fv_tape *t, fv_t base_luma, fv_t draft_luma);
+/* What the frequency-domain update in mode lerp or gain adds to the luma of the base, at alpha 1,
+ * with gradients to both. */
+fv_t pssr_fdu_change(fv_tape *t, fv_fdu_mode mode, fv_t base_luma, fv_t draft_luma);
 /* Largest of 64, 32 and 16 that divides the side, 0: none. */
 int pssr_patch(int side);
 
 typedef struct pssr_loss {
-    float pixel, spectrum, low, texture, peaks; /* weights */
+    float pixel, spectrum, low, fidelity, texture, peaks; /* weights */
+    fv_fdu_mode update;         /* of a draft: lerp or gain */
     int patch;                  /* of the spectrum; divides the sides */
     int scales;                 /* of the texture, pssr_scales */
 } pssr_loss;
@@ -34,8 +35,9 @@ typedef struct pssr_anchor {
 } pssr_anchor;
 void pssr_anchor_make(fv_tape *t, const pssr_loss *w, fv_t base_rgb, fv_t hq, pssr_anchor *out);
 /* Of one draft step: pixel Charbonnier of the draft itself; of the luma after the update, low *
- * Charbonnier of its low band, spectrum * distance of amplitudes and peaks * mean of what its high
- * band has above the limit; texture * distance of textures of the picture after the update.
+ * Charbonnier of its low band, fidelity * that of all of it, spectrum * distance of amplitudes and
+ * peaks * mean of what its high band has above the limit; texture * distance of textures of the
+ * picture after the update.
  * *refined: that luma. */
 fv_t pssr_draft_loss(fv_tape *t, const pssr_loss *w, const pssr_anchor *a, fv_t rgb,
                      fv_t *refined);

@@ -8,6 +8,7 @@
  *
  * Everything is made by sr_frame_prepare; running allocates nothing, so a video is frames of one
  * sr_frame. */
+#include "fdu.h"
 #include "sr.h"
 
 #include <math.h>
@@ -77,6 +78,13 @@ static void choose_planes(sr_frame *r)
         j->plane_step[j->planes++] = k;
 }
 
+/* Drafts of pictures put detail where the input's pixels are, which flickers in clips. */
+static float own_detail(const sr_frame *r)
+{
+    const pssr_config *c = &r->sr->net.cfg;
+    return r->is_stream && !c->is_video && r->o.steps == 0 ? 0 : c->alpha;
+}
+
 fv_status sr_frame_options(sr_frame *r, const fv_sr_options *opts)
 {
     const pssr_config *c = &r->sr->net.cfg;
@@ -89,7 +97,7 @@ fv_status sr_frame_options(sr_frame *r, const fv_sr_options *opts)
     if (isnan(o->detail) || o->detail > 2)
         return fv_fail(r->ctx, FV_ERR_ARG,
                        "super-resolution: a detail of %g; it is 0 to 2", (double)o->detail);
-    if (o->fdu < -1 || o->fdu > (int)FV_FDU_OFF)
+    if (o->fdu < -1 || o->fdu >= FV_FDU_COUNT)
         return fv_fail(r->ctx, FV_ERR_ARG, "super-resolution: no update %d", o->fdu);
     if (isnan(o->scene_cut) || o->scene_cut > 1)
         return fv_fail(r->ctx, FV_ERR_ARG, "super-resolution: a scene cut at a difference of %g; it "
@@ -101,7 +109,7 @@ fv_status sr_frame_options(sr_frame *r, const fv_sr_options *opts)
                        "super-resolution: tiles need both sides, and no length is below 0");
     r->drafts = (o->steps ? o->steps : c->times) - 1;
     r->mode = o->fdu < 0 ? c->fdu : (fv_fdu_mode)o->fdu;
-    r->detail = o->detail < 0 ? c->alpha : o->detail;
+    r->detail = o->detail < 0 ? own_detail(r) : o->detail;
     if (r->detail == 0 && r->mode != FV_FDU_OFF && r->mode != FV_FDU_REF) r->drafts = 0;
     FV_TRY(sr_frame_sizes(r));
     choose_planes(r);
@@ -118,17 +126,20 @@ static fv_fdu_options update_options(const sr_frame *r)
     return o;
 }
 
+/* A padded complex plane a pixel, or two. */
+static uint64_t update_bytes(const sr_frame *r) { return r->mode == FV_FDU_GAIN ? 18 : 9; }
+
 static void update_tile_size(sr_frame *r)
 {
     r->update_w = sr_smaller(r->net_width, UPDATE_TILE + 2 * UPDATE_MARGIN);
     r->update_h = sr_smaller(r->net_height, UPDATE_TILE + 2 * UPDATE_MARGIN);
 }
 
-/* Two tiles and a padded complex plane. */
+/* Two tiles and the update's own. */
 static uint64_t tiled_update_bytes(sr_frame *r)
 {
     update_tile_size(r);
-    return (uint64_t)r->update_w * (uint64_t)r->update_h * (24 + 9);
+    return (uint64_t)r->update_w * (uint64_t)r->update_h * (24 + update_bytes(r));
 }
 
 static fv_status make_update(sr_frame *r)
@@ -229,7 +240,8 @@ static bool is_ample(sr_frame *r, uint64_t own)
 static fv_status plan_tiles(sr_frame *r, uint64_t before)
 {
     const uint64_t most = r->o.max_bytes ? r->o.max_bytes : UINT64_MAX;
-    const uint64_t plane = (uint64_t)r->net_width * (uint64_t)r->net_height * 9;
+    const uint64_t plane = (uint64_t)r->net_width * (uint64_t)r->net_height *
+                           update_bytes(r);
     const bool is_long = r->net_width > MOST_UPDATE || r->net_height > MOST_UPDATE;
     const bool can_tile = is_long || plane > tiled_update_bytes(r);
     const bool has_choice = r->job.planes > 1 && plane / 2 > tiled_update_bytes(r);

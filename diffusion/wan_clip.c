@@ -7,6 +7,7 @@
  *     33 frames in one piece > in tiles, the fewer the better > 17 frames, from the start > 9 frames
  *
  * and if nothing does, the call fails before the first window and says what would. */
+#include "fdu.h"
 #include "wan.h"
 
 #include <math.h>
@@ -391,7 +392,7 @@ static fv_status check_options(fv_ctx *ctx, const fv_wan_options *o)
         return fv_fail(ctx, FV_ERR_ARG,
                        "super-resolution: tiles need both sides, and no length is below 0");
     if (o->steps < 0 || o->steps > WAN_MAX_TIMES || !(o->detail <= 2) || o->fdu < -1 ||
-        o->fdu > FV_FDU_OFF || (o->precision != FV_F32 && o->precision != FV_BF16))
+        o->fdu >= FV_FDU_COUNT || (o->precision != FV_F32 && o->precision != FV_BF16))
         return fv_fail(ctx, FV_ERR_ARG,
                        "super-resolution: steps, detail, update or precision is out "
                        "of range");

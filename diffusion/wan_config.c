@@ -1,4 +1,5 @@
 /* wan_config.c - sizes, times and metadata of PS-SR models on Wan2.1's transformer. */
+#include "fdu.h"
 #include "wan.h"
 
 #include <math.h>
@@ -89,7 +90,7 @@ fv_status wan_config_check(fv_ctx *ctx, const wan_config *c)
             return fv_fail(ctx, FV_ERR_MODEL,
                            "wan: sigmas must fall from at most 1 towards 0, times "
                            "be in 0 to 1000");
-    if (!(c->alpha >= 0 && c->alpha <= 2) || (int)c->fdu < 0 || c->fdu > FV_FDU_OFF)
+    if (!(c->alpha >= 0 && c->alpha <= 2) || (int)c->fdu < 0 || (int)c->fdu >= FV_FDU_COUNT)
         return fv_fail(ctx, FV_ERR_MODEL,
                        "wan: weight of the detail outside [0, 2], or unknown update");
     return FV_OK;
@@ -142,7 +143,7 @@ static fv_status read_choices(fv_ctx *ctx, const fv_model *m, wan_config *c)
     if (!sees || (!c->draft_sees_zero && strcmp(sees, "lq") != 0))
         return fv_fail(ctx, FV_ERR_MODEL, PREFIX "draft_cond is missing or unknown: lq zero");
     if (fv_fdu_find(fv_model_meta(m, PREFIX "fdu"), &c->fdu)) return FV_OK;
-    return fv_fail(ctx, FV_ERR_MODEL, PREFIX "fdu is missing or unknown: lerp lock ref off");
+    return fv_fail(ctx, FV_ERR_MODEL, PREFIX "fdu is missing or unknown: lerp lock ref off gain");
 }
 
 fv_status wan_config_read(fv_ctx *ctx, const fv_model *m, wan_config *out)

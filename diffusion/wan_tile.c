@@ -153,7 +153,9 @@ static uint64_t work_bytes(const wan_tile *t)
     return a > b ? a : b;
 }
 
-#define UPDATE_BYTES 12 /* a pixel: 8, a little more for sides that are prime */
+/* A pixel: 8, a little more for sides that are prime; twice that for gains. */
+static uint64_t update_bytes(const wan_tile *t) { return t->update.mode == FV_FDU_GAIN ? 24 : 12; }
+
 #define SMALL_BYTES ((uint64_t)1 << 20)
 
 uint64_t wan_tile_bytes(const wan_tile *t)
@@ -163,7 +165,7 @@ uint64_t wan_tile_bytes(const wan_tile *t)
                             (1 + t->has_base + t->has_draft) * latents(t) * latent_floats(t) +
                             (t->has_draft ? 3 * pixels : 0);
     return work_bytes(t) + wan_vae_cache_bytes(t->vae) + wan_flow_own_bytes(t->flow) +
-           floats * sizeof(float) + UPDATE_BYTES * pixels + SMALL_BYTES;
+           floats * sizeof(float) + update_bytes(t) * pixels + SMALL_BYTES;
 }
 
 static bool take(wan_tile *t, float **to, size_t frames, size_t floats)

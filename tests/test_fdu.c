@@ -1,7 +1,8 @@
 /* test_fdu.c - the FFT against sums in double, and the frequency-domain update against a version
  * written from the definition: each luma plane filtered alone by a complex transform in double,
  * real part taken, RGB through the official YUV matrices. Their product differs from the identity
- * by 2e-5, hence 4e-5 for `ref`; lerp and lock are compared in the additive form to 1e-5. */
+ * by 2e-5, hence 4e-5 for `ref`; lerp, lock and gain are compared in the additive
+ * form to 1e-5. */
 #include <complex.h>
 
 #include "alloc_fail.h"
@@ -106,10 +107,34 @@ static int mirror(int i, int n)
     return i;
 }
 
+/* Binomial mean of order 8 along both sides of squares around (i, j); the plane goes on beyond. */
+static double slow_energy(const double *high, int H, int W, int i, int j)
+{
+    static const double binomial[9] = { 1, 8, 28, 56, 70, 56, 28, 8, 1 };
+    double sum = 0;
+    for (int b = -4; b <= 4; b++)
+        for (int a = -4; a <= 4; a++) {
+            const int y = j + b < 0 ? 0 : j + b >= H ? H - 1 : j + b;
+            const int x = i + a < 0 ? 0 : i + a >= W ? W - 1 : i + a;
+            sum += binomial[a + 4] * binomial[b + 4] * high[y * W + x] * high[y * W + x] / 65536;
+        }
+    return sum;
+}
+
+static void slow_gain(double *const high[2], int H, int W, double alpha, double *delta)
+{
+    for (int i = 0; i < H * W; i++) {
+        const double c = slow_energy(high[0], H, W, i % W, i / W) + 1e-6;
+        const double d = slow_energy(high[1], H, W, i % W, i / W) + 1e-6;
+        delta[i] = alpha * (fmin(sqrt(d / c), 6) - 1) * high[0][i];
+    }
+}
+
 /* delta [H, W] of the padded plane */
-static void slow_delta(const float *c, const float *d, int h, int w, int H, int W, bool is_lock,
+static void slow_delta(const float *c, const float *d, int h, int w, int H, int W, int mode,
                        double alpha, double *delta)
 {
+    const bool is_lock = mode == FV_FDU_LOCK;
     double *l[2], *y[2];
     for (int k = 0; k < 2; k++) {
         l[k] = malloc(sizeof(double) * (size_t)(H * W));
@@ -126,6 +151,9 @@ static void slow_delta(const float *c, const float *d, int h, int w, int H, int 
         const double g = fabs(hd) / (fabs(hd) + fabs(hc) + 1e-6);
         delta[i] = alpha * (g * hd + (1 - g) * hc - hc);
     }
+    for (int k = 0; k < 2 && mode == FV_FDU_GAIN; k++)
+        for (int i = 0; i < H * W; i++) y[k][i] -= l[k][i];
+    if (mode == FV_FDU_GAIN) slow_gain(y, H, W, alpha, delta);
     if (is_lock) slow_filter(delta, H, W, false, true);
     for (int k = 0; k < 2; k++) {
         free(l[k]);
@@ -249,17 +277,17 @@ static void ref_is_the_official_definition(void)
     }
 }
 
-static void modes_of(int h, int w, bool is_lock)
+static void modes_of(int h, int w, fv_fdu_mode mode)
 {
     const int H = fvi_fft_size(h + 32), W = fvi_fft_size(w + 32);
     float *c = picture(h, w, 3, 0.1, 0, 1), *d = picture(h, w, 4, 0.5, 0, 1);
     float *out = malloc(sizeof *out * 3 * (size_t)(h * w));
     double *delta = malloc(sizeof *delta * (size_t)(H * W)), most = 0;
     fv_fdu_options o = FV_FDU_OPTIONS_INIT;
-    o.mode = is_lock ? FV_FDU_LOCK : FV_FDU_LERP;
+    o.mode = mode;
     o.alpha = 0.8f;
     if (!out || !delta) exit(1);
-    slow_delta(c, d, h, w, H, W, is_lock, o.alpha, delta);
+    slow_delta(c, d, h, w, H, W, mode, o.alpha, delta);
     const fv_status s = update(h, w, &o, c, d, out);
     for (int i = 0; i < 3 * h * w; i++) {
         const int y = i / 3 / w + 16, x = i / 3 % w + 16;
@@ -270,24 +298,29 @@ static void modes_of(int h, int w, bool is_lock)
     free(out);
     free(delta);
     OK(ctx, s);
-    CHECK_MSG(most <= 1e-5, "%d x %d: differs by %g", w, h, most);
+    CHECK_MSG(most <= 1e-5, "%d x %d, mode %d: differs by %g", w, h, (int)mode, most);
 }
 
-static void lerp_and_lock_are_as_defined(void)
+static void lerp_lock_and_gain_are_as_defined(void)
 {
     static const int sizes[][2] = { { 24, 24 }, { 1, 1 }, { 3, 17 }, { 2, 2 }, { 33, 49 } };
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes && !test_bad; i++) {
-        modes_of(sizes[i][0], sizes[i][1], false);
-        if (!test_bad) modes_of(sizes[i][0], sizes[i][1], true);
+        modes_of(sizes[i][0], sizes[i][1], FV_FDU_LERP);
+        if (!test_bad) modes_of(sizes[i][0], sizes[i][1], FV_FDU_LOCK);
+        if (!test_bad) modes_of(sizes[i][0], sizes[i][1], FV_FDU_GAIN);
     }
 }
 
 enum { SIDE = 48, PIXELS = SIDE * SIDE, FLOATS = 3 * PIXELS };
+/* Those that begin with the base, less ref. */
+static const fv_fdu_mode additive[] = { FV_FDU_LERP, FV_FDU_LOCK, FV_FDU_GAIN };
+enum { ADDITIVE = sizeof additive / sizeof *additive };
 static float *base, *draft, out[FLOATS], other[FLOATS];
 
 static void chroma_is_that_of_the_base(void)
 {
-    for (int mode = FV_FDU_LERP; mode <= FV_FDU_REF; mode++) {
+    for (int mode = FV_FDU_LERP; mode <= FV_FDU_GAIN; mode++) {
+        if (mode == FV_FDU_OFF) continue;
         fv_fdu_options o = FV_FDU_OPTIONS_INIT;
         o.mode = (fv_fdu_mode)mode;
         OK(ctx, update(SIDE, SIDE, &o, base, draft, out));
@@ -309,14 +342,14 @@ static void chroma_is_that_of_the_base(void)
 static void nothing_to_take_changes_nothing(void)
 {
     fv_fdu_options o = FV_FDU_OPTIONS_INIT;
-    for (int mode = FV_FDU_LERP; mode <= FV_FDU_REF; mode++) {
+    for (int mode = FV_FDU_LERP; mode <= FV_FDU_GAIN; mode++) {
         o.mode = (fv_fdu_mode)mode;
         OK(ctx, update(SIDE, SIDE, &o, base, base, out));
         NEAR(largest_difference(out, base, FLOATS), 0, 1e-6);
     }
     o.alpha = 0;
-    for (int mode = FV_FDU_LERP; mode <= FV_FDU_LOCK; mode++) {
-        o.mode = (fv_fdu_mode)mode;
+    for (int k = 0; k < ADDITIVE; k++) {
+        o.mode = additive[k];
         OK(ctx, update(SIDE, SIDE, &o, base, draft, out));
         CHECK(memcmp(out, base, sizeof out) == 0);
     }
@@ -395,21 +428,21 @@ static void constants_stay(void)
         c[i] = 0.25f + 0.1f * (float)(i % 3);
         d[i] = 0.75f;
     }
-    for (int mode = FV_FDU_LERP; mode <= FV_FDU_LOCK; mode++) {
+    for (int k = 0; k < ADDITIVE; k++) {
         fv_fdu_options o = FV_FDU_OPTIONS_INIT;
-        o.mode = (fv_fdu_mode)mode;
+        o.mode = additive[k];
         OK(ctx, update(SIDE, SIDE, &o, c, d, out));
         NEAR(largest_difference(out, c, FLOATS), 0, 1e-6);
     }
 }
 
-static void threads_and_places_do_not_matter(void)
+static void threads_and_places_with(fv_fdu_mode mode)
 {
     fv_ctx *one = NULL;
     fv_ctx_options co = FV_CTX_OPTIONS_INIT;
     fv_fdu *f = NULL;
     fv_fdu_options o = FV_FDU_OPTIONS_INIT;
-    o.mode = FV_FDU_LOCK;
+    o.mode = mode;
     OK(ctx, update(SIDE, SIDE, &o, base, draft, out));
     co.threads = 3;
     CHECK(fv_ctx_create(&one, &co) == FV_OK);
@@ -419,6 +452,42 @@ static void threads_and_places_do_not_matter(void)
     fv_fdu_close(&f);
     fv_ctx_destroy(&one);
     CHECK(s == FV_OK && memcmp(out, other, sizeof out) == 0);
+}
+
+static void threads_and_places_do_not_matter(void)
+{
+    threads_and_places_with(FV_FDU_LOCK);
+    if (!test_bad) threads_and_places_with(FV_FDU_GAIN);
+}
+
+/* What the draft shows does not reach the picture, how much of it does: a draft with twice the base's
+ * detail doubles it in place, shifted by some pixels as well; none at all takes it away. */
+static void gain_takes_amounts_alone(void)
+{
+    fv_fdu_options o = FV_FDU_OPTIONS_INIT;
+    static float c[FLOATS], d[FLOATS];
+    double most[3] = { 0 }, size = 0;
+    o.mode = FV_FDU_GAIN;
+    for (int i = 0; i < PIXELS; i++)
+        for (int k = 0; k < 3; k++)
+            c[3 * i + k] = 0.5f + 0.05f * (float)(cos(2.2 * (i % SIDE)) * cos(2.2 * (int)(i / SIDE)));
+    for (int way = 0; way < 3; way++) {
+        for (int i = 0; i < PIXELS; i++) {
+            const float v = c[3 * ((i + 3 * (way == 1)) % PIXELS)];
+            for (int k = 0; k < 3; k++)
+                d[3 * i + k] = 0.5f + (way == 2 ? 0 : 2 * (v - 0.5f));
+        }
+        OK(ctx, update(SIDE, SIDE, &o, c, d, out));
+        for (int y = 8; y < SIDE - 8; y++)
+            for (int x = 8; x < SIDE - 8; x++) {
+                const int i = 3 * (y * SIDE + x);
+                const double wanted = way == 2 ? 0 : 2 * ((double)c[i] - 0.5);
+                most[way] = test_worst(most[way], out[i] - 0.5 - wanted);
+                size = fmax(size, fabs((double)c[i] - 0.5));
+            }
+    }
+    CHECK_MSG(most[0] < 0.2 * size && most[1] < 0.2 * size && most[2] < 0.2 * size,
+              "of %g: %g, shifted %g, without %g", size, most[0], most[1], most[2]);
 }
 
 static void bad_input_is_refused(void)
@@ -435,7 +504,7 @@ static void bad_input_is_refused(void)
         CHECK(strstr(fv_ctx_error(ctx), "alpha"));
     }
     bad = o;
-    bad.mode = (fv_fdu_mode)9;
+    bad.mode = (fv_fdu_mode)(FV_FDU_GAIN + 1);
     CHECK(fv_fdu_create(ctx, &f, 4, 4, &bad) == FV_ERR_ARG);
     bad = o;
     bad.cutoff = 0;
@@ -445,7 +514,7 @@ static void bad_input_is_refused(void)
     CHECK(fv_fdu_create(ctx, &f, 4, 4, &bad) == FV_ERR_ARG);
     memcpy(other, draft, sizeof other);
     other[777] = NAN;
-    for (int mode = FV_FDU_LERP; mode <= FV_FDU_OFF; mode++) {
+    for (int mode = FV_FDU_LERP; mode <= FV_FDU_GAIN; mode++) {
         o.mode = (fv_fdu_mode)mode;
         CHECK(update(SIDE, SIDE, &o, base, other, out) == FV_ERR_NUMERIC);
     }
@@ -455,6 +524,8 @@ static void no_memory_is_reported_and_nothing_leaks(void)
 {
     fv_status s = FV_ERR_OOM;
     int n = 0;
+    fv_fdu_options o = FV_FDU_OPTIONS_INIT;
+    o.mode = FV_FDU_GAIN; /* the one that holds most */
     for (; n < 100 && s != FV_OK; n++) {
         alloc_fail heap = { .left = ALLOC_ALL };
         const fv_allocator al = alloc_fail_allocator(&heap);
@@ -465,7 +536,7 @@ static void no_memory_is_reported_and_nothing_leaks(void)
         CHECK(fv_ctx_create(&small, &co) == FV_OK);
         const int64_t before = heap.live;
         heap.left = n;
-        s = fv_fdu_create(small, &f, 20, 30, NULL);
+        s = fv_fdu_create(small, &f, 20, 30, &o);
         CHECK((s == FV_OK) == (f != NULL) && (s == FV_OK || s == FV_ERR_OOM));
         fv_fdu_close(&f);
         CHECK(heap.live == before);
@@ -483,13 +554,14 @@ int main(void)
     RUN(fft_is_the_sum_of_its_definition);
     RUN(fft_sizes);
     RUN(ref_is_the_official_definition);
-    RUN(lerp_and_lock_are_as_defined);
+    RUN(lerp_lock_and_gain_are_as_defined);
     RUN(chroma_is_that_of_the_base);
     RUN(nothing_to_take_changes_nothing);
     RUN(lerp_is_linear_in_alpha);
     RUN(lock_keeps_what_is_coarse);
     RUN(constants_stay);
     RUN(threads_and_places_do_not_matter);
+    RUN(gain_takes_amounts_alone);
     RUN(bad_input_is_refused);
     RUN(no_memory_is_reported_and_nothing_leaks);
     free(base);

@@ -17,7 +17,7 @@ static fv_ctx *ctx;
 enum { W = 20, H = 13, PIXELS = W * H };
 
 /* Plan of the change for draft and base RGB [1, H, W, 3]; loss: its mean times `u`. */
-static fv_plan *change_plan(fv_params *params)
+static fv_plan *change_plan(fv_params *params, fv_fdu_mode mode)
 {
     const int64_t dim[4] = { 1, H, W, 3 }, one[4] = { 1, H, W, 1 };
     fv_tape *t;
@@ -25,18 +25,19 @@ static fv_plan *change_plan(fv_params *params)
     if (fv_tape_create(ctx, &t, params, FV_TRAIN, FV_F32) != FV_OK) exit(1);
     const fv_t c = fv_input_grad(t, "base", FV_F32, 4, dim);
     const fv_t d = fv_input_grad(t, "draft", FV_F32, 4, dim);
-    const fv_t change = pssr_fdu_change(t, pssr_luma(t, c), pssr_luma(t, d));
+    const fv_t change = pssr_fdu_change(t, mode, pssr_luma(t, c), pssr_luma(t, d));
     fv_output(t, "change", change);
     fv_output(t, "loss", fvi_loss_dot(t, change, fv_input(t, "u", FV_F32, 4, one)));
     if (fv_plan_finish(ctx, &p, &t, NULL) != FV_OK) exit(1);
     return p;
 }
 
-static void the_update_is_that_of_fdu(void)
+static void update_in(fv_fdu_mode mode)
 {
     static float base[3 * PIXELS], draft[3 * PIXELS], u[PIXELS], out[3 * PIXELS];
     fv_params *params = NULL;
     fv_fdu *f = NULL;
+    fv_fdu_options o = FV_FDU_OPTIONS_INIT;
     test_fill(base, 3 * PIXELS, 1);
     test_fill(draft, 3 * PIXELS, 2);
     for (int i = 0; i < 3 * PIXELS; i++) { /* within [0.3, 0.7]: nothing is clamped */
@@ -45,16 +46,19 @@ static void the_update_is_that_of_fdu(void)
     }
     test_fill(u, PIXELS, 3);
     OK(ctx, fv_params_create(ctx, &params));
-    fv_plan *p = change_plan(params);
+    fv_plan *p = change_plan(params, mode);
     OK(ctx, fv_plan_bind(p, "base", base));
     OK(ctx, fv_plan_bind(p, "draft", draft));
     OK(ctx, fv_plan_bind(p, "u", u));
     OK(ctx, fv_plan_forward(p));
-    OK(ctx, fv_fdu_create(ctx, &f, W, H, NULL));
+    o.mode = mode;
+    OK(ctx, fv_fdu_create(ctx, &f, W, H, &o));
     OK(ctx, fv_fdu_run(f, base, draft, out));
     const float *change = fv_plan_value(p, "change").data;
     double most = 0, moved = 0;
     for (int i = 0; i < 3 * PIXELS; i++) {
+        const int x = i / 3 % W, y = i / 3 / W, edge = mode == FV_FDU_GAIN ? 4 : 0;
+        if (x < edge || y < edge || x >= W - edge || y >= H - edge) continue; /* seen otherwise */
         most = test_worst(most, (double)out[i] - base[i] - change[i / 3]);
         moved = fmax(moved, fabs((double)change[i / 3]));
     }
@@ -83,6 +87,12 @@ static void the_update_is_that_of_fdu(void)
     fv_plan_destroy(&p);
     fv_params_destroy(&params);
     fv_fdu_close(&f);
+}
+
+static void the_update_is_that_of_fdu(void)
+{
+    update_in(FV_FDU_LERP);
+    if (!test_bad) update_in(FV_FDU_GAIN);
 }
 
 /* ---- Bright pixels --------------------------------------------------------------------------- */
@@ -396,6 +406,24 @@ static void a_draft_may_see_nothing_of_the_base(void)
     CHECK(train(ctx, "none", "base", 0, "features = no\n") == FV_ERR_UNKNOWN); /* has no draft */
 }
 
+/* The file says which update its draft is for, `gen sr` follows, and a later stage keeps to it. */
+static void a_draft_of_gains_is_one(void)
+{
+    fv_model *m;
+    OK(ctx, train(ctx, "gains", "base", 0, DRAFT "steps = 2\nupdate = gain\n"));
+    OK(ctx, fv_model_open(ctx, &m, temp_path("gains"), NULL));
+    CHECK(strcmp(fv_model_meta(m, "fovea.pssr.fdu"), "gain") == 0);
+    fv_model_close(&m);
+    OK(ctx, train(ctx, "pixels", "base", 0, DRAFT "steps = 2\n"));
+    CHECK(moved("gains", "pixels", "draft."));
+    OK(ctx, train(ctx, "loyal", "base", 0, DRAFT "steps = 2\nfidelity = 9\n"));
+    CHECK(moved("loyal", "pixels", "draft."));
+    OK(ctx, train(ctx, "more", "gains", 0, DRAFT "steps = 1\nupdate = gain\n"));
+    CHECK(train(ctx, "none", "gains", 0, DRAFT "steps = 1\n") == FV_ERR_MODEL);
+    CHECK(strstr(fv_ctx_error(ctx), "update = gain"));
+    CHECK(train(ctx, "none", "base", 0, DRAFT "update = ref\n") == FV_ERR_UNKNOWN);
+}
+
 static void a_discriminator_moves_the_draft(void)
 {
     fv_model *m;
@@ -565,6 +593,7 @@ int main(void)
     RUN(the_base_learns_a_picture_by_heart);
     RUN(the_draft_moves_and_the_base_stays);
     RUN(a_draft_may_see_nothing_of_the_base);
+    RUN(a_draft_of_gains_is_one);
     RUN(a_discriminator_moves_the_draft);
     RUN(a_model_of_pictures_becomes_one_of_video);
     RUN(bad_recipes_are_refused);

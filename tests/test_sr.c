@@ -487,6 +487,7 @@ static void a_frame_is_the_picture_before_rounding(void)
         fv_memory_stats m[2];
         int w, h;
         o.scale = scale;
+        o.steps = 4;
         o.tile_width = o.tile_height = 96;
         fv_image whole = enlarge(&img, o, NULL), frame;
         OK(ctx, fv_sr_stream_open(ctx, &s, sr, WIDE, HIGH, &o, NULL));
@@ -509,6 +510,30 @@ static void a_frame_is_the_picture_before_rounding(void)
         CHECK_MSG(gap <= (scale > 4 ? 3 : 1), "%d", gap); /* beyond 4 pictures are rounded twice */
     }
     fv_image_free(ctx, &img);
+}
+
+/* Drafts of pictures flicker: of a model of pictures a stream takes the base, unless it is told. */
+static void clips_leave_out_drafts_of_pictures(void)
+{
+    enum { WIDE = 24, HIGH = 16 };
+    static float in[WIDE * HIGH * 3], out[3][16 * WIDE * HIGH * 3];
+    fv_sr_options o[3] = { options(), options(), options() };
+    fv_sr_stats stats[3];
+    fv_sr_info info;
+    fv_image img = picture(WIDE, HIGH, 3, 8);
+    fv_image_to_float(&img, 0, 1, in);
+    fv_image_free(ctx, &img);
+    fv_sr_get_info(sr, &info);
+    o[1].steps = 1;
+    o[2].detail = info.detail;
+    for (int k = 0; k < 3; k++) {
+        fv_sr_stream *s;
+        OK(ctx, fv_sr_stream_open(ctx, &s, sr, WIDE, HIGH, &o[k], NULL));
+        OK(ctx, fv_sr_stream_frame(s, in, out[k], &stats[k]));
+        fv_sr_stream_close(&s);
+    }
+    CHECK(stats[0].steps == 1 && stats[1].steps == 1 && stats[2].steps == info.steps);
+    CHECK(memcmp(out[0], out[1], sizeof out[0]) == 0 && memcmp(out[0], out[2], sizeof out[0]) != 0);
 }
 
 /* ---- Frames that see the one before ---------------------------------------------------------- */
@@ -968,7 +993,7 @@ static void nonsense_is_refused(void)
         if (k == 4) o.width = o.height = 100;
         if (k == 5) o.steps = 5;
         if (k == 6) o.detail = 2.5f;
-        if (k == 7) o.fdu = 4;
+        if (k == 7) o.fdu = FV_FDU_GAIN + 1;
         if (k == 8) o.depth = 12;
         if (k == 9) o.tile_width = 64;
         if (k == 10) o.overlap = -1;
@@ -1004,6 +1029,7 @@ int main(void)
     RUN(usual_tiles_are_close_and_show_no_seams);
     RUN(the_same_bytes_for_any_number_of_threads);
     RUN(a_frame_is_the_picture_before_rounding);
+    RUN(clips_leave_out_drafts_of_pictures);
     write_kind(temp_path("film"), FV_F32, 4, false, 0.02f, true);
     if (open_file(temp_path("film"), &film_file, &film_sr) != FV_OK) return 1;
     RUN(a_stream_is_the_batch_to_the_bit);

@@ -514,7 +514,7 @@ int gen_sr(int argc, char **argv)
         { 0, "speedup", "R", "as many steps as are R times faster than all", CLI_RATIO, &a.speedup,
           1, 100 },
         { 0, "detail", "A", "weight of made-up detail, 0 to 2", CLI_NUMBER, &a.detail, 0, 2 },
-        { 0, "fdu", "lerp|lock|ref|paper|off", "how detail is put in", CLI_CHOICE, &a.fdu, 0, 0 },
+        { 0, "fdu", "lerp|gain|lock|ref|paper|off", "how detail is put in", CLI_CHOICE, &a.fdu, 0, 0 },
         { 0, "tile", "WxH", "pixels of the result at a time", CLI_STRING, &a.tile, 0, 0 },
         { 0, "overlap", "N", "pixels seen beyond a tile (default 128)", CLI_INT, &a.overlap, 1,
           65536 },

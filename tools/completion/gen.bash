@@ -11,7 +11,7 @@ _gen()
     --mode) words='ar sd vvs jacobi' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
     --class) words='all' ;;
-    --fdu) words='lerp lock ref paper off' ;;
+    --fdu) words='lerp gain lock ref paper off' ;;
     --raw) words='rgb24 rgb48le gbrp' ;;
     --depth) words='8 16 same' ;;
     --alpha-filter) words='bicubic nearest' ;;
