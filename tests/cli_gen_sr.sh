@@ -86,6 +86,11 @@ run $sr --tile 96x96 --tile-exact --json big.pgm exact.pgm
 ok $? exact_tiles_are_the_whole_picture
 run $sr --mem 150M --json big.pgm p.pgm
 memory_within 157286400 memory_stays_below_mem
+for way in "--fdu gain" "--speedup 1x" "--speedup 1.1x"; do
+    # shellcheck disable=SC2086
+    run $sr $way --mem 150M --json big.pgm p.pgm
+    memory_within 157286400 "memory_stays_below_mem $way"
+done
 refuse too_little_memory 1 "give --mem [0-9]*M.*at least [0-9]*M" $sr --mem 20M big.pgm q.pgm
 loud="$GEN sr --model m.safetensors --precision f32 -f --steps 1 --overlap 32"
 run $loud --mem 20M big.pgm q.pgm

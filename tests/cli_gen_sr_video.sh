@@ -230,6 +230,9 @@ ok $? files_keep_their_names
 for suffix in pgm pnm ppm; do cp frames/f_007.ppm other/a.$suffix; done
 expect names_that_differ_in_their_suffix 0 $sr -f --frames other both
 [ "$(ls both | tr '\n' ' ')" = "a.png a.pnm.png a.ppm.png " ]; ok $? no_frame_is_lost
+for i in a.png.ppm a.b.ppm; do cp frames/f_007.ppm other/$i; done # sorted between those of one stem
+expect names_that_are_not_neighbours 0 $sr -f --frames other many
+[ "$(ls many | wc -l)" = 5 ]; ok $? no_frame_is_lost_among_others
 mv frames/f_0010.ppm frames/f_010.ppm
 expect a_missing_frame 3 $sr --frames frames/f_%03d.ppm p/g_%04d.png
 grep -q 'f_009.ppm is missing' err && [ "$(ls p | tr '\n' ' ')" = "g_0007.png g_0008.png " ]

@@ -110,7 +110,6 @@ static void abort_leaves_nothing(void)
 
 static void full_device_gives_io_with_the_systems_text(void)
 {
-    if (access("/dev/full", W_OK) != 0) return;
     char *big = calloc(1, 200000);
     CHECK(fv_write_file(ctx, "/dev/full", "x", 1, 0) == FV_ERR_IO); /* fails at the flush */
     CHECK(strstr(fv_ctx_error(ctx), strerror(ENOSPC)));
@@ -295,7 +294,8 @@ int main(void)
     RUN(existing_file_is_kept_without_overwrite);
     RUN(file_that_appears_meanwhile_is_not_replaced);
     RUN(abort_leaves_nothing);
-    RUN(full_device_gives_io_with_the_systems_text);
+    if (access("/dev/full", W_OK) == 0) RUN(full_device_gives_io_with_the_systems_text);
+    else SKIP(full_device_gives_io_with_the_systems_text, "no /dev/full");
     RUN(bad_targets_are_named);
     RUN(reading_refuses_what_is_not_a_file);
     RUN(links_and_permissions_survive);

@@ -41,7 +41,9 @@ typedef struct video {
     char *temp;          /* of the output file; NULL: pipes, folders */
     off_t complete;      /* bytes of its complete frames */
     float *frame, *result;
-    char name[272], stem[256]; /* of the file for the frame read last, where it is the input's */
+    char name[272];      /* of the file for the frame read last, where it is the input's */
+    uint64_t *used;      /* hashes of the names so far */
+    size_t names, name_room;
     char *waiting[WAITING]; /* Wan2.1: those of frames not yet written, as a ring; NULL: by number */
     step step;
     uint64_t frames, taken, repeated, cuts;
@@ -256,6 +258,31 @@ static bool may_go_on(const video *v, fv_status s)
             s == FV_ERR_NOT_FOUND || s == FV_ERR_CHECKSUM);
 }
 
+/* FNV-1a. Two names of one hash would only make the second one longer. */
+static uint64_t hash_name(const char *s)
+{
+    uint64_t h = 0xcbf29ce484222325ull;
+    for (; *s; s++) h = (h ^ (uint8_t)*s) * 0x100000001b3ull;
+    return h;
+}
+
+/* Has no frame of this run that name? Then it has now. */
+static bool take_name(video *v)
+{
+    const uint64_t hash = hash_name(v->name);
+    for (size_t i = 0; i < v->names; i++)
+        if (v->used[i] == hash) return false;
+    if (v->names == v->name_room) {
+        const size_t room = v->name_room ? 2 * v->name_room : 1024;
+        uint64_t *more = realloc(v->used, room * sizeof *more);
+        if (!more) return true; /* as if it were new: most are */
+        v->used = more;
+        v->name_room = room;
+    }
+    v->used[v->names++] = hash;
+    return true;
+}
+
 /* From folder to folder, files keep their names: f9.jpg becomes f9.png, and f9.png and f9.webp after
  * it f9.png.png and f9.webp.png. NULL: by number. */
 static const char *name_frame(video *v)
@@ -264,10 +291,11 @@ static const char *name_frame(video *v)
     if (v->out_kind != FV_VIDEO_FILES || fv_video_first(v->reader) >= 0 || !in ||
         strchr(slash ? slash + 1 : v->out, '%'))
         return NULL;
-    const size_t n = (size_t)(strrchr(in, '.') - in);
-    const bool is_again = strncmp(in, v->stem, n) == 0 && !v->stem[n];
-    snprintf(v->stem, sizeof v->stem, "%.*s", (int)n, in);
-    snprintf(v->name, sizeof v->name, "%s.png", is_again ? in : v->stem);
+    const int n = (int)(strrchr(in, '.') - in);
+    snprintf(v->name, sizeof v->name, "%.*s.png", n, in);
+    if (take_name(v)) return v->name;
+    snprintf(v->name, sizeof v->name, "%s.png", in);
+    for (int k = 2; !take_name(v); k++) snprintf(v->name, sizeof v->name, "%s.%d.png", in, k);
     return v->name;
 }
 
@@ -489,5 +517,6 @@ int gen_sr_video(fv_ctx *ctx, const sr_args *a, const fv_sr_options *o, const ch
     if (v.in_fd > STDIN_FILENO) close(v.in_fd);
     if (v.result != v.frame) free(v.result);
     free(v.frame);
+    free(v.used);
     return code;
 }
