@@ -1,0 +1,99 @@
+#!/bin/sh
+# claims.sh - the paper's claims at small scale (arXiv 2605.19729): students of 3 % of the shipped F32, by
+# loss and seed, and what came out; about an hour of one core. Stopped, it goes on where it was.
+#     sh distill/recipes/claims.sh DATA OUT      from the top of the tree; FOVEA names the program
+# OUT/claims.csv has a line for each student, the table is printed; SEEDS, STEPS (of students) and SAMPLES
+# (drawn by each) may be set. awk -f distill/recipes/claims_table.awk OUT/claims.csv prints it of what is done.
+set -eu
+export LC_ALL=C
+data=$1
+out=$2
+here=distill/recipes
+fovea=${FOVEA:-build/release/bin/fovea}
+seeds=${SEEDS:-1 2 3}
+samples=${SAMPLES:-400}
+csv=$out/claims.csv
+
+# unless_done FILE DIR VERB ...: nothing if FILE is there, else from the newest checkpoint in DIR.
+unless_done() {
+    file=$1
+    dir=$2
+    shift 2
+    [ ! -f "$file" ] || return 0
+    if [ -n "$(find "$dir" -name 'ckpt-*.safetensors' 2> /dev/null)" ]; then set -- "$@" --resume; fi
+    "$fovea" "$@" --threads 1 --data-dir "$data"
+}
+
+# train NAME RECIPE [--set ...]: OUT/NAME/model.safetensors.
+train() {
+    name=$1
+    recipe=$2
+    shift 2
+    unless_done "$out/$name/model.safetensors" "$out/$name" train "diffusion/recipes/$recipe" -o "$out/$name" "$@"
+}
+
+# judge MODEL NAME: samples of MODEL against real pictures, OUT/NAME.json. Without guidance, which is a
+# setting that would have to be chosen for each student.
+judge() {
+    [ ! -f "$out/$2.json" ] || return 0
+    "$fovea" bench quality "$1" --classifier "$out/judge/model.safetensors" \
+        --recipe diffusion/recipes/classifier32.recipe --data-dir "$data" --samples "$samples" --steps 20 \
+        --cfg 1 --batch 16 --speedup 1 --precision f32 --threads 1 -q --json > "$out/part.json"
+    mv "$out/part.json" "$out/$2.json"
+}
+
+# meta FILE KEY: a text of a model file's header, which is JSON. value FILE KEY: a number of a report,
+# the first of this name.
+meta() { head -c 65536 "$1" | grep -a -o "\"fovea.distill.$2\":\"[^\"]*\"" | cut -d '"' -f 4; }
+value() { grep -o "\"$2\": [^,]*" "$1" | head -n 1 | cut -d ' ' -f 2; }
+
+# student NAME TEACHER SEED LOSS [--set ...]
+student() {
+    run=$1
+    teacher=$2
+    seed=$3
+    loss=$4
+    model=$out/$run-$seed.safetensors
+    shift 4
+    unless_done "$model" "$out/$run-$seed-run" distill "$here/claims.recipe" --teacher "$teacher" \
+        --loss "$loss" --set "seed=$seed" ${STEPS:+--set "steps=$STEPS" --set "eval_every=$STEPS"} \
+        -o "$model" "$@"
+    judge "$model" "$run-$seed"
+    echo "$run,$seed,$(meta "$model" heldout),$(meta "$model" distance)," \
+        "$(value "$out/$run-$seed.json" frechet_to_real),$(value "$out/$run-$seed.json" accuracy)," \
+        "$(meta "$model" heldout_teacher)" | tr -d ' ' >> "$csv"
+}
+
+strong=diffusion/models/f32.safetensors
+middle=$out/middle/model.safetensors
+weak=$out/weak/model.safetensors
+
+mkdir -p "$out"
+echo "run,seed,heldout,distance,frechet,recognised,heldout_teacher" > "$csv"
+train judge classifier32.recipe
+train middle f32_weak.recipe
+train weak f32_weak.recipe --set width=64 --set depth=4 --set heads=1 --set steps=300 \
+    --set eval_every=300
+for s in $seeds; do # the losses
+    student none "$strong" "$s" none
+    student out "$strong" "$s" out
+    student feat "$strong" "$s" feat
+    student lift "$strong" "$s" lift
+    student place "$strong" "$s" place
+done
+for s in $seeds; do # the weight of the fine part
+    student linear "$strong" "$s" place --set weight=linear
+    student cosine "$strong" "$s" place --set weight=cosine
+done
+for s in $seeds; do # weaker teachers
+    student feat-middle "$middle" "$s" feat
+    student place-middle "$middle" "$s" place
+    student feat-weak "$weak" "$s" feat
+    student place-weak "$weak" "$s" place
+done
+for s in $seeds; do # sizes of the groups, and PLACE without FeatKD
+    student k8 "$strong" "$s" place --set group=8
+    student k64 "$strong" "$s" place --set group=64
+    student alone "$strong" "$s" place --set l_feat=0
+done
+awk -f "$here/claims_table.awk" "$csv"
