@@ -382,8 +382,18 @@ fv_t dit_final(fv_tape *t, const dit_net *n, fv_t h, fv_t mod2)
     return n->cfg.refine ? refine(t, n, x) : x;
 }
 
+/* was + gate (now - was), the stream [B, N, C] as [B, N C, 1]: [B] could be meant for channels. */
+static fv_t pass(fv_tape *t, fv_t was, fv_t now, fv_t gate)
+{
+    const fv_tensor s = fv_tape_tensor(t, now);
+    const int64_t rows[3] = { s.dim[0], s.dim[1] * s.dim[2], 1 };
+    const fv_t added = fv_reshape(t, fv_binary_op(t, FV_SUB, now, was), 3, rows);
+    return fv_binary_op(t, FV_ADD, was, fv_reshape(t, fv_binary_op(t, FV_MUL, added, gate), 3,
+                                                   s.dim));
+}
+
 fv_t dit_forward_hidden(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t label, fv_t pos,
-                        fv_t rope, fv_t *hidden)
+                        fv_t rope, fv_t *hidden, const fv_t *gate)
 {
     fv_t h = dit_embed(t, n, x, pos);
     if (hidden) hidden[0] = h;
@@ -391,8 +401,10 @@ fv_t dit_forward_hidden(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t la
     const fv_dtype out = fv_tape_precision(t);
     for (int l = 0; l < n->cfg.depth; l++) {
         const fv_t mod = dit_block_mod_from(t, n, l, shared, cond);
+        const fv_t was = h;
         h = fv_gate_residual(t, h, dit_attention(t, n, l, h, mod, rope, out), mod, DIT_GATE1);
         h = fv_gate_residual(t, h, dit_mlp(t, n, l, h, mod, out), mod, DIT_GATE2);
+        if (gate) h = pass(t, was, h, gate[l]);
         if (hidden) hidden[l + 1] = h;
     }
     return dit_final(t, n, h, dit_final_mod(t, n, cond));
@@ -400,5 +412,5 @@ fv_t dit_forward_hidden(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t la
 
 fv_t dit_forward(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t label, fv_t pos, fv_t rope)
 {
-    return dit_forward_hidden(t, n, x, time, label, pos, rope, NULL);
+    return dit_forward_hidden(t, n, x, time, label, pos, rope, NULL, NULL);
 }

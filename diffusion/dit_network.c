@@ -103,14 +103,26 @@ void fv_dit_net_init(fv_dit_net *n, uint64_t seed, float out_std)
 
 /* ---- On a tape ------------------------------------------------------------------------------- */
 
-fv_t fv_dit_net_forward(const fv_dit_net *n, fv_tape *t, fv_t z, fv_t time, fv_t label,
-                        fv_t *hidden)
+static fv_t forward(const fv_dit_net *n, fv_tape *t, fv_t z, fv_t time, fv_t label, fv_t *hidden,
+                    const fv_t *gate)
 {
     const dit_config *c = &n->net.cfg;
     const int64_t N = dit_tokens(c), pos[2] = { N, c->width };
     const int64_t rope[3] = { N, 2, dit_head_dim(c) / 2 };
     const fv_t p = fv_input(t, "pos", FV_F32, 2, pos), ro = fv_input(t, "rope", FV_F32, 3, rope);
-    return dit_forward_hidden(t, &n->net, z, time, label, p, ro, hidden);
+    return dit_forward_hidden(t, &n->net, z, time, label, p, ro, hidden, gate);
+}
+
+fv_t fv_dit_net_forward(const fv_dit_net *n, fv_tape *t, fv_t z, fv_t time, fv_t label,
+                        fv_t *hidden)
+{
+    return forward(n, t, z, time, label, hidden, NULL);
+}
+
+fv_t fv_dit_net_forward_gated(const fv_dit_net *n, fv_tape *t, fv_t z, fv_t time, fv_t label,
+                              const fv_t *gate)
+{
+    return forward(n, t, z, time, label, NULL, gate);
 }
 
 fv_status fv_dit_net_bind(const fv_dit_net *n, fv_plan *plan)

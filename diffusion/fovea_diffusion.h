@@ -658,6 +658,10 @@ FV_API void fv_dit_net_init(fv_dit_net *n, uint64_t seed, float out_std);
  * tables to them, which must outlive the plan. Once for a tape. */
 FV_API fv_t fv_dit_net_forward(const fv_dit_net *n, fv_tape *t, fv_t z, fv_t time, fv_t label,
                                fv_t *hidden);
+/* The same with a gate for each block, gate[depth], f32 [B]: x + gate (block(x) - x), so that 0
+ * leaves the block out of a row and 1 is the network's. */
+FV_API fv_t fv_dit_net_forward_gated(const fv_dit_net *n, fv_tape *t, fv_t z, fv_t time, fv_t label,
+                                     const fv_t *gate);
 FV_API FV_NODISCARD fv_status fv_dit_net_bind(const fv_dit_net *n, fv_plan *plan);
 
 /* Pictures drawn with the present values, one class a row, as PATH_STEM.png (F models; for latent

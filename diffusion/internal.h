@@ -73,9 +73,10 @@ fv_t dit_final(fv_tape *t, const dit_net *n, fv_t h, fv_t mod2); /* -> [B,S,S,Co
 enum { DIT_SHIFT1 = 0, DIT_SCALE1, DIT_GATE1, DIT_SHIFT2, DIT_SCALE2, DIT_GATE2 };
 /* All of it: -> network output [B,S,S,Cout]. */
 fv_t dit_forward(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t label, fv_t pos, fv_t rope);
-/* The same, with the residual stream in front of the blocks and after each: hidden [depth + 1]. */
+/* The same; hidden: NULL, or [depth + 1] the residual stream in front of the blocks and after each;
+ * gate: NULL, or [depth] f32 [B], the share of each block in each row. */
 fv_t dit_forward_hidden(fv_tape *t, const dit_net *n, fv_t x, fv_t time, fv_t label, fv_t pos,
-                        fv_t rope, fv_t *hidden);
+                        fv_t rope, fv_t *hidden, const fv_t *gate);
 int swiglu_width(int width);   /* ceil(8 width / 3, 16) */
 /* Constant tables: pos [N, D] (official and F), rope [N, 2, hd/2] (F). */
 void dit_pos_table(const dit_config *c, float *pos);

@@ -40,7 +40,7 @@ static fv_status read_keep(fv_ctx *ctx, fv_recipe *r, int **list, int *count)
 
 static fv_status read_prune(distill_nets *n, fv_recipe *r, uint64_t seed, bool *asked)
 {
-    static const char *const methods[] = { "uniform", "shortgpt" };
+    static const char *const methods[] = { "uniform", "shortgpt", "learned" };
     static const char *const importances[] = { "magnitude", "diff" };
     fv_prune_options o = FV_PRUNE_OPTIONS_INIT;
     int *keep = NULL, depth = 0, width = 0;
@@ -49,9 +49,10 @@ static fv_status read_prune(distill_nets *n, fv_recipe *r, uint64_t seed, bool *
     o.seed = seed;
     o.blocks = (int)fv_recipe_int(r, "prune_blocks", 0, 0, 4096);
     o.width = fv_recipe_number(r, "prune_width", 0, 0, 1);
-    o.samples = (int)fv_recipe_int(r, "prune_samples", 32, 1, 100000);
+    o.samples = (int)fv_recipe_int(r, "prune_samples", 0, 0, 100000);
+    o.steps = (int)fv_recipe_int(r, "prune_steps", 0, 0, 1000000);
     if (s == FV_OK)
-        s = distill_choose(n->ctx, r, "prune_method", methods, 2, "uniform", &depth);
+        s = distill_choose(n->ctx, r, "prune_method", methods, 3, "uniform", &depth);
     if (s == FV_OK)
         s = distill_choose(n->ctx, r, "prune_importance", importances, 2, "magnitude", &width);
     o.depth = (fv_prune_depth)depth;

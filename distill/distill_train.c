@@ -19,8 +19,8 @@
  *     coarse = l1 | l2   eps = 1e-6   guards = yes; or, without these,
  *     reference = none   pixel | stable-diffusion | dit: as the authors' code has it
  *     weight = adaptive | linear | cosine | const        weight_const = 1
- *     prune_blocks prune_keep prune_method = uniform | shortgpt
- *     prune_width prune_importance = magnitude | diff    prune_samples = 32
+ *     prune_blocks prune_keep prune_method = uniform | shortgpt | learned
+ *     prune_width prune_importance = magnitude | diff    prune_samples prune_steps
  *     student_width student_depth student_heads student_hidden student_bottleneck student_refine
  *     batch accumulate label_drop t_mu t_sigma eval_every eval_batches sample_columns
  *     precision export seed split

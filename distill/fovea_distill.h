@@ -25,8 +25,11 @@ extern "C" {
 typedef enum fv_prune_depth {
     FV_PRUNE_UNIFORM = 0, /* of groups of neighbours the first in the first half of the blocks, the
                              last in the second [BK-SDM, Kim et al. 2024, on a transformer]      */
-    FV_PRUNE_SHORTGPT     /* those that turn the residual stream most [Men et al. 2024]: those with
+    FV_PRUNE_SHORTGPT,    /* those that turn the residual stream most [Men et al. 2024]: those with
                              the largest mean cosine of input and output go, never the last      */
+    FV_PRUNE_LEARNED      /* those without which the network learns worst to do as the teacher does:
+                             masks of groups of blocks, trained with the weights [TinyFusion, Fang et
+                             al. 2025]; minutes                                                  */
 } fv_prune_depth;
 
 typedef enum fv_prune_width {
@@ -43,8 +46,10 @@ typedef struct fv_prune_options {
     double width;            /* share of the heads and of the MLP's channels of each block that is
                                 kept, channels by sixteens; 0 = all                              */
     fv_prune_width importance;
-    int samples;             /* that SHORTGPT and DIFF look at, drawn by the teacher; 0 = 32     */
+    int samples;             /* that SHORTGPT, LEARNED and DIFF look at, drawn by the teacher; 0 = 32,
+                                for LEARNED 128                                                  */
     uint64_t seed;           /* of these; 0 = 1                                                  */
+    int steps;               /* of LEARNED, 8 rows each; 0 = 400                                 */
 } fv_prune_options;
 #define FV_PRUNE_OPTIONS_INIT { .struct_size = sizeof(fv_prune_options) }
 
@@ -52,8 +57,10 @@ typedef struct fv_prune_options {
 typedef struct fv_prune fv_prune;
 
 /* Decides. SHORTGPT runs the teacher, DIFF also backwards: that takes eight bytes for each of its
- * parameters, as MAGNITUDE does. FV_ERR_ARG: options out of range, or that keep everything;
- * FV_ERR_MODEL: no diffusion transformer. Not thread-safe. The same for any number of threads. */
+ * parameters, as MAGNITUDE does, LEARNED sixteen and the stream of every block for eight rows.
+ * FV_ERR_ARG: options out of range, or that keep everything; FV_ERR_MODEL: no diffusion transformer;
+ * FV_ERR_NUMERIC: what it measures is not finite; FV_ERR_CANCELLED. Not thread-safe. The same for any
+ * number of threads, LEARNED and DIFF but for rounding. */
 FV_API FV_NODISCARD fv_status fv_prune_create(fv_ctx *ctx, fv_prune **out, const fv_model *teacher,
                                               const fv_prune_options *opts);
 FV_API void fv_prune_free(fv_prune **p);
@@ -61,8 +68,8 @@ FV_API void fv_prune_free(fv_prune **p);
 typedef struct fv_prune_info {
     int depth, blocks;        /* of the teacher; kept                                            */
     const int *block;         /* [blocks] ascending                                              */
-    const double *influence;  /* [depth] 1 - mean cosine of a block's input and output; NULL: not
-                                 measured                                                        */
+    const double *influence;  /* [depth] 1 - mean cosine of a block's input and output, LEARNED: the
+                                 probability that it stays; NULL: not measured                   */
     int was_heads, heads, was_hidden, hidden;
     int64_t was_parameters, parameters;
 } fv_prune_info;

@@ -31,12 +31,43 @@ fv_status prune_fill(fv_ctx *ctx, const fv_prune *p, const fv_model *file,
 fv_status prune_meta(fv_ctx *ctx, const fv_prune *p, fv_meta *m);
 
 /* ---- prune_samples.c: what the teacher makes of its own pictures ---------------------------- */
+#define PRUNE_ROWS 8 /* of a batch */
+/* Pictures that the teacher drew, and batches of them at random times. */
+typedef struct prune_samples {
+    fv_ctx *ctx;
+    fv_dit_net *net;
+    fv_dit_sizes size;
+    fv_dit_draw draw;
+    fv_dit_batch batch;
+    float *x;            /* [padded][values] */
+    int *class_of;       /* [padded] */
+    int32_t *label;      /* [padded] */
+    int count, padded;   /* a multiple of PRUNE_ROWS: the first ones again */
+} prune_samples;
+/* net: of the file's sizes; stays the caller's. Accepts zeros to free. */
+fv_status prune_samples_create(fv_ctx *ctx, prune_samples *s, const fv_model *file, fv_dit_net *net,
+                               const fv_prune_options *o);
+void prune_samples_free(prune_samples *s);
+/* States of samples first .. first + PRUNE_ROWS - 1, of which each draw.seed makes others. */
+void prune_samples_batch(prune_samples *s, int first);
+/* f32 [PRUNE_ROWS, S, S, C]; and the inputs "z", "t", "y" of a plan of net bound to the batch. */
+fv_t prune_state_input(const prune_samples *s, fv_tape *t, const char *name);
+fv_status prune_samples_bind(const prune_samples *s, const fv_dit_net *net, fv_plan *plan);
 /* Mean cosine of input and output of each block, over tokens, rows and times: cosine [depth]. */
 fv_status prune_cosines(fv_ctx *ctx, const fv_model *file, const fv_prune_options *o,
                         double *cosine);
 /* Adds the gradients of the denoising loss to those of `net`, which has masters of the file. */
 fv_status prune_gradients(fv_ctx *ctx, const fv_model *file, const fv_prune_options *o,
                           fv_dit_net *net);
+
+/* ---- prune_learn.c: which blocks, by learning ------------------------------------------------ */
+#define PRUNE_MASKS 1024 /* of a group, at most */
+/* Groups of neighbours: group g has size[g] blocks, of which keep[g] stay; their number. size and
+ * keep are [depth]. */
+int prune_groups(int depth, int kept, int *size, int *keep);
+/* The `kept` blocks that stay, ascending, and with which probability each block does: stay [depth]. */
+fv_status prune_learn(fv_ctx *ctx, const fv_model *file, const fv_prune_options *o, int depth,
+                      int kept, int *block, double *stay);
 
 /* ---- prune_width.c: which heads and channels ------------------------------------------------ */
 /* Heads and MLP channels of `now`, of which this share stays. */

@@ -4,6 +4,7 @@
  * neighbours the first half keeps the first, the second half the last. 28 -> 14 is 0 2 .. 12, 15 17
  * .. 27 (BK-SDM's scheme on DiT; no calibration). shortgpt: a block that hardly turns the residual
  * stream does little; influence = 1 - mean over tokens of cos(input, output) (Men et al. 2024).
+ * learned: prune_learn.c.
  * Width: prune_width.c. */
 #include "internal.h"
 
@@ -67,12 +68,14 @@ static fv_status check(const fv_prune *p)
         (o->keep_count > 0 && !o->keep))
         return fv_fail(p->ctx, FV_ERR_ARG, "prune: %d blocks cannot stay of a model of %d",
                        o->blocks, p->was.depth);
-    if ((unsigned)o->depth > FV_PRUNE_SHORTGPT || (unsigned)o->importance > FV_PRUNE_DIFF)
+    if ((unsigned)o->depth > FV_PRUNE_LEARNED || (unsigned)o->importance > FV_PRUNE_DIFF)
         return fv_fail(p->ctx, FV_ERR_ARG, "prune: an unknown method");
     if (!(o->width >= 0 && o->width <= 1))
         return fv_fail(p->ctx, FV_ERR_ARG, "prune: a share of %g of the width: 0 to 1", o->width);
     if (o->samples < 1 || o->samples > 100000)
         return fv_fail(p->ctx, FV_ERR_ARG, "prune: %d samples: 1 to 100000", o->samples);
+    if (o->steps < 1 || o->steps > 1000000)
+        return fv_fail(p->ctx, FV_ERR_ARG, "prune: %d steps: 1 to 1000000", o->steps);
     return check_keep(p);
 }
 
@@ -116,6 +119,8 @@ static fv_status choose_blocks(fv_prune *p, const fv_model *teacher)
     } else {
         p->influence = fv_calloc(p->ctx, (size_t)depth, sizeof *p->influence);
         if (!p->influence) return FV_ERR_OOM;
+        if (o->depth == FV_PRUNE_LEARNED)
+            return prune_learn(p->ctx, teacher, o, depth, kept, p->block, p->influence);
         FV_TRY(prune_cosines(p->ctx, teacher, o, p->influence));
         FV_TRY(check_cosines(p));
         prune_by_cosine(p->influence, depth, kept, p->block);
@@ -168,7 +173,8 @@ fv_status fv_prune_create(fv_ctx *ctx, fv_prune **out, const fv_model *teacher,
     p->ctx = ctx;
     p->o = (fv_prune_options)FV_PRUNE_OPTIONS_INIT;
     fv_status s = FV_TAKE_OPTIONS(ctx, &p->o, opts, "prune");
-    if (p->o.samples == 0) p->o.samples = 32;
+    if (p->o.samples == 0) p->o.samples = p->o.depth == FV_PRUNE_LEARNED ? 128 : 32;
+    if (p->o.steps == 0) p->o.steps = 400;
     if (p->o.seed == 0) p->o.seed = 1;
     if (s == FV_OK) s = fv_dit_net_open(ctx, &net, teacher);
     if (s == FV_OK) s = decide(p, teacher, net);

@@ -7,26 +7,13 @@
 #include <string.h>
 
 #define STAGE "calibration"
-#define ROWS 8        /* of a batch */
 #define STEPS 12      /* of drawing a sample */
 /* Times of F models: wider than in training, so that early and late steps count. */
 #define T_MU 0.0f
 #define T_SIGMA 1.5f
 #define EPS 1e-12
 
-typedef struct samples {
-    fv_ctx *ctx;
-    fv_dit_net *net;
-    fv_dit_sizes size;
-    fv_dit_draw draw;
-    fv_dit_batch batch;
-    float *x;            /* [padded][values] */
-    int *class_of;       /* [padded] */
-    int32_t *label;      /* [padded] */
-    int count, padded;   /* a multiple of ROWS: the first ones again */
-} samples;
-
-static void samples_free(samples *s)
+void prune_samples_free(prune_samples *s)
 {
     fv_dit_batch_free(s->ctx, &s->batch);
     fv_free(s->ctx, s->x);
@@ -34,7 +21,7 @@ static void samples_free(samples *s)
     fv_free(s->ctx, s->label);
 }
 
-static fv_status draw_pictures(samples *s, const fv_model *file)
+static fv_status draw_pictures(prune_samples *s, const fv_model *file)
 {
     fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
     fv_dit *dit;
@@ -48,18 +35,17 @@ static fv_status draw_pictures(samples *s, const fv_model *file)
     return status;
 }
 
-/* net: where the batches go; stays the caller's. */
-static fv_status samples_create(fv_ctx *ctx, samples *s, const fv_model *file, fv_dit_net *net,
-                                const fv_prune_options *o)
+fv_status prune_samples_create(fv_ctx *ctx, prune_samples *s, const fv_model *file, fv_dit_net *net,
+                               const fv_prune_options *o)
 {
     memset(s, 0, sizeof *s);
     s->ctx = ctx;
     s->net = net;
     s->draw = (fv_dit_draw){ o->seed, T_MU, T_SIGMA, 0 };
     s->count = o->samples;
-    s->padded = (s->count + ROWS - 1) / ROWS * ROWS;
+    s->padded = (s->count + PRUNE_ROWS - 1) / PRUNE_ROWS * PRUNE_ROWS;
     fv_dit_net_get_sizes(net, &s->size);
-    FV_TRY(fv_dit_batch_create(ctx, &s->batch, net, ROWS));
+    FV_TRY(fv_dit_batch_create(ctx, &s->batch, net, PRUNE_ROWS));
     const size_t n = (size_t)s->batch.values, all = (size_t)s->padded;
     s->x = fv_calloc(ctx, all * n, sizeof *s->x);
     s->class_of = fv_calloc(ctx, all, sizeof *s->class_of);
@@ -73,29 +59,28 @@ static fv_status samples_create(fv_ctx *ctx, samples *s, const fv_model *file, f
     return FV_OK;
 }
 
-/* States of samples first .. first + ROWS - 1. */
-static void make_batch(samples *s, int first)
+void prune_samples_batch(prune_samples *s, int first)
 {
     fv_dit_batch_make(s->ctx, s->net, &s->draw, s->x + (int64_t)first * s->batch.values,
                       s->label + first, (uint64_t)first, &s->batch);
 }
 
-static fv_t state_input(const samples *s, fv_tape *t, const char *name)
+fv_t prune_state_input(const prune_samples *s, fv_tape *t, const char *name)
 {
-    const int64_t dim[4] = { ROWS, s->size.input_size, s->size.input_size, s->size.channels };
+    const int64_t dim[4] = { PRUNE_ROWS, s->size.input_size, s->size.input_size, s->size.channels };
     return fv_input(t, name, FV_F32, 4, dim);
 }
 
-static fv_t record_forward(const samples *s, fv_tape *t, fv_t *hidden)
+static fv_t record_forward(const prune_samples *s, fv_tape *t, fv_t *hidden)
 {
-    const int64_t rows = ROWS;
-    const fv_t z = state_input(s, t, "z"), time = fv_input(t, "t", FV_F32, 1, &rows);
+    const int64_t rows = PRUNE_ROWS;
+    const fv_t z = prune_state_input(s, t, "z"), time = fv_input(t, "t", FV_F32, 1, &rows);
     return fv_dit_net_forward(s->net, t, z, time, fv_input(t, "y", FV_I32, 1, &rows), hidden);
 }
 
-static fv_status bind(const samples *s, fv_plan *plan)
+fv_status prune_samples_bind(const prune_samples *s, const fv_dit_net *net, fv_plan *plan)
 {
-    FV_TRY(fv_dit_net_bind(s->net, plan));
+    FV_TRY(fv_dit_net_bind(net, plan));
     FV_TRY(fv_plan_bind(plan, "z", s->batch.z));
     FV_TRY(fv_plan_bind(plan, "t", s->batch.time));
     return fv_plan_bind(plan, "y", s->batch.label);
@@ -105,7 +90,7 @@ static fv_status bind(const samples *s, fv_plan *plan)
 
 static void hidden_name(char *out, size_t size, int l) { snprintf(out, size, "hidden%d", l); }
 
-static fv_status build_hidden(samples *s, fv_plan **out)
+static fv_status build_hidden(prune_samples *s, fv_plan **out)
 {
     fv_tape *t;
     char name[32];
@@ -121,7 +106,7 @@ static fv_status build_hidden(samples *s, fv_plan **out)
         status = fv_plan_finish(s->ctx, out, &t, NULL);
     }
     fv_free(s->ctx, hidden);
-    return status == FV_OK ? bind(s, *out) : status;
+    return status == FV_OK ? prune_samples_bind(s, s->net, *out) : status;
 }
 
 static double cosine_of(const float *a, const float *b, int64_t n)
@@ -136,7 +121,7 @@ static double cosine_of(const float *a, const float *b, int64_t n)
 }
 
 /* Adds the sums over the tokens of the first `rows` rows. */
-static void add_cosines(const samples *s, const fv_plan *plan, int rows, double *sum)
+static void add_cosines(const prune_samples *s, const fv_plan *plan, int rows, double *sum)
 {
     const int64_t n = s->size.width;
     char name[32];
@@ -150,13 +135,13 @@ static void add_cosines(const samples *s, const fv_plan *plan, int rows, double 
     }
 }
 
-static fv_status run_cosines(samples *s, fv_plan *plan, double *cosine)
+static fv_status run_cosines(prune_samples *s, fv_plan *plan, double *cosine)
 {
-    for (int first = 0; first < s->count; first += ROWS) {
-        make_batch(s, first);
+    for (int first = 0; first < s->count; first += PRUNE_ROWS) {
+        prune_samples_batch(s, first);
         FV_TRY(fv_plan_forward(plan));
-        add_cosines(s, plan, s->count - first < ROWS ? s->count - first : ROWS, cosine);
-        FV_TRY(fv_report(s->ctx, STAGE, (uint64_t)first + ROWS, (uint64_t)s->padded, NULL));
+        add_cosines(s, plan, s->count - first < PRUNE_ROWS ? s->count - first : PRUNE_ROWS, cosine);
+        FV_TRY(fv_report(s->ctx, STAGE, (uint64_t)first + PRUNE_ROWS, (uint64_t)s->padded, NULL));
     }
     for (int l = 0; l < s->size.depth; l++)
         cosine[l] /= (double)s->count * (double)s->size.tokens;
@@ -166,33 +151,33 @@ static fv_status run_cosines(samples *s, fv_plan *plan, double *cosine)
 fv_status prune_cosines(fv_ctx *ctx, const fv_model *file, const fv_prune_options *o,
                         double *cosine)
 {
-    samples s = { .ctx = ctx };
+    prune_samples s = { .ctx = ctx };
     fv_dit_net *net;
     fv_plan *plan = NULL;
     FV_TRY(fv_dit_net_open(ctx, &net, file));
     fv_status status = fv_params_load(fv_dit_net_params(net), file, "");
-    if (status == FV_OK) status = samples_create(ctx, &s, file, net, o);
+    if (status == FV_OK) status = prune_samples_create(ctx, &s, file, net, o);
     if (status == FV_OK) status = build_hidden(&s, &plan);
     if (status == FV_OK) status = run_cosines(&s, plan, cosine);
     fv_plan_destroy(&plan);
-    samples_free(&s);
+    prune_samples_free(&s);
     fv_dit_net_close(&net);
     return status;
 }
 
 /* ---- Gradients ------------------------------------------------------------------------------- */
 
-static fv_status build_loss(samples *s, fv_plan **out)
+static fv_status build_loss(prune_samples *s, fv_plan **out)
 {
-    const int64_t rows = ROWS;
+    const int64_t rows = PRUNE_ROWS;
     fv_tape *t;
     FV_TRY(fv_tape_create(s->ctx, &t, fv_dit_net_params(s->net), FV_TRAIN, FV_F32));
     fv_t y = record_forward(s, t, NULL);
     if (s->size.out_channels > s->size.channels) y = fv_slice(t, y, 0, s->size.channels);
-    fv_output(t, "loss", fv_loss_mse(t, y, state_input(s, t, "target"),
+    fv_output(t, "loss", fv_loss_mse(t, y, prune_state_input(s, t, "target"),
                                      fv_input(t, "weight", FV_F32, 1, &rows)));
     FV_TRY(fv_plan_finish(s->ctx, out, &t, NULL));
-    FV_TRY(bind(s, *out));
+    FV_TRY(prune_samples_bind(s, s->net, *out));
     FV_TRY(fv_plan_bind(*out, "target", s->batch.target));
     return fv_plan_bind(*out, "weight", s->batch.weight);
 }
@@ -200,18 +185,18 @@ static fv_status build_loss(samples *s, fv_plan **out)
 fv_status prune_gradients(fv_ctx *ctx, const fv_model *file, const fv_prune_options *o,
                           fv_dit_net *net)
 {
-    samples s = { .ctx = ctx };
+    prune_samples s = { .ctx = ctx };
     fv_plan *plan = NULL;
-    fv_status status = samples_create(ctx, &s, file, net, o);
+    fv_status status = prune_samples_create(ctx, &s, file, net, o);
     if (status == FV_OK) status = build_loss(&s, &plan);
-    for (int first = 0; first < s.count && status == FV_OK; first += ROWS) {
-        make_batch(&s, first);
+    for (int first = 0; first < s.count && status == FV_OK; first += PRUNE_ROWS) {
+        prune_samples_batch(&s, first);
         status = fv_plan_forward(plan);
         if (status == FV_OK) status = fv_plan_backward(plan, "loss", 1.0f);
         if (status == FV_OK)
-            status = fv_report(ctx, STAGE, (uint64_t)first + ROWS, (uint64_t)s.padded, NULL);
+            status = fv_report(ctx, STAGE, (uint64_t)first + PRUNE_ROWS, (uint64_t)s.padded, NULL);
     }
     fv_plan_destroy(&plan);
-    samples_free(&s);
+    prune_samples_free(&s);
     return status;
 }

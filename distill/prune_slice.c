@@ -160,7 +160,7 @@ static fv_status add_list(fv_ctx *ctx, fv_meta *m, const char *key, const int *v
 
 fv_status prune_meta(fv_ctx *ctx, const fv_prune *p, fv_meta *m)
 {
-    static const char *const depths[] = { "uniform", "shortgpt" };
+    static const char *const depths[] = { "uniform", "shortgpt", "learned" };
     static const char *const widths[] = { "magnitude", "diff" };
     char hex[65];
     fv_hex(p->hash, 32, hex);

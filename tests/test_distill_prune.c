@@ -58,6 +58,28 @@ static void the_largest_stay_in_order(void)
     CHECK(index[0] == 1);
 }
 
+/* All blocks once, as many kept as asked, masks within bounds; known groups. */
+static void groups_share_the_blocks(void)
+{
+    int size[64], keep[64];
+    CHECK(prune_groups(28, 14, size, keep) == 14 && size[3] == 2 && keep[3] == 1);
+    CHECK(prune_groups(28, 7, size, keep) == 7 && size[6] == 4 && keep[6] == 1);
+    CHECK(prune_groups(8, 3, size, keep) == 1 && size[0] == 8 && keep[0] == 3);
+    for (int depth = 1; depth <= 64; depth++)
+        for (int kept = 1; kept <= depth; kept++) {
+            const int n = prune_groups(depth, kept, size, keep);
+            int blocks = 0, stay = 0;
+            for (int g = 0; g < n; g++) {
+                double masks = 1;
+                for (int i = 1; i <= keep[g]; i++) masks = masks * (size[g] - keep[g] + i) / i;
+                CHECK_MSG(keep[g] <= size[g] && masks < PRUNE_MASKS + 0.5, "%d of %d", kept, depth);
+                blocks += size[g];
+                stay += keep[g];
+            }
+            CHECK_MSG(blocks == depth && stay == kept, "%d of %d", kept, depth);
+        }
+}
+
 /* ---- Teachers -------------------------------------------------------------------------------- */
 
 static float *values_of(const dit_net *n, int block, const char *part, int64_t *rows, int64_t *cols)
@@ -212,14 +234,15 @@ static double difference(const char *one, const char *two)
     return worst / most;
 }
 
-static void check_idle_blocks(bool is_f, fv_dtype type)
+static void check_idle_blocks(bool is_f, fv_dtype type, fv_prune_depth how)
 {
     static const int busy[] = { 0, 2, 4 };
     fv_prune_options o = FV_PRUNE_OPTIONS_INIT;
     make_teacher("teacher", is_f, idle_blocks, type);
     o.blocks = 3;
-    o.depth = FV_PRUNE_SHORTGPT;
+    o.depth = how;
     o.samples = 5; /* not a multiple of the batch */
+    o.steps = 60;
     OK(ctx, prune_file("teacher", &o, NULL));
     CHECK_MSG(difference("teacher", "student") < 1e-5, "%g", difference("teacher", "student"));
     o = (fv_prune_options)FV_PRUNE_OPTIONS_INIT;
@@ -234,9 +257,57 @@ static void check_idle_blocks(bool is_f, fv_dtype type)
 
 static void shortgpt_finds_blocks_that_do_nothing(void)
 {
-    check_idle_blocks(true, FV_F32);
-    check_idle_blocks(true, FV_I8);
-    check_idle_blocks(false, FV_F32);
+    check_idle_blocks(true, FV_F32, FV_PRUNE_SHORTGPT);
+    check_idle_blocks(true, FV_I8, FV_PRUNE_SHORTGPT);
+    check_idle_blocks(false, FV_F32, FV_PRUNE_SHORTGPT);
+}
+
+static void learning_finds_blocks_that_do_nothing(void)
+{
+    check_idle_blocks(true, FV_F32, FV_PRUNE_LEARNED);
+    check_idle_blocks(false, FV_F32, FV_PRUNE_LEARNED);
+}
+
+/* Probabilities of the blocks that stay; the same again. */
+static void learning_tells_how_sure_it_is(void)
+{
+    fv_prune_options o = FV_PRUNE_OPTIONS_INIT;
+    fv_ctx_options co = FV_CTX_OPTIONS_INIT;
+    fv_prune_info info;
+    fv_ctx *one;
+    fv_prune *p, *again;
+    fv_model *m, *other;
+    double sum = 0;
+    make_teacher("teacher", true, idle_blocks, FV_F32);
+    OK(ctx, fv_model_open(ctx, &m, temp_path("teacher"), NULL));
+    o.blocks = 3;
+    o.depth = FV_PRUNE_LEARNED;
+    o.samples = 8;
+    o.steps = 40;
+    OK(ctx, fv_prune_create(ctx, &p, m, &o));
+    fv_prune_get_info(p, &info);
+    for (int k = 0; k < DEPTH; k++) {
+        const bool is_idle = k == 1 || k == 3;
+        sum += info.influence[k];
+        CHECK_MSG(is_idle ? info.influence[k] < 0.5 : info.influence[k] > 0.5, "%d: %g", k,
+                  info.influence[k]);
+    }
+    NEAR(sum, 3, 1e-9);
+    co.threads = fv_ctx_threads(ctx);
+    CHECK(fv_ctx_create(&one, &co) == FV_OK);
+    fv_status s = fv_model_open(one, &other, temp_path("teacher"), NULL);
+    if (s == FV_OK) s = fv_prune_create(one, &again, other, &o);
+    CHECK(s == FV_OK);
+    fv_prune_info second;
+    fv_prune_get_info(again, &second);
+    for (int k = 0; k < DEPTH; k++)
+        CHECK_MSG(info.influence[k] == second.influence[k], "block %d: %.17g, %.17g", k,
+                  info.influence[k], second.influence[k]);
+    fv_prune_free(&again);
+    fv_model_close(&other);
+    fv_ctx_destroy(&one);
+    fv_prune_free(&p);
+    fv_model_close(&m);
 }
 
 static void influence_is_what_a_block_turns(void)
@@ -402,13 +473,14 @@ static void models_that_are_not_finite_are_refused(void)
         { .width = 0.3, .importance = FV_PRUNE_MAGNITUDE },
         { .width = 0.3, .importance = FV_PRUNE_DIFF, .samples = 2 },
         { .blocks = 1, .depth = FV_PRUNE_SHORTGPT, .samples = 2 },
+        { .blocks = 1, .depth = FV_PRUNE_LEARNED, .samples = 2, .steps = 20 },
     };
     const dit_config config = tiny_config(DIT_F);
     tiny_model teacher;
     fv_tensor t;
     tiny_make(ctx, &config, false, &teacher);
     CHECK(fv_model_find(teacher.m, "blocks.0.w12.weight", &t) >= 0);
-    for (int k = 0; k < 6; k++) {
+    for (int k = 0; k < 8; k++) {
         fv_prune_options o = way[k / 2];
         fv_prune *p;
         o.struct_size = sizeof o;
@@ -420,7 +492,7 @@ static void models_that_are_not_finite_are_refused(void)
     tiny_free(&teacher);
 }
 
-static void without_memory_nothing_is_left(void)
+static void no_memory_to_prune_with(fv_prune_depth how)
 {
     fv_prune_options o = FV_PRUNE_OPTIONS_INIT;
     alloc_fail heap = { .left = ALLOC_ALL };
@@ -428,7 +500,10 @@ static void without_memory_nothing_is_left(void)
     tiny_model teacher;
     tiny_make(ctx, &config, false, &teacher);
     o.blocks = 1;
-    o.width = 0.5;
+    o.depth = how;
+    o.steps = 1;
+    o.samples = how == FV_PRUNE_LEARNED ? 2 : 0;
+    o.width = how == FV_PRUNE_LEARNED ? 0 : 0.5;
     int failed = 0;
     for (int64_t n = 0;; n += n < 200 ? 1 : 7) { /* later ones: the same steps for more tensors */
         atomic_store(&heap.left, ALLOC_ALL);
@@ -452,6 +527,12 @@ static void without_memory_nothing_is_left(void)
     CHECK(failed > 50);
 }
 
+static void without_memory_nothing_is_left(void)
+{
+    no_memory_to_prune_with(FV_PRUNE_UNIFORM);
+    if (!test_bad) no_memory_to_prune_with(FV_PRUNE_LEARNED);
+}
+
 int main(void)
 {
     temp_dir_make("distill-prune");
@@ -459,7 +540,10 @@ int main(void)
     RUN(uniform_is_the_published_rule);
     RUN(blocks_with_large_cosines_go);
     RUN(the_largest_stay_in_order);
+    RUN(groups_share_the_blocks);
     RUN(shortgpt_finds_blocks_that_do_nothing);
+    RUN(learning_finds_blocks_that_do_nothing);
+    RUN(learning_tells_how_sure_it_is);
     RUN(influence_is_what_a_block_turns);
     RUN(heads_and_channels_without_weights_go);
     RUN(files_say_where_they_come_from);

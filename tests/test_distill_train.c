@@ -335,7 +335,7 @@ static void bad_recipes_are_refused(void)
         { PRUNED "student_depth = 2\n", FV_ERR_ARG, "more than one" },
         { PRUNED "loss = both\n", FV_ERR_UNKNOWN, "none, out, feat, lift or place" },
         { PRUNED "weight = half\n", FV_ERR_UNKNOWN, "adaptive, linear, cosine or const" },
-        { PRUNED "prune_method = best\n", FV_ERR_UNKNOWN, "uniform or shortgpt" },
+        { PRUNED "prune_method = best\n", FV_ERR_UNKNOWN, "uniform, shortgpt or learned" },
         { "prune_keep = 0, x\n", FV_ERR_MODEL, "prune_keep" },
         { "prune_blocks = 9\n", FV_ERR_ARG, "9 blocks cannot stay" },
         { PRUNED "l_diff = 0\nloss = none\n", FV_ERR_ARG, "weight 0" },

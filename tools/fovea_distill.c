@@ -13,7 +13,7 @@
 typedef struct prune_args {
     cli_common common;
     const char *out, *keep, *method, *importance, *type;
-    int blocks, samples;
+    int blocks, samples, steps;
     double width;
     uint64_t seed;
 } prune_args;
@@ -120,6 +120,8 @@ static int prune(fv_ctx *ctx, const void *args, const char *in)
     o.samples = a->samples;
     o.seed = a->seed;
     if (a->method && strcmp(a->method, "shortgpt") == 0) o.depth = FV_PRUNE_SHORTGPT;
+    if (a->method && strcmp(a->method, "learned") == 0) o.depth = FV_PRUNE_LEARNED;
+    o.steps = a->steps;
     if (a->importance && strcmp(a->importance, "diff") == 0) o.importance = FV_PRUNE_DIFF;
     if (a->keep && (o.keep_count = parse_list(a->keep, list)) < 0)
         return cli_fail(CLI_USAGE, "--keep %s: numbers of blocks with commas between expected",
@@ -138,14 +140,16 @@ int fovea_prune(int argc, char **argv)
     const cli_option options[] = {
         {'o', NULL, "FILE", "the model to write (needed)", CLI_STRING, &a.out, 0, 0},
         {0, "blocks", "N", "number of blocks that stay", CLI_INT, &a.blocks, 1, MAX_BLOCKS},
-        {0, "method", "uniform|shortgpt", "which: evenly spread, or those that do most",
+        {0, "method", "uniform|shortgpt|learned", "which: evenly spread, doing most, by training",
          CLI_CHOICE, &a.method, 0, 0},
         {0, "keep", "LIST", "these blocks, such as 0,2,5,7", CLI_STRING, &a.keep, 0, 0},
         {0, "width", "R", "share of heads and MLP channels that stays", CLI_NUMBER, &a.width, 0,
          1},
         {0, "importance", "magnitude|diff", "which: by weights, or by the change of the loss",
          CLI_CHOICE, &a.importance, 0, 0},
-        {0, "samples", "N", "drawn to measure that (default 32)", CLI_INT, &a.samples, 1, 100000},
+        {0, "samples", "N", "drawn to measure that (default 32, to learn 128)", CLI_INT, &a.samples, 1,
+         100000},
+        {0, "steps", "N", "of learning (default 400)", CLI_INT, &a.steps, 1, 1000000},
         {0, "seed", "N", "of these samples (default 1)", CLI_U64, &a.seed, 0, 0},
         {0, "type", "f32|bf16|int8", "type of the matrices (default bf16)", CLI_CHOICE, &a.type, 0,
          0},

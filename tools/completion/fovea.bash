@@ -12,7 +12,7 @@ _fovea()
         ;;
     --clock) words='wall cpu' ;;
     --type | --kv) words='f32 bf16 int8' ;;
-    --method) words='uniform shortgpt' ;;
+    --method) words='uniform shortgpt learned' ;;
     --importance) words='magnitude diff' ;;
     --loss) words='none out feat lift place' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
@@ -36,7 +36,7 @@ _fovea()
     train) words="-o --resume --set --data-dir --init --start-step --slices --threads --device --json $common" ;;
     convert) words="-o --vae --tokenizer --draft --base --context --prune --grid --weights --type -f $common" ;;
     new) words="-o --seed --classes -f --threads $common" ;;
-    prune) words="-o --blocks --method --keep --width --importance --samples --seed --type -f --threads --json $common" ;;
+    prune) words="-o --blocks --method --keep --width --importance --samples --steps --seed --type -f --threads --json $common" ;;
     distill) words="-o --teacher --student-blocks --prune --student --loss --data --data-dir --run --resume
             --set --slices -f --threads --device --json $common" ;;
     bench)
