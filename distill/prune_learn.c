@@ -94,7 +94,6 @@ typedef struct group {
     double *mean;        /* of the logits of the last steps */
     double *grad, *moment, *square; /* of Adam */
     double *score;       /* [PRUNE_ROWS][masks] s l + n of this step */
-    int drawn[PRUNE_ROWS];
 } group;
 
 typedef struct learner {
@@ -160,7 +159,6 @@ static void draw_masks(learner *l, group *g, uint64_t step, int index)
             score[k] = SCALING * g->logit[k] - log(-log((double)u[k] + 3e-8));
             if (score[k] > score[best]) best = k;
         }
-        g->drawn[b] = best;
         for (int i = 0; i < g->size; i++)
             l->gate[(g->first + i) * PRUNE_ROWS + b] = g->mask[best * g->size + i];
     }

@@ -22,6 +22,10 @@ expect prune_thin_student_draws 0 "$GEN" --model thin.safetensors --steps 2 -o t
 expect prune_by_influence 0 "$FOVEA" prune teacher.safetensors --blocks 7 --method shortgpt \
     --samples 2 --threads 1 --json -o seven.safetensors
 json_ok out influence; ok $? prune_json_has_influences
+expect prune_by_learning 0 "$FOVEA" prune teacher.safetensors --blocks 3 --method learned --samples 2 \
+    --steps 2 --threads 1 --json -o three.safetensors
+json_ok out influence && grep -q '"depth": 8' out; ok $? prune_json_has_chances
+expect prune_learned_student_draws 0 "$GEN" --model three.safetensors --steps 2 -o three.png
 refuse prune_does_not_overwrite 1 "two.safetensors" "$FOVEA" prune teacher.safetensors --blocks 2 \
     -o two.safetensors
 refuse prune_needs_something_to_cut 2 "--blocks" "$FOVEA" prune teacher.safetensors -o x.safetensors
