@@ -383,8 +383,8 @@ FV_API void fv_fdu_close(fv_fdu **f);
  *
  * An opened fv_sr is immutable: threads may use it concurrently, each with its own context. */
 typedef struct fv_sr fv_sr;
-/* `file` must outlive the model. precision FV_F32, or FV_BF16, which is f32 without AVX-512.
- * FV_ERR_MODEL: not such a model, or a tensor is missing or of another shape. */
+/* `file` must outlive the model. precision FV_F32, or FV_BF16, which is f32 on CPUs without
+ * AVX-512. FV_ERR_MODEL: not such a model, or a tensor is missing or of another shape. */
 FV_API FV_NODISCARD fv_status fv_sr_open(fv_ctx *ctx, fv_sr **out, const fv_model *file,
                                          fv_dtype precision);
 FV_API void fv_sr_close(fv_sr **sr);
@@ -419,7 +419,7 @@ typedef struct fv_sr_options {
     int overlap;             /* pixels that a tile sees beyond its own; 0 = 128                  */
     int exact_tiles;         /* tiles see as far as the networks reach: equal to one tile but for
                                 rounding                                                         */
-    uint64_t max_bytes;      /* most that the call may allocate; 0 = no bound                    */
+    uint64_t max_bytes;      /* most that the call may allocate, on a device too; 0 = no bound   */
     float scene_cut;         /* streams: mean difference of luma, 0..1, above which a frame does not
                                 see the one before; 0 = 0.1; < 0 = never                         */
 } fv_sr_options;

@@ -128,7 +128,7 @@ void pssr_draft_init(pssr_net *n);
 void pssr_draft_alone(pssr_net *n, bool is_new);
 int64_t pssr_count(const pssr_net *n, unsigned part);
 
-/* Tables that the tape reads, for batches of B: bind to each plan. */
+/* Tables that the tape reads, for batches of B, in device memory: bind to each plan. */
 typedef struct pssr_tables {
     int times;
     float *rope;                 /* [64, 2, 16] */

@@ -242,30 +242,41 @@ static void fill_time(float *row, float s)
     }
 }
 
+/* n floats for the device of ctx, from a copy on the host. */
+static fv_status upload(fv_ctx *ctx, const float *host, size_t n, float **out)
+{
+    *out = fv_dev_alloc(ctx, n, sizeof(float));
+    return *out ? fv_dev_copy(ctx, *out, host, n * sizeof(float), FV_COPY_TO_DEVICE) : FV_ERR_OOM;
+}
+
+static fv_status upload_tables(fv_ctx *ctx, pssr_tables *out, const pssr_config *c, int64_t B,
+                               float *host)
+{
+    fv_rope_table(PSSR_WINDOW, PSSR_WINDOW, PSSR_HEAD, 10000.0, host);
+    FV_TRY(upload(ctx, host, PSSR_WINDOW * PSSR_WINDOW * PSSR_HEAD, &out->rope));
+    for (int k = 0; k < c->times; k++) {
+        for (int64_t b = 0; b < B; b++) fill_time(host + b * PSSR_SINUSOIDS, c->time[k]);
+        FV_TRY(upload(ctx, host, (size_t)B * PSSR_SINUSOIDS, &out->time[k]));
+    }
+    return FV_OK;
+}
+
 fv_status pssr_tables_create(fv_ctx *ctx, pssr_tables *out, const pssr_config *c, int64_t B)
 {
+    const int64_t rope = PSSR_WINDOW * PSSR_WINDOW * PSSR_HEAD, time = B * PSSR_SINUSOIDS;
     memset(out, 0, sizeof *out);
     out->times = c->times;
-    out->rope = fv_calloc(ctx, PSSR_WINDOW * PSSR_WINDOW * PSSR_HEAD, sizeof(float));
-    bool is_full = out->rope != NULL;
-    for (int k = 0; k < c->times && is_full; k++) {
-        out->time[k] = fv_calloc(ctx, (size_t)B, PSSR_SINUSOIDS * sizeof(float));
-        is_full = out->time[k] != NULL;
-        for (int64_t b = 0; b < B && is_full; b++)
-            fill_time(out->time[k] + b * PSSR_SINUSOIDS, c->time[k]);
-    }
-    if (!is_full) {
-        pssr_tables_free(ctx, out);
-        return FV_ERR_OOM;
-    }
-    fv_rope_table(PSSR_WINDOW, PSSR_WINDOW, PSSR_HEAD, 10000.0, out->rope);
-    return FV_OK;
+    float *host = fv_calloc(ctx, (size_t)(rope > time ? rope : time), sizeof *host);
+    const fv_status s = host ? upload_tables(ctx, out, c, B, host) : FV_ERR_OOM;
+    fv_free(ctx, host);
+    if (s != FV_OK) pssr_tables_free(ctx, out);
+    return s;
 }
 
 void pssr_tables_free(fv_ctx *ctx, pssr_tables *t)
 {
-    fv_free(ctx, t->rope);
-    for (int k = 0; k < PSSR_MAX_TIMES; k++) fv_free(ctx, t->time[k]);
+    fv_dev_free(ctx, t->rope);
+    for (int k = 0; k < PSSR_MAX_TIMES; k++) fv_dev_free(ctx, t->time[k]);
     memset(t, 0, sizeof *t);
 }
 

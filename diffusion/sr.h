@@ -63,6 +63,8 @@ typedef struct sr_job {
     uint64_t plan_bytes;
     float *in, *estimate[PSSR_MAX_TIMES];
     float *seen;                 /* planes of the past under a region, before and now */
+    /* The same where the plan reads and writes: on a CPU these are them, else copies on the device. */
+    struct { float *in, *estimate[PSSR_MAX_TIMES], *seen, *take; } near;
     void *plan_work;
     double flop;                 /* of a region */
 } sr_job;

@@ -58,12 +58,12 @@ fv_status fv_sr_open(fv_ctx *ctx, fv_sr **out, const fv_model *file, fv_dtype pr
     *out = NULL;
     if (precision != FV_F32 && precision != FV_BF16)
         return fv_fail(ctx, FV_ERR_ARG, "super-resolution: precision is f32 or bf16");
-    FV_TRY(fv_needs_cpu(ctx, "super-resolution"));
     FV_TRY(pssr_config_read(ctx, file, &c));
     fv_sr *sr = fv_calloc(ctx, 1, sizeof *sr);
     if (!sr) return FV_ERR_OOM;
     sr->ctx = ctx;
-    sr->precision = fv_ctx_cpu(ctx) & FV_CPU_AVX512BF16 ? precision : FV_F32;
+    const bool is_cuda = fv_ctx_device(ctx) == FV_DEVICE_CUDA;
+    sr->precision = is_cuda || fv_ctx_cpu(ctx) & FV_CPU_AVX512BF16 ? precision : FV_F32;
     FV_TRY_GOTO(fv_params_create(ctx, &sr->params));
     pssr_net_add(&sr->net, sr->params, &c, "", c.times > 1 ? PSSR_BASE | PSSR_DRAFT : PSSR_BASE,
                  0);

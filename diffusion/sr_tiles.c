@@ -152,10 +152,14 @@ static size_t seen_bytes(const sr_job *j)
 
 static fv_status bind_past(sr_job *j)
 {
-    const size_t n = plane_floats(j);
-    float *at = j->seen = fv_alloc(j->ctx, seen_bytes(j));
-    if (!at) return FV_ERR_OOM;
-    FV_TRY(fv_plan_bind(j->plan, "take", j->past->take));
+    const size_t n = plane_floats(j), shares = (size_t)j->past->channels * sizeof(float);
+    j->seen = fv_alloc(j->ctx, seen_bytes(j));
+    if (!j->seen) return FV_ERR_OOM;
+    j->near.seen = fv_mirror_alloc(j->ctx, j->seen, seen_bytes(j));
+    j->near.take = fv_mirror_alloc(j->ctx, j->past->take, shares);
+    if (!j->near.seen || !j->near.take) return FV_ERR_OOM;
+    float *at = j->near.seen;
+    FV_TRY(fv_plan_bind(j->plan, "take", j->near.take));
     for (int k = 0; k <= j->drafts; k++)
         for (int i = 0; i < pssr_step_blocks(&j->sr->net.cfg, k); i++, at += n) {
             char name[32];
@@ -295,17 +299,20 @@ fv_status sr_tiles_alloc(sr_job *j)
 {
     const size_t n = region_floats(j) * sizeof(float);
     j->in = fv_alloc(j->ctx, n);
-    j->plan_work = fv_alloc(j->ctx, fv_plan_work_bytes(j->plan));
+    j->plan_work = fv_work_alloc(j->ctx, fv_plan_work_bytes(j->plan));
     if (!j->in || !j->plan_work) return FV_ERR_OOM;
+    if (!(j->near.in = fv_mirror_alloc(j->ctx, j->in, n))) return FV_ERR_OOM;
     FV_TRY(fv_plan_set_work(j->plan, j->plan_work, fv_plan_work_bytes(j->plan)));
     FV_TRY(pssr_tables_bind(&j->tables, j->plan));
-    FV_TRY(fv_plan_bind(j->plan, "picture", j->in));
+    FV_TRY(fv_plan_bind(j->plan, "picture", j->near.in));
     for (int k = 0; k < j->planes; k++) {
         char name[24];
         snprintf(name, sizeof name, "estimate.%d", k);
         j->estimate[k] = fv_alloc(j->ctx, n);
         if (!j->estimate[k]) return FV_ERR_OOM;
-        FV_TRY(fv_plan_bind(j->plan, name, j->estimate[k]));
+        j->near.estimate[k] = fv_mirror_alloc(j->ctx, j->estimate[k], n);
+        if (!j->near.estimate[k]) return FV_ERR_OOM;
+        FV_TRY(fv_plan_bind(j->plan, name, j->near.estimate[k]));
     }
     return j->past ? bind_past(j) : FV_OK;
 }
@@ -314,9 +321,15 @@ void sr_tiles_free(sr_job *j)
 {
     fv_plan_destroy(&j->plan);
     pssr_tables_free(j->ctx, &j->tables);
+    fv_mirror_free(j->ctx, j->near.in, j->in);
+    fv_mirror_free(j->ctx, j->near.seen, j->seen);
+    if (j->past) fv_mirror_free(j->ctx, j->near.take, j->past->take);
+    for (int k = 0; k < PSSR_MAX_TIMES; k++)
+        fv_mirror_free(j->ctx, j->near.estimate[k], j->estimate[k]);
+    memset(&j->near, 0, sizeof j->near);
     fv_free(j->ctx, j->in);
     fv_free(j->ctx, j->seen);
-    fv_free(j->ctx, j->plan_work);
+    fv_dev_free(j->ctx, j->plan_work);
     j->seen = NULL;
     for (int k = 0; k < PSSR_MAX_TIMES; k++) fv_free(j->ctx, j->estimate[k]);
     j->in = NULL;
@@ -387,18 +400,34 @@ static bool store(const sr_job *j, const float *estimate, float *plane, const in
     return !bad;
 }
 
+/* One region: what the plan reads, the plan, what it wrote. */
+static fv_status run_region(sr_job *j, const int at[2])
+{
+    const size_t n = region_floats(j) * sizeof(float);
+    load(j, at);
+    if (j->past) load_past(j, at);
+    FV_TRY(fv_mirror_send(j->ctx, j->near.in, j->in, n));
+    if (j->past) FV_TRY(fv_mirror_send(j->ctx, j->near.seen, j->seen, seen_bytes(j) / 2));
+    FV_TRY(fv_plan_forward(j->plan));
+    for (int k = 0; k < j->planes; k++)
+        FV_TRY(fv_mirror_fetch(j->ctx, j->estimate[k], j->near.estimate[k], n));
+    if (!j->past) return FV_OK;
+    const size_t next = seen_bytes(j) / 2 / sizeof(float);
+    return fv_mirror_fetch(j->ctx, j->seen + next, j->near.seen + next, seen_bytes(j) / 2);
+}
+
 fv_status sr_tiles_run(sr_job *j)
 {
-    const int n = j->cut.nx * j->cut.ny;
-    for (int c = 0; j->past && c < j->past->channels; c++)
-        j->past->take[c] = j->past->is_there ? 1.0f : 0.0f;
+    const int n = j->cut.nx * j->cut.ny, channels = j->past ? j->past->channels : 0;
+    for (int c = 0; c < channels; c++) j->past->take[c] = j->past->is_there ? 1.0f : 0.0f;
+    if (j->past)
+        FV_TRY(fv_mirror_send(j->ctx, j->near.take, j->past->take,
+                              (size_t)channels * sizeof(float)));
     for (int i = 0; i < n; i++) {
         int at[2], core[4];
         FV_TRY(fv_report(j->ctx, "enlarging", (uint64_t)i, (uint64_t)n, NULL));
         region_at(&j->cut, i, at, core);
-        load(j, at);
-        if (j->past) load_past(j, at);
-        FV_TRY(fv_plan_forward(j->plan));
+        FV_TRY(run_region(j, at));
         if (j->past) store_next(j, at, core);
         for (int k = 0; k < j->planes; k++)
             if (!store(j, j->estimate[k], j->plane[k], at, core))

@@ -724,19 +724,33 @@ static fv_status find_plan(fv_ctx *ctx, const fv_vae *v, vae_net *n, int rows, i
     return FV_OK;
 }
 
+/* Pictures one by one; x and y: where the plan reads and writes. */
+static fv_status run_each(fv_ctx *ctx, fv_plan *p, float *x, size_t x_step, float *y,
+                          size_t y_step, int B)
+{
+    for (int b = 0; b < B; b++) {
+        if (fv_ctx_cancelled(ctx)) return fv_fail(ctx, FV_ERR_CANCELLED, "vae: cancelled");
+        FV_TRY(fv_plan_bind(p, "x", x + (size_t)b * x_step));
+        FV_TRY(fv_plan_bind(p, "y", y + (size_t)b * y_step));
+        FV_TRY(fv_plan_forward(p));
+    }
+    return FV_OK;
+}
+
 static fv_status run_all(fv_ctx *ctx, fv_plan *p, const float *x, size_t x_step, float *y,
                          size_t y_step, int B)
 {
-    void *work = fv_alloc(ctx, (size_t)fv_plan_work_bytes(p));
-    if (!work) return FV_ERR_OOM;
-    fv_status s = fv_plan_set_work(p, work, fv_plan_work_bytes(p));
-    for (int b = 0; s == FV_OK && b < B; b++) {
-        if (fv_ctx_cancelled(ctx)) s = fv_fail(ctx, FV_ERR_CANCELLED, "vae: cancelled");
-        if (s == FV_OK) s = fv_plan_bind(p, "x", (void *)(uintptr_t)(x + (size_t)b * x_step));
-        if (s == FV_OK) s = fv_plan_bind(p, "y", y + (size_t)b * y_step);
-        if (s == FV_OK) s = fv_plan_forward(p);
-    }
-    fv_free(ctx, work);
+    const size_t in = x_step * (size_t)B * sizeof *x, out = y_step * (size_t)B * sizeof *y;
+    float *from = fv_mirror_alloc(ctx, (void *)(uintptr_t)x, in), *to = fv_mirror_alloc(ctx, y, out);
+    void *work = fv_work_alloc(ctx, fv_plan_work_bytes(p));
+    fv_status s = from && to && work ? fv_plan_set_work(p, work, fv_plan_work_bytes(p))
+                                     : FV_ERR_OOM;
+    if (s == FV_OK) s = fv_mirror_send(ctx, from, x, in);
+    if (s == FV_OK) s = run_each(ctx, p, from, x_step, to, y_step, B);
+    if (s == FV_OK) s = fv_mirror_fetch(ctx, y, to, out);
+    fv_mirror_free(ctx, from, x);
+    fv_mirror_free(ctx, to, y);
+    fv_dev_free(ctx, work);
     return s;
 }
 

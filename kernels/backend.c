@@ -54,3 +54,29 @@ fv_status fv_dev_copy(fv_ctx *ctx, void *dst, const void *src, size_t bytes, fv_
 {
     return ctx->backend->copy(ctx, dst, src, bytes, kind);
 }
+
+void *fv_work_alloc(fv_ctx *ctx, uint64_t bytes)
+{
+    return ctx->device == FV_DEVICE_CPU ? fv_alloc(ctx, (size_t)bytes)
+                                        : fv_dev_alloc(ctx, (size_t)bytes, 1);
+}
+
+void *fv_mirror_alloc(fv_ctx *ctx, void *host, size_t bytes)
+{
+    return ctx->device == FV_DEVICE_CPU ? host : fv_dev_alloc(ctx, bytes, 1);
+}
+
+void fv_mirror_free(fv_ctx *ctx, void *mirror, const void *host)
+{
+    if (mirror != host) fv_dev_free(ctx, mirror);
+}
+
+fv_status fv_mirror_send(fv_ctx *ctx, void *mirror, const void *host, size_t bytes)
+{
+    return mirror == host ? FV_OK : fv_dev_copy(ctx, mirror, host, bytes, FV_COPY_TO_DEVICE);
+}
+
+fv_status fv_mirror_fetch(fv_ctx *ctx, void *host, const void *mirror, size_t bytes)
+{
+    return mirror == host ? FV_OK : fv_dev_copy(ctx, host, mirror, bytes, FV_COPY_TO_HOST);
+}

@@ -17,6 +17,7 @@ typedef struct fvi_backend {
                    size_t bytes); /* zeroed, at least 64-byte aligned; NULL: message set */
     void (*free)(fv_ctx *ctx, void *ptr);
     fv_status (*copy)(fv_ctx *ctx, void *dst, const void *src, size_t bytes, fv_copy_kind kind);
+    bool (*owns)(fv_ctx *ctx, const void *ptr);   /* may ops read it? NULL: any memory */
     fv_status (*sync)(fv_ctx *ctx);               /* wait for all work queued by this context */
     fv_status (*open)(fv_ctx *ctx); /* may set ctx->backend to a table of its own */
     void (*close)(fv_ctx *ctx);
@@ -29,6 +30,10 @@ extern const fvi_backend fvi_backend_cpu, fvi_backend_cuda;
 fv_status fvi_param_values(fv_ctx *ctx, fv_params *p, fv_pid id, const float **out);
 fv_status fvi_param_on_device(fv_ctx *ctx, fv_params *p, fv_pid id, fv_dtype type,
                               const void **out);
+
+/* As fvi_param_packed, in device memory: want->pack copies what it made to there. */
+fv_status fvi_param_packed_on_device(fv_ctx *ctx, fv_params *p, fv_pid id, const fvi_form *want,
+                                     const void **out);
 
 /* Shapes and types of qk_norm_rope as every device needs them. In op_rope.c. */
 fv_status fvi_rope_check(const fvi_exec *e);

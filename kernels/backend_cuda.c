@@ -144,6 +144,11 @@ static fv_status cuda_copy(fv_ctx *ctx, void *dst, const void *src, size_t bytes
     return fvi_cuda_status(ctx, code, "copy");
 }
 
+static bool cuda_owns(fv_ctx *ctx, const void *ptr)
+{
+    return fvi_cuda_of(ctx)->api->owns(fvi_cuda_of(ctx)->dev, ptr) != 0;
+}
+
 static fv_status cuda_sync(fv_ctx *ctx)
 {
     return fvi_cuda_status(ctx, fvi_cuda_of(ctx)->api->sync(fvi_cuda_of(ctx)->dev), "waiting");
@@ -154,7 +159,7 @@ fv_status fvi_cuda_attach(fv_ctx *ctx, const fvk_api *api, void *module)
     char why[WHY_BYTES] = "";
     fvi_cuda *c = ctx->alloc.alloc(ctx->alloc.user, sizeof *c, 64);
     if (!c) return FV_ERR_OOM;
-    *c = (fvi_cuda){ fvi_backend_cuda, api, NULL, module };
+    *c = (fvi_cuda){ fvi_backend_cuda, api, NULL, module, FVI_CUDA_COLUMN_BYTES };
     const int code = api->open(0, &c->dev, why, sizeof why);
     if (code != FVK_OK) {
         ctx->alloc.free(ctx->alloc.user, c);
@@ -214,12 +219,16 @@ static const fvi_op_def *cuda_op(fvi_op op)
         [FVI_OP_MEAN1] = &fvi_cuda_mean1,
         [FVI_OP_SLICE] = &fvi_cuda_slice,
         [FVI_OP_CONCAT] = &fvi_cuda_concat,
+        [FVI_OP_CONV2D] = &fvi_cuda_conv2d,
+        [FVI_OP_GROUPNORM] = &fvi_cuda_groupnorm,
+        [FVI_OP_UPSAMPLE2X] = &fvi_cuda_upsample2x,
+        [FVI_OP_WINDOWS] = &fvi_cuda_windows,
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
 }
 
 const fvi_backend fvi_backend_cuda = {
     .device = FV_DEVICE_CUDA, .name = "CUDA", .op = cuda_op, .alloc = cuda_alloc,
-    .free = cuda_free, .copy = cuda_copy, .sync = cuda_sync, .open = cuda_open,
+    .free = cuda_free, .copy = cuda_copy, .owns = cuda_owns, .sync = cuda_sync, .open = cuda_open,
     .close = cuda_close,
 };

@@ -11,6 +11,7 @@ typedef struct fvi_cuda {
     const fvk_api *api;
     fvk_dev *dev;
     void *module; /* from dlopen; NULL: a table that was given */
+    size_t column_bytes; /* of a convolution's rows at a time; tests take less */
 } fvi_cuda;
 FV_INLINE const fvi_cuda *fvi_cuda_of(const fv_ctx *ctx)
 {
@@ -29,6 +30,8 @@ fv_status fvi_cuda_zero(fv_ctx *ctx, void *p, size_t bytes);
 /* Turns a context of the CPU into one of the device behind `api`: for tests with a table of their
  * own, before anything was made with the context. */
 fv_status fvi_cuda_attach(fv_ctx *ctx, const fvk_api *api, void *module);
+
+#define FVI_CUDA_COLUMN_BYTES ((size_t)64 << 20)
 
 /* Blocks for a walk over n elements: enough for any GPU, the rest is walked. */
 #define FVI_CUDA_WALK_BLOCKS 4096
@@ -61,6 +64,7 @@ fv_status fvi_cuda_fold(fv_ctx *ctx, const fvk_columns_args *a, fvk_out y, int64
 extern const fvi_op_def fvi_cuda_linear, fvi_cuda_cast, fvi_cuda_act, fvi_cuda_affine,
     fvi_cuda_binary, fvi_cuda_norm_mod, fvi_cuda_gate_res, fvi_cuda_forecast, fvi_cuda_swiglu,
     fvi_cuda_sdpa, fvi_cuda_cross, fvi_cuda_qk_norm_rope, fvi_cuda_timestep, fvi_cuda_embed,
-    fvi_cuda_patchify, fvi_cuda_mean1, fvi_cuda_slice, fvi_cuda_concat;
+    fvi_cuda_patchify, fvi_cuda_mean1, fvi_cuda_slice, fvi_cuda_concat,
+    fvi_cuda_conv2d, fvi_cuda_groupnorm, fvi_cuda_upsample2x, fvi_cuda_windows;
 
 #endif

@@ -90,6 +90,14 @@ typedef enum fv_copy_kind {
 void *fv_dev_alloc(fv_ctx *ctx, size_t count, size_t size); /* zeroed */
 void fv_dev_free(fv_ctx *ctx, void *ptr);
 fv_status fv_dev_copy(fv_ctx *ctx, void *dst, const void *src, size_t bytes, fv_copy_kind kind);
+/* Work of a plan (fv_plan_set_work), not cleared on a CPU; fv_dev_free. */
+void *fv_work_alloc(fv_ctx *ctx, uint64_t bytes);
+/* A mirror of host memory where plans read and write: on a CPU `host` itself, else device memory of
+ * its size, zeroed; NULL: message set. send and fetch bring one up to date with the other. */
+void *fv_mirror_alloc(fv_ctx *ctx, void *host, size_t bytes);
+void fv_mirror_free(fv_ctx *ctx, void *mirror, const void *host);
+fv_status fv_mirror_send(fv_ctx *ctx, void *mirror, const void *host, size_t bytes);
+fv_status fv_mirror_fetch(fv_ctx *ctx, void *host, const void *mirror, size_t bytes);
 
 /* ---- Files ----------------------------------------------------------------------------------- */
 /* Read or map a whole file. Map: read-only, private; unmap with fv_unmap. Empty files map to

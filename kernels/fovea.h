@@ -892,7 +892,8 @@ FV_API uint64_t fv_plan_work_bytes(const fv_plan *p);      /* activations, gradi
  * keeps it. Until it is set, running is FV_ERR_STATE; a smaller one is FV_ERR_CAPACITY. */
 FV_API FV_NODISCARD fv_status fv_plan_set_work(fv_plan *p, void *work, uint64_t bytes);
 /* Storage of an input or output, by name (FV_ERR_UNKNOWN if there is none); the caller's, as large
- * as the tensor, 64-byte alignment advised. Stays until changed. NULL: unbound. */
+ * as the tensor, 64-byte alignment advised. Stays until changed. NULL: unbound. On a GPU memory of the
+ * host is FV_ERR_UNSUPPORTED. */
 FV_API FV_NODISCARD fv_status fv_plan_bind(fv_plan *p, const char *name, void *data);
 /* Inputs must be bound, and with external_work outputs too (else FV_ERR_STATE). Plans of one
  * context run one at a time, also when they share no memory. FV_ERR_CANCELLED between two ops;

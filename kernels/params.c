@@ -492,6 +492,12 @@ fv_status fvi_param_packed(fv_ctx *ctx, fv_params *p, fv_pid id, const fvi_form 
     return find_form(ctx, p, id, want, false, out);
 }
 
+fv_status fvi_param_packed_on_device(fv_ctx *ctx, fv_params *p, fv_pid id, const fvi_form *want,
+                                     const void **out)
+{
+    return find_form(ctx, p, id, want, true, out);
+}
+
 /* A plain copy in device memory; the key of a form begins with its kind (1 and 2: op_*.c). */
 typedef struct device_key { int32_t kind, type; } device_key;
 typedef struct device_copy { device_key key; size_t bytes; } device_copy;

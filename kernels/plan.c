@@ -435,6 +435,16 @@ void fv_plan_watch(fv_plan *p, fv_plan_watcher watch, void *user)
     p->watch_user = user;
 }
 
+/* On a device that cannot follow pointers of the host they are refused here, not found there. */
+static fv_status check_memory(const fv_plan *p, const char *name, const void *data)
+{
+    const fvi_backend *b = p->ctx->backend;
+    if (!data || !b->owns || b->owns(p->ctx, data)) return FV_OK;
+    return fv_fail(p->ctx, FV_ERR_UNSUPPORTED,
+                   "plan: \"%s\" is in the host's memory, which %s does not read; use the CPU "
+                   "(--device cpu)", name, b->name);
+}
+
 fv_status fv_plan_set_work(fv_plan *p, void *work, uint64_t bytes)
 {
     if (!p->external) return fv_fail(p->ctx, FV_ERR_STATE, "plan: built with its own work memory");
@@ -442,6 +452,7 @@ fv_status fv_plan_set_work(fv_plan *p, void *work, uint64_t bytes)
         return fv_fail(p->ctx, FV_ERR_CAPACITY,
                        "plan: needs %llu bytes of 64-byte aligned work memory",
                        (unsigned long long)fv_plan_work_bytes(p));
+    FV_TRY(check_memory(p, "work", work));
     p->work = work;
     p->dirty = true;
     return FV_OK;
@@ -459,7 +470,9 @@ fv_status fv_plan_bind(fv_plan *p, const char *name, void *data)
     const fv_t x = find_name(p, name);
     if (!x)
         return fv_fail(p->ctx, FV_ERR_UNKNOWN, "plan: no input or output is called \"%s\"", name);
-    if (p->bound[x] != data) p->dirty = true;
+    if (p->bound[x] == data) return FV_OK;
+    FV_TRY(check_memory(p, name, data));
+    p->dirty = true;
     p->bound[x] = data;
     return FV_OK;
 }

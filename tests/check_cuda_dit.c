@@ -49,7 +49,6 @@ static void runner_close(fv_ctx *ctx, runner *g)
 static dit_config config_of(dit_family family)
 {
     dit_config c = tiny_config(family);
-    c.refine = 0; /* convolutions are not on CUDA yet */
     return c;
 }
 
@@ -106,11 +105,9 @@ static void engines_that_read_on_the_host_are_refused(void)
     fv_model *file = NULL;
     fv_ar *ar = NULL;
     fv_vq *vq = NULL;
-    fv_sr *sr = NULL;
     OK(gpu, fv_model_open(gpu, &file, path, NULL));
     CHECK(fv_ar_open(gpu, &ar, file, NULL) == FV_ERR_UNSUPPORTED && !ar);
     CHECK(fv_vq_open(gpu, &vq, file, FV_F32) == FV_ERR_UNSUPPORTED && !vq);
-    CHECK(fv_sr_open(gpu, &sr, file, FV_F32) == FV_ERR_UNSUPPORTED && !sr);
     CHECK(strstr(fv_ctx_error(gpu), "CUDA"));
     fv_model_close(&file);
 }

@@ -2,9 +2,9 @@
  *
  * A row is a node with random inputs. It runs on a context of the CPU (scalar kernels) and on one of
  * CUDA, through the same fvi_exec; outputs, kept statistics and all gradients are compared, in f32 and
- * bf16, with gradients written and added. LINEAR, whose weights the CPU takes from parameters only, is
- * compared with sums in double. Bounds, relative to the largest value of a tensor: f32 2e-5 (sums in
- * another order), bf16 1.6e-2 (two roundings of 2^-8, and sums of what was rounded). */
+ * bf16, with gradients written and added. LINEAR and CONV2D, whose weights the CPU takes from parameters
+ * only, are compared with sums in double. Bounds, relative to the largest value of a tensor: f32 2e-5
+ * (sums in another order), bf16 1.6e-2 (two roundings of 2^-8, and sums of what was rounded). */
 #ifndef CUDA_CASES_H
 #define CUDA_CASES_H
 
@@ -282,8 +282,90 @@ static void linear_rows(void)
     linear_row(9, 24, 40, 0, FV_ACT_SILU);
 }
 
+/* ---- Maps ------------------------------------------------------------------------------------ */
+
+/* k: kernel and stride; pads top, left, bottom, right */
+static void conv_row(int64_t B, int64_t H, int64_t W, int64_t C, int64_t O, const int k[3],
+                     const int pad[4], int bias, fv_act act)
+{
+    row *r = add_row(FVI_OP_CONV2D, "conv2d");
+    give_row(r, 0, X, dims(4, B, H, W, C, 0));
+    give_row(r, 1, P, dims(4, O, C, k[0], k[1], 0));
+    if (bias) give_row(r, 2, P, dims(1, O, 0, 0, 0, 0));
+    r->out[0] = dims(4, B, (H + pad[0] + pad[2] - k[0]) / k[2] + 1,
+                     (W + pad[1] + pad[3] - k[1]) / k[2] + 1, O, 0);
+    const int32_t attr[6] = { k[2], pad[0], pad[1], pad[2], pad[3], (int32_t)act };
+    memcpy(r->attr.i, attr, sizeof attr);
+    r->no_gradient = act != FV_ACT_NONE;
+}
+
+static void conv_rows(void)
+{
+    static const int same[4] = { 1, 1, 1, 1 }, no[4] = { 0, 0, 0, 0 }, odd[4] = { 0, 2, 1, 0 };
+    static const int k1[3] = { 1, 1, 1 }, k3[3] = { 3, 3, 1 }, k3s2[3] = { 3, 3, 2 },
+                     k1s2[3] = { 1, 1, 2 }, k23[3] = { 2, 3, 1 }, k4s3[3] = { 4, 4, 3 },
+                     k2s2[3] = { 2, 2, 2 };
+    conv_row(1, 1, 1, 1, 1, k1, no, 0, FV_ACT_NONE);
+    conv_row(2, 5, 7, 8, 5, k1, no, 1, FV_ACT_NONE);
+    conv_row(2, 13, 11, 3, 6, k3, same, 1, FV_ACT_NONE); /* more places than a piece has */
+    conv_row(2, 9, 15, 16, 24, k3, same, 1, FV_ACT_NONE);
+    conv_row(1, 13, 30, 3, 4, k3s2, same, 1, FV_ACT_NONE);
+    conv_row(1, 8, 6, 5, 7, k3s2, odd, 0, FV_ACT_NONE);
+    conv_row(2, 7, 9, 4, 3, k1s2, no, 1, FV_ACT_NONE);
+    conv_row(1, 6, 5, 2, 3, k23, odd, 1, FV_ACT_NONE);
+    conv_row(1, 11, 12, 3, 2, k4s3, odd, 0, FV_ACT_NONE);
+    conv_row(2, 8, 12, 4, 8, k2s2, no, 1, FV_ACT_NONE);
+    conv_row(1, 7, 6, 9, 8, k3, same, 1, FV_ACT_SILU);
+    conv_row(1, 7, 6, 9, 8, k1, no, 0, FV_ACT_RELU);
+}
+
+static void group_row(int64_t B, int64_t H, int64_t W, int64_t C, int groups, fv_act act,
+                      int weights)
+{
+    row *r = add_row(FVI_OP_GROUPNORM, "groupnorm");
+    give_row(r, 0, X, dims(4, B, H, W, C, 0));
+    if (weights) give_row(r, 1, P, dims(1, C, 0, 0, 0, 0));
+    if (weights) give_row(r, 2, P, dims(1, C, 0, 0, 0, 0));
+    r->attr.i[0] = groups;
+    r->attr.i[1] = (int32_t)act;
+    r->attr.f[0] = 1e-5f;
+    r->out[0] = r->in[0];
+    r->out[1] = dims(3, B, groups, 2, 0, 0);
+}
+
+static void windows_row(int64_t H, int64_t W, int64_t side, int64_t shift, int inverse)
+{
+    row *r = add_row(FVI_OP_WINDOWS, "windows");
+    const int64_t n = (H + shift + side - 1) / side * ((W + shift + side - 1) / side);
+    const fv_tensor map = dims(4, 2, H, W, 5, 0), cut = dims(3, 2 * n, side * side, 5, 0, 0);
+    give_row(r, 0, X, inverse ? cut : map);
+    r->out[0] = inverse ? map : cut;
+    const int32_t attr[6] = { (int32_t)side, (int32_t)shift, inverse, (int32_t)H, (int32_t)W, 0 };
+    memcpy(r->attr.i, attr, sizeof attr);
+}
+
+static void map_rows(void)
+{
+    conv_rows();
+    group_row(1, 1, 2, 4, 2, FV_ACT_NONE, 1);
+    group_row(2, 5, 7, 12, 3, FV_ACT_SILU, 1);
+    group_row(2, 40, 20, 33, 11, FV_ACT_NONE, 0); /* more segments than one, odd channels */
+    group_row(1, 6, 6, 64, 32, FV_ACT_SILU, 1);
+    for (int i = 1; i < 4; i++) {
+        row *r = add_row(FVI_OP_UPSAMPLE2X, "upsample2x");
+        give_row(r, 0, X, dims(4, 2, i, 5 - i, 3 * i, 0));
+        r->out[0] = dims(4, 2, 2 * i, 2 * (5 - i), 3 * i, 0);
+    }
+    for (int inverse = 0; inverse < 2; inverse++) {
+        windows_row(8, 16, 8, 0, inverse);
+        windows_row(9, 7, 4, 2, inverse);
+        windows_row(1, 13, 8, 4, inverse);
+    }
+}
+
 static void add_rows(void)
 {
+    map_rows();
     norm_rows();
     pointwise_rows();
     layout_rows();
@@ -393,6 +475,12 @@ static fv_status gradients(const run_spec *s, fvi_exec *e, const fvi_op_def *def
     return FV_OK;
 }
 
+/* On the CPU weights are parameters only: what is wanted is computed here. */
+static bool has_parameters(const row *r)
+{
+    return r->op == FVI_OP_LINEAR || r->op == FVI_OP_CONV2D;
+}
+
 /* Before prepare: which gradients will be wanted. */
 static void announce(const run_spec *s, fvi_exec *e)
 {
@@ -400,7 +488,7 @@ static void announce(const run_spec *s, fvi_exec *e)
         if (s->r->role[k] != X && s->r->role[k] != P) continue;
         e->gin[k] = e->in[k];
         e->gin[k].data = NULL;
-        e->gin_add[k] = s->add || (s->r->op == FVI_OP_LINEAR && k > 0); /* parameters' always are */
+        e->gin_add[k] = s->add || (k > 0 && has_parameters(s->r)); /* theirs always are */
     }
 }
 
@@ -472,6 +560,7 @@ static float *zeros(int64_t n)
 static double activated(int act, double x)
 {
     if (act == FV_ACT_SILU) return x / (1 + exp(-x));
+    if (act == FV_ACT_RELU) return x > 0 ? x : 0;
     if (act == FV_ACT_GELU_TANH)
         return 0.5 * x * (1 + tanh(0.79788456080286536 * (x + 0.044715 * x * x * x)));
     return x;
@@ -506,6 +595,57 @@ static void linear_wanted(const row *r, const run_data *d, run_data *w)
         for (int64_t m = 0; m < M; m++) sum += d->dy[m * N + n];
         w->gin[2][n] = (float)sum;
     }
+}
+
+/* ---- CONV2D by its definition ---------------------------------------------------------------- */
+
+static double *doubles(int64_t n, const float *from)
+{
+    double *d = calloc((size_t)n + 1, sizeof *d);
+    if (!d) exit(1);
+    for (int64_t i = 0; i < n && from; i++) d[i] = from[i];
+    return d;
+}
+
+static float *rounded(double *d, int64_t n)
+{
+    float *f = zeros(n);
+    for (int64_t i = 0; i < n; i++) f[i] = (float)d[i];
+    free(d);
+    return f;
+}
+
+/* Each product of a pixel and a weight goes to y, and with dy to dx and dw. */
+static void conv_wanted(const row *r, const run_data *d, run_data *w)
+{
+    const int64_t *x = r->in[0].dim, *k = r->in[1].dim, *y = r->out[0].dim;
+    const int64_t taps = k[2] * k[3], places = y[0] * y[1] * y[2];
+    double *out = doubles(places * k[0], NULL), *dx = NULL, *dw = NULL, *db = NULL;
+    if (d->gin[0]) dx = doubles(elements(&r->in[0]), d->old[0]);
+    if (d->gin[1]) dw = doubles(elements(&r->in[1]), d->old[1]);
+    if (d->gin[2]) db = doubles(k[0], d->old[2]);
+    memset(w, 0, sizeof *w);
+    for (int64_t i = 0; i < places * k[0] * taps; i++) {
+        const int64_t tap = i % taps, o = i / taps % k[0], p = i / (taps * k[0]);
+        const int64_t sy = p / y[2] % y[1] * r->attr.i[0] + tap / k[3] - r->attr.i[1];
+        const int64_t sx = p % y[2] * r->attr.i[0] + tap % k[3] - r->attr.i[2];
+        const double dy = d->dy ? d->dy[p * k[0] + o] : 0;
+        if (tap == 0 && d->in[2]) out[p * k[0] + o] += d->in[2][o];
+        if (tap == 0 && db) db[o] += dy;
+        if (sy < 0 || sy >= x[1] || sx < 0 || sx >= x[2]) continue;
+        for (int64_t c = 0; c < x[3]; c++) {
+            const int64_t at = ((p / (y[1] * y[2]) * x[1] + sy) * x[2] + sx) * x[3] + c;
+            const int64_t of = (o * k[1] + c) * taps + tap;
+            out[p * k[0] + o] += (double)d->in[0][at] * d->in[1][of];
+            if (dx) dx[at] += dy * d->in[1][of];
+            if (dw) dw[of] += dy * d->in[0][at];
+        }
+    }
+    for (int64_t i = 0; i < places * k[0]; i++) out[i] = activated(r->attr.i[5], out[i]);
+    w->out[0] = rounded(out, places * k[0]);
+    if (dx) w->gin[0] = rounded(dx, elements(&r->in[0]));
+    if (dw) w->gin[1] = rounded(dw, elements(&r->in[1]));
+    if (db) w->gin[2] = rounded(db, k[0]);
 }
 
 /* ---- Comparing ------------------------------------------------------------------------------- */
@@ -544,6 +684,12 @@ static double worst_gap(const row *r, const run_data *got, const run_data *want)
     return worst;
 }
 
+/* Convolutions in pieces of few rows, so that small maps have several. */
+static void take_small_pieces(const fv_ctx *cuda)
+{
+    ((fvi_cuda *)(uintptr_t)fvi_cuda_of(cuda))->column_bytes = 8192;
+}
+
 /* One row on both contexts; the difference, or infinity when one of them failed. */
 static double compare_row(const run_spec *s, fv_ctx *cpu, double *seconds)
 {
@@ -559,6 +705,7 @@ static double compare_row(const run_spec *s, fv_ctx *cpu, double *seconds)
     }
     c.ctx = cpu;
     if (s->r->op == FVI_OP_LINEAR) linear_wanted(s->r, &got, &want);
+    else if (s->r->op == FVI_OP_CONV2D) conv_wanted(s->r, &got, &want);
     else run_row(&c, &want);
     if (want.status == FV_OK) worst = worst_gap(s->r, &got, &want);
     else printf("# %s on the CPU: %s\n", s->r->name, fv_ctx_error(cpu));

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 
 #include "cuda/flash.h"
+#include "cuda/maps.h"
 #include "cuda/norm.h"
 #include "cuda/pointwise.h"
 
@@ -127,6 +128,8 @@ static int emulator_owns(const fvk_dev *d, const void *p, size_t bytes)
         if (at >= d->start[i] && at + bytes <= d->start[i] + d->bytes[i]) return 1;
     return 0;
 }
+
+static int emulator_is_its(fvk_dev *d, const void *p) { return emulator_owns(d, p, 1); }
 
 static int emulator_move(fvk_dev *d, void *dst, const void *src, size_t bytes, int to, int from)
 {
@@ -245,7 +248,7 @@ static int emulator_gemm_run(fvk_dev *d, fvk_product *p, const void *a, const vo
 
 static const fvk_api emulator_api = {
     FVK_ABI, FVK_KERNELS, emulator_info, emulator_open, emulator_close, emulator_error,
-    emulator_alloc, emulator_free, emulator_to_device, emulator_to_host, emulator_on_device,
+    emulator_alloc, emulator_free, emulator_is_its, emulator_to_device, emulator_to_host, emulator_on_device,
     emulator_zero, emulator_sync, emulator_fault, emulator_launch, emulator_gemm_create,
     emulator_gemm_run, emulator_gemm_destroy
 };

@@ -57,6 +57,7 @@ int main(void)
                (int)info.minor, (int)info.runtime, (int)info.driver);
         o.device = FV_DEVICE_CUDA;
         if (fv_ctx_create(&gpu, &o) != FV_OK) return 1;
+        take_small_pieces(gpu);
         RUN(ops_and_gradients_match_the_cpu);
         RUN(large_copies_arrive);
     }

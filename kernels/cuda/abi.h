@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 1
+#define FVK_ABI 2
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -78,13 +78,17 @@ typedef struct fvk_rope_args {
 } fvk_rope_args;
 
 /* Sums over rows of a function of each element. */
-enum { FVK_SUM_X, FVK_SUM_PRODUCT, FVK_SUM_BINARY_DB, FVK_SUM_NORM, FVK_SUM_ROPE };
+enum {
+    FVK_SUM_X, FVK_SUM_PRODUCT, FVK_SUM_BINARY_DB, FVK_SUM_NORM, FVK_SUM_ROPE, FVK_SUM_GROUP_SQ,
+    FVK_SUM_GROUP
+};
 typedef struct fvk_columns_args {
     fvk_in x, y, b;
-    const float *stats;
+    const float *stats, *w, *bias; /* w, bias: of groups of channels */
     float *part, *part2; /* [groups, segments, C] */
     int64_t groups, T, C, segments;
     fvk_rope_args rope;
+    int64_t per; /* channels of a group */
     int32_t kind, op;
 } fvk_columns_args;
 
@@ -165,10 +169,65 @@ typedef struct fvk_attention_args {
     int32_t causal, bf16;
 } fvk_attention_args;
 
+/* Rows of a product from a map x [B, H, W, C]: row r is place `first` + r of [B, h, w], its columns
+ * (i, j, c) are x[b, y stride + i - top, x stride + j - left, c]; transposed: the places of [B, h, w]
+ * whose window has this pixel at (i, j). Zeros outside. At most 2^31 - 1 elements and places. */
+typedef struct fvk_unfold_args {
+    fvk_in x;
+    fvk_out y;
+    int64_t first, rows, H, W, C, h, w;
+    int32_t kh, kw, stride, top, left, transposed;
+} fvk_unfold_args;
+
+/* y[i, j, k] of dim = x[i stride[0] + j stride[1] + k stride[2]] */
+typedef struct fvk_permute_args {
+    fvk_in x;
+    fvk_out y;
+    int64_t dim[3], stride[3];
+} fvk_permute_args;
+
+/* Sums of channels to numbers of a group y [B, G, 2]: mean; 1 / sqrt(mean + eps) as the second one;
+ * or the means of two sums times w. */
+enum { FVK_GROUP_MEAN, FVK_GROUP_RSTD, FVK_GROUP_PULLS };
+typedef struct fvk_group_fold_args {
+    const float *part, *part2, *w; /* parts [B, segments, C] */
+    float *y;
+    int64_t segments, C, per;
+    double count; /* elements of a group */
+    float eps;
+    int32_t what;
+} fvk_group_fold_args;
+
+typedef struct fvk_group_args {
+    fvk_in x, dy; /* dy.p set: gradient */
+    fvk_out y;
+    const float *w, *bias, *stats, *pull; /* stats, pull: [B, G, 2] */
+    int64_t n, T, C, per;                 /* T pixels a sample, `per` channels a group */
+    int32_t act, pad;
+} fvk_group_args;
+
+typedef struct fvk_upsample_args {
+    fvk_in x;
+    fvk_out y;
+    int64_t n, W, C; /* of what is written; W: of the small side */
+    int64_t is_back;
+} fvk_upsample_args;
+
+/* FILL: windows from a map; CUT: the map of windows. SUM, the gradient of FILL: of all copies;
+ * INSIDE, of CUT: zeros beyond the edges. */
+enum { FVK_WINDOWS_FILL, FVK_WINDOWS_CUT, FVK_WINDOWS_SUM, FVK_WINDOWS_INSIDE };
+typedef struct fvk_windows_args {
+    fvk_in x;
+    fvk_out y;
+    int64_t n, H, W, C, side, shift, down, across; /* n: of y; windows down and across */
+    int64_t what;
+} fvk_windows_args;
+
 #define FVK_LIST(K)                                                                            \
     K(map) K(binary) K(blend) K(swiglu) K(norm) K(norm_dx) K(rope) K(rope_dx) K(columns) K(fold) \
     K(norm_fold) K(sample_db) K(timestep) K(embed) K(embed_dx) K(patch) K(strip) K(spread)      \
-    K(attention) K(attention_delta) K(attention_dq) K(attention_dkv)
+    K(attention) K(attention_delta) K(attention_dq) K(attention_dkv)                            \
+    K(unfold) K(permute) K(group_fold) K(group) K(upsample) K(windows)
 /* Kernels that take the arguments of another. */
 typedef fvk_norm_args fvk_norm_dx_args;
 typedef fvk_rope_args fvk_rope_dx_args;
@@ -214,6 +273,8 @@ typedef struct fvk_api {
     /* Zeroed, 256-byte aligned, NULL when there is none; any thread. */
     void *(*alloc)(fvk_dev *d, size_t bytes);
     void (*free)(fvk_dev *d, void *p);
+    /* Is p in memory of the device? */
+    int (*owns)(fvk_dev *d, const void *p);
     /* In the order of launches. to_device: src may change afterwards; to_host: dst is complete. */
     int (*to_device)(fvk_dev *d, void *dst, const void *src, size_t bytes);
     int (*to_host)(fvk_dev *d, void *dst, const void *src, size_t bytes);

@@ -16,6 +16,7 @@
 #include <new>
 
 #include "cuda/flash.h"
+#include "cuda/maps.h"
 #include "cuda/norm.h"
 #include "cuda/pointwise.h"
 
@@ -233,6 +234,15 @@ static void dev_free(fvk_dev *d, void *p)
     (void)cudaStreamSynchronize(d->stream);
     (void)cudaFreeAsync(p, d->stream);
     (void)cudaGetLastError();
+}
+
+static int dev_owns(fvk_dev *d, const void *p)
+{
+    cudaPointerAttributes a;
+    if (enter(d) != FVK_OK) return 0;
+    const cudaError_t e = cudaPointerGetAttributes(&a, p);
+    (void)cudaGetLastError(); /* older runtimes fail for host memory */
+    return e == cudaSuccess && (a.type == cudaMemoryTypeDevice || a.type == cudaMemoryTypeManaged);
 }
 
 static int find_fault(fvk_dev *d)
@@ -463,7 +473,7 @@ extern "C" __attribute__((visibility("default"))) const fvk_api *fvi_cuda_module
 {
     static const fvk_api api = {
         FVK_ABI, FVK_KERNELS, dev_info, dev_open, dev_close, dev_error, dev_alloc, dev_free,
-        dev_to_device, dev_to_host, dev_on_device, dev_zero, dev_sync, dev_fault, dev_launch,
+        dev_owns, dev_to_device, dev_to_host, dev_on_device, dev_zero, dev_sync, dev_fault, dev_launch,
         gemm_create, gemm_run, gemm_destroy
     };
     return &api;

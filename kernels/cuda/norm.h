@@ -225,6 +225,13 @@ FVK_FN float fvk_rope_dw(const fvk_rope_args *a, int64_t which, int64_t row, int
            (fvk_get(a->x, head + i) * a->rstd[(token * 2 + which) * a->h + h]);
 }
 
+/* dy act'(h w + b) of channel c [op_groupnorm.c] */
+FVK_FN float fvk_group_dv(const float *w, const float *bias, int act, float h, float dy, int64_t c)
+{
+    const float v = h * (w ? w[c] : 1.0f) + (bias ? bias[c] : 0.0f);
+    return dy * fvi_dact_c((fv_act)act, v);
+}
+
 /* What element c of a row adds to the sums of its column. */
 FVK_FN float fvk_term(const fvk_columns_args *a, int64_t g, int64_t row, int64_t c, float *second)
 {
@@ -238,6 +245,17 @@ FVK_FN float fvk_term(const fvk_columns_args *a, int64_t g, int64_t row, int64_t
     case FVK_SUM_NORM:
         *second = x * ((fvk_get(a->y, at) - a->stats[2 * row]) * a->stats[2 * row + 1]);
         return x;
+    case FVK_SUM_GROUP_SQ: {
+        const float d = x - a->stats[2 * (g * (a->C / a->per) + c / a->per)];
+        return d * d;
+    }
+    case FVK_SUM_GROUP: {
+        const float *s = a->stats + 2 * (g * (a->C / a->per) + c / a->per);
+        const float h = (fvk_get(a->y, at) - s[0]) * s[1];
+        const float dv = fvk_group_dv(a->w, a->bias, a->op, h, x, c);
+        *second = dv * h;
+        return dv;
+    }
     default: return x;
     }
 }

@@ -1,0 +1,76 @@
+/* check_cuda_vae.c - decoders and encoders of pictures on the emulated GPU against the CPU: the small
+ * ones of tests/parity, in f32 and bf16. */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+#include "fovea_diffusion.h"
+#include "cuda_emulator.h"
+
+#include "cuda_ops.h"
+#include "test.h"
+
+#ifndef FV_TEST_DIR
+#define FV_TEST_DIR "tests"
+#endif
+#define SIDE 16   /* of pictures and of latents */
+#define VALUES (2 * SIDE * SIDE * 8 * 8 * 16)
+
+static fv_ctx *cpu, *gpu;
+
+/* Two pictures, or latents, through the model of `name`. */
+static fv_status run(fv_ctx *ctx, const char *name, fv_dtype precision, const float *x, float *y)
+{
+    char path[600];
+    fv_model *m = NULL;
+    fv_vae *v = NULL;
+    fv_vae_info info = { 0 };
+    snprintf(path, sizeof path, "%s/parity/%s.safetensors", FV_TEST_DIR, name);
+    fv_status s = fv_model_open(ctx, &m, path, NULL);
+    if (s == FV_OK) s = fv_vae_open(ctx, &v, m, "", precision);
+    if (s == FV_OK) fv_vae_get_info(v, &info);
+    if (s == FV_OK && info.can_decode) s = fv_vae_decode(ctx, v, x, 2, SIDE, SIDE - 4, y);
+    else if (s == FV_OK) s = fv_vae_encode(ctx, v, x, 2, SIDE, SIDE, y);
+    fv_vae_close(&v);
+    fv_model_close(&m);
+    return s;
+}
+
+static void compare(const char *name, fv_dtype precision, double bound)
+{
+    static float x[VALUES], a[VALUES], b[VALUES];
+    double worst = 0, most = 0;
+    test_fill(x, VALUES, 9);
+    memset(a, 0, sizeof a);
+    memset(b, 0, sizeof b);
+    OK(cpu, run(cpu, name, FV_F32, x, a));
+    const long before = emulator_launches;
+    OK(gpu, run(gpu, name, precision, x, b));
+    CHECK(emulator_launches > before + 10);
+    for (int i = 0; i < VALUES; i++) {
+        if (!(fabs((double)a[i] - b[i]) <= worst)) worst = fabs((double)a[i] - b[i]);
+        if (fabs(a[i]) > most) most = fabs(a[i]);
+    }
+    printf("# largest difference %.2g of %.2g\n", worst, most);
+    CHECK(most > 0.1 && worst <= bound * most);
+    CHECK(emulator_damage == 0 && fvi_cuda_of(gpu)->dev->blocks == 0);
+}
+
+static void stable_diffusion_decoder(void) { compare("vae_small", FV_F32, 1e-4); }
+static void tiny_decoder(void) { compare("taesd_decoder_small", FV_F32, 1e-4); }
+static void tiny_encoder(void) { compare("taesd_encoder_small", FV_F32, 1e-4); }
+/* Against f32: CPUs without AVX-512 have no bf16 products. */
+static void tiny_decoder_in_bf16(void) { compare("taesd_decoder_small", FV_BF16, 5e-2); }
+
+int main(void)
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    o.device = FV_DEVICE_CPU;
+    if (fv_ctx_create(&cpu, &o) != FV_OK || fv_ctx_create(&gpu, &o) != FV_OK ||
+        fvi_cuda_attach(gpu, &emulator_api, NULL) != FV_OK)
+        return 1;
+    RUN(stable_diffusion_decoder);
+    RUN(tiny_decoder);
+    RUN(tiny_encoder);
+    RUN(tiny_decoder_in_bf16);
+    fv_ctx_destroy(&gpu);
+    fv_ctx_destroy(&cpu);
+    return emulator_damage ? 1 : test_end();
+}
