@@ -37,5 +37,7 @@ fv_status fvi_param_packed_on_device(fv_ctx *ctx, fv_params *p, fv_pid id, const
 
 /* Shapes and types of qk_norm_rope as every device needs them. In op_rope.c. */
 fv_status fvi_rope_check(const fvi_exec *e);
+/* Taps of FILTER along columns and along rows. In op_filter.c. */
+void fvi_filter_taps(fv_image_filter kind, float down[5], float right[5]);
 
 #endif

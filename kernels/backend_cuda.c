@@ -93,7 +93,7 @@ fv_status fv_cuda_device(fv_ctx *ctx, int index, fv_cuda_info *out)
 fv_status fvi_cuda_status(fv_ctx *ctx, int code, const char *what)
 {
     static const fv_status status[] = { FV_OK, FV_ERR_OOM, FV_ERR_DEVICE, FV_ERR_UNSUPPORTED,
-                                        FV_ERR_ARG };
+                                        FV_ERR_ARG, FV_ERR_NUMERIC };
     if (code == FVK_OK) return FV_OK;
     return fv_fail(ctx, (size_t)code < FV_ARRAY_LEN(status) ? status[code] : FV_ERR_DEVICE,
                    "cuda: %s: %s", what, fvi_cuda_of(ctx)->api->error(fvi_cuda_of(ctx)->dev));
@@ -223,6 +223,21 @@ static const fvi_op_def *cuda_op(fvi_op op)
         [FVI_OP_GROUPNORM] = &fvi_cuda_groupnorm,
         [FVI_OP_UPSAMPLE2X] = &fvi_cuda_upsample2x,
         [FVI_OP_WINDOWS] = &fvi_cuda_windows,
+        [FVI_OP_HAAR] = &fvi_cuda_haar,
+        [FVI_OP_POOL] = &fvi_cuda_pool,
+        [FVI_OP_FILTER] = &fvi_cuda_filter,
+        [FVI_OP_MIX_ROWS] = &fvi_cuda_mix_rows,
+        [FVI_OP_UNIT_QK] = &fvi_cuda_unit_qk,
+        [FVI_OP_L2NORM] = &fvi_cuda_l2norm,
+        [FVI_OP_LERP] = &fvi_cuda_lerp,
+        [FVI_OP_MIX2] = &fvi_cuda_mix2,
+        [FVI_OP_VQ] = &fvi_cuda_vq,
+        [FVI_OP_LOSS_VQ] = &fvi_cuda_loss_vq,
+        [FVI_OP_LOSS_MSE] = &fvi_cuda_loss_mse,
+        [FVI_OP_LOSS_L1] = &fvi_cuda_loss_l1,
+        [FVI_OP_LOSS_CE] = &fvi_cuda_loss_ce,
+        [FVI_OP_LOSS_SOFT_CE] = &fvi_cuda_loss_soft_ce,
+        [FVI_OP_LOSS_MASKED] = &fvi_cuda_loss_masked,
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
 }

@@ -61,10 +61,27 @@ fv_status fvi_cuda_columns(fv_ctx *ctx, fvk_columns_args *a, void *scratch, int 
 fv_status fvi_cuda_fold(fv_ctx *ctx, const fvk_columns_args *a, fvk_out y, int64_t stride,
                         float scale);
 
+/* Where kernels tell of bad input. */
+FV_INLINE int32_t *fvi_cuda_fault(fv_ctx *ctx)
+{
+    return fvi_cuda_of(ctx)->api->fault(fvi_cuda_of(ctx)->dev);
+}
+
+/* Sums over pairs: a->a, b, B, T, what and what else it needs are set, then segments and parts. */
+size_t fvi_cuda_pairs_bytes(int64_t B, int64_t T);
+fv_status fvi_cuda_pairs(fv_ctx *ctx, fvk_pairs_args *a, void *scratch);
+/* What `what` makes of the sums, to y. */
+fv_status fvi_cuda_pairs_fold(fv_ctx *ctx, const fvk_pairs_args *a, fvk_out y, int what,
+                              double scale);
+
 extern const fvi_op_def fvi_cuda_linear, fvi_cuda_cast, fvi_cuda_act, fvi_cuda_affine,
     fvi_cuda_binary, fvi_cuda_norm_mod, fvi_cuda_gate_res, fvi_cuda_forecast, fvi_cuda_swiglu,
     fvi_cuda_sdpa, fvi_cuda_cross, fvi_cuda_qk_norm_rope, fvi_cuda_timestep, fvi_cuda_embed,
     fvi_cuda_patchify, fvi_cuda_mean1, fvi_cuda_slice, fvi_cuda_concat,
-    fvi_cuda_conv2d, fvi_cuda_groupnorm, fvi_cuda_upsample2x, fvi_cuda_windows;
+    fvi_cuda_conv2d, fvi_cuda_groupnorm, fvi_cuda_upsample2x, fvi_cuda_windows,
+    fvi_cuda_haar, fvi_cuda_pool, fvi_cuda_filter, fvi_cuda_mix_rows, fvi_cuda_unit_qk,
+    fvi_cuda_l2norm, fvi_cuda_lerp, fvi_cuda_mix2, fvi_cuda_vq, fvi_cuda_loss_vq,
+    fvi_cuda_loss_mse, fvi_cuda_loss_l1, fvi_cuda_loss_ce, fvi_cuda_loss_soft_ce,
+    fvi_cuda_loss_masked;
 
 #endif

@@ -6,6 +6,7 @@
  * Beyond the edge the picture goes on with its edge pixels. Taps are applied along columns, then
  * along rows. They are for losses: a few per cent of the work of any network, plain loops that
  * compilers turn into vectors. Samples are independent and each has one writer. */
+#include "backend.h"
 #include "cpu_ops.h"
 
 #include <string.h>
@@ -21,6 +22,12 @@ static const taps filters[FV_FILTER_COUNT] = {
     [FV_FILTER_BLUR5] = { { 0.0625f, 0.25f, 0.375f, 0.25f, 0.0625f },
                           { 0.0625f, 0.25f, 0.375f, 0.25f, 0.0625f } },
 };
+
+void fvi_filter_taps(fv_image_filter kind, float down[5], float right[5])
+{
+    memcpy(down, filters[kind].down, sizeof filters[kind].down);
+    memcpy(right, filters[kind].right, sizeof filters[kind].right);
+}
 
 typedef struct filter_size { int64_t H, W, C, h, w, stride; } filter_size; /* in and out */
 

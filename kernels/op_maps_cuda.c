@@ -1,5 +1,6 @@
-/* op_maps_cuda.c - host side of the ops over feature maps [B, H, W, C]: groupnorm, upsample2x, windows.
- * Definitions: op_groupnorm.c, op_layout.c, op_windows.c. */
+/* op_maps_cuda.c - host side of the ops over feature maps [B, H, W, C]: groupnorm, upsample2x, windows,
+ * haar, pool, filter. Definitions: op_groupnorm.c, op_layout.c, op_windows.c, op_haar.c, op_pool.c,
+ * op_filter.c. */
 #include "cuda_ops.h"
 
 /* ---- groupnorm ------------------------------------------------------------------------------- */
@@ -159,3 +160,82 @@ static fv_status windows_backward(fvi_exec *e)
 const fvi_op_def fvi_cuda_windows = {
     .name = "windows", .forward = windows_forward, .backward = windows_backward
 };
+
+/* ---- haar ------------------------------------------------------------------------------------ */
+
+static fv_status haar(fvi_exec *e, const fv_tensor *x, const fv_tensor *y, int add, int joins)
+{
+    const fv_tensor *small = joins ? x : y;
+    const fvk_haar_args a = { .x = fvi_cuda_in(x), .y = fvi_cuda_out(y, add),
+                              .n = fv_tensor_count(x) / 4, .w = small->dim[2],
+                              .C = small->dim[3] / 4, .joins = joins };
+    return FVI_LAUNCH(e->ctx, haar, fvi_cuda_walk(a.n), &a);
+}
+
+static fv_status haar_forward(fvi_exec *e)
+{
+    return haar(e, &e->in[0], &e->out[0], 0, e->attr->i[0] != 0);
+}
+
+static fv_status haar_backward(fvi_exec *e)
+{
+    if (!e->gin[0].data) return FV_OK;
+    return haar(e, &e->gout[0], &e->gin[0], e->gin_add[0], e->attr->i[0] == 0);
+}
+const fvi_op_def fvi_cuda_haar = { .name = "haar", .forward = haar_forward,
+                                   .backward = haar_backward };
+
+/* ---- pool ------------------------------------------------------------------------------------ */
+
+static fvk_pool_args pool_args(const fvi_exec *e)
+{
+    const int64_t *x = e->in[0].dim, *y = e->out[0].dim;
+    const int is_l2 = e->attr->i[0] == FVI_POOL_L2;
+    return (fvk_pool_args){ .x = fvi_cuda_in(&e->in[0]), .H = x[1], .W = x[2], .C = x[3],
+                            .h = y[1], .w = y[2], .size = e->attr->i[1],
+                            .stride = e->attr->i[2], .pad = is_l2, .is_l2 = is_l2 };
+}
+
+static fv_status pool_forward(fvi_exec *e)
+{
+    fvk_pool_args a = pool_args(e);
+    a.y = fvi_cuda_out(&e->out[0], 0);
+    a.n = fv_tensor_count(&e->out[0]);
+    return FVI_LAUNCH(e->ctx, pool, fvi_cuda_walk(a.n), &a);
+}
+
+static fv_status pool_backward(fvi_exec *e)
+{
+    fvk_pool_args a = pool_args(e);
+    a.out = fvi_cuda_in(&e->out[0]);
+    a.dy = fvi_cuda_in(&e->gout[0]);
+    a.y = fvi_cuda_out(&e->gin[0], e->gin_add[0]);
+    a.n = fv_tensor_count(&e->in[0]);
+    return e->gin[0].data ? FVI_LAUNCH(e->ctx, pool_dx, fvi_cuda_walk(a.n), &a) : FV_OK;
+}
+const fvi_op_def fvi_cuda_pool = {
+    .name = "pool", .bwd_reads_in = 1, .bwd_reads_out = 1, .forward = pool_forward,
+    .backward = pool_backward
+};
+
+/* ---- filter ---------------------------------------------------------------------------------- */
+
+static fv_status filter(fvi_exec *e, const fv_tensor *x, const fv_tensor *y, int add, int is_back)
+{
+    const int64_t *in = e->in[0].dim, *out = e->out[0].dim;
+    fvk_filter_args a = { .x = fvi_cuda_in(x), .y = fvi_cuda_out(y, add),
+                          .n = fv_tensor_count(y), .H = in[1], .W = in[2], .C = in[3],
+                          .h = out[1], .w = out[2], .stride = e->attr->i[1],
+                          .is_back = is_back };
+    fvi_filter_taps((fv_image_filter)e->attr->i[0], a.down, a.right);
+    return FVI_LAUNCH(e->ctx, filter, fvi_cuda_walk(a.n), &a);
+}
+
+static fv_status filter_forward(fvi_exec *e) { return filter(e, &e->in[0], &e->out[0], 0, 0); }
+
+static fv_status filter_backward(fvi_exec *e)
+{
+    return e->gin[0].data ? filter(e, &e->gout[0], &e->gin[0], e->gin_add[0], 1) : FV_OK;
+}
+const fvi_op_def fvi_cuda_filter = { .name = "filter", .forward = filter_forward,
+                                     .backward = filter_backward };

@@ -76,11 +76,48 @@ static void bad_ids_are_told_with_the_result(void)
     OK(gpu, fv_dev_copy(gpu, e.in[1].data, ids, sizeof ids, FV_COPY_TO_DEVICE));
     OK(gpu, gpu->backend->op(FVI_OP_EMBED)->forward(&e));
     CHECK(fv_dev_copy(gpu, out, e.out[0].data, sizeof out, FV_COPY_TO_HOST) == FV_ERR_ARG);
-    CHECK(strstr(fv_ctx_error(gpu), "id is outside"));
+    CHECK(strstr(fv_ctx_error(gpu), "outside its table"));
     OK(gpu, fv_dev_copy(gpu, out, e.out[0].data, sizeof out, FV_COPY_TO_HOST)); /* told once */
     fv_dev_free(gpu, e.in[0].data);
     fv_dev_free(gpu, e.in[1].data);
     fv_dev_free(gpu, e.out[0].data);
+}
+
+/* Every op with ids, indices or labels, all of them far outside: told, and nothing is damaged. */
+static void all_ops_look_at_their_ids(void)
+{
+    int ops = 0;
+    for (int n = 0; n < row_count; n++) {
+        row r = rows[n];
+        const run_spec s = { gpu, &r, 0, true };
+        run_data d;
+        if (!r.ids) continue;
+        for (int k = 0; k < 2; k++) {
+            r.lower = k ? 100000 : -100000;
+            run_row(&s, &d);
+            CHECK_MSG(d.status == FV_ERR_ARG, "%s: %s", r.name, fv_status_name(d.status));
+            CHECK(strstr(fv_ctx_error(gpu), "outside its table"));
+            free_run(&d);
+        }
+        ops++;
+    }
+    CHECK(ops > 4 && emulator_damage == 0);
+}
+
+static void features_that_are_not_finite_are_told(void)
+{
+    row r;
+    int n = 0;
+    while (n < row_count && rows[n].op != FVI_OP_LOSS_MASKED) n++;
+    CHECK(n < row_count);
+    r = rows[n];
+    const run_spec s = { gpu, &r, 0, false };
+    run_data d;
+    r.attr.f[0] = INFINITY; /* of the bounds */
+    run_row(&s, &d);
+    CHECK(d.status == FV_ERR_NUMERIC);
+    CHECK(strstr(fv_ctx_error(gpu), "not finite"));
+    free_run(&d);
 }
 
 static fv_status build(fv_ctx *ctx, fv_t (*net)(fv_tape *t))
@@ -190,6 +227,8 @@ int main(void)
     RUN(gradients_are_added);
     RUN(order_of_threads_changes_no_bit);
     RUN(bad_ids_are_told_with_the_result);
+    RUN(all_ops_look_at_their_ids);
+    RUN(features_that_are_not_finite_are_told);
     RUN(ops_without_a_kernel_are_refused_when_a_plan_is_built);
     RUN(training_is_refused);
     RUN(a_missing_device_has_a_reason);

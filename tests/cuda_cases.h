@@ -21,6 +21,7 @@ typedef struct row {
     fv_tensor in[FVI_MAX_IN], out[FVI_MAX_OUT];
     int positive;        /* bit k: in[k] in [0.5, 1.5) */
     int ids;             /* IDS are below; 0: in[k] counts up to its length (visible keys) */
+    int lower;           /* subtracted from all IDS */
     bool no_gradient, same_type;
 } row;
 
@@ -363,8 +364,177 @@ static void map_rows(void)
     }
 }
 
+static void haar_row(int64_t B, int64_t h, int64_t w, int64_t C, int inverse)
+{
+    row *r = add_row(FVI_OP_HAAR, "haar");
+    const fv_tensor large = dims(4, B, 2 * h, 2 * w, C, 0), small = dims(4, B, h, w, 4 * C, 0);
+    give_row(r, 0, X, inverse ? small : large);
+    r->out[0] = inverse ? large : small;
+    r->attr.i[0] = inverse;
+}
+
+static void pool_row(int64_t H, int64_t W, int64_t C, int kind, int size, int stride)
+{
+    row *r = add_row(FVI_OP_POOL, "pool");
+    const int64_t pad = kind == FVI_POOL_L2 ? 2 : 0;
+    give_row(r, 0, P, dims(4, 2, H, W, C, 0));
+    r->out[0] = dims(4, 2, (H + pad - size) / stride + 1, (W + pad - size) / stride + 1, C, 0);
+    r->out_role = P;
+    const int32_t attr[3] = { kind, size, stride };
+    memcpy(r->attr.i, attr, sizeof attr);
+}
+
+static void filter_row(int64_t H, int64_t W, int kind, int stride)
+{
+    row *r = add_row(FVI_OP_FILTER, "filter");
+    give_row(r, 0, P, dims(4, 2, H, W, 3, 0));
+    r->out[0] = dims(4, 2, (H - 1) / stride + 1, (W - 1) / stride + 1, 3, 0);
+    r->out_role = P;
+    r->attr.i[0] = kind;
+    r->attr.i[1] = stride;
+}
+
+static void picture_rows(void)
+{
+    for (int inverse = 0; inverse < 2; inverse++) {
+        haar_row(1, 1, 1, 1, inverse);
+        haar_row(2, 3, 5, 7, inverse);
+    }
+    pool_row(6, 8, 5, FVI_POOL_MAX, 2, 2);
+    pool_row(7, 9, 3, FVI_POOL_MAX, 3, 2);
+    pool_row(5, 5, 4, FVI_POOL_MAX, 3, 1);
+    pool_row(6, 9, 5, FVI_POOL_L2, 3, 2);
+    pool_row(1, 2, 5, FVI_POOL_L2, 3, 2);
+    for (int kind = 0; kind < FV_FILTER_COUNT; kind++) {
+        filter_row(7, 10, kind, 1);
+        filter_row(8, 5, kind, 2);
+        filter_row(1, 2, kind, 1 + kind % 2);
+        filter_row(3, 4, kind, 2);
+    }
+}
+
+/* ---- Rows and losses ------------------------------------------------------------------------- */
+
+static void mix_row(int64_t B, int64_t T, int64_t R, int64_t m, int64_t C)
+{
+    row *r = add_row(FVI_OP_MIX_ROWS, "mix_rows");
+    give_row(r, 0, P, dims(3, B, T, C, 0, 0));
+    give_row(r, 1, IDS, dims(2, R, m, 0, 0, 0));
+    give_row(r, 2, FIXED, dims(2, R, m, 0, 0, 0));
+    r->ids = (int)T + 1;
+    r->lower = 1;
+    r->out[0] = dims(3, B, R, C, 0, 0);
+    r->out_role = P;
+}
+
+static void unit_row(int64_t T, int64_t h, int64_t hd, float most)
+{
+    row *r = add_row(FVI_OP_UNIT_QK, "unit_qk");
+    give_row(r, 0, X, dims(5, 2, T, 3, h, hd));
+    give_row(r, 1, P, dims(1, h, 0, 0, 0, 0));
+    r->attr.f[0] = 1e-6f;
+    r->attr.f[1] = most;
+    r->out[0] = r->in[0];
+    r->same_type = true;
+}
+
+/* b: 0 the row before, 1 with rows before the first, 2 another tensor */
+static void lerp_row(int64_t B, int64_t T, int64_t C, int b)
+{
+    row *r = add_row(FVI_OP_LERP, "lerp");
+    give_row(r, 0, X, dims(3, B, T, C, 0, 0));
+    if (b == 2) give_row(r, 1, X, r->in[0]);
+    give_row(r, 2, P, dims(1, C, 0, 0, 0, 0));
+    if (b == 1) give_row(r, 3, FIXED, dims(2, B, C, 0, 0, 0));
+    r->out[0] = r->in[0];
+}
+
+static void line_rows(void)
+{
+    row *r;
+    mix_row(1, 1, 1, 1, 1);
+    mix_row(2, 9, 14, 3, 33);
+    mix_row(1, 20, 5, 8, 7);
+    unit_row(1, 1, 4, 2);
+    unit_row(5, 3, 40, 0.2f); /* some scales are above */
+    for (int i = 0; i < 3; i++) {
+        lerp_row(2, 5, widths[2 * i], i);
+        lerp_row(1, 700, 6, i);
+        r = add_row(FVI_OP_L2NORM, "l2norm");
+        give_row(r, 0, P, dims(2, 13, widths[2 * i] + 1, 0, 0, 0));
+        r->attr.f[0] = i == 1 ? 2.0f : 1e-6f; /* longer than some rows */
+        r->out[0] = r->in[0];
+        r->out_role = P;
+        r = add_row(FVI_OP_MIX2, "mix2");
+        give_row(r, 0, X, dims(2, 7, 40 * i * i + 3, 0, 0, 0));
+        give_row(r, 1, X, r->in[0]);
+        give_row(r, 2, P, dims(1, 2, 0, 0, 0, 0));
+        r->out[0] = r->in[0];
+    }
+    for (int64_t V = 3; V < 700; V *= 13) {
+        r = add_row(FVI_OP_VQ, "vq");
+        give_row(r, 0, P, dims(2, 21, 5, 0, 0, 0));
+        give_row(r, 1, P, dims(2, V, 5, 0, 0, 0));
+        r->out[0] = r->in[0];
+        r->out[1] = dims(1, 21, 0, 0, 0, 0);
+        r->out[1].dtype = FV_I32;
+        r->out_role = P;
+    }
+}
+
+static row *loss_row(fvi_op op, const char *name, int role, fv_tensor a)
+{
+    row *r = add_row(op, name);
+    give_row(r, 0, role, a);
+    r->out[0] = dims(1, 1, 0, 0, 0, 0);
+    r->out_role = P;
+    return r;
+}
+
+static void difference_rows(void)
+{
+    for (int i = 0; i < 5; i++) {
+        const fv_tensor x = i < 4 ? dims(3, 2 + i, 7, 5 * i + 1, 0, 0) : dims(2, 2, 9000, 0, 0, 0);
+        row *r = loss_row(FVI_OP_LOSS_MSE, "loss_mse", X, x);
+        give_row(r, 1, X, x);
+        if (i & 1) give_row(r, 2, P, dims(1, x.dim[0], 0, 0, 0, 0));
+        r->attr.i[0] = i > 2;
+        r = loss_row(FVI_OP_LOSS_L1, "loss_l1", X, x);
+        if (i != 2) give_row(r, 1, X, x);
+        r = loss_row(FVI_OP_LOSS_MASKED, "loss_masked", X, x);
+        give_row(r, 1, FIXED, x);
+        r->attr.f[0] = 1.0f;
+        r->out[1] = dims(2, x.dim[0], 4, 0, 0, 0);
+        r = loss_row(FVI_OP_LOSS_VQ, "loss_vq", P, dims(2, 9 + i, 3 + i, 0, 0, 0));
+        give_row(r, 1, P, dims(2, 6, 3 + i, 0, 0, 0));
+        give_row(r, 2, IDS, dims(1, 9 + i, 0, 0, 0, 0));
+        r->ids = 6;
+        r->attr.f[0] = 0.25f;
+    }
+}
+
+static void loss_rows(void)
+{
+    difference_rows();
+    for (int i = 0; i < 4; i++) {
+        const int64_t n = 3 + 100 * i, V = widths[2 * i + 1];
+        row *r = loss_row(FVI_OP_LOSS_CE, "loss_ce", X, dims(2, n, V, 0, 0, 0));
+        give_row(r, 1, IDS, dims(1, n, 0, 0, 0, 0));
+        r->ids = (int)V + 1;
+        r->lower = 1; /* some rows have no label */
+        r->out[1] = dims(2, n, V, 0, 0, 0);
+        r = loss_row(FVI_OP_LOSS_SOFT_CE, "loss_soft_ce", P, dims(2, n, V, 0, 0, 0));
+        give_row(r, 1, FIXED, r->in[0]);
+        if (i & 1) give_row(r, 2, FIXED, dims(1, n, 0, 0, 0, 0));
+        r->out[1] = r->in[0];
+    }
+}
+
 static void add_rows(void)
 {
+    picture_rows();
+    line_rows();
+    loss_rows();
     map_rows();
     norm_rows();
     pointwise_rows();
@@ -421,7 +591,7 @@ static fv_status fill(fv_ctx *ctx, const row *r, fv_tensor *t, int positive, uin
     for (int64_t i = 0; i < n && seed; i++) {
         const float f = noise(seed, (uint64_t)i), v = positive ? 1 + 0.5f * f : f;
         if (t->dtype == FV_I32)
-            ((int32_t *)host)[i] = r->ids ? (int32_t)((f + 1) * 0.5f * (float)r->ids) % r->ids
+            ((int32_t *)host)[i] = r->ids ? (int32_t)((f + 1) * 0.5f * (float)r->ids) % r->ids - r->lower
                                           : (int32_t)(i / 5 * 5 + 5 < n ? i / 5 * 5 + 5 : n);
         else if (t->dtype == FV_BF16)
             ((uint16_t *)host)[i] = fv_f32_to_bf16(v);

@@ -17,6 +17,7 @@
 #include "cuda/maps.h"
 #include "cuda/norm.h"
 #include "cuda/pointwise.h"
+#include "cuda/rows.h"
 
 #define EMULATED_BYTES ((size_t)1 << 30) /* of addresses; pages come when they are written */
 #define EMULATED_GUARD 256
@@ -146,7 +147,8 @@ static int emulator_sync(fvk_dev *d)
     const int32_t bits = d->fault;
     d->fault = 0;
     if (bits & FVK_FAULT_ID)
-        return emulator_say(d, FVK_BAD_INPUT, "embed: an id is outside its table");
+        return emulator_say(d, FVK_BAD_INPUT, "an id, index or label is outside its table");
+    if (bits & FVK_FAULT_FINITE) return emulator_say(d, FVK_NOT_FINITE, "features are not finite");
     return bits ? emulator_say(d, FVK_BAD_INPUT, "sdpa: visible keys") : FVK_OK;
 }
 

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 2
+#define FVK_ABI 3
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -80,7 +80,7 @@ typedef struct fvk_rope_args {
 /* Sums over rows of a function of each element. */
 enum {
     FVK_SUM_X, FVK_SUM_PRODUCT, FVK_SUM_BINARY_DB, FVK_SUM_NORM, FVK_SUM_ROPE, FVK_SUM_GROUP_SQ,
-    FVK_SUM_GROUP
+    FVK_SUM_GROUP, FVK_SUM_LERP
 };
 typedef struct fvk_columns_args {
     fvk_in x, y, b;
@@ -88,7 +88,8 @@ typedef struct fvk_columns_args {
     float *part, *part2; /* [groups, segments, C] */
     int64_t groups, T, C, segments;
     fvk_rope_args rope;
-    int64_t per; /* channels of a group */
+    fvk_in prev;        /* lerp, without b: rows before those of y */
+    int64_t per, steps; /* channels of a group; rows of a sequence */
     int32_t kind, op;
 } fvk_columns_args;
 
@@ -223,15 +224,151 @@ typedef struct fvk_windows_args {
     int64_t what;
 } fvk_windows_args;
 
+/* Lines of 2x2 blocks between their large side (two lines [2w, C]) and their small one ([w, 4C]). */
+typedef struct fvk_haar_args {
+    fvk_in x;
+    fvk_out y;
+    int64_t n, w, C; /* blocks times C */
+    int64_t joins;   /* x is the small side */
+} fvk_haar_args;
+
+/* x [.., H, W, C], y [.., h, w, C]; gradient: y is that of x, out the result of forward. */
+typedef struct fvk_pool_args {
+    fvk_in x, out, dy; /* dy.p set: gradient */
+    fvk_out y;
+    int64_t n, H, W, C, h, w;
+    int32_t size, stride, pad, is_l2;
+} fvk_pool_args;
+
+typedef struct fvk_filter_args {
+    fvk_in x;
+    fvk_out y;
+    int64_t n, H, W, C, h, w; /* H, W: of the op's input */
+    float down[5], right[5];
+    int32_t stride, is_back;
+} fvk_filter_args;
+
+/* y[b, r] = sum over k < m of weight[r, k] x[b, index[r, k]]; gradient the other way round */
+typedef struct fvk_mix_rows_args {
+    fvk_in x;
+    fvk_out y;
+    const int32_t *index; /* -1: nothing */
+    const float *weight;
+    int32_t *fault;
+    int64_t B, T, R, m, C;
+} fvk_mix_rows_args;
+
+/* A warp a row: y = x s / max(|x|, eps), or its gradient. unit_qk: x [tokens, 3, h, hd], s of a query
+ * is exp(min(scale[head], most)), of a key 1, values are copied; along [tokens, h]: d y / d scale. */
+typedef struct fvk_unit_args {
+    fvk_in x, dy; /* dy.p set: gradient */
+    fvk_out y;
+    const float *scale; /* NULL: plain rows, h 0 */
+    float *along;
+    int64_t rows, h, hd;
+    float eps, most;
+} fvk_unit_args;
+
+/* y = a + (b - a) mix; without b, b is the row of a before, or prev at the first of T rows. */
+enum { FVK_LERP, FVK_LERP_DA, FVK_LERP_DB };
+typedef struct fvk_lerp_args {
+    fvk_in a, b, prev, dy;
+    fvk_out y;
+    const float *mix;
+    int64_t n, C, T, what;
+} fvk_lerp_args;
+
+/* index[i]: the code with the largest product with row i; equal: the lowest */
+typedef struct fvk_nearest_args {
+    const float *z, *codes;
+    int32_t *index;
+    int64_t V, D;
+} fvk_nearest_args;
+
+/* y[v, d] += scale dy sum of (codes[v, d] - z[i, d]) over i with ids[i] = v */
+typedef struct fvk_chosen_args {
+    const float *z, *codes, *dy;
+    const int32_t *ids;
+    fvk_out y;
+    int64_t n, V, D;
+    double scale;
+} fvk_chosen_args;
+
+/* Sums over B samples of T elements of a function of a and b, in segments; and its gradient times
+ * scale w[sample] dy to y. SUMS, DEVIATIONS: of a, and of b. keep: mean and bound of a and of b. */
+enum {
+    FVK_PAIR_SQUARES, FVK_PAIR_HUBER, FVK_PAIR_ABS, FVK_PAIR_PRODUCTS, FVK_PAIR_SUMS,
+    FVK_PAIR_DEVIATIONS, FVK_PAIR_KEPT
+};
+typedef struct fvk_pairs_args {
+    fvk_in a, b;        /* b.p NULL: zeros */
+    const int32_t *ids; /* row of b [V, D] for each row of a; NULL: b is as a */
+    const float *keep, *w, *dy;
+    double *part;       /* [B, segments, 2] */
+    fvk_out y;
+    int32_t *fault;
+    int64_t B, T, segments, D, V;
+    double scale;
+    int64_t what;
+} fvk_pairs_args;
+
+/* TOTAL: y = scale sum of w[b] s[b]. EACH: y[b] = scale dy s[b]. MEANS, BOUNDS: keep [B, 4] from sums
+ * and deviations. */
+enum { FVK_FOLD_TOTAL, FVK_FOLD_EACH, FVK_FOLD_MEANS, FVK_FOLD_BOUNDS };
+typedef struct fvk_pairs_fold_args {
+    const double *part;
+    const float *w, *dy;
+    fvk_out y;
+    int32_t *fault;
+    int64_t B, segments;
+    double scale;
+    float width;
+    int32_t what;
+} fvk_pairs_fold_args;
+
+/* A block a row of logits x [n, V]: loss against a label (-1: none) or softmax(target), and
+ * softmax(x), for a target less that of the target. */
+typedef struct fvk_softmax_args {
+    fvk_in x, target;
+    fvk_out probs;
+    const int32_t *label;
+    double *loss;
+    int32_t *fault;
+    int64_t n, V;
+} fvk_softmax_args;
+
+/* One block: y = sum of w loss / number of labels (or n). y NULL: the number alone. */
+typedef struct fvk_labels_args {
+    const double *loss;
+    const int32_t *label;
+    const float *w;
+    float *y, *number;
+    int64_t n;
+} fvk_labels_args;
+
+/* y = dy w[row] / number (p - 1 at the label; 0 in rows without) */
+typedef struct fvk_softmax_dx_args {
+    fvk_in p;
+    fvk_out y;
+    const int32_t *label; /* NULL: p as it is */
+    const float *w, *dy, *number;
+    int64_t n, V;
+} fvk_softmax_dx_args;
+
 #define FVK_LIST(K)                                                                            \
     K(map) K(binary) K(blend) K(swiglu) K(norm) K(norm_dx) K(rope) K(rope_dx) K(columns) K(fold) \
     K(norm_fold) K(sample_db) K(timestep) K(embed) K(embed_dx) K(patch) K(strip) K(spread)      \
     K(attention) K(attention_delta) K(attention_dq) K(attention_dkv)                            \
-    K(unfold) K(permute) K(group_fold) K(group) K(upsample) K(windows)
+    K(unfold) K(permute) K(group_fold) K(group) K(upsample) K(windows) K(haar) K(pool) K(pool_dx) \
+    K(filter) K(mix_rows) K(mix_rows_dx) K(unit) K(lerp) K(nearest) K(chosen) K(pairs)            \
+    K(pairs_dx) K(pairs_fold) K(softmax) K(labels) K(softmax_dx)
 /* Kernels that take the arguments of another. */
 typedef fvk_norm_args fvk_norm_dx_args;
 typedef fvk_rope_args fvk_rope_dx_args;
 typedef fvk_embed_args fvk_embed_dx_args;
+typedef fvk_pool_args fvk_pool_dx_args;
+typedef fvk_mix_rows_args fvk_mix_rows_dx_args;
+typedef fvk_pairs_args fvk_pairs_dx_args;
 typedef fvk_attention_args fvk_attention_delta_args, fvk_attention_dq_args, fvk_attention_dkv_args;
 
 #define FVK_ID(name) FVK_##name,
@@ -241,9 +378,9 @@ typedef enum fvk_kernel { FVK_LIST(FVK_ID) FVK_KERNELS } fvk_kernel;
 /* ---- The device ------------------------------------------------------------------------------ */
 
 /* What functions return; error() then has a sentence. */
-enum { FVK_OK, FVK_NO_MEMORY, FVK_FAILED, FVK_UNSUPPORTED, FVK_BAD_INPUT };
+enum { FVK_OK, FVK_NO_MEMORY, FVK_FAILED, FVK_UNSUPPORTED, FVK_BAD_INPUT, FVK_NOT_FINITE };
 /* Bits that kernels set in *fault. Seen at the next sync or copy to the host. */
-enum { FVK_FAULT_ID = 1, FVK_FAULT_VISIBLE = 2 };
+enum { FVK_FAULT_ID = 1, FVK_FAULT_VISIBLE = 2, FVK_FAULT_FINITE = 4 };
 
 typedef struct fvk_info {
     char name[128];

@@ -118,6 +118,12 @@ FVK_FN void fvk_block_sum(float *x)
 
 #endif
 
+/* x[0] = the sum of x[FVK_THREADS], in shared memory, the same for all threads. */
+#define TREE_SUM(x)                                            \
+    for (int s_ = FVK_THREADS / 2; s_ > 0; s_ /= 2) PHASE(t_) { \
+        if (t_ < s_) (x)[t_] += (x)[t_ + s_];                  \
+    }
+
 /* Thread t of a grid that walks over n elements. */
 #define EACH(i, t, n)                                                                       \
     for (int64_t i = (int64_t)block_ * FVK_THREADS + (t); i < (n);                          \

@@ -19,6 +19,7 @@
 #include "cuda/maps.h"
 #include "cuda/norm.h"
 #include "cuda/pointwise.h"
+#include "cuda/rows.h"
 
 /* ---- Kernels --------------------------------------------------------------------------------- */
 
@@ -249,7 +250,10 @@ static int find_fault(fvk_dev *d)
 {
     const int32_t bits = *d->fault;
     *d->fault = 0;
-    if (bits & FVK_FAULT_ID) return say(d, FVK_BAD_INPUT, "embed: an id is outside its table");
+    if (bits & FVK_FAULT_ID) return say(d, FVK_BAD_INPUT, "an id, index or label is outside its table");
+    if (bits & FVK_FAULT_FINITE)
+        return say(d, FVK_NOT_FINITE, "features are not finite; a lower learning rate or clipped "
+                                      "gradients keep them so");
     if (bits & FVK_FAULT_VISIBLE)
         return say(d, FVK_BAD_INPUT, "sdpa: a query sees none or too many keys, or fewer than the "
                                      "query before");

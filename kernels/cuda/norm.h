@@ -256,6 +256,12 @@ FVK_FN float fvk_term(const fvk_columns_args *a, int64_t g, int64_t row, int64_t
         *second = dv * h;
         return dv;
     }
+    case FVK_SUM_LERP: {
+        const float now = fvk_get(a->y, at);
+        if (a->b.p) return x * (fvk_get(a->b, at) - now);
+        if (row % a->steps) return x * (fvk_get(a->y, at - a->C) - now);
+        return x * ((a->prev.p ? fvk_get(a->prev, row / a->steps * a->C + c) : 0.0f) - now);
+    }
     default: return x;
     }
 }
