@@ -44,8 +44,7 @@ static fv_status open_file(fv_ctx *ctx, fv_vpic_model **out, fv_model *file)
     }
     m->ctx = ctx;
     m->file = file;
-    fv_status s = fv_needs_cpu(ctx, "vpic");
-    if (s == FV_OK) s = fill_model(ctx, m);
+    const fv_status s = fill_model(ctx, m);
     if (s != FV_OK) fv_vpic_model_close(&m);
     *out = m;
     return s;

@@ -49,6 +49,18 @@ static void find_reach(rdvq_pixels *p)
     p->reach_in = round_up_div(most, cell);
 }
 
+static fv_status measure_codes(fv_ctx *ctx, rdvq_pixels *p, const float *book)
+{
+    const size_t K = (size_t)p->net.cfg.codes, D = (size_t)p->net.cfg.code_width;
+    for (size_t k = 0; k < K; k++) {
+        double sum = 0;
+        for (size_t d = 0; d < D; d++) sum += (double)book[k * D + d] * book[k * D + d];
+        p->length[k] = (float)(1 / fmax(sqrt(sum), RDVQ_UNIT_EPS));
+        if (!isfinite(sum)) return fv_fail(ctx, FV_ERR_MODEL, "model: code %zu is not finite", k);
+    }
+    return FV_OK;
+}
+
 /* Codes of unit length, by the tape that training used. */
 static fv_status read_codes(fv_ctx *ctx, rdvq_pixels *p)
 {
@@ -62,17 +74,16 @@ static fv_status read_codes(fv_ctx *ctx, rdvq_pixels *p)
     if (s == FV_OK) s = fv_plan_forward(plan);
     p->codes = fv_alloc(ctx, K * D * sizeof *p->codes);
     p->length = fv_alloc(ctx, K * sizeof *p->length);
-    if (s == FV_OK && (!p->codes || !p->length)) s = FV_ERR_OOM;
-    if (s == FV_OK) {
-        const float *book = fv_plan_value(plan, "book").data;
-        memcpy(p->codes, fv_plan_value(plan, "codes").data, K * D * sizeof *p->codes);
-        for (size_t k = 0; k < K && s == FV_OK; k++) {
-            double sum = 0;
-            for (size_t d = 0; d < D; d++) sum += (double)book[k * D + d] * book[k * D + d];
-            p->length[k] = (float)(1 / fmax(sqrt(sum), RDVQ_UNIT_EPS));
-            if (!isfinite(sum)) s = fv_fail(ctx, FV_ERR_MODEL, "model: code %zu is not finite", k);
-        }
-    }
+    float *book = fv_alloc(ctx, K * D * sizeof *book);
+    if (s == FV_OK && (!p->codes || !p->length || !book)) s = FV_ERR_OOM;
+    if (s == FV_OK)
+        s = fv_dev_copy(ctx, p->codes, fv_plan_value(plan, "codes").data, K * D * sizeof *book,
+                        FV_COPY_TO_HOST);
+    if (s == FV_OK)
+        s = fv_dev_copy(ctx, book, fv_plan_value(plan, "book").data, K * D * sizeof *book,
+                        FV_COPY_TO_HOST);
+    if (s == FV_OK) s = measure_codes(ctx, p, book);
+    fv_free(ctx, book);
     fv_plan_destroy(&plan);
     return s;
 }
@@ -214,7 +225,9 @@ static fv_status record(fv_ctx *ctx, const rdvq_pixels *p, bool analyses, const 
     const int64_t cell = rdvq_stride(c, 0);
     const int64_t dim[4] = { 1, cell * size[1], cell * size[0], 3 };
     fv_t map[RDVQ_SCALES], noise[2] = { 0, 0 };
-    const fv_dtype type = fv_ctx_cpu(ctx) & FV_CPU_AVX512BF16 ? FV_BF16 : FV_F32;
+    const bool has_bf16 = fv_ctx_device(ctx) == FV_DEVICE_CUDA ||
+                          fv_ctx_cpu(ctx) & FV_CPU_AVX512BF16;
+    const fv_dtype type = has_bf16 ? FV_BF16 : FV_F32;
     FV_TRY(fv_tape_create(ctx, out, p->params, FV_INFER, type));
     if (analyses) {
         rdvq_analyse(*out, &p->net, fv_input(*out, "picture", FV_F32, 4, dim), map);
@@ -234,14 +247,16 @@ static fv_status record(fv_ctx *ctx, const rdvq_pixels *p, bool analyses, const 
     return FV_OK;
 }
 
-/* A plan over one region and what it reads and writes. */
+#define BUFFERS (1 + RDVQ_SCALES + 2)
+
+/* A plan over one region and what it reads and writes: on the host and mirrored where the plan is. */
 typedef struct run {
     fv_ctx *ctx;
     const rdvq_pixels *p;
     regions r;
     bool analyses;
     fv_plan *plan;
-    float *picture, *map[RDVQ_SCALES], *noise[2];
+    float *picture, *map[RDVQ_SCALES], *noise[2], *near[BUFFERS];
     void *work;
     uint64_t bytes;
 } run;
@@ -258,7 +273,6 @@ static size_t floats_of(const run *o, int what)
     return pixels / (what == RDVQ_SCALES + 1 ? 64 : 16) * (size_t)c->noise;
 }
 
-#define BUFFERS (1 + RDVQ_SCALES + 2)
 static float **buffer_at(run *o, int what)
 {
     return what == 0 ? &o->picture : what <= RDVQ_SCALES ? &o->map[what - 1]
@@ -288,8 +302,11 @@ static uint64_t cell_bytes(const rdvq_config *c, bool analyses)
 static void close_run(run *o)
 {
     fv_plan_destroy(&o->plan);
-    fv_free(o->ctx, o->work);
-    for (int i = 0; i < BUFFERS; i++) fv_free(o->ctx, *buffer_at(o, i));
+    fv_dev_free(o->ctx, o->work);
+    for (int i = 0; i < BUFFERS; i++) {
+        fv_mirror_free(o->ctx, o->near[i], *buffer_at(o, i));
+        fv_free(o->ctx, *buffer_at(o, i));
+    }
     o->work = NULL;
 }
 
@@ -328,13 +345,29 @@ static fv_status open_run(run *o, uint64_t budget)
 {
     FV_TRY(plan_regions(o, budget));
     const uint64_t bytes = fv_plan_work_bytes(o->plan);
-    if (!(o->work = fv_alloc(o->ctx, bytes ? bytes : 64))) return FV_ERR_OOM;
+    if (!(o->work = fv_work_alloc(o->ctx, bytes ? bytes : 64))) return FV_ERR_OOM;
     FV_TRY(fv_plan_set_work(o->plan, o->work, bytes));
     for (int i = 0; i < BUFFERS; i++) {
         if (floats_of(o, i) == 0) continue;
         float *f = *buffer_at(o, i) = fv_alloc(o->ctx, floats_of(o, i) * sizeof *f);
         if (!f) return FV_ERR_OOM;
-        FV_TRY(fv_plan_bind(o->plan, buffer_name(i), f));
+        o->near[i] = fv_mirror_alloc(o->ctx, f, floats_of(o, i) * sizeof *f);
+        if (!o->near[i]) return FV_ERR_OOM;
+        FV_TRY(fv_plan_bind(o->plan, buffer_name(i), o->near[i]));
+    }
+    return FV_OK;
+}
+
+/* What the plan reads goes to it, then what it wrote comes back. */
+static fv_status exchange(run *o, bool is_before)
+{
+    for (int i = 0; i < BUFFERS; i++) {
+        float *host = *buffer_at(o, i);
+        const bool is_read = o->analyses == (i == 0);
+        if (!host || is_read != is_before) continue;
+        const size_t bytes = floats_of(o, i) * sizeof *host;
+        FV_TRY(is_before ? fv_mirror_send(o->ctx, o->near[i], host, bytes)
+                         : fv_mirror_fetch(o->ctx, host, o->near[i], bytes));
     }
     return FV_OK;
 }
@@ -344,7 +377,9 @@ static fv_status run_region(run *o, int i, rdvq_work *work)
     const double start = fv_now();
     FV_TRY(fv_report(o->ctx, o->analyses ? "analysing" : "painting", (uint64_t)i,
                      (uint64_t)(o->r.nx * o->r.ny), NULL));
+    FV_TRY(exchange(o, true));
     FV_TRY(fv_plan_forward(o->plan));
+    FV_TRY(exchange(o, false));
     work->seconds += fv_now() - start;
     work->flop += fv_plan_flop(o->plan);
     if (o->bytes > work->memory) work->memory = o->bytes;
@@ -398,11 +433,21 @@ typedef struct search {
     fv_ctx *ctx;
     const rdvq_pixels *p;
     fv_plan *plan;
-    float *z;            /* [rows, code_width], unit length */
+    float *z, *near;     /* [rows, code_width], unit length; the same where the plan is */
+    float *product;      /* [rows, codes] from a device; NULL: the plan's own */
     int64_t *token;      /* [rows] */
     int rows, filled;
     rdvq_nearest *out;
 } search;
+
+static size_t z_bytes(const search *f)
+{
+    return (size_t)f->rows * (size_t)f->p->net.cfg.code_width * sizeof(float);
+}
+static size_t product_bytes(const search *f)
+{
+    return (size_t)f->rows * (size_t)f->p->net.cfg.codes * sizeof(float);
+}
 
 static fv_status open_search(search *f)
 {
@@ -414,16 +459,21 @@ static fv_status open_search(search *f)
     f->z = fv_calloc(f->ctx, (size_t)f->rows * (size_t)c->code_width, sizeof *f->z);
     f->token = fv_calloc(f->ctx, (size_t)f->rows, sizeof *f->token);
     if (!f->z || !f->token) return FV_ERR_OOM;
+    f->near = fv_mirror_alloc(f->ctx, f->z, z_bytes(f));
+    if (f->near != f->z) f->product = fv_alloc(f->ctx, product_bytes(f));
+    if (!f->near || (f->near != f->z && !f->product)) return FV_ERR_OOM;
     FV_TRY(fv_tape_create(f->ctx, &t, f->p->params, FV_INFER, FV_F32));
     fv_output(t, "products", fv_linear_as(t, fv_input(t, "z", FV_F32, 2, dim), f->p->net.codebook,
                                           -1, FV_ACT_NONE, FV_F32));
     FV_TRY(fv_plan_finish(f->ctx, &f->plan, &t, NULL));
-    return fv_plan_bind(f->plan, "z", f->z);
+    return fv_plan_bind(f->plan, "z", f->near);
 }
 
 static void close_search(search *f)
 {
     fv_plan_destroy(&f->plan);
+    fv_mirror_free(f->ctx, f->near, f->z);
+    fv_free(f->ctx, f->product);
     fv_free(f->ctx, f->z);
     fv_free(f->ctx, f->token);
 }
@@ -440,8 +490,13 @@ static fv_status flush(search *f)
 {
     const int codes = f->p->net.cfg.codes, n = f->out->count;
     if (f->filled == 0) return FV_OK;
+    FV_TRY(fv_mirror_send(f->ctx, f->near, f->z, z_bytes(f)));
     FV_TRY(fv_plan_forward(f->plan));
     const float *product = fv_plan_value(f->plan, "products").data;
+    if (f->product) {
+        FV_TRY(fv_dev_copy(f->ctx, f->product, product, product_bytes(f), FV_COPY_TO_HOST));
+        product = f->product;
+    }
 #pragma omp parallel for schedule(static) num_threads(fv_ctx_threads(f->ctx))
     for (int i = 0; i < f->filled; i++)
         take_nearest(f, product + (size_t)i * (size_t)codes, f->out->code + f->token[i] * n,
@@ -508,7 +563,7 @@ fv_status rdvq_analyse_picture(fv_ctx *ctx, const rdvq_pixels *p, const fv_image
     rdvq_map_of(&g, &p->net.slices, &map);
     const int w = g.padded_w / side, h = g.padded_h / side;
     run o = { ctx, p, { 0, 0, w, h, w, h, p->reach_in, 0, 0, 0, 0, 0, 0 }, true, NULL, NULL,
-              { NULL }, { NULL }, NULL, 0 };
+              { NULL }, { NULL }, { NULL }, NULL, 0 };
     search f = { .ctx = ctx, .p = p, .out = out };
     out->count = c->codes < RDVQ_NEAREST ? c->codes : RDVQ_NEAREST;
     const size_t n = (size_t)map.first[map.layers] * (size_t)out->count;
@@ -651,7 +706,7 @@ fv_status rdvq_paint_picture(fv_ctx *ctx, const rdvq_pixels *p, const rdvq_paint
     cells_under(p, part, want);
     run o = { ctx, p, { want[0], want[1], want[2], want[3], how->grid->padded_w / side,
                         how->grid->padded_h / side, p->reach_out, 0, 0, 0, 0, 0, 0 },
-              false, NULL, NULL, { NULL }, { NULL }, NULL, 0 };
+              false, NULL, NULL, { NULL }, { NULL }, { NULL }, NULL, 0 };
     fv_status s = open_run(&o, how->budget);
     for (int i = 0; s == FV_OK && i < o.r.nx * o.r.ny; i++) {
         int at[2], core[4];

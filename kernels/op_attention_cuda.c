@@ -1,4 +1,8 @@
-/* op_attention_cuda.c - host side of attention: sdpa and cross_attention. Definition: op_attention.c. */
+/* op_attention_cuda.c - host side of attention: sdpa and cross_attention. Definition: op_attention.c.
+ *
+ * Heads of up to FVK_HEAD_MOST have kernels of their own. Wider ones, as in the autoencoder of Stable
+ * Diffusion, are products of the device head by head, forward only: q k^T, softmax, times v, in
+ * pieces of queries whose scores fit fvi_cuda.column_bytes. */
 #include "cuda_ops.h"
 
 #include <math.h>
@@ -18,9 +22,9 @@ static fv_status check_head(const fvi_exec *e, int64_t hd)
     if (hd < 4 || hd % 4)
         return fv_fail(e->ctx, FV_ERR_SHAPE,
                        "attention: a head of %lld, not a multiple of 4", (long long)hd);
-    if (hd > FVK_HEAD_MOST)
+    if (hd > FVK_HEAD_MOST && (e->gin[0].ndim > 0 || e->gin[1].ndim > 0))
         return fv_fail(e->ctx, FV_ERR_UNSUPPORTED,
-                       "attention: heads of %lld have no CUDA kernel yet, up to %d have",
+                       "attention: heads of %lld have no gradient on CUDA yet, up to %d have",
                        (long long)hd, FVK_HEAD_MOST);
     return FV_OK;
 }
@@ -63,10 +67,145 @@ static int64_t blocks_of(const fvk_attention_args *a, int64_t tokens, int64_t ti
     return a->B * a->h * ((tokens + tile - 1) / tile);
 }
 
+/* ---- Wide heads ------------------------------------------------------------------------------ */
+
+#define PIECE_ROWS 128
+
+typedef struct wide {
+    fvk_product *score[2], *value[2]; /* of a whole piece of queries, of the last one */
+    int64_t piece;
+} wide;
+
+/* q, k, v and the result of a head; scores in f32, and as the product with v wants them */
+typedef struct wide_scratch { size_t q, k, v, o, s, p, total; } wide_scratch;
+
+static bool is_wide(const fvi_exec *e) { return fvi_last(&e->in[0]) > FVK_HEAD_MOST; }
+
+static int64_t piece_of(const fvi_exec *e, const fvk_attention_args *a)
+{
+    const int64_t bytes = (int64_t)fvi_cuda_of(e->ctx)->column_bytes;
+    int64_t n = bytes / (a->S * 4) / PIECE_ROWS * PIECE_ROWS;
+    if (n < PIECE_ROWS) n = PIECE_ROWS;
+    return n < a->T ? n : a->T;
+}
+
+static size_t take(size_t *total, int64_t count, size_t size)
+{
+    const size_t at = *total;
+    *total += ((size_t)count * size + 255) / 256 * 256;
+    return at;
+}
+
+static wide_scratch scratch_of(const fvk_attention_args *a, int64_t piece)
+{
+    const size_t size = a->bf16 ? 2 : 4;
+    wide_scratch s = { 0 };
+    s.q = take(&s.total, piece * a->hd, size);
+    s.k = take(&s.total, a->S * a->hd, size);
+    s.v = take(&s.total, a->S * a->hd, size);
+    s.o = take(&s.total, piece * a->hd, size);
+    s.s = take(&s.total, piece * a->S, 4);
+    s.p = take(&s.total, piece * a->S, size);
+    return s;
+}
+
+static void attention_release(fv_ctx *ctx, void *state)
+{
+    wide *w = state;
+    if (!w) return;
+    fvk_product *const all[] = { w->score[0], w->score[1], w->value[0], w->value[1] };
+    for (size_t i = 0; i < FV_ARRAY_LEN(all); i++)
+        if (all[i]) fvi_cuda_of(ctx)->api->gemm_destroy(fvi_cuda_of(ctx)->dev, all[i]);
+    fv_free(ctx, w);
+}
+
+static fv_status wide_prepare(fvi_exec *e, const fvk_attention_args *a)
+{
+    const fvi_cuda *d = fvi_cuda_of(e->ctx);
+    wide *w = fv_calloc(e->ctx, 1, sizeof *w);
+    if (!w) return FV_ERR_OOM;
+    e->state = w;
+    w->piece = piece_of(e, a);
+    for (int k = 0; k < 2; k++) {
+        const int64_t rows = k ? a->T % w->piece : w->piece;
+        const fvk_gemm score = { .M = rows, .N = a->S, .K = a->hd, .ab_bf16 = a->bf16,
+                                 .b_trans = 1 };
+        const fvk_gemm value = { .M = rows, .N = a->hd, .K = a->S, .ab_bf16 = a->bf16,
+                                 .c_bf16 = a->bf16 };
+        if (rows == 0) continue;
+        FV_TRY(fvi_cuda_status(e->ctx, d->api->gemm_create(d->dev, &score, &w->score[k]),
+                               "attention"));
+        FV_TRY(fvi_cuda_status(e->ctx, d->api->gemm_create(d->dev, &value, &w->value[k]),
+                               "attention"));
+    }
+    return FV_OK;
+}
+
+/* Rows first .. first + rows of a part of a head, together at `to`. */
+static fv_status gather(fvi_exec *e, const fvk_attention_args *a, int64_t head, int part,
+                        int64_t first, int64_t rows, void *to)
+{
+    const int64_t tokens = part ? a->S : a->T, token = a->parts[part] * a->h * a->hd;
+    const fvk_strip_args s = { .x = a->x[part], .y = { to, a->bf16, 0 }, .rows = rows, .n = a->hd,
+                               .x_stride = token, .y_stride = a->hd,
+                               .x_at = (head / a->h * tokens + first) * token +
+                                       (a->at[part] * a->h + head % a->h) * a->hd };
+    return FVI_LAUNCH(e->ctx, strip, fvi_cuda_walk(rows * a->hd), &s);
+}
+
+static fv_status scatter(fvi_exec *e, const fvk_attention_args *a, int64_t head, int64_t first,
+                         int64_t rows, const void *from)
+{
+    const int64_t token = a->h * a->hd;
+    const fvk_strip_args s = { .x = { from, a->bf16 }, .y = a->o, .rows = rows, .n = a->hd,
+                               .x_stride = a->hd, .y_stride = token,
+                               .y_at = (head / a->h * a->T + first) * token +
+                                       head % a->h * a->hd };
+    return FVI_LAUNCH(e->ctx, strip, fvi_cuda_walk(rows * a->hd), &s);
+}
+
+static fv_status product(fvi_exec *e, fvk_product *g, const void *a, const void *b, void *c)
+{
+    const fvi_cuda *d = fvi_cuda_of(e->ctx);
+    return fvi_cuda_status(e->ctx, d->api->gemm_run(d->dev, g, a, b, NULL, c), "attention");
+}
+
+static fv_status wide_piece(fvi_exec *e, const fvk_attention_args *a, const wide_scratch *at,
+                            int64_t head, int64_t first)
+{
+    const wide *w = e->state;
+    uint8_t *base = e->scratch;
+    const bool is_whole = a->T - first >= w->piece;
+    const int64_t rows = is_whole ? w->piece : a->T - first;
+    const fvk_scores_args s = { .a = *a, .s = (const float *)(void *)(base + at->s),
+                                .p = { base + at->p, a->bf16, 0 }, .head = head, .first = first };
+    FV_TRY(gather(e, a, head, 0, first, rows, base + at->q));
+    FV_TRY(product(e, w->score[!is_whole], base + at->q, base + at->k, base + at->s));
+    FV_TRY(FVI_LAUNCH(e->ctx, scores, rows, &s));
+    FV_TRY(product(e, w->value[!is_whole], base + at->p, base + at->v, base + at->o));
+    return scatter(e, a, head, first, rows, base + at->o);
+}
+
+static fv_status wide_forward(fvi_exec *e, const fvk_attention_args *a)
+{
+    const wide *w = e->state;
+    const wide_scratch at = scratch_of(a, w->piece);
+    uint8_t *base = e->scratch;
+    for (int64_t head = 0; head < a->B * a->h; head++) {
+        FV_TRY(gather(e, a, head, 1, 0, a->S, base + at.k));
+        FV_TRY(gather(e, a, head, 2, 0, a->S, base + at.v));
+        for (int64_t i = 0; i < a->T; i += w->piece) FV_TRY(wide_piece(e, a, &at, head, i));
+    }
+    return FV_OK;
+}
+
+/* ---- Passes ---------------------------------------------------------------------------------- */
+
 static fv_status attention_prepare(fvi_exec *e)
 {
     fvk_attention_args a;
-    return attention_args(e, &a);
+    FV_TRY(attention_args(e, &a));
+    return is_wide(e) ? wide_prepare(e, &a) : FV_OK;
 }
 
 static fv_status attention_forward(fvi_exec *e)
@@ -74,14 +213,17 @@ static fv_status attention_forward(fvi_exec *e)
     fvk_attention_args a;
     FV_TRY(attention_args(e, &a));
     a.o = fvi_cuda_out(&e->out[0], 0);
+    if (is_wide(e)) return wide_forward(e, &a);
     return FVI_LAUNCH(e->ctx, attention, blocks_of(&a, a.T, FVK_TILE), &a);
 }
 
 static size_t attention_scratch(const fvi_exec *e, bool backward)
 {
     const fv_tensor *x = &e->in[0];
-    if (!backward) return 0;
-    return (size_t)(x->dim[0] * x->dim[1] * x->dim[x->ndim - 2]) * sizeof(float);
+    fvk_attention_args a;
+    if (!backward && !is_wide(e)) return 0;
+    if (backward) return (size_t)(x->dim[0] * x->dim[1] * x->dim[x->ndim - 2]) * sizeof(float);
+    return attention_args(e, &a) == FV_OK ? scratch_of(&a, piece_of(e, &a)).total : 0;
 }
 
 #define BACK_TILE 16 /* FVK_BACK of the kernels */
@@ -109,10 +251,12 @@ static fv_status attention_backward(fvi_exec *e)
 
 const fvi_op_def fvi_cuda_sdpa = {
     .name = "sdpa", .bwd_reads_in = 1 | 2, .bwd_reads_out = 3, .scratch_bytes = attention_scratch,
-    .prepare = attention_prepare, .forward = attention_forward, .backward = attention_backward
+    .prepare = attention_prepare, .release = attention_release, .forward = attention_forward,
+    .backward = attention_backward
 };
 const fvi_op_def fvi_cuda_cross = {
     .name = "cross_attention", .bwd_reads_in = 1 | 2 | 4, .bwd_reads_out = 3,
     .scratch_bytes = attention_scratch, .prepare = attention_prepare,
-    .forward = attention_forward, .backward = attention_backward
+    .release = attention_release, .forward = attention_forward,
+    .backward = attention_backward
 };

@@ -213,6 +213,7 @@ static void sdpa_row(int64_t B, int64_t T, int64_t h, int64_t hd, int mask) /* 1
     r->out[0] = dims(3, B, T, h * hd, 0, 0);
     r->out[1] = dims(3, B, h, T, 0, 0);
     r->same_type = true;
+    r->no_gradient = hd > FVK_HEAD_MOST;
 }
 
 static void cross_row(int64_t T, int64_t S, int64_t hd, int bias)
@@ -225,6 +226,7 @@ static void cross_row(int64_t T, int64_t S, int64_t hd, int bias)
     r->out[0] = dims(3, 2, T, 2 * hd, 0, 0);
     r->out[1] = dims(3, 2, 2, T, 0, 0);
     r->same_type = true;
+    r->no_gradient = hd > FVK_HEAD_MOST;
 }
 
 static void rope_row(int64_t T, int64_t h, int64_t hd, int weights, int angle, int kind)
@@ -251,6 +253,10 @@ static void attention_rows(void)
     sdpa_row(1, 70, 1, 128, 0);
     sdpa_row(2, 40, 2, 64, 1);
     sdpa_row(1, 37, 2, 32, 2);
+    sdpa_row(2, 5, 2, 132, 0); /* heads wider than the kernels' */
+    sdpa_row(1, 150, 1, 160, 1); /* more queries than a piece */
+    sdpa_row(1, 37, 2, 256, 2);
+    cross_row(131, 9, 136, 1);
     cross_row(5, 9, 8, 0);
     cross_row(33, 70, 72, 1);
     cross_row(20, 3, 128, 1);

@@ -812,7 +812,8 @@ int cli_start(fv_ctx **ctx, const cli_common *c)
 
 fv_dtype cli_precision(const fv_ctx *ctx, const cli_common *c)
 {
-    const bool has_bf16 = (fv_ctx_cpu(ctx) & FV_CPU_AVX512) != 0;
+    const bool is_cuda = fv_ctx_device(ctx) == FV_DEVICE_CUDA;
+    const bool has_bf16 = is_cuda || fv_ctx_cpu(ctx) & FV_CPU_AVX512;
     if (!c->precision) return has_bf16 ? FV_BF16 : FV_F32;
     if (strcmp(c->precision, "f32") == 0) return FV_F32;
     if (strcmp(c->precision, "int8") == 0) return FV_I8;

@@ -411,6 +411,7 @@ int vpic_encode(int argc, char **argv)
         {0, "memory", "SIZE", "most to use beside the picture (default 1536M)", CLI_STRING,
          &a.memory, 0, 0},
         CLI_OPT_THREADS(&a.common),
+        CLI_OPT_DEVICE(&a.common),
         CLI_OPT_FORCE(&a.common),
         CLI_OPT_JSON(&a.common),
         CLI_OPT_TALK_END(&a.common)};
@@ -443,6 +444,7 @@ int vpic_decode(int argc, char **argv)
         {0, "memory", "SIZE", "most to use beside the picture (default 1536M)", CLI_STRING,
          &a.memory, 0, 0},
         CLI_OPT_THREADS(&a.common),
+        CLI_OPT_DEVICE(&a.common),
         CLI_OPT_FORCE(&a.common),
         CLI_OPT_JSON(&a.common),
         CLI_OPT_TALK_END(&a.common)};

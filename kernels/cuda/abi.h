@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 3
+#define FVK_ABI 4
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -224,6 +224,15 @@ typedef struct fvk_windows_args {
     int64_t what;
 } fvk_windows_args;
 
+/* Rows of products of queries and keys [rows, a.S], of head `head` from query `first` on: p is their
+ * softmax, scaled, biased and masked as a says. Of a also lse and fault. */
+typedef struct fvk_scores_args {
+    fvk_attention_args a;
+    const float *s;
+    fvk_out p;
+    int64_t head, first;
+} fvk_scores_args;
+
 /* Lines of 2x2 blocks between their large side (two lines [2w, C]) and their small one ([w, 4C]). */
 typedef struct fvk_haar_args {
     fvk_in x;
@@ -361,7 +370,7 @@ typedef struct fvk_softmax_dx_args {
     K(attention) K(attention_delta) K(attention_dq) K(attention_dkv)                            \
     K(unfold) K(permute) K(group_fold) K(group) K(upsample) K(windows) K(haar) K(pool) K(pool_dx) \
     K(filter) K(mix_rows) K(mix_rows_dx) K(unit) K(lerp) K(nearest) K(chosen) K(pairs)            \
-    K(pairs_dx) K(pairs_fold) K(softmax) K(labels) K(softmax_dx)
+    K(pairs_dx) K(pairs_fold) K(softmax) K(labels) K(softmax_dx) K(scores)
 /* Kernels that take the arguments of another. */
 typedef fvk_norm_args fvk_norm_dx_args;
 typedef fvk_rope_args fvk_rope_dx_args;

@@ -118,10 +118,15 @@ FVK_FN void fvk_block_sum(float *x)
 
 #endif
 
-/* x[0] = the sum of x[FVK_THREADS], in shared memory, the same for all threads. */
+/* x[0] = the sum, or the largest, of x[FVK_THREADS], in shared memory, the same for all threads. */
 #define TREE_SUM(x)                                            \
     for (int s_ = FVK_THREADS / 2; s_ > 0; s_ /= 2) PHASE(t_) { \
         if (t_ < s_) (x)[t_] += (x)[t_ + s_];                  \
+    }
+
+#define TREE_MAX(x)                                                    \
+    for (int s_ = FVK_THREADS / 2; s_ > 0; s_ /= 2) PHASE(t_) {        \
+        if (t_ < s_ && (x)[t_ + s_] > (x)[t_]) (x)[t_] = (x)[t_ + s_]; \
     }
 
 /* Thread t of a grid that walks over n elements. */

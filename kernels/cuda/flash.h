@@ -5,7 +5,9 @@
  * a tile and up to 16 columns of the output. Backward (algorithm 4) in tiles of 16: dq a block for
  * 16 queries, dk and dv a block for 16 keys; each output has one writer and one order of sums, no
  * atomics. Products run on the CUDA cores in f32: 4 T S hd FLOP a head over 2 T S / 32 rows read, bound
- * by arithmetic. Tensor cores for bf16 are to come. */
+ * by arithmetic. Tensor cores for bf16 are to come.
+ *
+ * Heads above FVK_HEAD_MOST, forward only, are products of the device with `scores` between them. */
 #ifndef FV_CUDA_FLASH_H
 #define FV_CUDA_FLASH_H
 
@@ -281,6 +283,40 @@ FVK_KERNEL(attention_dkv)
             fvk_put(a->g[1], fvk_head_at(a, head, 1, token) + d, AT(dk, t)[j]);
             fvk_put(a->g[2], fvk_head_at(a, head, 2, token) + d, AT(dv, t)[j]);
         }
+    }
+}
+
+/* A block a query. */
+FVK_KERNEL(scores)
+{
+    SHARED(float, top, FVK_THREADS);
+    SHARED(double, sum, FVK_THREADS);
+    const fvk_attention_args *q = &a->a;
+    const int64_t S = q->S, row = a->first + block_, seen = fvk_seen(q, row);
+    const float *s = a->s + block_ * S;
+    (void)grid_;
+    PHASE(t) {
+        top[t] = -INFINITY;
+        for (int64_t k = t; k < seen; k += FVK_THREADS) {
+            const float x = q->scale * s[k] + (q->bias ? q->bias[k] : 0.0f);
+            if (x > top[t]) top[t] = x; /* a NaN is found by the sum */
+        }
+    }
+    TREE_MAX(top)
+    PHASE(t) {
+        double u = 0;
+        for (int64_t k = t; k < seen; k += FVK_THREADS)
+            u += expf(q->scale * s[k] + (q->bias ? q->bias[k] : 0.0f) - top[0]);
+        sum[t] = u;
+    }
+    TREE_SUM(sum)
+    PHASE(t) {
+        const float inv = (float)(1.0 / sum[0]);
+        for (int64_t k = t; k < S; k += FVK_THREADS) {
+            const float x = q->scale * s[k] + (q->bias ? q->bias[k] : 0.0f);
+            fvk_put(a->p, block_ * S + k, k < seen ? expf(x - top[0]) * inv : 0.0f);
+        }
+        if (t == 0 && q->lse) q->lse[a->head * q->T + row] = top[0] + logf((float)sum[0]);
     }
 }
 

@@ -287,11 +287,6 @@ FVK_KERNEL(pairs_fold)
 
 /* ---- Cross-entropy --------------------------------------------------------------------------- */
 
-#define FVK_TREE_MAX(x)                                         \
-    for (int s_ = FVK_THREADS / 2; s_ > 0; s_ /= 2) PHASE(t_) { \
-        if (t_ < s_ && (x)[t_ + s_] > (x)[t_]) (x)[t_] = (x)[t_ + s_]; \
-    }
-
 FVK_KERNEL(softmax)
 {
     SHARED(float, top, FVK_THREADS);
@@ -306,12 +301,12 @@ FVK_KERNEL(softmax)
         top[t] = top2[t] = -INFINITY;
         for (int64_t v = t; v < V; v += FVK_THREADS) {
             const float x = fvk_get(a->x, row + v), y = is_soft ? fvk_get(a->target, row + v) : 0;
-            if (!(x <= top[t])) top[t] = x; /* NaN stays */
-            if (!(y <= top2[t])) top2[t] = y;
+            if (x > top[t]) top[t] = x; /* a NaN is found by the sum */
+            if (y > top2[t]) top2[t] = y;
         }
     }
-    FVK_TREE_MAX(top)
-    FVK_TREE_MAX(top2)
+    TREE_MAX(top)
+    TREE_MAX(top2)
     PHASE(t) {
         double s = 0, u = 0, p = 0;
         for (int64_t v = t; v < V; v += FVK_THREADS) {

@@ -5,6 +5,10 @@ _vpic()
     local common='-q -v --version --help' words=
     COMPREPLY=()
     case $prev in
+    --device)
+        COMPREPLY=($(compgen -W 'auto cpu cuda' -- "$cur"))
+        return
+        ;;
     --threads | --pictures | --sheet-bpp | --quality | --bpp | --size | --slices | --seed | \
         --memory | --region | --max-pixels) return ;;
     --tile)
@@ -19,10 +23,10 @@ _vpic()
     case ${COMP_WORDS[1]} in
     c)
         words="-o --quality --bpp --size --model --slices --sampled --seed --tile --drop-metadata
-            --memory --threads -f --json $common"
+            --memory --threads --device -f --json $common"
         ;;
     d)
-        words="-o --model --region --slices --lenient --max-pixels --memory --threads -f --json
+        words="-o --model --region --slices --lenient --max-pixels --memory --threads --device -f --json
             $common"
         ;;
     info) words="--json $common" ;;

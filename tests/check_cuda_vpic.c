@@ -1,0 +1,144 @@
+/* check_cuda_vpic.c - the transforms of vpic on the emulated GPU against the CPU: nearest codes of a
+ * picture, and the picture of tokens, whole and in regions. On CUDA they are in bf16, as on CPUs that
+ * have it; here the CPU's are in f32. */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+#include "cuda_emulator.h"
+
+#include "cuda_ops.h"
+#include "rdvq_fixture.h"
+#include "rdvq_pixels.h"
+#include "test.h"
+
+#define WIDTH 420
+#define HEIGHT 70
+
+static fv_ctx *cpu, *gpu;
+static char path[512];
+static const uint64_t plenty = (uint64_t)1 << 32;
+
+typedef struct opened { fv_model *file; rdvq_pixels *p; } opened;
+
+static fv_status open_on(fv_ctx *ctx, opened *o)
+{
+    memset(o, 0, sizeof *o);
+    FV_TRY(fv_model_open(ctx, &o->file, path, NULL));
+    return rdvq_pixels_open(ctx, &o->p, o->file);
+}
+
+static void close_on(opened *o)
+{
+    rdvq_pixels_close(&o->p);
+    fv_model_close(&o->file);
+}
+
+static void codes_of_a_picture(void)
+{
+    opened a, b;
+    fv_image img;
+    rdvq_nearest x, y;
+    rdvq_work work = { 0 };
+    rdvq_grid g;
+    rdvq_map map;
+    int64_t same = 0, chance = 0;
+    OK(cpu, open_on(cpu, &a));
+    OK(gpu, open_on(gpu, &b));
+    CHECK(memcmp(a.p->length, b.p->length, 64 * sizeof(float)) == 0);
+    OK(cpu, rdvq_make_picture(cpu, &img, WIDTH, HEIGHT, 3, 8, 5));
+    OK(cpu, rdvq_analyse_picture(cpu, a.p, &img, plenty, &x, &work));
+    OK(gpu, rdvq_analyse_picture(gpu, b.p, &img, plenty, &y, &work));
+    OK(cpu, rdvq_grid_of(cpu, &a.p->net.cfg, WIDTH, HEIGHT, &g));
+    rdvq_map_of(&g, &a.p->net.slices, &map);
+    const int64_t n = map.first[map.layers];
+    for (int64_t i = 0; i < n; i++) {
+        same += x.code[i * x.count] == y.code[i * y.count];
+        chance += x.code[i * x.count] == y.code[(i * 7 + 3) % n * y.count];
+        NEAR(x.distance[i * x.count], y.distance[i * y.count], 0.05);
+    }
+    printf("# %d of %d codes are the same, %d by chance\n", (int)same, (int)n, (int)chance);
+    CHECK(10 * same > 9 * n && 2 * chance < n);
+    rdvq_nearest_free(cpu, &x);
+    rdvq_nearest_free(gpu, &y);
+    fv_image_free(cpu, &img);
+    close_on(&a);
+    close_on(&b);
+    CHECK(emulator_damage == 0 && fvi_cuda_of(gpu)->dev->blocks == 0);
+}
+
+/* Levels of all pixels from drawn tokens. */
+static fv_status paint(fv_ctx *ctx, const rdvq_pixels *p, uint64_t budget, fv_image *out)
+{
+    rdvq_grid g;
+    rdvq_map map;
+    rdvq_work work = { 0 };
+    uint64_t seed = 3;
+    FV_TRY(rdvq_grid_of(ctx, &p->net.cfg, WIDTH, HEIGHT, &g));
+    rdvq_map_of(&g, &p->net.slices, &map);
+    uint16_t *token = calloc((size_t)map.first[map.layers], sizeof *token);
+    if (!token) return FV_ERR_OOM;
+    for (int64_t i = 0; i < map.first[map.layers]; i++) token[i] = (uint16_t)(test_next(&seed) % 64);
+    const rdvq_paint how = { &g, token, 5, 0, 0, budget, 16 };
+    fv_status s = fv_image_create(ctx, out, WIDTH, HEIGHT, 3, 16);
+    if (s == FV_OK) s = rdvq_paint_picture(ctx, p, &how, out, &work);
+    free(token);
+    return s;
+}
+
+/* Launches of the device are returned. */
+static void compare_pictures(uint64_t budget, long *launches)
+{
+    opened a, b;
+    fv_image x, y;
+    double sum = 0, spread = 0, worst = 0;
+    OK(cpu, open_on(cpu, &a));
+    OK(gpu, open_on(gpu, &b));
+    OK(cpu, paint(cpu, a.p, plenty, &x));
+    const long before = emulator_launches;
+    OK(gpu, paint(gpu, b.p, budget, &y));
+    *launches = emulator_launches - before;
+    for (int r = 0; r < HEIGHT; r++) {
+        const uint16_t *u = (const void *)fvi_image_row(&x, r);
+        const uint16_t *v = (const void *)fvi_image_row(&y, r);
+        for (int i = 0; i < 3 * WIDTH; i++) {
+            const double d = ((double)u[i] - v[i]) / 65535, e = (double)u[i] / 65535 - 0.5;
+            sum += d * d;
+            spread += e * e;
+            if (fabs(d) > worst) worst = fabs(d);
+        }
+    }
+    const double n = 3.0 * WIDTH * HEIGHT;
+    printf("# differs by %.2g in the mean, %.2g at most; spread %.2g\n", sqrt(sum / n), worst,
+           sqrt(spread / n));
+    CHECK(sqrt(sum / n) < 0.02 * sqrt(spread / n) && worst < 0.02);
+    fv_image_free(cpu, &x);
+    fv_image_free(gpu, &y);
+    close_on(&a);
+    close_on(&b);
+    CHECK(emulator_damage == 0 && fvi_cuda_of(gpu)->dev->blocks == 0);
+}
+
+static void pictures_of_tokens(void)
+{
+    long whole = 0, regions = 0;
+    compare_pictures(plenty, &whole);
+    compare_pictures((uint64_t)1 << 21, &regions);
+    CHECK(whole > 50 && regions >= 2 * whole);
+}
+
+int main(void)
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    o.device = FV_DEVICE_CPU;
+    o.cpu_disable = FV_CPU_AVX512BF16; /* f32 on the CPU */
+    if (fv_ctx_create(&cpu, &o) != FV_OK || fv_ctx_create(&gpu, &o) != FV_OK ||
+        fvi_cuda_attach(gpu, &emulator_api, NULL) != FV_OK)
+        return 1;
+    temp_dir_make("cuda_vpic");
+    snprintf(path, sizeof path, "%s", temp_path("small.safetensors"));
+    const rdvq_config c = rdvq_small_config(1);
+    if (rdvq_write_model(cpu, &c, 3, FV_F32, path) != FV_OK) return 1;
+    RUN(codes_of_a_picture);
+    RUN(pictures_of_tokens);
+    fv_ctx_destroy(&gpu);
+    fv_ctx_destroy(&cpu);
+    return emulator_damage ? 1 : test_end();
+}
