@@ -238,6 +238,13 @@ static const fvi_op_def *cuda_op(fvi_op op)
         [FVI_OP_LOSS_CE] = &fvi_cuda_loss_ce,
         [FVI_OP_LOSS_SOFT_CE] = &fvi_cuda_loss_soft_ce,
         [FVI_OP_LOSS_MASKED] = &fvi_cuda_loss_masked,
+        [FVI_OP_WKV] = &fvi_cuda_wkv,
+        [FVI_OP_WKV_HEAD] = &fvi_cuda_wkv_head,
+        [FVI_OP_ROUTE] = &fvi_cuda_route,
+        [FVI_OP_BALANCE] = &fvi_cuda_balance,
+        [FVI_OP_SOFT_RATE] = &fvi_cuda_soft_rate,
+        [FVI_OP_LOSS_LPIPS] = &fvi_cuda_loss_lpips,
+        [FVI_OP_LOSS_DISTS] = &fvi_cuda_loss_dists,
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
 }

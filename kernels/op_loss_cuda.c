@@ -237,7 +237,7 @@ static fv_status ce_run(fvi_exec *e, const fv_tensor *target, const int32_t *lab
                                  .loss = e->scratch, .fault = fvi_cuda_fault(e->ctx), .n = n,
                                  .V = V };
     const fvk_labels_args sum = { .loss = e->scratch, .label = label, .w = w,
-                                  .y = e->out[0].data, .n = n };
+                                  .y = e->out[0].data, .n = n, .scale = 1 };
     FV_TRY(FVI_LAUNCH(e->ctx, softmax, n, &a));
     return FVI_LAUNCH(e->ctx, labels, 1, &sum);
 }

@@ -536,8 +536,79 @@ static void loss_rows(void)
     }
 }
 
+/* ---- Sequences, experts, features ------------------------------------------------------------ */
+
+static void wkv_row(int64_t B, int64_t T, int64_t heads, int has_state)
+{
+    row *r = add_row(FVI_OP_WKV, "wkv");
+    const int64_t pieces = (T + FVK_WKV - 1) / FVK_WKV, C = heads * FVK_WKV;
+    for (int k = 0; k < 3; k++) give_row(r, k, X, dims(3, B, T, C, 0, 0));
+    for (int k = 3; k < 6; k++) give_row(r, k, P, dims(1, C, 0, 0, 0, 0));
+    if (has_state) give_row(r, 6, FIXED, dims(4, B, heads, FVK_WKV, FVK_WKV, 0));
+    r->out[0] = r->in[0];
+    r->out[1] = dims(4, B, heads, FVK_WKV, FVK_WKV, 0);
+    r->out[2] = dims(2, B * heads, T * FVK_WKV + pieces * FVK_WKV * FVK_WKV, 0, 0, 0);
+    r = add_row(FVI_OP_WKV_HEAD, "wkv_head");
+    for (int k = 0; k < 4; k++) give_row(r, k, X, dims(3, B, T, C, 0, 0));
+    for (int k = 4; k < 7; k++) give_row(r, k, P, dims(1, C, 0, 0, 0, 0));
+    r->attr.f[0] = 1e-2f;
+    r->out[0] = r->in[0];
+}
+
+static void expert_row(int64_t R, int64_t E)
+{
+    row *r = add_row(FVI_OP_ROUTE, "route");
+    give_row(r, 0, P, dims(2, R, E, 0, 0, 0));
+    r->out[0] = r->in[0];
+    r->out_role = P;
+    r = loss_row(FVI_OP_BALANCE, "balance", P, dims(2, R, E, 0, 0, 0));
+    for (int k = 1; k < 4; k++) give_row(r, k, P, r->in[0]);
+    r->positive = 4 | 8;
+    r->attr.f[0] = 0.5f;
+    r->attr.f[1] = 0.25f;
+    r->out[1] = dims(2, 2, E, 0, 0, 0);
+}
+
+static void feature_row(int64_t B, int64_t H, int64_t W, int64_t C)
+{
+    row *r = loss_row(FVI_OP_LOSS_LPIPS, "loss_lpips", P, dims(4, B, H, W, C, 0));
+    give_row(r, 1, FIXED, r->in[0]);
+    give_row(r, 2, FIXED, dims(1, C, 0, 0, 0, 0));
+    r = loss_row(FVI_OP_LOSS_DISTS, "loss_dists", P, dims(4, B, H, W, C, 0));
+    give_row(r, 1, FIXED, r->in[0]);
+    give_row(r, 2, FIXED, dims(1, C, 0, 0, 0, 0));
+    give_row(r, 3, FIXED, dims(1, C, 0, 0, 0, 0));
+}
+
+static void rate_row(int64_t N, int64_t V, int64_t D)
+{
+    row *r = loss_row(FVI_OP_SOFT_RATE, "soft_rate", P, dims(2, N, D, 0, 0, 0));
+    give_row(r, 1, P, dims(2, V, D, 0, 0, 0));
+    give_row(r, 2, P, dims(2, N, V, 0, 0, 0));
+    give_row(r, 3, FIXED, dims(1, 1, 0, 0, 0, 0));
+    r->positive = 8;
+}
+
+static void sequence_rows(void)
+{
+    wkv_row(1, 1, 1, 0);
+    wkv_row(2, 16, 1, 1);
+    wkv_row(2, 37, 3, 0);
+    wkv_row(1, 50, 2, 1);
+    expert_row(1, 3);
+    expert_row(7, 4);
+    expert_row(700, 64);
+    feature_row(1, 1, 1, 3);
+    feature_row(2, 5, 7, 33);
+    feature_row(3, 9, 4, 64);
+    rate_row(1, 3, 1);
+    rate_row(9, 40, 5);
+    rate_row(20, 600, 8);
+}
+
 static void add_rows(void)
 {
+    sequence_rows();
     picture_rows();
     line_rows();
     loss_rows();

@@ -18,6 +18,7 @@
 #include "cuda/norm.h"
 #include "cuda/pointwise.h"
 #include "cuda/rows.h"
+#include "cuda/sequence.h"
 
 #define EMULATED_BYTES ((size_t)1 << 30) /* of addresses; pages come when they are written */
 #define EMULATED_GUARD 256
@@ -148,6 +149,7 @@ static int emulator_sync(fvk_dev *d)
     d->fault = 0;
     if (bits & FVK_FAULT_ID)
         return emulator_say(d, FVK_BAD_INPUT, "an id, index or label is outside its table");
+    if (bits & FVK_FAULT_TAU) return emulator_say(d, FVK_BAD_INPUT, "soft_rate: tau is not above 0");
     if (bits & FVK_FAULT_FINITE) return emulator_say(d, FVK_NOT_FINITE, "features are not finite");
     return bits ? emulator_say(d, FVK_BAD_INPUT, "sdpa: visible keys") : FVK_OK;
 }

@@ -11,13 +11,15 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 4
+#define FVK_ABI 5
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
 #define FVK_TILE 32       /* columns of a block that sums columns, rows of an attention tile */
 #define FVK_HEAD_MOST 128 /* attention: largest head */
 #define FVK_BLEND_MOST 8
+#define FVK_EXPERTS_MOST 64
+#define FVK_WKV 16        /* channels of a head of the recurrence, and steps between kept states */
 
 /* Rows to read and to write, f32 or bf16; add: on top of what is there. p NULL: not there. */
 typedef struct fvk_in { const void *p; int64_t bf16; } fvk_in;
@@ -80,7 +82,7 @@ typedef struct fvk_rope_args {
 /* Sums over rows of a function of each element. */
 enum {
     FVK_SUM_X, FVK_SUM_PRODUCT, FVK_SUM_BINARY_DB, FVK_SUM_NORM, FVK_SUM_ROPE, FVK_SUM_GROUP_SQ,
-    FVK_SUM_GROUP, FVK_SUM_LERP
+    FVK_SUM_GROUP, FVK_SUM_LERP, FVK_SUM_HEAD, FVK_SUM_HEAD_U
 };
 typedef struct fvk_columns_args {
     fvk_in x, y, b;
@@ -233,6 +235,70 @@ typedef struct fvk_scores_args {
     int64_t head, first;
 } fvk_scores_args;
 
+/* Rows of logits x [R, E], E <= FVK_EXPERTS_MOST. */
+typedef struct fvk_route_args {
+    const float *x, *dy; /* dy set: gradient */
+    fvk_out y;
+    int64_t R, E;
+} fvk_route_args;
+
+/* row [R, 2E + 1]: gate, chance of being chosen, squared log sum exp; sum: of its columns. */
+typedef struct fvk_balance_args {
+    const float *clean, *noisy, *std, *gate, *dy;
+    float *row, *sum, *loss, *saved; /* saved [2, E]: sums of gates and chances */
+    fvk_out g[4];                    /* gradients of the first four */
+    int64_t R, E;
+    float balance, z;
+} fvk_balance_args;
+
+/* A warp a row of a, b [rows, C]; loss of a row, or the gradient to y. */
+typedef struct fvk_lpips_args {
+    const float *a, *b, *w, *dy;
+    double *loss;
+    fvk_out y;
+    int64_t rows, C;
+} fvk_lpips_args;
+
+/* a, b [B, T, C]; m [B, C, 5]: means of a and b, variances, covariance. y: loss, or gradient. */
+typedef struct fvk_dists_args {
+    const float *a, *b, *alpha, *beta, *dy;
+    double *m;
+    fvk_out y;
+    int64_t B, T, C;
+} fvk_dists_args;
+
+/* A block a token of z [N, D], codes e [V, D], logits x [N, V]: its rate in nats; or gradients of
+ * the mean in bits: dx, dz, and ds [N, V] by the products with the codes. */
+typedef struct fvk_rate_args {
+    const float *z, *e, *x, *tau, *dy;
+    double *rate;
+    float *ds;
+    fvk_out dx, dz;
+    int32_t *fault;
+    int64_t N, V, D;
+} fvk_rate_args;
+
+/* A block a head of a sequence; T steps of C channels. saved as op_tables.h has it. part [3, B, C]:
+ * gradients of w, a, f of a sequence. */
+typedef struct fvk_wkv_args {
+    fvk_in r, k, v, dy;
+    fvk_out y, dr, dk, dv;
+    const float *w, *a, *f, *s0;
+    float *s1, *saved, *part;
+    int64_t B, T, C;
+} fvk_wkv_args;
+
+/* A thread a head of 16 channels of a row. stats [n / 16, 3]: mean, rstd, sum of dz v. */
+typedef struct fvk_wkv_head_args {
+    fvk_in y, r, k, v, dz; /* dz.p set: gradient */
+    fvk_out z, dy, dr, dk, dv;
+    const float *w, *b, *u;
+    float *stats;
+    int64_t n, C; /* elements */
+    float eps;
+    int32_t pad;
+} fvk_wkv_head_args;
+
 /* Lines of 2x2 blocks between their large side (two lines [2w, C]) and their small one ([w, 4C]). */
 typedef struct fvk_haar_args {
     fvk_in x;
@@ -346,13 +412,14 @@ typedef struct fvk_softmax_args {
     int64_t n, V;
 } fvk_softmax_args;
 
-/* One block: y = sum of w loss / number of labels (or n). y NULL: the number alone. */
+/* One block: y = scale sum of w loss / number of labels (or n). y NULL: the number alone. */
 typedef struct fvk_labels_args {
     const double *loss;
     const int32_t *label;
     const float *w;
     float *y, *number;
     int64_t n;
+    double scale;
 } fvk_labels_args;
 
 /* y = dy w[row] / number (p - 1 at the label; 0 in rows without) */
@@ -370,7 +437,9 @@ typedef struct fvk_softmax_dx_args {
     K(attention) K(attention_delta) K(attention_dq) K(attention_dkv)                            \
     K(unfold) K(permute) K(group_fold) K(group) K(upsample) K(windows) K(haar) K(pool) K(pool_dx) \
     K(filter) K(mix_rows) K(mix_rows_dx) K(unit) K(lerp) K(nearest) K(chosen) K(pairs)            \
-    K(pairs_dx) K(pairs_fold) K(softmax) K(labels) K(softmax_dx) K(scores)
+    K(pairs_dx) K(pairs_fold) K(softmax) K(labels) K(softmax_dx) K(scores) \
+    K(route) K(balance_row) K(balance) K(balance_dx) K(lpips) K(dists_moments) K(dists) K(dists_dx) \
+    K(rate) K(rate_dx) K(wkv) K(wkv_dx) K(wkv_head)
 /* Kernels that take the arguments of another. */
 typedef fvk_norm_args fvk_norm_dx_args;
 typedef fvk_rope_args fvk_rope_dx_args;
@@ -378,6 +447,10 @@ typedef fvk_embed_args fvk_embed_dx_args;
 typedef fvk_pool_args fvk_pool_dx_args;
 typedef fvk_mix_rows_args fvk_mix_rows_dx_args;
 typedef fvk_pairs_args fvk_pairs_dx_args;
+typedef fvk_balance_args fvk_balance_row_args, fvk_balance_dx_args;
+typedef fvk_dists_args fvk_dists_moments_args, fvk_dists_dx_args;
+typedef fvk_rate_args fvk_rate_dx_args;
+typedef fvk_wkv_args fvk_wkv_dx_args;
 typedef fvk_attention_args fvk_attention_delta_args, fvk_attention_dq_args, fvk_attention_dkv_args;
 
 #define FVK_ID(name) FVK_##name,
@@ -389,7 +462,7 @@ typedef enum fvk_kernel { FVK_LIST(FVK_ID) FVK_KERNELS } fvk_kernel;
 /* What functions return; error() then has a sentence. */
 enum { FVK_OK, FVK_NO_MEMORY, FVK_FAILED, FVK_UNSUPPORTED, FVK_BAD_INPUT, FVK_NOT_FINITE };
 /* Bits that kernels set in *fault. Seen at the next sync or copy to the host. */
-enum { FVK_FAULT_ID = 1, FVK_FAULT_VISIBLE = 2, FVK_FAULT_FINITE = 4 };
+enum { FVK_FAULT_ID = 1, FVK_FAULT_VISIBLE = 2, FVK_FAULT_FINITE = 4, FVK_FAULT_TAU = 8 };
 
 typedef struct fvk_info {
     char name[128];

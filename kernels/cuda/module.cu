@@ -20,6 +20,7 @@
 #include "cuda/norm.h"
 #include "cuda/pointwise.h"
 #include "cuda/rows.h"
+#include "cuda/sequence.h"
 
 /* ---- Kernels --------------------------------------------------------------------------------- */
 
@@ -251,6 +252,7 @@ static int find_fault(fvk_dev *d)
     const int32_t bits = *d->fault;
     *d->fault = 0;
     if (bits & FVK_FAULT_ID) return say(d, FVK_BAD_INPUT, "an id, index or label is outside its table");
+    if (bits & FVK_FAULT_TAU) return say(d, FVK_BAD_INPUT, "soft_rate: tau is not above 0");
     if (bits & FVK_FAULT_FINITE)
         return say(d, FVK_NOT_FINITE, "features are not finite; a lower learning rate or clipped "
                                       "gradients keep them so");

@@ -262,6 +262,12 @@ FVK_FN float fvk_term(const fvk_columns_args *a, int64_t g, int64_t row, int64_t
         if (row % a->steps) return x * (fvk_get(a->y, at - a->C) - now);
         return x * ((a->prev.p ? fvk_get(a->prev, row / a->steps * a->C + c) : 0.0f) - now);
     }
+    case FVK_SUM_HEAD: {
+        const float *s = a->stats + at / FVK_WKV * 3;
+        *second = x;
+        return x * ((fvk_get(a->y, at) - s[0]) * s[1]);
+    }
+    case FVK_SUM_HEAD_U: return a->stats[at / FVK_WKV * 3 + 2] * x * fvk_get(a->y, at);
     default: return x;
     }
 }

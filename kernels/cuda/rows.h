@@ -357,7 +357,7 @@ FVK_KERNEL(labels)
     TREE_SUM(used)
     PHASE(t) {
         if (t > 0) continue;
-        if (a->y) a->y[0] = used[0] > 0 ? (float)(sum[0] / used[0]) : 0.0f;
+        if (a->y) a->y[0] = used[0] > 0 ? (float)(a->scale * sum[0] / used[0]) : 0.0f;
         if (a->number) a->number[0] = (float)used[0];
     }
 }
