@@ -20,47 +20,43 @@ int distill_pair(int k, int teacher_depth, int depth)
 
 /* ---- Which student --------------------------------------------------------------------------- */
 
-/* Numbers of blocks, "0, 2, 5". *list is owned by the caller. */
-static fv_status read_keep(fv_ctx *ctx, fv_recipe *r, int **list, int *count)
+/* Numbers of blocks, "0, 2, 5". */
+static fv_status read_keep(distill_nets *n, fv_recipe *r)
 {
     const char *const *item;
-    *list = NULL;
-    *count = 0;
+    int *count = &n->cut.keep_count;
     if (!fv_recipe_string(r, "prune_keep", NULL)) return FV_OK;
-    const int n = fv_recipe_list(r, "prune_keep", &item);
-    *list = fv_calloc(ctx, n > 0 ? (size_t)n : 1, sizeof **list);
-    if (!*list) return FV_ERR_OOM;
-    for (; *count < n; ++*count) {
+    const int items = fv_recipe_list(r, "prune_keep", &item);
+    n->keep = fv_calloc(n->ctx, items > 0 ? (size_t)items : 1, sizeof *n->keep);
+    if (!n->keep) return FV_ERR_OOM;
+    n->cut.keep = n->keep;
+    for (; *count < items; ++*count) {
         double v;
-        FV_TRY(fv_meta_parse(ctx, "prune_keep", item[*count], true, &v));
-        (*list)[*count] = (int)v;
+        FV_TRY(fv_meta_parse(n->ctx, "prune_keep", item[*count], true, &v));
+        n->keep[*count] = (int)v;
     }
     return FV_OK;
 }
 
-static fv_status read_prune(distill_nets *n, fv_recipe *r, uint64_t seed, bool *asked)
+static fv_status read_prune(distill_nets *n, fv_recipe *r, uint64_t seed)
 {
     static const char *const methods[] = { "uniform", "shortgpt", "learned" };
     static const char *const importances[] = { "magnitude", "diff" };
-    fv_prune_options o = FV_PRUNE_OPTIONS_INIT;
-    int *keep = NULL, depth = 0, width = 0;
-    fv_status s = read_keep(n->ctx, r, &keep, &o.keep_count);
-    o.keep = keep;
-    o.seed = seed;
-    o.blocks = (int)fv_recipe_int(r, "prune_blocks", 0, 0, 4096);
-    o.width = fv_recipe_number(r, "prune_width", 0, 0, 1);
-    o.samples = (int)fv_recipe_int(r, "prune_samples", 0, 0, 100000);
-    o.steps = (int)fv_recipe_int(r, "prune_steps", 0, 0, 1000000);
-    if (s == FV_OK)
-        s = distill_choose(n->ctx, r, "prune_method", methods, 3, "uniform", &depth);
-    if (s == FV_OK)
-        s = distill_choose(n->ctx, r, "prune_importance", importances, 2, "magnitude", &width);
-    o.depth = (fv_prune_depth)depth;
-    o.importance = (fv_prune_width)width;
-    *asked = o.keep_count || o.blocks || o.width > 0;
-    if (s == FV_OK && *asked) s = fv_prune_create(n->ctx, &n->prune, n->file, &o);
-    fv_free(n->ctx, keep);
-    return s;
+    fv_prune_options *o = &n->cut;
+    int depth, width;
+    *o = (fv_prune_options)FV_PRUNE_OPTIONS_INIT;
+    FV_TRY(read_keep(n, r));
+    o->seed = seed;
+    o->blocks = (int)fv_recipe_int(r, "prune_blocks", 0, 0, 4096);
+    o->width = fv_recipe_number(r, "prune_width", 0, 0, 1);
+    o->samples = (int)fv_recipe_int(r, "prune_samples", 0, 0, 100000);
+    o->steps = (int)fv_recipe_int(r, "prune_steps", 0, 0, 1000000);
+    FV_TRY(distill_choose(n->ctx, r, "prune_method", methods, 3, "uniform", &depth));
+    FV_TRY(distill_choose(n->ctx, r, "prune_importance", importances, 2, "magnitude", &width));
+    o->depth = (fv_prune_depth)depth;
+    o->importance = (fv_prune_width)width;
+    n->is_pruned = o->keep_count || o->blocks || o->width > 0;
+    return FV_OK;
 }
 
 /* Sizes of a student that begins afresh; what is not given is as in the teacher, but heads and MLP
@@ -110,22 +106,29 @@ fv_status distill_open_teacher(distill_nets *n, const fv_model *file)
     return fv_params_load(fv_dit_net_params(n->teacher), file, "");
 }
 
-fv_status distill_open_student(distill_nets *n, const fv_model *file, fv_recipe *r, uint64_t seed)
+fv_status distill_read_student(distill_nets *n, const fv_model *file, fv_recipe *r, uint64_t seed)
 {
-    fv_dit_sizes fresh;
-    bool pruned;
     n->student_file = file;
-    FV_TRY(read_prune(n, r, seed, &pruned));
-    const bool is_fresh = read_fresh(n, r, &fresh);
-    if (pruned + is_fresh + (file != NULL) != 1)
-        return fv_fail(n->ctx, FV_ERR_ARG, "distill: the student is one of three: a pruned teacher "
-                       "(prune_blocks, prune_keep, prune_width), one of other sizes "
-                       "(student_width, student_depth, ...), or a model file; %s is given",
-                       pruned || is_fresh || file ? "more than one" : "none");
-    if (pruned) FV_TRY(prune_net(n->ctx, n->prune, n->teacher, &n->student));
-    else if (is_fresh)
-        FV_TRY(fv_dit_net_like(n->ctx, &n->student, n->teacher, &fresh, "student"));
-    else FV_TRY(fv_dit_net_open(n->ctx, &n->student, file));
+    FV_TRY(read_prune(n, r, seed));
+    n->is_fresh = read_fresh(n, r, &n->fresh);
+    const int ways = n->is_pruned + n->is_fresh + (file != NULL);
+    if (ways == 1) return FV_OK;
+    return fv_fail(n->ctx, FV_ERR_ARG, "distill: the student is one of three: a pruned teacher "
+                   "(prune_blocks, prune_keep, prune_width), one of other sizes "
+                   "(student_width, student_depth, ...), or a model file; %s is given",
+                   ways ? "more than one" : "none");
+}
+
+fv_status distill_open_student(distill_nets *n)
+{
+    if (n->is_pruned) {
+        FV_TRY(fv_prune_create(n->ctx, &n->prune, n->file, &n->cut));
+        FV_TRY(prune_net(n->ctx, n->prune, n->teacher, &n->student));
+    } else if (n->is_fresh) {
+        FV_TRY(fv_dit_net_like(n->ctx, &n->student, n->teacher, &n->fresh, "student"));
+    } else {
+        FV_TRY(fv_dit_net_open(n->ctx, &n->student, n->student_file));
+    }
     fv_dit_net_get_sizes(n->student, &n->size);
     return check_student(n);
 }
@@ -346,6 +349,7 @@ void distill_close(distill_nets *n)
     fv_free(n->ctx, n->stream);
     fv_free(n->ctx, n->velocity);
     fv_free(n->ctx, n->map);
+    fv_free(n->ctx, n->keep);
     fv_dit_net_close(&n->student);
     fv_dit_net_close(&n->teacher);
     fv_prune_free(&n->prune);

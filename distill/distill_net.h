@@ -34,6 +34,10 @@ typedef struct distill_nets {
     const fv_model *file, *student_file; /* the caller's */
     fv_dit_net *teacher, *student;
     fv_dit_sizes teacher_size, size;
+    bool is_pruned, is_fresh; /* the student is a pruned teacher; one of other sizes       */
+    fv_prune_options cut;     /* is_pruned: how                                            */
+    int *keep;                /* cut.keep                                                  */
+    fv_dit_sizes fresh;       /* is_fresh: which                                           */
     fv_prune *prune;          /* NULL: the student is not a pruned teacher */
     fv_pid *map;              /* [size.depth] linear map of a student's stream, -1 where none */
     fv_plan *teacher_plan, *student_plan;
@@ -44,8 +48,10 @@ typedef struct distill_nets {
 } distill_nets;
 
 fv_status distill_open_teacher(distill_nets *n, const fv_model *file);
-/* The student as file (NULL: none) or recipe say, without values. After the teacher. */
-fv_status distill_open_student(distill_nets *n, const fv_model *file, fv_recipe *r, uint64_t seed);
+/* Which student file (NULL: none) and recipe say: reads its keys, and does no more. After the teacher. */
+fv_status distill_read_student(distill_nets *n, const fv_model *file, fv_recipe *r, uint64_t seed);
+/* That student, without values. Choosing what stays may take minutes. */
+fv_status distill_open_student(distill_nets *n);
 /* Values of the student, of maps too. */
 fv_status distill_start(distill_nets *n, const distill_loss *l, uint64_t seed);
 fv_status distill_build(distill_nets *n, const distill_loss *l, int rows, fv_dtype precision);

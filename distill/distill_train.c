@@ -196,6 +196,7 @@ static fv_status add_metadata(trainer *tr, uint64_t step, fv_meta *m)
     FV_TRY(fv_meta_add(tr->ctx, m, "fovea.distill.loss", distill_loss_name(&tr->loss)));
     if (names) FV_TRY(fv_meta_add(tr->ctx, m, "fovea.classes", names));
     if (tr->nets.prune) FV_TRY(prune_meta(tr->ctx, tr->nets.prune, m));
+    if (tr->o->student) FV_TRY(prune_meta_of(tr->ctx, tr->o->student, m));
     if (isnan(tr->held_student)) return FV_OK;
     FV_TRY(fv_meta_add_number(tr->ctx, m, "fovea.distill.heldout", tr->held_student));
     FV_TRY(fv_meta_add_number(tr->ctx, m, "fovea.distill.heldout_teacher", tr->held_teacher));
@@ -355,13 +356,15 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     tr->eval_batches *= parts; /* of as many pictures as before */
     FV_TRY(distill_loss_read(tr->ctx, r, &tr->loss));
     FV_TRY(fv_trainer_types(tr->ctx, r, "bf16", &tr->precision, &tr->export_type));
-    FV_TRY(distill_open_student(&tr->nets, tr->o->student, r, tr->seed));
+    FV_TRY(distill_read_student(&tr->nets, tr->o->student, r, tr->seed));
     FV_TRY(open_data(tr, r, o->data_dir));
     (void)fv_recipe_int(r, "eval_every", 250, 0, 1000000000); /* known also where it has no effect */
     const fv_trainer_size size = { tr->rows, tr->accumulate, tr->eval_batches > 0, tr->seed };
     FV_TRY(fv_trainer_read(tr->ctx, r, o, &size, t));
     tr->steps = t->steps;
     tr->evaluates = t->eval_every > 0;
+    FV_TRY(fv_trainer_check(tr->ctx, r, t));
+    FV_TRY(distill_open_student(&tr->nets));
     FV_TRY(distill_start(&tr->nets, &tr->loss, tr->seed));
     FV_TRY(fv_trainer_opt(tr->ctx, &tr->opt, fv_dit_net_params(tr->nets.student), r));
     FV_TRY(distill_build(&tr->nets, &tr->loss, tr->rows, tr->precision));

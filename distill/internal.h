@@ -28,7 +28,9 @@ fv_status prune_net(fv_ctx *ctx, const fv_prune *p, const fv_dit_net *teacher, f
 /* Values of the student's own parameters; those with other names stay. After fv_params_alloc. */
 fv_status prune_fill(fv_ctx *ctx, const fv_prune *p, const fv_model *file,
                      const fv_dit_net *teacher, fv_dit_net *student);
+/* What the metadata fovea.prune.* of a student's file say; then those of a file that has them. */
 fv_status prune_meta(fv_ctx *ctx, const fv_prune *p, fv_meta *m);
+fv_status prune_meta_of(fv_ctx *ctx, const fv_model *file, fv_meta *m);
 
 /* ---- prune_samples.c: what the teacher makes of its own pictures ---------------------------- */
 #define PRUNE_ROWS 8 /* of a batch */

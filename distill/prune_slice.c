@@ -174,6 +174,19 @@ fv_status prune_meta(fv_ctx *ctx, const fv_prune *p, fv_meta *m)
     return fv_meta_add(ctx, m, "fovea.prune.width_method", widths[p->o.importance]);
 }
 
+fv_status prune_meta_of(fv_ctx *ctx, const fv_model *file, fv_meta *m)
+{
+    static const char *const keys[] = { "teacher", "teacher_name", "blocks", "depth_method", "width",
+                                        "width_method" };
+    for (size_t i = 0; i < FV_ARRAY_LEN(keys); i++) {
+        char key[32];
+        snprintf(key, sizeof key, "fovea.prune.%s", keys[i]);
+        const char *value = fv_model_meta(file, key);
+        if (value) FV_TRY(fv_meta_add(ctx, m, key, value));
+    }
+    return FV_OK;
+}
+
 static fv_status write_student(fv_ctx *ctx, const fv_prune *p, const fv_model *teacher,
                                const fv_dit_net *net, fv_dtype type, const char *path,
                                int overwrite)

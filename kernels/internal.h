@@ -30,6 +30,11 @@ struct fv_ctx {
     atomic_int hold;                 /* a stop waits: other ranks count on this step */
 };
 
+/* What fv_opt_create and fv_train_run refuse, before there is something to train: 0 becomes what it
+ * stands for in *o; of *o the learning rates. */
+fv_status fvi_opt_check(fv_ctx *ctx, fv_opt_options *o);
+fv_status fvi_train_rates(fv_ctx *ctx, const fv_train_options *o);
+
 /* x[0] + x[stride] + .. of `count` numbers, pairwise: the order depends on count alone. */
 double fvi_tree_sum(const double *x, int count, int stride);
 

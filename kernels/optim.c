@@ -56,7 +56,7 @@ void fvi_optim_init(fvi_optim_ops *o, uint32_t cpu)
 
 /* ---- Creation -------------------------------------------------------------------------------- */
 
-static fv_status check_options(fv_ctx *ctx, fv_opt_options *o)
+fv_status fvi_opt_check(fv_ctx *ctx, fv_opt_options *o)
 {
     if (o->beta1 == 0) o->beta1 = 0.9f;
     if (o->beta2 == 0) o->beta2 = 0.95f;
@@ -99,7 +99,7 @@ fv_status fv_opt_create(fv_ctx *ctx, fv_opt **out, fv_params *params, const fv_o
     *out = NULL;
     fv_opt_options chosen = FV_OPT_OPTIONS_INIT;
     FV_TRY(FV_TAKE_OPTIONS(ctx, &chosen, opts, "optimiser"));
-    FV_TRY(check_options(ctx, &chosen));
+    FV_TRY(fvi_opt_check(ctx, &chosen));
     FV_TRY(fv_params_alloc(params));
     fv_opt *o = fv_calloc(ctx, 1, sizeof *o);
     if (!o) return FV_ERR_OOM;

@@ -537,6 +537,12 @@ static fv_status run_steps(loop *t, uint64_t *done)
 
 /* ---- Run ------------------------------------------------------------------------------------- */
 
+fv_status fvi_train_rates(fv_ctx *ctx, const fv_train_options *o)
+{
+    if (o->lr > 0 && o->lr < 1e9 && o->lr_final >= 0 && o->lr_final <= 1) return FV_OK;
+    return fv_fail(ctx, FV_ERR_ARG, "training: lr must be above 0, lr_final from 0 to 1");
+}
+
 static fv_status check_options(loop *t, const fv_train_options *opts)
 {
     fv_train_options *o = &t->o;
@@ -565,10 +571,9 @@ static fv_status check_options(loop *t, const fv_train_options *opts)
             t->ctx, FV_ERR_ARG,
             "training: steps and accumulate must be at least 1, start_step at most steps");
     }
-    if (!(o->lr > 0) || !(o->lr < 1e9) || !(o->lr_final >= 0 && o->lr_final <= 1) ||
-        !(o->save_seconds > 0))
-        return fv_fail(t->ctx, FV_ERR_ARG, "training: lr must be above 0, lr_final from 0 to 1");
-    return FV_OK;
+    if (!(o->save_seconds > 0))
+        return fv_fail(t->ctx, FV_ERR_ARG, "training: save_seconds must be above 0");
+    return fvi_train_rates(t->ctx, o);
 }
 
 /* The seed decides data and noise, so it is part of what a resume compares. */

@@ -154,15 +154,21 @@ fv_status fv_dataset_from_recipe(fv_ctx *ctx, fv_dataset **out, fv_recipe *r, co
 
 /* ---- Optimiser, schedule, types -------------------------------------------------------------- */
 
+static void read_opt(fv_recipe *r, fv_opt_options *o)
+{
+    *o = (fv_opt_options)FV_OPT_OPTIONS_INIT;
+    /* fv_opt_create takes 0 for its default: a recipe that says 0 must not get 0.9 */
+    o->beta1 = (float)fv_recipe_number(r, "beta1", 0.9, 1e-6, 1);
+    o->beta2 = (float)fv_recipe_number(r, "beta2", 0.95, 1e-6, 1);
+    o->weight_decay = (float)fv_recipe_number(r, "weight_decay", 0, 0, 10);
+    o->clip = (float)fv_recipe_number(r, "clip", 1, 0, 1e9);
+    o->ema_decay = (float)fv_recipe_number(r, "ema", 0.9995, 0, 1);
+}
+
 fv_status fv_opt_from_recipe(fv_ctx *ctx, fv_opt **out, fv_params *params, fv_recipe *r)
 {
-    fv_opt_options o = FV_OPT_OPTIONS_INIT;
-    /* fv_opt_create takes 0 for its default: a recipe that says 0 must not get 0.9 */
-    o.beta1 = (float)fv_recipe_number(r, "beta1", 0.9, 1e-6, 1);
-    o.beta2 = (float)fv_recipe_number(r, "beta2", 0.95, 1e-6, 1);
-    o.weight_decay = (float)fv_recipe_number(r, "weight_decay", 0, 0, 10);
-    o.clip = (float)fv_recipe_number(r, "clip", 1, 0, 1e9);
-    o.ema_decay = (float)fv_recipe_number(r, "ema", 0.9995, 0, 1);
+    fv_opt_options o;
+    read_opt(r, &o);
     return fv_opt_create(ctx, out, params, &o);
 }
 
@@ -265,6 +271,15 @@ fv_status fv_trainer_opt(fv_ctx *ctx, fv_opt **out, fv_params *params, fv_recipe
 {
     FV_TRY(fv_opt_from_recipe(ctx, out, params, r));
     return fv_recipe_check(r);
+}
+
+fv_status fv_trainer_check(fv_ctx *ctx, fv_recipe *r, const fv_train_options *t)
+{
+    fv_opt_options o;
+    read_opt(r, &o);
+    FV_TRY(fv_recipe_check(r));
+    FV_TRY(fvi_opt_check(ctx, &o));
+    return fvi_train_rates(ctx, t);
 }
 
 fv_status fv_trainer_init(fv_ctx *ctx, const char *init,

@@ -44,7 +44,8 @@ refuse prune_refuses_garbage 3 "text.safetensors" "$FOVEA" prune text.safetensor
 distill() { # student, more options
     out=$1
     shift
-    "$FOVEA" distill --teacher teacher.safetensors --data clothing --data-dir "$data" -o "$out" \
+    # shellcheck disable=SC2086 # words of their own
+    ${within:-} "$FOVEA" distill --teacher teacher.safetensors --data clothing --data-dir "$data" -o "$out" \
         --set steps=2 --set batch=2 --set split=0 --set eval_batches=0 --set flip=0 \
         --set workers=-1 --set precision=f32 --set log_every=1 --set save_every=1 \
         --set sample_every=2 --set sample_columns=1 --set "$classes" --threads 1 "$@"
@@ -63,6 +64,9 @@ expect distill_other_size 0 distill small.safetensors --loss feat --set student_
     --set student_depth=1 -q
 expect distill_pruned_by_words 0 distill slim.safetensors --prune 'keep=0,5 width=0.5' --loss out -q
 expect distill_from_a_model 0 distill again.safetensors --student two.safetensors --loss lift -q
+meta() { head -c 20000 "$1" | grep -a -o '"fovea\.prune\.[^,]*:"[^"]*"'; }
+meta two.safetensors > was && meta again.safetensors > now
+grep -q 'blocks":"0,7"' was && cmp was now; ok $? what_was_pruned_is_still_said
 
 # A run of one step that goes on ends as one of two.
 expect distill_first_half 0 distill part.safetensors --student-blocks 2 --set steps=1 \
@@ -80,6 +84,49 @@ refuse distill_refuses_two_students 2 "exclude" distill x.safetensors --student-
 refuse distill_does_not_overwrite 1 "two.safetensors" distill two.safetensors --student-blocks 1
 refuse distill_refuses_unknown_keys 3 "prune_widht" distill x.safetensors \
     --prune "blocks=2 widht=0.5"
+# Before blocks are learned, which would take days here.
+slow="blocks=2 method=learned steps=1000000 samples=100000"
+within="timeout 100"
+refuse distill_knows_its_keys_before_slow_work 3 "unknown key shcedule" distill x.safetensors \
+    --prune "$slow" --set shcedule=cosine
+refuse distill_knows_an_optimiser_key_before_slow_work 3 "did you mean beta1" distill x.safetensors \
+    --prune "$slow" --set btea1=0.9
+refuse distill_knows_its_values_before_slow_work 2 "weight_decay = much" distill x.safetensors \
+    --prune "$slow" --set weight_decay=much
+refuse distill_knows_its_rates_before_slow_work 2 "lr must be" distill x.safetensors --prune "$slow" \
+    --set lr=0
+refuse distill_knows_its_averages_before_slow_work 2 "ema_decay" distill x.safetensors \
+    --prune "$slow" --set ema=1
+refuse distill_knows_its_data_before_slow_work 1 "nothing.tar" distill x.safetensors \
+    --prune "$slow" --data nothing.tar
+within=
+
+# ---- models that a recipe names: in its folder, else in the working directory ----
+mkdir there
+cp teacher.safetensors there/own.safetensors
+cp two.safetensors there/start.safetensors
+cp text.safetensors own.safetensors # not this one
+named() { # teacher, student, output, more options
+    printf 'teacher = %s\nstudent = %s\n' "$1" "$2" > there/named.recipe
+    out=$3
+    shift 3
+    "$FOVEA" distill there/named.recipe --data clothing --data-dir "$data" -o "$out" --set steps=1 \
+        --set batch=1 --set split=0 --set eval_batches=0 --set workers=-1 --set precision=f32 \
+        --set sample_every=0 --set "$classes" --threads 1 -q "$@"
+}
+expect recipe_names_models_in_its_folder 0 named own.safetensors start.safetensors n1.safetensors
+expect recipe_names_models_in_the_working_directory 0 named teacher.safetensors two.safetensors \
+    n2.safetensors
+cmp n1.safetensors n2.safetensors; ok $? they_are_the_same_models
+expect recipe_names_whole_paths 0 named "$work/teacher.safetensors" "$work/there/start.safetensors" \
+    n3.safetensors
+refuse options_name_models_in_the_working_directory 3 "own.safetensors" named own.safetensors \
+    start.safetensors x.safetensors --teacher own.safetensors
+refuse so_does_set 3 "own.safetensors" named own.safetensors start.safetensors x.safetensors \
+    --set teacher=own.safetensors
+expect an_option_replaces_what_the_recipe_names 0 named text.safetensors two.safetensors \
+    n4.safetensors --teacher teacher.safetensors
+
 refuse train_names_the_verb_of_such_recipes 3 "use fovea distill" "$FOVEA" train \
     "$tests"/../distill/recipes/f64c_tiny.recipe -o x-run
 refuse distill_needs_data 2 "give data" "$FOVEA" distill --teacher teacher.safetensors \

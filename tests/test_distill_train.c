@@ -212,6 +212,20 @@ static void students_may_be_narrower(void)
     OK(ctx, fv_model_open(ctx, &m, temp_path("slim"), NULL));
     CHECK(strcmp(fv_model_meta(m, "fovea.prune.blocks"), "0,3") == 0);
     CHECK(strcmp(fv_model_meta(m, "fovea.distill.loss"), "out") == 0);
+    static const char *const kept[] = { "teacher", "teacher_name", "blocks", "depth_method", "width",
+                                        "width_method" };
+    fv_model *own = student, *slimmer = NULL;
+    student = m; /* goes on from there: how it was pruned is still said */
+    OK(ctx, train(ctx, "slimmer", "loss = lift\n", 0));
+    OK(ctx, fv_model_open(ctx, &slimmer, temp_path("slimmer"), NULL));
+    for (int i = 0; i < 6; i++) {
+        char key[32];
+        snprintf(key, sizeof key, "fovea.prune.%s", kept[i]);
+        CHECK_MSG(strcmp(fv_model_meta(m, key), fv_model_meta(slimmer, key)) == 0, "%s", key);
+    }
+    CHECK(strcmp(fv_model_meta(slimmer, "fovea.distill.loss"), "lift") == 0);
+    student = own;
+    fv_model_close(&slimmer);
     fv_model_close(&m);
 }
 
@@ -341,6 +355,9 @@ static void bad_recipes_are_refused(void)
         { PRUNED "l_diff = 0\nloss = none\n", FV_ERR_ARG, "weight 0" },
         { PRUNED "reference = dit\ncoarse = l1\n", FV_ERR_UNKNOWN, "coarse" },
         { PRUNED "gruop = 8\n", FV_ERR_UNKNOWN, "group" },
+        { PRUNED "lr_fianl = 0\n", FV_ERR_UNKNOWN, "lr_final" },
+        { PRUNED "lr = 0\n", FV_ERR_ARG, "above 0" },
+        { PRUNED "ema = 1\n", FV_ERR_ARG, "ema_decay" },
         { "student = a.safetensors\n", FV_ERR_ARG, "names a student" },
         { "student_width = 30\n", FV_ERR_MODEL, "" },
         { "student_depth = 5\n", FV_ERR_ARG, "no pairs" },

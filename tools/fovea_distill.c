@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- fovea prune ----------------------------------------------------------------------------- */
 
@@ -199,6 +200,21 @@ static fv_status set_key(fv_recipe *r, const char *key, const char *value)
     return s;
 }
 
+/* Models that the recipe itself names: in its folder, or else relative to the working directory. */
+static fv_status set_models(fv_recipe *r, const char *folder)
+{
+    static const char *const keys[] = {"teacher", "student"};
+    fv_status s = FV_OK;
+    for (int k = 0; k < 2 && s == FV_OK; k++) {
+        const char *name = fv_recipe_string(r, keys[k], NULL);
+        if (!name || name[0] == '/') continue;
+        char *path = cli_format("%s/%s", folder, name);
+        if (access(path, F_OK) == 0) s = set_key(r, keys[k], path);
+        free(path);
+    }
+    return s;
+}
+
 /* "blocks=4 width=0.5": the recipe's keys prune_blocks, prune_width, ... */
 static fv_status set_prune(fv_recipe *r, const char *text)
 {
@@ -214,11 +230,12 @@ static fv_status set_prune(fv_recipe *r, const char *text)
     return s;
 }
 
-static fv_status set_all(fv_recipe *r, const distill_args *a)
+static fv_status set_all(fv_recipe *r, const distill_args *a, const char *folder)
 {
     char blocks[16];
     snprintf(blocks, sizeof blocks, "%d", a->blocks);
-    fv_status s = set_key(r, "loss", a->loss);
+    fv_status s = set_models(r, folder);
+    if (s == FV_OK) s = set_key(r, "loss", a->loss);
     if (s == FV_OK) s = set_key(r, "data", a->data);
     if (s == FV_OK) s = set_key(r, "teacher", a->teacher);
     if (s == FV_OK) s = set_key(r, "student", a->student);
@@ -272,13 +289,14 @@ static int distill(fv_ctx *ctx, const void *args, const char *recipe)
     if (code != CLI_OK) return code;
     fv_status s = recipe ? fv_recipe_read(ctx, &r, recipe) : fv_recipe_parse(ctx, &r, "", 0);
     if (s != FV_OK) return cli_report(ctx, s, recipe);
-    s = set_all(r, a);
+    char *folder = recipe ? cli_folder_of(recipe) : cli_format(".");
+    s = set_all(r, a, folder);
     if (s != FV_OK) {
         (void)cli_report(ctx, s, "--set or --prune");
+        free(folder);
         fv_recipe_close(&r);
         return CLI_USAGE;
     }
-    char *folder = recipe ? cli_folder_of(recipe) : cli_format(".");
     char *run = a->run ? cli_format("%s", a->run) : cli_with_suffix(a->out, "-run");
     const char *data = a->data_dir ? a->data_dir : corpora && *corpora ? corpora : folder;
     code = fovea_ranks_open(ctx);
@@ -321,7 +339,9 @@ int fovea_distill(int argc, char **argv)
         "[options] [RECIPE] -o OUT",
         "Train a student on pictures and on what its teacher makes of them.",
         "Data paths are relative to --data-dir, else to the environment variable\n"
-        "FOVEA_CORPORA, else to the recipe's folder. Ctrl-C saves, --resume goes on.\n"
+        "FOVEA_CORPORA, else to the recipe's folder. A teacher or student that the recipe\n"
+        "names is taken from the recipe's folder, or if it is not there from the working\n"
+        "directory, as those of options are. Ctrl-C saves, --resume goes on.\n"
         FOVEA_HELP_RANKS,
         options,
         0,
