@@ -1,6 +1,6 @@
 #!/bin/sh
 # cli_ranks.sh - fovea train and fovea distill under mpirun: two ranks make the model that one makes,
-# what they send, what is refused, and the loss of a rank.
+# what they send, what is refused, and the loss of a rank. Engines: dit, distill, vq and pssr.
 set -u
 : "${FOVEA:?path of fovea}"
 . "$(dirname "$0")/shell_checks.sh"
@@ -154,6 +154,55 @@ run tokenizer vq1
 expect two_ranks_train_a_tokenizer 0 with_two tokenizer vq2
 [ "$(losses vq1/metrics.csv)" = "$(losses vq2/metrics.csv)" ]
 ok $? codes_and_the_discriminator_are_those_of_one_rank
+
+# ---- super-resolution: clips of two frames, and a discriminator of what a draft makes of them ----
+cat > sr.recipe << 'END'
+engine = pssr
+preset = nano-video
+frames = 2
+video = clothing/Dress
+video_share = 0.5
+data = clothing
+crop = 32
+batch = 4
+steps = 3
+lr = 2e-3
+ema = 0.9
+clean = 0.3
+schedule = constant
+warmup = 0
+workers = -1
+precision = f32
+export = f32
+eval_pictures = 0
+log_every = 1
+END
+larger() { "$FOVEA" train sr.recipe --data-dir "$data" --threads 1 -q -o "$@"; }
+draft() {
+    out=$1
+    shift
+    larger "$out" --init sr1/model.safetensors --set stage=draft --set gan=5 --set gan_from=0 \
+        --set gan_channels=8 --set gan_layers=1 "$@"
+}
+# The first gradient, of both networks; later ones tell what rounding did to small values (Adam).
+norm() { awk -F, 'NR == 2 { printf "%.4g\n", $4 }' "$1"; }
+run larger sr1
+expect two_ranks_train_on_clips 0 with_two larger sr2
+[ "$(losses sr1/metrics.csv)" = "$(losses sr2/metrics.csv)" ] &&
+    [ "$(norm sr1/metrics.csv)" = "$(norm sr2/metrics.csv)" ]
+ok $? frames_are_those_of_one_rank
+run draft judged1
+expect two_ranks_train_a_judged_draft 0 with_two draft judged2
+[ "$(losses judged1/metrics.csv)" = "$(losses judged2/metrics.csv)" ] &&
+    [ "$(norm judged1/metrics.csv)" = "$(norm judged2/metrics.csv)" ]
+ok $? the_draft_and_its_judge_are_those_of_one_rank
+run draft unjudged --set gan_from=1
+[ "$(losses judged1/metrics.csv)" != "$(losses unjudged/metrics.csv)" ]; ok $? the_judge_has_a_say
+run draft tree1 --slices 2 --set accumulate=2
+expect two_ranks_train_a_judged_draft_in_slices 0 with_two draft tree2 --slices 2 --set accumulate=2
+cmp tree1/model.safetensors tree2/model.safetensors &&
+    cmp tree1/ckpt-00000003.safetensors tree2/ckpt-00000003.safetensors
+ok $? super_resolution_has_the_bits_of_one_rank
 
 # ---- bench ranks ----
 bench="$FOVEA bench ranks vq.recipe --data-dir $data --set accumulate=1 --rounds 1 --threads 2"
