@@ -37,6 +37,8 @@ while [ $# -gt 0 ]; do
         --loss) loss=$2 ;;
         --resume) resume=yes ;;
         seed=*) seed=${1#seed=} ;;
+        prune_method=uniform) pruned='"fovea.prune.blocks":"0,2,5,7",' ;;
+        prune_method=*) pruned='"fovea.prune.blocks":"1,2,3,7",' ;;
     esac
     shift
 done
@@ -51,13 +53,13 @@ if [ "$(cat "$WORK/stop")" = "${out##*/}" ]; then
 fi
 [ "$verb" = distill ] || out=$out/model.safetensors
 printf '\377\000\000{"__metadata__":{"fovea.train.recipe":"a = 1\\n","fovea.distill.loss":"%s",%s}}\000' \
-    "$loss" "\"fovea.distill.heldout\":\"0.$seed\",\"fovea.distill.heldout_teacher\":\"0.05\",\
+    "$loss" "${pruned:-}\"fovea.distill.heldout\":\"0.$seed\",\"fovea.distill.heldout_teacher\":\"0.05\",\
 \"fovea.distill.distance\":\"1\"" > "$out"
 FAKE
 chmod +x "$work/fovea"
 export WORK="$work" FOVEA="$work/fovea"
 mkdir "$work/data"
-go() { : > "$work/calls"; sh distill/recipes/claims.sh "$work/data" "$work/out" > "$work/log" 2>&1; }
+go() { : > "$work/calls"; sh distill/recipes/claims.sh "$work/data" "$work/out" "$@" > "$work/log" 2>&1; }
 has() { grep -q -- "$1" "$work/calls"; }
 
 echo lift-2.safetensors > "$work/stop"
@@ -87,5 +89,19 @@ ok $? what_is_done_is_not_done_again
 SEEDS=4 STEPS=7 go
 [ $? = 0 ] && has '--set seed=4 --set steps=7 --set eval_every=7 ' && ! has 'seed=1 '
 ok $? seeds_and_steps_may_be_set
+SAMPLES=0 go pruning
+[ $? = 0 ] && [ "$(grep -c ^distill "$work/calls")" = 9 ] && ! grep -qv ^distill "$work/calls"
+ok $? pruning_trains_a_student_for_each_way_and_seed
+has '--loss feat --set seed=3 --set steps=300 --set eval_every=300 .*--set prune_method=learned ' &&
+    ! grep -v -- '--student-blocks 4 ' "$work/calls"
+ok $? students_differ_by_the_way_alone
+grep -q '^shortgpt,2,0.2,1,,,0.05,1-2-3-7$' "$work/out/pruning.csv" &&
+    [ "$(wc -l < "$work/out/claims.csv")" = 15 ]
+ok $? the_table_of_losses_stays
+grep -q '^| uniform (0-2-5-7) | 3 | 0.2000 ± 0.1000 | 1.0000 ± 0.0000 | - | - |$' "$work/log" &&
+    [ "$(grep -c '^| [^s-]' "$work/log")" = 4 ]
+ok $? what_was_not_judged_is_left_out
+go purning
+[ $? = 2 ] && [ ! -s "$work/calls" ]; ok $? another_word_is_refused
 echo "1..$count"
 [ "$failed" = 0 ]

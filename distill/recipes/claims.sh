@@ -2,8 +2,11 @@
 # claims.sh - the paper's claims at small scale (arXiv 2605.19729): students of 3 % of the shipped F32, by
 # loss and seed, and what came out; about an hour of one core. Stopped, it goes on where it was.
 #     sh distill/recipes/claims.sh DATA OUT      from the top of the tree; FOVEA names the program
-# OUT/claims.csv has a line for each student, the table is printed; SEEDS, STEPS (of students) and SAMPLES
-# (drawn by each) may be set. awk -f distill/recipes/claims_table.awk OUT/claims.csv prints it of what is done.
+#     sh distill/recipes/claims.sh DATA OUT pruning     instead: four of F32's eight blocks stay, which ones
+#                                                       three ways say (TinyFusion's question); half an hour
+# OUT/claims.csv (pruning.csv) has a line for each student, the table is printed; SEEDS, STEPS (of students)
+# and SAMPLES (drawn by each; 0: none are judged) may be set. The table of what is done so far:
+#     awk -f distill/recipes/claims_table.awk OUT/claims.csv
 set -eu
 export LC_ALL=C
 data=$1
@@ -12,7 +15,13 @@ here=distill/recipes
 fovea=${FOVEA:-build/release/bin/fovea}
 seeds=${SEEDS:-1 2 3}
 samples=${SAMPLES:-400}
-csv=$out/claims.csv
+what=${3:-claims}
+csv=$out/$what.csv
+case "$what" in
+    claims) ;;
+    pruning) STEPS=${STEPS:-300} ;;
+    *) echo "claims.sh: $what: nothing or pruning expected" >&2; exit 2 ;;
+esac
 
 # unless_done FILE DIR VERB ...: nothing if FILE is there, else from the newest checkpoint in DIR.
 unless_done() {
@@ -35,17 +44,17 @@ train() {
 # judge MODEL NAME: samples of MODEL against real pictures, OUT/NAME.json. Without guidance, which is a
 # setting that would have to be chosen for each student.
 judge() {
-    [ ! -f "$out/$2.json" ] || return 0
+    if [ -f "$out/$2.json" ] || [ "$samples" = 0 ]; then return 0; fi
     "$fovea" bench quality "$1" --classifier "$out/judge/model.safetensors" \
         --recipe diffusion/recipes/classifier32.recipe --data-dir "$data" --samples "$samples" --steps 20 \
         --cfg 1 --batch 16 --speedup 1 --precision f32 --threads 1 -q --json > "$out/part.json"
     mv "$out/part.json" "$out/$2.json"
 }
 
-# meta FILE KEY: a text of a model file's header, which is JSON. value FILE KEY: a number of a report,
-# the first of this name.
-meta() { head -c 65536 "$1" | grep -a -o "\"fovea.distill.$2\":\"[^\"]*\"" | cut -d '"' -f 4; }
-value() { grep -o "\"$2\": [^,]*" "$1" | head -n 1 | cut -d ' ' -f 2; }
+# meta FILE KEY: a text of a model file's header, which is JSON, if it has one. value FILE KEY: a number of
+# a report, the first of this name.
+meta() { head -c 65536 "$1" | grep -a -o "\"fovea.$2\":\"[^\"]*\"" | cut -d '"' -f 4; }
+value() { grep -o "\"$2\": [^,]*" "$1" 2> /dev/null | head -n 1 | cut -d ' ' -f 2; }
 
 # student NAME TEACHER SEED LOSS [--set ...]
 student() {
@@ -59,9 +68,17 @@ student() {
         --loss "$loss" --set "seed=$seed" ${STEPS:+--set "steps=$STEPS" --set "eval_every=$STEPS"} \
         -o "$model" "$@"
     judge "$model" "$run-$seed"
-    echo "$run,$seed,$(meta "$model" heldout),$(meta "$model" distance)," \
+    blocks=$(meta "$model" prune.blocks | tr ',' '-')
+    echo "$run,$seed,$(meta "$model" distill.heldout),$(meta "$model" distill.distance)," \
         "$(value "$out/$run-$seed.json" frechet_to_real),$(value "$out/$run-$seed.json" accuracy)," \
-        "$(meta "$model" heldout_teacher)" | tr -d ' ' >> "$csv"
+        "$(meta "$model" distill.heldout_teacher)${blocks:+,$blocks}" | tr -d ' ' >> "$csv"
+}
+
+# pruned METHOD SEED: a student of four of the teacher's blocks, with TinyFusion's loss. Weights that are
+# learned already take half of the rate that random ones do.
+pruned() {
+    student "$1" "$strong" "$2" feat --student-blocks 4 --set "prune_method=$1" --set student_width=0 \
+        --set student_depth=0 --set lr=1e-3
 }
 
 strong=diffusion/models/f32.safetensors
@@ -69,8 +86,17 @@ middle=$out/middle/model.safetensors
 weak=$out/weak/model.safetensors
 
 mkdir -p "$out"
-echo "run,seed,heldout,distance,frechet,recognised,heldout_teacher" > "$csv"
-train judge classifier32.recipe
+header=run,seed,heldout,distance,frechet,recognised,heldout_teacher
+[ "$samples" = 0 ] || train judge classifier32.recipe
+if [ "$what" = pruning ]; then
+    echo "$header,blocks" > "$csv"
+    for s in $seeds; do
+        for method in uniform shortgpt learned; do pruned "$method" "$s"; done
+    done
+    awk -f "$here/claims_table.awk" "$csv"
+    exit
+fi
+echo "$header" > "$csv"
 train middle f32_weak.recipe
 train weak f32_weak.recipe --set width=64 --set depth=4 --set heads=1 --set steps=300 \
     --set eval_every=300

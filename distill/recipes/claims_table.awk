@@ -15,16 +15,22 @@ BEGIN {
     label["feat-weak"] = "OutKD + FeatKD, weak teacher"
     label["place-middle"] = "LIFT + PLACE + FeatKD, middle teacher"
     label["place-weak"] = "LIFT + PLACE + FeatKD, weak teacher"
+    label["uniform"] = "uniform"
+    label["shortgpt"] = "block influence (ShortGPT)"
+    label["learned"] = "learned (TinyFusion)"
 }
-FNR > 1 && NF == 7 {
+FNR > 1 && NF >= 7 {
     n[$1]++
+    if ($8 && index(" " blocks[$1] ",", " " $8 ",") == 0) # all that were chosen, by seed
+        blocks[$1] = blocks[$1] (blocks[$1] ? ", " : "") $8
     for (k = 3; k <= 6; k++) {
         sum[$1, k] += $k
         seen[$1, k, n[$1]] = $k
     }
 }
-# Mean and deviation (over n - 1) of a column; of one student without.
+# Mean and deviation (over n - 1) of a column; of one student without; of what was not measured nothing.
 function cell(run, k, digits,    i, m, v) {
+    for (i = 1; i <= n[run]; i++) if (seen[run, k, i] == "") return "-"
     m = sum[run, k] / n[run]
     if (n[run] < 2) return sprintf("%." digits "f", m)
     for (i = 1; i <= n[run]; i++) v += (seen[run, k, i] - m) ^ 2
@@ -32,6 +38,7 @@ function cell(run, k, digits,    i, m, v) {
 }
 function row(run, name) {
     if (!n[run]) return
+    if (blocks[run]) name = name " (" blocks[run] ")"
     printf "| %s | %d | %s | %s | %s | %s |\n", name, n[run], cell(run, 3, 4), cell(run, 4, 4),
         cell(run, 5, 3), cell(run, 6, 3)
 }
@@ -43,6 +50,10 @@ function part(title, runs, first,    list, i, count) {
 END {
     print "| student | seeds | held-out error | distance to the teacher | Fréchet distance | recognised |"
     print "|---|---|---|---|---|---|"
+    if (n["uniform"]) {
+        part("blocks that stay", "uniform shortgpt learned", "")
+        exit
+    }
     part("loss", "none out feat lift place alone", "")
     part("w of LIFT + PLACE", "place cosine linear", "w adaptive")
     part("teacher", "feat feat-middle feat-weak", "OutKD + FeatKD, strong teacher")
