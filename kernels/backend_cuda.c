@@ -245,6 +245,7 @@ static const fvi_op_def *cuda_op(fvi_op op)
         [FVI_OP_SOFT_RATE] = &fvi_cuda_soft_rate,
         [FVI_OP_LOSS_LPIPS] = &fvi_cuda_loss_lpips,
         [FVI_OP_LOSS_DISTS] = &fvi_cuda_loss_dists,
+        [FVI_OP_LOSS_TREE] = &fvi_cuda_loss_tree,
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
 }

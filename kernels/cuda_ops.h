@@ -83,6 +83,6 @@ extern const fvi_op_def fvi_cuda_linear, fvi_cuda_cast, fvi_cuda_act, fvi_cuda_a
     fvi_cuda_l2norm, fvi_cuda_lerp, fvi_cuda_mix2, fvi_cuda_vq, fvi_cuda_loss_vq,
     fvi_cuda_loss_mse, fvi_cuda_loss_l1, fvi_cuda_loss_ce, fvi_cuda_loss_soft_ce,
     fvi_cuda_loss_masked, fvi_cuda_wkv, fvi_cuda_wkv_head, fvi_cuda_route, fvi_cuda_balance,
-    fvi_cuda_soft_rate, fvi_cuda_loss_lpips, fvi_cuda_loss_dists;
+    fvi_cuda_soft_rate, fvi_cuda_loss_lpips, fvi_cuda_loss_dists, fvi_cuda_loss_tree;
 
 #endif

@@ -1,5 +1,6 @@
-/* op_sequence_cuda.c - host side of wkv, wkv_head, route, balance, soft_rate and of the distances of
- * features. Definitions: op_wkv.c, op_moe.c, op_soft_rate.c, op_feature_loss.c. */
+/* op_sequence_cuda.c - host side of wkv, wkv_head, route, balance, soft_rate, of the distances of
+ * features and the loss over a tree. Definitions: op_wkv.c, op_moe.c, op_soft_rate.c,
+ * op_feature_loss.c, op_tree.c. */
 #include "cuda_ops.h"
 
 /* ---- wkv ------------------------------------------------------------------------------------- */
@@ -324,4 +325,53 @@ static fv_status dists_backward(fvi_exec *e)
 const fvi_op_def fvi_cuda_loss_dists = {
     .name = "loss_dists", .bwd_reads_in = 15, .scratch_bytes = dists_scratch,
     .forward = dists_forward, .backward = dists_backward
+};
+
+/* ---- Loss over a tree ------------------------------------------------------------------------ */
+
+static fvk_tree_args tree_args(const fvi_exec *e)
+{
+    return (fvk_tree_args){ .h = fvi_cuda_in(&e->in[0]), .w = e->in[1].data, .bias = e->in[2].data,
+                            .label = e->in[3].data, .paths = e->in[4].data, .err = e->out[1].data,
+                            .fault = fvi_cuda_fault(e->ctx), .n = e->in[3].dim[0],
+                            .D = e->in[1].dim[1], .V = e->in[1].dim[0], .L = e->in[4].dim[0],
+                            .K = e->in[4].dim[1] };
+}
+
+/* A loss for each row; in backward the number of labels. */
+static size_t tree_scratch(const fvi_exec *e, bool backward)
+{
+    return backward ? 64 : (size_t)e->in[3].dim[0] * sizeof(double);
+}
+
+static fv_status tree_forward(fvi_exec *e)
+{
+    fvk_tree_args a = tree_args(e);
+    a.loss = e->scratch;
+    const fvk_labels_args mean = { .loss = a.loss, .label = a.label, .y = e->out[0].data,
+                                   .n = a.n, .scale = 1 };
+    FV_TRY(FVI_LAUNCH(e->ctx, tree, warps_of(a.n), &a));
+    return FVI_LAUNCH(e->ctx, labels, 1, &mean);
+}
+
+static fv_status tree_backward(fvi_exec *e)
+{
+    fvk_tree_args a = tree_args(e);
+    const fvk_labels_args count = { .label = a.label, .number = e->scratch, .n = a.n };
+    a.number = e->scratch;
+    a.dy = e->gout[0].data;
+    FV_TRY(FVI_LAUNCH(e->ctx, labels, 1, &count));
+    a.y = fvi_cuda_out(&e->gin[0], e->gin_add[0]);
+    if (a.y.p) FV_TRY(FVI_LAUNCH(e->ctx, tree_dh, fvi_cuda_walk(a.n * a.D), &a));
+    for (int k = 1; k < 3; k++)
+        if (e->gin[k].data && !e->gin_add[k])
+            FV_TRY(fvi_cuda_zero(e->ctx, e->gin[k].data,
+                                 (size_t)fv_tensor_count(&e->gin[k]) * sizeof(float)));
+    a.y = fvi_cuda_out(&e->gin[1], 1);
+    a.db = fvi_cuda_out(&e->gin[2], 1);
+    return a.y.p || a.db.p ? FVI_LAUNCH(e->ctx, tree_dw, fvi_cuda_walk(a.D + 1), &a) : FV_OK;
+}
+const fvi_op_def fvi_cuda_loss_tree = {
+    .name = "loss_tree", .bwd_reads_in = 1 | 2 | 8 | 16, .bwd_reads_out = 2,
+    .scratch_bytes = tree_scratch, .forward = tree_forward, .backward = tree_backward
 };

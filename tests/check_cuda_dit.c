@@ -7,6 +7,7 @@
 
 #include "../diffusion/internal.h"
 #include "cuda_ops.h"
+#include "image_codec.h"
 #include "random_model.h"
 #include "temp_dir.h"
 #include "tiny_models.h"
@@ -111,6 +112,50 @@ static void engines_that_read_on_the_host_are_refused(void)
     CHECK(strstr(fv_ctx_error(gpu), "CUDA"));
     fv_model_close(&file);
 }
+/* Three pictures in batches of two, from noise to levels. */
+static fv_status paint(fv_ctx *ctx, fv_image img[3])
+{
+    fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
+    fv_model *file = NULL;
+    fv_dit *d = NULL;
+    o.count = 3;
+    o.batch = 2;
+    o.steps = 4;
+    o.cfg = 2;
+    o.seed = 5;
+    FV_TRY(fv_model_open(ctx, &file, path, NULL));
+    fv_status s = fv_dit_open(ctx, &d, file, NULL);
+    if (s == FV_OK) s = fv_generate(ctx, d, &o, img, NULL);
+    fv_dit_close(&d);
+    fv_model_close(&file);
+    return s;
+}
+
+static void pictures_are_the_same(void)
+{
+    const dit_config c = tiny_config(DIT_F);
+    fv_image a[3], b[3];
+    int worst = 0, most = 0, least = 255;
+    OK(cpu, random_model(cpu, &c, 5, path));
+    OK(cpu, paint(cpu, a));
+    OK(gpu, paint(gpu, b));
+    for (int k = 0; k < 3; k++) {
+        CHECK(a[k].width == b[k].width && a[k].height == b[k].height && a[k].channels == 3);
+        for (int i = 0; i < a[k].height * a[k].width * 3; i++) {
+            const int row = i / (a[k].width * 3), at = i % (a[k].width * 3);
+            const int u = fvi_image_row(&a[k], row)[at], v = fvi_image_row(&b[k], row)[at];
+            if (abs(u - v) > worst) worst = abs(u - v);
+            if (u > most) most = u;
+            if (u < least) least = u;
+        }
+        fv_image_free(cpu, &a[k]);
+        fv_image_free(gpu, &b[k]);
+    }
+    printf("# levels %d to %d, largest difference %d\n", least, most, worst);
+    CHECK(most > least + 50 && worst <= 1);
+    CHECK(emulator_damage == 0 && fvi_cuda_of(gpu)->dev->blocks == 0);
+}
+
 static void official_network_in_f32(void) { compare(DIT_OFFICIAL, FV_F32, 1e-4); }
 static void flow_network_in_f32(void) { compare(DIT_F, FV_F32, 1e-4); }
 /* Against f32: CPUs without AVX-512 have no bf16 products. 8 bits in some 20 roundings. */
@@ -128,6 +173,7 @@ int main(void)
     RUN(official_network_in_f32);
     RUN(flow_network_in_f32);
     RUN(flow_network_in_bf16);
+    RUN(pictures_are_the_same);
     RUN(plans_that_look_at_features_are_refused);
     RUN(engines_that_read_on_the_host_are_refused);
     fv_ctx_destroy(&gpu);

@@ -589,8 +589,23 @@ static void rate_row(int64_t N, int64_t V, int64_t D)
     r->positive = 8;
 }
 
+/* As many labels as twice the nodes: one range for labels and paths. */
+static void tree_row(int64_t n, int64_t D, int64_t V, int64_t K)
+{
+    row *r = loss_row(FVI_OP_LOSS_TREE, "loss_tree", X, dims(2, n, D, 0, 0, 0));
+    give_row(r, 1, P, dims(2, V, D, 0, 0, 0));
+    give_row(r, 2, P, dims(1, V, 0, 0, 0, 0));
+    give_row(r, 3, IDS, dims(1, n, 0, 0, 0, 0));
+    give_row(r, 4, IDS, dims(2, 2 * V, K, 0, 0, 0));
+    r->ids = (int)(2 * V);
+    r->out[1] = dims(2, n, K, 0, 0, 0);
+}
+
 static void sequence_rows(void)
 {
+    tree_row(1, 3, 2, 1);
+    tree_row(11, 40, 6, 3);
+    tree_row(70, 9, 30, 24);
     wkv_row(1, 1, 1, 0);
     wkv_row(2, 16, 1, 1);
     wkv_row(2, 37, 3, 0);

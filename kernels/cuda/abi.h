@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 5
+#define FVK_ABI 6
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -299,6 +299,19 @@ typedef struct fvk_wkv_head_args {
     int32_t pad;
 } fvk_wkv_head_args;
 
+/* Decisions of the labels of h [n, D]: node and bit k of label l are paths[l, k] >> 1 and & 1, 0 is the
+ * end. err [n, K]: probability less bit. y: gradient of h, or of w [V, D], then db is that of bias. */
+typedef struct fvk_tree_args {
+    fvk_in h;
+    fvk_out y, db;
+    const float *w, *bias, *dy, *number;
+    const int32_t *label, *paths;
+    float *err;
+    double *loss;
+    int32_t *fault;
+    int64_t n, D, V, L, K;
+} fvk_tree_args;
+
 /* Lines of 2x2 blocks between their large side (two lines [2w, C]) and their small one ([w, 4C]). */
 typedef struct fvk_haar_args {
     fvk_in x;
@@ -439,7 +452,7 @@ typedef struct fvk_softmax_dx_args {
     K(filter) K(mix_rows) K(mix_rows_dx) K(unit) K(lerp) K(nearest) K(chosen) K(pairs)            \
     K(pairs_dx) K(pairs_fold) K(softmax) K(labels) K(softmax_dx) K(scores) \
     K(route) K(balance_row) K(balance) K(balance_dx) K(lpips) K(dists_moments) K(dists) K(dists_dx) \
-    K(rate) K(rate_dx) K(wkv) K(wkv_dx) K(wkv_head)
+    K(rate) K(rate_dx) K(wkv) K(wkv_dx) K(wkv_head) K(tree) K(tree_dh) K(tree_dw)
 /* Kernels that take the arguments of another. */
 typedef fvk_norm_args fvk_norm_dx_args;
 typedef fvk_rope_args fvk_rope_dx_args;
@@ -451,6 +464,7 @@ typedef fvk_balance_args fvk_balance_row_args, fvk_balance_dx_args;
 typedef fvk_dists_args fvk_dists_moments_args, fvk_dists_dx_args;
 typedef fvk_rate_args fvk_rate_dx_args;
 typedef fvk_wkv_args fvk_wkv_dx_args;
+typedef fvk_tree_args fvk_tree_dh_args, fvk_tree_dw_args;
 typedef fvk_attention_args fvk_attention_delta_args, fvk_attention_dq_args, fvk_attention_dkv_args;
 
 #define FVK_ID(name) FVK_##name,

@@ -30,7 +30,8 @@
 #define FVK_FN static __device__ __forceinline__
 #define FVK_KERNEL(name) \
     FVK_FN void name##_body(const fvk_##name##_args *a, const int block_, const int grid_)
-#define PHASE(t) for (int t = (int)threadIdx.x, once_ = 1; once_; once_ = 0, __syncthreads())
+#define PHASE(t)                                                                           \
+    for ([[maybe_unused]] int t = (int)threadIdx.x, once_ = 1; once_; once_ = 0, __syncthreads())
 #define SHARED(type, name, count) __shared__ type name[count]
 #define LOCAL(type, name) type name[1]
 #define LOCALS(type, name, count) type name[1][count]

@@ -1,5 +1,6 @@
 /* sequence.h - private: the recurrence of RWKV-7, experts' gates, distances of features, rate of soft
- * codes; formulas in op_wkv.c, op_moe.c, op_feature_loss.c, op_soft_rate.c.
+ * codes, decisions of a tree; formulas in op_wkv.c, op_moe.c, op_feature_loss.c, op_soft_rate.c,
+ * op_tree.c.
  *
  * wkv: a block a head, thread (i, j) one number of its 16 x 16 state, some six barriers a step: a step
  * waits for the one before. */
@@ -361,6 +362,91 @@ FVK_KERNEL(rate_dx)
     }
 }
 
+/* ---- Loss over a tree ------------------------------------------------------------------------ */
+
+/* Decision k of row i as the paths have it; 0: there is none. */
+FVK_FN int64_t fvk_decision(const fvk_tree_args *a, int64_t i, int64_t k)
+{
+    const int64_t label = a->label[i];
+    if (label < -1 || label >= a->L) FVK_RAISE(a->fault, FVK_FAULT_ID);
+    if (label < 0 || label >= a->L) return 0;
+    const int32_t *path = a->paths + label * a->K;
+    for (int64_t j = 0; j <= k; j++) {
+        if (path[j] < 0 || path[j] / 2 >= a->V) FVK_RAISE(a->fault, FVK_FAULT_ID);
+        if (path[j] <= 0 || path[j] / 2 >= a->V) return 0;
+    }
+    return path[k];
+}
+
+/* A warp a row. */
+FVK_KERNEL(tree)
+{
+    LOCAL(float, dot);
+    LOCAL(double, sum);
+    const int64_t first = (int64_t)block_ * (FVK_THREADS / 32);
+    (void)grid_;
+    PHASE(t) AT(sum, t) = 0;
+    for (int64_t k = 0; k < a->K; k++) {
+        PHASE(t) {
+            const int64_t i = first + t / 32, c = i < a->n ? fvk_decision(a, i, k) : 0;
+            float s = 0;
+            for (int64_t d = t % 32; c > 0 && d < a->D; d += 32)
+                s += fvk_get(a->h, i * a->D + d) * a->w[(c >> 1) * a->D + d];
+            AT(dot, t) = s;
+        }
+        WARP_SUM(dot);
+        PHASE(t) {
+            const int64_t i = first + t / 32, c = i < a->n ? fvk_decision(a, i, k) : 0;
+            if (c == 0) continue;
+            const float x = AT(dot, t) + a->bias[c >> 1], small = expf(-fabsf(x));
+            const int is_wrong = c & 1 ? x < 0 : x > 0;
+            AT(sum, t) += log1pf(small) + (is_wrong ? fabsf(x) : 0.0f);
+            if (a->err && t % 32 == 0)
+                a->err[i * a->K + k] =
+                    (x >= 0 ? 1.0f : small) / (1.0f + small) - (float)(c & 1);
+        }
+    }
+    PHASE(t) {
+        const int64_t i = first + t / 32;
+        if (t % 32 == 0 && i < a->n) a->loss[i] = AT(sum, t);
+    }
+}
+
+FVK_FN float fvk_tree_scale(const fvk_tree_args *a)
+{
+    return a->number[0] > 0 ? a->dy[0] / a->number[0] : 0.0f;
+}
+
+FVK_KERNEL(tree_dh)
+{
+    const float scale = fvk_tree_scale(a);
+    PHASE(t) EACH(e, t, a->n * a->D) {
+        const int64_t i = e / a->D;
+        float sum = 0;
+        for (int64_t k = 0; k < a->K; k++) {
+            const int64_t c = fvk_decision(a, i, k);
+            if (c > 0) sum += scale * a->err[i * a->K + k] * a->w[(c >> 1) * a->D + e % a->D];
+        }
+        fvk_put(a->y, e, sum);
+    }
+}
+
+/* Nodes repeat: a thread owns a column, or the bias, and adds in order of rows. */
+FVK_KERNEL(tree_dw)
+{
+    const float scale = fvk_tree_scale(a);
+    PHASE(t) EACH(d, t, a->D + 1) {
+        for (int64_t e = 0; e < a->n * a->K; e++) {
+            const int64_t c = fvk_decision(a, e / a->K, e % a->K);
+            const float g = scale * a->err[e];
+            if (c == 0) continue;
+            if (d < a->D && a->y.p)
+                fvk_put(a->y, (c >> 1) * a->D + d, g * fvk_get(a->h, e / a->K * a->D + d));
+            if (d == a->D && a->db.p) fvk_put(a->db, c >> 1, g);
+        }
+    }
+}
+
 /* ---- The recurrence -------------------------------------------------------------------------- */
 
 #define FVK_STATE (FVK_WKV * FVK_WKV) /* = FVK_THREADS */
@@ -459,10 +545,7 @@ FVK_KERNEL(wkv_dx)
     const float *saved = a->saved + item * (a->T * FVK_WKV + pieces * FVK_STATE);
     const float *r = in, *v = in + FVK_WKV, *dy = in + 2 * FVK_WKV, *sa = in + 3 * FVK_WKV;
     (void)grid_;
-    PHASE(t) {
-        (void)t;
-        AT(D, t) = AT(dw, t) = AT(da, t) = AT(df, t) = 0;
-    }
+    PHASE(t) AT(D, t) = AT(dw, t) = AT(da, t) = AT(df, t) = 0;
     /* Each piece: its steps forward, which makes the states again, then back. */
     for (int64_t p = pieces - 1; p >= 0; p--) {
         const int64_t s0 = p * FVK_WKV, n = a->T - s0 < FVK_WKV ? a->T - s0 : FVK_WKV;
