@@ -392,6 +392,7 @@ typedef struct fv_sr_info {
     const char *name;
     int channels, blocks, draft_blocks;
     int steps;                       /* most that fv_sr_options.steps may be: 1 + draft steps      */
+    int own_steps;                   /* those of fv_sr_options.steps = 0                           */
     float detail;                    /* defaults of the model */
     fv_fdu_mode fdu;
     int64_t base_parameters, draft_parameters;
@@ -409,7 +410,7 @@ typedef struct fv_sr_options {
     size_t struct_size;
     double scale;            /* 1 to 8; 0 = 4                                                    */
     int width, height;       /* of the result instead: both, each 1 to 8 times the picture's; 0  */
-    int steps;               /* 1 = base alone; 0 = the model's most                             */
+    int steps;               /* 1 = base alone; 0 = the model's own                              */
     float detail;            /* weight of the update 0..2; 0 = base alone; < 0 = the model's     */
     int fdu;                 /* fv_fdu_mode, or -1 = the model's                                 */
     int update_each;         /* the update after every draft step, as the paper has it           */

@@ -59,6 +59,7 @@ typedef struct pssr_config {
     int every;                  /* draft block j is base block every * j + every - 1 */
     int times;                  /* of the base and of each draft step */
     float time[PSSR_MAX_TIMES]; /* s_0 = 1 > s_1 > ... > 0 */
+    int own_steps;              /* steps where none are asked for, 1..times; 0 = all */
     float alpha;                /* default of the frequency-domain update */
     fv_fdu_mode fdu;
     bool is_video;              /* trained on clips: frames see the one before [pssr_shift] */

@@ -68,6 +68,7 @@ fv_status pssr_config_check(fv_ctx *ctx, const pssr_config *c)
         if (!(k ? c->time[k] < c->time[k - 1] && c->time[k] > 0 : c->time[k] == 1))
             return fv_fail(ctx, FV_ERR_MODEL,
                            "super-resolution: times must begin with 1 and fall towards 0");
+    FV_TRY(fv_meta_range(ctx, "super-resolution: steps", c->own_steps, 0, c->times));
     if (!(c->alpha >= 0 && c->alpha <= 2) || (int)c->fdu < 0 || (int)c->fdu >= FV_FDU_COUNT)
         return fv_fail(ctx, FV_ERR_MODEL,
                        "super-resolution: weight of the detail outside [0, 2], or unknown update");
@@ -88,6 +89,13 @@ static fv_status read_fdu(fv_ctx *ctx, const fv_model *m, pssr_config *c)
 {
     if (fv_fdu_find(fv_model_meta(m, PREFIX "fdu"), &c->fdu)) return FV_OK;
     return fv_fail(ctx, FV_ERR_MODEL, "%sfdu is missing or unknown: lerp lock ref off gain", PREFIX);
+}
+
+/* Steps where none are asked for: models that use all lack it. */
+static fv_status read_steps(fv_ctx *ctx, const fv_model *m, pssr_config *c)
+{
+    return fv_model_meta(m, PREFIX "steps") ? fv_meta_int(ctx, m, PREFIX "steps", &c->own_steps)
+                                            : FV_OK;
 }
 
 /* Models for pictures lack it. */
@@ -113,6 +121,7 @@ fv_status pssr_config_read(fv_ctx *ctx, const fv_model *m, pssr_config *out)
     FV_TRY(fv_meta_int(ctx, m, PREFIX "times", &out->times));
     FV_TRY(fv_meta_range(ctx, "super-resolution: times", out->times, 1, PSSR_MAX_TIMES));
     FV_TRY(read_times(ctx, m, out));
+    FV_TRY(read_steps(ctx, m, out));
     FV_TRY(fv_meta_float(ctx, m, PREFIX "alpha", &out->alpha));
     FV_TRY(read_fdu(ctx, m, out));
     FV_TRY(read_video(ctx, m, out));
@@ -133,6 +142,7 @@ static fv_status add_meta(fv_ctx *ctx, const pssr_config *c, fv_meta *out)
         FV_TRY(fv_meta_add_number(ctx, out, key, (double)c->time[k]));
     }
     FV_TRY(fv_meta_add_number(ctx, out, PREFIX "alpha", (double)c->alpha));
+    if (c->own_steps) FV_TRY(fv_meta_add_number(ctx, out, PREFIX "steps", c->own_steps));
     if (c->is_video) FV_TRY(fv_meta_add_number(ctx, out, PREFIX "video", 1));
     return fv_meta_add(ctx, out, PREFIX "fdu", fv_fdu_name(c->fdu));
 }

@@ -31,10 +31,12 @@
  *
  * Keys beside the shared ones (train_recipe.c):
  *     stage preset crop batch accumulate precision export     frames video video_share
- *     pixel spectrum patch low fidelity texture peaks     update features     alpha_loss
+ *     pixel spectrum patch low fidelity texture peaks     update features     alpha_loss own_steps
  *     clean clean_first degrade
  *     gan gan_from gan_channels gan_layers
  *     eval_every eval_pictures eval_size sample_rows
+ *
+ * own_steps: how many the model takes where none are asked for (0: all); it changes no training.
  *
  * The metric is the gain in Y-PSNR over bicubic on clean held-out pictures, in dB, of the result
  * with all steps: larger is better. */
@@ -336,6 +338,8 @@ static fv_status read_network(trainer *tr, fv_recipe *r)
     FV_TRY(pssr_preset(tr->ctx, fv_recipe_string(r, "preset", "tiny"), &tr->cfg));
     FV_TRY(read_frames(tr, r));
     if (tr->stage == BASE) tr->cfg.times = 1; /* a model without a draft */
+    if (fv_recipe_string(r, "own_steps", NULL))
+        tr->cfg.own_steps = (int)fv_recipe_int(r, "own_steps", 0, 0, tr->cfg.times);
     tr->crop = (int)fv_recipe_int(r, "crop", 128, 16, 4096);
     tr->batch = (int)fv_recipe_int(r, "batch", 8, 1, 65536);
     tr->accumulate = (int)fv_recipe_int(r, "accumulate", 1, 1, 65536);

@@ -107,7 +107,7 @@ fv_status sr_frame_options(sr_frame *r, const fv_sr_options *opts)
         (o->tile_width > 0) != (o->tile_height > 0))
         return fv_fail(r->ctx, FV_ERR_ARG,
                        "super-resolution: tiles need both sides, and no length is below 0");
-    r->drafts = (o->steps ? o->steps : c->times) - 1;
+    r->drafts = (o->steps ? o->steps : r->sr->info.own_steps) - 1;
     r->mode = o->fdu < 0 ? c->fdu : (fv_fdu_mode)o->fdu;
     r->detail = o->detail < 0 ? own_detail(r) : o->detail;
     if (r->detail == 0 && r->mode != FV_FDU_OFF && r->mode != FV_FDU_REF) r->drafts = 0;

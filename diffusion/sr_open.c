@@ -41,6 +41,7 @@ static void fill_info(fv_sr *sr, const fv_model *file)
     o->blocks = c->blocks;
     o->draft_blocks = c->times > 1 ? pssr_draft_blocks(c) : 0;
     o->steps = c->times;
+    o->own_steps = c->own_steps ? c->own_steps : c->times;
     o->detail = c->alpha;
     o->fdu = c->fdu;
     o->is_video = c->is_video;

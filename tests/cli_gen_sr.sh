@@ -147,6 +147,14 @@ expect train_a_draft 0 $train --set stage=draft --init base/model.safetensors -o
 expect a_draft_resumes 0 $train --set stage=draft --set steps=3 --init base/model.safetensors -o draft \
     --resume
 expect trained_models_work 0 "$GEN" sr --model draft/model.safetensors -q -f in.pgm p.pgm
+expect train_a_draft_with_steps_of_its_own 0 $train --set stage=draft --set own_steps=3 \
+    --init base/model.safetensors -o own
+run "$GEN" info --json own/model.safetensors
+[ "$(value steps) $(value own_steps)" = "4 3" ]; ok $? steps_of_its_own_are_shown
+own="$GEN sr --model own/model.safetensors -q -f --json"
+run $own in.pgm p.pgm; [ "$(value steps)" = 3 ]; ok $? steps_of_its_own_are_the_default
+run $own --steps 4 in.pgm p.pgm; [ "$(value steps)" = 4 ]; ok $? more_steps_than_its_own
+run $own --speedup 1 in.pgm p.pgm; [ "$(value steps)" = 3 ]; ok $? speedup_is_over_its_own_steps
 
 # ---- Video ---------------------------------------------------------------------------------------
 mkdir -p frames

@@ -424,6 +424,24 @@ static void a_draft_of_gains_is_one(void)
     CHECK(train(ctx, "none", "base", 0, DRAFT "update = ref\n") == FV_ERR_UNKNOWN);
 }
 
+/* Steps where none are asked for are of the file; training is the same with and without. */
+static void a_model_has_steps_of_its_own(void)
+{
+    fv_model *m;
+    fv_sr *sr;
+    fv_sr_info info;
+    OK(ctx, train(ctx, "all", "base", 0, DRAFT "steps = 2\n"));
+    OK(ctx, train(ctx, "own", "base", 0, DRAFT "steps = 2\nown_steps = 2\n"));
+    CHECK(!moved("all", "own", "draft."));
+    OK(ctx, fv_model_open(ctx, &m, temp_path("own"), NULL));
+    OK(ctx, fv_sr_open(ctx, &sr, m, FV_F32));
+    fv_sr_get_info(sr, &info);
+    CHECK(info.steps == 4 && info.own_steps == 2);
+    fv_sr_close(&sr);
+    fv_model_close(&m);
+    CHECK(train(ctx, "none", "base", 0, DRAFT "own_steps = 5\n") == FV_ERR_ARG);
+}
+
 static void a_discriminator_moves_the_draft(void)
 {
     fv_model *m;
@@ -594,6 +612,7 @@ int main(void)
     RUN(the_draft_moves_and_the_base_stays);
     RUN(a_draft_may_see_nothing_of_the_base);
     RUN(a_draft_of_gains_is_one);
+    RUN(a_model_has_steps_of_its_own);
     RUN(a_discriminator_moves_the_draft);
     RUN(a_model_of_pictures_becomes_one_of_video);
     RUN(bad_recipes_are_refused);

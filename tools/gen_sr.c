@@ -206,7 +206,7 @@ static fv_status measure_steps(sr_run *r, double *seconds)
     cli_progress_title("measuring");
     fv_status s = fv_image_crop(r->ctx, &crop, &r->in, 0, 0, w, h);
     if (s == FV_OK) s = time_steps(r, &crop, 1, &seconds[0]); /* packs the weights */
-    for (int k = 1; k <= r->info.steps && s == FV_OK; k++)
+    for (int k = 1; k <= r->info.own_steps && s == FV_OK; k++)
         s = time_steps(r, &crop, k, &seconds[k - 1]);
     fv_image_free(r->ctx, &crop);
     cli_progress_title(NULL);
@@ -221,11 +221,11 @@ static int report(const sr_run *r, fv_status s, uint64_t result)
                              r->held);
 }
 
-/* The most steps whose measured time is a share 1/R of all steps', or less. */
+/* The most steps whose measured time is a share 1/R, or less, of that of the model's own number. */
 static int choose_steps(sr_run *r)
 {
     double seconds[64];
-    const int most = r->info.steps;
+    const int most = r->info.own_steps;
     if (r->a->speedup == 0) return CLI_OK;
     const fv_status s = measure_steps(r, seconds);
     if (s != FV_OK) return report(r, s, 0);
@@ -431,7 +431,7 @@ static int take_info(sr_run *r)
         return cli_fail(CLI_USAGE, "--window is for models on Wan2.1: this one takes frames singly");
     if (r->sr) return code;
     r->info.name = w.name;
-    r->info.steps = w.steps;
+    r->info.steps = r->info.own_steps = w.steps;
     return code;
 }
 
@@ -510,8 +510,8 @@ int gen_sr(int argc, char **argv)
         { 0, "scale", "S", "times as large, 1 to 8 (default 4)", CLI_NUMBER, &a.scale, 1,
           FV_SR_MAX_SCALE },
         { 0, "out-size", "WxH", "pixels of the result instead", CLI_STRING, &a.size, 0, 0 },
-        { 0, "steps", "T", "1 = base alone; default: all of the model", CLI_INT, &a.steps, 1, 64 },
-        { 0, "speedup", "R", "as many steps as are R times faster than all", CLI_RATIO, &a.speedup,
+        { 0, "steps", "T", "1 = base alone; default: the model's own number", CLI_INT, &a.steps, 1, 64 },
+        { 0, "speedup", "R", "as many steps as are R times faster than those", CLI_RATIO, &a.speedup,
           1, 100 },
         { 0, "detail", "A", "weight of made-up detail, 0 to 2", CLI_NUMBER, &a.detail, 0, 2 },
         { 0, "fdu", "lerp|gain|lock|ref|paper|off", "how detail is put in", CLI_CHOICE, &a.fdu, 0, 0 },

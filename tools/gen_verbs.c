@@ -303,7 +303,8 @@ static void print_sr(const fv_sr_info *i, const gen_model *m)
            (double)i->draft_parameters * 1e-6);
     printf("work        MFLOP a pixel at 4x: base %.3f, once %.3f, a draft step %.3f\n",
            i->base_flop * 1e-6, i->once_flop * 1e-6, i->draft_flop * 1e-6);
-    printf("defaults    detail %g, update %s\n", (double)i->detail, fv_fdu_name(i->fdu));
+    printf("defaults    %d step%s, detail %g, update %s\n", i->own_steps, i->own_steps == 1 ? "" : "s",
+           (double)i->detail, fv_fdu_name(i->fdu));
     if (i->is_video) printf("video       frames see the one before, from the first after a cut\n");
     gen_info_origin(m);
     printf("sha256      %s\n", hex);
@@ -326,6 +327,7 @@ static int info_sr(fv_ctx *ctx, const gen_model *m, const cli_common *c)
         cli_json_number(&j, "blocks", i.blocks);
         cli_json_number(&j, "draft_blocks", i.draft_blocks);
         cli_json_number(&j, "steps", i.steps);
+        cli_json_number(&j, "own_steps", i.own_steps);
         cli_json_number(&j, "detail", (double)i.detail);
         cli_json_string(&j, "update", fv_fdu_name(i.fdu));
         cli_json_bool(&j, "video", i.is_video);
