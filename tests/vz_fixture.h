@@ -9,6 +9,7 @@
 #ifndef VZ_FIXTURE_H
 #define VZ_FIXTURE_H
 
+#include "sanitized.h"
 #include "../codec/internal.h"
 #include "alloc_fail.h"
 #include "test.h"
@@ -245,7 +246,7 @@ static inline void damage_is_seen_or_harmless(fv_ctx *c, const uint8_t *vz, size
 static inline void each_flip_is_seen_or_harmless(fv_ctx *c, uint8_t *vz, size_t size,
                                                  const void *data, size_t n)
 {
-    for (size_t bit = 0; bit < 8 * size && !test_bad; bit++) {
+    for (size_t bit = 0; bit < 8 * size && !test_bad; bit += TEST_SANITIZED ? 3 : 1) {
         vz[bit / 8] ^= (uint8_t)(1u << bit % 8);
         damage_is_seen_or_harmless(c, vz, size, data, n, bit);
         vz[bit / 8] ^= (uint8_t)(1u << bit % 8);
