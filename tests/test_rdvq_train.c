@@ -179,8 +179,9 @@ static void check_stops(const char *init, const char *stage)
     int stops = 0;
     temp_remove_tree(temp_path("run-whole"));
     temp_remove_tree(temp_path("run-parts"));
+    const unsigned begin = micros();
     OK(c, train(c, "whole", init, 0, stage));
-    OK(c, stop_and_go(c, go_on, &(part){ init, stage }, 60000, 2, &stops));
+    OK(c, stop_and_go(c, go_on, &(part){ init, stage }, micros() - begin, 2, &stops));
     CHECK_MSG(stops > 1, "%d stops", stops);
     CHECK(same_tensors(ctx, "whole", "parts"));
     fv_ctx_destroy(&c);

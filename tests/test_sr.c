@@ -646,8 +646,8 @@ static double film_gap(void)
     return worst;
 }
 
-/* The tape of a training against a stream with the same masters: to the bit; packed weights round
- * differently. */
+/* The tape of a training against a stream with the same masters: to the last bits, as its products may
+ * take other kernels; packed weights round differently. */
 static void a_training_sees_the_frames_of_a_stream(void)
 {
     fv_sr masters = *film_sr, *const opened = film_sr;
@@ -661,7 +661,7 @@ static void a_training_sees_the_frames_of_a_stream(void)
     run_as_one_batch(&masters, true, 3, again);
     film_sr = &masters;
     run_film(o, shown, NULL);
-    CHECK_MSG(film_gap() == 0, "%g", film_gap());
+    CHECK_MSG(film_gap() < 1e-6, "%g", film_gap());
     film_sr = opened;
     run_film(o, shown, NULL);
     CHECK_MSG(film_gap() < 1e-5, "%g", film_gap());

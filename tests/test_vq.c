@@ -818,9 +818,10 @@ static void check_stops(const char *set)
     fv_ctx *c = make_context(0, 1);
     temp_remove_tree(temp_path("run-whole"));
     temp_remove_tree(temp_path("run-parts"));
+    const unsigned begin = micros();
     OK(c, train(c, "whole", 24, 0, set));
     int stops = 0;
-    OK(c, stop_and_go(c, go_on, (void *)(uintptr_t)set, 3000, 4, &stops));
+    OK(c, stop_and_go(c, go_on, (void *)(uintptr_t)set, micros() - begin, 4, &stops));
     CHECK_MSG(stops > 2, "%d stops", stops);
     CHECK(same_tensors(ctx, "whole", "parts"));
     fv_ctx_destroy(&c);

@@ -76,12 +76,21 @@ static void *stop_soon(void *user)
     return NULL;
 }
 
-/* Calls `go`, which resumes, until it is not cancelled any more; *stops times it was. Every stop
+static unsigned micros(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (unsigned)((uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000);
+}
+
+/* Calls `go`, which resumes, until it is not cancelled any more; *stops calls it took, two and more.
+ * The first wait is a share of whole_us, the time of the run in one piece on this machine. Every stop
  * saves; without progress in between this would not end, so waits grow by 1 / part. */
 static fv_status stop_and_go(fv_ctx *c, fv_status (*go)(fv_ctx *c, void *user), void *user,
-                             unsigned wait_us, unsigned part, int *stops)
+                             unsigned whole_us, unsigned part, int *stops)
 {
     fv_status s = FV_ERR_CANCELLED;
+    unsigned wait_us = whole_us / 8 + part;
     for (*stops = 0; s == FV_ERR_CANCELLED; ++*stops, wait_us += wait_us / part) {
         stop_at stop = { c, wait_us };
         pthread_t id;

@@ -14,6 +14,9 @@
 #define SLACK_BYTES ((uint64_t)4 << 20) /* by which the resident peaks of two like runs may differ */
 #define TRIAL_SIDE 64                  /* pixels of the crop that --speedup is measured on */
 #define TRIALS 3
+#define SAMPLE_SECONDS 0.02
+#define MOST_REPEATS 64
+#define MOST_STEPS 64
 
 typedef struct judged {
     cli_measures m;
@@ -176,12 +179,12 @@ static fv_status run_image(const sr_run *r, const fv_image *in, const fv_sr_opti
 
 /* ---- Speed-up -------------------------------------------------------------------------------- */
 
-/* Median time of a crop with that many steps. On Wan2.1 once, as each call opens the networks. */
-static fv_status time_steps(sr_run *r, const fv_image *crop, int steps, double *seconds)
+/* Seconds of a crop with that many steps, a mean of `repeats`. */
+static fv_status time_steps(sr_run *r, const fv_image *crop, int steps, int repeats,
+                            double *seconds)
 {
-    const int trials = r->sr ? TRIALS : 1;
-    double t[TRIALS];
-    for (int k = 0; k < trials; k++) {
+    double sum = 0;
+    for (int i = 0; i < repeats; i++) {
         fv_sr_options o = r->o;
         fv_image out;
         o.steps = steps;
@@ -190,12 +193,30 @@ static fv_status time_steps(sr_run *r, const fv_image *crop, int steps, double *
         o.tile_width = o.tile_height = 0;
         const double start = cli_now();
         const fv_status s = run_image(r, crop, &o, &out, &r->stats);
-        t[k] = r->sr ? cli_now() - start : r->stats.network_seconds + r->stats.update_seconds;
+        sum += r->sr ? cli_now() - start : r->stats.network_seconds + r->stats.update_seconds;
         fv_image_free(r->ctx, &out);
         if (s != FV_OK) return s;
     }
-    *seconds = cli_quantile(t, trials, 0.5);
+    *seconds = sum / repeats;
     return FV_OK;
+}
+
+/* Medians of rounds of all numbers of steps, so that what else the machine does meets all of them. A
+ * sample takes some time: what a small crop takes by itself is the clock's noise. On Wan2.1 once, as
+ * each call opens the networks. */
+static fv_status time_crop(sr_run *r, const fv_image *crop, double *seconds)
+{
+    const int most = r->info.own_steps, trials = r->sr ? TRIALS : 1;
+    double t[MOST_STEPS][TRIALS], first = 0;
+    fv_status s = time_steps(r, crop, 1, 1, &first); /* packs the weights */
+    if (s == FV_OK && r->sr) s = time_steps(r, crop, 1, 1, &first);
+    const double wanted = r->sr ? ceil(SAMPLE_SECONDS / (first + 1e-9)) : 1;
+    const int repeats = wanted < MOST_REPEATS ? (int)wanted : MOST_REPEATS;
+    for (int i = 0; i < trials; i++)
+        for (int k = 0; k < most && s == FV_OK; k++)
+            s = time_steps(r, crop, k + 1, repeats, &t[k][i]);
+    for (int k = 0; k < most && s == FV_OK; k++) seconds[k] = cli_quantile(t[k], trials, 0.5);
+    return s;
 }
 
 static fv_status measure_steps(sr_run *r, double *seconds)
@@ -205,9 +226,7 @@ static fv_status measure_steps(sr_run *r, double *seconds)
     const int h = r->in.height < TRIAL_SIDE ? r->in.height : TRIAL_SIDE;
     cli_progress_title("measuring");
     fv_status s = fv_image_crop(r->ctx, &crop, &r->in, 0, 0, w, h);
-    if (s == FV_OK) s = time_steps(r, &crop, 1, &seconds[0]); /* packs the weights */
-    for (int k = 1; k <= r->info.own_steps && s == FV_OK; k++)
-        s = time_steps(r, &crop, k, &seconds[k - 1]);
+    if (s == FV_OK) s = time_crop(r, &crop, seconds);
     fv_image_free(r->ctx, &crop);
     cli_progress_title(NULL);
     return s;
@@ -224,7 +243,7 @@ static int report(const sr_run *r, fv_status s, uint64_t result)
 /* The most steps whose measured time is a share 1/R, or less, of that of the model's own number. */
 static int choose_steps(sr_run *r)
 {
-    double seconds[64];
+    double seconds[MOST_STEPS];
     const int most = r->info.own_steps;
     if (r->a->speedup == 0) return CLI_OK;
     const fv_status s = measure_steps(r, seconds);
