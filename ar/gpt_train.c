@@ -305,6 +305,6 @@ fv_status fv_ar_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
                       fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    const fv_training all = { "ar", true, &tr, prepare, trainer_free };
+    const fv_training all = { "ar", true, &tr, prepare, trainer_free, false };
     return fv_trainer_train(ctx, &all, r, opts, result);
 }

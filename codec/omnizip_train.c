@@ -589,7 +589,7 @@ fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *
     trainer *tr = fv_calloc(ctx, 1, sizeof *tr);
     if (!tr) return FV_ERR_OOM;
     tr->ctx = tr->data.ctx = ctx;
-    const fv_training all = { "omnizip", true, tr, prepare, trainer_free };
+    const fv_training all = { "omnizip", true, tr, prepare, trainer_free, false };
     const fv_status s = fv_trainer_train(ctx, &all, r, opts, result);
     fv_free(ctx, tr);
     return s;

@@ -695,6 +695,6 @@ fv_status fv_rdvq_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opt
                         fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    const fv_training all = { "rdvq", true, &tr, prepare, trainer_free };
+    const fv_training all = { "rdvq", true, &tr, prepare, trainer_free, false };
     return fv_trainer_train(ctx, &all, r, opts, result);
 }

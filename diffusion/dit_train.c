@@ -23,6 +23,7 @@ typedef struct trainer {
     float label_drop, t_mu, t_sigma;
     uint64_t seed;
     fv_dit_batch batch;
+    uint64_t drawn; /* number of the micro-batch in it + 1; 0: none */
     float *pos, *rope;
     const char *recipe_text;
     fv_opt *opt;
@@ -36,16 +37,35 @@ static void make_batch(trainer *tr, const fv_batch *b, uint64_t first, bool drop
     dit_batch_make(tr->ctx, &tr->net.cfg, &d, b->images, b->labels, first, &tr->batch);
 }
 
+static fv_status feed_batch(trainer *tr)
+{
+    FV_TRY(fv_plan_feed(tr->plan, "z", tr->batch.z));
+    FV_TRY(fv_plan_feed(tr->plan, "t", tr->batch.time));
+    FV_TRY(fv_plan_feed(tr->plan, "y", tr->batch.label));
+    FV_TRY(fv_plan_feed(tr->plan, "target", tr->batch.target));
+    return fv_plan_feed(tr->plan, "weight", tr->batch.weight);
+}
+
+static fv_status draw_batch(trainer *tr, uint64_t number)
+{
+    fv_batch b;
+    FV_TRY(fv_dataset_batch(tr->data, number, tr->rows, &b));
+    make_batch(tr, &b, number * (uint64_t)tr->rows, true);
+    tr->drawn = number + 1;
+    return FV_OK;
+}
+
+/* While a device computes, the host draws what comes next. */
 static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
 {
     trainer *tr = user;
     const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
-    fv_batch b;
-    FV_TRY(fv_dataset_batch(tr->data, number, tr->rows, &b));
-    make_batch(tr, &b, number * (uint64_t)tr->rows, true);
+    if (tr->drawn != number + 1) FV_TRY(draw_batch(tr, number));
+    FV_TRY(feed_batch(tr));
     FV_TRY(fv_plan_forward(tr->plan));
-    *loss = *(const float *)fv_plan_value(tr->plan, "loss").data;
-    return fv_plan_backward(tr->plan, "loss", scale);
+    FV_TRY(fv_plan_backward(tr->plan, "loss", scale));
+    if (fv_ctx_device(tr->ctx) != FV_DEVICE_CPU) FV_TRY(draw_batch(tr, number + 1));
+    return fv_plan_number(tr->plan, "loss", loss);
 }
 
 /* Mean loss on held-out pictures with fixed draws (EMA weights are in place). */
@@ -53,13 +73,16 @@ static fv_status evaluate(void *user, uint64_t step, double *metric)
 {
     trainer *tr = user;
     (void)step;
-    double sum = 0;
+    double sum = 0, loss = 0;
+    tr->drawn = 0;
     for (int k = 0; k < tr->eval_batches; k++) {
         fv_batch b;
         FV_TRY(fv_dataset_batch(tr->held, (uint64_t)k, tr->rows, &b));
         make_batch(tr, &b, (1ull << 40) + (uint64_t)k * (uint64_t)tr->rows, false);
+        FV_TRY(feed_batch(tr));
         FV_TRY(fv_plan_forward(tr->plan));
-        sum += *(const float *)fv_plan_value(tr->plan, "loss").data;
+        FV_TRY(fv_plan_number(tr->plan, "loss", &loss));
+        sum += loss;
     }
     *metric = sum / tr->eval_batches;
     return FV_OK;
@@ -155,13 +178,8 @@ static fv_status build_plan(trainer *tr)
     fv_output(t, "loss",
               fv_loss_mse(t, dit_forward(t, &tr->net, z, time, y, p, ro), goal, weight));
     fv_status s = fv_plan_finish(tr->ctx, &tr->plan, &t, NULL);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "z", tr->batch.z);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "t", tr->batch.time);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "y", tr->batch.label);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "target", tr->batch.target);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "weight", tr->batch.weight);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "pos", tr->pos);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "rope", tr->rope);
+    if (s == FV_OK) s = fv_plan_feed(tr->plan, "pos", tr->pos);
+    if (s == FV_OK) s = fv_plan_feed(tr->plan, "rope", tr->rope);
     return s;
 }
 
@@ -183,7 +201,7 @@ static int find_line(const char *list, const char *name)
 static void take_values(trainer *tr, const dit_net *from, const char *names)
 {
     for (int i = 0; i < fv_params_count(tr->net.params); i++) {
-        const fv_tensor t = fv_params_tensor(tr->net.params, i);
+        const fv_tensor t = fv_params_tensor(tr->net.params, i); /* of the host: no step yet */
         const fv_tensor f = fv_params_tensor(from->params, i);
         if (i != tr->net.classes) {
             memcpy(t.data, f.data, (size_t)fv_tensor_count(&t) * sizeof(float));
@@ -300,6 +318,6 @@ fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts
                        fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    const fv_training all = { "dit", true, &tr, prepare, trainer_free };
+    const fv_training all = { "dit", true, &tr, prepare, trainer_free, true };
     return fv_trainer_train(ctx, &all, r, opts, result);
 }

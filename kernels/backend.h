@@ -17,13 +17,31 @@ typedef struct fvi_backend {
                    size_t bytes); /* zeroed, at least 64-byte aligned; NULL: message set */
     void (*free)(fv_ctx *ctx, void *ptr);
     fv_status (*copy)(fv_ctx *ctx, void *dst, const void *src, size_t bytes, fv_copy_kind kind);
+    fv_status (*zero)(fv_ctx *ctx, void *ptr, size_t bytes);
     bool (*owns)(fv_ctx *ctx, const void *ptr);   /* may ops read it? NULL: any memory */
     fv_status (*sync)(fv_ctx *ctx);               /* wait for all work queued by this context */
     fv_status (*open)(fv_ctx *ctx); /* may set ctx->backend to a table of its own */
     void (*close)(fv_ctx *ctx);
+    const struct fvi_device_optim *optim; /* training in memory of its own; NULL: that of the CPU */
 } fvi_backend;
 
+/* What optimiser and parameters need of a device: flat arrays in its memory (optim.c, params.c). */
+struct fvi_adamw;
+typedef struct fvi_device_optim {
+    /* Bytes of work memory for n elements, zeroed once. */
+    size_t (*work_bytes)(int64_t n);
+    /* One update as optim.c defines it: norm of the gradients, clipping, AdamW, EMA; gradients are
+     * cleared, and half [n], NULL for none, gets the new values in bf16. kind [n / 16]: 0 frozen, 1
+     * trained, 2 with decay. Nothing is changed where *norm is not finite. */
+    fv_status (*step)(fv_ctx *ctx, const struct fvi_adamw *a, float clip, const uint8_t *kind,
+                      uint16_t *half, void *work, double *norm);
+    /* p and e change places where they are trained. */
+    fv_status (*swap)(fv_ctx *ctx, float *p, float *e, const uint8_t *kind, int64_t n);
+    fv_status (*to_bf16)(fv_ctx *ctx, const float *x, int64_t n, uint16_t *y);
+} fvi_device_optim;
+
 extern const fvi_backend fvi_backend_cpu, fvi_backend_cuda;
+extern const fvi_device_optim fvi_cuda_optim;
 
 /* Values of a parameter where the device of ctx reads them: f32, or kept in device memory as `type`
  * (f32 or bf16). In params.c; thread-safe like fvi_param_f32. */

@@ -109,6 +109,13 @@ static fv_status cpu_copy(fv_ctx *ctx, void *dst, const void *src, size_t bytes,
     return FV_OK;
 }
 
+static fv_status cpu_zero(fv_ctx *ctx, void *p, size_t bytes)
+{
+    (void)ctx;
+    if (bytes) memset(p, 0, bytes);
+    return FV_OK;
+}
+
 static fv_status cpu_sync(fv_ctx *ctx)
 {
     (void)ctx;
@@ -131,5 +138,5 @@ static void cpu_close(fv_ctx *ctx)
 
 const fvi_backend fvi_backend_cpu = {
     .device = FV_DEVICE_CPU, .name = "cpu", .op = fvi_cpu_op, .alloc = cpu_alloc, .free = fv_free,
-    .copy = cpu_copy, .sync = cpu_sync, .open = cpu_open, .close = cpu_close,
+    .copy = cpu_copy, .zero = cpu_zero, .sync = cpu_sync, .open = cpu_open, .close = cpu_close,
 };

@@ -252,6 +252,6 @@ static const fvi_op_def *cuda_op(fvi_op op)
 
 const fvi_backend fvi_backend_cuda = {
     .device = FV_DEVICE_CUDA, .name = "CUDA", .op = cuda_op, .alloc = cuda_alloc,
-    .free = cuda_free, .copy = cuda_copy, .owns = cuda_owns, .sync = cuda_sync, .open = cuda_open,
-    .close = cuda_close,
+    .free = cuda_free, .copy = cuda_copy, .zero = fvi_cuda_zero, .owns = cuda_owns,
+    .sync = cuda_sync, .open = cuda_open, .close = cuda_close, .optim = &fvi_cuda_optim,
 };

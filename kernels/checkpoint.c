@@ -23,25 +23,31 @@
 enum { KIND_MASTER, KIND_M, KIND_V, KIND_EMA, KINDS };
 static const char *const kind_name[KINDS] = {"master", "m", "v", "ema"};
 
+/* Parameters and optimiser with the latter's arrays as the host sees them. */
+typedef struct state {
+    const fv_params *p;
+    const fv_opt *o; /* NULL: none */
+    fvi_opt_state arrays;
+} state;
+
 /* Flat array of a kind; NULL if there is none. */
-static float *array_of(const fv_params *p, const fv_opt *o, int kind)
+static float *array_of(const state *st, int kind)
 {
-    if (kind == KIND_MASTER) return fv_params_tensor(p, 0).data; /* offset 0 */
-    if (!o) return NULL;
-    return kind == KIND_M ? o->m : kind == KIND_V ? o->v : o->ema;
+    if (kind == KIND_MASTER) return fv_params_tensor(st->p, 0).data; /* offset 0 */
+    return kind == KIND_M ? st->arrays.m : kind == KIND_V ? st->arrays.v : st->arrays.ema;
 }
 
-static bool has_tensor(const fv_params *p, const fv_opt *o, int kind, fv_pid id, bool ema)
+static bool has_tensor(const state *st, int kind, fv_pid id, bool ema)
 {
     if (kind == KIND_MASTER) return true;
-    if (!o || (kind == KIND_EMA && !ema)) return false;
-    return !(fvi_param_flags(p, id) & FV_PARAM_FROZEN);
+    if (!st->o || (kind == KIND_EMA && !ema)) return false;
+    return !(fvi_param_flags(st->p, id) & FV_PARAM_FROZEN);
 }
 
-static fv_tensor view(const fv_params *p, const fv_opt *o, int kind, fv_pid id)
+static fv_tensor view(const state *st, int kind, fv_pid id)
 {
-    fv_tensor t = fv_params_tensor(p, id);
-    t.data = array_of(p, o, kind) + fvi_param_offset(p, id);
+    fv_tensor t = fv_params_tensor(st->p, id);
+    t.data = array_of(st, kind) + fvi_param_offset(st->p, id);
     return t;
 }
 
@@ -112,9 +118,10 @@ static fv_status put_tensor(writer *w, const char *kind, const char *name, const
     return s;
 }
 
-static fv_status put_all(writer *w, const fv_params *p, const fv_opt *o, uint64_t step,
-                         const char *recipe_text)
+static fv_status put_all(writer *w, const state *st, uint64_t step, const char *recipe_text)
 {
+    const fv_params *p = st->p;
+    const fv_opt *o = st->o;
     const bool ema = o && o->ema && o->ema_ready;
     FV_TRY(put_meta(w, "fovea.kind", "checkpoint"));
     FV_TRY(put_meta(w, "fovea.version", VERSION_TEXT));
@@ -126,8 +133,8 @@ static fv_status put_all(writer *w, const fv_params *p, const fv_opt *o, uint64_
     FV_TRY(put_number(w, "fovea.ema", ema));
     for (int kind = 0; kind < KINDS; kind++) {
         for (int i = 0; i < fv_params_count(p); i++) {
-            if (!has_tensor(p, o, kind, i, ema)) continue;
-            const fv_tensor t = view(p, o, kind, i);
+            if (!has_tensor(st, kind, i, ema)) continue;
+            const fv_tensor t = view(st, kind, i);
             FV_TRY(put_tensor(w, kind_name[kind], fv_params_name(p, i), &t));
         }
     }
@@ -139,15 +146,19 @@ fv_status fv_checkpoint_write(fv_ctx *ctx, const fv_params *params, const fv_opt
 {
     char check[16];
     writer w = {ctx, NULL, 0};
+    state st = {params, opt, {0}};
     FV_TRY(check_state(ctx, params, opt, "checkpoint"));
-    FV_TRY(fv_model_writer_create(ctx, &w.w));
-    fv_status s = put_all(&w, params, opt, step, recipe_text);
+    FV_TRY(fvi_params_fetch(params));
+    if (opt) FV_TRY(fvi_opt_state_get(ctx, opt, true, &st.arrays));
+    fv_status s = fv_model_writer_create(ctx, &w.w);
+    if (s == FV_OK) s = put_all(&w, &st, step, recipe_text);
     if (s == FV_OK) {
         snprintf(check, sizeof check, "%08x", (unsigned)w.check);
         s = fv_model_writer_meta(w.w, "fovea.check", check);
     }
     if (s == FV_OK) s = fv_model_writer_finish(w.w, path, 1);
     fv_model_writer_destroy(&w.w);
+    fvi_opt_state_free(ctx, opt, &st.arrays);
     return s == FV_OK ? s : fv_fail_in(ctx, s, "saving a checkpoint");
 }
 
@@ -276,23 +287,24 @@ static fv_status check_values(fv_ctx *ctx, const fv_model *m, const char *kind, 
 
 /* Two rounds: check every tensor, then copy. `found` [KINDS * count] keeps the views between them.
  */
-static fv_status take_tensors(fv_ctx *ctx, const fv_model *m, fv_params *p, fv_opt *o, bool ema)
+static fv_status take_tensors(fv_ctx *ctx, const fv_model *m, const state *st, bool ema)
 {
+    const fv_params *p = st->p;
     const int n = fv_params_count(p);
     fv_tensor *found = fv_calloc(ctx, (size_t)n * KINDS, sizeof *found);
     if (!found) return FV_ERR_OOM;
     fv_status s = FV_OK;
     for (int kind = 0; kind < KINDS && s == FV_OK; kind++) {
         for (int i = 0; i < n && s == FV_OK; i++) {
-            if (!has_tensor(p, o, kind, i, ema)) continue;
-            const fv_tensor want = view(p, o, kind, i);
+            if (!has_tensor(st, kind, i, ema)) continue;
+            const fv_tensor want = view(st, kind, i);
             s = check_values(ctx, m, kind_name[kind], fv_params_name(p, i), &want,
                              &found[kind * n + i]);
         }
     }
     for (int k = 0; k < KINDS * n && s == FV_OK; k++) {
         if (!found[k].data) continue;
-        const fv_tensor t = view(p, o, k / n, k % n);
+        const fv_tensor t = view(st, k / n, k % n);
         memcpy(t.data, found[k].data, (size_t)fv_tensor_count(&t) * sizeof(float));
     }
     fv_free(ctx, found);
@@ -320,7 +332,13 @@ static fv_status read_model(fv_ctx *ctx, const fv_model *m, fv_params *p, fv_opt
             ctx, FV_ERR_MODEL,
             "has no averaged weights, but the optimiser keeps them; use the same recipe");
     }
-    return take_tensors(ctx, m, p, o, o && o->ema && n->ema);
+    state st = {p, o, {0}};
+    FV_TRY(fvi_params_fetch(p)); /* so that a bad file leaves both sides as they were */
+    if (o) FV_TRY(fvi_opt_state_get(ctx, o, false, &st.arrays));
+    fv_status s = take_tensors(ctx, m, &st, o && o->ema && n->ema);
+    if (s == FV_OK && o) s = fvi_opt_state_put(ctx, o, &st.arrays);
+    fvi_opt_state_free(ctx, o, &st.arrays);
+    return s;
 }
 
 fv_status fv_checkpoint_read(fv_ctx *ctx, fv_params *params, fv_opt *opt, uint64_t *step,

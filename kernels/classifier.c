@@ -528,6 +528,6 @@ fv_status fv_classifier_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_option
                               fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    const fv_training all = { "classifier", false, &tr, prepare, free_trainer };
+    const fv_training all = { "classifier", false, &tr, prepare, free_trainer, false };
     return fv_trainer_train(ctx, &all, r, opts, result);
 }

@@ -81,6 +81,14 @@ fv_status fv_plan_finish(fv_ctx *ctx, fv_plan **out, fv_tape **t, const fv_plan_
 typedef fv_status (*fv_plan_watcher)(void *user, double done_flop);
 void fv_plan_watch(fv_plan *p, fv_plan_watcher watch, void *user);
 
+/* Values for an input, of its size and type, in the host's memory. On a CPU it is bound to them; else
+ * the plan copies them to memory of its own, and they may change afterwards. Changed values are fed
+ * again. fetch: an output's values to the host, which waits for them. */
+fv_status fv_plan_feed(fv_plan *p, const char *name, const void *host);
+fv_status fv_plan_fetch(const fv_plan *p, const char *name, void *host);
+/* A scalar output. */
+fv_status fv_plan_number(const fv_plan *p, const char *name, double *out);
+
 /* ---- Device memory: what plans read and write (fv_plan_bind); on the CPU as fv_alloc ------- */
 typedef enum fv_copy_kind {
     FV_COPY_TO_DEVICE = 0,
@@ -299,9 +307,11 @@ typedef struct fv_training {
     fv_status (*prepare)(void *state, fv_recipe *r, const fv_trainer_options *o,
                          fv_train_options *t, fv_trainer_run *run);
     void (*free)(void *state); /* also after a prepare that failed */
+    bool on_device;            /* also on devices other than the CPU */
 } fv_training;
 /* A training from recipe to model: options checked, prepare, fv_train_run, free. FV_ERR_ARG: recipe
- * or options are missing; FV_ERR_UNSUPPORTED: cannot start from a model and is given one. */
+ * or options are missing; FV_ERR_UNSUPPORTED: cannot start from a model and is given one, or not on
+ * this device. */
 fv_status fv_trainer_train(fv_ctx *ctx, const fv_training *trainer, fv_recipe *r,
                            const fv_trainer_options *opts, fv_train_result *result);
 

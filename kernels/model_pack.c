@@ -150,6 +150,7 @@ fv_status fv_pack_params(fv_pack *p, const fv_params *params, const char *prefix
 {
     if (type != FV_F32 && type != FV_BF16 && type != FV_I8)
         return fv_fail(p->ctx, FV_ERR_DTYPE, "export: the type must be f32, bf16 or i8");
+    FV_TRY(fvi_params_fetch(params));
     for (int i = 0; i < fv_params_count(params); i++) {
         const fv_tensor t = fv_params_tensor(params, i);
         const uint32_t flags = fvi_param_flags(params, i);

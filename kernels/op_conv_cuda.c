@@ -181,7 +181,8 @@ static fv_status conv_prepare(fvi_exec *e)
     e->state = st;
     st->c = c;
     FV_TRY(create_products(e, st));
-    if (!e->params || e->pid[1] < 0) return FV_OK;
+    /* Masters change: they are ordered at each use (in[1]). */
+    if (!e->params || e->pid[1] < 0 || fvi_params_master(e->params)) return FV_OK;
     const fv_dtype type = c.is_half ? FV_BF16 : FV_F32;
     const conv_key key = { 65, (int32_t)type, c.O, c.C, c.taps };
     const size_t bytes = (size_t)(c.O * c.K[0]) * fv_dtype_size(type);

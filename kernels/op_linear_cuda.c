@@ -1,8 +1,8 @@
 /* op_linear_cuda.c - host side of LINEAR: y = act(x w^T + b). Products are the device's (cuBLASLt);
  * definition: matmul_dnnl.c.
  *
- * Weights are device copies of a model's, in the type of x. With w as an f32 tensor in device memory
- * (in[1].data: masters) and x in bf16 they are rounded at each use, into scratch. The bias is added by
+ * Weights are device copies of a model's or of the masters in training, in the type of x. A plain
+ * tensor w (in[1].data, f32) is rounded at each use where x is bf16, into scratch. The bias is added by
  * the product where y is f32; for bf16, where cuBLASLt wants a bf16 bias, and for activations a pass
  * over y follows. Fusing these is work for when a GPU can show what it gains. */
 #include "cuda_ops.h"
@@ -66,7 +66,8 @@ static size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 /* Scratch: weights in bf16 | backward: dy in bf16 | sums of columns. */
 static size_t weight_bytes(const fvi_exec *e)
 {
-    return is_half(e) ? aligned((size_t)fv_tensor_count(&e->in[1]) * 2) : 0;
+    const bool has_copy = e->params && e->pid[1] >= 0;
+    return is_half(e) && !has_copy ? aligned((size_t)fv_tensor_count(&e->in[1]) * 2) : 0;
 }
 static size_t dy_bytes(const fvi_exec *e)
 {

@@ -11,13 +11,17 @@
  * Two passes over the flat arrays: the norm (reads g), then everything else at once, which also
  * clears g. Both are cut into FVI_LANES lanes by the number of elements alone, and the norm adds
  * sixteen double sums per lane in one order, so neither thread count nor CPU variant changes a bit.
- * The update is bound by memory: 36 bytes in and out of each element with EMA. */
+ * The update is bound by memory: 36 bytes in and out of each element with EMA.
+ *
+ * A device does all of it in three launches (optim_cuda.c), in an order that depends on the number of
+ * elements alone; the host reads the norm of a step back and nothing else. */
 #include "optim_tables.h"
+
+#include "backend.h"
 
 #include <math.h>
 #include <string.h>
 
-#define CLIP_EPS 1e-6
 #define MAX_SKIPPED_ROW 10
 
 /* ---- Scalar kernels: the definition ---------------------------------------------------------- */
@@ -94,6 +98,22 @@ static fv_status find_segments(fv_opt *o)
     return FV_OK;
 }
 
+/* Blocks of the flat arrays by what is done with them, for the device. */
+static fv_status send_kinds(fv_opt *o)
+{
+    const size_t n = (size_t)fvi_params_flat_count(o->params) / FVI_OPT_BLOCK;
+    uint8_t *kind = fv_calloc(o->ctx, n, 1);
+    o->kind = fv_dev_alloc(o->ctx, n, 1);
+    o->work = fv_dev_alloc(o->ctx, o->device->work_bytes((int64_t)n * FVI_OPT_BLOCK), 1);
+    fv_status s = kind && o->kind && o->work ? FV_OK : FV_ERR_OOM;
+    for (int k = 0; k < o->segments && s == FV_OK; k++)
+        memset(kind + o->seg[k].begin / FVI_OPT_BLOCK, o->seg[k].decay ? 2 : 1,
+               (size_t)(o->seg[k].end - o->seg[k].begin) / FVI_OPT_BLOCK);
+    if (s == FV_OK) s = fv_dev_copy(o->ctx, o->kind, kind, n, FV_COPY_TO_DEVICE);
+    fv_free(o->ctx, kind);
+    return s;
+}
+
 fv_status fv_opt_create(fv_ctx *ctx, fv_opt **out, fv_params *params, const fv_opt_options *opts)
 {
     *out = NULL;
@@ -109,11 +129,13 @@ fv_status fv_opt_create(fv_ctx *ctx, fv_opt **out, fv_params *params, const fv_o
     o->o = chosen;
     fvi_optim_init(&o->ops, ctx->cpu);
     const size_t n = (size_t)fvi_params_flat_count(params);
-    o->m = fv_calloc(ctx, n, sizeof(float));
-    o->v = fv_calloc(ctx, n, sizeof(float));
-    if (o->o.ema_decay > 0) o->ema = fv_calloc(ctx, n, sizeof(float));
+    o->device = ctx->backend->optim;
+    o->m = fv_dev_alloc(ctx, n, sizeof(float));
+    o->v = fv_dev_alloc(ctx, n, sizeof(float));
+    if (o->o.ema_decay > 0) o->ema = fv_dev_alloc(ctx, n, sizeof(float));
     if (!o->m || !o->v || (o->o.ema_decay > 0 && !o->ema)) goto fail;
     FV_TRY_GOTO(find_segments(o));
+    if (o->device) FV_TRY_GOTO(send_kinds(o));
     *out = o;
     return FV_OK;
 fail:
@@ -127,9 +149,11 @@ void fv_opt_destroy(fv_opt **opt)
     fv_opt *o = *opt;
     fv_ctx *ctx = o->ctx;
     *opt = NULL;
-    fv_free(ctx, o->m);
-    fv_free(ctx, o->v);
-    fv_free(ctx, o->ema);
+    fv_dev_free(ctx, o->m);
+    fv_dev_free(ctx, o->v);
+    fv_dev_free(ctx, o->ema);
+    fv_dev_free(ctx, o->kind);
+    fv_dev_free(ctx, o->work);
     fv_free(ctx, o->seg);
     fv_free(ctx, o);
 }
@@ -165,14 +189,14 @@ static double gradient_norm(const fv_opt *o)
     return sqrt(total);
 }
 
+/* norm: of a device not known yet, and its scale neither. */
 static fvi_adamw constants(const fv_opt *o, float lr, double norm)
 {
     const double t = (double)o->steps + 1, b1 = o->o.beta1, b2 = o->o.beta2;
     const double warm = t / (t + 9.0); /* (1+k)/(10+k) */
     const double d = o->o.ema_decay < warm ? o->o.ema_decay : warm;
-    const double clip = o->o.clip / (norm + CLIP_EPS);
     fvi_adamw a = {0};
-    a.scale = o->o.clip > 0 && clip < 1 ? (float)clip : 1.0f;
+    a.scale = fvi_clip_scale(o->o.clip, norm);
     a.b1 = o->o.beta1;
     a.k1 = (float)(1 - b1);
     a.b2 = o->o.beta2;
@@ -221,8 +245,28 @@ fv_status fvi_opt_skip(fv_opt *o, fv_opt_info *info)
         MAX_SKIPPED_ROW);
 }
 
+/* The whole step; whether it was one is known with the norm. */
+static fv_status device_step(fv_opt *o, float lr, double *norm)
+{
+    uint16_t *half = fvi_params_half(o->params);
+    fvi_adamw a = constants(o, lr, 0);
+    FV_TRY(fvi_params_sync(o->ctx, o->params)); /* the host's changes come first */
+    FV_TRY(fvi_opt_start_ema(o));
+    a.p = fvi_params_values(o->params);
+    a.g = fvi_params_grad_flat(o->params);
+    a.m = o->m;
+    a.v = o->v;
+    a.ema = o->ema;
+    a.n = fvi_params_flat_count(o->params);
+    a.wd = o->o.weight_decay;
+    FV_TRY(o->device->step(o->ctx, &a, o->o.clip, o->kind, half, o->work, norm));
+    fvi_params_changed(o->params, half != NULL);
+    return FV_OK;
+}
+
 fv_status fv_opt_step(fv_opt *o, float lr, fv_opt_info *info)
 {
+    FV_TRY(o->failed);
     if (o->swapped) {
         return fv_fail(
             o->ctx, FV_ERR_STATE,
@@ -230,18 +274,22 @@ fv_status fv_opt_step(fv_opt *o, float lr, fv_opt_info *info)
     }
     if (!isfinite(lr))
         return fv_fail(o->ctx, FV_ERR_ARG, "optimiser: the learning rate is not finite");
-    const double norm = gradient_norm(o);
+    double norm = 0;
+    if (o->device) FV_TRY(device_step(o, lr, &norm));
+    else norm = gradient_norm(o);
     if (info) {
         info->grad_norm = norm;
         info->skipped = 0;
     }
     if (!isfinite(norm)) return fvi_opt_skip(o, info);
-    fvi_opt_start_ema(o);
-    const fvi_adamw a = constants(o, lr, norm);
-    update(o, &a);
+    if (!o->device) {
+        FV_TRY(fvi_opt_start_ema(o));
+        const fvi_adamw a = constants(o, lr, norm);
+        update(o, &a);
+        fvi_params_changed(o->params, false);
+    }
     o->steps++;
     o->skipped_row = 0;
-    fv_params_touch(o->params);
     return FV_OK;
 }
 
@@ -252,20 +300,35 @@ uint64_t fv_opt_steps(const fv_opt *o)
 
 /* ---- EMA ------------------------------------------------------------------------------------- */
 
-void fvi_opt_start_ema(fv_opt *o)
+fv_status fvi_opt_start_ema(fv_opt *o)
 {
-    if (!o->ema || o->ema_ready) return;
-    memcpy(o->ema, fvi_params_master(o->params),
-           (size_t)fvi_params_flat_count(o->params) * sizeof(float));
+    if (!o->ema || o->ema_ready) return FV_OK;
+    if (o->device) FV_TRY(fvi_params_sync(o->ctx, o->params));
+    FV_TRY(fv_dev_copy(o->ctx, o->ema, fvi_params_values(o->params),
+                       (size_t)fvi_params_flat_count(o->params) * sizeof(float),
+                       FV_COPY_ON_DEVICE));
     o->ema_ready = true;
+    return FV_OK;
+}
+
+/* On the device, where both may be newer than what the host has. */
+static fv_status swap_on_device(fv_opt *o)
+{
+    FV_TRY(fvi_params_sync(o->ctx, o->params));
+    FV_TRY(o->device->swap(o->ctx, fvi_params_values(o->params), o->ema, o->kind,
+                           fvi_params_flat_count(o->params)));
+    fvi_params_changed(o->params, false);
+    return FV_OK;
 }
 
 void fv_opt_swap_ema(fv_opt *o)
 {
     if (!o->ema) return;
-    fvi_opt_start_ema(o);
+    fv_status failed = fvi_opt_start_ema(o);
+    if (failed == FV_OK && o->device) failed = swap_on_device(o);
+    if (o->failed == FV_OK) o->failed = failed;
     float *p = fvi_params_master(o->params);
-    for (int s = 0; s < o->segments; s++) {
+    for (int s = o->device ? o->segments : 0; s < o->segments; s++) {
         for (int64_t i = o->seg[s].begin; i < o->seg[s].end; i++) {
             const float t = p[i];
             p[i] = o->ema[i];
@@ -273,7 +336,46 @@ void fv_opt_swap_ema(fv_opt *o)
         }
     }
     o->swapped = !o->swapped;
-    fv_params_touch(o->params);
+    if (!o->device) fv_params_touch(o->params);
+}
+
+/* ---- State on the host ----------------------------------------------------------------------- */
+
+void fvi_opt_state_free(fv_ctx *ctx, const fv_opt *o, fvi_opt_state *s)
+{
+    float *const copy[3] = { s->m, s->v, s->ema };
+    for (int k = 0; o && o->device && k < 3; k++) fv_free(ctx, copy[k]);
+    *s = (fvi_opt_state){ 0 };
+}
+
+fv_status fvi_opt_state_get(fv_ctx *ctx, const fv_opt *o, bool read, fvi_opt_state *out)
+{
+    float *const from[3] = { o->m, o->v, o->ema };
+    float **const to[3] = { &out->m, &out->v, &out->ema };
+    const size_t n = (size_t)fvi_params_flat_count(o->params);
+    *out = (fvi_opt_state){ o->m, o->v, o->ema };
+    if (!o->device) return FV_OK;
+    *out = (fvi_opt_state){ 0 };
+    fv_status s = FV_OK;
+    for (int k = 0; k < 3 && s == FV_OK; k++) {
+        if (!from[k]) continue;
+        *to[k] = fv_calloc(ctx, n, sizeof(float));
+        s = *to[k] ? FV_OK : FV_ERR_OOM;
+        if (s == FV_OK && read)
+            s = fv_dev_copy(o->ctx, *to[k], from[k], n * sizeof(float), FV_COPY_TO_HOST);
+    }
+    if (s != FV_OK) fvi_opt_state_free(ctx, o, out);
+    return s;
+}
+
+fv_status fvi_opt_state_put(fv_ctx *ctx, fv_opt *o, const fvi_opt_state *s)
+{
+    float *const from[3] = { s->m, s->v, s->ema }, *const to[3] = { o->m, o->v, o->ema };
+    const size_t bytes = (size_t)fvi_params_flat_count(o->params) * sizeof(float);
+    (void)ctx;
+    for (int k = 0; k < 3 && o->device; k++)
+        if (to[k]) FV_TRY(fv_dev_copy(o->ctx, to[k], from[k], bytes, FV_COPY_TO_DEVICE));
+    return FV_OK;
 }
 
 /* ---- Schedules ------------------------------------------------------------------------------- */

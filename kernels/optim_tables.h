@@ -1,6 +1,7 @@
 /* optim_tables.h - private: the optimiser's state, and its two kernels with a table per CPU.
  *
- * All arrays follow the flat layout of params.c (padding to 16 elements, which stays 0). */
+ * All arrays follow the flat layout of params.c (padding to 16 elements, which stays 0). On a device
+ * with an optimiser of its own (fvi_device_optim) they are in its memory. */
 #ifndef FV_OPTIM_TABLES_H
 #define FV_OPTIM_TABLES_H
 
@@ -26,6 +27,14 @@ typedef struct fvi_optim_ops {
     void (*square)(const float *g, int64_t n, double acc[FVI_OPT_BLOCK]);
 } fvi_optim_ops;
 
+/* What gradients of this norm are multiplied by. */
+#define FVI_CLIP_EPS 1e-6
+FV_INLINE float fvi_clip_scale(float clip, double norm)
+{
+    const double most = clip / (norm + FVI_CLIP_EPS);
+    return clip > 0 && most < 1 ? (float)most : 1.0f;
+}
+
 void fvi_optim_init(fvi_optim_ops *o, uint32_t cpu);
 void fvi_optim_init_avx2(fvi_optim_ops *o);
 void fvi_optim_init_avx512(fvi_optim_ops *o);
@@ -49,11 +58,22 @@ struct fv_opt {
     uint32_t skipped_row; /* of these, in a row up to now */
     bool ema_ready;       /* ema holds values: after the first use or a checkpoint */
     bool swapped;         /* masters and ema are exchanged */
+    const struct fvi_device_optim *device; /* NULL: the CPU */
+    uint8_t *kind; /* device: of each block, as fvi_device_optim.step has it */
+    void *work;    /* device */
+    fv_status failed; /* of a swap: told by the next step */
 };
+
+/* State as the host sees it: the arrays themselves, or on a device copies (host memory) that are
+ * filled with `read` and go back with fvi_opt_state_put. ema NULL: none. */
+typedef struct fvi_opt_state { float *m, *v, *ema; } fvi_opt_state;
+fv_status fvi_opt_state_get(fv_ctx *ctx, const fv_opt *o, bool read, fvi_opt_state *out);
+fv_status fvi_opt_state_put(fv_ctx *ctx, fv_opt *o, const fvi_opt_state *s);
+void fvi_opt_state_free(fv_ctx *ctx, const fv_opt *o, fvi_opt_state *s);
 
 /* EMA starts as a copy of the masters, taken at the first use: they may be loaded after
  * fv_opt_create. */
-void fvi_opt_start_ema(fv_opt *o);
+fv_status fvi_opt_start_ema(fv_opt *o);
 /* Clear gradients and count a skipped update (non-finite loss). */
 fv_status fvi_opt_skip(fv_opt *o, fv_opt_info *info);
 

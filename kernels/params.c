@@ -5,6 +5,10 @@
  *
  *     masters [ p0 .. pad16 | p1 .. pad16 | ... ]   gradients, bf16: the same layout
  *
+ * Training on a device: the arrays are in its memory, and the host keeps its own masters, which
+ * initial values and files go through. One side may be newer than the other; masters go to the
+ * device before the next forward, and come back when they are asked for (fvi_params_fetch).
+ *
  * Inference: no flat array. Each parameter is kept only in the forms that plans ask for: f32 (norm
  * weights, biases, tables) or packed for a matrix kernel. Forms are made under a lock, once, so an
  * fv_params may be shared by contexts. Weight-only int8 files (NAME.int8 + NAME.scale) are expanded
@@ -48,15 +52,20 @@ typedef struct param {
     form *forms;
 } param;
 
+/* Which masters hold the present values. */
+typedef enum newer { BOTH_SAME, HOST_NEWER, DEVICE_NEWER } newer;
+
 struct fv_params {
     fv_ctx *ctx;
     param *p;
     int count, capacity;
     fv_status status;
     int64_t flat_count, elements;
-    float *master, *grad;
+    float *master, *grad; /* grad: in memory of the device */
+    float *near;          /* masters in memory of the device; NULL: it reads the host's */
     uint16_t *half;
     bool half_stale;
+    newer newer;
     _Atomic uint64_t form_bytes; /* read without the lock */
     pthread_mutex_t lock;
 };
@@ -81,6 +90,16 @@ static void form_free(fv_params *p, void *data, bool on_device)
     else fv_free(p->ctx, data);
 }
 
+static void free_storage(fv_params *p)
+{
+    fv_free(p->ctx, p->master);
+    fv_dev_free(p->ctx, p->near);
+    fv_dev_free(p->ctx, p->grad);
+    fv_dev_free(p->ctx, p->half);
+    p->master = p->near = p->grad = NULL;
+    p->half = NULL;
+}
+
 void fv_params_destroy(fv_params **pp)
 {
     if (!pp || !*pp) return;
@@ -96,9 +115,7 @@ void fv_params_destroy(fv_params **pp)
         fv_free(p->ctx, p->p[i].name);
     }
     fv_free(p->ctx, p->p);
-    fv_free(p->ctx, p->master);
-    fv_free(p->ctx, p->grad);
-    fv_free(p->ctx, p->half);
+    free_storage(p);
     pthread_mutex_destroy(&p->lock);
     fv_free(p->ctx, p);
 }
@@ -183,9 +200,16 @@ uint64_t fv_params_bytes(const fv_params *p)
 {
     uint64_t n = atomic_load(&p->form_bytes);
     if (p->master) n += (uint64_t)p->flat_count * 8;
+    if (p->near) n += (uint64_t)p->flat_count * 4;
     if (p->half) n += (uint64_t)p->flat_count * 2;
     return n;
 }
+
+/* Where ops read: masters of the device, or of the host. */
+static float *values_of(const fv_params *p) { return p->near ? p->near : p->master; }
+
+float *fvi_params_values(fv_params *p) { return values_of(p); }
+uint16_t *fvi_params_half(fv_params *p) { return p->half; }
 
 /* ---- Initial values -------------------------------------------------------------------------- */
 
@@ -195,7 +219,7 @@ void fv_params_init_normal(fv_params *p, fv_pid id, uint64_t seed, float std)
     float *w = p->master + p->p[id].offset;
     fv_rand_normal(seed, FV_STREAM_INIT, (uint32_t)id, 0, p->p[id].count, w);
     for (int64_t i = 0; i < p->p[id].count; i++) w[i] *= std;
-    p->half_stale = true;
+    fv_params_touch(p);
 }
 
 void fv_params_init_xavier(fv_params *p, fv_pid id, uint64_t seed)
@@ -207,7 +231,7 @@ void fv_params_init_xavier(fv_params *p, fv_pid id, uint64_t seed)
     const float a = (float)sqrt(6.0 / (fan_in + fan_out));
     fv_rand_uniform(seed, FV_STREAM_INIT, (uint32_t)id, 0, q->count, w);
     for (int64_t i = 0; i < q->count; i++) w[i] = a * (2.0f * w[i] - 1.0f);
-    p->half_stale = true;
+    fv_params_touch(p);
 }
 
 void fv_params_fill(fv_params *p, fv_pid id, float value)
@@ -215,15 +239,42 @@ void fv_params_fill(fv_params *p, fv_pid id, float value)
     if (id < 0 || !p->master) return;
     float *w = p->master + p->p[id].offset;
     for (int64_t i = 0; i < p->p[id].count; i++) w[i] = value;
-    p->half_stale = true;
+    fv_params_touch(p);
 }
 
 void fv_params_zero_grad(fv_params *p)
 {
-    if (p->grad) memset(p->grad, 0, (size_t)p->flat_count * sizeof(float));
+    if (!p->grad) return;
+    const fv_status s =
+        p->ctx->backend->zero(p->ctx, p->grad, (size_t)p->flat_count * sizeof(float));
+    if (s != FV_OK) add_failed(p, s); /* told by the next forward */
 }
 
-void fv_params_touch(fv_params *p) { p->half_stale = true; }
+void fv_params_touch(fv_params *p)
+{
+    p->half_stale = true;
+    if (!p->near) return;
+    if (p->newer == DEVICE_NEWER) /* its steps would be lost */
+        add_failed(p, fv_fail(p->ctx, FV_ERR_INTERNAL,
+                              "params: changed on the host without those of the device"));
+    p->newer = HOST_NEWER;
+}
+
+void fvi_params_changed(fv_params *p, bool with_half)
+{
+    if (!with_half) p->half_stale = true;
+    if (p->near) p->newer = DEVICE_NEWER;
+}
+
+fv_status fvi_params_fetch(const fv_params *params)
+{
+    fv_params *p = (fv_params *)(uintptr_t)params; /* the host's masters are a copy */
+    if (!p->near || p->newer != DEVICE_NEWER) return FV_OK;
+    FV_TRY(fv_dev_copy(p->ctx, p->master, p->near, (size_t)p->flat_count * sizeof(float),
+                       FV_COPY_TO_HOST));
+    p->newer = BOTH_SAME;
+    return FV_OK;
+}
 
 /* ---- Loading --------------------------------------------------------------------------------- */
 
@@ -360,8 +411,8 @@ fv_status fv_params_load_some(fv_params *p, const fv_model *m, const char *prefi
         }
         if (p->master) FV_TRY(expand(p->ctx, q, FV_F32, p->master + q->offset));
     }
-    p->half_stale = true;
-    return FV_OK;
+    fv_params_touch(p);
+    return p->status;
 }
 
 fv_status fv_params_load(fv_params *p, const fv_model *m, const char *prefix)
@@ -373,21 +424,18 @@ fv_status fv_params_alloc(fv_params *p)
 {
     if (p->status != FV_OK) return p->status;
     if (p->master) return FV_OK;
-    if (p->ctx->device != FV_DEVICE_CPU)
-        return fv_fail(p->ctx, FV_ERR_UNSUPPORTED,
-                       "params: training does not run on %s yet; use the CPU",
-                       p->ctx->backend->name);
+    const bool on_device = p->ctx->backend->optim != NULL;
     FV_TRY(refuse_in_use(p));
     p->master = fv_calloc(p->ctx, (size_t)p->flat_count, sizeof(float));
-    p->grad = fv_calloc(p->ctx, (size_t)p->flat_count, sizeof(float));
+    p->grad = p->master ? fv_dev_alloc(p->ctx, (size_t)p->flat_count, sizeof(float)) : NULL;
+    if (p->grad && on_device)
+        p->near = fv_dev_alloc(p->ctx, (size_t)p->flat_count, sizeof(float));
     p->half_stale = true;
-    fv_status s = p->master && p->grad ? FV_OK : FV_ERR_OOM;
+    p->newer = HOST_NEWER;
+    fv_status s = p->grad && (p->near || !on_device) ? FV_OK : FV_ERR_OOM;
     for (int i = 0; i < p->count && s == FV_OK; i++) /* what was loaded by reference */
         s = expand(p->ctx, &p->p[i], FV_F32, p->master + p->p[i].offset);
-    if (s == FV_OK) return FV_OK;
-    fv_free(p->ctx, p->master);
-    fv_free(p->ctx, p->grad);
-    p->master = p->grad = NULL;
+    if (s != FV_OK) free_storage(p);
     return s;
 }
 
@@ -511,6 +559,15 @@ static fv_status copy_to_device(fv_ctx *ctx, const void *key, const void *values
 fv_status fvi_param_on_device(fv_ctx *ctx, fv_params *p, fv_pid id, fv_dtype type,
                               const void **out)
 {
+    if (p->master && type == FV_F32) {
+        *out = values_of(p) + p->p[id].offset;
+        return FV_OK;
+    }
+    if (p->master) {
+        FV_TRY(fvi_params_need_bf16(ctx, p));
+        *out = fvi_param_bf16(p, id);
+        return FV_OK;
+    }
     const device_copy copy = { { 64, (int32_t)type },
                                (size_t)p->p[id].count * fv_dtype_size(type) };
     const fvi_form want = { &copy, sizeof copy.key, copy.bytes, type, copy_to_device };
@@ -533,7 +590,7 @@ fv_status fvi_params_need_bf16(fv_ctx *ctx, fv_params *p)
     if (p->half) return FV_OK;
     if (!p->master)
         return fv_fail(ctx, FV_ERR_INTERNAL, "params: bf16 copies need training storage");
-    p->half = fvi_alloc_for(p->ctx, ctx, (size_t)p->flat_count * sizeof(uint16_t));
+    p->half = form_memory(ctx, p, (size_t)p->flat_count * sizeof(uint16_t), p->near != NULL);
     if (!p->half) return FV_ERR_OOM;
     p->half_stale = true; /* the first forward fills it */
     return FV_OK;
@@ -541,8 +598,23 @@ fv_status fvi_params_need_bf16(fv_ctx *ctx, fv_params *p)
 
 const uint16_t *fvi_param_bf16(const fv_params *p, fv_pid id) { return p->half + p->p[id].offset; }
 
+/* Masters and their bf16 copies on the device, where the host has changed some. */
+static fv_status send_masters(fv_params *p)
+{
+    FV_TRY(p->status);
+    if (p->newer == HOST_NEWER)
+        FV_TRY(fv_dev_copy(p->ctx, p->near, p->master, (size_t)p->flat_count * sizeof(float),
+                           FV_COPY_TO_DEVICE));
+    if (p->newer == HOST_NEWER) p->newer = BOTH_SAME;
+    if (!p->half || !p->half_stale) return FV_OK;
+    FV_TRY(p->ctx->backend->optim->to_bf16(p->ctx, p->near, p->flat_count, p->half));
+    p->half_stale = false;
+    return FV_OK;
+}
+
 fv_status fvi_params_sync(fv_ctx *ctx, fv_params *p)
 {
+    if (p->near) return send_masters(p);
     if (!p->half || !p->half_stale) return FV_OK;
     int failed = 0;
     FVI_PARALLEL_LANES(ctx, lane)

@@ -40,6 +40,7 @@ struct fv_plan {
     int nv;
     int *vbuf, *gbuf;       /* buffer of a value / of a gradient, -1 none */
     void **bound;           /* inputs and outputs given by the caller */
+    void **fed;             /* device memory of inputs given by fv_plan_feed */
     const float **pf32;     /* parameters as f32 */
     step *s;
     int ns;
@@ -72,10 +73,12 @@ static fv_status copy_tape(fv_plan *p, const fv_tape *t)
     p->vbuf = fv_calloc(p->ctx, (size_t)t->nv, sizeof *p->vbuf);
     p->gbuf = fv_calloc(p->ctx, (size_t)t->nv, sizeof *p->gbuf);
     p->bound = fv_calloc(p->ctx, (size_t)t->nv, sizeof *p->bound);
+    p->fed = fv_calloc(p->ctx, (size_t)t->nv, sizeof *p->fed);
     p->pf32 = fv_calloc(p->ctx, (size_t)t->nv, sizeof *p->pf32);
     p->s = fv_calloc(p->ctx, (size_t)t->nn, sizeof *p->s);
     p->b = fv_calloc(p->ctx, 2 * (size_t)t->nv, sizeof *p->b);
-    if (!p->v || !p->vbuf || !p->gbuf || !p->bound || !p->pf32 || !p->s || !p->b) return FV_ERR_OOM;
+    if (!p->v || !p->vbuf || !p->gbuf || !p->bound || !p->fed || !p->pf32 || !p->s || !p->b)
+        return FV_ERR_OOM;
     for (int i = 1; i < t->nv; i++) {
         p->v[i] = t->v[i];
         p->v[i].name = NULL;
@@ -365,6 +368,8 @@ void fv_plan_destroy(fv_plan **pp)
     fv_free(p->ctx, p->vbuf);
     fv_free(p->ctx, p->gbuf);
     fv_free(p->ctx, p->bound);
+    for (int i = 1; p->fed && i < p->nv; i++) fv_dev_free(p->ctx, p->fed[i]);
+    fv_free(p->ctx, p->fed);
     fv_free(p->ctx, p->pf32);
     fv_free(p->ctx, p->s);
     fv_free(p->ctx, p->b);
@@ -474,6 +479,40 @@ fv_status fv_plan_bind(fv_plan *p, const char *name, void *data)
     FV_TRY(check_memory(p, name, data));
     p->dirty = true;
     p->bound[x] = data;
+    return FV_OK;
+}
+
+static size_t value_bytes(const fv_plan *p, fv_t x)
+{
+    return (size_t)fv_tensor_count(&p->v[x].t) * fv_dtype_size(p->v[x].t.dtype);
+}
+
+fv_status fv_plan_feed(fv_plan *p, const char *name, const void *host)
+{
+    const fv_t x = find_name(p, name);
+    if (!x || !p->ctx->backend->owns) return fv_plan_bind(p, name, (void *)(uintptr_t)host);
+    if (!p->fed[x] && !(p->fed[x] = fv_dev_alloc(p->ctx, value_bytes(p, x), 1))) return FV_ERR_OOM;
+    FV_TRY(fv_plan_bind(p, name, p->fed[x]));
+    return fv_dev_copy(p->ctx, p->fed[x], host, value_bytes(p, x), FV_COPY_TO_DEVICE);
+}
+
+fv_status fv_plan_fetch(const fv_plan *p, const char *name, void *host)
+{
+    const fv_t x = find_name(p, name);
+    const void *data = x ? value_data(p, x) : NULL;
+    if (!data)
+        return fv_fail(p->ctx, FV_ERR_UNKNOWN, "plan: no output is called \"%s\"", name);
+    return fv_dev_copy(p->ctx, host, data, value_bytes(p, x), FV_COPY_TO_HOST);
+}
+
+fv_status fv_plan_number(const fv_plan *p, const char *name, double *out)
+{
+    const fv_t x = find_name(p, name);
+    float number = 0;
+    if (!x || value_bytes(p, x) != sizeof number || p->v[x].t.dtype != FV_F32)
+        return fv_fail(p->ctx, FV_ERR_ARG, "plan: \"%s\" is not a number", name);
+    FV_TRY(fv_plan_fetch(p, name, &number));
+    *out = (double)number;
     return FV_OK;
 }
 

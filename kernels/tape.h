@@ -160,13 +160,20 @@ fv_status fvi_param_f32(fv_ctx *ctx, fv_params *p, fv_pid id, const float **out)
 const uint16_t *fvi_param_bf16(const fv_params *p, fv_pid id);
 fv_status fvi_params_sync(fv_ctx *ctx, fv_params *p);   /* refresh bf16 copies if masters changed */
 fv_status fvi_params_need_bf16(fv_ctx *ctx, fv_params *p);
+/* Training on a device: bring the host's masters (fv_params_tensor) up to date, before they are read
+ * or changed; nothing to do on a CPU. A change is told by fv_params_touch. */
+fv_status fvi_params_fetch(const fv_params *p);
+/* The device's masters were changed, and with_half their bf16 copies with them. */
+void fvi_params_changed(fv_params *p, bool with_half);
 float *fvi_param_grad_data(const fv_params *p, fv_pid id);
 uint32_t fvi_param_flags(const fv_params *p, fv_pid id);
 /* Flat arrays (training): element counts and offsets, padding included (padding stays 0). */
 int64_t fvi_params_flat_count(const fv_params *p);
 int64_t fvi_param_offset(const fv_params *p, fv_pid id);
-float *fvi_params_master(fv_params *p);
-float *fvi_params_grad_flat(fv_params *p);
+float *fvi_params_master(fv_params *p);    /* of the host */
+float *fvi_params_values(fv_params *p);    /* where ops read them: on the device */
+float *fvi_params_grad_flat(fv_params *p); /* on the device */
+uint16_t *fvi_params_half(fv_params *p);   /* on the device; NULL: not needed yet */
 /* Inference: the parameter in a packed form, made once per (id, key) by `pack` and kept. The key (a
  * plain struct without padding, compared byte for byte, at most 64 bytes) names the form; it is the
  * head of the struct that `pack` gets. `values` are of `type`, f32 or bf16. */

@@ -15,6 +15,7 @@
  *
  * A resume takes the checkpoint that `latest` names; if it is damaged, the newest intact one. */
 #define _XOPEN_SOURCE 700
+#include "backend.h"
 #include "train_log.h"
 #include "train_ranks.h"
 
@@ -543,6 +544,15 @@ fv_status fvi_train_rates(fv_ctx *ctx, const fv_train_options *o)
     return fv_fail(ctx, FV_ERR_ARG, "training: lr must be above 0, lr_final from 0 to 1");
 }
 
+/* Ranks and slices add gradients up on the host. */
+static fv_status check_device(const loop *t)
+{
+    if (!t->opt->device || (fv_comm_size(t->ctx->comm) < 2 && t->o.slices < 2)) return FV_OK;
+    return fv_fail(t->ctx, FV_ERR_UNSUPPORTED, "training: several ranks, and slices, do not run on "
+                   "%s yet; start one rank without slices, or use the CPU (--device cpu)",
+                   t->ctx->backend->name);
+}
+
 static fv_status check_options(loop *t, const fv_train_options *opts)
 {
     fv_train_options *o = &t->o;
@@ -573,6 +583,7 @@ static fv_status check_options(loop *t, const fv_train_options *opts)
     }
     if (!(o->save_seconds > 0))
         return fv_fail(t->ctx, FV_ERR_ARG, "training: save_seconds must be above 0");
+    FV_TRY(check_device(t));
     return fvi_train_rates(t->ctx, o);
 }
 

@@ -167,16 +167,6 @@ static void ops_without_a_kernel_are_refused_when_a_plan_is_built(void)
     OK(cpu, build(cpu, low_pass_net));
 }
 
-static void training_is_refused(void)
-{
-    const int64_t dim = 4;
-    fv_params *p = NULL;
-    OK(gpu, fv_params_create(gpu, &p));
-    (void)fv_params_add(p, "w", 1, &dim, 0);
-    CHECK(fv_params_alloc(p) == FV_ERR_UNSUPPORTED);
-    fv_params_destroy(&p);
-}
-
 /* Why there is no device is said; a machine that has one is described. */
 static void a_missing_device_has_a_reason(void)
 {
@@ -239,7 +229,6 @@ int main(void)
     RUN(all_ops_look_at_their_ids);
     RUN(features_that_are_not_finite_are_told);
     RUN(ops_without_a_kernel_are_refused_when_a_plan_is_built);
-    RUN(training_is_refused);
     RUN(a_missing_device_has_a_reason);
     RUN(plans_run_on_device_memory);
     fv_ctx_destroy(&gpu);

@@ -19,6 +19,7 @@
 #include "cuda/pointwise.h"
 #include "cuda/rows.h"
 #include "cuda/sequence.h"
+#include "cuda/train.h"
 
 #define EMULATED_BYTES ((size_t)1 << 30) /* of addresses; pages come when they are written */
 #define EMULATED_GUARD 256

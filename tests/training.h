@@ -76,7 +76,7 @@ static void *stop_soon(void *user)
     return NULL;
 }
 
-static unsigned micros(void)
+static inline unsigned micros(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -86,8 +86,8 @@ static unsigned micros(void)
 /* Calls `go`, which resumes, until it is not cancelled any more; *stops calls it took, two and more.
  * The first wait is a share of whole_us, the time of the run in one piece on this machine. Every stop
  * saves; without progress in between this would not end, so waits grow by 1 / part. */
-static fv_status stop_and_go(fv_ctx *c, fv_status (*go)(fv_ctx *c, void *user), void *user,
-                             unsigned whole_us, unsigned part, int *stops)
+static inline fv_status stop_and_go(fv_ctx *c, fv_status (*go)(fv_ctx *c, void *user), void *user,
+                                    unsigned whole_us, unsigned part, int *stops)
 {
     fv_status s = FV_ERR_CANCELLED;
     unsigned wait_us = whole_us / 8 + part;

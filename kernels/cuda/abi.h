@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 6
+#define FVK_ABI 7
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -444,7 +444,39 @@ typedef struct fvk_softmax_dx_args {
     int64_t n, V;
 } fvk_softmax_dx_args;
 
+/* A step of AdamW (cuda/train.h); part [parts]. */
+typedef struct fvk_squares_args {
+    const float *g;
+    double *part;
+    int64_t n;
+} fvk_squares_args;
+
+typedef struct fvk_clip_args {
+    const double *part;
+    double *norm;
+    float *scale; /* of gradients; -1: the norm is not finite */
+    int64_t parts;
+    double clip, eps;
+} fvk_clip_args;
+
+typedef struct fvk_adamw_args {
+    float *p, *g, *m, *v, *ema; /* ema, half: NULL for none */
+    uint16_t *half;
+    const uint8_t *kind;        /* [n / 16] */
+    const float *scale;
+    int64_t n;
+    float b1, k1, b2, k2, c1, c2, eps, lr, wd, d, kd;
+    int32_t pad;
+} fvk_adamw_args;
+
+typedef struct fvk_exchange_args {
+    float *p, *e;
+    const uint8_t *kind;
+    int64_t n;
+} fvk_exchange_args;
+
 #define FVK_LIST(K)                                                                            \
+    K(squares) K(clip) K(adamw) K(exchange)                                                  \
     K(map) K(binary) K(blend) K(swiglu) K(norm) K(norm_dx) K(rope) K(rope_dx) K(columns) K(fold) \
     K(norm_fold) K(sample_db) K(timestep) K(embed) K(embed_dx) K(patch) K(strip) K(spread)      \
     K(attention) K(attention_delta) K(attention_dq) K(attention_dkv)                            \

@@ -21,6 +21,7 @@
 #include "cuda/pointwise.h"
 #include "cuda/rows.h"
 #include "cuda/sequence.h"
+#include "cuda/train.h"
 
 /* ---- Kernels --------------------------------------------------------------------------------- */
 

@@ -1,0 +1,48 @@
+/* optim_cuda.c - host side of the optimiser on the device. Definition: optim.c; kernels: cuda/train.h.
+ *
+ *     work = [ sums of squares: SUMS doubles | norm: double | scale: float ]
+ */
+#include "cuda_ops.h"
+#include "optim_tables.h"
+
+#define SUMS 1024 /* blocks of the norm, at most */
+#define PER_SUM (FVK_THREADS * 16)
+
+static size_t work_bytes(int64_t n)
+{
+    (void)n;
+    return (SUMS + 2) * sizeof(double);
+}
+
+static fv_status step(fv_ctx *ctx, const fvi_adamw *a, float clip, const uint8_t *kind,
+                      uint16_t *half, void *work, double *norm)
+{
+    double *part = work, *sum = part + SUMS;
+    float *scale = (float *)(void *)(sum + 1);
+    const int64_t most = (a->n + PER_SUM - 1) / PER_SUM, sums = most < SUMS ? most : SUMS;
+    const fvk_squares_args s = { .g = a->g, .part = part, .n = a->n };
+    const fvk_clip_args c = { .part = part, .norm = sum, .scale = scale, .parts = sums,
+                              .clip = clip, .eps = FVI_CLIP_EPS };
+    const fvk_adamw_args u = { .p = a->p, .g = a->g, .m = a->m, .v = a->v, .ema = a->ema,
+                               .half = half, .kind = kind, .scale = scale, .n = a->n, .b1 = a->b1,
+                               .k1 = a->k1, .b2 = a->b2, .k2 = a->k2, .c1 = a->c1, .c2 = a->c2,
+                               .eps = a->eps, .lr = a->lr, .wd = a->wd, .d = a->d, .kd = a->kd };
+    FV_TRY(FVI_LAUNCH(ctx, squares, sums, &s));
+    FV_TRY(FVI_LAUNCH(ctx, clip, 1, &c));
+    FV_TRY(FVI_LAUNCH(ctx, adamw, fvi_cuda_walk(a->n), &u));
+    return fv_dev_copy(ctx, norm, sum, sizeof *norm, FV_COPY_TO_HOST);
+}
+
+static fv_status swap(fv_ctx *ctx, float *p, float *e, const uint8_t *kind, int64_t n)
+{
+    const fvk_exchange_args a = { .p = p, .e = e, .kind = kind, .n = n };
+    return FVI_LAUNCH(ctx, exchange, fvi_cuda_walk(n), &a);
+}
+
+static fv_status to_bf16(fv_ctx *ctx, const float *x, int64_t n, uint16_t *y)
+{
+    const fvk_map_args a = { .x = { x, 0 }, .y = { y, 1, 0 }, .n = n, .what = FVK_COPY };
+    return FVI_LAUNCH(ctx, map, fvi_cuda_walk(n), &a);
+}
+
+const fvi_device_optim fvi_cuda_optim = { work_bytes, step, swap, to_bf16 };

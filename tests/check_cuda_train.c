@@ -1,0 +1,309 @@
+/* check_cuda_train.c - training on the emulated GPU against the CPU: the same losses and weights, runs
+ * that go on bit for bit and on the other device, steps that are skipped, and what is refused. */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+#include "cuda_emulator.h"
+
+#include "cuda_ops.h"
+#include "fovea_diffusion.h"
+#include "optim_tables.h"
+#include "tar_writer.h"
+#include "temp_dir.h"
+#include "test.h"
+#include "training.h"
+
+#define SIDE 32
+#define MOST_ROWS 16
+
+static fv_ctx *cpu, *gpu;
+
+/* temp_dir/data.tar: pictures of waves and noise in two classes. */
+static void make_data(void)
+{
+    static uint8_t ppm[SIDE * SIDE * 3 + 64];
+    char path[64];
+    tar t = { 0 };
+    uint64_t seed = 5;
+    for (int i = 0; i < 60; i++) {
+        size_t n = (size_t)sprintf((char *)ppm, "P6 %d %d 255\n", SIDE, SIDE);
+        for (int k = 0; k < SIDE * SIDE * 3; k++) {
+            const double wave = sin(0.1 * i * (k / 3 % SIDE)) + cos(0.2 * (k / 3 / SIDE) + k % 3);
+            ppm[n++] = (uint8_t)(128 + 40 * wave + (double)(test_next(&seed) & 31));
+        }
+        snprintf(path, sizeof path, "%c/%d.ppm", i & 1 ? 'b' : 'a', i);
+        put_entry(&t, "", path, '0', ppm, n);
+    }
+    save_tar(&t, temp_path("data.tar"));
+}
+
+/* ---- Runs ------------------------------------------------------------------------------------ */
+
+static const char dit_recipe[] =
+    "data = data.tar\nworkers = -1\neval_batches = 1\nprecision = f32\nexport = f32\n"
+    "preset = F32\nwidth = 32\ndepth = 2\nbatch = 4\nema = 0.9\nlr = 1e-3\nwarmup = 0\n"
+    "schedule = constant\nweight_decay = 0.1\nlog_every = 1\neval_every = 4\nsteps = 8\n";
+
+typedef struct kind { fv_trainer train; const char *recipe; } kind;
+static const kind dit = { fv_dit_train, dit_recipe };
+
+static fv_status go(fv_ctx *ctx, const kind *k, const char *out, const char *more, int resume)
+{
+    return train_recipe(ctx, k->train, k->recipe, more, out, NULL, resume);
+}
+
+/* Losses and norms of run-OUT; how many rows. */
+static int read_rows(const char *out, double loss[MOST_ROWS], double norm[MOST_ROWS])
+{
+    char path[400], line[400];
+    int n = 0;
+    snprintf(path, sizeof path, "%s/run-%s/metrics.csv", temp_dir, out);
+    FILE *f = fopen(path, "r");
+    while (f && n < MOST_ROWS && fgets(line, sizeof line, f)) {
+        double step, lr;
+        if (sscanf(line, "%lf,%lf,%lf,%lf", &step, &loss[n], &lr, &norm[n]) == 4) n++;
+    }
+    if (f) fclose(f);
+    return n;
+}
+
+static double apart(double a, double b) { return fabs(a - b) / fmax(fabs(b), 1e-3); }
+
+/* Largest difference of the tensors of two models, by their largest values (at least 0.05). */
+static double gap_of(const char *one, const char *two)
+{
+    fv_model *a = NULL, *b = NULL;
+    double worst = 0;
+    if (fv_model_open(cpu, &a, temp_path(one), NULL) != FV_OK) return INFINITY;
+    if (fv_model_open(cpu, &b, temp_path(two), NULL) != FV_OK) worst = INFINITY;
+    for (int i = 0; b && i < fv_model_count(a); i++) {
+        fv_tensor x, y;
+        double most = 0.05, off = 0;
+        fv_model_tensor(a, i, &x);
+        if (!fv_model_find(b, fv_model_name(a, i), &y)) worst = INFINITY;
+        for (int64_t k = 0; k < fv_tensor_count(&x) && worst < INFINITY; k++) {
+            const double u = ((const float *)x.data)[k], v = ((const float *)y.data)[k];
+            if (!(fabs(u - v) <= off)) off = fabs(u - v);
+            if (fabs(v) > most) most = fabs(v);
+        }
+        if (!(off / most <= worst)) worst = off / most;
+    }
+    fv_model_close(&a);
+    fv_model_close(&b);
+    return worst;
+}
+
+/* Both runs: losses and norms within `row_bound` of the CPU's, weights within `bound`. */
+static void compare(const kind *k, const char *more, const char *name, double row_bound,
+                    double bound)
+{
+    char on[40], off[40];
+    double loss[2][MOST_ROWS], norm[2][MOST_ROWS], worst = 0;
+    snprintf(on, sizeof on, "%s-gpu", name);
+    snprintf(off, sizeof off, "%s-cpu", name);
+    const long before = emulator_launches;
+    OK(cpu, go(cpu, k, off, more, 0));
+    CHECK(emulator_launches == before);
+    OK(gpu, go(gpu, k, on, more, 0));
+    CHECK(emulator_launches > before + 400);
+    const int n = read_rows(off, loss[0], norm[0]);
+    CHECK(n >= 4 && read_rows(on, loss[1], norm[1]) == n);
+    for (int i = 0; i < n; i++) {
+        worst = fmax(worst, apart(loss[1][i], loss[0][i]));
+        worst = fmax(worst, apart(norm[1][i], norm[0][i]));
+    }
+    CHECK_MSG(worst <= row_bound, "%s: losses and norms %g apart", name, worst);
+    CHECK_MSG(gap_of(on, off) <= bound, "%s: weights %g apart", name, gap_of(on, off));
+    printf("# %s: losses and norms %.2g apart, weights %.2g\n", name, worst, gap_of(on, off));
+    CHECK(emulator_damage == 0);
+}
+
+static void a_dit_learns_what_it_learns_on_the_cpu(void) { compare(&dit, "", "dit", 1e-4, 2e-3); }
+static void in_bf16_and_in_two_rounds(void)
+{
+    compare(&dit, "precision=bf16\naccumulate=2\nbatch=2\n", "half", 2e-2, 5e-2);
+}
+
+/* ---- Resuming -------------------------------------------------------------------------------- */
+
+static void resumed_runs_are_uninterrupted_ones(const kind *k, const char *name)
+{
+    char whole[40], parts[40], turned[40];
+    snprintf(whole, sizeof whole, "%s-whole", name);
+    snprintf(parts, sizeof parts, "%s-parts", name);
+    snprintf(turned, sizeof turned, "%s-turned", name);
+    OK(gpu, go(gpu, k, whole, "", 0));
+    OK(gpu, go(gpu, k, parts, "steps=3\n", 0));
+    CHECK(!same_tensors(cpu, whole, parts));
+    OK(gpu, go(gpu, k, parts, "", 1));
+    CHECK(same_tensors(cpu, whole, parts));
+    emulator_reversed = 1; /* no order of threads or blocks in it either */
+    OK(gpu, go(gpu, k, turned, "", 0));
+    emulator_reversed = 0;
+    CHECK(same_tensors(cpu, whole, turned));
+}
+static void a_dit_goes_on_bit_for_bit(void) { resumed_runs_are_uninterrupted_ones(&dit, "dit"); }
+
+static void a_run_goes_on_on_the_other_device(void)
+{
+    OK(cpu, go(cpu, &dit, "there", "steps=4\n", 0));
+    OK(gpu, go(gpu, &dit, "there", "", 1));
+    OK(gpu, go(gpu, &dit, "back", "steps=4\n", 0));
+    OK(cpu, go(cpu, &dit, "back", "", 1));
+    OK(cpu, go(cpu, &dit, "stayed", "", 0));
+    CHECK_MSG(gap_of("there", "stayed") <= 2e-3, "%g", gap_of("there", "stayed"));
+    CHECK_MSG(gap_of("back", "stayed") <= 2e-3, "%g", gap_of("back", "stayed"));
+    OK(cpu, go(cpu, &dit, "less", "steps=4\n", 0));
+    CHECK(gap_of("less", "stayed") > 1e-2); /* that much was learnt in between */
+}
+
+/* ---- The optimiser alone --------------------------------------------------------------------- */
+
+#define VALUES 1003
+
+typedef struct small { fv_params *p; fv_opt *o; fv_pid id[3]; } small;
+
+static fv_status make_small(fv_ctx *ctx, small *s)
+{
+    static const uint32_t flags[3] = { FV_PARAM_DECAY, FV_PARAM_FROZEN, 0 };
+    fv_opt_options o = FV_OPT_OPTIONS_INIT;
+    const int64_t dim[2] = { 17, 59 };
+    o.clip = 0.5f;
+    o.ema_decay = 0.9f;
+    o.weight_decay = 0.2f;
+    FV_TRY(fv_params_create(ctx, &s->p));
+    for (int i = 0; i < 3; i++)
+        s->id[i] = fv_params_add(s->p, (const char *[]){ "a", "b", "c" }[i], 2, dim, flags[i]);
+    FV_TRY(fv_params_alloc(s->p));
+    for (int i = 0; i < 3; i++) fv_params_init_normal(s->p, s->id[i], 3, 1.0f);
+    return fv_opt_create(ctx, &s->o, s->p, &o);
+}
+
+static void free_small(small *s)
+{
+    fv_opt_destroy(&s->o);
+    fv_params_destroy(&s->p);
+}
+
+/* A step with gradients that depend on k; `bad` is the one at 5. */
+static fv_status step_small(fv_ctx *ctx, small *s, int k, float bad, fv_opt_info *info)
+{
+    static float g[3 * 1008];
+    const size_t n = (size_t)fvi_params_flat_count(s->p);
+    for (size_t i = 0; i < n; i++)
+        g[i] = i % 1008 < VALUES && i / 1008 != 1 ? (float)sin(0.1 * (double)i * (k + 1)) : 0;
+    if (bad != 0) g[5] = bad;
+    FV_TRY(fv_dev_copy(ctx, fvi_params_grad_flat(s->p), g, n * sizeof *g, FV_COPY_TO_DEVICE));
+    return fv_opt_step(s->o, 0.01f, info);
+}
+
+static const float *values_of(const small *s)
+{
+    return fvi_params_fetch(s->p) == FV_OK ? fv_params_tensor(s->p, 0).data : NULL;
+}
+
+static void steps_are_those_of_the_cpu(void)
+{
+    small a, b;
+    fv_opt_info on = { 0, 0 }, off = { 0, 0 };
+    OK(cpu, make_small(cpu, &a));
+    OK(gpu, make_small(gpu, &b));
+    for (int k = 0; k < 4; k++) {
+        const float bad = k == 2 ? INFINITY : 0;
+        OK(cpu, step_small(cpu, &a, k, bad, &off));
+        OK(gpu, step_small(gpu, &b, k, bad, &on));
+        CHECK(on.skipped == off.skipped && on.skipped == (k == 2));
+        CHECK(k == 2 || apart(on.grad_norm, off.grad_norm) < 1e-12);
+    }
+    for (int average = 0; average < 2; average++) {
+        const float *x = values_of(&a), *y = values_of(&b);
+        double worst = 0;
+        for (int64_t i = 0; x && y && i < fvi_params_flat_count(a.p); i++)
+            worst = fmax(worst, fabs((double)x[i] - y[i]));
+        CHECK_MSG(worst < 1e-6, "%g", worst);
+        fv_opt_swap_ema(a.o);
+        fv_opt_swap_ema(b.o);
+    }
+    CHECK(fv_opt_step(b.o, 0.01f, NULL) == FV_OK); /* swapped twice: back in place */
+    free_small(&a);
+    free_small(&b);
+}
+
+/* Values changed on the host reach the device, unless they would undo its steps. */
+static void changes_of_the_host_are_sent(void)
+{
+    small s;
+    OK(gpu, make_small(gpu, &s));
+    OK(gpu, step_small(gpu, &s, 0, 0, NULL));
+    OK(gpu, fvi_params_fetch(s.p));
+    fv_params_fill(s.p, s.id[1], 4.0f);
+    OK(gpu, step_small(gpu, &s, 1, 0, NULL));
+    const float *x = values_of(&s);
+    CHECK(x && x[fvi_param_offset(s.p, s.id[1]) + 7] == 4.0f); /* frozen: as filled */
+    OK(gpu, step_small(gpu, &s, 2, 0, NULL));
+    fv_params_fill(s.p, s.id[1], 5.0f);
+    CHECK(step_small(gpu, &s, 3, 0, NULL) == FV_ERR_INTERNAL);
+    free_small(&s);
+}
+
+/* ---- What is refused ------------------------------------------------------------------------- */
+
+static void slices_are_refused(void)
+{
+    CHECK(go(gpu, &dit, "slices", "slices=2\n", 0) == FV_ERR_UNSUPPORTED);
+    CHECK(strstr(fv_ctx_error(gpu), "slices"));
+    OK(gpu, go(gpu, &dit, "one", "slices=1\nsteps=1\n", 0));
+}
+
+static void engines_without_it_are_refused(void)
+{
+    const kind classifier = { fv_classifier_train, dit_recipe };
+    CHECK(go(gpu, &classifier, "classifier", "", 0) == FV_ERR_UNSUPPORTED);
+    CHECK(strstr(fv_ctx_error(gpu), "engine = classifier: does not run on CUDA yet"));
+}
+
+/* Pictures are made of the averaged weights on the device. */
+static void samples_are_those_of_the_cpu(void)
+{
+    const char *more = "steps=2\nsample_every=2\nsample_columns=1\n";
+    fv_image a = { 0 }, b = { 0 };
+    int worst = 0;
+    OK(cpu, go(cpu, &dit, "seen-cpu", more, 0));
+    OK(gpu, go(gpu, &dit, "seen-gpu", more, 0));
+    OK(cpu, fv_image_read(cpu, &a, temp_path("run-seen-cpu/sample-00000002.png"), NULL));
+    OK(cpu, fv_image_read(cpu, &b, temp_path("run-seen-gpu/sample-00000002.png"), NULL));
+    CHECK(a.width > 0 && a.width == b.width && a.height == b.height);
+    CHECK(a.channels == 3 && b.channels == 3 && a.stride_bytes == b.stride_bytes);
+    const uint8_t *x = a.pixels, *y = b.pixels;
+    for (size_t i = 0; x && y && i < (size_t)a.height * a.stride_bytes; i++)
+        worst = abs(x[i] - y[i]) > worst ? abs(x[i] - y[i]) : worst;
+    CHECK_MSG(worst <= 1, "%d steps of 255", worst);
+    fv_image_free(cpu, &a);
+    fv_image_free(cpu, &b);
+}
+
+static void device_memory_goes_back(void)
+{
+    const fvk_dev *d = fvi_cuda_of(gpu)->dev;
+    CHECK_MSG(d->blocks == 0, "%d blocks are left", d->blocks);
+}
+
+int main(void)
+{
+    cpu = make_context(0, 1);
+    gpu = make_context(0, 1);
+    if (fvi_cuda_attach(gpu, &emulator_api, NULL) != FV_OK) return 1;
+    temp_dir_make("cuda_train");
+    make_data();
+    RUN(steps_are_those_of_the_cpu);
+    RUN(changes_of_the_host_are_sent);
+    RUN(a_dit_learns_what_it_learns_on_the_cpu);
+    RUN(in_bf16_and_in_two_rounds);
+    RUN(a_dit_goes_on_bit_for_bit);
+    RUN(a_run_goes_on_on_the_other_device);
+    RUN(samples_are_those_of_the_cpu);
+    RUN(slices_are_refused);
+    RUN(engines_without_it_are_refused);
+    RUN(device_memory_goes_back);
+    fv_ctx_destroy(&gpu);
+    fv_ctx_destroy(&cpu);
+    return emulator_damage ? 1 : test_end();
+}
