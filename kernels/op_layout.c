@@ -109,6 +109,14 @@ static void patch_row(const fvi_exec *e, const patch_job *j, int64_t image, int6
     const int64_t p = j->p, C = j->C;
     if (!j->channel_first) {
         token += di * p * C;
+        if (j->src->dtype == j->dst->dtype && !j->add) { /* short rows: no call through a table */
+            const int64_t w = (int64_t)fv_dtype_size(j->src->dtype);
+            char *dst = j->dst->data;
+            const char *src = j->src->data;
+            memcpy(dst + w * (j->to_tokens ? token : image),
+                   src + w * (j->to_tokens ? image : token), (size_t)(w * p * C));
+            return;
+        }
         rows(e)->cast(fvi_out_at(j->dst, j->to_tokens ? token : image, j->add),
                       fvi_in_at(j->src, j->to_tokens ? image : token), p * C);
         return;

@@ -11,9 +11,37 @@ FV_INLINE rotation rotation_at(const float *angle, int hd, int j, int n)
     return (rotation){ v_load(angle, j, 0, n), v_load(angle, hd / 2 + j, 0, n) };
 }
 
+#if VW == 16
+/* Heads of 32: a half is one vector, its first 8 elements paired with the others. */
+static void rope_32(fvi_rope_row *r)
+{
+    vf x[2] = { v_load(r->x, 0, r->is_bf16, 16), v_load(r->x, 16, r->is_bf16, 16) };
+    const vf turned = v_concat8(v_set1(-1.0f), v_set1(1.0f));
+    float rstd = r->norm == FVI_ROPE_HEAD ? 1.0f : r->rstd;
+    if (r->w && r->norm == FVI_ROPE_HEAD)
+        rstd = 1.0f / sqrtf(v_hsum(v_fma(x[1], x[1], v_mul(x[0], x[0]))) / 32 + r->eps);
+    r->rstd = rstd;
+    for (int half = 0; half < 2; half++) {
+        vf y = x[half];
+        if (r->w) y = v_mul(v_mul(y, v_set1(rstd)), v_ld(r->w + 16 * half));
+        if (r->angle) {
+            const vf c = v_ld8_twice(r->angle + 8 * half), s = v_ld8_twice(r->angle + 16 + 8 * half);
+            y = v_fma(v_mul(v_swap8(y), turned), s, v_mul(y, c));
+        }
+        v_store(r->y, 16 * half, r->is_bf16, 16, y);
+    }
+}
+#endif
+
 static void rope(fvi_rope_row *r)
 {
     const int hd = r->hd, q = hd / 4;
+#if VW == 16
+    if (hd == 32) {
+        rope_32(r);
+        return;
+    }
+#endif
     float rstd = r->norm == FVI_ROPE_HEAD ? 1.0f : r->rstd;
     if (r->w && r->norm == FVI_ROPE_HEAD) {
         vf sum = v_zero();

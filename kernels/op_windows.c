@@ -37,6 +37,13 @@ static int64_t place(const window_map *m, int64_t b, int64_t y, int64_t x)
 
 static int64_t clamp(int64_t i, int64_t n) { return i < 0 ? 0 : i < n ? i : n - 1; }
 
+/* Pixels of the map from x on that lie side by side in their window too. */
+static int64_t row_in_window(const window_map *m, int64_t x)
+{
+    const int64_t left = m->s - (x + m->shift) % m->s;
+    return left < m->W - x ? left : m->W - x;
+}
+
 /* Windows from a map: copies with repeated edges; or, is_gradient, zeros beyond the edges. */
 static void fill_windows(const fvi_exec *e, const fv_tensor *map, const fv_tensor *windows,
                          bool is_gradient, bool add)
@@ -53,10 +60,12 @@ static void fill_windows(const fvi_exec *e, const fv_tensor *map, const fv_tenso
                 const int64_t x = clamp(wx - m.shift, m.W), to = place(&m, b, wy, wx);
                 const int64_t from = ((b * m.H + y) * m.W + x) * m.C;
                 const bool is_inside = x + m.shift == wx && y + m.shift == wy;
+                const int64_t run = is_inside ? row_in_window(&m, x) : 1;
                 if (!is_gradient || is_inside)
-                    p->cast(fvi_out_at(windows, to, add), fvi_in_at(map, from), m.C);
+                    p->cast(fvi_out_at(windows, to, add), fvi_in_at(map, from), run * m.C);
                 else if (!add)
                     memset((char *)windows->data + (size_t)to * w, 0, (size_t)m.C * w);
+                wx += run - 1;
             }
         }
     }
@@ -88,7 +97,9 @@ static void fill_map(const fvi_exec *e, const fv_tensor *windows, const fv_tenso
                 if (with_copies) copies(x, m.W, m.shift, m.columns * m.s, &x0, &x1);
                 const fvi_out to = fvi_out_at(map, (k * m.W + x) * m.C, add);
                 if (y0 == y1 && x0 == x1) {
-                    p->cast(to, fvi_in_at(windows, place(&m, b, y0, x0)), m.C);
+                    const int64_t run = with_copies ? 1 : row_in_window(&m, x);
+                    p->cast(to, fvi_in_at(windows, place(&m, b, y0, x0)), run * m.C);
+                    x += run - 1;
                     continue;
                 }
                 for (int64_t i = y0; i <= y1; i++)

@@ -84,6 +84,10 @@ FV_INLINE vf v_twice(const float *p, int n) /* p0 p0 p1 p1 ..., n <= VW/2 of the
     const __m512i at = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
     return _mm512_permutexvar_ps(at, v_ldn(p, n));
 }
+/* p0 .. p7 p0 .. p7; the first 8 of low and the last 8 of high; x8 .. x15 x0 .. x7 */
+FV_INLINE vf v_ld8_twice(const float *p) { return _mm512_broadcast_f32x8(_mm256_loadu_ps(p)); }
+FV_INLINE vf v_concat8(vf low, vf high) { return _mm512_mask_blend_ps(0xff00, low, high); }
+FV_INLINE vf v_swap8(vf x) { return _mm512_shuffle_f32x4(x, x, 0x4e); }
 /* a*b - c in even places and a*b + c in odd ones, and the other way round */
 FV_INLINE vf v_fmaddsub(vf a, vf b, vf c) { return _mm512_fmaddsub_ps(a, b, c); }
 FV_INLINE vf v_fmsubadd(vf a, vf b, vf c) { return _mm512_fmsubadd_ps(a, b, c); }
