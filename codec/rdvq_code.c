@@ -6,9 +6,9 @@
  * damaged segment passes that with a probability of 2^-31 or so.
  *
  * A slice costs a pass of the network over all windows, on all threads; then tokens are coded one
- * after the other on the calling thread, a hundredth of the time. The decoder pulls bytes only
- * before a symbol that needs them, so that of a segment which was cut all symbols are found that
- * its bytes hold. */
+ * after the other on the calling thread, a hundredth of the time. A context of a device runs the
+ * network there (rdvq_cuda.c), with the same bits. The decoder pulls bytes only before a symbol that
+ * needs them, so that of a segment which was cut all symbols are found that its bytes hold. */
 #include "rdvq_code.h"
 
 #include <stdlib.h>
@@ -17,7 +17,7 @@
 #include <omp.h>
 #endif
 
-#include "rdvq_int_net.h"
+#include "rdvq_cuda.h"
 
 #define RANS_LOW (1u << 23)
 #define LOG_ENTRIES 257
@@ -49,6 +49,8 @@ struct rdvq_coder {
     struct rdvq_prices prices;
     uint32_t log[LOG_ENTRIES];
     void *arena;
+    rdvq_device *device; /* NULL: the network runs on the CPU */
+    int32_t *list;       /* [max_windows * slice_rows] rows that the device is asked for */
 };
 
 /* ---- Frequencies and prices ------------------------------------------------------------------ */
@@ -242,8 +244,23 @@ static void run_windows(rdvq_coder *c, const rdvq_tile *t, int slice, const int 
                     c->start + (size_t)base * (size_t)(c->m->groups + 1));
 }
 
-static void run_slice(rdvq_coder *c, const rdvq_tile *t, int slice)
+static fv_status run_on_device(rdvq_coder *c, const rdvq_tile *t, int slice)
 {
+    const rdvq_slices *s = &c->m->slices;
+    const int first = s->first[slice], n = s->first[slice + 1] - first;
+    int rows = 0;
+    for (int w = 0; w < t->windows; w++) {
+        c->row[w] = rows;
+        for (int i = 0; i < n; i++)
+            if (is_coded(c, t, w, s->list[first + i])) c->list[rows++] = w * n + i;
+    }
+    const rdvq_device_slice what = { slice, t->windows, c->history, c->list, rows };
+    return rdvq_device_run(c->device, &what, c->u, c->start);
+}
+
+static fv_status run_slice(rdvq_coder *c, const rdvq_tile *t, int slice)
+{
+    if (c->device) return run_on_device(c, t, slice);
     const int n = c->m->slices.first[slice + 1] - c->m->slices.first[slice];
     const int share = (t->windows + c->threads - 1) / c->threads;
     int most = c->rows / n;
@@ -261,6 +278,7 @@ static void run_slice(rdvq_coder *c, const rdvq_tile *t, int slice)
         run_windows(c, t, slice, (const int[2]){ i * most, last },
                     c->work + (size_t)me * c->work_size);
     }
+    return FV_OK;
 }
 
 /* Token of the nearest place of the slice that is coded (rdvq_int_net.h), or pad_token. */
@@ -320,6 +338,7 @@ static void lay_out(rdvq_coder *c, carve *v)
     c->work = take(v, (uint64_t)c->threads, c->work_size, 1);
     c->prices.inner = take(v, G, (uint64_t)m->group + 1, sizeof *c->prices.inner);
     c->prices.is_made = take(v, G, 1, 1);
+    c->list = take(v, W, S, sizeof *c->list);
 }
 
 static void set_sizes(rdvq_coder *c, const rdvq_int *m, int max_windows, int threads)
@@ -370,14 +389,19 @@ fv_status rdvq_coder_open(fv_ctx *ctx, rdvq_coder **out, const rdvq_int *m, int 
     make_log(c->log);
     c->prices.m = m;
     c->prices.log = c->log;
-    *out = c;
-    return FV_OK;
+    const fv_status s = fv_ctx_device(ctx) == FV_DEVICE_CPU
+                            ? FV_OK
+                            : rdvq_device_open(ctx, &c->device, m, max_windows);
+    if (s == FV_OK) *out = c;
+    else rdvq_coder_close(&c);
+    return s;
 }
 
 void rdvq_coder_close(rdvq_coder **c)
 {
     if (!c || !*c) return;
     fv_ctx *ctx = (*c)->ctx;
+    rdvq_device_close(&(*c)->device);
     fv_free(ctx, (*c)->arena);
     fv_free(ctx, *c);
     *c = NULL;
@@ -449,7 +473,7 @@ fv_status rdvq_tile_encode(rdvq_coder *c, const rdvq_tile *t, int slices,
     double sum = 0;
     FV_TRY(begin(c, t, slices));
     for (int j = 0; j < slices; j++) {
-        run_slice(c, t, j);
+        FV_TRY(run_slice(c, t, j));
         FV_TRY(encode_slice(c, t, j, choose, tokens, &sum));
         if (j + 1 == slices || ends_layer(c->m, j))
             FV_TRY(put_segment(c, &seg[layer_of_slice(c->m, j)]));
@@ -566,7 +590,7 @@ fv_status rdvq_tile_decode(rdvq_coder *c, const rdvq_tile *t, int slices,
             d.segment = &seg[layer];
             d.has_state = false;
         }
-        run_slice(c, t, j);
+        FV_TRY(run_slice(c, t, j));
         FV_TRY(decode_slice(&d, j, &has_bytes));
         if (has_bytes) {
             *decoded = j + 1;

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 
 #include "cuda/flash.h"
+#include "cuda/integer.h"
 #include "cuda/maps.h"
 #include "cuda/norm.h"
 #include "cuda/pointwise.h"

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 7
+#define FVK_ABI 8
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -475,6 +475,75 @@ typedef struct fvk_exchange_args {
     int64_t n;
 } fvk_exchange_args;
 
+/* ---- Integer codecs: cuda/integer.h --------------------------------------------- */
+
+#define FVK_IDOTS_ROWS 32 /* of a block's tile */
+#define FVK_IDOTS_COLUMNS 64
+typedef struct fvk_idots_args {
+    const int16_t *x;   /* [M, K] */
+    const void *w;      /* [N, K], int8 or (wide) int16 */
+    const int32_t *mul; /* [N] */
+    int32_t *y;         /* [M, N]; add: on top of what is there, sat_24 */
+    int64_t M, N, K;    /* K: a multiple of 4 */
+    int32_t shift, wide, add, pad;
+} fvk_idots_args;
+
+#define FVK_CODE_TAPS 16
+#define FVK_CODE_TOKENS (16 + 64 + 3 * 256) /* most of a window */
+#define FVK_CODE_EPS 168
+#define FVK_CODE_LOGIT (1 << 20)
+typedef struct fvk_code_input_args {
+    const int16_t *codes;            /* [codes, D] */
+    const int32_t *tokens;           /* [windows, T] by position */
+    const int32_t *list, *pair;      /* [T] */
+    const int32_t *from, *tap;       /* [T, FVK_CODE_TAPS] */
+    const int32_t *bias;             /* [width], of the slice */
+    int16_t *x;                      /* [rows, K] */
+    int32_t *r;                      /* [rows, width] */
+    int64_t places, T, D, K, width;  /* places of the slice: rows of a window */
+    int32_t first, pad;
+} fvk_code_input_args;
+
+typedef struct fvk_code_norm_args {
+    const int32_t *r;    /* [any, width] */
+    const int32_t *list; /* [rows] of r, or NULL */
+    const uint32_t *root;
+    int16_t *y;          /* [rows, width] */
+    int64_t rows, width;
+} fvk_code_norm_args;
+
+typedef struct fvk_code_turn_args {
+    const int32_t *x;    /* [rows, 3 heads head] */
+    const int16_t *turn; /* [T, 2, head] */
+    const uint32_t *root;
+    int16_t *y, *cache;  /* [rows, heads head]; [windows, 2, depth, heads, T head] */
+    int64_t rows, places, T, heads, head, depth;
+    int32_t layer, first;
+} fvk_code_turn_args;
+
+typedef struct fvk_code_attend_args {
+    const int16_t *y, *cache;
+    const int32_t *scale; /* [heads] */
+    int16_t *o;           /* [rows, heads head] */
+    int64_t places, T, heads, head, depth;
+    int32_t layer, visible;
+} fvk_code_attend_args;
+
+typedef struct fvk_code_gate_args {
+    const int32_t *x; /* [rows, 2 width] */
+    const uint32_t *sigmoid;
+    int16_t *y;       /* [rows, width] */
+    int64_t rows, width;
+    int32_t up, down;
+} fvk_code_gate_args;
+
+typedef struct fvk_code_spread_args {
+    const int32_t *logit; /* [rows, codes] */
+    uint16_t *u;          /* the same */
+    uint32_t *sum;        /* [rows, groups] */
+    int64_t codes, group, groups;
+} fvk_code_spread_args;
+
 #define FVK_LIST(K)                                                                            \
     K(squares) K(clip) K(adamw) K(exchange)                                                  \
     K(map) K(binary) K(blend) K(swiglu) K(norm) K(norm_dx) K(rope) K(rope_dx) K(columns) K(fold) \
@@ -484,7 +553,8 @@ typedef struct fvk_exchange_args {
     K(filter) K(mix_rows) K(mix_rows_dx) K(unit) K(lerp) K(nearest) K(chosen) K(pairs)            \
     K(pairs_dx) K(pairs_fold) K(softmax) K(labels) K(softmax_dx) K(scores) \
     K(route) K(balance_row) K(balance) K(balance_dx) K(lpips) K(dists_moments) K(dists) K(dists_dx) \
-    K(rate) K(rate_dx) K(wkv) K(wkv_dx) K(wkv_head) K(tree) K(tree_dh) K(tree_dw)
+    K(rate) K(rate_dx) K(wkv) K(wkv_dx) K(wkv_head) K(tree) K(tree_dh) K(tree_dw) \
+    K(idots) K(code_input) K(code_norm) K(code_turn) K(code_attend) K(code_gate) K(code_spread)
 /* Kernels that take the arguments of another. */
 typedef fvk_norm_args fvk_norm_dx_args;
 typedef fvk_rope_args fvk_rope_dx_args;

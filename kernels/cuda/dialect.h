@@ -38,6 +38,10 @@
 #define AT(name, t) name[0]
 #define BLOCK_SUM(x) fvk_block_sum(x)
 #define WARP_SUM(x) fvk_warp_sum(x)
+#define WARP_SUM64(x) fvk_warp_sum64(x) /* of int64_t */
+/* acc + both 16-bit halves of x, each times a weight of 8 bits: the lower two of w, or the upper */
+#define FVK_DOT2_LOW(x, w, acc) __dp2a_lo(x, w, acc)
+#define FVK_DOT2_HIGH(x, w, acc) __dp2a_hi(x, w, acc)
 #define FVK_BITS(f) __float_as_uint(f)
 #define FVK_FLOAT(u) __uint_as_float(u)
 #define FVK_RAISE(p, bit) atomicOr(p, bit)
@@ -46,6 +50,11 @@
 FVK_FN void fvk_warp_sum(float *x)
 {
     for (int o = 16; o > 0; o >>= 1) x[0] += __shfl_xor_sync(0xffffffffu, x[0], o);
+}
+
+FVK_FN void fvk_warp_sum64(int64_t *x)
+{
+    for (int o = 16; o > 0; o >>= 1) x[0] += __shfl_xor_sync(0xffffffffu, (long long)x[0], o);
 }
 
 FVK_FN void fvk_block_sum(float *x)
@@ -80,6 +89,9 @@ FVK_FN void fvk_block_sum(float *x)
 #define AT(name, t) name[t]
 #define BLOCK_SUM(x) fvk_block_sum(x)
 #define WARP_SUM(x) fvk_warp_sum(x)
+#define WARP_SUM64(x) fvk_warp_sum64(x)
+#define FVK_DOT2_LOW(x, w, acc) fvk_dot2(x, w, acc)
+#define FVK_DOT2_HIGH(x, w, acc) fvk_dot2(x, (int32_t)((uint32_t)(w) >> 16), acc)
 #define FVK_BITS(f) fvk_bits(f)
 #define FVK_FLOAT(u) fvk_float(u)
 #define FVK_RAISE(p, bit) (*(p) |= (bit))
@@ -107,6 +119,22 @@ FVK_FN void fvk_warp_sum(float *x)
             memcpy(old, x + w, sizeof old);
             for (int i = 0; i < 32; i++) x[w + i] = old[i] + old[i ^ o];
         }
+}
+
+FVK_FN void fvk_warp_sum64(int64_t *x)
+{
+    for (int w = 0; w < FVK_THREADS; w += 32) {
+        int64_t sum = 0;
+        for (int i = 0; i < 32; i++) sum += x[w + i];
+        for (int i = 0; i < 32; i++) x[w + i] = sum;
+    }
+}
+
+FVK_FN int32_t fvk_dot2(int32_t x, int32_t w, int32_t acc)
+{
+    const uint32_t u = (uint32_t)x, v = (uint32_t)w;
+    return acc + (int16_t)(uint16_t)(u & 0xffff) * (int8_t)(uint8_t)(v & 0xff) +
+           (int16_t)(uint16_t)(u >> 16) * (int8_t)(uint8_t)(v >> 8 & 0xff);
 }
 
 FVK_FN void fvk_block_sum(float *x)

@@ -16,6 +16,7 @@
 #include <new>
 
 #include "cuda/flash.h"
+#include "cuda/integer.h"
 #include "cuda/maps.h"
 #include "cuda/norm.h"
 #include "cuda/pointwise.h"

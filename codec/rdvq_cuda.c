@@ -1,0 +1,339 @@
+/* rdvq_cuda.c - RDVQ's integer entropy model on a device: rdvq_int_run.c for kernels of
+ * cuda/integer.h. The same integers, hence the same bits.
+ *
+ * A slice goes through the network in pieces of ROWS rows of whole windows, each layer a dozen
+ * launches; nothing comes back before the weights of codes do. Those are two bytes for each code and
+ * place, which is what the copies to the host are made of; frequencies and the coder are the host's.
+ * Weights of 8 bits stay 8 bits (the CPU widens them), row after row, columns padded to fours. */
+#include "rdvq_cuda.h"
+
+#include "cuda_ops.h"
+
+#define ROWS 2048     /* at a time, unless one window has more */
+#define HEAD_ROWS 512 /* rows of logits at a time */
+
+typedef struct near_matrix {
+    const rdvq_matrix *from;
+    void *w;
+    int32_t *mul;
+    int columns; /* padded */
+} near_matrix;
+
+typedef struct near_layer {
+    near_matrix qkv, wo, w13, w2;
+    int32_t *scale;
+} near_layer;
+
+struct rdvq_device {
+    fv_ctx *ctx;
+    const rdvq_int *m;
+    int max_windows, rows; /* rows: most at a time */
+    void *arena;
+    /* of the device */
+    int16_t *codes, *turn;
+    int32_t *list, *pair, *from, *tap, *bias;
+    uint32_t *root, *sigmoid;
+    near_matrix input, output;
+    near_layer layer[RDVQ_MAX_DEPTH];
+    int16_t *cache, *x, *y;
+    int32_t *tokens, *chosen, *r, *acc, *logit;
+    uint16_t *u;
+    uint32_t *sum;
+    /* of the host */
+    uint32_t *sums; /* [HEAD_ROWS, groups] */
+};
+
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+typedef struct filler {
+    fv_ctx *ctx;
+    uint8_t *base; /* of the device; NULL: only count */
+    size_t used;
+    void *room;    /* of the host, for a matrix in the order of the device */
+    size_t most;   /* bytes of the largest matrix */
+    fv_status status;
+} filler;
+
+static void *take(filler *f, size_t bytes)
+{
+    void *at = f->base ? f->base + f->used : NULL;
+    f->used += (bytes + 255) & ~(size_t)255;
+    return at;
+}
+
+static void *put(filler *f, const void *host, size_t bytes)
+{
+    void *at = take(f, bytes);
+    if (at && f->status == FV_OK)
+        f->status = fv_dev_copy(f->ctx, at, host, bytes, FV_COPY_TO_DEVICE);
+    return at;
+}
+
+/* Row after row, in the width of the file. */
+static void unpack(const rdvq_matrix *m, int columns, void *out)
+{
+    memset(out, 0, (size_t)m->rows * (size_t)columns * (m->bits == 8 ? 1 : 2));
+    for (int r = 0; r < m->rows; r++)
+        for (int k = 0; k < m->columns; k++) {
+            const int16_t w = m->w[rdvq_int_at(m->columns, r, k)];
+            const size_t at = (size_t)r * (size_t)columns + (size_t)k;
+            if (m->bits == 8) ((int8_t *)out)[at] = (int8_t)w;
+            else ((int16_t *)out)[at] = w;
+        }
+}
+
+static void put_matrix(filler *f, near_matrix *n, const rdvq_matrix *m)
+{
+    n->from = m;
+    n->columns = (m->columns + 3) & ~3;
+    const size_t bytes =
+        (size_t)m->rows * (size_t)n->columns * (m->bits == 8 ? 1 : 2);
+    if (bytes > f->most) f->most = bytes;
+    if (f->base) unpack(m, n->columns, f->room);
+    n->w = put(f, f->room, bytes);
+    n->mul = put(f, m->mul, (size_t)m->rows * sizeof *m->mul);
+}
+
+/* Places in coding order and pairs by position, as the kernels read them. */
+static void put_places(filler *f, rdvq_device *d)
+{
+    const rdvq_slices *s = &d->m->slices;
+    const size_t T = (size_t)s->tokens, bytes = T * sizeof(int32_t);
+    int32_t list[RDVQ_MAX_TOKENS], pair[RDVQ_MAX_TOKENS];
+    for (size_t i = 0; i < T; i++) {
+        list[i] = s->list[i];
+        pair[i] = s->pair[i];
+    }
+    d->list = put(f, list, bytes);
+    d->pair = put(f, pair, bytes);
+    d->from = put(f, d->m->from, bytes * RDVQ_TAPS);
+    d->tap = put(f, d->m->tap, bytes * RDVQ_TAPS);
+}
+
+static int most_columns(const rdvq_int *m)
+{
+    const rdvq_config *c = &m->cfg;
+    const int in = (2 * c->code_width + 3) & ~3;
+    const int wide = 3 * c->width > 2 * c->ffn ? 3 * c->width : 2 * c->ffn;
+    return wide > in ? wide : in;
+}
+
+static void fill(filler *f, rdvq_device *d)
+{
+    const rdvq_int *m = d->m;
+    const rdvq_config *c = &m->cfg;
+    const size_t T = (size_t)m->slices.tokens, R = (size_t)d->rows, W = (size_t)d->max_windows;
+    const size_t width = (size_t)c->width, most = (size_t)most_columns(m);
+    const size_t K = (size_t)c->codes, logits = HEAD_ROWS * K;
+    d->codes = put(f, m->codes, K * (size_t)c->code_width * sizeof *m->codes);
+    d->turn = put(f, m->turn, T * 2 * (size_t)m->head * sizeof *m->turn);
+    d->bias = put(f, m->bias, (size_t)m->slices.slices * width * sizeof *m->bias);
+    d->root = put(f, nn_int_root_table, sizeof nn_int_root_table);
+    d->sigmoid = put(f, nn_int_sigmoid_table, sizeof nn_int_sigmoid_table);
+    put_places(f, d);
+    put_matrix(f, &d->input, &m->input);
+    put_matrix(f, &d->output, &m->output);
+    for (int i = 0; i < c->depth; i++) {
+        near_layer *y = &d->layer[i];
+        put_matrix(f, &y->qkv, &m->layer[i].qkv);
+        put_matrix(f, &y->wo, &m->layer[i].wo);
+        put_matrix(f, &y->w13, &m->layer[i].w13);
+        put_matrix(f, &y->w2, &m->layer[i].w2);
+        y->scale = put(f, m->layer[i].scale, (size_t)c->heads * sizeof(int32_t));
+    }
+    d->cache = take(f, W * rdvq_int_cache_size(m) * sizeof *d->cache);
+    d->tokens = take(f, W * T * sizeof *d->tokens);
+    d->chosen = take(f, R * sizeof *d->chosen);
+    d->r = take(f, R * width * sizeof *d->r);
+    d->acc = take(f, R * most * sizeof *d->acc);
+    d->x = take(f, R * most * sizeof *d->x);
+    d->y = take(f, R * width * sizeof *d->y);
+    d->logit = take(f, logits * sizeof *d->logit);
+    d->u = take(f, logits * sizeof *d->u);
+    d->sum = take(f, HEAD_ROWS * (size_t)m->groups * sizeof *d->sum);
+}
+
+static int most_places(const rdvq_slices *s)
+{
+    int most = 0;
+    for (int j = 0; j < s->slices; j++) {
+        const int n = s->first[j + 1] - s->first[j];
+        if (n > most) most = n;
+    }
+    return most;
+}
+
+static fv_status allocate(rdvq_device *d)
+{
+    filler f = { .ctx = d->ctx, .status = FV_OK };
+    fill(&f, d);
+    d->arena = fv_dev_alloc(d->ctx, f.used, 1);
+    if (!d->arena)
+        return fv_fail_in(d->ctx, FV_ERR_OOM, "rdvq: the entropy model and a tile of %d windows take "
+                          "%llu MiB of the device; choose smaller tiles or the CPU (--device cpu)",
+                          d->max_windows, (unsigned long long)((f.used >> 20) + 1));
+    f.room = fv_alloc(d->ctx, f.most);
+    d->sums = fv_alloc(d->ctx, HEAD_ROWS * (size_t)d->m->groups * sizeof *d->sums);
+    if (!f.room || !d->sums) f.status = FV_ERR_OOM;
+    f.base = d->arena;
+    f.used = 0;
+    if (f.status == FV_OK) fill(&f, d);
+    fv_free(d->ctx, f.room);
+    return f.status;
+}
+
+fv_status rdvq_device_open(fv_ctx *ctx, rdvq_device **out, const rdvq_int *m, int max_windows)
+{
+    rdvq_device *d = *out = fv_calloc(ctx, 1, sizeof *d);
+    if (!d) return FV_ERR_OOM;
+    const int places = most_places(&m->slices);
+    const int64_t all = (int64_t)places * max_windows;
+    d->ctx = ctx;
+    d->m = m;
+    d->max_windows = max_windows;
+    d->rows = places > ROWS ? places : ROWS;
+    if (all < d->rows) d->rows = (int)all;
+    const fv_status s = allocate(d);
+    if (s != FV_OK) rdvq_device_close(out);
+    return s;
+}
+
+void rdvq_device_close(rdvq_device **d)
+{
+    if (!d || !*d) return;
+    fv_ctx *ctx = (*d)->ctx;
+    fv_dev_free(ctx, (*d)->arena);
+    fv_free(ctx, (*d)->sums);
+    fv_free(ctx, *d);
+    *d = NULL;
+}
+
+/* ---- The network ----------------------------------------------------------------------------- */
+
+/* Rows of whole windows at work. */
+typedef struct pass {
+    rdvq_device *d;
+    const rdvq_device_slice *s;
+    int window, rows; /* the first; rows of all of them */
+    int places;
+} pass;
+
+static int64_t blocks_over(int64_t n, int64_t each) { return (n + each - 1) / each; }
+
+static fv_status product(const rdvq_device *d, int32_t *y, const near_matrix *m, const int16_t *x,
+                         int rows, int add)
+{
+    const fvk_idots_args a = { x, m->w, m->mul, y, rows, m->from->rows, m->columns,
+                               m->from->shift, m->from->bits != 8, add, 0 };
+    return FVI_LAUNCH(d->ctx, idots, blocks_over(a.M, FVK_IDOTS_ROWS) *
+                      blocks_over(a.N, FVK_IDOTS_COLUMNS), &a);
+}
+
+static fv_status normalise(const rdvq_device *d, const int32_t *list, int16_t *y, int rows)
+{
+    const fvk_code_norm_args a = { d->r, list, d->root, y, rows, d->m->cfg.width };
+    return FVI_LAUNCH(d->ctx, code_norm, blocks_over(rows, FVK_THREADS / 32), &a);
+}
+
+static fv_status input(const pass *p)
+{
+    rdvq_device *d = p->d;
+    const rdvq_int *m = d->m;
+    const size_t width = (size_t)m->cfg.width, T = (size_t)m->slices.tokens;
+    const fvk_code_input_args a = {
+        .codes = d->codes, .tokens = d->tokens + (size_t)p->window * T, .list = d->list,
+        .pair = d->pair, .from = d->from, .tap = d->tap,
+        .bias = d->bias + (size_t)p->s->slice * width, .x = d->x, .r = d->r, .places = p->places,
+        .T = (int64_t)T, .D = m->cfg.code_width, .K = d->input.columns, .width = (int64_t)width,
+        .first = m->slices.first[p->s->slice] };
+    FV_TRY(FVI_LAUNCH(d->ctx, code_input, p->rows, &a));
+    return product(d, d->r, &d->input, d->x, p->rows, 1);
+}
+
+static fv_status attend(const pass *p, int layer)
+{
+    rdvq_device *d = p->d;
+    const rdvq_int *m = d->m;
+    const rdvq_config *c = &m->cfg;
+    int16_t *cache = d->cache + (size_t)p->window * rdvq_int_cache_size(m);
+    const fvk_code_turn_args t = {
+        .x = d->acc, .turn = d->turn, .root = d->root, .y = d->y, .cache = cache, .rows = p->rows,
+        .places = p->places, .T = m->slices.tokens, .heads = c->heads, .head = m->head,
+        .depth = c->depth, .layer = layer, .first = m->slices.first[p->s->slice] };
+    const fvk_code_attend_args a = {
+        .y = d->y, .cache = cache, .scale = d->layer[layer].scale, .o = d->x, .places = p->places,
+        .T = m->slices.tokens, .heads = c->heads, .head = m->head, .depth = c->depth,
+        .layer = layer, .visible = m->slices.visible[p->s->slice] };
+    FV_TRY(FVI_LAUNCH(d->ctx, code_turn, blocks_over(t.rows * t.heads, FVK_THREADS / 32), &t));
+    return FVI_LAUNCH(d->ctx, code_attend, t.rows * t.heads, &a);
+}
+
+static fv_status layer_of_network(const pass *p, int layer)
+{
+    rdvq_device *d = p->d;
+    const near_layer *y = &d->layer[layer];
+    const rdvq_int_layer *of = &d->m->layer[layer];
+    const fvk_code_gate_args gate = { d->acc, d->sigmoid, d->x, p->rows, d->m->cfg.ffn, of->up,
+                                      of->down };
+    FV_TRY(normalise(d, NULL, d->y, p->rows));
+    FV_TRY(product(d, d->acc, &y->qkv, d->y, p->rows, 0));
+    FV_TRY(attend(p, layer));
+    FV_TRY(product(d, d->r, &y->wo, d->x, p->rows, 1));
+    FV_TRY(normalise(d, NULL, d->y, p->rows));
+    FV_TRY(product(d, d->acc, &y->w13, d->y, p->rows, 0));
+    FV_TRY(FVI_LAUNCH(d->ctx, code_gate, fvi_cuda_walk(gate.rows * gate.width), &gate));
+    return product(d, d->r, &y->w2, d->x, p->rows, 1);
+}
+
+/* Rows x [rows, width] of normed r -> u and start. */
+static fv_status spread(rdvq_device *d, const int16_t *x, int rows, uint16_t *u, uint32_t *start)
+{
+    const rdvq_int *m = d->m;
+    const size_t K = (size_t)m->cfg.codes, G = (size_t)m->groups;
+    const fvk_code_spread_args a = { d->logit, d->u, d->sum, m->cfg.codes, m->group, m->groups };
+    FV_TRY(product(d, d->logit, &d->output, x, rows, 0));
+    FV_TRY(FVI_LAUNCH(d->ctx, code_spread, rows, &a));
+    FV_TRY(fv_dev_copy(d->ctx, u, d->u, (size_t)rows * K * sizeof *u, FV_COPY_TO_HOST));
+    FV_TRY(fv_dev_copy(d->ctx, d->sums, d->sum, (size_t)rows * G * sizeof *d->sums,
+                       FV_COPY_TO_HOST));
+    for (size_t r = 0; r < (size_t)rows; r++)
+        rdvq_frequencies(d->sums + r * G, m->groups, start + r * (G + 1));
+    return FV_OK;
+}
+
+/* The rows of the list that lie in the pass; *at: how many were before. */
+static fv_status run_pass(const pass *p, int *at, uint16_t *u, uint32_t *start)
+{
+    rdvq_device *d = p->d;
+    const size_t K = (size_t)d->m->cfg.codes, G = (size_t)d->m->groups;
+    const int32_t first = p->window * p->places;
+    int32_t list[HEAD_ROWS];
+    FV_TRY(input(p));
+    for (int l = 0; l < d->m->cfg.depth; l++) FV_TRY(layer_of_network(p, l));
+    for (;;) {
+        int n = 0;
+        for (; n < HEAD_ROWS && *at + n < p->s->rows &&
+               p->s->list[*at + n] < first + p->rows; n++)
+            list[n] = p->s->list[*at + n] - first;
+        if (n == 0) return FV_OK;
+        FV_TRY(fv_dev_copy(d->ctx, d->chosen, list, (size_t)n * sizeof *list, FV_COPY_TO_DEVICE));
+        FV_TRY(normalise(d, d->chosen, d->x, n));
+        FV_TRY(spread(d, d->x, n, u + (size_t)*at * K, start + (size_t)*at * (G + 1)));
+        *at += n;
+    }
+}
+
+fv_status rdvq_device_run(rdvq_device *d, const rdvq_device_slice *s, uint16_t *u, uint32_t *start)
+{
+    const rdvq_slices *all = &d->m->slices;
+    const size_t bytes = (size_t)s->windows * (size_t)all->tokens * sizeof *s->tokens;
+    const int places = all->first[s->slice + 1] - all->first[s->slice], most = d->rows / places;
+    int at = 0;
+    FV_TRY(fv_dev_copy(d->ctx, d->tokens, s->tokens, bytes, FV_COPY_TO_DEVICE));
+    for (int w = 0; w < s->windows; w += most) {
+        const int windows = s->windows - w < most ? s->windows - w : most;
+        const pass p = { d, s, w, windows * places, places };
+        FV_TRY(run_pass(&p, &at, u, start));
+    }
+    return FV_OK;
+}
