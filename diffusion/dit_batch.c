@@ -82,3 +82,18 @@ void dit_batch_make(fv_ctx *ctx, const dit_config *c, const fv_dit_draw *d, cons
         else diffusion_row(abar, key, lo, x, i, b);
     }
 }
+
+void fv_dit_batch_variances(const fv_dit_batch *b, float *out)
+{
+    double abar[DIT_TIMESTEPS];
+    dit_alpha_bars(abar);
+    for (int i = 0; i < b->count; i++) {
+        const int t = b->time[i] > 0 ? b->time[i] < DIT_TIMESTEPS ? (int)b->time[i]
+                                                                  : DIT_TIMESTEPS - 1 : 0;
+        const double a = abar[t], before = t > 0 ? abar[t - 1] : 1.0, beta = 1.0 - a / before;
+        float *row = out + (size_t)i * FV_DIT_VARIANCES;
+        row[FV_DIT_LOG_BETA] = (float)log(beta);
+        row[FV_DIT_LOG_POSTERIOR] = (float)dit_log_posterior(abar, t);
+        row[FV_DIT_MEAN_BY_NOISE] = (float)(beta * sqrt(before) / (1.0 - a) * sqrt(1.0 / a - 1.0));
+    }
+}

@@ -442,10 +442,9 @@ static void truncate_pixels(const float *rgb, fv_image *img)
         }
 }
 
-static fv_status decode_latents(fv_ctx *ctx, const fv_dit *d, int count, const float *state,
-                                fv_image *images)
+static fv_status decode_latents(fv_ctx *ctx, fv_vae *vae, const dit_config *c, int count,
+                                const float *state, fv_image *images)
 {
-    const dit_config *c = &d->net.cfg;
     const int S = c->input_size, most = count < DECODE_GROUP ? count : DECODE_GROUP;
     const size_t n = (size_t)S * (size_t)S * (size_t)c->channels;
     const size_t pixels = (size_t)images->width * (size_t)images->height * 3;
@@ -453,7 +452,7 @@ static fv_status decode_latents(fv_ctx *ctx, const fv_dit *d, int count, const f
     fv_status s = rgb ? FV_OK : FV_ERR_OOM;
     for (int first = 0; first < count && s == FV_OK; first += most) {
         const int B = count - first < most ? count - first : most;
-        s = fv_vae_decode(ctx, d->vae, state + (size_t)first * n, B, S, S, rgb);
+        s = fv_vae_decode(ctx, vae, state + (size_t)first * n, B, S, S, rgb);
         for (int i = 0; i < B && s == FV_OK; i++)
             truncate_pixels(rgb + (size_t)i * pixels, &images[first + i]);
         if (s == FV_OK)
@@ -472,7 +471,7 @@ static fv_status decode_all(fv_ctx *ctx, const fv_dit *d, int count, const float
     fv_dit_get_info(d, &info);
     for (int i = 0; i < count; i++)
         FV_TRY(fv_image_create(ctx, &images[i], info.image_size, info.image_size, 3, 8));
-    if (d->vae) return decode_latents(ctx, d, count, state, images);
+    if (d->vae) return decode_latents(ctx, d->vae, c, count, state, images);
     for (int i = 0; i < count; i++)
         fv_image_from_float(&images[i], -1.0f, 1.0f, state + (size_t)i * n);
     return FV_OK;
@@ -513,27 +512,44 @@ fv_status fv_generate(fv_ctx *ctx, const fv_dit *d, const fv_generate_options *o
 
 /* ---- Training sheet -------------------------------------------------------------------------- */
 
-fv_status dit_sample_sheet(fv_ctx *ctx, const dit_net *net, fv_dtype precision, int columns,
-                           uint64_t seed, const char *path_stem)
+/* vae NULL: states are pictures. */
+static fv_status sheet_pictures(fv_ctx *ctx, const dit_config *c, fv_vae *vae, int count,
+                                const float *state, fv_image *img)
+{
+    const size_t n = (size_t)c->input_size * (size_t)c->input_size * (size_t)c->channels;
+    int side = c->input_size;
+    if (vae) {
+        fv_vae_info info;
+        fv_vae_get_info(vae, &info);
+        side *= info.factor;
+    }
+    for (int i = 0; i < count; i++) FV_TRY(fv_image_create(ctx, &img[i], side, side, 3, 8));
+    if (vae) return decode_latents(ctx, vae, c, count, state, img);
+    for (int i = 0; i < count; i++)
+        fv_image_from_float(&img[i], -1.0f, 1.0f, state + (size_t)i * n);
+    return FV_OK;
+}
+
+fv_status dit_sample_sheet(fv_ctx *ctx, const dit_net *net, fv_vae *vae, fv_dtype precision,
+                           int columns, uint64_t seed, const char *path_stem)
 {
     const dit_config *c = &net->cfg;
-    const int count = columns * c->classes;
+    const int shown = vae && c->classes > FV_DIT_SHEET_CLASSES ? FV_DIT_SHEET_CLASSES : c->classes;
+    const int count = columns * shown;
     const size_t n = (size_t)c->input_size * (size_t)c->input_size * (size_t)c->channels;
     fv_generate_options o = FV_GENERATE_OPTIONS_INIT;
-    if (c->family != DIT_F) return FV_OK; /* latents: no decoder at training time */
+    if (c->family != DIT_F && !vae) return FV_OK; /* latents that nothing decodes */
     int *classes = fv_calloc(ctx, (size_t)count, sizeof *classes);
     float *state = fv_calloc(ctx, (size_t)count * n, sizeof(float));
     fv_image *img = fv_calloc(ctx, (size_t)count, sizeof *img);
     fv_status s = classes && state && img ? FV_OK : FV_ERR_OOM;
-    for (int i = 0; i < count && s == FV_OK; i++) classes[i] = i / columns;
+    for (int i = 0; i < count && s == FV_OK; i++)
+        classes[i] = (int)((int64_t)(i / columns) * c->classes / shown);
     o.count = count;
     o.classes = classes;
     o.seed = seed;
     if (s == FV_OK) s = dit_generate_net(ctx, net, precision, &o, NULL, state, NULL);
-    for (int i = 0; i < count && s == FV_OK; i++) {
-        s = fv_image_create(ctx, &img[i], c->input_size, c->input_size, 3, 8);
-        if (s == FV_OK) fv_image_from_float(&img[i], -1.0f, 1.0f, state + (size_t)i * n);
-    }
+    if (s == FV_OK) s = sheet_pictures(ctx, c, vae, count, state, img);
     if (s == FV_OK) s = fv_trainer_sheet(ctx, img, count, columns, 2, path_stem);
     for (int i = 0; img && i < count; i++) fv_image_free(ctx, &img[i]);
     fv_free(ctx, img);

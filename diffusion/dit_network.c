@@ -150,7 +150,17 @@ void fv_dit_batch_make(fv_ctx *ctx, const fv_dit_net *n, const fv_dit_draw *d,
 fv_status fv_dit_net_sheet(fv_ctx *ctx, const fv_dit_net *n, fv_dtype precision, int columns,
                            uint64_t seed, const char *path_stem)
 {
-    return dit_sample_sheet(ctx, &n->net, precision, columns, seed, path_stem);
+    return dit_sample_sheet(ctx, &n->net, NULL, precision, columns, seed, path_stem);
+}
+
+fv_status fv_dit_net_latent_sheet(fv_ctx *ctx, const fv_dit_net *n, fv_vae *vae, fv_dtype precision,
+                                  int columns, uint64_t seed, const char *path_stem)
+{
+    fv_vae_info info = { 0 };
+    if (vae) fv_vae_get_info(vae, &info);
+    if (!info.can_decode || info.latent_channels != n->net.cfg.channels)
+        return fv_fail(ctx, FV_ERR_ARG, "sheet: no autoencoder that decodes the model's latents");
+    return dit_sample_sheet(ctx, &n->net, vae, precision, columns, seed, path_stem);
 }
 
 static fv_status write_all(fv_pack *p, const fv_dit_net *n, fv_dtype type, fv_meta *m,

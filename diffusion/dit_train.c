@@ -94,7 +94,7 @@ static fv_status sample(void *user, uint64_t step, const char *path_stem)
 {
     trainer *tr = user;
     (void)step;
-    return dit_sample_sheet(tr->ctx, &tr->net, tr->precision, tr->sample_columns, tr->seed,
+    return dit_sample_sheet(tr->ctx, &tr->net, NULL, tr->precision, tr->sample_columns, tr->seed,
                             path_stem);
 }
 

@@ -670,6 +670,12 @@ FV_API FV_NODISCARD fv_status fv_dit_net_bind(const fv_dit_net *n, fv_plan *plan
 FV_API FV_NODISCARD fv_status fv_dit_net_sheet(fv_ctx *ctx, const fv_dit_net *n,
                                                fv_dtype precision, int columns, uint64_t seed,
                                                const char *path_stem);
+/* The same of a latent model, by its autoencoder, whose plans are of this context: of at most
+ * FV_DIT_SHEET_CLASSES classes, evenly spread. */
+#define FV_DIT_SHEET_CLASSES 8
+FV_API FV_NODISCARD fv_status fv_dit_net_latent_sheet(fv_ctx *ctx, const fv_dit_net *n, fv_vae *vae,
+                                                      fv_dtype precision, int columns,
+                                                      uint64_t seed, const char *path_stem);
 /* The masters as a model file that fv_dit_open takes. meta: key, value pairs to add. parts: a model
  * whose autoencoder goes along, or NULL. */
 FV_API FV_NODISCARD fv_status fv_dit_net_export(fv_ctx *ctx, const fv_dit_net *n, fv_dtype type,
@@ -702,6 +708,11 @@ FV_API void fv_dit_batch_free(fv_ctx *ctx, fv_dit_batch *b);
 FV_API void fv_dit_batch_make(fv_ctx *ctx, const fv_dit_net *n, const fv_dit_draw *d,
                               const float *pictures, const int32_t *labels, uint64_t first,
                               fv_dit_batch *b);
+/* Of the rows of an official model's batch, out [count][FV_DIT_VARIANCES]: the log variances of one
+ * step back between which the network's range lies (the posterior's of timestep 0 is that of 1, as in
+ * the published code), and by how much the mean of that step falls as the noise rises. */
+enum { FV_DIT_LOG_BETA = 0, FV_DIT_LOG_POSTERIOR, FV_DIT_MEAN_BY_NOISE, FV_DIT_VARIANCES };
+FV_API void fv_dit_batch_variances(const fv_dit_batch *b, float *out);
 
 /* ---- Judging samples ------------------------------------------------------------------------- */
 

@@ -90,6 +90,8 @@ void dit_batch_make(fv_ctx *ctx, const dit_config *c, const fv_dit_draw *d, cons
 /* ---- sampler.c: schedules and updates (pure arithmetic on states) ---------------------------- */
 #define DIT_TIMESTEPS 1000 /* official models */
 void dit_alpha_bars(double abar[DIT_TIMESTEPS]);
+/* Log variance of the posterior of step i of a schedule a (products of 1 - beta). */
+double dit_log_posterior(const double *a, int i);
 
 /* A resolved sampler. All coefficients are float64, cast to f32 when used. One "evaluation" is one
  * network call; Heun has two a step except in the last step. */
@@ -387,8 +389,9 @@ bool dit_has_decoder(const fv_model *m); /* among the tensors of a whole model, 
 fv_status dit_generate_net(fv_ctx *ctx, const dit_net *net, fv_dtype precision,
                            const fv_generate_options *o, const float *noise, float *state,
                            fv_generate_stats *stats);
-/* Grid of samples, one class per row, to path_stem.png (training). */
-fv_status dit_sample_sheet(fv_ctx *ctx, const dit_net *net, fv_dtype precision, int columns,
-                           uint64_t seed, const char *path_stem);
+/* Grid of samples, one class per row, to path_stem.png (training). vae: of latent models, NULL for
+ * others. */
+fv_status dit_sample_sheet(fv_ctx *ctx, const dit_net *net, fv_vae *vae, fv_dtype precision,
+                           int columns, uint64_t seed, const char *path_stem);
 
 #endif

@@ -78,7 +78,7 @@ static void set_diffusion_time(dit_schedule *s, int e, int timestep)
 }
 
 /* Posterior log variance of step i; step 0 has variance 0 and borrows the value of step 1. */
-static double log_posterior(const double *a, int i)
+double dit_log_posterior(const double *a, int i)
 {
     if (i == 0) i = 1;
     const double beta = 1.0 - a[i] / a[i - 1];
@@ -98,7 +98,7 @@ static void ancestral_coefs(dit_schedule *s, const int *tau, const double *a)
             c[2] = beta * sqrt(prev) / (1.0 - a[i]);
             c[3] = (1.0 - prev) * sqrt(1.0 - beta) / (1.0 - a[i]);
             c[4] = log(beta);
-            c[5] = log_posterior(a, i);
+            c[5] = dit_log_posterior(a, i);
             c[6] = i > 0;
         } else {
             const double sigma =

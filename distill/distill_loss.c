@@ -69,6 +69,7 @@ fv_status distill_loss_read(fv_ctx *ctx, fv_recipe *r, distill_loss *l)
     l->l_diff = (float)fv_recipe_number(r, "l_diff", 1, 0, 1e6);
     l->l_kd = (float)fv_recipe_number(r, "l_kd", 1, 0, 1e6);
     l->l_feat = (float)fv_recipe_number(r, "l_feat", kind >= DISTILL_FEAT ? 0.01 : 0, 0, 1e6);
+    l->l_vb = (float)fv_recipe_number(r, "l_vb", 1, 0, 1e6);
     l->feat_sigmas = (float)fv_recipe_number(r, "feat_sigmas", 2, 0, 1000);
     FV_TRY(read_place(ctx, r, l));
     if (l->l_diff > 0 || (l->l_kd > 0 && kind != DISTILL_NONE) || l->l_feat > 0) return FV_OK;
@@ -101,6 +102,8 @@ double distill_terms(const distill_nets *n, const distill_loss *l, double term[D
     term[TERM_DIFF] = value(n, "diff");
     if (l->kind != DISTILL_NONE) term[TERM_KD] = value(n, "kd");
     if (n->stream) term[TERM_FEAT] = value(n, "feat");
+    if (n->has_vb) term[TERM_VB] = value(n, "vb");
+    if (n->has_vb && l->kind != DISTILL_NONE) term[TERM_VB_KD] = value(n, "vb_kd");
     if (l->kind == DISTILL_LIFT || l->kind == DISTILL_PLACE) {
         const float *parts = fv_plan_value(n->student_plan, "parts").data;
         term[TERM_COARSE] = parts[FV_PLACE_COARSE];

@@ -4,6 +4,9 @@
  *     student plan           z, t, y, rate, target, weight, those   student's plan reads
  *                            -> v, diff, kd, feat, loss
  *
+ * Official DiTs predict noise: what is called velocity here is theirs as it is, without z and rate,
+ * and the other half of their output, the range of variances, has losses of its own (distill_vb.c).
+ *
  * A student is a file, a pruned teacher (prune_*), or a network of other sizes with random weights
  * (student_*): the only one whose output begins at random, N(0, 0.02) and not 0, since an output
  * that does not vary has no slope for LIFT and PLACE to fit. */
@@ -87,8 +90,8 @@ static fv_status check_student(const distill_nets *n)
 {
     const fv_dit_sizes *t = &n->teacher_size, *s = &n->size;
     if (s->is_official == t->is_official && s->input_size == t->input_size &&
-        s->channels == t->channels && s->classes == t->classes && s->has_null == t->has_null &&
-        s->tokens == t->tokens)
+        s->channels == t->channels && s->out_channels == t->out_channels &&
+        s->classes == t->classes && s->has_null == t->has_null && s->tokens == t->tokens)
         return FV_OK;
     return fv_fail(n->ctx, FV_ERR_MODEL, "distill: student and teacher differ in family, size of "
                    "the picture, patches or classes");
@@ -99,10 +102,6 @@ fv_status distill_open_teacher(distill_nets *n, const fv_model *file)
     n->file = file;
     FV_TRY(fv_dit_net_open(n->ctx, &n->teacher, file));
     fv_dit_net_get_sizes(n->teacher, &n->teacher_size);
-    if (n->teacher_size.is_official)
-        return fv_fail(n->ctx, FV_ERR_UNSUPPORTED, "distill: %s is an official DiT, which is "
-                       "trained on latents, and data sets hold pictures: prune it only (fovea prune)",
-                       fv_dit_net_name(n->teacher));
     return fv_params_load(fv_dit_net_params(n->teacher), file, "");
 }
 
@@ -180,14 +179,26 @@ static fv_t velocity(const distill_nets *n, fv_tape *t, fv_t out, fv_t z, fv_t r
     return fv_binary_op(t, FV_MUL, d, rate);
 }
 
-static fv_t record_velocity(const distill_nets *n, fv_tape *t, const fv_dit_net *net, fv_t *out,
-                            fv_t *hidden)
+/* What networks make of the batch. out: against the target; v: against the other's. */
+typedef struct outcome { fv_t out, v, range; } outcome;
+
+static outcome record_outcome(const distill_nets *n, fv_tape *t, const fv_dit_net *net,
+                              fv_t *hidden)
 {
-    const int64_t B = n->batch.count;
+    const int64_t B = n->batch.count, C = n->teacher_size.channels;
     const fv_t z = state_input(n, t, "z"), time = fv_input(t, "t", FV_F32, 1, &B);
-    const fv_t y = fv_input(t, "y", FV_I32, 1, &B), rate = fv_input(t, "rate", FV_F32, 1, &B);
-    *out = fv_dit_net_forward(net, t, z, time, y, hidden);
-    return velocity(n, t, *out, z, rate);
+    const fv_t y = fv_input(t, "y", FV_I32, 1, &B);
+    outcome o = { .out = fv_dit_net_forward(net, t, z, time, y, hidden) };
+    if (!n->teacher_size.is_official) {
+        o.v = velocity(n, t, o.out, z, fv_input(t, "rate", FV_F32, 1, &B));
+        return o;
+    }
+    if (n->has_vb) {
+        o.range = fv_slice(t, o.out, C, C);
+        o.out = fv_slice(t, o.out, 0, C);
+    }
+    o.v = o.out;
+    return o;
 }
 
 static fv_status bind_batch(distill_nets *n, fv_plan *plan, const fv_dit_net *net)
@@ -196,7 +207,8 @@ static fv_status bind_batch(distill_nets *n, fv_plan *plan, const fv_dit_net *ne
     FV_TRY(fv_plan_bind(plan, "z", n->batch.z));
     FV_TRY(fv_plan_bind(plan, "t", n->batch.time));
     FV_TRY(fv_plan_bind(plan, "y", n->batch.label));
-    FV_TRY(fv_plan_bind(plan, "rate", n->batch.rate));
+    if (!n->teacher_size.is_official) FV_TRY(fv_plan_bind(plan, "rate", n->batch.rate));
+    if (n->has_vb) FV_TRY(fv_plan_bind(plan, "teacher_range", n->range));
     return fv_plan_bind(plan, "teacher", n->velocity);
 }
 
@@ -215,9 +227,10 @@ static fv_status bind_streams(distill_nets *n, fv_plan *plan)
 static fv_status build_teacher(distill_nets *n, fv_dtype precision, fv_t *hidden)
 {
     fv_tape *t;
-    fv_t out;
     FV_TRY(fv_tape_create(n->ctx, &t, fv_dit_net_params(n->teacher), FV_INFER, precision));
-    fv_output(t, "teacher", record_velocity(n, t, n->teacher, &out, hidden));
+    const outcome o = record_outcome(n, t, n->teacher, hidden);
+    fv_output(t, "teacher", o.v);
+    if (n->has_vb) fv_output(t, "teacher_range", o.range);
     for (int k = 0; n->stream && k < n->size.depth; k++) {
         char name[32];
         stream_name(name, sizeof name, k);
@@ -265,19 +278,41 @@ static void show(fv_tape *t, const char *name, fv_t term)
     fv_output(t, name, fv_affine(t, fv_detach(t, term), 1.0f, 0.0f));
 }
 
-static void record_losses(distill_nets *n, const distill_loss *l, fv_tape *t, fv_t out, fv_t v,
+/* Both, weighed: added to L_diff and to L_kd. */
+typedef struct bounds { fv_t vb, vb_kd; } bounds;
+
+static bounds record_bounds(const distill_nets *n, const distill_loss *l, fv_tape *t,
+                            const outcome *o, fv_t target, fv_t teacher)
+{
+    const distill_vb_input in = { o->out, o->range, target,
+                                  l->kind == DISTILL_NONE ? 0 : teacher,
+                                  state_input(n, t, "teacher_range") };
+    bounds b = { 0, 0 };
+    distill_record_vb(n, t, &in, &b.vb, &b.vb_kd);
+    show(t, "vb", b.vb);
+    b.vb = fv_affine(t, b.vb, l->l_vb, 0.0f);
+    if (!b.vb_kd) return b;
+    show(t, "vb_kd", b.vb_kd);
+    b.vb_kd = fv_affine(t, b.vb_kd, l->l_vb, 0.0f);
+    return b;
+}
+
+static void record_losses(distill_nets *n, const distill_loss *l, fv_tape *t, const outcome *o,
                           const fv_t *hidden)
 {
     const int64_t B = n->batch.count, one = 1;
-    const fv_t goal = state_input(n, t, "teacher");
-    const fv_t diff = fv_loss_mse(t, out, state_input(n, t, "target"),
-                                  fv_input(t, "weight", FV_F32, 1, &B));
+    const fv_t goal = state_input(n, t, "teacher"), target = state_input(n, t, "target");
+    bounds b = { 0, 0 };
+    fv_t diff = fv_loss_mse(t, o->out, target, fv_input(t, "weight", FV_F32, 1, &B));
     show(t, "diff", diff);
+    if (n->has_vb) b = record_bounds(n, l, t, o, target, goal);
+    if (b.vb) diff = fv_binary_op(t, FV_ADD, diff, b.vb);
     fv_t loss = fv_affine(t, diff, l->l_diff, 0.0f);
     if (l->kind != DISTILL_NONE) {
         const fv_tensor shape = fv_tape_tensor(t, goal);
-        const fv_t kd = record_kd(l, t, fv_reshape(t, v, 4, shape.dim), goal);
+        fv_t kd = record_kd(l, t, fv_reshape(t, o->v, 4, shape.dim), goal);
         show(t, "kd", kd);
+        if (b.vb_kd) kd = fv_binary_op(t, FV_ADD, kd, b.vb_kd);
         loss = fv_binary_op(t, FV_ADD, loss, fv_affine(t, kd, l->l_kd, 0.0f));
     }
     if (n->stream) {
@@ -293,16 +328,16 @@ static fv_status build_student(distill_nets *n, const distill_loss *l, fv_dtype 
                                fv_t *hidden)
 {
     fv_tape *t;
-    fv_t out;
     FV_TRY(fv_tape_create(n->ctx, &t, fv_dit_net_params(n->student), FV_TRAIN, precision));
-    const fv_t v = record_velocity(n, t, n->student, &out, hidden);
-    fv_output(t, "v", v);
-    record_losses(n, l, t, out, v, hidden);
+    const outcome o = record_outcome(n, t, n->student, hidden);
+    fv_output(t, "v", o.v);
+    record_losses(n, l, t, &o, hidden);
     FV_TRY(fv_plan_finish(n->ctx, &n->student_plan, &t, NULL));
     FV_TRY(bind_batch(n, n->student_plan, n->student));
     FV_TRY(bind_streams(n, n->student_plan));
     FV_TRY(fv_plan_bind(n->student_plan, "target", n->batch.target));
     FV_TRY(fv_plan_bind(n->student_plan, "weight", n->batch.weight));
+    if (n->has_vb) FV_TRY(distill_bind_vb(n));
     if (n->stream) FV_TRY(fv_plan_bind(n->student_plan, "l_feat", &n->l_feat));
     const bool is_place = l->kind == DISTILL_LIFT || l->kind == DISTILL_PLACE;
     if (!is_place || l->weight == WEIGHT_ADAPTIVE || l->weight == WEIGHT_CONST) return FV_OK;
@@ -316,6 +351,8 @@ static fv_status allocate(distill_nets *n, const distill_loss *l, int rows)
     FV_TRY(fv_dit_batch_create(n->ctx, &n->batch, n->teacher, rows));
     n->velocity = fv_calloc(n->ctx, (size_t)rows * (size_t)n->batch.values, sizeof(float));
     if (!n->velocity) return FV_ERR_OOM;
+    n->has_vb = n->teacher_size.out_channels == 2 * n->teacher_size.channels;
+    if (n->has_vb) FV_TRY(distill_make_vb(n));
     if (!(l->l_feat > 0)) return FV_OK;
     if (n->size.depth > n->teacher_size.depth)
         return fv_fail(n->ctx, FV_ERR_ARG, "distill: a student of %d blocks finds no pairs in a "
@@ -347,7 +384,10 @@ void distill_close(distill_nets *n)
     fv_dit_batch_free(n->ctx, &n->batch);
     for (int k = 0; n->stream && k < n->size.depth; k++) fv_free(n->ctx, n->stream[k]);
     fv_free(n->ctx, n->stream);
-    fv_free(n->ctx, n->velocity);
+    void *mem[] = { n->velocity, n->range, n->vb_rows, n->vb_edges, n->latent };
+    for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(n->ctx, mem[i]);
+    fv_vae_close(&n->vae);
+    fv_vae_close(&n->decoder);
     fv_free(n->ctx, n->map);
     fv_free(n->ctx, n->keep);
     fv_dit_net_close(&n->student);

@@ -14,7 +14,7 @@ typedef enum distill_weight {
 typedef struct distill_loss {
     distill_kind kind;
     distill_weight weight;
-    float l_diff, l_kd, l_feat, feat_sigmas;
+    float l_diff, l_kd, l_feat, l_vb, feat_sigmas;
     fv_place_options place; /* of LIFT and PLACE */
 } distill_loss;
 /* Number of the word among `names` that a recipe's key says; FV_ERR_UNKNOWN lists them. */
@@ -26,8 +26,10 @@ const char *distill_loss_name(const distill_loss *l);
 bool distill_needs_teacher(const distill_loss *l);
 
 /* Terms of a step, before their weights; NaN where the loss has none. */
-enum { TERM_DIFF, TERM_KD, TERM_FEAT, TERM_COARSE, TERM_FINE, TERM_W, TERM_M, DISTILL_TERMS };
+enum { TERM_DIFF, TERM_KD, TERM_FEAT, TERM_COARSE, TERM_FINE, TERM_W, TERM_M, TERM_VB, TERM_VB_KD,
+       DISTILL_TERMS };
 #define DISTILL_TERM_NAMES "diff,kd,feat,coarse,fine,w,m"
+#define DISTILL_VB_NAMES ",vb,vb_kd" /* only models with a learned range of variances have these */
 
 typedef struct distill_nets {
     fv_ctx *ctx;
@@ -45,6 +47,13 @@ typedef struct distill_nets {
     float *velocity;          /* the teacher's: what its plan writes and the student's reads */
     float **stream;           /* [size.depth], the same of residual streams; NULL: not used */
     float l_feat, w;          /* of this step */
+    bool has_vb;              /* official models with a learned range of variances; then:    */
+    float *range;             /* the teacher's, [B][values]                                  */
+    float *vb_rows, *vb_edges; /* distill_vb.c                                               */
+    fv_vae *vae, *decoder, *shows; /* latent models: makes latents; of the teacher's file; which
+                                 of them shows samples, NULL: none                          */
+    int picture_size;
+    float *latent;            /* [B][values] */
 } distill_nets;
 
 fv_status distill_open_teacher(distill_nets *n, const fv_model *file);
@@ -56,6 +65,24 @@ fv_status distill_open_student(distill_nets *n);
 fv_status distill_start(distill_nets *n, const distill_loss *l, uint64_t seed);
 fv_status distill_build(distill_nets *n, const distill_loss *l, int rows, fv_dtype precision);
 void distill_close(distill_nets *n);
+
+/* ---- distill_latent.c ------------------------------------------------------------------------ */
+/* The autoencoder of a latent teacher, from `file` or (NULL) its own. FV_ERR_MODEL: none encodes. */
+fv_status distill_open_vae(distill_nets *n, const fv_model *file, fv_dtype precision);
+/* *x: latents of the batch's pictures, or these themselves. */
+fv_status distill_encode(distill_nets *n, const float *pictures, const float **x);
+
+/* ---- distill_vb.c ---------------------------------------------------------------------------- */
+typedef struct distill_vb_input {
+    fv_t noise, range, target; /* the student's, and the noise that was added: all [B][values]     */
+    fv_t teacher, teacher_range; /* 0: no vb_kd                                                    */
+} distill_vb_input;
+void distill_record_vb(const distill_nets *n, fv_tape *t, const distill_vb_input *in, fv_t *vb,
+                       fv_t *vb_kd);
+fv_status distill_make_vb(distill_nets *n);
+fv_status distill_bind_vb(distill_nets *n);
+/* Of the present batch, made of x. */
+void distill_fill_vb(distill_nets *n, const float *x);
 
 /* What follows the progress, 0 to 1. */
 void distill_schedule(distill_nets *n, const distill_loss *l, double progress);

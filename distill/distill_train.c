@@ -8,6 +8,10 @@
  *             (k+1) Lt / Ls - 1, outliers left out; other widths through a linear map that only
  *             training has
  *
+ * Official DiTs predict noise and a range of variances: L_diff and L_kd are then of the noise, and
+ * each has a bound on the variances beside it (distill_vb.c). Their states are latents, which an
+ * autoencoder makes of the batch's pictures (distill_latent.c).
+ *
  * Teacher and student see one batch: the same states, times and rows without a label
  * (fv_dit_batch_make). The teacher is a plan of its own for sampling: no gradients, its weights
  * packed, and its outputs are the student's inputs, without a copy.
@@ -15,6 +19,7 @@
  * Keys beside the shared ones (train_recipe.c):
  *     loss = place       none | out | feat | lift | place; feat is out with l_feat
  *     l_diff l_kd = 1    l_feat = 0.01 (none, out: 0)    feat_sigmas = 2 (0: all values)
+ *     l_vb = 1           of the bounds beside L_diff and L_kd, where models predict variances
  *     group = 16         elements of PLACE's groups      lift = channel | sample
  *     coarse = l1 | l2   eps = 1e-6   guards = yes; or, without these,
  *     reference = none   pixel | stable-diffusion | dit: as the authors' code has it
@@ -32,6 +37,7 @@
 #include "distill_net.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define BINS 10
@@ -57,12 +63,16 @@ typedef struct trainer {
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
-static void make_batch(trainer *tr, const fv_batch *b, uint64_t first, bool drop)
+static fv_status make_batch(trainer *tr, const fv_batch *b, uint64_t first, bool drop)
 {
     fv_dit_draw d = tr->draw;
+    const float *x;
     if (!drop) d.label_drop = 0;
     for (int i = 0; i < tr->rows; i++) tr->label[i] = tr->class_of[b->labels[i]];
-    fv_dit_batch_make(tr->ctx, tr->nets.teacher, &d, b->images, tr->label, first, &tr->nets.batch);
+    FV_TRY(distill_encode(&tr->nets, b->images, &x));
+    fv_dit_batch_make(tr->ctx, tr->nets.teacher, &d, x, tr->label, first, &tr->nets.batch);
+    if (tr->nets.has_vb) distill_fill_vb(&tr->nets, x);
+    return FV_OK;
 }
 
 /* Means over the ranks, of what is a number; term NULL: nothing is. All ranks must get here. */
@@ -85,7 +95,7 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
     double term[DISTILL_TERMS];
     fv_batch b;
     FV_TRY(fv_dataset_batch(tr->data, number, tr->rows, &b));
-    make_batch(tr, &b, number * (uint64_t)tr->rows, true);
+    FV_TRY(make_batch(tr, &b, number * (uint64_t)tr->rows, true));
     distill_schedule(&tr->nets, &tr->loss, (double)step / (double)tr->steps);
     const fv_status s = distill_forward(&tr->nets, distill_needs_teacher(&tr->loss));
     if (s == FV_ERR_NUMERIC) { /* the loop skips the step, and stops after ten in a row */
@@ -101,7 +111,7 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
 static void row_values(void *user, double *values)
 {
     trainer *tr = user;
-    for (int k = 0; k < DISTILL_TERMS; k++) {
+    for (int k = 0; k < (tr->nets.has_vb ? DISTILL_TERMS : TERM_VB); k++) {
         values[k] = tr->summed ? tr->sum[k] / (double)tr->summed : NAN;
         tr->sum[k] = 0;
     }
@@ -115,16 +125,20 @@ typedef struct held_out {
     int64_t rows, in_bin[BINS];
 } held_out;
 
-/* Mean squared errors of the batch's velocities: of both, and from each other. */
+/* Mean squared errors of the batch's velocities (official models: noises): of both, and from each
+ * other. */
 static void add_batch(const distill_nets *n, held_out *h)
 {
     const fv_dit_batch *b = &n->batch;
+    const bool is_noise = n->teacher_size.is_official;
+    const float most = is_noise ? 1000.0f : 1.0f; /* of times */
     const float *student = fv_plan_value(n->student_plan, "v").data, *teacher = n->velocity;
     for (int i = 0; i < b->count; i++) {
-        const int bin = b->time[i] < 1 ? (int)(b->time[i] * BINS) : BINS - 1;
+        const int bin = b->time[i] < most ? (int)(b->time[i] / most * BINS) : BINS - 1;
         double s = 0, t = 0, apart = 0;
         for (int64_t k = i * b->values; k < (i + 1) * b->values; k++) {
-            const double v = (double)(b->target[k] - b->z[k]) * b->rate[i];
+            const double v = is_noise ? (double)b->target[k]
+                                      : (double)(b->target[k] - b->z[k]) * b->rate[i];
             s += (student[k] - v) * (student[k] - v);
             t += (teacher[k] - v) * (teacher[k] - v);
             apart += ((double)student[k] - teacher[k]) * ((double)student[k] - teacher[k]);
@@ -142,8 +156,8 @@ static fv_status report_held(trainer *tr, const held_out *h, uint64_t step)
 {
     fv_text t;
     fv_text_init(&t, tr->ctx);
-    fv_text_printf(&t, "velocity of the student %.4g, of the teacher %.4g, apart %.4g; by time",
-                   tr->held_student, tr->held_teacher, tr->distance);
+    fv_text_printf(&t, "%s of the student %.4g, of the teacher %.4g, apart %.4g; by time",
+                   tr->nets.teacher_size.is_official ? "noise" : "velocity", tr->held_student, tr->held_teacher, tr->distance);
     for (int k = 0; k < BINS; k++) {
         if (h->in_bin[k]) fv_text_printf(&t, " %.3g", h->by_time[k] / (double)h->in_bin[k]);
         else fv_text_printf(&t, " -");
@@ -162,7 +176,7 @@ static fv_status evaluate(void *user, uint64_t step, double *metric)
     for (int k = 0; k < tr->eval_batches; k++) {
         fv_batch b;
         FV_TRY(fv_dataset_batch(tr->held, (uint64_t)k, tr->rows, &b));
-        make_batch(tr, &b, (1ull << 40) + (uint64_t)k * (uint64_t)tr->rows, false);
+        FV_TRY(make_batch(tr, &b, (1ull << 40) + (uint64_t)k * (uint64_t)tr->rows, false));
         FV_TRY(distill_forward(&tr->nets, true));
         add_batch(&tr->nets, &h);
     }
@@ -178,6 +192,9 @@ static fv_status sample(void *user, uint64_t step, const char *path_stem)
 {
     trainer *tr = user;
     (void)step;
+    if (tr->nets.shows)
+        return fv_dit_net_latent_sheet(tr->ctx, tr->nets.student, tr->nets.shows, tr->precision,
+                                       tr->sample_columns, tr->seed, path_stem);
     return fv_dit_net_sheet(tr->ctx, tr->nets.student, tr->precision, tr->sample_columns, tr->seed,
                             path_stem);
 }
@@ -253,7 +270,30 @@ static fv_status inherit_data(trainer *tr, fv_recipe *r)
     return s;
 }
 
-/* The teacher's number of each class of the data, by name; without names in its file by order. */
+/* Is the class a number of one of the teacher's? */
+static bool is_class_number(const char *name, int know, int *number)
+{
+    if (!*name || strlen(name) > 6 || name[strspn(name, "0123456789")]) return false;
+    *number = atoi(name);
+    return *number < know;
+}
+
+/* Without names in the teacher's file: if all classes of the data are numbers, those; else in their
+ * order, of which there must be as many. */
+static fv_status map_by_number(trainer *tr, int have, int know)
+{
+    int k = 0;
+    while (k < have && is_class_number(fv_dataset_class_name(tr->data, k), know, &tr->class_of[k]))
+        k++;
+    if (k == have) return FV_OK;
+    for (int i = 0; i < have; i++) tr->class_of[i] = i;
+    if (have == know) return FV_OK;
+    return fv_fail(tr->ctx, FV_ERR_MODEL, "distill: the data has %d classes, the teacher %d, and its "
+                   "file does not name them: rename the data's to numbers of the teacher's with the "
+                   "recipe's key classes, such as dog:207", have, know);
+}
+
+/* The teacher's number of each class of the data, by name. */
 static fv_status map_classes(trainer *tr)
 {
     const int have = fv_dataset_classes(tr->data), know = tr->nets.teacher_size.classes;
@@ -262,13 +302,11 @@ static fv_status map_classes(trainer *tr)
     fv_status s = FV_OK;
     tr->class_of = fv_calloc(tr->ctx, (size_t)have, sizeof *tr->class_of);
     if (!tr->class_of) s = FV_ERR_OOM;
-    if (s == FV_OK && !name && have != know)
-        s = fv_fail(tr->ctx, FV_ERR_MODEL, "distill: the data has %d classes, the teacher %d, and "
-                    "its file does not name them", have, know);
-    for (int i = 0; i < have && s == FV_OK; i++) {
+    if (s == FV_OK && !name) s = map_by_number(tr, have, know);
+    for (int i = 0; name && i < have && s == FV_OK; i++) {
         const char *want = fv_dataset_class_name(tr->data, i);
-        int k = name ? 0 : i;
-        while (name && k < know && strcmp(name[k], want) != 0) k++;
+        int k = 0;
+        while (k < know && strcmp(name[k], want) != 0) k++;
         tr->class_of[i] = k;
         if (k == know)
             s = fv_fail(tr->ctx, FV_ERR_MODEL, "distill: the teacher does not know the class %.60s "
@@ -281,7 +319,7 @@ static fv_status map_classes(trainer *tr)
 
 static fv_status open_data(trainer *tr, fv_recipe *r, const char *data_dir)
 {
-    const int side = tr->nets.teacher_size.input_size;
+    const int side = tr->nets.vae ? tr->nets.picture_size : tr->nets.teacher_size.input_size;
     const bool hold_out = tr->eval_batches > 0 || fv_recipe_bool(r, "split", 1);
     if (tr->eval_batches > 0)
         FV_TRY(fv_dataset_from_recipe(tr->ctx, &tr->held, r, data_dir, side, FV_SPLIT_HELDOUT));
@@ -301,9 +339,9 @@ static fv_status open_data(trainer *tr, fv_recipe *r, const char *data_dir)
 /* A resume with another teacher or student must be refused: it compares the recipe's text. */
 static fv_status name_models(trainer *tr, fv_recipe *r)
 {
-    const fv_model *const model[] = { tr->o->teacher, tr->o->student };
-    static const char *const key[] = { "teacher", "student" };
-    for (int k = 0; k < 2; k++) {
+    const fv_model *const model[] = { tr->o->teacher, tr->o->student, tr->o->vae };
+    static const char *const key[] = { "teacher", "student", "vae" };
+    for (int k = 0; k < 3; k++) {
         uint8_t hash[32];
         char hex[65];
         if (!model[k] && fv_recipe_string(r, key[k], NULL))
@@ -315,7 +353,7 @@ static fv_status name_models(trainer *tr, fv_recipe *r)
         hex[16] = 0;
         FV_TRY(set_key(tr->ctx, r, key[k], hex));
     }
-    for (int k = 0; k < 2; k++) (void)fv_recipe_string(r, key[k], NULL);
+    for (int k = 0; k < 3; k++) (void)fv_recipe_string(r, key[k], NULL);
     return FV_OK;
 }
 
@@ -357,6 +395,7 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     FV_TRY(distill_loss_read(tr->ctx, r, &tr->loss));
     FV_TRY(fv_trainer_types(tr->ctx, r, "bf16", &tr->precision, &tr->export_type));
     FV_TRY(distill_read_student(&tr->nets, tr->o->student, r, tr->seed));
+    FV_TRY(distill_open_vae(&tr->nets, tr->o->vae, tr->precision));
     FV_TRY(open_data(tr, r, o->data_dir));
     (void)fv_recipe_int(r, "eval_every", 250, 0, 1000000000); /* known also where it has no effect */
     const fv_trainer_size size = { tr->rows, tr->accumulate, tr->eval_batches > 0, tr->seed };
@@ -369,8 +408,8 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     FV_TRY(fv_trainer_opt(tr->ctx, &tr->opt, fv_dit_net_params(tr->nets.student), r));
     FV_TRY(distill_build(&tr->nets, &tr->loss, tr->rows, tr->precision));
     tr->recipe_text = fv_recipe_text(r);
-    t->extra_names = DISTILL_TERM_NAMES;
-    t->extras = DISTILL_TERMS;
+    t->extra_names = tr->nets.has_vb ? DISTILL_TERM_NAMES DISTILL_VB_NAMES : DISTILL_TERM_NAMES;
+    t->extras = tr->nets.has_vb ? DISTILL_TERMS : TERM_VB;
     t->extra = row_values;
     *run = (fv_trainer_run){ tr->recipe_text, fv_dit_net_params(tr->nets.student), tr->opt,
                              tr->nets.student_plan,

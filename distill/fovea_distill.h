@@ -87,10 +87,12 @@ FV_API FV_NODISCARD fv_status fv_prune_write(fv_ctx *ctx, const fv_prune *p,
 
 typedef struct fv_distill_options {
     size_t struct_size;
-    const fv_model *teacher; /* needed: an F model                                               */
+    const fv_model *teacher; /* needed                                                         */
     const fv_model *student; /* where to start from; NULL = as the recipe says: a pruned teacher
                                 (prune_*), or random weights of other sizes (student_*)          */
     fv_trainer_options trainer; /* as of the other trainers; init and start_step are not taken */
+    const fv_model *vae;     /* of an official DiT: the autoencoder that makes latents of the pictures;
+                                NULL = that in the teacher's file, if it encodes               */
 } fv_distill_options;
 #define FV_DISTILL_OPTIONS_INIT                                                                    \
     { .struct_size = sizeof(fv_distill_options), .trainer = FV_TRAINER_OPTIONS_INIT }
@@ -98,8 +100,8 @@ typedef struct fv_distill_options {
 /* `fovea distill`: trains a student on pictures, and on what the frozen teacher makes of the same
  * states. distill/distill_train.c lists the recipe's keys; without `data` those of the recipe in
  * the teacher's file are taken over. The metric is the held-out error of the velocity, as of
- * fv_dit_train. Resumes exactly, with the same teacher only. Models must stay open during the call.
- * FV_ERR_UNSUPPORTED: the teacher is an official DiT, which is trained on latents. */
+ * fv_dit_train, of official DiTs that of the noise. Resumes exactly, with the same models only. They
+ * must stay open during the call. FV_ERR_MODEL: a latent teacher without an autoencoder that encodes. */
 FV_API FV_NODISCARD fv_status fv_distill_train(fv_ctx *ctx, fv_recipe *recipe,
                                                const fv_distill_options *o,
                                                fv_train_result *result);

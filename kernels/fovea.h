@@ -1015,7 +1015,7 @@ typedef struct fv_train_options {
      * the batch, whatever the number of ranks, which must divide it. accumulate is a multiple. */
     int slices;
 } fv_train_options;
-#define FV_TRAIN_EXTRAS 8
+#define FV_TRAIN_EXTRAS 12
 #define FV_TRAIN_OPTIONS_INIT { .struct_size = sizeof(fv_train_options) }
 typedef struct fv_train_result {
     uint64_t step;

@@ -127,6 +127,31 @@ refuse so_does_set 3 "own.safetensors" named own.safetensors start.safetensors x
 expect an_option_replaces_what_the_recipe_names 0 named text.safetensors two.safetensors \
     n4.safetensors --teacher teacher.safetensors
 
+# ---- an official DiT, on latents ----
+"$FOVEA" new DiT-S/8 --classes 3 -o noise.safetensors > /dev/null 2>&1
+expect official_with_a_decoder 0 "$FOVEA" convert noise.safetensors -o official.safetensors \
+    --vae "$tests/parity/taesd_decoder_small.safetensors"
+latent() { # student, more options
+    out=$1
+    shift
+    distill "$out" --teacher official.safetensors --set sample_every=0 -q "$@"
+}
+encoder=$tests/parity/taesd_encoder_small.safetensors
+was=$classes
+classes="classes=$(basename "$1"):2,$(basename "$2"):0"
+expect official_is_pruned 0 "$FOVEA" prune official.safetensors --blocks 2 -o cut.safetensors
+expect official_student_of_a_file 0 latent l1.safetensors --student cut.safetensors --vae "$encoder"
+expect official_student 0 latent l2.safetensors --student-blocks 2 --vae "$encoder"
+expect official_student_draws 0 "$GEN" --model l2.safetensors --steps 2 -o l2.png
+is_png l2.png; ok $? official_student_draws_a_picture
+head -n 1 l2-run/metrics.csv | grep -q 'm,vb,vb_kd$'; ok $? official_logs_the_bounds
+refuse official_needs_an_encoder 3 "no encoder" latent x.safetensors --student-blocks 2
+refuse official_refuses_other_files_as_encoder 3 "AutoencoderKL" latent x.safetensors \
+    --student-blocks 2 --vae two.safetensors
+refuse only_official_takes_a_vae 2 "takes no vae" distill x.safetensors --student-blocks 2 \
+    --vae "$encoder"
+classes=$was
+
 refuse train_names_the_verb_of_such_recipes 3 "use fovea distill" "$FOVEA" train \
     "$tests"/../distill/recipes/f64c_tiny.recipe -o x-run
 refuse distill_needs_data 2 "give data" "$FOVEA" distill --teacher teacher.safetensors \

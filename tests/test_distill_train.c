@@ -380,7 +380,9 @@ static void bad_recipes_are_refused(void)
     fv_recipe *r;
     fv_trainer_options o = FV_TRAINER_OPTIONS_INIT;
     OK(ctx, fv_recipe_parse(ctx, &r, PRUNED, sizeof PRUNED - 1));
-    CHECK(with_teacher(ctx, r, &o, NULL) == FV_ERR_UNSUPPORTED); /* before data is asked for */
+    CHECK(with_teacher(ctx, r, &o, NULL) == FV_ERR_ARG); /* data is asked for first */
+    OK(ctx, fv_recipe_set(r, "data=two.tar"));
+    CHECK(with_teacher(ctx, r, &o, NULL) == FV_ERR_MODEL);
     CHECK(strstr(fv_ctx_error(ctx), "latents"));
     fv_recipe_close(&r);
     fv_model_close(&teacher);

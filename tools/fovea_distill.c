@@ -175,7 +175,7 @@ int fovea_prune(int argc, char **argv)
 typedef struct distill_args {
     cli_common common;
     cli_list set;
-    const char *out, *run, *teacher, *student, *prune, *loss, *data, *data_dir;
+    const char *out, *run, *teacher, *student, *vae, *prune, *loss, *data, *data_dir;
     int blocks, slices;
     bool resume;
 } distill_args;
@@ -203,9 +203,9 @@ static fv_status set_key(fv_recipe *r, const char *key, const char *value)
 /* Models that the recipe itself names: in its folder, or else relative to the working directory. */
 static fv_status set_models(fv_recipe *r, const char *folder)
 {
-    static const char *const keys[] = {"teacher", "student"};
+    static const char *const keys[] = {"teacher", "student", "vae"};
     fv_status s = FV_OK;
-    for (int k = 0; k < 2 && s == FV_OK; k++) {
+    for (int k = 0; k < 3 && s == FV_OK; k++) {
         const char *name = fv_recipe_string(r, keys[k], NULL);
         if (!name || name[0] == '/') continue;
         char *path = cli_format("%s/%s", folder, name);
@@ -239,6 +239,7 @@ static fv_status set_all(fv_recipe *r, const distill_args *a, const char *folder
     if (s == FV_OK) s = set_key(r, "data", a->data);
     if (s == FV_OK) s = set_key(r, "teacher", a->teacher);
     if (s == FV_OK) s = set_key(r, "student", a->student);
+    if (s == FV_OK) s = set_key(r, "vae", a->vae);
     if (s == FV_OK && a->blocks) s = set_key(r, "prune_blocks", blocks);
     if (s == FV_OK && a->prune) s = set_prune(r, a->prune);
     for (int i = 0; i < a->set.count && s == FV_OK; i++) s = fv_recipe_set(r, a->set.item[i]);
@@ -251,19 +252,22 @@ static int run_distill(fv_ctx *ctx, fv_recipe *r, const distill_args *a, const c
 {
     fv_distill_options o = FV_DISTILL_OPTIONS_INIT;
     fv_train_result result = {0};
-    fv_model *teacher = NULL, *student = NULL;
-    const char *teacher_path = fv_recipe_string(r, "teacher", NULL);
-    const char *student_path = fv_recipe_string(r, "student", NULL), *file = teacher_path;
+    fv_model *teacher = NULL, *student = NULL, *vae = NULL;
+    const char *teacher_path = fv_recipe_string(r, "teacher", NULL), *file = teacher_path;
+    const char *student_path = fv_recipe_string(r, "student", NULL);
+    const char *vae_path = fv_recipe_string(r, "vae", NULL);
     int code = CLI_OK;
     if (!teacher_path)
         return cli_fail(CLI_USAGE, "distill: --teacher FILE is missing, and %s names none", recipe);
     fv_status s = fv_model_open(ctx, &teacher, teacher_path, NULL);
     if (s == FV_OK && student_path) s = fv_model_open(ctx, &student, file = student_path, NULL);
+    if (s == FV_OK && vae_path) s = fv_model_open(ctx, &vae, file = vae_path, NULL);
     if (s != FV_OK) {
         code = cli_report(ctx, s, file);
     } else {
         o.teacher = teacher;
         o.student = student;
+        o.vae = vae;
         o.trainer.data_dir = data_dir;
         o.trainer.out_dir = run;
         o.trainer.export_path = a->out;
@@ -275,6 +279,7 @@ static int run_distill(fv_ctx *ctx, fv_recipe *r, const distill_args *a, const c
     }
     if (s == FV_OK && fovea_ranks_first())
         fovea_print_trained(ctx, a->common.json, run, a->out, &result);
+    fv_model_close(&vae);
     fv_model_close(&student);
     fv_model_close(&teacher);
     return code;
@@ -318,6 +323,8 @@ int fovea_distill(int argc, char **argv)
          MAX_BLOCKS},
         {0, "prune", "WORDS", "student: such as 'blocks=4 width=0.5'", CLI_STRING, &a.prune, 0, 0},
         {0, "student", "FILE", "student: this model", CLI_STRING, &a.student, 0, 0},
+        {0, "vae", "FILE", "of an official DiT: autoencoder with its encoder", CLI_STRING, &a.vae, 0,
+         0},
         {0, "loss", "none|out|feat|lift|place", "how it learns (default place)", CLI_CHOICE,
          &a.loss, 0, 0},
         {0, "data", "LIST", "archives or folders of pictures (default: the teacher's)", CLI_STRING,

@@ -37,7 +37,7 @@ _fovea()
     convert) words="-o --vae --tokenizer --draft --base --context --prune --grid --weights --type -f $common" ;;
     new) words="-o --seed --classes -f --threads $common" ;;
     prune) words="-o --blocks --method --keep --width --importance --samples --steps --seed --type -f --threads --json $common" ;;
-    distill) words="-o --teacher --student-blocks --prune --student --loss --data --data-dir --run --resume
+    distill) words="-o --teacher --student-blocks --prune --student --vae --loss --data --data-dir --run --resume
             --set --slices -f --threads --device --json $common" ;;
     bench)
         words="--preset --rows --with-conditioning --batch --steps --seconds $machine --json $common"
