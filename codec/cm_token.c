@@ -393,6 +393,7 @@ static void tell_prior(vz_token *t, int matches)
     t->slept++;
     t->is_asleep = longest >= SLEEPS_FROM;
     if (t->is_asleep) return;
+    if (t->slept > 4 && t->prior.skip) t->prior.skip(t->prior.user, t->slept - 4);
     for (uint32_t n = t->slept < 4 ? t->slept : 4; n > 0; n--)
         t->prior.piece(t->prior.user, t->last[n - 1]);
     t->slept = 0;
@@ -457,6 +458,7 @@ static fv_status encode_segment(vz_token *t, vz_encoder *e, const uint8_t *data,
     while (size > 0 && s == FV_OK) {
         const size_t n = size < NN_VOCAB_WINDOW ? size : NN_VOCAB_WINDOW;
         nn_vocab_cut(t->vocab, data, n, take);
+        if (t->prior.ahead) t->prior.ahead(t->prior.user, take, n);
         for (size_t at = 0; at < n; at += (size_t)nn_vocab_length(t->vocab, take[at])) {
             t->bits->encode[t->strength](t, e, take[at]);
             end_piece(t, take[at]);
@@ -498,7 +500,7 @@ static fv_status replay(vz_token *t, const vz_token_model *model)
         const vz_cm_prime *p = &model->text[i];
         const uint64_t unread = left > model->prior_reads ? left - model->prior_reads : 0;
         const size_t first = unread < p->size ? (size_t)unread : p->size;
-        t->prior = (vz_token_prior){NULL, NULL, NULL};
+        t->prior = (vz_token_prior){NULL, NULL, NULL, NULL, NULL};
         if (first > 0) FV_TRY(encode_segment(t, NULL, p->data, first));
         t->prior = model->prior;
         if (first < p->size) FV_TRY(encode_segment(t, NULL, p->data + first, p->size - first));

@@ -38,11 +38,15 @@ void vz_tree_close(vz_tree *t); /* zeroed is closed */
 /* ---- Coder ----------------------------------------------------------------------------------- */
 
 /* A network that knows the pieces so far. logits: the inputs of the next decision, which lies
- * between the pieces split - 1 and split, each in +-VZ_LOGIT_MAX. NULL functions: inputs are 0. */
+ * between the pieces split - 1 and split, each in +-VZ_LOGIT_MAX. NULL functions: inputs are 0.
+ * An encoder says beforehand what comes (ahead, may be NULL): the pieces of n bytes, take as of
+ * nn_vocab_cut; each of them is told later with piece, or was among `n` that skip counts. */
 typedef struct vz_token_prior {
     void *user;
     void (*logits)(void *user, uint32_t split, int16_t out[VZ_CM_EXTRA]);
     void (*piece)(void *user, uint32_t id);
+    void (*ahead)(void *user, const uint16_t *take, size_t n);
+    void (*skip)(void *user, uint32_t n);
 } vz_token_prior;
 
 typedef struct vz_token_model {
@@ -57,7 +61,9 @@ typedef struct vz_token_model {
  * the state after the model's first text, or where texts are learnt (primes), which the network reads
  * too, with zeros: that is 0.2 % smaller than the state and then the text [88 files, 1 to 100 KB]. */
 typedef struct vz_token_net vz_token_net;
-fv_status vz_token_net_open(fv_ctx *ctx, vz_token_net **out, const vz_model *m, uint32_t primes);
+fv_status vz_token_net_open(fv_ctx *ctx, vz_token_net **out, const vz_prior *p);
+/* What coding gave, or a failure of the device that the network runs on. NULL: no network. */
+fv_status vz_token_net_check(fv_ctx *ctx, const vz_token_net *n, fv_status s);
 void vz_token_net_close(fv_ctx *ctx, vz_token_net **n);
 vz_token_prior vz_token_net_prior(vz_token_net *n);
 uint64_t vz_token_net_memory(const vz_model *m);

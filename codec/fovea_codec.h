@@ -13,6 +13,9 @@
  *     fv_vzip_compress(ctx, text, bytes, NULL, &vz, &n);               memory to memory
  *     fv_vzip_decompress(ctx, vz, n, 1 << 20, NULL, &back, &size);     at most 1 MiB comes out
  *
+ * With a context of CUDA streams (section 3) and calls in memory run the network there, the rest on the
+ * CPU; bytes are the same. The device is busy with that call alone.
+ *
  * Rules of fovea.h hold: every failure is a status and one sentence in fv_ctx_error; a context is
  * used by one thread at a time, different contexts are independent. Callbacks are called on the
  * thread that made the call, never two at a time. */

@@ -118,6 +118,7 @@ typedef struct vz_model vz_model; /* trained prior: priming bytes, vocabulary, n
 typedef struct vz_prior {
     const vz_model *model;
     uint32_t primes, allowed;
+    struct vz_lanes *lanes; /* where the network runs (vz_lanes.h); NULL: here */
 } vz_prior;
 
 typedef struct vz_cm_options {

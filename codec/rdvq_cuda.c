@@ -8,6 +8,7 @@
 #include "rdvq_cuda.h"
 
 #include "cuda_ops.h"
+#include "device_fill.h"
 
 #define ROWS 2048     /* at a time, unless one window has more */
 #define HEAD_ROWS 512 /* rows of logits at a time */
@@ -45,30 +46,6 @@ struct rdvq_device {
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
-typedef struct filler {
-    fv_ctx *ctx;
-    uint8_t *base; /* of the device; NULL: only count */
-    size_t used;
-    void *room;    /* of the host, for a matrix in the order of the device */
-    size_t most;   /* bytes of the largest matrix */
-    fv_status status;
-} filler;
-
-static void *take(filler *f, size_t bytes)
-{
-    void *at = f->base ? f->base + f->used : NULL;
-    f->used += (bytes + 255) & ~(size_t)255;
-    return at;
-}
-
-static void *put(filler *f, const void *host, size_t bytes)
-{
-    void *at = take(f, bytes);
-    if (at && f->status == FV_OK)
-        f->status = fv_dev_copy(f->ctx, at, host, bytes, FV_COPY_TO_DEVICE);
-    return at;
-}
-
 /* Row after row, in the width of the file. */
 static void unpack(const rdvq_matrix *m, int columns, void *out)
 {
@@ -82,7 +59,7 @@ static void unpack(const rdvq_matrix *m, int columns, void *out)
         }
 }
 
-static void put_matrix(filler *f, near_matrix *n, const rdvq_matrix *m)
+static void put_matrix(device_fill *f, near_matrix *n, const rdvq_matrix *m)
 {
     n->from = m;
     n->columns = (m->columns + 3) & ~3;
@@ -90,12 +67,12 @@ static void put_matrix(filler *f, near_matrix *n, const rdvq_matrix *m)
         (size_t)m->rows * (size_t)n->columns * (m->bits == 8 ? 1 : 2);
     if (bytes > f->most) f->most = bytes;
     if (f->base) unpack(m, n->columns, f->room);
-    n->w = put(f, f->room, bytes);
-    n->mul = put(f, m->mul, (size_t)m->rows * sizeof *m->mul);
+    n->w = device_put(f, f->room, bytes);
+    n->mul = device_put(f, m->mul, (size_t)m->rows * sizeof *m->mul);
 }
 
 /* Places in coding order and pairs by position, as the kernels read them. */
-static void put_places(filler *f, rdvq_device *d)
+static void put_places(device_fill *f, rdvq_device *d)
 {
     const rdvq_slices *s = &d->m->slices;
     const size_t T = (size_t)s->tokens, bytes = T * sizeof(int32_t);
@@ -104,10 +81,10 @@ static void put_places(filler *f, rdvq_device *d)
         list[i] = s->list[i];
         pair[i] = s->pair[i];
     }
-    d->list = put(f, list, bytes);
-    d->pair = put(f, pair, bytes);
-    d->from = put(f, d->m->from, bytes * RDVQ_TAPS);
-    d->tap = put(f, d->m->tap, bytes * RDVQ_TAPS);
+    d->list = device_put(f, list, bytes);
+    d->pair = device_put(f, pair, bytes);
+    d->from = device_put(f, d->m->from, bytes * RDVQ_TAPS);
+    d->tap = device_put(f, d->m->tap, bytes * RDVQ_TAPS);
 }
 
 static int most_columns(const rdvq_int *m)
@@ -118,18 +95,19 @@ static int most_columns(const rdvq_int *m)
     return wide > in ? wide : in;
 }
 
-static void fill(filler *f, rdvq_device *d)
+static void fill(device_fill *f, void *user)
 {
+    rdvq_device *d = user;
     const rdvq_int *m = d->m;
     const rdvq_config *c = &m->cfg;
     const size_t T = (size_t)m->slices.tokens, R = (size_t)d->rows, W = (size_t)d->max_windows;
     const size_t width = (size_t)c->width, most = (size_t)most_columns(m);
     const size_t K = (size_t)c->codes, logits = HEAD_ROWS * K;
-    d->codes = put(f, m->codes, K * (size_t)c->code_width * sizeof *m->codes);
-    d->turn = put(f, m->turn, T * 2 * (size_t)m->head * sizeof *m->turn);
-    d->bias = put(f, m->bias, (size_t)m->slices.slices * width * sizeof *m->bias);
-    d->root = put(f, nn_int_root_table, sizeof nn_int_root_table);
-    d->sigmoid = put(f, nn_int_sigmoid_table, sizeof nn_int_sigmoid_table);
+    d->codes = device_put(f, m->codes, K * (size_t)c->code_width * sizeof *m->codes);
+    d->turn = device_put(f, m->turn, T * 2 * (size_t)m->head * sizeof *m->turn);
+    d->bias = device_put(f, m->bias, (size_t)m->slices.slices * width * sizeof *m->bias);
+    d->root = device_put(f, nn_int_root_table, sizeof nn_int_root_table);
+    d->sigmoid = device_put(f, nn_int_sigmoid_table, sizeof nn_int_sigmoid_table);
     put_places(f, d);
     put_matrix(f, &d->input, &m->input);
     put_matrix(f, &d->output, &m->output);
@@ -139,18 +117,18 @@ static void fill(filler *f, rdvq_device *d)
         put_matrix(f, &y->wo, &m->layer[i].wo);
         put_matrix(f, &y->w13, &m->layer[i].w13);
         put_matrix(f, &y->w2, &m->layer[i].w2);
-        y->scale = put(f, m->layer[i].scale, (size_t)c->heads * sizeof(int32_t));
+        y->scale = device_put(f, m->layer[i].scale, (size_t)c->heads * sizeof(int32_t));
     }
-    d->cache = take(f, W * rdvq_int_cache_size(m) * sizeof *d->cache);
-    d->tokens = take(f, W * T * sizeof *d->tokens);
-    d->chosen = take(f, R * sizeof *d->chosen);
-    d->r = take(f, R * width * sizeof *d->r);
-    d->acc = take(f, R * most * sizeof *d->acc);
-    d->x = take(f, R * most * sizeof *d->x);
-    d->y = take(f, R * width * sizeof *d->y);
-    d->logit = take(f, logits * sizeof *d->logit);
-    d->u = take(f, logits * sizeof *d->u);
-    d->sum = take(f, HEAD_ROWS * (size_t)m->groups * sizeof *d->sum);
+    d->cache = device_take(f, W * rdvq_int_cache_size(m) * sizeof *d->cache);
+    d->tokens = device_take(f, W * T * sizeof *d->tokens);
+    d->chosen = device_take(f, R * sizeof *d->chosen);
+    d->r = device_take(f, R * width * sizeof *d->r);
+    d->acc = device_take(f, R * most * sizeof *d->acc);
+    d->x = device_take(f, R * most * sizeof *d->x);
+    d->y = device_take(f, R * width * sizeof *d->y);
+    d->logit = device_take(f, logits * sizeof *d->logit);
+    d->u = device_take(f, logits * sizeof *d->u);
+    d->sum = device_take(f, HEAD_ROWS * (size_t)m->groups * sizeof *d->sum);
 }
 
 static int most_places(const rdvq_slices *s)
@@ -165,21 +143,15 @@ static int most_places(const rdvq_slices *s)
 
 static fv_status allocate(rdvq_device *d)
 {
-    filler f = { .ctx = d->ctx, .status = FV_OK };
-    fill(&f, d);
-    d->arena = fv_dev_alloc(d->ctx, f.used, 1);
-    if (!d->arena)
-        return fv_fail_in(d->ctx, FV_ERR_OOM, "rdvq: the entropy model and a tile of %d windows take "
-                          "%llu MiB of the device; choose smaller tiles or the CPU (--device cpu)",
-                          d->max_windows, (unsigned long long)((f.used >> 20) + 1));
-    f.room = fv_alloc(d->ctx, f.most);
+    size_t bytes;
+    const fv_status s = device_fill_all(d->ctx, fill, d, &d->arena, &bytes);
+    if (s == FV_ERR_OOM)
+        return fv_fail_in(d->ctx, s, "rdvq: the entropy model and a tile of %d windows take %llu MiB "
+                          "of the device; choose smaller tiles or the CPU (--device cpu)",
+                          d->max_windows, (unsigned long long)((bytes >> 20) + 1));
+    FV_TRY(s);
     d->sums = fv_alloc(d->ctx, HEAD_ROWS * (size_t)d->m->groups * sizeof *d->sums);
-    if (!f.room || !d->sums) f.status = FV_ERR_OOM;
-    f.base = d->arena;
-    f.used = 0;
-    if (f.status == FV_OK) fill(&f, d);
-    fv_free(d->ctx, f.room);
-    return f.status;
+    return d->sums ? FV_OK : FV_ERR_OOM;
 }
 
 fv_status rdvq_device_open(fv_ctx *ctx, rdvq_device **out, const rdvq_int *m, int max_windows)

@@ -364,7 +364,7 @@ static fv_status add_up(fv_vzip_archive *a)
         vz_frame *f = &a->frames[b->frame];
         if (b->frame != frame) model = model_of(a, f);
         frame = b->frame;
-        const vz_prior prior = {model, 0, 0};
+        const vz_prior prior = {model, 0, 0, NULL};
         const vz_cm_options o = {f->h.level, f->h.memory_log2, model ? &prior : NULL};
         const uint64_t need = b->original + b->coded + vz_block_memory_max(&o, b->original) +
                               window_of(f);

@@ -153,7 +153,7 @@ static fv_status model(contest *c, const vz_cm_options *o)
     const bool is_plain = !o->prior || (c->next.size > 0 && c->next.data[0] == 0);
     judge(c, VZ_MODELLED);
     if (is_plain || c->size > PRIME_JUDGED) return FV_OK;
-    none = (vz_prior){o->prior->model, 0, o->prior->allowed & VZ_ALLOW_NET};
+    none = (vz_prior){o->prior->model, 0, o->prior->allowed & VZ_ALLOW_NET, o->prior->lanes};
     plain.prior = &none;
     FV_TRY(vz_modelled_encode(c->ctx, &plain, c->data, c->size, c->hints, &c->next));
     judge(c, VZ_MODELLED);

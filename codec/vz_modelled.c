@@ -62,8 +62,8 @@ static void set_streams(streams *t, const vz_cm_options *o, uint32_t primes, boo
     t->cm = t->pieces = *o;
     if (!o->prior) return;
     const uint32_t texts = has_pieces ? primes & vz_prime_texts(o->prior->model) : 0;
-    t->cm_prior = (vz_prior){o->prior->model, primes & ~texts, 0};
-    t->pieces_prior = (vz_prior){o->prior->model, texts, 0};
+    t->cm_prior = (vz_prior){o->prior->model, primes & ~texts, 0, o->prior->lanes};
+    t->pieces_prior = (vz_prior){o->prior->model, texts, 0, o->prior->lanes};
     t->cm.prior = &t->cm_prior;
     t->pieces.prior = &t->pieces_prior;
 }

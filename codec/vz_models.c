@@ -117,7 +117,7 @@ const vz_model *vz_model_find(const fv_vzip_limits *l, uint32_t id, uint64_t has
 fv_status vz_model_take(fv_ctx *ctx, const fv_vzip_limits *limits, const vz_header *h,
                         vz_prior *out)
 {
-    *out = (vz_prior){NULL, 0, 0};
+    *out = (vz_prior){NULL, 0, 0, NULL};
     for (int i = 0; i < h->models; i++) {
         /* Coders of this version use one model. */
         out->model = i == 0 ? vz_model_find(limits, h->model[i].id, h->model[i].hash) : NULL;

@@ -9,6 +9,7 @@
  * from the payloads before anything of the size of a block is taken. In a solid frame the threads
  * decode the plain bytes of a block; references are copied when its turn to be written has come,
  * from a window whose size the header says. */
+#include "vz_lanes.h"
 #include "vz_models.h"
 
 #include <string.h>
@@ -38,6 +39,8 @@ typedef struct reader {
     vz_header header;
     vz_cm_options cm;
     vz_prior prior; /* cm.prior, if the frame has a model */
+    vz_lanes *lanes; /* for that model, where the context has a device */
+    const vz_model *lanes_model;
     uint64_t blocks, original;
     XXH64_state_t hash, pairs; /* of the original bytes; of the index as it should be */
     vz_past past;              /* of a solid frame */
@@ -64,6 +67,19 @@ static fv_status cut(reader *r, const char *what)
 
 /* ---- Headers --------------------------------------------------------------------------------- */
 
+/* No block is being decoded between frames. */
+static fv_status take_lanes(reader *r)
+{
+    if (r->prior.model && r->prior.model != r->lanes_model) {
+        vz_lanes_close(&r->lanes);
+        r->lanes_model = NULL;
+        FV_TRY(vz_lanes_open(r->ctx, &r->lanes, r->prior.model, r->slot_count));
+        r->lanes_model = r->prior.model;
+    }
+    r->prior.lanes = r->prior.model ? r->lanes : NULL;
+    return FV_OK;
+}
+
 static fv_status read_header(reader *r)
 {
     vz_in in;
@@ -82,6 +98,7 @@ static fv_status read_header(reader *r)
     r->cm.level = r->header.level;
     r->cm.memory_log2 = r->header.memory_log2;
     FV_TRY(vz_model_take(r->ctx, &r->limits, &r->header, &r->prior));
+    FV_TRY(take_lanes(r));
     r->cm.prior = r->header.models ? &r->prior : NULL;
     r->blocks = r->original = r->started = r->written = r->used = 0;
     r->is_end = r->is_waiting = false;
@@ -438,6 +455,7 @@ static void close_reader(reader *r)
     }
     fv_free(r->ctx, r->slots);
     vz_crew_close(&r->crew);
+    vz_lanes_close(&r->lanes);
     vz_source_close(&r->source);
 }
 

@@ -39,7 +39,7 @@ static fv_status set_up_for(fv_ctx *ctx, setup *u, const vz_cm_options *o, const
     bool has_net;
     set_up(u, o, bytes_of(segs, count, &has_net));
     if (!has_net) return FV_OK;
-    FV_TRY(vz_token_net_open(ctx, &u->net, o->prior->model, o->prior->primes));
+    FV_TRY(vz_token_net_open(ctx, &u->net, o->prior));
     u->model.prior = vz_token_net_prior(u->net);
     return FV_OK;
 }
@@ -57,7 +57,8 @@ fv_status vz_pieces_encode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment
 {
     setup u;
     FV_TRY(set_up_for(ctx, &u, o, segs, count));
-    const fv_status s = vz_token_encode(ctx, o, &u.model, segs, count, data, out);
+    fv_status s = vz_token_encode(ctx, o, &u.model, segs, count, data, out);
+    s = vz_token_net_check(ctx, u.net, s);
     vz_token_net_close(ctx, &u.net);
     return s;
 }
@@ -67,7 +68,8 @@ fv_status vz_pieces_decode(fv_ctx *ctx, const vz_cm_options *o, const vz_segment
 {
     setup u;
     FV_TRY(set_up_for(ctx, &u, o, segs, count));
-    const fv_status s = vz_token_decode(ctx, o, &u.model, segs, count, code, code_size, data);
+    fv_status s = vz_token_decode(ctx, o, &u.model, segs, count, code, code_size, data);
+    s = vz_token_net_check(ctx, u.net, s);
     vz_token_net_close(ctx, &u.net);
     return s;
 }
@@ -107,7 +109,7 @@ static const uint8_t *sample_of(const uint8_t *data, const vz_segment *segs, int
 static fv_status are_bytes_smaller(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data,
                                    size_t size, bool has_net, bool *are)
 {
-    const vz_prior none = {o->prior->model, 0, 0};
+    const vz_prior none = {o->prior->model, 0, 0, o->prior->lanes};
     const int log2 = o->memory_log2 < TRIED_LOG2 ? o->memory_log2 : TRIED_LOG2;
     const vz_cm_options plain = {o->level, log2, &none};
     const vz_segment bytes = {VZ_TEXT, 0, size}, pieces = {VZ_PIECES, has_net, size};

@@ -18,6 +18,7 @@
 #include "cuda/maps.h"
 #include "cuda/norm.h"
 #include "cuda/pointwise.h"
+#include "cuda/prior.h"
 #include "cuda/rows.h"
 #include "cuda/sequence.h"
 #include "cuda/train.h"

@@ -3,6 +3,7 @@
  * float; adaptation; model files, also damaged ones. */
 #include "alloc_fail.h"
 #include "nn_export.h"
+#include "nn_int_fixture.h"
 #include "omnizip_fixture.h"
 #include "temp_dir.h"
 #include "vz_model.h"
@@ -12,7 +13,6 @@
 #endif
 
 static fv_ctx *ctx;
-static uint64_t seed = 7;
 
 static const nn_int_ops *variant(int i)
 {
@@ -46,7 +46,7 @@ static void root_and_sigmoid_are_close(void)
         const uint64_t v =
             i < 62    ? (uint64_t)1 << i
             : i < 123 ? ((uint64_t)1 << (i - 61)) - 1
-                      : 1 + ((uint64_t)test_next(&seed) << 30) % ((uint64_t)1 << (1 + i % 62));
+                      : 1 + ((uint64_t)test_next(&nn_seed) << 30) % ((uint64_t)1 << (1 + i % 62));
         int q;
         const int32_t r = nn_int_root(v, &q);
         CHECK(q >= -15 && q <= 16 && r > 1 << 29);
@@ -71,9 +71,9 @@ static int8_t in8[MOST];
 /* In [-limit, limit]; with `extreme` mostly the ends. */
 static int32_t value(int64_t limit, bool extreme)
 {
-    const uint32_t r = test_next(&seed);
+    const uint32_t r = test_next(&nn_seed);
     if (extreme && r % 8) return (int32_t)(r & 256 ? limit : -limit);
-    return (int32_t)(((int64_t)test_next(&seed) << 20 | r >> 12) % (2 * limit + 1) - limit);
+    return (int32_t)(((int64_t)test_next(&nn_seed) << 20 | r >> 12) % (2 * limit + 1) - limit);
 }
 static void fill16(int16_t *x, int n, int32_t limit, bool extreme)
 {
@@ -159,7 +159,7 @@ static void residual_kernels_equal_scalar(void)
 
 static void norm_case(const nn_int_ops *c, const nn_int_ops *o, int n, int k, bool extreme)
 {
-    nn_int_norm p = {1 + (int64_t)(test_next(&seed) % 4096), 1 + k % 30, more16[0],
+    nn_int_norm p = {1 + (int64_t)(test_next(&nn_seed) % 4096), 1 + k % 30, more16[0],
                      k & 2 ? more16[1] : NULL};
     if (k == 20) p.eps = (int64_t)1 << 50;
     fill16(more16[0], n, 32767, extreme);
@@ -311,29 +311,6 @@ static bool open_stream(stream *s, const nn_int_model *m, bool adapts)
     return true;
 }
 
-/* Everything that a field allows, or its ends. */
-static fv_status wild_field(void *user, const nn_int_field *f)
-{
-    const bool extreme = *(const bool *)user;
-    uint8_t *at = nn_int_field_data(f);
-    for (size_t i = 0; i < f->count; i++, at += f->bytes) {
-        const uint32_t r = test_next(&seed);
-        const uint64_t span = (uint64_t)(f->hi - f->lo) + 1;
-        int64_t v = f->lo + (int64_t)(((uint64_t)test_next(&seed) << 32 | r) % span);
-        if (extreme && r % 4) v = r & 64 ? f->lo : f->hi;
-        const int8_t v8 = (int8_t)v;
-        const int16_t v16 = (int16_t)v;
-        const int32_t v32 = (int32_t)v;
-        memcpy(at,
-               f->bytes == 1   ? (const void *)&v8
-               : f->bytes == 2 ? (const void *)&v16
-               : f->bytes == 4 ? (const void *)&v32
-                               : (const void *)&v,
-               (size_t)f->bytes);
-    }
-    return FV_OK;
-}
-
 static void networks_of_any_values_agree(void)
 {
     static const nn_int_config cfg[] = {{16, 1, 16, 1, 2, 0},      {48, 2, 80, 5, 40, 0},
@@ -345,12 +322,12 @@ static void networks_of_any_values_agree(void)
             nn_int_model *m;
             stream a, b;
             OK(ctx, nn_int_model_create(ctx, &m, &cfg[i]));
-            OK(ctx, nn_int_visit(m, wild_field, &extreme));
+            OK(ctx, nn_int_visit(m, nn_wild_field, &extreme));
             nn_int_model other = *m;
             other.ops = variant(wild < 3 ? wild : 2);
             CHECK(open_stream(&a, m, true) && open_stream(&b, &other, true));
             for (int t = 0; t < (cfg[i].width > 512 ? 6 : 40); t++) {
-                const int token = (int)(test_next(&seed) % (uint32_t)cfg[i].tokens);
+                const int token = (int)(test_next(&nn_seed) % (uint32_t)cfg[i].tokens);
                 nn_int_step(&a.s, token);
                 nn_int_step(&b.s, token);
                 CHECK(memcmp(a.s.h, b.s.h, (size_t)cfg[i].width * sizeof *a.s.h) == 0);
@@ -419,8 +396,8 @@ static void make_tokens(int32_t *t, int n)
 {
     for (int i = 0; i < n; i++)
         t[i] = i == 0 ? 256
-                      : (int32_t)(i >= 38 && test_next(&seed) % 8 ? (uint32_t)t[i - 37]
-                                                                  : test_next(&seed) % 256);
+                      : (int32_t)(i >= 38 && test_next(&nn_seed) % 8 ? (uint32_t)t[i - 37]
+                                                                  : test_next(&nn_seed) % 256);
 }
 
 static void integers_follow_floats(void)
@@ -551,7 +528,7 @@ static void a_saved_state_continues(void)
         nn_int_step(&b.s, 3 * t);
         CHECK(memcmp(a.s.h, b.s.h, (size_t)m->cfg.width * 2) == 0);
     }
-    for (size_t i = 0; i < bytes; i++) saved[i] = (uint8_t)test_next(&seed);
+    for (size_t i = 0; i < bytes; i++) saved[i] = (uint8_t)test_next(&nn_seed);
     nn_int_state_load(&b.s, saved); /* hostile: clamped, and runs */
     for (int t = 0; t < 50; t++) nn_int_step(&b.s, t);
     fv_free(ctx, saved);
@@ -578,11 +555,11 @@ static fv_status make_file(vz_buf *out, bool has_vocab)
         depth[i] = (uint8_t)(i < 128 ? 8 : 9); /* 1/2 and 1/4 of the tree */
         depth[256 + i] = 10;
     }
-    for (size_t i = 0; i < sizeof state; i++) state[i] = (uint8_t)test_next(&seed);
+    for (size_t i = 0; i < sizeof state; i++) state[i] = (uint8_t)test_next(&nn_seed);
     m.prime[0] = (vz_model_prime){VZ_TEXT, state, prose, sizeof prose};
     m.prime[1] = (vz_model_prime){VZ_BINARY, NULL, NULL, 0};
     FV_TRY(nn_int_model_create(ctx, &m.net, &c));
-    fv_status s = nn_int_visit(m.net, wild_field, &extreme);
+    fv_status s = nn_int_visit(m.net, nn_wild_field, &extreme);
     if (s == FV_OK)
         s = has_vocab ? nn_vocab_open_tree(ctx, &m.vocab, text, sizeof text, length, depth, 512)
                       : nn_vocab_bytes(ctx, &m.vocab);
@@ -708,9 +685,9 @@ static void wrong_values_are_refused_or_harmless(void)
         stream s;
         memcpy(bytes, file.data, file.size);
         for (int i = 0; i < 1 + k % 3; i++) {
-            const uint32_t r = test_next(&seed);
+            const uint32_t r = test_next(&nn_seed);
             const size_t at = k % 2 ? r % 96 : r % (file.size - 16);
-            bytes[at] = (uint8_t)(k % 5 == 0 ? 255 : k % 5 == 1 ? 128 : test_next(&seed));
+            bytes[at] = (uint8_t)(k % 5 == 0 ? 255 : k % 5 == 1 ? 128 : test_next(&nn_seed));
         }
         vz_model_hash(bytes, file.size, bytes + file.size - 16);
         if (vz_model_read(ctx, &m, bytes, file.size) != FV_OK) {

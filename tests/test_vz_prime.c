@@ -153,7 +153,7 @@ static void every_bit_flip_is_found(void)
 
 static void texts_that_are_not_there_are_refused(void)
 {
-    const vz_prior prior = {vz_prime_model(), 0, 0};
+    const vz_prior prior = {vz_prime_model(), 0, 0, NULL};
     const vz_cm_options o = {3, 22, &prior};
     vz_buf b;
     uint8_t out[100];

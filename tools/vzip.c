@@ -79,6 +79,8 @@ static const cli_option *describe(args *a, char verb)
                             &j->common.threads, 0, 256});
         add(a, (cli_option){'M', "memory", "SIZE", "most memory to use; 1G for decompressing",
                             CLI_STRING, &a->memory, 0, 0});
+        add(a, (cli_option){0, "device", "auto|cpu|cuda", "where the network runs; auto is the"
+                            " CPU", CLI_CHOICE, &j->common.device, 0, 0});
     }
     if (c) {
         add(a, (cli_option){0, "block-size", "SIZE", "8M, from level 6 on 32M, 64M at 9; at most"
@@ -89,8 +91,8 @@ static const cli_option *describe(args *a, char verb)
         add(a, (cli_option){0, "no-neural", NULL, "without the network: faster; small text is"
                             " larger from level 3 on, and all text with --ultra", CLI_FLAG,
                             &j->no_neural, 0, 0});
-        add(a, (cli_option){0, "no-prime", NULL, "without any model: larger, and needs none to"
-                            " decompress", CLI_FLAG, &j->no_prime, 0, 0});
+        add(a, (cli_option){0, "no-prime", NULL, "no model: larger, and decompressing needs none",
+                            CLI_FLAG, &j->no_prime, 0, 0});
     }
     add(a, (cli_option){0, "model", "FILE", "use this model file (.vzm) as well; compressing:"
                         " instead of vzip's own", CLI_STRING, &j->model, 0, 0});

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 8
+#define FVK_ABI 9
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -475,7 +475,7 @@ typedef struct fvk_exchange_args {
     int64_t n;
 } fvk_exchange_args;
 
-/* ---- Integer codecs: cuda/integer.h --------------------------------------------- */
+/* ---- Integer codecs: cuda/integer.h, cuda/prior.h --------------------------------------------- */
 
 #define FVK_IDOTS_ROWS 32 /* of a block's tile */
 #define FVK_IDOTS_COLUMNS 64
@@ -544,6 +544,48 @@ typedef struct fvk_code_spread_args {
     int64_t codes, group, groups;
 } fvk_code_spread_args;
 
+/* Integers of a network of text; device memory throughout. What a field is stands in
+ * codec/nn_int.h. */
+#define FVK_PRIOR_GROUP 4     /* lanes of a block at most */
+#define FVK_PRIOR_WORDS 5632  /* of shared memory, for all lanes of a block */
+#define FVK_PRIOR_HALVES 11264
+typedef struct fvk_prior_matrix {
+    const int32_t *w;   /* [columns / 4][rows]: four columns of a row */
+    const int32_t *mul; /* [rows] */
+    int32_t rows, columns, shift, pad;
+} fvk_prior_matrix;
+typedef struct fvk_prior_norm {
+    const int16_t *gain, *bias; /* bias NULL: no mean is taken off */
+    int64_t eps;
+    int32_t shift, pad;
+} fvk_prior_norm;
+typedef struct fvk_prior_layer {
+    fvk_prior_norm ln1, ln2, head;
+    fvk_prior_matrix rkv, out, router, up, down; /* rkv: r, then k, then v */
+    const int16_t *mu[3], *value_mix, *rate, *decay;
+    const int32_t *key, *bonus;
+    const int64_t *head_eps;
+    int32_t mix[2], rkv_shift[3], gate, gate_shift, key_shift, bonus_shift, bonus_mul,
+        bonus_mul_shift, pad;
+} fvk_prior_layer;
+/* Tokens token .. token + count - 1, from the state of slot `source` to that of `slot`; rows out ..
+ * of h. No two lanes of a launch write one slot. */
+typedef struct fvk_prior_lane { int32_t source, slot, token, count, out, pad; } fvk_prior_lane;
+typedef struct fvk_prior_args {
+    const fvk_prior_layer *layers;
+    const int8_t *embed;
+    const int32_t *embed_mul;
+    const uint32_t *root, *sigmoid;
+    fvk_prior_norm norm;
+    const fvk_prior_lane *lanes;
+    const int32_t *tokens;
+    int32_t *wkv;    /* [slots][layers][width / 16][16][16] */
+    int16_t *before; /* [slots][layers][width] */
+    int16_t *out;    /* [rows][width] */
+    int32_t layer_count, width, hidden, experts, embed_shift;
+    int32_t lane_count, group, each_words, each_halves, pad; /* each: of a lane, in shared memory */
+} fvk_prior_args;
+
 #define FVK_LIST(K)                                                                            \
     K(squares) K(clip) K(adamw) K(exchange)                                                  \
     K(map) K(binary) K(blend) K(swiglu) K(norm) K(norm_dx) K(rope) K(rope_dx) K(columns) K(fold) \
@@ -554,7 +596,8 @@ typedef struct fvk_code_spread_args {
     K(pairs_dx) K(pairs_fold) K(softmax) K(labels) K(softmax_dx) K(scores) \
     K(route) K(balance_row) K(balance) K(balance_dx) K(lpips) K(dists_moments) K(dists) K(dists_dx) \
     K(rate) K(rate_dx) K(wkv) K(wkv_dx) K(wkv_head) K(tree) K(tree_dh) K(tree_dw) \
-    K(idots) K(code_input) K(code_norm) K(code_turn) K(code_attend) K(code_gate) K(code_spread)
+    K(idots) K(code_input) K(code_norm) K(code_turn) K(code_attend) K(code_gate) K(code_spread) \
+    K(prior)
 /* Kernels that take the arguments of another. */
 typedef fvk_norm_args fvk_norm_dx_args;
 typedef fvk_rope_args fvk_rope_dx_args;

@@ -42,6 +42,8 @@
 /* acc + both 16-bit halves of x, each times a weight of 8 bits: the lower two of w, or the upper */
 #define FVK_DOT2_LOW(x, w, acc) __dp2a_lo(x, w, acc)
 #define FVK_DOT2_HIGH(x, w, acc) __dp2a_hi(x, w, acc)
+/* p[0] and p[1], 16 bits each, as a word; p is aligned to it */
+#define FVK_PAIR(p) (*(const int32_t *)(const void *)(p))
 #define FVK_BITS(f) __float_as_uint(f)
 #define FVK_FLOAT(u) __uint_as_float(u)
 #define FVK_RAISE(p, bit) atomicOr(p, bit)
@@ -90,6 +92,7 @@ FVK_FN void fvk_block_sum(float *x)
 #define BLOCK_SUM(x) fvk_block_sum(x)
 #define WARP_SUM(x) fvk_warp_sum(x)
 #define WARP_SUM64(x) fvk_warp_sum64(x)
+#define FVK_PAIR(p) fvk_both_halves(p)
 #define FVK_DOT2_LOW(x, w, acc) fvk_dot2(x, w, acc)
 #define FVK_DOT2_HIGH(x, w, acc) fvk_dot2(x, (int32_t)((uint32_t)(w) >> 16), acc)
 #define FVK_BITS(f) fvk_bits(f)
@@ -128,6 +131,13 @@ FVK_FN void fvk_warp_sum64(int64_t *x)
         for (int i = 0; i < 32; i++) sum += x[w + i];
         for (int i = 0; i < 32; i++) x[w + i] = sum;
     }
+}
+
+FVK_FN int32_t fvk_both_halves(const int16_t *p)
+{
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
 
 FVK_FN int32_t fvk_dot2(int32_t x, int32_t w, int32_t acc)

@@ -89,7 +89,7 @@ FVK_KERNEL(idots)
     const int64_t across = (a->N + FVK_IDOTS_COLUMNS - 1) / FVK_IDOTS_COLUMNS;
     const int64_t m0 = block_ / across * FVK_IDOTS_ROWS, n0 = block_ % across * FVK_IDOTS_COLUMNS;
     const int64_t xw = a->K / 2, ww = a->wide ? a->K / 2 : a->K / 4; /* words of a row */
-    const int32_t *x = (const int32_t *)(const void *)a->x, *w = (const int32_t *)a->w;
+    const int16_t *w = (const int16_t *)a->w; /* as halves: two of them a word */
     (void)grid_;
     PHASE(t) for (int i = 0; i < 8; i++) AT(acc, t)[i] = 0;
     for (int64_t k0 = 0; k0 < xw; k0 += 32) { /* pairs */
@@ -98,11 +98,11 @@ FVK_KERNEL(idots)
         PHASE(t) {
             for (int i = t; i < FVK_IDOTS_ROWS * 32; i += FVK_THREADS) {
                 const int64_t m = m0 + i / 32, k = k0 + i % 32;
-                xs[i / 32 * IDOTS_WORDS + i % 32] = m < a->M && k < xw ? x[m * xw + k] : 0;
+                xs[i / 32 * IDOTS_WORDS + i % 32] = m < a->M && k < xw ? FVK_PAIR(a->x + 2 * (m * xw + k)) : 0;
             }
             for (int i = t; i < FVK_IDOTS_COLUMNS * per; i += FVK_THREADS) {
                 const int64_t n = n0 + i / per, k = wk0 + i % per;
-                ws[i / per * IDOTS_WORDS + i % per] = n < a->N && k < ww ? w[n * ww + k] : 0;
+                ws[i / per * IDOTS_WORDS + i % per] = n < a->N && k < ww ? FVK_PAIR(w + 2 * (n * ww + k)) : 0;
             }
         }
         PHASE(t) {
@@ -248,12 +248,11 @@ FVK_KERNEL(code_attend)
     (void)grid_;
     PHASE(t) if (t < n) q[t] = a->y[row * d + h * n + t];
     PHASE(t) {
-        const int32_t *pairs = (const int32_t *)(const void *)keys;
         most[t] = INT32_MIN;
         for (int k = t; k < V; k += FVK_THREADS) {
             int32_t dot = 0;
             for (int i = 0; i < n / 2; i++) {
-                const int32_t pair = pairs[i * a->T + k];
+                const int32_t pair = FVK_PAIR(keys + 2 * (i * a->T + k));
                 dot += q[2 * i] * fvk_low(pair) + q[2 * i + 1] * fvk_high(pair);
             }
             s[k] = fvk_rsh(fvk_rsh(dot, 13) * a->scale[h], 13);

@@ -115,7 +115,7 @@ static void code_again(fv_ctx *ctx, const vz_cm_options *o, const uint8_t *data,
 
 static void read_payload(fv_ctx *ctx, const uint8_t *p, size_t size)
 {
-    const vz_prior prior = {vz_model_of(fuzz_vz_model()), 0, UINT32_MAX};
+    const vz_prior prior = {vz_model_of(fuzz_vz_model()), 0, UINT32_MAX, NULL};
     const vz_cm_options o = {fuzz_level(1 + (p[2] & 15) % 10, p, size), 20,
                              p[2] & 16 ? &prior : NULL};
     const size_t claimed = p[0] | (size_t)p[1] << 8;

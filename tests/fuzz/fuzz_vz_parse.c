@@ -103,7 +103,7 @@ static void try_references(fv_ctx *ctx, const fv_vzip_limits *l, uint8_t *p, siz
 
 static void try_table(fv_ctx *ctx, const uint8_t *p, size_t size, int variant)
 {
-    const vz_prior prior = {vz_model_of(fuzz_vz_model()), 0, UINT32_MAX};
+    const vz_prior prior = {vz_model_of(fuzz_vz_model()), 0, UINT32_MAX, NULL};
     const vz_cm_options o = {1 + variant % 10, 20 + variant / 2, variant & 1 ? &prior : NULL};
     uint64_t memory;
     if (size < 4) return;

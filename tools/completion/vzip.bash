@@ -3,10 +3,14 @@ _vzip()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local common='-q -v --version --help' words=
-    local code='-o -c --stdout -k --keep --rm -f -r --recursive -N --name -n --no-name -T --threads -M --memory'
+    local code='-o -c --stdout -k --keep --rm -f -r --recursive -N --name -n --no-name -T --threads -M --memory --device'
     COMPREPLY=()
     case $prev in
     --level | -T | --threads | -M | --memory | --block-size | --max-output | --levels | --name | --id | --time) return ;;
+    --device)
+        COMPREPLY=($(compgen -W 'auto cpu cuda' -- "$cur"))
+        return
+        ;;
     --size)
         COMPREPLY=($(compgen -W 'dict t0 t1 t2' -- "$cur"))
         return
@@ -21,7 +25,7 @@ _vzip()
     case ${COMP_WORDS[1]} in
     c) words="$code $pack $common" ;;
     d) words="$code $unpack $common" ;;
-    t) words="-r --recursive -T --threads -M --memory --max-output --model $common" ;;
+    t) words="-r --recursive -T --threads -M --memory --device --max-output --model $common" ;;
     l) words="-r --recursive --model --json $common" ;;
     models) words="--json $common" ;;
     train) words="-o --size --time --resume --texts --network --name --id -f --threads --json $common" ;;
