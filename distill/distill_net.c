@@ -118,10 +118,22 @@ fv_status distill_read_student(distill_nets *n, const fv_model *file, fv_recipe 
                    ways ? "more than one" : "none");
 }
 
-fv_status distill_open_student(distill_nets *n)
+static fv_status prune_teacher(distill_nets *n, const char *folder, bool is_resumed)
+{
+    const fv_comm *comm = fv_ctx_comm(n->ctx);
+    if (!folder) return fv_prune_create(n->ctx, &n->prune, n->file, &n->cut);
+    char *path = fv_format(n->ctx, "%s/choice.safetensors", folder);
+    if (!path) return FV_ERR_OOM;
+    const prune_place place = { path, is_resumed, !comm || fv_comm_rank(comm) == 0 };
+    const fv_status s = prune_create(n->ctx, &n->prune, n->file, &n->cut, &place);
+    fv_free(n->ctx, path);
+    return s;
+}
+
+fv_status distill_open_student(distill_nets *n, const char *folder, bool is_resumed)
 {
     if (n->is_pruned) {
-        FV_TRY(fv_prune_create(n->ctx, &n->prune, n->file, &n->cut));
+        FV_TRY(prune_teacher(n, folder, is_resumed));
         FV_TRY(prune_net(n->ctx, n->prune, n->teacher, &n->student));
     } else if (n->is_fresh) {
         FV_TRY(fv_dit_net_like(n->ctx, &n->student, n->teacher, &n->fresh, "student"));

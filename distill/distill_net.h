@@ -59,8 +59,9 @@ typedef struct distill_nets {
 fv_status distill_open_teacher(distill_nets *n, const fv_model *file);
 /* Which student file (NULL: none) and recipe say: reads its keys, and does no more. After the teacher. */
 fv_status distill_read_student(distill_nets *n, const fv_model *file, fv_recipe *r, uint64_t seed);
-/* That student, without values. Choosing what stays may take minutes. */
-fv_status distill_open_student(distill_nets *n);
+/* That student, without values. Choosing what stays may take minutes, and is kept in the run's folder
+ * for when it goes on. */
+fv_status distill_open_student(distill_nets *n, const char *folder, bool is_resumed);
 /* Values of the student, of maps too. */
 fv_status distill_start(distill_nets *n, const distill_loss *l, uint64_t seed);
 fv_status distill_build(distill_nets *n, const distill_loss *l, int rows, fv_dtype precision);

@@ -403,7 +403,7 @@ static fv_status prepare(void *state, fv_recipe *r, const fv_trainer_options *o,
     tr->steps = t->steps;
     tr->evaluates = t->eval_every > 0;
     FV_TRY(fv_trainer_check(tr->ctx, r, t));
-    FV_TRY(distill_open_student(&tr->nets));
+    FV_TRY(distill_open_student(&tr->nets, t->out_dir, t->resume));
     FV_TRY(distill_start(&tr->nets, &tr->loss, tr->seed));
     FV_TRY(fv_trainer_opt(tr->ctx, &tr->opt, fv_dit_net_params(tr->nets.student), r));
     FV_TRY(distill_build(&tr->nets, &tr->loss, tr->rows, tr->precision));

@@ -76,7 +76,20 @@ fv_status prune_learn(fv_ctx *ctx, const fv_model *file, const fv_prune_options 
 void prune_width_sizes(const fv_dit_sizes *was, double share, fv_dit_sizes *now);
 fv_status prune_choose_width(fv_ctx *ctx, fv_prune *p, const fv_model *file);
 
+/* ---- prune_choice.c -------------------------------------------------------------------------- */
+/* Does choosing run the model? */
+bool prune_is_slow(const fv_prune_options *o);
+fv_status prune_choice_write(const fv_prune *p, const char *path);
+/* Into the plan's lists, which are made. *found false: there is no such file, or it is damaged.
+ * FV_ERR_MODEL: it is of another choice. */
+fv_status prune_choice_read(fv_prune *p, const char *path, bool *found);
+
 /* ---- prune_plan.c --------------------------------------------------------------------------- */
+/* Where a slow choice is kept. */
+typedef struct prune_place { const char *path; bool reads, writes; } prune_place;
+/* fv_prune_create; place NULL: nowhere. */
+fv_status prune_create(fv_ctx *ctx, fv_prune **out, const fv_model *teacher,
+                       const fv_prune_options *opts, const prune_place *place);
 /* Blocks kept by the uniform rule: block [kept] ascending, 1 <= kept <= depth. */
 void prune_uniform(int depth, int kept, int *block);
 /* The `kept` blocks that remain when those with the largest cosines go; of equal ones the later.

@@ -106,27 +106,57 @@ static fv_status check_cosines(const fv_prune *p)
     return FV_OK;
 }
 
+static fv_status make_units(const fv_prune *p, prune_units *u, int was, int kept)
+{
+    *u = (prune_units){ was, kept, NULL };
+    u->index = fv_calloc(p->ctx, (size_t)p->now.depth * (size_t)kept, sizeof *u->index);
+    return u->index ? FV_OK : FV_ERR_OOM;
+}
+
+/* The lists that will be filled: others stay NULL. */
+static fv_status make_lists(fv_prune *p)
+{
+    const fv_prune_options *o = &p->o;
+    p->block = fv_calloc(p->ctx, (size_t)p->now.depth, sizeof *p->block);
+    if (!p->block) return FV_ERR_OOM;
+    if (!o->keep_count && o->depth != FV_PRUNE_UNIFORM && p->now.depth < p->was.depth) {
+        p->influence = fv_calloc(p->ctx, (size_t)p->was.depth, sizeof *p->influence);
+        if (!p->influence) return FV_ERR_OOM;
+    }
+    if (!(o->width > 0 && o->width < 1)) return FV_OK;
+    FV_TRY(make_units(p, &p->hidden, p->was.hidden, p->now.hidden));
+    return make_units(p, &p->heads, p->was.heads, p->now.heads);
+}
+
 static fv_status choose_blocks(fv_prune *p, const fv_model *teacher)
 {
     const fv_prune_options *o = &p->o;
     const int depth = p->was.depth, kept = p->now.depth;
-    p->block = fv_calloc(p->ctx, (size_t)kept, sizeof *p->block);
-    if (!p->block) return FV_ERR_OOM;
     if (o->keep_count) {
         memcpy(p->block, o->keep, (size_t)kept * sizeof *p->block);
-    } else if (o->depth == FV_PRUNE_UNIFORM || kept == depth) {
+    } else if (!p->influence) {
         prune_uniform(depth, kept, p->block);
+    } else if (o->depth == FV_PRUNE_LEARNED) {
+        return prune_learn(p->ctx, teacher, o, depth, kept, p->block, p->influence);
     } else {
-        p->influence = fv_calloc(p->ctx, (size_t)depth, sizeof *p->influence);
-        if (!p->influence) return FV_ERR_OOM;
-        if (o->depth == FV_PRUNE_LEARNED)
-            return prune_learn(p->ctx, teacher, o, depth, kept, p->block, p->influence);
         FV_TRY(prune_cosines(p->ctx, teacher, o, p->influence));
         FV_TRY(check_cosines(p));
         prune_by_cosine(p->influence, depth, kept, p->block);
         for (int l = 0; l < depth; l++) p->influence[l] = 1 - p->influence[l];
     }
     return FV_OK;
+}
+
+/* Fills the lists, from a file that has them if it may. */
+static fv_status choose(fv_prune *p, const fv_model *teacher, const prune_place *place)
+{
+    bool found = false;
+    const bool is_kept = place && prune_is_slow(&p->o);
+    if (is_kept && place->reads) FV_TRY(prune_choice_read(p, place->path, &found));
+    if (found) return FV_OK;
+    FV_TRY(choose_blocks(p, teacher));
+    if (p->heads.index) FV_TRY(prune_choose_width(p->ctx, p, teacher));
+    return is_kept && place->writes ? prune_choice_write(p, place->path) : FV_OK;
 }
 
 static void set_name(fv_prune *p)
@@ -148,21 +178,22 @@ static fv_status count_parameters(fv_prune *p, const fv_dit_net *net)
     return FV_OK;
 }
 
-static fv_status decide(fv_prune *p, const fv_model *teacher, const fv_dit_net *net)
+static fv_status decide(fv_prune *p, const fv_model *teacher, const fv_dit_net *net,
+                        const prune_place *place)
 {
     fv_dit_net_get_sizes(net, &p->was);
     snprintf(p->was_name, sizeof p->was_name, "%s", fv_dit_net_name(net));
     FV_TRY(check(p));
     FV_TRY(choose_sizes(p));
     fv_model_hash(teacher, p->hash);
-    FV_TRY(choose_blocks(p, teacher));
-    if (p->o.width > 0 && p->o.width < 1) FV_TRY(prune_choose_width(p->ctx, p, teacher));
+    FV_TRY(make_lists(p));
+    FV_TRY(choose(p, teacher, place));
     set_name(p);
     return count_parameters(p, net);
 }
 
-fv_status fv_prune_create(fv_ctx *ctx, fv_prune **out, const fv_model *teacher,
-                          const fv_prune_options *opts)
+fv_status prune_create(fv_ctx *ctx, fv_prune **out, const fv_model *teacher,
+                       const fv_prune_options *opts, const prune_place *place)
 {
     fv_dit_net *net = NULL;
     if (!out) return fv_fail(ctx, FV_ERR_ARG, "prune: no place for the result");
@@ -177,12 +208,18 @@ fv_status fv_prune_create(fv_ctx *ctx, fv_prune **out, const fv_model *teacher,
     if (p->o.steps == 0) p->o.steps = 400;
     if (p->o.seed == 0) p->o.seed = 1;
     if (s == FV_OK) s = fv_dit_net_open(ctx, &net, teacher);
-    if (s == FV_OK) s = decide(p, teacher, net);
+    if (s == FV_OK) s = decide(p, teacher, net, place);
     p->o.keep = NULL; /* the caller's, for this call alone */
     fv_dit_net_close(&net);
     if (s == FV_OK) *out = p;
     else fv_prune_free(&p);
     return s;
+}
+
+fv_status fv_prune_create(fv_ctx *ctx, fv_prune **out, const fv_model *teacher,
+                          const fv_prune_options *opts)
+{
+    return prune_create(ctx, out, teacher, opts, NULL);
 }
 
 void fv_prune_free(fv_prune **p)

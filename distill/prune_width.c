@@ -70,11 +70,7 @@ static fv_status choose(fv_ctx *ctx, const fv_prune *p, const fv_params *params,
     job j = { .params = params, .with_gradient = p->o.importance == FV_PRUNE_DIFF,
               .units = u->was, .is_finite = true };
     double *block = fv_calloc(ctx, 2 * (size_t)u->was, sizeof *block);
-    u->index = fv_calloc(ctx, (size_t)p->now.depth * (size_t)u->kept, sizeof *u->index);
-    if (!block || !u->index) {
-        fv_free(ctx, block);
-        return FV_ERR_OOM;
-    }
+    if (!block) return FV_ERR_OOM;
     j.part = block;
     j.score = block + u->was;
     for (int k = 0; k < p->now.depth && j.is_finite; k++) {
@@ -108,8 +104,6 @@ void prune_width_sizes(const fv_dit_sizes *was, double share, fv_dit_sizes *now)
 fv_status prune_choose_width(fv_ctx *ctx, fv_prune *p, const fv_model *file)
 {
     fv_dit_net *net;
-    p->hidden = (prune_units){ p->was.hidden, p->now.hidden, NULL };
-    p->heads = (prune_units){ p->was.heads, p->now.heads, NULL };
     FV_TRY(fv_dit_net_open(ctx, &net, file));
     fv_params *params = fv_dit_net_params(net);
     fv_status s = fv_params_alloc(params);

@@ -267,8 +267,9 @@ fv_status fv_trainer_types(fv_ctx *ctx, fv_recipe *r, const char *fallback, fv_d
                            fv_dtype *export_type);
 /* The optimiser, whose keys are the last: a recipe with unknown keys or bad values is refused. */
 fv_status fv_trainer_opt(fv_ctx *ctx, fv_opt **out, fv_params *params, fv_recipe *r);
-/* The same refusals before there are parameters, for trainers with slow work before that. All keys
- * but the optimiser's must have been asked for; *t is filled. */
+/* The same refusals before there are parameters, and those of the folder, which is there then, for
+ * trainers with slow work before that. All keys but the optimiser's must have been asked for; *t is
+ * filled. */
 fv_status fv_trainer_check(fv_ctx *ctx, fv_recipe *r, const fv_train_options *t);
 /* Opens the model file to start from and hands it to `load`; init NULL: does nothing. */
 fv_status fv_trainer_init(fv_ctx *ctx, const char *init,

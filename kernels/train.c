@@ -269,6 +269,13 @@ static fv_status pick_checkpoint(loop *t, const checkpoints *list, uint64_t *ste
                    message);
 }
 
+static fv_status fail_taken(const loop *t)
+{
+    return fv_fail(t->ctx, FV_ERR_EXISTS,
+                   "%s: has checkpoints of a run; resume it or choose another folder",
+                   t->o.out_dir);
+}
+
 static fv_status resume(loop *t, uint64_t *step)
 {
     checkpoints list;
@@ -276,9 +283,7 @@ static fv_status resume(loop *t, uint64_t *step)
     if (s != FV_OK) return s;
     *step = t->o.start_step;
     if (list.n > 0 && !t->o.resume) {
-        s = fv_fail(t->ctx, FV_ERR_EXISTS,
-                    "%s: has checkpoints of a run; resume it or choose another folder",
-                    t->o.out_dir);
+        s = fail_taken(t);
     } else if (list.n > 0) {
         s = pick_checkpoint(t, &list, step);
     }
@@ -585,6 +590,19 @@ static fv_status check_options(loop *t, const fv_train_options *opts)
         return fv_fail(t->ctx, FV_ERR_ARG, "training: save_seconds must be above 0");
     FV_TRY(check_device(t));
     return fvi_train_rates(t->ctx, o);
+}
+
+fv_status fvi_train_place(fv_ctx *ctx, const fv_train_options *o)
+{
+    loop t = {.ctx = ctx, .o = *o};
+    checkpoints list;
+    const fv_comm *comm = fv_ctx_comm(ctx);
+    if (!o->out_dir || (comm && fv_comm_rank(comm) != 0)) return FV_OK;
+    FV_TRY(make_folder(&t));
+    FV_TRY(list_checkpoints(&t, &list, false));
+    const bool is_taken = list.n > 0 && !o->resume;
+    fv_free(ctx, list.c);
+    return is_taken ? fail_taken(&t) : FV_OK;
 }
 
 /* The seed decides data and noise, so it is part of what a resume compares. */

@@ -279,7 +279,8 @@ fv_status fv_trainer_check(fv_ctx *ctx, fv_recipe *r, const fv_train_options *t)
     read_opt(r, &o);
     FV_TRY(fv_recipe_check(r));
     FV_TRY(fvi_opt_check(ctx, &o));
-    return fvi_train_rates(ctx, t);
+    FV_TRY(fvi_train_rates(ctx, t));
+    return fvi_train_place(ctx, t);
 }
 
 fv_status fv_trainer_init(fv_ctx *ctx, const char *init,

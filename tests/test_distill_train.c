@@ -66,9 +66,11 @@ static const char *const usual =
     "export = f32\neval_batches = 1\neval_every = 2\nwarmup = 1\nsave_every = 2\nsteps = 4\n"
     "log_every = 1\n";
 
+static bool train_again; /* in the folder as it is */
+
 static fv_status train(fv_ctx *c, const char *out, const char *more, int resume)
 {
-    if (!resume) {
+    if (!resume && !train_again) {
         char folder[160];
         snprintf(folder, sizeof folder, "run-%s", out);
         temp_remove_tree(temp_path(folder));
@@ -306,6 +308,85 @@ static void a_run_that_lacks_only_its_model_writes_the_same(void)
     for (int k = 0; k < 3; k++) NEAR(number("late", key[k]), was[k], 0);
 }
 
+/* ---- Choices that take time ------------------------------------------------------------------ */
+
+static int count_choosing(void *user, const fv_progress *p)
+{
+    *(int *)user += strcmp(p->stage, "learning blocks") == 0 || strcmp(p->stage, "calibration") == 0;
+    return 0;
+}
+
+static char why[400]; /* the newest run failed */
+
+/* Runs, and counts the reports of choosing. */
+static void choosing_in(const char *out, const char *more, int resume, fv_status want, int *choosing)
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    fv_ctx *c = NULL;
+    fv_model *own = teacher;
+    *choosing = 0;
+    o.threads = 1;
+    o.progress = count_choosing;
+    o.user = choosing;
+    if (fv_ctx_create(&c, &o) != FV_OK) exit(1);
+    if (fv_model_open(c, &teacher, temp_path("teacher"), NULL) != FV_OK) exit(1);
+    const fv_status s = train(c, out, more, resume);
+    CHECK_MSG(s == want, "%s: %s", fv_status_name(s), fv_ctx_error(c));
+    snprintf(why, sizeof why, "%s", fv_ctx_error(c));
+    fv_model_close(&teacher);
+    teacher = own;
+    fv_ctx_destroy(&c);
+}
+
+static void change_byte(const char *path, long at)
+{
+    FILE *f = fopen(temp_path(path), "r+b");
+    CHECK(f && fseek(f, at, SEEK_END) == 0);
+    const int c = getc(f);
+    CHECK(fseek(f, at, SEEK_END) == 0 && putc(c ^ 1, f) >= 0 && fclose(f) == 0);
+}
+
+static void choices_are_kept_for_a_resume(void)
+{
+    static const char *const way[] = {
+        PRUNED "prune_method = learned\nprune_samples = 8\nprune_steps = 2\n",
+        PRUNED "prune_method = shortgpt\nprune_samples = 8\nprune_width = 0.5\n"
+               "prune_importance = diff\n",
+        "prune_width = 0.5\nprune_importance = diff\nprune_samples = 8\n",
+    };
+    char more[300], longer[300];
+    int n;
+    for (int k = 0; k < 3; k++) {
+        snprintf(more, sizeof more, "%sschedule = constant\nl_feat = 0\n", way[k]);
+        snprintf(longer, sizeof longer, "%sschedule = constant\nl_feat = 0\nsteps = 6\n", way[k]);
+        choosing_in("at-once", longer, 0, FV_OK, &n);
+        CHECK(n > 0);
+        choosing_in("kept", more, 0, FV_OK, &n);
+        CHECK(n > 0);
+        choosing_in("kept", longer, 1, FV_OK, &n);
+        CHECK(n == 0);
+        CHECK(same_tensors(ctx, "at-once", "kept"));
+        /* Not before it is known that the folder is free. */
+        train_again = true;
+        choosing_in("kept", more, 0, FV_ERR_EXISTS, &n);
+        CHECK(n == 0);
+        train_again = false;
+        /* Nothing is taken of a damaged file, and one for something else is refused. */
+        change_byte("run-kept/choice.safetensors", -1);
+        choosing_in("kept", longer, 1, FV_OK, &n);
+        CHECK(n > 0);
+        choosing_in("kept", longer, 1, FV_OK, &n);
+        CHECK(n == 0); /* written anew */
+        CHECK(same_tensors(ctx, "at-once", "kept"));
+        snprintf(more, sizeof more, "%sschedule = constant\nl_feat = 0\nseed = 2\n", way[k]);
+        choosing_in("kept", more, 1, FV_ERR_MODEL, &n);
+        CHECK(n == 0 && strstr(why, "another teacher or pruning"));
+    }
+    choosing_in("kept", PRUNED, 0, FV_OK, &n);
+    CHECK(n == 0);
+    CHECK(access(temp_path("run-kept/choice.safetensors"), F_OK) != 0); /* quick: not kept */
+}
+
 static void another_teacher_cannot_go_on(void)
 {
     fv_model *own = teacher;
@@ -404,6 +485,7 @@ int main(void)
     RUN(students_may_be_narrower);
     RUN(without_data_the_teachers_are_taken);
     RUN(a_run_that_lacks_only_its_model_writes_the_same);
+    RUN(choices_are_kept_for_a_resume);
     RUN(another_teacher_cannot_go_on);
     RUN(without_memory_nothing_is_left);
     RUN(bad_recipes_are_refused);
