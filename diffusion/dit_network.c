@@ -127,8 +127,8 @@ fv_t fv_dit_net_forward_gated(const fv_dit_net *n, fv_tape *t, fv_t z, fv_t time
 
 fv_status fv_dit_net_bind(const fv_dit_net *n, fv_plan *plan)
 {
-    FV_TRY(fv_plan_bind(plan, "pos", n->pos));
-    return fv_plan_bind(plan, "rope", n->rope);
+    FV_TRY(fv_plan_feed(plan, "pos", n->pos));
+    return fv_plan_feed(plan, "rope", n->rope);
 }
 
 fv_status fv_dit_batch_create(fv_ctx *ctx, fv_dit_batch *b, const fv_dit_net *n, int count)

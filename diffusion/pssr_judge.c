@@ -111,8 +111,7 @@ static fv_status build_view(pssr_judge *j, const pssr_net *net, fv_dtype precisi
         fv_output(t, "change", pssr_fdu_change(t, net->cfg.fdu, pssr_luma(t, rgb[0]),
                                               pssr_luma(t, rgb[1])));
     FV_TRY(fv_plan_finish(j->ctx, &j->view, &t, NULL));
-    FV_TRY(pssr_tables_bind(&j->tables, j->view));
-    return fv_plan_bind(j->view, "x", j->pairs.input);
+    return pssr_tables_bind(&j->tables, j->view);
 }
 
 static fv_status build_spectrum(pssr_judge *j)
@@ -122,9 +121,7 @@ static fv_status build_spectrum(pssr_judge *j)
     FV_TRY(fv_tape_create(j->ctx, &t, NULL, FV_INFER, FV_F32));
     const fv_t a = fv_input(t, "a", FV_F32, 4, dim), b = fv_input(t, "b", FV_F32, 4, dim);
     fv_output(t, "distance", fv_loss_spectrum(t, a, b, pssr_patch(j->side)));
-    FV_TRY(fv_plan_finish(j->ctx, &j->spectrum, &t, NULL));
-    FV_TRY(fv_plan_bind(j->spectrum, "a", j->plane[0]));
-    return fv_plan_bind(j->spectrum, "b", j->plane[1]);
+    return fv_plan_finish(j->ctx, &j->spectrum, &t, NULL);
 }
 
 fv_status pssr_judge_create(fv_ctx *ctx, pssr_judge *j, const pssr_net *net, fv_dataset *held,
@@ -176,15 +173,18 @@ static double y_of(const shown *s, size_t pixel)
 static fv_status compare(pssr_judge *j, const shown *s, double *psnr, double *spectrum)
 {
     const size_t n = (size_t)j->side * (size_t)j->side;
-    double sum = 0;
+    double sum = 0, distance = 0;
     for (size_t i = 0; i < n; i++) {
         const double y = y_of(s, i), d = y - (double)j->plane[1][i];
         j->plane[0][i] = (float)y;
         sum += d * d;
     }
     *psnr += fmin(-10 * log10(sum / (double)n), 100); /* equal: infinite */
+    FV_TRY(fv_plan_feed(j->spectrum, "a", j->plane[0]));
+    FV_TRY(fv_plan_feed(j->spectrum, "b", j->plane[1]));
     FV_TRY(fv_plan_forward(j->spectrum));
-    *spectrum += (double)*(const float *)fv_plan_value(j->spectrum, "distance").data;
+    FV_TRY(fv_plan_number(j->spectrum, "distance", &distance));
+    *spectrum += distance;
     return FV_OK;
 }
 
@@ -195,7 +195,10 @@ static fv_status look(pssr_judge *j, int i, fv_degrade_kind kind)
     FV_TRY(fv_dataset_get(j->held, (uint64_t)i, j->picture, &label));
     pssr_pairs_kind(&j->pairs, 0, kind);
     FV_TRY(pssr_pairs_make(&j->pairs, j->picture, (uint32_t)i));
-    return fv_plan_forward(j->view);
+    FV_TRY(fv_plan_feed(j->view, "x", j->pairs.input));
+    FV_TRY(fv_plan_forward(j->view));
+    if (j->has_draft) FV_TRY(fv_plan_seen(j->view, "change", &j->change));
+    return fv_plan_seen(j->view, "y", &j->y);
 }
 
 static shown show_input(const pssr_judge *j)
@@ -205,15 +208,12 @@ static shown show_input(const pssr_judge *j)
 
 static shown show_base(const pssr_judge *j)
 {
-    return (shown){ fv_plan_value(j->view, "y").data, NULL, 1, 0, 0 };
+    return (shown){ j->y, NULL, 1, 0, 0 };
 }
 
 static shown show_refined(const pssr_judge *j, float alpha)
 {
-    shown s = show_base(j);
-    if (j->has_draft) s.change = fv_plan_value(j->view, "change").data;
-    s.alpha = alpha;
-    return s;
+    return (shown){ j->y, j->change, 1, 0, alpha };
 }
 
 static float alpha_of(int k) { return 0.1f * (float)(k + 1); }

@@ -76,6 +76,7 @@ typedef struct trainer {
     fv_plan *plan;
     pssr_tables tables;
     pssr_pairs pairs;
+    uint64_t drawn;      /* number of the micro-batch in them + 1; 0: none */
     pssr_judge judge;
     pssr_loss weights;
     adversary adv;
@@ -117,12 +118,26 @@ static fv_status let_judge(trainer *tr, float scale)
     return FV_OK;
 }
 
-static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
+/* Input t: a frame of all clips. */
+static const char *frame_name(char out[16], int t)
 {
-    trainer *tr = user;
-    const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
+    snprintf(out, 16, "x.%d", t);
+    return out;
+}
+
+static fv_status feed_pairs(trainer *tr)
+{
+    const size_t frame = 3 * (size_t)tr->batch * (size_t)tr->crop * (size_t)tr->crop;
+    char name[16];
+    for (int k = 0; k < tr->frames; k++)
+        FV_TRY(fv_plan_feed(tr->plan, frame_name(name, k), tr->pairs.input + (size_t)k * frame));
+    return fv_plan_feed(tr->plan, "hq", tr->pairs.hq);
+}
+
+static fv_status draw_pairs(trainer *tr, uint64_t number)
+{
     const uint32_t first = (uint32_t)(number * (uint64_t)tr->batch);
-    const double share = (double)step / (double)tr->steps;
+    const double share = (double)(number / (uint64_t)tr->accumulate) / (double)tr->steps;
     fv_batch b;
     FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
     for (int i = 0; i < tr->batch; i++)
@@ -133,11 +148,24 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
     } else {
         FV_TRY(pssr_pairs_make(&tr->pairs, b.images, first));
     }
+    tr->drawn = number + 1;
+    return FV_OK;
+}
+
+/* While a device computes, the host draws what comes next. */
+static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
+{
+    trainer *tr = user;
+    const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
+    const double share = (double)step / (double)tr->steps;
+    if (tr->drawn != number + 1) FV_TRY(draw_pairs(tr, number));
+    FV_TRY(feed_pairs(tr));
     if (tr->adv.gan) memset(tr->adv.u, 0, (size_t)tr->adv.n * sizeof(float));
     FV_TRY(fv_plan_forward(tr->plan));
-    *loss = *(const float *)fv_plan_value(tr->plan, "loss").data;
     if (tr->adv.gan && share >= tr->adv.from) FV_TRY(let_judge(tr, scale));
-    return fv_plan_backward(tr->plan, "loss", scale);
+    FV_TRY(fv_plan_backward(tr->plan, "loss", scale));
+    if (fv_ctx_device(tr->ctx) != FV_DEVICE_CPU) FV_TRY(draw_pairs(tr, number + 1));
+    return fv_plan_number(tr->plan, "loss", loss);
 }
 
 /* ---- Held-out pictures ----------------------------------------------------------------------- */
@@ -250,13 +278,6 @@ static fv_t draft_losses(const trainer *tr, fv_tape *t, const fv_t *zhat, const 
                                                          whole_input(tr, t, x), hq));
 }
 
-/* Input t: a frame of all clips. */
-static const char *frame_name(char out[16], int t)
-{
-    snprintf(out, 16, "x.%d", t);
-    return out;
-}
-
 static fv_status build_plan(trainer *tr)
 {
     const int64_t dim[4] = { tr->batch, tr->crop, tr->crop, 3 };
@@ -277,11 +298,7 @@ static fv_status build_plan(trainer *tr)
     fv_output(t, "loss", drafts > 0 ? draft_losses(tr, t, zhat, x, hq) :
                                       pssr_base_loss(t, &tr->weights, picture(t, zhat[0]), hq));
     FV_TRY(fv_plan_finish(tr->ctx, &tr->plan, &t, NULL));
-    FV_TRY(pssr_tables_bind(&tr->tables, tr->plan));
-    for (int k = 0; k < tr->frames; k++)
-        FV_TRY(fv_plan_bind(tr->plan, frame_name(name, k),
-                            tr->pairs.input + (int64_t)k * dim[0] * dim[1] * dim[2] * dim[3]));
-    return fv_plan_bind(tr->plan, "hq", tr->pairs.hq);
+    return pssr_tables_bind(&tr->tables, tr->plan);
 }
 
 static fv_status build_adversary(trainer *tr)
@@ -401,6 +418,7 @@ static fv_status read_losses(trainer *tr, fv_recipe *r)
     tr->alpha_loss = fv_recipe_number(r, "alpha_loss", 0.5, 0, 100);
     tr->adv.weight = (float)fv_recipe_number(r, "gan", 0, 0, 1000);
     if (!(tr->adv.weight > 0)) return FV_OK;
+    FV_TRY(fv_needs_cpu(tr->ctx, "training: a discriminator (gan)"));
     tr->adv.from = fv_recipe_number(r, "gan_from", 0.3, 0, 1);
     tr->adv.net.in = 2;
     tr->adv.net.channels = (int)fv_recipe_int(r, "gan_channels", 32, 8, 1024) / 8 * 8;
@@ -548,6 +566,6 @@ fv_status fv_pssr_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opt
                         fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    const fv_training all = { "pssr", true, &tr, prepare, trainer_free, false };
+    const fv_training all = { "pssr", true, &tr, prepare, trainer_free, true };
     return fv_trainer_train(ctx, &all, r, opts, result);
 }

@@ -112,6 +112,7 @@ typedef struct pssr_judge {
     pssr_tables tables;
     fv_plan *view, *spectrum;
     float *picture, *plane[2];
+    const float *y, *change; /* of the picture looked at; change NULL: no draft */
 } pssr_judge;
 /* held: squares of `side`; net: its masters as they are when asked. */
 fv_status pssr_judge_create(fv_ctx *ctx, pssr_judge *j, const pssr_net *net, fv_dataset *held,

@@ -90,26 +90,25 @@ void distill_schedule(distill_nets *n, const distill_loss *l, double progress)
                                               : 0.5 - 0.5 * cos(3.14159265358979323846 * progress));
 }
 
-static double value(const distill_nets *n, const char *name)
+fv_status distill_terms(distill_nets *n, const distill_loss *l, double term[DISTILL_TERMS],
+                        double *loss)
 {
-    const float *v = fv_plan_value(n->student_plan, name).data;
-    return v ? *v : NAN;
-}
-
-double distill_terms(const distill_nets *n, const distill_loss *l, double term[DISTILL_TERMS])
-{
+    fv_plan *p = n->student_plan;
     for (int k = 0; k < DISTILL_TERMS; k++) term[k] = NAN;
-    term[TERM_DIFF] = value(n, "diff");
-    if (l->kind != DISTILL_NONE) term[TERM_KD] = value(n, "kd");
-    if (n->stream) term[TERM_FEAT] = value(n, "feat");
-    if (n->has_vb) term[TERM_VB] = value(n, "vb");
-    if (n->has_vb && l->kind != DISTILL_NONE) term[TERM_VB_KD] = value(n, "vb_kd");
+    FV_TRY(fv_plan_number(p, "loss", loss));
+    FV_TRY(fv_plan_number(p, "diff", &term[TERM_DIFF]));
+    if (l->kind != DISTILL_NONE) FV_TRY(fv_plan_number(p, "kd", &term[TERM_KD]));
+    if (n->stream) FV_TRY(fv_plan_number(p, "feat", &term[TERM_FEAT]));
+    if (n->has_vb) FV_TRY(fv_plan_number(p, "vb", &term[TERM_VB]));
+    if (n->has_vb && l->kind != DISTILL_NONE)
+        FV_TRY(fv_plan_number(p, "vb_kd", &term[TERM_VB_KD]));
     if (l->kind == DISTILL_LIFT || l->kind == DISTILL_PLACE) {
-        const float *parts = fv_plan_value(n->student_plan, "parts").data;
+        const float *parts;
+        FV_TRY(fv_plan_seen(p, "parts", &parts));
         term[TERM_COARSE] = parts[FV_PLACE_COARSE];
         term[TERM_FINE] = parts[FV_PLACE_FINE];
         term[TERM_W] = parts[FV_PLACE_W];
         term[TERM_M] = parts[FV_PLACE_M];
     }
-    return value(n, "loss");
+    return FV_OK;
 }

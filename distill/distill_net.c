@@ -213,15 +213,39 @@ static outcome record_outcome(const distill_nets *n, fv_tape *t, const fv_dit_ne
     return o;
 }
 
-static fv_status bind_batch(distill_nets *n, fv_plan *plan, const fv_dit_net *net)
+static fv_status feed_states(distill_nets *n)
 {
-    FV_TRY(fv_dit_net_bind(net, plan));
-    FV_TRY(fv_plan_bind(plan, "z", n->batch.z));
-    FV_TRY(fv_plan_bind(plan, "t", n->batch.time));
-    FV_TRY(fv_plan_bind(plan, "y", n->batch.label));
-    if (!n->teacher_size.is_official) FV_TRY(fv_plan_bind(plan, "rate", n->batch.rate));
+    FV_TRY(fv_plan_feed(n->teacher_plan, "z", n->batch.z));
+    FV_TRY(fv_plan_feed(n->teacher_plan, "t", n->batch.time));
+    FV_TRY(fv_plan_feed(n->teacher_plan, "y", n->batch.label));
+    return n->teacher_size.is_official ? FV_OK
+                                       : fv_plan_feed(n->teacher_plan, "rate", n->batch.rate);
+}
+
+/* The student reads what the teacher was fed, where that lies, and what it makes of it. */
+static fv_status share_states(const distill_nets *n)
+{
+    static const char *const name[] = { "z", "t", "y", "rate" };
+    const size_t count = n->teacher_size.is_official ? 3 : 4;
+    for (size_t i = 0; i < count; i++)
+        FV_TRY(fv_plan_bind(n->student_plan, name[i],
+                            fv_plan_value(n->teacher_plan, name[i]).data));
+    return FV_OK;
+}
+
+static fv_status bind_results(const distill_nets *n, fv_plan *plan)
+{
     if (n->has_vb) FV_TRY(fv_plan_bind(plan, "teacher_range", n->range));
     return fv_plan_bind(plan, "teacher", n->velocity);
+}
+
+fv_status distill_feed(distill_nets *n)
+{
+    FV_TRY(feed_states(n));
+    FV_TRY(fv_plan_feed(n->student_plan, "target", n->batch.target));
+    FV_TRY(fv_plan_feed(n->student_plan, "weight", n->batch.weight));
+    if (n->stream) FV_TRY(fv_plan_feed(n->student_plan, "l_feat", &n->l_feat));
+    return n->has_w ? fv_plan_feed(n->student_plan, "w", &n->w) : FV_OK;
 }
 
 static void stream_name(char *out, size_t size, int k) { snprintf(out, size, "stream%d", k); }
@@ -249,7 +273,9 @@ static fv_status build_teacher(distill_nets *n, fv_dtype precision, fv_t *hidden
         fv_output(t, name, hidden[distill_pair(k, n->teacher_size.depth, n->size.depth) + 1]);
     }
     FV_TRY(fv_plan_finish(n->ctx, &n->teacher_plan, &t, NULL));
-    FV_TRY(bind_batch(n, n->teacher_plan, n->teacher));
+    FV_TRY(fv_dit_net_bind(n->teacher, n->teacher_plan));
+    FV_TRY(feed_states(n));
+    FV_TRY(bind_results(n, n->teacher_plan));
     return bind_streams(n, n->teacher_plan);
 }
 
@@ -345,15 +371,13 @@ static fv_status build_student(distill_nets *n, const distill_loss *l, fv_dtype 
     fv_output(t, "v", o.v);
     record_losses(n, l, t, &o, hidden);
     FV_TRY(fv_plan_finish(n->ctx, &n->student_plan, &t, NULL));
-    FV_TRY(bind_batch(n, n->student_plan, n->student));
-    FV_TRY(bind_streams(n, n->student_plan));
-    FV_TRY(fv_plan_bind(n->student_plan, "target", n->batch.target));
-    FV_TRY(fv_plan_bind(n->student_plan, "weight", n->batch.weight));
+    FV_TRY(fv_dit_net_bind(n->student, n->student_plan));
+    FV_TRY(share_states(n));
+    FV_TRY(bind_results(n, n->student_plan));
     if (n->has_vb) FV_TRY(distill_bind_vb(n));
-    if (n->stream) FV_TRY(fv_plan_bind(n->student_plan, "l_feat", &n->l_feat));
     const bool is_place = l->kind == DISTILL_LIFT || l->kind == DISTILL_PLACE;
-    if (!is_place || l->weight == WEIGHT_ADAPTIVE || l->weight == WEIGHT_CONST) return FV_OK;
-    return fv_plan_bind(n->student_plan, "w", &n->w);
+    n->has_w = is_place && l->weight != WEIGHT_ADAPTIVE && l->weight != WEIGHT_CONST;
+    return bind_streams(n, n->student_plan);
 }
 
 static fv_status allocate(distill_nets *n, const distill_loss *l, int rows)
@@ -361,7 +385,7 @@ static fv_status allocate(distill_nets *n, const distill_loss *l, int rows)
     const size_t stream = (size_t)rows * (size_t)n->teacher_size.tokens *
                           (size_t)n->teacher_size.width;
     FV_TRY(fv_dit_batch_create(n->ctx, &n->batch, n->teacher, rows));
-    n->velocity = fv_calloc(n->ctx, (size_t)rows * (size_t)n->batch.values, sizeof(float));
+    n->velocity = fv_dev_alloc(n->ctx, (size_t)rows * (size_t)n->batch.values, sizeof(float));
     if (!n->velocity) return FV_ERR_OOM;
     n->has_vb = n->teacher_size.out_channels == 2 * n->teacher_size.channels;
     if (n->has_vb) FV_TRY(distill_make_vb(n));
@@ -373,13 +397,14 @@ static fv_status allocate(distill_nets *n, const distill_loss *l, int rows)
     n->stream = fv_calloc(n->ctx, (size_t)n->size.depth, sizeof *n->stream);
     if (!n->stream) return FV_ERR_OOM;
     for (int k = 0; k < n->size.depth; k++)
-        if (!(n->stream[k] = fv_calloc(n->ctx, stream, sizeof(float)))) return FV_ERR_OOM;
+        if (!(n->stream[k] = fv_dev_alloc(n->ctx, stream, sizeof(float)))) return FV_ERR_OOM;
     return FV_OK;
 }
 
 fv_status distill_build(distill_nets *n, const distill_loss *l, int rows, fv_dtype precision)
 {
     const int most = n->teacher_size.depth > n->size.depth ? n->teacher_size.depth : n->size.depth;
+    if (n->teacher_size.is_official) FV_TRY(fv_needs_cpu(n->ctx, "distill: official DiTs"));
     FV_TRY(allocate(n, l, rows));
     fv_t *hidden = fv_calloc(n->ctx, (size_t)most + 1, sizeof *hidden);
     if (!hidden) return FV_ERR_OOM;
@@ -394,9 +419,10 @@ void distill_close(distill_nets *n)
     fv_plan_destroy(&n->student_plan);
     fv_plan_destroy(&n->teacher_plan);
     fv_dit_batch_free(n->ctx, &n->batch);
-    for (int k = 0; n->stream && k < n->size.depth; k++) fv_free(n->ctx, n->stream[k]);
+    for (int k = 0; n->stream && k < n->size.depth; k++) fv_dev_free(n->ctx, n->stream[k]);
     fv_free(n->ctx, n->stream);
-    void *mem[] = { n->velocity, n->range, n->vb_rows, n->vb_edges, n->latent };
+    fv_dev_free(n->ctx, n->velocity);
+    void *mem[] = { n->range, n->vb_rows, n->vb_edges, n->latent };
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(n->ctx, mem[i]);
     fv_vae_close(&n->vae);
     fv_vae_close(&n->decoder);

@@ -47,6 +47,7 @@ typedef struct distill_nets {
     float *velocity;          /* the teacher's: what its plan writes and the student's reads */
     float **stream;           /* [size.depth], the same of residual streams; NULL: not used */
     float l_feat, w;          /* of this step */
+    bool has_w;               /* w is an input of the student's plan                         */
     bool has_vb;              /* official models with a learned range of variances; then:    */
     float *range;             /* the teacher's, [B][values]                                  */
     float *vb_rows, *vb_edges; /* distill_vb.c                                               */
@@ -87,10 +88,13 @@ void distill_fill_vb(distill_nets *n, const float *x);
 
 /* What follows the progress, 0 to 1. */
 void distill_schedule(distill_nets *n, const distill_loss *l, double progress);
-/* Both on n->batch; FV_ERR_NUMERIC: a loss is not finite. */
+/* n->batch, l_feat and w to the plans. */
+fv_status distill_feed(distill_nets *n);
+/* Both on what was fed; FV_ERR_NUMERIC: a loss is not finite. */
 fv_status distill_forward(distill_nets *n, bool with_teacher);
-/* The loss of the last forward, and its terms. */
-double distill_terms(const distill_nets *n, const distill_loss *l, double term[DISTILL_TERMS]);
+/* The loss of the last forward, and its terms. FV_ERR_NUMERIC as above. */
+fv_status distill_terms(distill_nets *n, const distill_loss *l, double term[DISTILL_TERMS],
+                        double *loss);
 /* The teacher's block for block k of a student that is not deeper. */
 int distill_pair(int k, int teacher_depth, int depth);
 

@@ -52,6 +52,7 @@ typedef struct trainer {
     fv_dtype precision, export_type;
     int rows, accumulate, eval_batches, sample_columns;
     fv_dit_draw draw;
+    uint64_t drawn; /* number of the micro-batch in nets.batch + 1; 0: none */
     int32_t *class_of, *label; /* [classes of the data] the teacher's number; [rows] */
     uint64_t seed, steps;
     double sum[DISTILL_TERMS]; /* since the last row of metrics.csv */
@@ -88,24 +89,40 @@ static fv_status add_terms(trainer *tr, const double *term)
     return FV_OK;
 }
 
+static fv_status draw_batch(trainer *tr, uint64_t number)
+{
+    fv_batch b;
+    FV_TRY(fv_dataset_batch(tr->data, number, tr->rows, &b));
+    FV_TRY(make_batch(tr, &b, number * (uint64_t)tr->rows, true));
+    tr->drawn = number + 1;
+    return FV_OK;
+}
+
+/* Both networks, there and back. While a device computes, the host draws what comes next; that a loss
+ * is not finite is found with its terms there. */
+static fv_status learn(trainer *tr, uint64_t number, float scale)
+{
+    if (tr->drawn != number + 1) FV_TRY(draw_batch(tr, number));
+    FV_TRY(distill_feed(&tr->nets));
+    FV_TRY(distill_forward(&tr->nets, distill_needs_teacher(&tr->loss)));
+    FV_TRY(fv_plan_backward(tr->nets.student_plan, "loss", scale));
+    return fv_ctx_device(tr->ctx) == FV_DEVICE_CPU ? FV_OK : draw_batch(tr, number + 1);
+}
+
 static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
 {
     trainer *tr = user;
     const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
     double term[DISTILL_TERMS];
-    fv_batch b;
-    FV_TRY(fv_dataset_batch(tr->data, number, tr->rows, &b));
-    FV_TRY(make_batch(tr, &b, number * (uint64_t)tr->rows, true));
     distill_schedule(&tr->nets, &tr->loss, (double)step / (double)tr->steps);
-    const fv_status s = distill_forward(&tr->nets, distill_needs_teacher(&tr->loss));
+    fv_status s = learn(tr, number, scale);
+    if (s == FV_OK) s = distill_terms(&tr->nets, &tr->loss, term, loss);
     if (s == FV_ERR_NUMERIC) { /* the loop skips the step, and stops after ten in a row */
         *loss = NAN;
         return add_terms(tr, NULL);
     }
     if (s != FV_OK) return s;
-    *loss = distill_terms(&tr->nets, &tr->loss, term);
-    FV_TRY(add_terms(tr, isfinite(*loss) ? term : NULL)); /* else the loop skips the step, too */
-    return fv_plan_backward(tr->nets.student_plan, "loss", scale);
+    return add_terms(tr, isfinite(*loss) ? term : NULL); /* else the loop skips the step, too */
 }
 
 static void row_values(void *user, double *values)
@@ -127,12 +144,14 @@ typedef struct held_out {
 
 /* Mean squared errors of the batch's velocities (official models: noises): of both, and from each
  * other. */
-static void add_batch(const distill_nets *n, held_out *h)
+static fv_status add_batch(distill_nets *n, held_out *h)
 {
     const fv_dit_batch *b = &n->batch;
     const bool is_noise = n->teacher_size.is_official;
     const float most = is_noise ? 1000.0f : 1.0f; /* of times */
-    const float *student = fv_plan_value(n->student_plan, "v").data, *teacher = n->velocity;
+    const float *student, *teacher;
+    FV_TRY(fv_plan_seen(n->student_plan, "v", &student));
+    FV_TRY(fv_plan_seen(n->teacher_plan, "teacher", &teacher));
     for (int i = 0; i < b->count; i++) {
         const int bin = b->time[i] < most ? (int)(b->time[i] / most * BINS) : BINS - 1;
         double s = 0, t = 0, apart = 0;
@@ -150,6 +169,7 @@ static void add_batch(const distill_nets *n, held_out *h)
         h->in_bin[bin]++;
         h->rows++;
     }
+    return FV_OK;
 }
 
 static fv_status report_held(trainer *tr, const held_out *h, uint64_t step)
@@ -173,12 +193,14 @@ static fv_status evaluate(void *user, uint64_t step, double *metric)
 {
     trainer *tr = user;
     held_out h = { 0 };
+    tr->drawn = 0;
     for (int k = 0; k < tr->eval_batches; k++) {
         fv_batch b;
         FV_TRY(fv_dataset_batch(tr->held, (uint64_t)k, tr->rows, &b));
         FV_TRY(make_batch(tr, &b, (1ull << 40) + (uint64_t)k * (uint64_t)tr->rows, false));
+        FV_TRY(distill_feed(&tr->nets));
         FV_TRY(distill_forward(&tr->nets, true));
-        add_batch(&tr->nets, &h);
+        FV_TRY(add_batch(&tr->nets, &h));
     }
     tr->held_student = *metric = h.student / (double)h.rows;
     tr->held_teacher = h.teacher / (double)h.rows;
@@ -426,6 +448,6 @@ fv_status fv_distill_train(fv_ctx *ctx, fv_recipe *r, const fv_distill_options *
     if (!o.teacher) return fv_fail(ctx, FV_ERR_ARG, "distill: no teacher");
     trainer tr = { .ctx = ctx, .o = &o, .held_student = NAN };
     tr.nets.ctx = ctx;
-    const fv_training all = { "distill", false, &tr, prepare, trainer_free, false };
+    const fv_training all = { "distill", false, &tr, prepare, trainer_free, true };
     return fv_trainer_train(ctx, &all, r, &o.trainer, result);
 }

@@ -246,6 +246,9 @@ static const fvi_op_def *cuda_op(fvi_op op)
         [FVI_OP_LOSS_LPIPS] = &fvi_cuda_loss_lpips,
         [FVI_OP_LOSS_DISTS] = &fvi_cuda_loss_dists,
         [FVI_OP_LOSS_TREE] = &fvi_cuda_loss_tree,
+        [FVI_OP_LOSS_PLACE] = &fvi_cuda_loss_place,
+        [FVI_OP_LOW_PASS] = &fvi_cuda_low_pass,
+        [FVI_OP_LOSS_SPECTRUM] = &fvi_cuda_loss_spectrum,
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
 }

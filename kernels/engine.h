@@ -86,6 +86,9 @@ void fv_plan_watch(fv_plan *p, fv_plan_watcher watch, void *user);
  * again. fetch: an output's values to the host, which waits for them. */
 fv_status fv_plan_feed(fv_plan *p, const char *name, const void *host);
 fv_status fv_plan_fetch(const fv_plan *p, const char *name, void *host);
+/* An output's values where the host reads them, until the next run: on a CPU in the plan's memory, else
+ * in a copy that this call makes. */
+fv_status fv_plan_seen(fv_plan *p, const char *name, const float **out);
 /* A scalar output. */
 fv_status fv_plan_number(const fv_plan *p, const char *name, double *out);
 

@@ -27,43 +27,20 @@
  * is that of least squares. Where D is not V + a, it is a constant: no -2 b1 dx_j above. To shrink
  * to b1 = 1 by all of eps was rejected: a dead student then moves against its teacher, for b0. */
 #include "cpu_ops.h"
+#include "op_place.h"
 
 #include <math.h>
 #include <string.h>
 
 #define MOST_OF_A_GROUP 10.0f
 #define EPS_OF_TEACHER 1e-4f
-#define DECILES 10
+#define DECILES FVI_PLACE_DECILES
 
 static const fvi_distill_ops *rows(const fvi_exec *e) { return &e->ctx->cpu_ops->distill; }
 
 /* ---- Shapes ---------------------------------------------------------------------------------- */
 
-/* Rows that are fitted: one for each sample and channel, or (LIFT of samples) for each sample. One
- * is `columns` neighbours in each of P pixels of C channels. */
-typedef struct place_shape {
-    int64_t B, P, C, used, rows, n, columns;
-    int64_t K, G; /* groups of a row; the order matters only where there are several */
-} place_shape;
-
-static place_shape shape_of(const fvi_exec *e)
-{
-    const fv_tensor *x = &e->in[0];
-    const int kind = e->attr->i[2] & FVI_PLACE_KIND;
-    place_shape s = { .B = x->dim[0], .C = x->dim[x->ndim - 1] };
-    s.P = fv_tensor_count(x) / (s.B * s.C);
-    s.used = e->attr->i[1];
-    s.columns = kind == FV_LIFT_SAMPLE ? s.used : 1;
-    s.rows = s.B * (s.used / s.columns);
-    s.n = s.P * s.columns;
-    s.K = kind == FV_PLACE_GROUPS ? e->attr->i[0] : s.n;
-    /* The last group takes the remainder: on its own from K/2 on, else with the one before. */
-    s.G = s.n / s.K + (2 * (s.n % s.K) >= s.K);
-    if (s.G < 1) s.G = 1;
-    return s;
-}
-
-static int64_t row_start(const place_shape *s, int64_t row)
+static int64_t row_start(const fvi_place_shape *s, int64_t row)
 {
     const int64_t per_sample = s->used / s->columns;
     return row / per_sample * s->P * s->C + row % per_sample;
@@ -196,19 +173,19 @@ static double fit(const fvi_attr *a, const fvi_place_moments *m, int64_t n, fvi_
 /* ---- One row --------------------------------------------------------------------------------- */
 
 /* Room of a lane: x and y of a row, then (with groups) keys twice and counts of digits. */
-static size_t lane_floats(const place_shape *s)
+static size_t lane_floats(const fvi_place_shape *s)
 {
     return fvi_pad16(2 * s->n + (s->G > 1 ? 4 * s->n + 2 * BUCKETS : 0));
 }
 
-static void take_row(const place_shape *s, fvi_in x, float *to)
+static void take_row(const fvi_place_shape *s, fvi_in x, float *to)
 {
     for (int64_t p = 0; p < s->P; p++)
         for (int64_t k = 0; k < s->columns; k++) *to++ = fvi_get(x, p * s->C + k);
 }
 
 /* Values of a row back to their places; order NULL: as they are. */
-static void put_row(const place_shape *s, const float *v, const uint64_t *order, float *to)
+static void put_row(const fvi_place_shape *s, const float *v, const uint64_t *order, float *to)
 {
     if (order) {
         for (int64_t i = 0; i < s->n; i++) to[(int64_t)(uint32_t)order[i] * s->C] = v[i];
@@ -219,7 +196,7 @@ static void put_row(const place_shape *s, const float *v, const uint64_t *order,
 }
 
 /* x, y become the gradients, if they are kept. */
-static void fit_groups(const fvi_exec *e, const place_shape *s, float *x, float *y,
+static void fit_groups(const fvi_exec *e, const fvi_place_shape *s, float *x, float *y,
                        place_sums *sum)
 {
     const int64_t G = s->G;
@@ -227,7 +204,7 @@ static void fit_groups(const fvi_exec *e, const place_shape *s, float *x, float 
     for (int64_t g = 0; g < G; g++) {
         float *gx = x + g * s->K, *gy = y + g * s->K;
         const int64_t n = g == G - 1 ? s->n - g * s->K : s->K;
-        const int64_t tenth = (2 * g + 1) * (DECILES / 2) / G;
+        const int64_t tenth = fvi_place_tenth(g, G);
         fvi_place_moments m;
         fvi_place_map map;
         rows(e)->moments(&m, gx, gy, n);
@@ -238,7 +215,7 @@ static void fit_groups(const fvi_exec *e, const place_shape *s, float *x, float 
 }
 
 /* Channels that take no part get no gradient. */
-static void clear_unused(const fvi_exec *e, const place_shape *s, int64_t sample)
+static void clear_unused(const fvi_exec *e, const fvi_place_shape *s, int64_t sample)
 {
     const int64_t n = fv_tensor_count(&e->in[0]);
     float *g = (float *)e->out[2].data + sample * s->P * s->C;
@@ -246,7 +223,7 @@ static void clear_unused(const fvi_exec *e, const place_shape *s, int64_t sample
         for (int64_t k = s->used; k < s->C; k++) g[p * s->C + k] = g[n + p * s->C + k] = 0;
 }
 
-static void run_row(const fvi_exec *e, const place_shape *s, int64_t row, float *room,
+static void run_row(const fvi_exec *e, const fvi_place_shape *s, int64_t row, float *room,
                     place_sums *sum)
 {
     const int64_t at = row_start(s, row), n = s->n;
@@ -280,14 +257,14 @@ static void run_row(const fvi_exec *e, const place_shape *s, int64_t row, float 
 
 static size_t place_scratch(const fvi_exec *e, bool backward)
 {
-    const place_shape s = shape_of(e);
+    const fvi_place_shape s = fvi_place_shape_of(e);
     const size_t lanes = s.rows < FVI_LANES ? (size_t)s.rows : FVI_LANES;
     if (backward) return 0;
     return (size_t)s.rows * sizeof(place_sums) + 64 + lanes * lane_floats(&s) * sizeof(float);
 }
 
 /* The first row that is not finite; -1: all are. */
-static int64_t add_rows(const place_shape *s, const place_sums *row, place_sums *all)
+static int64_t add_rows(const fvi_place_shape *s, const place_sums *row, place_sums *all)
 {
     int64_t bad = -1;
     memset(all, 0, sizeof *all);
@@ -349,7 +326,7 @@ static fv_status finish(fvi_exec *e, const place_sums *all, double count, int64_
 
 static fv_status place_forward(fvi_exec *e)
 {
-    const place_shape s = shape_of(e);
+    const fvi_place_shape s = fvi_place_shape_of(e);
     place_sums *row = e->scratch, all;
     /* Lanes begin at a cache line. */
     float *room = (float *)(void *)((char *)(row + s.rows) + 63 -
@@ -367,7 +344,7 @@ static fv_status place_forward(fvi_exec *e)
 
 static fv_status place_backward(fvi_exec *e)
 {
-    const place_shape s = shape_of(e);
+    const fvi_place_shape s = fvi_place_shape_of(e);
     const int64_t n = fv_tensor_count(&e->in[0]);
     const float w = ((const float *)e->out[1].data)[FV_PLACE_W];
     const float scale =

@@ -40,7 +40,7 @@ struct fv_plan {
     int nv;
     int *vbuf, *gbuf;       /* buffer of a value / of a gradient, -1 none */
     void **bound;           /* inputs and outputs given by the caller */
-    void **fed;             /* device memory of inputs given by fv_plan_feed */
+    void **fed, **seen;     /* of fv_plan_feed: device memory; of fv_plan_seen: the host's */
     const float **pf32;     /* parameters as f32 */
     step *s;
     int ns;
@@ -74,10 +74,12 @@ static fv_status copy_tape(fv_plan *p, const fv_tape *t)
     p->gbuf = fv_calloc(p->ctx, (size_t)t->nv, sizeof *p->gbuf);
     p->bound = fv_calloc(p->ctx, (size_t)t->nv, sizeof *p->bound);
     p->fed = fv_calloc(p->ctx, (size_t)t->nv, sizeof *p->fed);
+    p->seen = fv_calloc(p->ctx, (size_t)t->nv, sizeof *p->seen);
     p->pf32 = fv_calloc(p->ctx, (size_t)t->nv, sizeof *p->pf32);
     p->s = fv_calloc(p->ctx, (size_t)t->nn, sizeof *p->s);
     p->b = fv_calloc(p->ctx, 2 * (size_t)t->nv, sizeof *p->b);
-    if (!p->v || !p->vbuf || !p->gbuf || !p->bound || !p->fed || !p->pf32 || !p->s || !p->b)
+    if (!p->v || !p->vbuf || !p->gbuf || !p->bound || !p->fed || !p->seen || !p->pf32 || !p->s ||
+        !p->b)
         return FV_ERR_OOM;
     for (int i = 1; i < t->nv; i++) {
         p->v[i] = t->v[i];
@@ -369,7 +371,9 @@ void fv_plan_destroy(fv_plan **pp)
     fv_free(p->ctx, p->gbuf);
     fv_free(p->ctx, p->bound);
     for (int i = 1; p->fed && i < p->nv; i++) fv_dev_free(p->ctx, p->fed[i]);
+    for (int i = 1; p->seen && i < p->nv; i++) fv_free(p->ctx, p->seen[i]);
     fv_free(p->ctx, p->fed);
+    fv_free(p->ctx, p->seen);
     fv_free(p->ctx, p->pf32);
     fv_free(p->ctx, p->s);
     fv_free(p->ctx, p->b);
@@ -503,6 +507,18 @@ fv_status fv_plan_fetch(const fv_plan *p, const char *name, void *host)
     if (!data)
         return fv_fail(p->ctx, FV_ERR_UNKNOWN, "plan: no output is called \"%s\"", name);
     return fv_dev_copy(p->ctx, host, data, value_bytes(p, x), FV_COPY_TO_HOST);
+}
+
+fv_status fv_plan_seen(fv_plan *p, const char *name, const float **out)
+{
+    const fv_t x = find_name(p, name);
+    *out = x ? value_data(p, x) : NULL;
+    if (!*out || p->v[x].t.dtype != FV_F32)
+        return fv_fail(p->ctx, FV_ERR_UNKNOWN, "plan: no f32 output is called \"%s\"", name);
+    if (!p->ctx->backend->owns) return FV_OK;
+    if (!p->seen[x] && !(p->seen[x] = fv_alloc(p->ctx, value_bytes(p, x)))) return FV_ERR_OOM;
+    *out = p->seen[x];
+    return fv_plan_fetch(p, name, p->seen[x]);
 }
 
 fv_status fv_plan_number(const fv_plan *p, const char *name, double *out)

@@ -621,8 +621,48 @@ static void sequence_rows(void)
     rate_row(20, 600, 8);
 }
 
+static void place_row(int kind, int64_t B, int64_t side, int64_t C, int group, int flags)
+{
+    row *r = loss_row(FVI_OP_LOSS_PLACE, "loss_place", X, dims(4, B, side, side, C, 0));
+    give_row(r, 1, FIXED, r->in[0]);
+    if (flags & 64) give_row(r, 2, FIXED, dims(1, 1, 0, 0, 0, 0));
+    r->attr = (fvi_attr){ { group, flags & 32 ? (int32_t)C - 1 : (int32_t)C, kind | (flags & 28),
+                            flags & 64 ? FV_PLACE_GIVEN : flags & 128 ? FV_PLACE_CONSTANT : 0 },
+                          { 1e-3f, 0.3f } };
+    r->out[1] = dims(1, FV_PLACE_PARTS, 0, 0, 0, 0);
+    r->out[2] = dims(2, 2, B * side * side * C, 0, 0, 0);
+}
+
+static void frequency_rows(void)
+{
+    static const int64_t sides[4] = { 1, 6, 16, 45 };
+    place_row(FV_PLACE_GROUPS, 2, 5, 3, 4, 0);
+    place_row(FV_PLACE_GROUPS, 2, 9, 3, 16, FVI_PLACE_GUARDED);
+    place_row(FV_PLACE_GROUPS, 1, 68, 2, 16, FVI_PLACE_GUARDED | 64); /* more keys than shared */
+    place_row(FV_PLACE_GROUPS, 1, 95, 1, 5000, 0);
+    place_row(FV_PLACE_GROUPS, 3, 6, 2, 500, FVI_PLACE_SQUARED | 128);
+    place_row(FV_PLACE_GROUPS, 1, 1, 1, 2, FVI_PLACE_EPS_OF_SUM);
+    place_row(FV_LIFT_CHANNEL, 2, 7, 4, 16, FVI_PLACE_GUARDED | 32);
+    place_row(FV_LIFT_SAMPLE, 2, 17, 4, 16, FVI_PLACE_SQUARED | FVI_PLACE_EPS_OF_SUM | 32);
+    place_row(FV_LIFT_SAMPLE, 1, 30, 3, 16, FVI_PLACE_GUARDED);
+    for (int i = 0; i < 4; i++) {
+        row *r = loss_row(FVI_OP_LOSS_SPECTRUM, "loss_spectrum", P,
+                          dims(4, 2, sides[i] * (i < 3 ? 2 : 1), sides[i], 3 - i % 3, 0));
+        give_row(r, 1, FIXED, r->in[0]);
+        r->attr.i[0] = (int32_t)sides[i];
+        r->out[1] = r->in[0];
+        r = add_row(FVI_OP_LOW_PASS, "low_pass");
+        give_row(r, 0, P, dims(4, 1 + i % 2, 1 + 7 * i, 33 - 8 * i, 1 + i, 0));
+        r->attr.i[0] = 1 + i;
+        r->attr.f[0] = 0.1f + 0.1f * (float)i;
+        r->out[0] = r->in[0];
+        r->out_role = P;
+    }
+}
+
 static void add_rows(void)
 {
+    frequency_rows();
     sequence_rows();
     picture_rows();
     line_rows();

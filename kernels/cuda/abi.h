@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 9
+#define FVK_ABI 11
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -586,8 +586,73 @@ typedef struct fvk_prior_args {
     int32_t lane_count, group, each_words, each_halves, pad; /* each: of a lane, in shared memory */
 } fvk_prior_args;
 
+/* Gradients that were kept in s: y (+)= dy scale (s + w s[n + ..]); w NULL: s alone. */
+typedef struct fvk_kept_dx_args {
+    const float *s, *w, *dy;
+    fvk_out y;
+    int64_t n;
+    double scale;
+} fvk_kept_dx_args;
+
+typedef struct fvk_total_args {
+    const double *part;
+    float *y;
+    int64_t n;
+    double scale;
+} fvk_total_args;
+
+#define FVK_SORT 4096      /* keys in shared memory */
+#define FVK_PLACE_SUMS 13  /* of a row: coarse, m, fine, costs of tenths */
+/* Rows [rows, n] of from [B, P, C]: x, y, then both gradients. G groups of K, the last has the rest;
+ * padded: power of two from n on, 0: as they are. cost [rows, G], sums [rows, FVK_PLACE_SUMS]. */
+typedef struct fvk_place_args {
+    fvk_in from[2];
+    float *x, *y, *cost, *terms;
+    uint64_t *order; /* [rows, padded] */
+    double *sums, *total;
+    int64_t B, P, C, used, columns, rows, n, K, G, padded;
+    float eps;
+    int32_t guarded, squared, eps_of_sum;
+} fvk_place_args;
+
+/* part, as fv_place_part has it; groups: of each tenth, in all rows. */
+typedef struct fvk_place_end_args {
+    const double *total;
+    const float *given;
+    float *loss, *part;
+    int32_t *fault;
+    double count, groups[10];
+    float constant;
+    int32_t is_constant;
+} fvk_place_end_args;
+
+#define FVK_PATCH 64 /* largest side */
+/* A block a patch; wave [P, 2]: cos and -sin of 2 pi k / P; grad NULL: not kept. */
+typedef struct fvk_spectrum_args {
+    const float *a, *target, *wave;
+    float *grad;
+    double *part;
+    int64_t H, W, C, P;
+    float scale;
+    int32_t pad;
+} fvk_spectrum_args;
+
+typedef struct fvk_band_turn_args {
+    fvk_in x;
+    fvk_out y;
+    int64_t B, H, W, C, is_back;
+} fvk_band_turn_args;
+
+typedef struct fvk_band_mask_args {
+    float *z;
+    const float *m;
+    int64_t h, planes, w;
+} fvk_band_mask_args;
+
 #define FVK_LIST(K)                                                                            \
-    K(squares) K(clip) K(adamw) K(exchange)                                                  \
+    K(squares) K(clip) K(adamw) K(exchange) K(kept_dx) K(total)                               \
+    K(place_rows) K(place) K(place_sum) K(place_end) K(place_terms) K(spectrum)               \
+    K(band_turn) K(band_mask)                                                                 \
     K(map) K(binary) K(blend) K(swiglu) K(norm) K(norm_dx) K(rope) K(rope_dx) K(columns) K(fold) \
     K(norm_fold) K(sample_db) K(timestep) K(embed) K(embed_dx) K(patch) K(strip) K(spread)      \
     K(attention) K(attention_delta) K(attention_dq) K(attention_dkv)                            \
@@ -610,6 +675,7 @@ typedef fvk_dists_args fvk_dists_moments_args, fvk_dists_dx_args;
 typedef fvk_rate_args fvk_rate_dx_args;
 typedef fvk_wkv_args fvk_wkv_dx_args;
 typedef fvk_tree_args fvk_tree_dh_args, fvk_tree_dw_args;
+typedef fvk_place_args fvk_place_rows_args, fvk_place_sum_args, fvk_place_terms_args;
 typedef fvk_attention_args fvk_attention_delta_args, fvk_attention_dq_args, fvk_attention_dkv_args;
 
 #define FVK_ID(name) FVK_##name,
