@@ -1,14 +1,15 @@
 /* vz_lanes.c - lanes of a network on a device: memory, and who launches.
  *
- *     threads of blocks:  wants ──> pending        the one that finds the device idle takes all
- *     a walk:             lanes and tokens there, one launch of cuda/prior.h, rows of h back
+ *     threads of blocks:  wants ──> pending        who waits and finds the device idle takes all
+ *     a launch:           walks and tokens there, cuda/prior.h, rows of h back
  *
- * A lane has two slots for its state. A walk reads one and writes the other, so that the beginning
- * of the last walk is still there: an encoder that sleeps in a long repeat (cm_token.c) tells fewer
- * pieces than were walked ahead, and the walk is done again as far as it was used. Walks begin with
- * 16 tokens and double while all of them are used.
+ * An encoder knows what comes: while its thread codes what one walk gave, the next is under way,
+ * launched by a thread of its own if nobody waits. Walks begin with 16 tokens and double while all
+ * of them are used. An encoder that sleeps in a long repeat (cm_token.c) tells fewer pieces than
+ * were walked: the walk is done again as far as it was used, from the state that it began with. So a
+ * lane has three slots: before and behind the walk in use, and behind the next.
  *
- * A block of threads takes one lane while there are multiprocessors enough, then up to
+ * A block of threads takes one walk while there are multiprocessors enough, then up to
  * FVK_PRIOR_GROUP, which share what they read of the weights. The order in which lanes meet changes
  * no bit. */
 #include "vz_lanes.h"
@@ -20,21 +21,29 @@
 
 #define WALK_FIRST 16
 #define AHEAD (NN_VOCAB_WINDOW + 8)
+#define SLOTS 3 /* of a lane */
+
+/* Tokens, and h behind each; from and to are slots. */
+typedef struct walk {
+    vz_lane *lane;
+    struct walk *other; /* the next one that is pending */
+    bool is_pending;
+    int count, from, to;
+    int32_t token[VZ_LANE_WALK];
+    int16_t *rows;      /* [VZ_LANE_WALK][width] */
+} walk;
 
 struct vz_lane {
     vz_lanes *all;
-    int number, slot;      /* slot 0 or 1: of the state after the last walk */
-    bool is_taken, has_failed;
+    int number;
+    bool is_taken;
+    bool has_failed;      /* under the lock */
+    bool has_failed_here; /* what the lane's own thread knows of it */
     /* what comes, as numbers from `first` on; `next` is told next */
-    uint16_t *ahead;       /* [AHEAD] */
+    uint16_t *ahead;    /* [AHEAD] */
     uint64_t first, next, end;
-    /* the last walk: tokens, and h behind each */
-    int32_t walked[VZ_LANE_WALK];
-    int16_t *rows;         /* [VZ_LANE_WALK][width] */
-    int count, used, want;
-    /* what it waits for */
-    vz_lane *other;        /* the next one that is pending */
-    bool is_pending;
+    walk walks[2], *now, *then; /* then: count 0 if nothing was asked for */
+    int used, want;     /* of now; tokens of the next */
 };
 
 struct vz_lanes {
@@ -45,11 +54,13 @@ struct vz_lanes {
     const nn_int_model *net;
     int lane_count, multiprocessors;
     vz_lane *lane;
-    pthread_mutex_t lock;  /* of what follows */
-    pthread_cond_t is_done;
-    bool is_busy;          /* someone uses the device */
-    vz_lane *pending;
-    fv_status failed;      /* the first failure of the device, which is for all */
+    pthread_mutex_t lock;   /* of what follows */
+    pthread_cond_t changed;
+    bool is_busy;           /* someone uses the device */
+    bool has_thread, is_closing;
+    pthread_t thread;       /* launches what nobody waits for */
+    walk *pending;
+    fv_status failed;       /* the first failure of the device, which is for all */
     char why[200];
     /* of the device; orders: lanes, then tokens */
     void *arena;
@@ -160,8 +171,8 @@ static void fill(device_fill *f, void *user)
     put_norm(f, &a->norm, &m->norm, n);
     for (int i = 0; i < c->layers; i++) put_layer(f, &l->layers[i], &m->layer[i], c);
     a->layers = device_put(f, l->layers, (size_t)c->layers * sizeof *l->layers);
-    a->wkv = device_take(f, 2 * lanes * state_words(c) * sizeof *a->wkv);
-    a->before = device_take(f, 2 * lanes * (size_t)c->layers * n * sizeof *a->before);
+    a->wkv = device_take(f, SLOTS * lanes * state_words(c) * sizeof *a->wkv);
+    a->before = device_take(f, SLOTS * lanes * (size_t)c->layers * n * sizeof *a->before);
     a->out = device_take(f, lanes * VZ_LANE_WALK * n * sizeof *a->out);
     l->near_orders = device_take(f, order_bytes(l));
 }
@@ -193,7 +204,7 @@ static fv_status take_host(vz_lanes *l)
     const size_t lanes = (size_t)l->lane_count, n = (size_t)l->net->cfg.width;
     l->orders = fv_alloc(l->ctx, order_bytes(l));
     l->rows = fv_alloc(l->ctx, lanes * VZ_LANE_WALK * n * sizeof *l->rows);
-    l->row_memory = fv_alloc(l->ctx, lanes * VZ_LANE_WALK * n * sizeof *l->row_memory);
+    l->row_memory = fv_alloc(l->ctx, 2 * lanes * VZ_LANE_WALK * n * sizeof *l->row_memory);
     l->ahead_memory = fv_alloc(l->ctx, lanes * AHEAD * sizeof *l->ahead_memory);
     l->lane = fv_calloc(l->ctx, lanes, sizeof *l->lane);
     l->layers = fv_calloc(l->ctx, (size_t)l->net->cfg.layers, sizeof *l->layers);
@@ -202,7 +213,10 @@ static fv_status take_host(vz_lanes *l)
     for (size_t i = 0; i < lanes; i++) {
         l->lane[i].all = l;
         l->lane[i].number = (int)i;
-        l->lane[i].rows = l->row_memory + i * VZ_LANE_WALK * n;
+        for (size_t k = 0; k < 2; k++) {
+            l->lane[i].walks[k].lane = &l->lane[i];
+            l->lane[i].walks[k].rows = l->row_memory + (2 * i + k) * VZ_LANE_WALK * n;
+        }
         l->lane[i].ahead = l->ahead_memory + i * AHEAD;
     }
     return FV_OK;
@@ -239,7 +253,7 @@ fv_status vz_lanes_open(fv_ctx *ctx, vz_lanes **out, const vz_model *m, int coun
     l->vocab = &m->vocab;
     l->lane_count = count;
     pthread_mutex_init(&l->lock, NULL);
-    pthread_cond_init(&l->is_done, NULL);
+    pthread_cond_init(&l->changed, NULL);
     const fv_status s = open_lanes(l);
     if (s != FV_OK) vz_lanes_close(out);
     return s;
@@ -251,8 +265,13 @@ void vz_lanes_close(vz_lanes **lanes)
     *lanes = NULL;
     if (!l) return;
     fv_ctx *ctx = l->ctx;
+    pthread_mutex_lock(&l->lock);
+    l->is_closing = true;
+    pthread_cond_broadcast(&l->changed);
+    pthread_mutex_unlock(&l->lock);
+    if (l->has_thread) pthread_join(l->thread, NULL);
     fv_dev_free(ctx, l->arena);
-    pthread_cond_destroy(&l->is_done);
+    pthread_cond_destroy(&l->changed);
     pthread_mutex_destroy(&l->lock);
     fv_free(ctx, l->layers);
     fv_free(ctx, l->lane);
@@ -273,19 +292,19 @@ static void note(vz_lanes *l, int code)
     snprintf(l->why, sizeof l->why, "%s", l->api->error(l->dev));
 }
 
-/* The walks of a list of lanes in one launch; h of each goes to its rows. */
-static int walk(vz_lanes *l, vz_lane *list)
+/* A list of walks in one launch; h of each goes to its rows. */
+static int launch(vz_lanes *l, walk *list)
 {
     const size_t n = (size_t)l->net->cfg.width;
     fvk_prior_args a = l->args;
     fvk_prior_lane *order = (fvk_prior_lane *)(void *)l->orders;
     int lanes = 0, rows = 0;
-    for (const vz_lane *i = list; i; i = i->other) lanes++;
+    for (const walk *i = list; i; i = i->other) lanes++;
     int32_t *tokens = (int32_t *)(void *)(order + lanes);
-    for (const vz_lane *i = list; i; i = i->other) {
-        *order++ = (fvk_prior_lane){ 2 * i->number + i->slot, 2 * i->number + !i->slot, rows,
-                                     i->count, rows, 0 };
-        memcpy(tokens + rows, i->walked, (size_t)i->count * sizeof *tokens);
+    for (const walk *i = list; i; i = i->other) {
+        const int slot = SLOTS * i->lane->number;
+        *order++ = (fvk_prior_lane){ slot + i->from, slot + i->to, rows, i->count, rows, 0 };
+        memcpy(tokens + rows, i->token, (size_t)i->count * sizeof *tokens);
         rows += i->count;
     }
     const int each = l->multiprocessors > 0 ? l->multiprocessors : 1;
@@ -305,43 +324,69 @@ static int walk(vz_lanes *l, vz_lane *list)
     if (code == FVK_OK)
         code = l->api->to_host(l->dev, l->rows, a.out, (size_t)rows * n * sizeof *l->rows);
     const int16_t *from = l->rows;
-    for (const vz_lane *i = list; i && code == FVK_OK; i = i->other) {
+    for (const walk *i = list; i && code == FVK_OK; i = i->other) {
         memcpy(i->rows, from, (size_t)i->count * n * sizeof *from);
         from += (size_t)i->count * n;
     }
     return code;
 }
 
-/* Returns when the lane's walk is done, by this thread or another. */
-static void wait_for(vz_lane *lane)
+/* Under the lock, which it gives up meanwhile: launches all that is pending. */
+static void lead(vz_lanes *l)
 {
-    vz_lanes *l = lane->all;
-    pthread_mutex_lock(&l->lock);
-    lane->is_pending = true;
-    lane->other = l->pending;
-    l->pending = lane;
-    while (lane->is_pending) {
-        if (l->is_busy) {
-            pthread_cond_wait(&l->is_done, &l->lock);
-            continue;
-        }
-        vz_lane *list = l->pending;
-        const bool is_dead = l->failed != FV_OK;
-        l->pending = NULL;
-        l->is_busy = true;
-        pthread_mutex_unlock(&l->lock);
-        const int code = is_dead ? FVK_OK : walk(l, list);
-        pthread_mutex_lock(&l->lock);
-        note(l, code);
-        for (; list; list = list->other) {
-            list->slot = !list->slot;
-            list->has_failed = l->failed != FV_OK;
-            list->is_pending = false;
-        }
-        l->is_busy = false;
-        pthread_cond_broadcast(&l->is_done);
-    }
+    walk *list = l->pending;
+    const bool is_dead = l->failed != FV_OK;
+    l->pending = NULL;
+    l->is_busy = true;
     pthread_mutex_unlock(&l->lock);
+    const int code = is_dead ? FVK_OK : launch(l, list);
+    pthread_mutex_lock(&l->lock);
+    note(l, code);
+    for (; list; list = list->other) {
+        if (l->failed != FV_OK) list->lane->has_failed = true;
+        list->is_pending = false;
+    }
+    l->is_busy = false;
+    pthread_cond_broadcast(&l->changed);
+}
+
+static void *lead_alone(void *user)
+{
+    vz_lanes *l = user;
+    pthread_mutex_lock(&l->lock);
+    while (!l->is_closing)
+        if (l->pending && !l->is_busy) lead(l);
+        else pthread_cond_wait(&l->changed, &l->lock);
+    pthread_mutex_unlock(&l->lock);
+    return NULL;
+}
+
+/* is_for_later: the caller goes on with other things. */
+static void ask_for(walk *w, bool is_for_later)
+{
+    vz_lanes *l = w->lane->all;
+    pthread_mutex_lock(&l->lock);
+    w->is_pending = true;
+    w->other = l->pending;
+    l->pending = w;
+    /* Without that thread, it is launched when somebody waits. */
+    if (is_for_later && !l->has_thread)
+        l->has_thread = pthread_create(&l->thread, NULL, lead_alone, l) == 0;
+    if (is_for_later) pthread_cond_broadcast(&l->changed);
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* Returns when the walk is done, by this thread or another; true: and well. */
+static bool wait_for(walk *w)
+{
+    vz_lanes *l = w->lane->all;
+    pthread_mutex_lock(&l->lock);
+    while (w->is_pending)
+        if (l->is_busy) pthread_cond_wait(&l->changed, &l->lock);
+        else lead(l);
+    const bool is_well = !w->lane->has_failed;
+    pthread_mutex_unlock(&l->lock);
+    return is_well;
 }
 
 /* ---- A lane ---------------------------------------------------------------------------------- */
@@ -350,9 +395,9 @@ static void send_state(vz_lanes *l, const vz_lane *lane, const nn_int_state *s)
 {
     const nn_int_config *c = &l->net->cfg;
     const size_t words = state_words(c), vectors = (size_t)c->layers * (size_t)c->width;
-    const size_t slot = 2 * (size_t)lane->number;
+    const size_t slot = SLOTS * (size_t)lane->number;
     pthread_mutex_lock(&l->lock);
-    while (l->is_busy) pthread_cond_wait(&l->is_done, &l->lock);
+    while (l->is_busy) pthread_cond_wait(&l->changed, &l->lock);
     l->is_busy = true;
     pthread_mutex_unlock(&l->lock);
     int code = l->api->to_device(l->dev, l->args.wkv + slot * words, s->wkv, words * sizeof *s->wkv);
@@ -362,7 +407,7 @@ static void send_state(vz_lanes *l, const vz_lane *lane, const nn_int_state *s)
     pthread_mutex_lock(&l->lock);
     note(l, code);
     l->is_busy = false;
-    pthread_cond_broadcast(&l->is_done);
+    pthread_cond_broadcast(&l->changed);
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -376,9 +421,13 @@ vz_lane *vz_lanes_take(vz_lanes *l, const nn_int_state *s)
     pthread_mutex_unlock(&l->lock);
     if (!lane) return NULL;
     lane->first = lane->next = lane->end = 0;
-    lane->slot = lane->count = lane->used = 0;
-    lane->want = WALK_FIRST / 2;
-    lane->has_failed = false;
+    lane->now = &lane->walks[0]; /* of no tokens, behind which is slot 0 */
+    lane->then = &lane->walks[1];
+    lane->now->count = lane->then->count = lane->used = 0;
+    lane->now->from = 1;
+    lane->now->to = 0;
+    lane->want = WALK_FIRST;
+    lane->has_failed = lane->has_failed_here = false;
     send_state(l, lane, s);
     return lane;
 }
@@ -386,6 +435,7 @@ vz_lane *vz_lanes_take(vz_lanes *l, const nn_int_state *s)
 void vz_lane_give(vz_lane *lane)
 {
     if (!lane) return;
+    (void)wait_for(lane->then);
     pthread_mutex_lock(&lane->all->lock);
     lane->is_taken = false;
     pthread_mutex_unlock(&lane->all->lock);
@@ -408,42 +458,85 @@ void vz_lane_skip(vz_lane *lane, uint32_t n)
     else lane->first = lane->next = lane->end; /* a decoder, which knows of nothing ahead */
 }
 
-/* The walk that begins with id. What of the last one was used is done again, if the rest of it was
- * not what came. */
-static void walk_from(vz_lane *lane, uint32_t id)
+/* Adds what comes from number `at` on to a walk, up to `want` tokens beyond what it has. */
+static void add_ahead(vz_lane *lane, walk *w, uint64_t at)
 {
-    const bool is_wrong = lane->used < lane->count;
-    const int again = is_wrong ? lane->used : 0;
-    if (is_wrong) lane->slot = !lane->slot;
-    lane->want = is_wrong                          ? WALK_FIRST
-                 : lane->want * 2 < VZ_LANE_WALK ? lane->want * 2
-                                                 : VZ_LANE_WALK;
-    lane->count = again;
-    lane->walked[lane->count++] = (int32_t)id;
-    for (uint64_t i = lane->next + 1; i < lane->end && lane->count < VZ_LANE_WALK &&
-                                      lane->count < again + lane->want; i++)
-        lane->walked[lane->count++] = lane->ahead[i - lane->first];
-    lane->used = again;
-    wait_for(lane);
+    const int most = w->count + lane->want;
+    for (; at < lane->end && w->count < VZ_LANE_WALK && w->count < most; at++)
+        w->token[w->count++] = lane->ahead[at - lane->first];
+    lane->want = lane->want * 2 < VZ_LANE_WALK ? lane->want * 2 : VZ_LANE_WALK;
+}
+
+/* Something else came than was walked, or nothing was known: walks from here on with id. What was
+ * used of the walk is done again, if there is a rest of it in the state. */
+static bool walk_from(vz_lane *lane, uint32_t id)
+{
+    walk *now = lane->now, *w = lane->then;
+    const bool is_wrong = lane->used < now->count;
+    (void)wait_for(w); /* it writes its slot */
+    w->from = is_wrong ? now->from : now->to;
+    w->to = is_wrong ? now->to : now->from;
+    w->count = is_wrong ? lane->used : 0;
+    memcpy(w->token, now->token, (size_t)w->count * sizeof *w->token);
+    lane->used = w->count;
+    if (is_wrong) lane->want = WALK_FIRST;
+    w->token[w->count++] = (int32_t)id;
+    add_ahead(lane, w, lane->next + 1);
+    lane->now = w;
+    lane->then = now;
+    now->count = 0;
+    ask_for(w, false);
+    return wait_for(w);
+}
+
+/* The walk behind the one in use, while that is used. */
+static void walk_on(vz_lane *lane)
+{
+    const walk *now = lane->now;
+    walk *w = lane->then;
+    w->count = 0;
+    add_ahead(lane, w, lane->next + (uint64_t)(now->count - lane->used));
+    if (w->count == 0) return;
+    w->from = now->to;
+    w->to = SLOTS - now->from - now->to;
+    ask_for(w, true);
+}
+
+/* So that the next token of the walk in use is id. */
+static bool walk_to(vz_lane *lane, uint32_t id)
+{
+    const walk *now = lane->now;
+    walk *w = lane->then;
+    bool is_well;
+    if (lane->used < now->count && now->token[lane->used] == (int32_t)id) return true;
+    if (lane->used == now->count && w->count > 0 && w->token[0] == (int32_t)id) {
+        is_well = wait_for(w);
+        lane->then = lane->now;
+        lane->now = w;
+        lane->used = 0;
+    } else {
+        is_well = walk_from(lane, id);
+    }
+    if (is_well) walk_on(lane);
+    return is_well;
 }
 
 void vz_lane_step(vz_lane *lane, uint32_t id, int16_t *h)
 {
     const size_t n = (size_t)lane->all->net->cfg.width;
-    if (!lane->has_failed && (lane->used == lane->count || lane->walked[lane->used] != (int32_t)id))
-        walk_from(lane, id);
-    if (lane->has_failed) {
+    if (lane->has_failed_here || !walk_to(lane, id)) {
+        lane->has_failed_here = true;
         memset(h, 0, n * sizeof *h);
         return;
     }
-    memcpy(h, lane->rows + (size_t)lane->used++ * n, n * sizeof *h);
+    memcpy(h, lane->now->rows + (size_t)lane->used++ * n, n * sizeof *h);
     if (lane->next < lane->end) lane->next++;
 }
 
 fv_status vz_lane_check(fv_ctx *ctx, const vz_lane *lane)
 {
     vz_lanes *l = lane->all;
-    if (!lane->has_failed) return FV_OK;
+    if (!lane->has_failed_here) return FV_OK;
     pthread_mutex_lock(&l->lock);
     const fv_status s = fv_fail(ctx, l->failed, "cuda: %s; use the CPU (--device cpu)", l->why);
     pthread_mutex_unlock(&l->lock);

@@ -32,7 +32,7 @@
     FVK_FN void name##_body(const fvk_##name##_args *a, const int block_, const int grid_)
 #define PHASE(t)                                                                           \
     for ([[maybe_unused]] int t = (int)threadIdx.x, once_ = 1; once_; once_ = 0, __syncthreads())
-#define SHARED(type, name, count) __shared__ type name[count]
+#define SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define LOCAL(type, name) type name[1]
 #define LOCALS(type, name, count) type name[1][count]
 #define AT(name, t) name[0]
