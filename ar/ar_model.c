@@ -98,7 +98,6 @@ fv_status fv_ar_open(fv_ctx *ctx, fv_ar **out, const fv_model *file, const fv_ar
     FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "model"));
     if (o.precision != FV_F32 && o.precision != FV_BF16 && o.precision != FV_I8)
         return fv_fail(ctx, FV_ERR_ARG, "model: precision must be f32, bf16 or int8");
-    FV_TRY(fv_needs_cpu(ctx, "autoregressive generation"));
     fv_ar *a = fv_calloc(ctx, 1, sizeof *a);
     if (!a) return FV_ERR_OOM;
     a->ctx = ctx;

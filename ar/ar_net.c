@@ -35,6 +35,7 @@ struct ar_net {
     ar_work *work;
     image *image;
     float *caption;       /* t2i: [seq][cond_tokens][width] input of the condition rows */
+    float *null_caption;  /* t2i: [cond_tokens][caption_width] */
     float *cond_feature;  /* [seq][cond_tokens][width]   */
     float *feature;       /* [seq][tokens][width]        */
     float *pass_feature;  /* [seq][rows][width]          */
@@ -71,8 +72,7 @@ static fv_status flush(ar_net *n, const ar_stack *s)
     const int rows = n->row_count, outs = n->out_count;
     n->row_count = n->out_count = 0;
     if (fv_ctx_cancelled(n->ctx)) return fv_fail(n->ctx, FV_ERR_CANCELLED, "cancelled");
-    if (rows > 0) ar_pass_run(n->work, s, n->row, rows, n->out, outs, n->o.cfg);
-    return FV_OK;
+    return rows > 0 ? ar_pass_run(n->work, s, n->row, rows, n->out, outs, n->o.cfg) : FV_OK;
 }
 
 /* Rows of each branch that still fit. */
@@ -198,13 +198,21 @@ static fv_status target(void *self, int images, const ar_rows *rows)
     return flush(n, &n->target);
 }
 
-static void move_row(const ar_net *n, size_t seq, int from, int to)
+/* Rows that stand elsewhere, in all branches. */
+static void move_rows(ar_net *n, int i, const int32_t *row, int count)
 {
-    for (int l = 0; l < n->target.layers && from != to; l++)
-        for (int h = 0; h < n->w->cfg.heads; h++) {
-            const fvi_dec_cache c = ar_stack_cache(n->work, &n->target, (int)seq, l, h);
-            fvi_dec_cache_move(&c, from, to);
+    const image *m = &n->image[i];
+    ar_moves moves = { .seq = (int)seq_of(n, i, 0), .seqs = n->branches };
+    for (int k = 0; k < count; k++) {
+        const int from = pass_base(n, m) + row[k], to = slot_of(n, m->n + k);
+        if (from != to) {
+            moves.from[moves.count] = from;
+            moves.to[moves.count++] = to;
         }
+        if (moves.count == 0 || (moves.count < AR_MOVES && k + 1 < count)) continue;
+        ar_stack_move(n->work, &n->target, &moves);
+        moves.count = 0;
+    }
 }
 
 static void commit(void *self, int i, const int32_t *row, int count)
@@ -212,15 +220,13 @@ static void commit(void *self, int i, const int32_t *row, int count)
     ar_net *n = self;
     image *m = &n->image[i];
     const size_t width = width_of(n);
-    const int base = pass_base(n, m);
+    move_rows(n, i, row, count);
     for (int b = 0; b < n->branches; b++) {
         const size_t seq = seq_of(n, i, b);
-        for (int k = 0; k < count; k++) {
-            move_row(n, seq, base + row[k], slot_of(n, m->n + k));
+        for (int k = 0; k < count; k++)
             memcpy(n->feature + (seq * (size_t)n->tokens + (size_t)(m->n + k)) * width,
                    n->pass_feature + (seq * (size_t)n->rows + (size_t)row[k]) * width,
                    width * sizeof(float));
-        }
     }
     m->n += count;
 }
@@ -384,14 +390,13 @@ fv_status ar_net_set_caption(ar_net *n, int i, const float *features, int tokens
         return fv_fail(n->ctx, FV_ERR_ARG, "caption of %d tokens: this model takes %s%d", tokens,
                        n->caption ? "1 to " : "classes, not captions; 1 to ", c->cond_tokens);
     n->image[i].condition = tokens;
-    ar_caption_rows(n->work, features, tokens, n->caption + seq_of(n, i, 0) * cond * d);
-    for (int k = 0; k < tokens && n->branches > 1; k++) {
-        float *input = ar_work_caption(n->work);
-        ar_table_row(&n->w->null_caption, c->cond_tokens - tokens + k, input);
-        ar_caption_rows(n->work, input, 1,
-                        n->caption + (seq_of(n, i, 1) * cond + (size_t)k) * d);
-    }
-    return FV_OK;
+    FV_TRY(ar_caption_rows(n->work, features, tokens, n->caption + seq_of(n, i, 0) * cond * d));
+    if (n->branches == 1) return FV_OK;
+    for (int k = 0; k < tokens; k++)
+        ar_table_row(&n->w->null_caption, c->cond_tokens - tokens + k,
+                     n->null_caption + (size_t)k * (size_t)c->caption_width);
+    return ar_caption_rows(n->work, n->null_caption, tokens,
+                           n->caption + seq_of(n, i, 1) * cond * d);
 }
 
 static void put_condition(ar_net *n, int i, int b, int k)
@@ -433,16 +438,6 @@ ar_lm ar_net_lm(ar_net *n)
 
 uint64_t ar_net_cache_bytes(const ar_net *n) { return n->cache_bytes; }
 
-static fv_status create_stack(ar_net *n, ar_stack *s)
-{
-    const gpt_config *c = &n->w->cfg;
-    const size_t seqs = (size_t)n->o.images * (size_t)n->branches;
-    s->head_bytes = fvi_dec_cache_bytes(n->o.kv, gpt_head(c), s->condition, s->slots);
-    s->cache = fv_calloc(n->ctx, seqs * (size_t)s->layers * (size_t)c->heads, s->head_bytes);
-    n->cache_bytes += seqs * (size_t)s->layers * (size_t)c->heads * s->head_bytes;
-    return s->cache ? FV_OK : FV_ERR_OOM;
-}
-
 static float *per_sequence(ar_net *n, size_t rows)
 {
     const size_t seqs = (size_t)n->o.images * (size_t)n->branches;
@@ -473,14 +468,19 @@ static fv_status create_caches(ar_net *n)
 {
     const gpt_config *c = &n->w->cfg;
     const size_t cond = (size_t)c->cond_tokens;
-    FV_TRY(create_stack(n, &n->target));
+    const int seqs = n->o.images * n->branches;
+    FV_TRY(ar_stack_create(n->ctx, &n->target, c, n->o.kv, seqs, &n->cache_bytes));
     n->cond_feature = per_sequence(n, cond);
     n->feature = per_sequence(n, (size_t)n->tokens);
     n->pass_feature = per_sequence(n, (size_t)n->rows);
     if (!n->cond_feature || !n->feature || !n->pass_feature) return FV_ERR_OOM;
-    if (!c->classes && !(n->caption = per_sequence(n, cond))) return FV_ERR_OOM;
+    if (!c->classes) {
+        n->caption = per_sequence(n, cond);
+        n->null_caption = fv_calloc(n->ctx, cond, (size_t)c->caption_width * sizeof(float));
+        if (!n->caption || !n->null_caption) return FV_ERR_OOM;
+    }
     if (!n->w->has_draft) return FV_OK;
-    FV_TRY(create_stack(n, &n->draft));
+    FV_TRY(ar_stack_create(n->ctx, &n->draft, c, n->o.kv, seqs, &n->cache_bytes));
     n->hidden = per_sequence(n, 1 + AR_MAX_NODES);
     return n->hidden ? FV_OK : FV_ERR_OOM;
 }
@@ -557,8 +557,10 @@ void ar_net_destroy(ar_net **nn)
         fv_free(n->ctx, n->image[i].node_depth);
     }
     ar_work_destroy(&n->work);
-    void *mem[] = { n->image, n->caption, n->cond_feature, n->feature, n->pass_feature, n->hidden,
-                    n->row, n->out, n->target.cache, n->draft.cache };
+    ar_stack_destroy(n->ctx, &n->target);
+    ar_stack_destroy(n->ctx, &n->draft);
+    void *mem[] = { n->image, n->caption, n->null_caption, n->cond_feature, n->feature,
+                    n->pass_feature, n->hidden, n->row, n->out };
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(n->ctx, mem[i]);
     fv_free(n->ctx, n);
 }

@@ -1,12 +1,13 @@
 /* ar_net.h - private: the network behind ar_lm, with caches.
  *
- * Three files. ar_weights.c: weights packed for decode.h, shared by all. ar_pass.c: rows through
- * layers, in one parallel region. ar_net.c: images: caches, features, the draft's nodes; ar_lm. */
+ * ar_weights.c: weights packed for decode.h, shared by all. ar_pass.c: rows through layers, in one
+ * parallel region; ar_pass_device.c: on a device. ar_net.c: images: caches, features, the draft's
+ * nodes; ar_lm. */
 #ifndef FV_AR_NET_H
 #define FV_AR_NET_H
 
 #include "ar_decode.h"
-#include "decode.h"
+#include "decode_device.h"
 #include "gpt_model.h"
 
 /* ---- Weights (ar_weights.c) ------------------------------------------------------------------ */
@@ -32,7 +33,8 @@ typedef struct ar_weights {
     const float *norm;
     fvi_dec_matrix head, fc, fc1, fc2;
     ar_table tokens, draft_tokens, classes, null_caption;
-    float *rope; /* [tokens][2 head] */
+    const float *rope; /* [tokens][2 head] */
+    bool on_device; /* matrices, norms and rope: in device memory, laid out as decode_device.h has it */
     void **own;  /* packed from a training's masters, which have no forms */
     int owned, own_room;
     uint64_t bytes;
@@ -72,7 +74,16 @@ typedef struct ar_stack {
     bool is_draft;
     uint8_t *cache; /* [seq][layer][head] */
     size_t head_bytes;
+    fvk_dec_cache near; /* the same on a device */
 } ar_stack;
+/* Memory for the caches of `seqs` sequences of a stack whose numbers are set; *bytes grows by it. */
+fv_status ar_stack_create(fv_ctx *ctx, ar_stack *s, const gpt_config *c, fv_dtype kv, int seqs,
+                          uint64_t *bytes);
+void ar_stack_destroy(fv_ctx *ctx, ar_stack *s);
+
+/* Slots from[k] become slots to[k], one after another, in `seqs` sequences from `seq` on. */
+#define AR_MOVES 64
+typedef struct ar_moves { int seq, seqs, count, from[AR_MOVES], to[AR_MOVES]; } ar_moves;
 
 typedef struct ar_work ar_work;
 fv_status ar_work_create(fv_ctx *ctx, ar_work **out, const ar_weights *w, fv_dtype kv, int rows,
@@ -81,13 +92,26 @@ void ar_work_destroy(ar_work **w);
 int ar_work_rows(const ar_work *w);
 /* Input of row i: [width], or [2 width] before fc (draft). */
 float *ar_work_input(ar_work *w, int i, bool is_draft);
-/* rows ordered by seq. guidance: the scale for outs with a null row. */
-void ar_pass_run(ar_work *w, const ar_stack *s, const ar_row *row, int rows, const ar_out *out,
+/* rows ordered by seq. guidance: the scale for outs with a null row. Fails on a device only; what a
+ * move there failed with is told then, too. */
+fv_status ar_pass_run(ar_work *w, const ar_stack *s, const ar_row *row, int rows, const ar_out *out,
                  int outs, float guidance);
 fvi_dec_cache ar_stack_cache(const ar_work *w, const ar_stack *s, int seq, int layer, int head);
-/* y [n, width] = fc2 gelu(fc1 x): captions. Room for one x: ar_work_caption. */
-float *ar_work_caption(ar_work *w);
-void ar_caption_rows(ar_work *w, const float *x, int n, float *y);
+void ar_stack_move(ar_work *w, const ar_stack *s, const ar_moves *m);
+/* y [n, width] = fc2 gelu(fc1 x): captions. */
+fv_status ar_caption_rows(ar_work *w, const float *x, int n, float *y);
+
+/* ---- The same on a device (ar_pass_device.c) ----------------------------------------------------- */
+
+typedef struct ar_device ar_device;
+fv_status ar_device_create(fv_ctx *ctx, ar_device **out, const ar_weights *w, int rows, int condition,
+                           int slots);
+void ar_device_destroy(ar_device **d);
+float *ar_device_input(ar_device *d, int i, bool is_draft);
+fv_status ar_device_run(ar_device *d, const ar_stack *s, const ar_row *row, int rows,
+                        const ar_out *out, int outs, float guidance);
+void ar_device_move(ar_device *d, const ar_stack *s, const ar_moves *m);
+fv_status ar_device_captions(ar_device *d, const float *x, int n, float *y);
 
 /* ---- Images (ar_net.c) ----------------------------------------------------------------------- */
 

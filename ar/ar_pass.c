@@ -25,6 +25,7 @@ typedef struct lane {
 struct ar_work {
     fv_ctx *ctx;
     const ar_weights *w;
+    ar_device *device; /* NULL: all else is of the CPU */
     fvi_decode_ops ops;
     fv_dtype kv;
     int rows, threads;
@@ -245,9 +246,10 @@ static void place_rows(ar_work *w, int rows, const ar_out *out, int outs)
         if (w->place[r] == 0) w->place[r] = w->wanted++;
 }
 
-void ar_pass_run(ar_work *w, const ar_stack *s, const ar_row *row, int rows, const ar_out *out,
-                 int outs, float guidance)
+fv_status ar_pass_run(ar_work *w, const ar_stack *s, const ar_row *row, int rows,
+                      const ar_out *out, int outs, float guidance)
 {
+    if (w->device) return ar_device_run(w->device, s, row, rows, out, outs, guidance);
     place_rows(w, rows, out, outs);
     w->team.threads = 1;
 #pragma omp parallel num_threads(w->threads)
@@ -259,6 +261,46 @@ void ar_pass_run(ar_work *w, const ar_stack *s, const ar_row *row, int rows, con
         k.lane = &w->lane[k.thread];
         run_thread(&k, out, outs, guidance);
     }
+    return FV_OK;
+}
+
+/* ---- Caches ---------------------------------------------------------------------------------- */
+
+fv_status ar_stack_create(fv_ctx *ctx, ar_stack *s, const gpt_config *c, fv_dtype kv, int seqs,
+                          uint64_t *bytes)
+{
+    const int hd = gpt_head(c);
+    size_t each, all;
+    s->head_bytes = fvi_dec_cache_bytes(kv, hd, s->condition, s->slots);
+    each = s->head_bytes * (size_t)s->layers * (size_t)c->heads;
+    if (fv_ctx_device(ctx) != FV_DEVICE_CPU)
+        s->near = fvi_dev_cache(kv, hd, c->heads, s->layers, s->condition, s->slots, &each);
+    if (each == 0 || !fv_mul_size((size_t)seqs, each, &all))
+        return fv_fail(ctx, FV_ERR_OOM, "decoding: keys and values of %d pictures are too many", seqs);
+    s->cache = fv_dev_alloc(ctx, (size_t)seqs, each);
+    s->near.p = s->cache;
+    *bytes += all;
+    return s->cache ? FV_OK : FV_ERR_OOM;
+}
+
+void ar_stack_destroy(fv_ctx *ctx, ar_stack *s)
+{
+    fv_dev_free(ctx, s->cache);
+    s->cache = NULL;
+}
+
+void ar_stack_move(ar_work *w, const ar_stack *s, const ar_moves *m)
+{
+    if (w->device) {
+        ar_device_move(w->device, s, m);
+        return;
+    }
+    for (int seq = m->seq; seq < m->seq + m->seqs; seq++)
+        for (int l = 0; l < s->layers; l++)
+            for (int h = 0; h < w->w->cfg.heads; h++) {
+                const fvi_dec_cache c = ar_stack_cache(w, s, seq, l, h);
+                for (int k = 0; k < m->count; k++) fvi_dec_cache_move(&c, m->from[k], m->to[k]);
+            }
 }
 
 /* ---- Work memory ----------------------------------------------------------------------------- */
@@ -322,7 +364,13 @@ fv_status ar_work_create(fv_ctx *ctx, ar_work **out, const ar_weights *weights, 
     w->rows = rows;
     w->threads = fv_ctx_threads(ctx);
     fvi_decode_init(&w->ops, fv_ctx_cpu(ctx));
-    const fv_status s = create(w, condition, slots);
+    fv_status s;
+    if (fv_ctx_device(ctx) != FV_DEVICE_CPU)
+        s = ar_device_create(ctx, &w->device, weights, rows, condition, slots);
+    else if (weights->on_device)
+        s = fv_fail(ctx, FV_ERR_ARG, "decoding: the model was opened on a device: a context of the CPU "
+                    "cannot generate from it");
+    else s = create(w, condition, slots);
     if (s != FV_OK) ar_work_destroy(&w);
     *out = w;
     return s;
@@ -333,6 +381,7 @@ void ar_work_destroy(ar_work **ww)
     ar_work *w = *ww;
     *ww = NULL;
     if (!w) return;
+    ar_device_destroy(&w->device);
     for (int i = 0; w->lane && i < w->threads; i++) {
         lane *l = &w->lane[i];
         void *mem[] = { l->x, l->x_scale, l->normed, l->scratch, l->query };
@@ -348,15 +397,15 @@ int ar_work_rows(const ar_work *w) { return w->rows; }
 
 float *ar_work_input(ar_work *w, int i, bool is_draft)
 {
+    if (w->device) return ar_device_input(w->device, i, is_draft);
     return is_draft ? w->qkv + (size_t)i * w->qkv_room : w->h + (size_t)i * w->d;
 }
 
-float *ar_work_caption(ar_work *w) { return (float *)(void *)w->x; }
-
 /* Once a picture: one row after another on this thread. */
-void ar_caption_rows(ar_work *w, const float *x, int n, float *y)
+fv_status ar_caption_rows(ar_work *w, const float *x, int n, float *y)
 {
     const ar_weights *m = w->w;
+    if (w->device) return ar_device_captions(w->device, x, n, y);
     lane *l = w->lane;
     for (int i = 0; i < n; i++) {
         const size_t width = (size_t)m->cfg.width;
@@ -374,4 +423,5 @@ void ar_caption_rows(ar_work *w, const float *x, int n, float *y)
         w->ops.product[m->type](&down, 0, panels);
         memcpy(y + (size_t)i * width, w->up, width * sizeof *y);
     }
+    return FV_OK;
 }

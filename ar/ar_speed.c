@@ -291,6 +291,7 @@ fv_status fv_ar_measure(fv_ctx *ctx, const fv_ar *a, const fv_ar_speed_options *
     const fv_ar_speed_options init = FV_AR_SPEED_OPTIONS_INIT;
     if (!a || !out) return fv_fail(ctx, FV_ERR_ARG, "speed: model or result missing");
     memset(out, 0, sizeof *out);
+    FV_TRY(fv_needs_cpu(ctx, "decoding beside what memory and arithmetic allow"));
     meter *m = fv_calloc(ctx, 1, sizeof *m);
     if (!m) return FV_ERR_OOM;
     m->ctx = ctx;

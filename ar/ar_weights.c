@@ -3,13 +3,14 @@
  * Parameters from a file keep a packed form each (fvi_param_packed): made once, shared by all that
  * open the same fv_params. */
 #include "ar_net.h"
+#include "backend.h"
 #include "tape.h"
 
 #include <string.h>
 
 /* Names a form; pack reads the rest from it. */
 typedef struct form_key {
-    char name[8]; /* "decode", "table" */
+    char name[8]; /* "decode", "device", "table" */
     int32_t type, N, K, threads;
 } form_key;
 
@@ -22,15 +23,42 @@ static fv_status pack_form(fv_ctx *ctx, const void *key, const void *values, voi
     return FV_OK;
 }
 
+static fv_status pack_to_device(fv_ctx *ctx, const void *key, const void *values, void *dst)
+{
+    const form_key *k = key;
+    return fvi_dev_pack(ctx, (fv_dtype)k->type, k->N, k->K, values, dst);
+}
+
+/* Memory of the device where the weights are there. */
 static fv_status own(ar_weights *w, size_t bytes, void **out)
 {
     *out = NULL;
     if (w->owned == w->own_room)
         return fv_fail(w->ctx, FV_ERR_INTERNAL, "weights: more blocks than were counted");
-    *out = w->own[w->owned] = fv_calloc(w->ctx, 1, bytes);
+    *out = w->own[w->owned] =
+        w->on_device ? fv_dev_alloc(w->ctx, bytes, 1) : fv_calloc(w->ctx, 1, bytes);
     if (!*out) return FV_ERR_OOM;
     w->owned++;
     return FV_OK;
+}
+
+/* Values where the weights are. */
+static fv_status own_copy(ar_weights *w, const float *values, size_t count, void **out)
+{
+    const size_t bytes = count * sizeof *values;
+    FV_TRY(own(w, bytes, out));
+    if (w->on_device) return fv_dev_copy(w->ctx, *out, values, bytes, FV_COPY_TO_DEVICE);
+    memcpy(*out, values, bytes);
+    return FV_OK;
+}
+
+static fv_status pack_own(ar_weights *w, const form_key *key, const fvi_form *form,
+                          const void *values, const void **packed)
+{
+    void *block;
+    FV_TRY(own(w, form->packed_bytes, &block));
+    *packed = block;
+    return form->pack(w->ctx, key, values, block);
 }
 
 /* The packed matrix of a parameter [N, K]. */
@@ -38,32 +66,36 @@ static fv_status matrix(ar_weights *w, fv_params *p, fv_pid id, fvi_dec_matrix *
 {
     const fv_tensor t = fv_params_tensor(p, id);
     const int N = (int)t.dim[0], K = (int)t.dim[1], threads = fv_ctx_threads(w->ctx);
+    const bool near = w->on_device;
     form_key key = { "decode", (int32_t)w->type, N, K, threads };
-    fvi_form form = { &key, sizeof key, fvi_dec_pack_bytes(w->type, N, K), FV_F32, pack_form };
+    const size_t bytes =
+        near ? fvi_dev_pack_bytes(w->type, N, K) : fvi_dec_pack_bytes(w->type, N, K);
+    const fvi_form form = { &key, sizeof key, bytes, FV_F32, near ? pack_to_device : pack_form };
     const void *packed = NULL;
-    if (!form.packed_bytes)
+    if (near) memcpy(key.name, "device", sizeof "device");
+    if (!bytes)
         return fv_fail(w->ctx, FV_ERR_LIMIT, "model: tensor %s is too large",
                        fv_params_name(p, id));
-    if (t.data) {
-        void *block;
-        FV_TRY(own(w, form.packed_bytes, &block));
-        fvi_dec_pack(w->type, N, K, t.data, block, threads);
-        packed = block;
-    } else {
-        FV_TRY(fvi_param_packed(w->ctx, p, id, &form, &packed));
-    }
-    *out = fvi_dec_view(w->type, N, K, packed);
-    w->bytes += form.packed_bytes;
+    if (t.data) FV_TRY(pack_own(w, &key, &form, t.data, &packed));
+    else
+        FV_TRY((near ? fvi_param_packed_on_device : fvi_param_packed)(w->ctx, p, id, &form, &packed));
+    *out = near ? fvi_dev_view(w->type, N, K, packed) : fvi_dec_view(w->type, N, K, packed);
+    w->bytes += bytes;
     return FV_OK;
 }
 
 static fv_status vector(ar_weights *w, fv_params *p, fv_pid id, const float **out)
 {
     const fv_tensor t = fv_params_tensor(p, id);
+    void *block;
     w->bytes += (uint64_t)fv_tensor_count(&t) * sizeof(float);
-    return fvi_param_f32(w->ctx, p, id, out);
+    if (!w->on_device || !t.data) return fvi_param_values(w->ctx, p, id, out);
+    FV_TRY(own_copy(w, t.data, (size_t)fv_tensor_count(&t), &block));
+    *out = block;
+    return FV_OK;
 }
 
+/* Rows are read on the host. */
 static fv_status table(ar_weights *w, fv_params *p, fv_pid id, ar_table *out)
 {
     const fv_tensor t = fv_params_tensor(p, id);
@@ -71,7 +103,8 @@ static fv_status table(ar_weights *w, fv_params *p, fv_pid id, ar_table *out)
     out->width = (int)t.dim[1];
     out->is_bf16 = w->type != FV_F32 && !t.data;
     if (!out->is_bf16) {
-        FV_TRY(vector(w, p, id, &f));
+        w->bytes += (uint64_t)fv_tensor_count(&t) * sizeof *f;
+        FV_TRY(fvi_param_f32(w->ctx, p, id, &f));
         out->data = f;
         return FV_OK;
     }
@@ -107,16 +140,23 @@ static fv_status layer(ar_weights *w, fv_params *p, const gpt_layer *l, ar_layer
 static fv_status load_draft(ar_weights *w, const draft_net *d)
 {
     const float *bias;
-    void *block;
-    FV_TRY(table(w, d->params, d->embed, &w->draft_tokens));
-    FV_TRY(layer(w, d->params, &d->layer, &w->draft));
-    FV_TRY(matrix(w, d->params, d->fc_w, &w->fc));
-    FV_TRY(vector(w, d->params, d->fc_b, &bias));
-    FV_TRY(own(w, fvi_dec_pad(w->cfg.width) * sizeof(float), &block));
-    memcpy(block, bias, (size_t)w->cfg.width * sizeof *bias);
+    const size_t width = (size_t)w->cfg.width;
+    float *padded = fv_calloc(w->ctx, fvi_dec_pad(w->cfg.width), sizeof *padded);
+    void *block = NULL;
+    fv_status s = padded ? FV_OK : FV_ERR_OOM;
+    if (s == FV_OK) s = table(w, d->params, d->embed, &w->draft_tokens);
+    if (s == FV_OK) s = layer(w, d->params, &d->layer, &w->draft);
+    if (s == FV_OK) s = matrix(w, d->params, d->fc_w, &w->fc);
+    if (s == FV_OK) s = fvi_param_f32(w->ctx, d->params, d->fc_b, &bias);
+    if (s == FV_OK) {
+        w->bytes += width * sizeof *bias;
+        memcpy(padded, bias, width * sizeof *bias);
+        s = own_copy(w, padded, fvi_dec_pad(w->cfg.width), &block);
+    }
+    fv_free(w->ctx, padded);
     w->fc.bias = block;
-    w->has_draft = true;
-    return FV_OK;
+    w->has_draft = s == FV_OK;
+    return s;
 }
 
 static fv_status load(ar_weights *w, const gpt_net *g, const draft_net *d)
@@ -144,15 +184,20 @@ static fv_status create(fv_ctx *ctx, ar_weights *w, const gpt_config *c)
                        FVI_DEC_MAX_HEAD);
     if (w->type == FV_I8 && (c->ffn > 65536 || c->width > 32768))
         return fv_fail(ctx, FV_ERR_LIMIT, "model: rows of %d are too long for int8", c->ffn);
-    w->own_room = 5 * c->layers + 16;
+    w->own_room = 7 * c->layers + 24;
     w->own = fv_calloc(ctx, (size_t)w->own_room, sizeof *w->own);
     w->layer = fv_calloc(ctx, (size_t)c->layers, sizeof *w->layer);
-    w->rope = fv_calloc(ctx, (size_t)tokens * 2 * (size_t)hd, sizeof *w->rope);
-    if (!w->own || !w->layer || !w->rope) return FV_ERR_OOM;
+    if (!w->own || !w->layer) return FV_ERR_OOM;
+    const size_t row = 2 * (size_t)hd;
+    float *rope = fv_calloc(ctx, (size_t)tokens, row * sizeof *rope);
+    if (!rope) return FV_ERR_OOM;
     for (int t = 0; t < tokens; t++)
-        fvi_dec_rope_row(w->rope + (size_t)t * 2 * (size_t)hd, t / c->grid, t % c->grid, hd,
-                         c->rope_theta);
-    return FV_OK;
+        fvi_dec_rope_row(rope + (size_t)t * row, t / c->grid, t % c->grid, hd, c->rope_theta);
+    void *block = NULL;
+    const fv_status s = own_copy(w, rope, (size_t)tokens * row, &block);
+    fv_free(ctx, rope);
+    w->rope = block;
+    return s;
 }
 
 fv_status ar_weights_create(fv_ctx *ctx, ar_weights **out, const gpt_net *gpt,
@@ -166,6 +211,7 @@ fv_status ar_weights_create(fv_ctx *ctx, ar_weights **out, const gpt_net *gpt,
     w->ctx = ctx;
     w->cfg = gpt->cfg;
     w->type = type;
+    w->on_device = fv_ctx_device(ctx) != FV_DEVICE_CPU;
     fv_status s = create(ctx, w, &gpt->cfg);
     if (s == FV_OK) s = load(w, gpt, draft);
     if (s != FV_OK) ar_weights_destroy(&w);
@@ -178,9 +224,11 @@ void ar_weights_destroy(ar_weights **ww)
     ar_weights *w = *ww;
     *ww = NULL;
     if (!w) return;
-    for (int i = 0; i < w->owned; i++) fv_free(w->ctx, w->own[i]);
+    for (int i = 0; i < w->owned; i++) {
+        if (w->on_device) fv_dev_free(w->ctx, w->own[i]);
+        else fv_free(w->ctx, w->own[i]);
+    }
     fv_free(w->ctx, w->own);
     fv_free(w->ctx, w->layer);
-    fv_free(w->ctx, w->rope);
     fv_free(w->ctx, w);
 }

@@ -26,7 +26,9 @@ typedef struct fv_ar_options {
 } fv_ar_options;
 #define FV_AR_OPTIONS_INIT { .struct_size = sizeof(fv_ar_options) }
 
-/* `file` and opts->tokenizer must outlive the model. Packs all weights. FV_ERR_MODEL: not a
+/* `file` and opts->tokenizer must outlive the model. Packs all weights, for the device of ctx: contexts
+ * that generate are of the same. On CUDA sums have another order than on a CPU, so that codes may differ
+ * from a CPU's where two are almost equally likely; lossless modes give those of PLAIN there, too. FV_ERR_MODEL: not a
  * generator, a tensor is missing or of another shape, or the tokenizer is not the one that the
  * generator was trained with. Without a tokenizer only fv_ar_generate_tokens works. */
 FV_API FV_NODISCARD fv_status fv_ar_open(fv_ctx *ctx, fv_ar **out, const fv_model *file,
@@ -231,7 +233,8 @@ FV_API FV_NODISCARD fv_status fv_ar_store_points(fv_ctx *ctx, const fv_model *fi
 
 /* What plain decoding of one picture costs here, beside what the machine can do, measured in turn;
  * medians over rounds. Takes seconds; memory as large as the weights. FV_ERR_ARG: a number is out
- * of range; FV_ERR_MODEL: pictures below 16 tokens; FV_ERR_OOM; FV_ERR_CANCELLED. */
+ * of range; FV_ERR_MODEL: pictures below 16 tokens; FV_ERR_UNSUPPORTED: not a context of a CPU;
+ * FV_ERR_OOM; FV_ERR_CANCELLED. */
 #define FV_AR_SPEED_POINTS 6
 typedef struct fv_ar_speed_options {
     size_t struct_size;

@@ -2,7 +2,7 @@
  *
  * Pictures run one at a time: memory does not grow with their number, and what a picture gives does
  * not depend on its company. The plans of the last size (encoder and decoder apart) stay with the
- * context that opened the tokenizer, with their memory; a call with another context builds its own,
+ * context that opened the tokenizer, with their memory (on a device also what they read and write); a call with another context builds its own,
  * so that threads share nothing but the weights, whose packing is locked. */
 #include "vq.h"
 
@@ -13,6 +13,7 @@
 typedef struct kept_plan {
     fv_plan *plan;
     int rows, columns; /* of codes */
+    void *in, *out;    /* on a device: of one picture */
 } kept_plan;
 
 struct fv_vq {
@@ -55,15 +56,30 @@ static fv_status make_plan(fv_ctx *ctx, const fv_vq *v, bool encode, int rows, i
     return s == FV_OK ? s : fv_fail_in(ctx, s, "tokenizer");
 }
 
+static void drop_plan(fv_ctx *ctx, kept_plan *k)
+{
+    fv_plan_destroy(&k->plan);
+    fv_dev_free(ctx, k->in);
+    fv_dev_free(ctx, k->out);
+    k->in = k->out = NULL;
+}
+
 static fv_status find_plan(fv_ctx *ctx, const fv_vq *v, kept_plan *k, bool encode,
                            const int size[2])
 {
+    const size_t codes = (size_t)size[0] * (size_t)size[1], f = (size_t)vq_factor(&v->cfg.vq);
+    const size_t bytes[2] = { codes * sizeof(int32_t), codes * f * f * 3 * sizeof(float) };
     if (k->plan && k->rows == size[0] && k->columns == size[1]) return FV_OK;
-    fv_plan_destroy(&k->plan);
+    drop_plan(ctx, k);
     FV_TRY(make_plan(ctx, v, encode, size[0], size[1], &k->plan));
     k->rows = size[0];
     k->columns = size[1];
-    return FV_OK;
+    if (fv_ctx_device(ctx) == FV_DEVICE_CPU) return FV_OK;
+    k->in = fv_dev_alloc(ctx, bytes[encode], 1);
+    k->out = k->in ? fv_dev_alloc(ctx, bytes[!encode], 1) : NULL;
+    if (k->out) return FV_OK;
+    drop_plan(ctx, k);
+    return FV_ERR_OOM;
 }
 
 /* ---- Open and close -------------------------------------------------------------------------- */
@@ -90,7 +106,6 @@ fv_status fv_vq_open(fv_ctx *ctx, fv_vq **out, const fv_model *file, fv_dtype pr
     *out = NULL;
     if (!file || (precision != FV_F32 && precision != FV_BF16))
         return fv_fail(ctx, FV_ERR_ARG, "tokenizer: a file, and f32 or bf16 precision are needed");
-    FV_TRY(fv_needs_cpu(ctx, "tokenizer"));
     fv_vq *v = fv_calloc(ctx, 1, sizeof *v);
     if (!v) return FV_ERR_OOM;
     fv_status s = FV_OK;
@@ -116,8 +131,8 @@ void fv_vq_close(fv_vq **vv)
     if (!vv || !*vv) return;
     fv_vq *v = *vv;
     *vv = NULL;
-    fv_plan_destroy(&v->encoder.plan);
-    fv_plan_destroy(&v->decoder.plan);
+    drop_plan(v->ctx, &v->encoder);
+    drop_plan(v->ctx, &v->decoder);
     fv_params_destroy(&v->params);
     fv_free(v->ctx, v);
 }
@@ -142,23 +157,26 @@ typedef struct job {
     int count;
 } job;
 
-static fv_status run_all(fv_ctx *ctx, fv_plan *p, const job *j)
+static fv_status run_one(fv_ctx *ctx, const kept_plan *k, const job *j, int b)
 {
-    for (int b = 0; b < j->count; b++) {
-        FV_TRY(fv_plan_bind(p, "x", (void *)(uintptr_t)(j->in + (size_t)b * j->in_bytes)));
-        FV_TRY(fv_plan_bind(p, "y", j->out + (size_t)b * j->out_bytes));
-        FV_TRY(fv_plan_forward(p));
-        FV_TRY(fv_report(ctx, j->stage, (uint64_t)b + 1, (uint64_t)j->count, NULL));
-    }
-    return FV_OK;
+    void *in = (void *)(uintptr_t)(j->in + (size_t)b * j->in_bytes);
+    void *out = j->out + (size_t)b * j->out_bytes;
+    if (k->in) FV_TRY(fv_dev_copy(ctx, k->in, in, j->in_bytes, FV_COPY_TO_DEVICE));
+    FV_TRY(fv_plan_bind(k->plan, "x", k->in ? k->in : in));
+    FV_TRY(fv_plan_bind(k->plan, "y", k->out ? k->out : out));
+    FV_TRY(fv_plan_forward(k->plan));
+    return k->out ? fv_dev_copy(ctx, out, k->out, j->out_bytes, FV_COPY_TO_HOST) : FV_OK;
 }
 
 static fv_status run(fv_ctx *ctx, fv_vq *v, bool encode, const int size[2], const job *j)
 {
     kept_plan own = { 0 }, *k = ctx != v->ctx ? &own : encode ? &v->encoder : &v->decoder;
     fv_status s = find_plan(ctx, v, k, encode, size);
-    if (s == FV_OK) s = run_all(ctx, k->plan, j);
-    fv_plan_destroy(&own.plan);
+    for (int b = 0; b < j->count && s == FV_OK; b++) {
+        s = run_one(ctx, k, j, b);
+        if (s == FV_OK) s = fv_report(ctx, j->stage, (uint64_t)b + 1, (uint64_t)j->count, NULL);
+    }
+    drop_plan(ctx, &own);
     return s;
 }
 

@@ -91,6 +91,25 @@ void fvi_dec_pack(fv_dtype type, int N, int K, const float *w, void *dst, int th
     }
 }
 
+void fvi_dec_pack_rows(fv_dtype type, int N, int K, const float *w, void *dst, int threads)
+{
+    const size_t room = fvi_dec_pad(K);
+    float *scale = (float *)(void *)((uint8_t *)dst + (size_t)N * room);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int n = 0; n < N; n++) {
+        const float *row = w + (size_t)n * (size_t)K;
+        const range_i8 range = range_of(row, type == FV_I8 ? K : 0);
+        if (type == FV_I8) scale[n] = range.scale;
+        for (size_t k = 0; k < room; k++) {
+            const float v = k < (size_t)K ? row[k] : 0;
+            const size_t at = (size_t)n * room + k;
+            if (type == FV_I8) ((int8_t *)dst)[at] = to_i8(v * range.inverse);
+            else if (type == FV_BF16) ((uint16_t *)dst)[at] = fv_f32_to_bf16(v);
+            else ((float *)dst)[at] = v;
+        }
+    }
+}
+
 fvi_dec_matrix fvi_dec_view(fv_dtype type, int N, int K, const void *packed)
 {
     fvi_dec_matrix m = { .type = type, .N = N, .K = K, .panels = packed };

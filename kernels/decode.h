@@ -40,6 +40,8 @@ typedef struct fvi_dec_matrix {
 size_t fvi_dec_pack_bytes(fv_dtype type, int N, int K);
 /* Packs w [N, K] to dst, 64-byte aligned. int8: scale = largest |w| of the row / 127. */
 void fvi_dec_pack(fv_dtype type, int N, int K, const float *w, void *dst, int threads);
+/* The same values as plain rows [N, K padded], zeros behind K; int8: then the scales [N]. */
+void fvi_dec_pack_rows(fv_dtype type, int N, int K, const float *w, void *dst, int threads);
 /* What was packed, without a bias. */
 fvi_dec_matrix fvi_dec_view(fv_dtype type, int N, int K, const void *packed);
 /* Bytes of one of its panels. */

@@ -1,7 +1,6 @@
 /* check_cuda_dit.c - whole networks on the emulated GPU: runners of small diffusion transformers, from a
  * model file, against the same on the CPU; full evaluations, reused and forecast modules. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
-#include "fovea_ar.h"
 #include "fovea_diffusion.h"
 #include "cuda_emulator.h"
 
@@ -101,17 +100,6 @@ static void plans_that_look_at_features_are_refused(void)
     CHECK(strstr(fv_ctx_error(gpu), "CUDA"));
     runner_close(gpu, &g);
 }
-static void engines_that_read_on_the_host_are_refused(void)
-{
-    fv_model *file = NULL;
-    fv_ar *ar = NULL;
-    fv_vq *vq = NULL;
-    OK(gpu, fv_model_open(gpu, &file, path, NULL));
-    CHECK(fv_ar_open(gpu, &ar, file, NULL) == FV_ERR_UNSUPPORTED && !ar);
-    CHECK(fv_vq_open(gpu, &vq, file, FV_F32) == FV_ERR_UNSUPPORTED && !vq);
-    CHECK(strstr(fv_ctx_error(gpu), "CUDA"));
-    fv_model_close(&file);
-}
 /* Three pictures in batches of two, from noise to levels. */
 static fv_status paint(fv_ctx *ctx, fv_image img[3])
 {
@@ -175,7 +163,6 @@ int main(void)
     RUN(flow_network_in_bf16);
     RUN(pictures_are_the_same);
     RUN(plans_that_look_at_features_are_refused);
-    RUN(engines_that_read_on_the_host_are_refused);
     fv_ctx_destroy(&gpu);
     fv_ctx_destroy(&cpu);
     return emulator_damage ? 1 : test_end();

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "cuda/decoding.h"
 #include "cuda/flash.h"
 #include "cuda/integer.h"
 #include "cuda/maps.h"

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 11
+#define FVK_ABI 12
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -543,6 +543,99 @@ typedef struct fvk_code_spread_args {
     uint32_t *sum;        /* [rows, groups] */
     int64_t codes, group, groups;
 } fvk_code_spread_args;
+/* ---- Decoding: decode_device.h says what these are ---- */
+
+#define FVK_DEC_ROWS 8      /* that share a read of weights */
+#define FVK_DEC_SUMS 16     /* of a thread: rows times outputs; more do not fit into registers */
+#define FVK_DEC_CHUNK 64    /* keys of a block */
+#define FVK_DEC_HEAD_MOST 1024
+#define FVK_DEC_MOVES 64
+
+/* A pass, in device memory: numbers, then its rows, then what they point at. */
+enum {
+    FVK_PASS_ROWS, FVK_PASS_WANTED, FVK_PASS_OUTS, /* counts: rows, rows with logits, logits asked for */
+    FVK_PASS_LIST, FVK_PASS_INPUT, /* where, in int32: places of outs; values [rows, K] */
+    FVK_PASS_HEAD = 16
+};
+typedef struct fvk_dec_row {
+    int32_t seq, position; /* position -1: condition, neither query nor key */
+    int32_t slot, zeros, ranges, first[3], n[3];
+    int32_t more, n_more;  /* single slots at pass[more] */
+    int32_t place, keep;   /* among rows with logits, among rows that go back; -1: not */
+    int32_t pad;
+} fvk_dec_row;
+
+/* Of a sequence, layer and head `head_bytes`: keys [slots, row], at v values [condition + slots,
+ * row], int8: scales of both. Types as fv_dtype. */
+typedef struct fvk_dec_cache {
+    uint8_t *p;
+    int64_t head_bytes, v, k_scale, v_scale;
+    int32_t type, hd, row, condition, slots, heads, layers, pad;
+} fvk_dec_cache;
+
+typedef struct fvk_dec_prepare_args {
+    const int32_t *pass;
+    const float *x, *norm; /* x NULL: the input of the pass */
+    void *y;
+    float *scale, *copy, *down;
+    int64_t ld, K, room, vocab;
+    int32_t type, cast, is_last;
+    float eps;
+} fvk_dec_prepare_args;
+
+/* per: sums of a warp for a row: 1, 2, 4; w2: y = act(w x) * (w2 x), per at least 2. x has whole groups
+ * of FVK_DEC_ROWS rows */
+typedef struct fvk_dec_product_args {
+    const int32_t *pass;
+    const void *w, *w2, *x;
+    const float *w_scale, *w2_scale, *x_scale, *bias;
+    fvk_out y;
+    int64_t N, room, ldy, groups;
+    int32_t type, per, is_last, act;
+} fvk_dec_product_args;
+
+typedef struct fvk_dec_store_args {
+    const int32_t *pass;
+    float *qkv, *q_scale;
+    const float *rope;
+    int8_t *q8; /* int8: [rows, heads, row] */
+    fvk_dec_cache cache;
+    int64_t ld, layer;
+} fvk_dec_store_args;
+
+/* part [rows, heads, chunks, hd + 2]: sum, largest score, sum of chances */
+typedef struct fvk_dec_attend_args {
+    const int32_t *pass;
+    const float *qkv, *q_scale;
+    const int8_t *q8;
+    float *part;
+    fvk_dec_cache cache;
+    int64_t ld, layer, chunks;
+    float scale;
+    int32_t pad;
+} fvk_dec_attend_args;
+
+typedef struct fvk_dec_join_args {
+    const int32_t *pass;
+    const float *part;
+    fvk_out y;
+    int64_t ldy, heads, hd, chunks;
+} fvk_dec_join_args;
+
+typedef struct fvk_dec_guide_args {
+    const int32_t *pass;
+    const float *logits;
+    float *down;
+    int64_t vocab;
+    float guidance;
+    int32_t pad;
+} fvk_dec_guide_args;
+
+typedef struct fvk_dec_move_args {
+    fvk_dec_cache cache;
+    int64_t seq, seqs; /* the first, and how many from there on */
+    int32_t n, pad, from[FVK_DEC_MOVES], to[FVK_DEC_MOVES];
+} fvk_dec_move_args;
 
 /* Integers of a network of text; device memory throughout. What a field is stands in
  * codec/nn_int.h. */
@@ -662,9 +755,12 @@ typedef struct fvk_band_mask_args {
     K(route) K(balance_row) K(balance) K(balance_dx) K(lpips) K(dists_moments) K(dists) K(dists_dx) \
     K(rate) K(rate_dx) K(wkv) K(wkv_dx) K(wkv_head) K(tree) K(tree_dh) K(tree_dw) \
     K(idots) K(code_input) K(code_norm) K(code_turn) K(code_attend) K(code_gate) K(code_spread) \
-    K(prior)
+    K(prior)                                                                                   \
+    K(dec_prepare) K(dec_product) K(dec_product8) K(dec_store) K(dec_attend) K(dec_join)        \
+    K(dec_guide) K(dec_move)
 /* Kernels that take the arguments of another. */
 typedef fvk_norm_args fvk_norm_dx_args;
+typedef fvk_dec_product_args fvk_dec_product8_args;
 typedef fvk_rope_args fvk_rope_dx_args;
 typedef fvk_embed_args fvk_embed_dx_args;
 typedef fvk_pool_args fvk_pool_dx_args;

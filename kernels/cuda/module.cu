@@ -15,6 +15,7 @@
 #include <mutex>
 #include <new>
 
+#include "cuda/decoding.h"
 #include "cuda/flash.h"
 #include "cuda/integer.h"
 #include "cuda/maps.h"
@@ -28,8 +29,13 @@
 
 /* ---- Kernels --------------------------------------------------------------------------------- */
 
+/* Blocks of a kernel that fit on a multiprocessor at least: its registers. */
+template <typename args> struct blocks { static constexpr int least = 1; };
+template <> struct blocks<fvk_dec_product_args> { static constexpr int least = 2; };
+
 #define KERNEL(name)                                                                        \
-    static __global__ void __launch_bounds__(FVK_THREADS) name##_k(                         \
+    static __global__ void                                                                  \
+    __launch_bounds__(FVK_THREADS, blocks<fvk_##name##_args>::least) name##_k(              \
         const __grid_constant__ fvk_##name##_args a)                                        \
     {                                                                                       \
         name##_body(&a, (int)blockIdx.x, (int)gridDim.x);                                   \
