@@ -152,6 +152,16 @@ refuse only_official_takes_a_vae 2 "takes no vae" distill x.safetensors --studen
     --vae "$encoder"
 classes=$was
 
+# ---- what the losses cost ----
+mkdir scratch
+costs() { env TMPDIR="$PWD/scratch" "$FOVEA" bench distill "$@" --batch 2 --steps 3 --rounds 1 --threads 1; }
+expect bench_distill_json 0 costs teacher.safetensors --student-blocks 2 --json -q
+json_ok out teacher iteration_seconds squared_error_seconds lift_percent place_percent place_seconds
+ok $? bench_distill_json_is_an_object
+[ -z "$(ls scratch)" ]; ok $? bench_distill_leaves_nothing
+refuse bench_distill_needs_a_student 2 "none is given" costs teacher.safetensors
+refuse bench_distill_needs_a_teacher 1 "missing.safetensors" costs missing.safetensors
+
 refuse train_names_the_verb_of_such_recipes 3 "use fovea distill" "$FOVEA" train \
     "$tests"/../distill/recipes/f64c_tiny.recipe -o x-run
 refuse distill_needs_data 2 "give data" "$FOVEA" distill --teacher teacher.safetensors \

@@ -1,4 +1,4 @@
-/* bench_loss.h - time of a loss alone, for `fovea bench train`. */
+/* bench_loss.h - what benches of training share: time of a loss alone, and pictures to train on. */
 #ifndef FOVEA_BENCH_LOSS_H
 #define FOVEA_BENCH_LOSS_H
 
@@ -12,5 +12,9 @@ typedef enum bench_loss {
  * [B, H, W, C], a tenth of their size apart. */
 fv_status bench_loss_times(fv_ctx *ctx, bench_loss which, const int64_t dim[4], double *seconds,
                            int n);
+
+/* Smooth random pictures of size x size pixels, FOLDER/CLASS/NNN.png, of `count` classes in turn. */
+fv_status bench_write_pictures(fv_ctx *ctx, const char *folder, int size, const char *const *classes,
+                               int count);
 
 #endif

@@ -60,15 +60,26 @@ int bench_make_folder(const char *prefix, char folder[BENCH_FOLDER])
     return cli_fail(CLI_FAILED, "cannot make a folder in %s: %s", base, strerror(err));
 }
 
+static void remove_tree(const char *path, int depth)
+{
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && (e = readdir(d)) != NULL;) {
+        struct stat st;
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
+        char *full = bench_in_folder(path, e->d_name);
+        if (lstat(full, &st) == 0 && S_ISDIR(st.st_mode) && depth < 8)
+            remove_tree(full, depth + 1);
+        else
+            (void)unlink(full);
+        free(full);
+    }
+    if (d) closedir(d);
+    (void)rmdir(path);
+}
+
 void bench_remove_folder(const char *folder)
 {
-    DIR *d = folder[0] ? opendir(folder) : NULL;
-    if (!d) return;
-    for (struct dirent *e; (e = readdir(d)) != NULL;)
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-            bench_forget(folder, e->d_name);
-    closedir(d);
-    (void)rmdir(folder);
+    if (folder[0]) remove_tree(folder, 0);
 }
 
 char *bench_in_folder(const char *folder, const char *name)

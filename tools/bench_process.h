@@ -19,7 +19,7 @@ const char *bench_lacks(const char *pack, const char *unpack);
 #define BENCH_FOLDER 300
 /* The folder's absolute path. An exit code, message written; folder is empty text then. */
 int bench_make_folder(const char *prefix, char folder[BENCH_FOLDER]);
-/* With all files: programs that were interrupted leave theirs. Empty text: nothing. */
+/* With all that is in it: programs that were interrupted leave theirs. Empty text: nothing. */
 void bench_remove_folder(const char *folder);
 char *bench_in_folder(const char *folder, const char *name); /* malloced */
 void bench_forget(const char *folder, const char *name);

@@ -7,6 +7,7 @@
 #include "bench_accel.h"
 #include "bench_ar.h"
 #include "bench_ar_speed.h"
+#include "bench_distill.h"
 #include "bench_loss.h"
 #include "bench_pic_speed.h"
 #include "bench_process.h"
@@ -16,7 +17,6 @@
 #include "vpic_bench.h"
 #include "vzip_bench.h"
 
-#include <dirent.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +25,6 @@
 
 #define MAX_CASES 64
 #define MAX_MARKS 4096
-#define SYNTHETIC_PICTURES 96
 #define MIB 1048576.0
 
 typedef struct bench_args {
@@ -59,23 +58,6 @@ typedef struct bench {
     fv_generate_stats memory; /* of one run of it; weight_bytes 0 = another bench */
     uint64_t resident;        /* of the process after that run */
 } bench;
-
-static void remove_tree(const char *path, int depth)
-{
-    DIR *d = opendir(path);
-    for (struct dirent *e; d && (e = readdir(d)) != NULL;) {
-        struct stat st;
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
-        char *full = cli_format("%s/%s", path, e->d_name);
-        if (lstat(full, &st) == 0 && S_ISDIR(st.st_mode) && depth < 8)
-            remove_tree(full, depth + 1);
-        else
-            (void)unlink(full);
-        free(full);
-    }
-    if (d) closedir(d);
-    (void)rmdir(path);
-}
 
 /* ---- Lines ----------------------------------------------------------------------------------- */
 
@@ -411,28 +393,6 @@ static int bench_dit(bench *b, const char *path)
 
 /* ---- bench train ----------------------------------------------------------------------------- */
 
-/* Smooth random pictures in four classes. */
-static fv_status write_pictures(bench *b, int size)
-{
-    fv_image small = {0}, img = {0};
-    fv_image_write_options wo = FV_IMAGE_WRITE_OPTIONS_INIT;
-    fv_status s = fv_image_create(b->ctx, &small, 8, 8, 3, 8);
-    for (int i = 0; i < SYNTHETIC_PICTURES && s == FV_OK; i++) {
-        char path[BENCH_FOLDER + 32];
-        float v[8 * 8 * 3];
-        snprintf(path, sizeof path, "%s/data/class%d", b->temp, i % 4);
-        (void)mkdir(path, 0777);
-        snprintf(path, sizeof path, "%s/data/class%d/%03d.png", b->temp, i % 4, i);
-        fv_rand_uniform(7, FV_STREAM_USER, (uint32_t)i, 0, 8 * 8 * 3, v);
-        fv_image_from_float(&small, 0, 1, v);
-        s = fv_image_resize(b->ctx, &img, &small, size, size, FV_FILTER_BICUBIC);
-        if (s == FV_OK) s = fv_image_write(b->ctx, &img, path, &wo);
-        fv_image_free(b->ctx, &img);
-    }
-    fv_image_free(b->ctx, &small);
-    return s;
-}
-
 static fv_status run_training(bench *b, fv_dtype type)
 {
     char text[512], out[BENCH_FOLDER + 32];
@@ -521,7 +481,8 @@ static int bench_train(bench *b)
     if (code != CLI_OK) return code;
     snprintf(path, sizeof path, "%s/data", b->temp);
     (void)mkdir(path, 0777);
-    fv_status s = write_pictures(b, 64);
+    static const char *const classes[] = {"class0", "class1", "class2", "class3"};
+    fv_status s = bench_write_pictures(b->ctx, path, 64, classes, 4);
     if (s == FV_OK) s = run_training(b, type);
     if (s != FV_OK) return cli_report(b->ctx, s, "bench train");
     return report_training(b, type);
@@ -539,7 +500,7 @@ static int run(bench *b, const char *file)
     else
         code = bench_train(b);
     if (code == CLI_OK) print_result(b);
-    if (b->temp[0]) remove_tree(b->temp, 0);
+    bench_remove_folder(b->temp);
     return code;
 }
 
@@ -548,7 +509,7 @@ static int check(const bench_args *a, const char *what, const char *file)
     const bool is_dit = strcmp(what, "dit") == 0, is_train = strcmp(what, "train") == 0;
     if (!is_dit && !is_train && strcmp(what, "gemm") != 0)
         return cli_fail(CLI_USAGE,
-                        "bench %s: unknown; there are gemm, dit, train, quality, "
+                        "bench %s: unknown; there are gemm, dit, train, distill, quality, "
                         "speedup, accel, ar, ar-speed, vzip, pic, pic-speed, sr and "
                         "ranks",
                         what);
@@ -583,7 +544,7 @@ int fovea_bench(int argc, char **argv)
     const cli_command command = {
         "fovea bench",
         "gemm [options]\ndit MODEL|--preset NAME [options]\n"
-        "train --preset NAME [options]\nquality MODEL [options]\nspeedup [MODEL] [options]\n"
+        "train --preset NAME [options]\ndistill TEACHER [options]\nquality MODEL [options]\nspeedup [MODEL] [options]\n"
         "accel [MODEL] [options]\nar MODEL [options]\nar-speed MODEL [options]\n"
         "vzip [options] FILE ...\npic [options] FOLDER|FILE ...\npic-speed PICTURE [options]\n"
         "sr [options] FOLDER|FILE ...\nranks [options] RECIPE",
@@ -598,6 +559,7 @@ int fovea_bench(int argc, char **argv)
     const char *arg[2] = {NULL, NULL};
     int files;
     if (argc > 1 && strcmp(argv[1], "quality") == 0) return bench_quality(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "distill") == 0) return bench_distill(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "accel") == 0) return bench_accel(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "ar") == 0) return bench_ar(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "ar-speed") == 0) return bench_ar_speed(argc - 1, argv + 1);

@@ -4,7 +4,10 @@
 #     sh distill/recipes/claims.sh DATA OUT      from the top of the tree; FOVEA names the program
 #     sh distill/recipes/claims.sh DATA OUT pruning     instead: four of F32's eight blocks stay, which ones
 #                                                       three ways say (TinyFusion's question); half an hour
-# OUT/claims.csv (pruning.csv) has a line for each student, the table is printed; SEEDS, STEPS (of students)
+#     sh distill/recipes/claims.sh DATA OUT controls    instead: is it the method, or how much its loss weighs?
+#                                                       OutKD weighed 0.5 to 4, PLACE with w = 0 and 1, with
+#                                                       squares in its coarse part; half an hour
+# OUT/claims.csv (pruning.csv, controls.csv) has a line for each student, the table is printed; SEEDS, STEPS (of students)
 # and SAMPLES (drawn by each; 0: none are judged) may be set. The table of what is done so far:
 #     awk -f distill/recipes/claims_table.awk OUT/claims.csv
 set -eu
@@ -18,9 +21,9 @@ samples=${SAMPLES:-400}
 what=${3:-claims}
 csv=$out/$what.csv
 case "$what" in
-    claims) ;;
+    claims | controls) ;;
     pruning) STEPS=${STEPS:-300} ;;
-    *) echo "claims.sh: $what: nothing or pruning expected" >&2; exit 2 ;;
+    *) echo "claims.sh: $what: nothing, pruning or controls expected" >&2; exit 2 ;;
 esac
 
 # unless_done FILE DIR VERB ...: nothing if FILE is there, else from the newest checkpoint in DIR.
@@ -97,6 +100,19 @@ if [ "$what" = pruning ]; then
     exit
 fi
 echo "$header" > "$csv"
+if [ "$what" = controls ]; then
+    for s in $seeds; do
+        student out "$strong" "$s" out
+        student place "$strong" "$s" place
+        for l in 0.5 2 4; do student "out-l$l" "$strong" "$s" out --set "l_kd=$l"; done
+        for w in 0 1; do
+            student "place-w$w" "$strong" "$s" place --set weight=const --set "weight_const=$w"
+        done
+        student place-l2 "$strong" "$s" place --set coarse=l2
+    done
+    awk -f "$here/claims_table.awk" "$csv"
+    exit
+fi
 train middle f32_weak.recipe
 train weak f32_weak.recipe --set width=64 --set depth=4 --set heads=1 --set steps=300 \
     --set eval_every=300

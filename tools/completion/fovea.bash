@@ -17,7 +17,7 @@ _fovea()
     --loss) words='none out feat lift place' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
     --preset | new) words='F32 F64c F64 F128 F128L DiT-S/2 DiT-B/2 DiT-L/2 DiT-XL/2' ;;
-    bench) words='gemm dit train quality speedup accel ar ar-speed vzip pic pic-speed sr ranks' ;;
+    bench) words='gemm dit train distill quality speedup accel ar ar-speed vzip pic pic-speed sr ranks' ;;
     --set | --blocks | --keep | --width | --student-blocks | --data | --seed | --classes | --rows | --batch | --steps | --seconds | --threads | --cfg | \
         --samples | --speedup | --runs | --methods | --pictures | --sheet-bpp | --max-loss | --start-step | --slices | --ranks | --levels | --peers | -T) return ;;
     -o | --teacher | --student | --run | --vae | --init | --classifier | --recipe | --table | --data-dir | --plot | --csv | \
@@ -57,6 +57,8 @@ _fovea()
             words="--model --rounds --quality --threads --device --json $common"
         [[ ${COMP_WORDS[2]} == sr ]] && words="--model --degraded --pictures --side --clips --rounds
             --lpips --dists --csv --sheet -f $machine --json $common"
+        [[ ${COMP_WORDS[2]} == distill ]] &&
+            words="--student-blocks --set --batch --steps --rounds --threads --precision --json $common"
         [[ ${COMP_WORDS[2]} == ranks ]] &&
             words="--ranks --steps --rounds --set --data-dir --threads --json $common"
         [[ ${COMP_WORDS[2]} == vzip ]] &&
