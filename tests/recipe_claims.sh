@@ -101,6 +101,13 @@ ok $? the_table_of_losses_stays
 grep -q '^| uniform (0-2-5-7) | 3 | 0.2000 ± 0.1000 | 1.0000 ± 0.0000 | - | - |$' "$work/log" &&
     [ "$(grep -c '^| [^s-]' "$work/log")" = 4 ]
 ok $? what_was_not_judged_is_left_out
+SEEDS="1 2" SAMPLES=0 go controls
+[ $? = 0 ] && [ "$(grep -c ^distill "$work/calls")" = 12 ] && [ "$(wc -l < "$work/out/controls.csv")" = 17 ]
+ok $? controls_train_each_once
+has '--loss out --set seed=2 .*out-l0.5-2.safetensors --set l_kd=0.5 ' &&
+    has '--loss place --set seed=1 .*place-w0-1.safetensors --set weight=const --set weight_const=0 '
+ok $? controls_differ_by_one_setting
+[ "$(grep -c '^| [OL][^|]* | 2 | 0.1500 ' "$work/log")" = 8 ]; ok $? table_has_the_controls
 go purning
 [ $? = 2 ] && [ ! -s "$work/calls" ]; ok $? another_word_is_refused
 echo "1..$count"

@@ -17,6 +17,12 @@ BEGIN {
     label["place-weak"] = "LIFT + PLACE + FeatKD, weak teacher"
     label["uniform"] = "uniform"
     label["shortgpt"] = "block influence (ShortGPT)"
+    label["out-l0.5"] = "OutKD, l_kd = 0.5"
+    label["out-l2"] = "OutKD, l_kd = 2"
+    label["out-l4"] = "OutKD, l_kd = 4"
+    label["place-w0"] = "LIFT + PLACE + FeatKD, w = 0"
+    label["place-w1"] = "LIFT + PLACE + FeatKD, w = 1"
+    label["place-l2"] = "LIFT + PLACE + FeatKD, coarse = l2"
     label["learned"] = "learned (TinyFusion)"
 }
 FNR > 1 && NF >= 7 {
@@ -52,6 +58,10 @@ END {
     print "|---|---|---|---|---|---|"
     if (n["uniform"]) {
         part("blocks that stay", "uniform shortgpt learned", "")
+        exit
+    }
+    if (n["out-l2"]) {
+        part("controls", "out-l0.5 out out-l2 out-l4 place-w0 place place-w1 place-l2", "")
         exit
     }
     part("loss", "none out feat lift place alone", "")
