@@ -1,10 +1,11 @@
-/* check_cuda_vpic.c - the transforms of vpic on the emulated GPU against the CPU: nearest codes of a
- * picture, and the picture of tokens, whole and in regions. On CUDA they are in bf16, as on CPUs that
- * have it; here the CPU's are in f32. */
+/* check_cuda_vpic.c - vpic on the emulated GPU against the CPU: nearest codes of a picture, and the
+ * picture of tokens, whole and in regions; files of one are read by the other. On CUDA transforms are
+ * in bf16, as on CPUs that have it; here the CPU's are in f32. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "cuda_emulator.h"
 
 #include "cuda_ops.h"
+#include "fovea_codec.h"
 #include "rdvq_fixture.h"
 #include "rdvq_pixels.h"
 #include "test.h"
@@ -124,6 +125,79 @@ static void pictures_of_tokens(void)
     CHECK(whole > 50 && regions >= 2 * whole);
 }
 
+/* ---- Files ----------------------------------------------------------------------------------- */
+
+static fv_status open_whole(fv_ctx *ctx, fv_vpic_model **m)
+{
+    const char *whole = temp_path("whole.safetensors");
+    fv_model *file;
+    FV_TRY(fv_model_open(ctx, &file, path, NULL));
+    const fv_status s = fv_rdvq_convert(ctx, file, FV_F32, whole, 1);
+    fv_model_close(&file);
+    FV_TRY(s);
+    return fv_vpic_model_open(ctx, m, whole);
+}
+
+static fv_status decode_file(fv_ctx *ctx, const fv_vpic_model *m, const uint8_t *file, size_t n,
+                             fv_image *out, fv_vpic_stats *st)
+{
+    fv_vpic_limits l = FV_VPIC_LIMITS_INIT;
+    l.max_pixels = 1 << 20;
+    l.models = &m;
+    l.model_count = 1;
+    return fv_vpic_decode(ctx, file, n, &l, out, st);
+}
+
+static void near_pictures(const fv_image *a, const fv_image *b)
+{
+    double sum = 0;
+    CHECK(a->width == b->width && a->height == b->height);
+    for (int r = 0; r < a->height; r++)
+        for (int i = 0; i < 3 * a->width; i++) {
+            const double d = fvi_image_row(a, r)[i] - fvi_image_row(b, r)[i];
+            sum += d * d;
+        }
+    CHECK_MSG(sqrt(sum / (3.0 * a->width * a->height)) < 1.5, "%.3g",
+              sqrt(sum / (3.0 * a->width * a->height)));
+}
+
+/* A file of either side is the same tokens for both. Tokens that differ would be other pictures. */
+static void files_are_read_on_both(void)
+{
+    fv_ctx *const side[2] = { cpu, gpu };
+    fv_vpic_model *m[2];
+    fv_vpic_stats st[2];
+    fv_image img, out[2];
+    for (int i = 0; i < 2; i++) OK(side[i], open_whole(side[i], &m[i]));
+    OK(cpu, rdvq_make_picture(cpu, &img, 150, HEIGHT, 3, 8, 5));
+    for (int by = 0; by < 2; by++) {
+        const fv_vpic_model *list = m[by];
+        fv_vpic_options o = FV_VPIC_OPTIONS_INIT;
+        uint8_t *file;
+        size_t n;
+        o.models = &list;
+        o.model_count = 1;
+        o.quality = 60;
+        OK(side[by], fv_vpic_encode(side[by], &img, &o, &file, &n, NULL));
+        for (int i = 0; i < 2; i++)
+            OK(side[i], decode_file(side[i], m[i], file, n, &out[i], &st[i]));
+        CHECK(st[0].slices_decoded == st[0].slices && st[1].slices_decoded == st[0].slices);
+        near_pictures(&out[0], &out[1]);
+        /* Damage is found on both. */
+        file[n - 3] ^= 0x55;
+        fv_image none;
+        const fv_status s = decode_file(cpu, m[0], file, n, &none, &st[0]);
+        if (s == FV_OK) fv_image_free(cpu, &none);
+        CHECK(decode_file(gpu, m[1], file, n, &none, &st[1]) == s);
+        if (s == FV_OK) fv_image_free(gpu, &none);
+        fv_free(side[by], file);
+        for (int i = 0; i < 2; i++) fv_image_free(side[i], &out[i]);
+    }
+    fv_image_free(cpu, &img);
+    for (int i = 0; i < 2; i++) fv_vpic_model_close(&m[i]);
+    CHECK(emulator_damage == 0 && fvi_cuda_of(gpu)->dev->blocks == 0);
+}
+
 int main(void)
 {
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
@@ -138,6 +212,7 @@ int main(void)
     if (rdvq_write_model(cpu, &c, 3, FV_F32, path) != FV_OK) return 1;
     RUN(codes_of_a_picture);
     RUN(pictures_of_tokens);
+    RUN(files_are_read_on_both);
     fv_ctx_destroy(&gpu);
     fv_ctx_destroy(&cpu);
     return emulator_damage ? 1 : test_end();
