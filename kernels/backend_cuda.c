@@ -248,6 +248,7 @@ static const fvi_op_def *cuda_op(fvi_op op)
         [FVI_OP_LOSS_TREE] = &fvi_cuda_loss_tree,
         [FVI_OP_LOSS_PLACE] = &fvi_cuda_loss_place,
         [FVI_OP_LOW_PASS] = &fvi_cuda_low_pass,
+        [FVI_OP_LOSS_SSIM] = &fvi_cuda_loss_ssim,
         [FVI_OP_LOSS_SPECTRUM] = &fvi_cuda_loss_spectrum,
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;

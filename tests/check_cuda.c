@@ -132,11 +132,11 @@ static fv_status build(fv_ctx *ctx, fv_t (*net)(fv_tape *t))
     fv_plan_destroy(&p);
     return s;
 }
-static fv_t ssim_net(fv_tape *t)
+static fv_t texture_net(fv_tape *t)
 {
     const int64_t dim[4] = { 1, 32, 32, 3 };
     const fv_t x = fv_input(t, "x", FV_F32, 4, dim);
-    return fv_loss_ms_ssim(t, x, x, 1);
+    return fv_loss_texture(t, x, x, 2);
 }
 static fv_status prepare_wide_gradient(void)
 {
@@ -160,12 +160,12 @@ static fv_t small_net(fv_tape *t)
 
 static void ops_without_a_kernel_are_refused_when_a_plan_is_built(void)
 {
-    CHECK(build(gpu, ssim_net) == FV_ERR_UNSUPPORTED);
-    CHECK(strstr(fv_ctx_error(gpu), "op loss_ssim has no CUDA kernel yet"));
+    CHECK(build(gpu, texture_net) == FV_ERR_UNSUPPORTED);
+    CHECK(strstr(fv_ctx_error(gpu), "op loss_texture has no CUDA kernel yet"));
     CHECK(prepare_wide_gradient() == FV_ERR_UNSUPPORTED);
     CHECK(strstr(fv_ctx_error(gpu), "256"));
     OK(gpu, build(gpu, small_net));
-    OK(cpu, build(cpu, ssim_net));
+    OK(cpu, build(cpu, texture_net));
 }
 
 /* Why there is no device is said; a machine that has one is described. */

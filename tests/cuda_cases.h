@@ -660,8 +660,21 @@ static void frequency_rows(void)
     }
 }
 
+static void ssim_row(int64_t B, int64_t H, int64_t W, int scales)
+{
+    row *r = loss_row(FVI_OP_LOSS_SSIM, "loss_ssim", P, dims(4, B, H, W, 3, 0));
+    give_row(r, 1, FIXED, r->in[0]);
+    r->attr.i[0] = scales;
+    r->out[1] = r->in[0];
+}
+
 static void add_rows(void)
 {
+    ssim_row(1, 11, 11, 1);
+    ssim_row(2, 23, 30, 1);
+    ssim_row(3, 60, 67, 3);
+    ssim_row(2, 44, 50, 2);
+    ssim_row(1, 176, 179, 5);
     frequency_rows();
     sequence_rows();
     picture_rows();

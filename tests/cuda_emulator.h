@@ -23,6 +23,7 @@
 #include "cuda/rows.h"
 #include "cuda/sequence.h"
 #include "cuda/losses.h"
+#include "cuda/pictures.h"
 #include "cuda/train.h"
 
 #define EMULATED_BYTES ((size_t)1 << 30) /* of addresses; pages come when they are written */

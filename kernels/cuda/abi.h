@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 12
+#define FVK_ABI 13
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -730,6 +730,19 @@ typedef struct fvk_spectrum_args {
     int32_t pad;
 } fvk_spectrum_args;
 
+#define FVK_SSIM_TAPS 11
+#define FVK_SSIM_SCALES 5
+/* Planes [B, h, w] of a scale, 0: a, 1: target; fine: those of twice the size [B, H, W]. value, slope:
+ * of windows. mean, factor [B, FVK_SSIM_SCALES], loss [B]. grad: RGB, of the first scale alone. */
+typedef struct fvk_ssim_args {
+    const float *rgb[2], *fine[2], *coarse;
+    float *plane[2], *slope[3], *value, *g, *grad, *factor;
+    double *mean, *loss, weight[FVK_SSIM_SCALES];
+    int64_t B, h, w, H, W;
+    float taps[FVK_SSIM_TAPS];
+    int32_t scale, scales, is_last;
+} fvk_ssim_args;
+
 typedef struct fvk_band_turn_args {
     fvk_in x;
     fvk_out y;
@@ -745,7 +758,8 @@ typedef struct fvk_band_mask_args {
 #define FVK_LIST(K)                                                                            \
     K(squares) K(clip) K(adamw) K(exchange) K(kept_dx) K(total)                               \
     K(place_rows) K(place) K(place_sum) K(place_end) K(place_terms) K(spectrum)               \
-    K(band_turn) K(band_mask)                                                                 \
+    K(band_turn) K(band_mask) K(ssim_luma) K(ssim_halve) K(ssim_windows) K(ssim_mean)          \
+    K(ssim_end) K(ssim_slopes)                                                                 \
     K(map) K(binary) K(blend) K(swiglu) K(norm) K(norm_dx) K(rope) K(rope_dx) K(columns) K(fold) \
     K(norm_fold) K(sample_db) K(timestep) K(embed) K(embed_dx) K(patch) K(strip) K(spread)      \
     K(attention) K(attention_delta) K(attention_dq) K(attention_dkv)                            \
@@ -771,6 +785,8 @@ typedef fvk_dists_args fvk_dists_moments_args, fvk_dists_dx_args;
 typedef fvk_rate_args fvk_rate_dx_args;
 typedef fvk_wkv_args fvk_wkv_dx_args;
 typedef fvk_tree_args fvk_tree_dh_args, fvk_tree_dw_args;
+typedef fvk_ssim_args fvk_ssim_luma_args, fvk_ssim_halve_args, fvk_ssim_windows_args,
+    fvk_ssim_mean_args, fvk_ssim_end_args, fvk_ssim_slopes_args;
 typedef fvk_place_args fvk_place_rows_args, fvk_place_sum_args, fvk_place_terms_args;
 typedef fvk_attention_args fvk_attention_delta_args, fvk_attention_dq_args, fvk_attention_dkv_args;
 

@@ -25,6 +25,7 @@
 #include "cuda/rows.h"
 #include "cuda/sequence.h"
 #include "cuda/losses.h"
+#include "cuda/pictures.h"
 #include "cuda/train.h"
 
 /* ---- Kernels --------------------------------------------------------------------------------- */
