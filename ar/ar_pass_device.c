@@ -6,11 +6,25 @@
  *
  * Of a layer: norm | qkv | turn, store keys | attend, join | h += Wo o | norm | silu(gate) up |
  * h += W2 g. Rows are rounded for the next product where they are made, but for int8, whose scale
- * wants the whole row: there a kernel more before Wo and W2. */
+ * wants the whole row: there a kernel more before Wo and W2. Passes of a shape that came before are one
+ * graph. */
 #include "ar_net.h"
+#include "device_graph.h"
 
 #include <math.h>
 #include <string.h>
+
+#define GRAPHS 32
+
+/* What the launches of a pass depend on; compared as bytes. */
+typedef struct shape { int32_t is_draft, rows, wanted, outs, keeps, chunks; } shape;
+typedef struct kept_graph {
+    shape shape;
+    float guidance;
+    const ar_stack *stack;
+    int passes; /* so far; 0: free */
+    fvi_graph *graph;
+} kept_graph;
 
 struct ar_device {
     fv_ctx *ctx;
@@ -26,6 +40,8 @@ struct ar_device {
     float *h, *qkv, *logits, *down, *part, *q_scale, *x_scale, *att, *gate;
     void *x;             /* rows for products: of any width */
     int8_t *q8;
+    kept_graph graph[GRAPHS];
+    int next_graph; /* that gives way to a new shape */
 };
 
 /* Of the pass that runs. */
@@ -246,6 +262,53 @@ static fv_status fetch(const run *k, const ar_row *row, const ar_out *out)
     return FV_OK;
 }
 
+/* ---- Graphs ---------------------------------------------------------------------------------- */
+
+/* Launches are made for a few more rows, so that few shapes serve: kernels look how many there are. */
+static int bucket(int n, int most)
+{
+    int b = n < 1 ? 0 : 1;
+    while (b < n && b < 8) b *= 2;
+    if (b < n) b = n <= 64 ? (n + 7) / 8 * 8 : (n + 31) / 32 * 32;
+    return b < most ? b : most;
+}
+
+static kept_graph *find_graph(ar_device *d, const run *k, const shape *s, float guidance)
+{
+    for (int i = 0; i < GRAPHS; i++) {
+        kept_graph *g = &d->graph[i];
+        if (g->passes && g->stack == k->s && g->guidance == guidance &&
+            memcmp(&g->shape, s, sizeof *s) == 0)
+            return g;
+    }
+    kept_graph *g = &d->graph[d->next_graph];
+    d->next_graph = (d->next_graph + 1) % GRAPHS;
+    fvi_graph_destroy(d->ctx, &g->graph);
+    *g = (kept_graph){ .shape = *s, .guidance = guidance, .stack = k->s };
+    return g;
+}
+
+/* The second pass of a shape is recorded: making a graph costs more than a pass. */
+static fv_status run_graph(const run *exact, float guidance)
+{
+    ar_device *d = exact->d;
+    run k = *exact;
+    k.rows = bucket(k.rows, d->rows);
+    k.wanted = bucket(k.wanted, d->rows);
+    k.outs = bucket(k.outs, d->rows);
+    k.keeps = k.keeps > 0;
+    k.chunks = k.chunks <= 4 ? k.chunks : (k.chunks + 3) / 4 * 4;
+    if (k.chunks > d->most_chunks) k.chunks = d->most_chunks;
+    const shape s = { k.s->is_draft, k.rows, k.wanted, k.outs, k.keeps, k.chunks };
+    kept_graph *g = find_graph(d, &k, &s, guidance);
+    if (g->passes++ == 0) return run_all(&k, guidance);
+    if (!g->graph) {
+        FV_TRY(fvi_graph_begin(d->ctx));
+        FV_TRY(fvi_graph_finish(d->ctx, run_all(&k, guidance), &g->graph));
+    }
+    return fvi_graph_run(d->ctx, g->graph);
+}
+
 fv_status ar_device_run(ar_device *d, const ar_stack *s, const ar_row *row, int rows,
                         const ar_out *out, int outs, float guidance)
 {
@@ -254,7 +317,7 @@ fv_status ar_device_run(ar_device *d, const ar_stack *s, const ar_row *row, int 
     d->failed = FV_OK;
     if (failed != FV_OK) return failed;
     FV_TRY(send(&k, row, out));
-    FV_TRY(run_all(&k, guidance));
+    FV_TRY(run_graph(&k, guidance));
     return fetch(&k, row, out);
 }
 
@@ -373,6 +436,7 @@ void ar_device_destroy(ar_device **dd)
     void *host[] = { d->pass, d->input, d->back };
     void *near[] = { d->near, d->h, d->qkv, d->logits, d->down, d->part, d->q_scale, d->x_scale,
                      d->att, d->gate, d->x, d->q8 };
+    for (int i = 0; i < GRAPHS; i++) fvi_graph_destroy(d->ctx, &d->graph[i].graph);
     for (size_t i = 0; i < FV_ARRAY_LEN(host); i++) fv_free(d->ctx, host[i]);
     for (size_t i = 0; i < FV_ARRAY_LEN(near); i++) fv_dev_free(d->ctx, near[i]);
     fv_free(d->ctx, d);

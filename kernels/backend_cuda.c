@@ -7,6 +7,7 @@
  * CUDA runtime in it cannot be unloaded safely. */
 #define _GNU_SOURCE /* dladdr */
 #include "cuda_ops.h"
+#include "device_graph.h"
 
 #include <dlfcn.h>
 #include <stdlib.h>
@@ -194,6 +195,40 @@ static void cuda_close(fv_ctx *ctx)
     if (c->module) dlclose(c->module);
     ctx->alloc.free(ctx->alloc.user, (void *)(uintptr_t)c);
     fvi_backend_cpu.close(ctx);
+}
+
+/* ---- Graphs ---------------------------------------------------------------------------------- */
+
+static fvk_graph *graph_of(fvi_graph *g) { return (fvk_graph *)(void *)g; }
+
+fv_status fvi_graph_begin(fv_ctx *ctx)
+{
+    const fvi_cuda *c = fvi_cuda_of(ctx);
+    return fvi_cuda_status(ctx, c->api->graph_begin(c->dev), "recording");
+}
+
+fv_status fvi_graph_finish(fv_ctx *ctx, fv_status so_far, fvi_graph **out)
+{
+    const fvi_cuda *c = fvi_cuda_of(ctx);
+    fvk_graph *g = NULL;
+    *out = NULL;
+    const int code = c->api->graph_end(c->dev, so_far == FV_OK ? &g : NULL);
+    if (so_far != FV_OK) return so_far;
+    *out = (fvi_graph *)(void *)g;
+    return fvi_cuda_status(ctx, code, "recording");
+}
+
+fv_status fvi_graph_run(fv_ctx *ctx, fvi_graph *g)
+{
+    const fvi_cuda *c = fvi_cuda_of(ctx);
+    return fvi_cuda_status(ctx, c->api->graph_run(c->dev, graph_of(g)), "graph");
+}
+
+void fvi_graph_destroy(fv_ctx *ctx, fvi_graph **g)
+{
+    const fvi_cuda *c = fvi_cuda_of(ctx);
+    if (*g) c->api->graph_destroy(c->dev, graph_of(*g));
+    *g = NULL;
 }
 
 /* ---- Ops ------------------------------------------------------------------------------------- */

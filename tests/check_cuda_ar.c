@@ -6,6 +6,7 @@
 #include "ar_model.h"
 #include "ar_small_model.h"
 #include "cuda_ops.h"
+#include "device_graph.h"
 #include "image_codec.h"
 #include "temp_dir.h"
 #include "test.h"
@@ -229,7 +230,9 @@ static void lossless_methods_draw_the_tokens_of_plain_decoding(void)
     static const fv_dtype types[3] = { FV_F32, FV_BF16, FV_I8 };
     for (int k = 0; k < 3; k++) {
         drawn plain, other;
+        const long replays = emulator_replays;
         OK(gpu, draw(gpu, false, types[k], "ar", 3, &plain));
+        CHECK(emulator_replays - replays >= TOKENS - 4); /* nearly all passes */
         for (size_t i = 0; i < FV_ARRAY_LEN(method); i++) {
             OK(gpu, draw(gpu, false, types[k], method[i], i % 2 ? 1 : 2, &other));
             CHECK_MSG(memcmp(plain.token, other.token, sizeof plain.token) == 0, "%s, type %d",
@@ -329,6 +332,26 @@ static void speed_beside_the_cpus_is_refused(void)
     close_on(&o);
 }
 
+static void recordings_take_kernels_alone(void)
+{
+    fvi_graph *g = NULL;
+    float x[4] = { 1, 2, 3, 4 }, *p = fv_dev_alloc(gpu, 4, sizeof *p), *q = fv_dev_alloc(gpu, 4, sizeof *q);
+    const fvk_map_args a = { .x = { p, 0 }, .y = { q, 0, 1 }, .n = 4, .what = FVK_COPY };
+    CHECK(p && q);
+    OK(gpu, fv_dev_copy(gpu, p, x, sizeof x, FV_COPY_TO_DEVICE));
+    OK(gpu, fvi_graph_begin(gpu));
+    const fv_status s = fv_dev_copy(gpu, p, x, sizeof x, FV_COPY_TO_DEVICE);
+    CHECK(s != FV_OK && fvi_graph_finish(gpu, s, &g) == s && !g);
+    OK(gpu, fvi_graph_begin(gpu));
+    OK(gpu, fvi_graph_finish(gpu, FVI_LAUNCH(gpu, map, 1, &a), &g));
+    for (int i = 0; i < 3; i++) OK(gpu, fvi_graph_run(gpu, g));
+    OK(gpu, fv_dev_copy(gpu, x, q, sizeof x, FV_COPY_TO_HOST));
+    CHECK(x[0] == 3 && x[3] == 12); /* three times, and not when it was recorded */
+    fvi_graph_destroy(gpu, &g);
+    fv_dev_free(gpu, p);
+    fv_dev_free(gpu, q);
+}
+
 int main(void)
 {
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
@@ -354,6 +377,7 @@ int main(void)
     RUN(codes_of_pictures_are_those_of_the_cpu);
     RUN(contexts_of_another_device_are_refused);
     RUN(speed_beside_the_cpus_is_refused);
+    RUN(recordings_take_kernels_alone);
     fv_ctx_destroy(&gpu);
     fv_ctx_destroy(&cpu);
     return emulator_damage ? 1 : test_end();

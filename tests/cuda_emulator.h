@@ -36,7 +36,23 @@ struct fvk_dev {
     int blocks;
     int32_t fault;
     char message[200];
+    struct fvk_graph *recording; /* NULL: kernels run */
 };
+
+/* A launch, or a product (kernel FVK_KERNELS). */
+typedef struct emulator_step {
+    fvk_kernel kernel;
+    int64_t blocks;
+    size_t bytes;
+    uint64_t args[512]; /* a kernel takes 4 KiB */
+    fvk_product *product;
+    const void *a, *b;
+    const float *bias;
+    void *c;
+} emulator_step;
+struct fvk_graph { int n, room; emulator_step *step; };
+static long emulator_replays;
+static int emulator_keep(fvk_dev *d, const emulator_step *s);
 
 static int emulator_reversed;       /* for all devices: the order of blocks and threads */
 static long emulator_launches, emulator_damage; /* blocks whose guards were overwritten */
@@ -141,6 +157,7 @@ static int emulator_is_its(fvk_dev *d, const void *p) { return emulator_owns(d, 
 
 static int emulator_move(fvk_dev *d, void *dst, const void *src, size_t bytes, int to, int from)
 {
+    if (d->recording) return emulator_say(d, FVK_FAILED, "a copy in a recording");
     if (emulator_owns(d, dst, bytes) != to || emulator_owns(d, src, bytes) != from)
         return emulator_say(d, FVK_FAILED, "a copy between the wrong sides");
     emulator_allow(d, PROT_READ | PROT_WRITE);
@@ -176,6 +193,7 @@ static int emulator_on_device(fvk_dev *d, void *dst, const void *src, size_t byt
 
 static int emulator_zero(fvk_dev *d, void *p, size_t bytes)
 {
+    if (d->recording) return emulator_say(d, FVK_FAILED, "clearing in a recording");
     if (!emulator_owns(d, p, bytes)) return emulator_say(d, FVK_FAILED, "not device memory");
     emulator_allow(d, PROT_READ | PROT_WRITE);
     memset(p, 0, bytes);
@@ -206,6 +224,12 @@ static int emulator_launch(fvk_dev *d, fvk_kernel k, int64_t blocks, const void 
     };
     if ((unsigned)k >= FVK_KERNELS || bytes != table[k].bytes || blocks < 1)
         return emulator_say(d, FVK_FAILED, "launch");
+    if (d->recording) {
+        emulator_step keep = { .kernel = k, .blocks = blocks, .bytes = bytes };
+        if (bytes > sizeof keep.args) return emulator_say(d, FVK_FAILED, "arguments");
+        memcpy(keep.args, args, bytes);
+        return emulator_keep(d, &keep);
+    }
     emulator_launches++;
     emulator_allow(d, PROT_READ | PROT_WRITE);
     for (int64_t b = 0; b < blocks; b++)
@@ -243,6 +267,11 @@ static int emulator_gemm_run(fvk_dev *d, fvk_product *p, const void *a, const vo
         !emulator_owns(d, c, (size_t)(s->M * s->N) * (s->c_bf16 ? 2 : 4)) ||
         (s->bias && !emulator_owns(d, bias, (size_t)s->N * 4)))
         return emulator_say(d, FVK_FAILED, "product: not device memory");
+    if (d->recording) {
+        const emulator_step keep = { .kernel = FVK_KERNELS, .product = p, .a = a, .b = b,
+                                     .bias = bias, .c = c };
+        return emulator_keep(d, &keep);
+    }
     emulator_allow(d, PROT_READ | PROT_WRITE);
     for (int64_t i = 0; i < s->M; i++)
         for (int64_t j = 0; j < s->N; j++) {
@@ -256,11 +285,64 @@ static int emulator_gemm_run(fvk_dev *d, fvk_product *p, const void *a, const vo
     return FVK_OK;
 }
 
+/* ---- Graphs ---------------------------------------------------------------------------------- */
+
+static int emulator_keep(fvk_dev *d, const emulator_step *s)
+{
+    fvk_graph *g = d->recording;
+    if (g->n == g->room) {
+        emulator_step *more = realloc(g->step, (size_t)(2 * g->room + 64) * sizeof *more);
+        if (!more) return emulator_say(d, FVK_NO_MEMORY, "out of memory");
+        g->step = more;
+        g->room = 2 * g->room + 64;
+    }
+    g->step[g->n++] = *s;
+    return FVK_OK;
+}
+
+static void emulator_graph_destroy(fvk_dev *d, fvk_graph *g)
+{
+    (void)d;
+    free(g->step);
+    free(g);
+}
+
+static int emulator_graph_begin(fvk_dev *d)
+{
+    if (d->recording) return emulator_say(d, FVK_FAILED, "a recording in a recording");
+    d->recording = calloc(1, sizeof *d->recording);
+    return d->recording ? FVK_OK : emulator_say(d, FVK_NO_MEMORY, "out of memory");
+}
+
+static int emulator_graph_end(fvk_dev *d, fvk_graph **out)
+{
+    fvk_graph *g = d->recording;
+    if (!g) return emulator_say(d, FVK_FAILED, "no recording");
+    d->recording = NULL;
+    if (out) *out = g;
+    else emulator_graph_destroy(d, g);
+    return FVK_OK;
+}
+
+static int emulator_graph_run(fvk_dev *d, fvk_graph *g)
+{
+    int code = FVK_OK;
+    emulator_replays++;
+    for (int i = 0; i < g->n && code == FVK_OK; i++) {
+        const emulator_step *s = &g->step[i];
+        code = s->kernel == FVK_KERNELS
+                   ? emulator_gemm_run(d, s->product, s->a, s->b, s->bias, s->c)
+                   : emulator_launch(d, s->kernel, s->blocks, s->args, s->bytes);
+    }
+    return code;
+}
+
 static const fvk_api emulator_api = {
     FVK_ABI, FVK_KERNELS, emulator_info, emulator_open, emulator_close, emulator_error,
     emulator_alloc, emulator_free, emulator_is_its, emulator_to_device, emulator_to_host, emulator_on_device,
     emulator_zero, emulator_sync, emulator_fault, emulator_launch, emulator_gemm_create,
-    emulator_gemm_run, emulator_gemm_destroy
+    emulator_gemm_run, emulator_gemm_destroy, emulator_graph_begin, emulator_graph_end,
+    emulator_graph_run, emulator_graph_destroy
 };
 
 #endif

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 13
+#define FVK_ABI 14
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -816,6 +816,7 @@ typedef struct fvk_gemm {
 
 typedef struct fvk_dev fvk_dev;
 typedef struct fvk_product fvk_product;
+typedef struct fvk_graph fvk_graph;
 
 typedef struct fvk_api {
     uint32_t abi, kernels;
@@ -843,6 +844,11 @@ typedef struct fvk_api {
     int (*gemm_run)(fvk_dev *d, fvk_product *g, const void *a, const void *b, const float *bias,
                     void *c);
     void (*gemm_destroy)(fvk_dev *d, fvk_product *g);
+    /* Launches and products between the two are kept, not run; graph_end with out NULL drops them. */
+    int (*graph_begin)(fvk_dev *d);
+    int (*graph_end)(fvk_dev *d, fvk_graph **out);
+    int (*graph_run)(fvk_dev *d, fvk_graph *g);
+    void (*graph_destroy)(fvk_dev *d, fvk_graph *g);
 } fvk_api;
 
 typedef const fvk_api *(*fvk_entry)(void);

@@ -484,6 +484,49 @@ static int gemm_run(fvk_dev *d, fvk_product *g, const void *a, const void *b, co
     return say(d, FVK_FAILED, "cuBLASLt: %s", cublasLtGetStatusString(r));
 }
 
+/* ---- Graphs ---------------------------------------------------------------------------------- */
+
+struct fvk_graph { cudaGraphExec_t exec = nullptr; };
+
+/* Calls of other threads go on meanwhile: they have streams of their own. */
+static int graph_begin(fvk_dev *d)
+{
+    TRY(enter(d));
+    return CUDA(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal));
+}
+
+static void graph_destroy(fvk_dev *d, fvk_graph *g)
+{
+    if (!g) return;
+    if (g->exec && enter(d) == FVK_OK) {
+        (void)cudaStreamSynchronize(d->stream);
+        (void)cudaGraphExecDestroy(g->exec);
+        (void)cudaGetLastError();
+    }
+    delete g;
+}
+
+static int graph_end(fvk_dev *d, fvk_graph **out)
+{
+    cudaGraph_t made = nullptr;
+    if (out) *out = nullptr;
+    TRY(enter(d));
+    int code = CUDA(d, cudaStreamEndCapture(d->stream, &made));
+    fvk_graph *g = code == FVK_OK && out ? new (std::nothrow) fvk_graph : nullptr;
+    if (code == FVK_OK && out && !g) code = say(d, FVK_NO_MEMORY, "out of memory");
+    if (g) code = CUDA(d, cudaGraphInstantiate(&g->exec, made, 0));
+    if (made) (void)cudaGraphDestroy(made);
+    if (code == FVK_OK && out) *out = g;
+    else graph_destroy(d, g);
+    return code;
+}
+
+static int graph_run(fvk_dev *d, fvk_graph *g)
+{
+    TRY(enter(d));
+    return CUDA(d, cudaGraphLaunch(g->exec, d->stream));
+}
+
 /* ---- The table ------------------------------------------------------------------------------- */
 
 extern "C" __attribute__((visibility("default"))) const fvk_api *fvi_cuda_module(void)
@@ -491,7 +534,7 @@ extern "C" __attribute__((visibility("default"))) const fvk_api *fvi_cuda_module
     static const fvk_api api = {
         FVK_ABI, FVK_KERNELS, dev_info, dev_open, dev_close, dev_error, dev_alloc, dev_free,
         dev_owns, dev_to_device, dev_to_host, dev_on_device, dev_zero, dev_sync, dev_fault, dev_launch,
-        gemm_create, gemm_run, gemm_destroy
+        gemm_create, gemm_run, gemm_destroy, graph_begin, graph_end, graph_run, graph_destroy
     };
     return &api;
 }
