@@ -7,8 +7,12 @@ work=${2:?}
 kills=${3:?}
 what=${4:-train}
 data=$(cd "$(dirname "$0")/data" && pwd)
+if [ -e "$work" ] && [ ! -d "$work/torn" ]; then # it will be emptied
+    echo "kill_resume.sh: $work exists and is not of an earlier run: name another folder" >&2
+    exit 2
+fi
 rm -rf "$work"
-mkdir -p "$work"
+mkdir -p "$work/whole" "$work/torn"
 if [ "$what" = distill ]; then
     "$fovea" new F32 --classes 4 -o "$work/teacher.safetensors" -q
 fi
@@ -21,7 +25,6 @@ train() { # folder, more options; becomes the program, so that a kill hits it an
             --data-dir "$data" --threads 2 -q -o "$dir/model.safetensors" --run "$dir" "$@"
     exec "$fovea" train "$data/clothing.recipe" --set steps=120 --data-dir "$data" --threads 2 -q -o "$dir" "$@"
 }
-mkdir -p "$work/whole" "$work/torn"
 (train "$work/whole")
 # A run that ends before its kill is compared, and another begins, until there were so many kills.
 killed=0 round=0 ended=0
