@@ -34,7 +34,7 @@ typedef struct ar_weights {
     fvi_dec_matrix head, fc, fc1, fc2;
     ar_table tokens, draft_tokens, classes, null_caption;
     const float *rope; /* [tokens][2 head] */
-    bool on_device; /* matrices, norms and rope: in device memory, laid out as decode_device.h has it */
+    bool on_device; /* matrices, norms, rope: there, laid out as decode_device.h has it */
     void **own;  /* packed from a training's masters, which have no forms */
     int owned, own_room;
     uint64_t bytes;
@@ -101,7 +101,7 @@ void ar_stack_move(ar_work *w, const ar_stack *s, const ar_moves *m);
 /* y [n, width] = fc2 gelu(fc1 x): captions. */
 fv_status ar_caption_rows(ar_work *w, const float *x, int n, float *y);
 
-/* ---- The same on a device (ar_pass_device.c) ----------------------------------------------------- */
+/* ---- The same on a device (ar_pass_device.c) -------------------------------------------------- */
 
 typedef struct ar_device ar_device;
 fv_status ar_device_create(fv_ctx *ctx, ar_device **out, const ar_weights *w, int rows, int condition,

@@ -276,7 +276,8 @@ fv_status ar_stack_create(fv_ctx *ctx, ar_stack *s, const gpt_config *c, fv_dtyp
     if (fv_ctx_device(ctx) != FV_DEVICE_CPU)
         s->near = fvi_dev_cache(kv, hd, c->heads, s->layers, s->condition, s->slots, &each);
     if (each == 0 || !fv_mul_size((size_t)seqs, each, &all))
-        return fv_fail(ctx, FV_ERR_OOM, "decoding: keys and values of %d pictures are too many", seqs);
+        return fv_fail(ctx, FV_ERR_OOM, "decoding: keys and values of %d sequences are too many",
+                       seqs);
     s->cache = fv_dev_alloc(ctx, (size_t)seqs, each);
     s->near.p = s->cache;
     *bytes += all;
@@ -368,8 +369,8 @@ fv_status ar_work_create(fv_ctx *ctx, ar_work **out, const ar_weights *weights, 
     if (fv_ctx_device(ctx) != FV_DEVICE_CPU)
         s = ar_device_create(ctx, &w->device, weights, rows, condition, slots);
     else if (weights->on_device)
-        s = fv_fail(ctx, FV_ERR_ARG, "decoding: the model was opened on a device: a context of the CPU "
-                    "cannot generate from it");
+        s = fv_fail(ctx, FV_ERR_ARG, "decoding: the model was opened on a device: a context of the "
+                    "CPU cannot generate from it");
     else s = create(w, condition, slots);
     if (s != FV_OK) ar_work_destroy(&w);
     *out = w;

@@ -26,11 +26,12 @@ typedef struct fv_ar_options {
 } fv_ar_options;
 #define FV_AR_OPTIONS_INIT { .struct_size = sizeof(fv_ar_options) }
 
-/* `file` and opts->tokenizer must outlive the model. Packs all weights, for the device of ctx: contexts
- * that generate are of the same. On CUDA sums have another order than on a CPU, so that codes may differ
- * from a CPU's where two are almost equally likely; lossless modes give those of PLAIN there, too. FV_ERR_MODEL: not a
- * generator, a tensor is missing or of another shape, or the tokenizer is not the one that the
- * generator was trained with. Without a tokenizer only fv_ar_generate_tokens works. */
+/* `file` and opts->tokenizer must outlive the model. Packs all weights, for the device of ctx:
+ * contexts that generate are of the same. On CUDA sums have another order than on a CPU, so that
+ * codes may differ from a CPU's where two are almost equally likely; lossless modes give those of
+ * PLAIN there, too. FV_ERR_MODEL: not a generator, a tensor is missing or of another shape, or the
+ * tokenizer is not the one that the generator was trained with. Without a tokenizer only
+ * fv_ar_generate_tokens works. */
 FV_API FV_NODISCARD fv_status fv_ar_open(fv_ctx *ctx, fv_ar **out, const fv_model *file,
                                          const fv_ar_options *opts);
 FV_API void fv_ar_close(fv_ar **a);

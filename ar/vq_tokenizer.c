@@ -2,8 +2,9 @@
  *
  * Pictures run one at a time: memory does not grow with their number, and what a picture gives does
  * not depend on its company. The plans of the last size (encoder and decoder apart) stay with the
- * context that opened the tokenizer, with their memory (on a device also what they read and write); a call with another context builds its own,
- * so that threads share nothing but the weights, whose packing is locked. */
+ * context that opened the tokenizer, with their memory (on a device also what they read and write); a
+ * call with another context builds its own, so that threads share nothing but the weights, whose
+ * packing is locked. */
 #include "vq.h"
 
 #include "fovea_ar.h"

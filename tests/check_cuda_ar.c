@@ -71,7 +71,8 @@ static fv_status walk(ar_net *n, float *out)
         FV_TRY(lm.prefill(lm.self, i, out));
         out += VOCAB;
     }
-    const ar_rows one[2] = { { 0, 4, chain, behind, out, 0 }, { 1, 4, chain, behind, out + 4 * VOCAB, 0 } };
+    const ar_rows one[2] = { { 0, 4, chain, behind, out, 0 },
+                             { 1, 4, chain, behind, out + 4 * VOCAB, 0 } };
     FV_TRY(lm.target(lm.self, 2, one));
     out += 8 * VOCAB;
     for (int i = 0; i < 2; i++) lm.commit(lm.self, i, all, 4);
@@ -335,7 +336,8 @@ static void speed_beside_the_cpus_is_refused(void)
 static void recordings_take_kernels_alone(void)
 {
     fvi_graph *g = NULL;
-    float x[4] = { 1, 2, 3, 4 }, *p = fv_dev_alloc(gpu, 4, sizeof *p), *q = fv_dev_alloc(gpu, 4, sizeof *q);
+    float x[4] = { 1, 2, 3, 4 };
+    float *p = fv_dev_alloc(gpu, 4, sizeof *p), *q = fv_dev_alloc(gpu, 4, sizeof *q);
     const fvk_map_args a = { .x = { p, 0 }, .y = { q, 0, 1 }, .n = 4, .what = FVK_COPY };
     CHECK(p && q);
     OK(gpu, fv_dev_copy(gpu, p, x, sizeof x, FV_COPY_TO_DEVICE));
