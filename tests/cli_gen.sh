@@ -215,7 +215,8 @@ refuse cache_mem_needs_speedup 2 "speedup" $gen --cache-mem 64M -o x.png
 refuse cache_mem_is_a_size 2 "size such as" $gen --speedup 2 --cache-mem 64Q -o x.png
 refuse cache_mem_too_small 1 "are the minimum" $gen $fast -q --speedup 1.5 --cache-mem 1K -o x.png
 least=$(sed -n 's/.*batch: \([0-9]*\) bytes.*/\1/p' err)
-[ "${least:-0}" -gt 1024 ] && [ "$least" -lt "$most" ]; ok $? cache_mem_minimum_is_below_what_is_usual
+# As much where the machine's times made a plan that keeps nothing but modulations.
+[ "${least:-0}" -gt 1024 ] && [ "$least" -le "$most" ]; ok $? cache_mem_minimum_is_at_most_what_is_usual
 expect cache_mem 0 $gen $fast --speedup 1.5 --cache-mem "$least" -f -o fast.png --json
 [ "$(sed -n 's/.*"cache_bytes": \([0-9]*\).*/\1/p' out)" -le "$least" ]; ok $? cache_mem_is_kept
 expect accel_with_speedup 0 $gen $fast --speedup 1.5 --accel soda -f -o fast.png --json
