@@ -307,7 +307,8 @@ static void a_prior_that_is_right_is_believed(void)
     const vz_segment g = {VZ_PIECES, 0, size};
     const vz_cm_options o = {3, 20, NULL};
     const vz_token_model bare = {.tree = &p.tree};
-    const vz_token_model m = {.tree = &p.tree, .prior = {&who, oracle_logits, oracle_piece}};
+    const vz_token_model m = {.tree = &p.tree, .prior = {.user = &who, .logits = oracle_logits,
+                              .piece = oracle_piece}};
     vz_buf a, b;
     vz_buf_init(&a, ctx);
     vz_buf_init(&b, ctx);
