@@ -69,7 +69,9 @@ fv_status distill_loss_read(fv_ctx *ctx, fv_recipe *r, distill_loss *l)
     l->l_diff = (float)fv_recipe_number(r, "l_diff", 1, 0, 1e6);
     l->l_kd = (float)fv_recipe_number(r, "l_kd", 1, 0, 1e6);
     l->l_feat = (float)fv_recipe_number(r, "l_feat", kind >= DISTILL_FEAT ? 0.01 : 0, 0, 1e6);
-    l->l_vb = (float)fv_recipe_number(r, "l_vb", 1, 0, 1e6);
+    l->l_vb = 1; /* not asked for where it is not given: runs begun before it was there go on */
+    if (fv_recipe_string(r, "l_vb", NULL))
+        l->l_vb = (float)fv_recipe_number(r, "l_vb", 1, 0, 1e6);
     l->feat_sigmas = (float)fv_recipe_number(r, "feat_sigmas", 2, 0, 1000);
     FV_TRY(read_place(ctx, r, l));
     if (l->l_diff > 0 || (l->l_kd > 0 && kind != DISTILL_NONE) || l->l_feat > 0) return FV_OK;

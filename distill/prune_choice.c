@@ -121,6 +121,14 @@ static void take(fv_prune *p, const fv_model *m)
     }
 }
 
+/* Was it made for other blocks than those that are asked for by number? */
+static bool keeps_others(const fv_prune *p, const fv_model *m)
+{
+    fv_tensor t;
+    return p->o.keep_count && fv_model_find(m, list_name[LIST_BLOCKS], &t) &&
+           memcmp(t.data, p->o.keep, (size_t)p->o.keep_count * sizeof *p->o.keep) != 0;
+}
+
 fv_status prune_choice_read(fv_prune *p, const char *path, bool *found)
 {
     fv_model *m = NULL;
@@ -131,11 +139,13 @@ fv_status prune_choice_read(fv_prune *p, const char *path, bool *found)
     char *asked = question(p);
     if (!asked) {
         s = FV_ERR_OOM;
-    } else if (choice && strcmp(choice, asked) != 0) {
-        s = fv_fail(p->ctx, FV_ERR_MODEL, "%s: belongs to another teacher or pruning; use the same "
-                    "recipe or another output folder", path);
-    } else if (choice && (*found = is_intact(p, m, asked))) {
-        take(p, m);
+    } else if (choice) {
+        const bool is_same = strcmp(choice, asked) == 0;
+        *found = is_same && is_intact(p, m, asked);
+        if (!is_same || (*found && keeps_others(p, m)))
+            s = fv_fail(p->ctx, FV_ERR_MODEL, "%s: belongs to another teacher or pruning; use the "
+                        "same recipe or another output folder", path);
+        else if (*found) take(p, m);
     }
     fv_free(p->ctx, asked);
     fv_model_close(&m);

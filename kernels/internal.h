@@ -34,7 +34,8 @@ struct fv_ctx {
  * stands for in *o; of *o the learning rates. */
 fv_status fvi_opt_check(fv_ctx *ctx, fv_opt_options *o);
 fv_status fvi_train_rates(fv_ctx *ctx, const fv_train_options *o);
-/* Makes out_dir. FV_ERR_EXISTS where it has checkpoints of a run that is not resumed. */
+/* Makes out_dir. FV_ERR_EXISTS where it has checkpoints of a run that is not resumed. Of ranks the first
+ * one alone looks; the others hear of it when the training begins. */
 fv_status fvi_train_place(fv_ctx *ctx, const fv_train_options *o);
 
 /* x[0] + x[stride] + .. of `count` numbers, pairwise: the order depends on count alone. */

@@ -597,7 +597,9 @@ fv_status fvi_train_place(fv_ctx *ctx, const fv_train_options *o)
     loop t = {.ctx = ctx, .o = *o};
     checkpoints list;
     const fv_comm *comm = fv_ctx_comm(ctx);
-    if (!o->out_dir || (comm && fv_comm_rank(comm) != 0)) return FV_OK;
+    if (!o->out_dir || !*o->out_dir)
+        return fv_fail(ctx, FV_ERR_ARG, "training: no output folder given");
+    if (comm && fv_comm_rank(comm) != 0) return FV_OK;
     FV_TRY(make_folder(&t));
     FV_TRY(list_checkpoints(&t, &list, false));
     const bool is_taken = list.n > 0 && !o->resume;

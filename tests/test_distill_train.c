@@ -250,6 +250,10 @@ static void without_data_the_teachers_are_taken(void)
     d.trainer.out_dir = temp_path("run-taught");
     OK(ctx, fv_distill_train(ctx, r, &d, &result));
     CHECK(strstr(fv_recipe_text(r), "data = two.tar") && result.step == 2);
+    CHECK(!strstr(fv_recipe_text(r), "l_vb")); /* resumes compare this text with older ones */
+    d.trainer.out_dir = "";
+    CHECK(fv_distill_train(ctx, r, &d, &result) == FV_ERR_ARG);
+    CHECK(strstr(fv_ctx_error(ctx), "no output folder"));
     fv_recipe_close(&r);
     OK(ctx, fv_recipe_parse(ctx, &r, short_run, strlen(short_run)));
     d.teacher = own; /* its file has no recipe */
@@ -382,6 +386,17 @@ static void choices_are_kept_for_a_resume(void)
         choosing_in("kept", more, 1, FV_ERR_MODEL, &n);
         CHECK(n == 0 && strstr(why, "another teacher or pruning"));
     }
+    /* Other blocks by number are another choice, too. */
+    const char *const wide = "prune_keep = %s\nprune_width = 0.5\nprune_importance = diff\n"
+                             "prune_samples = 8\nschedule = constant\nl_feat = 0\n";
+    snprintf(more, sizeof more, wide, "0,2");
+    choosing_in("kept", more, 0, FV_OK, &n);
+    CHECK(n > 0);
+    choosing_in("kept", more, 1, FV_OK, &n);
+    CHECK(n == 0);
+    snprintf(more, sizeof more, wide, "0,1");
+    choosing_in("kept", more, 1, FV_ERR_MODEL, &n);
+    CHECK(n == 0 && strstr(why, "another teacher or pruning"));
     choosing_in("kept", PRUNED, 0, FV_OK, &n);
     CHECK(n == 0);
     CHECK(access(temp_path("run-kept/choice.safetensors"), F_OK) != 0); /* quick: not kept */
