@@ -5,15 +5,9 @@
  * so. Device memory comes from the pool of the device (cudaMallocAsync), which keeps what was freed.
  * Copies go through pinned buffers of 4 MiB: one while the other is on its way.
  *
- * The kernels, with the bodies of the .h files here, are one translation unit: nvcc starts slowly. */
-#include <cublasLt.h>
-#include <cuda_runtime.h>
-
-#include <cstdarg>
-#include <cstdio>
-#include <cstring>
-#include <mutex>
-#include <new>
+ * The kernels, with the bodies of the .h files here, are one translation unit: nvcc starts slowly.
+ * What calls a library of NVIDIA stands beside it: products.cu. */
+#include "cuda/module.h"
 
 #include "cuda/decoding.h"
 #include "cuda/flash.h"
@@ -50,49 +44,6 @@ static const kernel_entry kernel_table[] = { FVK_LIST(ENTRY) };
 #undef ENTRY
 
 /* ---- The device ------------------------------------------------------------------------------ */
-
-static const size_t STAGE_BYTES = (size_t)4 << 20;
-static const size_t WORKSPACE_BYTES = (size_t)32 << 20; /* what cuBLASLt asks for on Hopper */
-
-struct fvk_dev {
-    int index = 0;
-    cudaStream_t stream = nullptr;
-    cublasLtHandle_t blas = nullptr;
-    void *workspace = nullptr;
-    uint8_t *stage[2] = { nullptr, nullptr }; /* pinned */
-    cudaEvent_t staged[2] = { nullptr, nullptr };
-    int next_stage = 0;
-    int32_t *fault = nullptr; /* pinned and mapped: kernels write it, the host reads it */
-    std::mutex lock;          /* of the message */
-    char message[512] = "";
-};
-
-static int say(fvk_dev *d, int code, const char *fmt, ...)
-{
-    std::lock_guard<std::mutex> hold(d->lock);
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(d->message, sizeof d->message, fmt, ap);
-    va_end(ap);
-    return code;
-}
-
-static int check(fvk_dev *d, cudaError_t e, const char *what)
-{
-    if (e == cudaSuccess) return FVK_OK;
-    (void)cudaGetLastError(); /* a failure of one call is not that of the next */
-    return say(d, e == cudaErrorMemoryAllocation ? FVK_NO_MEMORY : FVK_FAILED, "%s: %s (%s)", what,
-               cudaGetErrorString(e), cudaGetErrorName(e));
-}
-#define TRY(expr)                        \
-    do {                                 \
-        const int code_ = (expr);        \
-        if (code_ != FVK_OK) return code_; \
-    } while (0)
-#define CUDA(d, call) check(d, call, #call)
-
-/* Calls of a handle may come from any thread; the runtime's current device is the thread's. */
-static int enter(fvk_dev *d) { return CUDA(d, cudaSetDevice(d->index)); }
 
 static int count_devices(int *n, char *why, size_t why_bytes)
 {
@@ -360,130 +311,6 @@ static int dev_launch(fvk_dev *d, fvk_kernel k, int64_t blocks, const void *args
                  "launch");
 }
 
-/* ---- Products -------------------------------------------------------------------------------- */
-
-/* cuBLASLt counts by columns. Our row-major c[M,N] is its column-major N x M matrix, so that it
- * computes c^T = op(b) op(a), with b first; what is stored transposed for us is not for it. */
-struct fvk_product {
-    cublasLtMatmulDesc_t op = nullptr;
-    cublasLtMatrixLayout_t b = nullptr, a = nullptr, c = nullptr;
-    cublasLtMatmulAlgo_t algo;
-    size_t workspace = 0;
-    bool accumulate = false, bias = false;
-};
-
-static void gemm_destroy(fvk_dev *, fvk_product *g)
-{
-    if (!g) return;
-    if (g->op) (void)cublasLtMatmulDescDestroy(g->op);
-    if (g->b) (void)cublasLtMatrixLayoutDestroy(g->b);
-    if (g->a) (void)cublasLtMatrixLayoutDestroy(g->a);
-    if (g->c) (void)cublasLtMatrixLayoutDestroy(g->c);
-    delete g;
-}
-
-static cublasStatus_t layout(cublasLtMatrixLayout_t *m, bool is_half, int64_t rows, int64_t columns)
-{
-    return cublasLtMatrixLayoutCreate(m, is_half ? CUDA_R_16BF : CUDA_R_32F, (uint64_t)rows,
-                                      (uint64_t)columns, rows);
-}
-
-/* CUBLAS_COMPUTE_32F has no TF32 in it. */
-static cublasStatus_t describe(fvk_product *g, const fvk_gemm *s)
-{
-    const cublasOperation_t first = s->b_trans ? CUBLAS_OP_T : CUBLAS_OP_N;
-    const cublasOperation_t second = s->a_trans ? CUBLAS_OP_T : CUBLAS_OP_N;
-    cublasStatus_t r = cublasLtMatmulDescCreate(&g->op, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-    if (r == CUBLAS_STATUS_SUCCESS)
-        r = cublasLtMatmulDescSetAttribute(g->op, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first);
-    if (r == CUBLAS_STATUS_SUCCESS)
-        r = cublasLtMatmulDescSetAttribute(g->op, CUBLASLT_MATMUL_DESC_TRANSB, &second,
-                                           sizeof second);
-    if (r == CUBLAS_STATUS_SUCCESS && s->bias) {
-        const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-        r = cublasLtMatmulDescSetAttribute(g->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
-                                           sizeof epilogue);
-    }
-    if (r == CUBLAS_STATUS_SUCCESS)
-        r = s->b_trans ? layout(&g->b, s->ab_bf16, s->K, s->N)
-                       : layout(&g->b, s->ab_bf16, s->N, s->K);
-    if (r == CUBLAS_STATUS_SUCCESS)
-        r = s->a_trans ? layout(&g->a, s->ab_bf16, s->M, s->K)
-                       : layout(&g->a, s->ab_bf16, s->K, s->M);
-    if (r == CUBLAS_STATUS_SUCCESS) r = layout(&g->c, s->c_bf16, s->N, s->M);
-    return r;
-}
-
-/* The first algorithm that the heuristic proposes. Pointers are those of a plan: of 256-byte aligned
- * buffers, but inputs that a caller binds may be aligned to their elements only. */
-static cublasStatus_t choose(fvk_dev *d, fvk_product *g, const fvk_gemm *s)
-{
-    cublasLtMatmulPreference_t want = nullptr;
-    cublasLtMatmulHeuristicResult_t found;
-    int n = 0;
-    memset(&found, 0, sizeof found);
-    cublasStatus_t r = cublasLtMatmulPreferenceCreate(&want);
-    if (r != CUBLAS_STATUS_SUCCESS) return r;
-    const uint32_t of_ab = s->ab_bf16 ? 2 : 4, of_c = s->c_bf16 ? 2 : 4;
-    const uint32_t align_ab = s->K % 8 == 0 && s->N % 8 == 0 && s->M % 8 == 0 ? 16 : of_ab;
-    const uint32_t align_c = align_ab == 16 ? 16 : of_c;
-    const struct { cublasLtMatmulPreferenceAttributes_t key; uint32_t bytes; } align[] = {
-        { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, align_ab },
-        { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, align_ab },
-        { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, align_c },
-        { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align_c },
-    };
-    r = cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                             &WORKSPACE_BYTES, sizeof WORKSPACE_BYTES);
-    for (const auto &x : align)
-        if (r == CUBLAS_STATUS_SUCCESS)
-            r = cublasLtMatmulPreferenceSetAttribute(want, x.key, &x.bytes, sizeof x.bytes);
-    if (r == CUBLAS_STATUS_SUCCESS)
-        r = cublasLtMatmulAlgoGetHeuristic(d->blas, g->op, g->b, g->a, g->c, g->c, want, 1, &found,
-                                           &n);
-    (void)cublasLtMatmulPreferenceDestroy(want);
-    if (r == CUBLAS_STATUS_SUCCESS && n == 0) r = CUBLAS_STATUS_NOT_SUPPORTED;
-    g->algo = found.algo;
-    g->workspace = found.workspaceSize;
-    return r;
-}
-
-static int gemm_create(fvk_dev *d, const fvk_gemm *s, fvk_product **out)
-{
-    *out = nullptr;
-    TRY(enter(d));
-    fvk_product *g = new (std::nothrow) fvk_product;
-    if (!g) return say(d, FVK_NO_MEMORY, "out of memory");
-    g->accumulate = s->accumulate != 0;
-    g->bias = s->bias != 0;
-    cublasStatus_t r = describe(g, s);
-    if (r == CUBLAS_STATUS_SUCCESS) r = choose(d, g, s);
-    if (r == CUBLAS_STATUS_SUCCESS) {
-        *out = g;
-        return FVK_OK;
-    }
-    gemm_destroy(d, g);
-    return say(d, r == CUBLAS_STATUS_ALLOC_FAILED ? FVK_NO_MEMORY : FVK_UNSUPPORTED,
-               "cuBLASLt: %lld x %lld x %lld: %s", (long long)s->M, (long long)s->N,
-               (long long)s->K, cublasLtGetStatusString(r));
-}
-
-static int gemm_run(fvk_dev *d, fvk_product *g, const void *a, const void *b, const float *bias,
-                    void *c)
-{
-    const float one = 1.0f, old = g->accumulate ? 1.0f : 0.0f;
-    TRY(enter(d));
-    cublasStatus_t r = CUBLAS_STATUS_SUCCESS;
-    if (g->bias)
-        r = cublasLtMatmulDescSetAttribute(g->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
-                                           sizeof bias);
-    if (r == CUBLAS_STATUS_SUCCESS)
-        r = cublasLtMatmul(d->blas, g->op, &one, b, g->b, a, g->a, &old, c, g->c, c, g->c, &g->algo,
-                           d->workspace, g->workspace, d->stream);
-    if (r == CUBLAS_STATUS_SUCCESS) return FVK_OK;
-    return say(d, FVK_FAILED, "cuBLASLt: %s", cublasLtGetStatusString(r));
-}
-
 /* ---- Graphs ---------------------------------------------------------------------------------- */
 
 struct fvk_graph { cudaGraphExec_t exec = nullptr; };
@@ -534,7 +361,7 @@ extern "C" __attribute__((visibility("default"))) const fvk_api *fvi_cuda_module
     static const fvk_api api = {
         FVK_ABI, FVK_KERNELS, dev_info, dev_open, dev_close, dev_error, dev_alloc, dev_free,
         dev_owns, dev_to_device, dev_to_host, dev_on_device, dev_zero, dev_sync, dev_fault, dev_launch,
-        gemm_create, gemm_run, gemm_destroy, graph_begin, graph_end, graph_run, graph_destroy
+        fvi_gemm_create, fvi_gemm_run, fvi_gemm_destroy, graph_begin, graph_end, graph_run, graph_destroy
     };
     return &api;
 }

@@ -1,0 +1,64 @@
+/* module.h - private: what the .cu files of libfovea_cuda share: the device, and how a failure is told. */
+#ifndef FV_CUDA_MODULE_H
+#define FV_CUDA_MODULE_H
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <mutex>
+#include <new>
+
+#include "cuda/abi.h"
+
+static const size_t STAGE_BYTES = (size_t)4 << 20;
+static const size_t WORKSPACE_BYTES = (size_t)32 << 20; /* what cuBLASLt asks for on Hopper */
+
+struct fvk_dev {
+    int index = 0;
+    cudaStream_t stream = nullptr;
+    cublasLtHandle_t blas = nullptr;
+    void *workspace = nullptr;
+    uint8_t *stage[2] = { nullptr, nullptr }; /* pinned */
+    cudaEvent_t staged[2] = { nullptr, nullptr };
+    int next_stage = 0;
+    int32_t *fault = nullptr; /* pinned and mapped: kernels write it, the host reads it */
+    std::mutex lock;          /* of the message */
+    char message[512] = "";
+};
+
+static inline int say(fvk_dev *d, int code, const char *fmt, ...)
+{
+    std::lock_guard<std::mutex> hold(d->lock);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(d->message, sizeof d->message, fmt, ap);
+    va_end(ap);
+    return code;
+}
+
+static inline int check(fvk_dev *d, cudaError_t e, const char *what)
+{
+    if (e == cudaSuccess) return FVK_OK;
+    (void)cudaGetLastError(); /* a failure of one call is not that of the next */
+    return say(d, e == cudaErrorMemoryAllocation ? FVK_NO_MEMORY : FVK_FAILED, "%s: %s (%s)", what,
+               cudaGetErrorString(e), cudaGetErrorName(e));
+}
+#define TRY(expr)                        \
+    do {                                 \
+        const int code_ = (expr);        \
+        if (code_ != FVK_OK) return code_; \
+    } while (0)
+#define CUDA(d, call) check(d, call, #call)
+
+/* Calls of a handle may come from any thread; the runtime's current device is the thread's. */
+static inline int enter(fvk_dev *d) { return CUDA(d, cudaSetDevice(d->index)); }
+
+/* products.cu */
+int fvi_gemm_create(fvk_dev *d, const fvk_gemm *s, fvk_product **out);
+int fvi_gemm_run(fvk_dev *d, fvk_product *g, const void *a, const void *b, const float *bias, void *c);
+void fvi_gemm_destroy(fvk_dev *d, fvk_product *g);
+
+#endif
