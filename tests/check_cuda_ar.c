@@ -1,11 +1,10 @@
 /* check_cuda_ar.c - autoregressive generation on the emulated GPU: passes against those of the CPU,
  * rows that do not depend on their company, tokens and pictures, speculation that keeps them. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
-#include "cuda_emulator.h"
+#include "cuda_device.h"
 
 #include "ar_model.h"
 #include "ar_small_model.h"
-#include "cuda_ops.h"
 #include "device_graph.h"
 #include "image_codec.h"
 #include "temp_dir.h"
@@ -119,7 +118,7 @@ static void compare_passes(bool is_caption, fv_dtype type, ar_net_options q, dou
     ar_net_destroy(&n);
     close_on(&a);
     close_on(&b);
-    CHECK(emulator_damage == 0 && fvi_cuda_of(gpu)->dev->blocks == 0);
+    CHECK(device_is_clean(gpu));
 }
 
 static void passes_in_f32(void)
@@ -231,9 +230,9 @@ static void lossless_methods_draw_the_tokens_of_plain_decoding(void)
     static const fv_dtype types[3] = { FV_F32, FV_BF16, FV_I8 };
     for (int k = 0; k < 3; k++) {
         drawn plain, other;
-        const long replays = emulator_replays;
+        const long replays = device_replays();
         OK(gpu, draw(gpu, false, types[k], "ar", 3, &plain));
-        CHECK(emulator_replays - replays >= TOKENS - 4); /* nearly all passes */
+        CHECK(device_replays() - replays >= TOKENS - 4); /* nearly all passes */
         for (size_t i = 0; i < FV_ARRAY_LEN(method); i++) {
             OK(gpu, draw(gpu, false, types[k], method[i], i % 2 ? 1 : 2, &other));
             CHECK_MSG(memcmp(plain.token, other.token, sizeof plain.token) == 0, "%s, type %d",
@@ -300,7 +299,7 @@ static void codes_of_pictures_are_those_of_the_cpu(void)
         test_fill(rgb, (int64_t)(sizeof rgb / sizeof *rgb), 3);
     }
     CHECK(memcmp(codes[0], codes[1], sizeof codes[0]) == 0);
-    CHECK(emulator_damage == 0 && fvi_cuda_of(gpu)->dev->blocks == 0);
+    CHECK(device_is_clean(gpu));
 }
 
 /* ---- Refusals -------------------------------------------------------------------------------- */
@@ -319,7 +318,7 @@ static void contexts_of_another_device_are_refused(void)
     CHECK(strstr(fv_ctx_error(cpu), "opened on a device"));
     close_on(&a);
     close_on(&b);
-    CHECK(fvi_cuda_of(gpu)->dev->blocks == 0);
+    CHECK(device_left(gpu) == 0);
 }
 
 /* It measures this machine's memory and arithmetic, which is not where the model runs. */
@@ -354,13 +353,10 @@ static void recordings_take_kernels_alone(void)
     fv_dev_free(gpu, q);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    o.device = FV_DEVICE_CPU;
-    if (fv_ctx_create(&cpu, &o) != FV_OK || fv_ctx_create(&gpu, &o) != FV_OK ||
-        fvi_cuda_attach(gpu, &emulator_api, NULL) != FV_OK)
-        return 1;
+    const int code = device_open(argc, argv, 0, 0, &cpu, &gpu);
+    if (code >= 0) return code;
     temp_dir_make("cuda_ar");
     for (int k = 0; k < 2; k++) {
         const ar_config c = small_ar(k == 1);
@@ -380,7 +376,5 @@ int main(void)
     RUN(contexts_of_another_device_are_refused);
     RUN(speed_beside_the_cpus_is_refused);
     RUN(recordings_take_kernels_alone);
-    fv_ctx_destroy(&gpu);
-    fv_ctx_destroy(&cpu);
-    return emulator_damage ? 1 : test_end();
+    return device_close(&cpu, &gpu);
 }

@@ -2,10 +2,9 @@
  * model file, against the same on the CPU; full evaluations, reused and forecast modules. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "fovea_diffusion.h"
-#include "cuda_emulator.h"
+#include "cuda_device.h"
 
 #include "../diffusion/internal.h"
-#include "cuda_ops.h"
 #include "image_codec.h"
 #include "random_model.h"
 #include "temp_dir.h"
@@ -87,7 +86,7 @@ static void compare(dit_family family, fv_dtype precision, double bound)
     CHECK(most > 0.01 && worst <= bound * most);
     runner_close(cpu, &a);
     runner_close(gpu, &b);
-    CHECK(emulator_damage == 0);
+    CHECK(device_is_whole());
 }
 static void plans_that_look_at_features_are_refused(void)
 {
@@ -141,7 +140,7 @@ static void pictures_are_the_same(void)
     }
     printf("# levels %d to %d, largest difference %d\n", least, most, worst);
     CHECK(most > least + 50 && worst <= 1);
-    CHECK(emulator_damage == 0 && fvi_cuda_of(gpu)->dev->blocks == 0);
+    CHECK(device_is_clean(gpu));
 }
 
 static void official_network_in_f32(void) { compare(DIT_OFFICIAL, FV_F32, 1e-4); }
@@ -149,13 +148,10 @@ static void flow_network_in_f32(void) { compare(DIT_F, FV_F32, 1e-4); }
 /* Against f32: CPUs without AVX-512 have no bf16 products. 8 bits in some 20 roundings. */
 static void flow_network_in_bf16(void) { compare(DIT_F, FV_BF16, 3e-2); }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    o.device = FV_DEVICE_CPU;
-    if (fv_ctx_create(&cpu, &o) != FV_OK || fv_ctx_create(&gpu, &o) != FV_OK ||
-        fvi_cuda_attach(gpu, &emulator_api, NULL) != FV_OK)
-        return 1;
+    const int code = device_open(argc, argv, 0, 0, &cpu, &gpu);
+    if (code >= 0) return code;
     temp_dir_make("cuda_dit");
     snprintf(path, sizeof path, "%s", temp_path("tiny.safetensors"));
     RUN(official_network_in_f32);
@@ -163,7 +159,5 @@ int main(void)
     RUN(flow_network_in_bf16);
     RUN(pictures_are_the_same);
     RUN(plans_that_look_at_features_are_refused);
-    fv_ctx_destroy(&gpu);
-    fv_ctx_destroy(&cpu);
-    return emulator_damage ? 1 : test_end();
+    return device_close(&cpu, &gpu);
 }

@@ -2,9 +2,8 @@
  * several, frames that see the one before, bf16. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "fovea_diffusion.h"
-#include "cuda_emulator.h"
+#include "cuda_device.h"
 
-#include "cuda_ops.h"
 #include "sr.h"
 #include "temp_dir.h"
 #include "test.h"
@@ -71,9 +70,9 @@ static void compare(fv_dtype precision, const fv_sr_options *o, int frames, int 
     OK(gpu, open_on(gpu, precision, &n));
     OK(cpu, enlarge(cpu, m.sr, o, frames, a, NULL));
     OK(cpu, enlarge(cpu, m.sr, &only_base, frames, base, NULL));
-    const long before = emulator_launches;
+    const long before = device_launches();
     OK(gpu, enlarge(gpu, n.sr, o, frames, b, &stats));
-    CHECK(emulator_launches > before + 50 && stats.tiles == tiles);
+    CHECK(device_launches() > before + 50 && stats.tiles == tiles);
     for (int i = 0; i < frames * VALUES; i++) {
         if (!(fabs((double)a[i] - b[i]) <= worst)) worst = fabs((double)a[i] - b[i]);
         if (fabs((double)a[i] - base[i]) > effect) effect = fabs((double)a[i] - base[i]);
@@ -82,7 +81,7 @@ static void compare(fv_dtype precision, const fv_sr_options *o, int frames, int 
     CHECK(worst <= bound && effect > 20 * bound);
     close_on(&m);
     close_on(&n);
-    CHECK(emulator_damage == 0);
+    CHECK(device_is_whole());
 }
 
 static fv_sr_options options(void)
@@ -122,8 +121,7 @@ static void device_memory_goes_back(void)
     o.max_bytes = 1000;
     CHECK(enlarge(gpu, m.sr, &o, 1, a, NULL) == FV_ERR_OOM);
     close_on(&m);
-    fvk_dev *d = fvi_cuda_of(gpu)->dev;
-    CHECK_MSG(d->blocks == 0, "%d blocks are left", d->blocks);
+    CHECK_MSG(device_left(gpu) == 0, "%ld blocks are left", device_left(gpu));
 }
 
 /* A file of a small model with drawn values. */
@@ -162,13 +160,10 @@ static void frames_that_see_the_one_before(void)
     compare(FV_F32, &o, 2, 1, 1e-4);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    o.device = FV_DEVICE_CPU;
-    if (fv_ctx_create(&cpu, &o) != FV_OK || fv_ctx_create(&gpu, &o) != FV_OK ||
-        fvi_cuda_attach(gpu, &emulator_api, NULL) != FV_OK)
-        return 1;
+    const int code = device_open(argc, argv, 0, 0, &cpu, &gpu);
+    if (code >= 0) return code;
     temp_dir_make("cuda_sr");
     snprintf(path, sizeof path, "%s", temp_path("nano.safetensors"));
     if (write_model(false) != FV_OK) return 1;
@@ -177,7 +172,5 @@ int main(void)
     RUN(in_bf16);
     RUN(device_memory_goes_back);
     RUN(frames_that_see_the_one_before);
-    fv_ctx_destroy(&gpu);
-    fv_ctx_destroy(&cpu);
-    return emulator_damage ? 1 : test_end();
+    return device_close(&cpu, &gpu);
 }

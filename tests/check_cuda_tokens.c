@@ -2,9 +2,8 @@
  * bytes of segments, the same tokens back, whatever the weights, the windows and the choice of codes;
  * and what happens when the device's memory is short. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
-#include "cuda_emulator.h"
+#include "cuda_device.h"
 
-#include "cuda_ops.h"
 #include "rdvq_code.h"
 #include "rdvq_int_fixture.h"
 #include "test.h"
@@ -59,7 +58,7 @@ static void scene_close(scene *s)
         free(s->tokens[c]);
     }
     free(s->is_coded);
-    CHECK(emulator_damage == 0 && fvi_cuda_of(gpu)->dev->blocks == 0);
+    CHECK(device_is_clean(gpu));
 }
 
 /* The cheapest of four codes: prices are looked at, as by the encoder. */
@@ -124,11 +123,11 @@ static void compare(const rdvq_int *m, int width, int height)
 {
     scene s;
     scene_open(&s, m, width, height);
-    const long before = emulator_launches;
+    const long before = device_launches();
     encode_both(&s, m->slices.slices, false);
     printf("# %d x %d, %d windows, %d codes: %zu bytes, %ld launches\n", width, height,
-           s.tile.windows, m->cfg.codes, s.bytes, emulator_launches - before);
-    CHECK(s.bytes > 0 && emulator_launches - before > m->slices.slices);
+           s.tile.windows, m->cfg.codes, s.bytes, device_launches() - before);
+    CHECK(s.bytes > 0 && device_launches() - before > m->slices.slices);
     decode_both(&s, m->slices.slices, -1);
     decode_both(&s, m->slices.slices, 2);
     encode_both(&s, m->slices.slices, true);
@@ -206,22 +205,16 @@ static void short_memory_is_told(void)
     OK(gpu, rdvq_coder_open(gpu, &coder, m, 64));
     rdvq_coder_close(&coder);
     rdvq_int_close(&m);
-    CHECK(emulator_damage == 0 && fvi_cuda_of(gpu)->dev->blocks == 0);
+    CHECK(device_is_clean(gpu));
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    o.device = FV_DEVICE_CPU;
-    o.threads = 2;
-    if (fv_ctx_create(&cpu, &o) != FV_OK || fv_ctx_create(&gpu, &o) != FV_OK ||
-        fvi_cuda_attach(gpu, &emulator_api, NULL) != FV_OK)
-        return 1;
+    const int code = device_open(argc, argv, 0, 2, &cpu, &gpu);
+    if (code >= 0) return code;
     RUN(segments_of_a_network);
     RUN(segments_of_any_integers);
     RUN(many_windows);
-    RUN(short_memory_is_told);
-    fv_ctx_destroy(&gpu);
-    fv_ctx_destroy(&cpu);
-    return emulator_damage ? 1 : test_end();
+    RUN_EMULATED(short_memory_is_told);
+    return device_close(&cpu, &gpu);
 }

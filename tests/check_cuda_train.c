@@ -1,9 +1,8 @@
 /* check_cuda_train.c - training on the emulated GPU against the CPU: the same losses and weights, runs
  * that go on bit for bit and on the other device, steps that are skipped, and what is refused. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
-#include "cuda_emulator.h"
+#include "cuda_device.h"
 
-#include "cuda_ops.h"
 #include "fovea_diffusion.h"
 #include "fovea_distill.h"
 #include "optim_tables.h"
@@ -127,11 +126,11 @@ static void compare(const kind *k, const char *more, const char *name, double ro
     double loss[2][MOST_ROWS], norm[2][MOST_ROWS], worst = 0;
     snprintf(on, sizeof on, "%s-gpu", name);
     snprintf(off, sizeof off, "%s-cpu", name);
-    const long before = emulator_launches;
+    const long before = device_launches();
     OK(cpu, go(cpu, k, off, more, 0));
-    CHECK(emulator_launches == before);
+    CHECK(device_launches() == before);
     OK(gpu, go(gpu, k, on, more, 0));
-    CHECK(emulator_launches > before + 400);
+    CHECK(device_launches() > before + 400);
     const int n = read_rows(off, loss[0], norm[0]);
     CHECK(n >= 4 && read_rows(on, loss[1], norm[1]) == n);
     CHECK(strstr(more, "bf16") || /* before any step */
@@ -143,7 +142,7 @@ static void compare(const kind *k, const char *more, const char *name, double ro
     CHECK_MSG(worst <= row_bound, "%s: losses and norms %g apart", name, worst);
     CHECK_MSG(gap_of(on, off) <= bound, "%s: weights %g apart", name, gap_of(on, off));
     printf("# %s: losses and norms %.2g apart, weights %.2g\n", name, worst, gap_of(on, off));
-    CHECK(emulator_damage == 0);
+    CHECK(device_is_whole());
 }
 
 static void a_dit_learns_what_it_learns_on_the_cpu(void) { compare(&dit, "", "dit", 1e-4, 2e-3); }
@@ -340,15 +339,13 @@ static void samples_are_those_of_the_cpu(void)
 
 static void device_memory_goes_back(void)
 {
-    const fvk_dev *d = fvi_cuda_of(gpu)->dev;
-    CHECK_MSG(d->blocks == 0, "%d blocks are left", d->blocks);
+    CHECK_MSG(device_left(gpu) == 0, "%ld blocks are left", device_left(gpu));
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    cpu = make_context(0, 1);
-    gpu = make_context(0, 1);
-    if (fvi_cuda_attach(gpu, &emulator_api, NULL) != FV_OK) return 1;
+    const int code = device_open(argc, argv, 0, 1, &cpu, &gpu);
+    if (code >= 0) return code;
     temp_dir_make("cuda_train");
     make_data();
     RUN(steps_are_those_of_the_cpu);
@@ -365,7 +362,5 @@ int main(void)
     RUN(slices_are_refused);
     RUN(engines_without_it_are_refused);
     RUN(device_memory_goes_back);
-    fv_ctx_destroy(&gpu);
-    fv_ctx_destroy(&cpu);
-    return emulator_damage ? 1 : test_end();
+    return device_close(&cpu, &gpu);
 }

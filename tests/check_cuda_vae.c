@@ -2,14 +2,10 @@
  * ones of tests/parity, in f32 and bf16. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "fovea_diffusion.h"
-#include "cuda_emulator.h"
+#include "cuda_device.h"
 
-#include "cuda_ops.h"
 #include "test.h"
 
-#ifndef FV_TEST_DIR
-#define FV_TEST_DIR "tests"
-#endif
 #define SIDE 16   /* of pictures and of latents */
 #define VALUES (2 * SIDE * SIDE * 8 * 8 * 16)
 
@@ -22,7 +18,7 @@ static fv_status run(fv_ctx *ctx, const char *name, fv_dtype precision, const fl
     fv_model *m = NULL;
     fv_vae *v = NULL;
     fv_vae_info info = { 0 };
-    snprintf(path, sizeof path, "%s/parity/%s.safetensors", FV_TEST_DIR, name);
+    snprintf(path, sizeof path, "%s/parity/%s.safetensors", device_data, name);
     fv_status s = fv_model_open(ctx, &m, path, NULL);
     if (s == FV_OK) s = fv_vae_open(ctx, &v, m, "", precision);
     if (s == FV_OK) fv_vae_get_info(v, &info);
@@ -41,16 +37,16 @@ static void compare(const char *name, fv_dtype precision, double bound)
     memset(a, 0, sizeof a);
     memset(b, 0, sizeof b);
     OK(cpu, run(cpu, name, FV_F32, x, a));
-    const long before = emulator_launches;
+    const long before = device_launches();
     OK(gpu, run(gpu, name, precision, x, b));
-    CHECK(emulator_launches > before + 10);
+    CHECK(device_launches() > before + 10);
     for (int i = 0; i < VALUES; i++) {
         if (!(fabs((double)a[i] - b[i]) <= worst)) worst = fabs((double)a[i] - b[i]);
         if (fabs(a[i]) > most) most = fabs(a[i]);
     }
     printf("# largest difference %.2g of %.2g\n", worst, most);
     CHECK(most > 0.1 && worst <= bound * most);
-    CHECK(emulator_damage == 0 && fvi_cuda_of(gpu)->dev->blocks == 0);
+    CHECK(device_is_clean(gpu));
 }
 
 static void stable_diffusion_decoder(void) { compare("vae_small", FV_F32, 1e-4); }
@@ -59,18 +55,13 @@ static void tiny_encoder(void) { compare("taesd_encoder_small", FV_F32, 1e-4); }
 /* Against f32: CPUs without AVX-512 have no bf16 products. */
 static void tiny_decoder_in_bf16(void) { compare("taesd_decoder_small", FV_BF16, 5e-2); }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    o.device = FV_DEVICE_CPU;
-    if (fv_ctx_create(&cpu, &o) != FV_OK || fv_ctx_create(&gpu, &o) != FV_OK ||
-        fvi_cuda_attach(gpu, &emulator_api, NULL) != FV_OK)
-        return 1;
+    const int code = device_open(argc, argv, 0, 0, &cpu, &gpu);
+    if (code >= 0) return code;
     RUN(stable_diffusion_decoder);
     RUN(tiny_decoder);
     RUN(tiny_encoder);
     RUN(tiny_decoder_in_bf16);
-    fv_ctx_destroy(&gpu);
-    fv_ctx_destroy(&cpu);
-    return emulator_damage ? 1 : test_end();
+    return device_close(&cpu, &gpu);
 }

@@ -2,9 +2,8 @@
  * picture of tokens, whole and in regions; files of one are read by the other. On CUDA transforms are
  * in bf16, as on CPUs that have it; here the CPU's are in f32. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
-#include "cuda_emulator.h"
+#include "cuda_device.h"
 
-#include "cuda_ops.h"
 #include "fovea_codec.h"
 #include "rdvq_fixture.h"
 #include "rdvq_pixels.h"
@@ -62,7 +61,7 @@ static void codes_of_a_picture(void)
     fv_image_free(cpu, &img);
     close_on(&a);
     close_on(&b);
-    CHECK(emulator_damage == 0 && fvi_cuda_of(gpu)->dev->blocks == 0);
+    CHECK(device_is_clean(gpu));
 }
 
 /* Levels of all pixels from drawn tokens. */
@@ -93,9 +92,9 @@ static void compare_pictures(uint64_t budget, long *launches)
     OK(cpu, open_on(cpu, &a));
     OK(gpu, open_on(gpu, &b));
     OK(cpu, paint(cpu, a.p, plenty, &x));
-    const long before = emulator_launches;
+    const long before = device_launches();
     OK(gpu, paint(gpu, b.p, budget, &y));
-    *launches = emulator_launches - before;
+    *launches = device_launches() - before;
     for (int r = 0; r < HEIGHT; r++) {
         const uint16_t *u = (const void *)fvi_image_row(&x, r);
         const uint16_t *v = (const void *)fvi_image_row(&y, r);
@@ -114,7 +113,7 @@ static void compare_pictures(uint64_t budget, long *launches)
     fv_image_free(gpu, &y);
     close_on(&a);
     close_on(&b);
-    CHECK(emulator_damage == 0 && fvi_cuda_of(gpu)->dev->blocks == 0);
+    CHECK(device_is_clean(gpu));
 }
 
 static void pictures_of_tokens(void)
@@ -195,17 +194,13 @@ static void files_are_read_on_both(void)
     }
     fv_image_free(cpu, &img);
     for (int i = 0; i < 2; i++) fv_vpic_model_close(&m[i]);
-    CHECK(emulator_damage == 0 && fvi_cuda_of(gpu)->dev->blocks == 0);
+    CHECK(device_is_clean(gpu));
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    o.device = FV_DEVICE_CPU;
-    o.cpu_disable = FV_CPU_AVX512BF16; /* f32 on the CPU */
-    if (fv_ctx_create(&cpu, &o) != FV_OK || fv_ctx_create(&gpu, &o) != FV_OK ||
-        fvi_cuda_attach(gpu, &emulator_api, NULL) != FV_OK)
-        return 1;
+    const int code = device_open(argc, argv, FV_CPU_AVX512BF16, 0, &cpu, &gpu); /* f32 on the CPU */
+    if (code >= 0) return code;
     temp_dir_make("cuda_vpic");
     snprintf(path, sizeof path, "%s", temp_path("small.safetensors"));
     const rdvq_config c = rdvq_small_config(1);
@@ -213,7 +208,5 @@ int main(void)
     RUN(codes_of_a_picture);
     RUN(pictures_of_tokens);
     RUN(files_are_read_on_both);
-    fv_ctx_destroy(&gpu);
-    fv_ctx_destroy(&cpu);
-    return emulator_damage ? 1 : test_end();
+    return device_close(&cpu, &gpu);
 }

@@ -2,13 +2,12 @@
  * network and any number of lanes, the same archives for any data, and what happens when the device
  * has no memory or fails. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
-#include "cuda_emulator.h"
+#include "cuda_device.h"
 
 #include <limits.h>
 #include <pthread.h>
 
 #include "../codec/vz_models.h"
-#include "cuda_ops.h"
 #include "nn_int_fixture.h"
 #include "vz_lanes.h"
 
@@ -16,7 +15,7 @@ static fv_ctx *cpu, *gpu;
 
 static void check_device(void)
 {
-    CHECK(emulator_damage == 0 && fvi_cuda_of(gpu)->dev->blocks == 0);
+    CHECK(device_is_clean(gpu));
 }
 
 /* ---- Lanes ----------------------------------------------------------------------------------- */
@@ -167,9 +166,9 @@ static void walks_are_long(void)
     CHECK(stream_open(&s, l, r.m.net, 0));
     for (int i = 0; i < 1000; i++) take[i] = (uint16_t)drawn_token(&s);
     vz_lane_ahead(s.lane, take, 1000);
-    const long before = emulator_launches;
+    const long before = device_launches();
     for (int i = 0; i < 1000; i++) step_both(&s, take[i]);
-    CHECK(!s.differs && emulator_launches - before < 10);
+    CHECK(!s.differs && device_launches() - before < 10);
     stream_close(&s);
     vz_lanes_close(&l);
     nn_int_model_destroy(cpu, &r.m.net);
@@ -232,7 +231,7 @@ static void put_text(uint8_t *p, size_t n)
     size_t at = 0;
     for (size_t i = 0; i < FV_ARRAY_LEN(name) && at < n; i++) {
         char path[512];
-        snprintf(path, sizeof path, "%s/../%s", FV_TEST_DIR, name[i]);
+        snprintf(path, sizeof path, "%s/../%s", device_data, name[i]);
         FILE *f = fopen(path, "rb");
         if (!f) abort();
         at += fread(p + at, 1, n - at, f);
@@ -253,15 +252,16 @@ static void compare_archives(const uint8_t *data, size_t size, const fv_vzip_opt
     limits.models = list;
     limits.model_count = 1;
     OK(cpu, fv_vzip_compress(cpu, data, size, o, &vz[0], &n[0]));
-    const long before = emulator_launches;
+    const long before = device_launches();
     OK(gpu, fv_vzip_compress(gpu, data, size, o, &vz[1], &n[1]));
-    *launches = emulator_launches - before;
+    *launches = device_launches() - before;
     CHECK(n[0] == n[1] && memcmp(vz[0], vz[1], n[0]) == 0);
     OK(gpu, fv_vzip_decompress(gpu, vz[0], n[0], size + 1, &limits, &back, &got));
     CHECK(got == size && (size == 0 || memcmp(back, data, size) == 0));
     printf("# level %d, %zu bytes: %zu, %ld launches, then %ld\n", o->level, size, n[0], *launches,
-           emulator_launches - before - *launches);
-    if (*launches > 10 && *launches < 1500) CHECK(emulator_launches - before > 4 * *launches);
+           device_launches() - before - *launches);
+    if (!on_gpu && *launches > 10 && *launches < 1500)
+        CHECK(device_launches() - before > 4 * *launches);
     fv_free(gpu, back);
     fv_free(cpu, vz[0]);
     fv_free(gpu, vz[1]);
@@ -388,27 +388,21 @@ static void failures_of_the_device_are_told(void)
     fv_free(cpu, good);
     CHECK(fvi_cuda_of(sick)->dev->blocks == 0);
     fv_ctx_destroy(&sick);
-    CHECK(emulator_damage == 0);
+    CHECK(device_is_whole());
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    o.device = FV_DEVICE_CPU;
-    o.threads = 4;
-    if (fv_ctx_create(&cpu, &o) != FV_OK || fv_ctx_create(&gpu, &o) != FV_OK ||
-        fvi_cuda_attach(gpu, &emulator_api, NULL) != FV_OK)
-        return 1;
+    const int code = device_open(argc, argv, 0, 4, &cpu, &gpu);
+    if (code >= 0) return code;
     model = open_small();
     RUN(vectors_are_the_same);
     RUN(walks_are_long);
     RUN(networks_that_are_too_wide_are_told);
     RUN(archives_are_the_same);
     RUN(own_model_gives_the_same);
-    RUN(short_memory_is_told);
-    RUN(failures_of_the_device_are_told);
+    RUN_EMULATED(short_memory_is_told);
+    RUN_EMULATED(failures_of_the_device_are_told);
     fv_vzip_model_close(&model);
-    fv_ctx_destroy(&gpu);
-    fv_ctx_destroy(&cpu);
-    return emulator_damage ? 1 : test_end();
+    return device_close(&cpu, &gpu);
 }

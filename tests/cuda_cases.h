@@ -1038,15 +1038,4 @@ static bool has_types(const row *r, int dt)
 
 static double bound_of(const run_spec *s) { return s->dt ? 1.6e-2 : 2e-5; }
 
-static fv_ctx *cpu_context(void)
-{
-    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
-    fv_ctx *ctx = NULL;
-    o.device = FV_DEVICE_CPU;
-    o.threads = 1;
-    o.cpu_disable = ~0u;
-    if (fv_ctx_create(&ctx, &o) != FV_OK) exit(1);
-    return ctx;
-}
-
 #endif

@@ -69,6 +69,7 @@ static int emulator_info(int index, fvk_info *out, char *why, size_t why_bytes)
     if (index > 0) return FVK_UNSUPPORTED;
     memset(out, 0, sizeof *out);
     snprintf(out->name, sizeof out->name, "emulator");
+    out->memory_bytes = EMULATED_BYTES;
     return FVK_OK;
 }
 

@@ -44,8 +44,15 @@ static int test_count, test_failed, test_skipped, test_bad;
         double near_a_ = (a), near_b_ = (b);                                        \
         CHECK_MSG(fabs(near_a_ - near_b_) <= (tol), "%.9g against %.9g, tolerance %g", near_a_, near_b_, (double)(tol)); \
     } while (0)
+/* NULL: RUN runs all; otherwise those with this in their names. */
+static inline const char **test_only(void)
+{
+    static const char *only;
+    return &only;
+}
 #define RUN(name)                                                                   \
     do {                                                                            \
+        if (*test_only() && !strstr(#name, *test_only())) break;                    \
         test_bad = 0;                                                               \
         name();                                                                     \
         test_count++;                                                               \

@@ -43,6 +43,17 @@ static void large_copies_arrive(void)
     free(b);
 }
 
+static fv_ctx *cpu_context(void)
+{
+    fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+    fv_ctx *ctx = NULL;
+    o.device = FV_DEVICE_CPU;
+    o.threads = 1;
+    o.cpu_disable = ~0u;
+    if (fv_ctx_create(&ctx, &o) != FV_OK) exit(1);
+    return ctx;
+}
+
 int main(void)
 {
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
