@@ -100,6 +100,13 @@ fv_status fvi_cuda_status(fv_ctx *ctx, int code, const char *what)
                    "cuda: %s: %s", what, fvi_cuda_of(ctx)->api->error(fvi_cuda_of(ctx)->dev));
 }
 
+fv_status fvi_cuda_product(fv_ctx *ctx, const fvk_gemm *g, fvk_product **out)
+{
+    const fvi_cuda *d = fvi_cuda_of(ctx);
+    const int code = d->api->gemm_create(d->dev, g, out);
+    return code == FVK_UNSUPPORTED ? FV_OK : fvi_cuda_status(ctx, code, "product");
+}
+
 fv_status fvi_cuda_launch(fv_ctx *ctx, fvk_kernel k, int64_t blocks, const void *args,
                           size_t bytes)
 {
@@ -166,6 +173,8 @@ fv_status fvi_cuda_attach(fv_ctx *ctx, const fvk_api *api, void *module)
         ctx->alloc.free(ctx->alloc.user, c);
         return fv_fail(ctx, FV_ERR_DEVICE, "cuda: %s", why);
     }
+    (void)api->set(c->dev, FVK_SET_OFF, ctx->cuda_disable);
+    (void)api->set(c->dev, FVK_SET_TRIES, ctx->cuda_tries);
     ctx->backend = &c->backend;
     ctx->device = FV_DEVICE_CUDA;
     return FV_OK;

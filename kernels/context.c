@@ -120,6 +120,8 @@ fv_status fv_ctx_create(fv_ctx **out, const fv_ctx_options *opts)
     c->cpu = fv_cpu_features() & ~o.cpu_disable;
     if (!(c->cpu & FV_CPU_AVX2)) c->cpu = 0;
     if (!(c->cpu & FV_CPU_AVX512)) c->cpu &= FV_CPU_AVX2;
+    c->cuda_disable = o.cuda_disable;
+    c->cuda_tries = o.cuda_tries;
     c->memory_cap = o.memory_cap_bytes;
     const fv_status s = fvi_backend_open(c, o.device);
     if (s != FV_OK) {

@@ -20,6 +20,8 @@ FV_INLINE const fvi_cuda *fvi_cuda_of(const fv_ctx *ctx)
 
 /* A status with the device's sentence for what a function of fvk_api returned. */
 fv_status fvi_cuda_status(fv_ctx *ctx, int code, const char *what);
+/* A product that can be done without: *out NULL where the device has none such. */
+fv_status fvi_cuda_product(fv_ctx *ctx, const fvk_gemm *g, fvk_product **out);
 /* blocks 0 is no launch. */
 fv_status fvi_cuda_launch(fv_ctx *ctx, fvk_kernel k, int64_t blocks, const void *args,
                           size_t bytes);

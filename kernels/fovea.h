@@ -117,6 +117,13 @@ enum {
     FV_CPU_AVX512VNNI = 1u << 2,
     FV_CPU_AVX512BF16 = 1u << 3
 };
+/* Parts of the CUDA backend, each of which is done without where it is missing. */
+enum {
+    FV_CUDA_EPILOGUES = 1u << 0, /* activations, sums and bf16 biases in products */
+    FV_CUDA_INT8 = 1u << 1,      /* integer products on tensor cores              */
+    FV_CUDA_FP8 = 1u << 2,
+    FV_CUDA_FP8_ROWS = 1u << 3   /* scales of rows and columns in fp8 products    */
+};
 FV_API uint32_t fv_cpu_features(void);
 
 typedef struct fv_ctx_options {
@@ -128,6 +135,9 @@ typedef struct fv_ctx_options {
     const fv_allocator *alloc;  /* NULL = the C library's; copied                              */
     fv_progress_fn progress;    /* may be NULL                                                 */
     void *user;                 /* passed to progress                                          */
+    uint32_t cuda_disable;      /* FV_CUDA_* parts not to use (tests, comparisons)             */
+    int cuda_tries;             /* algorithms to time for each product when a plan is built;   */
+                                /* 0 = none; bits may then differ from run to run              */
 } fv_ctx_options;
 #define FV_CTX_OPTIONS_INIT { .struct_size = sizeof(fv_ctx_options) }
 

@@ -14,7 +14,8 @@ struct fv_ctx {
     void *user;
     fv_device device;
     int threads;
-    uint32_t cpu;
+    uint32_t cpu, cuda_disable;
+    int cuda_tries;
     uint64_t memory_cap;
     _Atomic uint64_t mem_current, mem_peak, mem_calls;
     atomic_int cancel;

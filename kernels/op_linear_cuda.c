@@ -2,20 +2,22 @@
  * definition: matmul_dnnl.c.
  *
  * Weights are device copies of a model's or of the masters in training, in the type of x. A plain
- * tensor w (in[1].data, f32) is rounded at each use where x is bf16, into scratch. The bias is added by
- * the product where y is f32; for bf16, where cuBLASLt wants a bf16 bias, and for activations a pass
- * over y follows. Fusing these is work for when a GPU can show what it gains. */
+ * tensor w (in[1].data, f32) is rounded at each use where x is bf16, into scratch.
+ *
+ * The product adds the bias, in the type of y, and makes RELU and (bf16) GELU of it; the product of the
+ * weights' gradient sums dy for that of the bias. Where the device has no such product, for another
+ * activation, and for a bias that is no parameter and y bf16, a pass over y, or over dy, follows. */
 #include "cuda_ops.h"
 
 typedef struct linear_state {
     fvk_product *forward, *dx, *dw;
     const void *weights; /* in the type of x; NULL: in[1] */
+    const void *bias;    /* in the type of y; NULL: in[2] */
     int64_t M, N, K;
+    bool adds_bias, acts, sums; /* what the products do */
 } linear_state;
 
 static bool is_half(const fvi_exec *e) { return e->in[0].dtype == FV_BF16; }
-/* Does the product add the bias? */
-static bool adds_bias(const fvi_exec *e) { return e->in[2].ndim > 0 && e->out[0].dtype == FV_F32; }
 
 static void linear_release(fv_ctx *ctx, void *state)
 {
@@ -33,6 +35,54 @@ static fv_status create(fv_ctx *ctx, const fvk_gemm *g, fvk_product **out)
     return fvi_cuda_status(ctx, d->api->gemm_create(d->dev, g, out), "product");
 }
 
+/* ---- Prepare --------------------------------------------------------------------------------- */
+
+/* GELU of the library is the one with tanh, for results of 8 bits. */
+static int epilogue_of(const fvi_exec *e)
+{
+    const int act = e->attr->i[0];
+    if (act == FV_ACT_RELU) return FVK_THEN_RELU;
+    return act == FV_ACT_GELU_TANH && e->out[0].dtype == FV_BF16 ? FVK_THEN_GELU : FVK_THEN_NOTHING;
+}
+
+/* With bias and activation, with the bias, with neither: the first that the device has. */
+static fv_status prepare_forward(fvi_exec *e, linear_state *st)
+{
+    const bool has_bias = e->in[2].ndim > 0, is_parameter = e->params && e->pid[2] >= 0;
+    const bool half = e->out[0].dtype == FV_BF16;
+    fvk_gemm g = { .M = st->M, .N = st->N, .K = st->K, .ab_bf16 = is_half(e), .c_bf16 = half,
+                   .b_trans = 1, .bias = has_bias && (!half || is_parameter) };
+    g.then = has_bias && !g.bias ? FVK_THEN_NOTHING : epilogue_of(e);
+    if (g.then) FV_TRY(fvi_cuda_product(e->ctx, &g, &st->forward));
+    if (!st->forward) g.then = FVK_THEN_NOTHING;
+    if (!st->forward && g.bias) FV_TRY(fvi_cuda_product(e->ctx, &g, &st->forward));
+    if (!st->forward) {
+        g.bias = 0;
+        FV_TRY(create(e->ctx, &g, &st->forward));
+    }
+    st->adds_bias = g.bias != 0;
+    st->acts = g.then != FVK_THEN_NOTHING;
+    if (!st->adds_bias || !is_parameter) return FV_OK;
+    return fvi_param_on_device(e->ctx, e->params, e->pid[2], e->out[0].dtype, &st->bias);
+}
+
+static fv_status prepare_backward(fvi_exec *e, linear_state *st)
+{
+    if (e->gin[0].ndim > 0) {
+        const fvk_gemm x = { .M = st->M, .N = st->K, .K = st->N, .ab_bf16 = is_half(e),
+                             .c_bf16 = is_half(e), .accumulate = e->gin_add[0] };
+        FV_TRY(create(e->ctx, &x, &st->dx));
+    }
+    if (e->gin[1].ndim == 0) return FV_OK;
+    fvk_gemm w = { .M = st->N, .N = st->K, .K = st->M, .ab_bf16 = is_half(e), .a_trans = 1,
+                   .accumulate = 1, .sums = e->in[2].ndim > 0 && e->gin[2].ndim > 0 };
+    if (w.sums) FV_TRY(fvi_cuda_product(e->ctx, &w, &st->dw));
+    st->sums = st->dw != NULL;
+    if (st->dw) return FV_OK;
+    w.sums = 0;
+    return create(e->ctx, &w, &st->dw);
+}
+
 static fv_status linear_prepare(fvi_exec *e)
 {
     linear_state *st = fv_calloc(e->ctx, 1, sizeof *st);
@@ -43,23 +93,13 @@ static fv_status linear_prepare(fvi_exec *e)
     st->N = e->in[1].dim[0];
     st->K = fv_tensor_count(&e->in[1]) / st->N;
     st->M = fv_tensor_count(&e->in[0]) / st->K;
-    const fvk_gemm f = { .M = st->M, .N = st->N, .K = st->K, .ab_bf16 = is_half(e),
-                         .c_bf16 = e->out[0].dtype == FV_BF16, .b_trans = 1,
-                         .bias = adds_bias(e) };
-    FV_TRY(create(e->ctx, &f, &st->forward));
-    if (e->gin[0].ndim > 0) {
-        const fvk_gemm x = { .M = st->M, .N = st->K, .K = st->N, .ab_bf16 = is_half(e),
-                             .c_bf16 = is_half(e), .accumulate = e->gin_add[0] };
-        FV_TRY(create(e->ctx, &x, &st->dx));
-    }
-    if (e->gin[1].ndim > 0) {
-        const fvk_gemm w = { .M = st->N, .N = st->K, .K = st->M, .ab_bf16 = is_half(e),
-                             .a_trans = 1, .accumulate = 1 };
-        FV_TRY(create(e->ctx, &w, &st->dw));
-    }
+    FV_TRY(prepare_forward(e, st));
+    FV_TRY(prepare_backward(e, st));
     if (!e->params || e->pid[1] < 0) return FV_OK;
     return fvi_param_on_device(e->ctx, e->params, e->pid[1], e->in[0].dtype, &st->weights);
 }
+
+/* ---- Scratch --------------------------------------------------------------------------------- */
 
 static size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
@@ -100,10 +140,12 @@ static fv_status weights_of(fvi_exec *e, const void **w)
     return round_to(e->ctx, e->in[1].data, fv_tensor_count(&e->in[1]), e->scratch);
 }
 
-static fv_status product(fvi_exec *e, fvk_product *g, const void *a, const void *b, void *c)
+/* ---- Passes ---------------------------------------------------------------------------------- */
+
+static fv_status product(fvi_exec *e, fvk_product *g, const void *a, const void *b, const void *bias,
+                         void *c)
 {
     const fvi_cuda *d = fvi_cuda_of(e->ctx);
-    const float *bias = g == ((linear_state *)e->state)->forward ? e->in[2].data : NULL;
     return fvi_cuda_status(e->ctx, d->api->gemm_run(d->dev, g, a, b, bias, c), "product");
 }
 
@@ -115,16 +157,33 @@ static fv_status linear_forward(fvi_exec *e)
     const int64_t n = st->M * st->N;
     const void *w;
     FV_TRY(weights_of(e, &w));
-    FV_TRY(product(e, st->forward, e->in[0].data, w, e->out[0].data));
-    if (e->in[2].ndim > 0 && !adds_bias(e)) {
+    FV_TRY(product(e, st->forward, e->in[0].data, w, st->bias ? st->bias : e->in[2].data,
+                   e->out[0].data));
+    if (e->in[2].ndim > 0 && !st->adds_bias) {
         const fvk_binary_args a = { .a = y, .b = fvi_cuda_in(&e->in[2]), .y = to, .n = n,
                                     .nb = st->N, .per = st->M, .what = FVK_BINARY, .op = FV_ADD,
                                     .broadcast = 1 };
         FV_TRY(FVI_LAUNCH(e->ctx, binary, fvi_cuda_walk(n), &a));
     }
-    if (e->attr->i[0] == FV_ACT_NONE) return FV_OK;
+    if (st->acts || e->attr->i[0] == FV_ACT_NONE) return FV_OK;
     const fvk_map_args a = { .x = y, .y = to, .n = n, .what = FVK_ACT, .act = e->attr->i[0] };
     return FVI_LAUNCH(e->ctx, map, fvi_cuda_walk(n), &a);
+}
+
+/* Sums of dy over rows, added to the bias's gradient: from the product of the weights' gradient, which
+ * has left them in scratch, or by a pass of their own. */
+static fv_status bias_gradient(fvi_exec *e, void *scratch, bool is_there)
+{
+    const linear_state *st = e->state;
+    const fvk_out to = fvi_cuda_out(&e->gin[2], 1);
+    fvk_columns_args c = { .x = fvi_cuda_in(&e->gout[0]), .groups = 1, .T = st->M, .C = st->N,
+                           .kind = FVK_SUM_X };
+    if (is_there) {
+        const fvk_map_args a = { .x = { scratch, 0 }, .y = to, .n = st->N, .what = FVK_COPY };
+        return FVI_LAUNCH(e->ctx, map, fvi_cuda_walk(st->N), &a);
+    }
+    FV_TRY(fvi_cuda_columns(e->ctx, &c, scratch, 1));
+    return fvi_cuda_fold(e->ctx, &c, to, 0, 1.0f);
 }
 
 static fv_status linear_backward(fvi_exec *e)
@@ -139,14 +198,12 @@ static fv_status linear_backward(fvi_exec *e)
     scratch += dy_bytes(e);
     if (st->dx && e->gin[0].data) {
         FV_TRY(weights_of(e, &w));
-        FV_TRY(product(e, st->dx, dy, w, e->gin[0].data));
+        FV_TRY(product(e, st->dx, dy, w, NULL, e->gin[0].data));
     }
-    if (st->dw && e->gin[1].data) FV_TRY(product(e, st->dw, dy, e->in[0].data, e->gin[1].data));
+    const bool dw = st->dw && e->gin[1].data;
+    if (dw) FV_TRY(product(e, st->dw, dy, e->in[0].data, scratch, e->gin[1].data));
     if (e->in[2].ndim == 0 || !e->gin[2].data) return FV_OK;
-    fvk_columns_args c = { .x = fvi_cuda_in(&e->gout[0]), .groups = 1, .T = st->M, .C = st->N,
-                           .kind = FVK_SUM_X };
-    FV_TRY(fvi_cuda_columns(e->ctx, &c, scratch, 1));
-    return fvi_cuda_fold(e->ctx, &c, fvi_cuda_out(&e->gin[2], 1), 0, 1.0f);
+    return bias_gradient(e, scratch, dw && st->sums);
 }
 
 const fvi_op_def fvi_cuda_linear = {

@@ -28,6 +28,39 @@ static void compare_all(bool add)
 static void ops_and_gradients_match_the_cpu(void) { compare_all(false); }
 static void gradients_are_added(void) { compare_all(true); }
 
+static void turn_off(fv_ctx *ctx, uint32_t parts)
+{
+    const fvi_cuda *c = fvi_cuda_of(ctx);
+    OK(ctx, fvi_cuda_status(ctx, c->api->set(c->dev, FVK_SET_OFF, parts), "setting"));
+}
+
+/* Without what a library may refuse: passes of our own in its place. */
+static void all_is_there_without_epilogues(void)
+{
+    const long before = emulator_fused;
+    turn_off(gpu, ~0u);
+    compare_all(false);
+    compare_all(true);
+    CHECK(on_gpu || emulator_fused == before);
+    turn_off(gpu, 0);
+    compare_all(true);
+    CHECK(on_gpu || emulator_fused > before);
+}
+
+/* All 256 numbers, and what lies between two neighbours. */
+static void e4m3_rounds_to_the_nearest(void)
+{
+    CHECK(fvk_from_e4m3(0x7e) == 448 && fvk_from_e4m3(1) == 0.001953125f && fvk_from_e4m3(0x38) == 1);
+    CHECK(fvk_to_e4m3(1e9f) == 0x7e && fvk_to_e4m3(-INFINITY) == 0xfe && fvk_to_e4m3(460) == 0x7e);
+    CHECK((fvk_to_e4m3(NAN) & 0x7f) == 0x7f && isnan(fvk_from_e4m3(0xff)));
+    for (int h = 0; h < 0x7e; h++) {
+        const float a = fvk_from_e4m3((uint8_t)h), b = fvk_from_e4m3((uint8_t)(h + 1));
+        CHECK(b > a && fvk_to_e4m3(a) == h && fvk_to_e4m3(-a) == (h | 0x80));
+        CHECK(fvk_to_e4m3(a + 0.49f * (b - a)) == h && fvk_to_e4m3(a + 0.51f * (b - a)) == h + 1);
+        CHECK(fvk_to_e4m3(a + 0.5f * (b - a)) == h + h % 2); /* even */
+    }
+}
+
 /* Bits of everything that a row writes, blocks and threads forward and backward. */
 static void order_of_threads_changes_no_bit(void)
 {
@@ -226,6 +259,8 @@ int main(int argc, char **argv)
     add_rows();
     RUN(ops_and_gradients_match_the_cpu);
     RUN(gradients_are_added);
+    RUN(all_is_there_without_epilogues);
+    RUN(e4m3_rounds_to_the_nearest);
     RUN(order_of_threads_changes_no_bit);
     RUN(bad_ids_are_told_with_the_result);
     RUN(all_ops_look_at_their_ids);

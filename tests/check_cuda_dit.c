@@ -143,6 +143,19 @@ static void pictures_are_the_same(void)
     CHECK(device_is_clean(gpu));
 }
 
+/* bf16 against f32, with products that add biases and make GELU of them, and without. */
+static void official_network_in_bf16(void)
+{
+    const fvi_cuda *c = fvi_cuda_of(gpu);
+    const long before = emulator_fused;
+    compare(DIT_OFFICIAL, FV_BF16, 3e-2);
+    const long fused = emulator_fused;
+    CHECK(on_gpu || fused > before);
+    CHECK(c->api->set(c->dev, FVK_SET_OFF, ~0u) == FVK_OK);
+    compare(DIT_OFFICIAL, FV_BF16, 3e-2);
+    CHECK(on_gpu || emulator_fused == fused);
+    CHECK(c->api->set(c->dev, FVK_SET_OFF, 0) == FVK_OK);
+}
 static void official_network_in_f32(void) { compare(DIT_OFFICIAL, FV_F32, 1e-4); }
 static void flow_network_in_f32(void) { compare(DIT_F, FV_F32, 1e-4); }
 /* Against f32: CPUs without AVX-512 have no bf16 products. 8 bits in some 20 roundings. */
@@ -157,6 +170,7 @@ int main(int argc, char **argv)
     RUN(official_network_in_f32);
     RUN(flow_network_in_f32);
     RUN(flow_network_in_bf16);
+    RUN(official_network_in_bf16);
     RUN(pictures_are_the_same);
     RUN(plans_that_look_at_features_are_refused);
     return device_close(&cpu, &gpu);

@@ -37,6 +37,7 @@ struct fvk_dev {
     int32_t fault;
     char message[200];
     struct fvk_graph *recording; /* NULL: kernels run */
+    uint32_t off;                /* FVK_OFF_* */
 };
 
 /* A launch, or a product (kernel FVK_KERNELS). */
@@ -46,9 +47,7 @@ typedef struct emulator_step {
     size_t bytes;
     uint64_t args[512]; /* a kernel takes 4 KiB */
     fvk_product *product;
-    const void *a, *b;
-    const float *bias;
-    void *c;
+    fvk_operands operands;
 } emulator_step;
 struct fvk_graph { int n, room; emulator_step *step; };
 static long emulator_replays;
@@ -242,12 +241,33 @@ static int emulator_launch(fvk_dev *d, fvk_kernel k, int64_t blocks, const void 
 /* ---- Products: the definition ---------------------------------------------------------------- */
 
 struct fvk_product { fvk_gemm s; };
+static long emulator_products, emulator_fused; /* made; of them with more than a bias in f32 */
+
+/* What the real one would refuse by its documents, or was told to. */
+static const char *emulator_refusal(const fvk_dev *d, const fvk_gemm *g)
+{
+    const int more = g->then || g->sums || (g->bias && g->c_bf16);
+    if (more && d->off & FVK_OFF_EPILOGUES) return "no epilogues";
+    if (g->scales && (d->off & FVK_OFF_SCALES || g->kind != FVK_GEMM_FP8)) return "no scales";
+    if (g->sums && g->bias) return "bias and sums";
+    if (g->kind == FVK_GEMM_INT8 &&
+        (d->off & FVK_OFF_INT8 || !g->b_trans || g->a_trans || (g->M | g->N | g->K) % 4 || more || g->bias))
+        return "no such int8 product";
+    if (g->kind == FVK_GEMM_FP8 &&
+        (d->off & FVK_OFF_FP8 || !g->b_trans || g->a_trans || g->N % 16 || g->K % 16 || g->sums))
+        return "no such fp8 product";
+    return NULL;
+}
 
 static int emulator_gemm_create(fvk_dev *d, const fvk_gemm *g, fvk_product **out)
 {
+    *out = NULL;
+    if (emulator_refusal(d, g)) return emulator_say(d, FVK_UNSUPPORTED, emulator_refusal(d, g));
     *out = malloc(sizeof **out);
     if (!*out) return emulator_say(d, FVK_NO_MEMORY, "out of memory");
     (*out)->s = *g;
+    emulator_products++;
+    emulator_fused += g->then || g->sums || g->kind || (g->bias && g->c_bf16);
     return FVK_OK;
 }
 static void emulator_gemm_destroy(fvk_dev *d, fvk_product *g)
@@ -256,34 +276,102 @@ static void emulator_gemm_destroy(fvk_dev *d, fvk_product *g)
     free(g);
 }
 
-static int emulator_gemm_run(fvk_dev *d, fvk_product *p, const void *a, const void *b,
-                             const float *bias, void *c)
+static size_t emulator_span(int64_t rows, int64_t columns, int64_t ld, int64_t batch, int64_t step)
+{
+    return (size_t)((rows - 1) * (ld ? ld : columns) + columns + (batch > 1 ? (batch - 1) * step : 0));
+}
+
+static int emulator_has_operands(const fvk_dev *d, const fvk_gemm *s, const fvk_operands *o)
+{
+    const size_t e = s->kind ? 1 : s->ab_bf16 ? 2 : 4;
+    const size_t f = s->kind != FVK_GEMM_INT8 && s->c_bf16 ? 2 : 4;
+    const int64_t ar = s->a_trans ? s->K : s->M, ac = s->a_trans ? s->M : s->K;
+    const int64_t br = s->b_trans ? s->N : s->K, bc = s->b_trans ? s->K : s->N;
+    return emulator_owns(d, o->a, emulator_span(ar, ac, s->lda, s->batch, s->a_step) * e) &&
+           emulator_owns(d, o->b, emulator_span(br, bc, s->ldb, s->batch, s->b_step) * e) &&
+           emulator_owns(d, o->c, emulator_span(s->M, s->N, s->ldc, s->batch, s->c_step) * f) &&
+           (!s->bias || emulator_owns(d, o->bias, (size_t)s->N * f)) &&
+           (!s->sums || emulator_owns(d, o->bias, (size_t)s->M * f)) &&
+           (!s->scales || (emulator_owns(d, o->a_scale, (size_t)s->M * 4) &&
+                           emulator_owns(d, o->b_scale, (size_t)s->N * 4)));
+}
+
+static float emulator_number(const fvk_gemm *s, const void *p, int64_t i)
+{
+    const fvk_in x = { p, s->ab_bf16 };
+    if (s->kind == FVK_GEMM_FP8) return fvk_from_e4m3(((const uint8_t *)p)[i]);
+    return fvk_get(x, i);
+}
+
+static void emulator_dot(const fvk_gemm *s, const fvk_operands *o, int64_t n, int64_t i, int64_t j)
+{
+    const int64_t lda = s->lda ? s->lda : s->a_trans ? s->M : s->K;
+    const int64_t ldb = s->ldb ? s->ldb : s->b_trans ? s->K : s->N;
+    const int64_t at = n * s->c_step + i * (s->ldc ? s->ldc : s->N) + j;
+    const fvk_out y = { o->c, s->c_bf16, s->accumulate };
+    const fvk_in bias = { o->bias, s->c_bf16 };
+    float sum = 0;
+    int64_t whole = 0;
+    for (int64_t k = 0; k < s->K; k++) {
+        const int64_t p = n * s->a_step + (s->a_trans ? k * lda + i : i * lda + k);
+        const int64_t q = n * s->b_step + (s->b_trans ? j * ldb + k : k * ldb + j);
+        if (s->kind == FVK_GEMM_INT8) whole += ((const int8_t *)o->a)[p] * ((const int8_t *)o->b)[q];
+        else sum += emulator_number(s, o->a, p) * emulator_number(s, o->b, q);
+    }
+    if (s->kind == FVK_GEMM_INT8) {
+        if (whole > INT32_MAX || whole < INT32_MIN) abort(); /* where the real one would wrap */
+        ((int32_t *)o->c)[at] = (int32_t)whole + (s->accumulate ? ((int32_t *)o->c)[at] : 0);
+        return;
+    }
+    if (s->scales) sum *= o->a_scale[i] * o->b_scale[j];
+    if (s->bias) sum += fvk_get(bias, j);
+    if (s->then == FVK_THEN_RELU && sum < 0) sum = 0;
+    if (s->then == FVK_THEN_GELU)
+        sum = 0.5f * sum * (1 + tanhf(0.79788456f * (sum + 0.044715f * sum * sum * sum)));
+    fvk_put(y, at, sum);
+}
+
+static void emulator_sums(const fvk_gemm *s, const fvk_operands *o)
+{
+    const int64_t lda = s->lda ? s->lda : s->a_trans ? s->M : s->K;
+    const fvk_out y = { (void *)(uintptr_t)o->bias, s->c_bf16, 0 };
+    for (int64_t i = 0; i < s->M; i++) {
+        float sum = 0;
+        for (int64_t k = 0; k < s->K; k++)
+            sum += emulator_number(s, o->a, s->a_trans ? k * lda + i : i * lda + k);
+        fvk_put(y, i, sum);
+    }
+}
+
+static int emulator_gemm_scaled(fvk_dev *d, fvk_product *p, const fvk_operands *o)
 {
     const fvk_gemm *s = &p->s;
-    const fvk_in x = { a, s->ab_bf16 }, w = { b, s->ab_bf16 };
-    const fvk_out y = { c, s->c_bf16, s->accumulate };
-    const size_t e = s->ab_bf16 ? 2 : 4;
-    if (!emulator_owns(d, a, (size_t)(s->M * s->K) * e) ||
-        !emulator_owns(d, b, (size_t)(s->N * s->K) * e) ||
-        !emulator_owns(d, c, (size_t)(s->M * s->N) * (s->c_bf16 ? 2 : 4)) ||
-        (s->bias && !emulator_owns(d, bias, (size_t)s->N * 4)))
+    if (!emulator_has_operands(d, s, o))
         return emulator_say(d, FVK_FAILED, "product: not device memory");
     if (d->recording) {
-        const emulator_step keep = { .kernel = FVK_KERNELS, .product = p, .a = a, .b = b,
-                                     .bias = bias, .c = c };
+        const emulator_step keep = { .kernel = FVK_KERNELS, .product = p, .operands = *o };
         return emulator_keep(d, &keep);
     }
     emulator_allow(d, PROT_READ | PROT_WRITE);
-    for (int64_t i = 0; i < s->M; i++)
-        for (int64_t j = 0; j < s->N; j++) {
-            float sum = s->bias ? bias[j] : 0;
-            for (int64_t k = 0; k < s->K; k++)
-                sum += fvk_get(x, s->a_trans ? k * s->M + i : i * s->K + k) *
-                       fvk_get(w, s->b_trans ? j * s->K + k : k * s->N + j);
-            fvk_put(y, i * s->N + j, sum);
-        }
+    for (int64_t n = 0; n < (s->batch > 1 ? s->batch : 1); n++)
+        for (int64_t i = 0; i < s->M; i++)
+            for (int64_t j = 0; j < s->N; j++) emulator_dot(s, o, n, i, j);
+    if (s->sums) emulator_sums(s, o);
     emulator_allow(d, PROT_NONE);
     return FVK_OK;
+}
+
+static int emulator_gemm_run(fvk_dev *d, fvk_product *p, const void *a, const void *b,
+                             const void *bias, void *c)
+{
+    const fvk_operands o = { a, b, bias, NULL, NULL, c };
+    return emulator_gemm_scaled(d, p, &o);
+}
+
+static int emulator_set(fvk_dev *d, int what, int64_t value)
+{
+    if (what == FVK_SET_OFF) d->off = (uint32_t)value;
+    return what == FVK_SET_OFF || what == FVK_SET_TRIES ? FVK_OK : FVK_UNSUPPORTED;
 }
 
 /* ---- Graphs ---------------------------------------------------------------------------------- */
@@ -332,7 +420,7 @@ static int emulator_graph_run(fvk_dev *d, fvk_graph *g)
     for (int i = 0; i < g->n && code == FVK_OK; i++) {
         const emulator_step *s = &g->step[i];
         code = s->kernel == FVK_KERNELS
-                   ? emulator_gemm_run(d, s->product, s->a, s->b, s->bias, s->c)
+                   ? emulator_gemm_scaled(d, s->product, &s->operands)
                    : emulator_launch(d, s->kernel, s->blocks, s->args, s->bytes);
     }
     return code;
@@ -342,8 +430,8 @@ static const fvk_api emulator_api = {
     FVK_ABI, FVK_KERNELS, emulator_info, emulator_open, emulator_close, emulator_error,
     emulator_alloc, emulator_free, emulator_is_its, emulator_to_device, emulator_to_host, emulator_on_device,
     emulator_zero, emulator_sync, emulator_fault, emulator_launch, emulator_gemm_create,
-    emulator_gemm_run, emulator_gemm_destroy, emulator_graph_begin, emulator_graph_end,
-    emulator_graph_run, emulator_graph_destroy
+    emulator_gemm_run, emulator_gemm_scaled, emulator_gemm_destroy, emulator_graph_begin,
+    emulator_graph_end, emulator_graph_run, emulator_graph_destroy, emulator_set
 };
 
 #endif

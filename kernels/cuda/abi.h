@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 14
+#define FVK_ABI 15
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -807,12 +807,35 @@ typedef struct fvk_info {
     uint64_t memory_bytes;
 } fvk_info;
 
-/* c[M,N] = a[M,K] b[K,N] + bias[N] (+ c), row-major without gaps; *_trans: stored transposed. a and
- * b are both f32 or both bf16; sums are f32, without TF32. bias: f32. */
+/* c[M,N] = then(a[M,K] b[K,N] + bias[N]) (+ c), row-major; *_trans: stored transposed. Sums are f32,
+ * without TF32. a and b are both f32 or both bf16 (ab_bf16), or as `kind` says: INT8: c is int32, exact
+ * while sums fit; b_trans, M, N and K multiples of 4. FP8: e4m3, b_trans, N and K multiples of 16; with
+ * `scales` c[i, j] is a_scale[i] b_scale[j] times the product of the numbers.
+ * bias: of the type of c. sums: instead of a bias sums [M] over K of a are written, of the type of c.
+ * ld*: elements from row to row as stored, 0: no gaps. batch: products at once, 0 is one, *_step apart.
+ * What cuBLASLt has no algorithm for is FVK_UNSUPPORTED; plain f32 and bf16 products are always there. */
+enum { FVK_GEMM_FLOAT, FVK_GEMM_INT8, FVK_GEMM_FP8 };
+enum { FVK_THEN_NOTHING, FVK_THEN_RELU, FVK_THEN_GELU /* tanh */ };
 typedef struct fvk_gemm {
     int64_t M, N, K;
     int32_t ab_bf16, c_bf16, a_trans, b_trans, accumulate, bias;
+    int32_t kind, then, sums, scales;
+    int64_t lda, ldb, ldc, batch, a_step, b_step, c_step;
 } fvk_gemm;
+typedef struct fvk_operands {
+    const void *a, *b, *bias; /* bias: or where sums go */
+    const float *a_scale, *b_scale; /* [M], [N] */
+    void *c;
+} fvk_operands;
+
+/* Settings of a device handle, before anything is made with it. OFF: bits of what is refused as
+ * unsupported (comparisons, tests). TRIES: this many algorithms of a product are timed when it is made;
+ * 0 and 1: none, the first is taken. */
+enum { FVK_SET_OFF, FVK_SET_TRIES };
+enum {
+    FVK_OFF_EPILOGUES = 1, /* of products: activations, sums, bias in bf16 */
+    FVK_OFF_INT8 = 2, FVK_OFF_FP8 = 4, FVK_OFF_SCALES = 8
+};
 
 typedef struct fvk_dev fvk_dev;
 typedef struct fvk_product fvk_product;
@@ -841,14 +864,16 @@ typedef struct fvk_api {
     int32_t *(*fault)(fvk_dev *d);
     int (*launch)(fvk_dev *d, fvk_kernel k, int64_t blocks, const void *args, size_t bytes);
     int (*gemm_create)(fvk_dev *d, const fvk_gemm *g, fvk_product **out);
-    int (*gemm_run)(fvk_dev *d, fvk_product *g, const void *a, const void *b, const float *bias,
+    int (*gemm_run)(fvk_dev *d, fvk_product *g, const void *a, const void *b, const void *bias,
                     void *c);
+    int (*gemm_scaled)(fvk_dev *d, fvk_product *g, const fvk_operands *o);
     void (*gemm_destroy)(fvk_dev *d, fvk_product *g);
     /* Launches and products between the two are kept, not run; graph_end with out NULL drops them. */
     int (*graph_begin)(fvk_dev *d);
     int (*graph_end)(fvk_dev *d, fvk_graph **out);
     int (*graph_run)(fvk_dev *d, fvk_graph *g);
     void (*graph_destroy)(fvk_dev *d, fvk_graph *g);
+    int (*set)(fvk_dev *d, int what, int64_t value);
 } fvk_api;
 
 typedef const fvk_api *(*fvk_entry)(void);

@@ -182,6 +182,27 @@ FVK_FN uint16_t fvk_narrow(float f) /* nearest even; NaN stays NaN */
     return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
 
+/* e4m3: 1 sign, 4 of exponent (bias 7), 3; largest 448, no infinities, 0x7f is NaN. */
+FVK_FN float fvk_from_e4m3(uint8_t h)
+{
+    const uint32_t sign = (uint32_t)(h & 0x80) << 24, e = h >> 3 & 15, m = h & 7;
+    if (e == 15 && m == 7) return FVK_FLOAT(sign | 0x7fc00000u);
+    if (e == 0) return (sign ? -1.0f : 1.0f) * (float)m * 0.001953125f; /* 2^-9 */
+    return FVK_FLOAT(sign | (e + 120) << 23 | m << 20);
+}
+
+FVK_FN uint8_t fvk_to_e4m3(float f) /* nearest even, what is larger becomes 448; NaN stays NaN */
+{
+    const uint32_t u = FVK_BITS(f), sign = u >> 24 & 0x80, a = u & 0x7fffffffu;
+    if (a > 0x7f800000u) return (uint8_t)(sign | 0x7f);
+    if (a >= 0x43e00000u) return (uint8_t)(sign | 0x7e); /* 448 */
+    if (a < 0x3c800000u) { /* below 2^-6: steps of 2^-9; adding 2^14 leaves them as the last bits */
+        const uint32_t r = FVK_BITS(FVK_FLOAT(a) + 16384.0f);
+        return (uint8_t)(sign | (r & 0xf));
+    }
+    return (uint8_t)(sign | (((a + 0x7ffffu + (a >> 20 & 1)) >> 20) - 960)); /* 120 << 3 */
+}
+
 FVK_FN float fvk_get(fvk_in x, int64_t i)
 {
     return x.bf16 ? fvk_widen(((const uint16_t *)x.p)[i]) : ((const float *)x.p)[i];

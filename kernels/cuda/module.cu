@@ -95,6 +95,7 @@ static void dev_close(fvk_dev *d)
 {
     if (cudaSetDevice(d->index) == cudaSuccess) {
         if (d->stream) (void)cudaStreamSynchronize(d->stream);
+        fvi_products_close(d);
         if (d->blas) (void)cublasLtDestroy(d->blas);
         if (d->workspace) (void)cudaFree(d->workspace);
         for (int i = 0; i < 2; i++) {
@@ -169,6 +170,14 @@ static int dev_open(int index, fvk_dev **out, char *why, size_t why_bytes)
         return code;
     }
     *out = d;
+    return FVK_OK;
+}
+
+static int dev_set(fvk_dev *d, int what, int64_t value)
+{
+    if (what == FVK_SET_OFF) d->off = (uint32_t)value;
+    else if (what == FVK_SET_TRIES) d->tries = value > 8 ? 8 : (int)value;
+    else return say(d, FVK_UNSUPPORTED, "no setting %d", what);
     return FVK_OK;
 }
 
@@ -361,7 +370,8 @@ extern "C" __attribute__((visibility("default"))) const fvk_api *fvi_cuda_module
     static const fvk_api api = {
         FVK_ABI, FVK_KERNELS, dev_info, dev_open, dev_close, dev_error, dev_alloc, dev_free,
         dev_owns, dev_to_device, dev_to_host, dev_on_device, dev_zero, dev_sync, dev_fault, dev_launch,
-        fvi_gemm_create, fvi_gemm_run, fvi_gemm_destroy, graph_begin, graph_end, graph_run, graph_destroy
+        fvi_gemm_create, fvi_gemm_run, fvi_gemm_scaled, fvi_gemm_destroy, graph_begin, graph_end, graph_run,
+        graph_destroy, dev_set
     };
     return &api;
 }

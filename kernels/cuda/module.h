@@ -25,6 +25,9 @@ struct fvk_dev {
     cudaEvent_t staged[2] = { nullptr, nullptr };
     int next_stage = 0;
     int32_t *fault = nullptr; /* pinned and mapped: kernels write it, the host reads it */
+    uint32_t off = 0;         /* FVK_OFF_*: not to be used */
+    int tries = 0;            /* algorithms to time for a product */
+    struct fvk_timed *timed = nullptr;
     std::mutex lock;          /* of the message */
     char message[512] = "";
 };
@@ -58,7 +61,9 @@ static inline int enter(fvk_dev *d) { return CUDA(d, cudaSetDevice(d->index)); }
 
 /* products.cu */
 int fvi_gemm_create(fvk_dev *d, const fvk_gemm *s, fvk_product **out);
-int fvi_gemm_run(fvk_dev *d, fvk_product *g, const void *a, const void *b, const float *bias, void *c);
+int fvi_gemm_run(fvk_dev *d, fvk_product *g, const void *a, const void *b, const void *bias, void *c);
+int fvi_gemm_scaled(fvk_dev *d, fvk_product *g, const fvk_operands *o);
 void fvi_gemm_destroy(fvk_dev *d, fvk_product *g);
+void fvi_products_close(fvk_dev *d);
 
 #endif
