@@ -294,6 +294,8 @@ static const fvi_op_def *cuda_op(fvi_op op)
         [FVI_OP_LOW_PASS] = &fvi_cuda_low_pass,
         [FVI_OP_LOSS_SSIM] = &fvi_cuda_loss_ssim,
         [FVI_OP_LOSS_SPECTRUM] = &fvi_cuda_loss_spectrum,
+        [FVI_OP_LOSS_TEXTURE] = &fvi_cuda_loss_texture,
+        [FVI_OP_MOE] = &fvi_cuda_moe,
     };
     return (unsigned)op < FVI_OP_COUNT ? table[op] : NULL;
 }

@@ -86,7 +86,8 @@ extern const fvi_op_def fvi_cuda_linear, fvi_cuda_cast, fvi_cuda_act, fvi_cuda_a
     fvi_cuda_loss_mse, fvi_cuda_loss_l1, fvi_cuda_loss_ce, fvi_cuda_loss_soft_ce,
     fvi_cuda_loss_masked, fvi_cuda_wkv, fvi_cuda_wkv_head, fvi_cuda_route, fvi_cuda_balance,
     fvi_cuda_soft_rate, fvi_cuda_loss_lpips, fvi_cuda_loss_dists, fvi_cuda_loss_tree,
-    fvi_cuda_loss_place, fvi_cuda_low_pass, fvi_cuda_loss_spectrum, fvi_cuda_loss_ssim;
+    fvi_cuda_loss_place, fvi_cuda_low_pass, fvi_cuda_loss_spectrum, fvi_cuda_loss_ssim,
+    fvi_cuda_loss_texture, fvi_cuda_moe;
 
 /* Backward of a loss that kept its gradient, times `parts`, in out[1]: fvi_kept_backward. */
 fv_status fvi_cuda_kept_backward(fvi_exec *e, double parts);

@@ -1,8 +1,10 @@
 /* op_attention_cuda.c - host side of attention: sdpa and cross_attention. Definition: op_attention.c.
  *
  * Heads of up to FVK_HEAD_MOST have kernels of their own. Wider ones, as in the autoencoder of Stable
- * Diffusion, are products of the device head by head, forward only: q k^T, softmax, times v, in
- * pieces of queries whose scores fit fvi_cuda.column_bytes. */
+ * Diffusion, are products of the device head by head: q k^T, softmax, times v, in pieces of queries
+ * whose scores fit fvi_cuda.column_bytes. Backward makes the chances P again:
+ *     dP = dO V^T   dS = scale P (dP - sum of dO O)   dQ = dS K   dK = sum of dS^T Q   dV = sum of P^T dO
+ * with the sums over pieces in f32. */
 #include "cuda_ops.h"
 
 #include <math.h>
@@ -22,10 +24,6 @@ static fv_status check_head(const fvi_exec *e, int64_t hd)
     if (hd < 4 || hd % 4)
         return fv_fail(e->ctx, FV_ERR_SHAPE,
                        "attention: a head of %lld, not a multiple of 4", (long long)hd);
-    if (hd > FVK_HEAD_MOST && (e->gin[0].ndim > 0 || e->gin[1].ndim > 0))
-        return fv_fail(e->ctx, FV_ERR_UNSUPPORTED,
-                       "attention: heads of %lld have no gradient on CUDA yet, up to %d have",
-                       (long long)hd, FVK_HEAD_MOST);
     return FV_OK;
 }
 
@@ -73,11 +71,15 @@ static int64_t blocks_of(const fvk_attention_args *a, int64_t tokens, int64_t ti
 
 typedef struct wide {
     fvk_product *score[2], *value[2]; /* of a whole piece of queries, of the last one */
+    fvk_product *key[2][2];           /* dK, dV: of the first piece, and added */
     int64_t piece;
 } wide;
 
-/* q, k, v and the result of a head; scores in f32, and as the product with v wants them */
-typedef struct wide_scratch { size_t q, k, v, o, s, p, total; } wide_scratch;
+/* q, k, v and the result of a head; scores in f32, and as the product with v wants them. Backward also
+ * the gradient of the result, dP, dS, and in f32 dK and dV; delta of all queries. */
+typedef struct wide_scratch {
+    size_t q, k, v, o, s, p, go, dp, ds, dk, dv, delta, total;
+} wide_scratch;
 
 static bool is_wide(const fvi_exec *e) { return fvi_last(&e->in[0]) > FVK_HEAD_MOST; }
 
@@ -96,7 +98,7 @@ static size_t take(size_t *total, int64_t count, size_t size)
     return at;
 }
 
-static wide_scratch scratch_of(const fvk_attention_args *a, int64_t piece)
+static wide_scratch scratch_of(const fvk_attention_args *a, int64_t piece, bool back)
 {
     const size_t size = a->bf16 ? 2 : 4;
     wide_scratch s = { 0 };
@@ -106,6 +108,13 @@ static wide_scratch scratch_of(const fvk_attention_args *a, int64_t piece)
     s.o = take(&s.total, piece * a->hd, size);
     s.s = take(&s.total, piece * a->S, 4);
     s.p = take(&s.total, piece * a->S, size);
+    if (!back) return s;
+    s.go = take(&s.total, piece * a->hd, size);
+    s.dp = take(&s.total, piece * a->S, 4);
+    s.ds = take(&s.total, piece * a->S, size);
+    s.dk = take(&s.total, a->S * a->hd, 4);
+    s.dv = take(&s.total, a->S * a->hd, 4);
+    s.delta = take(&s.total, a->B * a->h * a->T, 4);
     return s;
 }
 
@@ -113,15 +122,22 @@ static void attention_release(fv_ctx *ctx, void *state)
 {
     wide *w = state;
     if (!w) return;
-    fvk_product *const all[] = { w->score[0], w->score[1], w->value[0], w->value[1] };
+    fvk_product *const all[] = { w->score[0],  w->score[1],  w->value[0],  w->value[1],
+                                 w->key[0][0], w->key[0][1], w->key[1][0], w->key[1][1] };
     for (size_t i = 0; i < FV_ARRAY_LEN(all); i++)
         if (all[i]) fvi_cuda_of(ctx)->api->gemm_destroy(fvi_cuda_of(ctx)->dev, all[i]);
     fv_free(ctx, w);
 }
 
-static fv_status wide_prepare(fvi_exec *e, const fvk_attention_args *a)
+static fv_status create(fvi_exec *e, const fvk_gemm *g, fvk_product **out)
 {
     const fvi_cuda *d = fvi_cuda_of(e->ctx);
+    return fvi_cuda_status(e->ctx, d->api->gemm_create(d->dev, g, out), "attention");
+}
+
+static fv_status wide_prepare(fvi_exec *e, const fvk_attention_args *a)
+{
+    const bool back = e->gin[0].ndim > 0 || (e->attr->i[1] && e->gin[1].ndim > 0);
     wide *w = fv_calloc(e->ctx, 1, sizeof *w);
     if (!w) return FV_ERR_OOM;
     e->state = w;
@@ -133,10 +149,13 @@ static fv_status wide_prepare(fvi_exec *e, const fvk_attention_args *a)
         const fvk_gemm value = { .M = rows, .N = a->hd, .K = a->S, .ab_bf16 = a->bf16,
                                  .c_bf16 = a->bf16 };
         if (rows == 0) continue;
-        FV_TRY(fvi_cuda_status(e->ctx, d->api->gemm_create(d->dev, &score, &w->score[k]),
-                               "attention"));
-        FV_TRY(fvi_cuda_status(e->ctx, d->api->gemm_create(d->dev, &value, &w->value[k]),
-                               "attention"));
+        FV_TRY(create(e, &score, &w->score[k]));
+        FV_TRY(create(e, &value, &w->value[k]));
+        for (int later = k; later < 2 && back; later++) {
+            const fvk_gemm key = { .M = a->S, .N = a->hd, .K = rows, .ab_bf16 = a->bf16,
+                                   .a_trans = 1, .accumulate = later };
+            FV_TRY(create(e, &key, &w->key[k][later]));
+        }
     }
     return FV_OK;
 }
@@ -153,6 +172,17 @@ static fv_status gather(fvi_exec *e, const fvk_attention_args *a, int64_t head, 
     return FVI_LAUNCH(e->ctx, strip, fvi_cuda_walk(rows * a->hd), &s);
 }
 
+/* The same of a head of the result or its gradient [B, T, h hd]. */
+static fv_status gather_result(fvi_exec *e, const fvk_attention_args *a, int64_t head, fvk_in from,
+                               int64_t first, int64_t rows, void *to)
+{
+    const int64_t token = a->h * a->hd;
+    const fvk_strip_args s = { .x = from, .y = { to, a->bf16, 0 }, .rows = rows, .n = a->hd,
+                               .x_stride = token, .y_stride = a->hd,
+                               .x_at = (head / a->h * a->T + first) * token + head % a->h * a->hd };
+    return FVI_LAUNCH(e->ctx, strip, fvi_cuda_walk(rows * a->hd), &s);
+}
+
 static fv_status scatter(fvi_exec *e, const fvk_attention_args *a, int64_t head, int64_t first,
                          int64_t rows, const void *from)
 {
@@ -161,6 +191,18 @@ static fv_status scatter(fvi_exec *e, const fvk_attention_args *a, int64_t head,
                                .x_stride = a->hd, .y_stride = token,
                                .y_at = (head / a->h * a->T + first) * token +
                                        head % a->h * a->hd };
+    return FVI_LAUNCH(e->ctx, strip, fvi_cuda_walk(rows * a->hd), &s);
+}
+
+/* Rows [rows, hd] to where the gradient of a part has them. */
+static fv_status scatter_part(fvi_exec *e, const fvk_attention_args *a, int64_t head, int part,
+                              int64_t first, int64_t rows, fvk_in from)
+{
+    const int64_t tokens = part ? a->S : a->T, token = a->parts[part] * a->h * a->hd;
+    const fvk_strip_args s = { .x = from, .y = a->g[part], .rows = rows, .n = a->hd,
+                               .x_stride = a->hd, .y_stride = token,
+                               .y_at = (head / a->h * tokens + first) * token +
+                                       (a->at[part] * a->h + head % a->h) * a->hd };
     return FVI_LAUNCH(e->ctx, strip, fvi_cuda_walk(rows * a->hd), &s);
 }
 
@@ -189,12 +231,61 @@ static fv_status wide_piece(fvi_exec *e, const fvk_attention_args *a, const wide
 static fv_status wide_forward(fvi_exec *e, const fvk_attention_args *a)
 {
     const wide *w = e->state;
-    const wide_scratch at = scratch_of(a, w->piece);
+    const wide_scratch at = scratch_of(a, w->piece, false);
     uint8_t *base = e->scratch;
     for (int64_t head = 0; head < a->B * a->h; head++) {
         FV_TRY(gather(e, a, head, 1, 0, a->S, base + at.k));
         FV_TRY(gather(e, a, head, 2, 0, a->S, base + at.v));
         for (int64_t i = 0; i < a->T; i += w->piece) FV_TRY(wide_piece(e, a, &at, head, i));
+    }
+    return FV_OK;
+}
+
+/* Gradients of a piece of queries: dQ is written, dK and dV are summed. */
+static fv_status wide_piece_back(fvi_exec *e, const fvk_attention_args *a, const wide_scratch *at,
+                                 int64_t head, int64_t first)
+{
+    const wide *w = e->state;
+    uint8_t *base = e->scratch;
+    const bool is_whole = a->T - first >= w->piece;
+    const int k = !is_whole, later = first > 0;
+    const int64_t rows = is_whole ? w->piece : a->T - first;
+    const fvk_scores_args s = { .a = *a, .s = (const float *)(void *)(base + at->s),
+                                .p = { base + at->p, a->bf16, 0 }, .head = head, .first = first };
+    const fvk_scores_dx_args ds = { .p = { base + at->p, a->bf16 }, .rows = rows, .S = a->S,
+                                    .dp = (const float *)(void *)(base + at->dp),
+                                    .delta = a->delta + head * a->T + first, .scale = a->scale,
+                                    .ds = { base + at->ds, a->bf16, 0 } };
+    FV_TRY(gather(e, a, head, 0, first, rows, base + at->q));
+    FV_TRY(gather_result(e, a, head, a->go, first, rows, base + at->go));
+    FV_TRY(product(e, w->score[k], base + at->q, base + at->k, base + at->s));
+    FV_TRY(FVI_LAUNCH(e->ctx, scores, rows, &s));
+    FV_TRY(product(e, w->score[k], base + at->go, base + at->v, base + at->dp));
+    FV_TRY(FVI_LAUNCH(e->ctx, scores_dx, fvi_cuda_walk(rows * a->S), &ds));
+    if (a->g[0].p) {
+        const fvk_in dq = { base + at->o, a->bf16 };
+        FV_TRY(product(e, w->value[k], base + at->ds, base + at->k, base + at->o));
+        FV_TRY(scatter_part(e, a, head, 0, first, rows, dq));
+    }
+    if (!a->g[1].p) return FV_OK;
+    FV_TRY(product(e, w->key[k][later], base + at->ds, base + at->q, base + at->dk));
+    return product(e, w->key[k][later], base + at->p, base + at->go, base + at->dv);
+}
+
+/* a->delta is computed, a->lse NULL. */
+static fv_status wide_backward(fvi_exec *e, const fvk_attention_args *a)
+{
+    const wide *w = e->state;
+    const wide_scratch at = scratch_of(a, w->piece, true);
+    uint8_t *base = e->scratch;
+    for (int64_t head = 0; head < a->B * a->h; head++) {
+        const fvk_in dk = { base + at.dk, 0 }, dv = { base + at.dv, 0 };
+        FV_TRY(gather(e, a, head, 1, 0, a->S, base + at.k));
+        FV_TRY(gather(e, a, head, 2, 0, a->S, base + at.v));
+        for (int64_t i = 0; i < a->T; i += w->piece) FV_TRY(wide_piece_back(e, a, &at, head, i));
+        if (!a->g[1].p) continue;
+        FV_TRY(scatter_part(e, a, head, 1, 0, a->S, dk));
+        FV_TRY(scatter_part(e, a, head, 2, 0, a->S, dv));
     }
     return FV_OK;
 }
@@ -221,9 +312,9 @@ static size_t attention_scratch(const fvi_exec *e, bool backward)
 {
     const fv_tensor *x = &e->in[0];
     fvk_attention_args a;
-    if (!backward && !is_wide(e)) return 0;
-    if (backward) return (size_t)(x->dim[0] * x->dim[1] * x->dim[x->ndim - 2]) * sizeof(float);
-    return attention_args(e, &a) == FV_OK ? scratch_of(&a, piece_of(e, &a)).total : 0;
+    if (!is_wide(e))
+        return backward ? (size_t)(x->dim[0] * x->dim[1] * x->dim[x->ndim - 2]) * sizeof(float) : 0;
+    return attention_args(e, &a) == FV_OK ? scratch_of(&a, piece_of(e, &a), backward).total : 0;
 }
 
 #define BACK_TILE 16 /* FVK_BACK of the kernels */
@@ -243,8 +334,15 @@ static fv_status attention_backward(fvi_exec *e)
     a.o_in = fvi_cuda_in(&e->out[0]);
     a.go = fvi_cuda_in(&e->gout[0]);
     a.delta = e->scratch;
+    if (is_wide(e))
+        a.delta = (float *)(void *)((uint8_t *)e->scratch +
+                                    scratch_of(&a, piece_of(e, &a), true).delta);
     const int64_t warps = FVK_THREADS / 32, rows = a.B * a.h * a.T;
     FV_TRY(FVI_LAUNCH(e->ctx, attention_delta, (rows + warps - 1) / warps, &a));
+    if (is_wide(e)) {
+        a.lse = NULL;
+        return wide_backward(e, &a);
+    }
     if (dq) FV_TRY(FVI_LAUNCH(e->ctx, attention_dq, blocks_of(&a, a.T, BACK_TILE), &a));
     return dkv ? FVI_LAUNCH(e->ctx, attention_dkv, blocks_of(&a, a.S, BACK_TILE), &a) : FV_OK;
 }

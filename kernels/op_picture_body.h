@@ -19,6 +19,7 @@
 #include <math.h>
 
 #include "op_planes.h"
+#include "op_texture.h"
 
 static const float luma_weight[3] = { 0.299f, 0.587f, 0.114f };
 
@@ -151,68 +152,9 @@ static double ssim_picture(const fvi_picture_pair *p)
 
 /* ---- Texture --------------------------------------------------------------------------------- */
 
-#define BASIS 7 /* G2: 3, H2: 4 separable filters */
-#define TURNS 4
-#define TEXTURE_TAPS 9
-#define POOLS 5
-
-typedef struct steerable {
-    float down[BASIS][TEXTURE_TAPS], right[BASIS][TEXTURE_TAPS];
-    float turn[TURNS][BASIS]; /* even part: 0..2, odd part: 3..6 */
-} steerable;
-
-/* Sum of |response| of basis filters first .. first + n mixed as in f->turn[0]: their scale. */
-static double basis_size(const steerable *f, int first, int n)
-{
-    double sum = 0;
-    for (int y = 0; y < TEXTURE_TAPS; y++)
-        for (int x = 0; x < TEXTURE_TAPS; x++) {
-            double v = 0;
-            for (int i = first; i < first + n; i++)
-                v += (double)f->turn[0][i] * f->down[i][y] * f->right[i][x];
-            sum += fabs(v);
-        }
-    return sum;
-}
-
-/* Profiles of [Freeman, Adelson 1991, tables III and VI] at steps of 0.67. The second derivative
- * gets the small part of a Gaussian that takes its sampled mean away: flat areas answer 0. */
-static void make_steerable(steerable *f)
-{
-    double g[TEXTURE_TAPS], g1[TEXTURE_TAPS], g3[TEXTURE_TAPS], h1[TEXTURE_TAPS], h3[TEXTURE_TAPS],
-        h4[TEXTURE_TAPS], sum_g = 0, sum_g1 = 0;
-    for (int i = 0; i < TEXTURE_TAPS; i++) {
-        const double x = 0.67 * (i - TEXTURE_TAPS / 2), e = exp(-x * x);
-        g[i] = e;
-        g1[i] = (2 * x * x - 1) * e * 0.9213;
-        g3[i] = x * e * sqrt(2 * 0.9213);
-        h1[i] = (x * x * x - 2.254 * x) * e * 0.9780;
-        h3[i] = x * e;
-        h4[i] = (x * x - 2.254 / 3) * e * 0.9780;
-        sum_g += g[i];
-        sum_g1 += g1[i];
-    }
-    for (int i = 0; i < TEXTURE_TAPS; i++) g1[i] -= sum_g1 / sum_g * g[i];
-    const double *const right[BASIS] = { g1, g3, g, h1, h4, h3, g };
-    const double *const down[BASIS] = { g, g3, g1, g, h3, h4, h1 };
-    for (int t = 0; t < TURNS; t++) {
-        static const double cosine[TURNS] = { 1, 0.70710678118654752, 0, -0.70710678118654752 };
-        static const double sine[TURNS] = { 0, 0.70710678118654752, 1, 0.70710678118654752 };
-        const double c = cosine[t], s = sine[t];
-        const double k[BASIS] = { c * c, -2 * c * s, s * s, c * c * c, -3 * c * c * s,
-                                  3 * c * s * s, -s * s * s };
-        for (int i = 0; i < BASIS; i++) f->turn[t][i] = (float)k[i];
-    }
-    for (int i = 0; i < BASIS; i++)
-        for (int j = 0; j < TEXTURE_TAPS; j++) {
-            f->down[i][j] = (float)down[i][j];
-            f->right[i][j] = (float)right[i][j];
-        }
-    const double size[2] = { basis_size(f, 0, 3), basis_size(f, 3, 4) };
-    for (int i = 0; i < BASIS; i++)
-        for (int j = 0; j < TEXTURE_TAPS; j++)
-            f->right[i][j] = (float)(right[i][j] / size[i >= 3]);
-}
+#define BASIS TEXTURE_BASIS
+#define TURNS TEXTURE_TURNS
+#define POOLS TEXTURE_POOLS
 
 /* Moments of a band and of its target over windows of 2, 4, 8 and 16 pixels, and gradients to the
  * first two. Single pixels need no memory of their own. */
@@ -296,7 +238,7 @@ static double pool_loss(const pool *p, float weight)
 /* Distance of a band x from its target; x becomes the gradient. */
 static double band_loss(float *x, const float *target, int w, int h, texture_work *k)
 {
-    static const float weight[POOLS] = { 0.4f, 0.2f, 0.2f, 0.1f, 0.1f };
+    const float *weight = texture_weight;
     const int64_t n = (int64_t)w * h;
     pool p[POOLS - 1];
     const int pools = make_pools(p, k->pools, w, h);
@@ -432,22 +374,19 @@ static void texture_layout(const fvi_picture_pair *p, texture_work *k)
 
 static double texture_picture(const fvi_picture_pair *p)
 {
-    static const float mix[3][3] = { { 0.299f, 0.587f, 0.114f }, { 0.5f, -0.5f, 0 },
-                                     { -0.25f, -0.25f, 0.5f } };
     texture_work k;
     const int w = p->width, h = p->height;
     const int64_t n = (int64_t)w * h;
-    const int bands = 2 * TURNS * p->scales + 1, colour_bands = 2 * TURNS * (p->scales - 1) + 1;
-    const double all = bands + 2 * 0.3 * colour_bands;
     double loss = 0;
     texture_layout(p, &k);
     make_steerable(&k.f);
     if (p->grad) memset(p->grad, 0, (size_t)(3 * n) * sizeof *p->grad);
     for (int c = 0; c < 3; c++) {
-        const double weight = (c ? 0.3 : 1.0) / all;
+        const float *mix = texture_mix[c];
+        const double weight = texture_colour_weight(c, p->scales);
         float *const x = c ? k.basis[0] : k.plane[0], *const y = c ? k.basis[1] : k.plane_t[0];
-        plane_mix(x, p->a, mix[c], n);
-        plane_mix(y, p->target, mix[c], n);
+        plane_mix(x, p->a, mix, n);
+        plane_mix(y, p->target, mix, n);
         if (c) plane_halve(k.plane[0], x, w, h);
         if (c) plane_halve(k.plane_t[0], y, w, h);
         loss += weight * (c ? channel_loss(&k, w / 2, h / 2, p->scales - 1)
@@ -459,9 +398,9 @@ static double texture_picture(const fvi_picture_pair *p)
             memset(g, 0, (size_t)n * sizeof *g);
             plane_halve_back(g, k.grad[0], w, h);
         }
-        const float back[3] = { (float)(weight * (double)mix[c][0]),
-                                (float)(weight * (double)mix[c][1]),
-                                (float)(weight * (double)mix[c][2]) };
+        const float back[3] = { (float)(weight * (double)mix[0]),
+                                (float)(weight * (double)mix[1]),
+                                (float)(weight * (double)mix[2]) };
         plane_unmix(p->grad, g, back, n);
     }
     return loss;

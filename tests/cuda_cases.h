@@ -2,8 +2,8 @@
  *
  * A row is a node with random inputs. It runs on a context of the CPU (scalar kernels) and on one of
  * CUDA, through the same fvi_exec; outputs, kept statistics and all gradients are compared, in f32 and
- * bf16, with gradients written and added. LINEAR and CONV2D, whose weights the CPU takes from parameters
- * only, are compared with sums in double. Bounds, relative to the largest value of a tensor: f32 2e-5
+ * bf16, with gradients written and added. LINEAR, CONV2D and MOE, whose weights the CPU takes from
+ * parameters only, are compared with sums in double. Bounds, relative to the largest value of a tensor: f32 2e-5
  * (sums in another order), bf16 1.6e-2 (two roundings of 2^-8, and sums of what was rounded). */
 #ifndef CUDA_CASES_H
 #define CUDA_CASES_H
@@ -20,12 +20,13 @@ typedef struct row {
     int role[FVI_MAX_IN], out_role;
     fv_tensor in[FVI_MAX_IN], out[FVI_MAX_OUT];
     int positive;        /* bit k: in[k] in [0.5, 1.5) */
+    int sparse;          /* bit k: negative values of in[k] become 0 */
     int ids;             /* IDS are below; 0: in[k] counts up to its length (visible keys) */
     int lower;           /* subtracted from all IDS */
     bool no_gradient, same_type;
 } row;
 
-#define MAX_ROWS 256
+#define MAX_ROWS 320
 static row rows[MAX_ROWS];
 static int row_count;
 
@@ -213,7 +214,6 @@ static void sdpa_row(int64_t B, int64_t T, int64_t h, int64_t hd, int mask) /* 1
     r->out[0] = dims(3, B, T, h * hd, 0, 0);
     r->out[1] = dims(3, B, h, T, 0, 0);
     r->same_type = true;
-    r->no_gradient = hd > FVK_HEAD_MOST;
 }
 
 static void cross_row(int64_t T, int64_t S, int64_t hd, int bias)
@@ -226,7 +226,6 @@ static void cross_row(int64_t T, int64_t S, int64_t hd, int bias)
     r->out[0] = dims(3, 2, T, 2 * hd, 0, 0);
     r->out[1] = dims(3, 2, 2, T, 0, 0);
     r->same_type = true;
-    r->no_gradient = hd > FVK_HEAD_MOST;
 }
 
 static void rope_row(int64_t T, int64_t h, int64_t hd, int weights, int angle, int kind)
@@ -580,6 +579,19 @@ static void feature_row(int64_t B, int64_t H, int64_t W, int64_t C)
     give_row(r, 3, FIXED, dims(1, C, 0, 0, 0, 0));
 }
 
+/* up 0: experts without a hidden layer */
+static void moe_row(int64_t R, int64_t E, int64_t K, int64_t N, int64_t I, int up)
+{
+    row *r = add_row(FVI_OP_MOE, "moe");
+    give_row(r, 0, X, dims(2, R, K, 0, 0, 0));
+    give_row(r, 1, P, dims(2, R, E, 0, 0, 0));
+    give_row(r, 2, P, dims(2, E * N, I, 0, 0, 0));
+    if (up) give_row(r, 3, P, dims(2, E * I, K, 0, 0, 0));
+    r->sparse = 2;
+    r->attr.i[0] = (int32_t)E;
+    r->out[0] = dims(2, R, N, 0, 0, 0);
+}
+
 static void rate_row(int64_t N, int64_t V, int64_t D)
 {
     row *r = loss_row(FVI_OP_SOFT_RATE, "soft_rate", P, dims(2, N, D, 0, 0, 0));
@@ -613,6 +625,11 @@ static void sequence_rows(void)
     expert_row(1, 3);
     expert_row(7, 4);
     expert_row(700, 64);
+    moe_row(1, 3, 4, 2, 3, 1);
+    moe_row(9, 4, 8, 5, 12, 1);
+    moe_row(70, 5, 33, 20, 7, 1); /* two experts at a time */
+    moe_row(13, 4, 6, 9, 6, 0);
+    moe_row(300, 3, 16, 8, 16, 0);
     feature_row(1, 1, 1, 3);
     feature_row(2, 5, 7, 33);
     feature_row(3, 9, 4, 64);
@@ -668,8 +685,21 @@ static void ssim_row(int64_t B, int64_t H, int64_t W, int scales)
     r->out[1] = r->in[0];
 }
 
+static void texture_row(int64_t B, int64_t H, int64_t W, int scales)
+{
+    row *r = loss_row(FVI_OP_LOSS_TEXTURE, "loss_texture", P, dims(4, B, H, W, 3, 0));
+    give_row(r, 1, FIXED, r->in[0]);
+    r->attr.i[0] = scales;
+    r->attr.i[1] = 1;
+    r->out[1] = r->in[0];
+}
+
 static void add_rows(void)
 {
+    texture_row(1, 18, 18, 2);
+    texture_row(2, 41, 58, 2);
+    texture_row(2, 75, 37, 3);
+    texture_row(1, 144, 151, 5);
     ssim_row(1, 11, 11, 1);
     ssim_row(2, 23, 30, 1);
     ssim_row(3, 60, 67, 3);
@@ -727,14 +757,16 @@ static float *floats_of(const fv_tensor *t, const void *host)
 }
 
 /* Device memory with random values (seed 0: zeros); what they are, as floats. */
-static fv_status fill(fv_ctx *ctx, const row *r, fv_tensor *t, int positive, uint64_t seed,
+enum { ANY, ABOVE, SPARSE };
+static fv_status fill(fv_ctx *ctx, const row *r, fv_tensor *t, int kind, uint64_t seed,
                       float **as_floats)
 {
     const int64_t n = elements(t);
     void *host = calloc((size_t)n + 1, 4);
     if (!host) exit(1);
     for (int64_t i = 0; i < n && seed; i++) {
-        const float f = noise(seed, (uint64_t)i), v = positive ? 1 + 0.5f * f : f;
+        const float f = noise(seed, (uint64_t)i);
+        const float v = kind == ABOVE ? 1 + 0.5f * f : kind == SPARSE && f < 0 ? 0 : f;
         if (t->dtype == FV_I32)
             ((int32_t *)host)[i] = r->ids ? (int32_t)((f + 1) * 0.5f * (float)r->ids) % r->ids - r->lower
                                           : (int32_t)(i / 5 * 5 + 5 < n ? i / 5 * 5 + 5 : n);
@@ -793,7 +825,12 @@ static fv_status gradients(const run_spec *s, fvi_exec *e, const fvi_op_def *def
 /* On the CPU weights are parameters only: what is wanted is computed here. */
 static bool has_parameters(const row *r)
 {
-    return r->op == FVI_OP_LINEAR || r->op == FVI_OP_CONV2D;
+    return r->op == FVI_OP_LINEAR || r->op == FVI_OP_CONV2D || r->op == FVI_OP_MOE;
+}
+/* Gradients of parameters always are added. */
+static bool is_parameter(const row *r, int k)
+{
+    return has_parameters(r) && k > (r->op == FVI_OP_MOE);
 }
 
 /* Before prepare: which gradients will be wanted. */
@@ -803,7 +840,7 @@ static void announce(const run_spec *s, fvi_exec *e)
         if (s->r->role[k] != X && s->r->role[k] != P) continue;
         e->gin[k] = e->in[k];
         e->gin[k].data = NULL;
-        e->gin_add[k] = s->add || (k > 0 && has_parameters(s->r)); /* theirs always are */
+        e->gin_add[k] = s->add || is_parameter(s->r, k);
     }
 }
 
@@ -815,7 +852,8 @@ static fv_status run_exec(const run_spec *s, fvi_exec *e, const fvi_op_def *def,
         if (!r->role[k]) continue;
         e->in[k] = r->in[k];
         e->in[k].dtype = type_of(s, r->role[k], 1);
-        FV_TRY(fill(s->ctx, r, &e->in[k], r->positive >> k & 1, (uint64_t)k + 1, &d->in[k]));
+        const int kind = r->positive >> k & 1 ? ABOVE : r->sparse >> k & 1 ? SPARSE : ANY;
+        FV_TRY(fill(s->ctx, r, &e->in[k], kind, (uint64_t)k + 1, &d->in[k]));
     }
     for (int k = 0; k < FVI_MAX_OUT; k++) {
         if (!r->out[k].ndim) continue;
@@ -963,6 +1001,73 @@ static void conv_wanted(const row *r, const run_data *d, run_data *w)
     if (db) w->gin[2] = rounded(db, k[0]);
 }
 
+/* ---- MOE by its definition ------------------------------------------------------------------- */
+
+/* Rows of W [n, k], from row `first` on, times x; and transposed. */
+static void times(double *y, const float *w, int64_t first, const double *x, int64_t n, int64_t k)
+{
+    for (int64_t i = 0; i < n; i++) {
+        y[i] = 0;
+        for (int64_t j = 0; j < k; j++) y[i] += w[(first + i) * k + j] * x[j];
+    }
+}
+static void times_turned(double *y, const float *w, int64_t first, const double *x, int64_t n,
+                         int64_t k)
+{
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < k; j++) y[j] += w[(first + i) * k + j] * x[i];
+}
+
+typedef struct moe_sizes { int64_t R, E, K, N, I; bool up; } moe_sizes;
+
+/* Row r and expert x of what a MOE should have written; v: 5 vectors. */
+static void moe_expert(const moe_sizes *z, const run_data *d, double *const to[5], int64_t r,
+                       int64_t x, double *const v[5])
+{
+    const double gate = d->in[1][r * z->E + x];
+    double *in = v[0], *u = v[1], *h = v[2], *dh = v[3], *dy = v[4], dgate = 0;
+    if (gate == 0) return;
+    for (int64_t i = 0; i < z->K; i++) in[i] = d->in[0][r * z->K + i];
+    if (z->up) times(u, d->in[3], x * z->I, in, z->I, z->K);
+    for (int64_t i = 0; i < z->I; i++) h[i] = !z->up ? in[i] : u[i] > 0 ? u[i] * u[i] : 0;
+    times(dy, d->in[2], x * z->N, h, z->N, z->I);
+    for (int64_t i = 0; i < z->N; i++) to[4][r * z->N + i] += gate * dy[i];
+    if (!d->dy) return;
+    for (int64_t i = 0; i < z->N; i++) dy[i] = d->dy[r * z->N + i];
+    memset(dh, 0, (size_t)z->I * sizeof *dh);
+    times_turned(dh, d->in[2], x * z->N, dy, z->N, z->I);
+    for (int64_t i = 0; i < z->I; i++) dgate += dh[i] * h[i];
+    to[1][r * z->E + x] += dgate;
+    for (int64_t i = 0; i < z->N * z->I; i++)
+        to[2][x * z->N * z->I + i] += gate * dy[i / z->I] * h[i % z->I];
+    for (int64_t i = 0; i < z->I; i++) dh[i] *= gate * (z->up ? 2 * (u[i] > 0 ? u[i] : 0) : 1);
+    if (!z->up) {
+        for (int64_t i = 0; i < z->I; i++) to[0][r * z->K + i] += dh[i];
+        return;
+    }
+    times_turned(to[0] + r * z->K, d->in[3], x * z->I, dh, z->I, z->K);
+    for (int64_t i = 0; i < z->I * z->K; i++)
+        to[3][x * z->I * z->K + i] += dh[i / z->K] * in[i % z->K];
+}
+
+static void moe_wanted(const row *r, const run_data *d, run_data *w)
+{
+    const moe_sizes z = { r->in[0].dim[0], r->attr.i[0], r->in[0].dim[1], r->out[0].dim[1],
+                          r->in[2].dim[1], r->in[3].ndim > 0 };
+    double *to[5] = { NULL }, *v[5];
+    const int64_t most = z.K + z.N + z.I;
+    memset(w, 0, sizeof *w);
+    for (int k = 0; k < 4; k++)
+        if (d->gin[k]) to[k] = doubles(elements(&r->in[k]), d->old[k]);
+    to[4] = doubles(z.R * z.N, NULL);
+    for (int k = 0; k < 5; k++) v[k] = doubles(most, NULL);
+    for (int64_t i = 0; i < z.R * z.E; i++) moe_expert(&z, d, to, i / z.E, i % z.E, v);
+    for (int k = 0; k < 5; k++) free(v[k]);
+    for (int k = 0; k < 4; k++)
+        if (to[k]) w->gin[k] = rounded(to[k], elements(&r->in[k]));
+    w->out[0] = rounded(to[4], z.R * z.N);
+}
+
 /* ---- Comparing ------------------------------------------------------------------------------- */
 
 static void row_text(const run_spec *s, char *text, size_t size)
@@ -1021,6 +1126,7 @@ static double compare_row(const run_spec *s, fv_ctx *cpu, double *seconds)
     c.ctx = cpu;
     if (s->r->op == FVI_OP_LINEAR) linear_wanted(s->r, &got, &want);
     else if (s->r->op == FVI_OP_CONV2D) conv_wanted(s->r, &got, &want);
+    else if (s->r->op == FVI_OP_MOE) moe_wanted(s->r, &got, &want);
     else run_row(&c, &want);
     if (want.status == FV_OK) worst = worst_gap(s->r, &got, &want);
     else printf("# %s on the CPU: %s\n", s->r->name, fv_ctx_error(cpu));
@@ -1032,7 +1138,7 @@ static double compare_row(const run_spec *s, fv_ctx *cpu, double *seconds)
 /* Attention and copies keep the type of their input; products round to bf16 from bf16 only. */
 static bool has_types(const row *r, int dt)
 {
-    if (r->op == FVI_OP_LINEAR) return dt != 2;
+    if (r->op == FVI_OP_LINEAR || r->op == FVI_OP_MOE) return dt != 2;
     return !r->same_type || dt == 0 || dt == 3;
 }
 

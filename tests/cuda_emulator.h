@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 
 #include "cuda/decoding.h"
+#include "cuda/experts.h"
 #include "cuda/flash.h"
 #include "cuda/integer.h"
 #include "cuda/maps.h"
@@ -24,6 +25,7 @@
 #include "cuda/sequence.h"
 #include "cuda/losses.h"
 #include "cuda/pictures.h"
+#include "cuda/texture.h"
 #include "cuda/train.h"
 
 #define EMULATED_BYTES ((size_t)1 << 30) /* of addresses; pages come when they are written */

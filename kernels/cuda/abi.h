@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 15
+#define FVK_ABI 16
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -755,6 +755,53 @@ typedef struct fvk_band_mask_args {
     int64_t h, planes, w;
 } fvk_band_mask_args;
 
+/* A chunk of n experts from `first` on, of E. u [R, n I]: rows times U, NULL: h is x [R, I]. a: gate h,
+ * 0 of experts that a row is not for. dh: gradient of h. dgate [R, E], du, dx [R, I]: p NULL where not
+ * wanted. */
+typedef struct fvk_moe_args {
+    fvk_in x;
+    const float *gate, *u, *dh;
+    fvk_out a, du, dgate, dx;
+    int64_t R, E, I, first, n;
+} fvk_moe_args;
+
+/* ds = scale p (dp - delta of the row); p, dp, ds [rows, S] */
+typedef struct fvk_scores_dx_args {
+    fvk_in p;
+    const float *dp, *delta;
+    fvk_out ds;
+    int64_t rows, S;
+    float scale;
+    int32_t pad;
+} fvk_scores_dx_args;
+
+#define FVK_TEXTURE_BASIS 7
+#define FVK_TEXTURE_TAPS 9
+#define FVK_TEXTURE_TURNS 4
+#define FVK_TEXTURE_POOLS 5
+#define FVK_TEXTURE_TILE 16 /* side: the largest window */
+/* Planes [B, h, w] of a scale of one colour, 0: a, 1: target. basis [B, FVK_TEXTURE_BASIS, h - 8, w - 8]:
+ * gradients of the filters' answers; g: of plane 0, coarse: g of half the size. NULL: not wanted. part:
+ * loss of each tile. is_last: the planes themselves are the band. pool: weights of windows. */
+typedef struct fvk_texture_args {
+    const float *rgb[2], *coarse;
+    float *plane[2], *basis, *g;
+    double *part;
+    int64_t B, h, w, H, W; /* H, W: of rgb; twice the size: means of 2x2 */
+    float down[FVK_TEXTURE_BASIS][FVK_TEXTURE_TAPS], right[FVK_TEXTURE_BASIS][FVK_TEXTURE_TAPS];
+    float turn[FVK_TEXTURE_TURNS][FVK_TEXTURE_BASIS], pool[FVK_TEXTURE_POOLS], mix[3];
+    int32_t is_last, is_half;
+    double weight;
+} fvk_texture_args;
+
+/* grad [B, H, W, 3] from gradients of luma [B, H, W] and of two colours [B, H / 2, W / 2] */
+typedef struct fvk_texture_rgb_args {
+    const float *g[3];
+    float *grad, back[3][3];
+    int32_t pad;
+    int64_t B, H, W;
+} fvk_texture_rgb_args;
+
 #define FVK_LIST(K)                                                                            \
     K(squares) K(clip) K(adamw) K(exchange) K(kept_dx) K(total)                               \
     K(place_rows) K(place) K(place_sum) K(place_end) K(place_terms) K(spectrum)               \
@@ -771,9 +818,13 @@ typedef struct fvk_band_mask_args {
     K(idots) K(code_input) K(code_norm) K(code_turn) K(code_attend) K(code_gate) K(code_spread) \
     K(prior)                                                                                   \
     K(dec_prepare) K(dec_product) K(dec_product8) K(dec_store) K(dec_attend) K(dec_join)        \
-    K(dec_guide) K(dec_move)
+    K(dec_guide) K(dec_move)                                                                    \
+    K(moe_hidden) K(moe_back) K(moe_mix) K(scores_dx) K(texture_planes) K(texture_bands)        \
+    K(texture_slopes) K(texture_rgb)
 /* Kernels that take the arguments of another. */
 typedef fvk_norm_args fvk_norm_dx_args;
+typedef fvk_moe_args fvk_moe_hidden_args, fvk_moe_back_args, fvk_moe_mix_args;
+typedef fvk_texture_args fvk_texture_planes_args, fvk_texture_bands_args, fvk_texture_slopes_args;
 typedef fvk_dec_product_args fvk_dec_product8_args;
 typedef fvk_rope_args fvk_rope_dx_args;
 typedef fvk_embed_args fvk_embed_dx_args;

@@ -7,7 +7,7 @@
  * atomics. Products run on the CUDA cores in f32: 4 T S hd FLOP a head over 2 T S / 32 rows read, bound
  * by arithmetic. Tensor cores for bf16 are to come.
  *
- * Heads above FVK_HEAD_MOST, forward only, are products of the device with `scores` between them. */
+ * Heads above FVK_HEAD_MOST are products of the device with `scores` and `scores_dx` between them. */
 #ifndef FV_CUDA_FLASH_H
 #define FV_CUDA_FLASH_H
 
@@ -317,6 +317,14 @@ FVK_KERNEL(scores)
             fvk_put(a->p, block_ * S + k, k < seen ? expf(x - top[0]) * inv : 0.0f);
         }
         if (t == 0 && q->lse) q->lse[a->head * q->T + row] = top[0] + logf((float)sum[0]);
+    }
+}
+
+FVK_KERNEL(scores_dx)
+{
+    PHASE(t) EACH(i, t, a->rows * a->S) {
+        const float gap = a->dp[i] - a->delta[i / a->S];
+        fvk_put(a->ds, i, a->scale * fvk_get(a->p, i) * gap);
     }
 }
 

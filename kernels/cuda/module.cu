@@ -10,6 +10,7 @@
 #include "cuda/module.h"
 
 #include "cuda/decoding.h"
+#include "cuda/experts.h"
 #include "cuda/flash.h"
 #include "cuda/integer.h"
 #include "cuda/maps.h"
@@ -20,6 +21,7 @@
 #include "cuda/sequence.h"
 #include "cuda/losses.h"
 #include "cuda/pictures.h"
+#include "cuda/texture.h"
 #include "cuda/train.h"
 
 /* ---- Kernels --------------------------------------------------------------------------------- */
