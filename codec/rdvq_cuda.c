@@ -4,7 +4,12 @@
  * A slice goes through the network in pieces of ROWS rows of whole windows, each layer a dozen
  * launches; nothing comes back before the weights of codes do. Those are two bytes for each code and
  * place, which is what the copies to the host are made of; frequencies and the coder are the host's.
- * Weights of 8 bits stay 8 bits (the CPU widens them), row after row, columns padded to fours. */
+ * Weights of 8 bits stay 8 bits (the CPU widens them), row after row, columns padded to fours.
+ *
+ * A product with many rows and columns of such weights is one of 8-bit halves on tensor cores, where the
+ * device has it (FVK_GEMM_INT8), between two launches that part and join them; others are dp2a's. The
+ * numbers are the same. Products are made at opening for a few counts of rows: a pass takes the next
+ * larger one, and what stands in the rows beyond its own is not looked at. */
 #include "rdvq_cuda.h"
 
 #include "cuda_ops.h"
@@ -12,13 +17,22 @@
 
 #define ROWS 2048     /* at a time, unless one window has more */
 #define HEAD_ROWS 512 /* rows of logits at a time */
+#define SHAPES 8      /* of matrices: input, four of a layer, output */
+#define SIZES 4       /* of rows: all, a half, a quarter, an eighth */
 
 typedef struct near_matrix {
     const rdvq_matrix *from;
     void *w;
-    int32_t *mul;
+    int32_t *mul, *sum; /* sum: of weights of 8 bits of a row */
     int columns; /* padded */
+    int shape;   /* of products on tensor cores; -1: none */
 } near_matrix;
+
+/* Products of halves: [2 rows, columns] by [outputs, columns]. */
+typedef struct near_shape {
+    int outputs, columns, rows[SIZES];
+    fvk_product *product[SIZES];
+} near_shape;
 
 typedef struct near_layer {
     near_matrix qkv, wo, w13, w2;
@@ -40,6 +54,10 @@ struct rdvq_device {
     int32_t *tokens, *chosen, *r, *acc, *logit;
     uint16_t *u;
     uint32_t *sum;
+    near_shape shape[SHAPES];
+    int shapes;
+    int8_t *halves; /* [2, rows, columns] of any product on tensor cores */
+    int32_t *both;  /* [2, rows, outputs] */
     /* of the host */
     uint32_t *sums; /* [HEAD_ROWS, groups] */
 };
@@ -59,10 +77,22 @@ static void unpack(const rdvq_matrix *m, int columns, void *out)
         }
 }
 
+/* -> room [rows] */
+static void add_up(const rdvq_matrix *m, int32_t *room)
+{
+    for (int r = 0; r < m->rows; r++) {
+        room[r] = 0;
+        for (int k = 0; k < m->columns; k++) room[r] += m->w[rdvq_int_at(m->columns, r, k)];
+    }
+}
+
 static void put_matrix(device_fill *f, near_matrix *n, const rdvq_matrix *m)
 {
     n->from = m;
     n->columns = (m->columns + 3) & ~3;
+    if (f->most < (size_t)m->rows * sizeof *n->sum) f->most = (size_t)m->rows * sizeof *n->sum;
+    if (f->base) add_up(m, f->room);
+    n->sum = device_put(f, f->room, m->bits == 8 ? (size_t)m->rows * sizeof *n->sum : 0);
     const size_t bytes =
         (size_t)m->rows * (size_t)n->columns * (m->bits == 8 ? 1 : 2);
     if (bytes > f->most) f->most = bytes;
@@ -93,6 +123,20 @@ static int most_columns(const rdvq_int *m)
     const int in = (2 * c->code_width + 3) & ~3;
     const int wide = 3 * c->width > 2 * c->ffn ? 3 * c->width : 2 * c->ffn;
     return wide > in ? wide : in;
+}
+
+/* Work memory of products of halves. */
+static void take_halves(device_fill *f, rdvq_device *d)
+{
+    size_t in = 0, out = 0;
+    for (int i = 0; i < d->shapes; i++) {
+        const near_shape *s = &d->shape[i];
+        const size_t rows = 2 * (size_t)s->rows[0];
+        if (rows * (size_t)s->columns > in) in = rows * (size_t)s->columns;
+        if (rows * (size_t)s->outputs > out) out = rows * (size_t)s->outputs;
+    }
+    d->halves = device_take(f, in * sizeof *d->halves);
+    d->both = device_take(f, out * sizeof *d->both);
 }
 
 static void fill(device_fill *f, void *user)
@@ -129,6 +173,7 @@ static void fill(device_fill *f, void *user)
     d->logit = device_take(f, logits * sizeof *d->logit);
     d->u = device_take(f, logits * sizeof *d->u);
     d->sum = device_take(f, HEAD_ROWS * (size_t)m->groups * sizeof *d->sum);
+    take_halves(f, d);
 }
 
 static int most_places(const rdvq_slices *s)
@@ -154,6 +199,47 @@ static fv_status allocate(rdvq_device *d)
     return d->sums ? FV_OK : FV_ERR_OOM;
 }
 
+/* A shape for these rows and fewer; none where all are too few, or the device has no such product. */
+static fv_status add_shape(rdvq_device *d, near_matrix *n, const rdvq_matrix *m, int rows)
+{
+    const int64_t least = fvi_cuda_of(d->ctx)->int8_least;
+    const int columns = (m->columns + 3) & ~3;
+    n->shape = -1;
+    if (m->bits != 8 || columns < least || columns > 1 << 16 || m->rows % 4 || rows < least) return FV_OK;
+    for (int i = 0; i < d->shapes && n->shape < 0; i++) {
+        const near_shape *s = &d->shape[i];
+        if (s->outputs == m->rows && s->columns == columns && s->rows[0] >= rows) n->shape = i;
+    }
+    if (n->shape >= 0 || d->shapes == SHAPES) return FV_OK;
+    near_shape *s = &d->shape[d->shapes];
+    *s = (near_shape){ .outputs = m->rows, .columns = columns };
+    for (int i = 0; i < SIZES; i++) {
+        s->rows[i] = ((rows >> i) + 7) & ~7;
+        const fvk_gemm g = { .M = 2 * s->rows[i], .N = m->rows, .K = columns, .b_trans = 1,
+                             .kind = FVK_GEMM_INT8 };
+        if (s->rows[i] >= least || i == 0) FV_TRY(fvi_cuda_product(d->ctx, &g, &s->product[i]));
+        if (!s->product[0]) return FV_OK;
+    }
+    n->shape = d->shapes++;
+    return FV_OK;
+}
+
+static fv_status add_shapes(rdvq_device *d)
+{
+    const int heads = d->rows < HEAD_ROWS ? d->rows : HEAD_ROWS;
+    FV_TRY(add_shape(d, &d->input, &d->m->input, d->rows));
+    FV_TRY(add_shape(d, &d->output, &d->m->output, heads));
+    for (int i = 0; i < d->m->cfg.depth; i++) {
+        const rdvq_int_layer *l = &d->m->layer[i];
+        near_layer *y = &d->layer[i];
+        FV_TRY(add_shape(d, &y->qkv, &l->qkv, d->rows));
+        FV_TRY(add_shape(d, &y->wo, &l->wo, d->rows));
+        FV_TRY(add_shape(d, &y->w13, &l->w13, d->rows));
+        FV_TRY(add_shape(d, &y->w2, &l->w2, d->rows));
+    }
+    return FV_OK;
+}
+
 fv_status rdvq_device_open(fv_ctx *ctx, rdvq_device **out, const rdvq_int *m, int max_windows)
 {
     rdvq_device *d = *out = fv_calloc(ctx, 1, sizeof *d);
@@ -165,7 +251,8 @@ fv_status rdvq_device_open(fv_ctx *ctx, rdvq_device **out, const rdvq_int *m, in
     d->max_windows = max_windows;
     d->rows = places > ROWS ? places : ROWS;
     if (all < d->rows) d->rows = (int)all;
-    const fv_status s = allocate(d);
+    fv_status s = add_shapes(d);
+    if (s == FV_OK) s = allocate(d);
     if (s != FV_OK) rdvq_device_close(out);
     return s;
 }
@@ -174,6 +261,11 @@ void rdvq_device_close(rdvq_device **d)
 {
     if (!d || !*d) return;
     fv_ctx *ctx = (*d)->ctx;
+    for (int i = 0; i < SHAPES; i++)
+        for (int k = 0; k < SIZES; k++)
+            if ((*d)->shape[i].product[k])
+                fvi_cuda_of(ctx)->api->gemm_destroy(fvi_cuda_of(ctx)->dev,
+                                                    (*d)->shape[i].product[k]);
     fv_dev_free(ctx, (*d)->arena);
     fv_free(ctx, (*d)->sums);
     fv_free(ctx, *d);
@@ -192,9 +284,31 @@ typedef struct pass {
 
 static int64_t blocks_over(int64_t n, int64_t each) { return (n + each - 1) / each; }
 
+/* On tensor cores; `size` of the matrix's shape. */
+static fv_status halves_product(const rdvq_device *d, int32_t *y, const near_matrix *m,
+                                const int16_t *x, int rows, int add, int size)
+{
+    const fvi_cuda *c = fvi_cuda_of(d->ctx);
+    const near_shape *s = &d->shape[m->shape];
+    const int64_t N = m->from->rows;
+    const fvk_halves_args part = { x, d->halves, (int64_t)rows * m->columns,
+                                   (int64_t)s->rows[size] * m->columns };
+    const fvk_join_halves_args join = { d->both, m->sum, m->mul, y, rows, N, s->rows[size] * N,
+                                        m->from->shift, add };
+    FV_TRY(FVI_LAUNCH(d->ctx, halves, fvi_cuda_walk(part.n), &part));
+    FV_TRY(fvi_cuda_status(d->ctx, c->api->gemm_run(c->dev, s->product[size], d->halves, m->w, NULL,
+                                                    d->both), "product"));
+    return FVI_LAUNCH(d->ctx, join_halves, fvi_cuda_walk(rows * N), &join);
+}
+
 static fv_status product(const rdvq_device *d, int32_t *y, const near_matrix *m, const int16_t *x,
                          int rows, int add)
 {
+    int size = SIZES;
+    while (m->shape >= 0 && --size >= 0)
+        if (d->shape[m->shape].product[size] && d->shape[m->shape].rows[size] >= rows) break;
+    if (m->shape >= 0 && size >= 0 && rows >= fvi_cuda_of(d->ctx)->int8_least)
+        return halves_product(d, y, m, x, rows, add, size);
     const fvk_idots_args a = { x, m->w, m->mul, y, rows, m->from->rows, m->columns,
                                m->from->shift, m->from->bits != 8, add, 0 };
     return FVI_LAUNCH(d->ctx, idots, blocks_over(a.M, FVK_IDOTS_ROWS) *

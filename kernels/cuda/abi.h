@@ -488,6 +488,20 @@ typedef struct fvk_idots_args {
     int32_t shift, wide, add, pad;
 } fvk_idots_args;
 
+/* The same product by FVK_GEMM_INT8: y [2, apart]: of n numbers of x the upper 8 bits, and `apart`
+ * further the lower ones less 128; then from sums t [2, apart] of both [M, N], and w_sum [N], y. */
+typedef struct fvk_halves_args {
+    const int16_t *x;
+    int8_t *y;
+    int64_t n, apart;
+} fvk_halves_args;
+typedef struct fvk_join_halves_args {
+    const int32_t *t, *w_sum, *mul;
+    int32_t *y;
+    int64_t M, N, apart;
+    int32_t shift, add;
+} fvk_join_halves_args;
+
 #define FVK_CODE_TAPS 16
 #define FVK_CODE_TOKENS (16 + 64 + 3 * 256) /* most of a window */
 #define FVK_CODE_EPS 168
@@ -815,7 +829,7 @@ typedef struct fvk_texture_rgb_args {
     K(pairs_dx) K(pairs_fold) K(softmax) K(labels) K(softmax_dx) K(scores) \
     K(route) K(balance_row) K(balance) K(balance_dx) K(lpips) K(dists_moments) K(dists) K(dists_dx) \
     K(rate) K(rate_dx) K(wkv) K(wkv_dx) K(wkv_head) K(tree) K(tree_dh) K(tree_dw) \
-    K(idots) K(code_input) K(code_norm) K(code_turn) K(code_attend) K(code_gate) K(code_spread) \
+    K(idots) K(halves) K(join_halves) K(code_input) K(code_norm) K(code_turn) K(code_attend) K(code_gate) K(code_spread) \
     K(prior)                                                                                   \
     K(dec_prepare) K(dec_product) K(dec_product8) K(dec_store) K(dec_attend) K(dec_join)        \
     K(dec_guide) K(dec_move)                                                                    \

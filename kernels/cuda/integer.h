@@ -10,6 +10,7 @@
  * [place][channel].
  *
  *     idots         bytes: (rows K 2 + N K) per tile of 32 x 64; two products an instruction
+ *     join_halves   bytes: 12 M N; makes of two products of 8 bits, of tensor cores, one of 16
  *     code_attend   a block per query and head; keys come from the cache of the multiprocessor
  *     the others    one pass over their rows: bound by memory */
 #ifndef FV_CUDA_INTEGER_H
@@ -131,6 +132,28 @@ FVK_KERNEL(idots)
         const int32_t v = fvk_scaled(AT(acc, t)[i], a->mul[n], a->shift);
         int32_t *y = a->y + m * a->N + n;
         *y = a->add ? fvk_sat24((int64_t)*y + v) : v;
+    }
+}
+
+/* x = 256 high + low + 128, both in 8 bits with sign, hence x . w = 256 (high . w) + low . w + 128 sum
+ * of w. Each of the two sums stays below 128 128 K <= 2^30 for K <= 2^16; what they make is put together
+ * in 64 bits, and is the sum that idots has, which fits 32. */
+FVK_KERNEL(halves)
+{
+    PHASE(t) EACH(i, t, a->n) {
+        const int32_t x = a->x[i];
+        a->y[i] = (int8_t)fvk_sar(x, 8);
+        a->y[a->apart + i] = (int8_t)((x & 255) - 128);
+    }
+}
+
+FVK_KERNEL(join_halves)
+{
+    PHASE(t) EACH(i, t, a->M * a->N) {
+        const int64_t n = i % a->N;
+        const int64_t sum = 256 * (int64_t)a->t[i] + a->t[a->apart + i] + 128 * (int64_t)a->w_sum[n];
+        const int32_t v = fvk_scaled((int32_t)sum, a->mul[n], a->shift);
+        a->y[i] = a->add ? fvk_sat24((int64_t)a->y[i] + v) : v;
     }
 }
 
