@@ -92,18 +92,16 @@ void code_maker_close(code_maker *m)
 
 fv_status code_maker_encode(code_maker *m, const float *images, const int32_t **codes)
 {
-    FV_TRY(fv_plan_bind(m->encode, "x", (void *)(uintptr_t)images));
+    FV_TRY(fv_plan_feed(m->encode, "x", images));
     FV_TRY(fv_plan_forward(m->encode));
-    *codes = fv_plan_value(m->encode, "index").data;
-    return FV_OK;
+    return fv_plan_seen_ids(m->encode, "index", codes);
 }
 
 fv_status code_maker_decode(code_maker *m, const int32_t *codes, const float **images)
 {
-    FV_TRY(fv_plan_bind(m->decode, "index", (void *)(uintptr_t)codes));
+    FV_TRY(fv_plan_feed(m->decode, "index", codes));
     FV_TRY(fv_plan_forward(m->decode));
-    *images = fv_plan_value(m->decode, "y").data;
-    return FV_OK;
+    return fv_plan_seen(m->decode, "y", images);
 }
 
 fv_status code_maker_data(const code_maker *m, fv_recipe *r, const char *data_dir,

@@ -61,6 +61,7 @@ typedef struct trainer {
     uint64_t seed;
     uint16_t *kept;               /* [slots, 2, tokens, width] bf16: features */
     uint8_t *is_kept;             /* [slots / batch, rounded up] */
+    uint64_t drawn;               /* number of the micro-batch in these + 1; 0: none */
     int64_t *index;               /* [batch] slots of a batch */
     int32_t *code, *label, *ids;  /* [batch, tokens], [2 batch], [2 batch, pairs] */
     float *rope, *draft_rope;
@@ -80,9 +81,10 @@ static fv_status run_target(trainer *tr, const float **out)
         memcpy(tr->ids + b * P, tr->code + b % B * N, P * sizeof *tr->ids);
         if (b >= B) tr->label[b] = tr->cfg.gpt.classes;
     }
+    FV_TRY(fv_plan_feed(tr->features, "label", tr->label));
+    FV_TRY(fv_plan_feed(tr->features, "tokens", tr->ids));
     FV_TRY(fv_plan_forward(tr->features));
-    *out = fv_plan_value(tr->features, "features").data;
-    return FV_OK;
+    return fv_plan_seen(tr->features, "features", out);
 }
 
 static size_t kept_values(const trainer *tr)
@@ -244,16 +246,37 @@ static fv_status make_batch(trainer *tr, uint64_t number)
         for (int j = 0; j < P; j++) tr->ids[b * P + j] = code[j];
         set_row(tr, b, f, true, sample_of(tr, number, i));
     }
+    tr->drawn = number + 1;
     return FV_OK;
 }
 
+static bool unrolls(const trainer *tr) { return tr->unroll > 0 && tr->unroll_weight > 0; }
+
+static fv_status run_batch(trainer *tr)
+{
+    FV_TRY(fv_plan_feed(tr->plan, "tokens", tr->ids));
+    FV_TRY(fv_plan_feed(tr->plan, "in", tr->in));
+    FV_TRY(fv_plan_feed(tr->plan, "goal", tr->goal));
+    if (unrolls(tr)) {
+        FV_TRY(fv_plan_feed(tr->plan, "rest", tr->rest));
+        FV_TRY(fv_plan_feed(tr->plan, "use", tr->use));
+    }
+    return fv_plan_forward(tr->plan);
+}
+
+/* A device gets the features of a step with their noise, three arrays [2 batch, pairs, width] f32, and
+ * gives its loss back; while it computes, the host makes the next. Features of the target come to the
+ * host once a picture, when it is first seen: they are kept there, since all of them are many
+ * gigabytes. */
 static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
 {
     trainer *tr = user;
-    FV_TRY(make_batch(tr, step * (uint64_t)tr->accumulate + (uint64_t)micro));
-    FV_TRY(fv_plan_forward(tr->plan));
-    *loss = *(const float *)fv_plan_value(tr->plan, "loss").data;
-    return fv_plan_backward(tr->plan, "loss", scale);
+    const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
+    if (tr->drawn != number + 1) FV_TRY(make_batch(tr, number));
+    FV_TRY(run_batch(tr));
+    FV_TRY(fv_plan_backward(tr->plan, "loss", scale));
+    if (fv_ctx_device(tr->ctx) != FV_DEVICE_CPU) FV_TRY(make_batch(tr, number + 1));
+    return fv_plan_number(tr->plan, "loss", loss);
 }
 
 /* ---- Held-out pictures ----------------------------------------------------------------------- */
@@ -281,32 +304,37 @@ static double row_variation(const trainer *tr)
     return 1.0 - both;
 }
 
-static double variation(trainer *tr, int pictures)
+/* Logits of all rows come to the host: of held-out pictures alone, not of steps. */
+static fv_status variation(trainer *tr, int pictures, double *mean)
 {
     const size_t V = (size_t)tr->cfg.gpt.vocab, far = (size_t)tr->batch * (size_t)tr->pairs * V;
-    const float *q = fv_plan_value(tr->plan, "draft").data;
-    const float *p = fv_plan_value(tr->plan, "target").data;
+    const float *p, *q;
     double total = 0;
+    FV_TRY(fv_plan_seen(tr->plan, "draft", &q));
+    FV_TRY(fv_plan_seen(tr->plan, "target", &p));
     for (size_t r = 0; r < (size_t)pictures * (size_t)tr->pairs; r++) {
         served(tr, p + r * V, p + r * V + far, 0);
         served(tr, q + r * V, q + r * V + far, 1);
         total += row_variation(tr);
     }
-    return total / tr->pairs;
+    *mean = total / tr->pairs;
+    return FV_OK;
 }
 
 static fv_status list_variation(trainer *tr, const code_list *l, double *mean)
 {
     const size_t B = (size_t)tr->batch, N = (size_t)tr->tokens;
-    double sum = 0;
+    double sum = 0, one = 0;
+    tr->drawn = 0;
     for (int at = 0; at < l->count; at += tr->batch) {
         const int n = code_list_batch(l, at, tr->batch, tr->code, tr->label);
         const float *f;
         FV_TRY(run_target(tr, &f));
         for (size_t b = 0; b < 2 * B; b++)
             set_row(tr, (int)b, f + b * N * (size_t)tr->cfg.gpt.width, false, UINT64_MAX);
-        FV_TRY(fv_plan_forward(tr->plan));
-        sum += variation(tr, n);
+        FV_TRY(run_batch(tr));
+        FV_TRY(variation(tr, n, &one));
+        sum += one;
     }
     *mean = sum / l->count;
     return FV_OK;
@@ -550,9 +578,7 @@ static fv_status build_target(trainer *tr)
                                 fv_input(t, "rope", FV_F32, 3, rope));
     fv_output(t, "features", fv_cast(t, f, FV_F32));
     FV_TRY(fv_plan_finish(tr->ctx, &tr->features, &t, NULL));
-    FV_TRY(fv_plan_bind(tr->features, "label", tr->label));
-    FV_TRY(fv_plan_bind(tr->features, "tokens", tr->ids));
-    return fv_plan_bind(tr->features, "rope", tr->rope);
+    return fv_plan_feed(tr->features, "rope", tr->rope);
 }
 
 /* ---- The loss -------------------------------------------------------------------------------- */
@@ -589,8 +615,6 @@ static fv_t pass_loss(fv_tape *t, const trainer *tr, fv_t y, fv_t logits, const 
                       tr->cfg_weight, 0.0f));
     return loss;
 }
-
-static bool unrolls(const trainer *tr) { return tr->unroll > 0 && tr->unroll_weight > 0; }
 
 /* Inputs of the next pass: where use is 1, the guess of the position before in place of the
  * feature; rest holds the features elsewhere. */
@@ -637,14 +661,8 @@ static fv_status build_plan(trainer *tr)
     FV_TRY(fv_tape_create(tr->ctx, &t, tr->net.params, FV_TRAIN, tr->precision));
     fv_output(t, "loss", total_loss(t, tr));
     FV_TRY(fv_plan_finish(tr->ctx, &tr->plan, &t, NULL));
-    FV_TRY(fv_plan_bind(tr->plan, "tokens", tr->ids));
-    FV_TRY(fv_plan_bind(tr->plan, "in", tr->in));
-    FV_TRY(fv_plan_bind(tr->plan, "goal", tr->goal));
-    FV_TRY(fv_plan_bind(tr->plan, "rope", tr->draft_rope));
-    if (!unrolls(tr)) return FV_OK;
-    FV_TRY(fv_plan_bind(tr->plan, "rest", tr->rest));
-    FV_TRY(fv_plan_bind(tr->plan, "use", tr->use));
-    return fv_plan_bind(tr->plan, "one", tr->one);
+    FV_TRY(fv_plan_feed(tr->plan, "rope", tr->draft_rope));
+    return unrolls(tr) ? fv_plan_feed(tr->plan, "one", tr->one) : FV_OK;
 }
 
 static void trainer_free(void *state)
@@ -691,6 +709,6 @@ fv_status fv_ar_draft_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options 
                             fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    const fv_training all = { "draft", false, &tr, prepare, trainer_free, false };
+    const fv_training all = { "draft", false, &tr, prepare, trainer_free, true };
     return fv_trainer_train(ctx, &all, r, opts, result);
 }

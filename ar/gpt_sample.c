@@ -16,6 +16,7 @@ struct gpt_sampler {
     fv_plan *plan[LENGTHS];
     int32_t *label, *input; /* [2 * images], [2 * images * (tokens - 1)] */
     float *rope, *row;      /* [tokens + 1 rows], [vocab] */
+    float *branch;          /* [2, vocab] */
     ar_dists dists;
 };
 
@@ -30,11 +31,8 @@ static fv_status build(gpt_sampler *s, const gpt_net *n, int k, fv_dtype precisi
     const fv_t f = gpt_features(t, n, gpt_classes(t, n, label), x,
                                 fv_input(t, "rope", FV_F32, 3, rope));
     fv_output(t, "logits", gpt_logits(t, n, f));
-    fv_status st = fv_plan_finish(s->ctx, &s->plan[k], &t, NULL);
-    if (st == FV_OK) st = fv_plan_bind(s->plan[k], "label", s->label);
-    if (st == FV_OK && T > 1) st = fv_plan_bind(s->plan[k], "tokens", s->input);
-    if (st == FV_OK) st = fv_plan_bind(s->plan[k], "rope", s->rope);
-    return st;
+    FV_TRY(fv_plan_finish(s->ctx, &s->plan[k], &t, NULL));
+    return fv_plan_feed(s->plan[k], "rope", s->rope);
 }
 
 static fv_status prepare(gpt_sampler *s, const gpt_net *n, fv_dtype precision)
@@ -44,7 +42,8 @@ static fv_status prepare(gpt_sampler *s, const gpt_net *n, fv_dtype precision)
     s->input = fv_calloc(s->ctx, B * N, sizeof *s->input);
     s->rope = fv_calloc(s->ctx, (N + 1) * (size_t)gpt_head(&s->cfg), sizeof *s->rope);
     s->row = fv_calloc(s->ctx, (size_t)s->cfg.vocab, sizeof *s->row);
-    if (!s->label || !s->input || !s->rope || !s->row) return FV_ERR_OOM;
+    s->branch = fv_calloc(s->ctx, AR_BRANCHES * (size_t)s->cfg.vocab, sizeof *s->branch);
+    if (!s->label || !s->input || !s->rope || !s->row || !s->branch) return FV_ERR_OOM;
     gpt_rope(&s->cfg, 1, s->rope);
     FV_TRY(ar_dists_create(s->ctx, &s->dists, s->cfg.vocab, 1));
     for (int k = 0; k < LENGTHS; k++) {
@@ -79,7 +78,7 @@ void gpt_sampler_destroy(gpt_sampler **ss)
     *ss = NULL;
     for (int k = 0; k < LENGTHS; k++) fv_plan_destroy(&s->plan[k]);
     if (s->dists.ctx) ar_dists_free(&s->dists);
-    void *mem[] = {s->label, s->input, s->rope, s->row};
+    void *mem[] = {s->label, s->input, s->rope, s->row, s->branch};
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(s->ctx, mem[i]);
     fv_free(s->ctx, s);
 }
@@ -94,6 +93,18 @@ static void set_input(gpt_sampler *s, const int32_t *codes, int known, int T)
     }
 }
 
+/* Logits of position p of picture i, with and without condition; of a device's, which has those of all
+ * positions, no more comes to the host. */
+static fv_status fetch_row(gpt_sampler *s, int k, int i, int p)
+{
+    const size_t V = (size_t)s->cfg.vocab, T = (size_t)s->length[k];
+    const float *c = (const float *)fv_plan_value(s->plan[k], "logits").data +
+                     ((size_t)i * T + (size_t)p) * V;
+    const float *u = c + (size_t)s->images * T * V;
+    FV_TRY(fv_dev_copy(s->ctx, s->branch, c, V * sizeof *c, FV_COPY_TO_HOST));
+    return fv_dev_copy(s->ctx, s->branch + V, u, V * sizeof *u, FV_COPY_TO_HOST);
+}
+
 fv_status gpt_sampler_run(gpt_sampler *s, const int32_t *labels, float cfg, const ar_sampling *how,
                           ar_noise first, int32_t *codes)
 {
@@ -106,11 +117,12 @@ fv_status gpt_sampler_run(gpt_sampler *s, const int32_t *labels, float cfg, cons
         while (s->length[k] < p + 1) k++;
         const int T = s->length[k];
         set_input(s, codes, p, T);
+        FV_TRY(fv_plan_feed(s->plan[k], "label", s->label));
+        if (T > 1) FV_TRY(fv_plan_feed(s->plan[k], "tokens", s->input));
         FV_TRY(fv_plan_forward(s->plan[k]));
-        const float *logits = fv_plan_value(s->plan[k], "logits").data;
         for (int i = 0; i < s->images; i++) {
-            const float *c = logits + ((size_t)i * (size_t)T + (size_t)p) * (size_t)V;
-            const float *u = c + (size_t)s->images * (size_t)T * (size_t)V;
+            const float *c = s->branch, *u = s->branch + V;
+            FV_TRY(fetch_row(s, k, i, p));
             const ar_noise noise = {first.seed, first.image + (uint32_t)i};
             for (int v = 0; v < V; v++) s->row[v] = cfg > 1 ? u[v] + cfg * (c[v] - u[v]) : c[v];
             ar_dist_make(&s->dists, 0, s->row, how);

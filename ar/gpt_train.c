@@ -28,6 +28,7 @@ typedef struct trainer {
     int64_t draws;
     float label_drop;
     uint64_t seed;
+    uint64_t drawn; /* number of the micro-batch in these + 1; 0: none */
     int32_t *code, *input, *target, *label; /* [batch, tokens], without the last, [batch, tokens] */
     float *rope;
     const char *recipe_text;
@@ -44,10 +45,8 @@ static void set_rows(trainer *tr)
                (N - 1) * sizeof *tr->input);
 }
 
-static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
+static fv_status draw_batch(trainer *tr, uint64_t number)
 {
-    trainer *tr = user;
-    const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
     FV_TRY(code_stream_batch(&tr->stream, number, tr->code, tr->label));
     for (int i = 0; i < tr->batch; i++) {
         const uint64_t sample = number * (uint64_t)tr->batch + (uint64_t)i;
@@ -59,23 +58,46 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
     set_rows(tr);
     memcpy(tr->target, tr->code,
            (size_t)tr->batch * (size_t)tr->tokens * sizeof *tr->target);
+    tr->drawn = number + 1;
+    return FV_OK;
+}
+
+static fv_status feed_batch(trainer *tr)
+{
+    FV_TRY(fv_plan_feed(tr->plan, "label", tr->label));
+    FV_TRY(fv_plan_feed(tr->plan, "tokens", tr->input));
+    return fv_plan_feed(tr->plan, "target", tr->target);
+}
+
+/* A device gets the codes of a step, 4 bytes each, and gives its loss back; while it computes, the
+ * host draws what comes next. Pictures that are not encoded yet go there once, their codes back. */
+static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
+{
+    trainer *tr = user;
+    const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
+    if (tr->drawn != number + 1) FV_TRY(draw_batch(tr, number));
+    FV_TRY(feed_batch(tr));
     FV_TRY(fv_plan_forward(tr->plan));
-    *loss = *(const float *)fv_plan_value(tr->plan, "loss").data;
-    return fv_plan_backward(tr->plan, "loss", scale);
+    FV_TRY(fv_plan_backward(tr->plan, "loss", scale));
+    if (fv_ctx_device(tr->ctx) != FV_DEVICE_CPU) FV_TRY(draw_batch(tr, number + 1));
+    return fv_plan_number(tr->plan, "loss", loss);
 }
 
 static fv_status evaluate(void *user, uint64_t step, double *metric)
 {
     trainer *tr = user;
     const int N = tr->tokens;
-    double sum = 0;
+    double sum = 0, loss = 0;
     (void)step;
+    tr->drawn = 0;
     for (int at = 0; at < tr->held.count; at += tr->batch) {
         const int n = code_list_batch(&tr->held, at, tr->batch, tr->code, tr->label);
         set_rows(tr);
         for (int i = 0; i < tr->batch * N; i++) tr->target[i] = i < n * N ? tr->code[i] : -1;
+        FV_TRY(feed_batch(tr));
         FV_TRY(fv_plan_forward(tr->plan));
-        sum += n * (double)*(const float *)fv_plan_value(tr->plan, "loss").data;
+        FV_TRY(fv_plan_number(tr->plan, "loss", &loss));
+        sum += n * loss;
     }
     *metric = sum / tr->held.count;
     return FV_OK;
@@ -90,6 +112,7 @@ static fv_status decode_sheet(trainer *tr, const int32_t *codes, int count, fv_i
     for (int at = 0; at < count; at += tr->batch) {
         const int n = count - at < tr->batch ? count - at : tr->batch;
         const float *y;
+        tr->drawn = 0;
         memset(tr->code, 0, (size_t)tr->batch * N * sizeof *tr->code);
         memcpy(tr->code, codes + (size_t)at * N, (size_t)n * N * sizeof *tr->code);
         FV_TRY(code_maker_decode(&tr->maker, tr->code, &y));
@@ -258,12 +281,8 @@ static fv_status build_plan(trainer *tr)
                                 fv_input(t, "rope", FV_F32, 3, rope));
     const fv_t target = fv_input(t, "target", FV_I32, 1, &all);
     fv_output(t, "loss", fv_loss_cross_entropy(t, gpt_logits(t, &tr->net, f), target));
-    fv_status s = fv_plan_finish(tr->ctx, &tr->plan, &t, NULL);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "label", tr->label);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "tokens", tr->input);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "target", tr->target);
-    if (s == FV_OK) s = fv_plan_bind(tr->plan, "rope", tr->rope);
-    return s;
+    FV_TRY(fv_plan_finish(tr->ctx, &tr->plan, &t, NULL));
+    return fv_plan_feed(tr->plan, "rope", tr->rope);
 }
 
 static void trainer_free(void *state)
@@ -305,6 +324,6 @@ fv_status fv_ar_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
                       fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    const fv_training all = { "ar", true, &tr, prepare, trainer_free, false };
+    const fv_training all = { "ar", true, &tr, prepare, trainer_free, true };
     return fv_trainer_train(ctx, &all, r, opts, result);
 }

@@ -20,6 +20,9 @@
  * a per cent of the work and leaves nothing to remember: a restart is a function of masters and
  * step, so that a resumed run is the same run. A step that is cut short takes its restart back.
  *
+ * On a device a step gets its pictures and gives back its loss, with a discriminator two numbers
+ * more. For a restart all latents and codes come to the host, and the codebook goes back.
+ *
  * The metric is the mean PSNR of held-out pictures in dB (larger is better). */
 #include "vq.h"
 
@@ -62,7 +65,7 @@ typedef struct trainer {
 /* One batch through encoder, quantiser and decoder. */
 static fv_status view_batch(trainer *tr, const float *images)
 {
-    FV_TRY(fv_plan_bind(tr->view, "x", (void *)(uintptr_t)images));
+    FV_TRY(fv_plan_feed(tr->view, "x", images));
     return fv_plan_forward(tr->view);
 }
 
@@ -72,16 +75,14 @@ static fv_status restart_codes(trainer *tr, uint64_t step)
     const fvi_vq_look look = { tr->data, tr->view, tr->batch, tr->batch * tr->tokens, c->code_width,
                                c->codes, tr->restarts.batches, tr->latents, tr->counts, tr->parts };
     fvi_vq_restart r = { tr->opt, tr->net.codebook, tr->counts, tr->latents, 0, tr->seed, step };
+    int64_t replaced;
     FV_TRY(fvi_vq_gather(&look, step * (uint64_t)tr->accumulate, &r.n));
-    fvi_opt_keep(tr->opt, tr->net.codebook, tr->kept);
-    (void)fvi_vq_restart_codes(&r);
+    FV_TRY(fvi_opt_keep(tr->opt, tr->net.codebook, tr->kept));
     tr->restarted = step + 1;
-    return FV_OK;
+    return fvi_vq_restart_codes(&r, &replaced);
 }
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
-
-static float scalar_of(const fv_plan *p) { return *(const float *)fv_plan_value(p, "loss").data; }
 
 static fv_status run_step(trainer *tr, uint64_t step, int micro, float scale, double *loss)
 {
@@ -93,10 +94,10 @@ static fv_status run_step(trainer *tr, uint64_t step, int micro, float scale, do
     if (tr->adv.weight > 0)
         return fvi_adversary_step(&tr->adv, tr->plan, b.images,
                                   (double)step / (double)tr->steps, scale, loss);
-    FV_TRY(fv_plan_bind(tr->plan, "x", b.images));
+    FV_TRY(fv_plan_feed(tr->plan, "x", b.images));
     FV_TRY(fv_plan_forward(tr->plan));
-    *loss = scalar_of(tr->plan);
-    return fv_plan_backward(tr->plan, "loss", scale);
+    FV_TRY(fv_plan_backward(tr->plan, "loss", scale));
+    return fv_plan_number(tr->plan, "loss", loss);
 }
 
 static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
@@ -105,7 +106,7 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
     const fv_status s = run_step(tr, step, micro, scale, loss);
     /* The loop saves the state before this step and will do it again. */
     if (s != FV_OK && tr->restarted == step + 1)
-        fvi_opt_put_back(tr->opt, tr->net.codebook, tr->kept);
+        FV_TRY(fvi_opt_put_back(tr->opt, tr->net.codebook, tr->kept));
     return s;
 }
 
@@ -147,14 +148,17 @@ static fv_status evaluate(void *user, uint64_t step, double *metric)
 {
     trainer *tr = user;
     const int count = fv_trainer_count(tr->held, tr->eval_pictures), V = tr->net.cfg.codes;
+    const int32_t *index;
+    const float *y;
     quality q = { 0 };
     char line[128];
     memset(tr->counts, 0, (size_t)V * sizeof *tr->counts);
     for (int i = 0; i < count; i += tr->batch) {
         const int n = count - i < tr->batch ? count - i : tr->batch;
         FV_TRY(view_held(tr, i, n));
-        const float *y = fv_plan_value(tr->view, "y").data;
-        fvi_vq_count(tr->counts, V, fv_plan_value(tr->view, "index").data, n * tr->tokens);
+        FV_TRY(fv_plan_seen(tr->view, "y", &y));
+        FV_TRY(fv_plan_seen_ids(tr->view, "index", &index));
+        fvi_vq_count(tr->counts, V, index, n * tr->tokens);
         for (int k = 0; k < n; k++)
             FV_TRY(judge_one(tr, tr->x + k * tr->pixels, y + k * tr->pixels, &q));
     }
@@ -178,8 +182,9 @@ static fv_status sample_pairs(trainer *tr, int first, int n, int count, fv_image
     for (int i = 0; i < n; i++)
         FV_TRY(fv_dataset_get(tr->held, (uint64_t)(first + i) * have / (uint64_t)count,
                               tr->x + i * tr->pixels, &label));
+    const float *y;
     FV_TRY(view_batch(tr, tr->x));
-    const float *y = fv_plan_value(tr->view, "y").data;
+    FV_TRY(fv_plan_seen(tr->view, "y", &y));
     for (int i = 0; i < n; i++) {
         FV_TRY(picture(tr, tr->x + i * tr->pixels, &pair[2 * i]));
         FV_TRY(picture(tr, y + i * tr->pixels, &pair[2 * i + 1]));
@@ -398,6 +403,6 @@ fv_status fv_vq_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts,
                       fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    const fv_training all = { "vq", true, &tr, prepare, trainer_free, false };
+    const fv_training all = { "vq", true, &tr, prepare, trainer_free, true };
     return fv_trainer_train(ctx, &all, r, opts, result);
 }

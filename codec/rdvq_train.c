@@ -105,18 +105,16 @@ static fv_status change_codes(trainer *tr, uint64_t step)
                                tr->cfg.code_width, tr->cfg.codes, tr->restarts.batches, tr->latents,
                                tr->counts, tr->parts };
     fvi_vq_restart r = { tr->opt, tr->net.codebook, tr->counts, tr->latents, 0, tr->seed, step };
+    int64_t replaced;
     if (tr->stage != TOKENIZER || tr->changed == step + 1 || (!is_start && !is_restart)) return FV_OK;
     FV_TRY(fvi_vq_gather(&look, step * (uint64_t)tr->accumulate, &r.n));
-    fvi_opt_keep(tr->opt, tr->net.codebook, tr->kept);
+    FV_TRY(fvi_opt_keep(tr->opt, tr->net.codebook, tr->kept));
     tr->changed = step + 1;
-    if (!is_start) {
-        (void)fvi_vq_restart_codes(&r);
-        return FV_OK;
-    }
+    if (!is_start) return fvi_vq_restart_codes(&r, &replaced);
     const size_t count = (size_t)tr->cfg.codes * (size_t)tr->cfg.code_width;
     float *codes = fv_alloc(tr->ctx, count * sizeof *codes);
     fv_status s = codes ? fvi_vq_kmeans(tr->ctx, &r, tr->kmeans_rounds, codes) : FV_ERR_OOM;
-    if (s == FV_OK) fvi_opt_set(tr->opt, tr->net.codebook, codes);
+    if (s == FV_OK) s = fvi_opt_set(tr->opt, tr->net.codebook, codes);
     fv_free(tr->ctx, codes);
     return s;
 }
@@ -179,7 +177,7 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
     const fv_status s = run_step(tr, step, micro, scale, loss);
     /* The loop saves the state before this step and will do it again. */
     if (s != FV_OK && tr->changed == step + 1)
-        fvi_opt_put_back(tr->opt, tr->net.codebook, tr->kept);
+        FV_TRY(fvi_opt_put_back(tr->opt, tr->net.codebook, tr->kept));
     return s;
 }
 

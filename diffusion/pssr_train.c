@@ -103,7 +103,8 @@ static fv_degrade_kind draw_kind(const trainer *tr, uint32_t sample, double shar
     return is_two ? FV_DEGRADE_TWO_STAGE : FV_DEGRADE_PSSR;
 }
 
-/* The discriminator's own step, and what it wants of the high bands, into u. */
+/* The discriminator's own step, and what it wants of the high bands, into u. Of a device the host reads
+ * its verdict, one number: the bands stay there. */
 static fv_status let_judge(trainer *tr, float scale)
 {
     adversary *a = &tr->adv;
@@ -114,8 +115,7 @@ static fv_status let_judge(trainer *tr, float scale)
     FV_TRY(fvi_sum_ranks(tr->ctx, verdict, 2));
     if (!(verdict[0] / verdict[1] >= GAN_LEAST)) return FV_OK;
     FV_TRY(fvi_gan_pull(a->gan, real, fake, &pull));
-    for (int64_t i = 0; i < a->n; i++) a->u[i] = a->weight * (float)a->n * pull[i];
-    return FV_OK;
+    return fvi_gan_scale(tr->ctx, pull, a->n, a->weight * (float)a->n, a->u);
 }
 
 /* Input t: a frame of all clips. */
@@ -160,7 +160,7 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
     const double share = (double)step / (double)tr->steps;
     if (tr->drawn != number + 1) FV_TRY(draw_pairs(tr, number));
     FV_TRY(feed_pairs(tr));
-    if (tr->adv.gan) memset(tr->adv.u, 0, (size_t)tr->adv.n * sizeof(float));
+    if (tr->adv.gan) FV_TRY(fv_dev_zero(tr->ctx, tr->adv.u, (size_t)tr->adv.n * sizeof(float)));
     FV_TRY(fv_plan_forward(tr->plan));
     if (tr->adv.gan && share >= tr->adv.from) FV_TRY(let_judge(tr, scale));
     FV_TRY(fv_plan_backward(tr->plan, "loss", scale));
@@ -307,7 +307,7 @@ static fv_status build_adversary(trainer *tr)
     adversary *a = &tr->adv;
     if (!(a->weight > 0)) return FV_OK;
     a->n = dim[0] * dim[1] * dim[2] * dim[3];
-    a->u = fv_calloc(tr->ctx, (size_t)a->n, sizeof *a->u);
+    a->u = fv_dev_alloc(tr->ctx, (size_t)a->n, sizeof *a->u);
     if (!a->u) return FV_ERR_OOM;
     FV_TRY(fv_plan_bind(tr->plan, "u", a->u));
     return fvi_gan_create(tr->ctx, &a->gan, &a->net, dim, 0.0f, tr->precision);
@@ -418,7 +418,6 @@ static fv_status read_losses(trainer *tr, fv_recipe *r)
     tr->alpha_loss = fv_recipe_number(r, "alpha_loss", 0.5, 0, 100);
     tr->adv.weight = (float)fv_recipe_number(r, "gan", 0, 0, 1000);
     if (!(tr->adv.weight > 0)) return FV_OK;
-    FV_TRY(fv_needs_cpu(tr->ctx, "training: a discriminator (gan)"));
     tr->adv.from = fv_recipe_number(r, "gan_from", 0.3, 0, 1);
     tr->adv.net.in = 2;
     tr->adv.net.channels = (int)fv_recipe_int(r, "gan_channels", 32, 8, 1024) / 8 * 8;
@@ -528,7 +527,7 @@ static void trainer_free(void *state)
     fv_opt_destroy(&tr->opt);
     fv_plan_destroy(&tr->plan);
     fvi_gan_destroy(&tr->adv.gan);
-    fv_free(tr->ctx, tr->adv.u);
+    fv_dev_free(tr->ctx, tr->adv.u);
     pssr_judge_free(&tr->judge);
     pssr_pairs_free(&tr->pairs);
     pssr_clips_free(&tr->clips);

@@ -50,6 +50,11 @@ void fv_dev_free(fv_ctx *ctx, void *ptr)
     if (ptr) ctx->backend->free(ctx, ptr);
 }
 
+fv_status fv_dev_zero(fv_ctx *ctx, void *ptr, size_t bytes)
+{
+    return ctx->backend->zero(ctx, ptr, bytes);
+}
+
 fv_status fv_dev_copy(fv_ctx *ctx, void *dst, const void *src, size_t bytes, fv_copy_kind kind)
 {
     return ctx->backend->copy(ctx, dst, src, bytes, kind);

@@ -38,6 +38,9 @@ typedef struct fvi_device_optim {
     /* p and e change places where they are trained. */
     fv_status (*swap)(fv_ctx *ctx, float *p, float *e, const uint8_t *kind, int64_t n);
     fv_status (*to_bf16)(fv_ctx *ctx, const float *x, int64_t n, uint16_t *y);
+    /* *norm: root of the sum of squares of x; work as for a step. y = scale x, or with adds y += . */
+    fv_status (*norm)(fv_ctx *ctx, const float *x, int64_t n, void *work, double *norm);
+    fv_status (*scale)(fv_ctx *ctx, const float *x, int64_t n, float scale, bool adds, float *y);
 } fvi_device_optim;
 
 extern const fvi_backend fvi_backend_cpu, fvi_backend_cuda;

@@ -240,7 +240,6 @@ fv_status fv_classifier_open(fv_ctx *ctx, fv_classifier **out, const fv_model *f
     c->x = fv_calloc(ctx, (size_t)ROWS * (size_t)size * (size_t)size * 3, sizeof *c->x);
     if (!c->x) FV_TRY_GOTO(FV_ERR_OOM);
     FV_TRY_GOTO(build(ctx, &c->plan, &c->net, ROWS, FV_INFER, FV_F32));
-    FV_TRY_GOTO(fv_plan_bind(c->plan, "x", c->x));
     *out = c;
     return FV_OK;
 fail:
@@ -285,12 +284,17 @@ int fv_classifier_class_find(const fv_classifier *c, const char *name)
 /* The plan on the first n rows of c->x; copies what is asked for. */
 static fv_status run_chunk(fv_classifier *c, size_t n, float *logits, float *features)
 {
+    const float *from;
+    FV_TRY(fv_plan_feed(c->plan, "x", c->x));
     FV_TRY(fv_plan_forward(c->plan));
-    if (logits)
-        memcpy(logits, fv_plan_value(c->plan, "logits").data,
-               n * (size_t)c->net.classes * sizeof *logits);
-    if (features)
-        memcpy(features, fv_plan_value(c->plan, "features").data, n * FEATURES * sizeof *features);
+    if (logits) {
+        FV_TRY(fv_plan_seen(c->plan, "logits", &from));
+        memcpy(logits, from, n * (size_t)c->net.classes * sizeof *logits);
+    }
+    if (features) {
+        FV_TRY(fv_plan_seen(c->plan, "features", &from));
+        memcpy(features, from, n * FEATURES * sizeof *features);
+    }
     return FV_OK;
 }
 
@@ -339,8 +343,9 @@ static fv_status score_chunk(fv_classifier *c, fv_dataset *ds, const int *map, u
     int32_t label[ROWS];
     for (size_t i = 0; i < n; i++)
         FV_TRY(fv_dataset_get(ds, first + i, c->x + i * pixels, &label[i]));
+    const float *logits;
     FV_TRY(run_chunk(c, n, NULL, features));
-    const float *logits = fv_plan_value(c->plan, "logits").data;
+    FV_TRY(fv_plan_seen(c->plan, "logits", &logits));
     for (size_t i = 0; i < n; i++) {
         const int want = map[label[i]];
         per_class[want].count++;
@@ -389,22 +394,40 @@ typedef struct trainer {
     fv_dtype precision, export_type;
     int batch, accumulate;
     size_t pixels;
+    uint64_t drawn; /* number of the micro-batch in these + 1; 0: none */
     float *x;       /* [batch, S, S, 3] */
     int32_t *label; /* [batch] */
     const char *recipe_text;
 } trainer;
 
+static fv_status draw_batch(trainer *tr, uint64_t number)
+{
+    fv_batch b;
+    FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
+    memcpy(tr->x, b.images, (size_t)tr->batch * tr->pixels * sizeof *tr->x);
+    memcpy(tr->label, b.labels, (size_t)tr->batch * sizeof *tr->label);
+    tr->drawn = number + 1;
+    return FV_OK;
+}
+
+static fv_status run_batch(trainer *tr)
+{
+    FV_TRY(fv_plan_feed(tr->plan, "x", tr->x));
+    FV_TRY(fv_plan_feed(tr->plan, "y", tr->label));
+    return fv_plan_forward(tr->plan);
+}
+
+/* While a device computes, the host draws what comes next. Pictures and labels go there, the loss
+ * comes back. */
 static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
 {
     trainer *tr = user;
-    fv_batch b;
-    FV_TRY(fv_dataset_batch(tr->data, step * (uint64_t)tr->accumulate + (uint64_t)micro, tr->batch,
-                            &b));
-    memcpy(tr->x, b.images, (size_t)tr->batch * tr->pixels * sizeof *tr->x);
-    memcpy(tr->label, b.labels, (size_t)tr->batch * sizeof *tr->label);
-    FV_TRY(fv_plan_forward(tr->plan));
-    *loss = *(const float *)fv_plan_value(tr->plan, "loss").data;
-    return fv_plan_backward(tr->plan, "loss", scale);
+    const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
+    if (tr->drawn != number + 1) FV_TRY(draw_batch(tr, number));
+    FV_TRY(run_batch(tr));
+    FV_TRY(fv_plan_backward(tr->plan, "loss", scale));
+    if (fv_ctx_device(tr->ctx) != FV_DEVICE_CPU) FV_TRY(draw_batch(tr, number + 1));
+    return fv_plan_number(tr->plan, "loss", loss);
 }
 
 /* As batches do, an evaluation passes over unreadable pictures unless they are more than one in a
@@ -423,15 +446,17 @@ static fv_status evaluate(void *user, uint64_t step, double *metric)
     trainer *tr = user;
     const uint64_t count = fv_dataset_count(tr->held), batch = (uint64_t)tr->batch;
     uint64_t wrong = 0, seen = 0;
+    const float *logits;
     (void)step;
+    tr->drawn = 0;
     for (uint64_t first = 0; first < count; first += batch) {
         const uint64_t n = count - first < batch ? count - first : batch;
         for (uint64_t i = 0; i < batch; i++) {
             tr->label[i] = -1;
             if (i < n) FV_TRY(get_held_out(tr, first + i, tr->x + i * tr->pixels, &tr->label[i]));
         }
-        FV_TRY(fv_plan_forward(tr->plan));
-        const float *logits = fv_plan_value(tr->plan, "logits").data;
+        FV_TRY(run_batch(tr));
+        FV_TRY(fv_plan_seen(tr->plan, "logits", &logits));
         for (uint64_t i = 0; i < n; i++) {
             if (tr->label[i] < 0) continue;
             seen++;
@@ -485,9 +510,7 @@ static fv_status start(trainer *tr, fv_recipe *r, uint64_t seed, int size)
     tr->x = fv_calloc(tr->ctx, (size_t)tr->batch * tr->pixels, sizeof *tr->x);
     tr->label = fv_calloc(tr->ctx, (size_t)tr->batch, sizeof *tr->label);
     if (!tr->x || !tr->label) return FV_ERR_OOM;
-    FV_TRY(build(tr->ctx, &tr->plan, &tr->net, tr->batch, FV_TRAIN, tr->precision));
-    FV_TRY(fv_plan_bind(tr->plan, "x", tr->x));
-    return fv_plan_bind(tr->plan, "y", tr->label);
+    return build(tr->ctx, &tr->plan, &tr->net, tr->batch, FV_TRAIN, tr->precision);
 }
 
 static void free_trainer(void *state)
@@ -528,6 +551,6 @@ fv_status fv_classifier_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_option
                               fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    const fv_training all = { "classifier", false, &tr, prepare, free_trainer, false };
+    const fv_training all = { "classifier", false, &tr, prepare, free_trainer, true };
     return fv_trainer_train(ctx, &all, r, opts, result);
 }

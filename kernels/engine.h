@@ -89,6 +89,7 @@ fv_status fv_plan_fetch(const fv_plan *p, const char *name, void *host);
 /* An output's values where the host reads them, until the next run: on a CPU in the plan's memory, else
  * in a copy that this call makes. */
 fv_status fv_plan_seen(fv_plan *p, const char *name, const float **out);
+fv_status fv_plan_seen_ids(fv_plan *p, const char *name, const int32_t **out); /* of type i32 */
 /* A scalar output. */
 fv_status fv_plan_number(const fv_plan *p, const char *name, double *out);
 
@@ -100,6 +101,7 @@ typedef enum fv_copy_kind {
 } fv_copy_kind;
 void *fv_dev_alloc(fv_ctx *ctx, size_t count, size_t size); /* zeroed */
 void fv_dev_free(fv_ctx *ctx, void *ptr);
+fv_status fv_dev_zero(fv_ctx *ctx, void *ptr, size_t bytes);
 fv_status fv_dev_copy(fv_ctx *ctx, void *dst, const void *src, size_t bytes, fv_copy_kind kind);
 /* Work of a plan (fv_plan_set_work), not cleared on a CPU; fv_dev_free. */
 void *fv_work_alloc(fv_ctx *ctx, uint64_t bytes);

@@ -14,21 +14,28 @@ static size_t work_bytes(int64_t n)
     return (SUMS + 2) * sizeof(double);
 }
 
+/* The norm of g into work, and what gradients are multiplied by behind it. */
+static fv_status find_norm(fv_ctx *ctx, const float *g, int64_t n, float clip, void *work)
+{
+    double *part = work, *sum = part + SUMS;
+    const int64_t most = (n + PER_SUM - 1) / PER_SUM, sums = most < SUMS ? most : SUMS;
+    const fvk_squares_args s = { .g = g, .part = part, .n = n };
+    const fvk_clip_args c = { .part = part, .norm = sum, .scale = (float *)(void *)(sum + 1),
+                              .parts = sums, .clip = clip, .eps = FVI_CLIP_EPS };
+    FV_TRY(FVI_LAUNCH(ctx, squares, sums, &s));
+    return FVI_LAUNCH(ctx, clip, 1, &c);
+}
+
 static fv_status step(fv_ctx *ctx, const fvi_adamw *a, float clip, const uint8_t *kind,
                       uint16_t *half, void *work, double *norm)
 {
-    double *part = work, *sum = part + SUMS;
-    float *scale = (float *)(void *)(sum + 1);
-    const int64_t most = (a->n + PER_SUM - 1) / PER_SUM, sums = most < SUMS ? most : SUMS;
-    const fvk_squares_args s = { .g = a->g, .part = part, .n = a->n };
-    const fvk_clip_args c = { .part = part, .norm = sum, .scale = scale, .parts = sums,
-                              .clip = clip, .eps = FVI_CLIP_EPS };
+    double *sum = (double *)work + SUMS;
+    const float *scale = (const float *)(const void *)(sum + 1);
     const fvk_adamw_args u = { .p = a->p, .g = a->g, .m = a->m, .v = a->v, .ema = a->ema,
                                .half = half, .kind = kind, .scale = scale, .n = a->n, .b1 = a->b1,
                                .k1 = a->k1, .b2 = a->b2, .k2 = a->k2, .c1 = a->c1, .c2 = a->c2,
                                .eps = a->eps, .lr = a->lr, .wd = a->wd, .d = a->d, .kd = a->kd };
-    FV_TRY(FVI_LAUNCH(ctx, squares, sums, &s));
-    FV_TRY(FVI_LAUNCH(ctx, clip, 1, &c));
+    FV_TRY(find_norm(ctx, a->g, a->n, clip, work));
     FV_TRY(FVI_LAUNCH(ctx, adamw, fvi_cuda_walk(a->n), &u));
     return fv_dev_copy(ctx, norm, sum, sizeof *norm, FV_COPY_TO_HOST);
 }
@@ -45,4 +52,17 @@ static fv_status to_bf16(fv_ctx *ctx, const float *x, int64_t n, uint16_t *y)
     return FVI_LAUNCH(ctx, map, fvi_cuda_walk(n), &a);
 }
 
-const fvi_device_optim fvi_cuda_optim = { work_bytes, step, swap, to_bf16 };
+static fv_status norm_of(fv_ctx *ctx, const float *x, int64_t n, void *work, double *norm)
+{
+    FV_TRY(find_norm(ctx, x, n, 0, work));
+    return fv_dev_copy(ctx, norm, (const double *)work + SUMS, sizeof *norm, FV_COPY_TO_HOST);
+}
+
+static fv_status scale_to(fv_ctx *ctx, const float *x, int64_t n, float scale, bool adds, float *y)
+{
+    const fvk_map_args a = { .x = { x, 0 }, .y = { y, 0, adds }, .n = n, .scale = scale,
+                             .what = FVK_AFFINE };
+    return FVI_LAUNCH(ctx, map, fvi_cuda_walk(n), &a);
+}
+
+const fvi_device_optim fvi_cuda_optim = { work_bytes, step, swap, to_bf16, norm_of, scale_to };

@@ -5,13 +5,16 @@
  * whose gradient to y is added to the generator's loss as the linear term mean(y u) with u as an
  * input. So one backward of each network is enough, and the weight of the term can be set between
  * them. The discriminator's parameters stand in the generator's fv_params, so that one optimiser
- * and one checkpoint serve both; what fooling it would do to them is taken back at once. */
+ * and one checkpoint serve both; what fooling it would do to them is taken back at once.
+ *
+ * On a device pictures, u and gradients stay in its memory. The host, which decides how much each
+ * counts, reads the numbers for that: two norms, and losses. */
 #include "patch_gan.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "tape.h"
+#include "backend.h"
 #include "vq_train.h"
 
 #define GROUPS 8
@@ -100,14 +103,30 @@ fv_t fvi_gan_hinge(fv_tape *t, fv_t real, fv_t fake)
 
 fv_t fvi_gan_fool(fv_tape *t, fv_t fake) { return fvi_loss_mean(t, fake, -1.0f); }
 
+/* Sums of squares of both, on a device by its own sums. */
+static fv_status squares(fv_ctx *ctx, const float *other, const float *pull, int64_t n, double sum[2])
+{
+    const fvi_device_optim *device = ctx->backend->optim;
+    sum[0] = sum[1] = 0;
+    for (int64_t i = 0; i < n && !device; i++) {
+        sum[0] += (double)other[i] * other[i];
+        sum[1] += (double)pull[i] * pull[i];
+    }
+    if (!device) return FV_OK;
+    void *work = fv_dev_alloc(ctx, device->work_bytes(n), 1);
+    fv_status s = work ? device->norm(ctx, other, n, work, &sum[0]) : FV_ERR_OOM;
+    if (s == FV_OK) s = device->norm(ctx, pull, n, work, &sum[1]);
+    fv_dev_free(ctx, work);
+    sum[0] *= sum[0];
+    sum[1] *= sum[1];
+    return s;
+}
+
 fv_status fvi_gan_weight(fv_ctx *ctx, const float *other, const float *pull, int64_t n,
                          double *weight)
 {
     double sum[3] = { 0, 0, 1 };
-    for (int64_t i = 0; i < n; i++) {
-        sum[0] += (double)other[i] * other[i];
-        sum[1] += (double)pull[i] * pull[i];
-    }
+    FV_TRY(squares(ctx, other, pull, n, sum));
     FV_TRY(fvi_sum_ranks(ctx, sum, 3));
     /* Both are gradients of means over a rank's part of the batch. */
     const double w = sqrt(sum[0]) / sum[2] / (sqrt(sum[1]) / sum[2] + 1e-4);
@@ -165,7 +184,7 @@ fv_status fvi_gan_create(fv_ctx *ctx, fvi_gan **out, const fvi_gan_net *n, const
     g->match = match;
     FV_TRY_GOTO(build(g, image, precision, false));
     FV_TRY_GOTO(build(g, image, precision, true));
-    g->kept = fv_calloc(ctx, (size_t)gradient_count(n), sizeof *g->kept);
+    g->kept = fv_dev_alloc(ctx, (size_t)gradient_count(n), sizeof *g->kept);
     if (!g->kept) FV_TRY_GOTO(FV_ERR_OOM);
     *out = g;
     return FV_OK;
@@ -181,7 +200,7 @@ void fvi_gan_destroy(fvi_gan **gg)
     *gg = NULL;
     fv_plan_destroy(&g->pull);
     fv_plan_destroy(&g->learn);
-    fv_free(g->ctx, g->kept);
+    fv_dev_free(g->ctx, g->kept);
     fv_free(g->ctx, g);
 }
 
@@ -194,9 +213,10 @@ fv_status fvi_gan_pull(fvi_gan *g, const float *real, const float *fake, const f
     FV_TRY(fv_plan_bind(g->pull, "fake", (void *)(uintptr_t)fake));
     if (g->match > 0) FV_TRY(fv_plan_bind(g->pull, "real", (void *)(uintptr_t)real));
     FV_TRY(fv_plan_forward(g->pull));
-    memcpy(g->kept, own, bytes);
-    const fv_status s = fv_plan_backward(g->pull, "loss", 1.0f);
-    memcpy(own, g->kept, bytes);
+    FV_TRY(fv_dev_copy(g->ctx, g->kept, own, bytes, FV_COPY_ON_DEVICE));
+    fv_status s = fv_plan_backward(g->pull, "loss", 1.0f);
+    const fv_status back = fv_dev_copy(g->ctx, own, g->kept, bytes, FV_COPY_ON_DEVICE);
+    if (s == FV_OK) s = back;
     if (s == FV_OK) *gradient = fv_plan_grad(g->pull, "fake").data;
     return s;
 }
@@ -207,8 +227,16 @@ fv_status fvi_gan_learn(fvi_gan *g, const float *real, const float *fake, float 
     FV_TRY(fv_plan_bind(g->learn, "real", (void *)(uintptr_t)real));
     FV_TRY(fv_plan_bind(g->learn, "fake", (void *)(uintptr_t)fake));
     FV_TRY(fv_plan_forward(g->learn));
-    *loss = *(const float *)fv_plan_value(g->learn, "loss").data;
-    return fv_plan_backward(g->learn, "loss", scale);
+    FV_TRY(fv_plan_backward(g->learn, "loss", scale));
+    return fv_plan_number(g->learn, "loss", loss);
+}
+
+fv_status fvi_gan_scale(fv_ctx *ctx, const float *pull, int64_t n, float scale, float *u)
+{
+    const fvi_device_optim *device = ctx->backend->optim;
+    if (device) return device->scale(ctx, pull, n, scale, false, u);
+    for (int64_t i = 0; i < n; i++) u[i] = scale * pull[i];
+    return FV_OK;
 }
 
 /* ---- Beside an image loss -------------------------------------------------------------------- */
@@ -247,14 +275,26 @@ fv_status fvi_adversary_create(fv_ctx *ctx, fvi_adversary *a, const int64_t imag
     const fv_t x = fv_input(t, "x", FV_F32, 4, image), y = fv_input_grad(t, "y", FV_F32, 4, image);
     fv_output(t, "loss", loss->build(loss->user, t, y, x));
     FV_TRY(fv_plan_finish(ctx, &a->image, &t, NULL));
-    a->u = fv_calloc(ctx, (size_t)a->n, sizeof *a->u);
+    a->u = fv_dev_alloc(ctx, (size_t)a->n, sizeof *a->u);
     if (!a->u) return FV_ERR_OOM;
     FV_TRY(fv_plan_bind(plan, "u", a->u));
     if (a->weight <= 0) return FV_OK;
     return fvi_gan_create(ctx, &a->gan, &a->net, image, a->match, precision);
 }
 
-static double loss_of(const fv_plan *p) { return *(const float *)fv_plan_value(p, "loss").data; }
+/* u = n (want + weight pull): n, since the tape takes the mean of y u. pull NULL: none. */
+static fv_status set_u(const fvi_adversary *a, const float *want, double weight, const float *pull)
+{
+    const fvi_device_optim *device = a->ctx->backend->optim;
+    const double n = (double)a->n;
+    if (device) {
+        FV_TRY(device->scale(a->ctx, want, a->n, (float)n, false, a->u));
+        return pull ? device->scale(a->ctx, pull, a->n, (float)(n * weight), true, a->u) : FV_OK;
+    }
+    for (int64_t i = 0; i < a->n; i++)
+        a->u[i] = (float)(n * (want[i] + (pull ? weight * pull[i] : 0)));
+    return FV_OK;
+}
 
 /* What the losses want of y, into u; *loss: the image loss. */
 static fv_status want_of_pictures(fvi_adversary *a, const float *x, const float *y, bool is_on,
@@ -265,29 +305,27 @@ static fv_status want_of_pictures(fvi_adversary *a, const float *x, const float 
     FV_TRY(fv_plan_bind(a->image, "y", (void *)(uintptr_t)y));
     FV_TRY(fv_plan_forward(a->image));
     FV_TRY(fv_plan_backward(a->image, "loss", 1.0f));
-    *loss = loss_of(a->image);
+    FV_TRY(fv_plan_number(a->image, "loss", loss));
     const float *want = fv_plan_grad(a->image, "y").data;
     if (is_on) FV_TRY(fvi_gan_pull(a->gan, x, y, &pull));
     double weight = 0;
     if (is_on) FV_TRY(fvi_gan_weight(a->ctx, want, pull, a->n, &weight));
-    weight *= a->weight;
-    /* times n: the tape takes the mean of y u */
-    for (int64_t i = 0; i < a->n; i++)
-        a->u[i] = (float)((double)a->n * (want[i] + (is_on ? weight * pull[i] : 0)));
-    return FV_OK;
+    return set_u(a, want, weight * a->weight, pull);
 }
 
 fv_status fvi_adversary_step(fvi_adversary *a, fv_plan *plan, const float *x, double share,
                              float scale, double *loss)
 {
     const bool is_on = a->weight > 0 && share >= a->from;
-    double image = 0, verdict = 0;
-    memset(a->u, 0, (size_t)a->n * sizeof *a->u);
-    FV_TRY(fv_plan_bind(plan, "x", (void *)(uintptr_t)x));
+    double image = 0, rest = 0, verdict = 0;
+    FV_TRY(fv_dev_zero(a->ctx, a->u, (size_t)a->n * sizeof *a->u));
+    FV_TRY(fv_plan_feed(plan, "x", x));
     FV_TRY(fv_plan_forward(plan));
+    FV_TRY(fv_plan_number(plan, "loss", &rest)); /* with u = 0: all but the image loss */
     const float *y = fv_plan_value(plan, "y").data;
+    x = fv_plan_value(plan, "x").data; /* where the plan reads them */
     FV_TRY(want_of_pictures(a, x, y, is_on, &image));
-    *loss = image + loss_of(plan); /* with u = 0: all but the image loss */
+    *loss = image + rest;
     FV_TRY(fv_plan_backward(plan, "loss", scale));
     return is_on ? fvi_gan_learn(a->gan, x, y, scale, &verdict) : FV_OK;
 }
@@ -296,6 +334,6 @@ void fvi_adversary_free(fvi_adversary *a)
 {
     fv_plan_destroy(&a->image);
     fvi_gan_destroy(&a->gan);
-    if (a->ctx) fv_free(a->ctx, a->u);
+    if (a->ctx) fv_dev_free(a->ctx, a->u);
     a->u = NULL;
 }

@@ -39,11 +39,15 @@ fv_status fvi_gan_create(fv_ctx *ctx, fvi_gan **out, const fvi_gan_net *n, const
                          float match, fv_dtype precision);
 void fvi_gan_destroy(fvi_gan **g);
 /* *gradient: d(- mean D(fake) + match * ...) / d fake, as large as fake; valid until the next call.
- * No gradient is added to any parameter. real: may be NULL without feature matching. */
+ * No gradient is added to any parameter. real: may be NULL without feature matching. Pictures and
+ * gradient are where plans read: on a device in its memory. */
 fv_status fvi_gan_pull(fvi_gan *g, const float *real, const float *fake, const float **gradient);
 /* The discriminator's hinge loss; its gradient times scale is added to its parameters. */
 fv_status fvi_gan_learn(fvi_gan *g, const float *real, const float *fake, float scale,
                         double *loss);
+
+/* u = scale * pull [n], in the same memory. */
+fv_status fvi_gan_scale(fv_ctx *ctx, const float *pull, int64_t n, float scale, float *u);
 
 /* Weight that makes the pull on the generator's last layer as strong as that of the other losses
  * [Esser et al. 2021]: |other| / (|pull| + 1e-4), at most 1e4; 0 where either is no number. Over
@@ -62,7 +66,8 @@ typedef struct fvi_adversary {
     fvi_gan_net net;
     fvi_gan *gan;
     fv_plan *image;      /* image loss and its gradient to y */
-    float *u;            /* also without a discriminator, where the image loss stands apart */
+    float *u;            /* where plans read; also without a discriminator, where the image loss stands
+                          * apart */
     int64_t n;
     fv_ctx *ctx;
 } fvi_adversary;
@@ -79,8 +84,8 @@ void fvi_adversary_init(const fvi_adversary *a, uint64_t seed);
  * alone, whose parameters are then not the trainer's. */
 fv_status fvi_adversary_create(fv_ctx *ctx, fvi_adversary *a, const int64_t image[4],
                                fv_dtype precision, const fvi_image_term *loss, fv_plan *plan);
-/* Forward and backward of the trainer's plan, and of the discriminator from its time on. *loss is
- * what it would be without one. share: of the run that is over. */
+/* Forward and backward of the trainer's plan, and of the discriminator from its time on. x: pictures on
+ * the host. *loss is what it would be without one. share: of the run that is over. */
 fv_status fvi_adversary_step(fvi_adversary *a, fv_plan *plan, const float *x, double share,
                              float scale, double *loss);
 void fvi_adversary_free(fvi_adversary *a);

@@ -509,16 +509,33 @@ fv_status fv_plan_fetch(const fv_plan *p, const char *name, void *host)
     return fv_dev_copy(p->ctx, host, data, value_bytes(p, x), FV_COPY_TO_HOST);
 }
 
-fv_status fv_plan_seen(fv_plan *p, const char *name, const float **out)
+static fv_status see(fv_plan *p, const char *name, fv_dtype type, const void **out)
 {
     const fv_t x = find_name(p, name);
     *out = x ? value_data(p, x) : NULL;
-    if (!*out || p->v[x].t.dtype != FV_F32)
-        return fv_fail(p->ctx, FV_ERR_UNKNOWN, "plan: no f32 output is called \"%s\"", name);
+    if (!*out || p->v[x].t.dtype != type)
+        return fv_fail(p->ctx, FV_ERR_UNKNOWN, "plan: no %s output is called \"%s\"",
+                       type == FV_F32 ? "f32" : "i32", name);
     if (!p->ctx->backend->owns) return FV_OK;
     if (!p->seen[x] && !(p->seen[x] = fv_alloc(p->ctx, value_bytes(p, x)))) return FV_ERR_OOM;
     *out = p->seen[x];
     return fv_plan_fetch(p, name, p->seen[x]);
+}
+
+fv_status fv_plan_seen(fv_plan *p, const char *name, const float **out)
+{
+    const void *data;
+    const fv_status s = see(p, name, FV_F32, &data);
+    *out = data;
+    return s;
+}
+
+fv_status fv_plan_seen_ids(fv_plan *p, const char *name, const int32_t **out)
+{
+    const void *data;
+    const fv_status s = see(p, name, FV_I32, &data);
+    *out = data;
+    return s;
 }
 
 fv_status fv_plan_number(const fv_plan *p, const char *name, double *out)

@@ -43,36 +43,68 @@ fv_status fvi_vq_gather(const fvi_vq_look *l, uint64_t seen, int64_t *rows)
     *rows = 0;
     memset(l->counts, 0, (size_t)l->V * sizeof *l->counts);
     for (int k = 0; k < l->batches && (uint64_t)k < seen; k++) {
+        const int32_t *index;
         fv_batch b;
         /* The newest first, the parts of one in their order: latents stand as they do undivided. */
         const uint64_t number = seen - (uint64_t)((k / P + 1) * P) + (uint64_t)(k % P);
         FV_TRY(fv_dataset_batch(l->data, number, l->batch, &b));
-        FV_TRY(fv_plan_bind(l->plan, "x", b.images));
+        FV_TRY(fv_plan_feed(l->plan, "x", b.images));
         FV_TRY(fv_plan_forward(l->plan));
-        memcpy(l->latents + *rows * l->D, fv_plan_value(l->plan, "z").data,
-               (size_t)(l->n * l->D) * sizeof *l->latents);
-        fvi_vq_count(l->counts, l->V, fv_plan_value(l->plan, "index").data, l->n);
+        FV_TRY(fv_plan_fetch(l->plan, "z", l->latents + *rows * l->D));
+        FV_TRY(fv_plan_seen_ids(l->plan, "index", &index));
+        fvi_vq_count(l->counts, l->V, index, l->n);
         *rows += l->n;
     }
     return FV_OK;
 }
 
-/* Value, moments and average of a parameter; the average may be NULL. */
-static void arrays_of(const fv_opt *o, fv_pid id, float *out[4])
+/* Where value, moments and average of a parameter are; the average may be NULL. What the host changed
+ * goes to a device first. */
+static fv_status arrays_of(const fv_opt *o, fv_pid id, float *out[4])
 {
+    if (o->device) FV_TRY(fvi_params_sync(o->ctx, o->params));
     const int64_t at = fvi_param_offset(o->params, id);
-    float *const all[4] = { fvi_params_master(o->params), o->m, o->v, o->ema };
+    float *const all[4] = { fvi_params_values(o->params), o->m, o->v, o->ema };
     for (int k = 0; k < 4; k++) out[k] = all[k] ? all[k] + at : NULL;
+    return FV_OK;
 }
 
-int64_t fvi_vq_restart_codes(const fvi_vq_restart *r)
+static int64_t count_of(const fv_opt *o, fv_pid id)
 {
-    const fv_tensor t = fv_params_tensor(r->opt->params, r->id);
-    const int64_t V = t.dim[0], D = t.dim[1];
-    int64_t done = 0;
+    const fv_tensor t = fv_params_tensor(o->params, id);
+    return fv_tensor_count(&t);
+}
+
+fv_status fvi_opt_keep(const fv_opt *o, fv_pid id, float *state)
+{
+    const int64_t n = count_of(o, id);
     float *part[4];
-    if (r->n < 1) return 0;
-    arrays_of(r->opt, r->id, part);
+    FV_TRY(arrays_of(o, id, part));
+    for (int k = 0; k < 4; k++)
+        if (part[k])
+            FV_TRY(fv_dev_copy(o->ctx, state + k * n, part[k], (size_t)n * sizeof *state,
+                               FV_COPY_TO_HOST));
+    return FV_OK;
+}
+
+fv_status fvi_opt_put_back(const fv_opt *o, fv_pid id, const float *state)
+{
+    const int64_t n = count_of(o, id);
+    float *part[4];
+    FV_TRY(arrays_of(o, id, part));
+    for (int k = 0; k < 4; k++)
+        if (part[k])
+            FV_TRY(fv_dev_copy(o->ctx, part[k], state + k * n, (size_t)n * sizeof *state,
+                               FV_COPY_TO_DEVICE));
+    fvi_params_changed(o->params, false);
+    return FV_OK;
+}
+
+/* Rows of state [4][V][D] that nobody chooses become latents. */
+static int64_t replace_rows(const fvi_vq_restart *r, int64_t V, int64_t D, float *state)
+{
+    const size_t bytes = (size_t)D * sizeof *state;
+    int64_t done = 0;
     for (int64_t v = 0; v < V; v++) {
         uint32_t bits[4];
         if (r->counts[v]) continue;
@@ -80,14 +112,29 @@ int64_t fvi_vq_restart_codes(const fvi_vq_restart *r)
         const uint64_t wide = (uint64_t)bits[0] << 32 | bits[1];
         const float *from = r->latents + (int64_t)(wide % (uint64_t)r->n) * D;
         for (int k = 0; k < 4; k++) {
-            if (!part[k]) continue;
-            if (k == 1 || k == 2) memset(part[k] + v * D, 0, (size_t)D * sizeof(float));
-            else memcpy(part[k] + v * D, from, (size_t)D * sizeof(float));
+            float *row = state + (k * V + v) * D;
+            if (k == 1 || k == 2) memset(row, 0, bytes);
+            else memcpy(row, from, bytes);
         }
         done++;
     }
-    if (done) fv_params_touch(r->opt->params);
     return done;
+}
+
+fv_status fvi_vq_restart_codes(const fvi_vq_restart *r, int64_t *done)
+{
+    const fv_tensor t = fv_params_tensor(r->opt->params, r->id);
+    *done = 0;
+    if (r->n < 1 || fvi_vq_used(r->counts, t.dim[0]) == t.dim[0]) return FV_OK;
+    float *state = fv_alloc(r->opt->ctx, 4 * (size_t)fv_tensor_count(&t) * sizeof *state);
+    if (!state) return FV_ERR_OOM;
+    fv_status s = fvi_opt_keep(r->opt, r->id, state);
+    if (s == FV_OK) {
+        *done = replace_rows(r, t.dim[0], t.dim[1], state);
+        s = fvi_opt_put_back(r->opt, r->id, state);
+    }
+    fv_free(r->opt->ctx, state);
+    return s;
 }
 
 /* ---- k-means --------------------------------------------------------------------------------- */
@@ -154,37 +201,16 @@ fv_status fvi_vq_kmeans(fv_ctx *ctx, const fvi_vq_restart *r, int rounds, float 
     return s;
 }
 
-void fvi_opt_set(const fv_opt *o, fv_pid id, const float *values)
+fv_status fvi_opt_set(const fv_opt *o, fv_pid id, const float *values)
 {
-    const fv_tensor t = fv_params_tensor(o->params, id);
-    const size_t bytes = (size_t)fv_tensor_count(&t) * sizeof *values;
+    const size_t bytes = (size_t)count_of(o, id) * sizeof *values;
     float *part[4];
-    arrays_of(o, id, part);
+    FV_TRY(arrays_of(o, id, part));
     for (int k = 0; k < 4; k++) {
         if (!part[k]) continue;
-        if (k == 1 || k == 2) memset(part[k], 0, bytes);
-        else memcpy(part[k], values, bytes);
+        if (k == 1 || k == 2) FV_TRY(fv_dev_zero(o->ctx, part[k], bytes));
+        else FV_TRY(fv_dev_copy(o->ctx, part[k], values, bytes, FV_COPY_TO_DEVICE));
     }
-    fv_params_touch(o->params);
-}
-
-void fvi_opt_keep(const fv_opt *o, fv_pid id, float *state)
-{
-    const fv_tensor t = fv_params_tensor(o->params, id);
-    const int64_t n = fv_tensor_count(&t);
-    float *part[4];
-    arrays_of(o, id, part);
-    for (int k = 0; k < 4; k++)
-        if (part[k]) memcpy(state + k * n, part[k], (size_t)n * sizeof *state);
-}
-
-void fvi_opt_put_back(fv_opt *o, fv_pid id, const float *state)
-{
-    const fv_tensor t = fv_params_tensor(o->params, id);
-    const int64_t n = fv_tensor_count(&t);
-    float *part[4];
-    arrays_of(o, id, part);
-    for (int k = 0; k < 4; k++)
-        if (part[k]) memcpy(part[k], state + k * n, (size_t)n * sizeof *state);
-    fv_params_touch(o->params);
+    fvi_params_changed(o->params, false);
+    return FV_OK;
 }

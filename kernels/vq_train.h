@@ -29,7 +29,8 @@ fv_status fvi_vq_gather(const fvi_vq_look *l, uint64_t seen, int64_t *rows);
 
 /* Every code of `id` [V, D] with count 0 becomes one of the latents [n, D], drawn by (seed, step,
  * code) without regard to order or threads; its moments become 0 and its average the same value.
- * Masters and not averages must be in place. Returns how many were replaced. */
+ * Masters and not averages must be in place. *done: how many were replaced. Latents and counts are on
+ * the host; of a device the parameter's state comes here and goes back. */
 typedef struct fvi_vq_restart {
     fv_opt *opt;
     fv_pid id;
@@ -38,7 +39,7 @@ typedef struct fvi_vq_restart {
     int64_t n;
     uint64_t seed, step;
 } fvi_vq_restart;
-int64_t fvi_vq_restart_codes(const fvi_vq_restart *r);
+fv_status fvi_vq_restart_codes(const fvi_vq_restart *r, int64_t *done);
 /* Steps before which codes are restarted, by the keys restart_every (0: never), restart_batches
  * (`batches` if it is not given) and restart_until, a share of all steps: codes that start late
  * would be worse than none. */
@@ -52,11 +53,11 @@ bool fvi_vq_restart_is_due(const fvi_vq_restarts *w, uint64_t step);
  * V of them, distinct while there are enough, drawn by (seed, step); a code without latents is
  * drawn again. The same codes for any thread count. */
 fv_status fvi_vq_kmeans(fv_ctx *ctx, const fvi_vq_restart *r, int rounds, float *codes);
-/* A parameter becomes `values`: master and average; its moments become 0. */
-void fvi_opt_set(const fv_opt *o, fv_pid id, const float *values);
+/* A parameter becomes `values`: master and average; its moments become 0. All on the host. */
+fv_status fvi_opt_set(const fv_opt *o, fv_pid id, const float *values);
 /* The state of a parameter in the optimiser: value, both moments, average: 4 times its elements. */
-void fvi_opt_keep(const fv_opt *o, fv_pid id, float *state);
-void fvi_opt_put_back(fv_opt *o, fv_pid id, const float *state);
+fv_status fvi_opt_keep(const fv_opt *o, fv_pid id, float *state);
+fv_status fvi_opt_put_back(const fv_opt *o, fv_pid id, const float *state);
 
 /* ---- Losses (image_loss.c) ------------------------------------------------------------------- */
 

@@ -347,7 +347,7 @@ static void kmeans_finds_the_directions(void)
         error += (1 - best) / ROWS;
     }
     CHECK_MSG(error < 0.08, "mean gap %g", error); /* random codes: about 0.35 */
-    fvi_opt_set(opt, id, codes);
+    OK(ctx, fvi_opt_set(opt, id, codes));
     CHECK(memcmp(fv_params_tensor(params, id).data, codes, sizeof codes) == 0);
     fv_opt_destroy(&opt);
     fv_params_destroy(&params);

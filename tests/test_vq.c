@@ -342,12 +342,14 @@ static void unused_codes_move_onto_latents_and_nothing_else_does(void)
     OK(ctx, fv_opt_create(ctx, &opt, p, &o));
     test_fill(fv_params_grad(p, id).data, 18, 4);
     OK(ctx, fv_opt_step(opt, 0.1f, NULL)); /* moments and average differ from 0 and the values */
-    fvi_opt_keep(opt, id, state);
+    OK(ctx, fvi_opt_keep(opt, id, state));
     for (int k = 0; k < 2; k++) {
         const fvi_vq_restart r = { opt, id, counts, latents, 4, 11, 500 };
-        CHECK(fvi_vq_restart_codes(&r) == 3);
-        fvi_opt_keep(opt, id, now[k]);
-        fvi_opt_put_back(opt, id, state);
+        int64_t done = 0;
+        OK(ctx, fvi_vq_restart_codes(&r, &done));
+        CHECK(done == 3);
+        OK(ctx, fvi_opt_keep(opt, id, now[k]));
+        OK(ctx, fvi_opt_put_back(opt, id, state));
     }
     CHECK(memcmp(now[0], now[1], sizeof now[0]) == 0);
     for (int v = 0; v < 6; v++)
@@ -359,7 +361,7 @@ static void unused_codes_move_onto_latents_and_nothing_else_does(void)
             else if (a == 1 || a == 2) CHECK(row[0] == 0 && row[1] == 0 && row[2] == 0);
             else CHECK(found && memcmp(row, now[0] + v * 3, 12) == 0);
         }
-    fvi_opt_keep(opt, id, back);
+    OK(ctx, fvi_opt_keep(opt, id, back));
     CHECK(memcmp(back, state, sizeof back) == 0);
     fv_opt_destroy(&opt);
     fv_params_destroy(&p);

@@ -1,0 +1,120 @@
+/* check_cuda_train_more.c - as check_cuda_train.c, of the trainings whose networks work on codes of
+ * pictures, and of the classifier. */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+#include "cuda_training.h"
+
+#include "fovea_ar.h"
+
+#define COMMON \
+    "data = data.tar\nworkers = -1\nprecision = f32\nexport = f32\nbatch = 4\nseed = 3\nema = 0.9\n" \
+    "lr = 1e-3\nwarmup = 0\nschedule = constant\nlog_every = 1\n"
+
+/* ---- Recipes --------------------------------------------------------------------------------- */
+
+static const char vq_recipe[] =
+    COMMON "preset = vq-s8\nimage_size = 16\nchannels = 8\nlatent = 8\ncodes = 16\ncode_width = 4\n"
+    "encoder_blocks = 1\ndecoder_blocks = 1\nattention = no\neval_pictures = 4\neval_every = 3\n"
+    "restart_every = 2\nrestart_until = 1\nrestart_batches = 2\nsample_pictures = 2\nsample_every = 6\nsteps = 6\n";
+static const char ar_recipe[] =
+    COMMON "preset = ar-nano\nlayers = 1\nwidth = 32\nheads = 2\nffn = 32\ngrid = 2\ndraws = 16\n"
+    "eval_pictures = 4\neval_every = 4\nsample_columns = 1\nsample_every = 8\nsteps = 8\n";
+static const char draft_recipe[] =
+    COMMON "draws = 16\neval_pictures = 4\neval_every = 4\nself_draws = 6\naccept_pictures = 2\n"
+    "steps = 8\n";
+static const char classifier_recipe[] = COMMON "image_size = 16\neval_every = 3\nsteps = 6\n";
+
+/* The recipe with a line "KEY = FILE" of this folder. */
+static fv_status train_with(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *o,
+                            fv_train_result *result, const char *key, const char *file,
+                            fv_trainer train)
+{
+    char line[300];
+    snprintf(line, sizeof line, "%s=%s/%s", key, temp_dir, file);
+    FV_TRY(fv_recipe_set(r, line));
+    return train(ctx, r, o, result);
+}
+
+/* All generators use the tokenizer, and all drafts the generator, that the CPU has trained: the one
+ * without restarts, whose codes are so far from each other that bf16 chooses the same ones. */
+static fv_status train_ar(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *o, fv_train_result *n)
+{
+    return train_with(ctx, r, o, n, "tokenizer", "vq-gan-cpu", fv_ar_train);
+}
+static fv_status train_draft(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *o,
+                             fv_train_result *n)
+{
+    return train_with(ctx, r, o, n, "model", "ar-cpu", fv_ar_draft_train);
+}
+
+static const kind vq = { fv_vq_train, vq_recipe, NULL };
+static const kind ar = { train_ar, ar_recipe, NULL };
+static const kind draft = { train_draft, draft_recipe, NULL };
+static const kind classifier = { fv_classifier_train, classifier_recipe, NULL };
+
+/* ---- As on the CPU --------------------------------------------------------------------------- */
+
+static void tokenizers_learn_what_they_learn_on_the_cpu(void)
+{
+    compare(&vq, "", "vq", 1e-3, 5e-3);
+    /* Beside a discriminator, from the second step on. */
+    compare(&vq, "gan=0.5\ngan_from=0.2\ngan_match=0.5\ngan_channels=8\ngan_layers=1\nrestart_every=0\n",
+            "vq-gan", 1e-3, 5e-3);
+}
+
+static void generators_learn_what_they_learn_on_the_cpu(void)
+{
+    compare(&ar, "", "ar", 1e-4, 2e-3);
+    compare(&ar, "precision=bf16\naccumulate=2\nbatch=2\n", "ar-half", 2e-2, 5e-2);
+}
+
+static void drafts_learn_what_they_learn_on_the_cpu(void)
+{
+    compare(&draft, "", "draft", 1e-4, 2e-3);
+    compare(&draft, "unroll=0\ncfg_weight=0\nself_draws=0\n", "plain", 1e-4, 2e-3);
+}
+
+static void classifiers_learn_what_they_learn_on_the_cpu(void)
+{
+    compare(&classifier, "", "classifier", 1e-4, 2e-3);
+}
+
+/* ---- Resuming -------------------------------------------------------------------------------- */
+
+static void tokenizers_go_on(void)
+{
+    resumed_runs_are_uninterrupted_ones(&vq, "vq");
+    runs_go_on_on_the_other_device(&vq, "vq", "steps=3\n", 5e-3);
+}
+
+static void generators_go_on(void)
+{
+    resumed_runs_are_uninterrupted_ones(&ar, "ar");
+    runs_go_on_on_the_other_device(&ar, "ar", "steps=4\n", 2e-3);
+}
+
+static void drafts_go_on(void)
+{
+    resumed_runs_are_uninterrupted_ones(&draft, "draft");
+    runs_go_on_on_the_other_device(&draft, "draft", "steps=4\n", 2e-3);
+}
+
+static void classifiers_go_on(void)
+{
+    resumed_runs_are_uninterrupted_ones(&classifier, "classifier");
+    runs_go_on_on_the_other_device(&classifier, "classifier", "steps=3\n", 2e-3);
+}
+
+int main(int argc, char **argv)
+{
+    const int code = begin(argc, argv, "cuda_train_more");
+    if (code >= 0) return code;
+    RUN(tokenizers_learn_what_they_learn_on_the_cpu);
+    RUN(generators_learn_what_they_learn_on_the_cpu);
+    RUN(drafts_learn_what_they_learn_on_the_cpu);
+    RUN(classifiers_learn_what_they_learn_on_the_cpu);
+    RUN(tokenizers_go_on);
+    RUN(generators_go_on);
+    RUN(drafts_go_on);
+    RUN(classifiers_go_on);
+    return end();
+}
