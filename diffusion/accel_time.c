@@ -360,10 +360,8 @@ static bool read_fields(const fv_json_doc *doc, fv_timing *t)
         !int_in(fv_json_get(doc, root, "batch"), 1, 1000000, &t->batch) ||
         !int_in(fv_json_get(doc, root, "threads"), 1, 4096, &t->threads))
         return false;
-    t->precision =
-        precision && precision->type == FV_JSON_STRING && strcmp(precision->str, "bf16") == 0
-            ? FV_BF16
-            : FV_F32;
+    t->precision = dit_precision_named(precision && precision->type == FV_JSON_STRING ? precision->str
+                                                                                      : "");
     for (size_t i = 0; i < FV_ARRAY_LEN(field); i++)
         if (!number_in(fv_json_get(doc, root, field[i].key), field[i].lo, field[i].hi, field[i].to))
             return false;

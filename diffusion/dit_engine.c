@@ -51,6 +51,7 @@ struct dit_runner {
     const dit_net *net;
     const dit_schedule *schedule;
     fv_dtype precision, feature_type;
+    bool fp8;                  /* linear layers, beside bf16 */
     int B, depth, tokens;
     int64_t state;              /* values of one picture's state */
     bool keep, is_sketch;       /* is_sketch: only to count what it would hold */
@@ -114,7 +115,9 @@ static fv_t input2(fv_tape *t, const char *name, int64_t a, int64_t b)
 
 static fv_status begin(dit_runner *r, fv_tape **t)
 {
-    return fv_tape_create(r->ctx, t, r->net->params, FV_INFER, r->precision);
+    FV_TRY(fv_tape_create(r->ctx, t, r->net->params, FV_INFER, r->precision));
+    if (r->fp8) fvi_tape_fp8(*t);
+    return FV_OK;
 }
 
 static fv_status finish(dit_runner *r, fv_tape **t, fv_plan **out)
@@ -566,7 +569,8 @@ static void describe(dit_runner *r, const dit_net *n, fv_dtype precision, const 
     r->tokens = dit_tokens(&n->cfg);
     const bool has_bf16 =
         fv_ctx_cpu(r->ctx) & FV_CPU_AVX512 || fv_ctx_device(r->ctx) == FV_DEVICE_CUDA;
-    r->precision = precision == FV_BF16 && has_bf16 ? FV_BF16 : FV_F32;
+    r->precision = precision != FV_F32 && has_bf16 ? FV_BF16 : FV_F32;
+    r->fp8 = precision == FV_F8;
     r->feature_type = o->exact_cache ? FV_F32 : r->precision;
     r->keep = o->keep_outputs;
     r->history = !o->keep_outputs || o->history < 1 ? 1

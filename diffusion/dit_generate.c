@@ -28,7 +28,8 @@ static fv_status open_decoder(fv_ctx *ctx, fv_dit *d, const fv_dit_options *o)
     const bool inside = dit_has_decoder(m);
     /* Without one states can be sampled; pictures need it, and fv_generate says so. */
     if (!o->decoder && !inside) return FV_OK;
-    FV_TRY(fv_vae_open(ctx, &d->vae, m, inside ? "vae." : "", d->precision));
+    FV_TRY(fv_vae_open(ctx, &d->vae, m, inside ? "vae." : "",
+                       d->precision == FV_F8 ? FV_BF16 : d->precision));
     fv_vae_info info;
     fv_vae_get_info(d->vae, &info);
     if (info.can_decode && info.latent_channels == d->net.cfg.channels) return FV_OK;
@@ -60,15 +61,16 @@ fv_status fv_dit_open(fv_ctx *ctx, fv_dit **out, const fv_model *file, const fv_
     *out = NULL;
     if (!file) return fv_fail(ctx, FV_ERR_ARG, "model: no file given");
     FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "model"));
-    if (o.precision != FV_F32 && o.precision != FV_BF16)
-        return fv_fail(ctx, FV_ERR_ARG, "model: precision must be f32 or bf16");
+    if (o.precision == FV_F8) FV_TRY(fvi_fp8_check(ctx));
+    if (o.precision != FV_F32 && o.precision != FV_BF16 && o.precision != FV_F8)
+        return fv_fail(ctx, FV_ERR_ARG, "model: precision must be f32, bf16 or fp8");
     fv_dit *d = fv_calloc(ctx, 1, sizeof *d);
     if (!d) return FV_ERR_OOM;
     d->ctx = ctx;
     d->file = file;
     const bool has_bf16 =
         fv_ctx_cpu(ctx) & FV_CPU_AVX512 || fv_ctx_device(ctx) == FV_DEVICE_CUDA;
-    d->precision = o.precision == FV_BF16 && has_bf16 ? FV_BF16 : FV_F32;
+    d->precision = o.precision != FV_F32 && has_bf16 ? o.precision : FV_F32;
     const fv_status s = open_net(ctx, d, &o);
     if (s != FV_OK) {
         fv_dit_close(&d);
@@ -112,7 +114,7 @@ void fv_dit_get_info(const fv_dit *d, fv_dit_info *o)
     }
     o->classes = c->classes;
     o->parameters = fv_params_elements(d->net.params);
-    o->weight_bytes = (uint64_t)o->parameters * (d->precision == FV_BF16 ? 2 : 4);
+    o->weight_bytes = (uint64_t)o->parameters * (d->precision == FV_F32 ? 4 : d->precision == FV_F8 ? 1 : 2);
     o->step_flop = d->row_flop;
     o->sampler = c->sampler;
     o->steps = c->steps;

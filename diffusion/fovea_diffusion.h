@@ -42,7 +42,8 @@ FV_API fv_sampler fv_sampler_find(const char *name);               /* AUTO if un
 
 typedef struct fv_dit_options {
     size_t struct_size;
-    fv_dtype precision;      /* FV_F32 (0) or FV_BF16 (only with AVX-512, else f32 is used) */
+    fv_dtype precision;      /* FV_F32 (0) or FV_BF16 (only with AVX-512, else f32 is used);
+                                FV_F8: linear layers of 8-bit floats, on CUDA, else refused */
     const fv_model *decoder; /* VAE or TAESD for latent models; NULL = the one in the file  */
     int diffusers_numerics;  /* parity with Diffusers instead of the official code          */
 } fv_dit_options;

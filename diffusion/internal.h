@@ -51,6 +51,11 @@ fv_status dit_config_read(fv_ctx *ctx, const fv_model *m, const char *prefix, di
 fv_status dit_config_meta(fv_ctx *ctx, const dit_config *c, fv_meta *out);
 
 fv_status dit_net_create(fv_ctx *ctx, dit_net *n, const dit_config *c);
+/* As fv_dtype_name has it; another name: f32. */
+FV_INLINE fv_dtype dit_precision_named(const char *name)
+{
+    return strcmp(name, "bf16") == 0 ? FV_BF16 : strcmp(name, "fp8") == 0 ? FV_F8 : FV_F32;
+}
 void dit_net_destroy(fv_ctx *ctx, dit_net *n);
 /* Training values of the papers (Xavier, zero adaLN and output). Needs fv_params_alloc. */
 void dit_net_init(dit_net *n, uint64_t seed);

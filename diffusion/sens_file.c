@@ -294,7 +294,7 @@ static fv_status get_names(const reader *r)
         s->seed = s->seed * 10 + (uint64_t)(seed[i] - '0');
     }
     s->measured = strcmp(get_string(r, "omega"), "measured") == 0;
-    s->precision = strcmp(get_string(r, "precision"), "bf16") == 0 ? FV_BF16 : FV_F32;
+    s->precision = dit_precision_named(get_string(r, "precision"));
     return FV_OK;
 }
 

@@ -265,7 +265,7 @@ static fv_status put_weights(const fvi_calibration *c)
 int fvi_cal_weight_batch(const fvi_calibration *c)
 {
     return fvi_cal_batch(c, c->weight_draws, SLOTS, c->modules,
-                         c->dit->precision == FV_BF16 ? 2 : 4);
+                         c->dit->precision == FV_F32 ? 4 : 2);
 }
 
 double fvi_cal_branch_cost(const fvi_calibration *c, int steps)

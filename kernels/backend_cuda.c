@@ -167,7 +167,7 @@ fv_status fvi_cuda_attach(fv_ctx *ctx, const fvk_api *api, void *module)
     char why[WHY_BYTES] = "";
     fvi_cuda *c = ctx->alloc.alloc(ctx->alloc.user, sizeof *c, 64);
     if (!c) return FV_ERR_OOM;
-    *c = (fvi_cuda){ fvi_backend_cuda, api, NULL, module, FVI_CUDA_COLUMN_BYTES,
+    *c = (fvi_cuda){ fvi_backend_cuda, api, NULL, module, FVI_CUDA_COLUMN_BYTES, FVI_CUDA_FP8_LEAST,
                        FVI_CUDA_INT8_LEAST };
     const int code = api->open(0, &c->dev, why, sizeof why);
     if (code != FVK_OK) {

@@ -27,7 +27,10 @@ static const struct { size_t size; const char *name; } types[FV_DTYPE_COUNT] = {
 
 static bool is_dtype(fv_dtype t) { return (unsigned)t < FV_DTYPE_COUNT; }
 size_t fv_dtype_size(fv_dtype t) { return is_dtype(t) ? types[t].size : 0; }
-const char *fv_dtype_name(fv_dtype t) { return is_dtype(t) ? types[t].name : "?"; }
+const char *fv_dtype_name(fv_dtype t)
+{
+    return is_dtype(t) ? types[t].name : t == FV_F8 ? "fp8" : "?";
+}
 
 const char *fv_weights_name(fv_dtype t)
 {

@@ -12,6 +12,7 @@ typedef struct fvi_cuda {
     fvk_dev *dev;
     void *module; /* from dlopen; NULL: a table that was given */
     size_t column_bytes; /* of a convolution's rows at a time; tests take less */
+    int64_t fp8_least;   /* rows, columns and outputs of a linear in fp8; tests take less */
     int64_t int8_least;  /* rows and columns of integer products for tensor cores; tests take less */
 } fvi_cuda;
 FV_INLINE const fvi_cuda *fvi_cuda_of(const fv_ctx *ctx)
@@ -35,6 +36,7 @@ fv_status fvi_cuda_zero(fv_ctx *ctx, void *p, size_t bytes);
 fv_status fvi_cuda_attach(fv_ctx *ctx, const fvk_api *api, void *module);
 
 #define FVI_CUDA_COLUMN_BYTES ((size_t)64 << 20)
+#define FVI_CUDA_FP8_LEAST 64
 /* Below it 16 bytes of sums written and read for each number cost what dp2a's K / 2 instructions do. */
 #define FVI_CUDA_INT8_LEAST 256
 

@@ -408,4 +408,10 @@ FV_INLINE float fv_clamp_unit(float v) { return v < 0 ? 0 : v > 1 ? 1 : v; }
 /* Seconds of a monotonic clock. */
 double fv_now(void);
 
+/* May linear layers be 8-bit floats here (fvi_tape_fp8)? FV_ERR_UNSUPPORTED says why not. */
+fv_status fvi_fp8_check(fv_ctx *ctx);
+/* From here on linear layers of the tape (inference, bf16) multiply e4m3 numbers where they are large
+ * enough; activations, sums and all else stay as they are. */
+void fvi_tape_fp8(fv_tape *t);
+
 #endif

@@ -206,7 +206,8 @@ FV_API int fv_temp_publish(int fd, const char *temp, const char *path, int overw
 
 typedef enum fv_dtype {
     FV_F32 = 0, FV_BF16 = 1, FV_I8 = 2, FV_I32 = 3, FV_F64 = 4, FV_F16 = 5,
-    FV_I64 = 6, FV_I16 = 7, FV_U16 = 8, FV_U8 = 9, FV_DTYPE_COUNT = 10
+    FV_I64 = 6, FV_I16 = 7, FV_U16 = 8, FV_U8 = 9, FV_DTYPE_COUNT = 10,
+    FV_F8 = 16 /* e4m3: a precision of inference on CUDA, not a type of tensors */
 } fv_dtype;
 FV_API size_t fv_dtype_size(fv_dtype t);        /* bytes per element */
 FV_API const char *fv_dtype_name(fv_dtype t);   /* "f32", "bf16", ... */

@@ -29,6 +29,7 @@ struct fv_tape {
     fv_params *params;
     fv_mode mode;
     fv_dtype precision;
+    bool fp8; /* linear layers want it */
     fv_status status;
     fvi_value *v;         /* v[0] unused: handle 0 means none */
     int nv, cap_v;

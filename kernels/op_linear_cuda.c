@@ -7,10 +7,11 @@
  * The product adds the bias, in the type of y, and makes RELU and (bf16) GELU of it; the product of the
  * weights' gradient sums dy for that of the bias. Where the device has no such product, for another
  * activation, and for a bias that is no parameter and y bf16, a pass over y, or over dy, follows. */
-#include "cuda_ops.h"
+#include "op_linear_fp8_cuda.h"
 
 typedef struct linear_state {
     fvk_product *forward, *dx, *dw;
+    fvi_fp8 *fp8;        /* in place of forward; NULL: not asked for, or not there */
     const void *weights; /* in the type of x; NULL: in[1] */
     const void *bias;    /* in the type of y; NULL: in[2] */
     int64_t M, N, K;
@@ -23,6 +24,7 @@ static void linear_release(fv_ctx *ctx, void *state)
 {
     linear_state *st = state;
     if (!st) return;
+    fvi_fp8_release(ctx, st->fp8);
     fvk_product *const all[] = { st->forward, st->dx, st->dw };
     for (size_t i = 0; i < FV_ARRAY_LEN(all); i++)
         if (all[i]) fvi_cuda_of(ctx)->api->gemm_destroy(fvi_cuda_of(ctx)->dev, all[i]);
@@ -93,6 +95,8 @@ static fv_status linear_prepare(fvi_exec *e)
     st->N = e->in[1].dim[0];
     st->K = fv_tensor_count(&e->in[1]) / st->N;
     st->M = fv_tensor_count(&e->in[0]) / st->K;
+    if (fvi_fp8_wanted(e)) FV_TRY(fvi_fp8_prepare(e, &st->fp8));
+    if (st->fp8) return FV_OK;
     FV_TRY(prepare_forward(e, st));
     FV_TRY(prepare_backward(e, st));
     if (!e->params || e->pid[1] < 0) return FV_OK;
@@ -118,6 +122,10 @@ static size_t dy_bytes(const fvi_exec *e)
 static size_t linear_scratch(const fvi_exec *e, bool backward)
 {
     const int64_t N = e->in[1].dim[0];
+    if (!backward && fvi_fp8_wanted(e)) {
+        const size_t a = weight_bytes(e), b = fvi_fp8_scratch(e);
+        return a > b ? a : b;
+    }
     if (!backward) return weight_bytes(e);
     return weight_bytes(e) + dy_bytes(e) +
            fvi_cuda_columns_bytes(1, fv_tensor_count(&e->out[0]) / N, N, 1);
@@ -156,6 +164,7 @@ static fv_status linear_forward(fvi_exec *e)
     const fvk_out to = fvi_cuda_out(&e->out[0], 0);
     const int64_t n = st->M * st->N;
     const void *w;
+    if (st->fp8) return fvi_fp8_forward(e, st->fp8);
     FV_TRY(weights_of(e, &w));
     FV_TRY(product(e, st->forward, e->in[0].data, w, st->bias ? st->bias : e->in[2].data,
                    e->out[0].data));

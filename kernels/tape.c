@@ -42,6 +42,7 @@ void fv_tape_destroy(fv_tape **tt)
 fv_status fv_tape_status(const fv_tape *t) { return t->status; }
 fv_mode fv_tape_mode(const fv_tape *t) { return t->mode; }
 fv_dtype fv_tape_precision(const fv_tape *t) { return t->precision; }
+void fvi_tape_fp8(fv_tape *t) { t->fp8 = t->mode == FV_INFER; }
 
 fv_tensor fv_tape_tensor(const fv_tape *t, fv_t x)
 {
@@ -274,7 +275,7 @@ fv_t fv_linear_as(fv_tape *t, fv_t x, fv_pid w, fv_pid b, fv_act act, fv_dtype o
     memcpy(dim, xs.dim, sizeof dim);
     dim[xs.ndim - 1] = ws.dim[0];
     const bool fuse = t->mode == FV_INFER && act <= FV_ACT_TANH;
-    const fvi_attr a = { { fuse ? (int32_t)act : FV_ACT_NONE }, { 0 } };
+    const fvi_attr a = { { fuse ? (int32_t)act : FV_ACT_NONE, t->fp8 }, { 0 } };
     const fv_t y = fvi_record(t, FVI_OP_LINEAR, &a, in, 3, out, xs.ndim, dim);
     return fuse || act == FV_ACT_NONE ? y : fv_activate(t, y, act);
 }

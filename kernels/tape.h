@@ -28,7 +28,7 @@ typedef enum fvi_op {
 
 /* clang-format off: a table */
 /* Attributes, per op (in/out tensors listed; [] optional, then in[k].data is NULL):
- * LINEAR       in x, w, [b]               out y                 i0 act
+ * LINEAR       in x, w, [b]               out y                 i0 act i1 1: e4m3 where there is
  * CONV2D       in x, w, [b]               out y                 i0 stride i1..i4 pad t,l,b,r i5 act
  * CAST         in x                       out y
  * ACT          in x                       out y                 i0 fv_act

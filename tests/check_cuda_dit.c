@@ -156,6 +156,41 @@ static void official_network_in_bf16(void)
     CHECK(on_gpu || emulator_fused == fused);
     CHECK(c->api->set(c->dev, FVK_SET_OFF, 0) == FVK_OK);
 }
+/* 8-bit floats: 4 bits in some 20 products. With scales in the product, after it, and refused. */
+static void networks_in_fp8(void)
+{
+    fvi_cuda *c = (fvi_cuda *)(uintptr_t)fvi_cuda_of(gpu);
+    const uint32_t off[3] = { 0, FVK_OFF_SCALES, FVK_OFF_FP8 };
+    c->fp8_least = 16;
+    for (int i = 0; i < 3; i++) {
+        if (on_gpu && fvi_fp8_check(gpu) != FV_OK) break;
+        CHECK(c->api->set(c->dev, FVK_SET_OFF, off[i]) == FVK_OK);
+        const long before = emulator_fp8;
+        compare(DIT_OFFICIAL, FV_F8, i < 2 ? 0.15 : 3e-2);
+        compare(DIT_F, FV_F8, i < 2 ? 0.15 : 3e-2);
+        CHECK(on_gpu || (emulator_fp8 > before) == (i < 2));
+    }
+    CHECK(c->api->set(c->dev, FVK_SET_OFF, 0) == FVK_OK);
+    c->fp8_least = FVI_CUDA_FP8_LEAST;
+}
+static void fp8_is_refused_where_it_is_not(void)
+{
+    const fvi_cuda *c = fvi_cuda_of(gpu);
+    const dit_config tiny = config_of(DIT_F);
+    fv_dit_options o = FV_DIT_OPTIONS_INIT;
+    fv_model *m = NULL;
+    fv_dit *d = NULL;
+    o.precision = FV_F8;
+    OK(cpu, random_model(cpu, &tiny, 5, path));
+    OK(cpu, fv_model_open(cpu, &m, path, NULL));
+    CHECK(fv_dit_open(cpu, &d, m, &o) == FV_ERR_UNSUPPORTED && !d);
+    CHECK(strstr(fv_ctx_error(cpu), "fp8 needs a GPU"));
+    CHECK(c->api->set(c->dev, FVK_SET_OFF, FVK_OFF_FP8) == FVK_OK);
+    CHECK(fv_dit_open(gpu, &d, m, &o) == FV_ERR_UNSUPPORTED && !d);
+    CHECK(strstr(fv_ctx_error(gpu), "8.9"));
+    CHECK(c->api->set(c->dev, FVK_SET_OFF, 0) == FVK_OK);
+    fv_model_close(&m);
+}
 static void official_network_in_f32(void) { compare(DIT_OFFICIAL, FV_F32, 1e-4); }
 static void flow_network_in_f32(void) { compare(DIT_F, FV_F32, 1e-4); }
 /* Against f32: CPUs without AVX-512 have no bf16 products. 8 bits in some 20 roundings. */
@@ -171,6 +206,8 @@ int main(int argc, char **argv)
     RUN(flow_network_in_f32);
     RUN(flow_network_in_bf16);
     RUN(official_network_in_bf16);
+    RUN(networks_in_fp8);
+    RUN(fp8_is_refused_where_it_is_not);
     RUN(pictures_are_the_same);
     RUN(plans_that_look_at_features_are_refused);
     return device_close(&cpu, &gpu);

@@ -243,7 +243,7 @@ static int emulator_launch(fvk_dev *d, fvk_kernel k, int64_t blocks, const void 
 /* ---- Products: the definition ---------------------------------------------------------------- */
 
 struct fvk_product { fvk_gemm s; };
-static long emulator_products, emulator_fused; /* made; of them with more than a bias in f32 */
+static long emulator_products, emulator_fused, emulator_fp8; /* made; of them with more than a bias in f32 */
 
 /* What the real one would refuse by its documents, or was told to. */
 static const char *emulator_refusal(const fvk_dev *d, const fvk_gemm *g)
@@ -269,6 +269,7 @@ static int emulator_gemm_create(fvk_dev *d, const fvk_gemm *g, fvk_product **out
     if (!*out) return emulator_say(d, FVK_NO_MEMORY, "out of memory");
     (*out)->s = *g;
     emulator_products++;
+    emulator_fp8 += g->kind == FVK_GEMM_FP8;
     emulator_fused += g->then || g->sums || g->kind || (g->bias && g->c_bf16);
     return FVK_OK;
 }

@@ -817,6 +817,7 @@ fv_dtype cli_precision(const fv_ctx *ctx, const cli_common *c)
     if (!c->precision) return has_bf16 ? FV_BF16 : FV_F32;
     if (strcmp(c->precision, "f32") == 0) return FV_F32;
     if (strcmp(c->precision, "int8") == 0) return FV_I8;
+    if (strcmp(c->precision, "fp8") == 0) return FV_F8;
     if (!has_bf16) cli_note("--precision bf16 needs AVX-512, which this CPU lacks or "
                             "ONEDNN_MAX_CPU_ISA forbids: using f32");
     return has_bf16 ? FV_BF16 : FV_F32;

@@ -197,7 +197,7 @@ int gen_pictures(int argc, char **argv)
         CLI_OPT_FORCE(&a.common),
         CLI_OPT_THREADS(&a.common),
         CLI_OPT_DEVICE(&a.common),
-        {0, "precision", "f32|bf16|int8", "default: bf16 where the CPU has AVX-512", CLI_CHOICE,
+        {0, "precision", "f32|bf16|fp8|int8", "default: bf16 where the CPU has it", CLI_CHOICE,
          &a.common.precision, 0, 0},
         CLI_OPT_JSON(&a.common),
         CLI_OPT_TALK_END(&a.common)};

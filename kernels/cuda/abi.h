@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 16
+#define FVK_ABI 17
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -188,6 +188,21 @@ typedef struct fvk_permute_args {
     fvk_out y;
     int64_t dim[3], stride[3];
 } fvk_permute_args;
+
+/* A block a row of x [.., K]: y = e4m3(x / scale), scale = the row's largest / 448. */
+typedef struct fvk_to_fp8_args {
+    fvk_in x;
+    uint8_t *y;
+    float *scale;
+    int64_t K;
+} fvk_to_fp8_args;
+
+/* y [n / N, N] = act(a_scale[row] b_scale[column] y + bias[column]), in place; a_scale NULL: no scales */
+typedef struct fvk_rescale_args {
+    fvk_out y;
+    const float *a_scale, *b_scale, *bias; /* bias NULL: not there */
+    int64_t n, N, act;
+} fvk_rescale_args;
 
 /* Sums of channels to numbers of a group y [B, G, 2]: mean; 1 / sqrt(mean + eps) as the second one;
  * or the means of two sums times w. */
@@ -821,7 +836,7 @@ typedef struct fvk_texture_rgb_args {
     K(place_rows) K(place) K(place_sum) K(place_end) K(place_terms) K(spectrum)               \
     K(band_turn) K(band_mask) K(ssim_luma) K(ssim_halve) K(ssim_windows) K(ssim_mean)          \
     K(ssim_end) K(ssim_slopes)                                                                 \
-    K(map) K(binary) K(blend) K(swiglu) K(norm) K(norm_dx) K(rope) K(rope_dx) K(columns) K(fold) \
+    K(to_fp8) K(rescale) K(map) K(binary) K(blend) K(swiglu) K(norm) K(norm_dx) K(rope) K(rope_dx) K(columns) K(fold) \
     K(norm_fold) K(sample_db) K(timestep) K(embed) K(embed_dx) K(patch) K(strip) K(spread)      \
     K(attention) K(attention_delta) K(attention_dq) K(attention_dkv)                            \
     K(unfold) K(permute) K(group_fold) K(group) K(upsample) K(windows) K(haar) K(pool) K(pool_dx) \

@@ -101,6 +101,41 @@ FVK_KERNEL(spread)
     }
 }
 
+/* ---- 8-bit floats ---------------------------------------------------------------------------- */
+
+FVK_KERNEL(to_fp8)
+{
+    SHARED(float, most, FVK_THREADS);
+    const int64_t from = (int64_t)block_ * a->K;
+    (void)grid_;
+    PHASE(t) {
+        most[t] = 0;
+        for (int64_t k = t; k < a->K; k += FVK_THREADS) {
+            const float x = fabsf(fvk_get(a->x, from + k));
+            if (x > most[t]) most[t] = x; /* a NaN stays one below */
+        }
+    }
+    TREE_MAX(most)
+    PHASE(t) {
+        const float scale = most[0] > 0 ? most[0] / 448.0f : 1.0f;
+        for (int64_t k = t; k < a->K; k += FVK_THREADS)
+            a->y[from + k] = fvk_to_e4m3(fvk_get(a->x, from + k) / scale);
+        if (t == 0) a->scale[block_] = scale;
+    }
+}
+
+FVK_KERNEL(rescale)
+{
+    PHASE(t) EACH(i, t, a->n) {
+        const fvk_in y = { a->y.p, a->y.bf16 };
+        const int64_t column = i % a->N;
+        float v = fvk_get(y, i);
+        if (a->a_scale) v *= a->a_scale[i / a->N] * a->b_scale[column];
+        if (a->bias) v += a->bias[column];
+        fvk_put(a->y, i, fvi_act_c((fv_act)a->act, v));
+    }
+}
+
 /* ---- Layout ---------------------------------------------------------------------------------- */
 
 FVK_KERNEL(strip)

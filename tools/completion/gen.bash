@@ -6,7 +6,7 @@ _gen()
     COMPREPLY=()
     case $prev in
     --device) words='auto cpu cuda' ;;
-    --precision) words='f32 bf16 int8' ;;
+    --precision) words='f32 bf16 fp8 int8' ;;
     --kv) words='f32 bf16 int8' ;;
     --mode) words='ar sd vvs jacobi' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
