@@ -244,6 +244,7 @@ fv_status distill_feed(distill_nets *n)
     FV_TRY(feed_states(n));
     FV_TRY(fv_plan_feed(n->student_plan, "target", n->batch.target));
     FV_TRY(fv_plan_feed(n->student_plan, "weight", n->batch.weight));
+    if (n->has_vb) FV_TRY(distill_feed_vb(n));
     if (n->stream) FV_TRY(fv_plan_feed(n->student_plan, "l_feat", &n->l_feat));
     return n->has_w ? fv_plan_feed(n->student_plan, "w", &n->w) : FV_OK;
 }
@@ -374,7 +375,6 @@ static fv_status build_student(distill_nets *n, const distill_loss *l, fv_dtype 
     FV_TRY(fv_dit_net_bind(n->student, n->student_plan));
     FV_TRY(share_states(n));
     FV_TRY(bind_results(n, n->student_plan));
-    if (n->has_vb) FV_TRY(distill_bind_vb(n));
     const bool is_place = l->kind == DISTILL_LIFT || l->kind == DISTILL_PLACE;
     n->has_w = is_place && l->weight != WEIGHT_ADAPTIVE && l->weight != WEIGHT_CONST;
     return bind_streams(n, n->student_plan);
@@ -404,7 +404,6 @@ static fv_status allocate(distill_nets *n, const distill_loss *l, int rows)
 fv_status distill_build(distill_nets *n, const distill_loss *l, int rows, fv_dtype precision)
 {
     const int most = n->teacher_size.depth > n->size.depth ? n->teacher_size.depth : n->size.depth;
-    if (n->teacher_size.is_official) FV_TRY(fv_needs_cpu(n->ctx, "distill: official DiTs"));
     FV_TRY(allocate(n, l, rows));
     fv_t *hidden = fv_calloc(n->ctx, (size_t)most + 1, sizeof *hidden);
     if (!hidden) return FV_ERR_OOM;
@@ -422,7 +421,8 @@ void distill_close(distill_nets *n)
     for (int k = 0; n->stream && k < n->size.depth; k++) fv_dev_free(n->ctx, n->stream[k]);
     fv_free(n->ctx, n->stream);
     fv_dev_free(n->ctx, n->velocity);
-    void *mem[] = { n->range, n->vb_rows, n->vb_edges, n->latent };
+    fv_dev_free(n->ctx, n->range);
+    void *mem[] = { n->vb_rows, n->vb_edges, n->latent };
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(n->ctx, mem[i]);
     fv_vae_close(&n->vae);
     fv_vae_close(&n->decoder);

@@ -82,9 +82,9 @@ typedef struct distill_vb_input {
 void distill_record_vb(const distill_nets *n, fv_tape *t, const distill_vb_input *in, fv_t *vb,
                        fv_t *vb_kd);
 fv_status distill_make_vb(distill_nets *n);
-fv_status distill_bind_vb(distill_nets *n);
-/* Of the present batch, made of x. */
+/* Of the present batch, made of x; then to the student's plan. */
 void distill_fill_vb(distill_nets *n, const float *x);
+fv_status distill_feed_vb(distill_nets *n);
 
 /* What follows the progress, 0 to 1. */
 void distill_schedule(distill_nets *n, const distill_loss *l, double progress);

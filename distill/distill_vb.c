@@ -105,19 +105,19 @@ void distill_record_vb(const distill_nets *n, fv_tape *t, const distill_vb_input
 fv_status distill_make_vb(distill_nets *n)
 {
     const size_t B = (size_t)n->batch.count, all = B * (size_t)n->batch.values;
-    n->range = fv_calloc(n->ctx, all, sizeof(float));
+    n->range = fv_dev_alloc(n->ctx, all, sizeof(float));
     n->vb_rows = fv_calloc(n->ctx, B * (ROWS + FV_DIT_VARIANCES), sizeof(float));
     n->vb_edges = fv_calloc(n->ctx, 2 * all, sizeof(float));
     return n->range && n->vb_rows && n->vb_edges ? FV_OK : FV_ERR_OOM;
 }
 
-fv_status distill_bind_vb(distill_nets *n)
+fv_status distill_feed_vb(distill_nets *n)
 {
     const size_t B = (size_t)n->batch.count;
     for (size_t k = 0; k < ROWS; k++)
-        FV_TRY(fv_plan_bind(n->student_plan, row_name[k], n->vb_rows + k * B));
-    FV_TRY(fv_plan_bind(n->student_plan, "vb_low", n->vb_edges));
-    return fv_plan_bind(n->student_plan, "vb_high", n->vb_edges + B * (size_t)n->batch.values);
+        FV_TRY(fv_plan_feed(n->student_plan, row_name[k], n->vb_rows + k * B));
+    FV_TRY(fv_plan_feed(n->student_plan, "vb_low", n->vb_edges));
+    return fv_plan_feed(n->student_plan, "vb_high", n->vb_edges + B * (size_t)n->batch.values);
 }
 
 void distill_fill_vb(distill_nets *n, const float *x)

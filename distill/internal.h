@@ -52,9 +52,9 @@ fv_status prune_samples_create(fv_ctx *ctx, prune_samples *s, const fv_model *fi
 void prune_samples_free(prune_samples *s);
 /* States of samples first .. first + PRUNE_ROWS - 1, of which each draw.seed makes others. */
 void prune_samples_batch(prune_samples *s, int first);
-/* f32 [PRUNE_ROWS, S, S, C]; and the inputs "z", "t", "y" of a plan of net bound to the batch. */
+/* f32 [PRUNE_ROWS, S, S, C]; and the batch to the inputs "z", "t", "y" of a plan. */
 fv_t prune_state_input(const prune_samples *s, fv_tape *t, const char *name);
-fv_status prune_samples_bind(const prune_samples *s, const fv_dit_net *net, fv_plan *plan);
+fv_status prune_samples_feed(const prune_samples *s, fv_plan *plan);
 /* Mean cosine of input and output of each block, over tokens, rows and times: cosine [depth]. */
 fv_status prune_cosines(fv_ctx *ctx, const fv_model *file, const fv_prune_options *o,
                         double *cosine);

@@ -223,7 +223,7 @@ static fv_status build_teacher(learner *l)
     const fv_t out = fv_dit_net_forward(l->teacher, t, z, time, y, NULL);
     fv_output(t, "target", first_channels(l, t, out));
     FV_TRY(fv_plan_finish(l->ctx, &l->teach, &t, NULL));
-    FV_TRY(prune_samples_bind(&l->samples, l->teacher, l->teach));
+    FV_TRY(fv_dit_net_bind(l->teacher, l->teach));
     return fv_plan_bind(l->teach, "target", l->target);
 }
 
@@ -252,15 +252,16 @@ static fv_status build_student(learner *l)
     return s;
 }
 
-static fv_status bind_student(learner *l)
+/* States to both, to the student also how much of each block it is to see. */
+static fv_status feed(learner *l)
 {
     char name[32];
-    FV_TRY(prune_samples_bind(&l->samples, l->student, l->learn));
-    FV_TRY(fv_plan_bind(l->learn, "weight", l->samples.batch.weight));
-    FV_TRY(fv_plan_bind(l->learn, "target", l->target));
+    FV_TRY(prune_samples_feed(&l->samples, l->teach));
+    FV_TRY(prune_samples_feed(&l->samples, l->learn));
+    FV_TRY(fv_plan_feed(l->learn, "weight", l->samples.batch.weight));
     for (int k = 0; k < l->depth; k++) {
         snprintf(name, sizeof name, "gate%d", k);
-        FV_TRY(fv_plan_bind(l->learn, name, l->gate + (size_t)k * PRUNE_ROWS));
+        FV_TRY(fv_plan_feed(l->learn, name, l->gate + (size_t)k * PRUNE_ROWS));
     }
     return FV_OK;
 }
@@ -276,28 +277,34 @@ static fv_status prepare(learner *l, const fv_model *file, const fv_prune_option
     FV_TRY(fv_params_load(own, file, ""));
     FV_TRY(prune_samples_create(l->ctx, &l->samples, file, l->teacher, o));
     l->gate = fv_calloc(l->ctx, (size_t)l->depth * PRUNE_ROWS, sizeof *l->gate);
-    l->target = fv_calloc(l->ctx, (size_t)l->samples.batch.values * PRUNE_ROWS, sizeof *l->target);
+    l->target = fv_dev_alloc(l->ctx, (size_t)l->samples.batch.values * PRUNE_ROWS,
+                             sizeof *l->target);
     if (!l->gate || !l->target) return FV_ERR_OOM;
     FV_TRY(build_teacher(l));
     FV_TRY(build_student(l));
-    FV_TRY(bind_student(l));
+    FV_TRY(fv_dit_net_bind(l->student, l->learn));
+    FV_TRY(fv_plan_bind(l->learn, "target", l->target));
     return fv_opt_create(l->ctx, &l->opt, own, &opt);
 }
 
 /* ---- Learning -------------------------------------------------------------------------------- */
 
+/* Of a device the slopes of a step are all that comes to the host beside two numbers. */
 static fv_status learn_step(learner *l, uint64_t step)
 {
     const double part = l->steps > 1 ? (double)step / (l->steps - 1) : 1;
     const double tau = TAU_FIRST + part * (TAU_LAST - TAU_FIRST);
     fv_opt_info info;
+    double loss;
     char name[32];
     l->samples.draw.seed = l->seed + step / (uint64_t)(l->samples.padded / PRUNE_ROWS);
     prune_samples_batch(&l->samples, (int)(step * PRUNE_ROWS % (uint64_t)l->samples.padded));
     for (int k = 0; k < l->groups; k++) draw_masks(l, &l->group[k], step, k);
+    FV_TRY(feed(l));
     FV_TRY(fv_plan_forward(l->teach));
     FV_TRY(fv_plan_forward(l->learn));
-    if (!isfinite(*(const float *)fv_plan_value(l->learn, "loss").data))
+    FV_TRY(fv_plan_number(l->learn, "loss", &loss));
+    if (!isfinite(loss))
         return fv_fail(l->ctx, FV_ERR_NUMERIC, "prune: what the blocks make of samples is not finite: "
                        "the model is damaged");
     FV_TRY(fv_plan_backward(l->learn, "loss", 1.0f));
@@ -306,8 +313,8 @@ static fv_status learn_step(learner *l, uint64_t step)
         float slope[PRUNE_ROWS * PRUNE_MASKS];
         for (int i = 0; i < g->size; i++) {
             snprintf(name, sizeof name, "gate%d", g->first + i);
-            memcpy(slope + i * PRUNE_ROWS, fv_plan_grad(l->learn, name).data,
-                   PRUNE_ROWS * sizeof *slope);
+            FV_TRY(fv_dev_copy(l->ctx, slope + i * PRUNE_ROWS, fv_plan_grad(l->learn, name).data,
+                               PRUNE_ROWS * sizeof *slope, FV_COPY_TO_HOST));
         }
         add_gradient(g, slope, tau);
         move_logits(l, g, step);
@@ -351,7 +358,7 @@ static void learner_free(learner *l)
     }
     fv_free(l->ctx, l->group);
     fv_free(l->ctx, l->gate);
-    fv_free(l->ctx, l->target);
+    fv_dev_free(l->ctx, l->target);
 }
 
 fv_status prune_learn(fv_ctx *ctx, const fv_model *file, const fv_prune_options *o, int depth,

@@ -78,12 +78,11 @@ static fv_t record_forward(const prune_samples *s, fv_tape *t, fv_t *hidden)
     return fv_dit_net_forward(s->net, t, z, time, fv_input(t, "y", FV_I32, 1, &rows), hidden);
 }
 
-fv_status prune_samples_bind(const prune_samples *s, const fv_dit_net *net, fv_plan *plan)
+fv_status prune_samples_feed(const prune_samples *s, fv_plan *plan)
 {
-    FV_TRY(fv_dit_net_bind(net, plan));
-    FV_TRY(fv_plan_bind(plan, "z", s->batch.z));
-    FV_TRY(fv_plan_bind(plan, "t", s->batch.time));
-    return fv_plan_bind(plan, "y", s->batch.label);
+    FV_TRY(fv_plan_feed(plan, "z", s->batch.z));
+    FV_TRY(fv_plan_feed(plan, "t", s->batch.time));
+    return fv_plan_feed(plan, "y", s->batch.label);
 }
 
 /* ---- Cosines --------------------------------------------------------------------------------- */
@@ -106,7 +105,7 @@ static fv_status build_hidden(prune_samples *s, fv_plan **out)
         status = fv_plan_finish(s->ctx, out, &t, NULL);
     }
     fv_free(s->ctx, hidden);
-    return status == FV_OK ? prune_samples_bind(s, s->net, *out) : status;
+    return status == FV_OK ? fv_dit_net_bind(s->net, *out) : status;
 }
 
 static double cosine_of(const float *a, const float *b, int64_t n)
@@ -120,27 +119,31 @@ static double cosine_of(const float *a, const float *b, int64_t n)
     return ab / (sqrt(aa * bb) + EPS);
 }
 
-/* Adds the sums over the tokens of the first `rows` rows. */
-static void add_cosines(const prune_samples *s, const fv_plan *plan, int rows, double *sum)
+/* Adds the sums over the tokens of the first `rows` rows. All streams come to the host: the samples are
+ * few, and nothing waits for them. */
+static fv_status add_cosines(const prune_samples *s, fv_plan *plan, int rows, double *sum)
 {
     const int64_t n = s->size.width;
-    char name[32];
-    for (int l = 0; l < s->size.depth; l++) {
-        hidden_name(name, sizeof name, l);
-        const float *in = fv_plan_value(plan, name).data;
+    const float *in, *out;
+    FV_TRY(fv_plan_seen(plan, "hidden0", &in));
+    for (int l = 0; l < s->size.depth; l++, in = out) {
+        char name[32];
         hidden_name(name, sizeof name, l + 1);
-        const float *out = fv_plan_value(plan, name).data;
+        FV_TRY(fv_plan_seen(plan, name, &out));
         for (int64_t k = 0; k < (int64_t)rows * s->size.tokens; k++)
             sum[l] += cosine_of(in + k * n, out + k * n, n);
     }
+    return FV_OK;
 }
 
 static fv_status run_cosines(prune_samples *s, fv_plan *plan, double *cosine)
 {
     for (int first = 0; first < s->count; first += PRUNE_ROWS) {
+        const int rows = s->count - first < PRUNE_ROWS ? s->count - first : PRUNE_ROWS;
         prune_samples_batch(s, first);
+        FV_TRY(prune_samples_feed(s, plan));
         FV_TRY(fv_plan_forward(plan));
-        add_cosines(s, plan, s->count - first < PRUNE_ROWS ? s->count - first : PRUNE_ROWS, cosine);
+        FV_TRY(add_cosines(s, plan, rows, cosine));
         FV_TRY(fv_report(s->ctx, STAGE, (uint64_t)first + PRUNE_ROWS, (uint64_t)s->padded, NULL));
     }
     for (int l = 0; l < s->size.depth; l++)
@@ -177,9 +180,18 @@ static fv_status build_loss(prune_samples *s, fv_plan **out)
     fv_output(t, "loss", fv_loss_mse(t, y, prune_state_input(s, t, "target"),
                                      fv_input(t, "weight", FV_F32, 1, &rows)));
     FV_TRY(fv_plan_finish(s->ctx, out, &t, NULL));
-    FV_TRY(prune_samples_bind(s, s->net, *out));
-    FV_TRY(fv_plan_bind(*out, "target", s->batch.target));
-    return fv_plan_bind(*out, "weight", s->batch.weight);
+    return fv_dit_net_bind(s->net, *out);
+}
+
+static fv_status add_gradients(prune_samples *s, fv_plan *plan, int first)
+{
+    prune_samples_batch(s, first);
+    FV_TRY(prune_samples_feed(s, plan));
+    FV_TRY(fv_plan_feed(plan, "target", s->batch.target));
+    FV_TRY(fv_plan_feed(plan, "weight", s->batch.weight));
+    FV_TRY(fv_plan_forward(plan));
+    FV_TRY(fv_plan_backward(plan, "loss", 1.0f));
+    return fv_report(s->ctx, STAGE, (uint64_t)first + PRUNE_ROWS, (uint64_t)s->padded, NULL);
 }
 
 fv_status prune_gradients(fv_ctx *ctx, const fv_model *file, const fv_prune_options *o,
@@ -189,13 +201,8 @@ fv_status prune_gradients(fv_ctx *ctx, const fv_model *file, const fv_prune_opti
     fv_plan *plan = NULL;
     fv_status status = prune_samples_create(ctx, &s, file, net, o);
     if (status == FV_OK) status = build_loss(&s, &plan);
-    for (int first = 0; first < s.count && status == FV_OK; first += PRUNE_ROWS) {
-        prune_samples_batch(&s, first);
-        status = fv_plan_forward(plan);
-        if (status == FV_OK) status = fv_plan_backward(plan, "loss", 1.0f);
-        if (status == FV_OK)
-            status = fv_report(ctx, STAGE, (uint64_t)first + PRUNE_ROWS, (uint64_t)s.padded, NULL);
-    }
+    for (int first = 0; first < s.count && status == FV_OK; first += PRUNE_ROWS)
+        status = add_gradients(&s, plan, first);
     fv_plan_destroy(&plan);
     prune_samples_free(&s);
     return status;

@@ -17,9 +17,26 @@ typedef struct job {
     bool with_gradient;
     int block, units;
     double *part, *score; /* [units] */
+    float *change;        /* with_gradient: of the present member, where a device has it */
+    fv_ctx *ctx;
+    fv_status status;
     int members;
     bool is_finite;
 } job;
+
+/* Where the host reads the gradient of a parameter; NULL: it is not asked for. */
+static const float *gradient_of(job *j, fv_pid id)
+{
+    const fv_tensor g = fv_params_grad(j->params, id);
+    const size_t bytes = (size_t)fv_tensor_count(&g) * sizeof(float);
+    if (!j->with_gradient || fv_ctx_device(j->ctx) == FV_DEVICE_CPU)
+        return j->with_gradient ? g.data : NULL;
+    fv_free(j->ctx, j->change);
+    j->change = fv_alloc(j->ctx, bytes);
+    j->status = j->change ? fv_dev_copy(j->ctx, j->change, g.data, bytes, FV_COPY_TO_HOST)
+                          : FV_ERR_OOM;
+    return j->change;
+}
 
 /* Adds the member NAME of the block: slices are rows (or columns) of `unit` neighbours, in each of
  * `parts` parts. A parameter that the family lacks is none. */
@@ -28,16 +45,18 @@ static void add_member(job *j, const char *name, int64_t unit, int parts, bool a
     char full[96];
     snprintf(full, sizeof full, "blocks.%d.%s", j->block, name);
     const fv_pid id = fv_params_find(j->params, full);
-    if (id < 0) return;
-    const fv_tensor w = fv_params_tensor(j->params, id), g = fv_params_grad(j->params, id);
+    if (id < 0 || j->status != FV_OK) return;
+    const fv_tensor w = fv_params_tensor(j->params, id);
+    const float *g = gradient_of(j, id);
     const int64_t rows = w.dim[0], columns = fv_tensor_count(&w) / rows;
     const int64_t length = (are_columns ? columns : rows) / parts;
     double mean = 0;
+    if (j->status != FV_OK) return;
     memset(j->part, 0, (size_t)j->units * sizeof *j->part);
     for (int64_t i = 0; i < rows * columns; i++) {
         const int64_t at = (are_columns ? i % columns : i / columns) % length;
         const double v = ((const float *)w.data)[i];
-        const double change = j->with_gradient ? v * ((const float *)g.data)[i] : v;
+        const double change = j->with_gradient ? v * g[i] : v;
         j->part[at / unit] += change * change;
     }
     for (int k = 0; k < j->units; k++) mean += j->part[k] / j->units;
@@ -68,20 +87,22 @@ static fv_status choose(fv_ctx *ctx, const fv_prune *p, const fv_params *params,
 {
     const bool are_heads = u == &p->heads;
     job j = { .params = params, .with_gradient = p->o.importance == FV_PRUNE_DIFF,
-              .units = u->was, .is_finite = true };
+              .units = u->was, .is_finite = true, .ctx = ctx };
     double *block = fv_calloc(ctx, 2 * (size_t)u->was, sizeof *block);
     if (!block) return FV_ERR_OOM;
     j.part = block;
     j.score = block + u->was;
-    for (int k = 0; k < p->now.depth && j.is_finite; k++) {
+    for (int k = 0; k < p->now.depth && j.is_finite && j.status == FV_OK; k++) {
         j.block = p->block[k];
         memset(j.score, 0, (size_t)u->was * sizeof *j.score);
         if (are_heads) score_heads(&j, p->was.head_dim);
         else score_channels(&j);
-        if (j.is_finite)
+        if (j.is_finite && j.status == FV_OK)
             prune_largest(j.score, u->was, u->kept, u->index + (size_t)k * (size_t)u->kept);
     }
     fv_free(ctx, block);
+    fv_free(ctx, j.change);
+    if (j.status != FV_OK) return j.status;
     if (j.is_finite) return FV_OK;
     return fv_fail(ctx, FV_ERR_NUMERIC, "prune: weights%s of block %d are not finite: the model is "
                    "damaged", j.with_gradient ? " or gradients" : "", j.block);

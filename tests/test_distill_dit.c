@@ -123,7 +123,7 @@ static void record_rig(bound_rig *r, fv_params *none, bool with_teacher)
     fv_output(t, "loss", with_teacher ? vb_kd : vb);
     OK(ctx, fv_plan_finish(ctx, &r->plan, &t, NULL));
     r->n.student_plan = r->plan;
-    OK(ctx, distill_bind_vb(&r->n));
+    OK(ctx, distill_feed_vb(&r->n));
     OK(ctx, fv_plan_bind(r->plan, "noise", r->said));
     OK(ctx, fv_plan_bind(r->plan, "range", r->range));
     OK(ctx, fv_plan_bind(r->plan, "target", r->n.batch.target));
