@@ -1,6 +1,7 @@
 /* op_attention_cuda.c - host side of attention: sdpa and cross_attention. Definition: op_attention.c.
  *
- * Heads of up to FVK_HEAD_MOST have kernels of their own. Wider ones, as in the autoencoder of Stable
+ * Heads of up to FVK_HEAD_MOST have kernels of their own: for bf16 on tensor cores where rows are
+ * aligned (cuda/tensor.h), else in f32 (cuda/flash.h). Wider ones, as in the autoencoder of Stable
  * Diffusion, are products of the device head by head: q k^T, softmax, times v, in pieces of queries
  * whose scores fit fvi_cuda.column_bytes. Backward makes the chances P again:
  *     dP = dO V^T   dS = scale P (dP - sum of dO O)   dQ = dS K   dK = sum of dS^T Q   dV = sum of P^T dO
@@ -63,6 +64,53 @@ static fv_status attention_args(const fvi_exec *e, fvk_attention_args *a)
 static int64_t blocks_of(const fvk_attention_args *a, int64_t tokens, int64_t tile)
 {
     return a->B * a->h * ((tokens + tile - 1) / tile);
+}
+
+/* ---- Tensor cores ---------------------------------------------------------------------------- */
+
+#define MMA_ROWS 128 /* FVK_MMA_ROWS of the kernels */
+
+static bool is_aligned(fvk_in x) { return x.bf16 && (uintptr_t)x.p % 16 == 0; }
+
+/* Which of the kernels made for 32, 64, 80 and 128 columns; -1: none. */
+static int mma_of(const fvk_attention_args *a)
+{
+    static const int columns[4] = { 32, 64, 80, 128 };
+    int i = 0;
+    if (a->hd % 8 || !is_aligned(a->x[0]) || !is_aligned(a->x[1]) || !is_aligned(a->x[2])) return -1;
+    while (i < 4 && a->hd > columns[i]) i++;
+    return i < 4 ? i : -1;
+}
+
+static fv_status launch(const fvi_exec *e, fvk_kernel k, int64_t tokens, int64_t tile,
+                        const fvk_attention_args *a)
+{
+    return fvi_cuda_launch(e->ctx, k, blocks_of(a, tokens, tile), a, sizeof *a);
+}
+
+static fv_status forward(const fvi_exec *e, const fvk_attention_args *a)
+{
+    static const fvk_kernel mma[4] = { FVK_attention_mma32, FVK_attention_mma64,
+                                       FVK_attention_mma80, FVK_attention_mma128 };
+    const int i = mma_of(a);
+    if (i >= 0 && a->o.bf16 && (uintptr_t)a->o.p % 4 == 0)
+        return launch(e, mma[i], a->T, MMA_ROWS, a);
+    return launch(e, FVK_attention, a->T, FVK_TILE, a);
+}
+
+#define BACK_TILE 16 /* FVK_BACK of the kernels */
+
+static fv_status gradients(const fvi_exec *e, const fvk_attention_args *a, bool dq, bool dkv)
+{
+    static const fvk_kernel mma_q[3] = { FVK_attention_dq_mma32, FVK_attention_dq_mma64,
+                                         FVK_attention_dq_mma80 };
+    static const fvk_kernel mma_kv[3] = { FVK_attention_dkv_mma32, FVK_attention_dkv_mma64,
+                                          FVK_attention_dkv_mma80 };
+    const int i = mma_of(a);
+    const bool is_mma = i >= 0 && i < 3 && is_aligned(a->go);
+    const int64_t tile = is_mma ? MMA_ROWS : BACK_TILE;
+    if (dq) FV_TRY(launch(e, is_mma ? mma_q[i] : FVK_attention_dq, a->T, tile, a));
+    return dkv ? launch(e, is_mma ? mma_kv[i] : FVK_attention_dkv, a->S, tile, a) : FV_OK;
 }
 
 /* ---- Wide heads ------------------------------------------------------------------------------ */
@@ -305,7 +353,7 @@ static fv_status attention_forward(fvi_exec *e)
     FV_TRY(attention_args(e, &a));
     a.o = fvi_cuda_out(&e->out[0], 0);
     if (is_wide(e)) return wide_forward(e, &a);
-    return FVI_LAUNCH(e->ctx, attention, blocks_of(&a, a.T, FVK_TILE), &a);
+    return forward(e, &a);
 }
 
 static size_t attention_scratch(const fvi_exec *e, bool backward)
@@ -316,8 +364,6 @@ static size_t attention_scratch(const fvi_exec *e, bool backward)
         return backward ? (size_t)(x->dim[0] * x->dim[1] * x->dim[x->ndim - 2]) * sizeof(float) : 0;
     return attention_args(e, &a) == FV_OK ? scratch_of(&a, piece_of(e, &a), backward).total : 0;
 }
-
-#define BACK_TILE 16 /* FVK_BACK of the kernels */
 
 static fv_status attention_backward(fvi_exec *e)
 {
@@ -343,8 +389,7 @@ static fv_status attention_backward(fvi_exec *e)
         a.lse = NULL;
         return wide_backward(e, &a);
     }
-    if (dq) FV_TRY(FVI_LAUNCH(e->ctx, attention_dq, blocks_of(&a, a.T, BACK_TILE), &a));
-    return dkv ? FVI_LAUNCH(e->ctx, attention_dkv, blocks_of(&a, a.S, BACK_TILE), &a) : FV_OK;
+    return gradients(e, &a, dq, dkv);
 }
 
 const fvi_op_def fvi_cuda_sdpa = {

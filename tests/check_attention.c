@@ -179,7 +179,7 @@ static void sdpa_reference_agrees_with_differences(void)
             }
             x[i] = keep;
             const double e = fabs((f[0] - f[1]) / (2 * eps) - gx[i]);
-            if (e > worst) worst = e;
+            worst = test_worst(worst, e);
         }
         free(x); free(g); free(o); free(lse); free(gx);
         CHECK_MSG(worst < 1e-8, "difference %g", worst);
@@ -296,9 +296,9 @@ static void sdpa_variants(shape s, fv_dtype type, double size, bool add, errors 
                      variants[v].name, fv_dtype_name(type), (int)s.T, (int)s.hd, s.causal, e.o,
                      e.lse, e.gx);
         if (!worst) continue;
-        worst[v].o = fmax(worst[v].o, e.o);
-        worst[v].lse = fmax(worst[v].lse, e.lse);
-        worst[v].gx = fmax(worst[v].gx, e.gx);
+        worst[v].o = test_worst(worst[v].o, e.o);
+        worst[v].lse = test_worst(worst[v].lse, e.lse);
+        worst[v].gx = test_worst(worst[v].gx, e.gx);
     }
     problem_free(&p);
     CHECK_MSG(!why[0], "%s", why);

@@ -104,13 +104,13 @@ static void compare_passes(bool is_caption, fv_dtype type, ar_net_options q, dou
     OK(cpu, walk(m, x));
     OK(gpu, walk(n, y));
     for (int i = 0; i < LOGITS; i++) {
-        if (!(fabs((double)x[i] - y[i]) <= worst)) worst = fabs((double)x[i] - y[i]);
+        worst = test_worst(worst, fabs((double)x[i] - y[i]));
         if (fabs(x[i]) > most) most = fabs(x[i]);
     }
     for (int p = -1; p < 7; p++)
         for (int k = 0; k < 40; k++) {
             const float u = ar_net_feature(m, 1, 0, p)[k], v = ar_net_feature(n, 1, 0, p)[k];
-            if (!(fabs((double)u - v) <= worst)) worst = fabs((double)u - v);
+            worst = test_worst(worst, fabs((double)u - v));
         }
     printf("# largest difference %.2g of %.2g\n", worst, most);
     CHECK(most > 1 && worst <= bound * most);

@@ -78,7 +78,7 @@ static void compare(dit_family family, fv_dtype precision, double bound)
         CHECK(rows_a == rows_b && rows_a > 0);
         const int n = rows_a * c.input_size * c.input_size * c.out_channels;
         for (int i = 0; i < n; i++) {
-            if (!(fabs((double)p[i] - q[i]) <= worst)) worst = fabs((double)p[i] - q[i]);
+            worst = test_worst(worst, fabs((double)p[i] - q[i]));
             if (fabs(p[i]) > most) most = fabs(p[i]);
         }
     }

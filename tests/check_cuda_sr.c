@@ -74,7 +74,7 @@ static void compare(fv_dtype precision, const fv_sr_options *o, int frames, int 
     OK(gpu, enlarge(gpu, n.sr, o, frames, b, &stats));
     CHECK(device_launches() > before + 50 && stats.tiles == tiles);
     for (int i = 0; i < frames * VALUES; i++) {
-        if (!(fabs((double)a[i] - b[i]) <= worst)) worst = fabs((double)a[i] - b[i]);
+        worst = test_worst(worst, fabs((double)a[i] - b[i]));
         if (fabs((double)a[i] - base[i]) > effect) effect = fabs((double)a[i] - base[i]);
     }
     printf("# largest difference %.2g, of the update %.2g\n", worst, effect);

@@ -151,7 +151,7 @@ static void steps_are_those_of_the_cpu(void)
         const float *x = values_of(&a), *y = values_of(&b);
         double worst = 0;
         for (int64_t i = 0; x && y && i < fvi_params_flat_count(a.p); i++)
-            worst = fmax(worst, fabs((double)x[i] - y[i]));
+            worst = test_worst(worst, fabs((double)x[i] - y[i]));
         CHECK_MSG(worst < 1e-6, "%g", worst);
         fv_opt_swap_ema(a.o);
         fv_opt_swap_ema(b.o);

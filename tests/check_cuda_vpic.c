@@ -102,7 +102,7 @@ static void compare_pictures(uint64_t budget, long *launches)
             const double d = ((double)u[i] - v[i]) / 65535, e = (double)u[i] / 65535 - 0.5;
             sum += d * d;
             spread += e * e;
-            if (fabs(d) > worst) worst = fabs(d);
+            worst = test_worst(worst, d);
         }
     }
     const double n = 3.0 * WIDTH * HEIGHT;

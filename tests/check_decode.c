@@ -113,7 +113,7 @@ static double job_error(const job *j, const float *y)
                 size += fabs(w[k] * x[k]);
             }
             const double e = fabs(y[at] - sum) / (size * sqrt(j->K + 1.0) * 0x1p-23);
-            if (!(e <= worst)) worst = e;
+            worst = test_worst(worst, e);
         }
     free(w);
     free(x);
@@ -310,7 +310,7 @@ static void attention_matches_double(void)
                     attend_ref(&m, p % 3, p, want);
                     for (int d = 0; d < hd; d++) {
                         const double e = fabs(y[p][d] - want[d]);
-                        if (!(e <= worst)) worst = e;
+                        worst = test_worst(worst, e);
                     }
                 }
                 head_free(&m);

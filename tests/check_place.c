@@ -389,7 +389,7 @@ static double closed_form_error(const base *b, double *x, const double *y, int64
             *v = old;
             const double got = (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * h);
             const double error = fabs(got - want[g->at[i]]) / scale;
-            if (!(error <= worst)) worst = error;
+            worst = test_worst(worst, error);
         }
     }
     free(want);
@@ -412,7 +412,7 @@ static void closed_form_in_double_equals_differences(void)
                 const fvi_attr a = attr_of(kind, sizes[k], 3, flags, 1e-4f, -1);
                 base b = make_base(&a, &t, dx, dy);
                 const double error = closed_form_error(&b, dx, dy, &kinks);
-                if (!(error <= worst)) worst = error;
+                worst = test_worst(worst, error);
                 groups += b.count;
                 free_base(&b);
             }
@@ -431,7 +431,7 @@ static void compare(const outcome *r, const base *b, const double *x, const doub
     if (!want) exit(1);
     for (int64_t k = 0; k < b->count; k++) group_gradient(b, &b->g[k], x, y, 3, want);
     for (int64_t i = 0; i < MOST; i++) {
-        if (!(fabs(r->grad[i] - want[i]) <= worst)) worst = fabs(r->grad[i] - want[i]);
+        worst = test_worst(worst, fabs(r->grad[i] - want[i]));
         scale = fmax(scale, fabs(want[i]));
     }
     free(want);

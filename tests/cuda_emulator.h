@@ -23,6 +23,7 @@
 #include "cuda/prior.h"
 #include "cuda/rows.h"
 #include "cuda/sequence.h"
+#include "cuda/tensor.h"
 #include "cuda/losses.h"
 #include "cuda/pictures.h"
 #include "cuda/texture.h"

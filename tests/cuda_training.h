@@ -73,10 +73,10 @@ static double gap_of(const char *one, const char *two)
         if (!fv_model_find(b, fv_model_name(a, i), &y)) worst = INFINITY;
         for (int64_t k = 0; k < fv_tensor_count(&x) && worst < INFINITY; k++) {
             const double u = ((const float *)x.data)[k], v = ((const float *)y.data)[k];
-            if (!(fabs(u - v) <= off)) off = fabs(u - v);
+            off = test_worst(off, fabs(u - v));
             if (fabs(v) > most) most = fabs(v);
         }
-        if (!(off / most <= worst)) worst = off / most;
+        worst = test_worst(worst, off / most);
     }
     fv_model_close(&a);
     fv_model_close(&b);
@@ -101,8 +101,8 @@ static inline void compare(const kind *k, const char *more, const char *name, do
     CHECK(strstr(more, "bf16") || /* before any step */
           (apart(loss[1][0], loss[0][0]) < 3e-5 && apart(norm[1][0], norm[0][0]) < 5e-4));
     for (int i = 0; i < n; i++) {
-        worst = fmax(worst, apart(loss[1][i], loss[0][i]));
-        worst = fmax(worst, apart(norm[1][i], norm[0][i]));
+        worst = test_worst(worst, apart(loss[1][i], loss[0][i]));
+        worst = test_worst(worst, apart(norm[1][i], norm[0][i]));
     }
     CHECK_MSG(worst <= row_bound, "%s: losses and norms %g apart", name, worst);
     CHECK_MSG(gap_of(on, off) <= bound, "%s: weights %g apart", name, gap_of(on, off));

@@ -329,7 +329,7 @@ static void check_forward(int isa)
             double worst = 0;
             for (int64_t i = 0; i < d.n_out; i++) {
                 const double err = fabs(d.out[i] - want[i]);
-                if (!(err <= worst)) worst = err;
+                worst = test_worst(worst, err);
             }
             if (d.status != FV_OK || !d.guards_ok || !(worst <= tol)) {
                 bad++;
@@ -371,7 +371,7 @@ static double difference_error(const tc *c, run_data *d, int k, double *scale)
         d->in[k][i] = x;
         const double want = (up - down) / (2 * h);
         const double got = d->gin[k][i] - (d->old[k] ? d->old[k][i] : 0);
-        if (!(fabs(got - want) <= worst)) worst = fabs(got - want);
+        worst = test_worst(worst, fabs(got - want));
         if (fabs(want) > *scale) *scale = fabs(want);
     }
     free(work);
@@ -420,7 +420,7 @@ static double worst_gap(const float *a, const float *b, int64_t n, double *scale
 {
     double worst = 0;
     for (int64_t i = 0; i < n; i++) {
-        if (!(fabs((double)a[i] - b[i]) <= worst)) worst = fabs((double)a[i] - b[i]);
+        worst = test_worst(worst, fabs((double)a[i] - b[i]));
         if (fabs(b[i]) > *scale) *scale = fabs(b[i]);
     }
     return worst;

@@ -95,7 +95,7 @@ static inline double test_rel_max(const float *a, const float *b, int64_t n)
     double d = 0, m = 0;
     for (int64_t i = 0; i < n; i++) {
         const double e = fabs((double)a[i] - b[i]);
-        if (!(e <= d)) d = e;
+        d = test_worst(d, e);
         if (fabs((double)b[i]) > m) m = fabs((double)b[i]);
     }
     return m > 0 ? d / m : d;

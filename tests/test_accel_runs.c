@@ -263,7 +263,7 @@ static void check_peak(const model *m, fv_accel *a, const char *name, double *wo
     OK(ctx, fv_generate_state(ctx, m->dit, &o, NULL, x, &st));
     const double weights = (double)st.weight_bytes, peak = weights + (double)st.peak_bytes,
                  allowed = 1.1 * (weights + kept_bytes(m, a));
-    *worst = fmax(*worst, peak / allowed);
+    *worst = test_worst(*worst, peak / allowed);
     CHECK_MSG(peak <= allowed, "%s: %.4g bytes, %.4g allowed, of these %.4g of weights", name, peak,
               allowed, weights);
     /* Nothing else is kept, and all is told but for what describes the plans. */

@@ -143,7 +143,7 @@ static double furthest(const float *a, const float *b, int n)
 {
     double worst = 0;
     for (int i = 0; i < n; i++)
-        if (!(fabs((double)a[i] - b[i]) <= worst)) worst = fabs((double)a[i] - b[i]);
+        worst = test_worst(worst, fabs((double)a[i] - b[i]));
     return worst;
 }
 

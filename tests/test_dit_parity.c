@@ -132,7 +132,7 @@ static double rms_error(const double *got, const float *want, int64_t n, squares
     for (int64_t i = 0; i < n; i++) {
         square += (double)want[i] * want[i];
         error += (got[i] - want[i]) * (got[i] - want[i]);
-        if (!(fabs(got[i] - want[i]) <= worst)) worst = fabs(got[i] - want[i]);
+        worst = test_worst(worst, fabs(got[i] - want[i]));
     }
     sum->error += part * error;
     sum->value += part * square;

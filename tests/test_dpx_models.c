@@ -313,7 +313,7 @@ static void whole_plans_are_near_the_best_of_all(void)
             if (t.seconds[x] <= budget && t.error[x] < best) best = t.error[x];
         CHECK_MSG(error >= best * (1 - 1e-9) && error <= whole, "%gx: %g, best %g, whole %g", R,
                   error, best, whole);
-        worst = fmax(worst, error / best);
+        worst = test_worst(worst, error / best);
         sum += error / best;
     }
     printf("# predicted error over the least possible: mean %.3f, worst %.3f of %d\n", sum / n,

@@ -23,7 +23,7 @@ static double rms_error(const float *got, const float *want, int64_t n)
     double square = 0, worst = 0;
     for (int64_t i = 0; i < n; i++) {
         square += (double)want[i] * want[i];
-        if (!(fabs((double)got[i] - want[i]) <= worst)) worst = fabs((double)got[i] - want[i]);
+        worst = test_worst(worst, fabs((double)got[i] - want[i]));
     }
     return square > 0 ? worst / sqrt(square / (double)n) : worst;
 }

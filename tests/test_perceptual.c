@@ -381,7 +381,7 @@ static void gradients_are_differences(void)
             const double down = definition(k, rgb[which], rgb[1 - which], HIGH, WIDE);
             *x = keep;
             const double slope = 0.5 * (up - down) / (2 * h);
-            worst = fmax(worst, fabs(slope - g[which * FLOATS + at_pixel]));
+            worst = test_worst(worst, fabs(slope - g[which * FLOATS + at_pixel]));
             largest = fmax(largest, fabs(slope));
         }
         printf("# %s: gradients to %g, off by %g\n", k->name, largest, worst);

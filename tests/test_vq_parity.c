@@ -69,7 +69,7 @@ static double worst_of(const float *got, const float *want, int64_t n)
 {
     double worst = 0, top = 0;
     for (int64_t i = 0; i < n; i++) {
-        if (!(fabs((double)got[i] - want[i]) <= worst)) worst = fabs((double)got[i] - want[i]);
+        worst = test_worst(worst, fabs((double)got[i] - want[i]));
         top = fmax(top, fabs((double)want[i]));
     }
     return worst / top;

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 17
+#define FVK_ABI 18
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -839,6 +839,9 @@ typedef struct fvk_texture_rgb_args {
     K(to_fp8) K(rescale) K(map) K(binary) K(blend) K(swiglu) K(norm) K(norm_dx) K(rope) K(rope_dx) K(columns) K(fold) \
     K(norm_fold) K(sample_db) K(timestep) K(embed) K(embed_dx) K(patch) K(strip) K(spread)      \
     K(attention) K(attention_delta) K(attention_dq) K(attention_dkv)                            \
+    K(attention_mma32) K(attention_mma64) K(attention_mma80) K(attention_mma128)                \
+    K(attention_dq_mma32) K(attention_dq_mma64) K(attention_dq_mma80)                           \
+    K(attention_dkv_mma32) K(attention_dkv_mma64) K(attention_dkv_mma80)                        \
     K(unfold) K(permute) K(group_fold) K(group) K(upsample) K(windows) K(haar) K(pool) K(pool_dx) \
     K(filter) K(mix_rows) K(mix_rows_dx) K(unit) K(lerp) K(nearest) K(chosen) K(pairs)            \
     K(pairs_dx) K(pairs_fold) K(softmax) K(labels) K(softmax_dx) K(scores) \
@@ -868,7 +871,11 @@ typedef fvk_tree_args fvk_tree_dh_args, fvk_tree_dw_args;
 typedef fvk_ssim_args fvk_ssim_luma_args, fvk_ssim_halve_args, fvk_ssim_windows_args,
     fvk_ssim_mean_args, fvk_ssim_end_args, fvk_ssim_slopes_args;
 typedef fvk_place_args fvk_place_rows_args, fvk_place_sum_args, fvk_place_terms_args;
-typedef fvk_attention_args fvk_attention_delta_args, fvk_attention_dq_args, fvk_attention_dkv_args;
+typedef fvk_attention_args fvk_attention_delta_args, fvk_attention_dq_args, fvk_attention_dkv_args,
+    fvk_attention_mma32_args, fvk_attention_mma64_args, fvk_attention_mma80_args,
+    fvk_attention_mma128_args, fvk_attention_dq_mma32_args, fvk_attention_dq_mma64_args,
+    fvk_attention_dq_mma80_args, fvk_attention_dkv_mma32_args, fvk_attention_dkv_mma64_args,
+    fvk_attention_dkv_mma80_args;
 
 #define FVK_ID(name) FVK_##name,
 typedef enum fvk_kernel { FVK_LIST(FVK_ID) FVK_KERNELS } fvk_kernel;

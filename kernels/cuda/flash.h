@@ -5,7 +5,7 @@
  * a tile and up to 16 columns of the output. Backward (algorithm 4) in tiles of 16: dq a block for
  * 16 queries, dk and dv a block for 16 keys; each output has one writer and one order of sums, no
  * atomics. Products run on the CUDA cores in f32: 4 T S hd FLOP a head over 2 T S / 32 rows read, bound
- * by arithmetic. Tensor cores for bf16 are to come.
+ * by arithmetic. bf16 has kernels for tensor cores in tensor.h, these are for f32 and what is not aligned.
  *
  * Heads above FVK_HEAD_MOST are products of the device with `scores` and `scores_dx` between them. */
 #ifndef FV_CUDA_FLASH_H
