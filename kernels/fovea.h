@@ -925,6 +925,20 @@ FV_API double fv_plan_flop(const fv_plan *p);
 FV_API void fv_plan_profile(fv_plan *p, int on);
 FV_API const char *fv_plan_profile_text(fv_plan *p);
 
+/* How fast single ops run on the device of ctx, on random values at the sizes of the large networks, for
+ * benchmarks; the first ones are the ceilings that the others are held against: a copy, and a matrix
+ * product in bf16 and f32. `seconds`: about how long for each; is_small: tiny sizes, to see that it
+ * works. out: room for FV_OP_SPEEDS. Takes up to 5 GB of the device's memory. */
+typedef struct fv_op_speed {
+    char name[32], shape[40];
+    fv_dtype type;              /* of the activations, FV_I8: integers                         */
+    double seconds;             /* median of a run                                            */
+    double flop, bytes;         /* computed; read or written at least                         */
+} fv_op_speed;
+#define FV_OP_SPEEDS 48
+FV_API FV_NODISCARD fv_status fv_measure_ops(fv_ctx *ctx, double seconds, int is_small,
+                                             fv_op_speed *out, int room, int *count);
+
 /* ---- 10. Training ---------------------------------------------------------------------------- */
 
 /* Recipes: text files of "key = value" lines, # comments. Unknown keys are errors. */

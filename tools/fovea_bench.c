@@ -8,6 +8,7 @@
 #include "bench_ar.h"
 #include "bench_ar_speed.h"
 #include "bench_distill.h"
+#include "bench_gpu.h"
 #include "bench_loss.h"
 #include "bench_pic_speed.h"
 #include "bench_process.h"
@@ -510,8 +511,8 @@ static int check(const bench_args *a, const char *what, const char *file)
     if (!is_dit && !is_train && strcmp(what, "gemm") != 0)
         return cli_fail(CLI_USAGE,
                         "bench %s: unknown; there are gemm, dit, train, distill, quality, "
-                        "speedup, accel, ar, ar-speed, vzip, pic, pic-speed, sr and "
-                        "ranks",
+                        "speedup, accel, ar, ar-speed, vzip, pic, pic-speed, sr, "
+                        "gpu and ranks",
                         what);
     if (is_dit && (file != NULL) == (a->preset != NULL))
         return cli_fail(CLI_USAGE, "bench dit needs a model file or --preset");
@@ -547,11 +548,11 @@ int fovea_bench(int argc, char **argv)
         "train --preset NAME [options]\ndistill TEACHER [options]\nquality MODEL [options]\nspeedup [MODEL] [options]\n"
         "accel [MODEL] [options]\nar MODEL [options]\nar-speed MODEL [options]\n"
         "vzip [options] FILE ...\npic [options] FOLDER|FILE ...\npic-speed PICTURE [options]\n"
-        "sr [options] FOLDER|FILE ...\nranks [options] RECIPE",
+        "sr [options] FOLDER|FILE ...\ngpu [options]\nranks [options] RECIPE",
         "Measure matrix products, a network's evaluation, training steps, or (with their own "
         "--help) the quality of samples, what a speed-up costs, ways of "
-        "saving work and of decoding, its speed, compression, image coders, super-resolution, and "
-        "data-parallel training.",
+        "saving work and of decoding, its speed, compression, image coders, super-resolution, a "
+        "GPU, and data-parallel training.",
         NULL,
         options,
         1,
@@ -565,6 +566,7 @@ int fovea_bench(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "ar-speed") == 0) return bench_ar_speed(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "pic-speed") == 0) return bench_pic_speed(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "sr") == 0) return bench_sr(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "gpu") == 0) return bench_gpu(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "ranks") == 0) return bench_ranks(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "speedup") == 0) return bench_speedup(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "vzip") == 0)

@@ -15,13 +15,14 @@ _fovea()
     --method) words='uniform shortgpt learned' ;;
     --importance) words='magnitude diff' ;;
     --loss) words='none out feat lift place' ;;
+    --only) words='ops dit sample ar vpic vzip' ;;
     --sampler) words='ddpm ddim dpmpp2m euler heun' ;;
     --preset | new) words='F32 F64c F64 F128 F128L DiT-S/2 DiT-B/2 DiT-L/2 DiT-XL/2' ;;
-    bench) words='gemm dit train distill quality speedup accel ar ar-speed vzip pic pic-speed sr ranks' ;;
+    bench) words='gemm dit train distill quality speedup accel ar ar-speed vzip pic pic-speed sr gpu ranks' ;;
     --set | --blocks | --keep | --width | --student-blocks | --data | --seed | --classes | --rows | --batch | --steps | --seconds | --threads | --cfg | \
-        --samples | --speedup | --runs | --methods | --pictures | --sheet-bpp | --max-loss | --start-step | --slices | --ranks | --levels | --peers | -T) return ;;
+        --samples | --speedup | --runs | --methods | --pictures | --sheet-bpp | --max-loss | --start-step | --slices | --ranks | --levels | --peers | --vzip-mib | -T) return ;;
     -o | --teacher | --student | --run | --vae | --init | --classifier | --recipe | --table | --data-dir | --plot | --csv | \
-        --schedule | --sheet | --real | --store)
+        --schedule | --sheet | --real | --store | --dit | --vpic)
         COMPREPLY=($(compgen -f -- "$cur"))
         compopt -o filenames 2> /dev/null
         return
@@ -59,6 +60,8 @@ _fovea()
             --lpips --dists --csv --sheet -f $machine --json $common"
         [[ ${COMP_WORDS[2]} == distill ]] &&
             words="--student-blocks --set --batch --steps --rounds --threads --precision --json $common"
+        [[ ${COMP_WORDS[2]} == gpu ]] &&
+            words="--only --dit --vpic --seconds --vzip-mib --quick --small --threads --json $common"
         [[ ${COMP_WORDS[2]} == ranks ]] &&
             words="--ranks --steps --rounds --set --data-dir --threads --json $common"
         [[ ${COMP_WORDS[2]} == vzip ]] &&
