@@ -1,7 +1,7 @@
 /* distill_latent.c - pictures of latent models: an autoencoder makes latents of the batch, and
  * pictures of samples. Latents are not kept: pictures are turned and cut anew each time, and those of
  * a large set would not fit. On a device they are made there and come to the host, which adds the
- * noise: a step waits for those of the next. */
+ * noise. */
 #include "distill_net.h"
 
 #include <string.h>

@@ -64,16 +64,22 @@ typedef struct trainer {
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
-static fv_status make_batch(trainer *tr, const fv_batch *b, uint64_t first, bool drop)
+/* *x: pictures of the batch, or their latents, until the next call. */
+static fv_status take_pictures(trainer *tr, fv_dataset *data, uint64_t number, const float **x)
+{
+    fv_batch b;
+    FV_TRY(fv_dataset_batch(data, number, tr->rows, &b));
+    for (int i = 0; i < tr->rows; i++) tr->label[i] = tr->class_of[b.labels[i]];
+    return distill_encode(&tr->nets, b.images, x);
+}
+
+/* The first of them is sample `first` of the run. */
+static void make_batch(trainer *tr, const float *x, uint64_t first, bool drop)
 {
     fv_dit_draw d = tr->draw;
-    const float *x;
     if (!drop) d.label_drop = 0;
-    for (int i = 0; i < tr->rows; i++) tr->label[i] = tr->class_of[b->labels[i]];
-    FV_TRY(distill_encode(&tr->nets, b->images, &x));
     fv_dit_batch_make(tr->ctx, tr->nets.teacher, &d, x, tr->label, first, &tr->nets.batch);
     if (tr->nets.has_vb) distill_fill_vb(&tr->nets, x);
-    return FV_OK;
 }
 
 /* Means over the ranks, of what is a number; term NULL: nothing is. All ranks must get here. */
@@ -89,24 +95,29 @@ static fv_status add_terms(trainer *tr, const double *term)
     return FV_OK;
 }
 
-static fv_status draw_batch(trainer *tr, uint64_t number)
+static void draw_batch(trainer *tr, const float *x, uint64_t number)
 {
-    fv_batch b;
-    FV_TRY(fv_dataset_batch(tr->data, number, tr->rows, &b));
-    FV_TRY(make_batch(tr, &b, number * (uint64_t)tr->rows, true));
+    make_batch(tr, x, number * (uint64_t)tr->rows, true);
     tr->drawn = number + 1;
-    return FV_OK;
 }
 
-/* Both networks, there and back. While a device computes, the host draws what comes next; that a loss
- * is not finite is found with its terms there. */
+/* Both networks, there and back. While a device computes, the host draws what comes next; latents of
+ * that it makes before, since the host waits for them. That a loss is not finite is found with its
+ * terms there. */
 static fv_status learn(trainer *tr, uint64_t number, float scale)
 {
-    if (tr->drawn != number + 1) FV_TRY(draw_batch(tr, number));
+    const bool is_ahead = fv_ctx_device(tr->ctx) != FV_DEVICE_CPU;
+    const float *x = NULL;
+    if (tr->drawn != number + 1) {
+        FV_TRY(take_pictures(tr, tr->data, number, &x));
+        draw_batch(tr, x, number);
+    }
     FV_TRY(distill_feed(&tr->nets));
+    if (is_ahead) FV_TRY(take_pictures(tr, tr->data, number + 1, &x));
     FV_TRY(distill_forward(&tr->nets, distill_needs_teacher(&tr->loss)));
     FV_TRY(fv_plan_backward(tr->nets.student_plan, "loss", scale));
-    return fv_ctx_device(tr->ctx) == FV_DEVICE_CPU ? FV_OK : draw_batch(tr, number + 1);
+    if (is_ahead) draw_batch(tr, x, number + 1);
+    return FV_OK;
 }
 
 static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
@@ -195,9 +206,9 @@ static fv_status evaluate(void *user, uint64_t step, double *metric)
     held_out h = { 0 };
     tr->drawn = 0;
     for (int k = 0; k < tr->eval_batches; k++) {
-        fv_batch b;
-        FV_TRY(fv_dataset_batch(tr->held, (uint64_t)k, tr->rows, &b));
-        FV_TRY(make_batch(tr, &b, (1ull << 40) + (uint64_t)k * (uint64_t)tr->rows, false));
+        const float *x;
+        FV_TRY(take_pictures(tr, tr->held, (uint64_t)k, &x));
+        make_batch(tr, x, (1ull << 40) + (uint64_t)k * (uint64_t)tr->rows, false);
         FV_TRY(distill_feed(&tr->nets));
         FV_TRY(distill_forward(&tr->nets, true));
         FV_TRY(add_batch(&tr->nets, &h));

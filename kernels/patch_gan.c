@@ -104,7 +104,8 @@ fv_t fvi_gan_hinge(fv_tape *t, fv_t real, fv_t fake)
 fv_t fvi_gan_fool(fv_tape *t, fv_t fake) { return fvi_loss_mean(t, fake, -1.0f); }
 
 /* Sums of squares of both, on a device by its own sums. */
-static fv_status squares(fv_ctx *ctx, const float *other, const float *pull, int64_t n, double sum[2])
+static fv_status squares(fv_ctx *ctx, const float *other, const float *pull, int64_t n, void *work,
+                         double sum[2])
 {
     const fvi_device_optim *device = ctx->backend->optim;
     sum[0] = sum[1] = 0;
@@ -113,20 +114,18 @@ static fv_status squares(fv_ctx *ctx, const float *other, const float *pull, int
         sum[1] += (double)pull[i] * pull[i];
     }
     if (!device) return FV_OK;
-    void *work = fv_dev_alloc(ctx, device->work_bytes(n), 1);
-    fv_status s = work ? device->norm(ctx, other, n, work, &sum[0]) : FV_ERR_OOM;
-    if (s == FV_OK) s = device->norm(ctx, pull, n, work, &sum[1]);
-    fv_dev_free(ctx, work);
+    FV_TRY(device->norm(ctx, other, n, work, &sum[0]));
+    FV_TRY(device->norm(ctx, pull, n, work, &sum[1]));
     sum[0] *= sum[0];
     sum[1] *= sum[1];
-    return s;
+    return FV_OK;
 }
 
-fv_status fvi_gan_weight(fv_ctx *ctx, const float *other, const float *pull, int64_t n,
+fv_status fvi_gan_weight(fv_ctx *ctx, const float *other, const float *pull, int64_t n, void *work,
                          double *weight)
 {
     double sum[3] = { 0, 0, 1 };
-    FV_TRY(squares(ctx, other, pull, n, sum));
+    FV_TRY(squares(ctx, other, pull, n, work, sum));
     FV_TRY(fvi_sum_ranks(ctx, sum, 3));
     /* Both are gradients of means over a rank's part of the batch. */
     const double w = sqrt(sum[0]) / sum[2] / (sqrt(sum[1]) / sum[2] + 1e-4);
@@ -275,8 +274,10 @@ fv_status fvi_adversary_create(fv_ctx *ctx, fvi_adversary *a, const int64_t imag
     const fv_t x = fv_input(t, "x", FV_F32, 4, image), y = fv_input_grad(t, "y", FV_F32, 4, image);
     fv_output(t, "loss", loss->build(loss->user, t, y, x));
     FV_TRY(fv_plan_finish(ctx, &a->image, &t, NULL));
+    const fvi_device_optim *device = ctx->backend->optim;
     a->u = fv_dev_alloc(ctx, (size_t)a->n, sizeof *a->u);
-    if (!a->u) return FV_ERR_OOM;
+    if (device) a->work = fv_dev_alloc(ctx, device->work_bytes(a->n), 1);
+    if (!a->u || (device && !a->work)) return FV_ERR_OOM;
     FV_TRY(fv_plan_bind(plan, "u", a->u));
     if (a->weight <= 0) return FV_OK;
     return fvi_gan_create(ctx, &a->gan, &a->net, image, a->match, precision);
@@ -309,7 +310,7 @@ static fv_status want_of_pictures(fvi_adversary *a, const float *x, const float 
     const float *want = fv_plan_grad(a->image, "y").data;
     if (is_on) FV_TRY(fvi_gan_pull(a->gan, x, y, &pull));
     double weight = 0;
-    if (is_on) FV_TRY(fvi_gan_weight(a->ctx, want, pull, a->n, &weight));
+    if (is_on) FV_TRY(fvi_gan_weight(a->ctx, want, pull, a->n, a->work, &weight));
     return set_u(a, want, weight * a->weight, pull);
 }
 
@@ -335,5 +336,7 @@ void fvi_adversary_free(fvi_adversary *a)
     fv_plan_destroy(&a->image);
     fvi_gan_destroy(&a->gan);
     if (a->ctx) fv_dev_free(a->ctx, a->u);
+    if (a->ctx) fv_dev_free(a->ctx, a->work);
     a->u = NULL;
+    a->work = NULL;
 }

@@ -51,8 +51,8 @@ fv_status fvi_gan_scale(fv_ctx *ctx, const float *pull, int64_t n, float scale, 
 
 /* Weight that makes the pull on the generator's last layer as strong as that of the other losses
  * [Esser et al. 2021]: |other| / (|pull| + 1e-4), at most 1e4; 0 where either is no number. Over
- * all ranks of the context, which must all get here. */
-fv_status fvi_gan_weight(fv_ctx *ctx, const float *other, const float *pull, int64_t n,
+ * all ranks of the context, which must all get here. work: of a device, as its norms need it. */
+fv_status fvi_gan_weight(fv_ctx *ctx, const float *other, const float *pull, int64_t n, void *work,
                          double *weight);
 
 /* ---- Beside an image loss -------------------------------------------------------------------- */
@@ -69,6 +69,7 @@ typedef struct fvi_adversary {
     float *u;            /* where plans read; also without a discriminator, where the image loss stands
                           * apart */
     int64_t n;
+    void *work;          /* on a device: for norms */
     fv_ctx *ctx;
 } fvi_adversary;
 typedef struct fvi_image_term { /* the image loss, between y and the target */

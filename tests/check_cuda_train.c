@@ -56,9 +56,12 @@ static void super_resolution_learns_what_it_learns_on_the_cpu(void)
     compare(&pssr, "", "base", 1e-4, 2e-3);
     /* Losses with kinks: what is next to one goes either way, and Adam makes steps of signs. */
     compare(&draft, "stage=draft\npeaks=0.1\nfidelity=0.1\nlr=1e-4\n", "draft", 1e-2, 2e-3);
+    compare(&draft, "stage=draft\ntexture=0.1\ncrop=32\nbatch=1\nlr=1e-4\nsteps=4\n", "texture", 2e-2,
+            1e-2);
     compare(&draft, "stage=draft\nupdate=gain\nprecision=bf16\nlr=1e-4\n", "gain", 3e-2, 2e-2);
     compare(&draft, "stage=draft\nlr=1e-4\ngan=5\ngan_from=0.3\ngan_channels=8\ngan_layers=1\n",
             "gan", 1e-2, 5e-3);
+    compare(&pssr, "preset=nano-video\nframes=2\nsteps=4\neval_every=4\n", "clips", 1e-3, 5e-3);
 }
 
 static void students_learn_what_they_learn_on_the_cpu(void)

@@ -78,6 +78,35 @@ static void classifiers_learn_what_they_learn_on_the_cpu(void)
     compare(&classifier, "", "classifier", 1e-4, 2e-3);
 }
 
+/* What the trained classifier sees in pictures, on both. */
+static void classifiers_see_what_they_see_on_the_cpu(void)
+{
+    enum { N = 5, PIXELS = 16 * 16 * 3 };
+    static float x[N * PIXELS];
+    fv_classifier_info info;
+    fv_ctx *const on[2] = { cpu, gpu };
+    float *out[2];
+    test_fill(x, N * PIXELS, 9);
+    for (int k = 0; k < 2; k++) {
+        fv_model *m;
+        fv_classifier *c;
+        OK(on[k], fv_model_open(on[k], &m, temp_path("classifier-cpu"), NULL));
+        OK(on[k], fv_classifier_open(on[k], &c, m));
+        fv_classifier_get_info(c, &info);
+        out[k] = fv_calloc(cpu, (size_t)N * (size_t)(info.features + info.classes), sizeof(float));
+        OK(on[k], fv_classifier_run(on[k], c, x, N, out[k], out[k] + N * info.classes));
+        fv_classifier_close(&c);
+        fv_model_close(&m);
+    }
+    double most = 0, apart_most = 0;
+    for (int i = 0; i < N * (info.features + info.classes); i++) {
+        most = fmax(most, fabs((double)out[0][i]));
+        apart_most = fmax(apart_most, fabs((double)out[0][i] - out[1][i]));
+    }
+    CHECK_MSG(most > 0.1 && apart_most < 1e-4 * most, "%g of %g", apart_most, most);
+    for (int k = 0; k < 2; k++) fv_free(cpu, out[k]);
+}
+
 /* ---- Resuming -------------------------------------------------------------------------------- */
 
 static void tokenizers_go_on(void)
@@ -104,6 +133,32 @@ static void classifiers_go_on(void)
     runs_go_on_on_the_other_device(&classifier, "classifier", "steps=3\n", 2e-3);
 }
 
+/* Stopped by the clock again and again, also while codes are set anew: nothing is lost. */
+typedef struct endless { const kind *k; const char *out; } endless;
+static fv_status go_on(fv_ctx *ctx, void *user)
+{
+    const endless *e = user;
+    return go(ctx, e->k, e->out, "", 1);
+}
+static void stopped_runs_are_uninterrupted_ones(void)
+{
+    const kind *const kinds[] = { &vq, &ar, &draft };
+    static const char *const name[] = { "vq", "ar", "draft" };
+    for (int i = 0; i < 3; i++) {
+        char out[32], whole[32];
+        int stops;
+        snprintf(out, sizeof out, "%s-stopped", name[i]);
+        snprintf(whole, sizeof whole, "%s-again", name[i]);
+        const unsigned begun = micros();
+        OK(gpu, go(gpu, kinds[i], whole, "", 0));
+        endless e = { kinds[i], out };
+        OK(gpu, stop_and_go(gpu, go_on, &e, micros() - begun, 4, &stops));
+        CHECK(stops > 1);
+        CHECK(same_tensors(cpu, out, whole));
+        CHECK(device_is_whole());
+    }
+}
+
 int main(int argc, char **argv)
 {
     const int code = begin(argc, argv, "cuda_train_more");
@@ -112,9 +167,11 @@ int main(int argc, char **argv)
     RUN(generators_learn_what_they_learn_on_the_cpu);
     RUN(drafts_learn_what_they_learn_on_the_cpu);
     RUN(classifiers_learn_what_they_learn_on_the_cpu);
+    RUN(classifiers_see_what_they_see_on_the_cpu);
     RUN(tokenizers_go_on);
     RUN(generators_go_on);
     RUN(drafts_go_on);
     RUN(classifiers_go_on);
+    RUN(stopped_runs_are_uninterrupted_ones);
     return end();
 }

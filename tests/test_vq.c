@@ -543,7 +543,7 @@ static void a_discriminator_learns_to_tell(void)
 static double gan_weight(const float *other, const float *pull)
 {
     double w = NAN;
-    return fvi_gan_weight(ctx, other, pull, 3, &w) == FV_OK ? w : NAN;
+    return fvi_gan_weight(ctx, other, pull, 3, NULL, &w) == FV_OK ? w : NAN;
 }
 
 static void the_weight_balances_two_gradients(void)
