@@ -7,6 +7,7 @@
  * packing is locked. */
 #include "vq.h"
 
+#include "device_graph.h"
 #include "fovea_ar.h"
 
 #define MAX_SIDE 16384
@@ -54,6 +55,7 @@ static fv_status make_plan(fv_ctx *ctx, const fv_vq *v, bool encode, int rows, i
     FV_TRY(fv_tape_create(ctx, &t, v->params, FV_INFER, v->precision));
     (encode ? record_encoder : record_decoder)(t, v, rows, columns);
     const fv_status s = fv_plan_finish(ctx, out, &t, NULL);
+    if (s == FV_OK) fvi_plan_record(*out);
     return s == FV_OK ? s : fv_fail_in(ctx, s, "tokenizer");
 }
 

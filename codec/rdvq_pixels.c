@@ -22,6 +22,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "device_graph.h"
 #include "image_codec.h"
 
 #define REGION_PIXELS ((int64_t)9 << 20)
@@ -355,6 +356,7 @@ static fv_status open_run(run *o, uint64_t budget)
         if (!o->near[i]) return FV_ERR_OOM;
         FV_TRY(fv_plan_bind(o->plan, buffer_name(i), o->near[i]));
     }
+    fvi_plan_record(o->plan);
     return FV_OK;
 }
 
@@ -466,6 +468,7 @@ static fv_status open_search(search *f)
     fv_output(t, "products", fv_linear_as(t, fv_input(t, "z", FV_F32, 2, dim), f->p->net.codebook,
                                           -1, FV_ACT_NONE, FV_F32));
     FV_TRY(fv_plan_finish(f->ctx, &f->plan, &t, NULL));
+    fvi_plan_record(f->plan);
     return fv_plan_bind(f->plan, "z", f->near);
 }
 

@@ -5,6 +5,9 @@
  * one token of each cluster, drawn anew, and the others are forecasts; where a pruned module has
  * room for more tokens than clusters, second and third ones are drawn in turn.
  *
+ * On a device the clusters are found here all the same, from a copy of the stream once a full
+ * evaluation; choosing, gathering and what is spread is the device's.
+ *
  * All draws depend on the number of the evaluation alone: pictures do not depend on their batch.
  * Centres are kept as [width][K], so that distances to all of them are sums side by side, each in
  * the order of the channels: the same for any number of threads. */
@@ -122,15 +125,17 @@ typedef struct clusca {
     const fv_accel *plan;
     fvi_clusters c;
     int B;            /* pictures that there is room for */
+    float *h;         /* [B][tokens][width] of features that are on a device; NULL elsewhere */
     float spread;
 } clusca;
 
 static void free_room(clusca *t)
 {
-    void *mem[] = { t->c.centre, t->c.score, t->c.draw, t->c.cluster };
+    void *mem[] = { t->c.centre, t->c.score, t->c.draw, t->c.cluster, t->h };
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(t->ctx, mem[i]);
     t->c.centre = t->c.score = t->c.draw = NULL;
     t->c.cluster = NULL;
+    t->h = NULL;
     t->B = 0;
 }
 
@@ -147,6 +152,9 @@ static fv_status clusca_start(void *user, const dit_runner *r, int B)
     c->draw = fv_calloc(t->ctx, N, sizeof *c->draw);
     c->cluster = fv_calloc(t->ctx, b * N, sizeof *c->cluster);
     if (!c->centre || !c->score || !c->draw || !c->cluster) return FV_ERR_OOM;
+    if (fv_ctx_device(t->ctx) != FV_DEVICE_CPU &&
+        !(t->h = fv_calloc(t->ctx, b * N * (size_t)c->width, sizeof *t->h)))
+        return FV_ERR_OOM;
     t->B = B;
     return FV_OK;
 }
@@ -162,8 +170,7 @@ static fv_status clusca_decide(void *user, dit_runner *r, int e, const float *x,
     fv_rand_uniform(SEED, FV_STREAM_SAMPLING, (uint32_t)e, 0, t->c.tokens, t->c.draw);
 #pragma omp parallel for schedule(static) num_threads(fv_ctx_threads(t->ctx))
     for (int p = 0; p < pictures; p++) fvi_rank_tokens(&t->c, p);
-    dit_runner_choose(r, &choice);
-    return FV_OK;
+    return dit_runner_choose(r, &choice);
 }
 
 static fv_status clusca_done(void *user, dit_runner *r, int e, const float *out, int rows)
@@ -174,7 +181,10 @@ static fv_status clusca_done(void *user, dit_runner *r, int e, const float *out,
     (void)rows;
     /* Not where nothing is chosen before the next ones. */
     if (!t->plan->anchor[e] || e + 1 == t->plan->evals || t->plan->anchor[e + 1]) return FV_OK;
-    fvi_find_clusters(&t->c, e, dit_runner_hidden(r, NULL), pictures);
+    const float *h = dit_runner_hidden(r, NULL);
+    const size_t n = (size_t)pictures * (size_t)t->c.tokens * (size_t)t->c.width;
+    if (t->h) FV_TRY(fv_dev_copy(t->ctx, t->h, h, n * sizeof *h, FV_COPY_TO_HOST));
+    fvi_find_clusters(&t->c, e, t->h ? t->h : h, pictures);
     dit_runner_count(r, 3.0 * ITERATIONS * pictures * t->c.tokens * t->c.K * t->c.width);
     return FV_OK;
 }

@@ -30,6 +30,7 @@
  *
  * Decisions are the batch's, from sums in a fixed order: they do not depend on threads. */
 #include "internal.h"
+#include "sampling_device.h"
 
 #include <math.h>
 #include <string.h>
@@ -51,7 +52,8 @@ struct dit_guard {
     trail *now;       /* [K+1] before this evaluation of this run */
     double *omega;    /* [T] */
     int *source;      /* [T] the evaluation of the plan whose row is run at e; TRADED_IN */
-    float *before;    /* [2 B][row] h of the last full evaluation */
+    float *before;    /* [2 B][row] h of the last full evaluation, where h is */
+    fvi_meter *meter; /* features are on a device; NULL elsewhere */
     int before_at, before_rows; /* rows 0: none */
     double *pace;     /* [B] */
     bool has_pace, is_as_planned;
@@ -207,8 +209,14 @@ static bool may_fire(const dit_guard *g, int e)
 /* ---- Watching -------------------------------------------------------------------------------- */
 
 /* Sums of each row of h against the last full evaluation. */
-static void compare(dit_guard *g, const float *now, int rows)
+static fv_status compare(dit_guard *g, const float *now, int rows)
 {
+    static const double difference[2] = { 1, -1 };
+    const float *const v[2] = { now, g->before };
+    if (g->meter) {
+        FV_TRY(fvi_meter_read(g->meter, v, difference, 2, rows, g->row, NULL, g->change));
+        return fvi_meter_read(g->meter, v + 1, difference, 1, rows, g->row, NULL, g->size);
+    }
 #pragma omp parallel for schedule(static) num_threads(fv_ctx_threads(g->ctx))
     for (int r = 0; r < rows; r++) {
         const float *a = now + (size_t)r * g->row, *b = g->before + (size_t)r * g->row;
@@ -220,6 +228,7 @@ static void compare(dit_guard *g, const float *now, int rows)
         g->change[r] = change;
         g->size[r] = size;
     }
+    return FV_OK;
 }
 
 /* Relative change of picture b, over its rows. */
@@ -233,24 +242,26 @@ static double change_of(const dit_guard *g, int b, int rows)
     return size > 0 ? change / size : 0;
 }
 
-static bool is_too_far(dit_guard *g, int e, const float *now, int rows)
+static fv_status find_too_far(dit_guard *g, int e, const float *now, int rows, bool *is_too_far)
 {
-    if (!g->has_pace || rows != g->before_rows) return false;
-    compare(g, now, rows);
+    *is_too_far = false;
+    if (!g->has_pace || rows != g->before_rows) return FV_OK;
+    FV_TRY(compare(g, now, rows));
     for (int b = 0; b < g->B; b++)
-        if (change_of(g, b, rows) > g->tau * g->pace[b] * (e - g->before_at)) return true;
-    return false;
+        if (change_of(g, b, rows) > g->tau * g->pace[b] * (e - g->before_at)) *is_too_far = true;
+    return FV_OK;
 }
 
-static void note_full(dit_guard *g, int e, const float *now, int rows)
+static fv_status note_full(dit_guard *g, int e, const float *now, int rows)
 {
     g->has_pace = rows == g->before_rows;
-    if (g->has_pace) compare(g, now, rows);
+    if (g->has_pace) FV_TRY(compare(g, now, rows));
     for (int b = 0; g->has_pace && b < g->B; b++)
         g->pace[b] = change_of(g, b, rows) / (e - g->before_at);
-    memcpy(g->before, now, (size_t)rows * g->row * sizeof *now);
     g->before_rows = rows;
     g->before_at = e;
+    return fv_dev_copy(g->ctx, g->before, now, (size_t)rows * g->row * sizeof *now,
+                       FV_COPY_ON_DEVICE);
 }
 
 /* ---- As a policy ----------------------------------------------------------------------------- */
@@ -269,14 +280,17 @@ static fv_status guard_start(void *user, const dit_runner *r, int B)
 }
 
 /* Trades e if it has to be, and there is something for it. */
-static void judge(dit_guard *g, int e, const float *now, int rows)
+static fv_status judge(dit_guard *g, int e, const float *now, int rows)
 {
     const int f = find_trade(g, e);
-    if (f < 0 || !is_too_far(g, e, now, rows)) return;
+    bool is_too_far = false;
+    if (f >= 0) FV_TRY(find_too_far(g, e, now, rows, &is_too_far));
+    if (!is_too_far) return FV_OK;
     g->source[f] = g->source[e];
     g->source[e] = TRADED_IN;
     g->is_as_planned = false;
     g->fired++;
+    return FV_OK;
 }
 
 static fv_status guard_decide(void *user, dit_runner *r, int e, const float *x, dit_row *row)
@@ -286,8 +300,8 @@ static fv_status guard_decide(void *user, dit_runner *r, int e, const float *x, 
         const float *now;
         int rows;
         FV_TRY(dit_runner_probe(r, e, x, &now, &rows));
-        if (!is_full(g, e)) judge(g, e, now, rows);
-        if (is_full(g, e)) note_full(g, e, now, rows);
+        if (!is_full(g, e)) FV_TRY(judge(g, e, now, rows));
+        if (is_full(g, e)) FV_TRY(note_full(g, e, now, rows));
     }
     if (g->source[e] == TRADED_IN) *row = (dit_row){ g->action, g->weight, NULL, NULL };
     else if (!g->is_as_planned) adapt_row(g, g->source[e], e, row);
@@ -320,7 +334,8 @@ static bool allocate(dit_guard *g, const dit_config *c)
     g->now = take(g, K + 1, sizeof *g->now);
     g->omega = take(g, T, sizeof *g->omega);
     g->source = take(g, T, sizeof *g->source);
-    g->before = take(g, rows * g->row, sizeof *g->before);
+    g->bytes += (uint64_t)rows * g->row * sizeof *g->before; /* where the features are */
+    if (g->ctx) g->before = fv_dev_alloc(g->ctx, rows * g->row, sizeof *g->before);
     g->pace = take(g, (size_t)g->B, sizeof *g->pace);
     g->change = take(g, rows, sizeof *g->change);
     g->size = take(g, rows, sizeof *g->size);
@@ -353,7 +368,10 @@ fv_status dit_guard_create(fv_ctx *ctx, dit_guard **out, const fv_accel *plan,
     }
     weigh(g);
     follow_plan(g);
-    return FV_OK;
+    if (fv_ctx_device(ctx) == FV_DEVICE_CPU) return FV_OK;
+    const fv_status st = fvi_meter_create(ctx, &g->meter, 2 * o->B);
+    if (st != FV_OK) dit_guard_destroy(out);
+    return st;
 }
 
 void dit_guard_destroy(dit_guard **gg)
@@ -361,8 +379,10 @@ void dit_guard_destroy(dit_guard **gg)
     if (!gg || !*gg) return;
     dit_guard *g = *gg;
     *gg = NULL;
-    void *mem[] = { g->planned, g->now, g->omega, g->source, g->before, g->pace, g->change,
-                    g->size, g->action, g->weight };
+    void *mem[] = { g->planned, g->now, g->omega, g->source, g->pace, g->change, g->size,
+                    g->action, g->weight };
+    fvi_meter_destroy(&g->meter);
+    fv_dev_free(g->ctx, g->before);
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_free(g->ctx, mem[i]);
     fv_free(g->ctx, g);
 }

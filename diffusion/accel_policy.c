@@ -25,8 +25,10 @@
  * checked; a stretch of equal rows begins full, drafted, full. A check that cannot change what
  * follows (a full evaluation comes anyway, or the end) is left out.
  *
- * Decisions are the batch's, from sums over all rows. */
+ * Decisions are the batch's, from sums over all rows. On a device features stay there, and the host
+ * decides from their sums. */
 #include "accel_methods.h"
+#include "sampling_device.h"
 
 #include <math.h>
 #include <string.h>
@@ -54,6 +56,26 @@ static double sum_of(fv_ctx *ctx, size_t n, double (*value)(const void *user, si
     return sum;
 }
 
+/* For features of 2 B rows where they are on a device; NULL elsewhere. */
+static fv_status need_meter(fv_ctx *ctx, fvi_meter **m, int B)
+{
+    fvi_meter_destroy(m);
+    return fv_ctx_device(ctx) == FV_DEVICE_CPU ? FV_OK : fvi_meter_create(ctx, m, 2 * B);
+}
+
+static fv_status copy_features(fv_ctx *ctx, float *to, const float *from, size_t n)
+{
+    return fv_dev_copy(ctx, to, from, n * sizeof *to, FV_COPY_ON_DEVICE);
+}
+
+/* Of one policy: where its features are summed, and their rows. */
+typedef struct ruler {
+    fv_ctx *ctx;
+    fvi_meter *meter;
+    int rows;
+    size_t row;
+} ruler;
+
 /* ---- TeaCache ------------------------------------------------------------------------------- */
 
 typedef struct teacache {
@@ -64,6 +86,7 @@ typedef struct teacache {
     size_t row;      /* values */
     size_t capacity; /* values of `before` */
     float *before;
+    fvi_meter *meter;
     float weight[DIT_HISTORY];
 } teacache;
 
@@ -75,10 +98,10 @@ static fv_status teacache_start(void *user, const dit_runner *r, int B)
     t->rows = 0;
     t->sum = 0;
     if (n <= t->capacity) return FV_OK;
-    fv_free(t->ctx, t->before);
-    t->before = fv_calloc(t->ctx, n, sizeof *t->before);
+    fv_dev_free(t->ctx, t->before);
+    t->before = fv_dev_alloc(t->ctx, n, sizeof *t->before);
     t->capacity = t->before ? n : 0;
-    return t->before ? FV_OK : FV_ERR_OOM;
+    return t->before ? need_meter(t->ctx, &t->meter, B) : FV_ERR_OOM;
 }
 
 static double change_of(const void *user, size_t i)
@@ -93,11 +116,21 @@ static double size_of(const void *user, size_t i)
     return fabs((double)v[1][i]);
 }
 
-static double relative_change(fv_ctx *ctx, const float *now, const float *before, size_t n)
+static fv_status relative_change(const ruler *r, const float *now, const float *before, double *out)
 {
+    static const double difference[2] = { 1, -1 };
     const float *const v[2] = { now, before };
-    const double change = sum_of(ctx, n, change_of, v), size = sum_of(ctx, n, size_of, v);
-    return size > 0 ? change / size : INFINITY;
+    const size_t n = (size_t)r->rows * r->row;
+    double change, size;
+    if (r->meter) {
+        FV_TRY(fvi_meter_total(r->meter, v, difference, 2, r->rows, r->row, NULL, &change));
+        FV_TRY(fvi_meter_total(r->meter, v + 1, difference, 1, r->rows, r->row, NULL, &size));
+    } else {
+        change = sum_of(r->ctx, n, change_of, v);
+        size = sum_of(r->ctx, n, size_of, v);
+    }
+    *out = size > 0 ? change / size : INFINITY;
+    return FV_OK;
 }
 
 static fv_status teacache_decide(void *user, dit_runner *r, int e, const float *x, dit_row *row)
@@ -108,19 +141,22 @@ static fv_status teacache_decide(void *user, dit_runner *r, int e, const float *
     FV_TRY(dit_runner_probe(r, e, x, &now, &rows));
     const size_t n = (size_t)rows * t->row;
     const bool can_skip = t->rows == rows && e + 1 < t->evals;
-    if (can_skip) t->sum += relative_change(t->ctx, now, t->before, n);
+    const ruler as = { t->ctx, t->meter, rows, t->row };
+    double moved = 0;
+    if (can_skip) FV_TRY(relative_change(&as, now, t->before, &moved));
+    t->sum += moved;
     const bool is_full = !can_skip || !(t->sum < t->threshold);
     if (is_full) t->sum = 0;
     else row->skip_weight = t->weight;
-    memcpy(t->before, now, n * sizeof *now);
     t->rows = rows;
-    return FV_OK;
+    return copy_features(t->ctx, t->before, now, n);
 }
 
 static void teacache_destroy(void *user)
 {
     teacache *t = user;
-    fv_free(t->ctx, t->before);
+    fvi_meter_destroy(&t->meter);
+    fv_dev_free(t->ctx, t->before);
     fv_free(t->ctx, t);
 }
 
@@ -154,17 +190,18 @@ typedef struct rfc {
     bool is_full;                  /* the evaluation that was decided last */
     size_t row, capacity;          /* values */
     float *input[RFC_KEPT], *output[RFC_KEPT], *now;
+    fvi_meter *meter;
     float weight[DIT_HISTORY];
 } rfc;
 
 static void rfc_free_buffers(rfc *t)
 {
     for (int i = 0; i < RFC_KEPT; i++) {
-        fv_free(t->ctx, t->input[i]);
-        fv_free(t->ctx, t->output[i]);
+        fv_dev_free(t->ctx, t->input[i]);
+        fv_dev_free(t->ctx, t->output[i]);
         t->input[i] = t->output[i] = NULL;
     }
-    fv_free(t->ctx, t->now);
+    fv_dev_free(t->ctx, t->now);
     t->now = NULL;
     t->capacity = 0;
 }
@@ -178,15 +215,15 @@ static fv_status rfc_start(void *user, const dit_runner *r, int B)
     t->sum = 0;
     if (n <= t->capacity) return FV_OK;
     rfc_free_buffers(t);
-    t->now = fv_calloc(t->ctx, n, sizeof(float));
+    t->now = fv_dev_alloc(t->ctx, n, sizeof(float));
     bool ok = t->now != NULL;
     for (int i = 0; i < RFC_KEPT && ok; i++) {
-        t->input[i] = fv_calloc(t->ctx, n, sizeof(float));
-        t->output[i] = fv_calloc(t->ctx, n, sizeof(float));
+        t->input[i] = fv_dev_alloc(t->ctx, n, sizeof(float));
+        t->output[i] = fv_dev_alloc(t->ctx, n, sizeof(float));
         ok = t->input[i] && t->output[i];
     }
     if (ok) t->capacity = n;
-    return ok ? FV_OK : FV_ERR_OOM;
+    return ok ? need_meter(t->ctx, &t->meter, B) : FV_ERR_OOM;
 }
 
 typedef struct combination {
@@ -205,26 +242,44 @@ static double square_of(const void *user, size_t i)
 }
 
 /* |base + sum of w v|, base NULL = 0 */
-static double norm_of(fv_ctx *ctx, const float *base, float *const *v, const double *w, int count,
-                      size_t n)
+static fv_status norm_of(const ruler *r, const float *base, float *const *v, const double *w,
+                         int count, double *out)
 {
     const combination c = { base, v, w, count };
-    return sqrt(sum_of(ctx, n, square_of, &c));
+    const float *all[1 + RFC_KEPT];
+    double weight[1 + RFC_KEPT];
+    int n = 0;
+    if (!r->meter) {
+        *out = sqrt(sum_of(r->ctx, (size_t)r->rows * r->row, square_of, &c));
+        return FV_OK;
+    }
+    if (base) {
+        all[n] = base;
+        weight[n++] = 1;
+    }
+    for (int k = 0; k < count; k++, n++) {
+        all[n] = v[k];
+        weight[n] = w[k];
+    }
+    FV_TRY(fvi_meter_total(r->meter, all, weight, n, r->rows, r->row, out, NULL));
+    *out = sqrt(*out);
+    return FV_OK;
 }
 
 /* How far the input has moved, against how far a forecast of the output moves it. */
-static double stretch(const rfc *t, const double *w, size_t n)
+static fv_status stretch(const rfc *t, const ruler *r, const double *w, double *out)
 {
     const double back[2] = { 1, -1 }, from[1] = { -1 };
-    double step[DIT_HISTORY];
+    double step[DIT_HISTORY], taylor, input, now, output;
     memcpy(step, w, sizeof step);
     step[0] -= 1;
-    const double taylor = norm_of(t->ctx, NULL, t->output, step, t->count, n);
-    const double input = norm_of(t->ctx, NULL, t->input, back, 2, n);
-    const double want = norm_of(t->ctx, t->now, t->input, from, 1, n) *
-                        norm_of(t->ctx, NULL, t->output, back, 2, n) /
-                            (input > 0 ? input : INFINITY);
-    return taylor > 0 ? fmin(want / taylor, MOST_STRETCH) : 0;
+    FV_TRY(norm_of(r, NULL, t->output, step, t->count, &taylor));
+    FV_TRY(norm_of(r, NULL, t->input, back, 2, &input));
+    FV_TRY(norm_of(r, t->now, t->input, from, 1, &now));
+    FV_TRY(norm_of(r, NULL, t->output, back, 2, &output));
+    const double want = now * output / (input > 0 ? input : INFINITY);
+    *out = taylor > 0 ? fmin(want / taylor, MOST_STRETCH) : 0;
+    return FV_OK;
 }
 
 static fv_status rfc_decide(void *user, dit_runner *r, int e, const float *x, dit_row *row)
@@ -233,20 +288,20 @@ static fv_status rfc_decide(void *user, dit_runner *r, int e, const float *x, di
     const float *now;
     int rows;
     FV_TRY(dit_runner_probe(r, e, x, &now, &rows));
-    const size_t n = (size_t)rows * t->row;
-    memcpy(t->now, now, n * sizeof *now);
+    const ruler as = { t->ctx, t->meter, rows, t->row };
+    FV_TRY(copy_features(t->ctx, t->now, now, (size_t)rows * t->row));
     if (rows != t->rows) t->count = 0;
     t->rows = rows;
     t->is_full = t->count < 2 || e + 1 == t->evals;
     if (!t->is_full) {
-        double w[DIT_HISTORY], minus[DIT_HISTORY];
+        double w[DIT_HISTORY], minus[DIT_HISTORY], size, off, s = 0;
         fvi_forecast_weights(t->at, t->count, t->order, e, FVI_BASIS_TAYLOR, 0, w);
         for (int i = 0; i < DIT_HISTORY; i++) minus[i] = -w[i];
-        const double size = norm_of(t->ctx, t->now, NULL, NULL, 0, n);
-        const double off = norm_of(t->ctx, t->now, t->input, minus, t->count, n);
+        FV_TRY(norm_of(&as, t->now, NULL, NULL, 0, &size));
+        FV_TRY(norm_of(&as, t->now, t->input, minus, t->count, &off));
         t->sum += size > 0 ? off / size : INFINITY;
         t->is_full = !(t->sum < t->threshold);
-        const double s = t->is_full ? 0 : stretch(t, w, n);
+        if (!t->is_full) FV_TRY(stretch(t, &as, w, &s));
         for (int i = 0; i < DIT_HISTORY; i++)
             t->weight[i] = (float)((i == 0) + s * (w[i] - (i == 0)));
         if (!t->is_full) row->skip_weight = t->weight;
@@ -272,8 +327,10 @@ static fv_status rfc_done(void *user, dit_runner *r, int e, const float *out, in
     if (!t->is_full) return FV_OK;
     rotate(t->input, kept);
     rotate(t->output, kept);
-    memcpy(t->input[0], t->now, n * sizeof(float));
-    for (size_t i = 0; i < n; i++) t->output[0][i] = hidden[i] - (embedded ? embedded[i] : 0);
+    FV_TRY(copy_features(t->ctx, t->input[0], t->now, n));
+    if (t->meter) FV_TRY(fvi_dev_subtract(t->ctx, t->output[0], hidden, embedded, n));
+    for (size_t i = 0; !t->meter && i < n; i++)
+        t->output[0][i] = hidden[i] - (embedded ? embedded[i] : 0);
     memmove(t->at + 1, t->at, (RFC_KEPT - 1) * sizeof *t->at);
     t->at[0] = e;
     if (t->count < kept) t->count++;
@@ -283,6 +340,7 @@ static fv_status rfc_done(void *user, dit_runner *r, int e, const float *out, in
 static void rfc_destroy(void *user)
 {
     rfc *t = user;
+    fvi_meter_destroy(&t->meter);
     rfc_free_buffers(t);
     fv_free(t->ctx, t);
 }
@@ -323,14 +381,17 @@ typedef struct speca {
     size_t row;               /* values */
     uint8_t *must, *action;   /* [evals] the number of rows changes; [modules] */
     float *weight;            /* [modules][DIT_HISTORY] */
+    fvi_meter *meter;
+    int room;                 /* pictures that it is for */
 } speca;
 
 static fv_status speca_start(void *user, const dit_runner *r, int B)
 {
-    (void)user; /* the first evaluation forgets everything */
+    speca *t = user; /* the first evaluation forgets everything */
     (void)r;
-    (void)B;
-    return FV_OK;
+    if (B <= t->room) return FV_OK;
+    t->room = B;
+    return need_meter(t->ctx, &t->meter, B);
 }
 
 static bool speca_needs_full(const speca *t, int e)
@@ -386,14 +447,14 @@ static fv_status speca_done(void *user, dit_runner *r, int e, const float *out, 
     (void)out;
     if (!t->is_checked) return FV_OK;
     FV_TRY(dit_runner_check(r, &computed, &rows));
-    t->error = relative_change(t->ctx, dit_runner_hidden(r, NULL), computed,
-                               (size_t)rows * t->row);
-    return FV_OK;
+    const ruler as = { t->ctx, t->meter, rows, t->row };
+    return relative_change(&as, dit_runner_hidden(r, NULL), computed, &t->error);
 }
 
 static void speca_destroy(void *user)
 {
     speca *t = user;
+    fvi_meter_destroy(&t->meter);
     fv_free(t->ctx, t->must);
     fv_free(t->ctx, t->action);
     fv_free(t->ctx, t->weight);

@@ -11,6 +11,7 @@
  * What the sum misses (caches, clock, other load) is one factor, `correction`, fitted by
  * fv_accel_solve from real runs and kept in the timing. */
 #include "dpx.h"
+#include "sampling_device.h"
 
 #include <math.h>
 #include <string.h>
@@ -86,14 +87,15 @@ static fv_status time_once(stopwatch *w, int part, int guided, double *seconds)
     int rows;
     const int e = first_of(&w->schedule, guided);
     if (part <= SKIP) return dit_runner_time(w->walk.runner, part, guided, seconds);
-    if (part == UPDATE) FV_TRY(dit_runner_eval(w->walk.runner, e, w->walk.x, NULL, &out, &rows));
-    const double start = fv_now();
+    const bool on_device = fv_ctx_device(w->ctx) != FV_DEVICE_CPU;
     if (part == UPDATE)
-        dit_walk_update(&w->walk, e, out, rows);
-    else if (part == DECODE)
-        FV_TRY(decode_some(w));
-    else
-        FV_TRY(open_walk(w));
+        FV_TRY(dit_runner_eval(w->walk.runner, e, dit_walk_states(&w->walk), NULL, &out, &rows));
+    if (on_device) FV_TRY(fvi_dev_wait(w->ctx));
+    const double start = fv_now();
+    if (part == UPDATE) FV_TRY(dit_walk_apply(&w->walk, e, out, rows));
+    else if (part == DECODE) FV_TRY(decode_some(w));
+    else FV_TRY(open_walk(w));
+    if (on_device) FV_TRY(fvi_dev_wait(w->ctx));
     *seconds = fv_now() - start;
     return FV_OK;
 }

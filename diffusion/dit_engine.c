@@ -1,4 +1,4 @@
-/* dit_engine.c - evaluating a network step by step: module plans, hoisted conditioning, caches.
+/* dit_engine.c - making what evaluates a network: module plans, hoisted conditioning, caches.
  *
  * A network evaluation is a sequence of modules, each a small plan of its own, so that a step can
  * compute some modules and reuse others:
@@ -17,80 +17,15 @@
  * computed at once (one matrix product per block with steps x labels rows) into a bank:
  *     bank[l] [evaluation in chunk][distinct label][6D]
  * and copied to the row order of the batch at each step. The chunk is limited to BANK_BYTES. */
-#include "internal.h"
+#include "dit_runner.h"
+#include "sampling_device.h"
 
 #include <math.h>
 #include <string.h>
 
 #define BANK_BYTES ((size_t)96 << 20)
 
-/* Plans for one number of rows. */
-typedef struct module_set {
-    int rows;
-    fv_plan *embed, *final, *probe;
-    fv_plan *forecast[DIT_HISTORY]; /* from 1, 2, ... outputs of a module */
-    fv_plan *skip, *less;           /* from all of the step history; what was added to h0 */
-    fv_plan **module;               /* [depth * 2] */
-    fv_plan **pruned;               /* [depth][DIT_PRUNED] or NULL */
-} module_set;
-
-/* Tokens of pruned modules, for each picture of the batch. */
-typedef struct pruning {
-    dit_score score;
-    int tokens[DIT_PRUNED];
-    float *h, *input; /* gathered; [depth][B][N][D] input of each token's last run (DRIFT) */
-    uint8_t *y;
-    int32_t *index;   /* [B][largest] ascending */
-    uint16_t *stale;  /* [depth][B][N] evaluations since the last run */
-    float *value;     /* [B][N] scores, then room for sorting */
-    dit_choice choice;
-} pruning;
-
-struct dit_runner {
-    fv_ctx *ctx;
-    const dit_net *net;
-    const dit_schedule *schedule;
-    fv_dtype precision, feature_type;
-    bool fp8;                  /* linear layers, beside bf16 */
-    int B, depth, tokens;
-    int64_t state;              /* values of one picture's state */
-    bool keep, is_sketch;       /* is_sketch: only to count what it would hold */
-    module_set guided, single;  /* 2B rows, B rows; unused ones are empty */
-    float *x, *h, *out, *mod, *mod_final, *pos, *rope; /* device */
-    float *host_out;
-    uint8_t *cache;             /* [depth*2][history] slots, or one shared slot */
-    size_t slot_bytes;
-    int history;
-    int *valid_rows;            /* [depth*2][history] rows of the slot that hold an output */
-    int *newest;                /* [depth*2] */
-    float *weight;              /* [DIT_HISTORY] of the forecast at work */
-    dit_skip skip;
-    bool past_of_anchors;
-    int past_count, past_newest, past_rows[DIT_HISTORY]; /* ring of evaluations not skipped */
-    size_t past_bytes;
-    uint8_t *past;
-    float *h0;                  /* what the embedding gave (SKIP_RESIDUAL) */
-    float *probe;
-    bool prunes, probes, checks;
-    float *last;                /* what went into the last block; after a check, what came out */
-    uint8_t *last_y;            /* outputs of its modules in a check */
-    int last_rows;              /* 0: nothing to check */
-    pruning prune;
-    uint8_t *work;
-    /* bank */
-    fv_plan *cond;
-    float *bank_t, *bank, *bank_final;
-    int32_t *bank_y;
-    float *host_t;                    /* [chunk * most_labels], and labels: filled, then copied */
-    int32_t *host_y;
-    int chunk, chunk_first, labels;   /* chunk_first -1: empty */
-    int most_labels;                  /* B, and the null label where guidance is on */
-    int *label_of_row;                /* [2B] index into the distinct labels */
-    int32_t *distinct;
-    double flop;
-    int64_t full, reused, pruned;
-    uint64_t activation_bytes, cache_bytes;
-};
+_Static_assert(sizeof(int) == sizeof(int32_t), "labels are sent as they are");
 
 int dit_pruned_tokens(const dit_config *c, int which)
 {
@@ -143,26 +78,26 @@ static fv_status build_module(dit_runner *r, int rows, int l, int m, int tokens,
     return finish(r, &t, out);
 }
 
-static uint8_t *slot(const dit_runner *r, int k, int at)
+uint8_t *dit_slot(const dit_runner *r, int k, int at)
 {
     return r->cache + (r->keep ? (size_t)(k * r->history + at) * r->slot_bytes : 0);
 }
 
-static float *block_mod(const dit_runner *r, int l)
+float *dit_mod_of(const dit_runner *r, int l)
 {
     return r->mod + (size_t)l * 2 * (size_t)r->B * 6 * (size_t)r->net->cfg.width;
 }
 
-static fv_status bind_module(dit_runner *r, fv_plan *p, int l, int m)
+fv_status dit_bind_module(dit_runner *r, fv_plan *p, int l, int m)
 {
     FV_TRY(fv_plan_bind(p, "h", r->h));
     FV_TRY(fv_plan_bind(p, "h2", r->h));
-    FV_TRY(fv_plan_bind(p, "mod", block_mod(r, l)));
-    FV_TRY(fv_plan_bind(p, "y", slot(r, 2 * l + m, 0)));
+    FV_TRY(fv_plan_bind(p, "mod", dit_mod_of(r, l)));
+    FV_TRY(fv_plan_bind(p, "y", dit_slot(r, 2 * l + m, 0)));
     return m == DIT_ATTN && r->net->cfg.family == DIT_F ? fv_plan_bind(p, "rope", r->rope) : FV_OK;
 }
 
-static const char *const past_name[DIT_HISTORY] = { "y0", "y1", "y2", "y3", "y4" };
+const char *const dit_past_name[DIT_HISTORY] = { "y0", "y1", "y2", "y3", "y4" };
 
 /* h2 = h + gate * sum of w y. One plan for all modules: y and mod are bound per call. It reads the
  * attention's gate; for an MLP mod is bound 3 D values later (rows keep their stride of 6 D), where
@@ -176,7 +111,7 @@ static fv_status build_forecast(dit_runner *r, const int64_t shape[3], fv_dtype 
     FV_TRY(begin(r, &t));
     const fv_t h = fv_input(t, "h", FV_F32, 3, shape), w = fv_input(t, "w", FV_F32, 1, &n);
     const fv_t mod = chunk >= 0 ? input2(t, "mod", shape[0], 6 * shape[2]) : 0;
-    for (int i = 0; i < count; i++) y[i] = fv_input(t, past_name[i], type, 3, shape);
+    for (int i = 0; i < count; i++) y[i] = fv_input(t, dit_past_name[i], type, 3, shape);
     fv_output(t, "h2", fv_gate_forecast(t, h, y, count, w, mod, chunk));
     return finish(r, &t, out);
 }
@@ -260,7 +195,7 @@ static fv_status bind_pruned(dit_runner *r, fv_plan *p, int l)
 {
     FV_TRY(fv_plan_bind(p, "h", r->prune.h));
     FV_TRY(fv_plan_bind(p, "h2", r->prune.h));
-    FV_TRY(fv_plan_bind(p, "mod", block_mod(r, l)));
+    FV_TRY(fv_plan_bind(p, "mod", dit_mod_of(r, l)));
     return fv_plan_bind(p, "y", r->prune.y);
 }
 
@@ -276,10 +211,10 @@ static fv_status bind_set(dit_runner *r, module_set *s)
     for (int i = 0; i < DIT_HISTORY && s->forecast[i]; i++) {
         FV_TRY(fv_plan_bind(s->forecast[i], "h", r->h));
         FV_TRY(fv_plan_bind(s->forecast[i], "h2", r->h));
-        FV_TRY(fv_plan_bind(s->forecast[i], "w", r->weight));
     }
-    if (s->skip) FV_TRY(fv_plan_bind(s->skip, "w", r->weight));
-    if (s->less) FV_TRY(fv_plan_bind(s->less, "w", r->weight));
+    const size_t K = 2 * (size_t)r->depth;
+    if (s->skip) FV_TRY(fv_plan_bind(s->skip, "w", r->weight + K * DIT_HISTORY));
+    if (s->less) FV_TRY(fv_plan_bind(s->less, "w", r->weight + (K + 1) * DIT_HISTORY));
     if (s->probe) {
         FV_TRY(fv_plan_bind(s->probe, "x", r->x));
         FV_TRY(fv_plan_bind(s->probe, "mod", r->mod));
@@ -287,7 +222,7 @@ static fv_status bind_set(dit_runner *r, module_set *s)
         FV_TRY(fv_plan_bind(s->probe, "u", r->probe));
     }
     for (int l = 0; l < r->depth; l++) {
-        for (int m = 0; m < 2; m++) FV_TRY(bind_module(r, s->module[2 * l + m], l, m));
+        for (int m = 0; m < 2; m++) FV_TRY(dit_bind_module(r, s->module[2 * l + m], l, m));
         for (int i = 0; s->pruned && i < DIT_PRUNED; i++)
             FV_TRY(bind_pruned(r, s->pruned[l * DIT_PRUNED + i], l));
     }
@@ -365,7 +300,7 @@ static fv_status bind_bank(dit_runner *r)
 }
 
 /* Modulations of evaluations first .. first+chunk-1 for all distinct labels. */
-static fv_status fill_bank(dit_runner *r, int first)
+fv_status dit_fill_bank(dit_runner *r, int first)
 {
     const int stride = r->most_labels;
     for (int k = 0; k < r->chunk; k++) {
@@ -384,21 +319,37 @@ static fv_status fill_bank(dit_runner *r, int first)
     return FV_OK;
 }
 
-/* Rows' modulations of evaluation e in the order of the batch. */
-static fv_status gather_mods(dit_runner *r, int e, int rows)
+fv_status dit_need_bank(dit_runner *r, int e)
+{
+    const bool is_there = r->chunk_first >= 0 && e >= r->chunk_first &&
+                          e < r->chunk_first + r->chunk;
+    return is_there ? FV_OK : dit_fill_bank(r, e);
+}
+
+/* One kernel; the copies of a row are many. */
+static fv_status take_on_device(dit_runner *r, size_t at, int rows, const float *x)
+{
+    const fvk_step_begin_args a = {
+        .bank = r->bank, .bank_final = r->bank_final, .x = x, .label = r->label_near,
+        .mod = r->mod, .mod_final = r->mod_final, .states = r->x, .depth = r->depth, .rows = rows,
+        .most_rows = 2 * (int64_t)r->B, .D = r->net->cfg.width,
+        .n = (int64_t)r->chunk * r->most_labels, .at = (int64_t)at, .B = r->B, .state = r->state
+    };
+    return fvi_dev_begin(r->ctx, &a);
+}
+
+fv_status dit_take_mods(dit_runner *r, int e, int rows, const float *x)
 {
     const size_t D = (size_t)r->net->cfg.width, n = (size_t)r->chunk * (size_t)r->most_labels;
-    if (r->chunk_first < 0 || e < r->chunk_first || e >= r->chunk_first + r->chunk)
-        FV_TRY(fill_bank(r, e));
     const size_t at = (size_t)(e - r->chunk_first) * (size_t)r->most_labels;
+    if (r->on_device) return take_on_device(r, at, rows, x);
     for (int row = 0; row < rows; row++) {
         const size_t k = at + (size_t)r->label_of_row[row];
         for (int l = 0; l < r->depth; l++)
-            FV_TRY(fv_dev_copy(
-                r->ctx, r->mod + ((size_t)l * 2 * (size_t)r->B + (size_t)row) * 6 * D,
-                r->bank + ((size_t)l * n + k) * 6 * D, 6 * D * sizeof(float), FV_COPY_ON_DEVICE));
-        FV_TRY(fv_dev_copy(r->ctx, r->mod_final + (size_t)row * 2 * D, r->bank_final + k * 2 * D,
-                           2 * D * sizeof(float), FV_COPY_ON_DEVICE));
+            memcpy(r->mod + ((size_t)l * 2 * (size_t)r->B + (size_t)row) * 6 * D,
+                   r->bank + ((size_t)l * n + k) * 6 * D, 6 * D * sizeof(float));
+        memcpy(r->mod_final + (size_t)row * 2 * D, r->bank_final + k * 2 * D,
+               2 * D * sizeof(float));
     }
     return FV_OK;
 }
@@ -455,9 +406,16 @@ static bool allocate_pruning(dit_runner *r)
     p->index = take(r, &r->activation_bytes, B * k, sizeof *p->index);
     p->stale = take(r, &r->cache_bytes, L * B * N, sizeof *p->stale);
     p->value = take(r, &r->activation_bytes, B * N * 3, sizeof *p->value);
+    if (r->on_device) {
+        p->place = take(r, &r->activation_bytes, B * N, sizeof *p->place);
+        p->given = take(r, &r->activation_bytes, B * N, sizeof *p->given);
+        p->cluster = take(r, &r->activation_bytes, B * N, sizeof *p->cluster);
+    }
     return p->h && p->y && (p->input || p->score != DIT_SCORE_DRIFT) && p->index && p->stale &&
-           p->value;
+           p->value && (!r->on_device || (p->place && p->given && p->cluster));
 }
+
+static size_t weights_of(const dit_runner *r) { return (2 * (size_t)r->depth + 2) * DIT_HISTORY; }
 
 static bool allocate_past(dit_runner *r, size_t rows, size_t hidden, size_t output)
 {
@@ -468,7 +426,7 @@ static bool allocate_past(dit_runner *r, size_t rows, size_t hidden, size_t outp
     if (r->past_count && r->skip == DIT_SKIP_RESIDUAL)
         r->h0 = take(r, &r->activation_bytes, rows * hidden, sizeof(float));
     if (r->probes) r->probe = take(r, &r->activation_bytes, rows * hidden, sizeof(float));
-    r->weight = take(r, &r->activation_bytes, DIT_HISTORY, sizeof(float));
+    r->weight = take(r, &r->activation_bytes, weights_of(r), sizeof(float));
     return r->weight && (r->past || !r->past_count) && (r->probe || !r->probes) &&
            (r->h0 || !r->past_count || r->skip != DIT_SKIP_RESIDUAL);
 }
@@ -517,8 +475,13 @@ static fv_status allocate(dit_runner *r)
     r->mod = take(r, act, L * R * 6 * D, sizeof(float));
     r->mod_final = take(r, act, R * 2 * D, sizeof(float));
     const bool has_caches = allocate_caches(r);
-    r->host_out = fv_calloc(r->ctx, R * output, sizeof(float));
-    r->activation_bytes += (uint64_t)R * output * sizeof(float);
+    if (r->on_device) r->label_near = take(r, act, R, sizeof *r->label_near);
+    if (!r->near) r->host_out = fv_calloc(r->ctx, R * output, sizeof(float));
+    if (!r->near) r->activation_bytes += (uint64_t)R * output * sizeof(float);
+    r->course_bytes = sizeof *r->course + 2 * L * sizeof r->course->deed[0];
+    r->course = fv_calloc(r->ctx, 1, r->course_bytes);
+    r->host_weight = fv_calloc(r->ctx, weights_of(r), sizeof(float));
+    r->sent_weight = fv_calloc(r->ctx, weights_of(r), sizeof(float));
     r->valid_rows = fv_calloc(r->ctx, 2 * L * (size_t)r->history, sizeof(int));
     r->newest = fv_calloc(r->ctx, 2 * L, sizeof(int));
     r->host_t = fv_calloc(r->ctx, n, sizeof(float));
@@ -526,9 +489,11 @@ static fv_status allocate(dit_runner *r)
     r->label_of_row = fv_calloc(r->ctx, R, sizeof(int));
     r->distinct = fv_calloc(r->ctx, (size_t)r->B + 1, sizeof(int32_t));
     if (!r->x || !r->h || !r->out || !r->mod || !r->mod_final || !has_caches || !r->valid_rows ||
-        !r->newest || !r->label_of_row || !r->distinct || !r->host_out || !r->host_t ||
-        !r->host_y || !allocate_check(r, R, N * D))
+        !r->newest || !r->label_of_row || !r->distinct || !(r->host_out || r->near) || !r->host_t ||
+        !r->host_y || !r->course || !r->host_weight || !r->sent_weight ||
+        !(r->label_near || !r->on_device) || !allocate_check(r, R, N * D))
         return FV_ERR_OOM;
+    r->host_weight[(2 * L + 1) * DIT_HISTORY] = -1.0f;
     return upload_tables(r);
 }
 
@@ -555,7 +520,8 @@ static fv_status build(dit_runner *r)
     if (!r->work) return FV_ERR_OOM;
     FV_TRY(fv_plan_set_work(r->cond, r->work, work));
     FV_TRY(give_work(r, &r->guided, work));
-    return give_work(r, &r->single, work);
+    FV_TRY(give_work(r, &r->single, work));
+    return r->on_device ? dit_graphs_create(r) : FV_OK;
 }
 
 /* All that follows from the options. */
@@ -565,10 +531,11 @@ static void describe(dit_runner *r, const dit_net *n, fv_dtype precision, const 
     r->net = n;
     r->schedule = s;
     r->B = o->B;
+    r->on_device = fv_ctx_device(r->ctx) != FV_DEVICE_CPU;
+    r->near = r->on_device && o->near;
     r->depth = n->cfg.depth;
     r->tokens = dit_tokens(&n->cfg);
-    const bool has_bf16 =
-        fv_ctx_cpu(r->ctx) & FV_CPU_AVX512 || fv_ctx_device(r->ctx) == FV_DEVICE_CUDA;
+    const bool has_bf16 = fv_ctx_cpu(r->ctx) & FV_CPU_AVX512 || r->on_device;
     r->precision = precision != FV_F32 && has_bf16 ? FV_BF16 : FV_F32;
     r->fp8 = precision == FV_F8;
     r->feature_type = o->exact_cache ? FV_F32 : r->precision;
@@ -604,9 +571,6 @@ fv_status dit_runner_create(fv_ctx *ctx, dit_runner **out, const dit_net *n, fv_
                             const dit_schedule *s, const dit_runner_options *o)
 {
     *out = NULL;
-    if (fv_ctx_device(ctx) == FV_DEVICE_CUDA && (o->prunes || o->probes || o->checks))
-        return fv_fail(ctx, FV_ERR_UNSUPPORTED, "sampling: plans that prune, probe or check read "
-                       "features on the host, which does not work on CUDA yet; use the CPU");
     dit_runner *r = fv_calloc(ctx, 1, sizeof *r);
     if (!r) return FV_ERR_OOM;
     r->ctx = ctx;
@@ -625,18 +589,34 @@ void dit_runner_destroy(dit_runner **rr)
     if (!rr || !*rr) return;
     dit_runner *r = *rr;
     *rr = NULL;
+    dit_graphs_destroy(r);
     destroy_set(r, &r->guided);
     destroy_set(r, &r->single);
     fv_plan_destroy(&r->cond);
     void *device[] = { r->x, r->h, r->out, r->mod, r->mod_final, r->pos, r->rope, r->cache,
                        r->work, r->bank, r->bank_final, r->bank_t, r->bank_y, r->weight, r->past,
                        r->h0, r->probe, r->last, r->last_y, r->prune.h, r->prune.y,
-                       r->prune.input, r->prune.index, r->prune.stale, r->prune.value };
+                       r->prune.input, r->prune.index, r->prune.stale, r->prune.value,
+                       r->prune.place, r->prune.given, r->prune.cluster, r->label_near };
     void *host[] = { r->valid_rows, r->newest, r->label_of_row, r->distinct, r->host_out, r->host_t,
-                     r->host_y };
+                     r->host_y, r->course, r->host_weight, r->sent_weight };
     for (size_t i = 0; i < FV_ARRAY_LEN(device); i++) fv_dev_free(r->ctx, device[i]);
     for (size_t i = 0; i < FV_ARRAY_LEN(host); i++) fv_free(r->ctx, host[i]);
     fv_free(r->ctx, r);
+}
+
+/* What a batch begins with there. What is not there yet is read with weight 0, and must not be a NaN
+ * of the last batch. */
+static fv_status start_on_device(dit_runner *r)
+{
+    const size_t past = r->past ? (size_t)r->past_count * r->past_bytes : 0;
+    if (!r->on_device) {
+        if (past) memset(r->past, 0, past);
+        return FV_OK;
+    }
+    if (past) FV_TRY(fv_dev_zero(r->ctx, r->past, past));
+    return fv_dev_copy(r->ctx, r->label_near, r->label_of_row,
+                       2 * (size_t)r->B * sizeof *r->label_near, FV_COPY_TO_DEVICE);
 }
 
 fv_status dit_runner_start(dit_runner *r, const int32_t *labels)
@@ -665,384 +645,15 @@ fv_status dit_runner_start(dit_runner *r, const int32_t *labels)
     r->prune.choice = (dit_choice){ NULL, NULL, 0, 0 };
     memset(r->valid_rows, 0, (size_t)r->depth * 2 * (size_t)r->history * sizeof(int));
     memset(r->past_rows, 0, sizeof r->past_rows);
-    /* What is not there yet is read with weight 0, and must not be a NaN of the last batch. */
-    if (r->past) memset(r->past, 0, (size_t)r->past_count * r->past_bytes);
+    /* Rings begin where those of the batch before did: its graphs serve again. */
+    memset(r->newest, 0, (size_t)r->depth * 2 * sizeof(int));
+    r->past_newest = 0;
     r->flop = 0;
     r->full = r->reused = r->pruned = 0;
-    return FV_OK;
+    return start_on_device(r);
 }
 
-/* ---- Evaluating ------------------------------------------------------------------------------ */
-
-static size_t prune_input(const dit_runner *r, int l)
-{
-    return (size_t)l * (size_t)r->B * (size_t)r->tokens * (size_t)r->net->cfg.width;
-}
-
-/* Are the `count` newest outputs of module k there, for this many rows? */
-static bool has_past(const dit_runner *r, int k, int count, int rows)
-{
-    if (!r->keep || count > r->history) return false;
-    for (int i = 0; i < count; i++) {
-        const int at = (r->newest[k] + r->history - i) % r->history;
-        if (r->valid_rows[k * r->history + at] < rows) return false;
-    }
-    return true;
-}
-
-static fv_status run_full(dit_runner *r, module_set *s, int k)
-{
-    const int at = (r->newest[k] + 1) % r->history;
-    int *valid = &r->valid_rows[k * r->history + at];
-    *valid = 0; /* until the run is complete */
-    if (r->history > 1) FV_TRY(fv_plan_bind(s->module[k], "y", slot(r, k, at)));
-    if (r->prunes && k % 2 == DIT_MLP)
-        dit_prune_all(&r->prune.stale[(size_t)(k / 2) * (size_t)r->B * (size_t)r->tokens],
-                      r->prune.input ? r->prune.input + prune_input(r, k / 2) : NULL, r->h,
-                      (size_t)r->B * (size_t)r->tokens, (size_t)r->net->cfg.width);
-    FV_TRY(fv_plan_forward(s->module[k]));
-    *valid = s->rows;
-    r->newest[k] = at;
-    r->flop += fv_plan_flop(s->module[k]);
-    r->full++;
-    return FV_OK;
-}
-
-static fv_status set_weights(dit_runner *r, const float *w, int count)
-{
-    return fv_dev_copy(r->ctx, r->weight, w, (size_t)count * sizeof *w, FV_COPY_TO_DEVICE);
-}
-
-/* h += gate * forecast of module k from its `count` newest outputs. */
-static fv_status run_forecast(dit_runner *r, module_set *s, int k, const float *w, int count)
-{
-    fv_plan *p = s->forecast[count - 1];
-    const size_t D = (size_t)r->net->cfg.width;
-    FV_TRY(set_weights(r, w, count));
-    FV_TRY(fv_plan_bind(p, "mod", block_mod(r, k / 2) + (k % 2 == DIT_MLP ? 3 * D : 0)));
-    for (int i = 0; i < count; i++)
-        FV_TRY(fv_plan_bind(p, past_name[i],
-                            slot(r, k, (r->newest[k] + r->history - i) % r->history)));
-    return fv_plan_forward(p);
-}
-
-static fv_status run_pruned(dit_runner *r, module_set *s, int k, int which, const float *w,
-                            int count)
-{
-    pruning *p = &r->prune;
-    const dit_config *c = &r->net->cfg;
-    const int l = k / 2, tokens = p->tokens[which];
-    fv_plan *plan = s->pruned[l * DIT_PRUNED + which];
-    const dit_prune_job j = {
-        .ctx = r->ctx, .score = p->score, .rows = s->rows, .pictures = r->B, .tokens = r->tokens,
-        .width = c->width, .grid = c->input_size / c->patch, .kept = tokens,
-        .type = r->feature_type, .h = r->h, .newest = slot(r, k, r->newest[k]),
-        .stale = p->stale + (size_t)l * (size_t)r->B * (size_t)r->tokens,
-        .input = p->input ? p->input + prune_input(r, l) : NULL, .value = p->value,
-        .index = p->index, .choice = &p->choice
-    };
-    const float share = count > 1 ? p->choice.spread : 0;
-    float *change = (float *)(void *)p->y, rest[DIT_HISTORY];
-    dit_prune_select(&j);
-    dit_prune_gather(&j, p->h);
-    FV_TRY(fv_plan_forward(plan));
-    if (count == 1) dit_prune_scatter(&j, p->y, fv_dtype_size(r->feature_type),
-                                      slot(r, k, r->newest[k]));
-    /* y has served: it is at least as large as one token a cluster. */
-    if (share > 0) dit_prune_change(&j, p->h, change);
-    for (int i = 0; i < count; i++) rest[i] = share > 0 ? (1 - share) * w[i] : w[i];
-    FV_TRY(run_forecast(r, s, k, rest, count));
-    if (share > 0) dit_prune_spread(&j, change, r->h);
-    dit_prune_scatter(&j, p->h, sizeof(float), r->h);
-    r->flop += fv_plan_flop(plan);
-    r->pruned++;
-    return FV_OK;
-}
-
-static fv_status run_module(dit_runner *r, module_set *s, int k, const dit_row *row)
-{
-    static const float reuse[DIT_HISTORY] = { 1.0f };
-    const int action = row && row->action ? row->action[k] : DIT_FULL;
-    if (action == DIT_FULL) return run_full(r, s, k);
-    const float *w = action == DIT_REUSE || !row->weight ? reuse : row->weight + k * DIT_HISTORY;
-    const int count = dit_reach(w);
-    if (!has_past(r, k, count, s->rows)) return run_full(r, s, k);
-    /* The rest of a pruned module is kept as it is added: only the output itself will do. */
-    if (action == DIT_PRUNE && count == 1) w = reuse;
-    if (action == DIT_PRUNE && r->prunes && row->pruned && k % 2 == DIT_MLP)
-        return run_pruned(r, s, k, row->pruned[k], w, count);
-    if (r->prunes && k % 2 == DIT_MLP)
-        dit_prune_older(&r->prune.stale[(size_t)(k / 2) * (size_t)r->B * (size_t)r->tokens],
-                        (size_t)r->B * (size_t)r->tokens);
-    r->reused++;
-    return run_forecast(r, s, k, w, count);
-}
-
-/* ---- Skipping ---- */
-
-static uint8_t *past_at(const dit_runner *r, int age)
-{
-    const int at = (r->past_newest + r->past_count - age) % r->past_count;
-    return r->past + (size_t)at * r->past_bytes;
-}
-
-static bool can_skip(const dit_runner *r, const float *w, int rows)
-{
-    const int count = dit_reach(w);
-    if (count > r->past_count) return false;
-    for (int i = 0; i < count; i++)
-        if (r->past_rows[(r->past_newest + r->past_count - i) % r->past_count] < rows) return false;
-    return true;
-}
-
-/* to = h + sum of w y, y[i] = the i-th newest evaluation, or `y` alone. */
-static fv_status combine(dit_runner *r, fv_plan *p, const float *w, int count, float *h, float *y,
-                         float *to)
-{
-    FV_TRY(set_weights(r, w, count));
-    FV_TRY(fv_plan_bind(p, "h", h));
-    FV_TRY(fv_plan_bind(p, "h2", to));
-    for (int i = 0; i < count; i++)
-        FV_TRY(fv_plan_bind(p, past_name[i], y ? y : (float *)(void *)past_at(r, i)));
-    return fv_plan_forward(p);
-}
-
-/* Missing older evaluations have weight 0. The newest is both h and y[0]: its weight is one
- * less. */
-static fv_status run_skip(dit_runner *r, module_set *s, const float *weight)
-{
-    float w[DIT_HISTORY];
-    memcpy(w, weight, sizeof w);
-    if (r->prunes)
-        dit_prune_older(r->prune.stale, (size_t)r->depth * (size_t)r->B * (size_t)r->tokens);
-    if (r->skip == DIT_SKIP_RESIDUAL) {
-        FV_TRY(fv_plan_forward(s->embed));
-        r->flop += fv_plan_flop(s->embed);
-        return combine(r, s->skip, w, r->past_count, r->h, NULL, r->h);
-    }
-    w[0] -= 1.0f;
-    return combine(r, s->skip, w, r->past_count, (float *)(void *)past_at(r, 0), NULL,
-                   r->skip == DIT_SKIP_OUTPUT ? r->out : r->h);
-}
-
-static fv_status keep_past(dit_runner *r, module_set *s, int64_t full_before)
-{
-    const float minus[1] = { -1.0f };
-    int64_t shape[3];
-    const int64_t computed = r->full - full_before;
-    if (!r->past_count || (r->past_of_anchors && computed < 2 * r->depth)) return FV_OK;
-    skip_shape(r, s->rows, shape);
-    const size_t bytes = (size_t)(shape[0] * shape[1] * shape[2]) * sizeof(float);
-    r->past_newest = (r->past_newest + 1) % r->past_count;
-    r->past_rows[r->past_newest] = s->rows;
-    float *to = (float *)(void *)past_at(r, 0);
-    if (r->skip == DIT_SKIP_RESIDUAL) return combine(r, s->less, minus, 1, r->h, r->h0, to);
-    return fv_dev_copy(r->ctx, to, r->skip == DIT_SKIP_OUTPUT ? r->out : r->h, bytes,
-                       FV_COPY_ON_DEVICE);
-}
-
-static fv_status copy_hidden(dit_runner *r, const module_set *s, float *to)
-{
-    const size_t n = (size_t)s->rows * (size_t)r->tokens * (size_t)r->net->cfg.width;
-    return fv_dev_copy(r->ctx, to, r->h, n * sizeof(float), FV_COPY_ON_DEVICE);
-}
-
-static fv_status run_network(dit_runner *r, module_set *s, const dit_row *row)
-{
-    const int64_t full_before = r->full;
-    const int last_block = 2 * (r->depth - 1);
-    FV_TRY(fv_plan_forward(s->embed));
-    if (r->h0) FV_TRY(copy_hidden(r, s, r->h0));
-    for (int k = 0; k < 2 * r->depth; k++) {
-        if (r->checks && k == last_block) FV_TRY(copy_hidden(r, s, r->last));
-        FV_TRY(run_module(r, s, k, row));
-    }
-    r->last_rows = s->rows;
-    FV_TRY(fv_plan_forward(s->final));
-    r->flop += fv_plan_flop(s->embed) + fv_plan_flop(s->final);
-    return keep_past(r, s, full_before);
-}
-
-static fv_status take_states(dit_runner *r, const module_set *s, int e, const float *x)
-{
-    const size_t n = (size_t)r->B * (size_t)r->state;
-    FV_TRY(fv_dev_copy(r->ctx, r->x, x, n * sizeof(float), FV_COPY_TO_DEVICE));
-    if (s->rows > r->B)
-        FV_TRY(fv_dev_copy(r->ctx, r->x + n, x, n * sizeof(float), FV_COPY_TO_DEVICE));
-    return gather_mods(r, e, s->rows);
-}
-
-fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const dit_row *row,
-                          const float **out, int *rows)
-{
-    const dit_config *c = &r->net->cfg;
-    module_set *s = dit_schedule_guided(r->schedule, e) ? &r->guided : &r->single;
-    const bool is_skipped = row && row->skip_weight && can_skip(r, row->skip_weight, s->rows);
-    if (!is_skipped || r->skip != DIT_SKIP_OUTPUT) FV_TRY(take_states(r, s, e, x));
-    r->last_rows = 0;
-    if (is_skipped) {
-        FV_TRY(run_skip(r, s, row->skip_weight));
-        if (r->skip != DIT_SKIP_OUTPUT) {
-            FV_TRY(fv_plan_forward(s->final));
-            r->flop += fv_plan_flop(s->final);
-        }
-        r->reused += 2 * r->depth;
-    } else {
-        FV_TRY(run_network(r, s, row));
-    }
-    const size_t bytes =
-        (size_t)s->rows * (size_t)(r->state / c->channels * c->out_channels) * sizeof(float);
-    *out = r->host_out;
-    *rows = s->rows;
-    return fv_dev_copy(r->ctx, r->host_out, r->out, bytes, FV_COPY_TO_HOST);
-}
-
-fv_status dit_runner_probe(dit_runner *r, int e, const float *x, const float **out, int *rows)
-{
-    module_set *s = dit_schedule_guided(r->schedule, e) ? &r->guided : &r->single;
-    if (!s->probe) return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without a probe");
-    FV_TRY(take_states(r, s, e, x));
-    *out = r->probe;
-    *rows = s->rows;
-    return fv_plan_forward(s->probe);
-}
-
-/* Module k on r->last; its plan is bound elsewhere for that time: no ring gets an output. */
-static fv_status check_module(dit_runner *r, module_set *s, int k)
-{
-    fv_plan *p = s->module[k];
-    FV_TRY(fv_plan_bind(p, "h", r->last));
-    FV_TRY(fv_plan_bind(p, "h2", r->last));
-    FV_TRY(fv_plan_bind(p, "y", r->last_y));
-    const fv_status st = fv_plan_forward(p);
-    FV_TRY(bind_module(r, p, k / 2, k % 2));
-    r->flop += fv_plan_flop(p);
-    r->full++;
-    return st;
-}
-
-fv_status dit_runner_check(dit_runner *r, const float **out, int *rows)
-{
-    module_set *s = r->last_rows > r->B ? &r->guided : &r->single;
-    if (!r->checks) return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without checks");
-    if (!r->last_rows) return fv_fail(r->ctx, FV_ERR_STATE, "runner: nothing to check");
-    r->last_rows = 0;
-    for (int k = 2 * (r->depth - 1); k < 2 * r->depth; k++) FV_TRY(check_module(r, s, k));
-    *out = r->last;
-    *rows = s->rows;
-    return FV_OK;
-}
-
-const float *dit_runner_hidden(const dit_runner *r, const float **embedded)
-{
-    if (embedded) *embedded = r->h0;
-    return r->h;
-}
-
-const void *dit_runner_feature(const dit_runner *r, int l, int m, fv_dtype *dtype)
-{
-    *dtype = r->feature_type;
-    return r->keep ? slot(r, 2 * l + m, r->newest[2 * l + m]) : NULL;
-}
-
-size_t dit_runner_feature_bytes(const dit_runner *r, int rows)
-{
-    return (size_t)rows * (size_t)dit_tokens(&r->net->cfg) * (size_t)r->net->cfg.width *
-           fv_dtype_size(r->feature_type);
-}
-
-fv_status dit_runner_set_feature(dit_runner *r, int l, int m, const void *data, int rows)
-{
-    if (!r->keep) return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without cache slots");
-    if (rows < 0 || rows > 2 * r->B)
-        return fv_fail(r->ctx, FV_ERR_ARG, "runner: %d rows, at most %d fit", rows, 2 * r->B);
-    const int k = 2 * l + m;
-    r->valid_rows[k * r->history + r->newest[k]] = rows;
-    return fv_dev_copy(r->ctx, slot(r, k, r->newest[k]), data, dit_runner_feature_bytes(r, rows),
-                       FV_COPY_TO_DEVICE);
-}
-
-void dit_runner_memory(const dit_runner *r, uint64_t *activations, uint64_t *caches)
-{
-    *activations = r->activation_bytes;
-    *caches = r->cache_bytes;
-}
-
-void dit_runner_choose(dit_runner *r, const dit_choice *choice)
-{
-    r->prune.choice = *choice;
-}
-
-int dit_runner_pictures(const dit_runner *r)
-{
-    return r->B;
-}
-
-void dit_runner_count(dit_runner *r, double flop)
-{
-    r->flop += flop;
-}
-
-void dit_runner_counters(const dit_runner *r, double *flop, int64_t *full, int64_t *reused)
-{
-    *flop = r->flop;
-    *full = r->full;
-    *reused = r->reused;
-}
-
-/* Pretends that all of the history is there. */
-static void fill_past(dit_runner *r, const module_set *s, int k)
-{
-    for (int i = 0; i < r->history; i++) r->valid_rows[k * r->history + i] = s->rows;
-    for (int i = 0; i < r->past_count; i++) r->past_rows[i] = s->rows;
-}
-
-static fv_status time_skip(dit_runner *r, module_set *s, const float *w)
-{
-    if (!r->past_count) return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without step history");
-    FV_TRY(run_skip(r, s, w));
-    return r->skip == DIT_SKIP_OUTPUT ? FV_OK : fv_plan_forward(s->final);
-}
-
-fv_status dit_runner_time(dit_runner *r, int what, int guided, double *seconds)
-{
-    module_set *s = guided ? &r->guided : &r->single;
-    if (!s->rows) return fv_fail(r->ctx, FV_ERR_ARG, "runner: no such row count in this schedule");
-    const int l = r->depth / 2, k = 2 * l + (what == 1 || what >= DIT_TIME_PRUNE ? DIT_MLP : 0);
-    float w[DIT_HISTORY] = { 1.0f };
-    fill_past(r, s, k);
-    const double t = fv_now();
-    switch (what) {
-    case 0:
-    case 1: FV_TRY(run_full(r, s, k)); break;
-    case 2: FV_TRY(run_forecast(r, s, k, w, 1)); break;
-    case 4: FV_TRY(fill_bank(r, 0)); break;
-    case DIT_TIME_LINEAR: FV_TRY(run_forecast(r, s, k, w, r->history)); break;
-    case DIT_TIME_SKIP: FV_TRY(time_skip(r, s, w)); break;
-    case 3:
-        FV_TRY(gather_mods(r, 0, s->rows));
-        FV_TRY(fv_plan_forward(s->embed));
-        FV_TRY(fv_plan_forward(s->final));
-        break;
-    default:
-        if (!r->prunes) return fv_fail(r->ctx, FV_ERR_STATE, "runner: built without pruning");
-        FV_TRY(run_pruned(r, s, k, what - DIT_TIME_PRUNE, w, r->history));
-    }
-    *seconds = fv_now() - t;
-    if (what == 4) *seconds *= (r->schedule->evals + r->chunk - 1) / r->chunk;
-    return FV_OK;
-}
-
-double dit_runner_gate(const dit_runner *r, int l, int m, int rows)
-{
-    const size_t D = (size_t)r->net->cfg.width;
-    const float *g = r->mod + (size_t)l * 2 * (size_t)r->B * 6 * D +
-                     (size_t)(m == DIT_ATTN ? DIT_GATE1 : DIT_GATE2) * D;
-    double sum = 0;
-    for (int row = 0; row < rows; row++, g += 6 * D)
-        for (size_t j = 0; j < D; j++) sum += (double)g[j] * g[j];
-    return sum / ((double)rows * (double)D);
-}
+/* ---- Work ------------------------------------------------------------------------------------ */
 
 double dit_row_flop(const dit_net *n)
 {

@@ -5,6 +5,8 @@
  * the state buffers before the first step. */
 #include "class_names.h"
 #include "internal.h"
+#include "sampler_body.h"
+#include "sampling_device.h"
 
 #include <math.h>
 #include <string.h>
@@ -147,25 +149,37 @@ int dit_choose_batch(const dit_config *c, const fv_generate_options *o)
     return b < o->count ? b : o->count;
 }
 
+/* On a device states stay there; only the last ones are wanted here. */
+static fv_status make_states(dit_walk *w)
+{
+    const size_t n = (size_t)w->B * (size_t)w->n;
+    w->x = fv_calloc(w->ctx, n, sizeof(float));
+    w->labels = fv_calloc(w->ctx, (size_t)w->B, sizeof *w->labels);
+    if (fv_ctx_device(w->ctx) != FV_DEVICE_CPU) {
+        w->near_x = fv_dev_alloc(w->ctx, n, sizeof(float));
+        w->near_work = fv_dev_alloc(w->ctx, 2 * n, sizeof(float));
+        return w->x && w->labels && w->near_x && w->near_work ? FV_OK : FV_ERR_OOM;
+    }
+    w->pred = fv_calloc(w->ctx, n, sizeof(float));
+    w->var = fv_calloc(w->ctx, n, sizeof(float));
+    w->noise = fv_calloc(w->ctx, n, sizeof(float));
+    w->work = fv_calloc(w->ctx, 2 * n, sizeof(float));
+    return w->x && w->pred && w->var && w->noise && w->work && w->labels ? FV_OK : FV_ERR_OOM;
+}
+
 fv_status dit_walk_create(fv_ctx *ctx, dit_walk *w, const dit_net *net, fv_dtype precision,
                           const dit_schedule *schedule, const dit_runner_options *ro)
 {
+    dit_runner_options near = *ro;
     memset(w, 0, sizeof *w);
     w->ctx = ctx;
     w->net = net;
     w->schedule = schedule;
     w->B = ro->B;
     w->n = (int64_t)net->cfg.input_size * net->cfg.input_size * net->cfg.channels;
-    const size_t n = (size_t)w->B * (size_t)w->n;
-    w->x = fv_calloc(ctx, n, sizeof(float));
-    w->pred = fv_calloc(ctx, n, sizeof(float));
-    w->var = fv_calloc(ctx, n, sizeof(float));
-    w->noise = fv_calloc(ctx, n, sizeof(float));
-    w->work = fv_calloc(ctx, 2 * n, sizeof(float));
-    w->labels = fv_calloc(ctx, (size_t)w->B, sizeof *w->labels);
-    fv_status s =
-        w->x && w->pred && w->var && w->noise && w->work && w->labels ? FV_OK : FV_ERR_OOM;
-    if (s == FV_OK) s = dit_runner_create(ctx, &w->runner, net, precision, schedule, ro);
+    near.near = true;
+    fv_status s = make_states(w);
+    if (s == FV_OK) s = dit_runner_create(ctx, &w->runner, net, precision, schedule, &near);
     if (s != FV_OK) dit_walk_destroy(w);
     return s;
 }
@@ -175,17 +189,41 @@ void dit_walk_destroy(dit_walk *w)
     dit_runner_destroy(&w->runner);
     void *mem[] = { w->x, w->pred, w->var, w->noise, w->work, w->labels };
     for (size_t i = 0; w->ctx && i < FV_ARRAY_LEN(mem); i++) fv_free(w->ctx, mem[i]);
+    if (w->ctx) fv_dev_free(w->ctx, w->near_x);
+    if (w->ctx) fv_dev_free(w->ctx, w->near_work);
     memset(w, 0, sizeof *w);
+}
+
+static fv_status start_near(dit_walk *w, const float *noise)
+{
+    const size_t n = (size_t)w->B * (size_t)w->n;
+    const fvk_normals_args a = { .y = w->near_x, .B = w->B, .n = w->n, .seed = (int64_t)w->seed,
+                                 .stream = FV_STREAM_NOISE };
+    FV_TRY(fv_dev_zero(w->ctx, w->near_work, 2 * n * sizeof(float)));
+    if (noise)
+        return fv_dev_copy(w->ctx, w->near_x, noise, n * sizeof(float), FV_COPY_TO_DEVICE);
+    return fvi_dev_normals(w->ctx, &a);
 }
 
 fv_status dit_walk_start(dit_walk *w, uint64_t seed, const float *noise)
 {
     w->seed = seed;
+    if (w->near_x) {
+        FV_TRY(start_near(w, noise));
+        return dit_runner_start(w->runner, w->labels);
+    }
     if (noise) memcpy(w->x, noise, (size_t)w->B * (size_t)w->n * sizeof(float));
     for (int i = 0; !noise && i < w->B; i++)
         fv_rand_normal(seed + (uint64_t)i, FV_STREAM_NOISE, 0, 0, w->n, w->x + i * w->n);
     memset(w->work, 0, 2 * (size_t)w->B * (size_t)w->n * sizeof(float));
     return dit_runner_start(w->runner, w->labels);
+}
+
+fv_status dit_walk_fetch(dit_walk *w)
+{
+    if (!w->near_x) return FV_OK;
+    return fv_dev_copy(w->ctx, w->x, w->near_x, (size_t)w->B * (size_t)w->n * sizeof(float),
+                       FV_COPY_TO_HOST);
 }
 
 void dit_walk_update(dit_walk *w, int e, const float *out, int rows)
@@ -208,13 +246,40 @@ void dit_walk_update(dit_walk *w, int e, const float *out, int rows)
     }
 }
 
+/* dit_walk_update as one kernel. */
+static fv_status update_near(dit_walk *w, int e, const float *out, int rows)
+{
+    const dit_config *c = &w->net->cfg;
+    const dit_schedule *s = w->schedule;
+    fvk_step_update_args a = {
+        .out = out, .x = w->near_x, .work = w->near_work, .B = w->B, .n = w->n,
+        .channels = c->channels, .out_channels = c->out_channels,
+        .guided = rows > w->B ? s->cfg_channels : 0, .seed = (int64_t)w->seed,
+        .stream = FV_STREAM_SAMPLING, .sample = e, .scale = s->cfg, .draws = s->needs_noise
+    };
+    dit_schedule_coef(s, e, a.coef);
+    switch (s->kind) {
+    case FV_SAMPLER_DDPM: a.kind = FVI_STEP_DDPM; break;
+    case FV_SAMPLER_DDIM: a.kind = FVI_STEP_DDIM; break;
+    case FV_SAMPLER_DPMPP2M: a.kind = FVI_STEP_DPMPP; break;
+    default: a.kind = FVI_STEP_FLOW; break;
+    }
+    return fvi_dev_update(w->ctx, &a);
+}
+
+fv_status dit_walk_apply(dit_walk *w, int e, const float *out, int rows)
+{
+    if (w->near_x) return update_near(w, e, out, rows);
+    dit_walk_update(w, e, out, rows);
+    return FV_OK;
+}
+
 fv_status dit_walk_advance(dit_walk *w, int e, const dit_row *row)
 {
     const float *out;
     int rows;
-    FV_TRY(dit_runner_eval(w->runner, e, w->x, row, &out, &rows));
-    dit_walk_update(w, e, out, rows);
-    return FV_OK;
+    FV_TRY(dit_runner_eval(w->runner, e, dit_walk_states(w), row, &out, &rows));
+    return dit_walk_apply(w, e, out, rows);
 }
 
 /* As the policy says, which is shown the result too. */
@@ -222,11 +287,10 @@ static fv_status advance_by(dit_walk *w, int e, const dit_policy *p, dit_row *ro
 {
     const float *out;
     int rows;
-    FV_TRY(p->decide(p->user, w->runner, e, w->x, row));
-    FV_TRY(dit_runner_eval(w->runner, e, w->x, row, &out, &rows));
+    FV_TRY(p->decide(p->user, w->runner, e, dit_walk_states(w), row));
+    FV_TRY(dit_runner_eval(w->runner, e, dit_walk_states(w), row, &out, &rows));
     if (p->done) FV_TRY(p->done(p->user, w->runner, e, out, rows));
-    dit_walk_update(w, e, out, rows);
-    return FV_OK;
+    return dit_walk_apply(w, e, out, rows);
 }
 
 typedef struct sampling {
@@ -260,6 +324,7 @@ static fv_status sample_batch(sampling *s, int first, const float *noise, float 
         FV_TRY(fv_report(s->ctx, "sampling", (uint64_t)++s->done_evals, (uint64_t)s->total_evals,
                          NULL));
     }
+    FV_TRY(dit_walk_fetch(w));
     dit_runner_counters(w->runner, &flop, &full, &reused);
     s->stats.flop += flop;
     s->stats.full_modules += full;

@@ -113,6 +113,7 @@ typedef struct dit_schedule {
     int flow;             /* network predicts x (F family) */
 } dit_schedule;
 #define DIT_COEF 8
+void dit_schedule_coef(const dit_schedule *s, int e, float c[DIT_COEF]); /* as used: f32 */
 /* Checks o against the family (flow samplers for F, the others for official models). */
 fv_status dit_schedule_create(fv_ctx *ctx, dit_schedule *s, const dit_config *c,
                               const fv_generate_options *o);
@@ -208,6 +209,7 @@ typedef struct dit_runner_options {
     dit_score score;
     bool probes;        /* dit_runner_probe                                                      */
     bool checks;        /* dit_runner_check                                                      */
+    bool near;          /* on a device: what eval and probe take and give is in its memory       */
 } dit_runner_options;
 /* What a plan needs; NULL: nothing. B and no_hoisting are the caller's. */
 struct fv_accel;
@@ -226,7 +228,7 @@ fv_status dit_runner_eval(dit_runner *r, int e, const float *x, const dit_row *r
                           const float **out, int *rows);
 /* For the pruned modules from now on, until the next start; what it points to stays the caller's.
  * Before that DIT_SCORE_GIVEN takes the first tokens. */
-void dit_runner_choose(dit_runner *r, const dit_choice *choice);
+fv_status dit_runner_choose(dit_runner *r, const dit_choice *choice);
 /* Input of the first block after norm and modulation at e: [rows, N, D] f32 (TeaCache). Valid until
  * the next call. */
 fv_status dit_runner_probe(dit_runner *r, int e, const float *x, const float **out, int *rows);
@@ -300,6 +302,8 @@ typedef struct dit_walk {
     uint64_t seed;                        /* picture i draws its noise from seed + i */
     float *x, *pred, *var, *noise;        /* [B][n] each */
     float *work;                          /* [B][2n]; x and work are the sampler's state */
+    float *near_x, *near_work;            /* the same on a device, else NULL; there x is what
+                                             dit_walk_fetch has brought, and the rest is NULL */
     int32_t *labels;                      /* [B], set before dit_walk_start */
 } dit_walk;
 fv_status dit_walk_create(fv_ctx *ctx, dit_walk *w, const dit_net *net, fv_dtype precision,
@@ -307,9 +311,16 @@ fv_status dit_walk_create(fv_ctx *ctx, dit_walk *w, const dit_net *net, fv_dtype
 void dit_walk_destroy(dit_walk *w);
 /* noise [B][n], or NULL = drawn from the seeds. */
 fv_status dit_walk_start(dit_walk *w, uint64_t seed, const float *noise);
-/* Evaluation e and the update of all states; no allocation. */
+/* x, as the runner takes it. */
+FV_INLINE const float *dit_walk_states(const dit_walk *w) { return w->near_x ? w->near_x : w->x; }
+/* States to w->x, where they are on a device. */
+fv_status dit_walk_fetch(dit_walk *w);
+/* Evaluation e and the update of all states; no allocation. On a device nothing is copied to the
+ * host, and the work is queued only. */
 fv_status dit_walk_advance(dit_walk *w, int e, const dit_row *row);
-/* The second half of it: guidance and sampler step on a given network output. */
+/* The second half of it: guidance and sampler step on what the runner gave; and on an output in
+ * memory of the host, which cannot fail. */
+fv_status dit_walk_apply(dit_walk *w, int e, const float *out, int rows);
 void dit_walk_update(dit_walk *w, int e, const float *out, int rows);
 int dit_choose_batch(const dit_config *c, const fv_generate_options *o);
 

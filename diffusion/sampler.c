@@ -25,13 +25,13 @@
  *               last 0/1
  *     flow      max(1-t, 0.05), dt, stage (Euler, Heun's predictor, Heun's corrector) */
 #include "internal.h"
+#include "sampler_body.h"
 
 #include <math.h>
 #include <string.h>
 #include <strings.h>
 
 #define MAX_STEPS 1000
-enum { STAGE_EULER = 0, STAGE_PREDICT = 1, STAGE_CORRECT = 2 };
 
 static const char *const sampler_name[] = {"auto", "ddpm", "ddim", "dpmpp2m", "euler", "heun"};
 
@@ -158,8 +158,8 @@ static void flow_coefs(dit_schedule *s, double shift)
     for (int j = 0; j < n; j++) {
         const double t = flow_time(j, n, shift), next = flow_time(j + 1, n, shift);
         const bool two = s->kind == FV_SAMPLER_HEUN && j < n - 1;
-        set_flow(s, e++, t, next - t, two ? STAGE_PREDICT : STAGE_EULER);
-        if (two) set_flow(s, e++, next, next - t, STAGE_CORRECT);
+        set_flow(s, e++, t, next - t, two ? FVI_STAGE_PREDICT : FVI_STAGE_EULER);
+        if (two) set_flow(s, e++, next, next - t, FVI_STAGE_CORRECT);
     }
 }
 
@@ -316,84 +316,46 @@ void dit_schedule_guide(const dit_schedule *s, const float *cond_out, const floa
 /* ---- Steps ---------------------------------------------------------------------------------- */
 
 /* Without learned variance (var NULL) the posterior variance is used. */
-static void step_ddpm(const double *c, float *x, const float *eps, const float *var,
+static void step_ddpm(const float *c, float *x, const float *eps, const float *var,
                       const float *noise, int64_t n)
 {
-    const float r = (float)c[0], r1 = (float)c[1], mx0 = (float)c[2], mx = (float)c[3];
-    const float log_beta = (float)c[4], log_post = (float)c[5];
-    if (c[6] == 0.0 || !noise) {
-        for (int64_t i = 0; i < n; i++) x[i] = mx0 * (r * x[i] - r1 * eps[i]) + mx * x[i];
-        return;
-    }
-    for (int64_t i = 0; i < n; i++) {
-        const float f = var ? (var[i] + 1.0f) * 0.5f : 0.0f;
-        const float deviation = expf(0.5f * (f * log_beta + (1.0f - f) * log_post));
-        x[i] = mx0 * (r * x[i] - r1 * eps[i]) + mx * x[i] + deviation * noise[i];
-    }
-}
-
-/* eps is recomputed from x0, as the reference does: equal up to rounding, kept for closeness. */
-static void step_ddim(const double *c, float *x, const float *eps, const float *noise, int64_t n)
-{
-    const float r = (float)c[0], r1 = (float)c[1], a = (float)c[2], b = (float)c[3],
-                sigma = (float)c[4];
-    for (int64_t i = 0; i < n; i++) {
-        const float rx = r * x[i], x0 = rx - r1 * eps[i];
-        x[i] = a * x0 + b * ((rx - x0) / r1);
-    }
-    if (sigma > 0.0f && noise)
-        for (int64_t i = 0; i < n; i++) x[i] += sigma * noise[i];
-}
-
-/* work[0..n) holds the x0 estimate of the step before. */
-static void step_dpmpp(const double *c, float *x, const float *eps, float *work, int64_t n)
-{
-    const float sj = (float)c[0], alpha = (float)c[1], keep = (float)c[2], move = (float)c[3],
-                half_r = (float)c[4];
-    if (c[5] != 0.0) {
-        for (int64_t i = 0; i < n; i++) x[i] = (x[i] - sj * eps[i]) / alpha;
-        return;
-    }
-    if (c[4] == 0.0) { /* first step: work holds nothing yet */
-        for (int64_t i = 0; i < n; i++) {
-            work[i] = (x[i] - sj * eps[i]) / alpha;
-            x[i] = keep * x[i] - move * work[i];
-        }
-        return;
-    }
-    for (int64_t i = 0; i < n; i++) {
-        const float m = (x[i] - sj * eps[i]) / alpha;
-        x[i] = keep * x[i] - move * (m + (m - work[i]) * half_r);
-        work[i] = m;
-    }
-}
-
-/* Heun: the predictor leaves the step's start in work[0..n) and its velocity in work[n..2n). */
-static void step_flow(const double *c, float *x, const float *xhat, float *work, int64_t n)
-{
-    const float den = (float)c[0], dt = (float)c[1];
-    const int stage = (int)c[2];
-    if (stage == STAGE_EULER) {
-        for (int64_t i = 0; i < n; i++) x[i] += dt * ((xhat[i] - x[i]) / den);
-        return;
-    }
-    float *start = work, *v1 = work + n;
-    if (stage == STAGE_PREDICT) {
-        for (int64_t i = 0; i < n; i++) {
-            start[i] = x[i];
-            v1[i] = (xhat[i] - x[i]) / den;
-            x[i] += dt * v1[i];
-        }
+    if (c[6] == 0.0f || !noise) {
+        for (int64_t i = 0; i < n; i++) x[i] = fvi_step_ddpm_last(c, x[i], eps[i]);
         return;
     }
     for (int64_t i = 0; i < n; i++)
-        x[i] = start[i] + dt * (0.5f * (v1[i] + (xhat[i] - x[i]) / den));
+        x[i] = fvi_step_ddpm(c, x[i], eps[i], var ? (var[i] + 1.0f) * 0.5f : 0.0f, noise[i]);
+}
+
+static void step_ddim(const float *c, float *x, const float *eps, const float *noise, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) x[i] = fvi_step_ddim(c, x[i], eps[i]);
+    if (c[4] > 0.0f && noise)
+        for (int64_t i = 0; i < n; i++) x[i] += c[4] * noise[i];
+}
+
+/* work[0..n) holds the x0 estimate of the step before. */
+static void step_dpmpp(const float *c, float *x, const float *eps, float *work, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) x[i] = fvi_step_dpmpp(c, x[i], eps[i], &work[i]);
+}
+
+static void step_flow(const float *c, float *x, const float *xhat, float *work, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] = fvi_step_flow(c, x[i], xhat[i], &work[i], &work[n + i]);
+}
+
+void dit_schedule_coef(const dit_schedule *s, int e, float c[DIT_COEF])
+{
+    for (int k = 0; k < DIT_COEF; k++) c[k] = (float)s->coef[(size_t)e * DIT_COEF + (size_t)k];
 }
 
 void dit_schedule_step(const dit_schedule *s, int e, float *x, const float *pred, const float *var,
                        const float *noise, float *work, int64_t n)
 {
-    const double *c = s->coef + (size_t)e * DIT_COEF;
+    float c[DIT_COEF];
+    dit_schedule_coef(s, e, c);
     switch (s->kind) {
     case FV_SAMPLER_DDPM: step_ddpm(c, x, pred, var, noise, n); break;
     case FV_SAMPLER_DDIM: step_ddim(c, x, pred, noise, n); break;

@@ -228,6 +228,7 @@ fv_status fv_sens_calibrate(fv_ctx *ctx, fv_sens **out, const fv_dit *d,
     *out = NULL;
     if (!d || !opts) return fv_fail(ctx, FV_ERR_ARG, "calibrating: model or options missing");
     FV_TRY(FV_TAKE_OPTIONS(ctx, &o, opts, "calibrating"));
+    FV_TRY(fv_needs_cpu(ctx, "calibrating, which reads every module's outputs"));
     c.checkpoint = o.checkpoint;
     fv_status s = prepare(&c, &sc, &o);
     if (s == FV_OK) s = run(&c);

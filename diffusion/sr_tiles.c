@@ -13,6 +13,8 @@
  * further than in a picture: a block gets those of the same block, which have come as far. */
 #include "sr.h"
 
+#include "device_graph.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -247,6 +249,7 @@ static fv_status build(sr_job *j)
     const fv_status s = record(j, &t);
     if (s != FV_OK) return s;
     FV_TRY(fv_plan_finish(j->ctx, &j->plan, &t, &o));
+    fvi_plan_record(j->plan);
     j->flop = fv_plan_flop(j->plan);
     j->plan_bytes = fv_plan_work_bytes(j->plan) +
                     (uint64_t)(1 + j->planes) * region_floats(j) * sizeof(float);

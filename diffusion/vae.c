@@ -21,6 +21,7 @@
  * Pictures run one at a time, so memory does not grow with the batch. The plan of the last size is
  * kept when the call uses the context that opened the file (other contexts may come and go, and may
  * run at the same time); activations are allocated per call. bf16: the picture itself stays f32. */
+#include "device_graph.h"
 #include "internal.h"
 
 #include <string.h>
@@ -57,10 +58,15 @@ typedef struct layer {
     float scale, shift;
 } layer;
 
+/* Where the kept plan of a device reads and writes a picture, and works: in one place, so that its
+ * passes are a graph. */
+typedef struct vae_near { float *x, *y; void *work; } vae_near;
+
 typedef struct vae_net { /* encoder or decoder; count 0 = not in the file */
     layer layers[MAX_LAYERS];
     int count, in_channels, factor;
     fv_plan *plan;       /* of the last size, with the opener's context */
+    vae_near near;       /* of it; NULL on a CPU */
     int rows, columns;
 } vae_net;
 
@@ -665,13 +671,21 @@ fail:
     return s;
 }
 
+static void drop_plan(fv_ctx *ctx, vae_net *n)
+{
+    void *mem[] = { n->near.x, n->near.y, n->near.work };
+    fv_plan_destroy(&n->plan);
+    for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_dev_free(ctx, mem[i]);
+    n->near = (vae_near){ NULL, NULL, NULL };
+}
+
 void fv_vae_close(fv_vae **vv)
 {
     if (!vv || !*vv) return;
     fv_vae *v = *vv;
     *vv = NULL;
-    fv_plan_destroy(&v->decoder.plan);
-    fv_plan_destroy(&v->encoder.plan);
+    drop_plan(v->ctx, &v->decoder);
+    drop_plan(v->ctx, &v->encoder);
     fv_params_destroy(&v->params);
     fv_free(v->ctx, v);
 }
@@ -715,7 +729,7 @@ static fv_status find_plan(fv_ctx *ctx, const fv_vae *v, vae_net *n, int rows, i
                            fv_plan **out)
 {
     if (!n->plan || n->rows != rows || n->columns != columns) {
-        fv_plan_destroy(&n->plan);
+        drop_plan(ctx, n);
         FV_TRY(make_plan(ctx, v, n, rows, columns, &n->plan));
         n->rows = rows;
         n->columns = columns;
@@ -754,6 +768,36 @@ static fv_status run_all(fv_ctx *ctx, fv_plan *p, const float *x, size_t x_step,
     return s;
 }
 
+static fv_status make_near(fv_ctx *ctx, vae_net *n, size_t in, size_t out)
+{
+    vae_near *m = &n->near;
+    if (m->work) return FV_OK;
+    m->x = m->x ? m->x : fv_dev_alloc(ctx, in, sizeof *m->x);
+    m->y = m->y ? m->y : fv_dev_alloc(ctx, out, sizeof *m->y);
+    if (!m->x || !m->y) return FV_ERR_OOM;
+    FV_TRY(fv_plan_bind(n->plan, "x", m->x));
+    FV_TRY(fv_plan_bind(n->plan, "y", m->y));
+    void *work = fv_work_alloc(ctx, fv_plan_work_bytes(n->plan));
+    if (!work) return FV_ERR_OOM;
+    m->work = work;
+    fvi_plan_record(n->plan);
+    return fv_plan_set_work(n->plan, work, fv_plan_work_bytes(n->plan));
+}
+
+/* With the kept plan of a device. */
+static fv_status run_near(fv_ctx *ctx, vae_net *n, const float *x, size_t in, float *y, size_t out,
+                          int B)
+{
+    FV_TRY(make_near(ctx, n, in, out));
+    for (int b = 0; b < B; b++) {
+        if (fv_ctx_cancelled(ctx)) return fv_fail(ctx, FV_ERR_CANCELLED, "vae: cancelled");
+        FV_TRY(fv_mirror_send(ctx, n->near.x, x + (size_t)b * in, in * sizeof *x));
+        FV_TRY(fv_plan_forward(n->plan));
+        FV_TRY(fv_mirror_fetch(ctx, y + (size_t)b * out, n->near.y, out * sizeof *y));
+    }
+    return FV_OK;
+}
+
 static fv_status run_net(fv_ctx *ctx, fv_vae *v, vae_net *n, const float *x, const int size[3],
                          float *y)
 {
@@ -777,6 +821,7 @@ static fv_status run_net(fv_ctx *ctx, fv_vae *v, vae_net *n, const float *x, con
     fv_plan *p = NULL;
     if (ctx == v->ctx) {
         FV_TRY(find_plan(ctx, v, n, rows, columns, &p));
+        if (fv_ctx_device(ctx) != FV_DEVICE_CPU) return run_near(ctx, n, x, in, y, out, B);
         return run_all(ctx, p, x, in, y, out, B);
     }
     FV_TRY(make_plan(ctx, v, n, rows, columns, &p));

@@ -16,4 +16,10 @@ fv_status fvi_graph_finish(fv_ctx *ctx, fv_status so_far, fvi_graph **out);
 fv_status fvi_graph_run(fv_ctx *ctx, fvi_graph *g);
 void fvi_graph_destroy(fv_ctx *ctx, fvi_graph **g);
 
+/* On a device, forward passes of a plan of an inference, from the second on with the same pointers, are
+ * one graph. A plan that cannot be recorded runs as before. Elsewhere nothing changes. */
+void fvi_plan_record(fv_plan *p);
+/* fv_plan_bind without a question to the device: data is known to be its memory. In recordings. */
+fv_status fvi_plan_point(fv_plan *p, const char *name, void *data);
+
 #endif

@@ -1,5 +1,5 @@
-/* exact_math.h - private: Philox rounds, logarithm and exponential that give the same bits on every
- * machine, in scalar code and in any vector width.
+/* exact_math.h - private: Philox rounds, logarithm, normals and exponential that give the same bits on
+ * every machine, in scalar code and in any vector width.
  *
  * Nothing but + - * / in float32, each correctly rounded by IEEE 754, in a fixed order and without
  * fused multiply-add (-ffp-contract=off). libm is not used because its functions differ between
@@ -8,6 +8,13 @@
 #define FV_EXACT_MATH_H
 
 #include "engine.h"
+
+#include <math.h>
+
+/* A product that no addition is fused with; a compiler that would is told here how to write it. */
+#ifndef FVI_TIMES
+#define FVI_TIMES(a, b) ((a) * (b))
+#endif
 
 /* Philox4x32-10: the block of counter c under the key k0, k1 (see random.c). */
 FV_INLINE void fvi_philox10(uint32_t c[4], uint32_t k0, uint32_t k1)
@@ -28,12 +35,12 @@ FV_INLINE void fvi_philox10(uint32_t c[4], uint32_t k0, uint32_t k1)
 /* ln((1 + t) / (1 - t)) = 2 atanh(t) for |t| < 0.172; relative error < 2e-7. */
 FV_INLINE float fvi_ln_ratio(float t)
 {
-    const float s = t * t;
+    const float s = FVI_TIMES(t, t);
     float p = 0.11111111f;
-    p = p * s + 0.14285715f;
-    p = p * s + 0.2f;
-    p = p * s + 0.33333334f;
-    return 2.0f * t + 2.0f * t * (s * p);
+    p = FVI_TIMES(p, s) + 0.14285715f;
+    p = FVI_TIMES(p, s) + 0.2f;
+    p = FVI_TIMES(p, s) + 0.33333334f;
+    return FVI_TIMES(2.0f, t) + FVI_TIMES(FVI_TIMES(2.0f, t), FVI_TIMES(s, p));
 }
 
 /* ln(x) for normal x > 0; absolute error < 2.5e-7 * max(1, |result|). x = m 2^e with m in
@@ -48,7 +55,55 @@ FV_INLINE float fvi_ln(float x)
     e += is_high;
     const float ln_m = fvi_ln_ratio((m - 1.0f) / (m + 1.0f));
     /* ln 2 in two parts; e times the first is exact. */
-    return (float)e * 0.693359375f + ((float)e * -2.12194440e-4f + ln_m);
+    return FVI_TIMES((float)e, 0.693359375f) + (FVI_TIMES((float)e, -2.12194440e-4f) + ln_m);
+}
+
+/* sin and cos of 2 pi w / 2^32. The nearest quarter turn is taken off in integers, so |x| <= pi/4
+ * and the series below reach float precision. */
+FV_INLINE void fvi_sincos_turn(uint32_t w, float *sine, float *cosine)
+{
+    const int64_t quarter = ((int64_t)w + 0x20000000) >> 30; /* 0..4 */
+    const int32_t rest = (int32_t)((int64_t)w - quarter * 0x40000000);
+    const float x = FVI_TIMES((float)rest, 1.46291808e-9f) /* pi/2 / 2^30 */, z = FVI_TIMES(x, x);
+    float s = 2.7557319e-6f;
+    s = FVI_TIMES(s, z) - 1.9841270e-4f;
+    s = FVI_TIMES(s, z) + 8.3333333e-3f;
+    s = FVI_TIMES(s, z) - 0.16666667f;
+    s = x + FVI_TIMES(x, FVI_TIMES(z, s));
+    float c = -2.7557319e-7f;
+    c = FVI_TIMES(c, z) + 2.4801587e-5f;
+    c = FVI_TIMES(c, z) - 1.3888889e-3f;
+    c = FVI_TIMES(c, z) + 4.1666667e-2f;
+    c = 1.0f - (FVI_TIMES(0.5f, z) - FVI_TIMES(z, FVI_TIMES(z, c)));
+    const float a = quarter & 1 ? c : s, b = quarter & 1 ? s : c;
+    *sine = quarter & 2 ? -a : a;
+    *cosine = (quarter + 1) & 2 ? -b : b;
+}
+
+/* Two normals from two words. (w + 0.5) / 2^32 is never 0, so |z| <= 6.77; it may round to 1.
+ * -2 ln has an absolute error < 5e-7 * max(1, result). */
+FV_INLINE void fvi_box_muller(uint32_t w0, uint32_t w1, float *z0, float *z1)
+{
+    float s, c;
+    const float u = FVI_TIMES((float)w0 + 0.5f, 0x1p-32f),
+                r = sqrtf(FVI_TIMES(-2.0f, fvi_ln(u)));
+    fvi_sincos_turn(w1, &s, &c);
+    *z0 = FVI_TIMES(r, c);
+    *z1 = FVI_TIMES(r, s);
+}
+
+/* The four normals of a block of a stream (random.c). */
+FV_INLINE void fvi_normal4(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t block,
+                           float z[4])
+{
+    uint32_t w[4];
+    w[0] = (uint32_t)block;
+    w[1] = (uint32_t)(block >> 32);
+    w[2] = sample;
+    w[3] = stream;
+    fvi_philox10(w, (uint32_t)seed, (uint32_t)(seed >> 32));
+    fvi_box_muller(w[0], w[1], &z[0], &z[1]);
+    fvi_box_muller(w[2], w[3], &z[2], &z[3]);
 }
 
 /* exp(x) for x <= 0; relative error < 2e-7, 0 below -87.3 where results would be denormal. */

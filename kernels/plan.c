@@ -12,6 +12,7 @@
  *
  * Pointers are resolved when a binding changes; a run is then a plain loop over nodes. */
 #include "backend.h"
+#include "device_graph.h"
 #include "graph.h"
 
 #include <string.h>
@@ -55,6 +56,8 @@ struct fv_plan {
     double flop;
     fv_plan_watcher watch;  /* NULL: none */
     void *watch_user;
+    fvi_graph *graph;       /* of a pass with the pointers as they are; NULL: none yet */
+    bool records, has_run;  /* has_run: with these pointers */
     fv_text text;
 };
 
@@ -363,6 +366,7 @@ void fv_plan_destroy(fv_plan **pp)
     if (!pp || !*pp) return;
     fv_plan *p = *pp;
     *pp = NULL;
+    if (p->graph) fvi_graph_destroy(p->ctx, &p->graph);
     for (int i = 0; p->s && i < p->ns; i++)
         if (p->s[i].def && p->s[i].def->release) p->s[i].def->release(p->ctx, p->s[i].exec.state);
     for (int i = 1; p->v && i < p->nv; i++) fv_free(p->ctx, (void *)(uintptr_t)p->v[i].name);
@@ -414,6 +418,8 @@ static fv_status resolve(fv_plan *p)
 {
     if (!p->work && p->value_bytes + p->scratch_bytes > 0)
         return fv_fail(p->ctx, FV_ERR_STATE, "plan: fv_plan_set_work was not called");
+    if (p->graph) fvi_graph_destroy(p->ctx, &p->graph);
+    p->has_run = false;
     for (int i = 1; i < p->nv; i++)
         if (p->v[i].name && !value_data(p, (fv_t)i))
             return fv_fail(p->ctx, FV_ERR_STATE, "plan: \"%s\" is not bound", p->v[i].name);
@@ -474,16 +480,26 @@ static fv_t find_name(const fv_plan *p, const char *name)
     return 0;
 }
 
-fv_status fv_plan_bind(fv_plan *p, const char *name, void *data)
+static fv_status point(fv_plan *p, const char *name, void *data, bool is_known)
 {
     const fv_t x = find_name(p, name);
     if (!x)
         return fv_fail(p->ctx, FV_ERR_UNKNOWN, "plan: no input or output is called \"%s\"", name);
     if (p->bound[x] == data) return FV_OK;
-    FV_TRY(check_memory(p, name, data));
+    if (!is_known) FV_TRY(check_memory(p, name, data));
     p->dirty = true;
     p->bound[x] = data;
     return FV_OK;
+}
+
+fv_status fv_plan_bind(fv_plan *p, const char *name, void *data)
+{
+    return point(p, name, data, false);
+}
+
+fv_status fvi_plan_point(fv_plan *p, const char *name, void *data)
+{
+    return point(p, name, data, true);
 }
 
 static size_t value_bytes(const fv_plan *p, fv_t x)
@@ -585,10 +601,8 @@ static fv_status run_step(fv_plan *p, step *s, bool back)
     return st == FV_OK ? st : fv_fail_in(p->ctx, st, "%s", s->def->name);
 }
 
-fv_status fv_plan_forward(fv_plan *p)
+static fv_status run_nodes(fv_plan *p)
 {
-    if (p->dirty) FV_TRY(resolve(p));
-    if (p->params) FV_TRY(fvi_params_sync(p->ctx, p->params));
     double done = 0;
     for (int i = 0; i < p->ns; i++) {
         FV_TRY(run_step(p, &p->s[i], false));
@@ -597,6 +611,37 @@ fv_status fv_plan_forward(fv_plan *p)
     }
     p->runs += p->profile;
     return FV_OK;
+}
+
+void fvi_plan_record(fv_plan *p)
+{
+    p->records = p->ctx->backend->owns && p->mode == FV_INFER;
+}
+
+/* The first pass is run as it is: what it makes on its way must not be in the recording. */
+static fv_status run_recorded(fv_plan *p)
+{
+    if (!p->has_run) {
+        FV_TRY(run_nodes(p));
+        p->has_run = true;
+        return FV_OK;
+    }
+    if (!p->graph) {
+        fv_status s = fvi_graph_begin(p->ctx);
+        if (s == FV_OK) s = fvi_graph_finish(p->ctx, run_nodes(p), &p->graph);
+        if (s == FV_ERR_CANCELLED) return s;
+        p->records = s == FV_OK;
+        if (s != FV_OK) return run_nodes(p);
+    }
+    if (fv_ctx_cancelled(p->ctx)) return fv_fail(p->ctx, FV_ERR_CANCELLED, "cancelled");
+    return fvi_graph_run(p->ctx, p->graph);
+}
+
+fv_status fv_plan_forward(fv_plan *p)
+{
+    if (p->dirty) FV_TRY(resolve(p));
+    if (p->params) FV_TRY(fvi_params_sync(p->ctx, p->params));
+    return p->records && !p->profile && !p->watch ? run_recorded(p) : run_nodes(p);
 }
 
 fv_status fv_plan_backward(fv_plan *p, const char *loss, float scale)

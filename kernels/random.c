@@ -13,7 +13,6 @@
 #include "exact_math.h"
 
 #include <float.h>
-#include <math.h>
 #include <string.h>
 
 _Static_assert(FLT_EVAL_METHOD == 0, "float arithmetic must round to float");
@@ -53,49 +52,13 @@ void fv_rand_uniform(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t f
 
 /* ---- Normal ---------------------------------------------------------------------------------- */
 
-/* sin and cos of 2 pi w / 2^32. The nearest quarter turn is taken off in integers, so |x| <= pi/4
- * and the series below reach float precision. */
-static void sincos_turn(uint32_t w, float *sine, float *cosine)
-{
-    const int64_t quarter = ((int64_t)w + 0x20000000) >> 30; /* 0..4 */
-    const int32_t rest = (int32_t)((int64_t)w - quarter * 0x40000000);
-    const float x = (float)rest * 1.46291808e-9f /* pi/2 / 2^30 */, z = x * x;
-    float s = 2.7557319e-6f;
-    s = s * z - 1.9841270e-4f;
-    s = s * z + 8.3333333e-3f;
-    s = s * z - 0.16666667f;
-    s = x + x * (z * s);
-    float c = -2.7557319e-7f;
-    c = c * z + 2.4801587e-5f;
-    c = c * z - 1.3888889e-3f;
-    c = c * z + 4.1666667e-2f;
-    c = 1.0f - (0.5f * z - z * (z * c));
-    const float a = quarter & 1 ? c : s, b = quarter & 1 ? s : c;
-    *sine = quarter & 2 ? -a : a;
-    *cosine = (quarter + 1) & 2 ? -b : b;
-}
-
-/* Two normals from two words. (w + 0.5) / 2^32 is never 0, so |z| <= 6.77; it may round to 1.
- * -2 ln has an absolute error < 5e-7 * max(1, result). */
-static void box_muller(uint32_t w0, uint32_t w1, float *z0, float *z1)
-{
-    float s, c;
-    const float u = ((float)w0 + 0.5f) * 0x1p-32f, r = sqrtf(-2.0f * fvi_ln(u));
-    sincos_turn(w1, &s, &c);
-    *z0 = r * c;
-    *z1 = r * s;
-}
-
 void fv_rand_normal(uint64_t seed, uint32_t stream, uint32_t sample, uint64_t first, int64_t n,
                     float *out)
 {
-    uint32_t w[4];
     float z[4];
     for (int64_t i = 0; i < n;) {
         const uint64_t at = first + (uint64_t)i;
-        fv_philox(seed, stream, sample, at / 4, w);
-        box_muller(w[0], w[1], &z[0], &z[1]);
-        box_muller(w[2], w[3], &z[2], &z[3]);
+        fvi_normal4(seed, stream, sample, at / 4, z);
         for (int k = (int)(at % 4); k < 4 && i < n; k++) out[i++] = z[k];
     }
 }

@@ -88,17 +88,6 @@ static void compare(dit_family family, fv_dtype precision, double bound)
     runner_close(gpu, &b);
     CHECK(device_is_whole());
 }
-static void plans_that_look_at_features_are_refused(void)
-{
-    const dit_config c = config_of(DIT_F);
-    const dit_runner_options ro = { .B = 1, .keep_outputs = true, .prunes = true };
-    runner g;
-    dit_runner *r = NULL;
-    OK(gpu, runner_open(gpu, &c, FV_F32, &g));
-    CHECK(dit_runner_create(gpu, &r, &g.net, FV_F32, &g.sc, &ro) == FV_ERR_UNSUPPORTED && !r);
-    CHECK(strstr(fv_ctx_error(gpu), "CUDA"));
-    runner_close(gpu, &g);
-}
 /* Three pictures in batches of two, from noise to levels. */
 static fv_status paint(fv_ctx *ctx, fv_image img[3])
 {
@@ -209,6 +198,5 @@ int main(int argc, char **argv)
     RUN(networks_in_fp8);
     RUN(fp8_is_refused_where_it_is_not);
     RUN(pictures_are_the_same);
-    RUN(plans_that_look_at_features_are_refused);
     return device_close(&cpu, &gpu);
 }

@@ -37,9 +37,10 @@ static void compare(const char *name, fv_dtype precision, double bound)
     memset(a, 0, sizeof a);
     memset(b, 0, sizeof b);
     OK(cpu, run(cpu, name, FV_F32, x, a));
-    const long before = device_launches();
+    const long before = device_launches(), replays = device_replays();
     OK(gpu, run(gpu, name, precision, x, b));
     CHECK(device_launches() > before + 10);
+    CHECK(device_replays() == replays + 1); /* the second picture */
     for (int i = 0; i < VALUES; i++) {
         worst = test_worst(worst, fabs((double)a[i] - b[i]));
         if (fabs(a[i]) > most) most = fabs(a[i]);

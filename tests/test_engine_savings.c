@@ -343,7 +343,7 @@ static float *last_mlp(rig *g, const dit_runner_options *ro, int action, const f
     a.action[3] = (uint8_t)action;
     a.pruned[3] = 1; /* a quarter: 16 of 64 */
     memcpy(a.weight[3], w, 2 * sizeof *w);
-    if (choice) dit_runner_choose(g->r, choice);
+    if (choice && dit_runner_choose(g->r, choice) != FV_OK) exit(1);
     drop(g, 2, &row);
     memcpy(copy, dit_runner_hidden(g->r, NULL), n * sizeof *copy);
     return copy;

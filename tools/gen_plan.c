@@ -75,10 +75,13 @@ int gen_find_table(fv_ctx *ctx, const gen_model *m, const char *path, const fv_g
 static char *timing_key(fv_ctx *ctx, const gen_model *m, const fv_generate_options *o)
 {
     char cpu[128];
+    fv_cuda_info gpu = { 0 };
     cli_cpu_name(cpu, sizeof cpu);
-    return cli_format("%s %s %s cpu %x threads %d batch %d/%d %s guided %d", fv_version_string(),
-                      m->hash, cpu, (unsigned)fv_ctx_cpu(ctx), fv_ctx_threads(ctx), o->batch,
-                      o->count, fv_dtype_name(m->precision), o->cfg != 1.0f);
+    if (fv_ctx_device(ctx) == FV_DEVICE_CUDA && fv_cuda_device(ctx, 0, &gpu) != FV_OK)
+        snprintf(gpu.name, sizeof gpu.name, "cuda");
+    return cli_format("%s %s %s%s cpu %x threads %d batch %d/%d %s guided %d", fv_version_string(),
+                      m->hash, gpu.name, cpu, (unsigned)fv_ctx_cpu(ctx), fv_ctx_threads(ctx),
+                      o->batch, o->count, fv_dtype_name(m->precision), o->cfg != 1.0f);
 }
 
 static char *cache_file(const char *kind, const char *key, const char *suffix)

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 18
+#define FVK_ABI 19
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -831,6 +831,8 @@ typedef struct fvk_texture_rgb_args {
     int64_t B, H, W;
 } fvk_texture_rgb_args;
 
+#include "cuda/abi_sampling.h"
+
 #define FVK_LIST(K)                                                                            \
     K(squares) K(clip) K(adamw) K(exchange) K(kept_dx) K(total)                               \
     K(place_rows) K(place) K(place_sum) K(place_end) K(place_terms) K(spectrum)               \
@@ -848,7 +850,7 @@ typedef struct fvk_texture_rgb_args {
     K(route) K(balance_row) K(balance) K(balance_dx) K(lpips) K(dists_moments) K(dists) K(dists_dx) \
     K(rate) K(rate_dx) K(wkv) K(wkv_dx) K(wkv_head) K(tree) K(tree_dh) K(tree_dw) \
     K(idots) K(halves) K(join_halves) K(code_input) K(code_norm) K(code_turn) K(code_attend) K(code_gate) K(code_spread) \
-    K(prior)                                                                                   \
+    K(prior) FVK_SAMPLING_LIST(K)                                                               \
     K(dec_prepare) K(dec_product) K(dec_product8) K(dec_store) K(dec_attend) K(dec_join)        \
     K(dec_guide) K(dec_move)                                                                    \
     K(moe_hidden) K(moe_back) K(moe_mix) K(scores_dx) K(texture_planes) K(texture_bands)        \

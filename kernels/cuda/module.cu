@@ -18,6 +18,7 @@
 #include "cuda/pointwise.h"
 #include "cuda/prior.h"
 #include "cuda/rows.h"
+#include "cuda/sampling.h"
 #include "cuda/sequence.h"
 #include "cuda/tensor.h"
 #include "cuda/losses.h"
