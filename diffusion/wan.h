@@ -160,7 +160,7 @@ typedef struct wan_model {
     wan_net net;
     fv_dtype precision;
     int rows;      /* of the prompt, with the one of the padding */
-    float *bias;   /* [rows] */
+    float *bias, *near_bias; /* [rows]; where plans read it */
     fv_plan *once; /* holds keys, values and modulations */
 } wan_model;
 /* Networks, and what is computed once, with the prompt `text` [length, text_width] f32, or NULL: the

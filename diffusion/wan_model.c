@@ -48,11 +48,11 @@ static fv_status run_once(wan_model *m, const fv_tensor *text)
         rows ? fv_convert(m->ctx, text->dtype, text->data, fv_tensor_count(text), FV_F32, rows)
              : FV_ERR_OOM;
     if (s == FV_OK) s = record_once(m, &m->once);
-    if (s == FV_OK) s = fv_plan_bind(m->once, "text", rows);
+    if (s == FV_OK) s = fv_plan_feed(m->once, "text", rows);
     for (int k = 0; k < c->times && s == FV_OK; k++) {
         char name[24];
         snprintf(name, sizeof name, "at.%d", k);
-        s = fv_plan_bind(m->once, name, &c->time[k]);
+        s = fv_plan_feed(m->once, name, &c->time[k]);
     }
     if (s == FV_OK) s = fv_plan_forward(m->once);
     fv_free(m->ctx, rows);
@@ -76,6 +76,10 @@ static fv_status open_model(wan_model *m, const fv_model *file, const fv_tensor 
     m->bias = fv_calloc(m->ctx, (size_t)m->rows, sizeof *m->bias);
     if (!m->bias) return FV_ERR_OOM;
     if (!full_text && rest > 0) m->bias[length] = (float)log(rest);
+    const size_t bytes = (size_t)m->rows * sizeof *m->bias;
+    m->near_bias = fv_mirror_alloc(m->ctx, m->bias, bytes);
+    if (!m->near_bias) return FV_ERR_OOM;
+    FV_TRY(fv_mirror_send(m->ctx, m->near_bias, m->bias, bytes));
     return run_once(m, &text);
 }
 
@@ -83,7 +87,6 @@ fv_status wan_model_open(fv_ctx *ctx, wan_model **out, const fv_model *file, con
                          bool full_text, fv_dtype precision)
 {
     *out = NULL;
-    FV_TRY(fv_needs_cpu(ctx, "Wan2.1"));
     wan_model *m = fv_calloc(ctx, 1, sizeof *m);
     if (!m) return FV_ERR_OOM;
     m->ctx = ctx;
@@ -100,6 +103,7 @@ void wan_model_close(wan_model **m)
     wan_model *x = *m;
     fv_plan_destroy(&x->once);
     fv_params_destroy(&x->net.params);
+    fv_mirror_free(x->ctx, x->near_bias, x->bias);
     fv_free(x->ctx, x->bias);
     fv_free(x->ctx, x);
     *m = NULL;
@@ -112,7 +116,8 @@ static int head_width(const wan_config *c) { return c->width / c->heads; }
 struct wan_flow {
     const wan_model *m;
     fv_plan *plan;
-    float *rope, *zhat[WAN_MAX_TIMES]; /* zhat: in one block */
+    float *rope, *zhat[WAN_MAX_TIMES]; /* zhat: in one block; where the plan reads and writes */
+    float *z;                          /* the same of z_L; NULL on a CPU, which reads the caller's */
     void *work;                        /* NULL where it is the caller's */
     int steps, frames, rows, columns;  /* of tokens */
     size_t bytes, rope_bytes;          /* bytes: of the latents */
@@ -150,7 +155,7 @@ static fv_status bind_fixed(const wan_model *m, fv_plan *p)
             const fv_status s = fv_plan_bind(p, name, fv_plan_value(m->once, name).data);
             if (s != FV_OK && s != FV_ERR_UNKNOWN) return s;
         }
-    return fv_plan_bind(p, "wan.bias", m->bias);
+    return fv_plan_bind(p, "wan.bias", m->near_bias);
 }
 
 static fv_status plan_flow(wan_flow *f, const int64_t dim[4])
@@ -195,7 +200,8 @@ fv_status wan_flow_plan(const wan_model *m, wan_flow **out, int frames, int heig
 uint64_t wan_flow_work_bytes(const wan_flow *f) { return fv_plan_work_bytes(f->plan); }
 uint64_t wan_flow_own_bytes(const wan_flow *f)
 {
-    return (uint64_t)f->steps * f->bytes + f->rope_bytes;
+    const int input = fv_ctx_device(f->m->ctx) != FV_DEVICE_CPU;
+    return (uint64_t)(f->steps + input) * f->bytes + f->rope_bytes;
 }
 double wan_flow_flop(const wan_flow *f) { return fv_plan_flop(f->plan); }
 
@@ -204,15 +210,31 @@ void wan_flow_watch(wan_flow *f, fv_plan_watcher watch, void *user)
     fv_plan_watch(f->plan, watch, user);
 }
 
+static fv_status make_rope(wan_flow *f)
+{
+    fv_ctx *ctx = f->m->ctx;
+    float *table = fv_alloc(ctx, f->rope_bytes);
+    if (!table) return FV_ERR_OOM;
+    wan_rope_table(f->frames, f->rows, f->columns, head_width(&f->m->net.cfg), table);
+    f->rope = fv_mirror_alloc(ctx, table, f->rope_bytes);
+    fv_status s = f->rope ? fv_mirror_send(ctx, f->rope, table, f->rope_bytes) : FV_ERR_OOM;
+    if (f->rope != table) fv_free(ctx, table);
+    if (s == FV_OK) s = fv_plan_bind(f->plan, "wan.rope", f->rope);
+    return s;
+}
+
 fv_status wan_flow_alloc(wan_flow *f, void *work)
 {
     const uint64_t bytes = fv_plan_work_bytes(f->plan);
-    f->zhat[0] = fv_calloc(f->m->ctx, (size_t)f->steps, f->bytes);
-    if (!work) work = f->work = fv_alloc(f->m->ctx, (size_t)bytes);
-    f->rope = fv_alloc(f->m->ctx, f->rope_bytes);
-    if (!f->zhat[0] || !work || !f->rope) return FV_ERR_OOM;
-    wan_rope_table(f->frames, f->rows, f->columns, head_width(&f->m->net.cfg), f->rope);
-    FV_TRY(fv_plan_bind(f->plan, "wan.rope", f->rope));
+    fv_ctx *ctx = f->m->ctx;
+    f->zhat[0] = fv_dev_alloc(ctx, (size_t)f->steps, f->bytes);
+    if (!work) work = f->work = fv_work_alloc(ctx, bytes);
+    if (!f->zhat[0] || !work) return FV_ERR_OOM;
+    FV_TRY(make_rope(f));
+    if (fv_ctx_device(ctx) != FV_DEVICE_CPU) {
+        if (!(f->z = fv_dev_alloc(ctx, 1, f->bytes))) return FV_ERR_OOM;
+        FV_TRY(fv_plan_bind(f->plan, "z", f->z));
+    }
     for (int k = 0; k < f->steps; k++) {
         char name[24];
         snprintf(name, sizeof name, "zhat.%d", k);
@@ -233,10 +255,12 @@ fv_status wan_flow_create(const wan_model *m, wan_flow **out, int frames, int he
 
 fv_status wan_flow_run(wan_flow *f, const float *z_lq, float *const *zhat)
 {
-    FV_TRY(fv_plan_bind(f->plan, "z", (void *)(uintptr_t)z_lq));
+    fv_ctx *ctx = f->m->ctx;
+    if (f->z) FV_TRY(fv_dev_copy(ctx, f->z, z_lq, f->bytes, FV_COPY_TO_DEVICE));
+    else FV_TRY(fv_plan_bind(f->plan, "z", (void *)(uintptr_t)z_lq));
     FV_TRY(fv_plan_forward(f->plan));
     for (int k = 0; k < f->steps; k++)
-        if (zhat[k]) memcpy(zhat[k], f->zhat[k], f->bytes);
+        if (zhat[k]) FV_TRY(fv_dev_copy(ctx, zhat[k], f->zhat[k], f->bytes, FV_COPY_TO_HOST));
     return FV_OK;
 }
 
@@ -245,9 +269,8 @@ void wan_flow_close(wan_flow **f)
     if (!f || !*f) return;
     wan_flow *x = *f;
     fv_plan_destroy(&x->plan);
-    fv_free(x->m->ctx, x->rope);
-    fv_free(x->m->ctx, x->zhat[0]);
-    fv_free(x->m->ctx, x->work);
+    void *mem[] = { x->rope, x->zhat[0], x->z, x->work };
+    for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_dev_free(x->m->ctx, mem[i]);
     fv_free(x->m->ctx, x);
     *f = NULL;
 }

@@ -6,6 +6,9 @@
  * One decoding of the base, one of the last draft: the estimates between are never shown. Of the two
  * only what is shown is decoded, and without the draft's detail no draft is computed.
  *
+ * On a device frames and latents are the host's between the networks, whose plans have copies; the
+ * update is the host's.
+ *
  * Flow and autoencoder work one after another, in the same memory. Plans are made first and tell what
  * they would take; memory comes with wan_tile_alloc. */
 #include "wan.h"
@@ -109,7 +112,7 @@ static void free_window(wan_tile *t)
     wan_flow_close(&t->flow);
     for (size_t i = 0; i < FV_ARRAY_LEN(block); i++) fv_free(t->ctx, block[i]);
     for (int k = 0; k < WAN_MAX_TIMES; k++) fv_free(t->ctx, t->zhat[k]);
-    fv_free(t->ctx, t->work);
+    fv_dev_free(t->ctx, t->work);
     memset(t->zhat, 0, sizeof t->zhat);
     t->four = t->draft = t->z = NULL;
     t->work = NULL;
@@ -189,7 +192,7 @@ static fv_status report(void *user, double more)
 fv_status wan_tile_alloc(wan_tile *t)
 {
     const size_t n = latents(t), latent = latent_floats(t);
-    t->work = fv_alloc(t->ctx, (size_t)work_bytes(t));
+    t->work = fv_work_alloc(t->ctx, work_bytes(t));
     if (!t->work || !take(t, &t->four, 4, (size_t)t->h * (size_t)t->w * 3) ||
         !take(t, &t->z, n, latent) || (t->has_base && !take(t, &t->zhat[0], n, latent)) ||
         (t->has_draft && !take(t, &t->zhat[t->steps - 1], n, latent)))

@@ -410,6 +410,7 @@ struct wan_vae {
     coder encode, decode;
     const coder *active; /* whose frames are in `caches` */
     void *caches, *work; /* work: NULL where it is the caller's */
+    float *near[2];      /* frames and latents of a call; NULL on a CPU, which takes the caller's */
 };
 
 static fv_t statistics(walk *w, const char *name)
@@ -457,8 +458,8 @@ static fv_status build(wan_vae *v, coder *k, int later)
     FV_TRY(fv_plan_finish(v->ctx, &k->plan[later], &w.t, &o));
     memcpy(k->cache[later], w.cache, sizeof w.cache);
     k->caches = w.caches;
-    FV_TRY(fv_plan_bind(k->plan[later], "mean", (void *)(uintptr_t)latent_mean));
-    return fv_plan_bind(k->plan[later], "std", (void *)(uintptr_t)latent_std);
+    FV_TRY(fv_plan_feed(k->plan[later], "mean", latent_mean));
+    return fv_plan_feed(k->plan[later], "std", latent_std);
 }
 
 /* Floats of a buffer, such that the next one is aligned. */
@@ -492,9 +493,10 @@ static void free_plans(wan_vae *v)
         fv_plan_destroy(&v->encode.plan[later]);
         fv_plan_destroy(&v->decode.plan[later]);
     }
-    fv_free(v->ctx, v->caches);
-    fv_free(v->ctx, v->work);
+    void *mem[] = { v->caches, v->work, v->near[0], v->near[1] };
+    for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++) fv_dev_free(v->ctx, mem[i]);
     v->caches = v->work = NULL;
+    v->near[0] = v->near[1] = NULL;
     v->active = NULL;
 }
 
@@ -523,10 +525,27 @@ uint64_t wan_vae_work_bytes(const wan_vae *v)
     return most;
 }
 
-uint64_t wan_vae_cache_bytes(const wan_vae *v)
+/* Rings of either direction. */
+static uint64_t coder_bytes(const wan_vae *v)
 {
     return v->encode.cache_bytes > v->decode.cache_bytes ? v->encode.cache_bytes
                                                          : v->decode.cache_bytes;
+}
+
+/* Of frames (0) or latents (1) of the largest call. */
+static size_t near_floats(const wan_vae *v, int which)
+{
+    const coder *k = &v->encode;
+    const int *count = which ? k->n_out : k->n_in;
+    const size_t pixels = (size_t)v->height * (size_t)v->width;
+    return (size_t)(count[0] > count[1] ? count[0] : count[1]) *
+           (which ? pixels / 64 * WAN_LATENT : 3 * pixels);
+}
+
+uint64_t wan_vae_cache_bytes(const wan_vae *v)
+{
+    if (fv_ctx_device(v->ctx) == FV_DEVICE_CPU) return coder_bytes(v);
+    return coder_bytes(v) + (near_floats(v, 0) + near_floats(v, 1)) * sizeof(float);
 }
 
 double wan_vae_flop(const wan_vae *v, bool is_decoder, bool is_first)
@@ -537,9 +556,12 @@ double wan_vae_flop(const wan_vae *v, bool is_decoder, bool is_first)
 fv_status wan_vae_alloc(wan_vae *v, void *work)
 {
     const uint64_t bytes = wan_vae_work_bytes(v);
-    v->caches = fv_alloc(v->ctx, (size_t)wan_vae_cache_bytes(v));
-    if (!work) work = v->work = fv_alloc(v->ctx, (size_t)bytes);
+    v->caches = fv_work_alloc(v->ctx, coder_bytes(v));
+    if (!work) work = v->work = fv_work_alloc(v->ctx, bytes);
     if (!v->caches || !work) return FV_ERR_OOM;
+    for (int i = 0; i < 2 && fv_ctx_device(v->ctx) != FV_DEVICE_CPU; i++)
+        if (!(v->near[i] = fv_dev_alloc(v->ctx, near_floats(v, i), sizeof(float))))
+            return FV_ERR_OOM;
     place_buffers(&v->encode, v->caches);
     place_buffers(&v->decode, v->caches);
     for (int later = 0; later < 2; later++) {
@@ -621,27 +643,33 @@ static fv_status take_caches(wan_vae *v, const coder *k)
         return v->active == k ? FV_OK
                               : fv_fail(v->ctx, FV_ERR_STATE,
                                         "vae: a clip goes on whose other direction has begun");
-    memset(v->caches, 0, k->cache_bytes);
     v->active = k;
-    return FV_OK;
+    return fv_dev_zero(v->ctx, v->caches, k->cache_bytes);
 }
 
 static fv_status run(wan_vae *v, coder *k, const float *in, int64_t in_size, float *out,
                      int64_t out_size)
 {
     const int later = k->has_begun;
+    const bool on_device = v->near[0] != NULL;
+    const size_t in_bytes = (size_t)k->n_in[later] * (size_t)in_size * sizeof *in;
+    const size_t out_bytes = (size_t)k->n_out[later] * (size_t)out_size * sizeof *out;
+    float *from = on_device ? v->near[k->is_decoder] : (float *)(uintptr_t)in;
+    float *to = on_device ? v->near[!k->is_decoder] : out;
     char name[16];
     FV_TRY(take_caches(v, k));
     FV_TRY(bind_caches(k, later));
     for (int i = 0; i < k->n_in[later]; i++) {
         snprintf(name, sizeof name, "in.%d", i);
-        FV_TRY(fv_plan_bind(k->plan[later], name, (void *)(uintptr_t)(in + i * in_size)));
+        FV_TRY(fv_plan_bind(k->plan[later], name, from + i * in_size));
     }
     for (int i = 0; i < k->n_out[later]; i++) {
         snprintf(name, sizeof name, "out.%d", i);
-        FV_TRY(fv_plan_bind(k->plan[later], name, out + i * out_size));
+        FV_TRY(fv_plan_bind(k->plan[later], name, to + i * out_size));
     }
+    if (on_device) FV_TRY(fv_dev_copy(v->ctx, from, in, in_bytes, FV_COPY_TO_DEVICE));
     FV_TRY(fv_plan_forward(k->plan[later]));
+    if (on_device) FV_TRY(fv_dev_copy(v->ctx, out, to, out_bytes, FV_COPY_TO_HOST));
     for (int i = 0; i < k->caches; i++) k->at[i] = (k->at[i] + k->cache[later][i].writes) % RING;
     k->has_begun = true;
     return FV_OK;
