@@ -65,7 +65,8 @@ typedef struct trainer {
     int64_t *index;               /* [batch] slots of a batch */
     int32_t *code, *label, *ids;  /* [batch, tokens], [2 batch], [2 batch, pairs] */
     float *rope, *draft_rope;
-    float *in, *goal, *rest, *use; /* [2 batch, pairs, width] x 3, [2 batch * pairs] */
+    float *in, *goal, *rest, *use; /* [2 batch, pairs, width] x 3, [2 batch * pairs]; rest NULL: a
+                                    * device makes it of in and use */
     float *one, *row;              /* [width] ones; [vocab] */
     ar_dists dists;
     const char *recipe_text;
@@ -196,7 +197,7 @@ static void set_row(trainer *tr, int b, const void *f, bool is_bf16, uint64_t sa
         const int lag = u[0] < tr->stale ? 1 + (int)(u[1] * MAX_LAG) : 0;
         const int from = t > lag ? t - lag : 0;
         float *in = tr->in + at * (size_t)d, *goal = tr->goal + at * (size_t)d,
-              *rest = tr->rest + at * (size_t)d;
+              *rest = tr->rest ? tr->rest + at * (size_t)d : NULL;
         if (draw && tr->noise > 0)
             fv_rand_uniform(key, FV_STREAM_NOISE, lo, (uint64_t)t * (uint64_t)d, d, in);
         tr->use[at] = t > 0 && u[2] < 0.5f ? 1.0f : 0.0f;
@@ -206,7 +207,7 @@ static void set_row(trainer *tr, int b, const void *f, bool is_bf16, uint64_t sa
             const float n = draw && tr->noise > 0 ? (in[i] - 0.5f) * tr->noise : 0.0f;
             in[i] = n + value_at(f, a, is_bf16);
             goal[i] = value_at(f, g, is_bf16);
-            rest[i] = (1.0f - tr->use[at]) * in[i];
+            if (rest) rest[i] = (1.0f - tr->use[at]) * in[i];
         }
     }
 }
@@ -258,13 +259,13 @@ static fv_status run_batch(trainer *tr)
     FV_TRY(fv_plan_feed(tr->plan, "in", tr->in));
     FV_TRY(fv_plan_feed(tr->plan, "goal", tr->goal));
     if (unrolls(tr)) {
-        FV_TRY(fv_plan_feed(tr->plan, "rest", tr->rest));
+        if (tr->rest) FV_TRY(fv_plan_feed(tr->plan, "rest", tr->rest));
         FV_TRY(fv_plan_feed(tr->plan, "use", tr->use));
     }
     return fv_plan_forward(tr->plan);
 }
 
-/* A device gets the features of a step with their noise, three arrays [2 batch, pairs, width] f32, and
+/* A device gets the features of a step with their noise and its goals, [2 batch, pairs, width] f32, and
  * gives its loss back; while it computes, the host makes the next. Features of the target come to the
  * host once a picture, when it is first seen: they are kept there, since all of them are many
  * gigabytes. */
@@ -549,14 +550,16 @@ static fv_status allocate(trainer *tr)
     tr->draft_rope = fv_calloc(tr->ctx, N * head, sizeof *tr->draft_rope);
     tr->in = fv_calloc(tr->ctx, rows * d, sizeof *tr->in);
     tr->goal = fv_calloc(tr->ctx, rows * d, sizeof *tr->goal);
-    tr->rest = fv_calloc(tr->ctx, rows * d, sizeof *tr->rest);
+    const bool is_near = fv_ctx_device(tr->ctx) == FV_DEVICE_CPU;
+    if (is_near) tr->rest = fv_calloc(tr->ctx, rows * d, sizeof *tr->rest);
     tr->use = fv_calloc(tr->ctx, rows, sizeof *tr->use);
     tr->one = fv_calloc(tr->ctx, d, sizeof *tr->one);
     tr->row = fv_calloc(tr->ctx, (size_t)c->vocab, sizeof *tr->row);
     const void *mem[] = {tr->kept, tr->is_kept, tr->index, tr->code, tr->label, tr->ids, tr->rope,
-                         tr->draft_rope, tr->in, tr->goal, tr->rest, tr->use, tr->one, tr->row};
+                         tr->draft_rope, tr->in, tr->goal, tr->use, tr->one, tr->row};
     for (size_t i = 0; i < FV_ARRAY_LEN(mem); i++)
         if (!mem[i]) return FV_ERR_OOM;
+    if (is_near && !tr->rest) return FV_ERR_OOM;
     for (size_t i = 0; i < d; i++) tr->one[i] = 1.0f;
     gpt_rope(c, 1, tr->rope);
     gpt_rope(c, 0, tr->draft_rope);
@@ -627,6 +630,16 @@ static fv_t unrolled(fv_tape *t, fv_t y, fv_t rest, fv_t use, fv_t one)
     return fv_binary_op(t, FV_ADD, used, rest);
 }
 
+/* Rows of x where use is 0, else 0. */
+static fv_t without(fv_tape *t, fv_t x, fv_t use)
+{
+    const fv_tensor s = fv_tape_tensor(t, x);
+    const int64_t rows[2] = {s.dim[0] * s.dim[1], s.dim[2]};
+    const fv_t flat = fv_reshape(t, x, 2, rows);
+    const fv_t used = fv_binary_op(t, FV_MUL, flat, use);
+    return fv_reshape(t, fv_binary_op(t, FV_SUB, flat, used), 3, s.dim);
+}
+
 static fv_t total_loss(fv_tape *t, const trainer *tr)
 {
     const gpt_config *c = &tr->cfg.gpt;
@@ -642,8 +655,8 @@ static fv_t total_loss(fv_tape *t, const trainer *tr)
     fv_output(t, "target", g.logits);
     fv_t loss = pass_loss(t, tr, y, q, &g);
     if (!unrolls(tr)) return loss;
-    const fv_t rest = fv_input(t, "rest", FV_F32, 3, dim);
     const fv_t use = fv_input(t, "use", FV_F32, 1, &rows);
+    const fv_t rest = tr->rest ? fv_input(t, "rest", FV_F32, 3, dim) : without(t, in, use);
     const fv_t one = fv_input(t, "one", FV_F32, 1, &d);
     float weight = tr->unroll_weight;
     fv_t guess = y;
