@@ -86,6 +86,7 @@ fv_status fv_cuda_device(fv_ctx *ctx, int index, fv_cuda_info *out)
     out->runtime = info.runtime;
     out->driver = info.driver;
     out->memory_bytes = info.memory_bytes;
+    snprintf(out->libraries, sizeof out->libraries, "%s", info.libraries);
     return FV_OK;
 }
 

@@ -122,7 +122,8 @@ enum {
     FV_CUDA_EPILOGUES = 1u << 0, /* activations, sums and bf16 biases in products */
     FV_CUDA_INT8 = 1u << 1,      /* integer products on tensor cores              */
     FV_CUDA_FP8 = 1u << 2,
-    FV_CUDA_FP8_ROWS = 1u << 3   /* scales of rows and columns in fp8 products    */
+    FV_CUDA_FP8_ROWS = 1u << 3,  /* scales of rows and columns in fp8 products    */
+    FV_CUDA_CUDNN = 1u << 4      /* convolutions and attention of cuDNN           */
 };
 FV_API uint32_t fv_cpu_features(void);
 
@@ -173,6 +174,7 @@ typedef struct fv_cuda_info {
     int major, minor; /* compute capability */
     int multiprocessors, runtime, driver;
     uint64_t memory_bytes;
+    char libraries[160]; /* a sentence: cuDNN and its version, or why it is not used */
 } fv_cuda_info;
 /* Device `index`, from 0, of this machine; ctx, of any device, is for messages only. Nothing stays
  * open. FV_ERR_NOT_FOUND: there are not so many; FV_ERR_DEVICE: none can be used, and fv_ctx_error

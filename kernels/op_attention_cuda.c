@@ -1,8 +1,8 @@
 /* op_attention_cuda.c - host side of attention: sdpa and cross_attention. Definition: op_attention.c.
  *
- * Heads of up to FVK_HEAD_MOST have kernels of their own: for bf16 on tensor cores where rows are
- * aligned (cuda/tensor.h), else in f32 (cuda/flash.h). Wider ones, as in the autoencoder of Stable
- * Diffusion, are products of the device head by head: q k^T, softmax, times v, in pieces of queries
+ * Heads of up to FVK_HEAD_MOST in bf16 without a mask are a library's (cuDNN) where it is there; else
+ * kernels of our own: for bf16 on tensor cores where rows are aligned (cuda/tensor.h), else in f32
+ * (cuda/flash.h). Wider ones, as in the autoencoder of Stable Diffusion, are products of the device head by head: q k^T, softmax, times v, in pieces of queries
  * whose scores fit fvi_cuda.column_bytes. Backward makes the chances P again:
  *     dP = dO V^T   dS = scale P (dP - sum of dO O)   dQ = dS K   dK = sum of dS^T Q   dV = sum of P^T dO
  * with the sums over pieces in f32. */
@@ -117,11 +117,12 @@ static fv_status gradients(const fvi_exec *e, const fvk_attention_args *a, bool 
 
 #define PIECE_ROWS 128
 
-typedef struct wide {
+typedef struct plans {
     fvk_product *score[2], *value[2]; /* of a whole piece of queries, of the last one */
     fvk_product *key[2][2];           /* dK, dV: of the first piece, and added */
     int64_t piece;
-} wide;
+    fvk_library *flash, *back; /* of a library, of heads that are not wide; NULL: kernels of ours */
+} plans;
 
 /* q, k, v and the result of a head; scores in f32, and as the product with v wants them. Backward also
  * the gradient of the result, dP, dS, and in f32 dK and dV; delta of all queries. */
@@ -168,12 +169,15 @@ static wide_scratch scratch_of(const fvk_attention_args *a, int64_t piece, bool 
 
 static void attention_release(fv_ctx *ctx, void *state)
 {
-    wide *w = state;
+    plans *w = state;
     if (!w) return;
     fvk_product *const all[] = { w->score[0],  w->score[1],  w->value[0],  w->value[1],
                                  w->key[0][0], w->key[0][1], w->key[1][0], w->key[1][1] };
     for (size_t i = 0; i < FV_ARRAY_LEN(all); i++)
         if (all[i]) fvi_cuda_of(ctx)->api->gemm_destroy(fvi_cuda_of(ctx)->dev, all[i]);
+    fvk_library *const libraries[] = { w->flash, w->back };
+    for (size_t i = 0; i < FV_ARRAY_LEN(libraries); i++)
+        if (libraries[i]) fvi_cuda_of(ctx)->api->library_destroy(fvi_cuda_of(ctx)->dev, libraries[i]);
     fv_free(ctx, w);
 }
 
@@ -186,7 +190,7 @@ static fv_status create(fvi_exec *e, const fvk_gemm *g, fvk_product **out)
 static fv_status wide_prepare(fvi_exec *e, const fvk_attention_args *a)
 {
     const bool back = e->gin[0].ndim > 0 || (e->attr->i[1] && e->gin[1].ndim > 0);
-    wide *w = fv_calloc(e->ctx, 1, sizeof *w);
+    plans *w = fv_calloc(e->ctx, 1, sizeof *w);
     if (!w) return FV_ERR_OOM;
     e->state = w;
     w->piece = piece_of(e, a);
@@ -263,7 +267,7 @@ static fv_status product(fvi_exec *e, fvk_product *g, const void *a, const void 
 static fv_status wide_piece(fvi_exec *e, const fvk_attention_args *a, const wide_scratch *at,
                             int64_t head, int64_t first)
 {
-    const wide *w = e->state;
+    const plans *w = e->state;
     uint8_t *base = e->scratch;
     const bool is_whole = a->T - first >= w->piece;
     const int64_t rows = is_whole ? w->piece : a->T - first;
@@ -278,7 +282,7 @@ static fv_status wide_piece(fvi_exec *e, const fvk_attention_args *a, const wide
 
 static fv_status wide_forward(fvi_exec *e, const fvk_attention_args *a)
 {
-    const wide *w = e->state;
+    const plans *w = e->state;
     const wide_scratch at = scratch_of(a, w->piece, false);
     uint8_t *base = e->scratch;
     for (int64_t head = 0; head < a->B * a->h; head++) {
@@ -293,7 +297,7 @@ static fv_status wide_forward(fvi_exec *e, const fvk_attention_args *a)
 static fv_status wide_piece_back(fvi_exec *e, const fvk_attention_args *a, const wide_scratch *at,
                                  int64_t head, int64_t first)
 {
-    const wide *w = e->state;
+    const plans *w = e->state;
     uint8_t *base = e->scratch;
     const bool is_whole = a->T - first >= w->piece;
     const int k = !is_whole, later = first > 0;
@@ -323,7 +327,7 @@ static fv_status wide_piece_back(fvi_exec *e, const fvk_attention_args *a, const
 /* a->delta is computed, a->lse NULL. */
 static fv_status wide_backward(fvi_exec *e, const fvk_attention_args *a)
 {
-    const wide *w = e->state;
+    const plans *w = e->state;
     const wide_scratch at = scratch_of(a, w->piece, true);
     uint8_t *base = e->scratch;
     for (int64_t head = 0; head < a->B * a->h; head++) {
@@ -338,13 +342,72 @@ static fv_status wide_backward(fvi_exec *e, const fvk_attention_args *a)
     return FV_OK;
 }
 
+/* ---- Attention of a library ------------------------------------------------------------------ */
+
+/* bf16 without a mask; what else it wants it says itself. */
+static bool is_plain(const fvi_exec *e, const fvk_attention_args *a)
+{
+    const bool is_cross = e->attr->i[1] != 0;
+    return a->bf16 && !a->causal && e->in[is_cross ? 2 : 1].ndim == 0;
+}
+
+static fv_status library(fvi_exec *e, const fvk_flash *f, fvk_library **out)
+{
+    const fvi_cuda *d = fvi_cuda_of(e->ctx);
+    const int code = d->api->attention_create(d->dev, f, out);
+    return code == FVK_UNSUPPORTED ? FV_OK : fvi_cuda_status(e->ctx, code, "attention");
+}
+
+static fv_status library_prepare(fvi_exec *e, const fvk_attention_args *a)
+{
+    const bool is_cross = e->attr->i[1] != 0, all = !is_cross || e->gin[1].ndim > 0;
+    const int64_t row = a->h * a->hd;
+    fvk_flash f = { .B = a->B, .T = a->T, .S = a->S, .h = a->h, .hd = a->hd,
+                    .q_row = a->parts[0] * row, .k_row = a->parts[1] * row,
+                    .v_row = a->parts[2] * row, .scale = a->scale,
+                    .keeps_lse = e->out[1].ndim > 0 };
+    if (!is_plain(e, a)) return FV_OK;
+    plans *w = fv_calloc(e->ctx, 1, sizeof *w);
+    if (!w) return FV_ERR_OOM;
+    e->state = w;
+    FV_TRY(library(e, &f, &w->flash));
+    f.backward = 1;
+    if (!w->flash || !f.keeps_lse || e->gin[0].ndim == 0 || !all || e->gin_add[0] ||
+        (is_cross && e->gin_add[1]) || e->gin[0].dtype != FV_BF16)
+        return FV_OK;
+    return library(e, &f, &w->back);
+}
+
+static void *part_of(void *p, const fvk_attention_args *a, int part)
+{
+    return (uint16_t *)p + a->at[part] * a->h * a->hd;
+}
+
+/* *done: it has run; not where memory is not aligned. */
+static fv_status library_run(fvi_exec *e, const fvk_attention_args *a, bool backward, bool *done)
+{
+    const plans *w = e->state;
+    const fvi_cuda *d = fvi_cuda_of(e->ctx);
+    fvk_library *l = !w ? NULL : backward ? w->back : w->flash;
+    void *p[9] = { NULL, NULL, NULL, e->out[0].data, a->lse, e->gout[0].data };
+    *done = false;
+    if (!l) return FV_OK;
+    for (int part = 0; part < 3; part++) {
+        p[part] = part_of((void *)(uintptr_t)a->x[part].p, a, part);
+        if (backward) p[6 + part] = part_of(a->g[part].p, a, part);
+    }
+    const int code = d->api->library_run(d->dev, l, p);
+    *done = code == FVK_OK;
+    return code == FVK_UNSUPPORTED ? FV_OK : fvi_cuda_status(e->ctx, code, "attention");
+}
+
 /* ---- Passes ---------------------------------------------------------------------------------- */
 
 static fv_status attention_prepare(fvi_exec *e)
 {
     fvk_attention_args a;
     FV_TRY(attention_args(e, &a));
-    return is_wide(e) ? wide_prepare(e, &a) : FV_OK;
+    return is_wide(e) ? wide_prepare(e, &a) : library_prepare(e, &a);
 }
 
 static fv_status attention_forward(fvi_exec *e)
@@ -353,7 +416,9 @@ static fv_status attention_forward(fvi_exec *e)
     FV_TRY(attention_args(e, &a));
     a.o = fvi_cuda_out(&e->out[0], 0);
     if (is_wide(e)) return wide_forward(e, &a);
-    return forward(e, &a);
+    bool done;
+    FV_TRY(library_run(e, &a, false, &done));
+    return done ? FV_OK : forward(e, &a);
 }
 
 static size_t attention_scratch(const fvi_exec *e, bool backward)
@@ -377,6 +442,9 @@ static fv_status attention_backward(fvi_exec *e)
     if (!a.lse)
         return fv_fail(e->ctx, FV_ERR_STATE,
                        "attention: backward needs the statistics of a training forward");
+    bool done = false;
+    if (!is_wide(e) && dq && dkv) FV_TRY(library_run(e, &a, true, &done));
+    if (done) return FV_OK;
     a.o_in = fvi_cuda_in(&e->out[0]);
     a.go = fvi_cuda_in(&e->gout[0]);
     a.delta = e->scratch;

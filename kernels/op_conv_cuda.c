@@ -4,6 +4,9 @@
  *     dx [pixels, C]     = rows of dy [pixels, kh kw O] by  w [kh kw O, C]
  *     dw [O, kh kw C]    = dy^T                         by  rows of x
  *
+ * Where a library has a convolution (cuDNN), a pass is one call of it; what follows is for all else, and
+ * for 1x1 ones, which are plain products.
+ *
  * Places go through scratch in pieces of fvi_cuda.column_bytes. A 1x1 convolution of stride 1 without
  * padding has its rows already. Rows of dx ask which outputs saw a pixel: each value has one writer
  * and one order of sums; with stride s all but 1 in s^2 of the terms are zeros. Weights of a model
@@ -25,6 +28,7 @@ typedef struct conv_shape {
 
 typedef struct conv_state {
     fvk_product *product[PASSES][2]; /* of a whole piece, of the last one */
+    fvk_library *library[PASSES];    /* the whole pass by a library (cuDNN); NULL: in pieces */
     const void *weights;             /* packed [O, taps, C]; NULL: in[1] */
     conv_shape c;
 } conv_state;
@@ -116,6 +120,9 @@ static void conv_release(fv_ctx *ctx, void *state)
         for (int k = 0; k < 2; k++)
             if (st->product[i][k])
                 fvi_cuda_of(ctx)->api->gemm_destroy(fvi_cuda_of(ctx)->dev, st->product[i][k]);
+    for (int i = 0; i < PASSES; i++)
+        if (st->library[i])
+            fvi_cuda_of(ctx)->api->library_destroy(fvi_cuda_of(ctx)->dev, st->library[i]);
     fv_free(ctx, st);
 }
 
@@ -152,6 +159,34 @@ static fv_status create_products(fvi_exec *e, conv_state *st)
     return FV_OK;
 }
 
+static fv_status create_library(fvi_exec *e, fvk_conv *c, int what, fvk_library **out)
+{
+    const fvi_cuda *d = fvi_cuda_of(e->ctx);
+    c->what = what;
+    c->w_bf16 = what != FVK_CONV_DW && c->w_bf16;
+    const int code = d->api->conv_create(d->dev, c, out);
+    return code == FVK_UNSUPPORTED ? FV_OK : fvi_cuda_status(e->ctx, code, "conv2d");
+}
+
+/* Passes of a library, whose maps and weights are of the types of the products here. */
+static fv_status create_libraries(fvi_exec *e, conv_state *st)
+{
+    const conv_shape *s = &st->c;
+    const fv_tensor *x = &e->in[0], *y = &e->out[0];
+    const int32_t *a = e->attr->i;
+    fvk_conv c = { .B = x->dim[0], .H = x->dim[1], .W = x->dim[2], .C = s->C, .O = s->O,
+                   .h = y->dim[1], .w = y->dim[2], .kh = (int32_t)s->kh, .kw = (int32_t)s->kw,
+                   .stride = a[0], .top = a[1], .left = a[2], .bottom = a[3], .right = a[4],
+                   .x_bf16 = s->is_half, .w_bf16 = s->is_half, .y_bf16 = y->dtype == FV_BF16 };
+    if (s->is_plain || !fits(s, x)) return FV_OK;
+    FV_TRY(create_library(e, &c, FVK_CONV_FORWARD, &st->library[FORWARD]));
+    if (!fits(s, y)) return FV_OK;
+    if (e->gin[0].ndim > 0 && !e->gin_add[0])
+        FV_TRY(create_library(e, &c, FVK_CONV_DX, &st->library[DX]));
+    if (e->gin[1].ndim == 0) return FV_OK;
+    return create_library(e, &c, FVK_CONV_DW, &st->library[DW]);
+}
+
 typedef struct conv_key { int32_t kind, type; int64_t O, C, taps; } conv_key; /* of a packed form */
 
 /* [O, C, taps] -> [O, taps, C] in device memory */
@@ -181,6 +216,7 @@ static fv_status conv_prepare(fvi_exec *e)
     e->state = st;
     st->c = c;
     FV_TRY(create_products(e, st));
+    FV_TRY(create_libraries(e, st));
     /* Masters change: they are ordered at each use (in[1]). */
     if (!e->params || e->pid[1] < 0 || fvi_params_master(e->params)) return FV_OK;
     const fv_dtype type = c.is_half ? FV_BF16 : FV_F32;
@@ -246,6 +282,29 @@ static fv_status product(fvi_exec *e, fvk_product *g, const void *a, const void 
 
 /* ---- Passes ---------------------------------------------------------------------------------- */
 
+/* *done: the library has run; not where there is none, or memory is not aligned. */
+static fv_status run_library(fvi_exec *e, int pass, const void *x, const void *w, const void *y, bool *done)
+{
+    const conv_state *st = e->state;
+    const fvi_cuda *d = fvi_cuda_of(e->ctx);
+    void *const p[3] = { (void *)(uintptr_t)x, (void *)(uintptr_t)w, (void *)(uintptr_t)y };
+    *done = false;
+    if (!st->library[pass]) return FV_OK;
+    const int code = d->api->library_run(d->dev, st->library[pass], p);
+    *done = code == FVK_OK;
+    return code == FVK_UNSUPPORTED ? FV_OK : fvi_cuda_status(e->ctx, code, "conv2d");
+}
+
+/* Bias and activation, in one pass over y. */
+static fv_status finish_library(fvi_exec *e, const conv_shape *c)
+{
+    const fvk_rescale_args a = { .y = fvi_cuda_out(&e->out[0], 0),
+                                 .bias = e->in[2].ndim > 0 ? e->in[2].data : NULL,
+                                 .n = c->places * c->O, .N = c->O, .act = e->attr->i[5] };
+    if (!a.bias && a.act == FV_ACT_NONE) return FV_OK;
+    return FVI_LAUNCH(e->ctx, rescale, fvi_cuda_walk(a.n), &a);
+}
+
 static fv_status finish(fvi_exec *e, const conv_shape *c)
 {
     const fvk_in y = fvi_cuda_in(&e->out[0]);
@@ -272,6 +331,9 @@ static fv_status conv_forward(fvi_exec *e)
         w = scratch_at(e, at.weights);
         FV_TRY(order_weights(e, c, false, scratch_at(e, at.weights)));
     }
+    bool done;
+    FV_TRY(run_library(e, FORWARD, e->in[0].data, w, e->out[0].data, &done));
+    if (done) return finish_library(e, c);
     for (int64_t i = 0; i < c->places; i += c->piece[0]) {
         const bool is_whole = c->places - i >= c->piece[0];
         FV_TRY(unfold(e, c, false, i, is_whole ? c->piece[0] : c->places - i, at.rows, &rows));
@@ -286,6 +348,12 @@ static fv_status conv_dx(fvi_exec *e, const conv_scratch *at)
     const conv_state *st = e->state;
     const conv_shape *c = &st->c;
     const void *rows;
+    bool done = false;
+    if (st->library[DX]) {
+        FV_TRY(order_weights(e, c, false, scratch_at(e, at->weights)));
+        FV_TRY(run_library(e, DX, e->gin[0].data, scratch_at(e, at->weights), e->gout[0].data, &done));
+    }
+    if (done) return FV_OK;
     FV_TRY(order_weights(e, c, true, scratch_at(e, at->weights)));
     for (int64_t i = 0; i < c->pixels; i += c->piece[1]) {
         const bool is_whole = c->pixels - i >= c->piece[1];
@@ -296,7 +364,7 @@ static fv_status conv_dx(fvi_exec *e, const conv_scratch *at)
     return FV_OK;
 }
 
-static fv_status conv_dw(fvi_exec *e, const conv_scratch *at)
+static fv_status dw_in_pieces(fvi_exec *e, const conv_scratch *at)
 {
     const conv_state *st = e->state;
     const conv_shape *c = &st->c;
@@ -315,6 +383,16 @@ static fv_status conv_dw(fvi_exec *e, const conv_scratch *at)
         FV_TRY(unfold(e, c, false, i, n, at->rows, &rows));
         FV_TRY(product(e, st->product[DW][!is_whole], dy, rows, NULL, sum));
     }
+    return FV_OK;
+}
+
+static fv_status conv_dw(fvi_exec *e, const conv_scratch *at)
+{
+    const conv_shape *c = &((const conv_state *)e->state)->c;
+    float *sum = (float *)(void *)scratch_at(e, at->dw);
+    bool done;
+    FV_TRY(run_library(e, DW, e->in[0].data, sum, e->gout[0].data, &done));
+    if (!done) FV_TRY(dw_in_pieces(e, at));
     const fvk_permute_args a = { .x = { sum, 0 }, .y = fvi_cuda_out(&e->gin[1], 1),
                                  .dim = { c->O, c->C, c->taps },
                                  .stride = { c->K[0], 1, c->C } };

@@ -52,6 +52,8 @@ typedef struct emulator_step {
     uint64_t args[512]; /* a kernel takes 4 KiB */
     fvk_product *product;
     fvk_operands operands;
+    fvk_library *library;
+    void *pointers[9];
 } emulator_step;
 struct fvk_graph { int n, room; emulator_step *step; };
 static long emulator_replays;
@@ -373,6 +375,196 @@ static int emulator_gemm_run(fvk_dev *d, fvk_product *p, const void *a, const vo
     return emulator_gemm_scaled(d, p, &o);
 }
 
+/* ---- Convolutions and attention of a library: the definition ---------------------------------- */
+
+struct fvk_library { fvk_conv conv; fvk_flash flash; int is_conv; };
+static long emulator_libraries;
+
+static int emulator_library(fvk_dev *d, const fvk_conv *c, const fvk_flash *a, fvk_library **out)
+{
+    *out = NULL;
+    if (d->off & FVK_OFF_CUDNN) return emulator_say(d, FVK_UNSUPPORTED, "no library");
+    *out = calloc(1, sizeof **out);
+    if (!*out) return emulator_say(d, FVK_NO_MEMORY, "out of memory");
+    if (c) (*out)->conv = *c;
+    else (*out)->flash = *a;
+    (*out)->is_conv = c != NULL;
+    emulator_libraries++;
+    return FVK_OK;
+}
+/* As the real one: weights' gradients of bf16 maps, and f32 results of them, have no engine. */
+static int emulator_conv_create(fvk_dev *d, const fvk_conv *c, fvk_library **out)
+{
+    *out = NULL;
+    if (c->x_bf16 != c->w_bf16 || c->x_bf16 != c->y_bf16)
+        return emulator_say(d, FVK_UNSUPPORTED, "no such convolution");
+    return emulator_library(d, c, NULL, out);
+}
+static int emulator_attention_create(fvk_dev *d, const fvk_flash *a, fvk_library **out)
+{
+    *out = NULL;
+    if (a->hd % 8 || a->hd > 128) return emulator_say(d, FVK_UNSUPPORTED, "no such heads");
+    return emulator_library(d, NULL, a, out);
+}
+static void emulator_library_destroy(fvk_dev *d, fvk_library *l)
+{
+    (void)d;
+    free(l);
+}
+
+/* One number of what is written. */
+static float emulator_conv_at(const fvk_conv *c, void *const *p, int64_t i)
+{
+    const fvk_in x = { p[0], c->x_bf16 }, w = { p[1], c->w_bf16 }, y = { p[2], c->y_bf16 };
+    const int64_t wide = c->what == FVK_CONV_FORWARD ? c->O : c->C, k = i % wide, place = i / wide;
+    float sum = 0;
+    if (c->what == FVK_CONV_FORWARD)
+        for (int64_t t = 0; t < c->kh * c->kw; t++) {
+            const int64_t r = place / c->w % c->h * c->stride + t / c->kw - c->top;
+            const int64_t s = place % c->w * c->stride + t % c->kw - c->left;
+            if (r < 0 || r >= c->H || s < 0 || s >= c->W) continue;
+            const int64_t at = ((place / (c->h * c->w) * c->H + r) * c->W + s) * c->C;
+            for (int64_t n = 0; n < c->C; n++)
+                sum += fvk_get(x, at + n) * fvk_get(w, (k * c->kh * c->kw + t) * c->C + n);
+        }
+    if (c->what == FVK_CONV_DX)
+        for (int64_t t = 0; t < c->kh * c->kw; t++) {
+            const int64_t r = place / c->W % c->H + c->top - t / c->kw;
+            const int64_t s = place % c->W + c->left - t % c->kw;
+            if (r < 0 || r % c->stride || r / c->stride >= c->h) continue;
+            if (s < 0 || s % c->stride || s / c->stride >= c->w) continue;
+            const int64_t at = (place / (c->H * c->W) * c->h + r / c->stride) * c->w + s / c->stride;
+            for (int64_t o = 0; o < c->O; o++)
+                sum += fvk_get(y, at * c->O + o) * fvk_get(w, (o * c->kh * c->kw + t) * c->C + k);
+        }
+    if (c->what == FVK_CONV_DW)
+        for (int64_t q = 0; q < c->B * c->h * c->w; q++) { /* place is (o, tap) */
+            const int64_t t = place % (c->kh * c->kw), o = place / (c->kh * c->kw);
+            const int64_t r = q / c->w % c->h * c->stride + t / c->kw - c->top;
+            const int64_t s = q % c->w * c->stride + t % c->kw - c->left;
+            if (r < 0 || r >= c->H || s < 0 || s >= c->W) continue;
+            sum += fvk_get(y, q * c->O + o) *
+                   fvk_get(x, ((q / (c->h * c->w) * c->H + r) * c->W + s) * c->C + k);
+        }
+    return sum;
+}
+
+static int emulator_conv(fvk_dev *d, const fvk_conv *c, void *const *p)
+{
+    const int64_t n[3] = { c->B * c->H * c->W * c->C, c->O * c->kh * c->kw * c->C,
+                           c->B * c->h * c->w * c->O };
+    const int half[3] = { c->x_bf16, c->w_bf16, c->y_bf16 };
+    const int to = c->what == FVK_CONV_FORWARD ? 2 : c->what == FVK_CONV_DX ? 0 : 1;
+    const fvk_out y = { p[to], half[to], 0 };
+    for (int i = 0; i < 3; i++)
+        if (!emulator_owns(d, p[i], (size_t)n[i] * (half[i] ? 2 : 4)))
+            return emulator_say(d, FVK_FAILED, "convolution: not device memory");
+    emulator_allow(d, PROT_READ | PROT_WRITE);
+    for (int64_t i = 0; i < n[to]; i++) fvk_put(y, i, emulator_conv_at(c, p, i));
+    emulator_allow(d, PROT_NONE);
+    return FVK_OK;
+}
+
+/* Query t of head i of sequence b: chances of keys -> w [S], their logarithm's sum. */
+static float emulator_chances(const fvk_flash *a, void *const *p, int64_t b, int64_t i, int64_t t, float *w)
+{
+    const fvk_in q = { p[0], 1 }, k = { p[1], 1 };
+    float top = -INFINITY, sum = 0;
+    for (int64_t s = 0; s < a->S; s++) {
+        w[s] = 0;
+        for (int64_t n = 0; n < a->hd; n++)
+            w[s] += fvk_get(q, (b * a->T + t) * a->q_row + i * a->hd + n) *
+                    fvk_get(k, (b * a->S + s) * a->k_row + i * a->hd + n);
+        w[s] *= a->scale;
+        if (w[s] > top) top = w[s];
+    }
+    for (int64_t s = 0; s < a->S; s++) sum += w[s] = expf(w[s] - top);
+    for (int64_t s = 0; s < a->S; s++) w[s] /= sum;
+    return top + logf(sum);
+}
+
+static void emulator_attend(const fvk_flash *a, void *const *p, int64_t b, int64_t i, float *w)
+{
+    const fvk_in v = { p[2], 1 };
+    const fvk_out o = { p[3], 1, 0 };
+    for (int64_t t = 0; t < a->T; t++) {
+        const float lse = emulator_chances(a, p, b, i, t, w);
+        if (a->keeps_lse) ((float *)p[4])[(b * a->h + i) * a->T + t] = lse;
+        for (int64_t n = 0; n < a->hd; n++) {
+            float sum = 0;
+            for (int64_t s = 0; s < a->S; s++)
+                sum += w[s] * fvk_get(v, (b * a->S + s) * a->v_row + i * a->hd + n);
+            fvk_put(o, ((b * a->T + t) * a->h + i) * a->hd + n, sum);
+        }
+    }
+}
+
+/* Sums of a head: dq, dk, dv [tokens, hd] in `g`, one after another. */
+static void emulator_attend_back(const fvk_flash *a, void *const *p, int64_t b, int64_t i, float *w, float *g)
+{
+    const fvk_in q = { p[0], 1 }, k = { p[1], 1 }, v = { p[2], 1 }, o = { p[3], 1 }, go = { p[5], 1 };
+    float *gq = g, *gk = g + a->T * a->hd, *gv = gk + a->S * a->hd;
+    memset(g, 0, (size_t)((a->T + 2 * a->S) * a->hd) * sizeof *g);
+    for (int64_t t = 0; t < a->T; t++) {
+        const int64_t row = ((b * a->T + t) * a->h + i) * a->hd;
+        const int64_t qr = (b * a->T + t) * a->q_row + i * a->hd;
+        const float lse = emulator_chances(a, p, b, i, t, w);
+        float delta = 0;
+        if (fabsf(lse - ((float *)p[4])[(b * a->h + i) * a->T + t]) > 0.01f) abort(); /* not its own */
+        for (int64_t n = 0; n < a->hd; n++) delta += fvk_get(go, row + n) * fvk_get(o, row + n);
+        for (int64_t s = 0; s < a->S; s++) {
+            const int64_t kr = (b * a->S + s) * a->k_row + i * a->hd, vr = (b * a->S + s) * a->v_row + i * a->hd;
+            float dp = 0;
+            for (int64_t n = 0; n < a->hd; n++) dp += fvk_get(go, row + n) * fvk_get(v, vr + n);
+            const float ds = w[s] * (dp - delta) * a->scale;
+            for (int64_t n = 0; n < a->hd; n++) {
+                gv[s * a->hd + n] += w[s] * fvk_get(go, row + n);
+                gk[s * a->hd + n] += ds * fvk_get(q, qr + n);
+                gq[t * a->hd + n] += ds * fvk_get(k, kr + n);
+            }
+        }
+    }
+    for (int part = 0; part < 3; part++) {
+        const int64_t tokens = part ? a->S : a->T, each = part == 0 ? a->q_row : part == 1 ? a->k_row : a->v_row;
+        const fvk_out to = { p[6 + part], 1, 0 };
+        const float *from = part == 0 ? gq : part == 1 ? gk : gv;
+        for (int64_t t = 0; t < tokens; t++)
+            for (int64_t n = 0; n < a->hd; n++)
+                fvk_put(to, (b * tokens + t) * each + i * a->hd + n, from[t * a->hd + n]);
+    }
+}
+
+static int emulator_flash(fvk_dev *d, const fvk_flash *a, void *const *p)
+{
+    const int n = a->backward ? 9 : a->keeps_lse ? 5 : 4;
+    for (int i = 0; i < n; i++)
+        if (!emulator_owns(d, p[i], 16)) return emulator_say(d, FVK_FAILED, "attention: not device memory");
+    float *w = malloc((size_t)a->S * sizeof *w);
+    float *g = malloc((size_t)((a->T + 2 * a->S) * a->hd) * sizeof *g);
+    if (!w || !g) abort();
+    emulator_allow(d, PROT_READ | PROT_WRITE);
+    for (int64_t b = 0; b < a->B; b++)
+        for (int64_t i = 0; i < a->h; i++)
+            if (a->backward) emulator_attend_back(a, p, b, i, w, g);
+            else emulator_attend(a, p, b, i, w);
+    emulator_allow(d, PROT_NONE);
+    free(w);
+    free(g);
+    return FVK_OK;
+}
+
+static int emulator_library_run(fvk_dev *d, fvk_library *l, void *const *p)
+{
+    if (d->recording) {
+        emulator_step keep = { .kernel = FVK_KERNELS, .library = l };
+        memcpy(keep.pointers, p, (l->is_conv ? 3u : l->flash.backward ? 9u : 5u) * sizeof *p);
+        return emulator_keep(d, &keep);
+    }
+    for (int i = 0; i < (l->is_conv ? 3 : 4); i++)
+        if ((uintptr_t)p[i] % 16) return emulator_say(d, FVK_UNSUPPORTED, "not aligned");
+    return l->is_conv ? emulator_conv(d, &l->conv, p) : emulator_flash(d, &l->flash, p);
+}
+
 static int emulator_set(fvk_dev *d, int what, int64_t value)
 {
     if (what == FVK_SET_OFF) d->off = (uint32_t)value;
@@ -424,7 +616,8 @@ static int emulator_graph_run(fvk_dev *d, fvk_graph *g)
     emulator_replays++;
     for (int i = 0; i < g->n && code == FVK_OK; i++) {
         const emulator_step *s = &g->step[i];
-        code = s->kernel == FVK_KERNELS
+        code = s->library ? emulator_library_run(d, s->library, s->pointers)
+               : s->kernel == FVK_KERNELS
                    ? emulator_gemm_scaled(d, s->product, &s->operands)
                    : emulator_launch(d, s->kernel, s->blocks, s->args, s->bytes);
     }
@@ -436,7 +629,8 @@ static const fvk_api emulator_api = {
     emulator_alloc, emulator_free, emulator_is_its, emulator_to_device, emulator_to_host, emulator_on_device,
     emulator_zero, emulator_sync, emulator_fault, emulator_launch, emulator_gemm_create,
     emulator_gemm_run, emulator_gemm_scaled, emulator_gemm_destroy, emulator_graph_begin,
-    emulator_graph_end, emulator_graph_run, emulator_graph_destroy, emulator_set
+    emulator_graph_end, emulator_graph_run, emulator_graph_destroy, emulator_set,
+    emulator_conv_create, emulator_attention_create, emulator_library_run, emulator_library_destroy
 };
 
 #endif

@@ -22,8 +22,9 @@ static void print_gpu(int index, const fv_cuda_info *g)
     char name[128];
     cli_printable(g->name, name, sizeof name);
     printf("cuda  %d: %s, compute capability %d.%d, %d multiprocessors, %.1f GiB, CUDA %d.%d, driver "
-           "for %d.%d\n", index, name, g->major, g->minor, g->multiprocessors,
-           (double)g->memory_bytes / 1073741824, VERSION(g->runtime), VERSION(g->driver));
+           "for %d.%d, %s\n", index, name, g->major, g->minor, g->multiprocessors,
+           (double)g->memory_bytes / 1073741824, VERSION(g->runtime), VERSION(g->driver),
+           g->libraries);
 }
 
 static void json_gpu(int index, const fv_cuda_info *g)
@@ -39,6 +40,7 @@ static void json_gpu(int index, const fv_cuda_info *g)
     cli_json_u64(&j, "memory_bytes", g->memory_bytes);
     cli_json_u64(&j, "cuda_runtime", (uint64_t)g->runtime);
     cli_json_u64(&j, "cuda_driver", (uint64_t)g->driver);
+    cli_json_string(&j, "libraries", g->libraries);
     cli_json_close(&j);
 }
 

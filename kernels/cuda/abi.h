@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 19
+#define FVK_ABI 20
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -894,6 +894,7 @@ typedef struct fvk_info {
     char name[128];
     int32_t major, minor, multiprocessors, runtime, driver; /* versions: 13000 is 13.0 */
     uint64_t memory_bytes;
+    char libraries[160]; /* what was found beside CUDA, or why not */
 } fvk_info;
 
 /* c[M,N] = then(a[M,K] b[K,N] + bias[N]) (+ c), row-major; *_trans: stored transposed. Sums are f32,
@@ -917,13 +918,33 @@ typedef struct fvk_operands {
     void *c;
 } fvk_operands;
 
+/* What a library of the device may have; UNSUPPORTED when it is made, or at a run, for memory that is
+ * not aligned to 16 bytes: then kernels of our own do it. Nothing is added to what is there.
+ * Maps x [B, H, W, C] and y [B, h, w, O], weights [O, kh, kw, C]. FORWARD writes y, DX x, DW the weights;
+ * library_run takes x, weights, y. Types of each; f32 without TF32. */
+enum { FVK_CONV_FORWARD, FVK_CONV_DX, FVK_CONV_DW };
+typedef struct fvk_conv {
+    int64_t B, H, W, C, O, h, w;
+    int32_t kh, kw, stride, top, left, bottom, right, what, x_bf16, w_bf16, y_bf16, pad;
+} fvk_conv;
+/* Attention in bf16, o [B, T, h, hd] = softmax(scale q k^T) v; a token of q, k, v is row elements after
+ * the one before, a head hd. library_run takes q, k, v, o, lse [B, h, T] (keeps_lse, else NULL), and
+ * backward, which reads these, do, dq, dk, dv, as q, k, v lie. */
+typedef struct fvk_flash {
+    int64_t B, T, S, h, hd, q_row, k_row, v_row;
+    float scale;
+    int32_t keeps_lse, backward, pad;
+} fvk_flash;
+typedef struct fvk_library fvk_library;
+
 /* Settings of a device handle, before anything is made with it. OFF: bits of what is refused as
  * unsupported (comparisons, tests). TRIES: this many algorithms of a product are timed when it is made;
  * 0 and 1: none, the first is taken. */
 enum { FVK_SET_OFF, FVK_SET_TRIES };
 enum {
     FVK_OFF_EPILOGUES = 1, /* of products: activations, sums, bias in bf16 */
-    FVK_OFF_INT8 = 2, FVK_OFF_FP8 = 4, FVK_OFF_SCALES = 8
+    FVK_OFF_INT8 = 2, FVK_OFF_FP8 = 4, FVK_OFF_SCALES = 8,
+    FVK_OFF_CUDNN = 16 /* convolutions and attention of a library */
 };
 
 typedef struct fvk_dev fvk_dev;
@@ -963,6 +984,10 @@ typedef struct fvk_api {
     int (*graph_run)(fvk_dev *d, fvk_graph *g);
     void (*graph_destroy)(fvk_dev *d, fvk_graph *g);
     int (*set)(fvk_dev *d, int what, int64_t value);
+    int (*conv_create)(fvk_dev *d, const fvk_conv *c, fvk_library **out);
+    int (*attention_create)(fvk_dev *d, const fvk_flash *a, fvk_library **out);
+    int (*library_run)(fvk_dev *d, fvk_library *l, void *const *pointers);
+    void (*library_destroy)(fvk_dev *d, fvk_library *l);
 } fvk_api;
 
 typedef const fvk_api *(*fvk_entry)(void);

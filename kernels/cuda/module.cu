@@ -90,6 +90,7 @@ static int dev_info(int index, fvk_info *out, char *why, size_t why_bytes)
     out->minor = p.minor;
     out->multiprocessors = p.multiProcessorCount;
     out->memory_bytes = p.totalGlobalMem;
+    fvi_dnn_text(nullptr, out->libraries, sizeof out->libraries);
     (void)cudaRuntimeGetVersion(&out->runtime);
     (void)cudaDriverGetVersion(&out->driver);
     return FVK_OK;
@@ -100,6 +101,7 @@ static void dev_close(fvk_dev *d)
     if (cudaSetDevice(d->index) == cudaSuccess) {
         if (d->stream) (void)cudaStreamSynchronize(d->stream);
         fvi_products_close(d);
+        fvi_dnn_close(d);
         if (d->blas) (void)cublasLtDestroy(d->blas);
         if (d->workspace) (void)cudaFree(d->workspace);
         for (int i = 0; i < 2; i++) {
@@ -375,7 +377,8 @@ extern "C" __attribute__((visibility("default"))) const fvk_api *fvi_cuda_module
         FVK_ABI, FVK_KERNELS, dev_info, dev_open, dev_close, dev_error, dev_alloc, dev_free,
         dev_owns, dev_to_device, dev_to_host, dev_on_device, dev_zero, dev_sync, dev_fault, dev_launch,
         fvi_gemm_create, fvi_gemm_run, fvi_gemm_scaled, fvi_gemm_destroy, graph_begin, graph_end, graph_run,
-        graph_destroy, dev_set
+        graph_destroy, dev_set, fvi_conv_create, fvi_attention_create, fvi_library_run,
+        fvi_library_destroy
     };
     return &api;
 }

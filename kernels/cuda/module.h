@@ -28,6 +28,7 @@ struct fvk_dev {
     uint32_t off = 0;         /* FVK_OFF_*: not to be used */
     int tries = 0;            /* algorithms to time for a product */
     struct fvk_timed *timed = nullptr;
+    struct fvk_dnn *dnn = nullptr; /* cuDNN, once it was asked for */
     std::mutex lock;          /* of the message */
     char message[512] = "";
 };
@@ -65,5 +66,13 @@ int fvi_gemm_run(fvk_dev *d, fvk_product *g, const void *a, const void *b, const
 int fvi_gemm_scaled(fvk_dev *d, fvk_product *g, const fvk_operands *o);
 void fvi_gemm_destroy(fvk_dev *d, fvk_product *g);
 void fvi_products_close(fvk_dev *d);
+
+/* cudnn.cu */
+void fvi_dnn_text(const fvk_dev *d, char *text, size_t bytes); /* d may be NULL */
+void fvi_dnn_close(fvk_dev *d);
+int fvi_conv_create(fvk_dev *d, const fvk_conv *c, fvk_library **out);
+int fvi_attention_create(fvk_dev *d, const fvk_flash *a, fvk_library **out);
+int fvi_library_run(fvk_dev *d, fvk_library *l, void *const *pointers);
+void fvi_library_destroy(fvk_dev *d, fvk_library *l);
 
 #endif
