@@ -722,6 +722,6 @@ fv_status fv_ar_draft_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options 
                             fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    const fv_training all = { "draft", false, &tr, prepare, trainer_free, true };
+    const fv_training all = { "draft", false, &tr, prepare, trainer_free };
     return fv_trainer_train(ctx, &all, r, opts, result);
 }

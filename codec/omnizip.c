@@ -382,8 +382,10 @@ static fv_t time_mix(graph *g, int l, fv_t x)
     statics(g, b, &w, &bonus);
     fv_t y = fv_wkv7(t, &w, g->io->carry ? &next : NULL);
     if (g->io->carry) {
-        snprintf(name, sizeof name, "x.%d", l);
-        fv_output(t, name, x);
+        const int64_t lane[2] = {g->B, g->T * C};
+        const fv_t flat = fv_reshape(t, fv_detach(t, x), 2, lane);
+        snprintf(name, sizeof name, "last.%d", l);
+        fv_output(t, name, fv_cast(t, fv_slice(t, flat, (g->T - 1) * C, C), FV_F32));
         snprintf(name, sizeof name, "next.%d", l);
         fv_output(t, name, next);
     }

@@ -73,8 +73,8 @@ fv_status oz_net_init(fv_ctx *ctx, oz_net *n, uint64_t seed);
 
 /* What a tape of the network has beside ids and logits. */
 typedef struct oz_io {
-    /* Inputs "shift.L" [B, n] and "state.L" [B, n/16, 16, 16] of each layer L, outputs "x.L"
-     * [B, T, n], whose last row is the next shift, and "next.L", the next state. */
+    /* Inputs "shift.L" [B, n] and "state.L" [B, n/16, 16, 16] of each layer L, outputs "last.L"
+     * [B, n], the next shift, and "next.L", the next state. */
     bool carry;
     float balance, z; /* of the routers' loss; noise inputs "noise.vL", "noise.fL" [B*T, E] */
     fv_t aux;         /* out: the routers' loss [1], 0 if there is none */

@@ -9,33 +9,31 @@
 
 #include "tape.h"
 
+/* Elements [to, to + n) of merged's flat arrays are [from, from + n) of full's. */
+typedef struct run_of {
+    int64_t to, from, n;
+} run_of;
+
 struct oz_merge {
     fv_ctx *ctx;
     oz_net *full, *merged;
-    fv_pid *source;                /* [parameters of merged] in full */
-    fvi_matmul *product, *da, *db; /* NULL without hira */
+    run_of *run;
+    int runs;
+    fvi_sum_product *product, *da, *db; /* NULL without hira */
 };
-
-static fv_status create(fv_ctx *ctx, fvi_matmul **out, int64_t M, int64_t N, int64_t K,
-                        bool a_trans, bool b_trans)
-{
-    const fvi_matmul_desc d = {.M = M,
-                               .N = N,
-                               .K = K,
-                               .a_type = FV_F32,
-                               .b_type = FV_F32,
-                               .c_type = FV_F32,
-                               .a_trans = a_trans,
-                               .b_trans = b_trans,
-                               .accumulate = true};
-    return fvi_matmul_create(ctx, out, &d);
-}
 
 fv_status oz_add_product(fv_ctx *ctx, float *w, const float *b, const float *a, int64_t n,
                          int64_t k)
 {
+    const fvi_matmul_desc d = {.M = n,
+                               .N = n,
+                               .K = k,
+                               .a_type = FV_F32,
+                               .b_type = FV_F32,
+                               .c_type = FV_F32,
+                               .accumulate = true};
     fvi_matmul *m = NULL;
-    fv_status s = create(ctx, &m, n, n, k, false, false);
+    fv_status s = fvi_matmul_create(ctx, &m, &d);
     if (s == FV_OK) s = fvi_matmul_run(ctx, m, b, a, NULL, NULL, w);
     fvi_matmul_destroy(ctx, &m);
     return s;
@@ -43,6 +41,7 @@ fv_status oz_add_product(fv_ctx *ctx, float *w, const float *b, const float *a, 
 
 fv_status oz_copy_values(fv_ctx *ctx, const oz_net *from, oz_net *to)
 {
+    FV_TRY(fvi_params_fetch(from->params));
     for (int i = 0; i < fv_params_count(to->params); i++) {
         const char *name = fv_params_name(to->params, i);
         const fv_pid id = fv_params_find(from->params, name);
@@ -57,26 +56,42 @@ fv_status oz_copy_values(fv_ctx *ctx, const oz_net *from, oz_net *to)
     return FV_OK;
 }
 
+/* Parameters that follow each other in both are one run. */
+static fv_status find_runs(oz_merge *m)
+{
+    const fv_params *full = m->full->params, *merged = m->merged->params;
+    for (int i = 0; i < fv_params_count(merged); i++) {
+        const fv_pid id = fv_params_find(full, fv_params_name(merged, i));
+        const fv_tensor t = fv_params_tensor(merged, i);
+        run_of *last = m->runs ? &m->run[m->runs - 1] : NULL;
+        if (id < 0) return fv_fail(m->ctx, FV_ERR_INTERNAL, "omnizip: networks do not match");
+        const int64_t to = fvi_param_offset(merged, i), from = fvi_param_offset(full, id);
+        const int64_t n = fv_tensor_count(&t);
+        if (last && to - last->to == from - last->from && from > last->from)
+            last->n = to + n - last->to; /* between them is padding, 0 in both */
+        else
+            m->run[m->runs++] = (run_of){to, from, n};
+    }
+    return FV_OK;
+}
+
 fv_status oz_merge_create(fv_ctx *ctx, oz_merge **out, oz_net *full, oz_net *merged)
 {
     const int64_t n = full->cfg.width, k = OZ_HIRA_FACTOR * n;
-    const int count = fv_params_count(merged->params);
+    const fvi_product_shape product = {n, n, k, false, false}, da = {k, n, n, true, false},
+                            db = {n, k, n, false, true};
     *out = NULL;
     oz_merge *m = fv_calloc(ctx, 1, sizeof *m);
     if (!m) return FV_ERR_OOM;
     m->ctx = ctx;
     m->full = full;
     m->merged = merged;
-    m->source = fv_calloc(ctx, (size_t)count, sizeof *m->source);
-    fv_status s = m->source ? FV_OK : FV_ERR_OOM;
-    for (int i = 0; i < count && s == FV_OK; i++) {
-        m->source[i] = fv_params_find(full->params, fv_params_name(merged->params, i));
-        if (m->source[i] < 0) s = fv_fail(ctx, FV_ERR_INTERNAL, "omnizip: networks do not match");
-    }
+    m->run = fv_calloc(ctx, (size_t)fv_params_count(merged->params), sizeof *m->run);
+    fv_status s = m->run ? find_runs(m) : FV_ERR_OOM;
     if (full->cfg.hira) {
-        if (s == FV_OK) s = create(ctx, &m->product, n, n, k, false, false);
-        if (s == FV_OK) s = create(ctx, &m->da, k, n, n, true, false);
-        if (s == FV_OK) s = create(ctx, &m->db, n, k, n, false, true);
+        if (s == FV_OK) s = fvi_sum_product_create(ctx, &m->product, &product);
+        if (s == FV_OK) s = fvi_sum_product_create(ctx, &m->da, &da);
+        if (s == FV_OK) s = fvi_sum_product_create(ctx, &m->db, &db);
     }
     if (s == FV_OK)
         *out = m;
@@ -90,31 +105,35 @@ void oz_merge_destroy(oz_merge **mm)
     if (!mm || !*mm) return;
     oz_merge *m = *mm;
     *mm = NULL;
-    fvi_matmul_destroy(m->ctx, &m->product);
-    fvi_matmul_destroy(m->ctx, &m->da);
-    fvi_matmul_destroy(m->ctx, &m->db);
-    fv_free(m->ctx, m->source);
+    fvi_sum_product_destroy(m->ctx, &m->product);
+    fvi_sum_product_destroy(m->ctx, &m->da);
+    fvi_sum_product_destroy(m->ctx, &m->db);
+    fv_free(m->ctx, m->run);
     fv_free(m->ctx, m);
+}
+
+static float *values_at(const oz_net *n, fv_pid id)
+{
+    return fvi_params_values(n->params) + fvi_param_offset(n->params, id);
 }
 
 /* One projection: forward W' += B A; back: factors' gradients from dW'. */
 static fv_status each_expert(oz_merge *m, const oz_projection *p, fv_pid to, bool back)
 {
-    const fv_params *full = m->full->params;
     const int64_t n = m->full->cfg.width, k = OZ_HIRA_FACTOR * n;
-    const fv_tensor w = fv_params_tensor(m->merged->params, to);
-    const float *a = fv_params_tensor(full, p->a).data, *b = fv_params_tensor(full, p->b).data;
-    float *dw = fv_params_grad(m->merged->params, to).data;
-    float *da = fv_params_grad(full, p->a).data, *db = fv_params_grad(full, p->b).data;
-    for (int64_t e = 0; e < w.dim[0] / n; e++) {
+    const fv_tensor shape = fv_params_tensor(m->merged->params, to);
+    const float *a = values_at(m->full, p->a), *b = values_at(m->full, p->b);
+    float *w = values_at(m->merged, to), *dw = fvi_param_grad_data(m->merged->params, to);
+    float *da = fvi_param_grad_data(m->full->params, p->a);
+    float *db = fvi_param_grad_data(m->full->params, p->b);
+    for (int64_t e = 0; e < shape.dim[0] / n; e++) {
         const int64_t at = e * n * n, side = e * n * k;
         if (!back) {
-            FV_TRY(fvi_matmul_run(m->ctx, m->product, b + side, a + side, NULL, NULL,
-                                  (float *)w.data + at));
+            FV_TRY(fvi_sum_product_run(m->ctx, m->product, b + side, a + side, w + at));
             continue;
         }
-        FV_TRY(fvi_matmul_run(m->ctx, m->da, b + side, dw + at, NULL, NULL, da + side));
-        FV_TRY(fvi_matmul_run(m->ctx, m->db, dw + at, a + side, NULL, NULL, db + side));
+        FV_TRY(fvi_sum_product_run(m->ctx, m->da, b + side, dw + at, da + side));
+        FV_TRY(fvi_sum_product_run(m->ctx, m->db, dw + at, a + side, db + side));
     }
     return FV_OK;
 }
@@ -132,19 +151,24 @@ static fv_status each_projection(oz_merge *m, bool back)
 
 fv_status oz_merge_values(oz_merge *m)
 {
-    FV_TRY(oz_copy_values(m->ctx, m->full, m->merged));
-    return each_projection(m, false);
+    FV_TRY(fvi_params_sync(m->ctx, m->full->params)); /* what the host has changed */
+    const float *from = fvi_params_values(m->full->params);
+    float *to = fvi_params_values(m->merged->params);
+    for (int i = 0; i < m->runs; i++)
+        FV_TRY(fv_dev_copy(m->ctx, to + m->run[i].to, from + m->run[i].from,
+                           (size_t)m->run[i].n * sizeof *to, FV_COPY_ON_DEVICE));
+    FV_TRY(each_projection(m, false));
+    fvi_params_changed(m->merged->params, false);
+    return FV_OK;
 }
 
 fv_status oz_merge_gradients(oz_merge *m)
 {
     FV_TRY(each_projection(m, true));
-    for (int i = 0; i < fv_params_count(m->merged->params); i++) {
-        const fv_tensor g = fv_params_grad(m->merged->params, i);
-        float *to = fv_params_grad(m->full->params, m->source[i]).data;
-        const float *from = g.data;
-        for (int64_t k = 0; k < fv_tensor_count(&g); k++) to[k] += from[k];
-    }
+    const float *from = fvi_params_grad_flat(m->merged->params);
+    float *to = fvi_params_grad_flat(m->full->params);
+    for (int i = 0; i < m->runs; i++)
+        FV_TRY(fvi_sum(m->ctx, from + m->run[i].to, m->run[i].n, to + m->run[i].from));
     fv_params_zero_grad(m->merged->params);
     return FV_OK;
 }

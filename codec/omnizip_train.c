@@ -26,6 +26,7 @@
 #include <string.h>
 
 #include "fovea_codec.h"
+#include "tape.h"
 
 #define MAX_LANES 4096
 
@@ -46,11 +47,11 @@ typedef struct trainer {
     fv_dtype precision, export_type;
     int lanes, T, eval_pieces;
     float balance, z;
-    uint64_t seed;
+    uint64_t seed, drawn; /* drawn: the step in ids, labels and noise + 1; 0: none */
     int32_t *ids, *labels; /* [lanes * T] */
     float *noise[OZ_MAX_LAYERS][2];
     fv_pid shift[OZ_MAX_LAYERS], state[OZ_MAX_LAYERS]; /* carried: in full, frozen */
-    float *eval_shift[OZ_MAX_LAYERS], *eval_state[OZ_MAX_LAYERS];
+    float *eval_shift[OZ_MAX_LAYERS], *eval_state[OZ_MAX_LAYERS]; /* where plans read */
     double bits[OZ_MODALITIES]; /* per byte, of the last evaluation */
     const char *out_dir;
     char *recipe_text;
@@ -78,39 +79,37 @@ static place place_of(const trainer *tr, int lane, uint64_t step)
 static size_t shift_floats(const trainer *tr) { return (size_t)tr->net.cfg.width; }
 static size_t state_floats(const trainer *tr) { return (size_t)tr->net.cfg.width * FV_WKV_HEAD; }
 
+/* Where plans read it: on a device in its memory. */
 static float *carried(const trainer *tr, fv_pid id)
 {
-    return fv_params_tensor(tr->full.params, id).data;
+    return fvi_params_values(tr->full.params) + fvi_param_offset(tr->full.params, id);
 }
 
-/* Last row of "x" and "next" of each layer become the lane's state. */
-static void keep_states(const fv_plan *plan, const trainer *tr, float *const shift[],
-                        float *const state[])
+/* "last" and "next" of each layer become the lanes' state. */
+static fv_status keep_states(const fv_plan *plan, const trainer *tr, float *const shift[],
+                             float *const state[])
 {
-    const size_t C = shift_floats(tr), N = state_floats(tr), T = (size_t)tr->T;
+    const size_t lanes = (size_t)tr->lanes;
     for (int l = 0; l < tr->net.cfg.layers; l++) {
         char name[32];
-        snprintf(name, sizeof name, "x.%d", l);
-        const fv_tensor x = fv_plan_value(plan, name);
+        snprintf(name, sizeof name, "last.%d", l);
+        FV_TRY(fv_dev_copy(tr->ctx, shift[l], fv_plan_value(plan, name).data,
+                           lanes * shift_floats(tr) * sizeof(float), FV_COPY_ON_DEVICE));
         snprintf(name, sizeof name, "next.%d", l);
-        memcpy(state[l], fv_plan_value(plan, name).data, (size_t)tr->lanes * N * sizeof(float));
-        for (size_t i = 0; i < (size_t)tr->lanes; i++)
-            for (size_t c = 0; c < C; c++) {
-                const size_t at = (i * T + T - 1) * C + c;
-                shift[l][i * C + c] = x.dtype == FV_BF16
-                                          ? fv_bf16_to_f32(((const uint16_t *)x.data)[at])
-                                          : ((const float *)x.data)[at];
-            }
+        FV_TRY(fv_dev_copy(tr->ctx, state[l], fv_plan_value(plan, name).data,
+                           lanes * state_floats(tr) * sizeof(float), FV_COPY_ON_DEVICE));
     }
+    return FV_OK;
 }
 
-static void clear_lane(const trainer *tr, int lane, float *const shift[], float *const state[])
+static fv_status clear_lane(const trainer *tr, int lane, float *const shift[], float *const state[])
 {
     const size_t C = shift_floats(tr), N = state_floats(tr);
     for (int l = 0; l < tr->net.cfg.layers; l++) {
-        memset(shift[l] + (size_t)lane * C, 0, C * sizeof(float));
-        memset(state[l] + (size_t)lane * N, 0, N * sizeof(float));
+        FV_TRY(fv_dev_zero(tr->ctx, shift[l] + (size_t)lane * C, C * sizeof(float)));
+        FV_TRY(fv_dev_zero(tr->ctx, state[l] + (size_t)lane * N, N * sizeof(float)));
     }
+    return FV_OK;
 }
 
 static void draw_noise(trainer *tr, uint64_t step)
@@ -139,6 +138,48 @@ static fv_status keep_vocab(trainer *tr)
     return s;
 }
 
+/* Ids, labels and noise of a step. While a device computes, the host draws those of the next. */
+static void draw(trainer *tr, uint64_t step)
+{
+    if (tr->drawn == step + 1) return;
+    for (int i = 0; i < tr->lanes; i++) {
+        const place p = place_of(tr, i, step);
+        (void)oz_fill_row(&tr->data, &tr->data.train[p.modality], p.modality, p.piece, tr->T,
+                          tr->ids + i * tr->T, tr->labels + i * tr->T);
+    }
+    draw_noise(tr, step);
+    tr->drawn = step + 1;
+}
+
+static fv_status feed_rows(trainer *tr, fv_plan *p)
+{
+    FV_TRY(fv_plan_feed(p, "ids", tr->ids));
+    return fv_plan_feed(p, "labels", tr->labels);
+}
+
+static fv_status feed_noise(trainer *tr)
+{
+    for (int l = 0; l < tr->net.cfg.layers; l++)
+        for (int k = 0; k < 2; k++) {
+            char name[32];
+            if (!tr->noise[l][k]) continue;
+            snprintf(name, sizeof name, "noise.%c%d", k ? 'f' : 'v', l);
+            FV_TRY(fv_plan_feed(tr->plan, name, tr->noise[l][k]));
+        }
+    return FV_OK;
+}
+
+/* States of lanes that begin a document become zeros. */
+static fv_status begin_lanes(trainer *tr, uint64_t step, float *const shift[], float *const state[])
+{
+    for (int i = 0; i < tr->lanes; i++) {
+        const place p = place_of(tr, i, step);
+        if (tr->data.train[p.modality].begins[p.piece]) FV_TRY(clear_lane(tr, i, shift, state));
+    }
+    return FV_OK;
+}
+
+/* Ids, labels and noise go to a device, the loss comes back; states stay there. */
 static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
 {
     trainer *tr = user;
@@ -148,21 +189,19 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
         shift[l] = carried(tr, tr->shift[l]);
         state[l] = carried(tr, tr->state[l]);
     }
-    for (int i = 0; i < tr->lanes; i++) {
-        const place p = place_of(tr, i, step);
-        const oz_stream *s = &tr->data.train[p.modality];
-        if (s->begins[p.piece]) clear_lane(tr, i, shift, state);
-        (void)oz_fill_row(&tr->data, s, p.modality, p.piece, tr->T, tr->ids + i * tr->T,
-                          tr->labels + i * tr->T);
-    }
-    draw_noise(tr, step);
     FV_TRY(keep_vocab(tr));
-    FV_TRY(oz_merge_values(tr->merge));
+    draw(tr, step);
+    FV_TRY(oz_merge_values(tr->merge)); /* which sends what the host has changed */
+    FV_TRY(begin_lanes(tr, step, shift, state));
+    FV_TRY(feed_rows(tr, tr->plan));
+    FV_TRY(feed_noise(tr));
     FV_TRY(fv_plan_forward(tr->plan));
-    *loss = *(const float *)fv_plan_value(tr->plan, "loss").data;
     FV_TRY(fv_plan_backward(tr->plan, "loss", scale));
-    keep_states(tr->plan, tr, shift, state);
-    return oz_merge_gradients(tr->merge);
+    FV_TRY(keep_states(tr->plan, tr, shift, state));
+    fvi_params_changed(tr->full.params, false);
+    FV_TRY(oz_merge_gradients(tr->merge));
+    if (fv_ctx_device(tr->ctx) != FV_DEVICE_CPU) draw(tr, step + 1);
+    return fv_plan_number(tr->plan, "loss", loss);
 }
 
 /* ---- Evaluation ------------------------------------------------------------------------------ */
@@ -171,9 +210,11 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
 static fv_status evaluate_modality(trainer *tr, int m, double *bits_per_byte)
 {
     const oz_stream *s = &tr->data.held[m];
-    double nats = 0;
+    double nats = 0, loss = 0;
     int64_t bytes = 0;
-    for (int i = 0; i < tr->lanes; i++) clear_lane(tr, i, tr->eval_shift, tr->eval_state);
+    tr->drawn = 0;
+    for (int i = 0; i < tr->lanes; i++)
+        FV_TRY(clear_lane(tr, i, tr->eval_shift, tr->eval_state));
     for (int k = 0; k < tr->eval_pieces; k++) {
         int64_t labels = 0;
         for (int i = 0; i < tr->lanes; i++) {
@@ -184,14 +225,17 @@ static fv_status evaluate_modality(trainer *tr, int m, double *bits_per_byte)
                 for (int t = 0; t < tr->T; t++) label[t] = -1;
                 continue;
             }
-            if (s->begins[first + k]) clear_lane(tr, i, tr->eval_shift, tr->eval_state);
+            if (s->begins[first + k])
+                FV_TRY(clear_lane(tr, i, tr->eval_shift, tr->eval_state));
             bytes += oz_fill_row(&tr->data, s, m, first + k, tr->T, ids, label);
             labels += s->piece[first + k].n;
         }
         if (labels == 0) break;
+        FV_TRY(feed_rows(tr, tr->eval));
         FV_TRY(fv_plan_forward(tr->eval));
-        nats += *(const float *)fv_plan_value(tr->eval, "loss").data * (double)labels;
-        keep_states(tr->eval, tr, tr->eval_shift, tr->eval_state);
+        FV_TRY(fv_plan_number(tr->eval, "loss", &loss));
+        nats += loss * (double)labels;
+        FV_TRY(keep_states(tr->eval, tr, tr->eval_shift, tr->eval_state));
     }
     *bits_per_byte = bytes ? nats / (double)bytes / 0.69314718055994530942 : NAN;
     return FV_OK;
@@ -487,11 +531,8 @@ static fv_status build_plan(trainer *tr, fv_plan **plan, fv_mode mode)
     fv_t loss = oz_loss(t, &tr->net, y, labels, paths);
     if (io.aux) loss = fv_binary_op(t, FV_ADD, loss, io.aux);
     fv_output(t, "loss", loss);
-    fv_status s = fv_plan_finish(tr->ctx, plan, &t, NULL);
-    if (s == FV_OK) s = fv_plan_bind(*plan, "ids", tr->ids);
-    if (s == FV_OK) s = fv_plan_bind(*plan, "labels", tr->labels);
-    if (s == FV_OK && tr->paths) s = fv_plan_bind(*plan, "paths", tr->paths);
-    return s;
+    FV_TRY(fv_plan_finish(tr->ctx, plan, &t, NULL));
+    return tr->paths ? fv_plan_feed(*plan, "paths", tr->paths) : FV_OK;
 }
 
 static fv_status build_plans(trainer *tr)
@@ -504,18 +545,15 @@ static fv_status build_plans(trainer *tr)
     FV_TRY(build_plan(tr, &tr->plan, FV_TRAIN));
     FV_TRY(build_plan(tr, &tr->eval, FV_INFER));
     for (int l = 0; l < c->layers; l++) {
-        tr->eval_shift[l] = fv_calloc(tr->ctx, B * shift_floats(tr), sizeof(float));
-        tr->eval_state[l] = fv_calloc(tr->ctx, B * state_floats(tr), sizeof(float));
+        tr->eval_shift[l] = fv_dev_alloc(tr->ctx, B * shift_floats(tr), sizeof(float));
+        tr->eval_state[l] = fv_dev_alloc(tr->ctx, B * state_floats(tr), sizeof(float));
         if (!tr->eval_shift[l] || !tr->eval_state[l]) return FV_ERR_OOM;
         FV_TRY(bind_state(tr->plan, l, carried(tr, tr->shift[l]), carried(tr, tr->state[l])));
         FV_TRY(bind_state(tr->eval, l, tr->eval_shift[l], tr->eval_state[l]));
         for (int k = 0; k < 2; k++) {
-            char name[32];
             if (!c->noise || !(k ? c->ffn_moe : c->v_moe)) continue;
             tr->noise[l][k] = fv_calloc(tr->ctx, R * (size_t)c->experts, sizeof(float));
             if (!tr->noise[l][k]) return FV_ERR_OOM;
-            snprintf(name, sizeof name, "noise.%c%d", k ? 'f' : 'v', l);
-            FV_TRY(fv_plan_bind(tr->plan, name, tr->noise[l][k]));
         }
     }
     return FV_OK;
@@ -539,8 +577,8 @@ static void trainer_free(void *state)
     for (int l = 0; l < OZ_MAX_LAYERS; l++) {
         fv_free(tr->ctx, tr->noise[l][0]);
         fv_free(tr->ctx, tr->noise[l][1]);
-        fv_free(tr->ctx, tr->eval_shift[l]);
-        fv_free(tr->ctx, tr->eval_state[l]);
+        fv_dev_free(tr->ctx, tr->eval_shift[l]);
+        fv_dev_free(tr->ctx, tr->eval_state[l]);
     }
 }
 
@@ -589,7 +627,7 @@ fv_status fv_omnizip_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *
     trainer *tr = fv_calloc(ctx, 1, sizeof *tr);
     if (!tr) return FV_ERR_OOM;
     tr->ctx = tr->data.ctx = ctx;
-    const fv_training all = { "omnizip", true, tr, prepare, trainer_free, false };
+    const fv_training all = { "omnizip", true, tr, prepare, trainer_free };
     const fv_status s = fv_trainer_train(ctx, &all, r, opts, result);
     fv_free(ctx, tr);
     return s;

@@ -235,7 +235,7 @@ fv_status rdvq_tables_bind(const rdvq_tables *t, fv_plan *p)
         { "rdvq.start_rows", t->start_rows },
     };
     for (size_t i = 0; i < FV_ARRAY_LEN(all); i++) {
-        const fv_status s = fv_plan_bind(p, all[i].name, all[i].data);
+        const fv_status s = fv_plan_feed(p, all[i].name, all[i].data);
         if (s != FV_OK && s != FV_ERR_UNKNOWN) return s; /* a tape reads some of them */
     }
     return FV_OK;

@@ -71,10 +71,11 @@ typedef struct trainer {
     float lpips;
     fv_model *lpips_file;
     fv_perceptual *lpips_net;
-    float mse, ssim, texture, beta, tau, lambda; /* tau, lambda: of this step, read by plans */
+    float mse, ssim, texture, beta, tau, lambda; /* tau, lambda: of this step */
     double tau_first, tau_last, tau_share, lambda_last, lambda_share;
     fvi_vq_restarts restarts;
     uint64_t kmeans_at, changed, steps, seed; /* changed: step + 1 */
+    uint64_t drawn; /* number of the micro-batch in noise + 1; 0: none */
     float *noise[2], *view_noise[2], *latents, *kept, *x;
     int32_t *labels;
     uint32_t *counts;
@@ -89,9 +90,22 @@ static int64_t tokens_of(const trainer *tr, int64_t B, int64_t side)
     return B * n * n * tr->net.slices.tokens;
 }
 
-static float scalar_of(const fv_plan *p, const char *name)
+/* Inputs that a plan may lack. */
+static fv_status feed_if_there(fv_plan *p, const char *name, const void *host)
 {
-    return *(const float *)fv_plan_value(p, name).data;
+    return fv_plan_value(p, name).ndim > 0 ? fv_plan_feed(p, name, host) : FV_OK;
+}
+
+static fv_status feed_controls(trainer *tr, fv_plan *p)
+{
+    FV_TRY(feed_if_there(p, "tau", &tr->tau));
+    return feed_if_there(p, "lambda", &tr->lambda);
+}
+
+static fv_status feed_noise(fv_plan *p, float *const noise[2])
+{
+    FV_TRY(feed_if_there(p, "noise8", noise[0]));
+    return feed_if_there(p, "noise4", noise[1]);
 }
 
 /* ---- Codes ----------------------------------------------------------------------------------- */
@@ -144,31 +158,48 @@ static void set_controls(trainer *tr, uint64_t step)
 /* Is the image loss in a plan of its own? */
 static bool is_apart(const trainer *tr) { return tr->adv.weight > 0 || tr->lpips_net; }
 
+/* Pictures (NULL: they come later), or for the entropy model what they become, go to the device; the
+ * loss comes back. */
+static fv_status feed_step(trainer *tr, fv_plan *p, const float *images)
+{
+    FV_TRY(feed_controls(tr, p));
+    if (tr->stage != ENTROPY) {
+        FV_TRY(feed_noise(p, tr->noise));
+        return images ? fv_plan_feed(p, "x", images) : FV_OK;
+    }
+    FV_TRY(fv_plan_feed(tr->look, "x", images));
+    FV_TRY(fv_plan_forward(tr->look));
+    FV_TRY(fv_plan_bind(p, "z", fv_plan_value(tr->look, "z").data));
+    return fv_plan_bind(p, "q", fv_plan_value(tr->look, "q").data);
+}
+
+/* Noise of micro-batch `number`. While a device computes, the host draws that of the next. */
+static void draw_noise(trainer *tr, uint64_t number)
+{
+    const batch_size size = { tr->batch, tr->crop };
+    if (tr->stage == ENTROPY || tr->drawn == number + 1) return;
+    fill_noise(tr, (uint32_t)number * (uint32_t)tr->batch, &size, tr->noise);
+    tr->drawn = number + 1;
+}
+
 static fv_status run_step(trainer *tr, uint64_t step, int micro, float scale, double *loss)
 {
     const uint64_t number = step * (uint64_t)tr->accumulate + (uint64_t)micro;
-    const batch_size size = { tr->batch, tr->crop };
     fv_plan *p = tr->stage == TOKENIZER && step < tr->kmeans_at ? tr->warm : tr->plan;
+    const bool has_u = tr->stage != ENTROPY && is_apart(tr) && p == tr->plan;
     fv_batch b;
     FV_TRY(change_codes(tr, step));
     set_controls(tr, step);
-    if (tr->stage == ENTROPY) {
-        FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
-        FV_TRY(fv_plan_bind(tr->look, "x", b.images));
-        FV_TRY(fv_plan_forward(tr->look));
-        FV_TRY(fv_plan_bind(p, "z", fv_plan_value(tr->look, "z").data));
-        FV_TRY(fv_plan_bind(p, "q", fv_plan_value(tr->look, "q").data));
-    } else {
-        FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
-        fill_noise(tr, (uint32_t)number * (uint32_t)tr->batch, &size, tr->noise);
-        if (is_apart(tr) && p == tr->plan)
-            return fvi_adversary_step(&tr->adv, p, b.images, (double)step / (double)tr->steps,
-                                      scale, loss);
-        FV_TRY(fv_plan_bind(p, "x", b.images));
-    }
+    FV_TRY(fv_dataset_batch(tr->data, number, tr->batch, &b));
+    draw_noise(tr, number);
+    FV_TRY(feed_step(tr, p, has_u ? NULL : b.images));
+    if (has_u)
+        return fvi_adversary_step(&tr->adv, p, b.images, (double)step / (double)tr->steps, scale,
+                                  loss);
     FV_TRY(fv_plan_forward(p));
-    *loss = scalar_of(p, "loss");
-    return fv_plan_backward(p, "loss", scale);
+    FV_TRY(fv_plan_backward(p, "loss", scale));
+    if (fv_ctx_device(tr->ctx) != FV_DEVICE_CPU) draw_noise(tr, number + 1);
+    return fv_plan_number(p, "loss", loss);
 }
 
 static fv_status train_step(void *user, uint64_t step, int micro, float scale, double *loss)
@@ -205,8 +236,10 @@ static fv_status judge(trainer *tr, const float *a, const float *b, fv_image pai
 static fv_status add_rate(trainer *tr, quality *q)
 {
     const int64_t n = tokens_of(tr, 1, tr->eval_size);
-    const int32_t *index = fv_plan_value(tr->view, "index").data;
     const double per_pixel = (double)n / ((double)tr->eval_size * tr->eval_size);
+    const int32_t *index;
+    double hard = 0, soft = 0;
+    FV_TRY(fv_plan_seen_ids(tr->view, "index", &index));
     fvi_vq_count(tr->counts, tr->cfg.codes, index, n);
     if (!tr->price) return FV_OK;
     const int T = tr->net.slices.tokens;
@@ -214,9 +247,13 @@ static fv_status add_rate(trainer *tr, quality *q)
         tr->labels[i] = index[i / T * T + tr->net.slices.list[i % T]];
     FV_TRY(fv_plan_bind(tr->price, "z", fv_plan_value(tr->view, "z").data));
     FV_TRY(fv_plan_bind(tr->price, "q", fv_plan_value(tr->view, "q").data));
+    FV_TRY(fv_plan_feed(tr->price, "labels", tr->labels));
+    FV_TRY(feed_controls(tr, tr->price));
     FV_TRY(fv_plan_forward(tr->price));
-    q->bpp += per_pixel * scalar_of(tr->price, "hard") / log(2);
-    q->soft_bpp += per_pixel * scalar_of(tr->price, "soft");
+    FV_TRY(fv_plan_number(tr->price, "hard", &hard));
+    FV_TRY(fv_plan_number(tr->price, "soft", &soft));
+    q->bpp += per_pixel * hard / log(2);
+    q->soft_bpp += per_pixel * soft;
     return FV_OK;
 }
 
@@ -224,10 +261,13 @@ static fv_status add_rate(trainer *tr, quality *q)
 static fv_status view_one(trainer *tr, uint64_t i, fv_image pair[2], quality *q)
 {
     int32_t label;
+    const float *y;
     FV_TRY(fv_dataset_get(tr->held, i, tr->x, &label));
+    FV_TRY(fv_plan_feed(tr->view, "x", tr->x));
     FV_TRY(fv_plan_forward(tr->view));
     FV_TRY(add_rate(tr, q));
-    return judge(tr, tr->x, fv_plan_value(tr->view, "y").data, pair, q);
+    FV_TRY(fv_plan_seen(tr->view, "y", &y));
+    return judge(tr, tr->x, y, pair, q);
 }
 
 static void finish_quality(trainer *tr, quality *q, int count)
@@ -391,16 +431,7 @@ static fv_t soft_bpp(const trainer *tr, fv_tape *t, const coded *c)
 static fv_status finish_plan(trainer *tr, fv_plan **p, fv_tape **t)
 {
     FV_TRY(fv_plan_finish(tr->ctx, p, t, NULL));
-    FV_TRY(rdvq_tables_bind(&tr->tables, *p));
-    const struct { const char *name; void *data; } all[] = {
-        { "tau", &tr->tau }, { "lambda", &tr->lambda }, { "noise8", tr->noise[0] },
-        { "noise4", tr->noise[1] },
-    };
-    for (size_t i = 0; i < FV_ARRAY_LEN(all); i++) {
-        const fv_status s = fv_plan_bind(*p, all[i].name, all[i].data);
-        if (s != FV_OK && s != FV_ERR_UNKNOWN) return s; /* a plan reads some of them */
-    }
-    return FV_OK;
+    return rdvq_tables_bind(&tr->tables, *p);
 }
 
 /* The step of stages 1 and 3: x -> loss. */
@@ -474,13 +505,9 @@ static fv_status build_plans(trainer *tr)
     if (tr->stage != JOINT) FV_TRY(build_view(tr, &tr->look, &train, false));
     if (!tr->held) return FV_OK;
     FV_TRY(build_view(tr, &tr->view, &view, true));
-    FV_TRY(fv_plan_bind(tr->view, "x", tr->x));
     fill_noise(tr, 0, &view, tr->view_noise);
-    for (int k = 0; k < 2 && tr->cfg.noise; k++)
-        FV_TRY(fv_plan_bind(tr->view, k ? "noise4" : "noise8", tr->view_noise[k]));
-    if (tr->stage == TOKENIZER) return FV_OK;
-    FV_TRY(build_rate(tr, &tr->price, &view, false));
-    return fv_plan_bind(tr->price, "labels", tr->labels);
+    FV_TRY(feed_noise(tr->view, tr->view_noise));
+    return tr->stage == TOKENIZER ? FV_OK : build_rate(tr, &tr->price, &view, false);
 }
 
 /* ---- Set-up ---------------------------------------------------------------------------------- */
@@ -693,6 +720,6 @@ fv_status fv_rdvq_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opt
                         fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    const fv_training all = { "rdvq", true, &tr, prepare, trainer_free, false };
+    const fv_training all = { "rdvq", true, &tr, prepare, trainer_free };
     return fv_trainer_train(ctx, &all, r, opts, result);
 }

@@ -318,6 +318,6 @@ fv_status fv_dit_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *opts
                        fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    const fv_training all = { "dit", true, &tr, prepare, trainer_free, true };
+    const fv_training all = { "dit", true, &tr, prepare, trainer_free };
     return fv_trainer_train(ctx, &all, r, opts, result);
 }

@@ -459,6 +459,6 @@ fv_status fv_distill_train(fv_ctx *ctx, fv_recipe *r, const fv_distill_options *
     if (!o.teacher) return fv_fail(ctx, FV_ERR_ARG, "distill: no teacher");
     trainer tr = { .ctx = ctx, .o = &o, .held_student = NAN };
     tr.nets.ctx = ctx;
-    const fv_training all = { "distill", false, &tr, prepare, trainer_free, true };
+    const fv_training all = { "distill", false, &tr, prepare, trainer_free };
     return fv_trainer_train(ctx, &all, r, &o.trainer, result);
 }

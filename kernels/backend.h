@@ -41,6 +41,10 @@ typedef struct fvi_device_optim {
     /* *norm: root of the sum of squares of x; work as for a step. y = scale x, or with adds y += . */
     fv_status (*norm)(fv_ctx *ctx, const float *x, int64_t n, void *work, double *norm);
     fv_status (*scale)(fv_ctx *ctx, const float *x, int64_t n, float scale, bool adds, float *y);
+    /* c += a b, see fvi_sum_product. */
+    fv_status (*product_create)(fv_ctx *ctx, void **out, const fvi_product_shape *s);
+    fv_status (*product_run)(fv_ctx *ctx, void *p, const float *a, const float *b, float *c);
+    void (*product_destroy)(fv_ctx *ctx, void *p);
 } fvi_device_optim;
 
 extern const fvi_backend fvi_backend_cpu, fvi_backend_cuda;

@@ -551,6 +551,6 @@ fv_status fv_classifier_train(fv_ctx *ctx, fv_recipe *r, const fv_trainer_option
                               fv_train_result *result)
 {
     trainer tr = { .ctx = ctx };
-    const fv_training all = { "classifier", false, &tr, prepare, free_trainer, true };
+    const fv_training all = { "classifier", false, &tr, prepare, free_trainer };
     return fv_trainer_train(ctx, &all, r, opts, result);
 }

@@ -313,11 +313,9 @@ typedef struct fv_training {
     fv_status (*prepare)(void *state, fv_recipe *r, const fv_trainer_options *o,
                          fv_train_options *t, fv_trainer_run *run);
     void (*free)(void *state); /* also after a prepare that failed */
-    bool on_device;            /* also on devices other than the CPU */
 } fv_training;
 /* A training from recipe to model: options checked, prepare, fv_train_run, free. FV_ERR_ARG: recipe
- * or options are missing; FV_ERR_UNSUPPORTED: cannot start from a model and is given one, or not on
- * this device. */
+ * or options are missing; FV_ERR_UNSUPPORTED: cannot start from a model and is given one. */
 fv_status fv_trainer_train(fv_ctx *ctx, const fv_training *trainer, fv_recipe *r,
                            const fv_trainer_options *opts, fv_train_result *result);
 

@@ -65,4 +65,30 @@ static fv_status scale_to(fv_ctx *ctx, const float *x, int64_t n, float scale, b
     return FVI_LAUNCH(ctx, map, fvi_cuda_walk(n), &a);
 }
 
-const fvi_device_optim fvi_cuda_optim = { work_bytes, step, swap, to_bf16, norm_of, scale_to };
+static fv_status product_create(fv_ctx *ctx, void **out, const fvi_product_shape *s)
+{
+    const fvi_cuda *d = fvi_cuda_of(ctx);
+    const fvk_gemm g = { .M = s->M, .N = s->N, .K = s->K, .a_trans = s->a_trans,
+                         .b_trans = s->b_trans, .accumulate = 1 };
+    fvk_product *p = NULL;
+    const int code = d->api->gemm_create(d->dev, &g, &p);
+    *out = p;
+    return fvi_cuda_status(ctx, code, "product");
+}
+
+static fv_status product_run(fv_ctx *ctx, void *p, const float *a, const float *b, float *c)
+{
+    const fvi_cuda *d = fvi_cuda_of(ctx);
+    return fvi_cuda_status(ctx, d->api->gemm_run(d->dev, p, a, b, NULL, c), "product");
+}
+
+static void product_destroy(fv_ctx *ctx, void *p)
+{
+    fvi_cuda_of(ctx)->api->gemm_destroy(fvi_cuda_of(ctx)->dev, p);
+}
+
+const fvi_device_optim fvi_cuda_optim = {
+    .work_bytes = work_bytes, .step = step, .swap = swap, .to_bf16 = to_bf16, .norm = norm_of,
+    .scale = scale_to, .product_create = product_create, .product_run = product_run,
+    .product_destroy = product_destroy
+};

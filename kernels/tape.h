@@ -215,6 +215,17 @@ fv_status fvi_matmul_pack(fv_ctx *ctx, const fvi_matmul *m, const void *b, void 
 fv_status fvi_matmul_run(fv_ctx *ctx, fvi_matmul *m, const void *a, const void *b,
                          const float *bias, const float *scale, void *c);
 
+/* ---- Sums in memory of the device (sum_product.c), f32 ---------------------------------------- */
+/* c [M,N] += a [M,K] b [K,N], *_trans: stored transposed. Made once; running allocates nothing. */
+typedef struct fvi_sum_product fvi_sum_product;
+typedef struct fvi_product_shape { int64_t M, N, K; bool a_trans, b_trans; } fvi_product_shape;
+fv_status fvi_sum_product_create(fv_ctx *ctx, fvi_sum_product **out, const fvi_product_shape *s);
+fv_status fvi_sum_product_run(fv_ctx *ctx, fvi_sum_product *p, const float *a, const float *b,
+                              float *c);
+void fvi_sum_product_destroy(fv_ctx *ctx, fvi_sum_product **p);
+/* y += x */
+fv_status fvi_sum(fv_ctx *ctx, const float *x, int64_t n, float *y);
+
 /* oneDNN uses the calling thread's OpenMP count: set it around building and running primitives. */
 int fvi_threads_enter(const fv_ctx *ctx);   /* returns the old count */
 void fvi_threads_leave(int old);

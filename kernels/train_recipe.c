@@ -365,11 +365,6 @@ fv_status fv_trainer_train(fv_ctx *ctx, const fv_training *trainer, fv_recipe *r
     fv_train_options t = FV_TRAIN_OPTIONS_INIT;
     fv_trainer_run run = { 0 };
     fv_status s = take(ctx, r, opts, trainer->takes_init, &o);
-    if (s == FV_OK && !trainer->on_device) {
-        char what[64];
-        snprintf(what, sizeof what, "training: engine = %s", trainer->engine);
-        s = fv_needs_cpu(ctx, what);
-    }
     if (s == FV_OK) {
         (void)fv_recipe_string(r, "engine", trainer->engine);
         (void)fv_recipe_bool(r, "profile", 0);

@@ -190,13 +190,6 @@ static void slices_are_refused(void)
     OK(gpu, go(gpu, &dit, "one", "slices=1\nsteps=1\n", 0));
 }
 
-static void engines_without_it_are_refused(void)
-{
-    const kind vzip = { fv_omnizip_train, dit_recipe, NULL };
-    CHECK(go(gpu, &vzip, "vzip", "", 0) == FV_ERR_UNSUPPORTED);
-    CHECK(strstr(fv_ctx_error(gpu), "engine = omnizip: does not run on CUDA yet"));
-}
-
 /* Pictures are made of the averaged weights on the device. */
 static void samples_are_those_of_the_cpu(void)
 {
@@ -233,6 +226,5 @@ int main(int argc, char **argv)
     RUN(a_run_goes_on_on_the_other_device);
     RUN(samples_are_those_of_the_cpu);
     RUN(slices_are_refused);
-    RUN(engines_without_it_are_refused);
     return end();
 }

@@ -92,6 +92,7 @@ static int emulator_open(int index, fvk_dev **out, char *why, size_t why_bytes)
         free(d);
         return FVK_NO_MEMORY;
     }
+    (void)madvise(d->base, EMULATED_BYTES, MADV_HUGEPAGE); /* opened and closed at each launch */
     *out = d;
     return FVK_OK;
 }
@@ -310,32 +311,65 @@ static float emulator_number(const fvk_gemm *s, const void *p, int64_t i)
     return fvk_get(x, i);
 }
 
-static void emulator_dot(const fvk_gemm *s, const fvk_operands *o, int64_t n, int64_t i, int64_t j)
+static int64_t emulator_at_a(const fvk_gemm *s, int64_t n, int64_t i, int64_t k)
 {
     const int64_t lda = s->lda ? s->lda : s->a_trans ? s->M : s->K;
+    return n * s->a_step + (s->a_trans ? k * lda + i : i * lda + k);
+}
+static int64_t emulator_at_b(const fvk_gemm *s, int64_t n, int64_t k, int64_t j)
+{
     const int64_t ldb = s->ldb ? s->ldb : s->b_trans ? s->K : s->N;
-    const int64_t at = n * s->c_step + i * (s->ldc ? s->ldc : s->N) + j;
+    return n * s->b_step + (s->b_trans ? j * ldb + k : k * ldb + j);
+}
+static int64_t emulator_at_c(const fvk_gemm *s, int64_t n, int64_t i, int64_t j)
+{
+    return n * s->c_step + i * (s->ldc ? s->ldc : s->N) + j;
+}
+
+static void emulator_whole(const fvk_gemm *s, const fvk_operands *o, int64_t n, int64_t i, int64_t j)
+{
+    const int64_t at = emulator_at_c(s, n, i, j);
+    int64_t whole = 0;
+    for (int64_t k = 0; k < s->K; k++)
+        whole += ((const int8_t *)o->a)[emulator_at_a(s, n, i, k)] *
+                 ((const int8_t *)o->b)[emulator_at_b(s, n, k, j)];
+    if (whole > INT32_MAX || whole < INT32_MIN) abort(); /* where the real one would wrap */
+    ((int32_t *)o->c)[at] = (int32_t)whole + (s->accumulate ? ((int32_t *)o->c)[at] : 0);
+}
+
+/* What becomes of a sum. */
+static void emulator_put(const fvk_gemm *s, const fvk_operands *o, int64_t n, int64_t i, int64_t j,
+                         float sum)
+{
+    const int64_t at = emulator_at_c(s, n, i, j);
     const fvk_out y = { o->c, s->c_bf16, s->accumulate };
     const fvk_in bias = { o->bias, s->c_bf16 };
-    float sum = 0;
-    int64_t whole = 0;
-    for (int64_t k = 0; k < s->K; k++) {
-        const int64_t p = n * s->a_step + (s->a_trans ? k * lda + i : i * lda + k);
-        const int64_t q = n * s->b_step + (s->b_trans ? j * ldb + k : k * ldb + j);
-        if (s->kind == FVK_GEMM_INT8) whole += ((const int8_t *)o->a)[p] * ((const int8_t *)o->b)[q];
-        else sum += emulator_number(s, o->a, p) * emulator_number(s, o->b, q);
-    }
-    if (s->kind == FVK_GEMM_INT8) {
-        if (whole > INT32_MAX || whole < INT32_MIN) abort(); /* where the real one would wrap */
-        ((int32_t *)o->c)[at] = (int32_t)whole + (s->accumulate ? ((int32_t *)o->c)[at] : 0);
-        return;
-    }
     if (s->scales) sum *= o->a_scale[i] * o->b_scale[j];
     if (s->bias) sum += fvk_get(bias, j);
     if (s->then == FVK_THEN_RELU && sum < 0) sum = 0;
     if (s->then == FVK_THEN_GELU)
         sum = 0.5f * sum * (1 + tanhf(0.79788456f * (sum + 0.044715f * sum * sum * sum)));
     fvk_put(y, at, sum);
+}
+
+/* One of a batch: b as rows of f32, then row by row of c, so that the compiler makes vectors of it;
+ * the sums of a number are added in the order of k. */
+static void emulator_product(const fvk_gemm *s, const fvk_operands *o, int64_t n)
+{
+    float *b = malloc((size_t)((s->K + 1) * s->N) * sizeof *b), *sum = b + s->K * s->N;
+    if (!b) abort();
+    for (int64_t k = 0; k < s->K; k++)
+        for (int64_t j = 0; j < s->N; j++)
+            b[k * s->N + j] = emulator_number(s, o->b, emulator_at_b(s, n, k, j));
+    for (int64_t i = 0; i < s->M; i++) {
+        memset(sum, 0, (size_t)s->N * sizeof *sum);
+        for (int64_t k = 0; k < s->K; k++) {
+            const float x = emulator_number(s, o->a, emulator_at_a(s, n, i, k));
+            for (int64_t j = 0; j < s->N; j++) sum[j] += x * b[k * s->N + j];
+        }
+        for (int64_t j = 0; j < s->N; j++) emulator_put(s, o, n, i, j, sum[j]);
+    }
+    free(b);
 }
 
 static void emulator_sums(const fvk_gemm *s, const fvk_operands *o)
@@ -360,9 +394,11 @@ static int emulator_gemm_scaled(fvk_dev *d, fvk_product *p, const fvk_operands *
         return emulator_keep(d, &keep);
     }
     emulator_allow(d, PROT_READ | PROT_WRITE);
-    for (int64_t n = 0; n < (s->batch > 1 ? s->batch : 1); n++)
-        for (int64_t i = 0; i < s->M; i++)
-            for (int64_t j = 0; j < s->N; j++) emulator_dot(s, o, n, i, j);
+    for (int64_t n = 0; n < (s->batch > 1 ? s->batch : 1); n++) {
+        if (s->kind != FVK_GEMM_INT8) emulator_product(s, o, n);
+        for (int64_t i = 0; i < s->M && s->kind == FVK_GEMM_INT8; i++)
+            for (int64_t j = 0; j < s->N; j++) emulator_whole(s, o, n, i, j);
+    }
     if (s->sums) emulator_sums(s, o);
     emulator_allow(d, PROT_NONE);
     return FVK_OK;

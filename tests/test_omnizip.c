@@ -313,10 +313,9 @@ static void carried_state_continues_a_sequence(void)
             snprintf(name, sizeof name, "next.%d", l);
             memcpy(r->state[l], fv_plan_value(piece, name).data,
                    (size_t)(f.B * C * 16) * sizeof(float));
-            snprintf(name, sizeof name, "x.%d", l);
-            const float *x = fv_plan_value(piece, name).data;
-            for (int64_t b = 0; b < f.B; b++)
-                memcpy(r->shift[l] + b * C, x + ((b + 1) * T - 1) * C, (size_t)C * sizeof(float));
+            snprintf(name, sizeof name, "last.%d", l);
+            memcpy(r->shift[l], fv_plan_value(piece, name).data,
+                   (size_t)(f.B * C) * sizeof(float));
         }
     }
     fv_plan_destroy(&piece);
