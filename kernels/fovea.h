@@ -940,6 +940,12 @@ typedef struct fv_op_speed {
 #define FV_OP_SPEEDS 48
 FV_API FV_NODISCARD fv_status fv_measure_ops(fv_ctx *ctx, double seconds, int is_small,
                                              fv_op_speed *out, int room, int *count);
+/* Seconds of a loss between f32 pictures [dim], forward and backward, n times, warm. */
+typedef enum fv_measured_loss {
+    FV_MEASURED_MSE = 0, FV_MEASURED_LIFT, FV_MEASURED_PLACE, FV_MEASURED_LOSSES
+} fv_measured_loss;
+FV_API FV_NODISCARD fv_status fv_measure_loss(fv_ctx *ctx, fv_measured_loss which,
+                                              const int64_t dim[4], double *seconds, int n);
 
 /* ---- 10. Training ---------------------------------------------------------------------------- */
 

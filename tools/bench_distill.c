@@ -32,7 +32,7 @@ typedef struct distill_bench {
     fv_model *teacher;
     fv_dit_info info;
     char folder[BENCH_FOLDER];
-    double mark[MOST_STEPS + WARM_UP + 1], step[MOST_ROUNDS], loss[BENCH_LOSSES][MOST_ROUNDS];
+    double mark[MOST_STEPS + WARM_UP + 1], step[MOST_ROUNDS], loss[FV_MEASURED_LOSSES][MOST_ROUNDS];
     int marks;
 } distill_bench;
 
@@ -92,8 +92,8 @@ static fv_status time_losses(distill_bench *b, int round)
 {
     const int64_t side = b->info.input_size, dim[4] = {b->a->batch, side, side, b->info.channels};
     double times[MOST_STEPS];
-    for (int k = 0; k < BENCH_LOSSES; k++) {
-        const fv_status s = bench_loss_times(b->ctx, (bench_loss)k, dim, times, b->a->steps);
+    for (int k = 0; k < FV_MEASURED_LOSSES; k++) {
+        const fv_status s = fv_measure_loss(b->ctx, (fv_measured_loss)k, dim, times, b->a->steps);
         if (s != FV_OK) return s;
         b->loss[k][round] = cli_quantile(times, b->a->steps, 0.5);
     }
@@ -103,11 +103,11 @@ static fv_status time_losses(distill_bench *b, int round)
 /* ---- Report ---------------------------------------------------------------------------------- */
 
 /* Percent of an iteration that a loss takes beyond squared error: of all rounds quantile q. */
-static double share(const distill_bench *b, bench_loss k, double q)
+static double share(const distill_bench *b, fv_measured_loss k, double q)
 {
     double v[MOST_ROUNDS];
     for (int i = 0; i < b->a->rounds; i++)
-        v[i] = 100 * (b->loss[k][i] - b->loss[BENCH_LOSS_MSE][i]) / b->step[i];
+        v[i] = 100 * (b->loss[k][i] - b->loss[FV_MEASURED_MSE][i]) / b->step[i];
     return cli_quantile(v, b->a->rounds, q);
 }
 
@@ -128,11 +128,11 @@ static void print_json(const distill_bench *b)
     cli_json_u64(&j, "threads", (uint64_t)fv_ctx_threads(b->ctx));
     cli_json_u64(&j, "rounds", (uint64_t)b->a->rounds);
     cli_json_number(&j, "iteration_seconds", median(b, b->step));
-    cli_json_number(&j, "squared_error_seconds", median(b, b->loss[BENCH_LOSS_MSE]));
+    cli_json_number(&j, "squared_error_seconds", median(b, b->loss[FV_MEASURED_MSE]));
     for (int k = 0; k < 2; k++) {
         static const struct { const char *word; double q; } of[] = {
             {"percent", 0.5}, {"percent_least", 0}, {"percent_most", 1}};
-        const bench_loss loss = k ? BENCH_LOSS_PLACE : BENCH_LOSS_LIFT;
+        const fv_measured_loss loss = k ? FV_MEASURED_PLACE : FV_MEASURED_LIFT;
         char *key = cli_format("%s_seconds", name[k]);
         cli_json_number(&j, key, median(b, b->loss[loss]));
         free(key);
@@ -149,12 +149,12 @@ static void print_text(const distill_bench *b)
 {
     printf("%s, batch %d, %d threads: an iteration takes %.2f ms\n", b->info.name, b->a->batch,
            fv_ctx_threads(b->ctx), 1e3 * median(b, b->step));
-    printf("squared error %.3f ms\n", 1e3 * median(b, b->loss[BENCH_LOSS_MSE]));
-    for (int k = BENCH_LOSS_LIFT; k <= BENCH_LOSS_PLACE; k++)
+    printf("squared error %.3f ms\n", 1e3 * median(b, b->loss[FV_MEASURED_MSE]));
+    for (int k = FV_MEASURED_LIFT; k <= FV_MEASURED_PLACE; k++)
         printf("%-5s %.3f ms: %.2f %% of an iteration more (%.2f to %.2f in %d rounds)\n",
-               k == BENCH_LOSS_LIFT ? "LIFT" : "PLACE", 1e3 * median(b, b->loss[k]),
-               share(b, (bench_loss)k, 0.5), share(b, (bench_loss)k, 0),
-               share(b, (bench_loss)k, 1), b->a->rounds);
+               k == FV_MEASURED_LIFT ? "LIFT" : "PLACE", 1e3 * median(b, b->loss[k]),
+               share(b, (fv_measured_loss)k, 0.5), share(b, (fv_measured_loss)k, 0),
+               share(b, (fv_measured_loss)k, 1), b->a->rounds);
 }
 
 /* ---- All of it ------------------------------------------------------------------------------- */
@@ -210,8 +210,7 @@ int bench_distill(int argc, char **argv)
         {0, "batch", "N", "pictures an iteration (default 32)", CLI_INT, &a.batch, 1, 1024},
         {0, "steps", "N", "iterations of a round (default 10)", CLI_INT, &a.steps, 3, MOST_STEPS},
         {0, "rounds", "N", "medians of so many (default 5)", CLI_INT, &a.rounds, 1, MOST_ROUNDS},
-        CLI_OPT_THREADS(&a.common),
-        CLI_OPT_PRECISION(&a.common),
+        CLI_OPT_MACHINE(&a.common),
         CLI_OPT_JSON(&a.common),
         CLI_OPT_TALK_END(&a.common)};
     const cli_command command = {

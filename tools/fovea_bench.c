@@ -423,22 +423,22 @@ static fv_status run_training(bench *b, fv_dtype type)
 /* Losses of distillation between pictures of a batch, against the step just timed. */
 static int loss_times(bench *b, const fv_dit_info *info, double step)
 {
-    static const char *const name[BENCH_LOSSES] = {"squared error", "LIFT", "PLACE"};
+    static const char *const name[FV_MEASURED_LOSSES] = {"squared error", "LIFT", "PLACE"};
     const int64_t dim[4] = {b->a->batch, info->input_size, info->input_size, info->channels};
-    double times[MAX_MARKS], beyond[BENCH_LOSSES];
+    double times[MAX_MARKS], beyond[FV_MEASURED_LOSSES];
     char shape[32];
     snprintf(shape, sizeof shape, "%d x %dx%dx%d", b->a->batch, info->input_size, info->input_size,
              info->channels);
-    for (int k = 0; k < BENCH_LOSSES; k++) {
+    for (int k = 0; k < FV_MEASURED_LOSSES; k++) {
         gemm_result r;
-        const fv_status s = bench_loss_times(b->ctx, (bench_loss)k, dim, times, b->a->steps);
+        const fv_status s = fv_measure_loss(b->ctx, (fv_measured_loss)k, dim, times, b->a->steps);
         if (s != FV_OK) return cli_report(b->ctx, s, "bench train");
         quantiles(times, b->a->steps, &r);
         add_line(b, name[k], shape, "f32", &r, 0, 0);
         beyond[k] = r.median;
     }
-    b->lift = 100 * (beyond[BENCH_LOSS_LIFT] - beyond[BENCH_LOSS_MSE]) / step;
-    b->place = 100 * (beyond[BENCH_LOSS_PLACE] - beyond[BENCH_LOSS_MSE]) / step;
+    b->lift = 100 * (beyond[FV_MEASURED_LIFT] - beyond[FV_MEASURED_MSE]) / step;
+    b->place = 100 * (beyond[FV_MEASURED_PLACE] - beyond[FV_MEASURED_MSE]) / step;
     return CLI_OK;
 }
 

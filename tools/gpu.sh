@@ -105,8 +105,7 @@ pack() {
         cp -L "$library" "$to/lib/" || exit 1
     done
     strip "$to"/bin/* "$to"/tests/* "$to"/lib/*.so* 2> /dev/null
-    # oneDNN alone has 38 MiB.
-    find "$to/lib" -name 'lib*.so*' ! -name libfovea_cuda.so -exec gzip -f {} +
+    gzip -f "$to"/lib/*.so* || exit 1 # oneDNN alone has 38 MiB
     cp "$top/diffusion/models/f64c.safetensors" "$top/codec/models/rdvq_xs_08.safetensors" \
         "$to/models/" || exit 1
     cp "$top"/tests/parity/vae_small.safetensors "$top"/tests/parity/taesd_*coder_small.safetensors \
@@ -157,7 +156,7 @@ rm -rf "$out/logs" "$out/table.tsv" "$out/bench.json" "$out/peer.json"
 mkdir -p "$out/logs" || exit 1
 out=$(cd "$out" && pwd)
 if [ -n "$packed" ]; then
-    bin=$here/bin programs=$here/tests data=$here/data/tests module=$here/lib/libfovea_cuda.so
+    bin=$here/bin programs=$here/tests data=$here/data/tests module=$out/lib/libfovea_cuda.so
     dit=$here/models/f64c.safetensors vpic=$here/models/rdvq_xs_08.safetensors
 else
     say "gpu.sh: building in $build (log: $out/logs/build.log)"
@@ -180,7 +179,7 @@ cuda_folders() {
     done
 }
 library_path() {
-    path=$top/lib:$out/lib:${LD_LIBRARY_PATH:-}
+    path=$out/lib:${LD_LIBRARY_PATH:-}
     [ -n "$packed" ] || path=${LD_LIBRARY_PATH:-}
     if ! ldconfig -p 2> /dev/null | grep -q 'libcuda\.so\.1' &&
         [ -e /usr/local/nvidia/lib64/libcuda.so.1 ]; then path=$path:/usr/local/nvidia/lib64; fi
@@ -320,6 +319,29 @@ bench() {
     if [ "$status" = 0 ]; then note 'fovea bench gpu' passed "$took" "$out/bench.json"
     else note 'fovea bench gpu' failed "$took" "exit $status; $(tail -n 1 "$out/logs/bench.log")"; fi
 }
+# step of a bench with its object in a file; what is told of it: values of keys, in awk's words.
+bench_step() { # name, file, awk program for "key": value, command
+    name=$1 file=$2 words=$3
+    shift 3
+    begin=$(now)
+    ours_limited 200 "$@" > "$out/$file.json" 2> "$out/logs/$file.log"
+    status=$?
+    took=$(echo "$begin $(now)" | awk '{ printf "%.1f", $2 - $1 }')
+    if [ "$status" = 0 ]; then
+        note "$name" passed "$took" "$(tr -d '",' < "$out/$file.json" | awk -F ': ' "$words")"
+    elif grep -q 'on CUDA yet' "$out/logs/$file.log"; then
+        note "$name" skipped "$took" "$(tail -n 1 "$out/logs/$file.log")"
+    else note "$name" failed "$took" "exit $status; $(tail -n 1 "$out/logs/$file.log")"; fi
+}
+# shellcheck disable=SC2016
+contracts() {
+    bench_step 'PLACE in an iteration' distill '/^ *place_percent:/ { print $2, "% of it" }' \
+        "$bin/fovea" bench distill "$dit" --device cuda --rounds 3 --json
+    bench_step 'speed-up of 2 asked' speedup '/^ *method:/ { m = $2 }
+        /speedup_measured/ { printf "%s %.3f; ", m, $2 }' \
+        "$bin/fovea" bench speedup "$dit" --device cuda --speedup 2 --samples 16 --batch 16 --runs 3 \
+        --json
+}
 peer() {
     for python in python3 python ''; do
         if [ -n "$python" ] && "$python" -c 'import torch' > /dev/null 2>&1; then break; fi
@@ -335,6 +357,7 @@ peer() {
     status=$?
     took=$(echo "$begin $(now)" | awk '{ printf "%.1f", $2 - $1 }')
     if [ "$status" = 0 ]; then note 'PyTorch' passed "$took" "$out/peer.json"
+    elif [ "$status" = 77 ]; then note 'PyTorch' skipped "$took" "$(tail -n 1 "$out/logs/peer.log")"
     else note 'PyTorch' failed "$took" "exit $status; $(tail -n 1 "$out/logs/peer.log")"; fi
 }
 
@@ -351,14 +374,15 @@ beside() {
         }
         /"name": / && number("peer_seconds") != "" { peer[text("name")] = number("peer_seconds") }
         /"name": / && number("seconds") != "" {
-            if (!n++) printf "\n%-26s %-26s %-5s %10s %9s %9s %6s %9s\n", "case", "shape", "type",
+            if (!n++) printf "\n%-26s %-26s %-5s %10s %9s %9s %7s %8s\n", "case", "shape", "type",
                 "ms", "TFLOP/s", "GB/s", "roof", "PyTorch"
             s = number("seconds"); f = number("flop"); b = number("bytes"); r = number("roofline")
-            p = peer[text("name")]
-            printf "%-26s %-26s %-5s %10.3f %9s %9s %6s %9s\n", text("name"), text("shape"),
+            p = peer[text("name")]; v = number("rate")
+            printf "%-26s %-26s %-5s %10.3f %9s %9s %7s %8s  %s\n", text("name"), text("shape"),
                 text("type"), 1e3 * s, (f > 0) ? sprintf("%.1f", f / s / 1e12) : "-",
                 (b > 0) ? sprintf("%.0f", b / s / 1e9) : "-",
-                (r > 0) ? sprintf("%.1f %%", 100 * r) : "-", (p > 0) ? sprintf("x %.2f", p / s) : "-"
+                (r > 0) ? sprintf("%.1f %%", 100 * r) : "-", (p > 0) ? sprintf("x %.2f", p / s) : "-",
+                (v > 0) ? sprintf("%.4g %s", v, text("unit")) : ""
         }'
 }
 as_json() {
@@ -366,7 +390,7 @@ as_json() {
         function q(s) { gsub(/[\\"]/, "\\\\&", s); gsub(/[[:cntrl:]]/, " ", s); return "\"" s "\"" }
         BEGIN { printf "{\"device\": %s, \"results\": %s, \"steps\": [", q(device), q(out) }
         { printf "%s{\"check\": %s, \"outcome\": %s, \"seconds\": %s, \"detail\": %s}",
-              NR > 1 ? ", " : "", q($1), q($2), $3, q($4) }
+              (NR > 1) ? ", " : "", q($1), q($2), $3, q($4) }
         END { printf "]" }' "$table"
     for part in bench peer; do
         if [ -s "$out/$part.json" ]; then printf ', "%s": ' "$part"; cat "$out/$part.json"; fi
@@ -379,6 +403,7 @@ if wanted tests; then tests; fi
 if wanted sanitizer && [ -z "$quick" ]; then sanitizers; fi
 if wanted peer; then peer; fi
 if wanted bench; then bench; fi
+if wanted bench && [ -z "$quick" ]; then contracts; fi
 if [ -n "$json" ]; then as_json; else beside; fi
 say "$device; logs and results: $out"
 exit "$bad"

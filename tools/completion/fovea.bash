@@ -59,7 +59,7 @@ _fovea()
         [[ ${COMP_WORDS[2]} == sr ]] && words="--model --degraded --pictures --side --clips --rounds
             --lpips --dists --csv --sheet -f $machine --json $common"
         [[ ${COMP_WORDS[2]} == distill ]] &&
-            words="--student-blocks --set --batch --steps --rounds --threads --precision --json $common"
+            words="--student-blocks --set --batch --steps --rounds $machine --json $common"
         [[ ${COMP_WORDS[2]} == gpu ]] &&
             words="--only --dit --vpic --seconds --vzip-mib --quick --small --threads --json $common"
         [[ ${COMP_WORDS[2]} == ranks ]] &&
