@@ -36,15 +36,15 @@ static fv_status embed_forward(fvi_exec *e)
 
 static fv_status embed_backward(fvi_exec *e)
 {
-    fvk_embed_args a = embed_args(e);
+    const fvk_embed_args t = embed_args(e);
     const fv_tensor *g = &e->gin[0];
+    const fvk_by_id_args a = { .x = fvi_cuda_in(&e->gout[0]), .ids = t.ids, .fault = t.fault,
+                               .y = fvi_cuda_out(g, 1), .n = t.n, .per = 1, .D = t.D, .V = t.V };
     if (!g->data) return FV_OK;
     if (!e->gin_add[0])
         FV_TRY(fvi_cuda_zero(e->ctx, g->data,
                              (size_t)fv_tensor_count(g) * fv_dtype_size(g->dtype)));
-    a.table = fvi_cuda_in(&e->gout[0]);
-    a.y = fvi_cuda_out(g, 1);
-    return FVI_LAUNCH(e->ctx, embed_dx, fvi_cuda_walk(a.D), &a);
+    return FVI_LAUNCH(e->ctx, by_id, a.V, &a);
 }
 const fvi_op_def fvi_cuda_embed = { .name = "embed", .bwd_reads_in = 2, .forward = embed_forward,
                                     .backward = embed_backward };

@@ -338,10 +338,14 @@ static fvk_tree_args tree_args(const fvi_exec *e)
                             .K = e->in[4].dim[1] };
 }
 
-/* A loss for each row; in backward the number of labels. */
+/* A loss for each row; in backward the number of labels, then node and slope of each decision. */
+static size_t decision_bytes(const fvi_exec *e)
+{
+    return fvi_cuda_aligned((size_t)(e->in[3].dim[0] * e->in[4].dim[1]) * sizeof(float));
+}
 static size_t tree_scratch(const fvi_exec *e, bool backward)
 {
-    return backward ? 64 : (size_t)e->in[3].dim[0] * sizeof(double);
+    return backward ? 256 + 2 * decision_bytes(e) : (size_t)e->in[3].dim[0] * sizeof(double);
 }
 
 static fv_status tree_forward(fvi_exec *e)
@@ -359,6 +363,8 @@ static fv_status tree_backward(fvi_exec *e)
     fvk_tree_args a = tree_args(e);
     const fvk_labels_args count = { .label = a.label, .number = e->scratch, .n = a.n };
     a.number = e->scratch;
+    a.node = (int32_t *)(void *)((uint8_t *)e->scratch + 256);
+    a.slope = (float *)(void *)((uint8_t *)e->scratch + 256 + decision_bytes(e));
     a.dy = e->gout[0].data;
     FV_TRY(FVI_LAUNCH(e->ctx, labels, 1, &count));
     a.y = fvi_cuda_out(&e->gin[0], e->gin_add[0]);
@@ -367,9 +373,13 @@ static fv_status tree_backward(fvi_exec *e)
         if (e->gin[k].data && !e->gin_add[k])
             FV_TRY(fvi_cuda_zero(e->ctx, e->gin[k].data,
                                  (size_t)fv_tensor_count(&e->gin[k]) * sizeof(float)));
-    a.y = fvi_cuda_out(&e->gin[1], 1);
-    a.db = fvi_cuda_out(&e->gin[2], 1);
-    return a.y.p || a.db.p ? FVI_LAUNCH(e->ctx, tree_dw, fvi_cuda_walk(a.D + 1), &a) : FV_OK;
+    const fvk_by_id_args w = { .x = a.h, .by = a.slope, .ids = a.node, .fault = a.fault,
+                               .y = fvi_cuda_out(&e->gin[1], 1),
+                               .sums = fvi_cuda_out(&e->gin[2], 1), .n = a.n * a.K, .per = a.K,
+                               .D = a.D, .V = a.V, .has_none = 1 };
+    if (!w.y.p && !w.sums.p) return FV_OK;
+    FV_TRY(FVI_LAUNCH(e->ctx, tree_nodes, fvi_cuda_walk(a.n * a.K), &a));
+    return FVI_LAUNCH(e->ctx, by_id, a.V, &w);
 }
 const fvi_op_def fvi_cuda_loss_tree = {
     .name = "loss_tree", .bwd_reads_in = 1 | 2 | 8 | 16, .bwd_reads_out = 2,

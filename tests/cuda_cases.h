@@ -188,6 +188,11 @@ static void layout_rows(void)
         r->ids = 5;
         r->out[0] = dims(3, 2, 7, D, 0, 0);
     }
+    r = add_row(FVI_OP_EMBED, "embed"); /* more ids and columns than a block has threads */
+    give_row(r, 0, P, dims(2, 7, 1100, 0, 0, 0));
+    give_row(r, 1, IDS, dims(2, 2, 300, 0, 0, 0));
+    r->ids = 6; /* one row without an id */
+    r->out[0] = dims(3, 2, 300, 1100, 0, 0);
     for (int i = 0; i < 4; i++) patch_row(1 + i, i & 1, i >> 1);
     for (int i = 0; i < 3; i++) {
         const int64_t T = i == 2 ? 600 : 3;

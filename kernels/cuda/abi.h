@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 20
+#define FVK_ABI 21
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -124,13 +124,24 @@ typedef struct fvk_timestep_args {
 } fvk_timestep_args;
 
 typedef struct fvk_embed_args {
-    fvk_in table; /* gradient: of the output */
-    fvk_out y;    /* gradient: of the table */
+    fvk_in table;
+    fvk_out y;
     const int32_t *ids;
     int32_t *fault;
     int64_t n, D, V; /* ids, columns, rows of the table */
-    int64_t is_back;
 } fvk_embed_args;
+
+/* A block a row v of a table [V, D]: y[v] (+)= sum over i with ids[i] = v of by[i] x[i / per], in order
+ * of i; sums[v]: of by alone. by NULL: ones. Rows without an id are left as they are; -1 is none where
+ * has_none, else outside the table. */
+typedef struct fvk_by_id_args {
+    fvk_in x;
+    const float *by;
+    const int32_t *ids;
+    int32_t *fault;
+    fvk_out y, sums; /* p NULL: not wanted */
+    int64_t n, per, D, V, has_none;
+} fvk_by_id_args;
 
 typedef struct fvk_patch_args {
     fvk_in x;
@@ -315,13 +326,14 @@ typedef struct fvk_wkv_head_args {
 } fvk_wkv_head_args;
 
 /* Decisions of the labels of h [n, D]: node and bit k of label l are paths[l, k] >> 1 and & 1, 0 is the
- * end. err [n, K]: probability less bit. y: gradient of h, or of w [V, D], then db is that of bias. */
+ * end. err [n, K]: probability less bit. y: gradient of h. node, slope [n, K]: of each decision, for by_id. */
 typedef struct fvk_tree_args {
     fvk_in h;
-    fvk_out y, db;
+    fvk_out y;
     const float *w, *bias, *dy, *number;
     const int32_t *label, *paths;
-    float *err;
+    float *err, *slope;
+    int32_t *node;
     double *loss;
     int32_t *fault;
     int64_t n, D, V, L, K;
@@ -839,7 +851,7 @@ typedef struct fvk_texture_rgb_args {
     K(band_turn) K(band_mask) K(ssim_luma) K(ssim_halve) K(ssim_windows) K(ssim_mean)          \
     K(ssim_end) K(ssim_slopes)                                                                 \
     K(to_fp8) K(rescale) K(map) K(binary) K(blend) K(swiglu) K(norm) K(norm_dx) K(rope) K(rope_dx) K(columns) K(fold) \
-    K(norm_fold) K(sample_db) K(timestep) K(embed) K(embed_dx) K(patch) K(strip) K(spread)      \
+    K(norm_fold) K(sample_db) K(timestep) K(embed) K(by_id) K(patch) K(strip) K(spread)      \
     K(attention) K(attention_delta) K(attention_dq) K(attention_dkv)                            \
     K(attention_mma32) K(attention_mma64) K(attention_mma80) K(attention_mma128)                \
     K(attention_dq_mma32) K(attention_dq_mma64) K(attention_dq_mma80)                           \
@@ -848,7 +860,7 @@ typedef struct fvk_texture_rgb_args {
     K(filter) K(mix_rows) K(mix_rows_dx) K(unit) K(lerp) K(nearest) K(chosen) K(pairs)            \
     K(pairs_dx) K(pairs_fold) K(softmax) K(labels) K(softmax_dx) K(scores) \
     K(route) K(balance_row) K(balance) K(balance_dx) K(lpips) K(dists_moments) K(dists) K(dists_dx) \
-    K(rate) K(rate_dx) K(wkv) K(wkv_dx) K(wkv_head) K(tree) K(tree_dh) K(tree_dw) \
+    K(rate) K(rate_dx) K(wkv) K(wkv_dx) K(wkv_head) K(tree) K(tree_dh) K(tree_nodes) \
     K(idots) K(halves) K(join_halves) K(code_input) K(code_norm) K(code_turn) K(code_attend) K(code_gate) K(code_spread) \
     K(prior) FVK_SAMPLING_LIST(K)                                                               \
     K(dec_prepare) K(dec_product) K(dec_product8) K(dec_store) K(dec_attend) K(dec_join)        \
@@ -861,7 +873,6 @@ typedef fvk_moe_args fvk_moe_hidden_args, fvk_moe_back_args, fvk_moe_mix_args;
 typedef fvk_texture_args fvk_texture_planes_args, fvk_texture_bands_args, fvk_texture_slopes_args;
 typedef fvk_dec_product_args fvk_dec_product8_args;
 typedef fvk_rope_args fvk_rope_dx_args;
-typedef fvk_embed_args fvk_embed_dx_args;
 typedef fvk_pool_args fvk_pool_dx_args;
 typedef fvk_mix_rows_args fvk_mix_rows_dx_args;
 typedef fvk_pairs_args fvk_pairs_dx_args;
@@ -869,7 +880,7 @@ typedef fvk_balance_args fvk_balance_row_args, fvk_balance_dx_args;
 typedef fvk_dists_args fvk_dists_moments_args, fvk_dists_dx_args;
 typedef fvk_rate_args fvk_rate_dx_args;
 typedef fvk_wkv_args fvk_wkv_dx_args;
-typedef fvk_tree_args fvk_tree_dh_args, fvk_tree_dw_args;
+typedef fvk_tree_args fvk_tree_dh_args, fvk_tree_nodes_args;
 typedef fvk_ssim_args fvk_ssim_luma_args, fvk_ssim_halve_args, fvk_ssim_windows_args,
     fvk_ssim_mean_args, fvk_ssim_end_args, fvk_ssim_slopes_args;
 typedef fvk_place_args fvk_place_rows_args, fvk_place_sum_args, fvk_place_terms_args;

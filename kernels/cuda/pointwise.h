@@ -186,16 +186,4 @@ FVK_KERNEL(embed)
     }
 }
 
-/* Ids repeat: a thread owns a column and adds in order of position. */
-FVK_KERNEL(embed_dx)
-{
-    PHASE(t) EACH(c, t, a->D) {
-        for (int64_t i = 0; i < a->n; i++) {
-            const int64_t id = a->ids[i];
-            if (id >= 0 && id < a->V) fvk_put(a->y, id * a->D + c, fvk_get(a->table, i * a->D + c));
-            else FVK_RAISE(a->fault, FVK_FAULT_ID);
-        }
-    }
-}
-
 #endif

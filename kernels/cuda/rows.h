@@ -47,6 +47,58 @@ FVK_KERNEL(mix_rows_dx)
     }
 }
 
+/* ---- Rows by their ids ----------------------------------------------------------------------- */
+
+#define FVK_ID_COLUMNS 4 /* of a thread at a time */
+
+/* Which of FVK_THREADS ids are this row's is known to all threads; most hundreds have none of it. */
+FVK_KERNEL(by_id)
+{
+    SHARED(int32_t, is_mine, FVK_THREADS);
+    LOCAL(float, found);
+    LOCAL(float, any);
+    LOCAL(float, all);
+    LOCALS(float, sum, FVK_ID_COLUMNS);
+    const int64_t v = block_, wide = FVK_ID_COLUMNS * FVK_THREADS;
+    (void)grid_;
+    for (int64_t c0 = 0; c0 < a->D; c0 += wide) {
+        PHASE(t) {
+            AT(any, t) = AT(all, t) = 0;
+            FVK_UNROLL for (int q = 0; q < FVK_ID_COLUMNS; q++) AT(sum, t)[q] = 0;
+        }
+        for (int64_t i0 = 0; i0 < a->n; i0 += FVK_THREADS) {
+            PHASE(t) {
+                const int64_t i = i0 + t, id = i < a->n ? a->ids[i] : -1;
+                if (v == 0 && i < a->n && (id >= a->V || id < (a->has_none ? -1 : 0)))
+                    FVK_RAISE(a->fault, FVK_FAULT_ID);
+                is_mine[t] = id == v;
+                AT(found, t) = id == v ? 1.0f : 0.0f;
+            }
+            BLOCK_SUM(found);
+            if (AT(found, 0) == 0) continue;
+            PHASE(t) {
+                AT(any, t) = 1;
+                for (int k = 0; k < FVK_THREADS; k++) {
+                    if (!is_mine[k]) continue;
+                    const int64_t at = (i0 + k) / a->per * a->D + c0 + t;
+                    const float by = a->by ? a->by[i0 + k] : 1.0f;
+                    AT(all, t) += by;
+                    FVK_UNROLL for (int q = 0; q < FVK_ID_COLUMNS; q++)
+                        if (c0 + t + q * FVK_THREADS < a->D)
+                            AT(sum, t)[q] += by * fvk_get(a->x, at + q * FVK_THREADS);
+                }
+            }
+        }
+        PHASE(t) {
+            if (AT(any, t) == 0) continue;
+            FVK_UNROLL for (int q = 0; q < FVK_ID_COLUMNS; q++)
+                if (a->y.p && c0 + t + q * FVK_THREADS < a->D)
+                    fvk_put(a->y, v * a->D + c0 + t + q * FVK_THREADS, AT(sum, t)[q]);
+            if (c0 == 0 && t == 0 && a->sums.p) fvk_put(a->sums, v, AT(all, t));
+        }
+    }
+}
+
 /* ---- Rows of unit length --------------------------------------------------------------------- */
 
 FVK_KERNEL(unit)

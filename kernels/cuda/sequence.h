@@ -431,19 +431,14 @@ FVK_KERNEL(tree_dh)
     }
 }
 
-/* Nodes repeat: a thread owns a column, or the bias, and adds in order of rows. */
-FVK_KERNEL(tree_dw)
+/* Of each decision its node, -1 for none, and the slope of the loss there. */
+FVK_KERNEL(tree_nodes)
 {
     const float scale = fvk_tree_scale(a);
-    PHASE(t) EACH(d, t, a->D + 1) {
-        for (int64_t e = 0; e < a->n * a->K; e++) {
-            const int64_t c = fvk_decision(a, e / a->K, e % a->K);
-            const float g = scale * a->err[e];
-            if (c == 0) continue;
-            if (d < a->D && a->y.p)
-                fvk_put(a->y, (c >> 1) * a->D + d, g * fvk_get(a->h, e / a->K * a->D + d));
-            if (d == a->D && a->db.p) fvk_put(a->db, c >> 1, g);
-        }
+    PHASE(t) EACH(e, t, a->n * a->K) {
+        const int64_t c = fvk_decision(a, e / a->K, e % a->K);
+        a->node[e] = c > 0 ? (int32_t)(c >> 1) : -1;
+        a->slope[e] = c > 0 ? scale * a->err[e] : 0.0f;
     }
 }
 
