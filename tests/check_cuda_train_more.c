@@ -23,6 +23,9 @@ static const char draft_recipe[] =
     "steps = 8\n";
 static const char classifier_recipe[] = COMMON "image_size = 16\neval_every = 3\nsteps = 6\n";
 
+/* A discriminator from the second step on. */
+#define GAN "gan=0.5\ngan_from=0.2\ngan_match=0.5\ngan_channels=8\ngan_layers=1\n"
+
 /* The recipe with a line "KEY = FILE" of this folder. */
 static fv_status train_with(fv_ctx *ctx, fv_recipe *r, const fv_trainer_options *o,
                             fv_train_result *result, const char *key, const char *file,
@@ -53,7 +56,7 @@ static const kind classifier = { fv_classifier_train, classifier_recipe, NULL };
 /* On the CPU. Without restarts codes stay so far from each other that bf16 chooses the same ones. */
 static void make_models(void)
 {
-    OK(cpu, go(cpu, &vq, "tokenizer", "gan=0.5\ngan_from=0.2\ngan_layers=1\nrestart_every=0\n", 0));
+    OK(cpu, go(cpu, &vq, "tokenizer", GAN "restart_every=0\n", 0));
     OK(cpu, go(cpu, &ar, "generator", "", 0));
     OK(cpu, go(cpu, &classifier, "classifier", "", 0));
 }
@@ -63,9 +66,7 @@ static void make_models(void)
 static void tokenizers_learn_what_they_learn_on_the_cpu(void)
 {
     compare(&vq, "", "vq", 1e-3, 5e-3);
-    /* Beside a discriminator, from the second step on. */
-    compare(&vq, "gan=0.5\ngan_from=0.2\ngan_match=0.5\ngan_channels=8\ngan_layers=1\nrestart_every=0\n",
-            "vq-gan", 1e-3, 5e-3);
+    compare(&vq, GAN "restart_every=0\n", "vq-gan", 1e-3, 5e-3);
 }
 
 static void generators_learn_what_they_learn_on_the_cpu(void)
@@ -141,24 +142,25 @@ static void classifiers_go_on(void)
 }
 
 /* Stopped by the clock again and again, also while codes are set anew: nothing is lost. */
-typedef struct endless { const kind *k; const char *out; } endless;
+typedef struct endless { const kind *k; const char *more, *out; } endless;
 static fv_status go_on(fv_ctx *ctx, void *user)
 {
     const endless *e = user;
-    return go(ctx, e->k, e->out, "", 1);
+    return go(ctx, e->k, e->out, e->more, 1);
 }
 static void stopped_runs_are_uninterrupted_ones(void)
 {
-    const kind *const kinds[] = { &vq, &ar, &draft };
-    static const char *const name[] = { "vq", "ar", "draft" };
-    for (int i = 0; i < 3; i++) {
+    const kind *const kinds[] = { &vq, &vq, &ar, &draft };
+    static const char *const name[] = { "vq", "judged", "ar", "draft" };
+    for (int i = 0; i < 4; i++) {
+        const char *more = i == 1 ? GAN : "";
         char out[32], whole[32];
         int stops;
         snprintf(out, sizeof out, "%s-stopped", name[i]);
         snprintf(whole, sizeof whole, "%s-again", name[i]);
         const unsigned begun = micros();
-        OK(gpu, go(gpu, kinds[i], whole, "", 0));
-        endless e = { kinds[i], out };
+        OK(gpu, go(gpu, kinds[i], whole, more, 0));
+        endless e = { kinds[i], more, out };
         OK(gpu, stop_and_go(gpu, go_on, &e, micros() - begun, 4, &stops));
         CHECK(stops > 1);
         CHECK(same_tensors(cpu, out, whole));
