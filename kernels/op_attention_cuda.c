@@ -389,9 +389,10 @@ static fv_status library_run(fvi_exec *e, const fvk_attention_args *a, bool back
     const plans *w = e->state;
     const fvi_cuda *d = fvi_cuda_of(e->ctx);
     fvk_library *l = !w ? NULL : backward ? w->back : w->flash;
-    void *p[9] = { NULL, NULL, NULL, e->out[0].data, a->lse, e->gout[0].data };
+    void *p[10] = { NULL, NULL, NULL, e->out[0].data, a->lse, e->gout[0].data };
     *done = false;
     if (!l) return FV_OK;
+    if (backward) p[9] = e->scratch;
     for (int part = 0; part < 3; part++) {
         p[part] = part_of((void *)(uintptr_t)a->x[part].p, a, part);
         if (backward) p[6 + part] = part_of(a->g[part].p, a, part);

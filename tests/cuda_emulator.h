@@ -53,7 +53,7 @@ typedef struct emulator_step {
     fvk_product *product;
     fvk_operands operands;
     fvk_library *library;
-    void *pointers[9];
+    void *pointers[10];
 } emulator_step;
 struct fvk_graph { int n, room; emulator_step *step; };
 static long emulator_replays;
@@ -572,7 +572,7 @@ static void emulator_attend_back(const fvk_flash *a, void *const *p, int64_t b, 
 
 static int emulator_flash(fvk_dev *d, const fvk_flash *a, void *const *p)
 {
-    const int n = a->backward ? 9 : a->keeps_lse ? 5 : 4;
+    const int n = a->backward ? 10 : a->keeps_lse ? 5 : 4;
     for (int i = 0; i < n; i++)
         if (!emulator_owns(d, p[i], 16)) return emulator_say(d, FVK_FAILED, "attention: not device memory");
     float *w = malloc((size_t)a->S * sizeof *w);
@@ -593,7 +593,7 @@ static int emulator_library_run(fvk_dev *d, fvk_library *l, void *const *p)
 {
     if (d->recording) {
         emulator_step keep = { .kernel = FVK_KERNELS, .library = l };
-        memcpy(keep.pointers, p, (l->is_conv ? 3u : l->flash.backward ? 9u : 5u) * sizeof *p);
+        memcpy(keep.pointers, p, (l->is_conv ? 3u : l->flash.backward ? 10u : 5u) * sizeof *p);
         return emulator_keep(d, &keep);
     }
     for (int i = 0; i < (l->is_conv ? 3 : 4); i++)

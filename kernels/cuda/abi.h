@@ -940,7 +940,7 @@ typedef struct fvk_conv {
 } fvk_conv;
 /* Attention in bf16, o [B, T, h, hd] = softmax(scale q k^T) v; a token of q, k, v is row elements after
  * the one before, a head hd. library_run takes q, k, v, o, lse [B, h, T] (keeps_lse, else NULL), and
- * backward, which reads these, do, dq, dk, dv, as q, k, v lie. */
+ * backward, which reads these, do, dq, dk, dv, as q, k, v lie, and room for [B, h, T] f32. */
 typedef struct fvk_flash {
     int64_t B, T, S, h, hd, q_row, k_row, v_row;
     float scale;

@@ -4,7 +4,7 @@
  * cuBLASLt, when the first plan asks for it. Without it, and for whatever it refuses, the answer is FVK_UNSUPPORTED and libfovea
  * runs kernels of its own. Built without its headers, this file says just that.
  *
- * A plan is a graph of one operation and the first engine of the heuristics that suits: the same result
+ * A plan is a graph of one operation, for gradients of attention of sixteen, and the first engine of the heuristics that suits: the same result
  * each time (no engine that notes otherwise), f32 in f32 (none on tensor cores, which would be TF32), no
  * sums in fewer bits, no Winograd or FFT. Tensors are named by numbers in the order of the pointers of
  * library_run. Work memory is shared by the plans of a device, which run one after another; a plan that
@@ -45,13 +45,15 @@ struct fvk_dnn {
     bool ok = false;
 };
 
-static const int DESCRIPTORS = 64, CONFIGS = 16, TENSORS = 10;
+static const int DESCRIPTORS = 128, CONFIGS = 16, POINTERS = 12, OPERATIONS = 20;
 static const int64_t MOST_SPACE = (int64_t)256 << 20;
 
 struct fvk_library {
     const dnn_library *f;
     cudnnBackendDescriptor_t all[DESCRIPTORS];
-    int count, tensors, scale_at; /* scale_at: the pointer that is that of `scale`; -1: none */
+    cudnnBackendDescriptor_t op[OPERATIONS];
+    int count, ops, tensors;
+    int scale_at, one_at;         /* tensors that are numbers of ours; -1: none */
     cudnnStatus_t status;         /* the first failure */
     cudnnBackendDescriptor_t plan;
     void *space;
@@ -209,28 +211,37 @@ static void finish(fvk_library *l, cudnnBackendDescriptor_t d)
 }
 
 struct four { int64_t v[4]; };
+enum tensor_kind { IN_MEMORY, A_NUMBER, BETWEEN /* operations: nowhere */ };
 
-/* The next pointer of library_run. */
+/* The next pointer of library_run; those that lie nowhere come last. */
 static cudnnBackendDescriptor_t tensor(fvk_library *l, cudnnDataType_t type, four dim, four stride,
-                                       bool by_value = false)
+                                       tensor_kind kind = IN_MEMORY)
 {
+    const bool yes = true;
     cudnnBackendDescriptor_t t = make(l, CUDNN_BACKEND_TENSOR_DESCRIPTOR);
     put(l, t, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
     put(l, t, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4, dim.v);
     put(l, t, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, 4, stride.v);
     put_int(l, t, CUDNN_ATTR_TENSOR_UNIQUE_ID, ++l->tensors);
     put_int(l, t, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, 16);
-    if (by_value) put(l, t, CUDNN_ATTR_TENSOR_IS_BY_VALUE, CUDNN_TYPE_BOOLEAN, 1, &by_value);
+    if (kind == A_NUMBER) put(l, t, CUDNN_ATTR_TENSOR_IS_BY_VALUE, CUDNN_TYPE_BOOLEAN, 1, &yes);
+    if (kind == BETWEEN) put(l, t, CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, 1, &yes);
     finish(l, t);
     return t;
 }
 
-static cudnnBackendDescriptor_t graph_of(fvk_library *l, cudnnHandle_t handle, cudnnBackendDescriptor_t op)
+static void add(fvk_library *l, cudnnBackendDescriptor_t op)
 {
     finish(l, op);
+    if (l->ops < OPERATIONS) l->op[l->ops++] = op;
+    else l->status = CUDNN_STATUS_INTERNAL_ERROR;
+}
+
+static cudnnBackendDescriptor_t graph_of(fvk_library *l, cudnnHandle_t handle)
+{
     cudnnBackendDescriptor_t g = make(l, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
     if (handle) put(l, g, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle);
-    put_descriptor(l, g, CUDNN_ATTR_OPERATIONGRAPH_OPS, op);
+    put(l, g, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, l->ops, l->op);
     finish(l, g);
     return g;
 }
@@ -308,9 +319,9 @@ static bool try_mode(fvk_library *l, cudnnHandle_t handle, cudnnBackendDescripto
 
 /* device: a described one instead of the handle's. */
 static bool choose(fvk_library *l, cudnnHandle_t handle, cudnnBackendDescriptor_t device,
-                   cudnnBackendDescriptor_t op, bool is_f32, int64_t *space)
+                   bool is_f32, int64_t *space)
 {
-    cudnnBackendDescriptor_t graph = graph_of(l, handle, op);
+    cudnnBackendDescriptor_t graph = graph_of(l, handle);
     if (l->status != CUDNN_STATUS_SUCCESS) return false;
     const int before = l->count;
     if (try_mode(l, handle, device, graph, CUDNN_HEUR_MODE_A, is_f32, space)) return true;
@@ -346,7 +357,7 @@ static cudnnBackendDescriptor_t conv_descriptor(fvk_library *l, const fvk_conv *
     return d;
 }
 
-static cudnnBackendDescriptor_t conv_op(fvk_library *l, const fvk_conv *c)
+static void conv_op(fvk_library *l, const fvk_conv *c)
 {
     static const struct {
         cudnnBackendDescriptorType_t type;
@@ -383,7 +394,7 @@ static cudnnBackendDescriptor_t conv_op(fvk_library *l, const fvk_conv *c)
     put_descriptor(l, op, o->conv, conv);
     put_float(l, op, o->alpha, 1.0f);
     put_float(l, op, o->beta, 0.0f);
-    return op;
+    add(l, op);
 }
 
 /* A part [B, tokens, h, hd] whose tokens lie `row` apart, as cuDNN counts: B, h, tokens, hd. */
@@ -394,54 +405,160 @@ static cudnnBackendDescriptor_t head_tensor(fvk_library *l, const fvk_flash *a, 
                   { { tokens * row, a->hd, row, 1 } });
 }
 
-/* Pointers: q, k, v, o, lse and backward do, dq, dk, dv; a scale of ours last. */
-static cudnnBackendDescriptor_t attention_op(fvk_library *l, const fvk_flash *a)
+static cudnnBackendDescriptor_t number(fvk_library *l, int *at)
 {
-#if CUDNN_VERSION >= 91900
-    static const cudnnBackendAttributeName_t forward[] = {
+    *at = l->tensors;
+    return tensor(l, CUDNN_DATA_FLOAT, { { 1, 1, 1, 1 } }, { { 1, 1, 1, 1 } }, A_NUMBER);
+}
+
+/* One number a query, [B, h, T]. */
+static cudnnBackendDescriptor_t query_tensor(fvk_library *l, const fvk_flash *a, tensor_kind kind)
+{
+    return tensor(l, CUDNN_DATA_FLOAT, { { a->B, a->h, a->T, 1 } }, { { a->h * a->T, a->T, 1, 1 } }, kind);
+}
+
+/* Pointers: q, k, v, o, lse; the scale. */
+static void attention_op(fvk_library *l, const fvk_flash *a)
+{
+#if CUDNN_VERSION >= 91400
+    static const cudnnBackendAttributeName_t name[] = {
         CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC, CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC,
         CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC, CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC,
         CUDNN_ATTR_OPERATION_SDPA_FWD_STATSDESC
     };
-    static const cudnnBackendAttributeName_t backward[] = {
-        CUDNN_ATTR_OPERATION_SDPA_BWD_QDESC, CUDNN_ATTR_OPERATION_SDPA_BWD_KDESC,
-        CUDNN_ATTR_OPERATION_SDPA_BWD_VDESC, CUDNN_ATTR_OPERATION_SDPA_BWD_ODESC,
-        CUDNN_ATTR_OPERATION_SDPA_BWD_STATSDESC, CUDNN_ATTR_OPERATION_SDPA_BWD_DODDESC,
-        CUDNN_ATTR_OPERATION_SDPA_BWD_DQDESC, CUDNN_ATTR_OPERATION_SDPA_BWD_DKDESC,
-        CUDNN_ATTR_OPERATION_SDPA_BWD_DVDESC
-    };
-    const int64_t o_row = a->h * a->hd;
-    cudnnBackendDescriptor_t t[9] = { nullptr };
-    const int n = a->backward ? 9 : a->keeps_lse ? 5 : 4;
+    cudnnBackendDescriptor_t t[5] = { nullptr };
     t[0] = head_tensor(l, a, a->T, a->q_row);
     t[1] = head_tensor(l, a, a->S, a->k_row);
     t[2] = head_tensor(l, a, a->S, a->v_row);
-    t[3] = head_tensor(l, a, a->T, o_row);
-    if (n > 4)
-        t[4] = tensor(l, CUDNN_DATA_FLOAT, { { a->B, a->h, a->T, 1 } },
-                      { { a->h * a->T, a->T, 1, 1 } });
+    t[3] = head_tensor(l, a, a->T, a->h * a->hd);
+    if (a->keeps_lse) t[4] = query_tensor(l, a, IN_MEMORY);
     else l->tensors++; /* its pointer is not looked at */
-    if (a->backward) {
-        t[5] = head_tensor(l, a, a->T, o_row);
-        t[6] = head_tensor(l, a, a->T, a->q_row);
-        t[7] = head_tensor(l, a, a->S, a->k_row);
-        t[8] = head_tensor(l, a, a->S, a->v_row);
-    }
-    cudnnBackendDescriptor_t scale = tensor(l, CUDNN_DATA_FLOAT, { { 1, 1, 1, 1 } },
-                                            { { 1, 1, 1, 1 } }, true);
-    cudnnBackendDescriptor_t op = make(l, a->backward ? CUDNN_BACKEND_OPERATION_SDPA_BWD_DESCRIPTOR
-                                                      : CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR);
-    for (int i = 0; i < n; i++) put_descriptor(l, op, a->backward ? backward[i] : forward[i], t[i]);
-    put_descriptor(l, op, a->backward ? CUDNN_ATTR_OPERATION_SDPA_BWD_SCALEDESC
-                                      : CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC, scale);
-    l->scale = a->scale;
-    l->scale_at = l->tensors - 1;
-    return op;
+    cudnnBackendDescriptor_t scale = number(l, &l->scale_at);
+    cudnnBackendDescriptor_t op = make(l, CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR);
+    for (int i = 0; i < 4 + (a->keeps_lse != 0); i++) put_descriptor(l, op, name[i], t[i]);
+    put_descriptor(l, op, CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC, scale);
+    add(l, op);
 #else
     (void)a;
     l->status = CUDNN_STATUS_NOT_SUPPORTED;
-    return nullptr;
 #endif
+}
+
+/* ---- Gradients of attention ------------------------------------------------------------------ */
+
+/* y = x by y2, whatever mode says. */
+static cudnnBackendDescriptor_t pointwise(fvk_library *l, cudnnPointwiseMode_t mode,
+                                          cudnnBackendDescriptor_t x, cudnnBackendDescriptor_t x2,
+                                          cudnnBackendDescriptor_t y)
+{
+    const cudnnDataType_t type = CUDNN_DATA_FLOAT;
+    cudnnBackendDescriptor_t p = make(l, CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
+    put(l, p, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &mode);
+    put(l, p, CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 1, &type);
+    finish(l, p);
+    cudnnBackendDescriptor_t op = make(l, CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
+    put_descriptor(l, op, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, p);
+    put_descriptor(l, op, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x);
+    if (x2) put_descriptor(l, op, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, x2);
+    put_descriptor(l, op, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y);
+    put_float(l, op, CUDNN_ATTR_OPERATION_POINTWISE_ALPHA1, 1.0f);
+    put_float(l, op, CUDNN_ATTR_OPERATION_POINTWISE_ALPHA2, 1.0f);
+    add(l, op);
+    return y;
+}
+
+static cudnnBackendDescriptor_t product(fvk_library *l, cudnnBackendDescriptor_t x,
+                                        cudnnBackendDescriptor_t x2, cudnnBackendDescriptor_t y)
+{
+    const cudnnDataType_t type = CUDNN_DATA_FLOAT;
+    cudnnBackendDescriptor_t m = make(l, CUDNN_BACKEND_MATMUL_DESCRIPTOR);
+    put(l, m, CUDNN_ATTR_MATMUL_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
+    finish(l, m);
+    cudnnBackendDescriptor_t op = make(l, CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR);
+    put_descriptor(l, op, CUDNN_ATTR_OPERATION_MATMUL_ADESC, x);
+    put_descriptor(l, op, CUDNN_ATTR_OPERATION_MATMUL_BDESC, x2);
+    put_descriptor(l, op, CUDNN_ATTR_OPERATION_MATMUL_CDESC, y);
+    put_descriptor(l, op, CUDNN_ATTR_OPERATION_MATMUL_DESC, m);
+    add(l, op);
+    return y;
+}
+
+/* The same numbers by other dimensions and strides. */
+static cudnnBackendDescriptor_t turned(fvk_library *l, cudnnBackendDescriptor_t x, cudnnBackendDescriptor_t y)
+{
+    cudnnBackendDescriptor_t op = make(l, CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR);
+    put_descriptor(l, op, CUDNN_ATTR_OPERATION_RESHAPE_XDESC, x);
+    put_descriptor(l, op, CUDNN_ATTR_OPERATION_RESHAPE_YDESC, y);
+    add(l, op);
+    return y;
+}
+
+static cudnnBackendDescriptor_t sum_of(fvk_library *l, cudnnBackendDescriptor_t x, cudnnBackendDescriptor_t y)
+{
+    const cudnnDataType_t type = CUDNN_DATA_FLOAT;
+    const cudnnReduceTensorOp_t what = CUDNN_REDUCE_TENSOR_ADD;
+    cudnnBackendDescriptor_t r = make(l, CUDNN_BACKEND_REDUCTION_DESCRIPTOR);
+    put(l, r, CUDNN_ATTR_REDUCTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
+    put(l, r, CUDNN_ATTR_REDUCTION_OPERATOR, CUDNN_TYPE_REDUCTION_OPERATOR_TYPE, 1, &what);
+    finish(l, r);
+    cudnnBackendDescriptor_t op = make(l, CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR);
+    put_descriptor(l, op, CUDNN_ATTR_OPERATION_REDUCTION_DESC, r);
+    put_descriptor(l, op, CUDNN_ATTR_OPERATION_REDUCTION_XDESC, x);
+    put_descriptor(l, op, CUDNN_ATTR_OPERATION_REDUCTION_YDESC, y);
+    add(l, op);
+    return y;
+}
+
+/* Between operations: scores [B, h, T, S] in f32; in bf16 with queries and keys changed; K as it lies. */
+static cudnnBackendDescriptor_t scores(fvk_library *l, const fvk_flash *a)
+{
+    const int64_t T = a->T, S = a->S;
+    return tensor(l, CUDNN_DATA_FLOAT, { { a->B, a->h, T, S } }, { { a->h * T * S, T * S, S, 1 } }, BETWEEN);
+}
+static cudnnBackendDescriptor_t across(fvk_library *l, const fvk_flash *a)
+{
+    const int64_t T = a->T, S = a->S;
+    return tensor(l, CUDNN_DATA_BFLOAT16, { { a->B, a->h, S, T } }, { { a->h * T * S, T * S, 1, S } },
+                  BETWEEN);
+}
+/* Keys or values as the second factor: B, h, hd, S. */
+static cudnnBackendDescriptor_t second(fvk_library *l, const fvk_flash *a, int64_t row)
+{
+    return tensor(l, CUDNN_DATA_BFLOAT16, { { a->B, a->h, a->hd, a->S } }, { { a->S * row, a->hd, 1, row } });
+}
+
+/* The graph that cuDNN's engines know as flash attention backward, in the form whose sums of dQ have one
+ * order (dS goes through work memory):
+ *     delta = sum of dO O     P = exp(scale Q K^T - lse)   dV = P^T dO
+ *     dS = scale P (dO V^T - delta)   dK = dS^T Q          dQ = dS K
+ * Pointers: q, k, v, o, lse, do, dq, dk, dv, delta; the scale, 1. */
+static void attention_back(fvk_library *l, const fvk_flash *a)
+{
+    const int64_t row = a->h * a->hd, T = a->T, S = a->S, hd = a->hd;
+    cudnnBackendDescriptor_t q = head_tensor(l, a, T, a->q_row), k = second(l, a, a->k_row);
+    cudnnBackendDescriptor_t v = second(l, a, a->v_row), o = head_tensor(l, a, T, row);
+    cudnnBackendDescriptor_t lse = query_tensor(l, a, IN_MEMORY), go = head_tensor(l, a, T, row);
+    cudnnBackendDescriptor_t dq = head_tensor(l, a, T, a->q_row), dk = head_tensor(l, a, S, a->k_row);
+    cudnnBackendDescriptor_t dv = head_tensor(l, a, S, a->v_row);
+    cudnnBackendDescriptor_t delta = query_tensor(l, a, IN_MEMORY);
+    cudnnBackendDescriptor_t scale = number(l, &l->scale_at), one = number(l, &l->one_at);
+    cudnnBackendDescriptor_t x = tensor(l, CUDNN_DATA_FLOAT, { { a->B, a->h, T, hd } },
+                                        { { a->h * T * hd, T * hd, row, 1 } }, BETWEEN);
+    x = sum_of(l, pointwise(l, CUDNN_POINTWISE_MUL, go, o, x), query_tensor(l, a, BETWEEN));
+    (void)pointwise(l, CUDNN_POINTWISE_MUL, x, one, delta);
+    x = product(l, q, k, scores(l, a));
+    x = pointwise(l, CUDNN_POINTWISE_MUL, x, scale, scores(l, a));
+    x = pointwise(l, CUDNN_POINTWISE_SUB, x, lse, scores(l, a));
+    cudnnBackendDescriptor_t p = pointwise(l, CUDNN_POINTWISE_EXP, x, nullptr, scores(l, a));
+    (void)product(l, turned(l, p, across(l, a)), go, dv);
+    x = product(l, go, v, scores(l, a));
+    x = pointwise(l, CUDNN_POINTWISE_SUB, x, delta, scores(l, a));
+    x = pointwise(l, CUDNN_POINTWISE_MUL, x, p, scores(l, a));
+    cudnnBackendDescriptor_t ds = pointwise(l, CUDNN_POINTWISE_MUL, x, scale, scores(l, a));
+    (void)product(l, turned(l, ds, across(l, a)), q, dk);
+    x = tensor(l, CUDNN_DATA_BFLOAT16, { { a->B, a->h, S, hd } }, { { S * a->k_row, hd, a->k_row, 1 } },
+               BETWEEN);
+    (void)product(l, ds, turned(l, k, x), dq);
 }
 
 /* ---- The table's functions ------------------------------------------------------------------- */
@@ -468,8 +585,16 @@ static fvk_library *begin(const dnn_library *f)
     if (!l) return nullptr;
     memset(l, 0, sizeof *l);
     l->f = f;
-    l->scale_at = -1;
+    l->scale_at = l->one_at = -1;
     return l;
+}
+
+static void describe(fvk_library *l, const fvk_conv *c, const fvk_flash *a)
+{
+    if (c) conv_op(l, c);
+    else if (a->backward) attention_back(l, a);
+    else attention_op(l, a);
+    if (a) l->scale = a->scale;
 }
 
 static fvk_library *find(const fvk_dnn *n, const fvk_conv *c, const fvk_flash *a)
@@ -495,8 +620,8 @@ static int create(fvk_dev *d, const fvk_conv *c, const fvk_flash *a, fvk_library
     if (c) l->conv = *c;
     else l->flash = *a;
     l->users = 1;
-    cudnnBackendDescriptor_t op = c ? conv_op(l, c) : attention_op(l, a);
-    bool ok = choose(l, d->dnn->handle, nullptr, op, c && !c->x_bf16, &space);
+    describe(l, c, a);
+    bool ok = choose(l, d->dnn->handle, nullptr, c && !c->x_bf16, &space);
     if (ok) l->space = take_space(d->dnn, (size_t)space);
     ok = ok && (space == 0 || l->space);
     (void)cudaGetLastError(); /* of what was tried */
@@ -538,14 +663,17 @@ static cudnnStatus_t execute(fvk_dev *d, fvk_library *l, void **p, int64_t *id, 
 
 int fvi_library_run(fvk_dev *d, fvk_library *l, void *const *pointers)
 {
-    void *p[TENSORS];
-    int64_t id[TENSORS];
+    float one = 1.0f;
+    void *p[POINTERS];
+    int64_t id[POINTERS];
+    const int all = l->one_at >= 0 ? l->one_at + 1 : l->scale_at >= 0 ? l->scale_at + 1 : 3;
     int n = 0;
     TRY(enter(d));
-    for (int i = 0; i < l->tensors; i++) {
-        void *at = i == l->scale_at ? &l->scale : pointers[i];
+    for (int i = 0; i < all; i++) {
+        const bool is_number = i == l->scale_at || i == l->one_at;
+        void *at = i == l->scale_at ? &l->scale : i == l->one_at ? &one : pointers[i];
         if (!at) continue;
-        if (i != l->scale_at && (uintptr_t)at % 16)
+        if (!is_number && (uintptr_t)at % 16)
             return say(d, FVK_UNSUPPORTED, "cuDNN: memory is not aligned to 16 bytes");
         p[n] = at;
         id[n++] = i + 1;
