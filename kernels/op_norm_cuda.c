@@ -55,7 +55,7 @@ static samples samples_of(const fvi_exec *e)
 static fvk_norm_args norm_args(const fvi_exec *e, const samples *s)
 {
     fvk_norm_args a = { .x = fvi_cuda_in(&e->in[0]), .w = e->in[1].data, .bias = e->in[2].data,
-                        .stats = e->out[1].data, .C = s->C, .T = s->T, .eps = e->attr->f[0],
+                        .stats = e->out[1].data, .C = s->C, .T = s->T, .rows = s->rows, .eps = e->attr->f[0],
                         .rms = e->attr->i[0] == FV_NORM_RMS };
     const float *mod = e->in[3].data;
     if (!mod) return a;
@@ -65,12 +65,30 @@ static fvk_norm_args norm_args(const fvi_exec *e, const samples *s)
     return a;
 }
 
+/* Rows that a warp takes in eights, 16-byte aligned all of them. */
+static bool has_eights(const fvk_norm_args *a)
+{
+    const void *const p[] = { a->x.p, a->dy.p, a->y.p, a->w, a->bias, a->shift, a->scale };
+    bool yes = a->C % 8 == 0 && a->C <= FVK_NORM_MOST && a->stride % 8 == 0;
+    for (size_t i = 0; i < FV_ARRAY_LEN(p); i++) yes = yes && (uintptr_t)p[i] % 16 == 0;
+    return yes;
+}
+
+static fv_status norm_launch(const fvi_exec *e, const fvk_norm_args *a, bool is_back)
+{
+    const int64_t warps = FVK_THREADS / 32, blocks = (a->rows + warps - 1) / warps;
+    if (!has_eights(a) && is_back) return FVI_LAUNCH(e->ctx, norm_dx, a->rows, a);
+    if (!has_eights(a)) return FVI_LAUNCH(e->ctx, norm, a->rows, a);
+    if (is_back) return FVI_LAUNCH(e->ctx, norm_rows_dx, blocks, a);
+    return FVI_LAUNCH(e->ctx, norm_rows, blocks, a);
+}
+
 static fv_status norm_forward(fvi_exec *e)
 {
     const samples s = samples_of(e);
     fvk_norm_args a = norm_args(e, &s);
     a.y = fvi_cuda_out(&e->out[0], 0);
-    return FVI_LAUNCH(e->ctx, norm, s.rows, &a);
+    return norm_launch(e, &a, false);
 }
 
 static size_t norm_scratch(const fvi_exec *e, bool backward)
@@ -113,7 +131,7 @@ static fv_status norm_backward(fvi_exec *e)
     if (!e->gin[0].data) return FV_OK;
     a.dy = fvi_cuda_in(&e->gout[0]);
     a.y = fvi_cuda_out(&e->gin[0], e->gin_add[0]);
-    return FVI_LAUNCH(e->ctx, norm_dx, s.rows, &a);
+    return norm_launch(e, &a, true);
 }
 const fvi_op_def fvi_cuda_norm_mod = {
     .name = "norm_mod", .bwd_reads_in = 1 | 2 | 4 | 8, .bwd_reads_out = 2,

@@ -112,6 +112,10 @@ static void norm_rows(void)
     norm_row(2, 3, 20, FV_NORM_LAYER, 3, 0);
     norm_row(1, 700, 8, FV_NORM_LAYER, 3, 3); /* more segments than one */
     gate_row(2, 600, 9, 1);
+    norm_row(2, 3, 1152, FV_NORM_LAYER, 3, 3); /* a warp a row, and rows too wide for it */
+    norm_row(3, 5, 2048, FV_NORM_RMS, 1, 2);
+    norm_row(1, 3, 2056, FV_NORM_LAYER, 2, 1);
+    gate_row(2, 5, 64, 1);
 }
 
 static void binary_row(int op, int broadcast, int64_t B, int64_t T, int64_t C, int b_dims)

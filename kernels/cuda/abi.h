@@ -11,11 +11,12 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 21
+#define FVK_ABI 22
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
 #define FVK_TILE 32       /* columns of a block that sums columns, rows of an attention tile */
+#define FVK_NORM_MOST 2048 /* columns of a row that a warp normalises */
 #define FVK_HEAD_MOST 128 /* attention: largest head */
 #define FVK_BLEND_MOST 8
 #define FVK_EXPERTS_MOST 64
@@ -64,7 +65,7 @@ typedef struct fvk_norm_args {
     fvk_out y;
     const float *w, *bias, *shift, *scale; /* [C], NULL: not there; of sample b: + b * stride */
     float *stats;                          /* mean, rstd of a row; NULL: not kept */
-    int64_t C, T, stride;
+    int64_t C, T, stride, rows;
     float eps;
     int32_t rms;
 } fvk_norm_args;
@@ -850,8 +851,9 @@ typedef struct fvk_texture_rgb_args {
     K(place_rows) K(place) K(place_sum) K(place_end) K(place_terms) K(spectrum)               \
     K(band_turn) K(band_mask) K(ssim_luma) K(ssim_halve) K(ssim_windows) K(ssim_mean)          \
     K(ssim_end) K(ssim_slopes)                                                                 \
-    K(to_fp8) K(rescale) K(map) K(binary) K(blend) K(swiglu) K(norm) K(norm_dx) K(rope) K(rope_dx) K(columns) K(fold) \
-    K(norm_fold) K(sample_db) K(timestep) K(embed) K(by_id) K(patch) K(strip) K(spread)      \
+    K(to_fp8) K(rescale) K(map) K(binary) K(blend) K(swiglu) K(norm) K(norm_dx) K(norm_rows)    \
+    K(norm_rows_dx) K(rope) K(rope_dx) K(columns) K(fold)                                       \
+    K(norm_fold) K(sample_db) K(timestep) K(embed) K(by_id) K(patch) K(strip) K(spread)         \
     K(attention) K(attention_delta) K(attention_dq) K(attention_dkv)                            \
     K(attention_mma32) K(attention_mma64) K(attention_mma80) K(attention_mma128)                \
     K(attention_dq_mma32) K(attention_dq_mma64) K(attention_dq_mma80)                           \
@@ -868,7 +870,7 @@ typedef struct fvk_texture_rgb_args {
     K(moe_hidden) K(moe_back) K(moe_mix) K(scores_dx) K(texture_planes) K(texture_bands)        \
     K(texture_slopes) K(texture_rgb)
 /* Kernels that take the arguments of another. */
-typedef fvk_norm_args fvk_norm_dx_args;
+typedef fvk_norm_args fvk_norm_dx_args, fvk_norm_rows_args, fvk_norm_rows_dx_args;
 typedef fvk_moe_args fvk_moe_hidden_args, fvk_moe_back_args, fvk_moe_mix_args;
 typedef fvk_texture_args fvk_texture_planes_args, fvk_texture_bands_args, fvk_texture_slopes_args;
 typedef fvk_dec_product_args fvk_dec_product8_args;

@@ -417,4 +417,62 @@ FVK_FN void fvk_put(fvk_out y, int64_t i, float v)
     }
 }
 
+/* ---- Eight neighbours at once: elements i .. i + 7, i a multiple of 8, p even ------------------ */
+
+typedef struct fvk_eight { float v[8]; } fvk_eight;
+
+FVK_FN int fvk_even(const void *p) { return ((uintptr_t)p & 15) == 0; } /* NULL is */
+
+FVK_FN fvk_eight fvk_get8(fvk_in x, int64_t i)
+{
+    fvk_eight r;
+#if defined(__CUDACC__)
+    if (x.bf16) {
+        const uint4 u = *(const uint4 *)((const uint16_t *)x.p + i);
+        const uint32_t w[4] = { u.x, u.y, u.z, u.w };
+        FVK_UNROLL
+        for (int k = 0; k < 4; k++) {
+            r.v[2 * k] = FVK_FLOAT(w[k] << 16);
+            r.v[2 * k + 1] = FVK_FLOAT(w[k] & 0xffff0000u);
+        }
+    } else {
+        const float4 *f = (const float4 *)((const float *)x.p + i);
+        const float4 a = f[0], b = f[1];
+        r = { { a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w } };
+    }
+#else
+    for (int k = 0; k < 8; k++) r.v[k] = fvk_get(x, i + k);
+#endif
+    return r;
+}
+
+FVK_FN void fvk_put8(fvk_out y, int64_t i, fvk_eight r)
+{
+#if defined(__CUDACC__)
+    if (y.add) {
+        const fvk_in old = { y.p, y.bf16 };
+        const fvk_eight o = fvk_get8(old, i);
+        FVK_UNROLL
+        for (int k = 0; k < 8; k++) r.v[k] = o.v[k] + r.v[k];
+    }
+    if (y.bf16) {
+        *(uint4 *)((uint16_t *)y.p + i) =
+            make_uint4(FVK_PACK(r.v[0], r.v[1]), FVK_PACK(r.v[2], r.v[3]),
+                       FVK_PACK(r.v[4], r.v[5]), FVK_PACK(r.v[6], r.v[7]));
+    } else {
+        float4 *f = (float4 *)((float *)y.p + i);
+        f[0] = make_float4(r.v[0], r.v[1], r.v[2], r.v[3]);
+        f[1] = make_float4(r.v[4], r.v[5], r.v[6], r.v[7]);
+    }
+#else
+    for (int k = 0; k < 8; k++) fvk_put(y, i + k, r.v[k]);
+#endif
+}
+
+/* Divisions of 64 bits cost tens of instructions, and few numbers need them. */
+FVK_FN int64_t fvk_over(int64_t a, int64_t b)
+{
+    return (uint64_t)(a | b) >> 32 ? a / b : (int64_t)((uint32_t)a / (uint32_t)b);
+}
+
 #endif

@@ -1,7 +1,9 @@
 /* norm.h - private: norms, rotary positions, and sums over rows.
  *
  * norm, norm_dx: a block a row; the row is read again rather than kept, the second time from the L1
- * cache. Memory bound: 2 to 4 bytes in and out per element.
+ * cache. Memory bound: 2 to 4 bytes in and out per element. norm_rows, norm_rows_dx: a warp a row of
+ * whole eights, up to 2048 columns, which stay in registers (dx reads them again): no barriers, 16-byte
+ * accesses.
  * rope, rope_dx: a warp a norm (one head, or all heads of q or k).
  * columns: 32 columns a block, 8 rows at a time, within a segment of rows; fold and norm_fold then
  * add the segments in order. Formulas: op_norm.c and op_rope.c. */
@@ -85,6 +87,144 @@ FVK_KERNEL(norm_dx)
     }
 }
 
+/* ---- A warp a row ---------------------------------------------------------------------------- */
+
+#define FVK_ROW_EIGHTS (FVK_NORM_MOST / 256) /* of a lane */
+
+FVK_FN fvk_eight fvk_ones(float v)
+{
+    fvk_eight r;
+    FVK_UNROLL
+    for (int k = 0; k < 8; k++) r.v[k] = v;
+    return r;
+}
+
+/* Eight of a vector of the parameters, or of a modulation; v where there is none. */
+FVK_FN fvk_eight fvk_of_row(const float *p, int64_t at, float v)
+{
+    const fvk_in x = { p, 0 };
+    return p ? fvk_get8(x, at) : fvk_ones(v);
+}
+
+FVK_FN fvk_eight fvk_gain8(const fvk_norm_args *a, int64_t b, int64_t c)
+{
+    fvk_eight s = fvk_of_row(a->scale, b * a->stride + c, 0.0f);
+    const fvk_eight w = fvk_of_row(a->w, c, 1.0f);
+    FVK_UNROLL
+    for (int k = 0; k < 8; k++) s.v[k] = (1.0f + s.v[k]) * w.v[k];
+    return s;
+}
+
+FVK_FN int64_t fvk_warp_row(int block, int t) { return (int64_t)block * (FVK_THREADS / 32) + t / 32; }
+
+/* y = (x - mean) rstd gain + offset for eight columns. */
+FVK_FN void fvk_norm8(const fvk_norm_args *a, const float *x, float mean, float rstd, int64_t row,
+                      int64_t c)
+{
+    const int64_t b = fvk_over(row, a->T);
+    const fvk_eight gain = fvk_gain8(a, b, c), shift = fvk_of_row(a->shift, b * a->stride + c, 0.0f);
+    const fvk_eight scale = fvk_of_row(a->scale, b * a->stride + c, 0.0f);
+    const fvk_eight bias = fvk_of_row(a->bias, c, 0.0f);
+    fvk_eight y;
+    FVK_UNROLL
+    for (int k = 0; k < 8; k++)
+        y.v[k] = (x[k] - mean) * rstd * gain.v[k] +
+                 (a->bias ? shift.v[k] + bias.v[k] * (1.0f + scale.v[k]) : shift.v[k]);
+    fvk_put8(a->y, row * a->C + c, y);
+}
+
+FVK_KERNEL(norm_rows)
+{
+    LOCALS(float, x, 8 * FVK_ROW_EIGHTS);
+    LOCAL(float, mean);
+    LOCAL(float, sq);
+    (void)grid_;
+    QUIET(t) {
+        const int64_t row = fvk_warp_row(block_, t);
+        float sum = 0;
+        FVK_UNROLL
+        for (int j = 0; j < FVK_ROW_EIGHTS; j++) {
+            const int64_t c = (j * 32 + t % 32) * 8;
+            fvk_eight v = fvk_ones(0.0f);
+            if (row < a->rows && c < a->C) v = fvk_get8(a->x, row * a->C + c);
+            FVK_UNROLL
+            for (int k = 0; k < 8; k++) {
+                AT(x, t)[8 * j + k] = v.v[k];
+                sum += v.v[k];
+            }
+        }
+        AT(mean, t) = a->rms ? 0.0f : sum;
+    }
+    WARP_SUM(mean);
+    QUIET(t) {
+        float sum = 0;
+        AT(mean, t) /= (float)a->C;
+        FVK_UNROLL
+        for (int j = 0; j < FVK_ROW_EIGHTS; j++) {
+            if ((j * 32 + t % 32) * 8 >= a->C) continue;
+            FVK_UNROLL
+            for (int k = 0; k < 8; k++) {
+                const float d = AT(x, t)[8 * j + k] - AT(mean, t);
+                sum += d * d;
+            }
+        }
+        AT(sq, t) = sum;
+    }
+    WARP_SUM(sq);
+    QUIET(t) {
+        const int64_t row = fvk_warp_row(block_, t);
+        const float rstd = 1.0f / sqrtf(AT(sq, t) / (float)a->C + a->eps);
+        FVK_UNROLL
+        for (int j = 0; j < FVK_ROW_EIGHTS; j++) {
+            const int64_t c = (j * 32 + t % 32) * 8;
+            if (row < a->rows && c < a->C)
+                fvk_norm8(a, AT(x, t) + 8 * j, AT(mean, t), rstd, row, c);
+        }
+        if (t % 32 == 0 && row < a->rows && a->stats) {
+            a->stats[2 * row] = AT(mean, t);
+            a->stats[2 * row + 1] = rstd;
+        }
+    }
+}
+
+FVK_KERNEL(norm_rows_dx)
+{
+    LOCAL(float, s1);
+    LOCAL(float, s2);
+    (void)grid_;
+    QUIET(t) {
+        const int64_t row = fvk_warp_row(block_, t), b = row < a->rows ? fvk_over(row, a->T) : 0;
+        float u = 0, v = 0;
+        for (int64_t c = t % 32 * 8; c < a->C && row < a->rows; c += 256) {
+            const fvk_eight g = fvk_get8(a->dy, row * a->C + c), gain = fvk_gain8(a, b, c);
+            const fvk_eight x = fvk_get8(a->x, row * a->C + c);
+            FVK_UNROLL
+            for (int k = 0; k < 8; k++) {
+                const float h = g.v[k] * gain.v[k];
+                u += h;
+                v += h * ((x.v[k] - a->stats[2 * row]) * a->stats[2 * row + 1]);
+            }
+        }
+        AT(s1, t) = u;
+        AT(s2, t) = v;
+    }
+    WARP_SUM(s1);
+    WARP_SUM(s2);
+    QUIET(t) {
+        const int64_t row = fvk_warp_row(block_, t), b = row < a->rows ? fvk_over(row, a->T) : 0;
+        const float m1 = a->rms ? 0.0f : AT(s1, t) / (float)a->C, m2 = AT(s2, t) / (float)a->C;
+        for (int64_t c = t % 32 * 8; c < a->C && row < a->rows; c += 256) {
+            const fvk_eight g = fvk_get8(a->dy, row * a->C + c), gain = fvk_gain8(a, b, c);
+            const float m = a->stats[2 * row], rstd = a->stats[2 * row + 1];
+            fvk_eight x = fvk_get8(a->x, row * a->C + c);
+            FVK_UNROLL
+            for (int k = 0; k < 8; k++)
+                x.v[k] = rstd * (g.v[k] * gain.v[k] - m1 - (x.v[k] - m) * rstd * m2);
+            fvk_put8(a->y, row * a->C + c, x);
+        }
+    }
+}
+
 /* ---- Rotary positions ------------------------------------------------------------------------ */
 
 /* Element i of a head: its partner, the angle of both, and whether i is the first of the pair. */
@@ -92,16 +232,16 @@ typedef struct fvk_pair { int64_t other; float c, s; int32_t is_first; } fvk_pai
 
 FVK_FN fvk_pair fvk_pair_of(const fvk_rope_args *a, int64_t token, int64_t i)
 {
-    const int64_t q = a->hd / 4, half = i / (2 * q), within = i % (2 * q);
+    const int64_t q = a->hd / 4, half = i >= 2 * q, within = i - half * 2 * q;
     fvk_pair r = { i ^ 1, 1.0f, 0.0f, !(i & 1) };
     int64_t j = i / 2;
     if (!a->neighbours) {
         r.is_first = within < q;
         r.other = r.is_first ? i + q : i - q;
-        j = half * q + within % q;
+        j = half * q + within - (within < q ? 0 : q);
     }
     if (a->angle) {
-        const float *row = a->angle + token % a->T * a->hd;
+        const float *row = a->angle + (token - fvk_over(token, a->T) * a->T) * a->hd;
         r.c = row[j];
         r.s = row[a->hd / 2 + j];
     }
@@ -124,9 +264,10 @@ FVK_FN fvk_unit fvk_unit_of(const fvk_rope_args *a, int64_t u)
     const int64_t groups = a->wide ? 1 : a->h;
     fvk_unit r;
     r.n = a->wide ? a->h * a->hd : a->hd;
-    r.group = u % groups;
-    r.which = u / groups % 3;
-    r.token = u / (groups * 3);
+    const int64_t row = fvk_over(u, groups);
+    r.group = u - row * groups;
+    r.token = fvk_over(row, 3);
+    r.which = row - r.token * 3;
     r.first = (r.token * 3 + r.which) * a->h * a->hd + r.group * a->hd;
     return r;
 }
@@ -158,7 +299,7 @@ FVK_KERNEL(rope)
         const float *w = r.which < 2 ? a->w[r.which] : 0;
         const float rstd = w ? 1.0f / sqrtf(AT(sum, t) / (float)r.n + a->eps) : 1.0f;
         for (int64_t e = t % 32; e < r.n; e += 32) {
-            const int64_t head = e / a->hd * a->hd, i = e % a->hd;
+            const int64_t head = fvk_over(e, a->hd) * a->hd, i = e - head;
             float y = fvk_get(a->x, r.first + e);
             if (r.which < 2) {
                 const fvk_pair p = fvk_pair_of(a, r.token, i);
@@ -169,7 +310,7 @@ FVK_KERNEL(rope)
                 }
                 y = p.is_first ? y * p.c - other * p.s : other * p.s + y * p.c;
                 if (a->rstd && i == 0)
-                    a->rstd[(r.token * 2 + r.which) * a->h + r.group + e / a->hd] = rstd;
+                    a->rstd[(r.token * 2 + r.which) * a->h + r.group + fvk_over(e, a->hd)] = rstd;
             }
             fvk_put(a->y, r.first + e, y);
         }
@@ -188,8 +329,8 @@ FVK_KERNEL(rope_dx)
             if (r.which < 2 && a->w[r.which]) {
                 const float rstd = a->rstd[(r.token * 2 + r.which) * a->h + r.group];
                 for (int64_t e = t % 32; e < r.n; e += 32) {
-                    const int64_t head = r.first + e / a->hd * a->hd;
-                    s += fvk_rope_back(a, r.token, head, e % a->hd) * a->w[r.which][e] *
+                    const int64_t head = fvk_over(e, a->hd) * a->hd;
+                    s += fvk_rope_back(a, r.token, r.first + head, e - head) * a->w[r.which][e] *
                          (fvk_get(a->x, r.first + e) * rstd);
                 }
             }
@@ -205,9 +346,9 @@ FVK_KERNEL(rope_dx)
         const float rstd = w ? a->rstd[(r.token * 2 + r.which) * a->h + r.group] : 1.0f;
         const float mean = AT(sum, t) / (float)r.n;
         for (int64_t e = t % 32; e < r.n; e += 32) {
+            const int64_t head = fvk_over(e, a->hd) * a->hd;
             float g = r.which == 2 ? fvk_get(a->gy, r.first + e)
-                                   : fvk_rope_back(a, r.token, r.first + e / a->hd * a->hd,
-                                                   e % a->hd);
+                                   : fvk_rope_back(a, r.token, r.first + head, e - head);
             if (w) g = rstd * (g * w[e] - fvk_get(a->x, r.first + e) * rstd * mean);
             fvk_put(a->y, r.first + e, g);
         }
