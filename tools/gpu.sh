@@ -183,7 +183,7 @@ library_path() {
     [ -n "$packed" ] || path=${LD_LIBRARY_PATH:-}
     if ! ldconfig -p 2> /dev/null | grep -q 'libcuda\.so\.1' &&
         [ -e /usr/local/nvidia/lib64/libcuda.so.1 ]; then path=$path:/usr/local/nvidia/lib64; fi
-    needed=$(grep -a -o -E 'lib(cublasLt|cublas|cudnn|cufft|nccl)\.so\.[0-9]+' "$module" | sort -u)
+    needed=$(grep -a -o -E 'lib(cublasLt|cublas|cudnn_graph|cufft|nccl)\.so\.[0-9]+' "$module" | sort -u)
     for name in $needed; do
         if ldconfig -p 2> /dev/null | grep -q -F "$name"; then continue; fi
         for folder in $(cuda_folders); do

@@ -1,8 +1,10 @@
 /* cudnn.cu - convolutions and attention of libfovea_cuda by cuDNN 9, through its graph (backend) API.
  *
  * The library is opened at run time, from beside this module, where the system looks, or beside
- * cuBLASLt, when the first plan asks for it. Without it, and for whatever it refuses, the answer is FVK_UNSUPPORTED and libfovea
- * runs kernels of its own. Built without its headers, this file says just that.
+ * cuBLASLt, when the first plan asks for it: libcudnn_graph.so.9, which has all that is called here, as
+ * libcudnn.so.9 before it ends the process when one of its parts is missing. Without it, and for
+ * whatever it refuses, the answer is FVK_UNSUPPORTED and libfovea runs kernels of its own. Built without
+ * its headers, this file says just that.
  *
  * A plan is a graph of one operation, for gradients of attention of sixteen, and the first engine of the heuristics that suits: the same result
  * each time (no engine that notes otherwise), f32 in f32 (none on tensor cores, which would be TF32), no
@@ -73,7 +75,7 @@ static void *open_beside(const void *there)
     Dl_info info;
     if (!dladdr(there, &info) || !info.dli_fname) return nullptr;
     const char *slash = strrchr(info.dli_fname, '/');
-    if (!slash || snprintf(path, sizeof path, "%.*s/libcudnn.so.9", (int)(slash - info.dli_fname),
+    if (!slash || snprintf(path, sizeof path, "%.*s/libcudnn_graph.so.9", (int)(slash - info.dli_fname),
                            info.dli_fname) >= (int)sizeof path)
         return nullptr;
     return dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -82,7 +84,7 @@ static void *open_beside(const void *there)
 static void *open_dnn(void)
 {
     void *m = open_beside((const void *)(uintptr_t)&fvi_dnn_text);
-    if (!m) m = dlopen("libcudnn.so.9", RTLD_NOW | RTLD_LOCAL);
+    if (!m) m = dlopen("libcudnn_graph.so.9", RTLD_NOW | RTLD_LOCAL);
     return m ? m : open_beside((const void *)(uintptr_t)&cublasLtCreate);
 }
 
@@ -91,7 +93,7 @@ static dnn_library load_dnn(void)
     dnn_library f;
     void *m = open_dnn();
     if (!m) {
-        snprintf(f.why, sizeof f.why, "no cuDNN: libcudnn.so.9 is not found");
+        snprintf(f.why, sizeof f.why, "no cuDNN: libcudnn_graph.so.9 is not found");
         return f;
     }
     bool all = true;
@@ -102,7 +104,7 @@ static dnn_library load_dnn(void)
 #undef LOOK_UP
     if (all) f.version = f.cudnnGetVersion();
     f.ok = all && f.version / 10000 == 9;
-    if (!f.ok) snprintf(f.why, sizeof f.why, "no cuDNN: libcudnn.so.9 is not of version 9, or in parts");
+    if (!f.ok) snprintf(f.why, sizeof f.why, "no cuDNN: libcudnn_graph.so.9 is not of version 9, or in parts");
     return f; /* stays open */
 }
 
