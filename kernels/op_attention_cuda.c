@@ -2,8 +2,9 @@
  *
  * Heads of up to FVK_HEAD_MOST in bf16 without a mask are a library's (cuDNN) where it is there; else
  * kernels of our own: for bf16 on tensor cores where rows are aligned (cuda/tensor.h), else in f32
- * (cuda/flash.h). Wider ones, as in the autoencoder of Stable Diffusion, are products of the device head by head: q k^T, softmax, times v, in pieces of queries
- * whose scores fit fvi_cuda.column_bytes. Backward makes the chances P again:
+ * (cuda/flash.h). Wider ones, as in the autoencoder of Stable Diffusion, are products of the device head
+ * by head: q k^T, softmax, times v, in pieces of queries whose scores fit fvi_cuda.column_bytes.
+ * Backward makes the chances P again:
  *     dP = dO V^T   dS = scale P (dP - sum of dO O)   dQ = dS K   dK = sum of dS^T Q   dV = sum of P^T dO
  * with the sums over pieces in f32. */
 #include "cuda_ops.h"

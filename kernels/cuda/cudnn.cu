@@ -6,9 +6,9 @@
  * whatever it refuses, the answer is FVK_UNSUPPORTED and libfovea runs kernels of its own. Built without
  * its headers, this file says just that.
  *
- * A plan is a graph of one operation, for gradients of attention of sixteen, and the first engine of the heuristics that suits: the same result
- * each time (no engine that notes otherwise), f32 in f32 (none on tensor cores, which would be TF32), no
- * sums in fewer bits, no Winograd or FFT. Tensors are named by numbers in the order of the pointers of
+ * A plan is a graph of one operation, for gradients of attention of sixteen, and the first engine of the
+ * heuristics that suits: the same result each time (no engine that notes otherwise), f32 in f32 (none on
+ * tensor cores, which would be TF32), no sums in fewer bits, no Winograd or FFT. Tensors are named by numbers in the order of the pointers of
  * library_run. Work memory is shared by the plans of a device, which run one after another; a plan that
  * needs more takes a larger block, and older ones keep theirs. */
 #include "cuda/module.h"
@@ -104,7 +104,8 @@ static dnn_library load_dnn(void)
 #undef LOOK_UP
     if (all) f.version = f.cudnnGetVersion();
     f.ok = all && f.version / 10000 == 9;
-    if (!f.ok) snprintf(f.why, sizeof f.why, "no cuDNN: libcudnn_graph.so.9 is not of version 9, or in parts");
+    if (!f.ok)
+        snprintf(f.why, sizeof f.why, "no cuDNN: libcudnn_graph.so.9 is not of version 9, or in parts");
     return f; /* stays open */
 }
 
