@@ -212,6 +212,18 @@ static void files_are_read_with_tensor_cores(void)
     c->int8_least = FVI_CUDA_INT8_LEAST;
 }
 
+/* Threads and blocks from the last to the first, with kernels and with tensor cores. */
+static void files_are_read_in_another_order_of_threads(void)
+{
+    fvi_cuda *c = (fvi_cuda *)(uintptr_t)fvi_cuda_of(gpu);
+    emulator_reversed = 1;
+    files_are_read_on_both();
+    c->int8_least = 8;
+    files_are_read_on_both();
+    c->int8_least = FVI_CUDA_INT8_LEAST;
+    emulator_reversed = 0;
+}
+
 int main(int argc, char **argv)
 {
     const int code = device_open(argc, argv, FV_CPU_AVX512BF16, 0, &cpu, &gpu); /* f32 on the CPU */
@@ -224,5 +236,6 @@ int main(int argc, char **argv)
     RUN(pictures_of_tokens);
     RUN(files_are_read_on_both);
     RUN(files_are_read_with_tensor_cores);
+    RUN(files_are_read_in_another_order_of_threads);
     return device_close(&cpu, &gpu);
 }
