@@ -114,6 +114,10 @@ static void emulator_allow(fvk_dev *d, int prot)
 static void *emulator_alloc(fvk_dev *d, size_t bytes)
 {
     const size_t whole = (bytes + 2 * EMULATED_GUARD + 4095) / 4096 * 4096;
+    if (d->recording) {
+        emulator_say(d, FVK_FAILED, "memory in a recording");
+        return NULL;
+    }
     if (d->blocks == EMULATED_BLOCKS || whole > EMULATED_BYTES - d->used) {
         emulator_say(d, FVK_NO_MEMORY, "out of memory");
         return NULL;
@@ -133,6 +137,7 @@ static void emulator_free(fvk_dev *d, void *ptr)
 {
     uint8_t *p = ptr;
     int i = 0;
+    if (p && d->recording) emulator_damage++; /* a GPU would wait, which ends the recording */
     if (!p) return;
     while (i < d->blocks && d->start[i] != (size_t)(p - d->base)) i++;
     if (i == d->blocks) {
@@ -175,6 +180,7 @@ static int emulator_move(fvk_dev *d, void *dst, const void *src, size_t bytes, i
 
 static int emulator_sync(fvk_dev *d)
 {
+    if (d->recording) return emulator_say(d, FVK_FAILED, "waiting in a recording");
     const int32_t bits = d->fault;
     d->fault = 0;
     if (bits & FVK_FAULT_ID)

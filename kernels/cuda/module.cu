@@ -191,11 +191,18 @@ static const char *dev_error(const fvk_dev *d) { return d->message; }
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
+/* Said before the stream is touched: a capture would take some of it, and run it again with what the
+ * host's buffers hold by then, and end at the rest. */
+static int not_recording(fvk_dev *d, const char *what)
+{
+    return d->recording ? say(d, FVK_FAILED, "%s in a recording", what) : FVK_OK;
+}
+
 /* Complete when it returns: another thread's stream may use the block. */
 static void *dev_alloc(fvk_dev *d, size_t bytes)
 {
     void *p = nullptr;
-    if (enter(d) != FVK_OK) return nullptr;
+    if (enter(d) != FVK_OK || not_recording(d, "memory") != FVK_OK) return nullptr;
     if (check(d, cudaMallocAsync(&p, bytes, d->stream), "cudaMallocAsync") != FVK_OK) {
         say(d, FVK_NO_MEMORY, "out of memory: %zu bytes asked", bytes);
         return nullptr;
@@ -241,6 +248,7 @@ static int find_fault(fvk_dev *d)
 
 static int dev_sync(fvk_dev *d)
 {
+    TRY(not_recording(d, "waiting"));
     TRY(enter(d));
     TRY(CUDA(d, cudaStreamSynchronize(d->stream)));
     return find_fault(d);
@@ -256,6 +264,7 @@ static int take_stage(fvk_dev *d, int *i)
 
 static int dev_to_device(fvk_dev *d, void *dst, const void *src, size_t bytes)
 {
+    TRY(not_recording(d, "a copy"));
     TRY(enter(d));
     for (size_t at = 0; at < bytes; at += STAGE_BYTES) {
         const size_t n = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES;
@@ -278,6 +287,7 @@ static int fetch(fvk_dev *d, int i, const uint8_t *src, size_t n)
 /* Piece k + 1 is on its way while piece k is copied out of its buffer. */
 static int dev_to_host(fvk_dev *d, void *dst, const void *src, size_t bytes)
 {
+    TRY(not_recording(d, "a copy"));
     TRY(enter(d));
     int held = -1;
     size_t held_at = 0, held_bytes = 0;
@@ -301,12 +311,14 @@ static int dev_to_host(fvk_dev *d, void *dst, const void *src, size_t bytes)
 
 static int dev_on_device(fvk_dev *d, void *dst, const void *src, size_t bytes)
 {
+    TRY(not_recording(d, "a copy"));
     TRY(enter(d));
     return CUDA(d, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, d->stream));
 }
 
 static int dev_zero(fvk_dev *d, void *p, size_t bytes)
 {
+    TRY(not_recording(d, "clearing"));
     TRY(enter(d));
     return CUDA(d, cudaMemsetAsync(p, 0, bytes, d->stream));
 }
@@ -334,7 +346,10 @@ struct fvk_graph { cudaGraphExec_t exec = nullptr; };
 static int graph_begin(fvk_dev *d)
 {
     TRY(enter(d));
-    return CUDA(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal));
+    TRY(not_recording(d, "a recording"));
+    TRY(CUDA(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal)));
+    d->recording = true;
+    return FVK_OK;
 }
 
 static void graph_destroy(fvk_dev *d, fvk_graph *g)
@@ -353,6 +368,7 @@ static int graph_end(fvk_dev *d, fvk_graph **out)
     cudaGraph_t made = nullptr;
     if (out) *out = nullptr;
     TRY(enter(d));
+    d->recording = false;
     int code = CUDA(d, cudaStreamEndCapture(d->stream, &made));
     fvk_graph *g = code == FVK_OK && out ? new (std::nothrow) fvk_graph : nullptr;
     if (code == FVK_OK && out && !g) code = say(d, FVK_NO_MEMORY, "out of memory");

@@ -25,6 +25,7 @@ struct fvk_dev {
     cudaEvent_t staged[2] = { nullptr, nullptr };
     int next_stage = 0;
     int32_t *fault = nullptr; /* pinned and mapped: kernels write it, the host reads it */
+    bool recording = false;   /* the stream is captured: it takes kernels and products alone */
     uint32_t off = 0;         /* FVK_OFF_*: not to be used */
     int tries = 0;            /* algorithms to time for a product */
     struct fvk_timed *timed = nullptr;
