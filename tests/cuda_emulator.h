@@ -31,11 +31,12 @@
 #include "cuda/train.h"
 
 #define EMULATED_BYTES ((size_t)1 << 30) /* of addresses; pages come when they are written */
+#define EMULATED_PAGE ((size_t)2 << 20)  /* opened and closed as a whole: a huge page is one entry */
 #define EMULATED_GUARD 256
 #define EMULATED_BLOCKS 512
 
 struct fvk_dev {
-    uint8_t *base;
+    uint8_t *mapped, *base; /* the first whole page of what is mapped */
     size_t used, start[EMULATED_BLOCKS], bytes[EMULATED_BLOCKS]; /* of blocks that live */
     int blocks;
     int32_t fault;
@@ -85,13 +86,14 @@ static int emulator_open(int index, fvk_dev **out, char *why, size_t why_bytes)
     if (emulator_info(index, &info, why, why_bytes) != FVK_OK) return FVK_UNSUPPORTED;
     fvk_dev *d = calloc(1, sizeof *d);
     if (!d) return FVK_NO_MEMORY;
-    d->base = mmap(NULL, EMULATED_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-                   0);
-    if (d->base == MAP_FAILED) {
+    d->mapped = mmap(NULL, EMULATED_BYTES + EMULATED_PAGE, PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (d->mapped == MAP_FAILED) {
         snprintf(why, why_bytes, "no addresses");
         free(d);
         return FVK_NO_MEMORY;
     }
+    d->base = d->mapped + (EMULATED_PAGE - (uintptr_t)d->mapped % EMULATED_PAGE) % EMULATED_PAGE;
     (void)madvise(d->base, EMULATED_BYTES, MADV_HUGEPAGE); /* opened and closed at each launch */
     *out = d;
     return FVK_OK;
@@ -100,7 +102,7 @@ static int emulator_open(int index, fvk_dev **out, char *why, size_t why_bytes)
 static void emulator_close(fvk_dev *d)
 {
     if (d->blocks) emulator_damage++; /* not freed */
-    munmap(d->base, EMULATED_BYTES);
+    munmap(d->mapped, EMULATED_BYTES + EMULATED_PAGE);
     free(d);
 }
 
@@ -108,7 +110,8 @@ static const char *emulator_error(const fvk_dev *d) { return d->message; }
 
 static void emulator_allow(fvk_dev *d, int prot)
 {
-    if (d->used && mprotect(d->base, d->used, prot) != 0) abort();
+    const size_t whole = (d->used + EMULATED_PAGE - 1) / EMULATED_PAGE * EMULATED_PAGE;
+    if (whole && mprotect(d->base, whole, prot) != 0) abort();
 }
 
 static void *emulator_alloc(fvk_dev *d, size_t bytes)
