@@ -198,7 +198,8 @@ static fv_status run_step(trainer *tr, uint64_t step, int micro, float scale, do
                                   loss);
     FV_TRY(fv_plan_forward(p));
     FV_TRY(fv_plan_backward(p, "loss", scale));
-    if (fv_ctx_device(tr->ctx) != FV_DEVICE_CPU) draw_noise(tr, number + 1);
+    if (fv_ctx_device(tr->ctx) != FV_DEVICE_CPU)
+        draw_noise(tr, fv_trainer_next(tr->ctx, number));
     return fv_plan_number(p, "loss", loss);
 }
 

@@ -64,7 +64,8 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
     FV_TRY(feed_batch(tr));
     FV_TRY(fv_plan_forward(tr->plan));
     FV_TRY(fv_plan_backward(tr->plan, "loss", scale));
-    if (fv_ctx_device(tr->ctx) != FV_DEVICE_CPU) FV_TRY(draw_batch(tr, number + 1));
+    if (fv_ctx_device(tr->ctx) != FV_DEVICE_CPU)
+        FV_TRY(draw_batch(tr, fv_trainer_next(tr->ctx, number)));
     return fv_plan_number(tr->plan, "loss", loss);
 }
 

@@ -164,7 +164,8 @@ static fv_status train_step(void *user, uint64_t step, int micro, float scale, d
     FV_TRY(fv_plan_forward(tr->plan));
     if (tr->adv.gan && share >= tr->adv.from) FV_TRY(let_judge(tr, scale));
     FV_TRY(fv_plan_backward(tr->plan, "loss", scale));
-    if (fv_ctx_device(tr->ctx) != FV_DEVICE_CPU) FV_TRY(draw_pairs(tr, number + 1));
+    if (fv_ctx_device(tr->ctx) != FV_DEVICE_CPU)
+        FV_TRY(draw_pairs(tr, fv_trainer_next(tr->ctx, number)));
     return fv_plan_number(tr->plan, "loss", loss);
 }
 

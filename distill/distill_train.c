@@ -107,16 +107,17 @@ static void draw_batch(trainer *tr, const float *x, uint64_t number)
 static fv_status learn(trainer *tr, uint64_t number, float scale)
 {
     const bool is_ahead = fv_ctx_device(tr->ctx) != FV_DEVICE_CPU;
+    const uint64_t next = fv_trainer_next(tr->ctx, number);
     const float *x = NULL;
     if (tr->drawn != number + 1) {
         FV_TRY(take_pictures(tr, tr->data, number, &x));
         draw_batch(tr, x, number);
     }
     FV_TRY(distill_feed(&tr->nets));
-    if (is_ahead) FV_TRY(take_pictures(tr, tr->data, number + 1, &x));
+    if (is_ahead) FV_TRY(take_pictures(tr, tr->data, next, &x));
     FV_TRY(distill_forward(&tr->nets, distill_needs_teacher(&tr->loss)));
     FV_TRY(fv_plan_backward(tr->nets.student_plan, "loss", scale));
-    if (is_ahead) draw_batch(tr, x, number + 1);
+    if (is_ahead) draw_batch(tr, x, next);
     return FV_OK;
 }
 

@@ -45,6 +45,11 @@ typedef struct fvi_device_optim {
     fv_status (*product_create)(fv_ctx *ctx, void **out, const fvi_product_shape *s);
     fv_status (*product_run)(fv_ctx *ctx, void *p, const float *a, const float *b, float *c);
     void (*product_destroy)(fv_ctx *ctx, void *p);
+    /* Sums of arrays of the device over ranks, without the host; *out NULL, on all ranks alike, where
+     * that cannot be. All ranks make these calls in the same order. */
+    fv_status (*ranks_open)(fv_ctx *ctx, void **out);
+    fv_status (*ranks_sum)(fv_ctx *ctx, void *ranks, float *x, int64_t n);
+    void (*ranks_close)(fv_ctx *ctx, void *ranks);
 } fvi_device_optim;
 
 extern const fvi_backend fvi_backend_cpu, fvi_backend_cuda;

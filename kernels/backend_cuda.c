@@ -163,6 +163,17 @@ static fv_status cuda_sync(fv_ctx *ctx)
     return fvi_cuda_status(ctx, fvi_cuda_of(ctx)->api->sync(fvi_cuda_of(ctx)->dev), "waiting");
 }
 
+/* The one of that number, counted round. */
+static int pick_device(const fvk_api *api, int number)
+{
+    char why[WHY_BYTES];
+    fvk_info info;
+    int count = 0;
+    if (number < 1) return 0;
+    while (count <= number && api->info(count, &info, why, sizeof why) == FVK_OK) count++;
+    return count > 0 ? number % count : 0;
+}
+
 fv_status fvi_cuda_attach(fv_ctx *ctx, const fvk_api *api, void *module)
 {
     char why[WHY_BYTES] = "";
@@ -170,7 +181,7 @@ fv_status fvi_cuda_attach(fv_ctx *ctx, const fvk_api *api, void *module)
     if (!c) return FV_ERR_OOM;
     *c = (fvi_cuda){ fvi_backend_cuda, api, NULL, module, FVI_CUDA_COLUMN_BYTES, FVI_CUDA_FP8_LEAST,
                        FVI_CUDA_INT8_LEAST };
-    const int code = api->open(0, &c->dev, why, sizeof why);
+    const int code = api->open(pick_device(api, ctx->cuda_device), &c->dev, why, sizeof why);
     if (code != FVK_OK) {
         ctx->alloc.free(ctx->alloc.user, c);
         return fv_fail(ctx, FV_ERR_DEVICE, "cuda: %s", why);

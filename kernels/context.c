@@ -122,6 +122,7 @@ fv_status fv_ctx_create(fv_ctx **out, const fv_ctx_options *opts)
     if (!(c->cpu & FV_CPU_AVX512)) c->cpu &= FV_CPU_AVX2;
     c->cuda_disable = o.cuda_disable;
     c->cuda_tries = o.cuda_tries;
+    c->cuda_device = o.cuda_device;
     c->memory_cap = o.memory_cap_bytes;
     const fv_status s = fvi_backend_open(c, o.device);
     if (s != FV_OK) {

@@ -139,6 +139,8 @@ typedef struct fv_ctx_options {
     uint32_t cuda_disable;      /* FV_CUDA_* parts not to use (tests, comparisons)             */
     int cuda_tries;             /* algorithms to time for each product when a plan is built;   */
                                 /* 0 = none; bits may then differ from run to run              */
+    int cuda_device;            /* which one; beyond the last they are counted from 0 again,   */
+                                /* as for ranks of one machine                                 */
 } fv_ctx_options;
 #define FV_CTX_OPTIONS_INIT { .struct_size = sizeof(fv_ctx_options) }
 

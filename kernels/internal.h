@@ -15,7 +15,7 @@ struct fv_ctx {
     fv_device device;
     int threads;
     uint32_t cpu, cuda_disable;
-    int cuda_tries;
+    int cuda_tries, cuda_device;
     uint64_t memory_cap;
     _Atomic uint64_t mem_current, mem_peak, mem_calls;
     atomic_int cancel;

@@ -4,6 +4,8 @@
 #include "cuda_ops.h"
 #include "op_place.h"
 
+#include <math.h>
+
 /* Scratch: x, y by rows | keys | costs of groups | sums of rows | their sum. */
 typedef struct place_scratch {
     size_t x, y, order, cost, sums, sum, all;
@@ -47,6 +49,22 @@ static fvk_place_args args_of(const fvi_exec *e, const fvi_place_shape *s, const
     };
 }
 
+/* m over the batches of all ranks, as op_place.c has it: the host waits for the device here. */
+static fv_status share_mean(fvi_exec *e, fvk_place_end_args *a)
+{
+    double total[FVK_PLACE_SUMS], sums[2];
+    if (!e->ctx->reduce) return FV_OK;
+    FV_TRY(fv_dev_copy(e->ctx, total, a->total, sizeof total, FV_COPY_TO_HOST));
+    sums[0] = total[1];
+    sums[1] = a->count;
+    FV_TRY(fvi_sum_ranks(e->ctx, sums, 2));
+    a->mean = sums[0] / sums[1];
+    a->is_shared = 1;
+    if (isfinite(a->mean)) return FV_OK;
+    return fv_fail(e->ctx, FV_ERR_NUMERIC, "student or teacher is not finite, here or on another "
+                   "rank; a lower learning rate or clipped gradients keep them so");
+}
+
 static fv_status place_end(fvi_exec *e, const fvi_place_shape *s, const double *sum)
 {
     fvk_place_end_args a = {
@@ -55,6 +73,7 @@ static fv_status place_end(fvi_exec *e, const fvi_place_shape *s, const double *
         .count = (double)s->rows * (double)s->n, .constant = e->attr->f[1],
         .is_constant = e->attr->i[3] == FV_PLACE_CONSTANT
     };
+    FV_TRY(share_mean(e, &a));
     for (int64_t g = 0; g < s->G; g++) a.groups[fvi_place_tenth(g, s->G)] += (double)s->rows;
     return FVI_LAUNCH(e->ctx, place_end, 1, &a);
 }

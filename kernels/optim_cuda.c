@@ -3,6 +3,7 @@
  *     work = [ sums of squares: SUMS doubles | norm: double | scale: float ]
  */
 #include "cuda_ops.h"
+#include "ranks_cuda.h"
 #include "optim_tables.h"
 
 #define SUMS 1024 /* blocks of the norm, at most */
@@ -90,5 +91,6 @@ static void product_destroy(fv_ctx *ctx, void *p)
 const fvi_device_optim fvi_cuda_optim = {
     .work_bytes = work_bytes, .step = step, .swap = swap, .to_bf16 = to_bf16, .norm = norm_of,
     .scale = scale_to, .product_create = product_create, .product_run = product_run,
-    .product_destroy = product_destroy
+    .product_destroy = product_destroy, .ranks_open = fvi_cuda_ranks_open,
+    .ranks_sum = fvi_cuda_ranks_sum, .ranks_close = fvi_cuda_ranks_close
 };

@@ -549,13 +549,12 @@ fv_status fvi_train_rates(fv_ctx *ctx, const fv_train_options *o)
     return fv_fail(ctx, FV_ERR_ARG, "training: lr must be above 0, lr_final from 0 to 1");
 }
 
-/* Ranks and slices add gradients up on the host. */
+/* Slices add gradients up on the host. */
 static fv_status check_device(const loop *t)
 {
-    if (!t->opt->device || (fv_comm_size(t->ctx->comm) < 2 && t->o.slices < 2)) return FV_OK;
-    return fv_fail(t->ctx, FV_ERR_UNSUPPORTED, "training: several ranks, and slices, do not run on "
-                   "%s yet; start one rank without slices, or use the CPU (--device cpu)",
-                   t->ctx->backend->name);
+    if (!t->opt->device || t->o.slices < 2) return FV_OK;
+    return fv_fail(t->ctx, FV_ERR_UNSUPPORTED, "training: slices do not run on %s; leave them out, "
+                   "or use the CPU (--device cpu)", t->ctx->backend->name);
 }
 
 static fv_status check_options(loop *t, const fv_train_options *opts)
@@ -635,6 +634,7 @@ static fv_status begin(loop *t, const fv_train_options *opts, uint64_t *done)
     t->writes = t->ranks.rank == 0;
     FV_TRY(fvi_ranks_agree(&t->ranks, prepare(t, done), NULL));
     FV_TRY(fvi_ranks_share_state(&t->ranks, done));
+    FV_TRY(fvi_ranks_near(&t->ranks));
     t->first = *done;
     t->start = t->last_save = t->row_start = fv_now();
     return FV_OK;

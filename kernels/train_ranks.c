@@ -10,8 +10,13 @@
  *                       add up over its rounds, slices in a binary tree: a rank's own are a subtree,
  *                       and fv_comm_sum_f32 is the top of it. No bit depends on the ranks.
  *
+ * On a device gradients are summed there where it has a library for that, else over the host, in the
+ * same order as on CPUs; slices are not there.
+ *
  * All ranks make the same update of the same masters. Rank 0 alone reads and writes files. */
 #include "train_ranks.h"
+
+#include "backend.h"
 
 #include <math.h>
 #include <string.h>
@@ -46,6 +51,17 @@ void fvi_ranks_close(fvi_ranks *k)
 {
     for (int i = 0; i < FVI_RANK_LEVELS; i++) fv_free(k->ctx, k->sum[i]);
     fv_free(k->ctx, k->verdict);
+    fv_free(k->ctx, k->host);
+    if (k->near) k->opt->device->ranks_close(k->ctx, k->near);
+}
+
+fv_status fvi_ranks_near(fvi_ranks *k)
+{
+    if (k->size < 2 || !k->opt->device) return FV_OK;
+    FV_TRY(k->opt->device->ranks_open(k->ctx, &k->near));
+    if (k->near) return FV_OK;
+    k->host = fv_alloc(k->ctx, (size_t)fvi_params_flat_count(k->params) * sizeof *k->host);
+    return fvi_ranks_agree(k, k->host ? FV_OK : FV_ERR_OOM, NULL);
 }
 
 /* ---- Agreement ------------------------------------------------------------------------------- */
@@ -104,11 +120,17 @@ fv_status fvi_ranks_share_state(fvi_ranks *k, uint64_t *step)
     const size_t bytes = (size_t)fvi_params_flat_count(k->params) * sizeof(float);
     uint64_t n[5] = {*step, o->steps, o->skipped, o->skipped_row, o->ema_ready};
     if (k->size < 2) return FV_OK;
+    fvi_opt_state state;
     FV_TRY(fv_comm_broadcast(k->comm, n, sizeof n));
+    FV_TRY(fvi_params_fetch(k->params));
     FV_TRY(fv_comm_broadcast(k->comm, fvi_params_master(k->params), bytes));
-    FV_TRY(fv_comm_broadcast(k->comm, o->m, bytes));
-    FV_TRY(fv_comm_broadcast(k->comm, o->v, bytes));
-    if (o->ema) FV_TRY(fv_comm_broadcast(k->comm, o->ema, bytes));
+    FV_TRY(fvi_opt_state_get(k->ctx, o, k->rank == 0, &state));
+    fv_status s = fv_comm_broadcast(k->comm, state.m, bytes);
+    if (s == FV_OK) s = fv_comm_broadcast(k->comm, state.v, bytes);
+    if (s == FV_OK && state.ema) s = fv_comm_broadcast(k->comm, state.ema, bytes);
+    if (s == FV_OK) s = fvi_opt_state_put(k->ctx, o, &state);
+    fvi_opt_state_free(k->ctx, o, &state);
+    FV_TRY(s);
     *step = n[0];
     o->steps = n[1];
     o->skipped = n[2];
@@ -172,6 +194,16 @@ static fv_status sum_over_ranks(void *user, double *sums, int n)
     return fv_comm_sum_f64(((fvi_ranks *)user)->comm, sums, n);
 }
 
+static fv_status sum_floats(fvi_ranks *k, float *g, int64_t n)
+{
+    const size_t bytes = (size_t)n * sizeof *g;
+    if (!k->opt->device) return fv_comm_sum_f32(k->comm, g, n);
+    if (k->near) return k->opt->device->ranks_sum(k->ctx, k->near, g, n);
+    FV_TRY(fv_dev_copy(k->ctx, k->host, g, bytes, FV_COPY_TO_HOST));
+    FV_TRY(fv_comm_sum_f32(k->comm, k->host, n));
+    return fv_dev_copy(k->ctx, g, k->host, bytes, FV_COPY_TO_DEVICE);
+}
+
 /* Runs of neighbouring parameters that are trained, the last first: about the order in which the
  * backward pass finishes them. Frozen ones are not sent. */
 static fv_status sum_gradients(fvi_ranks *k)
@@ -181,7 +213,7 @@ static fv_status sum_gradients(fvi_ranks *k)
     for (int s = o->segments - 1; s >= 0; s--) {
         const int64_t end = o->seg[s].end;
         while (s > 0 && o->seg[s - 1].end == o->seg[s].begin) s--;
-        FV_TRY(fv_comm_sum_f32(k->comm, g + o->seg[s].begin, end - o->seg[s].begin));
+        FV_TRY(sum_floats(k, g + o->seg[s].begin, end - o->seg[s].begin));
     }
     return FV_OK;
 }

@@ -16,6 +16,8 @@ typedef struct fvi_ranks {
     float *sum[FVI_RANK_LEVELS]; /* gradients of 2^level slices, until their neighbours come */
     double loss[FVI_RANK_LEVELS];
     double *verdict; /* [size][2] status and a number of every rank */
+    void *near;      /* on a device: sums there; NULL: over `host` [flat_count] */
+    float *host;
 } fvi_ranks;
 
 /* FV_ERR_ARG: micro-batches or slices do not divide among the ranks. */
@@ -29,6 +31,8 @@ fv_status fvi_ranks_agree(fvi_ranks *k, fv_status s, double *value);
 fv_status fvi_ranks_end(fvi_ranks *k, fv_status s);
 /* What rank 0 has loaded, to all. */
 fv_status fvi_ranks_share_state(fvi_ranks *k, uint64_t *step);
+/* On a device: how gradients are summed. All ranks, after they have agreed to begin. */
+fv_status fvi_ranks_near(fvi_ranks *k);
 /* Forward and backward of all micro-batches: sums of gradients in the parameters, mean loss. With
  * more than one rank a stop waits for the end of the step. */
 fv_status fvi_ranks_step(fvi_ranks *k, const fv_train_hooks *hooks, uint64_t step, double *loss);

@@ -70,6 +70,23 @@ expect a_batch_that_does_not_divide 3 with_two train odd --set batch=3
 grep -q 'batch = 3' err && grep -q 'such as 4' err && [ "$(grep -c 'batch' err)" = 1 ]
 ok $? it_says_what_to_change
 
+# ---- ranks of a device each (emulated: of another process each, so that sums go over the host) ----
+emulated=$(dirname "$FOVEA")/../tests/emulated
+if [ -f "$emulated/libfovea_cuda.so" ]; then
+    mkdir -p near/bin # where no module of a real device is
+    cp "$FOVEA" "$(dirname "$FOVEA")/libfovea_mpi.so" near/bin/
+    printf '#!/bin/sh\nLD_LIBRARY_PATH="%s" exec "%s/two" "%s/near/bin/fovea" "$@"\n' \
+        "$emulated" "$work" "$work" > fovea_two_near
+    chmod +x fovea_two_near
+    FOVEA=$work/fovea_two_near
+    expect two_ranks_of_devices_train 0 train near_both --device cuda
+    FOVEA=$FOVEA_ONE
+    [ "$(losses one/metrics.csv)" = "$(losses near_both/metrics.csv)" ]
+    ok $? losses_are_those_of_a_cpu_but_for_rounding
+else
+    skip two_ranks_of_devices_train 'no emulated module'
+fi
+
 # ---- a rank is killed ----
 "$work/fovea_two" train "$data/clothing.recipe" --data-dir "$data" -o torn --set steps=100000 \
     --set depth=1 --set width=64 --set batch=4 --set precision=f32 --set schedule=constant \

@@ -11,7 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "cuda/decoding.h"
 #include "cuda/experts.h"
@@ -57,11 +60,11 @@ typedef struct emulator_step {
     void *pointers[10];
 } emulator_step;
 struct fvk_graph { int n, room; emulator_step *step; };
-static long emulator_replays;
+static atomic_long emulator_replays;
 static int emulator_keep(fvk_dev *d, const emulator_step *s);
 
 static int emulator_reversed;       /* for all devices: the order of blocks and threads */
-static long emulator_launches, emulator_damage; /* blocks whose guards were overwritten */
+static atomic_long emulator_launches, emulator_damage; /* blocks whose guards were overwritten */
 
 static int emulator_say(fvk_dev *d, int code, const char *text)
 {
@@ -257,7 +260,7 @@ static int emulator_launch(fvk_dev *d, fvk_kernel k, int64_t blocks, const void 
 /* ---- Products: the definition ---------------------------------------------------------------- */
 
 struct fvk_product { fvk_gemm s; };
-static long emulator_products, emulator_fused, emulator_fp8; /* made; of them with more than a bias in f32 */
+static atomic_long emulator_products, emulator_fused, emulator_fp8; /* made; of them with more than a bias in f32 */
 
 /* What the real one would refuse by its documents, or was told to. */
 static const char *emulator_refusal(const fvk_dev *d, const fvk_gemm *g)
@@ -669,13 +672,107 @@ static int emulator_graph_run(fvk_dev *d, fvk_graph *g)
     return code;
 }
 
+/* ---- Ranks: threads of this process ---------------------------------------------------------- */
+
+#define EMULATED_RANKS 8
+
+/* Ranks come, each with its array; the last one lets all go on. */
+typedef struct emulator_hub {
+    int32_t pid, size;
+    int arrived;
+    long round;
+    const float *given[EMULATED_RANKS];
+} emulator_hub;
+static emulator_hub emulator_hubs[16];
+static int emulator_hub_count, emulator_no_ranks; /* no_ranks: there is no library */
+static atomic_long emulator_rank_sums;
+static pthread_mutex_t emulator_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t emulator_wake = PTHREAD_COND_INITIALIZER;
+
+struct fvk_ranks { emulator_hub *hub; int rank; };
+
+static void emulator_meet(emulator_hub *h)
+{
+    pthread_mutex_lock(&emulator_lock);
+    const long round = h->round;
+    if (++h->arrived == h->size) {
+        h->arrived = 0;
+        h->round++;
+        pthread_cond_broadcast(&emulator_wake);
+    }
+    while (h->round == round) pthread_cond_wait(&emulator_wake, &emulator_lock);
+    pthread_mutex_unlock(&emulator_lock);
+}
+
+static int emulator_ranks_id(fvk_dev *d, uint8_t id[FVK_RANKS_ID])
+{
+    if (emulator_no_ranks) return emulator_say(d, FVK_UNSUPPORTED, "no library");
+    if (!id) return FVK_OK;
+    pthread_mutex_lock(&emulator_lock);
+    const int32_t number[2] = { (int32_t)getpid(), emulator_hub_count++ % 16 };
+    emulator_hubs[number[1]] = (emulator_hub){ .pid = number[0] };
+    pthread_mutex_unlock(&emulator_lock);
+    memcpy(id, number, sizeof number);
+    return FVK_OK;
+}
+
+/* Ranks of other processes cannot meet here. */
+static int emulator_ranks_open(fvk_dev *d, const uint8_t id[FVK_RANKS_ID], int rank, int size,
+                               fvk_ranks **out)
+{
+    int32_t number[2];
+    memcpy(number, id, sizeof number);
+    *out = NULL;
+    if (number[0] != (int32_t)getpid() || size > EMULATED_RANKS)
+        return emulator_say(d, FVK_UNSUPPORTED, "ranks of other processes");
+    fvk_ranks *r = calloc(1, sizeof *r);
+    if (!r) return emulator_say(d, FVK_NO_MEMORY, "out of memory");
+    *r = (fvk_ranks){ &emulator_hubs[number[1]], rank };
+    pthread_mutex_lock(&emulator_lock);
+    r->hub->size = size;
+    pthread_mutex_unlock(&emulator_lock);
+    *out = r;
+    return FVK_OK;
+}
+
+static int emulator_ranks_sum(fvk_dev *d, fvk_ranks *r, float *x, int64_t n)
+{
+    emulator_hub *h = r->hub;
+    float *mine = malloc((size_t)n * sizeof *mine);
+    if (!mine || !emulator_owns(d, x, (size_t)n * sizeof *x)) {
+        free(mine);
+        return emulator_say(d, FVK_FAILED, "a sum that is not of device memory");
+    }
+    emulator_allow(d, PROT_READ | PROT_WRITE);
+    memcpy(mine, x, (size_t)n * sizeof *x);
+    h->given[r->rank] = mine;
+    emulator_meet(h);
+    for (int64_t i = 0; i < n; i++) {
+        float sum = h->given[0][i];
+        for (int k = 1; k < h->size; k++) sum += h->given[k][i];
+        x[i] = sum;
+    }
+    emulator_allow(d, PROT_NONE);
+    emulator_meet(h);
+    if (r->rank == 0) emulator_rank_sums++;
+    free(mine);
+    return FVK_OK;
+}
+
+static void emulator_ranks_close(fvk_dev *d, fvk_ranks *r)
+{
+    (void)d;
+    free(r);
+}
+
 static const fvk_api emulator_api = {
     FVK_ABI, FVK_KERNELS, emulator_info, emulator_open, emulator_close, emulator_error,
     emulator_alloc, emulator_free, emulator_is_its, emulator_to_device, emulator_to_host, emulator_on_device,
     emulator_zero, emulator_sync, emulator_fault, emulator_launch, emulator_gemm_create,
     emulator_gemm_run, emulator_gemm_scaled, emulator_gemm_destroy, emulator_graph_begin,
     emulator_graph_end, emulator_graph_run, emulator_graph_destroy, emulator_set,
-    emulator_conv_create, emulator_attention_create, emulator_library_run, emulator_library_destroy
+    emulator_conv_create, emulator_attention_create, emulator_library_run, emulator_library_destroy,
+    emulator_ranks_id, emulator_ranks_open, emulator_ranks_sum, emulator_ranks_close
 };
 
 #endif

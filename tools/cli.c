@@ -793,6 +793,20 @@ static int without_device(const cli_common *c)
     return code;
 }
 
+/* Which of the ranks on this machine a launcher made this process (Open MPI, Hydra, MVAPICH): each
+ * takes a device of its own. */
+static int local_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID",
+                                        "MV2_COMM_WORLD_LOCAL_RANK"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *v = getenv(names[i]);
+        const int n = v ? atoi(v) : 0;
+        if (n > 0) return n;
+    }
+    return 0;
+}
+
 int cli_start(fv_ctx **ctx, const cli_common *c)
 {
     fv_ctx_options o = FV_CTX_OPTIONS_INIT;
@@ -802,6 +816,7 @@ int cli_start(fv_ctx **ctx, const cli_common *c)
     o.progress = on_progress;
     if (c->device && strcmp(c->device, "cpu") == 0) o.device = FV_DEVICE_CPU;
     if (c->device && strcmp(c->device, "cuda") == 0) o.device = FV_DEVICE_CUDA;
+    o.cuda_device = local_rank();
     const fv_status s = fv_ctx_create(ctx, &o);
     if (s == FV_ERR_DEVICE) return without_device(c);
     if (s != FV_OK) return cli_fail(CLI_FAILED, "cannot start: %s", fv_status_name(s));

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 22
+#define FVK_ABI 25
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -756,9 +756,9 @@ typedef struct fvk_place_end_args {
     const float *given;
     float *loss, *part;
     int32_t *fault;
-    double count, groups[10];
+    double count, groups[10], mean; /* mean: of m over all ranks, if is_shared */
     float constant;
-    int32_t is_constant;
+    int32_t is_constant, is_shared, pad;
 } fvk_place_end_args;
 
 #define FVK_PATCH 64 /* largest side */
@@ -963,6 +963,8 @@ enum {
 typedef struct fvk_dev fvk_dev;
 typedef struct fvk_product fvk_product;
 typedef struct fvk_graph fvk_graph;
+typedef struct fvk_ranks fvk_ranks;
+#define FVK_RANKS_ID 128
 
 typedef struct fvk_api {
     uint32_t abi, kernels;
@@ -1001,6 +1003,15 @@ typedef struct fvk_api {
     int (*attention_create)(fvk_dev *d, const fvk_flash *a, fvk_library **out);
     int (*library_run)(fvk_dev *d, fvk_library *l, void *const *pointers);
     void (*library_destroy)(fvk_dev *d, fvk_library *l);
+    /* Sums over devices of several processes, by a library of the device's (NCCL). ranks_id: a new
+     * number for ranks_open, of one process, to be handed to all; id NULL: is there a library?
+     * FVK_UNSUPPORTED: there is none, or it does not serve these. ranks_open waits for all ranks. */
+    int (*ranks_id)(fvk_dev *d, uint8_t id[FVK_RANKS_ID]);
+    int (*ranks_open)(fvk_dev *d, const uint8_t id[FVK_RANKS_ID], int rank, int size,
+                      fvk_ranks **out);
+    /* x [n] becomes its sum, the same bits on all; in the order of launches. */
+    int (*ranks_sum)(fvk_dev *d, fvk_ranks *r, float *x, int64_t n);
+    void (*ranks_close)(fvk_dev *d, fvk_ranks *r);
 } fvk_api;
 
 typedef const fvk_api *(*fvk_entry)(void);

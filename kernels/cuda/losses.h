@@ -272,7 +272,7 @@ FVK_KERNEL(place_end)
     (void)block_;
     (void)grid_;
     PHASE(t) {
-        const double *s = a->total, m = s[1] / a->count;
+        const double *s = a->total, m = a->is_shared ? a->mean : s[1] / a->count;
         const float w = a->given ? *a->given : a->is_constant ? a->constant
                                              : m < 1 ? (float)(1 - m) : 0.0f;
         if (t == 0) {

@@ -394,7 +394,7 @@ extern "C" __attribute__((visibility("default"))) const fvk_api *fvi_cuda_module
         dev_owns, dev_to_device, dev_to_host, dev_on_device, dev_zero, dev_sync, dev_fault, dev_launch,
         fvi_gemm_create, fvi_gemm_run, fvi_gemm_scaled, fvi_gemm_destroy, graph_begin, graph_end, graph_run,
         graph_destroy, dev_set, fvi_conv_create, fvi_attention_create, fvi_library_run,
-        fvi_library_destroy
+        fvi_library_destroy, fvi_ranks_id, fvi_ranks_open, fvi_ranks_sum, fvi_ranks_close
     };
     return &api;
 }

@@ -76,4 +76,10 @@ int fvi_attention_create(fvk_dev *d, const fvk_flash *a, fvk_library **out);
 int fvi_library_run(fvk_dev *d, fvk_library *l, void *const *pointers);
 void fvi_library_destroy(fvk_dev *d, fvk_library *l);
 
+/* ranks.cu */
+int fvi_ranks_id(fvk_dev *d, uint8_t id[FVK_RANKS_ID]);
+int fvi_ranks_open(fvk_dev *d, const uint8_t id[FVK_RANKS_ID], int rank, int size, fvk_ranks **out);
+int fvi_ranks_sum(fvk_dev *d, fvk_ranks *r, float *x, int64_t n);
+void fvi_ranks_close(fvk_dev *d, fvk_ranks *r);
+
 #endif
