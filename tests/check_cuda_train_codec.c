@@ -39,6 +39,8 @@ static void entropy_models_learn_what_they_learn_on_the_cpu(void)
 static void joint_runs_learn_what_they_learn_on_the_cpu(void)
 {
     compare(&joint, "", "joint", 2e-3, 5e-3);
+    compare(&even, "gan=0.5\ngan_from=0.25\ngan_match=0.5\ngan_channels=8\ngan_layers=1\n", "pair",
+            2e-3, 5e-3);
 }
 
 /* ---- The network of vzip --------------------------------------------------------------------- */
