@@ -97,6 +97,9 @@ int main(int argc, char **argv)
 {
     const int code = begin(argc, argv, "cuda_train_codec");
     if (code >= 0) return code;
+    /* Convolutions of our own: those of the emulated library are by their definition, four times slower. */
+    const fvi_cuda *d = fvi_cuda_of(gpu);
+    if (!on_gpu && d->api->set(d->dev, FVK_SET_OFF, FVK_OFF_CUDNN) != FVK_OK) return 1;
     make_texts();
     RUN(networks_of_vzip_learn_what_they_learn_on_the_cpu);
     RUN(networks_of_vzip_go_on);
