@@ -268,10 +268,7 @@ fv_status fvi_sum_ranks(fv_ctx *ctx, double *sums, int n);
 /* One outcome for all ranks: s, or FV_ERR_COMM where only others failed, with the name of one. */
 fv_status fvi_ranks_all(fv_ctx *ctx, fv_status s);
 /* The micro-batch that follows number `number` of this rank; not with slices. */
-FV_INLINE uint64_t fv_trainer_next(const fv_ctx *ctx, uint64_t number)
-{
-    return number + (uint64_t)fv_comm_size(fv_ctx_comm(ctx));
-}
+uint64_t fv_trainer_next(const fv_ctx *ctx, uint64_t number);
 /* Keys precision and export, the types of products and of the exported matrices. */
 fv_status fv_trainer_types(fv_ctx *ctx, fv_recipe *r, const char *fallback, fv_dtype *precision,
                            fv_dtype *export_type);

@@ -101,6 +101,11 @@ fv_status fvi_ranks_end(fvi_ranks *k, fv_status s)
     return s;
 }
 
+uint64_t fv_trainer_next(const fv_ctx *ctx, uint64_t number)
+{
+    return number + (uint64_t)fv_comm_size(fv_ctx_comm(ctx));
+}
+
 fv_status fvi_ranks_all(fv_ctx *ctx, fv_status s)
 {
     fvi_ranks k = {.ctx = ctx, .comm = ctx->comm, .rank = fv_comm_rank(ctx->comm),
