@@ -342,12 +342,14 @@ static int dev_launch(fvk_dev *d, fvk_kernel k, int64_t blocks, const void *args
 
 struct fvk_graph { cudaGraphExec_t exec = nullptr; };
 
-/* Calls of other threads go on meanwhile: they have streams of their own. */
+/* Relaxed: kernels are loaded when they are first used, by the libraries, too, which may take memory.
+ * Nothing of that belongs to the recording, and stricter modes may refuse it. Calls of other threads go
+ * on meanwhile: they have streams of their own. */
 static int graph_begin(fvk_dev *d)
 {
     TRY(enter(d));
     TRY(not_recording(d, "a recording"));
-    TRY(CUDA(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal)));
+    TRY(CUDA(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeRelaxed)));
     d->recording = true;
     return FVK_OK;
 }
