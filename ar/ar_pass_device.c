@@ -42,6 +42,7 @@ struct ar_device {
     int8_t *q8;
     kept_graph graph[GRAPHS];
     int next_graph; /* that gives way to a new shape */
+    bool is_off;    /* a recording was refused: passes run as they are */
 };
 
 /* Of the pass that runs. */
@@ -302,11 +303,12 @@ static fv_status run_graph(const run *exact, float guidance)
     const shape s = { k.s->is_draft, k.rows, k.wanted, k.outs, k.keeps, k.chunks };
     kept_graph *g = find_graph(d, &k, &s, guidance);
     if (g->passes++ == 0) return run_all(&k, guidance);
-    if (!g->graph) {
-        FV_TRY(fvi_graph_begin(d->ctx));
-        FV_TRY(fvi_graph_finish(d->ctx, run_all(&k, guidance), &g->graph));
+    if (!g->graph && !d->is_off) {
+        fv_status made = fvi_graph_begin(d->ctx);
+        if (made == FV_OK) made = fvi_graph_finish(d->ctx, run_all(&k, guidance), &g->graph);
+        d->is_off = made != FV_OK;
     }
-    return fvi_graph_run(d->ctx, g->graph);
+    return g->graph ? fvi_graph_run(d->ctx, g->graph) : run_all(&k, guidance);
 }
 
 fv_status ar_device_run(ar_device *d, const ar_stack *s, const ar_row *row, int rows,
