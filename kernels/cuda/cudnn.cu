@@ -68,24 +68,26 @@ struct fvk_library {
 
 /* ---- The library ----------------------------------------------------------------------------- */
 
-/* In the folder that `there` was loaded from. */
-static void *open_beside(const void *there)
+/* In the folder that `there` was loaded from, or `below` it. */
+static void *open_beside(const void *there, const char *below)
 {
     char path[4096];
     Dl_info info;
     if (!dladdr(there, &info) || !info.dli_fname) return nullptr;
     const char *slash = strrchr(info.dli_fname, '/');
-    if (!slash || snprintf(path, sizeof path, "%.*s/libcudnn_graph.so.9", (int)(slash - info.dli_fname),
-                           info.dli_fname) >= (int)sizeof path)
+    if (!slash || snprintf(path, sizeof path, "%.*s/%slibcudnn_graph.so.9", (int)(slash - info.dli_fname),
+                           info.dli_fname, below) >= (int)sizeof path)
         return nullptr;
     return dlopen(path, RTLD_NOW | RTLD_LOCAL);
 }
 
 static void *open_dnn(void)
 {
-    void *m = open_beside((const void *)(uintptr_t)&fvi_dnn_text);
+    const void *blas = (const void *)(uintptr_t)&cublasLtCreate;
+    void *m = open_beside((const void *)(uintptr_t)&fvi_dnn_text, "");
     if (!m) m = dlopen("libcudnn_graph.so.9", RTLD_NOW | RTLD_LOCAL);
-    return m ? m : open_beside((const void *)(uintptr_t)&cublasLtCreate);
+    if (!m) m = open_beside(blas, "");
+    return m ? m : open_beside(blas, "../../cudnn/lib/"); /* as Python packages of both lie */
 }
 
 static dnn_library load_dnn(void)
