@@ -58,6 +58,7 @@
 #define FVK_UNROLL _Pragma("unroll")
 #define QUAD_SUM(x, n) fvk_quad_fold((x)[0], n, 0) /* each of n values of a thread, over four threads */
 #define QUAD_MAX(x, n) fvk_quad_fold((x)[0], n, 1)
+#define WARP_MEET() __syncwarp() /* before such a product: all lanes are here */
 /* c[0..3] += a[0..3] b[0..1]: 16 x 16 by 16 x 8, bf16, fragments as in PTX's mma.m16n8k16 */
 #define WARP_MMA(c, i, a, j, b, k) fvk_mma((c)[0] + (i), (a)[0] + (j), (b)[0] + (k))
 /* b[0..3]: two fragments of 16 x 8 from a tile of 16 x 16 in shared memory, whose rows are the columns
@@ -92,7 +93,7 @@ FVK_FN void fvk_quad_fold(float *x, int n, int is_max)
 
 FVK_FN void fvk_mma(float *c, const uint32_t *a, const uint32_t *b)
 {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
                  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -191,6 +192,7 @@ FVK_FN void fvk_block_sum(float *x)
     fvk_mma((c)[0] + (i), ROW_OF(c), (a)[0] + (j), ROW_OF(a), (b)[0] + (k), ROW_OF(b))
 #define WARP_LOAD_ROWS(b, tile, stride) fvk_load_fragment((b)[0], ROW_OF(b), tile, stride, 0)
 #define WARP_LOAD_COLUMNS(b, tile, stride) fvk_load_fragment((b)[0], ROW_OF(b), tile, stride, 1)
+#define WARP_MEET() ((void)0)
 #define FVK_PACK(low, high) ((uint32_t)fvk_narrow(low) | (uint32_t)fvk_narrow(high) << 16)
 #define FVK_STORE_PAIR(p, v) fvk_store_pair(p, v)
 #define COPIES(c)  \

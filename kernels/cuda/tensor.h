@@ -66,6 +66,7 @@ FVK_FN void fvk_mma_rows(uint32_t *f, const fvk_attention_args *a, int64_t head,
             FVK_UNROLL                                                                     \
             for (int i = 0; i < (rows) / 2; i++) AT(s, t)[i] = 0;                          \
         }                                                                                  \
+        WARP_MEET();                                                                       \
         FVK_UNROLL                                                                         \
         for (int n_ = 0; n_ < (rows) / 16; n_++) {                                         \
             FVK_UNROLL                                                                     \
@@ -80,6 +81,7 @@ FVK_FN void fvk_mma_rows(uint32_t *f, const fvk_attention_args *a, int64_t head,
 /* sum[HEAD / 2] of a thread += left[rows / 4] times a tile. */
 #define FVK_MMA_VALUES(sum, left, tile, rows, HEAD)                                        \
     do {                                                                                   \
+        WARP_MEET();                                                                       \
         FVK_UNROLL                                                                         \
         for (int k_ = 0; k_ < (rows) / 16; k_++) {                                         \
             FVK_UNROLL                                                                     \
