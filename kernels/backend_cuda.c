@@ -188,6 +188,7 @@ fv_status fvi_cuda_attach(fv_ctx *ctx, const fvk_api *api, void *module)
     }
     (void)api->set(c->dev, FVK_SET_OFF, ctx->cuda_disable);
     (void)api->set(c->dev, FVK_SET_TRIES, ctx->cuda_tries);
+    (void)api->set(c->dev, FVK_SET_TF32, ctx->cuda_tf32);
     ctx->backend = &c->backend;
     ctx->device = FV_DEVICE_CUDA;
     return FV_OK;

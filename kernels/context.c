@@ -123,6 +123,7 @@ fv_status fv_ctx_create(fv_ctx **out, const fv_ctx_options *opts)
     c->cuda_disable = o.cuda_disable;
     c->cuda_tries = o.cuda_tries;
     c->cuda_device = o.cuda_device;
+    c->cuda_tf32 = o.cuda_tf32;
     c->memory_cap = o.memory_cap_bytes;
     const fv_status s = fvi_backend_open(c, o.device);
     if (s != FV_OK) {

@@ -141,6 +141,7 @@ typedef struct fv_ctx_options {
                                 /* 0 = none; bits may then differ from run to run              */
     int cuda_device;            /* which one; beyond the last they are counted from 0 again,   */
                                 /* as for ranks of one machine                                 */
+    int cuda_tf32;              /* not 0: f32 on tensor cores, with 10 bits of each factor     */
 } fv_ctx_options;
 #define FV_CTX_OPTIONS_INIT { .struct_size = sizeof(fv_ctx_options) }
 

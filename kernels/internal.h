@@ -16,6 +16,7 @@ struct fv_ctx {
     int threads;
     uint32_t cpu, cuda_disable;
     int cuda_tries, cuda_device;
+    int cuda_tf32;
     uint64_t memory_cap;
     _Atomic uint64_t mem_current, mem_peak, mem_calls;
     atomic_int cancel;

@@ -271,6 +271,24 @@ static void plans_run_on_device_memory(void)
     fv_dev_free(gpu, in);
 }
 
+/* f32 is multiplied in f32 but where TF32 is asked for. */
+static void tf32_is_off_unless_asked_for(void)
+{
+    for (int asked = 0; asked < 2; asked++) {
+        fv_ctx_options o = FV_CTX_OPTIONS_INIT;
+        fv_ctx *ctx = NULL;
+        o.device = FV_DEVICE_CPU;
+        o.cuda_tf32 = asked != 0;
+        if (fv_ctx_create(&ctx, &o) != FV_OK) {
+            CHECK(!"a context");
+            return;
+        }
+        OK(ctx, fvi_cuda_attach(ctx, &emulator_api, NULL));
+        CHECK(fvi_cuda_of(ctx)->dev->tf32 == (asked != 0));
+        fv_ctx_destroy(&ctx);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const int code = device_open(argc, argv, ~0u, 1, &cpu, &gpu);
@@ -288,6 +306,7 @@ int main(int argc, char **argv)
     RUN(ops_without_a_kernel_are_refused_when_a_plan_is_built);
     RUN(a_missing_device_has_a_reason);
     RUN(plans_run_on_device_memory);
+    RUN(tf32_is_off_unless_asked_for);
     RUN(every_op_of_the_core_is_there);
     return device_close(&cpu, &gpu);
 }

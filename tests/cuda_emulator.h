@@ -46,6 +46,7 @@ struct fvk_dev {
     char message[200];
     struct fvk_graph *recording; /* NULL: kernels run */
     uint32_t off;                /* FVK_OFF_* */
+    bool tf32;                   /* asked for; products here are f32 all the same */
 };
 
 /* A launch, or a product (kernel FVK_KERNELS). */
@@ -616,7 +617,8 @@ static int emulator_library_run(fvk_dev *d, fvk_library *l, void *const *p)
 static int emulator_set(fvk_dev *d, int what, int64_t value)
 {
     if (what == FVK_SET_OFF) d->off = (uint32_t)value;
-    return what == FVK_SET_OFF || what == FVK_SET_TRIES ? FVK_OK : FVK_UNSUPPORTED;
+    if (what == FVK_SET_TF32) d->tf32 = value != 0;
+    return what >= FVK_SET_OFF && what <= FVK_SET_TF32 ? FVK_OK : FVK_UNSUPPORTED;
 }
 
 /* ---- Graphs ---------------------------------------------------------------------------------- */

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file: libfovea takes the module of its own number only. */
-#define FVK_ABI 25
+#define FVK_ABI 26
 #define FVK_ENTRY "fvi_cuda_module"
 
 #define FVK_THREADS 256   /* of every block */
@@ -911,7 +911,7 @@ typedef struct fvk_info {
 } fvk_info;
 
 /* c[M,N] = then(a[M,K] b[K,N] + bias[N]) (+ c), row-major; *_trans: stored transposed. Sums are f32,
- * without TF32. a and b are both f32 or both bf16 (ab_bf16), or as `kind` says: INT8: c is int32, exact
+ * without TF32 but where it is asked for. a and b are both f32 or both bf16 (ab_bf16), or as `kind` says: INT8: c is int32, exact
  * while sums fit; b_trans, M, N and K multiples of 4. FP8: e4m3, b_trans, N and K multiples of 16; with
  * `scales` c[i, j] is a_scale[i] b_scale[j] times the product of the numbers.
  * bias: of the type of c. sums: instead of a bias sums [M] over K of a are written, of the type of c.
@@ -952,8 +952,8 @@ typedef struct fvk_library fvk_library;
 
 /* Settings of a device handle, before anything is made with it. OFF: bits of what is refused as
  * unsupported (comparisons, tests). TRIES: this many algorithms of a product are timed when it is made;
- * 0 and 1: none, the first is taken. */
-enum { FVK_SET_OFF, FVK_SET_TRIES };
+ * 0 and 1: none, the first is taken. TF32: products and convolutions of f32 may round their factors. */
+enum { FVK_SET_OFF, FVK_SET_TRIES, FVK_SET_TF32 };
 enum {
     FVK_OFF_EPILOGUES = 1, /* of products: activations, sums, bias in bf16 */
     FVK_OFF_INT8 = 2, FVK_OFF_FP8 = 4, FVK_OFF_SCALES = 8,

@@ -626,7 +626,7 @@ static int create(fvk_dev *d, const fvk_conv *c, const fvk_flash *a, fvk_library
     else l->flash = *a;
     l->users = 1;
     describe(l, c, a);
-    bool ok = choose(l, d->dnn->handle, nullptr, c && !c->x_bf16, &space);
+    bool ok = choose(l, d->dnn->handle, nullptr, c && !c->x_bf16 && !d->tf32, &space);
     if (ok) l->space = take_space(d->dnn, (size_t)space);
     ok = ok && (space == 0 || l->space);
     (void)cudaGetLastError(); /* of what was tried */

@@ -183,6 +183,7 @@ static int dev_set(fvk_dev *d, int what, int64_t value)
 {
     if (what == FVK_SET_OFF) d->off = (uint32_t)value;
     else if (what == FVK_SET_TRIES) d->tries = value > 8 ? 8 : (int)value;
+    else if (what == FVK_SET_TF32) d->tf32 = value != 0;
     else return say(d, FVK_UNSUPPORTED, "no setting %d", what);
     return FVK_OK;
 }

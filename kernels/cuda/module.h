@@ -28,6 +28,7 @@ struct fvk_dev {
     bool recording = false;   /* the stream is captured: it takes kernels and products alone */
     uint32_t off = 0;         /* FVK_OFF_*: not to be used */
     int tries = 0;            /* algorithms to time for a product */
+    bool tf32 = false;        /* factors of f32 may be rounded to 10 bits */
     struct fvk_timed *timed = nullptr;
     struct fvk_dnn *dnn = nullptr; /* cuDNN, once it was asked for */
     std::mutex lock;          /* of the message */

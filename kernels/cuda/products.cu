@@ -86,7 +86,7 @@ static cublasLtEpilogue_t epilogue(const fvk_gemm *s)
     return s->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
 }
 
-/* CUBLAS_COMPUTE_32F has no TF32 in it. Bias and sums have the type of c. The heuristic takes the
+/* CUBLAS_COMPUTE_32F has no TF32 in it, and bf16 needs none. Bias and sums have the type of c. The heuristic takes the
  * alignment of the bias from its address: it gets one of the workspace that has just that. */
 static cublasStatus_t describe(fvk_dev *d, fvk_product *g)
 {
@@ -96,7 +96,10 @@ static cublasStatus_t describe(fvk_dev *d, fvk_product *g)
     const cublasOperation_t second = s->a_trans ? CUBLAS_OP_T : CUBLAS_OP_N;
     const int32_t rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
     const void *somewhere = (const uint8_t *)d->workspace + BIAS_ALIGNMENT;
-    LT(cublasLtMatmulDescCreate(&g->op, is_int ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
+    const cublasComputeType_t in_f32 = d->tf32 && type_ab(s) == CUDA_R_32F
+                                           ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                           : CUBLAS_COMPUTE_32F;
+    LT(cublasLtMatmulDescCreate(&g->op, is_int ? CUBLAS_COMPUTE_32I : in_f32,
                                 is_int ? CUDA_R_32I : CUDA_R_32F));
     LT(set(g->op, CUBLASLT_MATMUL_DESC_TRANSA, (int32_t)first));
     LT(set(g->op, CUBLASLT_MATMUL_DESC_TRANSB, (int32_t)second));
